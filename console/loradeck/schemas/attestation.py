@@ -1,0 +1,99 @@
+"""Attestations: append-only records that name a digest and are never part of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Digest, Name, Strict, Wire
+
+
+class AttestationKind(StrEnum):
+    EVALUATION = "evaluation"  # EvaluationReport in `body`
+    GATE = "gate"  # GateResult in `body`
+    CANARY = "canary"  # CanaryRecord in `body`
+    SIGNATURE = "signature"
+    REVOCATION = "revocation"  # of a release; `body.reason`
+    ATTESTED = "attested"  # a pointer's generation was proven on n of m; `body` {generation, n, m, level}
+    SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
+    BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
+
+
+class Attestation(Wire):
+    seq: int = 0
+    kind: AttestationKind
+    subject: Digest = Field(description="release id, adapter digest or suite digest it speaks of")
+    tenant: Name
+    route: Name | None = Field(None, description="set for what was seen on one pointer")
+    body: dict[str, Any]
+    by: str
+    at_ms: int = 0
+
+
+class CanaryItem(Strict):
+    """Greedy tokens of one fixed prompt. `margins[i]`: top-1 minus top-2 log-probability at position i, nats."""
+
+    prompt: Digest = Field(description="digest of the messages")
+    tokens: tuple[int, ...]
+    margins: tuple[float, ...]
+
+
+class EngineBuild(Strict):
+    """What a fingerprint is valid for: another build may answer with other tokens and be right."""
+
+    engine: str = Field(description="'embedded' or 'vllm', with the versions that decide tokens")
+    device: str
+    dtype: str
+    tensor_parallel: int = 1
+
+    @property
+    def key(self) -> str:
+        return f"{self.engine}|{self.device}|{self.dtype}|tp{self.tensor_parallel}"
+
+
+class CanaryRecord(Strict):
+    release: Digest
+    build: EngineBuild
+    items: tuple[CanaryItem, ...]
+
+
+class ItemResult(Strict):
+    id: str
+    answer: str
+    exact: bool
+    valid: bool = Field(description="parses and satisfies the suite's answer schema")
+
+
+class EvaluationReport(Strict):
+    """Scores of one release on one suite, item by item, so that two releases can be paired."""
+
+    release: Digest
+    suite: Digest
+    n: int
+    exact: int = Field(description="items answered exactly")
+    valid: int = Field(description="items whose answer satisfies the schema")
+    items: tuple[ItemResult, ...]
+    seconds: float
+
+
+class CheckResult(Strict):
+    """One check of a gate. Shares are 0 to 1; `low`/`high` is a 95 % interval of `value`."""
+
+    name: str
+    passed: bool
+    value: float
+    threshold: float
+    n: int
+    low: float
+    high: float
+    note: str = ""
+
+
+class GateResult(Strict):
+    release: Digest
+    against: Digest | None = Field(description="the live release it was compared with")
+    suite: Digest
+    passed: bool
+    checks: tuple[CheckResult, ...]

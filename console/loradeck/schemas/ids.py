@@ -1,0 +1,68 @@
+"""Names, digests and the canonical JSON they are taken of.
+
+Every identifier in Loradeck is either a human name (tenant, route, adapter, node) or the SHA-256 of a
+canonical JSON document: UTF-8, keys sorted, no spaces, no NaN. Manifests hold no floats, so that any
+language can recompute their digests; events may hold settings with floats, written in their shortest form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in lower-case hexadecimal."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+"""A tenant, route, adapter or node: safe as a URL segment, a folder name and a metric label."""
+
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
+
+SHORT = 6
+"""Characters of a digest that the console and the CLI print."""
+
+
+class Role(StrEnum):
+    """What a token may do. Each role may do what the ones before it may; `agent` stands apart."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    RELEASER = "releaser"
+    AGENT = "agent"
+
+
+class Wire(BaseModel):
+    """Something that travels between processes of different versions: unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Strict(BaseModel):
+    """Something a person or a digest depends on: unknown fields are an error, never dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def canonical_json(value: BaseModel | Mapping[str, Any]) -> bytes:
+    """The one byte string a document is hashed as: sorted keys, no spaces, UTF-8, no NaN.
+
+    Raises:
+        ValueError: the document holds NaN or an infinity.
+    """
+    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest_of(value: BaseModel | Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical JSON of a document."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def short(digest: str | None) -> str:
+    """The first characters of a digest, for people. `-` where there is none."""
+    return digest[:SHORT] if digest else "-"

@@ -1,0 +1,162 @@
+"""Jobs: work that a node does for the hub, and the events its executor writes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Digest, Name, Strict, Wire
+from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.table import ReleaseRef
+
+EXIT_OK = 0
+EXIT_BAD_SPEC = 65
+EXIT_DIVERGED = 70
+EXIT_OUT_OF_MEMORY = 71
+EXIT_PREEMPTED = 75
+"""Exit statuses of an executor. 0 counts only with a terminal event and a verified manifest."""
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    ASSIGNED = "assigned"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TrainSpec(Strict):
+    """Supervised LoRA on prompt/answer rows; the loss is on the answer only."""
+
+    kind: Literal["train"] = "train"
+    tenant: Name
+    name: Name
+    base: Digest
+    datasets: tuple[Digest, ...] = Field(min_length=1)
+    decision: DecisionRecord
+    parent: Digest | None = None
+    steps: int = Field(40, ge=1)
+    batch: int = Field(4, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    rank: int = Field(8, ge=1, le=512)
+    alpha: int = Field(16, ge=1)
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    seed: int = 0
+    max_tokens: int = Field(256, ge=8, description="longest row, prompt and answer, in tokens; longer rows are refused")
+
+
+class EvaluateSpec(Strict):
+    """Scores a release on a suite's held-out items, and records its canaries."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    tenant: Name
+    release: Digest
+    suite: Digest
+    route: Name = "production"
+    max_new_tokens: int = Field(48, ge=1, le=1024)
+    batch: int = Field(8, ge=1)
+
+
+class PrepareSpec(Strict):
+    """Before a promote commits: fetch, verify, load and canary on every reachable placed replica of a node."""
+
+    kind: Literal["prepare"] = "prepare"
+    tenant: Name
+    route: Name
+    release: Digest
+    expected_generation: int
+
+
+JobSpec = Annotated[TrainSpec | EvaluateSpec | PrepareSpec, Field(discriminator="kind")]
+
+
+class JobRequest(Strict):
+    spec: JobSpec
+    labels: dict[str, str] = Field(default_factory=dict, description="labels the node must carry")
+    idempotency_key: str | None = None
+
+
+class ExecutorEventType(StrEnum):
+    STARTED = "started"
+    PROGRESS = "progress"
+    HEARTBEAT = "heartbeat"
+    CHECKPOINT = "checkpoint"
+    FINISHED = "finished"  # terminal
+    FAILED = "failed"  # terminal
+    PREEMPTED = "preempted"  # terminal
+
+
+TERMINAL = frozenset({ExecutorEventType.FINISHED, ExecutorEventType.FAILED, ExecutorEventType.PREEMPTED})
+
+
+class ExecutorEvent(Wire):
+    """One JSON line of an executor's event file."""
+
+    v: Literal[1] = 1
+    run: str
+    attempt: int
+    seq: int
+    ts: float = Field(description="seconds since 1970 UTC, executor's clock")
+    type: ExecutorEventType
+    step: int | None = None
+    of: int | None = None
+    metrics: dict[str, float] = Field(default_factory=dict, description="loss, grad_norm, tokens_per_second, ...")
+    message: str = ""
+    code: str | None = Field(None, description="with FAILED: bad_data, diverged, out_of_memory, ...")
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class ExecutorSpec(Strict):
+    """The spec.json an executor is started with. It touches these local folders and nothing else."""
+
+    v: Literal[1] = 1
+    run: str
+    attempt: int
+    spec: JobSpec
+    base: str = Field(description="folder of the base model")
+    base_digest: Digest
+    inputs: dict[str, str] = Field(description="digest of a dataset, suite or adapter -> its folder or file")
+    canaries: tuple[tuple[dict[str, str], ...], ...] = ()
+    out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
+    events: str = Field(description="file to append events to")
+    error: str = Field(description="file for the first error, with its traceback")
+    threads: int = Field(1, ge=1)
+
+
+class JobAssignment(Wire):
+    """A job as it is given to a node. `lease` fences: events under an older one are refused."""
+
+    id: str
+    lease: int
+    attempt: int
+    spec: JobSpec
+    release: ReleaseRef | None = Field(None, description="for prepare and evaluate")
+    canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="of the route the job is about")
+
+
+class Job(Wire):
+    """A job as the hub keeps it."""
+
+    id: str
+    kind: str
+    tenant: Name
+    spec: JobSpec
+    labels: dict[str, str] = Field(default_factory=dict)
+    state: JobState
+    node: Name | None = None
+    lease: int = 0
+    attempt: int = 0
+    created_ms: int
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    by: str
+    step: int | None = None
+    of: int | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    message: str = ""
+    code: str | None = None
+    result: dict[str, Any] | None = None

@@ -1,0 +1,217 @@
+"""The link: one outbound WebSocket from an agent to its hub. Level-triggered: the newest message wins.
+
+Every message is one JSON object with a `type`. `DownMessage` travels from hub to agent, `UpMessage` back.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.ids import Digest, Name, Wire
+from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
+from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+
+LINK_TTL_S = 10.0
+"""A node not heard from for this long is lost; after a start of the hub, counted from that start."""
+
+HEARTBEAT_S = 2.0
+
+
+# ---- down ------------------------------------------------------------------------------------------------
+
+
+class Desired(Wire):
+    """Entries that changed since `prev_rev`, or all of them when `full`. A gap makes the agent send `Resync`."""
+
+    type: Literal["desired"] = "desired"
+    epoch: int
+    rev: int
+    prev_rev: int
+    hash: Digest = Field(description="hash of the event at `rev`; persisted by the agent and said in its hello")
+    entries: tuple[TableEntry, ...]
+    full: bool = False
+    table: Digest = Field(description="digest of the whole table at `rev`")
+    unpin: tuple[tuple[str, str], ...] = Field((), description="(tenant, route) whose pins end now")
+
+
+class Bookmark(Wire):
+    """Heartbeat of the hub: nothing newer than this exists."""
+
+    type: Literal["bookmark"] = "bookmark"
+    epoch: int
+    rev: int
+    hash: Digest
+
+
+class JobMessage(Wire):
+    type: Literal["job"] = "job"
+    job: JobAssignment
+
+
+class JobCancel(Wire):
+    type: Literal["job_cancel"] = "job_cancel"
+    job: str
+    lease: int
+
+
+class TableAsk(Wire):
+    """Send your whole table (used by `loradeck hub recover`)."""
+
+    type: Literal["table_ask"] = "table_ask"
+
+
+class NodeOrder(Wire):
+    """Drain or cordon, level-triggered: sent whole after each hello."""
+
+    type: Literal["node_order"] = "node_order"
+    cordoned: bool = False
+    drained: bool = False
+
+
+class Welcome(Wire):
+    """Answer to a hello. `refuse` is a problem code when the hub will not steer this node (log_behind)."""
+
+    type: Literal["welcome"] = "welcome"
+    epoch: int
+    rev: int
+    hash: Digest
+    refuse: str | None = None
+
+
+DownMessage = Annotated[
+    Welcome | Desired | Bookmark | JobMessage | JobCancel | TableAsk | NodeOrder, Field(discriminator="type")
+]
+
+
+# ---- up --------------------------------------------------------------------------------------------------
+
+
+class EngineState(StrEnum):
+    STARTING = "starting"
+    UP = "up"
+    DOWN = "down"
+
+
+class Replica(Wire):
+    """One engine process, as its agent sees it."""
+
+    replica: Name = Field(description="unique in the fleet: '<node>' or '<node>.<engine>'")
+    state: EngineState
+    boot: str = Field("", description="changes with every start of the engine process")
+    base: Digest | None = None
+    base_name: str = Field("base", description="name under which the engine serves its own base")
+    build: EngineBuild | None = None
+    slots: int = 0
+    loaded: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
+
+
+class Hello(Wire):
+    type: Literal["hello"] = "hello"
+    node: Name
+    boot: str
+    version: str
+    labels: dict[str, str] = Field(default_factory=dict)
+    epoch: int = Field(description="last epoch, rev and hash it durably holds; 0, 0, GENESIS when new")
+    rev: int
+    hash: Digest
+    replicas: tuple[Replica, ...]
+    pins: tuple[Pin, ...] = ()
+    jobs: tuple[tuple[str, int], ...] = Field((), description="(job, lease) still running here")
+
+
+class AckState(StrEnum):
+    FLIPPED = "flipped"
+    PROVEN = "proven"
+    LISTED = "listed"
+    WAITING = "waiting"  # the release is not ready; the gap policy holds
+    FAILED = "failed"
+
+
+class Ack(Wire):
+    type: Literal["ack"] = "ack"
+    tenant: Name
+    route: Name
+    epoch: int
+    generation: int
+    release: Digest | None
+    replica: Name
+    state: AckState
+    code: str | None = Field(None, description="problem code, with FAILED and WAITING")
+    detail: str = ""
+    at_ms: int = Field(description="node's wall clock; the hub counts by its own receive time")
+    mono_ns: int = Field(0, description="router's CLOCK_MONOTONIC at the swap, comparable on one host only")
+
+
+class Traffic(Wire):
+    """Counters of one (route, generation, release, replica) since the router started; they only grow."""
+
+    tenant: Name
+    route: Name
+    generation: int
+    release: Digest
+    replica: Name
+    admitted: int = 0
+    finished: int = 0
+    errors: int = Field(0, description="transport errors and engine errors, never bad answers")
+    checked: int = 0
+    bad: int = 0
+    streams: int = Field(0, description="open right now (a gauge)")
+    first_ms: int = 0
+    last_admitted_ms: int = 0
+    last_token_ms: int = 0
+    ttft_ms: tuple[int, ...] = Field((), description="counts by TTFT_BUCKETS_MS, the last one unbounded")
+
+
+TTFT_BUCKETS_MS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+
+
+class Report(Wire):
+    """Once a second; counters are cumulative, so a lost report loses nothing."""
+
+    type: Literal["report"] = "report"
+    replicas: tuple[Replica, ...]
+    router_boot: str = Field("", description="counters start again when this changes")
+    traffic: tuple[Traffic, ...] = ()
+    host: Host | None = None
+    gpus: tuple[Gpu, ...] = ()
+    nvml: NvmlState
+    pins: tuple[Pin, ...] = ()
+    rev: int
+    epoch: int
+
+
+class Resync(Wire):
+    type: Literal["resync"] = "resync"
+    why: str
+
+
+class TableState(Wire):
+    type: Literal["table_state"] = "table_state"
+    epoch: int
+    rev: int
+    hash: Digest
+    entries: tuple[TableEntry, ...]
+
+
+class JobEvent(Wire):
+    type: Literal["job_event"] = "job_event"
+    job: str
+    lease: int
+    attempt: int
+    event: ExecutorEvent
+    result: dict[str, Any] | None = Field(None, description="with a terminal event")
+
+
+class Heartbeat(Wire):
+    type: Literal["heartbeat"] = "heartbeat"
+
+
+UpMessage = Annotated[Hello | Ack | Report | Resync | TableState | JobEvent | Heartbeat, Field(discriminator="type")]
+
+down_adapter: TypeAdapter[DownMessage] = TypeAdapter(DownMessage)
+up_adapter: TypeAdapter[UpMessage] = TypeAdapter(UpMessage)

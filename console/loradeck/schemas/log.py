@@ -1,0 +1,127 @@
+"""The log: events, and the pointers they add up to."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Digest, Name, Role, Wire
+
+GENESIS = "0" * 64
+"""`prev_hash` of the first event."""
+
+
+class EventKind(StrEnum):
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    UNDO = "undo"
+    FALLBACK = "fallback"
+    REWIND = "rewind"
+    RECOVER = "recover"
+
+    HOLD = "hold"
+    RELEASE_HOLD = "release_hold"
+    LIFT = "lift"  # a quarantine
+    UNPIN = "unpin"
+    ANNOTATE = "annotate"  # incident and reason, added afterwards
+    ROUTE = "route"  # a route's settings
+    TENANT_CREATE = "tenant_create"
+    TENANT_SUSPEND = "tenant_suspend"
+    TENANT_RESUME = "tenant_resume"
+    TENANT_OFFBOARD = "tenant_offboard"
+    KEY = "key"  # a caller's key was added or withdrawn
+
+
+MOVES = frozenset(
+    {
+        EventKind.PROMOTE,
+        EventKind.ROLLBACK,
+        EventKind.UNDO,
+        EventKind.FALLBACK,
+        EventKind.REWIND,
+        EventKind.RECOVER,
+    }
+)
+"""Kinds that change which release a pointer names, and so raise its generation."""
+
+
+class Quarantine(Wire):
+    """A release that was rolled back from, on one pointer. Ends by a `lift` that names `event`, or its undo."""
+
+    release: Digest
+    event: str
+
+
+class PointerState(Wire):
+    """One (tenant, route): a stack of releases with a generation that only grows. As after its last event."""
+
+    tenant: Name
+    route: Name
+    generation: int = 0
+    release: Digest | None = None
+    beneath: tuple[Digest, ...] = Field((), description="newest first: where R goes")
+    held: bool = False
+    quarantined: tuple[Quarantine, ...] = ()
+    last_move: str | None = Field(None, description="id of the event that last moved it")
+    moved_ms: int | None = Field(None, description="hub time of that event")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.tenant, self.route)
+
+
+class Draft(Wire):
+    """An event before the store has given it a rev and a place in the chain.
+
+    `pointer` is the state after it. For a move its generation is one more than before, and the store fills in
+    `last_move` and `moved_ms`; for other kinds that touch a pointer both stay as they were.
+    `expected_generation` is what the store checks inside its transaction.
+    """
+
+    kind: EventKind
+    tenant: Name
+    route: Name | None = None
+    pointer: PointerState | None = None
+    expected_generation: int | None = None
+    from_release: Digest | None = None
+    actor: str
+    role: Role
+    reason: str = ""
+    incident: str | None = None
+    override: bool = False
+    undoes: tuple[str, ...] = Field((), description="ids of the events an undo reverses")
+    payload: dict[str, Any] = Field(default_factory=dict, description="what kinds other than moves carry")
+
+
+class Event(Wire):
+    """One line of the log. `hash` covers every other field in canonical JSON, `prev_hash` included."""
+
+    rev: int = Field(ge=1, description="gap-free and in commit order")
+    id: str = Field(description="random, 32 hex characters")
+    txn: str = Field(description="shared by the events that were committed together")
+    epoch: int
+    kind: EventKind
+    tenant: Name
+    route: Name | None
+    pointer: PointerState | None = Field(description="as this event left it")
+    from_release: Digest | None
+    actor: str
+    role: Role
+    reason: str
+    incident: str | None
+    override: bool
+    undoes: tuple[str, ...]
+    payload: dict[str, Any]
+    at_ms: int = Field(description="hub's wall clock, milliseconds since 1970 UTC")
+    prev_hash: Digest
+    hash: Digest
+
+    @property
+    def to_release(self) -> str | None:
+        return self.pointer.release if self.pointer else None
+
+    @property
+    def generation(self) -> int | None:
+        return self.pointer.generation if self.pointer else None

@@ -1,0 +1,146 @@
+"""Immutable artifacts: bases, adapter versions, datasets and suites.
+
+A manifest is digested once and never changes; what is learnt later about it is an attestation. So every
+field that could not be added afterwards (where rows came from, who rated them, why weights were chosen at
+all) is here from the first version.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from loradeck.schemas.ids import Digest, Name, Strict, digest_of
+
+
+class FileEntry(Strict):
+    """One file of an artifact. `path` is relative, with forward slashes, and never leaves its folder."""
+
+    path: str = Field(min_length=1, max_length=300)
+    size: int = Field(ge=0, description="bytes")
+    sha256: Digest
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        parts = path.split("/")
+        if path.startswith("/") or "\\" in path or "\0" in path or any(p in ("", ".", "..") for p in parts):
+            raise ValueError(f"path {path!r} leaves the artifact's folder")
+        return path
+
+
+class BaseManifest(Strict):
+    """A base model. Its files stay on the nodes; only this travels, and nodes are matched by its digest.
+
+    `files` holds weights, configuration, tokenizer and chat template: a changed template is another base.
+    """
+
+    schema_version: Literal[1] = 1
+    model_id: str = Field(min_length=1, max_length=200)
+    revision: str = Field(min_length=1, max_length=100)
+    files: tuple[FileEntry, ...] = Field(min_length=1)
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the base *is*: its files. The same files under another name are the same base."""
+        return digest_of({"files": [f.model_dump() for f in sorted(self.files, key=lambda f: f.path)]})
+
+
+class Origin(StrEnum):
+    HUMAN = "human"
+    SYNTHETIC = "synthetic"
+    MIXED = "mixed"
+
+
+class Provenance(Strict):
+    """Where training rows came from and what they may be used for. One per dataset, or per row where rows differ."""
+
+    origin: Origin
+    generator_release: Digest | None = Field(
+        None, description="release that wrote the synthetic rows, if it was one of ours"
+    )
+    synthetic_depth: int = Field(0, ge=0, description="0 human; 1 written by a model trained on human rows; and so on")
+    verifier: str | None = Field(None, description="what checked the synthetic rows: a program, a judge, a person")
+    rater_ids: tuple[str, ...] = Field((), description="pseudonymous ids of the people who labelled or ranked")
+    consent: str = Field(description="basis on which the data may be used: contract, consent, public, own")
+    licence_class: str = Field(description="SPDX id or a house class such as 'customer-owned'")
+    retention_days: int | None = Field(None, ge=1, description="None keeps the rows until somebody asks for erasure")
+    purpose: tuple[str, ...] = Field(min_length=1, description="what it may be used for: train, evaluate, ...")
+
+
+class DatasetManifest(Strict):
+    """Rows for training, as JSONL. A row may carry its own `provenance` object that overrides this one."""
+
+    schema_version: Literal[1] = 1
+    tenant: Name
+    name: Name
+    rows: int = Field(ge=1)
+    files: tuple[FileEntry, ...] = Field(min_length=1)
+    provenance: Provenance
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+class SuiteManifest(Strict):
+    """Held-out items to score a candidate on, as JSONL rows `{"id", "prompt", "answer"}`.
+
+    `answer_schema` (JSON Schema) is what an answer must satisfy to count as valid JSON here. `canaries` are
+    the ids of the items whose greedy tokens fingerprint a release.
+    """
+
+    schema_version: Literal[1] = 1
+    tenant: Name
+    name: Name
+    items: int = Field(ge=1)
+    files: tuple[FileEntry, ...] = Field(min_length=1)
+    answer_schema: str | None = Field(None, description="JSON Schema, as text, so that it is digested as written")
+    canaries: tuple[str, ...] = ()
+    provenance: Provenance
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+class DecisionRecord(Strict):
+    """Why this behaviour is in weights rather than in a prompt or a retrieval index, and what it costs."""
+
+    why_weights: str = Field(min_length=1, max_length=2000)
+    alternatives: str = Field("", max_length=2000, description="what was tried or set aside: prompt, retrieval")
+    cost: str = Field("", max_length=500, description="what training and serving it costs, in the owner's words")
+
+
+class AdapterManifest(Strict):
+    """One immutable adapter version. The version *number* is given by the registry and is not part of it."""
+
+    schema_version: Literal[1] = 1
+    tenant: Name
+    name: Name
+    base: Digest = Field(description="digest of the base it was trained on; bound here, never read from a config")
+    files: tuple[FileEntry, ...] = Field(min_length=1)
+    rank: int = Field(ge=1, le=512)
+    alpha: int = Field(ge=1)
+    target_modules: tuple[str, ...] = Field(min_length=1)
+    config_hash: Digest = Field(description="digest of the training recipe")
+    datasets: tuple[Digest, ...] = ()
+    parent: Digest | None = Field(None, description="the adapter version it was trained on from")
+    decision: DecisionRecord
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+class AdapterVersion(Strict):
+    """A manifest as the registry knows it: `acme/support v7`."""
+
+    manifest: AdapterManifest
+    digest: Digest
+    version: int = Field(ge=1)
+    release: Digest = Field(description="id of the release that serves base + this adapter")
+    created_ms: int
+    created_by: str

@@ -1,0 +1,56 @@
+"""Releases: what is served."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from loradeck.schemas.ids import Digest, Name, Strict, digest_of
+
+
+class Form(StrEnum):
+    """How a release is made up."""
+
+    ADAPTER = "adapter"
+    MERGED = "merged"
+    BASE = "base"
+
+
+class Release(Strict):
+    """Base + adapter version, base + merged weights, or base alone. `label` is for people and not digested."""
+
+    tenant: Name
+    form: Form
+    base: Digest
+    adapter: Digest | None = Field(None, description="digest of the adapter version; None for base alone")
+    merged: Digest | None = Field(None, description="base digest of the merged weights")
+    label: str = Field("", description="'v7', or 'base'")
+
+    @model_validator(mode="after")
+    def _parts_fit_the_form(self) -> Release:
+        need: dict[Form, tuple[bool, bool]] = {
+            Form.ADAPTER: (True, False),
+            Form.MERGED: (True, True),
+            Form.BASE: (False, False),
+        }
+        if (self.adapter is not None, self.merged is not None) != need[self.form]:
+            raise ValueError(f"a release of form {self.form.value} has other parts than these")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Digest of (tenant, form, parts)."""
+        parts: dict[str, Any] = {"base": self.base, "adapter": self.adapter, "merged": self.merged}
+        return digest_of({"tenant": self.tenant, "form": self.form.value, "parts": parts})
+
+    @property
+    def served_base(self) -> str:
+        """Digest of the weights an engine must be running: the merged ones, or the base."""
+        return self.merged or self.base
+
+    @property
+    def engine_name(self) -> str | None:
+        """Name an engine lists it under. It carries the digest and is never reused; None: the engine's own base."""
+        return f"{self.tenant}-{self.id}" if self.form is Form.ADAPTER else None

@@ -1,0 +1,202 @@
+"""What the hub tells a console: one row a pointer, one a node, one a job. All facts, no prose.
+
+Ages and `*_ms` differences are by the hub's monotonic clock at the time of the message; a console adds the
+time since it received it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.ids import Digest, Name, Role, Wire
+from loradeck.schemas.jobs import Job
+from loradeck.schemas.link import AckState, EngineState
+from loradeck.schemas.log import Event, PointerState
+from loradeck.schemas.release import Form
+from loradeck.schemas.table import Pin
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+
+
+class ReleaseView(Wire):
+    """A release with what people need to recognise it."""
+
+    id: Digest
+    form: Form
+    label: str = Field(description="'v7', or 'base'")
+    base: Digest
+    base_label: str = Field(description="'B1': bases numbered in the order they were registered")
+    adapter: Digest | None = None
+
+
+class Readiness(StrEnum):
+    """How near a release is to serving, over the placed replicas: the worst of them."""
+
+    RESIDENT = "resident"
+    WARM = "warm"
+    CACHED = "cached"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"  # no placed replica is heard from
+
+
+class PreviewAction(StrEnum):
+    ROLLBACK = "rollback"
+    CANCEL_PREPARE = "cancel_prepare"
+    FALLBACK = "fallback"  # no prior; F would go to the base alone
+    NONE = "none"
+
+
+class Skipped(Wire):
+    release: ReleaseView
+    reason: str
+
+
+class Preview(Wire):
+    """What R would do on this pointer at this generation, before it is pressed."""
+
+    action: PreviewAction
+    generation: int
+    target: ReleaseView | None = None
+    asks: str | None = Field(None, description="why R asks for y first, e.g. 'not soaked'; None: it acts at once")
+    refused: str | None = Field(None, description="why R is refused, with action none or fallback")
+    skipped: tuple[Skipped, ...] = ()
+    prepare: str | None = Field(None, description="job that R would cancel")
+    readiness: Readiness = Readiness.UNKNOWN
+    ready: int = Field(0, description="placed replicas that hold the target resident")
+    placed: int = 0
+    estimate_ms: float | None = Field(None, description="median of the last flips measured here; None: none yet")
+    served_s: float | None = Field(None, description="how long the target served on this pointer")
+    served_requests: int = 0
+    streams: int = Field(0, description="answers of the current release under way")
+
+
+class ReplicaRow(Wire):
+    """How far one placed replica is with the pointer's current generation."""
+
+    node: Name
+    replica: Name
+    state: AckState | None = Field(None, description="None: not acknowledged")
+    code: str | None = None
+    detail: str = ""
+    flipped_ms: float | None = Field(None, description="after the commit")
+    proven_ms: float | None = None
+    proof_age_s: float | None = None
+    heard_age_s: float | None = Field(description="None: never since the hub started")
+    linked: bool
+    admitted_left: int | None = Field(None, description="admitted to another release since; None: unknown")
+    pinned: Digest | None = None
+
+
+class Health(Wire):
+    """Answers of one release: `bad` of `checked`, `errors` of `requests`."""
+
+    requests: int = 0
+    errors: int = 0
+    checked: int = 0
+    bad: int = 0
+
+
+class Cause(Wire):
+    """What the CAUSE line compares. Absent figures are None; under n = 50 a console says 'too few'."""
+
+    live: Health = Health()
+    prior: Health | None = None
+    by_replica: dict[str, Health] = Field(default_factory=dict)
+    others: Health | None = Field(None, description="other tenants on the replicas this one is placed on")
+    base: Health | None = None
+    verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
+
+
+class TenantRow(Wire):
+    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN NOPRIOR HELD PIN PREP SUSP."""
+
+    tenant: Name
+    route: Name
+    pointer: PointerState
+    epoch: int
+    live: ReleaseView | None
+    suspended: bool = False
+    flags: tuple[str, ...] = ()
+    preview: Preview
+    replicas: tuple[ReplicaRow, ...]
+    flipped: int
+    proven: int
+    listed: int
+    placed: int
+    attested: tuple[int, int] | None = Field(None, description="(n, m) once this generation was attested")
+    settled: bool
+    cause: Cause = Cause()
+    requests_per_s: float = 0.0
+    error_share: float | None = None
+    bad_before: float | None = Field(None, description="share of bad answers under the prior, or before the move")
+    bad_now: float | None = Field(None, description="over the last minute of this release; None: none checked")
+    bad_n: int = 0
+    ttft95_ms: float | None = None
+    last_left_ms: int | None = Field(None, description="hub time of the last token of the left release")
+    left_answered: int = Field(0, description="requests the left release answered while it was current")
+    gate: GateResult | None = None
+    last_event: Event | None = None
+    soak: tuple[float, int] = Field((600, 200), description="seconds and requests this route asks for")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.tenant, self.route)
+
+
+class NodeReplica(Wire):
+    replica: Name
+    state: EngineState
+    base: Digest | None
+    base_label: str
+    build: str
+    slots: int
+    loaded: tuple[ReleaseView, ...]
+
+
+class NodeRow(Wire):
+    node: Name
+    version: str
+    labels: dict[str, str]
+    linked: bool
+    heard_age_s: float | None
+    lost: bool
+    cordoned: bool = False
+    drained: bool = False
+    behind: str | None = Field(None, description="problem code: log_behind, ...")
+    replicas: tuple[NodeReplica, ...]
+    host: Host | None
+    gpus: tuple[Gpu, ...]
+    nvml: NvmlState
+    pins: tuple[Pin, ...] = ()
+
+
+class Me(Wire):
+    actor: str
+    role: Role
+    local: bool = Field(description="over the hub's own socket: may create tokens and recover")
+
+
+class HubStatus(Wire):
+    hub: str = Field(description="name of this hub, shown in the header")
+    production: bool = False
+    version: str
+    epoch: int
+    rev: int
+    hash: Digest
+    at_ms: int
+    started_ms: int
+    refusing: str | None = Field(None, description="problem code that every move gets: log_behind, ...")
+    sqlite: str = ""
+
+
+class HubState(Wire):
+    """`GET /v1/state`: everything a console lists, at one rev."""
+
+    status: HubStatus
+    me: Me
+    tenants: tuple[TenantRow, ...]
+    nodes: tuple[NodeRow, ...]
+    jobs: tuple[Job, ...]
+    events: tuple[Event, ...] = Field(description="the newest, oldest first")

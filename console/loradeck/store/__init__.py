@@ -1,0 +1,1 @@
+"""The hub's durable memory: one interface, one module per backend."""
