@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Name, Strict
+from loradeck.schemas.ids import Digest, Strict
 
 
 class Gap(StrEnum):

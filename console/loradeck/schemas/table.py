@@ -34,7 +34,7 @@ class TableEntry(Wire):
     generation: int
     current: ReleaseRef | None = Field(description="None: a tombstone, requests are refused")
     beneath: tuple[ReleaseRef, ...] = Field(
-        (), description="where R would go, first first; kept resident in this order"
+        (), description="where R would go, newest first; kept resident in this order"
     )
     preparing: ReleaseRef | None = Field(None, description="a promote's candidate, to be made resident as well")
     gap: Gap = Gap.LEFT
