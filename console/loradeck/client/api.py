@@ -1,0 +1,372 @@
+"""The hub's calls, one method each, returning the types of `loradeck.schemas`.
+
+Every method raises `ApiError` when the hub refuses (nothing was changed) and `HubUnreachable` when it could
+not be asked (nothing was sent). A move whose answer was lost is asked for by its idempotency key, and sent
+again under the same key if it never arrived; where that fails too it raises `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from loradeck.client.answers import (
+    AuditVerdict,
+    BaseEntry,
+    DatasetEntry,
+    KeyCreated,
+    Registered,
+    ReleaseDetail,
+    SuiteEntry,
+    TokenCreated,
+)
+from loradeck.client.backoff import full_jitter
+from loradeck.client.config import Context
+from loradeck.client.connect import endpoint
+from loradeck.client.errors import ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
+from loradeck.client.transport import AnswerLost, Transport, segment
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobRequest
+from loradeck.schemas.log import Event
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
+from loradeck.schemas.moves import (
+    AnnotateRequest,
+    FallbackRequest,
+    HoldRequest,
+    LiftRequest,
+    MoveResult,
+    PromoteRequest,
+    RewindPlan,
+    RewindRequest,
+    RollbackRequest,
+    UndoRequest,
+    UnpinRequest,
+)
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
+from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
+
+T = TypeVar("T")
+Wait = Literal["committed", "flipped", "proven"]
+
+SETTLE_S = 10.0
+"""How long a lost answer is asked for before the outcome is called unknown."""
+
+
+def new_key() -> str:
+    """An idempotency key. Made before the first attempt, kept for every further one."""
+    return secrets.token_hex(16)
+
+
+class HubApi:
+    """A hub. Use as an async context manager, or call `aclose`."""
+
+    def __init__(self, transport: Transport, *, settle_s: float = SETTLE_S) -> None:
+        self.transport = transport
+        self._settle_s = settle_s
+
+    @classmethod
+    def to(cls, context: Context) -> HubApi:
+        """Raises: ConfigError (unsafe token file, unusable certificate authority)."""
+        return cls(Transport(endpoint(context)))
+
+    @property
+    def where(self) -> str:
+        """The hub's address, for people."""
+        return self.transport.where
+
+    async def __aenter__(self) -> HubApi:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self.transport.aclose()
+
+    # ---- what is -------------------------------------------------------------------------------------------
+
+    async def state(self) -> HubState:
+        """Everything a console lists, at one rev."""
+        return await self.transport.ask(HubState, "GET", "state")
+
+    async def row(self, tenant: str, route: str) -> TenantRow:
+        """One pointer with its preview."""
+        return await self.transport.ask(TenantRow, "GET", _route(tenant, route))
+
+    async def events(
+        self, *, tenant: str | None = None, route: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[Event]:
+        """Newest first; `before` is a rev."""
+        params = {"tenant": tenant, "route": route, "before": before, "limit": limit}
+        return await self.transport.ask(list[Event], "GET", "events", params=params)
+
+    async def verify_audit(self) -> AuditVerdict:
+        """Has the hub recompute the log's chain of hashes."""
+        return await self.transport.ask(AuditVerdict, "GET", "audit/verify", extra_s=120)
+
+    # ---- moves ---------------------------------------------------------------------------------------------
+
+    async def promote(
+        self, tenant: str, route: str, request: PromoteRequest, *, wait: Wait | None = None, timeout: float = 0
+    ) -> MoveResult:
+        return await self._move(f"{_route(tenant, route)}/promote", request, wait, timeout)
+
+    async def rollback(
+        self, tenant: str, route: str, request: RollbackRequest, *, wait: Wait | None = None, timeout: float = 0
+    ) -> MoveResult:
+        return await self._move(f"{_route(tenant, route)}/rollback", request, wait, timeout)
+
+    async def undo(
+        self, tenant: str, route: str, request: UndoRequest, *, wait: Wait | None = None, timeout: float = 0
+    ) -> MoveResult:
+        """Undo of one event of this route."""
+        return await self._move(f"{_route(tenant, route)}/undo", request, wait, timeout)
+
+    async def undo_txn(self, request: UndoRequest, *, wait: Wait | None = None, timeout: float = 0) -> MoveResult:
+        """Undo of every event of a txn."""
+        return await self._move("undo", request, wait, timeout)
+
+    async def fallback(
+        self, tenant: str, route: str, request: FallbackRequest, *, wait: Wait | None = None, timeout: float = 0
+    ) -> MoveResult:
+        return await self._move(f"{_route(tenant, route)}/fallback", request, wait, timeout)
+
+    async def hold(self, tenant: str, route: str, request: HoldRequest) -> MoveResult:
+        """Sets or clears the hold."""
+        return await self._move(f"{_route(tenant, route)}/hold", request, None, 0)
+
+    async def lift(self, tenant: str, route: str, request: LiftRequest) -> MoveResult:
+        return await self._move(f"{_route(tenant, route)}/lift", request, None, 0)
+
+    async def unpin(self, tenant: str, route: str, request: UnpinRequest) -> MoveResult:
+        return await self._move(f"{_route(tenant, route)}/unpin", request, None, 0)
+
+    async def annotate(self, tenant: str, route: str, request: AnnotateRequest) -> MoveResult:
+        return await self._move(f"{_route(tenant, route)}/annotate", request, None, 0)
+
+    async def plan_rewind(self, request: RewindRequest) -> RewindPlan:
+        """What a rewind would do. Changes nothing."""
+        plan = request.model_copy(update={"dry_run": True})
+        return await self.transport.ask(RewindPlan, "POST", "rewind", body=plan, repeatable=True)
+
+    async def rewind(self, request: RewindRequest, *, wait: Wait | None = None, timeout: float = 0) -> MoveResult:
+        """Executes a plan, whose `generations` it carries."""
+        return await self._move("rewind", request.model_copy(update={"dry_run": False}), wait, timeout)
+
+    async def recover(self, reason: str, key: str) -> MoveResult:
+        """After a restore: append what the nodes know, raise the epoch. Own socket only."""
+        body = {"idempotency_key": key, "reason": reason}
+        return await self._move("recover", body, None, 60)
+
+    async def move(self, key: str) -> MoveResult | None:
+        """The result of the move that was sent under a key; None: it never moved anything."""
+        try:
+            return await self.transport.ask(MoveResult, "GET", f"moves/{segment(key)}")
+        except ApiError as error:
+            if error.code == "unknown_key":
+                return None
+            raise
+
+    # ---- tenants -------------------------------------------------------------------------------------------
+
+    async def tenants(self) -> list[TenantState]:
+        return await self.transport.ask(list[TenantState], "GET", "tenants")
+
+    async def tenant(self, tenant: str) -> TenantState:
+        return await self.transport.ask(TenantState, "GET", f"tenants/{segment(tenant)}")
+
+    async def create_tenant(self, request: TenantCreate) -> TenantState:
+        return await self._write(TenantState, "tenants", request)
+
+    async def suspend_tenant(self, tenant: str, reason: str = "") -> TenantState:
+        return await self._write(TenantState, f"tenants/{segment(tenant)}/suspend", {"reason": reason})
+
+    async def resume_tenant(self, tenant: str, reason: str = "") -> TenantState:
+        return await self._write(TenantState, f"tenants/{segment(tenant)}/resume", {"reason": reason})
+
+    async def offboard_tenant(self, tenant: str, reason: str = "") -> TenantState:
+        return await self._write(TenantState, f"tenants/{segment(tenant)}/offboard", {"reason": reason})
+
+    async def create_key(self, tenant: str) -> KeyCreated:
+        """A key for the tenant's own callers."""
+        return await self._write(KeyCreated, f"tenants/{segment(tenant)}/keys")
+
+    async def withdraw_key(self, tenant: str, key_id: str) -> None:
+        await self._delete(f"tenants/{segment(tenant)}/keys/{segment(key_id)}")
+
+    async def set_route(self, tenant: str, route: str, config: RouteConfig) -> RouteConfig:
+        """The whole of a route's settings; creates the route where there was none."""
+        return await self.transport.ask(RouteConfig, "PUT", _route(tenant, route), body=config, repeatable=True)
+
+    # ---- registry ------------------------------------------------------------------------------------------
+
+    async def register_base(self, manifest: BaseManifest) -> Registered:
+        return await self.transport.ask(Registered, "POST", "bases", body=manifest, repeatable=True)
+
+    async def bases(self) -> list[BaseEntry]:
+        return await self.transport.ask(list[BaseEntry], "GET", "bases")
+
+    async def register_dataset(self, manifest: DatasetManifest) -> Registered:
+        return await self.transport.ask(Registered, "POST", "datasets", body=manifest, repeatable=True)
+
+    async def datasets(self) -> list[DatasetEntry]:
+        return await self.transport.ask(list[DatasetEntry], "GET", "datasets")
+
+    async def register_suite(self, manifest: SuiteManifest) -> Registered:
+        return await self.transport.ask(Registered, "POST", "suites", body=manifest, repeatable=True)
+
+    async def suites(self) -> list[SuiteEntry]:
+        return await self.transport.ask(list[SuiteEntry], "GET", "suites")
+
+    async def register_adapter(self, manifest: AdapterManifest) -> AdapterVersion:
+        """The blobs it names must be at the hub already."""
+        path = f"adapters/{segment(manifest.tenant)}/{segment(manifest.name)}/versions"
+        return await self.transport.ask(AdapterVersion, "POST", path, body=manifest, repeatable=True)
+
+    async def adapter_versions(self, tenant: str, name: str) -> list[AdapterVersion]:
+        path = f"adapters/{segment(tenant)}/{segment(name)}/versions"
+        return await self.transport.ask(list[AdapterVersion], "GET", path)
+
+    async def release(self, release: str) -> ReleaseDetail:
+        return await self.transport.ask(ReleaseDetail, "GET", f"releases/{segment(release)}")
+
+    async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
+        return await self.transport.ask(list[ReleaseView], "GET", "releases", params={"tenant": tenant})
+
+    async def attest(self, attestation: Attestation) -> Attestation:
+        return await self._write(Attestation, "attestations", attestation)
+
+    async def attestations(
+        self,
+        *,
+        kind: AttestationKind | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        route: str | None = None,
+    ) -> list[Attestation]:
+        """Oldest first."""
+        params = {"kind": kind.value if kind else None, "subject": subject, "tenant": tenant, "route": route}
+        return await self.transport.ask(list[Attestation], "GET", "attestations", params=params)
+
+    # ---- jobs and nodes ------------------------------------------------------------------------------------
+
+    async def submit_job(self, request: JobRequest) -> Job:
+        """Sent again under its idempotency key when the answer is lost; a key is made where it has none."""
+        keyed = request if request.idempotency_key else request.model_copy(update={"idempotency_key": new_key()})
+        return await self._write(Job, "jobs", keyed, repeatable=True)
+
+    async def jobs(self) -> list[Job]:
+        """Unfinished ones and the newest finished ones, newest first."""
+        return await self.transport.ask(list[Job], "GET", "jobs")
+
+    async def job(self, job: str) -> Job:
+        return await self.transport.ask(Job, "GET", f"jobs/{segment(job)}")
+
+    async def job_events(self, job: str) -> list[ExecutorEvent]:
+        return await self.transport.ask(list[ExecutorEvent], "GET", f"jobs/{segment(job)}/events")
+
+    async def cancel_job(self, job: str) -> Job:
+        return await self._write(Job, f"jobs/{segment(job)}/cancel", repeatable=True)
+
+    async def nodes(self) -> list[NodeRow]:
+        return await self.transport.ask(list[NodeRow], "GET", "nodes")
+
+    async def drain_node(self, node: str) -> NodeRow:
+        return await self._write(NodeRow, f"nodes/{segment(node)}/drain", repeatable=True)
+
+    async def cordon_node(self, node: str) -> NodeRow:
+        return await self._write(NodeRow, f"nodes/{segment(node)}/cordon", repeatable=True)
+
+    async def uncordon_node(self, node: str) -> NodeRow:
+        """Ends a cordon and a drain."""
+        return await self._write(NodeRow, f"nodes/{segment(node)}/uncordon", repeatable=True)
+
+    # ---- tokens (own socket only) --------------------------------------------------------------------------
+
+    async def create_token(self, request: TokenCreate) -> TokenCreated:
+        return await self._write(TokenCreated, "tokens", request)
+
+    async def tokens(self) -> list[TokenRecord]:
+        return await self.transport.ask(list[TokenRecord], "GET", "tokens")
+
+    async def revoke_token(self, token_id: str) -> None:
+        await self._delete(f"tokens/{segment(token_id)}")
+
+    # ---- how moves and other writes are sent -----------------------------------------------------------------
+
+    async def _move(
+        self, path: str, request: BaseModel | Mapping[str, Any], wait: Wait | None, timeout: float
+    ) -> MoveResult:
+        key = request["idempotency_key"] if isinstance(request, Mapping) else getattr(request, "idempotency_key", "")
+        params = {"wait": wait, "timeout": timeout or None}
+
+        async def send() -> MoveResult:
+            return await self.transport.ask(
+                MoveResult, "POST", path, body=request, params=params, extra_s=timeout, repeatable=False
+            )
+
+        try:
+            return await send()
+        except (AnswerLost, NotUnderstood):
+            pass
+        except ApiError as error:
+            if not _leaves_open(error):
+                raise
+        deadline = time.monotonic() + self._settle_s
+        for pause in full_jitter(0.1, 2.0):
+            await asyncio.sleep(pause)
+            # Asked for first, and sent again only where it never arrived. The key keeps it from moving twice.
+            asked = False
+            try:
+                found = await self.move(key)
+                if found is not None:
+                    return found
+                asked = True
+                return await send()
+            except (AnswerLost, HubUnreachable):
+                pass
+            except ApiError as error:
+                if asked and not _leaves_open(error):
+                    raise
+            if time.monotonic() > deadline:
+                break
+        raise OutcomeUnknown(key, where=self.where)
+
+    async def _write(
+        self,
+        kind: type[T],
+        path: str,
+        body: BaseModel | Mapping[str, Any] | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> T:
+        """A POST that is no move. Raises `OutcomeUnknown` without a key when its answer was lost."""
+        try:
+            return await self.transport.ask(kind, "POST", path, body=body, repeatable=repeatable)
+        except (AnswerLost, NotUnderstood) as error:
+            raise OutcomeUnknown(None, where=error.where) from None
+
+    async def _delete(self, path: str) -> None:
+        """Withdraws something; sent once more when its answer was lost."""
+        try:
+            await self.transport.request("DELETE", path, repeatable=True)
+        except (AnswerLost, NotUnderstood) as error:
+            raise OutcomeUnknown(None, where=error.where) from None
+
+
+def _leaves_open(error: ApiError) -> bool:
+    """Whether a problem says nothing about what became of the move."""
+    return error.code == "outcome_unknown"
+
+
+def _route(tenant: str, route: str) -> str:
+    return f"tenants/{segment(tenant)}/routes/{segment(route)}"

@@ -1,0 +1,138 @@
+"""Files of artifacts to and from the hub, streamed and checked against their SHA-256 on both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx
+
+from loradeck.client.api import HubApi
+from loradeck.client.backoff import full_jitter
+from loradeck.client.errors import ApiError, BlobDamaged, OutcomeUnknown
+from loradeck.client.transport import AnswerLost
+
+PIECE = 1 << 20
+"""Bytes read at a time."""
+
+_ATTEMPTS = 5
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """Digest (hex) and size in bytes of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return digest.hexdigest(), file.tell()
+
+
+async def has_blob(api: HubApi, sha256: str) -> bool:
+    """Whether the hub holds it. Raises: ApiError, HubUnreachable."""
+    try:
+        answer = await api.transport.http.request("HEAD", f"blobs/{sha256}")
+    except httpx.TransportError as error:
+        raise api.transport.trouble(error) from None
+    if answer.status_code == 404:
+        return False
+    if answer.is_success:
+        return True
+    # A HEAD has no body to say why; the same question as a GET has.
+    await api.transport.request("GET", f"blobs/{sha256}")
+    return True
+
+
+async def upload(api: HubApi, path: Path) -> tuple[str, int]:
+    """Give a file to the hub unless it has it; returns its digest and size in bytes.
+
+    Raises:
+        BlobDamaged: the file was changed while it was being sent.
+        ApiError, HubUnreachable: refused or not reached.
+        OutcomeUnknown: the answer was lost repeatedly. Doing it again is harmless.
+    """
+    sha256, size = await asyncio.to_thread(sha256_of, path)
+    for attempt, pause in enumerate(full_jitter(0.1, 2.0), start=1):
+        if await has_blob(api, sha256):
+            return sha256, size
+        try:
+            with path.open("rb") as file:
+                answer = await api.transport.http.put(
+                    f"blobs/{sha256}",
+                    content=_read(file, sha256, path),
+                    headers={"content-length": str(size), "content-type": "application/octet-stream"},
+                    timeout=httpx.Timeout(60, connect=5),
+                )
+        except httpx.TransportError as error:
+            trouble = api.transport.trouble(error)
+            if not isinstance(trouble, AnswerLost):
+                raise trouble from None
+            if attempt == _ATTEMPTS:
+                raise OutcomeUnknown(None, where=trouble.where) from None
+            await asyncio.sleep(pause)
+            continue
+        if answer.is_success:
+            return sha256, size
+        raise api.transport.refusal(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+    raise AssertionError("full_jitter never ends")
+
+
+async def download(api: HubApi, sha256: str, target: Path) -> None:
+    """Fetch a blob into `target` (0600), which appears only when it is whole, right and on disk.
+
+    A broken connection is taken up again where it broke off.
+
+    Raises:
+        BlobDamaged: what arrived has another digest; nothing was left behind.
+        ApiError, HubUnreachable, AnswerLost.
+    """
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            for attempt, pause in enumerate(full_jitter(0.1, 2.0), start=1):
+                try:
+                    async for piece in api.transport.pieces(f"blobs/{sha256}", file.tell()):
+                        digest.update(piece)
+                        file.write(piece)
+                    break
+                except ApiError as error:
+                    # A range that starts at the very end: all had arrived but the end of the answer.
+                    if error.problem.status == 416 and digest.hexdigest() == sha256:
+                        break
+                    raise
+                except AnswerLost:
+                    if attempt == _ATTEMPTS:
+                        raise
+                    await asyncio.sleep(pause)
+            if digest.hexdigest() != sha256:
+                raise BlobDamaged(
+                    "the blob that arrived has another digest",
+                    where=f"{api.where}: asked for {sha256}, got {digest.hexdigest()}",
+                    fix="run `loradeck audit verify`; the hub's artifact store may be damaged",
+                )
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+        part.rename(target)
+        await asyncio.to_thread(_sync_folder, target.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+async def _read(file: BinaryIO, sha256: str, path: Path) -> AsyncIterator[bytes]:
+    digest = hashlib.sha256()
+    while piece := await asyncio.to_thread(file.read, PIECE):
+        digest.update(piece)
+        yield piece
+    if digest.hexdigest() != sha256:
+        raise BlobDamaged("the file was changed while it was being sent", where=str(path), fix="send it again")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,265 @@
+"""Contexts: which hub a console talks to, with which token, and how careful it has to be there.
+
+`config.toml` in the user's configuration folder (`$XDG_CONFIG_HOME/loradeck`):
+
+    current = "eu-1"
+
+    [contexts.eu-1]
+    url = "https://hub.eu-1.example:7400"
+    token_file = "eu-1.token"      # relative to this file; mode 0600
+    ca_file = "eu-1.pem"           # only for a private certificate authority
+    production = true
+    read_only = false
+
+    [contexts.lab]
+    socket = "/run/loradeck/hub.sock"
+
+Without a file there is one context, `local`: the Unix socket of this user's own hub. A token goes only to
+the hub it was named for, so a hub named by itself does not get the token of a context.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from loradeck.client.errors import ConfigError
+
+LOCAL = "local"
+_KNOWN = {"url", "socket", "token_file", "ca_file", "production", "read_only"}
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_MAX_TOKEN = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One hub, as a console on this machine reaches it. Exactly one of `url` and `socket` is set."""
+
+    name: str
+    url: str | None = None
+    socket: Path | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    production: bool = False
+    read_only: bool = False
+
+    @property
+    def where(self) -> str:
+        """The hub's address, for people."""
+        return self.url if self.url is not None else f"unix:{self.socket}"
+
+
+def config_path() -> Path:
+    """The file contexts are read from."""
+    return platformdirs.user_config_path("loradeck") / "config.toml"
+
+
+def state_path() -> Path:
+    """Folder for what this user's own hub and console keep (`$XDG_STATE_HOME/loradeck`)."""
+    return platformdirs.user_state_path("loradeck")
+
+
+def local_socket() -> Path:
+    """The Unix socket of this user's own hub."""
+    return state_path() / "hub" / "hub.sock"
+
+
+def load_contexts(path: Path | None = None) -> tuple[dict[str, Context], str]:
+    """All contexts by name, and the name of the current one. Without a file: only `local`.
+
+    Raises:
+        ConfigError: the file is unreadable, not TOML, or says something that is not understood.
+    """
+    path = path or config_path()
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {LOCAL: Context(name=LOCAL, socket=local_socket())}, LOCAL
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError("the console's settings cannot be read", where=f"{path}: {error}", fix="correct it") from None
+    unknown = sorted(set(data) - {"current", "contexts"})
+    tables = data.get("contexts", {})
+    if unknown or not isinstance(tables, dict):
+        raise ConfigError(
+            f"unknown setting {unknown[0]!r}" if unknown else "'contexts' is not a table",
+            where=str(path),
+            fix="known are: current, and a table [contexts.NAME] for each hub",
+        )
+    contexts = {name: _context(name, table, path) for name, table in tables.items()}
+    contexts.setdefault(LOCAL, Context(name=LOCAL, socket=local_socket()))
+    current = data.get("current", LOCAL)
+    if current not in contexts:
+        raise ConfigError(
+            f"the current context {current!r} is not defined", where=str(path), fix=f"known are: {_names(contexts)}"
+        )
+    return contexts, str(current)
+
+
+def resolve(
+    *,
+    context: str | None = None,
+    hub: str | None = None,
+    token_file: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Context:
+    """The context to use: flags, then LORADECK_CONTEXT / _HUB / _TOKEN_FILE, then the file's current one.
+
+    `hub` is a URL or `unix:/path`. A context named by flag ignores LORADECK_HUB and LORADECK_TOKEN_FILE.
+
+    Raises:
+        ConfigError: two hubs are named at once, an unknown context, a malformed address.
+    """
+    env = os.environ if env is None else env
+    source = "--context and --hub"
+    if context is None and hub is None:
+        context, hub = env.get("LORADECK_CONTEXT") or None, env.get("LORADECK_HUB") or None
+        source = "LORADECK_CONTEXT and LORADECK_HUB"
+        token_file = token_file or env.get("LORADECK_TOKEN_FILE") or None
+    elif hub is not None:
+        token_file = token_file or env.get("LORADECK_TOKEN_FILE") or None
+    if context is not None and hub is not None:
+        raise ConfigError("two hubs are named at once", where=source, fix="give one of them")
+    token = Path(token_file).expanduser() if token_file else None
+    if hub is not None:
+        return _addressed("hub", hub, token_file=token)
+    contexts, current = load_contexts()
+    name = context or current
+    if name not in contexts:
+        raise ConfigError(
+            f"no context is called {name!r}", where=str(config_path()), fix=f"known are: {_names(contexts)}"
+        )
+    found = contexts[name]
+    if token is None:
+        return found
+    return Context(**{**found.__dict__, "token_file": token})
+
+
+def read_token(path: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        ConfigError: it is missing, readable by others, another user's, empty, or not one line. The message
+            never holds what is in the file.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(_MAX_TOKEN + 1)
+    except OSError as error:
+        raise ConfigError(
+            "the token file cannot be read",
+            where=f"{path}: {error.strerror}",
+            fix="give the file that `loradeck token create --out FILE` wrote",
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError("the token file is no regular file", where=str(path), fix="give the file itself")
+    if status.st_mode & 0o077:
+        raise ConfigError(
+            "the token file can be read by others",
+            where=f"{path}: mode {stat.S_IMODE(status.st_mode):04o}",
+            fix=f"chmod 600 {path}, and create a new token if others use this machine",
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise ConfigError("the token file belongs to another user", where=str(path), fix="use a token of your own")
+    text = data.decode("ascii", "replace").strip()
+    if not text or len(data) > _MAX_TOKEN or not all("!" <= c <= "~" for c in text):
+        raise ConfigError(
+            "the token file does not hold a token",
+            where=str(path),
+            fix="it is one line, as `loradeck token create --out FILE` writes it",
+        )
+    return text
+
+
+def _context(name: str, table: object, path: Path) -> Context:
+    where = f"{path}: [contexts.{name}]"
+    if not isinstance(table, dict):
+        raise ConfigError("a context is a table", where=where, fix="see docs/cli.md")
+    unknown = sorted(set(table) - _KNOWN)
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]!r}", where=where, fix=f"known are: {', '.join(sorted(_KNOWN))}")
+    for key, kind in (("url", str), ("socket", str), ("token_file", str), ("ca_file", str)):
+        if not isinstance(table.get(key, ""), kind):
+            raise ConfigError(f"{key!r} is a string", where=where, fix="put it in quotes")
+    for key in ("production", "read_only"):
+        if not isinstance(table.get(key, False), bool):
+            raise ConfigError(f"{key!r} is true or false", where=where, fix="write it without quotes")
+    if ("url" in table) == ("socket" in table):
+        raise ConfigError("a context has either a url or a socket", where=where, fix="give exactly one of them")
+    address = table.get("url") or f"unix:{table['socket']}"
+
+    def file(key: str) -> Path | None:
+        return path.parent / Path(table[key]).expanduser() if key in table else None
+
+    return _addressed(
+        name,
+        address,
+        token_file=file("token_file"),
+        ca_file=file("ca_file"),
+        production=table.get("production", False),
+        read_only=table.get("read_only", False),
+        where=where,
+    )
+
+
+def _addressed(
+    name: str,
+    address: str,
+    *,
+    token_file: Path | None = None,
+    ca_file: Path | None = None,
+    production: bool = False,
+    read_only: bool = False,
+    where: str = "",
+) -> Context:
+    """A context at `address`, after checking that a token would be safe on the way there."""
+    url: str | None = None
+    socket: Path | None = None
+    if address.startswith("unix:"):
+        socket = Path(address.removeprefix("unix:")).expanduser()
+        if not socket.is_absolute():
+            raise ConfigError(
+                "the path of a Unix socket is absolute", where=where or address, fix="unix:/path/hub.sock"
+            )
+    else:
+        try:
+            parts = urlsplit(address)
+            port_fits = parts.port is None or parts.port > 0
+        except ValueError:
+            parts, port_fits = urlsplit(""), False
+        if parts.username is not None or parts.password is not None:
+            # The address is not repeated: what stands before the @ may be a secret.
+            raise ConfigError("a hub's address holds no user or password", where=where or name, fix="use a token file")
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.path.strip("/"):
+            raise ConfigError(
+                "this is no address of a hub",
+                where=where or address,
+                fix="give https://HOST:PORT, http://127.0.0.1:PORT or unix:/path/hub.sock",
+            )
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise ConfigError(
+                "beyond this machine a hub is spoken to over TLS only",
+                where=where or address,
+                fix=f"use https://{parts.netloc}, or forward a port over SSH and use http://127.0.0.1:PORT",
+            )
+        url = f"{parts.scheme}://{parts.netloc}"
+    return Context(
+        name=name,
+        url=url,
+        socket=socket,
+        token_file=token_file,
+        ca_file=ca_file,
+        production=production,
+        read_only=read_only,
+    )
+
+
+def _names(contexts: Mapping[str, Context]) -> str:
+    return ", ".join(sorted(contexts))

@@ -1,0 +1,135 @@
+"""Connections to a hub: HTTP and WebSocket, over TLS, loopback or its own Unix socket.
+
+Proxies named in the environment are not used: a console speaks to its hub directly or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+from loradeck.client.config import Context, read_token
+from loradeck.client.errors import ConfigError
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+CONNECT_S = 5.0
+READ_S = 15.0
+MAX_MESSAGE = 64 * 1024 * 1024
+"""Bytes of one feed message; a full list of 10,000 rows stays far below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A context that is ready to be connected to. `token` is left out of its repr."""
+
+    where: str
+    base_url: str
+    socket: Path | None
+    token: str | None
+    tls: ssl.SSLContext | None
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.where!r})"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+def endpoint(context: Context) -> Endpoint:
+    """Read what a connection needs.
+
+    Raises:
+        ConfigError: the token file is missing or unsafe, or the certificate authority's file is unusable.
+    """
+    token = read_token(context.token_file) if context.token_file is not None else None
+    if context.socket is not None:
+        return Endpoint(where=context.where, base_url="http://hub", socket=context.socket, token=token, tls=None)
+    url = context.url or ""
+    if token is None:
+        raise ConfigError(
+            "this hub wants a token and none is given",
+            where=context.where,
+            fix="give --token-file FILE (the hub's owner makes one: loradeck token create --out FILE)",
+        )
+    tls = _tls(context.ca_file) if url.startswith("https:") else None
+    return Endpoint(where=context.where, base_url=url, socket=None, token=token, tls=tls)
+
+
+def http_client(point: Endpoint, *, connections: int = 8) -> httpx.AsyncClient:
+    """An HTTP client bound to the hub. The caller closes it."""
+    transport = httpx.AsyncHTTPTransport(
+        uds=str(point.socket) if point.socket else None,
+        verify=point.tls or False,  # without TLS there is nothing to verify, and loading authorities takes 20 ms
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        trust_env=False,
+    )
+    return httpx.AsyncClient(
+        transport=transport,
+        base_url=f"{point.base_url}/v1/",
+        headers={**point.headers, "accept": "application/json"},
+        timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+        trust_env=False,
+        follow_redirects=False,  # a redirect would carry the token elsewhere
+    )
+
+
+@contextlib.asynccontextmanager
+async def websocket(point: Endpoint, path: str) -> AsyncIterator[ClientConnection]:
+    """A WebSocket to `path` of the hub, without compression: rows are small and many.
+
+    Raises:
+        OSError, websockets.exceptions.WebSocketException: it could not be opened.
+    """
+    from websockets.asyncio.client import connect, unix_connect
+
+    uri = point.base_url.replace("http", "ws", 1) + path
+    if point.socket is not None:
+        connecting = unix_connect(
+            path=str(point.socket),
+            uri=uri,
+            additional_headers=point.headers,
+            open_timeout=CONNECT_S,
+            close_timeout=1,
+            ping_interval=None,  # the hub's status every two seconds is the heartbeat
+            max_size=MAX_MESSAGE,
+            compression=None,
+            user_agent_header=None,
+        )
+    else:
+        connecting = connect(
+            uri,
+            ssl=point.tls,
+            additional_headers=point.headers,
+            open_timeout=CONNECT_S,
+            close_timeout=1,
+            ping_interval=None,
+            max_size=MAX_MESSAGE,
+            compression=None,
+            user_agent_header=None,
+            proxy=None,
+        )
+    async with connecting as connection:
+        yield connection
+
+
+def renewed(point: Endpoint, context: Context) -> Endpoint:
+    """The same endpoint with the token read again, so that a replaced token file is honoured on reconnect."""
+    return replace(point, token=read_token(context.token_file) if context.token_file else None)
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            "the certificate authority's file cannot be used", where=f"{ca_file}: {error}", fix="give a PEM file"
+        ) from None

@@ -1,0 +1,173 @@
+"""The feed follower: lists, then watches, and says truthfully how the link is.
+
+    async with contextlib.aclosing(Feed(context).follow()) as items:
+        async for item in items:
+            match item: ...
+
+Items are `LinkChange` (the link came up, was lost, waits), `HubState` (everything, after each connect: replace
+all rows by it), and feed messages in the hub's order. The follower never ends by itself; it reconnects with
+full-jitter back-off, and lists again each time, because rows that changed meanwhile are not in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from loradeck.client.api import HubApi
+from loradeck.client.backoff import full_jitter
+from loradeck.client.config import Context
+from loradeck.client.connect import Endpoint, endpoint, websocket
+from loradeck.client.errors import ApiError, ClientError, NotUnderstood
+from loradeck.client.transport import Transport
+from loradeck.schemas.feed import FeedMessage, FeedReset, FeedShow, feed_adapter
+from loradeck.schemas.state import HubState
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
+SILENCE_S = 6.0
+"""A link with nothing on it for this long is lost; the hub says its status every two seconds."""
+
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 5.0
+
+
+class Link(StrEnum):
+    """How the link to the hub is."""
+
+    CONNECTING = "connecting"  # the first attempt, nothing shown yet
+    UP = "up"  # listed, and watching
+    LOST = "lost"  # was up or never came up; retrying
+    REFUSED = "refused"  # the hub answers, and will not have us (token); retrying
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkChange:
+    """The link's state from `at` on (time.monotonic seconds). `why` and `fix` are for people."""
+
+    state: Link
+    at: float
+    why: str = ""
+    fix: str = ""
+    retry_s: float | None = None
+
+
+FeedItem = LinkChange | HubState | FeedMessage
+
+
+class Feed:
+    """Follows one hub. `heard_age` keeps counting while the link is down."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self.context = context
+        self.link = Link.CONNECTING
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._silence_s = silence_s
+        self._heard: float | None = None
+        self._connection: ClientConnection | None = None
+        self._wanted: FeedShow | None = None
+
+    def heard_age(self) -> float | None:
+        """Seconds since anything came from the hub, by this machine's monotonic clock. None: nothing ever did."""
+        return None if self._heard is None else self._clock() - self._heard
+
+    async def show(self, rows: tuple[str, ...] | None) -> None:
+        """Say which rows ('tenant/route') are on the screen; None asks for all. Kept over reconnects."""
+        self._wanted = FeedShow(rows=rows)
+        if self._connection is not None:
+            await self._say(self._connection)
+
+    async def follow(self) -> AsyncIterator[FeedItem]:
+        """Yields for ever. Close it to close the link."""
+        yield self._changed(Link.CONNECTING)
+        waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, rng=self._rng)
+        while True:
+            state, why, fix = Link.LOST, "", ""
+            try:
+                # A new connection each time, with the token file read again.
+                async for item in self._session(endpoint(self.context)):
+                    if isinstance(item, LinkChange):
+                        waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, rng=self._rng)
+                    yield item
+                why = "the hub asked to list again"
+            except ApiError as error:
+                refused = error.problem.status in (401, 403)
+                state, why, fix = (Link.REFUSED if refused else Link.LOST), error.title, error.fix
+            except ClientError as error:
+                why, fix = f"{error.title} ({error.where})", error.fix
+            except InvalidStatus as error:
+                status = error.response.status_code
+                state = Link.REFUSED if status in (401, 403) else Link.LOST
+                why = f"the hub refused the feed (HTTP {status})"
+            except TimeoutError:
+                why = f"nothing heard for {self._silence_s:g} s"
+            except (OSError, WebSocketException) as error:
+                why = f"the link broke ({type(error).__name__}: {error})"
+            wait = next(waits)
+            yield self._changed(state, why=why, fix=fix, retry_s=wait)
+            await asyncio.sleep(wait)
+
+    async def _session(self, point: Endpoint) -> AsyncIterator[FeedItem]:
+        """One connection: the list, then messages until it breaks or the hub asks to list again."""
+        async with HubApi(Transport(point)) as api:
+            listed = await api.state()
+        cursor = f"{listed.status.epoch}:{listed.status.rev}"
+        async with websocket(point, f"/v1/feed?since={cursor}") as connection:
+            self._heard = self._clock()
+            self._connection = connection
+            try:
+                if self._wanted is not None:
+                    await self._say(connection)
+                yield self._changed(Link.UP)
+                yield listed
+                while True:
+                    async with asyncio.timeout(self._silence_s):
+                        data = await connection.recv(decode=False)
+                    self._heard = self._clock()
+                    message = _parsed(data, point.where)
+                    if isinstance(message, FeedReset):
+                        return
+                    if message is not None:
+                        yield message
+            finally:
+                self._connection = None
+
+    async def _say(self, connection: ClientConnection) -> None:
+        assert self._wanted is not None
+        await connection.send(self._wanted.model_dump_json())
+
+    def _changed(self, state: Link, *, why: str = "", fix: str = "", retry_s: float | None = None) -> LinkChange:
+        self.link = state
+        return LinkChange(state=state, at=self._clock(), why=why, fix=fix, retry_s=retry_s)
+
+
+def _parsed(data: bytes, where: str) -> FeedMessage | None:
+    """A message, or None for a kind that a newer hub knows and this console does not."""
+    try:
+        return feed_adapter.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        if first["type"] == "union_tag_invalid":
+            return None
+        raise NotUnderstood(
+            "a message of the hub is not understood",
+            where=f"{where}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+            fix="bring this console and its hub to the same version (loradeck --version)",
+        ) from None

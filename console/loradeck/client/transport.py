@@ -1,0 +1,169 @@
+"""One request to the hub and what can become of it.
+
+An answer is a success, a problem document (`ApiError`), or nothing. Nothing is either "never sent"
+(`HubUnreachable`: nothing happened) or "sent, answer lost" (`AnswerLost`: anything may have happened); which of
+the two decides whether a move may be called unmoved.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from loradeck.client.connect import READ_S, Endpoint, http_client
+from loradeck.client.errors import ApiError, ClientError, HubUnreachable, NotUnderstood
+from loradeck.schemas.problem import Problem
+
+T = TypeVar("T")
+Params = Mapping[str, str | int | float | None]
+
+# Anything that could change the path's shape is refused here; whether it names something is the hub's to say.
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class AnswerLost(ClientError):
+    """The request was sent, or may have been, and no answer came back."""
+
+
+class Transport:
+    """Sends requests to one hub and turns every outcome into a value or one of this package's errors."""
+
+    def __init__(self, point: Endpoint, http: httpx.AsyncClient | None = None) -> None:
+        self.where = point.where
+        self.http = http or http_client(point)
+        self._local = point.socket is not None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | Mapping[str, Any] | None = None,
+        params: Params | None = None,
+        extra_s: float = 0.0,
+        repeatable: bool | None = None,
+    ) -> bytes:
+        """The body of a successful answer. `extra_s` is how long the hub was asked to wait before answering.
+
+        `repeatable` requests are sent once more when their answer is lost; by default those that only read.
+
+        Raises: ApiError, HubUnreachable, AnswerLost.
+        """
+        content = None
+        headers = {}
+        if body is not None:
+            content = _json(body)
+            headers["content-type"] = "application/json"
+        sent = {k: v for k, v in (params or {}).items() if v is not None}
+        timeout = httpx.Timeout(READ_S + extra_s, connect=5.0)
+        attempts = 2 if (method in ("GET", "HEAD") if repeatable is None else repeatable) else 1
+        while True:
+            attempts -= 1
+            try:
+                answer = await self.http.request(
+                    method, path, content=content, headers=headers, params=sent, timeout=timeout
+                )
+            except httpx.TransportError as error:
+                trouble = self.trouble(error)
+                if isinstance(trouble, AnswerLost) and attempts and not isinstance(error, httpx.TimeoutException):
+                    continue
+                if isinstance(trouble, AnswerLost) and method in ("GET", "HEAD"):
+                    raise HubUnreachable(trouble.title, where=trouble.where, fix=trouble.fix) from None
+                raise trouble from None
+            if answer.is_success:
+                return answer.content
+            raise self.refusal(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+
+    async def ask(self, kind: type[T] | TypeAdapter[T], method: str, path: str, **how: Any) -> T:
+        """`request`, with the answer parsed as `kind`.
+
+        Raises: ApiError, HubUnreachable, AnswerLost.
+        """
+        return self.parse(kind, await self.request(method, path, **how))
+
+    def parse(self, kind: type[T] | TypeAdapter[T], content: bytes) -> T:
+        """Raises: NotUnderstood when it is not what a hub of this version answers."""
+        adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+        try:
+            return adapter.validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            at = ".".join(str(part) for part in first["loc"]) or "the answer"
+            raise NotUnderstood(
+                "the hub's answer is not understood",
+                where=f"{self.where}: {at}: {first['msg']}",
+                fix="bring this console and its hub to the same version (loradeck --version)",
+            ) from None
+
+    async def pieces(self, path: str, start: int) -> AsyncIterator[bytes]:
+        """The bytes of a GET from `start` on, as they arrive.
+
+        Raises: ApiError, HubUnreachable, AnswerLost (after some pieces: ask again from where it broke off).
+        """
+        headers = {"range": f"bytes={start}-"} if start else {}
+        try:
+            async with self.http.stream("GET", path, headers=headers) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise self.refusal(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+                if start and answer.status_code != 206:
+                    raise NotUnderstood(
+                        "the hub sent the whole blob where a part was asked for", where=self.where, fix="start again"
+                    )
+                async for piece in answer.aiter_bytes(1 << 18):
+                    yield piece
+        except httpx.TransportError as error:
+            raise self.trouble(error) from None
+
+    def refusal(self, status: int, media_type: str, content: bytes) -> ClientError:
+        """What an answer that is no success means."""
+        try:
+            return ApiError(Problem.model_validate_json(content))
+        except ValidationError:
+            return NotUnderstood(
+                f"what answered is no Loradeck hub (HTTP {status}, {media_type or 'no type'})",
+                where=self.where,
+                fix="check the address; a proxy or another program may be listening there",
+            )
+
+    def trouble(self, error: httpx.TransportError) -> HubUnreachable | AnswerLost:
+        """What an exception of the connection means for the request."""
+        what = " ".join(str(error).split()) or type(error).__name__
+        where = f"{self.where}: {what}"
+        if not isinstance(error, _NEVER_SENT):
+            return AnswerLost("the connection to the hub broke before its answer came", where=where)
+        if "CERTIFICATE_VERIFY_FAILED" in what or "certificate" in what.lower():
+            fix = "the hub's certificate is not trusted: set ca_file in the context, or correct the address"
+        elif self._local and isinstance(error, httpx.ConnectError):
+            fix = "start a hub here with `loradeck hub`, or name one with --hub or --context"
+        else:
+            fix = "check that the hub runs and this machine reaches it; what it said last still holds on the nodes"
+        return HubUnreachable("the hub cannot be reached; nothing was sent", where=where, fix=fix)
+
+    async def aclose(self) -> None:
+        await self.http.aclose()
+
+
+def segment(name: str) -> str:
+    """A name as one segment of a path.
+
+    Raises:
+        ClientError: it could not be one (nothing was sent).
+    """
+    if not _SEGMENT.fullmatch(name):
+        raise ClientError(f"{name!r} is no name", where="lower-case letters, digits, '.', '_' and '-'")
+    return quote(name, safe="")
+
+
+def _json(body: BaseModel | Mapping[str, Any]) -> bytes:
+    if isinstance(body, BaseModel):
+        return body.model_dump_json().encode()
+    import json
+
+    return json.dumps(body).encode()
