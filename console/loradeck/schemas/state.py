@@ -81,6 +81,7 @@ class ReplicaRow(Wire):
     code: str | None = None
     detail: str = ""
     flipped_ms: float | None = Field(None, description="after the commit")
+    flipped_mono_ns: int | None = Field(None, description="router's CLOCK_MONOTONIC at the flip; for its own host only")
     proven_ms: float | None = None
     proof_age_s: float | None = None
     heard_age_s: float | None = Field(description="None: never since the hub started")
