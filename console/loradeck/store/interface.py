@@ -58,6 +58,14 @@ class Unusable(StoreError):
     code = "store_unusable"
 
 
+class Unreadable(Unusable):
+    """The event at `rev` is damaged: it does not parse, or stands in the wrong place."""
+
+    def __init__(self, rev: int, why: str) -> None:
+        super().__init__(why)
+        self.rev = rev
+
+
 class Doc(StrEnum):
     """Kinds of immutable registry documents, keyed by digest."""
 

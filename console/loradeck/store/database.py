@@ -1,0 +1,299 @@
+"""One SQLite file under one hub: opened, locked, migrated, and changed only in whole transactions.
+
+Durability: WAL with `synchronous=FULL`, one fdatasync a commit. `locking_mode=EXCLUSIVE` keeps every other
+program out of the file while it is open, so there is never the second connection that older SQLite versions
+corrupt a WAL database with; a flock beside the file names the reason to the second hub.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlite_utils import Database as Tables
+from sqlite_utils.utils import sqlite3  # pysqlite3 where it is installed
+
+from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+SQLITE_VERSION: str = sqlite3.sqlite_version
+
+APPLICATION_ID = 0x4C44434B  # "LDCK" in the file's header
+BUSY_S = 2.0
+CHECKPOINT_PAGES = 4000
+"""Pages of 4 KiB in the WAL before a commit also moves them into the database: about once in 500 moves."""
+
+_FULL = 13
+_BUSY = 5
+_CORRUPT = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
+
+
+def wal_is_safe(version: str) -> bool:
+    """Whether a SQLite version is free of the WAL-reset bug: 3.7.0 to 3.51.2 have it, but for two branches."""
+    number = tuple(int(part) for part in version.split(".")[:3])
+    if number < (3, 7, 0) or number >= (3, 51, 3):
+        return True
+    return (3, 50, 7) <= number < (3, 51) or (3, 44, 6) <= number < (3, 45)
+
+
+def migrations() -> list[tuple[int, str]]:
+    """(schema version, SQL) of every migration, in order."""
+    folder = files("loradeck.store") / "migrations"
+    found = [(int(m[1]), entry.read_text()) for entry in folder.iterdir() if (m := re.match(r"(\d{4})_", entry.name))]
+    return sorted(found)
+
+
+class Database:
+    """The file and its one connection. May be called from any thread; calls wait for each other.
+
+    Raises:
+        Unusable: a broken SQLite version, a newer schema, another hub, a file that is no database of ours.
+        DiskFull: there is no room to open it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not wal_is_safe(SQLITE_VERSION):
+            raise Unusable(
+                f"SQLite {SQLITE_VERSION} can corrupt a database in WAL mode (the WAL-reset bug of 3.7.0 to 3.51.2). "
+                "Install the Python package pysqlite3, which brings a fixed SQLite, "
+                "or run on SQLite 3.51.3, 3.50.7 or 3.44.6, or a later release of those branches."
+            )
+        self.path = path.absolute()
+        self._mutex = threading.RLock()
+        self._connection: Connection | None = None
+        self._suspect = False
+        self._lock: int | None = _take_lock(self.path)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- transactions ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """All of the block, durable, or nothing of it. An exception of the block rolls back and goes on.
+
+        Raises:
+            DiskFull: rolled back.
+            OutcomeUnknown: the commit failed in a way that may have left it durable; `reopen()` first.
+            StoreError: SQLite refused a statement; rolled back.
+        """
+        with self._mutex, _explained():
+            connection = self._ready()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            self._commit(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        with self._mutex, _explained():
+            yield self._ready()
+
+    @property
+    def tables(self) -> Any:
+        """sqlite-utils' view of the connection, for use inside `transaction` or `reading`."""
+        return Tables(self._ready(), recursive_triggers=False, execute_plugins=False)
+
+    def _ready(self) -> Connection:
+        if self._suspect:
+            raise OutcomeUnknown("a commit failed and its outcome is not known yet: reopen the store, then look it up")
+        if self._connection is None:
+            raise Unusable("the store is closed")
+        return self._connection
+
+    def _commit(self, connection: Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # Out of room is certain: the frame that would commit is the last one written, and it was not.
+            # Anything else (fsync above all) may have reached the disk all the same.
+            if _code(error) == _FULL:
+                self._roll_back(connection)
+                raise
+            self._suspect = True
+            raise OutcomeUnknown(
+                f"the commit failed ({error}) and may be durable or not: look it up by its key"
+            ) from error
+
+    def _roll_back(self, connection: Connection) -> None:
+        if not connection.in_transaction:
+            return  # SQLite rolls back by itself on some errors
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            # Nothing was committed, but this connection is of no use any more; the first error is the one to tell.
+            self._suspect = True
+
+    # -- opening -----------------------------------------------------------------------------------------
+
+    def reopen(self) -> None:
+        """Close and open again; what is read afterwards is durable. The lock is kept.
+
+        Raises:
+            OutcomeUnknown: the disk still fails. Try again; until then nothing can be said.
+        """
+        with self._mutex:
+            self._disconnect()
+            self._suspect = True
+            try:
+                self._open()
+            except (StoreError, OSError) as error:
+                raise OutcomeUnknown(f"the store cannot be opened again yet: {error}") from error
+            self._suspect = False
+
+    def close(self) -> None:
+        with self._mutex:
+            self._disconnect()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _open(self) -> None:
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self.path.chmod(0o600)  # a copy put back from a backup often is not
+        _fsync(self.path.parent)
+        with _explained():
+            # `isolation_level=None`: we say BEGIN and COMMIT, the driver never does.
+            connection: Connection = sqlite3.connect(
+                self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+        self._connection = connection
+
+    def _prepare(self, connection: Connection) -> None:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the WAL is touched: then it needs no -shm
+        version = _number(connection, "user_version")
+        ours = _number(connection, "application_id") == APPLICATION_ID
+        if not ours and (version or _number(connection, "schema_version")):
+            raise Unusable(f"{self.path} is another program's database. Give Loradeck a folder of its own.")
+        steps = migrations()
+        if version > steps[-1][0]:
+            raise Unusable(
+                f"{self.path} has schema {version}; this Loradeck knows schemas up to {steps[-1][0]}. "
+                "Start the newer Loradeck that wrote it, or restore a copy from before the upgrade."
+            )
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise Unusable(f"{self.path} cannot be put in WAL mode (it stays in {mode!r}).")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        # What a crash or a failed fsync left in the WAL may be in the page cache only, and a second fsync of the
+        # same file would not write it again. Moved into the database and synced there, it is durable.
+        _, in_wal, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if in_wal != moved:
+            raise StoreError(f"the WAL of {self.path} could not be moved into it: {moved} of {in_wal} pages")
+        for number, sql in steps:
+            if number > version:
+                _migrate(connection, number, sql)
+
+    def backup(self, path: Path) -> None:
+        """A consistent copy at `path`, 0600, durable when this returns; an existing file is never replaced."""
+        if path.exists():
+            raise StoreError(f"{path} exists: a backup never replaces a file")
+        staging = path.with_name(path.name + ".part")
+        staging.unlink(missing_ok=True)
+        os.close(os.open(staging, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            with self.reading() as connection:
+                copy = sqlite3.connect(staging, isolation_level=None)
+                try:
+                    connection.backup(copy)
+                    copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete without a -wal
+                finally:
+                    copy.close()
+            _fsync(staging)
+            os.link(staging, path)  # unlike rename, fails when somebody was faster
+        finally:
+            staging.unlink(missing_ok=True)
+        _fsync(path.parent)
+
+
+def _take_lock(path: Path) -> int:
+    """flock a file beside the database for as long as this process has it open."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent.stat().st_mode & 0o022:
+        raise Unusable(f"others may write in {path.parent}, and so replace the database: chmod 700 {path.parent}")
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise Unusable(
+            f"{path} is in use by another hub (process {holder or 'unknown'}). One hub a database."
+        ) from None
+    os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)  # never truncated, so that it needs no room on a full disk
+    return lock
+
+
+def _migrate(connection: Connection, number: int, sql: str) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # sqlite-utils splits the script; executescript() of the driver would commit first.
+        Tables(connection, recursive_triggers=False, execute_plugins=False).executescript(sql)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """SQLite's errors in the store's words. Used only where nothing has been committed."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = _code(error)
+        if code == _FULL:
+            raise DiskFull(
+                "there is no room on the store's disk; nothing was changed. Make room and try again."
+            ) from error
+        if code in _CORRUPT:
+            raise Unusable(f"the database is damaged or none at all ({error}). Restore a copy.") from error
+        if code == _BUSY:
+            raise Unusable(f"another program has the database open ({error}). Close it and try again.") from error
+        raise StoreError(f"the database refused: {error}; nothing was changed") from error
+
+
+def _code(error: Exception) -> int:
+    """Primary result code of SQLite; 0 where the driver itself complained."""
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def _number(connection: Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

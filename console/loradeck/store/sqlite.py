@@ -1,0 +1,266 @@
+"""The store on SQLite: the log, and the pointers and tenants it adds up to.
+
+One hub, one file, one connection. A commit folds its events through the same rules as everybody else
+(`rules.fold`) and writes what changed beside them in the same transaction; `audit.verify_log` refolds the
+whole log and compares.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from loradeck.rules.chain import seal
+from loradeck.rules.fold import Ledger
+from loradeck.schemas.ids import canonical_json
+from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
+from loradeck.schemas.tenant import TenantState
+from loradeck.store.database import SQLITE_VERSION, Database
+from loradeck.store.interface import Committed, Moved, Snapshot, StoreError, Unreadable
+from loradeck.store.sqlite_records import SqliteRecords, wall_ms
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+
+class SqliteStore(SqliteRecords):
+    """`Store` in one file. Safe to call from several threads; calls wait for each other.
+
+    Args:
+        path: the database; made with its folder (0700) where they do not exist.
+        clock_ms: wall clock, milliseconds since 1970 UTC.
+
+    Raises:
+        Unusable: see `Database`. Nothing was changed.
+    """
+
+    version = f"SQLite {SQLITE_VERSION}"
+
+    def __init__(self, path: str | Path, *, clock_ms: Callable[[], int] = wall_ms) -> None:
+        super().__init__(Database(Path(path)), clock_ms)
+        self._holder: str | None = None
+
+    # -- writing the log ---------------------------------------------------------------------------------
+
+    def take_lease(self, holder: str) -> int:
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE lease SET epoch = epoch + 1, holder = ?", (holder,))
+            (epoch,) = connection.execute("SELECT epoch FROM lease").fetchone()
+        self._epoch, self._holder = int(epoch), holder
+        return self._epoch
+
+    def commit(self, drafts: Sequence[Draft], *, key: str) -> Committed:
+        with self._writing() as connection:
+            return _used(connection, key) or self._append(connection, drafts, key, epoch=self._epoch or 0)
+
+    def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
+        with self._writing() as connection:
+            if used := _used(connection, key):
+                return used
+            epoch = max(self._epoch or 0, epoch_above) + 1
+            connection.execute("UPDATE lease SET epoch = ?", (epoch,))
+            committed = self._append(connection, drafts, key, epoch=epoch, jumps=True)
+        self._epoch = epoch
+        return committed
+
+    def _append(
+        self, connection: Connection, drafts: Sequence[Draft], key: str, *, epoch: int, jumps: bool = False
+    ) -> Committed:
+        rev, hash_ = _head(connection)
+        ledger = Ledger.of(epoch=epoch, rev=rev, hash=hash_, pointers=(), tenants=())
+        txn = secrets.token_hex(16)
+        at_ms = self._clock_ms()
+        events: list[Event] = []
+        for draft in drafts:
+            _load(connection, ledger, draft)
+            checked = _checked(connection, ledger, draft, jumps=jumps)
+            event = seal(
+                checked,
+                rev=ledger.rev + 1,
+                id=secrets.token_hex(16),
+                txn=txn,
+                epoch=epoch,
+                at_ms=at_ms,
+                prev_hash=ledger.hash,
+            )
+            ledger.apply(event)
+            connection.execute("INSERT INTO events (rev, body) VALUES (?, ?)", (event.rev, _json(event)))
+            events.append(event)
+        _save(connection, ledger)
+        connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, ledger.rev))
+        return Committed(events=events, rev=ledger.rev)
+
+    # -- reading the log ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        with self._database.reading() as connection:
+            (epoch,) = connection.execute("SELECT epoch FROM lease").fetchone()
+            rev, hash_ = _head(connection)
+            pointers = connection.execute("SELECT body FROM pointers ORDER BY tenant, route").fetchall()
+            tenants = connection.execute("SELECT body FROM tenants ORDER BY name").fetchall()
+        return Snapshot(
+            epoch=epoch,
+            rev=rev,
+            hash=hash_,
+            pointers=[PointerState.model_validate_json(body) for (body,) in pointers],
+            tenants=[TenantState.model_validate_json(body) for (body,) in tenants],
+        )
+
+    def lookup(self, key: str) -> Committed | None:
+        with self._database.reading() as connection:
+            return _used(connection, key)
+
+    def since(self, rev: int, limit: int = 1000) -> list[Event]:
+        return self._events("WHERE rev > ? ORDER BY rev LIMIT ?", (rev, limit))
+
+    def history(
+        self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
+    ) -> list[Event]:
+        asked = {"tenant = ?": tenant, "route = ?": route, "rev < ?": before_rev}
+        given = {condition: value for condition, value in asked.items() if value is not None}
+        where = f"WHERE {' AND '.join(given)} " if given else ""
+        return self._events(f"{where}ORDER BY rev DESC LIMIT ?", (*given.values(), limit))
+
+    def event(self, event_id: str) -> Event | None:
+        with self._database.reading() as connection:
+            return _event(connection, event_id)
+
+    def txn(self, txn: str) -> list[Event]:
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT first_rev, last_rev FROM keys WHERE txn = ?", (txn,)).fetchone()
+            return _between(connection, *row) if row else []
+
+    def has_hash(self, rev: int, hash_: str) -> bool:
+        if rev == 0:
+            return hash_ == GENESIS
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT body ->> '$.hash' FROM events WHERE rev = ?", (rev,)).fetchone()
+        return row is not None and row[0] == hash_
+
+    def rev_at(self, time_ms: int) -> int:
+        # Not the newest time but the newest rev: after the wall clock was set back, they differ.
+        with self._database.reading() as connection:
+            (rev,) = connection.execute("SELECT max(rev) FROM events WHERE at_ms <= ?", (time_ms,)).fetchone()
+        return int(rev or 0)
+
+    def pointers_at(self, rev: int) -> list[PointerState]:
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT (SELECT body -> '$.pointer' FROM events WHERE rev = ("
+                "  SELECT max(rev) FROM events WHERE tenant = p.tenant AND route = p.route"
+                "  AND rev <= ? AND generation IS NOT NULL)) AS pointer"
+                " FROM pointers p ORDER BY tenant, route",
+                (rev,),
+            ).fetchall()
+        return [PointerState.model_validate_json(pointer) for (pointer,) in rows if pointer is not None]
+
+    def _events(self, condition: str, args: Sequence[Any]) -> list[Event]:
+        with self._database.reading() as connection:
+            return _parsed(connection.execute(f"SELECT rev, body FROM events {condition}", args))
+
+    # -- the file ----------------------------------------------------------------------------------------
+
+    def reopen(self) -> None:
+        self._database.reopen()
+        # The failed commit may have been an `adopt`, which raises the epoch of the lease this store still holds.
+        with self._database.reading() as connection:
+            epoch, holder = connection.execute("SELECT epoch, holder FROM lease").fetchone()
+        if self._epoch is not None and holder == self._holder:
+            self._epoch = int(epoch)
+
+    def backup(self, path: str) -> None:
+        self._database.backup(Path(path))
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _head(connection: Connection) -> tuple[int, str]:
+    row = connection.execute("SELECT rev, body ->> '$.hash' FROM events ORDER BY rev DESC LIMIT 1").fetchone()
+    return (int(row[0]), str(row[1])) if row else (0, GENESIS)
+
+
+def _load(connection: Connection, ledger: Ledger, draft: Draft) -> None:
+    """Bring into the ledger what a draft may change, where an earlier draft of its txn has not already."""
+    if draft.tenant not in ledger.tenants:
+        row = connection.execute("SELECT body FROM tenants WHERE name = ?", (draft.tenant,)).fetchone()
+        if row:
+            ledger.tenants[draft.tenant] = TenantState.model_validate_json(row[0])
+    if draft.route is not None and (draft.tenant, draft.route) not in ledger.pointers:
+        key = (draft.tenant, draft.route)
+        row = connection.execute("SELECT body FROM pointers WHERE tenant = ? AND route = ?", key).fetchone()
+        if row:
+            ledger.pointers[key] = PointerState.model_validate_json(row[0])
+
+
+def _save(connection: Connection, ledger: Ledger) -> None:
+    connection.executemany(
+        "INSERT INTO pointers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+        [(tenant, route, _json(pointer)) for (tenant, route), pointer in ledger.pointers.items()],
+    )
+    connection.executemany(
+        "INSERT INTO tenants VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
+        [(name, _json(tenant)) for name, tenant in ledger.tenants.items()],
+    )
+
+
+def _checked(connection: Connection, ledger: Ledger, draft: Draft, *, jumps: bool) -> Draft:
+    """The draft, if its pointer is where it expects it. `jumps`: a move's generation may skip some.
+
+    Raises:
+        Moved: it is not at the generation the draft expects, or the draft's own generation does not follow.
+        StoreError: the draft holds another pointer's state.
+    """
+    if draft.route is None:
+        return draft
+    known = ledger.pointers.get((draft.tenant, draft.route))
+    now = known or PointerState(tenant=draft.tenant, route=draft.route)
+    after, moves = draft.pointer, draft.kind in MOVES
+    if after and after.key != now.key:
+        raise StoreError(f"a draft for {draft.tenant}/{draft.route} holds the state of {after.tenant}/{after.route}")
+    follows = after is None or (
+        after.generation > now.generation if jumps and moves else after.generation == now.generation + moves
+    )
+    if not follows or draft.expected_generation not in (None, now.generation):
+        raise Moved(_event(connection, now.last_move) if now.last_move else None, known)
+    if after is None or moves:
+        return draft
+    kept = after.model_copy(update={"last_move": now.last_move, "moved_ms": now.moved_ms})
+    return draft.model_copy(update={"pointer": kept})
+
+
+def _used(connection: Connection, key: str) -> Committed | None:
+    row = connection.execute("SELECT first_rev, last_rev FROM keys WHERE key = ?", (key,)).fetchone()
+    return Committed(events=_between(connection, *row), rev=row[1], replayed=True) if row else None
+
+
+def _event(connection: Connection, event_id: str) -> Event | None:
+    events = _parsed(connection.execute("SELECT rev, body FROM events WHERE id = ?", (event_id,)))
+    return events[0] if events else None
+
+
+def _between(connection: Connection, first_rev: int, last_rev: int) -> list[Event]:
+    return _parsed(
+        connection.execute("SELECT rev, body FROM events WHERE rev BETWEEN ? AND ? ORDER BY rev", (first_rev, last_rev))
+    )
+
+
+def _parsed(rows: Iterable[tuple[int, str]]) -> list[Event]:
+    events = []
+    for rev, body in rows:
+        try:
+            event = Event.model_validate_json(body)
+        except ValidationError as error:
+            raise Unreadable(rev, f"the event at rev {rev} cannot be read: {error.errors()[0]['msg']}") from error
+        if event.rev != rev:
+            raise Unreadable(rev, f"the event at rev {rev} says that it is rev {event.rev}")
+        events.append(event)
+    return events
+
+
+def _json(document: Event | PointerState | TenantState) -> str:
+    return canonical_json(document).decode()

@@ -1,0 +1,230 @@
+"""What the SQLite store keeps beside the log: registry, attestations, traffic, jobs, tokens and settings."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
+from loradeck.schemas.tenant import TokenRecord
+from loradeck.store.database import Database
+from loradeck.store.interface import Doc, LeaseLost, Registered, Served, StoreError
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+_FINISHED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+
+
+def wall_ms() -> int:
+    """The wall clock, in milliseconds since 1970 UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class SqliteRecords:
+    """The half of the store that is not the log. Every write checks the lease in its own transaction."""
+
+    def __init__(self, database: Database, clock_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._clock_ms = clock_ms
+        self._epoch: int | None = None
+        """Of the lease this store holds; None before `take_lease`."""
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._database.transaction() as connection:
+            epoch, holder = connection.execute("SELECT epoch, holder FROM lease").fetchone()
+            if epoch != self._epoch:
+                held = f"{holder!r} has it since, at epoch {epoch}" if self._epoch else "it was never taken"
+                raise LeaseLost(f"this hub does not hold the lease: {held}; nothing was changed")
+            yield connection
+
+    # -- the registry ------------------------------------------------------------------------------------
+
+    def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> Registered:
+        with self._writing():
+            return self._registered(kind, digest) or self._add(kind, digest, body, tenant=tenant, by=by)
+
+    def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> Registered:
+        parsed = AdapterManifest.model_validate(manifest)
+        if parsed.digest != digest:
+            raise StoreError(f"the manifest's digest is {parsed.digest}, not {digest}; nothing was registered")
+        with self._writing() as connection:
+            if known := self._registered(Doc.ADAPTER, digest):
+                return known
+            (last,) = connection.execute(
+                "SELECT max(version) FROM documents WHERE tenant = ? AND name = ? AND version IS NOT NULL",
+                (parsed.tenant, parsed.name),
+            ).fetchone()
+            version = AdapterVersion(
+                manifest=parsed,
+                digest=digest,
+                version=(last or 0) + 1,
+                release=release,
+                created_ms=self._clock_ms(),
+                created_by=by,
+            )
+            return self._add(
+                Doc.ADAPTER,
+                digest,
+                version.model_dump(mode="json"),
+                tenant=parsed.tenant,
+                by=by,
+                name=parsed.name,
+                version=version.version,
+                created_ms=version.created_ms,
+            )
+
+    def registered(self, kind: Doc, digest: str) -> Registered | None:
+        with self._database.reading():
+            return self._registered(kind, digest)
+
+    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
+        where, args = _conditions(kind=kind.value, tenant=tenant)
+        with self._database.reading():
+            rows = self._database.tables["documents"].rows_where(where, args, order_by="serial")
+            return [_document(row) for row in rows]
+
+    def _registered(self, kind: Doc, digest: str) -> Registered | None:
+        where, args = _conditions(kind=kind.value, digest=digest)
+        rows = list(self._database.tables["documents"].rows_where(where, args))
+        return _document(rows[0]) if rows else None
+
+    def _add(
+        self,
+        kind: Doc,
+        digest: str,
+        body: dict[str, Any],
+        *,
+        tenant: str | None,
+        by: str,
+        name: str | None = None,
+        version: int | None = None,
+        created_ms: int | None = None,
+    ) -> Registered:
+        tables = self._database.tables
+        (last,) = tables.execute("SELECT max(serial) FROM documents WHERE kind = ?", (kind.value,)).fetchone()
+        tables["documents"].insert(
+            {
+                "kind": kind.value,
+                "digest": digest,
+                "serial": (last or 0) + 1,
+                "tenant": tenant,
+                "name": name,
+                "version": version,
+                "created_ms": self._clock_ms() if created_ms is None else created_ms,
+                "created_by": by,
+                "body": json.dumps(body, ensure_ascii=False, allow_nan=False),
+            }
+        )
+        added = self._registered(kind, digest)
+        assert added is not None  # inserted above, in this transaction
+        return added
+
+    # -- attestations ------------------------------------------------------------------------------------
+
+    def attest(self, attestation: Attestation) -> Attestation:
+        at_ms = attestation.at_ms or self._clock_ms()
+        with self._writing():
+            row = attestation.model_dump(mode="json", exclude={"seq"}) | {"at_ms": at_ms}
+            row["body"] = json.dumps(row["body"], ensure_ascii=False, allow_nan=False)
+            seq = self._database.tables["attestations"].insert(row).last_pk
+        return attestation.model_copy(update={"seq": seq, "at_ms": at_ms})
+
+    def attestations(
+        self,
+        *,
+        kind: AttestationKind | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        route: str | None = None,
+        after_seq: int = 0,
+    ) -> list[Attestation]:
+        where, args = _conditions(kind=kind.value if kind else None, subject=subject, tenant=tenant, route=route)
+        where = f"{where} AND seq > :after" if where else "seq > :after"
+        with self._database.reading():
+            rows = self._database.tables["attestations"].rows_where(where, args | {"after": after_seq}, order_by="seq")
+            return [Attestation.model_validate(row | {"body": json.loads(row["body"])}) for row in rows]
+
+    # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
+
+    def add_served(self, deltas: Iterable[Served]) -> None:
+        with self._writing() as connection:
+            connection.executemany(
+                "INSERT INTO served VALUES (:tenant, :route, :release, :seconds, :requests, :errors, :checked, :bad)"
+                " ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds,"
+                " requests = requests + excluded.requests, errors = errors + excluded.errors,"
+                " checked = checked + excluded.checked, bad = bad + excluded.bad",
+                [asdict(delta) for delta in deltas],
+            )
+
+    def served(self) -> list[Served]:
+        with self._database.reading():
+            rows = self._database.tables["served"].rows_where(order_by="tenant, route, release")
+            return [Served(**row) for row in rows]
+
+    def put_job(self, job: Job) -> None:
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO jobs (id, finished, body) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, body = excluded.body",
+                (job.id, job.state in _FINISHED, job.model_dump_json()),
+            )
+
+    def jobs(self, *, limit: int = 200) -> list[Job]:
+        """All unfinished ones, and finished ones up to `limit` in all; newest first."""
+        with self._database.reading() as connection:
+            rows: list[tuple[int, str]] = connection.execute(
+                "SELECT seq, body FROM jobs WHERE finished = 0 ORDER BY seq DESC"
+            ).fetchall()
+            rows += connection.execute(
+                "SELECT seq, body FROM jobs WHERE finished = 1 ORDER BY seq DESC LIMIT ?", (max(0, limit - len(rows)),)
+            )
+        return [Job.model_validate_json(body) for _, body in sorted(rows, reverse=True)]
+
+    def job(self, job_id: str) -> Job | None:
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        return Job.model_validate_json(row[0]) if row else None
+
+    def put_token(self, token: TokenRecord) -> None:
+        with self._writing():
+            self._database.tables["tokens"].upsert({"id": token.id, "body": token.model_dump_json()}, pk="id")
+
+    def tokens(self) -> list[TokenRecord]:
+        with self._database.reading():
+            rows = self._database.tables["tokens"].rows_where(order_by="rowid")
+            return [TokenRecord.model_validate_json(row["body"]) for row in rows]
+
+    def meta(self, name: str) -> str | None:
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else None
+
+    def set_meta(self, name: str, value: str) -> None:
+        with self._writing():
+            self._database.tables["meta"].upsert({"name": name, "value": value}, pk="name")
+
+
+def _conditions(**equal: str | None) -> tuple[str | None, dict[str, str]]:
+    """`a = :a AND b = :b` of what is not None, and its arguments."""
+    args = {column: value for column, value in equal.items() if value is not None}
+    return " AND ".join(f"{column} = :{column}" for column in args) or None, args
+
+
+def _document(row: dict[str, Any]) -> Registered:
+    return Registered(
+        digest=row["digest"],
+        kind=Doc(row["kind"]),
+        body=json.loads(row["body"]),
+        tenant=row["tenant"],
+        created_ms=row["created_ms"],
+        created_by=row["created_by"],
+        serial=row["serial"],
+    )
