@@ -22,9 +22,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from loradeck.schemas.manifest import BaseManifest, FileEntry
 from platformdirs import user_cache_path
 from pydantic import ValidationError
+
+from loradeck.schemas.manifest import BaseManifest, FileEntry
 
 Progress = Callable[[str], None]
 """Called with one line for a person at every step that takes longer than a second."""
@@ -196,6 +197,11 @@ def _fsync(path: Path) -> None:
         os.close(fd)
 
 
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; prints the folder and the digest on stdout, progress on stderr."""
     parser = argparse.ArgumentParser(prog="python -m loradeck_agent.basemodel", description=__doc__)
@@ -203,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=None, help="folder for models (default: the user's cache)")
     args = parser.parse_args(argv)
     try:
-        folder = ensure_base(args.out, lambda line: sys.stderr.write(line + "\n"))
+        folder = ensure_base(args.out, _tell)
     except BaseModelError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
