@@ -1,0 +1,68 @@
+"""`python -m loradeck_agent.router --state DIR --listen HOST:PORT`: one router, until SIGTERM.
+
+Exit status: 0 stopped on request; 1 the table or a listener cannot be used, with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import ssl
+import sys
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+
+import uvloop
+
+from loradeck_agent.router.serve import Router
+from loradeck_agent.router.table import TableFault
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m loradeck_agent.router", description=__doc__)
+    parser.add_argument("--state", type=Path, required=True, help="folder of its table, lock and control socket")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where callers connect")
+    parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; needed beyond loopback")
+    parser.add_argument("--tls-key", type=Path, help="its private key")
+    options = parser.parse_args(argv)
+    host, _, port = options.listen.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit():
+        parser.error("--listen takes HOST:PORT")
+    if options.tls_cert is None and not _loopback(host):
+        parser.error("--listen beyond loopback needs --tls-cert and --tls-key: callers send their keys")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    tls = None
+    if options.tls_cert is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(options.tls_cert, options.tls_key)
+    try:
+        uvloop.run(_run(options.state, host, int(port), tls))
+    except (TableFault, OSError) as fault:
+        logging.getLogger("loradeck_agent.router").error("%s", fault)
+        return 1
+    return 0
+
+
+async def _run(state: Path, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    router = Router(state)
+    await router.start(host, port, tls)
+    await stop.wait()
+    await router.stop()
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

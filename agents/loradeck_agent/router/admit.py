@@ -1,0 +1,266 @@
+"""The look-up: model -> entry -> release in force -> engine.
+
+What a route answers is compiled into a `Plan` whenever anything it depends on changes, so that a flip is the
+swap of one dict entry and the look-up is one dict get. `Admission.admit` does not await: between reading the
+entry and choosing the engine nothing else runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.route import Gap, ResponseChecks, Streams
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.router.contact import Contact
+from loradeck_agent.router.replicas import Replica, Replicas
+from loradeck_agent.router.stats import Counter, Stats
+from loradeck_agent.router.table import InForce, Key
+from loradeck_agent.router.trace import Row, now_ms
+
+DEFAULT_ROUTE = "production"
+RETRY_AFTER_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not served. `fix` is for the caller."""
+
+    status: int
+    code: str
+    message: str
+    fix: str = ""
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One engine that a plan may choose, with what every request sent there carries."""
+
+    replica: Replica
+    model: str
+    headers: dict[str, str]
+    counter: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a route answers now. `exact`: the entry's own release, neither a gap's stand-in nor a pin."""
+
+    entry: TableEntry
+    generation: int
+    release: str
+    targets: tuple[Target, ...]
+    exact: bool
+
+    @property
+    def checks(self) -> ResponseChecks:
+        return self.entry.checks
+
+
+@dataclass(slots=True, eq=False)
+class Admitted:
+    """One look-up that found an engine. `cut` is set when its release was left and its route cuts streams."""
+
+    plan: Plan
+    target: Target
+    row: Row
+    task: asyncio.Task[None] | None
+    stale_s: float | None
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class _Route:
+    plan: Plan | Refusal
+    open: set[Admitted] = field(default_factory=set)
+
+
+class Admission:
+    """The routes as callers see them."""
+
+    def __init__(self, contact: Contact, stats: Stats) -> None:
+        self._contact = contact
+        self._stats = stats
+        self._routes: dict[Key, _Route] = {}
+        self._tenants: set[str] = set()
+        self._routes_by_caller: dict[str, set[Key]] = {}
+
+    # ---- callers -------------------------------------------------------------------------------------------
+
+    def tenants_of(self, bearer: str) -> set[str] | None:
+        """Tenants that a caller's key may use; None when no tenant knows it."""
+        routes = self._routes_by_caller.get(hashlib.sha256(bearer.encode()).hexdigest())
+        return {tenant for tenant, _ in routes} if routes else None
+
+    def models(self, tenants: set[str]) -> list[str]:
+        """Names under which these tenants' routes can be asked for."""
+        names: list[str] = []
+        for (tenant, route), held in sorted(self._routes.items()):
+            if tenant in tenants and not (isinstance(held.plan, Refusal) and held.plan.status == 404):
+                names += [tenant] if route == DEFAULT_ROUTE else []
+                names.append(f"{tenant}/{route}")
+        return names
+
+    def knows_tenant(self, tenant: str) -> bool:
+        return tenant in self._tenants
+
+    def admit(self, key: Key, request: str, *, streamed: bool, passed_by: Replica | None) -> Admitted | Refusal:
+        """Chooses the engine for one request, now, and counts it as admitted.
+
+        Args:
+            passed_by: an engine that just failed this request; another one is preferred.
+        """
+        route = self._routes.get(key)
+        if route is None:
+            return unknown_model(key)
+        plan = route.plan
+        if isinstance(plan, Refusal):
+            return plan
+        mono_ns = time.monotonic_ns()
+        stale_s = self._contact.age_s(mono_ns / 1e9)
+        limit = plan.entry.refuse_after_s
+        if stale_s is not None and limit is not None and stale_s > limit:
+            return Refusal(
+                503,
+                "hub_lost",
+                f"This node has not heard from its hub for {stale_s:.0f} s; {key[0]} allows {limit:.0f} s.",
+                "Try again, or ask another node.",
+                RETRY_AFTER_S,
+            )
+        targets = plan.targets
+        target = targets[0] if len(targets) == 1 else _least_open(targets, passed_by)
+        row = Row(
+            request=request,
+            tenant=key[0],
+            route=key[1],
+            release=plan.release,
+            generation=plan.generation,
+            replica=target.replica.at.replica,
+            streamed=streamed,
+            admitted_ns=mono_ns,
+            admitted_ms=now_ms(),
+        )
+        admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
+        target.replica.take()
+        target.counter.admit(row)
+        route.open.add(admitted)
+        return admitted
+
+    def left(self, admitted: Admitted, status: int, *, finished: bool = False, error: bool = False) -> None:
+        """The answer is over. `finished`: completely answered; `error`: the engine or the way to it failed."""
+        row = admitted.row
+        row.finished_ns = time.monotonic_ns()
+        row.status = status
+        admitted.target.replica.give_back()
+        admitted.target.counter.leave(row, finished=finished, error=error, token=finished)
+        self._routes[row.tenant, row.route].open.discard(admitted)
+
+    def exact(self, key: Key, fence: tuple[int, int], replica: str) -> tuple[Plan, Target] | None:
+        """The same look-up for a proof, held to one engine; None unless exactly this generation is in force there."""
+        route = self._routes.get(key)
+        if route is None or isinstance(route.plan, Refusal):
+            return None
+        plan = route.plan
+        if not plan.exact or plan.entry.fence != fence:
+            return None
+        return next(((plan, target) for target in plan.targets if target.replica.name == replica), None)
+
+    # ---- the switch ----------------------------------------------------------------------------------------
+
+    def swap(self, key: Key, plan: Plan | Refusal) -> None:
+        """From here on every look-up of this route finds this plan. Answers of another release are cut if asked for."""
+        route = self._routes.get(key)
+        if route is None:
+            self._routes[key] = _Route(plan)
+            self._tenants.add(key[0])
+            return
+        route.plan = plan
+        if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
+            for admitted in route.open:
+                if admitted.row.release != plan.release and not admitted.cut and admitted.task is not None:
+                    admitted.cut = True
+                    admitted.task.cancel()
+
+    def set_callers(self, key: Key, before: Iterable[str], now: Iterable[str]) -> None:
+        """Callers' keys (SHA-256, hex) of one entry, as they were and as they are."""
+        for digest in before:
+            routes = self._routes_by_caller[digest]
+            routes.discard(key)
+            if not routes:
+                del self._routes_by_caller[digest]
+        for digest in now:
+            self._routes_by_caller.setdefault(digest, set()).add(key)
+
+    def compile(self, entry: TableEntry, pin: Pin | None, force: InForce | None, replicas: Replicas) -> Plan | Refusal:
+        """What this route answers, given what is durable and what the engines hold."""
+        if entry.current is None:
+            return unknown_model(entry.key)
+        if entry.suspended:
+            return Refusal(403, "tenant_suspended", f"{entry.tenant} is suspended.", "Ask the operators of this fleet.")
+        wanted = pin.release if pin is not None else entry.current
+        flipped = force is not None and force.is_of(entry, wanted)
+        if flipped and (plan := self._plan(entry, entry.generation, wanted, replicas, exact=pin is None)):
+            return plan
+        if entry.gap is Gap.BASE:
+            base = base_alone(entry.tenant, wanted.release.base)
+            if plan := self._plan(entry, entry.generation, base, replicas, exact=False):
+                return plan
+        elif entry.gap is Gap.LEFT and force is not None and force.release is not None and not flipped:
+            left = self._plan(entry, force.generation, force.release, replicas, exact=False)
+            if left is not None:
+                return left
+        return Refusal(
+            503,
+            "release_not_ready",
+            f"{entry.tenant}/{entry.route}: its release is not loaded on this node.",
+            "Try again.",
+            RETRY_AFTER_S,
+        )
+
+    def _plan(
+        self, entry: TableEntry, generation: int, ref: ReleaseRef, replicas: Replicas, *, exact: bool
+    ) -> Plan | None:
+        """A plan for one release; None when no engine holds it."""
+        targets = tuple(
+            Target(
+                replica=replica,
+                model=replica.model_name(ref),
+                headers={
+                    "x-loradeck-release": ref.id,
+                    "x-loradeck-base": ref.release.served_base,
+                    "x-loradeck-adapter": ref.release.adapter or "none",
+                    "x-loradeck-generation": str(generation),
+                    "x-loradeck-replica": replica.name,
+                },
+                counter=self._stats.counter(entry.tenant, entry.route, generation, ref.id, replica.name),
+            )
+            for replica in replicas
+            if replica.serves(ref)
+        )
+        return Plan(entry, generation, ref.id, targets, exact) if targets else None
+
+
+def unknown_model(key: Key) -> Refusal:
+    return Refusal(
+        404,
+        "unknown_model",
+        f"No model {key[0]}/{key[1]} is routed here.",
+        "GET /v1/models lists what this key may use.",
+    )
+
+
+@lru_cache(maxsize=4096)
+def base_alone(tenant: str, base: str) -> ReleaseRef:
+    """The release of a tenant's base without an adapter, which stands in under gap policy `base`."""
+    release = Release(tenant=tenant, form=Form.BASE, base=base, adapter=None, merged=None, label="base")
+    return ReleaseRef(id=release.id, release=release, label="base")
+
+
+def _least_open(targets: tuple[Target, ...], passed_by: Replica | None) -> Target:
+    return min(targets, key=lambda target: (target.replica is passed_by, target.replica.open))

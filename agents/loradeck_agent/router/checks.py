@@ -1,0 +1,124 @@
+"""Response checks: whether a live answer is what its route asks for, judged away from the callers' path.
+
+Answers are judged in a child process (`checker`), so that neither a costly schema nor a regular expression
+that never ends can hold up a request. Where the child is behind, answers go unchecked; they are never counted
+as good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loradeck.schemas.route import ResponseChecks
+
+log = logging.getLogger(__name__)
+
+ANSWER_CAP = 2**20
+"""Bytes of one answer, as sent; a longer one goes unchecked."""
+
+_QUEUE_CAP = 1000
+_BYTES_CAP = 16 * 2**20
+_RESTART_S = 1.0
+
+Done = Callable[[bool | None], None]
+"""Called with whether the answer was bad, or None when it could not be judged."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    line: bytes
+    answer_schema: str | None
+    done: Done
+
+
+class Checks:
+    """The bounded queue in front of the child, and the child."""
+
+    def __init__(self) -> None:
+        self._pending: dict[int, _Pending] = {}
+        self._bytes = 0
+        self._last = 0
+        self._child: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._fatal: set[str | None] = set()  # schemas whose check killed the child; not tried again
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="response checks")
+
+    async def close(self) -> None:
+        """Ends the child. What was not judged by now stays unchecked."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for pending in self._pending.values():
+            pending.done(None)
+        self._pending.clear()
+
+    def wants(self, checks: ResponseChecks) -> bool:
+        """Whether this answer falls into the route's sample, and can be judged."""
+        if len(self._pending) >= _QUEUE_CAP or self._bytes >= _BYTES_CAP or checks.answer_schema in self._fatal:
+            return False
+        return checks.sample >= 1 or random.random() < checks.sample
+
+    def submit(self, answer: bytes, *, streamed: bool, checks: ResponseChecks, done: Done) -> None:
+        """Queues one whole answer as the engine sent it; `done` is called later, from the event loop."""
+        self._last += 1
+        document = {"n": self._last, "sse": streamed, "answer": answer.decode(errors="replace")}
+        line = json.dumps(document | {"checks": checks.model_dump()}).encode() + b"\n"
+        self._pending[self._last] = _Pending(line, checks.answer_schema, done)
+        self._bytes += len(line)
+        if self._child is not None and self._child.stdin is not None:
+            self._child.stdin.write(line)
+
+    # ---- the child -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "loradeck_agent.router.checker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+            try:
+                await self._converse(child)
+            finally:
+                self._child = None
+                if child.returncode is None:
+                    child.kill()
+                await child.wait()
+            self._blame_oldest(child.returncode)
+            await asyncio.sleep(_RESTART_S)
+
+    async def _converse(self, child: asyncio.subprocess.Process) -> None:
+        """Feeds the child what is waiting, then reads its verdicts until it is gone."""
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"".join(pending.line for pending in self._pending.values()))
+        self._child = child
+        while line := await child.stdout.readline():
+            verdict = json.loads(line)
+            self._settle(verdict["n"], verdict["bad"])
+
+    def _settle(self, n: int, bad: bool | None) -> str | None:
+        pending = self._pending.pop(n)
+        self._bytes -= len(pending.line)
+        pending.done(bad)
+        return pending.answer_schema
+
+    def _blame_oldest(self, returncode: int | None) -> None:
+        """The child died over the oldest answer it had not judged: that one, and its schema, are given up."""
+        if not self._pending:
+            log.error("the checker ended with %s while idle; it is started again", returncode)
+            return
+        schema = self._settle(next(iter(self._pending)), None)
+        self._fatal.add(schema)
+        log.error("the checker ended with %s over a schema; its answers go unchecked: %.200s", returncode, schema)

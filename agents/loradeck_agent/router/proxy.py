@@ -1,0 +1,307 @@
+"""The callers' API: OpenAI's completions, by tenant. Only the paths named here are reachable."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from loradeck_agent.router.admit import DEFAULT_ROUTE, Admission, Admitted, Refusal
+from loradeck_agent.router.checks import ANSWER_CAP, Checks
+from loradeck_agent.router.replicas import Replica
+from loradeck_agent.router.table import Key
+from loradeck_agent.router.trace import Trace
+
+log = logging.getLogger(__name__)
+
+BODY_CAP = 4 * 2**20
+"""Bytes of a request's body."""
+
+BODY_TIMEOUT_S = 60.0
+LOOK_UPS = 4
+"""How often one request is looked up at most: after a lost connection, or when its release was left."""
+
+COMPLETIONS = {path: URL(f"http://engine{path}") for path in ("/v1/chat/completions", "/v1/completions")}
+
+_CALLER_LEFT = 499
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OURS_TO_ANSWER = frozenset({401, 403, 404, 405})
+"""Statuses of an engine that say nothing about the caller's request: the router chose the path and the name."""
+
+
+class _LookUpAgain(Exception):
+    """Nothing was sent to the caller yet. `failed`: the engine that could not be reached, if that is why."""
+
+    def __init__(self, failed: Replica | None) -> None:
+        super().__init__()
+        self.failed = failed
+
+
+class _CallerLeft(Exception):
+    """The caller's connection is gone."""
+
+
+class Proxy:
+    def __init__(self, admission: Admission, checks: Checks, trace: Trace) -> None:
+        self._admission = admission
+        self._checks = checks
+        self._trace = trace
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, method = request.path, request.method
+        if method == "POST" and path in COMPLETIONS:
+            return await self._complete(request, COMPLETIONS[path])
+        if method == "GET" and path == "/v1/models":
+            return self._models(request)
+        if method == "GET" and path == "/healthz":
+            return web.json_response({"status": "ok"})
+        return _refused(Refusal(404, "not_found", f"{method} {path} is not served here."))
+
+    # ---- what callers may do -------------------------------------------------------------------------------
+
+    def _tenants(self, request: web.BaseRequest) -> set[str] | Refusal:
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        tenants = self._admission.tenants_of(bearer.strip()) if scheme.lower() == "bearer" else None
+        return tenants or Refusal(
+            401, "bad_key", "No tenant here knows this key.", "Send `Authorization: Bearer` with your tenant's key."
+        )
+
+    def _models(self, request: web.BaseRequest) -> web.Response:
+        tenants = self._tenants(request)
+        if isinstance(tenants, Refusal):
+            return _refused(tenants)
+        names = self._admission.models(tenants)
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in names]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _complete(self, request: web.BaseRequest, url: URL) -> web.StreamResponse:
+        tenants = self._tenants(request)  # before the body: strangers' bytes are not read
+        if isinstance(tenants, Refusal):
+            return _refused(tenants)
+        asked = await _document(request)
+        if isinstance(asked, Refusal):
+            return _refused(asked)
+        tenant, _, route = asked["model"].partition("/")
+        if tenant not in tenants and self._admission.knows_tenant(tenant):
+            return _refused(Refusal(403, "wrong_tenant", f"This key may not use {tenant}.", "Use that tenant's key."))
+        key = (tenant, route or DEFAULT_ROUTE)
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+        failed: Replica | None = None
+        for _ in range(LOOK_UPS):
+            found = self._look_up(key, request_id, bool(asked.get("stream")), failed)
+            if isinstance(found, Refusal):
+                return _refused(found, request_id)
+            try:
+                return await self._forward(request, found, url, asked)
+            except _LookUpAgain as again:
+                if again.failed is not None and again.failed is failed:
+                    break  # the same engine twice: there is no other to ask
+                failed = again.failed
+        return _refused(
+            Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
+        )
+
+    def _look_up(self, key: Key, request_id: str, streamed: bool, failed: Replica | None) -> Admitted | Refusal:
+        return self._admission.admit(key, request_id, streamed=streamed, passed_by=failed)
+
+    # ---- one admission -------------------------------------------------------------------------------------
+
+    async def _forward(
+        self, request: web.BaseRequest, admitted: Admitted, url: URL, asked: dict[str, Any]
+    ) -> web.StreamResponse:
+        """Sends an admitted request to its engine and the answer back.
+
+        Raises:
+            _LookUpAgain: nothing was sent to the caller, and another look-up may do better.
+        """
+        target = admitted.target
+        headers = _answer_headers(admitted)
+        body = json.dumps({**asked, "model": target.model}).encode()
+        sent: web.StreamResponse | None = None
+        try:
+            async with target.replica.session.post(
+                url,
+                data=body,
+                headers={"Content-Type": "application/json", "x-request-id": admitted.row.request},
+                allow_redirects=False,
+            ) as upstream:
+                if upstream.status == 200 and upstream.content_type == "text/event-stream":
+                    sent = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
+                    return await self._stream(request, admitted, upstream, sent)
+                raw = await upstream.read()
+                return self._whole(admitted, upstream, raw, headers)
+        except asyncio.CancelledError:
+            if not admitted.cut or _cancelled_twice():
+                self._end(admitted, _CALLER_LEFT)
+                raise
+            if sent is None or not sent.prepared:
+                self._end(admitted, 0)
+                raise _LookUpAgain(None) from None
+            self._end(admitted, 200)
+            return await _break_off(request, sent, "release_left", "The release that was answering has been left.")
+        except _CallerLeft:
+            self._end(admitted, _CALLER_LEFT)
+            assert sent is not None
+            return sent
+        except aiohttp.SocketTimeoutError:
+            self._end(admitted, 504, error=True)
+            if sent is not None and sent.prepared:
+                return await _break_off(request, sent, "engine_silent", "The engine stopped answering.")
+            return _refused(Refusal(504, "engine_silent", "The engine did not answer.", "Try again."), headers=headers)
+        except aiohttp.ClientError as lost:
+            log.warning("%s: %s", target.replica.name, lost)
+            if sent is not None and sent.prepared:
+                self._end(admitted, 200, error=True)
+                return await _break_off(request, sent, "engine_lost", "The engine was lost in mid-answer.")
+            self._end(admitted, 0, error=True)
+            raise _LookUpAgain(target.replica) from lost
+
+    def _whole(
+        self, admitted: Admitted, upstream: aiohttp.ClientResponse, raw: bytes, headers: dict[str, str]
+    ) -> web.Response:
+        """An answer that came in one piece."""
+        status = upstream.status
+        if status == 200:
+            self._end(admitted, status, finished=True, answer=raw if len(raw) <= ANSWER_CAP else None)
+        elif 400 <= status < 500 and status not in _OURS_TO_ANSWER:
+            self._end(admitted, status, finished=True)
+        else:
+            log.warning("%s answered %d: %.500s", admitted.target.replica.name, status, raw.decode(errors="replace"))
+            self._end(admitted, 502, error=True)
+            code = "release_not_on_engine" if status == 404 else "engine_error"
+            return _refused(Refusal(502, code, f"The engine answered {status}.", "Try again.", 1), headers=headers)
+        kind = upstream.headers.get("Content-Type", "application/json")
+        return web.Response(status=status, body=raw, headers={**headers, "Content-Type": kind})
+
+    async def _stream(
+        self,
+        request: web.BaseRequest,
+        admitted: Admitted,
+        upstream: aiohttp.ClientResponse,
+        response: web.StreamResponse,
+    ) -> web.StreamResponse:
+        """Passes events on as they come. Headers are sent with the first of them, not before."""
+        row = admitted.row
+        kept: list[bytes] | None = []
+        size = 0
+        tail = b""
+        failed = False
+        async for chunk in upstream.content.iter_any():
+            try:
+                if not response.prepared:
+                    row.first_token_ns = time.monotonic_ns()
+                    admitted.target.counter.first_token(row)
+                    await response.prepare(request)
+                await response.write(chunk)
+            except ConnectionError as gone:
+                raise _CallerLeft from gone
+            tail = (tail + chunk)[-32:]
+            failed = failed or b'data: {"error"' in chunk
+            size += len(chunk)
+            if kept is not None:
+                kept.append(chunk)
+                if size > ANSWER_CAP:
+                    kept = None
+        if b"[DONE]" not in tail:
+            raise aiohttp.ClientPayloadError("the stream ended without its [DONE]")
+        answer = b"".join(kept) if kept is not None and not failed else None
+        self._end(admitted, 200, finished=not failed, error=failed, answer=answer)
+        return response
+
+    def _end(
+        self,
+        admitted: Admitted,
+        status: int,
+        *,
+        finished: bool = False,
+        error: bool = False,
+        answer: bytes | None = None,
+    ) -> None:
+        """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
+        self._admission.left(admitted, status, finished=finished, error=error)
+        checks = admitted.plan.checks
+        if answer is None or not self._checks.wants(checks):
+            self._trace.add(admitted.row)
+            return
+
+        def judged(bad: bool | None) -> None:
+            if bad is not None:
+                admitted.row.checked, admitted.row.bad = True, bad
+                admitted.target.counter.judged(bad)
+            self._trace.add(admitted.row)
+
+        self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)
+
+
+def _cancelled_twice() -> bool:
+    """Takes back the cut's own cancellation; true if the caller left as well."""
+    task = asyncio.current_task()
+    return task is not None and task.uncancel() > 0
+
+
+async def _document(request: web.BaseRequest) -> dict[str, Any] | Refusal:
+    """The request's body: a JSON object with a `model`."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            raw = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        return Refusal(413, "body_too_large", f"A request's body may have {BODY_CAP} bytes.", "Send a shorter one.")
+    except TimeoutError:
+        return Refusal(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.", "Try again.")
+    try:
+        asked = json.loads(raw)
+    except ValueError:
+        return Refusal(400, "bad_json", "The body is not JSON.", "Send a JSON object.")
+    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+        return Refusal(
+            400, "no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them."
+        )
+    return asked
+
+
+def _answer_headers(admitted: Admitted) -> dict[str, str]:
+    headers = {**admitted.target.headers, "x-request-id": admitted.row.request, "Server": "loradeck"}
+    if admitted.stale_s is not None:
+        headers["x-loradeck-stale"] = f"{admitted.stale_s:.1f}"
+    return headers
+
+
+def _refused(refusal: Refusal, request_id: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
+    """An error in the form that OpenAI's clients read."""
+    extra = {"Server": "loradeck"} | (headers or {})
+    if request_id is not None:
+        extra["x-request-id"] = request_id
+    if refusal.retry_after_s is not None:
+        extra["Retry-After"] = str(refusal.retry_after_s)
+    if refusal.status == 401:
+        extra["WWW-Authenticate"] = "Bearer"
+    return web.json_response(
+        _error(refusal.code, f"{refusal.message} {refusal.fix}".strip()), status=refusal.status, headers=extra
+    )
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": code, "param": None, "code": code}}
+
+
+async def _break_off(
+    request: web.BaseRequest, response: web.StreamResponse, code: str, message: str
+) -> web.StreamResponse:
+    """Ends a stream that cannot be finished: says why, then closes without the ending a client takes for success."""
+    try:
+        await response.write(b"data: " + json.dumps(_error(code, message)).encode() + b"\n\n")
+    except ConnectionError as gone:
+        log.debug("the caller left as well: %s", gone)
+    if request.transport is not None:
+        request.transport.close()
+    return response

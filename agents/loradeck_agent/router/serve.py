@@ -1,0 +1,104 @@
+"""One router, put together: table, switch, the callers' listener and the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import ssl
+from pathlib import Path
+
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+
+from loradeck_agent.router.admit import Admission
+from loradeck_agent.router.checks import Checks
+from loradeck_agent.router.contact import Contact
+from loradeck_agent.router.control import Control
+from loradeck_agent.router.proxy import BODY_CAP, Proxy
+from loradeck_agent.router.replicas import Replicas
+from loradeck_agent.router.stats import Stats
+from loradeck_agent.router.switch import Switch
+from loradeck_agent.router.table import Table
+from loradeck_agent.router.trace import Trace
+
+DRAIN_S = 10.0
+"""How long answers under way may go on after SIGTERM."""
+
+
+class Router:
+    """Holds the folder's lock from construction to `stop`."""
+
+    def __init__(self, state: Path) -> None:
+        """Raises:
+        TableFault: another router runs here, or the table is damaged.
+        """
+        self.boot = secrets.token_hex(8)
+        self._table = Table(state)
+        self._socket = state / "router.sock"
+        self._stats = Stats()
+        self._trace = Trace()
+        self._checks = Checks()
+        self._contact = Contact(self._table)
+        self._replicas = Replicas()
+        self._admission = Admission(self._contact, self._stats)
+        self.switch = Switch(self._table, self._admission, self._replicas)
+        self._runners: list[web.BaseRunner] = []
+
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Serves the table as it stands, then opens the control socket.
+
+        Raises:
+            OSError: an address cannot be bound.
+        """
+        self.switch.start()
+        self._checks.start()
+        proxy = Proxy(self._admission, self._checks, self._trace)
+        callers = web.ServerRunner(
+            web.Server(proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None),
+            shutdown_timeout=DRAIN_S,
+        )
+        await callers.setup()
+        self._runners.append(callers)
+        await web.TCPSite(callers, host, port, ssl_context=tls, backlog=1024).start()
+
+        control = Control(
+            self.boot,
+            self._table.contents,
+            self.switch,
+            self._admission,
+            self._contact,
+            self._stats,
+            self._trace,
+        )
+        agent = web.AppRunner(control.app(), access_log=None, shutdown_timeout=1.0)
+        await agent.setup()
+        self._runners.append(agent)
+        self._socket.unlink(missing_ok=True)  # left by a router that was killed; the lock says that it is gone
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(agent, str(self._socket)).start()
+        finally:
+            os.umask(before)
+
+    async def stop(self) -> None:
+        """Accepts nothing more, lets answers finish for up to DRAIN_S, and gives the folder back."""
+        for runner in self._runners:
+            await runner.cleanup()
+        await self._checks.close()
+        await self._replicas.close()
+        self._socket.unlink(missing_ok=True)
+        self._table.close()
+
+
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """As aiohttp makes it, with our cap on a body."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_CAP)

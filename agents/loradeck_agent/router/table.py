@@ -1,0 +1,292 @@
+"""The durable table: what this router was told, what it acknowledged, and where its engines are.
+
+One file of lines, `<crc32> <json>`, each a `Change`. A change is appended and fdatasynced before anything
+acts on it. A last line that a crash tore is dropped; a broken line with whole ones after it is corruption,
+and then the router does not start. The file is rewritten by rename when it is opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Digest, Name, Wire
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+
+Key = tuple[str, str]
+"""(tenant, route)."""
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class EngineAt(Wire):
+    """One engine, as the agent last described it. `socket` is the path of its Unix socket."""
+
+    replica: Name
+    socket: str
+    base: Digest
+    base_name: str = "base"
+    ready: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
+
+
+class InForce(Wire):
+    """The release a router last flipped to. It never goes back behind it on its own.
+
+    `release` None: the tombstone was taken, and what was before it is no longer there to go on with.
+    """
+
+    tenant: Name
+    route: Name
+    epoch: int
+    generation: int
+    release: ReleaseRef | None
+
+    @property
+    def key(self) -> Key:
+        return (self.tenant, self.route)
+
+    def is_of(self, entry: TableEntry, wanted: ReleaseRef | None) -> bool:
+        """Whether the flip to this release, under this entry's fence, has been made."""
+        same = (self.release and self.release.id) == (wanted and wanted.id)
+        return same and (self.epoch, self.generation) == entry.fence
+
+
+class Change(Wire):
+    """One line of the table's file. What is absent stays as it was."""
+
+    at_ms: int
+    position: tuple[int, int, Digest] | None = Field(None, description="(epoch, rev, hash) of the hub's log")
+    entries: tuple[TableEntry, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    unpins: tuple[tuple[Name, Name], ...] = ()
+    in_force: tuple[InForce, ...] = ()
+    engines: tuple[EngineAt, ...] | None = None
+
+
+@dataclass
+class Contents:
+    """The table in memory. Changed only by `apply`, and only with a change that is durable."""
+
+    epoch: int = 0
+    rev: int = 0
+    hash: str = GENESIS
+    entries: dict[Key, TableEntry] = field(default_factory=dict)
+    pins: dict[Key, Pin] = field(default_factory=dict)
+    in_force: dict[Key, InForce] = field(default_factory=dict)
+    engines: tuple[EngineAt, ...] = ()
+
+    def apply(self, change: Change) -> None:
+        if change.position is not None:
+            self.epoch, self.rev, self.hash = change.position
+        for entry in change.entries:
+            self.entries[entry.key] = entry
+        for pin in change.pins:
+            self.pins[pin.tenant, pin.route] = pin
+        for key in change.unpins:
+            self.pins.pop(key, None)
+        for force in change.in_force:
+            self.in_force[force.key] = force
+        if change.engines is not None:
+            self.engines = change.engines
+
+
+class TableFault(Exception):
+    """The table's folder or file cannot be used. `code` is stable, `fix` says what to do."""
+
+    def __init__(self, code: str, detail: str, fix: str) -> None:
+        super().__init__(f"{code}: {detail} {fix}")
+        self.code = code
+        self.detail = detail
+        self.fix = fix
+
+
+class Table:
+    """The file, its lock, and its contents.
+
+    Attributes:
+        contents: what all durable changes add up to.
+        heard_s: age in seconds of the newest sign of the hub that this file carries, when it was opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Locks the folder, reads the file, compacts it.
+
+        Raises:
+            TableFault: `router_running` (another router holds the lock), `table_corrupt`.
+            OSError: the folder cannot be written.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        self._folder = folder
+        self._path = folder / "table.jsonl"
+        self._lock = os.open(folder / "router.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as locked:
+            os.close(self._lock)
+            raise TableFault(
+                "router_running", f"another router holds {folder / 'router.lock'}.", "Use that one, or stop it first."
+            ) from locked
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, f"{os.getpid()}\n".encode())
+        self.contents = Contents()
+        self._file = -1
+        self._end = 0
+        self._compacted_to = 0
+        self.heard_s = 0.0
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            raw = self._path.read_bytes()
+            heard_ns = self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            raw, heard_ns = b"", time.time_ns()
+        self.heard_s = max(0.0, (time.time_ns() - heard_ns) / 1e9)
+        for change in _changes(raw, self._path):
+            self.contents.apply(change)
+        self.compact()
+        os.utime(self._path, ns=(heard_ns, heard_ns))
+
+    def compact(self) -> None:
+        """Writes the contents as one line to a new file and renames it over the old one.
+
+        Raises:
+            OSError: the old file is then still the one in use.
+        """
+        held = self.contents
+        line = _line(
+            Change(
+                at_ms=time.time_ns() // 1_000_000,
+                position=(held.epoch, held.rev, held.hash),
+                entries=tuple(held.entries.values()),
+                pins=tuple(held.pins.values()),
+                in_force=tuple(held.in_force.values()),
+                engines=held.engines,
+            )
+        )
+        staged = self._path.with_suffix(".new")
+        file = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(file, line)
+            os.fsync(file)
+            os.rename(staged, self._path)
+        except BaseException:
+            os.close(file)
+            raise
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = file
+        self._end = self._compacted_to = len(line)
+
+    # ---- writing -------------------------------------------------------------------------------------------
+
+    def append(self, change: Change) -> None:
+        """Makes a change durable. Does not apply it: the caller swaps when this has returned.
+
+        Raises:
+            TableFault: `disk_full` or `table_write_failed`. The file is cut back to the last durable line; if
+                even that fails, the next append tries again before it writes.
+        """
+        line = _line(change)
+        try:
+            if os.fstat(self._file).st_size != self._end:
+                os.ftruncate(self._file, self._end)
+            _write_all(self._file, line)
+            os.fdatasync(self._file)
+        except OSError as fault:
+            self._cut_back()
+            code = "disk_full" if fault.errno in _FULL else "table_write_failed"
+            raise TableFault(
+                code,
+                f"{self._path}: {fault.strerror}.",
+                "The entry was not switched. Free or repair the disk; the agent sends it again.",
+            ) from fault
+        self._end += len(line)
+
+    def _cut_back(self) -> None:
+        """Removes what a failed append may have left, as far as the disk allows."""
+        try:
+            os.ftruncate(self._file, self._end)
+            os.fdatasync(self._file)
+        except OSError:
+            return  # `append` compares the size before it writes, and a torn line is dropped when it is read
+
+    @property
+    def bloated(self) -> bool:
+        """Whether the file has outgrown its contents so far that it should be compacted before the next start."""
+        return self._end > 64 * 2**20 and self._end > 4 * self._compacted_to
+
+    def note_heard(self) -> None:
+        """Marks the hub as heard from now. Survives the process; not worth an fsync."""
+        os.utime(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+        os.close(self._lock)
+
+
+def _line(change: Change) -> bytes:
+    body = change.model_dump_json().encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _changes(raw: bytes, path: Path) -> list[Change]:
+    """The whole lines of a file, in order.
+
+    Raises:
+        TableFault: `table_corrupt`, when a whole line follows a broken one.
+    """
+    found: list[Change] = []
+    broken: int | None = None
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if not line:
+            continue
+        change = _parsed(line)
+        if change is None:
+            broken = broken or number
+        elif broken is not None:
+            raise TableFault(
+                "table_corrupt",
+                f"{path}: line {broken} is damaged and whole lines follow it.",
+                "Move the file away to start with an empty table; the agent then sends all of it.",
+            )
+        else:
+            found.append(change)
+    return found
+
+
+def _parsed(line: bytes) -> Change | None:
+    """The change on a line; None when the line was torn, damaged, or written by something else."""
+    crc, _, body = line.partition(b" ")
+    try:
+        if len(crc) != 8 or int(crc, 16) != zlib.crc32(body):
+            return None
+        return Change.model_validate_json(body)
+    except ValueError:  # pydantic's ValidationError is one
+        return None

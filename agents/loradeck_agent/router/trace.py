@@ -1,0 +1,79 @@
+"""The trace: a bounded ring of who was served by which release, and the row of a request under way."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+
+from loradeck.schemas.trace import TraceRow
+
+KEPT = 10_000
+
+
+@dataclass(slots=True)
+class Row:
+    """A row while its request runs. Times are CLOCK_MONOTONIC in nanoseconds; 0 where there was none."""
+
+    request: str
+    tenant: str
+    route: str
+    release: str
+    generation: int
+    replica: str
+    streamed: bool
+    admitted_ns: int
+    admitted_ms: int
+    first_token_ns: int = 0
+    finished_ns: int = 0
+    status: int = 0
+    checked: bool = False
+    bad: bool = False
+    seq: int = 0
+
+    def wall_ms(self, mono_ns: int) -> int:
+        """Wall clock of a monotonic instant, by the admission's pair of clocks."""
+        return self.admitted_ms + (mono_ns - self.admitted_ns) // 1_000_000
+
+    def typed(self) -> TraceRow:
+        return TraceRow(
+            seq=self.seq,
+            request=self.request,
+            tenant=self.tenant,
+            route=self.route,
+            release=self.release,
+            generation=self.generation,
+            replica=self.replica,
+            admitted_mono_ns=self.admitted_ns,
+            admitted_ms=self.admitted_ms,
+            first_token_ms=self.wall_ms(self.first_token_ns) if self.first_token_ns else None,
+            finished_ms=self.wall_ms(self.finished_ns),
+            status=self.status,
+            streamed=self.streamed,
+            checked=self.checked,
+            bad=self.bad,
+        )
+
+
+class Trace:
+    """Rows enter when they are complete: finished, and judged where a check was due."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._rows: deque[Row] = deque(maxlen=kept)
+        self._seq = 0
+
+    def add(self, row: Row) -> None:
+        self._seq += 1
+        row.seq = self._seq
+        self._rows.append(row)
+
+    def after(self, seq: int, tenant: str | None = None) -> list[TraceRow]:
+        """Rows completed after `seq`, oldest first; fewer than all of them once the ring has turned over."""
+        oldest = self._seq - len(self._rows)
+        rows = islice(self._rows, max(0, seq - oldest), None)
+        return [row.typed() for row in rows if tenant is None or row.tenant == tenant]
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

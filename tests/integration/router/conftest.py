@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.router.running import Running
+from tests.integration.router.upstream import Upstream
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: a Unix socket's may have 107 bytes."""
+    made = Path(tempfile.mkdtemp(prefix="ld"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+async def engine(folder: Path) -> AsyncIterator[Upstream]:
+    upstream = Upstream("e0", str(folder / "e0.sock"))
+    await upstream.start()
+    yield upstream
+    await upstream.stop()
+
+
+@pytest.fixture
+async def stopped(folder: Path) -> AsyncIterator[Running]:
+    """A router that the test starts itself."""
+    running = Running(folder)
+    yield running
+    await running.close()
+
+
+@pytest.fixture
+async def router(stopped: Running) -> Running:
+    await stopped.start()
+    return stopped
