@@ -1,0 +1,85 @@
+"""The hash chain of the log: how an event gets its place in it, and how a log is checked.
+
+Each event's hash covers every other field of it, the previous event's hash included. So whoever holds one
+hash can tell whether a log is the one it came from, and no event can be changed, dropped or put in between
+without every later hash changing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from loradeck.schemas.ids import digest_of
+from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainBreak:
+    """The first event at which a log is not what it was."""
+
+    rev: int
+    why: str
+
+
+def event_hash(event: Event) -> str:
+    """SHA-256 (hex) of the canonical JSON of every field but `hash`."""
+    return digest_of(event.model_dump(mode="json", exclude={"hash"}))
+
+
+def seal(draft: Draft, *, rev: int, id: str, txn: str, epoch: int, at_ms: int, prev_hash: str) -> Event:
+    """Gives a draft its place in the log.
+
+    Fills in what rules cannot know beforehand: the event's id in `last_move` and in the quarantines this
+    event sets (drafted with an empty `event`), and the time in `moved_ms`. Kinds that move nothing leave
+    `last_move` and `moved_ms` as they were.
+    """
+    pointer = draft.pointer
+    if pointer is not None:
+        pointer = _stamped(pointer, id=id, at_ms=at_ms, moves=draft.kind in MOVES)
+    event = Event(
+        rev=rev,
+        id=id,
+        txn=txn,
+        epoch=epoch,
+        kind=draft.kind,
+        tenant=draft.tenant,
+        route=draft.route,
+        pointer=pointer,
+        from_release=draft.from_release,
+        actor=draft.actor,
+        role=draft.role,
+        reason=draft.reason,
+        incident=draft.incident,
+        override=draft.override,
+        undoes=draft.undoes,
+        payload=draft.payload,
+        at_ms=at_ms,
+        prev_hash=prev_hash,
+        hash=GENESIS,
+    )
+    return event.model_copy(update={"hash": event_hash(event)})
+
+
+def _stamped(pointer: PointerState, *, id: str, at_ms: int, moves: bool) -> PointerState:
+    quarantined = tuple(q if q.event else q.model_copy(update={"event": id}) for q in pointer.quarantined)
+    update: dict[str, object] = {"quarantined": quarantined}
+    if moves:
+        update |= {"last_move": id, "moved_ms": at_ms}
+    return pointer.model_copy(update=update)
+
+
+def verify(events: Iterable[Event], prev_hash: str = GENESIS, first_rev: int = 1) -> ChainBreak | None:
+    """Checks a stretch of the log that follows `prev_hash`. None: it is whole; else where it first breaks."""
+    rev, prev, epoch = first_rev, prev_hash, 0
+    for event in events:
+        if event.rev != rev:
+            return ChainBreak(rev=rev, why=f"rev {rev} is missing: the next event is rev {event.rev}")
+        if event.prev_hash != prev:
+            return ChainBreak(rev=rev, why=f"rev {rev} does not follow the event before it")
+        if event.hash != event_hash(event):
+            return ChainBreak(rev=rev, why=f"rev {rev} was changed after it was committed: its hash does not fit")
+        if event.epoch < epoch:
+            return ChainBreak(rev=rev, why=f"rev {rev} was committed under epoch {event.epoch}, after epoch {epoch}")
+        rev, prev, epoch = rev + 1, event.hash, event.epoch
+    return None

@@ -1,0 +1,101 @@
+"""What a rule says when it forbids something, and the one list of all codes with their HTTP statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+STATUS: Mapping[str, int] = {
+    # Somebody was faster, or the world changed between the frame and the key.
+    "moved": 409,
+    "target_changed": 409,
+    "needs_confirmation": 409,
+    # What binds forward moves.
+    "already_live": 409,
+    "held": 409,
+    "quarantined": 409,
+    "revoked": 409,
+    "frozen": 409,
+    "gate_missing": 409,
+    "gate_failed": 409,
+    "no_slot": 409,
+    "suspended": 409,
+    "offboarded": 409,
+    "prepare_failed": 409,
+    "prepare_pending": 409,
+    # What does not fit together.
+    "wrong_base": 409,
+    "wrong_tenant": 409,
+    "no_prior": 409,
+    "nothing_live": 409,
+    "fallback_not_allowed": 409,
+    "not_undoable": 409,
+    "not_quarantined": 409,
+    "no_change": 409,
+    "exists": 409,
+    "key_reused": 409,
+    # Not there.
+    "not_found": 404,
+    "unknown_tenant": 404,
+    "unknown_route": 404,
+    "unknown_release": 404,
+    "unknown_event": 404,
+    "unknown_rev": 404,
+    "unknown_key": 404,
+    "unknown_base": 404,
+    "unknown_dataset": 404,
+    "unknown_suite": 404,
+    "unknown_job": 404,
+    "unknown_node": 404,
+    "unknown_token": 404,
+    "unknown_blob": 404,
+    # Asked wrongly.
+    "bad_request": 422,
+    "reason_required": 422,
+    "plan_required": 422,
+    "bad_report": 422,
+    "bad_artifact": 422,
+    "digest_mismatch": 422,
+    "too_large": 413,
+    # Who asks.
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "wrong_node": 403,
+    "local_only": 403,
+    # The hub itself.
+    "log_behind": 503,
+    "not_active": 503,
+    "outcome_unknown": 503,
+    "store_error": 500,
+    "store_unusable": 503,
+    "disk_full": 507,
+    "lease_lost": 503,
+    "internal": 500,
+    # What a router or an agent answers.
+    "not_current": 409,
+    "not_ready": 503,
+    "removed": 410,
+    "hub_lost": 503,
+}
+
+
+class Refused(Exception):
+    """The rules forbid it, and nothing was changed.
+
+    `title` says what was wrong, `detail` where, `fix` what to do; `context` carries facts for programs.
+    """
+
+    def __init__(
+        self, code: str, title: str, *, detail: str = "", fix: str = "", context: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(f"{code}: {title}")
+        self.code = code
+        self.title = title
+        self.detail = detail
+        self.fix = fix
+        self.context: dict[str, Any] = dict(context or {})
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the code. Raises KeyError for a code that is not in `STATUS`."""
+        return STATUS[self.code]

@@ -1,0 +1,136 @@
+"""Bad answers and errors: when a release is breached, when it has soaked, and whether it is at fault."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from loradeck.schemas.route import BreachLimit, Soak
+from loradeck.schemas.state import Health
+
+ENOUGH = 50
+"""Answers under which a share says too little to compare."""
+
+ENOUGH_ON_A_REPLICA = 20
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breach:
+    """`what`: 'bad' or 'errors'; `share` of `n` answers, 0 to 1."""
+
+    what: str
+    share: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.share:.1%} of {self.n}"
+
+
+def breached(health: Health, limit: BreachLimit) -> Breach | None:
+    """Which limit the answers of a release passed while it was current; None: none, or too few answers yet."""
+    if health.checked >= limit.n and health.bad / health.checked > limit.bad:
+        return Breach(what="bad", share=health.bad / health.checked, n=health.checked)
+    if health.requests >= limit.n and health.errors / health.requests > limit.errors:
+        return Breach(what="errors", share=health.errors / health.requests, n=health.requests)
+    return None
+
+
+def soaked(seconds: float, requests: int, soak: Soak) -> bool:
+    """Whether a release has served long enough on a pointer for R to go to it without asking."""
+    return seconds >= soak.seconds and requests >= soak.requests
+
+
+def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """95 % interval of a share, k of n. (0, 1) where n is 0.
+
+    Raises:
+        ValueError: k is not within 0..n.
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is no share")
+    if n == 0:
+        return (0.0, 1.0)
+    p, zz = k / n, z * z
+    middle = (p + zz / (2 * n)) / (1 + zz / n)
+    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
+    # At 0 of n and n of n rounding would leave the interval a hair beside its own share.
+    low = 0.0 if k == 0 else max(0.0, middle - half)
+    high = 1.0 if k == n else min(1.0, middle + half)
+    return (low, high)
+
+
+@dataclass(frozen=True)
+class _Share:
+    k: int
+    n: int
+
+    def worse_than(self, other: _Share) -> bool:
+        return wilson(self.k, self.n)[0] > wilson(other.k, other.n)[1]
+
+
+def cause(
+    live: Health,
+    prior: Health | None,
+    by_replica: Mapping[str, Health],
+    others: Health | None,
+    base: Health | None,
+) -> str:
+    """Who is at fault: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'.
+
+    Compares the live release with its prior in its time, replica by replica, with other tenants on the same
+    replicas and with the base alone. Two shares differ only where their 95 % intervals do not meet. A fault
+    in bad answers or in errors is said; where there is none, bad answers have the word if any were checked.
+    """
+    verdicts = []
+    for figure in (_bad, _errors):
+        replicas = [figure(h) for h in by_replica.values()]
+        verdicts.append(
+            _verdict(figure(live), _usable(prior, figure), replicas, _usable(others, figure), _usable(base, figure))
+        )
+    faults = [v for v in verdicts if v in ("release", "node", "base")]
+    if faults:
+        return faults[0]
+    return verdicts[0] if live.checked else verdicts[1]
+
+
+def _bad(health: Health) -> _Share:
+    return _Share(min(health.bad, health.checked), health.checked)
+
+
+def _errors(health: Health) -> _Share:
+    return _Share(min(health.errors, health.requests), health.requests)
+
+
+def _usable(health: Health | None, figure: Callable[[Health], _Share]) -> _Share | None:
+    if health is None:
+        return None
+    share = figure(health)
+    return share if share.n >= ENOUGH else None
+
+
+def _verdict(
+    live: _Share, prior: _Share | None, replicas: Sequence[_Share], others: _Share | None, base: _Share | None
+) -> str:
+    if live.n < ENOUGH:
+        return "too_few"
+    reference = prior if prior is not None else base
+    if reference is None:
+        return "unknown"
+    if not live.worse_than(reference):
+        return "fine"
+    told = [r for r in replicas if r.n >= ENOUGH_ON_A_REPLICA]
+    if any(replica.worse_than(_rest(told, i)) for i, replica in enumerate(told) if len(told) > 1):
+        return "node"
+    if others is not None and not live.worse_than(others):
+        # The neighbours are as bad, so it is something they share. Alike on several replicas, or with the
+        # base alone as bad: the base. On one replica only, node and base cannot be told apart otherwise.
+        return "base" if len(told) > 1 or (base is not None and not live.worse_than(base)) else "node"
+    return "release"
+
+
+def _rest(replicas: Sequence[_Share], i: int) -> _Share:
+    rest = [r for j, r in enumerate(replicas) if j != i]
+    return _Share(sum(r.k for r in rest), sum(r.n for r in rest))

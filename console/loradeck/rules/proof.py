@@ -1,0 +1,113 @@
+"""Proof: does a replica really answer with the release that the router names?
+
+A release's greedy tokens for fixed prompts are its fingerprint, recorded once per engine build on the first
+idle load. Under load the tokens of a near tie may change, so positions count only up to the first one whose
+top-2 margin is under 0.5 nat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loradeck.schemas.attestation import CanaryItem, CanaryRecord
+from loradeck.schemas.ids import short
+
+CLEAR_NATS = 0.5
+"""Margin between the two likeliest tokens, in nats, from which on greedy decoding does not depend on load."""
+
+
+class Level(StrEnum):
+    PROVEN = "proven"  # the fingerprint matches, and no release it could be mistaken for has the same
+    LISTED = "listed"  # it matches as far as it says anything: only path and digest tell the release
+    FAILED = "failed"  # another release answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """`code` says why it is not proven: no_record, no_canaries, not_distinct; canary_missing, canary_mismatch."""
+
+    level: Level
+    code: str | None = None
+    detail: str = ""
+
+
+def counted(item: CanaryItem) -> int:
+    """How many leading positions of a canary count."""
+    n = min(len(item.tokens), len(item.margins))
+    return next((i for i in range(n) if item.margins[i] < CLEAR_NATS), n)
+
+
+def judge(
+    observed: Sequence[CanaryItem],
+    record: CanaryRecord | None,
+    others: Mapping[str, CanaryRecord | None],
+    is_base: bool,
+) -> Judgement:
+    """Judges what a replica answered after a flip.
+
+    `others`: the records, for the same build, of what it could be mistaken for: the base alone and each
+    release the pointer may leave (None where no record exists, which then cannot be ruled out). `is_base`:
+    the release is the base alone, which only has to match its own record.
+    """
+    if record is None:
+        return Judgement(level=Level.LISTED, code="no_record", detail="no canary was recorded for this engine build")
+    counts = {item.prompt: counted(item) for item in record.items}
+    if not any(counts.values()):
+        return Judgement(level=Level.LISTED, code="no_canaries", detail="no canary position is clear enough to count")
+    answers = {item.prompt: item for item in observed}
+    for item in record.items:
+        answer = answers.get(item.prompt)
+        if answer is None:
+            return Judgement(
+                level=Level.FAILED, code="canary_missing", detail=f"canary {short(item.prompt)} was not answered"
+            )
+        for i in range(counts[item.prompt]):
+            if i >= len(answer.tokens) or answer.tokens[i] != item.tokens[i]:
+                got = answer.tokens[i] if i < len(answer.tokens) else "the end"
+                return Judgement(
+                    level=Level.FAILED,
+                    code="canary_mismatch",
+                    detail=f"canary {short(item.prompt)}, position {i}: token {got}, recorded {item.tokens[i]}",
+                )
+    if is_base:
+        return Judgement(level=Level.PROVEN)
+    rivals = {name: other for name, other in others.items() if name != record.release}
+    if not rivals:
+        return Judgement(
+            level=Level.LISTED, code="not_distinct", detail="there is no record of the base to differ from"
+        )
+    for name, other in rivals.items():
+        if other is None:
+            return Judgement(
+                level=Level.LISTED, code="not_distinct", detail=f"there is no record of {short(name)} to differ from"
+            )
+        if not distinct(record, other):
+            return Judgement(
+                level=Level.LISTED, code="not_distinct", detail=f"{short(name)} answers the canaries alike"
+            )
+    return Judgement(level=Level.PROVEN)
+
+
+def distinct(record: CanaryRecord, other: CanaryRecord) -> bool:
+    """Whether some canary tells two releases apart at a position that counts for both."""
+    theirs = {item.prompt: item for item in other.items}
+    for item in record.items:
+        rival = theirs.get(item.prompt)
+        if rival is None:
+            continue
+        for i in range(min(counted(item), counted(rival))):
+            if item.tokens[i] != rival.tokens[i]:
+                return True
+    return False
+
+
+def attested(*, placed: int, reachable: int, proven: int, min_replicas: int) -> tuple[int, int] | None:
+    """(n, m) once a generation counts as attested: enough placed replicas, and all reachable ones, proved it.
+
+    Counts are of placed replicas; `proven` of reachable ones that are proven or listed on this generation.
+    """
+    if proven >= min_replicas and proven >= reachable and proven > 0:
+        return (proven, placed)
+    return None

@@ -1,0 +1,112 @@
+"""Rewind: every selected pointer as it was at an earlier rev, in one txn.
+
+A dry run gives a plan. Executing sends the plan's generations back, so that what moves is what was seen: a
+pointer that moved since, or that the plan did not have, stays and is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.fold import Key
+from loradeck.rules.moves import Actor
+from loradeck.rules.target import PointerFacts, ruled_out
+from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.moves import RewindPlan, RewindRequest, RewindStep
+
+NO_FACTS = PointerFacts()
+
+
+def plan(
+    now: Mapping[Key, PointerState],
+    then: Mapping[Key, PointerState],
+    request: RewindRequest,
+    facts: Mapping[Key, PointerFacts],
+    *,
+    to_rev: int,
+    at_ms: int | None,
+    known: Collection[str],
+    offboarded: Collection[str] = (),
+) -> RewindPlan:
+    """What a rewind to `to_rev` would do, pointer by pointer, in the order of their names.
+
+    `then`: pointers as they were at `to_rev`; `known`: ids of releases that are still registered and kept;
+    `offboarded`: tenants that are gone. Pointers that already name the release of that time are left out.
+
+    Raises:
+        Refused: plan_required: it is to be executed and no plan was sent back.
+    """
+    if not request.dry_run and not request.generations:
+        raise Refused("plan_required", "executing a rewind sends its plan back", fix="ask for a dry run first")
+    steps = []
+    for key in sorted(now):
+        pointer = now[key]
+        if (request.tenants and pointer.tenant not in request.tenants) or pointer.tenant in offboarded:
+            continue
+        was = then.get(key)
+        target = was.release if was is not None else None
+        if target == pointer.release:
+            continue
+        skipped = _why_not(pointer, target, facts.get(key, NO_FACTS), request, known)
+        steps.append(
+            RewindStep(
+                tenant=pointer.tenant,
+                route=pointer.route,
+                generation=pointer.generation,
+                from_release=pointer.release,
+                to_release=target,
+                skipped=skipped,
+            )
+        )
+    return RewindPlan(to_rev=to_rev, at_ms=at_ms, steps=tuple(steps))
+
+
+def _why_not(
+    pointer: PointerState, target: str | None, facts: PointerFacts, request: RewindRequest, known: Collection[str]
+) -> str | None:
+    if not request.dry_run:
+        seen = request.generations.get(f"{pointer.tenant}/{pointer.route}")
+        if seen is None:
+            return "not in the plan"
+        if seen != pointer.generation:
+            return f"moved since the plan: generation {pointer.generation}, the plan saw {seen}"
+    if target is None:
+        return "nothing was live then"
+    if target not in known:
+        return "that release is no longer kept"
+    return ruled_out(target, pointer, facts)
+
+
+def drafts(
+    plan: RewindPlan,
+    now: Mapping[Key, PointerState],
+    then: Mapping[Key, PointerState],
+    request: RewindRequest,
+    actor: Actor,
+) -> list[Draft]:
+    """The events of a plan, for one txn. Release and beneath are as they were then; holds and quarantines stay."""
+    events = []
+    for step in plan.steps:
+        if step.skipped is not None:
+            continue
+        pointer, was = now[step.tenant, step.route], then[step.tenant, step.route]
+        after = pointer.model_copy(
+            update={"generation": pointer.generation + 1, "release": was.release, "beneath": was.beneath}
+        )
+        events.append(
+            Draft(
+                kind=EventKind.REWIND,
+                tenant=pointer.tenant,
+                route=pointer.route,
+                pointer=after,
+                expected_generation=step.generation,
+                from_release=pointer.release,
+                actor=actor.name,
+                role=actor.role,
+                reason=request.reason,
+                incident=request.incident,
+                payload={"to_rev": plan.to_rev},
+            )
+        )
+    return events

@@ -1,0 +1,107 @@
+"""Where R would go, and why: the answer that stands on the screen before the key is pressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.state import PreviewAction
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointerFacts:
+    """What is known of releases on one pointer, beside the log.
+
+    `attested`: releases attested on this pointer, newest first. `soaked`: those that served here long enough.
+    `breached` and `revoked`: release id -> why, in words for a person.
+    """
+
+    attested: tuple[str, ...] = ()
+    soaked: frozenset[str] = frozenset()
+    breached: Mapping[str, str] = field(default_factory=dict)
+    revoked: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What R would do. `release` is set with ROLLBACK only, `prepare` with CANCEL_PREPARE only.
+
+    `asks`: why R asks for `y` first. `refused`: why R is refused, with NONE and FALLBACK (where F, not R,
+    would go to the base alone). `skipped`: (release id, reason), newest first. `live_is_base`: what would be
+    left is the base alone, which is never quarantined.
+    """
+
+    action: PreviewAction
+    release: str | None = None
+    asks: str | None = None
+    refused: str | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    prepare: str | None = None
+    live_is_base: bool = False
+
+
+def ruled_out(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
+    """Why a release must not be gone back to on this pointer; None: nothing speaks against it."""
+    if any(q.release == release for q in pointer.quarantined):
+        return "quarantined"
+    if release in facts.revoked:
+        return f"revoked: {facts.revoked[release]}"
+    if release in facts.breached:
+        return f"breached: {facts.breached[release]}"
+    return None
+
+
+def rollback_target(
+    pointer: PointerState,
+    facts: PointerFacts,
+    *,
+    fallback_allowed: bool,
+    live_is_base: bool,
+    pending_prepare: str | None,
+) -> Target:
+    """What R does on this pointer now. Gates, holds, freeze windows and suspension have no say in it."""
+    if pending_prepare is not None:
+        return Target(action=PreviewAction.CANCEL_PREPARE, prepare=pending_prepare)
+    if pointer.release is None:
+        return Target(action=PreviewAction.NONE, refused="nothing is live on this pointer")
+
+    skipped: list[tuple[str, str]] = []
+    unsoaked: list[str] = []
+    for release in pointer.beneath:
+        if release == pointer.release:
+            continue
+        why = ruled_out(release, pointer, facts)
+        if why is None and release not in facts.attested:
+            why = "never attested here"
+        if why is None and release in facts.soaked:
+            above = [(r, "not soaked") for r in unsoaked]
+            listed = _in_order(pointer.beneath, skipped + above)
+            return Target(action=PreviewAction.ROLLBACK, release=release, skipped=listed, live_is_base=live_is_base)
+        if why is None:
+            unsoaked.append(release)
+        else:
+            skipped.append((release, why))
+    if unsoaked:
+        first, *rest = unsoaked
+        listed = _in_order(pointer.beneath, skipped + [(r, "not soaked") for r in rest])
+        return Target(
+            action=PreviewAction.ROLLBACK,
+            release=first,
+            asks="not soaked",
+            skipped=listed,
+            live_is_base=live_is_base,
+        )
+
+    why_none = "no earlier release to go back to" if not skipped else "no earlier release is fit to go back to"
+    if live_is_base:
+        refused = f"{why_none}, and the base alone is live"
+        return Target(action=PreviewAction.NONE, refused=refused, skipped=tuple(skipped), live_is_base=True)
+    if not fallback_allowed:
+        refused = f"{why_none}, and this route allows no fallback to the base alone"
+        return Target(action=PreviewAction.NONE, refused=refused, skipped=tuple(skipped))
+    return Target(action=PreviewAction.FALLBACK, refused=why_none, skipped=tuple(skipped))
+
+
+def _in_order(beneath: tuple[str, ...], skipped: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(skipped, key=lambda s: beneath.index(s[0])))

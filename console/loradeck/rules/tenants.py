@@ -1,0 +1,118 @@
+"""Tenants, their routes and their callers' keys: the events that change them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import Actor
+from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.tenant import CallerKey, TenantState
+
+
+def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reason: str = "") -> Draft:
+    """A new tenant without routes. A name is never used twice, also not after an offboarding.
+
+    Raises:
+        Refused: exists.
+    """
+    if name in tenants:
+        raise Refused("exists", f"there is a tenant {name} already", fix="choose another name")
+    return _draft(EventKind.TENANT_CREATE, name, actor, reason=reason)
+
+
+def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
+    """Routers refuse its callers, and nothing of it is promoted; moves backward stay possible.
+
+    Raises:
+        Refused: offboarded, no_change.
+    """
+    _exists(tenant)
+    if tenant.suspended:
+        raise Refused("no_change", f"{tenant.name} is suspended already")
+    return _draft(EventKind.TENANT_SUSPEND, tenant.name, actor, reason=reason)
+
+
+def resume(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
+    """Ends a suspension.
+
+    Raises:
+        Refused: offboarded, no_change.
+    """
+    _exists(tenant)
+    if not tenant.suspended:
+        raise Refused("no_change", f"{tenant.name} is not suspended")
+    return _draft(EventKind.TENANT_RESUME, tenant.name, actor, reason=reason)
+
+
+def offboard(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
+    """For ever: its table entries become tombstones and its callers' keys end. The log keeps its past.
+
+    Raises:
+        Refused: offboarded.
+    """
+    _exists(tenant)
+    return _draft(EventKind.TENANT_OFFBOARD, tenant.name, actor, reason=reason)
+
+
+def set_route(
+    tenant: TenantState,
+    route: str,
+    config: RouteConfig,
+    actor: Actor,
+    *,
+    pointer: PointerState | None,
+    reason: str = "",
+) -> Draft:
+    """A route's settings, whole. A new route (no `pointer` yet) brings its pointer at generation 0 with it.
+
+    Raises:
+        Refused: offboarded.
+    """
+    _exists(tenant)
+    return Draft(
+        kind=EventKind.ROUTE,
+        tenant=tenant.name,
+        route=route,
+        pointer=PointerState(tenant=tenant.name, route=route) if pointer is None else None,
+        actor=actor.name,
+        role=actor.role,
+        reason=reason,
+        payload={"config": config.model_dump(mode="json")},
+    )
+
+
+def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
+    """A key that the tenant's callers may present.
+
+    Raises:
+        Refused: offboarded, exists.
+    """
+    _exists(tenant)
+    if any(k.id == key.id for k in tenant.keys):
+        raise Refused("exists", f"{tenant.name} has a key {key.id} already")
+    return _draft(EventKind.KEY, tenant.name, actor, payload={"add": key.model_dump(mode="json")})
+
+
+def remove_key(tenant: TenantState, key_id: str, actor: Actor) -> Draft:
+    """Withdraws a key.
+
+    Raises:
+        Refused: offboarded, unknown_key.
+    """
+    _exists(tenant)
+    if all(k.id != key_id for k in tenant.keys):
+        raise Refused("unknown_key", f"{tenant.name} has no key {key_id}")
+    return _draft(EventKind.KEY, tenant.name, actor, payload={"remove": key_id})
+
+
+def _exists(tenant: TenantState) -> None:
+    if tenant.offboarded:
+        raise Refused("offboarded", f"{tenant.name} is offboarded", fix="create a new tenant")
+
+
+def _draft(
+    kind: EventKind, tenant: str, actor: Actor, *, reason: str = "", payload: dict[str, object] | None = None
+) -> Draft:
+    return Draft(kind=kind, tenant=tenant, actor=actor.name, role=actor.role, reason=reason, payload=payload or {})
