@@ -1,0 +1,28 @@
+"""Commits one move after another until it is killed; says each on stdout once it is acknowledged.
+
+    python committer.py URL
+
+Run by the tests in a process of its own. Each line is `KEY REV`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from drafts import move
+from loradeck.store.sqlite import SqliteStore
+
+
+def main(url: str) -> None:
+    store = SqliteStore(url)
+    epoch = store.take_lease("committer")
+    generation = max((p.generation for p in store.snapshot().pointers), default=0)
+    while True:
+        generation += 1
+        key = f"key-{epoch}-{generation}"
+        committed = store.commit([move(to=generation % 5, generation=generation)], key=key)
+        print(key, committed.rev, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
