@@ -39,7 +39,7 @@ def drafts(
     An entry wins over its pointer where its generation is higher, or where it is the same and the release
     differs. The recovered move gets a generation above both, so that no number ever stands for two moves. It
     is held: which quarantines were set in the lost part is not known, so a person looks before automation
-    promotes. Tenants and routes that the older log does not know are created again, without gate and
+    promotes. What is being served had its quarantine lifted there, if it had one. Tenants and routes that the older log does not know are created again, without gate and
     placement, which no table carries; a suspension that a table carries is kept.
 
     The caller registers the releases of the entries (`TableEntry.current`, `beneath`) before committing.
@@ -71,6 +71,7 @@ def drafts(
                 "release": release,
                 "beneath": tuple(ref.id for ref in entry.beneath),
                 "held": True,
+                "quarantined": tuple(q for q in pointer.quarantined if q.release != release),
             }
         )
         events.append(
