@@ -8,10 +8,10 @@ from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from tests.contract.wire import golden
 
 from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.link import DownMessage, UpMessage, down_adapter, up_adapter
-from tests.contract.wire import golden
 
 FILES: list[Path] = golden.files()
 
