@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,7 +246,8 @@ def _take_lock(path: Path) -> int:
         raise Unusable(
             f"{path} is in use by another hub (process {holder or 'unknown'}). One hub a database."
         ) from None
-    os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)  # never truncated, so that it needs no room on a full disk
+    with suppress(OSError):  # on a full disk: it is only there to be named
+        os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)
     return lock
 
 

@@ -1,6 +1,6 @@
 """Commits one move after another until it is killed; says each on stdout once it is acknowledged.
 
-    python committer.py URL
+    python committer.py BACKEND URL
 
 Run by the tests in a process of its own. Each line is `KEY REV`.
 """
@@ -8,13 +8,20 @@ Run by the tests in a process of its own. Each line is `KEY REV`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from drafts import move
+
+from loradeck.store.interface import Store
 from loradeck.store.sqlite import SqliteStore
 
+OPENERS: dict[str, Callable[[str], Store]] = {
+    "sqlite": SqliteStore,
+}
 
-def main(url: str) -> None:
-    store = SqliteStore(url)
+
+def main(backend: str, url: str) -> None:
+    store = OPENERS[backend](url)
     epoch = store.take_lease("committer")
     generation = max((p.generation for p in store.snapshot().pointers), default=0)
     while True:
@@ -25,4 +32,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

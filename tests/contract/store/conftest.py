@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from sqlite_utils.utils import sqlite3
+
 from loradeck.store.interface import Store
 from loradeck.store.sqlite import SqliteStore
-from sqlite_utils.utils import sqlite3
 
 
 class Backend(Protocol):
     """One empty database, and what the suite must be able to do to it behind the store's back."""
 
+    name: str
     url: str
     """What `committer.py` opens in another process."""
 
@@ -54,6 +56,8 @@ class Backend(Protocol):
 
 
 class SqliteBackend:
+    name = "sqlite"
+
     def __init__(self, folder: Path) -> None:
         self.path = folder / "hub" / "hub.db"
         self.url = str(self.path)

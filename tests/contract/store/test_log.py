@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.contract.store.conftest import Backend
+from tests.contract.store.drafts import digest, move, note
+
 from loradeck.rules.chain import verify
 from loradeck.schemas.log import GENESIS, EventKind, Quarantine
 from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import Committed, LeaseLost, Moved, Store, StoreError
-from tests.contract.store.conftest import Backend
-from tests.contract.store.drafts import digest, move, note
 
 
 def test_an_empty_store_starts_at_genesis(store_factory: Backend) -> None:
@@ -54,7 +55,9 @@ def test_a_quarantine_set_by_a_move_names_that_move(store: Store) -> None:
 
 
 def test_what_is_read_back_is_what_was_committed(store: Store) -> None:
-    draft = move(reason="naïve 🦊 'quotes' \"double\" \n\x00", incident="INC-1", payload={"x": [1, 2.5, None, {"é": "ü"}]})
+    draft = move(
+        reason="naïve 🦊 'quotes' \"double\" \n\x00", incident="INC-1", payload={"x": [1, 2.5, None, {"é": "ü"}]}
+    )
     committed = store.commit([draft], key="key-0001")
     assert store.since(0) == committed.events
     assert store.event(committed.events[0].id) == committed.events[0]
@@ -235,7 +238,9 @@ def test_recovering_never_takes_a_generation_back(store: Store) -> None:
     for generation in (1, 2):
         with pytest.raises(Moved):
             store.adopt(
-                [move(to=9, generation=generation, expected=None, kind=EventKind.RECOVER)], epoch_above=7, key="key-0002"
+                [move(to=9, generation=generation, expected=None, kind=EventKind.RECOVER)],
+                epoch_above=7,
+                key="key-0002",
             )
     assert (store.snapshot().epoch, store.snapshot().rev) == (1, 2)
     assert store.commit([move(to=3, generation=3)], key="key-0003").events[0].epoch == 1

@@ -1,0 +1,180 @@
+"""What every backend must keep beside the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.contract.store.conftest import Backend
+from tests.contract.store.drafts import digest, move
+
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.jobs import Job, JobState, PrepareSpec
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
+from loradeck.schemas.tenant import TokenRecord
+from loradeck.store.interface import Doc, Served, Store, StoreError
+
+
+def manifest(name: str = "support", *, rank: int = 8, tenant: str = "acme") -> AdapterManifest:
+    return AdapterManifest(
+        tenant=tenant,
+        name=name,
+        base=digest(1),
+        files=(FileEntry(path="adapter_model.safetensors", size=3, sha256=digest(2)),),
+        rank=rank,
+        alpha=16,
+        target_modules=("q_proj",),
+        config_hash=digest(3),
+        decision=DecisionRecord(why_weights="format"),
+    )
+
+
+def job(number: int, state: JobState) -> Job:
+    spec = PrepareSpec(tenant="acme", route="production", release=digest(1), expected_generation=1)
+    return Job(id=f"job-{number}", kind="prepare", tenant="acme", spec=spec, state=state, created_ms=number, by="ann")
+
+
+def attested(subject: int, *, route: str | None = "production", **fields: object) -> Attestation:
+    return Attestation.model_validate(
+        {
+            "kind": AttestationKind.ATTESTED,
+            "subject": digest(subject),
+            "tenant": "acme",
+            "route": route,
+            "body": {"n": 2, "share": 0.25},
+            "by": "hub",
+        }
+        | fields
+    )
+
+
+def test_a_document_never_changes(store: Store) -> None:
+    first = store.register(Doc.DATASET, digest(1), {"rows": 3}, tenant="acme", by="ann")
+    again = store.register(Doc.DATASET, digest(1), {"rows": 4}, tenant="bob", by="bob")
+    assert first.body == {"rows": 3}
+    assert again == first
+    assert store.registered(Doc.DATASET, digest(1)) == first
+    assert store.registered(Doc.SUITE, digest(1)) is None
+    assert store.registered(Doc.DATASET, digest(2)) is None
+
+
+def test_documents_are_numbered_within_their_kind(store: Store) -> None:
+    for n in (7, 3, 5):
+        store.register(Doc.BASE, digest(n), {"n": n}, tenant=None, by="ann")
+    store.register(Doc.BASE, digest(3), {"n": 3}, tenant=None, by="ann")
+    store.register(Doc.SUITE, digest(1), {}, tenant="acme", by="ann")
+    store.register(Doc.SUITE, digest(2), {}, tenant="bob", by="ann")
+    assert [(d.serial, d.body) for d in store.registry(Doc.BASE)] == [(1, {"n": 7}), (2, {"n": 3}), (3, {"n": 5})]
+    assert [d.serial for d in store.registry(Doc.SUITE, tenant="bob")] == [2]
+    assert store.registry(Doc.RELEASE) == []
+
+
+def test_adapter_versions_count_within_tenant_and_name(store: Store) -> None:
+    def register(m: AdapterManifest) -> AdapterVersion:
+        row = store.register_adapter(m.model_dump(mode="json"), m.digest, digest(9), by="ann")
+        assert (row.digest, row.kind, row.tenant) == (m.digest, Doc.ADAPTER, m.tenant)
+        return AdapterVersion.model_validate(row.body)
+
+    versions = [register(m) for m in (manifest(), manifest(rank=16), manifest("triage"), manifest(tenant="bob"))]
+    assert [v.version for v in versions] == [1, 2, 1, 1]
+    assert register(manifest(rank=16)) == versions[1]
+    assert register(manifest(rank=32)).version == 3
+    assert versions[0].release == digest(9)
+    assert len(store.registry(Doc.ADAPTER, tenant="acme")) == 4
+
+
+def test_a_manifest_that_is_not_what_its_digest_says_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="nothing was registered"):
+        store.register_adapter(manifest().model_dump(mode="json"), digest(1), digest(9), by="ann")
+    assert store.registry(Doc.ADAPTER) == []
+
+
+def test_attestations_are_numbered_and_filtered(store_factory: Backend) -> None:
+    store = store_factory.open(clock_ms=lambda: 5000)
+    first = store.attest(attested(1))
+    assert (first.seq, first.at_ms, first.body) == (1, 5000, {"n": 2, "share": 0.25})
+    store.attest(attested(2, route="staging", at_ms=77))
+    store.attest(attested(1, kind=AttestationKind.REVOCATION, route=None))
+    assert [a.seq for a in store.attestations()] == [1, 2, 3]
+    assert store.attestations(subject=digest(1), kind=AttestationKind.ATTESTED) == [first]
+    assert [a.at_ms for a in store.attestations(tenant="acme", route="staging")] == [77]
+    assert [a.seq for a in store.attestations(after_seq=1, subject=digest(1))] == [3]
+    assert store.attestations(tenant="bob") == []
+
+
+def test_served_counts_add_up_over_restarts(store_factory: Backend) -> None:
+    store = store_factory.open()
+    one = Served(
+        tenant="acme", route="production", release=digest(1), seconds=1.5, requests=10, errors=1, checked=8, bad=2
+    )
+    store.add_served([one, Served(tenant="acme", route="production", release=digest(2), requests=1)])
+    store_factory.close()
+    store = store_factory.open()
+    store.add_served([one])
+    twice = Served(
+        tenant="acme", route="production", release=digest(1), seconds=3.0, requests=20, errors=2, checked=16, bad=4
+    )
+    assert store.served() == [twice, Served(tenant="acme", route="production", release=digest(2), requests=1)]
+
+
+def test_unfinished_jobs_are_never_left_out(store: Store) -> None:
+    for number in range(1, 6):
+        store.put_job(job(number, JobState.QUEUED))
+    for number in (2, 3, 5):
+        store.put_job(job(number, JobState.DONE))
+    assert [j.id for j in store.jobs()] == ["job-5", "job-4", "job-3", "job-2", "job-1"]
+    assert [j.id for j in store.jobs(limit=3)] == ["job-5", "job-4", "job-1"]
+    assert [j.id for j in store.jobs(limit=1)] == ["job-4", "job-1"]
+    assert store.job("job-2") == job(2, JobState.DONE)
+    assert store.job("job-9") is None
+
+
+def test_a_token_is_replaced_by_its_id(store: Store) -> None:
+    token = TokenRecord(id="t1", name="ann", role="operator", sha256=digest(1))
+    other = TokenRecord(id="t0", name="gpu-01", role="agent", node="gpu-01", sha256=digest(2))
+    store.put_token(token)
+    store.put_token(other)
+    revoked = token.model_copy(update={"revoked": True})
+    store.put_token(revoked)
+    assert store.tokens() == [revoked, other]
+
+
+def test_settings_are_kept(store_factory: Backend) -> None:
+    store = store_factory.open()
+    store.set_meta("name", "prod")
+    store.set_meta("name", "prod-eu")
+    store_factory.close()
+    store = store_factory.open()
+    assert (store.meta("name"), store.meta("other")) == ("prod-eu", None)
+
+
+def test_a_backup_is_consistent_and_never_replaces_a_file(store_factory: Backend, tmp_path: Path) -> None:
+    store = store_factory.open()
+    store.commit([move()], key="key-0001")
+    copy = tmp_path / "copy"
+    store.backup(str(copy))
+    assert copy.stat().st_mode & 0o777 == 0o600
+    old = copy.read_bytes()
+    store.commit([move(to=2, generation=2)], key="key-0002")
+    with pytest.raises(StoreError, match="never replaces"):
+        store.backup(str(copy))
+    assert copy.read_bytes() == old
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("copy")] == ["copy"]
+
+
+def test_a_store_restored_from_an_older_copy_lacks_the_hash_that_agents_have_seen(
+    store_factory: Backend, tmp_path: Path
+) -> None:
+    store = store_factory.open()
+    kept = store.commit([move(to=1)], key="key-0001").events[0]
+    store.backup(str(tmp_path / "copy"))
+    lost = store.commit([move(to=2, generation=2)], key="key-0002").events[0]
+    store_factory.close()
+    store_factory.restore(tmp_path / "copy")
+    store = store_factory.open()
+    assert store.has_hash(1, kept.hash)
+    assert not store.has_hash(2, lost.hash)
+    # The same move again is another event: the lost hash does not come back.
+    store.commit([move(to=2, generation=2)], key="key-0002")
+    assert not store.has_hash(2, lost.hash)
+    assert store.lookup("key-0002") is not None

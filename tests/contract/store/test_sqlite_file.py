@@ -1,0 +1,212 @@
+"""The file behind the SQLite store: who may open it, and what it refuses to be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlite_utils.utils import sqlite3
+from tests.contract.store.drafts import move
+
+from loradeck.store import database
+from loradeck.store.database import migrations, wal_is_safe
+from loradeck.store.interface import StoreError, Unusable
+from loradeck.store.sqlite import SqliteStore
+
+
+def raw(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database with one move in it, closed."""
+    path = tmp_path / "hub" / "hub.db"
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    store.commit([move()], key="key-0001")
+    store.close()
+    return path
+
+
+@pytest.mark.parametrize("version", ["3.7.0", "3.44.5", "3.45.0", "3.46.1", "3.49.2", "3.50.6", "3.51.0", "3.51.2"])
+def test_a_sqlite_with_the_wal_reset_bug_is_refused(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SQLITE_VERSION", version)
+    with pytest.raises(Unusable) as caught:
+        SqliteStore(tmp_path / "hub" / "hub.db")
+    assert str(caught.value) == (
+        f"SQLite {version} can corrupt a database in WAL mode (the WAL-reset bug of 3.7.0 to 3.51.2). "
+        "Install the Python package pysqlite3, which brings a fixed SQLite, "
+        "or run on SQLite 3.51.3, 3.50.7 or 3.44.6, or a later release of those branches."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", ["3.44.6", "3.44.9", "3.50.7", "3.50.10", "3.51.3", "3.52.0", "3.53.4", "4.0.0"])
+def test_a_fixed_sqlite_is_accepted(version: str) -> None:
+    assert wal_is_safe(version)
+
+
+def test_the_sqlite_in_use_is_a_fixed_one_and_says_so() -> None:
+    assert wal_is_safe(database.SQLITE_VERSION)
+    assert SqliteStore.version == f"SQLite {database.SQLITE_VERSION}"
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    raw(path, "PRAGMA user_version = 99")
+    before = path.read_bytes()
+    with pytest.raises(Unusable, match=r"has schema 99; this Loradeck knows schemas up to \d+\. Start the newer"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+
+
+def test_an_older_schema_is_brought_up_and_keeps_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latest = migrations()[-1][0]
+    steps = [*migrations(), (latest + 1, "CREATE TABLE added (x TEXT) STRICT; INSERT INTO added VALUES ('a;b');")]
+    monkeypatch.setattr(database, "migrations", lambda: steps)
+    store = SqliteStore(path)
+    assert store.snapshot().rev == 1
+    with store._database.reading() as connection:
+        assert connection.execute("SELECT x FROM added").fetchall() == [("a;b",)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (latest + 1,)
+    store.close()
+    SqliteStore(path).close()
+
+
+def test_a_migration_that_fails_halfway_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latest = migrations()[-1][0]
+    steps = [*migrations(), (latest + 1, "CREATE TABLE added (x TEXT) STRICT; INSERT INTO nowhere VALUES (1);")]
+    monkeypatch.setattr(database, "migrations", lambda: steps)
+    with pytest.raises(StoreError, match="nowhere"):
+        SqliteStore(path)
+    monkeypatch.undo()
+    store = SqliteStore(path)
+    with store._database.reading() as connection:
+        assert connection.execute("SELECT name FROM sqlite_schema WHERE name = 'added'").fetchall() == []
+        assert connection.execute("PRAGMA user_version").fetchone() == (latest,)
+    store.close()
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    assert [number for number, _ in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+def test_a_second_process_is_refused_while_the_first_lives(path: Path) -> None:
+    script = "import sys; from loradeck.store.sqlite import SqliteStore; SqliteStore(sys.argv[1])"
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    second = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+    assert second.returncode == 1
+    assert f"{path} is in use by another hub (process {os.getpid()}). One hub a database." in second.stderr
+    with pytest.raises(Unusable, match="in use by another hub"):
+        SqliteStore(path)
+    assert store.commit([move(to=2, generation=2)], key="key-0002").rev == 2
+    store.close()
+    third = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60)
+    assert third.returncode == 0, third.stderr
+
+
+def test_another_program_cannot_open_the_file_while_the_hub_has_it(path: Path) -> None:
+    store = SqliteStore(path)
+    connection = sqlite3.connect(path, timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        connection.execute("SELECT count(*) FROM events")
+    connection.close()
+    store.close()
+
+
+def test_a_program_that_has_the_file_open_is_named_as_the_reason(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.0)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unusable, match="another program has the database open"):
+        SqliteStore(path)
+    connection.close()
+    SqliteStore(path).close()
+
+
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    raw(path, "CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    with pytest.raises(Unusable, match="another program's database"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    path.write_bytes(b"not a database, but somebody's notes" * 100)
+    before = path.read_bytes()
+    with pytest.raises(Unusable, match="damaged or none at all"):
+        SqliteStore(path)
+    assert path.read_bytes() == before
+
+
+def test_files_are_for_their_owner_only(path: Path) -> None:
+    path.chmod(0o644)
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert modes == {"hub.db": 0o600, "hub.db-wal": 0o600, "hub.db.lock": 0o600}
+    store.close()
+
+
+def test_a_folder_that_others_may_write_in_is_refused(path: Path) -> None:
+    path.parent.chmod(0o770)
+    with pytest.raises(Unusable, match="others may write"):
+        SqliteStore(path)
+    path.parent.chmod(0o750)
+    SqliteStore(path).close()
+
+
+def test_the_log_and_documents_cannot_be_changed_by_sql(path: Path) -> None:
+    for statement in ("UPDATE events SET body = '{}'", "DELETE FROM events"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            raw(path, statement)
+
+
+def test_a_closed_store_says_so(path: Path) -> None:
+    store = SqliteStore(path)
+    store.close()
+    store.close()
+    with pytest.raises(Unusable, match="closed"):
+        store.snapshot()
+
+
+def test_looking_back_uses_an_index(path: Path) -> None:
+    store = SqliteStore(path)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("COVERING INDEX events_by_time (at_ms<?)", lambda: store.rev_at(5)),
+        ("events_by_tenant (tenant=? AND rev<?)", lambda: store.history(tenant="acme", before_rev=9)),
+        (
+            "events_by_pointer (tenant=? AND route=? AND rev<?)",
+            lambda: store.history(tenant="acme", route="production", before_rev=9),
+        ),
+        ("events_by_pointer (tenant=? AND route=? AND rev<?)", lambda: store.pointers_at(1)),
+        ("INTEGER PRIMARY KEY (rowid>?)", lambda: store.since(5)),
+        ("events_by_id (id=?)", lambda: store.event("x")),
+        ("PRIMARY KEY (key=?)", lambda: store.lookup("key-0001")),
+    ]
+    with store._database.reading() as connection:
+        for index, call in calls:
+            statements: list[str] = []
+            connection.set_trace_callback(statements.append)
+            call()
+            connection.set_trace_callback(None)
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statements[0]}")]
+            assert any(index in step for step in plan), plan
+            assert not any(step.startswith("SCAN events") or "TEMP B-TREE" in step for step in plan), plan
+    store.close()
