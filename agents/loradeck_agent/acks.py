@@ -1,0 +1,83 @@
+"""What this node last acknowledged of each pointer on each replica.
+
+Acknowledgements go up as they happen. The board keeps the newest, so that a hub which was away hears the
+state again: it counts nothing that it has not heard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.table import TableEntry
+
+Key = tuple[str, str, str]
+"""(tenant, route, replica)."""
+
+_PROOF = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
+
+
+def agent_ack(entry: TableEntry, replica: str, state: AckState, code: str | None = None, detail: str = "") -> Ack:
+    """An acknowledgement that the agent itself makes, about an entry's current release."""
+    return Ack(
+        tenant=entry.tenant,
+        route=entry.route,
+        epoch=entry.epoch,
+        generation=entry.generation,
+        release=entry.current.id if entry.current else None,
+        replica=replica,
+        state=state,
+        code=code,
+        detail=detail[:500],
+        at_ms=time.time_ns() // 1_000_000,
+    )
+
+
+@dataclass
+class AckBoard:
+    """Newest flip and newest proof of every (tenant, route, replica)."""
+
+    send: Callable[[Ack], Awaitable[bool]]
+    flips: dict[Key, Ack] = field(default_factory=dict)
+    proofs: dict[Key, Ack] = field(default_factory=dict)
+
+    async def post(self, ack: Ack) -> bool:
+        """Notes an acknowledgement and sends it. False: it was older than what is known, and not sent."""
+        key = (ack.tenant, ack.route, ack.replica)
+        fence = (ack.epoch, ack.generation)
+        flip, proof = self.flips.get(key), self.proofs.get(key)
+        for known in (flip, proof):
+            if known is not None and (known.epoch, known.generation) > fence:
+                return False
+        if ack.state in _PROOF:
+            self.proofs[key] = ack
+        else:
+            fails = proof is not None and (proof.epoch, proof.generation) == fence and proof.state is AckState.FAILED
+            if ack.state is AckState.WAITING and fails:
+                return False  # the hub knows already why it waits
+            if proof is not None and (proof.epoch, proof.generation) < fence:
+                del self.proofs[key]
+            self.flips[key] = ack
+        await self.send(ack)
+        proof = self.proofs.get(key)
+        if ack.state is AckState.FLIPPED and proof is not None and (proof.epoch, proof.generation) == fence:
+            await self.send(proof)  # it still holds: a flip that is said again takes nothing back
+        return True
+
+    def forget(self, replica: str) -> None:
+        """An engine ended: what was proven on it says nothing about its next lifetime."""
+        for board in (self.flips, self.proofs):
+            for key in [key for key in board if key[2] == replica]:
+                del board[key]
+
+    async def replay(self) -> None:
+        """Sends everything on the board again, flips before proofs."""
+        for ack in [*self.flips.values(), *self.proofs.values()]:
+            await self.send(ack)
+
+    def proven(self, entry: TableEntry, replica: str) -> bool:
+        """Whether this generation passed a proof on this replica."""
+        proof = self.proofs.get((entry.tenant, entry.route, replica))
+        return proof is not None and (proof.epoch, proof.generation) == entry.fence and proof.state in _PROOF[:2]

@@ -1,0 +1,161 @@
+"""Proof: after a flip, the router is asked for the release's canaries on that very generation and replica.
+
+The look-up is a caller's own, so what is judged is what tenants get. A newer generation ends a running
+proof. Every pointer is proven again at a bounded rate, and again after its engine was restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, field
+
+from loradeck.rules.proof import Judgement, Level
+from loradeck.schemas.attestation import CanaryItem
+from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.acks import AckBoard, agent_ack
+from loradeck_agent.control import RouterControl
+from loradeck_agent.desired import DesiredTable
+from loradeck_agent.engine_api import Conversation, canary_body, canary_item
+from loradeck_agent.errors import AgentError, Unreachable
+from loradeck_agent.records import CanaryRecords
+from loradeck_agent.replica import EngineReplica
+from loradeck_agent.verify import judge_items
+
+log = logging.getLogger(__name__)
+
+REPEAT_S = 60.0
+"""Each pointer is proven again on each replica about this often."""
+
+RETRY_S = 2.0
+"""Pause after a proof that could not be made."""
+
+AT_ONCE = 4
+"""Proofs that run beside each other on one node."""
+
+_STATE = {Level.PROVEN: AckState.PROVEN, Level.LISTED: AckState.LISTED, Level.FAILED: AckState.FAILED}
+
+
+class Superseded(Exception):
+    """The generation is no longer in force: there is nothing to prove."""
+
+
+@dataclass(frozen=True)
+class _Proving:
+    fence: tuple[int, int]
+    task: asyncio.Task[None]
+
+
+@dataclass
+class Prover:
+    """One task a (tenant, route, replica): proves its current generation, and goes on proving it."""
+
+    table: DesiredTable
+    engines: dict[str, EngineReplica]
+    router: RouterControl
+    records: CanaryRecords
+    acks: AckBoard
+    repeat_s: float = REPEAT_S
+    _tasks: dict[tuple[str, str, str], _Proving] = field(default_factory=dict)
+    _left: dict[tuple[str, str], ReleaseRef] = field(default_factory=dict)
+    _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+    def left(self, entry: TableEntry, by: TableEntry) -> None:
+        """A pointer moves from one entry to another: what it leaves is what it must now differ from."""
+        if entry.current is not None and (by.current is None or by.current.id != entry.current.id):
+            self._left[by.key] = entry.current
+
+    def flipped(self, ack: Ack) -> None:
+        """A router acknowledged: starts the proof of that generation and ends one of an older."""
+        key = (ack.tenant, ack.route, ack.replica)
+        entry = self.table.entries.get((ack.tenant, ack.route))
+        if entry is None or entry.fence != (ack.epoch, ack.generation) or ack.replica not in self.engines:
+            return
+        if ack.state is not AckState.FLIPPED or entry.current is None:
+            self.stop(key)
+            return
+        running = self._tasks.get(key)
+        if running is not None and running.fence == entry.fence:
+            return
+        self.stop(key)
+        task = asyncio.get_running_loop().create_task(self._keep_proving(entry.key, entry.fence, ack.replica))
+        self._tasks[key] = _Proving(entry.fence, task)
+
+    def stop(self, key: tuple[str, str, str]) -> None:
+        proving = self._tasks.pop(key, None)
+        if proving is not None:
+            proving.task.cancel()
+
+    def stop_replica(self, replica: str) -> None:
+        """Its engine ended: nothing can be proven there until the router flips to it again."""
+        for key in [key for key in self._tasks if key[2] == replica]:
+            self.stop(key)
+
+    async def close(self) -> None:
+        tasks = [proving.task for proving in self._tasks.values()]
+        for key in list(self._tasks):
+            self.stop(key)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_proving(self, pointer: tuple[str, str], fence: tuple[int, int], replica: str) -> None:
+        while True:
+            # Read again each time: a route's canaries may change while its generation stays.
+            entry = self.table.entries.get(pointer)
+            if entry is None or entry.fence != fence:
+                return
+            pause = self.repeat_s * random.uniform(0.8, 1.2)
+            try:
+                async with self._room:
+                    verdict = await self._prove(entry, self.engines[replica])
+            except Superseded:
+                return
+            except Unreachable as error:
+                log.info("%s/%s on %s is not proven yet: %s", entry.tenant, entry.route, replica, error)
+                pause = RETRY_S
+            except AgentError as error:
+                await self._say(entry, replica, AckState.FAILED, error.code, f"{error.title}; {error.detail}")
+                pause = RETRY_S
+            except Exception:
+                log.exception("proof of %s/%s on %s broke", entry.tenant, entry.route, replica)
+                await self._say(entry, replica, AckState.FAILED, "proof_broke", "the agent's log has the traceback")
+            else:
+                await self._say(entry, replica, _STATE[verdict.level], verdict.code, verdict.detail)
+            await asyncio.sleep(pause)
+
+    async def _say(self, entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str) -> None:
+        if state is AckState.FAILED:
+            log.error("%s/%s generation %d on %s: %s %s", *entry.key, entry.generation, replica, code, detail)
+        await self.acks.post(agent_ack(entry, replica, state, code, detail))
+
+    async def _prove(self, entry: TableEntry, engine: EngineReplica) -> Judgement:
+        """Takes an entry's canaries through the router and judges them.
+
+        Raises:
+            Superseded: another generation, or a pin, is in force.
+            Unreachable: the router did not answer.
+            AgentError: the engine did not answer a canary.
+        """
+        ref = entry.current
+        assert ref is not None
+        if not entry.canaries and ref.engine_name is not None and ref.engine_name not in await engine.api.models():
+            raise AgentError("not_listed", "the engine does not list the release", ref.engine_name)
+        items = await asyncio.gather(*(self._ask(entry, engine.name, messages) for messages in entry.canaries))
+        left = self._left.get(entry.key) or next(iter(entry.beneath), None)
+        return await judge_items(engine, self.records, ref, items, [left] if left else [])
+
+    async def _ask(self, entry: TableEntry, replica: str, messages: Conversation) -> CanaryItem:
+        reply = await self.router.proof(
+            {
+                "tenant": entry.tenant,
+                "route": entry.route,
+                "epoch": entry.epoch,
+                "generation": entry.generation,
+                "replica": replica,
+                "body": canary_body(messages),
+            }
+        )
+        if reply.status == 409:
+            raise Superseded
+        return canary_item(messages, reply)

@@ -1,0 +1,199 @@
+"""Keeps one router or engine running: starts it, adopts the one that runs already, restarts it when it ends.
+
+Each runs in a session of its own with its output in a file, and outlives the agent. Two never run: the one
+that is there holds its lock, and a second could not take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradeck_agent.errors import AgentError
+from loradeck_agent.folder import holder_of
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+STEADY_S = 60.0
+"""A process that lived this long starts the back-off again from its beginning."""
+
+LOG_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to start. `ready_s`: how long it may take until `probe` answers."""
+
+    name: str
+    argv: tuple[str, ...]
+    lock: Path
+    log: Path
+    ready_s: float
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Full jitter: the n-th pause is uniform between 0 and min(cap, first * 2**n), in seconds."""
+
+    first: float = 0.5
+    cap: float = 15.0
+
+    def pause(self, failures: int) -> float:
+        return random.uniform(0, min(self.cap, self.first * 2 ** min(failures, 16)))
+
+
+class Supervised:
+    """Runs one program for as long as `run` does, and leaves it running when `run` is cancelled.
+
+    Args:
+        probe: the running process's boot id once it answers, else None. Must not raise.
+        came_up: called with the boot id and whether the process was found running. It is called again after
+            every restart.
+        went_down: called when the process has ended.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        probe: Callable[[], Awaitable[str | None]],
+        came_up: Callable[[str, bool], Awaitable[None]],
+        went_down: Callable[[], Awaitable[None]],
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.program = program
+        self.pid: int | None = None
+        self.starts = 0
+        self._probe = probe
+        self._came_up = came_up
+        self._went_down = went_down
+        self._backoff = backoff or Backoff()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._one_life()
+            except OSError as error:
+                log.error("%s cannot be started: %s", self.program.name, error)
+            failures = 0 if time.monotonic() - began > STEADY_S else failures + 1
+            pause = self._backoff.pause(failures)
+            log.warning("%s is started again in %.1f s", self.program.name, pause)
+            await asyncio.sleep(pause)
+
+    async def _one_life(self) -> None:
+        found = await asyncio.to_thread(holder_of, self.program.lock)
+        pid = found if found is not None else self._start()
+        try:
+            watch = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        ended = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(watch, _settle, ended)
+        self.pid = pid
+        try:
+            boot = await self._until_ready(ended, watch)
+            if boot is not None:
+                log.info("%s runs: pid %d%s", self.program.name, pid, ", adopted" if found is not None else "")
+                await self._came_up(boot, found is not None)
+                await ended
+            log.error("%s ended (%s); its log is %s", self.program.name, self._how_it_ended(), self.program.log)
+            self.pid = None
+            await self._went_down()
+        finally:
+            asyncio.get_running_loop().remove_reader(watch)
+            os.close(watch)
+
+    def _start(self) -> int:
+        program = self.program
+        _rotate(program.log)
+        out = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._child = subprocess.Popen(
+                program.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd=program.log.parent,
+                umask=0o077,
+            )
+        finally:
+            os.close(out)
+        self.starts += 1
+        return self._child.pid
+
+    async def _until_ready(self, ended: asyncio.Future[None], watch: int) -> str | None:
+        """The boot id once the process answers; None when it ended first."""
+        deadline = time.monotonic() + self.program.ready_s
+        while not ended.done():
+            boot = await self._probe()
+            if boot is not None:
+                return boot
+            if time.monotonic() > deadline:
+                log.error("%s did not answer in %g s and is ended", self.program.name, self.program.ready_s)
+                signal.pidfd_send_signal(watch, signal.SIGKILL)
+                await ended
+                return None
+            await asyncio.wait([ended], timeout=POLL_S)
+        return None
+
+    def _how_it_ended(self) -> str:
+        if self._child is None or self._child.pid != self.pid:
+            return "not our child: status unknown"
+        status = self._child.wait()
+        self._child = None
+        return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _rotate(path: Path) -> None:
+    if path.exists() and path.stat().st_size > LOG_BYTES:
+        path.replace(path.with_name(path.name + ".1"))
+
+
+def end_process(pid: int, what: str, *, grace_s: float) -> str:
+    """Ends a process: SIGTERM, a grace, then SIGKILL. Blocks. Says how it ended.
+
+    Raises:
+        AgentError: `will_not_end`, when even SIGKILL did not end it (a process in an uninterruptible call).
+    """
+    try:
+        watch = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return "was gone"
+    try:
+        for how, sent, patience in (("ended", signal.SIGTERM, grace_s), ("killed", signal.SIGKILL, 10.0)):
+            try:
+                signal.pidfd_send_signal(watch, sent)
+            except ProcessLookupError:
+                return how
+            if _wait_readable(watch, patience):
+                return how
+    finally:
+        os.close(watch)
+    raise AgentError(
+        "will_not_end", f"{what} (pid {pid}) did not end", "it sits in the kernel", "look at the host's kernel log"
+    )
+
+
+def _wait_readable(fd: int, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))

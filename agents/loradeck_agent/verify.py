@@ -1,0 +1,95 @@
+"""Taking canaries and judging them: the same judgement idle at a load and, later, through the router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from loradeck.rules.proof import Judgement, Level, judge
+from loradeck.schemas.attestation import CanaryItem, CanaryRecord
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.engine_api import Conversation, prompt_digest
+from loradeck_agent.records import CanaryRecords
+from loradeck_agent.replica import EngineReplica
+
+Canaries = tuple[tuple[dict[str, str], ...], ...]
+
+
+def base_ref(tenant: str, base: str) -> ReleaseRef:
+    """The release that is this base alone, as this tenant's."""
+    release = Release(tenant=tenant, form=Form.BASE, base=base, label="base")
+    return ReleaseRef(id=release.id, release=release, label="base")
+
+
+def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
+    """Canaries of every entry that names a release, each once."""
+    found: dict[str, tuple[dict[str, str], ...]] = {}
+    for entry in entries:
+        refs = (entry.current, entry.preparing, *entry.beneath)
+        if any(ref is not None and ref.id == release for ref in refs):
+            found.update({prompt_digest(messages): messages for messages in entry.canaries})
+    return tuple(found.values())
+
+
+async def take(engine: EngineReplica, model: str, canaries: Sequence[Conversation]) -> tuple[CanaryItem, ...]:
+    """Greedy tokens of each canary, asked of the engine's own socket, all at once."""
+    return tuple(await asyncio.gather(*(engine.api.canary(model, messages) for messages in canaries)))
+
+
+async def recorded_base(
+    engine: EngineReplica, records: CanaryRecords, tenant: str, canaries: Canaries
+) -> CanaryRecord | None:
+    """The base's own record for these canaries; taken now where nobody has recorded them."""
+    build = engine.build
+    ref = base_ref(tenant, build.base)
+    record = await records.find(ref.id, build.build, map(prompt_digest, canaries))
+    have = {item.prompt for item in record.items} if record else set()
+    missing = [messages for messages in canaries if prompt_digest(messages) not in have]
+    if not missing:
+        return record
+    return await records.add(ref, build.build, await take(engine, build.base_name, missing))
+
+
+async def verify_idle(
+    engine: EngineReplica, records: CanaryRecords, ref: ReleaseRef, canaries: Canaries, left: Sequence[ReleaseRef]
+) -> Judgement:
+    """Judges a release that was just loaded and serves nobody yet, and records what nobody has recorded.
+
+    Tokens that differ from the base nowhere are not recorded: they may be the base's own, and a later right
+    load would then be called wrong.
+    """
+    build = engine.build
+    base = await recorded_base(engine, records, ref.release.tenant, canaries)
+    items = await take(engine, ref.engine_name or build.base_name, canaries)
+    record = await records.find(ref.id, build.build, [item.prompt for item in items])
+    have = {item.prompt for item in record.items} if record else set()
+    missing = [item for item in items if item.prompt not in have]
+    if missing and ref.release.form is Form.ADAPTER:
+        own = CanaryRecord(release=ref.id, build=build.build, items=tuple(items))
+        if judge(items, own, {base.release: base} if base else {}, is_base=False).level is Level.PROVEN:
+            await records.add(ref, build.build, missing)
+    return await judge_items(engine, records, ref, items, left)
+
+
+async def judge_items(
+    engine: EngineReplica,
+    records: CanaryRecords,
+    ref: ReleaseRef,
+    items: Sequence[CanaryItem],
+    left: Sequence[ReleaseRef],
+) -> Judgement:
+    """Judges tokens against the release's own record, the base's, and those of what the pointer has left."""
+    build = engine.build
+    asked = [item.prompt for item in items]
+    if not asked:
+        return Judgement(level=Level.LISTED, code="no_canaries", detail="the route has no canaries")
+    record = await records.find(ref.id, build.build, asked)
+    if record is not None:
+        # What others recorded for other prompts says nothing about the ones that were asked.
+        record = record.model_copy(update={"items": tuple(item for item in record.items if item.prompt in asked)})
+    if ref.release.form is not Form.ADAPTER:
+        return judge(items, record, {}, is_base=True)
+    rivals = [base_ref(ref.release.tenant, build.base), *(other for other in left if other.id != ref.id)]
+    others = {rival.id: await records.find(rival.id, build.build, asked) for rival in rivals}
+    return judge(items, record, others, is_base=False)
