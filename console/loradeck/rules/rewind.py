@@ -37,8 +37,6 @@ def plan(
     Raises:
         Refused: plan_required: it is to be executed and no plan was sent back.
     """
-    if not request.dry_run and not request.generations:
-        raise Refused("plan_required", "executing a rewind sends its plan back", fix="ask for a dry run first")
     steps = []
     for key in sorted(now):
         pointer = now[key]
@@ -59,6 +57,8 @@ def plan(
                 skipped=skipped,
             )
         )
+    if steps and not request.dry_run and not request.generations:
+        raise Refused("plan_required", "executing a rewind sends its plan back", fix="ask for a dry run first")
     return RewindPlan(to_rev=to_rev, at_ms=at_ms, steps=tuple(steps))
 
 

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+from tests.unit.rules.simulated_log import Acme
+
+
+@pytest.fixture
+def acme() -> Acme:
+    """acme's production pointer, on which nothing was promoted yet."""
+    return Acme()
