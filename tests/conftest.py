@@ -1,0 +1,116 @@
+"""Models that tests share: a two-layer random Llama made in a second, its adapters, and the real small base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+MakeBase = Callable[..., Path]
+MakeAdapter = Callable[..., Path]
+
+
+def write_tiny_base(folder: Path, seed: int = 0) -> Path:
+    """A random two-layer Llama with one token per byte; eos is also its configured pad token, as in SmolLM2."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<|endoftext|>",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # wide, so that the likeliest token stands clear of the next
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def write_adapter(
+    base: Path, folder: Path, seed: int = 1, rank: int = 4, targets: tuple[str, ...] = TARGETS, scale: float = 0.3
+) -> Path:
+    """A random LoRA adapter for `base`, as peft would save it, strong enough to change the answers."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(AutoConfig.from_pretrained(base))
+    random = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in targets:
+            prefix = f"base_model.model.{name}"
+            tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, module.in_features, generator=random) * scale
+            tensors[f"{prefix}.lora_B.weight"] = torch.randn(module.out_features, rank, generator=random) * scale
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "lora_dropout": 0.0,
+        "target_modules": list(targets),
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a two-layer random Llama."""
+    return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def make_base() -> MakeBase:
+    """`make_base(folder, seed)`: another random base of the same shapes."""
+    return write_tiny_base
+
+
+@pytest.fixture(scope="session")
+def make_adapter() -> MakeAdapter:
+    """`make_adapter(base, folder, seed=1, rank=4, targets=..., scale=0.3)`: a random adapter for a base."""
+    return write_adapter
+
+
+@pytest.fixture(scope="session")
+def real_base() -> Path:
+    """Folder of SmolLM2-135M-Instruct, converted on first use (20 s) into the user's cache."""
+    from loradeck_agent.basemodel import ensure_base
+
+    return ensure_base()
