@@ -75,7 +75,7 @@ async def upload(api: HubApi, path: Path) -> tuple[str, int]:
             continue
         if answer.is_success:
             return sha256, size
-        raise api.transport.refusal(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+        raise api.transport.refusal(answer)
     raise AssertionError("full_jitter never ends")
 
 

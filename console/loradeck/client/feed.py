@@ -12,22 +12,23 @@ full-jitter back-off, and lists again each time, because rows that changed meanw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from loradeck.client.api import HubApi
 from loradeck.client.backoff import full_jitter
 from loradeck.client.config import Context
 from loradeck.client.connect import Endpoint, endpoint, websocket
 from loradeck.client.errors import ApiError, ClientError, NotUnderstood
-from loradeck.client.transport import Transport
+from loradeck.client.transport import Transport, refusal
 from loradeck.schemas.feed import FeedMessage, FeedReset, FeedShow, feed_adapter
 from loradeck.schemas.state import HubState
 
@@ -92,47 +93,47 @@ class Feed:
         """Say which rows ('tenant/route') are on the screen; None asks for all. Kept over reconnects."""
         self._wanted = FeedShow(rows=rows)
         if self._connection is not None:
-            await self._say(self._connection)
+            # A link that has just broken is no error here: the next one is told on connecting.
+            with contextlib.suppress(ConnectionClosed):
+                await self._say(self._connection)
 
-    async def follow(self) -> AsyncIterator[FeedItem]:
+    async def follow(self) -> AsyncGenerator[FeedItem]:
         """Yields for ever. Close it to close the link."""
         yield self._changed(Link.CONNECTING)
         waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, rng=self._rng)
         while True:
-            state, why, fix = Link.LOST, "", ""
+            began = self._clock()
+            lost: LinkChange | None = None
             try:
                 # A new connection each time, with the token file read again.
-                async for item in self._session(endpoint(self.context)):
-                    if isinstance(item, LinkChange):
-                        waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, rng=self._rng)
-                    yield item
-                why = "the hub asked to list again"
+                async with contextlib.aclosing(self._session(endpoint(self.context))) as session:
+                    async for item in session:
+                        yield item
             except ApiError as error:
-                refused = error.problem.status in (401, 403)
-                state, why, fix = (Link.REFUSED if refused else Link.LOST), error.title, error.fix
+                state = Link.REFUSED if error.problem.status in (401, 403) else Link.LOST
+                lost = self._changed(state, why=error.title, fix=error.fix)
             except ClientError as error:
-                why, fix = f"{error.title} ({error.where})", error.fix
-            except InvalidStatus as error:
-                status = error.response.status_code
-                state = Link.REFUSED if status in (401, 403) else Link.LOST
-                why = f"the hub refused the feed (HTTP {status})"
+                lost = self._changed(Link.LOST, why=f"{error.title} ({error.where})", fix=error.fix)
             except TimeoutError:
-                why = f"nothing heard for {self._silence_s:g} s"
+                lost = self._changed(Link.LOST, why=f"nothing heard for {self._silence_s:g} s")
             except (OSError, WebSocketException) as error:
-                why = f"the link broke ({type(error).__name__}: {error})"
+                lost = self._changed(Link.LOST, why=f"the link broke ({type(error).__name__}: {error})")
+            if self._clock() - began > LONGEST_WAIT_S:
+                waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, rng=self._rng)
             wait = next(waits)
-            yield self._changed(state, why=why, fix=fix, retry_s=wait)
+            if lost is not None:
+                yield replace(lost, retry_s=wait)
             await asyncio.sleep(wait)
 
-    async def _session(self, point: Endpoint) -> AsyncIterator[FeedItem]:
-        """One connection: the list, then messages until it breaks or the hub asks to list again."""
+    async def _session(self, point: Endpoint) -> AsyncGenerator[FeedItem]:
+        """One connection: the list, then messages. Ends when the hub asks to list again."""
         async with HubApi(Transport(point)) as api:
             listed = await api.state()
         cursor = f"{listed.status.epoch}:{listed.status.rev}"
-        async with websocket(point, f"/v1/feed?since={cursor}") as connection:
-            self._heard = self._clock()
-            self._connection = connection
-            try:
+        try:
+            async with websocket(point, f"/v1/feed?since={cursor}") as connection:
+                self._heard = self._clock()
+                self._connection = connection
                 if self._wanted is not None:
                     await self._say(connection)
                 yield self._changed(Link.UP)
@@ -146,16 +147,21 @@ class Feed:
                         return
                     if message is not None:
                         yield message
-            finally:
-                self._connection = None
+        except InvalidStatus as error:
+            answer = error.response
+            raise refusal(
+                answer.status_code, answer.headers.get("content-type", ""), bytes(answer.body or b""), where=point.where
+            ) from None
+        finally:
+            self._connection = None
 
     async def _say(self, connection: ClientConnection) -> None:
         assert self._wanted is not None
         await connection.send(self._wanted.model_dump_json())
 
-    def _changed(self, state: Link, *, why: str = "", fix: str = "", retry_s: float | None = None) -> LinkChange:
+    def _changed(self, state: Link, *, why: str = "", fix: str = "") -> LinkChange:
         self.link = state
-        return LinkChange(state=state, at=self._clock(), why=why, fix=fix, retry_s=retry_s)
+        return LinkChange(state=state, at=self._clock(), why=why, fix=fix)
 
 
 def _parsed(data: bytes, where: str) -> FeedMessage | None:

@@ -78,7 +78,7 @@ class Transport:
                 raise trouble from None
             if answer.is_success:
                 return answer.content
-            raise self.refusal(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+            raise self.refusal(answer)
 
     async def ask(self, kind: type[T] | TypeAdapter[T], method: str, path: str, **how: Any) -> T:
         """`request`, with the answer parsed as `kind`.
@@ -111,7 +111,7 @@ class Transport:
             async with self.http.stream("GET", path, headers=headers) as answer:
                 if not answer.is_success:
                     await answer.aread()
-                    raise self.refusal(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+                    raise self.refusal(answer)
                 if start and answer.status_code != 206:
                     raise NotUnderstood(
                         "the hub sent the whole blob where a part was asked for", where=self.where, fix="start again"
@@ -121,16 +121,10 @@ class Transport:
         except httpx.TransportError as error:
             raise self.trouble(error) from None
 
-    def refusal(self, status: int, media_type: str, content: bytes) -> ClientError:
-        """What an answer that is no success means."""
-        try:
-            return ApiError(Problem.model_validate_json(content))
-        except ValidationError:
-            return NotUnderstood(
-                f"what answered is no Loradeck hub (HTTP {status}, {media_type or 'no type'})",
-                where=self.where,
-                fix="check the address; a proxy or another program may be listening there",
-            )
+    def refusal(self, answer: httpx.Response) -> ClientError:
+        """What an answer that is no success means. Its body must have been read."""
+        media_type = answer.headers.get("content-type", "")
+        return refusal(answer.status_code, media_type, answer.content, where=self.where)
 
     def trouble(self, error: httpx.TransportError) -> HubUnreachable | AnswerLost:
         """What an exception of the connection means for the request."""
@@ -148,6 +142,18 @@ class Transport:
 
     async def aclose(self) -> None:
         await self.http.aclose()
+
+
+def refusal(status: int, media_type: str, content: bytes, *, where: str) -> ClientError:
+    """What an answer that is no success means: the hub's refusal, or that no hub answered."""
+    try:
+        return ApiError(Problem.model_validate_json(content))
+    except ValidationError:
+        return NotUnderstood(
+            f"what answered is no Loradeck hub (HTTP {status}, {media_type or 'no type'})",
+            where=where,
+            fix="check the address; a proxy or another program may be listening there",
+        )
 
 
 def segment(name: str) -> str:

@@ -1,0 +1,102 @@
+"""The `loradeck` command: the console without arguments, and a verb for every key.
+
+This module is all that `loradeck --help` imports; a command's own module is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from loradeck.cli.exits import MEANING, Exit
+from loradeck.cli.lazy import LazyGroup
+from loradeck.cli.options import connection_options
+
+COMMANDS = {
+    "rollback": ("loradeck.cli.moves:rollback", "Put a route back to the release its preview names."),
+    "undo": ("loradeck.cli.moves:undo", "Undo a move: release, hold and quarantine as they were before it."),
+    "fallback": ("loradeck.cli.moves:fallback", "Put a route on its base alone, where it allows that."),
+    "promote": ("loradeck.cli.moves:promote", "Put a release on a route, after preparing it on every replica."),
+    "rewind": ("loradeck.cli.rewind:rewind", "Put pointers back as they were at a rev or a time, all in one txn."),
+    "move": ("loradeck.cli.moves:outcome", "Say what became of a move whose answer was lost, by its key."),
+    "hold": ("loradeck.cli.pointer:hold", "Keep pipelines from promoting on a route."),
+    "release-hold": ("loradeck.cli.pointer:release_hold", "Let pipelines promote on a route again."),
+    "lift": ("loradeck.cli.pointer:lift", "End the quarantine of a release, with a reason."),
+    "incident": ("loradeck.cli.pointer:incident", "Add an incident or a reason to a move, afterwards."),
+    "open": ("loradeck.cli.open:open_", "Start the console on a tenant's row."),
+    "tenant": (
+        "loradeck.cli.tenant:tenant",
+        "Create, suspend, resume, offboard and list tenants; keys of their callers.",
+    ),
+    "route": ("loradeck.cli.route:route", "Set and show a tenant's routes."),
+    "release": ("loradeck.cli.release:release", "List and show releases."),
+    "adapter": ("loradeck.cli.adapter:adapter", "Import, list and show adapter versions."),
+    "base": ("loradeck.cli.base:base", "Register and list base models."),
+    "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets."),
+    "suite": ("loradeck.cli.suite:suite", "Register and list suites."),
+    "job": ("loradeck.cli.job:job", "Train, evaluate, list, show, follow and cancel jobs."),
+    "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
+    "event": ("loradeck.cli.event:event", "List events of the log."),
+    "audit": ("loradeck.cli.event:audit", "Check the log."),
+    "hub": ("loradeck.cli.hub:hub", "Run a hub on this machine, recover it, back it up."),
+    "token": ("loradeck.cli.token:token", "Create, list and revoke tokens (on the hub's host)."),
+    "completion": ("loradeck.cli.completion:completion", "Print the completion script for a shell."),
+}
+"""Name -> ('module:attribute', its line in `loradeck --help`), in the order of that help."""
+
+# After a line of only \\b click keeps the line breaks that follow.
+_EXITS = "\b\nExit status:\n" + "\n".join(f"  {status.value:<4} {MEANING[status]}" for status in Exit)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"loradeck {version('loradeck')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXITS,
+)
+@click.option("--once", is_flag=True, help="Print the state and leave.")
+@click.option("--read-only", is_flag=True, help="Start a console from which nothing can be changed.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print it.")
+@connection_options
+@click.pass_context
+def cli(ctx: click.Context, once: bool, read_only: bool) -> None:
+    """See which base + LoRA adapter every tenant is really served, and put a bad one back.
+
+    Without a command: the console.
+    """
+    if ctx.invoked_subcommand is not None:
+        if once or read_only:
+            raise click.UsageError("--once and --read-only stand alone, without a command")
+        return
+    if once:
+        from loradeck.cli.state import once as print_once
+
+        print_once()
+        return
+    from loradeck.cli.tui import start
+
+    start(ctx, read_only=read_only, at=None)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: runs the command line and leaves with its documented status."""
+    try:
+        status = cli.main(args=list(argv) if argv is not None else None, prog_name="loradeck", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(Exit.USAGE)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(Exit.INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else Exit.OK)

@@ -1,0 +1,107 @@
+"""The hub on this machine. The only command that imports the hub's packages, and only to run one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from loradeck.cli.exits import misused
+from loradeck.cli.options import reason_option, told, yes_option
+from loradeck.cli.output import utc
+from loradeck.cli.session import Session, writes
+from loradeck.client.api import new_key
+from loradeck.client.config import state_path
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, PEM."),
+    click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM; needed beyond loopback."),
+    click.option("--production", is_flag=True, help="Consoles show this hub as production."),
+    click.option("--name", default="hub", show_default=True, help="Shown in every console's header."),
+    click.option("--listen", metavar="HOST:PORT", help="Also listen on TCP, for consoles and agents elsewhere."),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Folder of the hub's data. [default: $XDG_STATE_HOME/loradeck/hub]",
+    ),
+)
+
+
+def _run_options(command: F) -> F:
+    for option in _RUN_OPTIONS:
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@_run_options
+@click.pass_context
+def hub(ctx: click.Context, **settings: Any) -> None:
+    """Run a hub on this machine, recover it, back it up. Alone: run."""
+    if ctx.invoked_subcommand is None:
+        _serve(**settings)
+        return
+    given = [name for name in settings if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given and ctx.invoked_subcommand != "run":
+        raise click.UsageError(f"--{given[0].replace('_', '-')} belongs to `loradeck hub run`")
+    ctx.obj = {name: settings[name] for name in given}
+
+
+@hub.command()
+@_run_options
+@click.pass_context
+def run(ctx: click.Context, **settings: Any) -> None:
+    """Run a hub until it is interrupted."""
+    _serve(**{**settings, **(ctx.obj or {})})
+
+
+@hub.command()
+@reason_option(required=True)
+@yes_option
+@writes
+async def recover(s: Session, reason: str, yes: bool) -> None:
+    """After a restore from a backup: take newer moves over from the nodes, raise the epoch."""
+    state = await s.api.state()
+    s.out.say(f"{state.status.hub}: rev {state.status.rev}, epoch {state.status.epoch}, {utc(state.status.at_ms)}")
+    for node in state.nodes:
+        s.out.say(f" {node.node}: {'linked' if node.linked else 'LINK LOST'} {node.behind or ''}".rstrip())
+    missing = [node.node for node in state.nodes if not node.linked]
+    warning = f" {len(missing)} nodes are not linked; what only they know is not taken over." if missing else ""
+    s.confirm(f"Append what the linked nodes know and raise the epoch?{warning}", yes=yes)
+    result = await s.api.recover(reason, new_key())
+    s.out.json(result)
+    for event in result.events:
+        s.out.say(f" {event.kind.value} {event.tenant}/{event.route} gen {event.generation}  rev {event.rev}")
+    s.out.say(f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} entries taken over")
+
+
+def _serve(**settings: Any) -> None:
+    data: Path = settings.pop("data") or state_path() / "hub"
+    if (settings["tls_cert"] is None) != (settings["tls_key"] is None):
+
+        def refuse() -> None:
+            raise misused("a certificate and its key belong together", fix="give both --tls-cert and --tls-key")
+
+        told(refuse, as_json=False)
+    try:
+        from loradeck.hub.server import serve
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("loradeck"):
+            raise
+        missing = error.name
+
+        def refuse_missing() -> None:
+            raise misused(
+                "this installation has no hub in it",
+                where=f"the package {missing} is missing",
+                fix="pip install 'loradeck[hub]'",
+                code="no_hub",
+            )
+
+        told(refuse_missing, as_json=False)
+        return
+    serve(data=data, **settings)

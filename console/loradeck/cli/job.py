@@ -1,0 +1,219 @@
+"""Jobs: train and evaluate on a node, and follow them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.cli.base import named_bases
+from loradeck.cli.exits import Exit, misused, refused
+from loradeck.cli.files import checked, toml_of
+from loradeck.cli.naming import Named, labels_of, one_named, release_named
+from loradeck.cli.options import yes_option
+from loradeck.cli.output import span, utc
+from loradeck.cli.session import Session, hub_command, writes
+from loradeck.client.api import new_key
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, Job, JobRequest, JobState, TrainSpec
+
+_OVER = {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
+_POLL_S = 0.5
+
+
+@click.group()
+def job() -> None:
+    """Train, evaluate, list, show, follow and cancel jobs."""
+
+
+@job.command()
+@click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path))
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry.")
+@click.option("--follow", is_flag=True, help="Follow it to its end.")
+@writes
+async def train(s: Session, spec: Path, labels: tuple[str, ...], follow: bool) -> None:
+    """Train an adapter from a TOML file: base and datasets by name or digest."""
+    fields = await asyncio.to_thread(toml_of, spec)
+    if fields.get("kind", "train") != "train":
+        raise misused(f"kind is {fields['kind']!r}", where=str(spec), fix="leave it out, or say train")
+    if isinstance(fields.get("base"), str):
+        fields["base"] = one_named("base", fields["base"], await named_bases(s.api)).digest
+    if isinstance(fields.get("datasets"), list):
+        entries = await s.api.datasets()
+        known = [Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in entries]
+        own = [entry for entry in known if entry.value.manifest.tenant == fields.get("tenant")]
+        fields["datasets"] = [
+            one_named("dataset", str(text), known if "/" in str(text) else own).digest for text in fields["datasets"]
+        ]
+    request = JobRequest(
+        spec=checked(TrainSpec, fields, where=str(spec)), labels=labels_of(labels), idempotency_key=new_key()
+    )
+    await _submit(s, request, follow)
+
+
+@job.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option("--suite", "suite_name", required=True, metavar="SUITE", help="By name or digest.")
+@click.option("--route", default="production", show_default=True, help="Route whose canaries are recorded.")
+@click.option("--max-new-tokens", type=int, default=48, show_default=True)
+@click.option("--batch", type=int, default=8, show_default=True)
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry.")
+@click.option("--follow", is_flag=True, help="Follow it to its end.")
+@writes
+async def evaluate(
+    s: Session,
+    /,
+    tenant: str,
+    name: str,
+    suite_name: str,
+    route: str,
+    labels: tuple[str, ...],
+    follow: bool,
+    **numbers: Any,
+) -> None:
+    """Score a release on a suite's held-out items and record its canaries."""
+    release = await release_named(s.api, tenant, name)
+    suites = [
+        Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in await s.api.suites()
+    ]
+    own = [entry for entry in suites if entry.value.manifest.tenant == tenant]
+    suite = one_named("suite", suite_name, suites if "/" in suite_name else own)
+    fields = {"tenant": tenant, "release": release.id, "suite": suite.digest, "route": route, **numbers}
+    request = JobRequest(
+        spec=checked(EvaluateSpec, fields, where="options"), labels=labels_of(labels), idempotency_key=new_key()
+    )
+    await _submit(s, request, follow)
+
+
+@job.command("ls")
+@hub_command
+async def ls(s: Session) -> None:
+    """List jobs, newest first."""
+    jobs = await s.api.jobs()
+    s.out.json(jobs)
+    s.out.table(
+        ("JOB", "KIND", "TENANT", "STATE", "NODE", "STEP", "TOOK", "CREATED", "BY", "MESSAGE"),
+        [
+            (
+                j.id,
+                j.kind,
+                j.tenant,
+                j.state.value,
+                j.node or "-",
+                _step(j),
+                _took(j),
+                utc(j.created_ms),
+                j.by,
+                j.message,
+            )
+            for j in jobs
+        ],
+        empty="no jobs",
+    )
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@hub_command
+async def show(s: Session, job_id: str) -> None:
+    """Show a job, its specification and its result."""
+    found = await s.api.job(job_id)
+    s.out.json(found)
+    s.out.heading(f"{found.kind} {found.tenant}  {found.state.value}  {found.id}")
+    for label, value in (
+        ("node", found.node or "-"),
+        ("step", _step(found)),
+        ("took", _took(found)),
+        ("attempt", str(found.attempt)),
+        ("by", f"{found.by} {utc(found.created_ms)}"),
+        ("metrics", " ".join(f"{k}={v:.4g}" for k, v in found.metrics.items()) or "-"),
+        ("message", found.message or "-"),
+        ("code", found.code or "-"),
+        ("result", str(found.result or "-")),
+        ("spec", str(found.spec.model_dump(mode="json"))),
+    ):
+        s.out.say(f"{label:8} {value}")
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@hub_command
+async def follow(s: Session, job_id: str) -> None:
+    """Print a job's events until it ends. Failed or cancelled is exit 1."""
+    await _follow(s, await s.api.job(job_id))
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@yes_option
+@writes
+async def cancel(s: Session, job_id: str, yes: bool) -> None:
+    """Stop a job."""
+    found = await s.api.job(job_id)
+    s.confirm(f"Cancel this {found.kind} job of {found.tenant} by {found.by} ({found.state.value})?", yes=yes)
+    cancelled = await s.api.cancel_job(job_id)
+    s.out.json(cancelled)
+    s.out.say(f"job {cancelled.id} is {cancelled.state.value}")
+
+
+async def _submit(s: Session, request: JobRequest, follow: bool) -> None:
+    submitted = await s.api.submit_job(request)
+    if follow:
+        s.out.say(f"job {submitted.id} is {submitted.state.value}")
+        await _follow(s, submitted)
+        return
+    s.out.json(submitted)
+    s.out.say(f"job {submitted.id} is {submitted.state.value}; loradeck job follow {submitted.id}")
+
+
+async def _follow(s: Session, found: Job) -> None:
+    """Events as they come; with --json one line an event, and the job at the end."""
+    seen: set[tuple[int, int]] = set()
+    state = None
+    while True:
+        # The job is read before its events: what a finished job has written is then all there.
+        found = await s.api.job(found.id)
+        if found.state is not state:
+            state = found.state
+            s.out.say(f"{found.id} {state.value}" + (f" on {found.node}" if found.node else ""))
+        for event in await s.api.job_events(found.id):
+            if (event.attempt, event.seq) not in seen:
+                seen.add((event.attempt, event.seq))
+                s.out.json_line(event)
+                s.out.say(_line(event))
+        if found.state in _OVER:
+            break
+        await asyncio.sleep(_POLL_S)
+    s.out.json_line(found)
+    if found.state is not JobState.DONE:
+        if s.out.as_json:
+            raise click.exceptions.Exit(Exit.REFUSED)
+        raise refused(
+            f"the job {found.state.value}" if found.state is JobState.FAILED else "the job was cancelled",
+            where=found.message or found.id,
+            fix=f"loradeck job show {found.id}",
+            code=found.code or f"job_{found.state.value}",
+        )
+    s.out.say(f"{found.id} done in {_took(found)}")
+
+
+def _line(event: ExecutorEvent) -> str:
+    step = f" {event.step}/{event.of or '?'}" if event.step is not None else ""
+    metrics = " ".join(f"{key}={value:.4g}" for key, value in event.metrics.items())
+    return f"{utc(int(event.ts * 1000))}  {event.type.value}{step}  {metrics}  {event.message}".rstrip()
+
+
+def _step(found: Job) -> str:
+    return "-" if found.step is None else f"{found.step}/{found.of or '?'}"
+
+
+def _took(found: Job) -> str:
+    if found.started_ms is None or found.ended_ms is None:
+        return "-"
+    return span((found.ended_ms - found.started_ms) / 1000)
+
+
+def _said(found: Job) -> str:
+    return f"[{found.code}] {found.message}" if found.code else found.message

@@ -1,0 +1,216 @@
+"""From what people type to what travels: pointers, releases, digests, labels, times."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
+
+from loradeck.cli.exits import misused, refused
+from loradeck.client.api import HubApi
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import Event
+from loradeck.schemas.state import ReleaseView
+
+PRODUCTION = "production"
+"""The route that is meant where none is named."""
+
+_HEX = re.compile(r"[0-9a-f]{4,64}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pointer:
+    tenant: str
+    route: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.route}"
+
+
+def pointer(tenant: str, route: str | None = None) -> Pointer:
+    """`acme`, `acme production` or `acme/production`.
+
+    Raises:
+        CliError: the route is named twice.
+    """
+    name, slash, inner = tenant.partition("/")
+    if slash and route is not None:
+        raise misused("the route is named twice", where=f"{tenant} {route}", fix="give TENANT/ROUTE or TENANT ROUTE")
+    return Pointer(name, inner or route or PRODUCTION)
+
+
+def pointer_and_release(words: Sequence[str]) -> tuple[Pointer, str]:
+    """`TENANT [ROUTE] RELEASE`.
+
+    Raises:
+        CliError: too few or too many words.
+    """
+    if len(words) == 2:
+        return pointer(words[0]), words[1]
+    if len(words) == 3:
+        return pointer(words[0], words[1]), words[2]
+    raise misused(
+        "which release of which tenant?", where=" ".join(words) or "no arguments", fix="TENANT [ROUTE] RELEASE"
+    )
+
+
+async def release_named(api: HubApi, tenant: str, text: str) -> ReleaseView:
+    """The tenant's release called `v7`, by its full id, or by a prefix of its id that no other has.
+
+    Raises:
+        CliError: none, or several.
+        ApiError, HubUnreachable.
+    """
+    known = await api.releases(tenant)
+    labelled = [view for view in known if view.label == text]
+    if len(labelled) == 1:
+        return labelled[0]
+    if not labelled and _HEX.fullmatch(text):
+        labelled = [view for view in known if view.id.startswith(text)]
+        if len(labelled) == 1:
+            return labelled[0]
+    if labelled:
+        told = ", ".join(f"{view.label} {view.id[:12]} on {view.base_label}" for view in labelled)
+        raise refused(
+            f"{text!r} names {len(labelled)} releases of {tenant}",
+            where=told,
+            fix="give more of the id",
+            code="ambiguous_release",
+        )
+    have = ", ".join(f"{view.label} {short(view.id)}" for view in known[-8:]) or "none"
+    raise refused(
+        f"{tenant} has no release {text!r}",
+        where=f"it has: {have}",
+        fix="name it v7, by its id, or by the first characters of its id",
+        code="unknown_release",
+    )
+
+
+async def event_named(api: HubApi, at: Pointer, text: str | None) -> Event:
+    """The pointer's event with this id, or whose id alone begins so; its last move where none is named.
+
+    Raises:
+        CliError: none, or several.
+        ApiError, HubUnreachable.
+    """
+    row = await api.row(at.tenant, at.route)
+    text = text or row.pointer.last_move
+    if text is None:
+        raise refused(f"{at} has not moved yet", fix=f"loradeck event ls {at}", code="no_move")
+    if row.last_event is not None and row.last_event.id == text:
+        return row.last_event
+    found = [e for e in await api.events(tenant=at.tenant, route=at.route, limit=1000) if e.id.startswith(text)]
+    if len(found) != 1:
+        raise refused(
+            f"{len(found)} of the last 1,000 events of {at} are called {text!r}",
+            fix=f"loradeck event ls {at}",
+            code="unknown_event",
+        )
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Named(Generic[T]):
+    """A registered document with the names it may be called by."""
+
+    digest: str
+    names: tuple[str, ...]
+    value: T
+
+
+def one_named(kind: str, text: str, known: Iterable[Named[T]]) -> Named[T]:
+    """The document called `text`: a name, its digest, or a prefix of the digest that no other has.
+
+    Of several with the same name the newest registered is meant (documents come oldest first).
+
+    Raises:
+        CliError: none, or a prefix that fits several.
+    """
+    every = list(known)
+    by_name = [entry for entry in every if text in entry.names]
+    if by_name:
+        return by_name[-1]
+    found = [entry for entry in every if entry.digest.startswith(text)] if _HEX.fullmatch(text) else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise refused(
+            f"{text!r} fits {len(found)} {kind}s",
+            where=", ".join(entry.digest[:12] for entry in found),
+            fix="give more of the digest",
+            code=f"ambiguous_{kind}",
+        )
+    have = ", ".join(f"{entry.names[0]} {short(entry.digest)}" for entry in every[-8:]) or "none"
+    raise refused(
+        f"the hub has no {kind} {text!r}",
+        where=f"it has: {have}",
+        fix=f"register it first: loradeck {kind} add",
+        code=f"unknown_{kind}",
+    )
+
+
+def labels_of(pairs: Iterable[str]) -> dict[str, str]:
+    """`--label site=eu-1` and the like. Raises: CliError."""
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise misused("a label is KEY=VALUE", where=repr(pair), fix="for example --label site=eu-1")
+        labels[key] = value
+    return labels
+
+
+def moment(text: str, *, interactive: bool, now_ms: int | None = None) -> int:
+    """Milliseconds since 1970 UTC of `2026-03-01T14:05Z`, `14:05Z` (the last one passed) or with `+01:00`.
+
+    A time without a zone is taken as this machine's local time where somebody sees what it came to before it
+    counts, and refused where nobody does.
+
+    Raises:
+        CliError: not a time, without a zone when not interactive, or in the future.
+    """
+    now = now_ms if now_ms is not None else int(time.time() * 1000)
+    moment_ = _parse(text, datetime.fromtimestamp(now / 1000, UTC))
+    if moment_ is None:
+        raise misused(
+            "this is no time", where=repr(text), fix="give 2026-03-01T14:05Z, 14:05Z, or a zone such as +01:00"
+        )
+    when, bare_clock = moment_
+    if when.tzinfo is None:
+        if not interactive:
+            raise misused(
+                "a time without a zone is not taken from a script",
+                where=repr(text),
+                fix=f"say {text}Z for UTC, or add the zone",
+                code="no_zone",
+            )
+        when = when.astimezone()
+    if bare_clock and when.timestamp() * 1000 > now:
+        when -= timedelta(days=1)
+    at = int(when.timestamp() * 1000)
+    if at > now:
+        raise misused("this time has not come yet", where=repr(text), fix="give a time in the past")
+    return at
+
+
+def _parse(text: str, now: datetime) -> tuple[datetime, bool] | None:
+    """The time, and whether only a clock time was given."""
+    word = text.strip().replace("z", "Z")
+    clock = re.fullmatch(r"(\d\d?):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d\d)?", word)
+    try:
+        if not clock:
+            return datetime.fromisoformat(word), False
+        hour, minute, second, zone = clock.groups()
+        stamp = f"{int(hour):02d}:{minute}:{second or '00'}"
+        if zone is None:
+            today = now.astimezone().date()
+            return datetime.fromisoformat(f"{today}T{stamp}"), True
+        offset = datetime.fromisoformat(f"2000-01-01T{stamp}{zone}").tzinfo
+        return datetime.fromisoformat(f"{now.astimezone(offset).date()}T{stamp}{zone}"), True
+    except ValueError:
+        return None

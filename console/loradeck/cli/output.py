@@ -1,0 +1,147 @@
+"""What goes to stdout: aligned plain text for people, the schemas' JSON for programs.
+
+Names, reasons and errors are data: control characters in them never reach the terminal. Colour only repeats
+what a word says already, and is left out where stdout is no terminal or NO_COLOR is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from pydantic import BaseModel
+
+_BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
+
+
+class Output:
+    """Where a command prints. `say` is for people only and silent with --json; `json` prints only with it."""
+
+    def __init__(self, *, as_json: bool, stream: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._stream = stream or sys.stdout
+        self._colour = self._stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def say(self, line: str = "") -> None:
+        """One line for people."""
+        if not self.as_json:
+            self._write(clean(line))
+
+    def heading(self, line: str) -> None:
+        if not self.as_json:
+            self._write(self._styled(_BOLD, clean(line)))
+
+    def alarm(self, line: str) -> None:
+        """A line that must not be overlooked."""
+        if not self.as_json:
+            self._write(self._styled(_RED, clean(line)))
+
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+        """Aligned columns; `empty` is said instead of a table without rows."""
+        if self.as_json:
+            return
+        cells = [[clean(str(cell)) for cell in row] for row in rows]
+        if not cells:
+            self._write(empty)
+            return
+        widths = [max(width(line[i]) for line in [list(headers), *cells]) for i in range(len(headers))]
+        self._write(self._styled(_BOLD, _aligned(headers, widths)))
+        for line in cells:
+            self._write(_aligned(line, widths))
+
+    def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
+        """The document, with --json."""
+        if self.as_json:
+            self._write(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+
+    def json_line(self, value: BaseModel) -> None:
+        """One document a line, with --json: for what is followed."""
+        if self.as_json:
+            self._write(value.model_dump_json())
+
+    def raw(self, text: str) -> None:
+        """A secret or a script, as it is."""
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def _styled(self, style: str, text: str) -> str:
+        return f"{style}{text}{_PLAIN}" if self._colour else text
+
+
+def clean(text: str) -> str:
+    """Text with everything that could steer a terminal replaced; newlines become spaces."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else (" " if c in "\n\t" else "\N{REPLACEMENT CHARACTER}") for c in text)
+
+
+def width(text: str) -> int:
+    """Columns a text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def utc(ms: int | None) -> str:
+    """`2026-03-01 03:12:44Z`; `-` for none."""
+    if ms is None:
+        return "-"
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def span(seconds: float | None) -> str:
+    """A duration, two units at most: `41s`, `14m02s`, `13h04m`, `2d11h`."""
+    if seconds is None:
+        return "-"
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def ago(ms: int | None, now_ms: int | None = None) -> str:
+    """How long ago a time was, by this machine's clock unless the hub's is given."""
+    if ms is None:
+        return "-"
+    now = now_ms if now_ms is not None else int(time.time() * 1000)
+    return f"{span((now - ms) / 1000)} ago"
+
+
+def millis(ms: float | None) -> str:
+    """`+6.2 ms`, `+1.9 s`; `-` for none."""
+    if ms is None:
+        return "-"
+    return f"+{ms:.1f} ms" if ms < 1000 else f"+{ms / 1000:.2f} s"
+
+
+def share(value: float | None) -> str:
+    """A share as percent; `-` where nothing was measured."""
+    return "-" if value is None else f"{value * 100:.1f}%"
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(cells)]
+    return "  ".join(padded).rstrip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value

@@ -1,0 +1,63 @@
+"""Releases: what may be served."""
+
+from __future__ import annotations
+
+import click
+
+from loradeck.cli.naming import release_named
+from loradeck.cli.output import utc
+from loradeck.cli.session import Session, hub_command
+from loradeck.schemas.ids import short
+
+
+@click.group()
+def release() -> None:
+    """List and show releases."""
+
+
+@release.command("ls")
+@click.argument("tenant", required=False)
+@hub_command
+async def ls(s: Session, tenant: str | None) -> None:
+    """List releases, of one tenant or of all."""
+    views = await s.api.releases(tenant)
+    s.out.json(views)
+    s.out.table(
+        ("RELEASE", "ID", "FORM", "BASE", "ADAPTER"),
+        [(v.label, v.id[:12], v.form.value, f"{v.base_label} {short(v.base)}", short(v.adapter)) for v in views],
+        empty="no releases",
+    )
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@hub_command
+async def show(s: Session, tenant: str, name: str) -> None:
+    """Show a release: its parts, and what was attested of it."""
+    view = await release_named(s.api, tenant, name)
+    detail = await s.api.release(view.id)
+    s.out.json(detail)
+    s.out.heading(f"{tenant} {view.label}  {view.id}")
+    s.out.say(f"form        {view.form.value}")
+    s.out.say(f"base        {view.base_label} {view.base}")
+    s.out.say(f"adapter     {view.adapter or '-'}")
+    if detail.manifest is not None:
+        s.out.say(f"name        {detail.manifest.name}, rank {detail.manifest.rank}")
+        s.out.say(f"why weights {detail.manifest.decision.why_weights}")
+    if s.out.as_json:
+        return
+    s.out.table(
+        ("ATTESTATION", "ROUTE", "AT", "BY", "WHAT"),
+        [
+            (
+                a.kind.value,
+                a.route or "-",
+                utc(a.at_ms),
+                a.by,
+                " ".join(f"{k}={v}" for k, v in a.body.items() if isinstance(v, str | int | float | bool)),
+            )
+            for a in await s.api.attestations(subject=view.id)
+        ],
+        empty="nothing is attested of it yet",
+    )

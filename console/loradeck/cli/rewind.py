@@ -1,0 +1,102 @@
+"""Rewind: pointers as they were at a rev or a time, in one txn."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from loradeck.cli.exits import Exit, refused
+from loradeck.cli.naming import moment
+from loradeck.cli.options import reason_option, yes_option
+from loradeck.cli.output import ago, utc
+from loradeck.cli.progress import wait_options
+from loradeck.cli.session import Session, writes
+from loradeck.client.api import Wait, new_key
+from loradeck.schemas.ids import short
+from loradeck.schemas.moves import RewindPlan, RewindRequest
+
+
+@click.command()
+@click.option("--to", "to", required=True, metavar="REV|TIME", help="A rev, or a time with its zone: 14:05Z.")
+@click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--incident", metavar="ID", help="Incident it belongs to.")
+@reason_option()
+@yes_option
+@wait_options(timeout=10)
+@writes
+async def rewind(
+    s: Session,
+    to: str,
+    tenants: tuple[str, ...],
+    dry_run: bool,
+    incident: str | None,
+    reason: str,
+    yes: bool,
+    wait: Wait,
+    timeout: float,
+) -> None:
+    """Put pointers back as they were at a rev or a time, all in one txn."""
+    to_rev = int(to) if to.isdecimal() else None
+    time_ms = None if to_rev is not None else moment(to, interactive=s.interactive)
+    key = new_key()
+    request = RewindRequest(
+        to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, reason=reason, incident=incident
+    )
+    plan = await s.api.plan_rewind(request)
+    _show(s, plan, time_ms)
+    if dry_run:
+        s.out.json(plan)
+        return
+    moving = [step for step in plan.steps if step.skipped is None]
+    if not moving:
+        raise refused(
+            "no pointer would move",
+            where=f"rev {plan.to_rev}",
+            fix="every step is skipped for the reason shown (loradeck rewind --dry-run)",
+            code="nothing_to_rewind",
+        )
+    s.confirm(f"Rewind {len(moving)} pointers to rev {plan.to_rev} of {utc(plan.at_ms)} ({ago(plan.at_ms)})?", yes=yes)
+    execute = request.model_copy(
+        update={
+            # The plan's own rev: what was shown is what is done, whatever was committed meanwhile.
+            "to_rev": plan.to_rev,
+            "time_ms": None,
+            "generations": {f"{step.tenant}/{step.route}": step.generation for step in moving},
+        }
+    )
+    deadline = time.monotonic() + timeout
+    result = await s.api.rewind(execute, wait=wait, timeout=timeout)
+    s.out.json(result)
+    for event in result.events:
+        s.out.say(
+            f" {event.tenant}/{event.route} gen {event.generation}: "
+            f"{short(event.from_release)} -> {short(event.to_release)}"
+        )
+    txn = result.events[0].txn if result.events else "-"
+    s.out.say(f"rewound {len(result.events)} pointers, rev {result.rev}   undo it: loradeck undo --txn {txn}")
+    order = ("committed", "flipped", "proven")
+    if result.reached in order and order.index(result.reached) < order.index(wait) and time.monotonic() >= deadline:
+        s.out.alarm(f"NOT DONE: committed, and not {wait} everywhere in {timeout:g} s; it goes on by itself")
+        raise click.exceptions.Exit(Exit.NOT_IN_TIME)
+
+
+def _show(s: Session, plan: RewindPlan, time_ms: int | None) -> None:
+    if time_ms is not None:
+        s.out.say(f"asked for {utc(time_ms)} ({ago(time_ms)})")
+    s.out.heading(f"as at rev {plan.to_rev}, committed {utc(plan.at_ms)} ({ago(plan.at_ms)})")
+    s.out.table(
+        ("POINTER", "GEN", "FROM", "TO", "SKIPPED"),
+        [
+            (
+                f"{step.tenant}/{step.route}",
+                step.generation,
+                short(step.from_release),
+                short(step.to_release),
+                step.skipped or "",
+            )
+            for step in plan.steps
+        ],
+        empty="no pointers",
+    )

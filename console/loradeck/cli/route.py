@@ -1,0 +1,148 @@
+"""Routes: a tenant's named entries, what binds them, and what they serve."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.cli.exits import misused
+from loradeck.cli.files import checked, json_of, text_of, toml_of
+from loradeck.cli.naming import Named, labels_of, one_named, pointer
+from loradeck.cli.options import yes_option
+from loradeck.cli.output import share, span, utc
+from loradeck.cli.progress import replicas
+from loradeck.cli.session import Session, hub_command, writes
+from loradeck.client.api import HubApi
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.route import Gap, RouteConfig, Streams
+
+
+@click.group()
+def route() -> None:
+    """Set and show a tenant's routes."""
+
+
+@route.command("set")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--file", type=click.Path(path_type=Path), help="TOML with the settings; the rest are defaults.")
+@click.option("--placement", multiple=True, metavar="KEY=VALUE", help="Label a node must carry; may be repeated.")
+@click.option("--min-replicas", type=int, help="Proven replicas that make a generation attested.")
+@click.option("--soak-seconds", type=float, help="How long a release serves before R goes to it unasked.")
+@click.option("--soak-requests", type=int, help="How many requests it answers before that.")
+@click.option("--gate-suite", metavar="SUITE", help="Suite of the gate, by name or digest.")
+@click.option("--min-exact", type=float, help="Gate: least share of exact answers, 0 to 1.")
+@click.option("--min-valid", type=float, help="Gate: least share of valid answers, 0 to 1.")
+@click.option("--max-drop", type=float, help="Gate: largest loss against the live release, 0 to 1.")
+@click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that live answers must satisfy.")
+@click.option("--breach-bad", type=float, help="Share of bad answers from which a release is breached.")
+@click.option("--breach-n", type=int, help="Checked answers needed before that is said.")
+@click.option("--gap", type=click.Choice([gap.value for gap in Gap]), help="What answers until a release is ready.")
+@click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
+@click.option("--fallback/--no-fallback", default=None, help="Whether the base alone may stand in.")
+@click.option("--refuse-after", "refuse_after_s", type=float, help="Seconds without a hub after which it refuses.")
+@click.option("--canary", "canaries", multiple=True, metavar="PROMPT", help="Fixed prompt; may be repeated.")
+@yes_option
+@writes
+async def set_route(
+    s: Session, /, tenant: str, route_name: str | None, file: Path | None, yes: bool, **flags: Any
+) -> None:
+    """Set a route's settings, from a TOML file and flags; flags alone change the route as it is."""
+    at = pointer(tenant, route_name)
+    before = (await s.api.tenant(at.tenant)).routes.get(at.route)
+    if file is not None:
+        settings = await asyncio.to_thread(toml_of, file)
+    else:
+        settings = before.model_dump(mode="json") if before else {}
+    await _put(s.api, settings, flags)
+    config = checked(RouteConfig, settings, where=str(file or at))
+    if before is not None and config != before:
+        for line in _differences(before, config):
+            s.out.say(f" {line}")
+        s.confirm(f"Change these settings of {at}?", yes=yes or not s.interactive)
+    kept = await s.api.set_route(at.tenant, at.route, config)
+    s.out.json(kept)
+    s.out.say(f"route {at} is set")
+
+
+@route.command("show")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--settings", is_flag=True, help="The route's settings instead of what it serves.")
+@hub_command
+async def show(s: Session, tenant: str, route_name: str | None, settings: bool) -> None:
+    """Show what a route serves and where R would take it."""
+    at = pointer(tenant, route_name)
+    if settings:
+        config = (await s.api.tenant(at.tenant)).routes.get(at.route)
+        if config is None:
+            raise misused(f"{at.tenant} has no route {at.route!r}", fix=f"loradeck tenant show {at.tenant}")
+        s.out.json(config)
+        for key, value in config.model_dump(mode="json").items():
+            s.out.say(f"{key:15} {value}")
+        return
+    row = await s.api.row(at.tenant, at.route)
+    s.out.json(row)
+    live = f"{row.live.label} {short(row.live.id)} on {row.live.base_label}" if row.live else "nothing"
+    s.out.heading(f"{at}  gen {row.pointer.generation}  {live}  {' '.join(row.flags)}".rstrip())
+    target = row.preview.target
+    goes = f"{target.label} {short(target.id)} on {target.base_label}" if target else row.preview.refused or "none"
+    s.out.say(f"R goes to   {row.preview.action.value}: {goes}   ready {row.preview.ready}/{row.preview.placed}")
+    for skipped in row.preview.skipped:
+        s.out.say(f"            skipped {skipped.release.label} {short(skipped.release.id)}: {skipped.reason}")
+    s.out.say(f"flipped     {row.flipped}/{row.placed}   proven {row.proven}/{row.placed}   listed {row.listed}")
+    s.out.say(
+        f"bad         {share(row.bad_before)} > {share(row.bad_now)} of {row.bad_n}   verdict {row.cause.verdict}"
+    )
+    s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer)}")
+    s.out.say(f"soak        {span(row.soak[0])}, {row.soak[1]} requests")
+    replicas(s, row)
+
+
+async def _put(api: HubApi, settings: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Flags into the settings, and the gate's suite from its name to its digest. Raises: CliError."""
+
+    def into(table: str, key: str, value: Any) -> None:
+        if value is not None:
+            inner = settings.get(table)
+            settings[table] = {**(inner if isinstance(inner, dict) else {}), key: value}
+
+    if flags["placement"]:
+        settings["placement"] = labels_of(flags["placement"])
+    for key in ("min_replicas", "gap", "streams", "fallback", "refuse_after_s"):
+        if flags[key] is not None:
+            settings[key] = flags[key]
+    if flags["canaries"]:
+        settings["canaries"] = [[{"role": "user", "content": prompt}] for prompt in flags["canaries"]]
+    into("soak", "seconds", flags["soak_seconds"])
+    into("soak", "requests", flags["soak_requests"])
+    into("gate", "suite", flags["gate_suite"])
+    into("gate", "min_exact", flags["min_exact"])
+    into("gate", "min_valid", flags["min_valid"])
+    into("gate", "max_drop", flags["max_drop"])
+    into("breach", "bad", flags["breach_bad"])
+    into("breach", "n", flags["breach_n"])
+    if flags["answer_schema"] is not None:
+        await asyncio.to_thread(json_of, flags["answer_schema"])
+        into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))
+    gate = settings.get("gate")
+    if isinstance(gate, dict) and isinstance(gate.get("suite"), str):
+        suites = [
+            Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in await api.suites()
+        ]
+        gate["suite"] = one_named("suite", gate["suite"], suites).digest
+
+
+def _differences(before: RouteConfig, after: RouteConfig) -> list[str]:
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return [f"{key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
+
+
+def _bound(state: PointerState) -> str:
+    words = ["HELD"] if state.held else []
+    words += [f"quarantined {short(entry.release)}" for entry in state.quarantined]
+    return "   ".join(words) or "not held, nothing quarantined"

@@ -1,0 +1,66 @@
+"""`loradeck --once`: what the console would show, printed once."""
+
+from __future__ import annotations
+
+from loradeck.cli.output import share, span, utc
+from loradeck.cli.session import Session, hub_command
+from loradeck.schemas.ids import short
+from loradeck.schemas.state import HubState, TenantRow
+
+_ATTENTION = ("BAD", "UNPRVN", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP")
+
+
+@hub_command
+async def once(s: Session, /) -> None:
+    """Print the state and leave."""
+    state = await s.api.state()
+    s.out.json(state)
+    _told(s, state)
+
+
+def _told(s: Session, state: HubState) -> None:
+    status = state.status
+    up = sum(1 for node in state.nodes if node.linked and not node.lost)
+    production = "PRODUCTION " if status.production or s.context.production else ""
+    s.out.heading(
+        f"{production}{status.hub}  {utc(status.at_ms)}  rev {status.rev}  epoch {status.epoch}  "
+        f"nodes {up}/{len(state.nodes)} up  {state.me.actor} ({state.me.role.value})"
+    )
+    if status.refusing:
+        s.out.alarm(f"EVERY MOVE IS REFUSED: {status.refusing}")
+    s.out.table(
+        ("TENANT", "LIVE", "FOR", "REQ/S", "ERR%", "BAD% WAS>NOW", "PROVEN", "R GOES TO", "READY", "FLAG"),
+        [_line(row, status.at_ms) for row in sorted(state.tenants, key=_urgency)],
+        empty="no routes; loradeck tenant create NAME, then loradeck route set NAME",
+    )
+    lost = [node.node for node in state.nodes if node.lost or not node.linked]
+    if lost:
+        s.out.alarm(f"link lost: {' '.join(lost)}")
+    running = [job for job in state.jobs if job.state.value in ("queued", "assigned", "running")]
+    for job in running:
+        progress = f" {job.step}/{job.of or '?'}" if job.step is not None else ""
+        s.out.say(f"job {job.id} {job.kind} {job.tenant} {job.state.value}{progress} on {job.node or 'no node yet'}")
+
+
+def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
+    name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
+    moved = row.pointer.moved_ms
+    preview = row.preview
+    return (
+        name,
+        f"{row.live.label}/{row.live.base_label} {short(row.live.id)}" if row.live else "nothing",
+        span((now_ms - moved) / 1000) if moved is not None else "-",
+        f"{row.requests_per_s:.1f}",
+        share(row.error_share),
+        f"{share(row.bad_before)}>{share(row.bad_now)}",
+        f"{row.proven}/{row.placed}",
+        f"{preview.target.label}/{preview.target.base_label}" if preview.target else preview.action.value,
+        f"{preview.readiness.value} {preview.ready}/{preview.placed}",
+        " ".join(row.flags),
+    )
+
+
+def _urgency(row: TenantRow) -> tuple[int, str, str]:
+    """Bad first, then unproven, then no way back; the rest by name."""
+    worst = min((_ATTENTION.index(flag) for flag in row.flags if flag in _ATTENTION), default=len(_ATTENTION))
+    return (worst, row.tenant, row.route)

@@ -1,0 +1,108 @@
+"""Suites: held-out items to score a release on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.cli.exits import misused
+from loradeck.cli.files import checked, entry_of, json_of, rows_of, text_of
+from loradeck.cli.provenance import provenance_of, provenance_options
+from loradeck.cli.session import Session, hub_command, writes
+from loradeck.client.blobs import upload
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import SuiteManifest
+
+
+@click.group()
+def suite() -> None:
+    """Register and list suites."""
+
+
+@suite.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tenant", required=True)
+@click.option("--name", required=True)
+@click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that an answer must satisfy.")
+@click.option("--canary", "canaries", multiple=True, metavar="ID", help="Item whose tokens fingerprint a release.")
+@provenance_options
+@writes
+async def add(
+    s: Session,
+    /,
+    file: Path,
+    tenant: str,
+    name: str,
+    answer_schema: Path | None,
+    canaries: tuple[str, ...],
+    sidecar: Path | None,
+    **given: Any,
+) -> None:
+    """Register items {"id", "prompt", "answer"}, one JSON object a line."""
+    manifest = await asyncio.to_thread(_described, file, tenant, name, answer_schema, canaries, sidecar, given)
+    await upload(s.api, file)
+    registered = await s.api.register_suite(manifest)
+    s.out.json(registered)
+    s.out.say(f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
+
+
+@suite.command("ls")
+@click.option("--tenant")
+@hub_command
+async def ls(s: Session, tenant: str | None) -> None:
+    """List suites."""
+    entries = [e for e in await s.api.suites() if tenant in (None, e.manifest.tenant)]
+    s.out.json(entries)
+    s.out.table(
+        ("SUITE", "DIGEST", "ITEMS", "CANARIES", "ANSWER SCHEMA"),
+        [
+            (
+                f"{e.manifest.tenant}/{e.manifest.name}",
+                e.digest[:12],
+                e.manifest.items,
+                len(e.manifest.canaries),
+                "yes" if e.manifest.answer_schema else "no",
+            )
+            for e in entries
+        ],
+        empty="no suites; loradeck suite add FILE.jsonl",
+    )
+
+
+def _described(
+    file: Path,
+    tenant: str,
+    name: str,
+    answer_schema: Path | None,
+    canaries: tuple[str, ...],
+    sidecar: Path | None,
+    given: dict[str, Any],
+) -> SuiteManifest:
+    """Reads every item before anything is sent. Raises: CliError."""
+    provenance = provenance_of(file, sidecar, given)
+    ids = [str(row["id"]) for row in rows_of(file, ("id", "prompt", "answer"))]
+    if not ids:
+        raise misused("the file has no items", where=str(file), fix="one JSON object a line")
+    if len(set(ids)) != len(ids):
+        twice = next(item for item in ids if ids.count(item) > 1)
+        raise misused(f"two items have the id {twice!r}", where=str(file), fix="an id names one item")
+    strange = sorted(set(canaries) - set(ids))
+    if strange:
+        raise misused(f"no item has the id {strange[0]!r}", where="--canary", fix="name items of this file")
+    schema = None
+    if answer_schema is not None:
+        json_of(answer_schema)
+        schema = text_of(answer_schema)
+    fields = {
+        "tenant": tenant,
+        "name": name,
+        "items": len(ids),
+        "files": [entry_of(file)],
+        "answer_schema": schema,
+        "canaries": canaries,
+        "provenance": provenance,
+    }
+    return checked(SuiteManifest, fields, where=str(file))
