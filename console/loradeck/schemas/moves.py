@@ -117,6 +117,7 @@ class MoveResult(Wire):
     replayed: bool = Field(False, description="the key had been used: this is that move's result again")
     cancelled: str | None = Field(None, description="the prepare that was cancelled")
     pending: str | None = Field(None, description="the promote's prepare, when the wait ended before its commit")
+    skipped: tuple[RewindStep, ...] = Field((), description="of a rewind: pointers that stayed, and why")
     reached: str | None = Field(None, description="with ?wait: committed, flipped or proven, as far as it got")
     commit_ms: float | None = Field(None, description="request received to committed, hub's monotonic clock")
     flipped_ms: float | None = Field(None, description="committed to the last router's acknowledgement")
