@@ -1,0 +1,22 @@
+"""Artifacts: manifests of folders, the hub's content-addressed blobs, and what an adapter must be.
+
+Nothing here imports torch, and nothing reads a pickle.
+"""
+
+from loradeck.artifacts.adapters import verify_adapter
+from loradeck.artifacts.blobs import Blobs
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.install import install, installing
+from loradeck.artifacts.manifests import base_digest, base_manifest, scan, verify_folder
+
+__all__ = [
+    "BadArtifact",
+    "Blobs",
+    "base_digest",
+    "base_manifest",
+    "install",
+    "installing",
+    "scan",
+    "verify_adapter",
+    "verify_folder",
+]

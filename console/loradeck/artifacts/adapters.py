@@ -1,0 +1,269 @@
+"""Whether a folder is the LoRA adapter its manifest says, for the base it was made for.
+
+Engines do not check: vLLM serves an adapter of another base with the same shapes, and serves the bare base
+under the adapter's name when no key matches. So everything that can be told without reading the weights is
+told here, before an engine sees the folder. Whether the values are finite is checked by whoever wrote them
+and by the engine that reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.manifests import plain_files, verify_folder
+from loradeck.artifacts.tensors import Tensor, read_header
+from loradeck.schemas.manifest import AdapterManifest
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+ALLOWED = frozenset({WEIGHTS, CONFIG, "README.md"})
+
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".py", ".pyc"})
+"""Endings of files that can run code when they are read."""
+
+PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "task_type": ("CAUSAL_LM", None),
+    "bias": ("none", None),
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+}
+"""The values a configuration may have. Other ways to start an adapter change the base's weights under it."""
+
+UNSUPPORTED = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "fan_in_fan_out",
+    "layers_to_transform",
+    "layers_pattern",
+    "layer_replication",
+    "exclude_modules",
+    "target_parameters",
+    "trainable_token_indices",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "megatron_config",
+)
+"""Settings that must be absent or empty: engines and the merge handle plain LoRA only."""
+
+_KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
+_LAYER = re.compile(r"(?P<before>.*\blayers)\.(?P<layer>\d+)\.(?P<rest>.+)")
+_FLOATS = frozenset({"F32", "F16", "BF16"})
+
+_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "granite", "olmo2"})
+"""Model types whose linear layers are called and shaped as `base_modules` says."""
+
+
+def verify_adapter(
+    folder: Path,
+    manifest: AdapterManifest,
+    base: Path | None = None,
+    *,
+    beside: Collection[str] = (),
+) -> None:
+    """Check an adapter's folder against its manifest, and its tensors against its configuration and base.
+
+    Args:
+        base: folder of the base it is about to be used with; None where none is at hand.
+        beside: paths that may lie in the folder without being part of the adapter.
+
+    Raises:
+        BadArtifact: `pickle_in_adapter`, `path_traversal`, `truncated_safetensors`, `bad_safetensors`,
+            `manifest_mismatch`, `unsupported_adapter`, `wrong_base`.
+    """
+    names = {path.relative_to(folder).as_posix() for path in plain_files(folder)} - set(beside)
+    _refuse_pickles(names | {entry.path for entry in manifest.files})
+    listed = {entry.path for entry in manifest.files}
+    if not {WEIGHTS, CONFIG} <= listed <= ALLOWED:
+        raise _unsupported(
+            f"the manifest lists {', '.join(sorted(listed))}", f"an adapter is {WEIGHTS} and {CONFIG}, nothing else"
+        )
+    # First, so that a file cut short is told as that and not as some other digest.
+    tensors = read_header(folder / WEIGHTS) if WEIGHTS in names else {}
+    verify_folder(manifest.files, folder, beside=beside)
+    check_config(read_config(folder / CONFIG), manifest)
+    check_tensors(tensors, manifest, read_base_config(base) if base else None)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """An adapter_config.json. Raises BadArtifact `unsupported_adapter`."""
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _unsupported(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise _unsupported(f"{path.name} is no JSON object")
+    return config
+
+
+def read_base_config(folder: Path) -> dict[str, Any]:
+    """A base's config.json. Raises BadArtifact `wrong_base`."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _wrong_base(f"the base's config.json cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise _wrong_base("the base's config.json is no JSON object")
+    return config
+
+
+def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
+    """Plain LoRA, with the manifest's rank, alpha and modules.
+
+    The base named in it is a path of the machine that trained it and is never used.
+
+    Raises:
+        BadArtifact: `unsupported_adapter`; `manifest_mismatch`.
+    """
+    for name, allowed in PLAIN_LORA.items():
+        if not any(config.get(name) is value or config.get(name) == value for value in allowed):
+            raise _unsupported(f"{CONFIG}: {name} is {config.get(name)!r}")
+    if used := [name for name in UNSUPPORTED if config.get(name)]:
+        raise _unsupported(f"{CONFIG} sets {', '.join(used)}", "train a plain LoRA")
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise _unsupported(f"{CONFIG}: target_modules must be a list of names, not {targets!r}")
+    said = {
+        "rank": (config.get("r"), manifest.rank),
+        "alpha": (config.get("lora_alpha"), manifest.alpha),
+        "target modules": (sorted(set(targets)), sorted(set(manifest.target_modules))),
+    }
+    wrong = [f"{what} {there!r}, the manifest says {here!r}" for what, (there, here) in said.items() if there != here]
+    if wrong:
+        raise BadArtifact(
+            "manifest_mismatch", "the configuration is not the manifest's", f"{CONFIG}: {'; '.join(wrong)}"
+        )
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], manifest: AdapterManifest, base_config: Mapping[str, Any] | None = None
+) -> None:
+    """Exactly an A and a B for every target module of every layer, shaped for the rank and the base.
+
+    Raises:
+        BadArtifact: `unsupported_adapter`, keys or shapes that no base could take; `wrong_base`, they do not fit
+            this base.
+    """
+    pairs = _pairs(tensors, manifest.rank)
+    targets = {module: _target(module, manifest.target_modules) for module in pairs}
+    if strange := sorted(module for module, target in targets.items() if target is None):
+        raise _unsupported(f"tensors for {strange[0]}, which is no target module ({len(strange)} such)")
+    if unused := sorted(set(manifest.target_modules) - set(targets.values())):
+        raise _unsupported(f"no tensors for the target module {unused[0]}")
+    expected = base_modules(base_config) if base_config is not None else None
+    if expected is None:
+        _same_layers(pairs)
+        return
+    wanted = {module: shape for module, shape in expected.items() if _target(module, manifest.target_modules)}
+    if missing := sorted(wanted.keys() - pairs.keys()):
+        raise _wrong_base(f"the base has {missing[0]}, the adapter has no tensors for it ({len(missing)} such)")
+    if extra := sorted(pairs.keys() - wanted.keys()):
+        raise _wrong_base(f"the adapter has tensors for {extra[0]}, which the base lacks ({len(extra)} such)")
+    for module, shape in sorted(pairs.items()):
+        if shape != wanted[module]:
+            raise _wrong_base(
+                f"{module} maps {shape[1]} to {shape[0]} in the adapter, {wanted[module][1]} to "
+                f"{wanted[module][0]} in the base"
+            )
+
+
+def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
+    """(out, in) of every linear layer of a base, by module; None for a kind of model that is not known here.
+
+    Raises:
+        BadArtifact: `wrong_base`, its config.json lacks a dimension.
+    """
+    if config.get("model_type") not in _DECODERS:
+        return None
+    try:
+        hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+        heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
+        head = int(config.get("head_dim") or hidden // heads)
+        keys = int(config.get("num_key_value_heads") or heads) * head
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise _wrong_base(f"the base's config.json lacks a dimension: {error!r}") from error
+    shapes = {
+        "self_attn.q_proj": (heads * head, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, heads * head),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    return {f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in shapes.items()}
+
+
+def _pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
+    """(out, in) of every module that has both its tensors."""
+    sides: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise _unsupported(f"{WEIGHTS} holds {key!r}, which is no LoRA tensor")
+        if tensor.dtype not in _FLOATS or len(tensor.shape) != 2:
+            raise _unsupported(f"{key} is {tensor.dtype} {list(tensor.shape)}, not a matrix of F32, F16 or BF16")
+        sides.setdefault(match["module"], {})[match["side"]] = tensor
+    pairs = {}
+    for module, pair in sides.items():
+        if len(pair) != 2:
+            raise _unsupported(f"{module} has lora_{next(iter(pair))} only")
+        a, b = pair["A"].shape, pair["B"].shape
+        if a[0] != rank or b[1] != rank:
+            raise _unsupported(f"{module} has A {list(a)} and B {list(b)}, which is not rank {rank}")
+        pairs[module] = (b[0], a[1])
+    return pairs
+
+
+def _target(module: str, targets: Collection[str]) -> str | None:
+    """The target module that a module is an instance of, as peft matches them."""
+    return next((target for target in targets if module == target or module.endswith(f".{target}")), None)
+
+
+def _same_layers(pairs: Mapping[str, tuple[int, int]]) -> None:
+    """Without the base: at least every module is there in the same layers, shaped alike."""
+    layers: dict[str, set[int]] = {}
+    shapes: dict[str, set[tuple[int, int]]] = {}
+    for module, shape in pairs.items():
+        match = _LAYER.fullmatch(module)
+        if match is None:
+            raise _unsupported(f"{module} is in no layer")
+        place = f"{match['before']}.*.{match['rest']}"
+        layers.setdefault(place, set()).add(int(match["layer"]))
+        shapes.setdefault(place, set()).add(shape)
+    every = set(range(1 + max((max(found) for found in layers.values()), default=-1)))
+    for place, found in sorted(layers.items()):
+        if found != every:
+            raise _unsupported(f"{place} has no tensors in layer {min(every - found)}")
+        if len(shapes[place]) > 1:
+            raise _unsupported(f"{place} has not the same shape in every layer")
+
+
+def _refuse_pickles(names: Collection[str]) -> None:
+    if found := sorted(name for name in names if Path(name).suffix.lower() in PICKLES):
+        raise BadArtifact(
+            "pickle_in_adapter",
+            "an adapter holds no file that can run code when it is read",
+            ", ".join(found),
+            f"save the weights as {WEIGHTS} (save_pretrained does) and leave the others out",
+        )
+
+
+def _unsupported(detail: str, fix: str = "") -> BadArtifact:
+    return BadArtifact("unsupported_adapter", "not an adapter that can be served", detail, fix)
+
+
+def _wrong_base(detail: str) -> BadArtifact:
+    return BadArtifact(
+        "wrong_base", "the adapter does not fit this base", detail, "serve it on the base it was trained on"
+    )

@@ -1,0 +1,126 @@
+"""The hub's blobs: files named after the SHA-256 of their content, on a local directory.
+
+    FOLDER/ab/abcdef...         a blob, 0600, never overwritten
+    FOLDER/incoming/*.staging   what is being received
+
+A blob is there under its name only when it is whole, verified and durable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+
+from loradeck.artifacts.errors import BadArtifact, room_on
+from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, sweep
+
+CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Blobs:
+    """A content-addressed store. Several threads and processes may use one folder.
+
+    Args:
+        folder: made (0700) where it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._incoming = folder / "incoming"
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(self._incoming)
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob lies or would lie.
+
+        Raises:
+            BadArtifact: `path_traversal`, it is no digest.
+        """
+        if not _DIGEST.fullmatch(sha256):
+            raise BadArtifact(
+                "path_traversal", "not a digest", repr(sha256)[:80], "name a blob by 64 lower-case hexadecimal digits"
+            )
+        return self.folder / sha256[:2] / sha256
+
+    def has(self, sha256: str) -> bool:
+        return self.path(sha256).is_file()
+
+    def size(self, sha256: str) -> int:
+        """Bytes. Raises BadArtifact `unknown_blob`."""
+        try:
+            return self.path(sha256).stat().st_size
+        except FileNotFoundError:
+            raise _unknown(sha256) from None
+
+    def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` up to, not including, `stop` (None: the end), in chunks.
+
+        Raises:
+            BadArtifact: `unknown_blob`.
+        """
+        try:
+            file = self.path(sha256).open("rb", buffering=0)
+        except FileNotFoundError:
+            raise _unknown(sha256) from None
+        return _read(file, start, os.fstat(file.fileno()).st_size if stop is None else stop)
+
+    def receive(self, sha256: str, *, size: int | None = None, limit: int | None = None) -> Incoming:
+        """Begin to receive a blob chunk by chunk: `with ... as incoming: incoming.write(...); incoming.keep()`."""
+        return Incoming(self, sha256, size=size, limit=limit)
+
+    def put(self, chunks: Iterable[bytes], sha256: str, *, limit: int | None = None) -> int:
+        """Keep content under its digest and return its size. What is there already is left as it is.
+
+        Raises:
+            BadArtifact: `digest_mismatch`, `too_large`, `disk_full`. Nothing was kept.
+        """
+        incoming = self.receive(sha256, limit=limit)
+        with incoming:
+            for chunk in chunks:
+                incoming.write(chunk)
+            incoming.keep()
+        return incoming.written
+
+
+class Incoming(StagedFile):
+    """A blob on its way in. Leaving the block before `keep` drops it."""
+
+    def __init__(self, blobs: Blobs, sha256: str, *, size: int | None, limit: int | None) -> None:
+        self._target = blobs.path(sha256)
+        staging = self._target.parent.parent / "incoming" / f"{sha256}.{secrets.token_hex(4)}{STAGING}"
+        super().__init__(staging, sha256, size=size, limit=limit)
+
+    def keep(self) -> None:
+        """Verify, make durable, and give it its name; durable when this returns. See `StagedFile.finish`."""
+        self.finish()
+        shelf = self._target.parent
+        shelf.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError), room_on(shelf):  # the same content came in twice
+            os.link(self.path, self._target)
+        fsync_folder(shelf)
+        fsync_folder(shelf.parent)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self.path.unlink(missing_ok=True)
+
+
+def _read(file: FileIO, start: int, stop: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        while start < stop and (chunk := file.read(min(CHUNK, stop - start))):
+            start += len(chunk)
+            yield chunk
+
+
+def _unknown(sha256: str) -> BadArtifact:
+    return BadArtifact("unknown_blob", "there is no such blob", sha256, "upload it first")

@@ -1,0 +1,36 @@
+"""The one exception of this package."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class BadArtifact(Exception):
+    """An artifact is not what it should be, or could not be kept. What was trusted before is unchanged.
+
+    `code` is stable and goes on the wire: pickle_in_adapter, truncated_safetensors, bad_safetensors,
+    manifest_mismatch, path_traversal, wrong_base, unsupported_adapter, digest_mismatch, too_large,
+    unknown_blob, bad_artifact, disk_full.
+    """
+
+    def __init__(self, code: str, title: str, detail: str = "", fix: str = "") -> None:
+        super().__init__(": ".join(part for part in (title, detail) if part))
+        self.code = code
+        self.title = title
+        self.detail = detail
+        self.fix = fix
+
+
+@contextmanager
+def room_on(where: object) -> Iterator[None]:
+    """A full disk, told as such."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BadArtifact(
+            "disk_full", "there is no room for the artifact", f"{where}: nothing was kept", "make room and try again"
+        ) from error

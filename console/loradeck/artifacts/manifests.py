@@ -1,0 +1,242 @@
+"""Folders as lists of files: what is in one, what makes a base, and whether one is what its manifest says."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.schemas.manifest import BaseManifest, FileEntry
+
+log = logging.getLogger(__name__)
+
+BASE_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+)
+"""What decides a base's tokens. Everything else in its folder (read-me, other formats) is no part of it."""
+
+SETTLED_NS = 2_000_000_000
+"""A file younger than this is hashed again next time: a change within one tick of the clock would not show."""
+
+Hasher = Callable[[Path], str]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def scan(folder: Path) -> tuple[FileEntry, ...]:
+    """Every file under a folder, by path.
+
+    Raises:
+        BadArtifact: `path_traversal`, something in it is a link or no plain file.
+    """
+    return tuple(_entry(folder, path, sha256_of) for path in plain_files(folder))
+
+
+def plain_files(folder: Path) -> list[Path]:
+    """Every file under a folder, sorted. Links, sockets and devices are refused, not followed.
+
+    Raises:
+        BadArtifact: `path_traversal`.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        for name in (*folders, *names):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise BadArtifact(
+                    "path_traversal",
+                    "an artifact holds plain files only",
+                    f"{path.relative_to(folder)} is {'a link' if stat.S_ISLNK(mode) else 'no plain file'}",
+                    "put a copy of the file in its place",
+                )
+            if stat.S_ISREG(mode):
+                found.append(path)
+    return sorted(found)
+
+
+# -- bases -------------------------------------------------------------------------------------------------
+
+
+def base_manifest(folder: Path, model_id: str, revision: str, *, sha256: Hasher = sha256_of) -> BaseManifest:
+    """The manifest of a base model in a local folder.
+
+    Links are followed: model caches are made of them, and a base never leaves its node.
+
+    Raises:
+        BadArtifact: `bad_artifact`, the folder holds no base in safetensors.
+    """
+    paths = base_files(folder)
+    return BaseManifest(
+        model_id=model_id, revision=revision, files=tuple(_entry(folder, path, sha256) for path in paths)
+    )
+
+
+def base_files(folder: Path) -> list[Path]:
+    """The files of a folder that make its base, sorted.
+
+    Raises:
+        BadArtifact: `bad_artifact`, without weights or configuration it is no base.
+    """
+    if not folder.is_dir():
+        raise BadArtifact("bad_artifact", "there is no such folder", str(folder), "name the folder of the base model")
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in BASE_FILES)
+    ]
+    names = {path.name for path in paths}
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        raise BadArtifact(
+            "bad_artifact",
+            "the folder holds no base model in safetensors",
+            f"{folder} needs config.json and *.safetensors",
+            "convert the model to safetensors (save_pretrained does)",
+        )
+    return paths
+
+
+def base_digest(folder: Path, *, cache: Path | None = None) -> str:
+    """Digest of the base in a folder. Files that have not changed since the last call are not read again.
+
+    Args:
+        cache: file that remembers digests by path, size, inode and times; in the user's cache folder if None.
+
+    Raises:
+        BadArtifact: `bad_artifact`, see `base_files`.
+    """
+    remembered = RememberedDigests(cache or Path(user_cache_path("loradeck")) / "digests.json")
+    digest = base_manifest(folder, "-", "-", sha256=remembered).digest  # the names are no part of the digest
+    remembered.save()
+    return digest
+
+
+class RememberedDigests:
+    """Digests of files by path, size, inode, mtime and ctime, in one JSON file (0600)."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._new: dict[str, str] = {}
+        try:
+            known = json.loads(file.read_text())
+        except FileNotFoundError:
+            known = {}
+        except (OSError, ValueError) as error:
+            log.warning("digests remembered in %s cannot be read and are computed again: %s", file, error)
+            known = {}
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
+
+    def __call__(self, path: Path) -> str:
+        """SHA-256 (hex) of a file."""
+        key = _identity(path)
+        if (known := self._known.get(key)) is not None:
+            return known
+        began_ns = time.time_ns()
+        digest = sha256_of(path)
+        changed_ns = path.stat().st_ctime_ns
+        if _identity(path) == key and began_ns - changed_ns > SETTLED_NS:
+            self._new[key] = digest
+        return digest
+
+    def save(self) -> None:
+        """Write down what was computed; entries of files that are gone are dropped."""
+        if not self._new:
+            return
+        kept = {key: value for key, value in self._known.items() if Path(key.rsplit("|", 1)[0]).exists()}
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staging = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}")
+        fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump(kept | self._new, file, indent=1, sort_keys=True)
+        staging.rename(self._file)
+
+
+def _identity(path: Path) -> str:
+    found = path.stat()
+    times = f"{found.st_mtime_ns}.{found.st_ctime_ns}"
+    return f"{path.resolve()}|{found.st_size}.{found.st_dev}.{found.st_ino}.{times}"
+
+
+# -- verification ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One way in which a folder is not what its manifest says. `what`: missing, extra, size or digest."""
+
+    path: str
+    what: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}{f' ({self.detail})' if self.detail else ''}"
+
+
+def differences(
+    files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = (), sha256: Hasher = sha256_of
+) -> list[Difference]:
+    """Every difference between a manifest's files and a folder, by path. Empty: they are the same.
+
+    Args:
+        beside: paths that may lie in the folder without being listed.
+
+    Raises:
+        BadArtifact: `path_traversal`, the folder holds a link or something that is no plain file.
+    """
+    listed = {entry.path: entry for entry in files}
+    found = {path.relative_to(folder).as_posix(): path for path in plain_files(folder)}
+    result = []
+    for name in sorted(listed.keys() | found.keys() - set(beside)):
+        if name not in found:
+            result.append(Difference(name, "missing"))
+        elif name not in listed:
+            result.append(Difference(name, "extra"))
+        elif (size := found[name].stat().st_size) != listed[name].size:
+            result.append(Difference(name, "size", f"{size} bytes, not {listed[name].size}"))
+        elif (digest := sha256(found[name])) != listed[name].sha256:
+            result.append(Difference(name, "digest", f"sha256 {digest}, not {listed[name].sha256}"))
+    return result
+
+
+def verify_folder(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> None:
+    """Raises BadArtifact `manifest_mismatch` with every difference, or `path_traversal`; see `differences`."""
+    found = differences(files, folder, beside=beside)
+    if found:
+        raise BadArtifact(
+            "manifest_mismatch",
+            "the files are not those of the manifest",
+            "; ".join(map(str, found)),
+            "fetch or make the artifact again; never edit one",
+        )
+
+
+def _entry(folder: Path, path: Path, sha256: Hasher) -> FileEntry:
+    return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path))
+
+
+def _raise(error: OSError) -> None:
+    raise error

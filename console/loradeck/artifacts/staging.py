@@ -1,0 +1,140 @@
+"""Files that exist under their own name only once they are whole, verified and on the disk.
+
+Content is written under a staging name, hashed on the way, fsynced, and renamed. A staging name that a crash
+left behind is told from one in use by a lock that dies with its process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from loradeck.artifacts.errors import BadArtifact, room_on
+
+STAGING = ".staging"
+"""How staging names end."""
+
+
+class StagedFile:
+    """One file on its way. As a context manager it is removed unless `finish` was reached.
+
+    Args:
+        path: staging name; must not exist.
+        sha256: what the content must hash to.
+        size: bytes it must have; None where only the digest is known.
+        limit: bytes it may have at most.
+    """
+
+    def __init__(self, path: Path, sha256: str, *, size: int | None = None, limit: int | None = None) -> None:
+        self.path = path
+        self.written = 0
+        self._sha256 = sha256
+        self._size = size
+        self._limit = size if size is not None else limit
+        self._hash = hashlib.sha256()
+        self._finished = False
+        self._fd = _create(path)
+
+    def write(self, chunk: bytes) -> None:
+        """Append.
+
+        Raises:
+            BadArtifact: `too_large` past the size or limit, `disk_full`.
+        """
+        self.written += len(chunk)
+        if self._limit is not None and self.written > self._limit:
+            raise BadArtifact("too_large", "the content is larger than announced or allowed", f"{self._limit} bytes")
+        self._hash.update(chunk)
+        with room_on(self.path):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def finish(self, *, mode: int = 0o600) -> None:
+        """Verify and make durable, still under the staging name.
+
+        Raises:
+            BadArtifact: `digest_mismatch`.
+        """
+        if self._size is not None and self.written != self._size:
+            raise BadArtifact(
+                "digest_mismatch", "the content ended early", f"{self.written} of {self._size} bytes", "send it again"
+            )
+        if self._hash.hexdigest() != self._sha256:
+            raise BadArtifact(
+                "digest_mismatch",
+                "the content is not what its digest says",
+                f"sha256 {self._hash.hexdigest()}, not {self._sha256}",
+                "send the file that the digest was taken of",
+            )
+        with room_on(self.path):
+            os.fchmod(self._fd, mode)
+            os.fsync(self._fd)
+        self._finished = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+        if not self._finished:
+            self.path.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> int:
+    while True:
+        with room_on(path):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)  # a sweep was faster than the lock
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what a crash left under staging names in a folder; those in use are left. Returns their names."""
+    removed = []
+    for path in sorted(folder.glob(f"*{STAGING}")):
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its writer has just finished
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            remove(path)
+            removed.append(path.name)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder even if it was made read-only."""
+    if path.is_dir() and not path.is_symlink():
+        for folder, _, _ in os.walk(path):
+            os.chmod(folder, stat.S_IRWXU)
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,120 @@
+"""The header of a safetensors file, read and checked without torch and without reading the tensors.
+
+The format: eight bytes, the length of a JSON header; the header, tensor name -> dtype, shape and the offsets
+of its bytes; then the bytes, which the tensors must cover without a gap or an overlap.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loradeck.artifacts.errors import BadArtifact
+
+MAX_HEADER = 100_000_000
+"""The format's own limit, in bytes."""
+
+ITEM_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, by name.
+
+    Raises:
+        BadArtifact: `truncated_safetensors`, the file ends before what its header promises;
+            `pickle_in_adapter`, it is a pickle under this name; `bad_safetensors`, it is malformed otherwise.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+            raise BadArtifact(
+                "pickle_in_adapter",
+                "a pickle, which can run any code when it is read, under a safetensors name",
+                path.name,
+                "save the adapter with safetensors",
+            )
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or (length <= MAX_HEADER and 8 + length > size):
+            raise _truncated(path, f"{size} bytes, the header alone ends at byte {8 + length}")
+        if length > MAX_HEADER:
+            raise _malformed(path, f"its header would be {length} bytes long")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw, object_pairs_hook=_without_duplicates)
+    except ValueError as error:
+        raise _malformed(path, f"its header is no JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise _malformed(path, "its header is no JSON object")
+    header.pop("__metadata__", None)
+    spans = []
+    tensors = {}
+    for name, entry in header.items():
+        tensors[name], begin, end = _tensor(path, name, entry)
+        spans.append((begin, end, name))
+    at = 0
+    for begin, end, name in sorted(spans):
+        if begin != at:
+            raise _malformed(path, f"tensor {name} begins at byte {begin} of the data, not at {at}")
+        at = end
+    if 8 + length + at > size:
+        raise _truncated(path, f"{size} bytes of {8 + length + at}")
+    if 8 + length + at < size:
+        raise _malformed(path, f"{size - 8 - length - at} bytes belong to no tensor")
+    return tensors
+
+
+def _tensor(path: Path, name: str, entry: Any) -> tuple[Tensor, int, int]:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        item = ITEM_BYTES[dtype]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(path, f"the entry of tensor {name} is unreadable: {error!r}") from error
+    if not whole or end - begin != math.prod(shape) * item:
+        raise _malformed(path, f"tensor {name}, {dtype} {shape}, cannot have the bytes {begin} to {end}")
+    return Tensor(dtype, tuple(shape)), begin, end
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return result
+
+
+def _truncated(path: Path, detail: str) -> BadArtifact:
+    return BadArtifact(
+        "truncated_safetensors", "a safetensors file ends early", f"{path.name}: {detail}", "fetch or save it again"
+    )
+
+
+def _malformed(path: Path, detail: str) -> BadArtifact:
+    return BadArtifact("bad_safetensors", "not a valid safetensors file", f"{path.name}: {detail}", "save it again")
