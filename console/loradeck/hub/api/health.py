@@ -1,0 +1,43 @@
+"""Whether the hub lives, whether it moves anything, and its figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from loradeck.hub.api.moves import Viewer, hub_of
+from loradeck.hub.auth import caller_of
+
+router = APIRouter(tags=["health"])
+
+
+def _anybody(request: Request) -> None:
+    """Open on the own socket; elsewhere any valid token.
+
+    Raises: Refused `unauthenticated`.
+    """
+    caller_of(request, hub_of(request).tokens)
+
+
+@router.get("/healthz")
+async def healthz(request: Request) -> dict[str, Any]:
+    """The process answers."""
+    _anybody(request)
+    return {"ok": True}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """200 while moves are taken, else 503 with the problem code they get."""
+    _anybody(request)
+    hub = hub_of(request)
+    body = {"ready": hub.refusing is None, "refusing": hub.refusing, "epoch": hub.ledger.epoch, "rev": hub.ledger.rev}
+    return JSONResponse(body, 200 if hub.refusing is None else 503)
+
+
+@router.get("/metrics")
+async def metrics(request: Request, caller: Viewer) -> Response:
+    """Prometheus text."""
+    return Response(hub_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,105 @@
+"""Rewind: many pointers back to an earlier rev in one txn; and recover, after the hub's own log was restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from loradeck.hub.api.moves import Operator, Timeout, Wait, actor_of, answer, hub_of, move, outcome
+from loradeck.hub.auth import Caller, own_socket
+from loradeck.hub.hub import Hub
+from loradeck.rules import rewind as rules
+from loradeck.rules.errors import Refused
+from loradeck.rules.fold import Key
+from loradeck.schemas.ids import Reason, Strict
+from loradeck.schemas.log import Draft, PointerState
+from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
+
+router = APIRouter(prefix="/v1", tags=["rewind"])
+
+
+class RecoverRequest(Strict):
+    idempotency_key: str = Field(min_length=8, max_length=100)
+    reason: Reason = ""
+
+
+async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
+    """(rev to go back to, when it was committed).
+
+    Raises: Refused `invalid_request`, `unknown_rev`.
+    """
+    if (body.to_rev is None) == (body.time_ms is None):
+        raise Refused(
+            "invalid_request", "a rewind names a rev or a time", detail="to_rev, time_ms", fix="send one of them"
+        )
+    if body.to_rev is not None:
+        rev = body.to_rev
+        if not 0 <= rev <= hub.ledger.rev:
+            raise Refused("unknown_rev", f"this log has no rev {rev}", detail=f"it is at rev {hub.ledger.rev}")
+    else:
+        time_ms = body.time_ms or 0
+        rev = await hub.store(lambda s: s.rev_at(time_ms))
+    if rev == 0:
+        return 0, None
+    events = await hub.store(lambda s: s.since(rev - 1, 1))
+    return rev, events[0].at_ms if events else None
+
+
+@router.post("/rewind", response_model=RewindPlan | MoveResult)
+async def rewind(
+    body: RewindRequest, request: Request, caller: Operator, wait: Wait = "committed", timeout: Timeout = 60
+) -> Response:
+    """A dry run answers with a plan; executing sends its generations back and answers as a move."""
+    hub = hub_of(request)
+    for tenant in body.tenants:
+        hub.tenant(tenant)
+    rev, at_ms = await _to(hub, body)
+    then: Mapping[Key, PointerState] = {p.key: p for p in await hub.store(lambda s: s.pointers_at(rev))}
+    plans: list[RewindPlan] = []
+
+    def plan() -> RewindPlan:
+        now = hub.ledger.pointers
+        return rules.plan(
+            now,
+            then,
+            body,
+            {key: hub.facts.of(key) for key in now},
+            to_rev=rev,
+            at_ms=at_ms,
+            known=hub.catalogue.releases.keys(),
+            offboarded={t.name for t in hub.ledger.tenants.values() if t.offboarded},
+        )
+
+    if body.dry_run:
+        return Response(plan().model_dump_json(), media_type="application/json")
+
+    def decide() -> Sequence[Draft]:
+        plans.append(plan())
+        drafts = rules.drafts(plans[0], hub.ledger.pointers, then, body, actor_of(caller))
+        if not drafts:
+            raise Refused("nothing_to_move", "no pointer of the plan moves", detail=f"rev {rev}")
+        return drafts
+
+    try:
+        result = await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout)
+    except Refused as refused:
+        if refused.code != "nothing_to_move":
+            raise
+        result = MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch)
+    skipped = tuple(step for step in plans[0].steps if step.skipped is not None) if plans else ()
+    return answer(result.model_copy(update={"skipped": skipped}))
+
+
+@router.post("/recover", response_model=MoveResult)
+async def recover(body: RecoverRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]) -> Response:
+    """Take in what the nodes have seen and this log lacks, and raise the epoch above it."""
+    hub = hub_of(request)
+    replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
+    if replayed is None:
+        async with hub.moving:
+            replayed = await hub.recovery.run(body.idempotency_key, body.reason, actor_of(caller))
+    return answer(await outcome(hub, replayed, "committed", 0))

@@ -1,0 +1,123 @@
+"""Tenants, their callers' keys and their routes' settings."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from loradeck.hub.api.moves import PAGE, Releaser, Viewer, actor_of, hub_of, move
+from loradeck.hub.hub import Hub
+from loradeck.rules import tenants
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import Name, Reason, Strict
+from loradeck.schemas.log import Draft
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.state import TenantRow
+from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
+
+router = APIRouter(prefix="/v1", tags=["tenants"])
+
+
+class Why(Strict):
+    reason: Reason = ""
+
+
+class KeyCreated(BaseModel):
+    """A caller's key. It is shown this once; the hub keeps its hash."""
+
+    id: str
+    key: str
+
+
+async def _change(hub: Hub, draft: Callable[[], Draft]) -> None:
+    await move(hub, secrets.token_hex(16), lambda: [draft()])
+
+
+@router.get("/tenants")
+async def listed(request: Request, caller: Viewer) -> list[TenantState]:
+    """All tenants with their routes' settings, offboarded ones too."""
+    return [tenant for _, tenant in sorted(hub_of(request).ledger.tenants.items())]
+
+
+@router.get("/tenants/{tenant}")
+async def one(tenant: str, request: Request, caller: Viewer) -> TenantState:
+    return hub_of(request).tenant(tenant)
+
+
+@router.post("/tenants")
+async def create(body: TenantCreate, request: Request, caller: Releaser) -> TenantState:
+    """A new tenant, without routes. A name is never used twice."""
+    hub = hub_of(request)
+    await _change(hub, lambda: tenants.create(hub.ledger.tenants, body.name, actor_of(caller)))
+    return hub.tenant(body.name)
+
+
+@router.post("/tenants/{tenant}/suspend")
+async def suspend(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
+    """Routers refuse its callers from now on."""
+    hub, reason = hub_of(request), body.reason if body else ""
+    await _change(hub, lambda: tenants.suspend(hub.tenant(tenant), actor_of(caller), reason=reason))
+    return hub.tenant(tenant)
+
+
+@router.post("/tenants/{tenant}/resume")
+async def resume(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
+    """Ends a suspension."""
+    hub, reason = hub_of(request), body.reason if body else ""
+    await _change(hub, lambda: tenants.resume(hub.tenant(tenant), actor_of(caller), reason=reason))
+    return hub.tenant(tenant)
+
+
+@router.post("/tenants/{tenant}/offboard")
+async def offboard(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
+    """For ever: its table entries become tombstones and its callers' keys end."""
+    hub, reason = hub_of(request), body.reason if body else ""
+    await _change(hub, lambda: tenants.offboard(hub.tenant(tenant), actor_of(caller), reason=reason))
+    return hub.tenant(tenant)
+
+
+@router.post("/tenants/{tenant}/keys")
+async def create_key(tenant: str, request: Request, caller: Releaser) -> KeyCreated:
+    """A key for the tenant's own callers. Routers know its hash as soon as they have the entry."""
+    hub = hub_of(request)
+    secret = f"sk-{secrets.token_hex(24)}"
+    key = CallerKey(id=f"k{secrets.token_hex(6)}", sha256=hashlib.sha256(secret.encode()).hexdigest())
+    await _change(hub, lambda: tenants.add_key(hub.tenant(tenant), key, actor_of(caller)))
+    return KeyCreated(id=key.id, key=secret)
+
+
+@router.delete("/tenants/{tenant}/keys/{key}", status_code=204, response_class=Response)
+async def withdraw_key(tenant: str, key: str, request: Request, caller: Releaser) -> Response:
+    hub = hub_of(request)
+    await _change(hub, lambda: tenants.remove_key(hub.tenant(tenant), key, actor_of(caller)))
+    return Response(status_code=204)
+
+
+@router.get(PAGE, response_model=TenantRow)
+async def row(tenant: str, route: str, request: Request, caller: Viewer) -> Response:
+    """One pointer, with what R would do on it."""
+    hub = hub_of(request)
+    hub.route(tenant, route)
+    return Response(hub.rows.tenant((tenant, route)).model_dump_json(), media_type="application/json")
+
+
+@router.put(PAGE)
+async def set_route(tenant: str, route: Name, body: RouteConfig, request: Request, caller: Releaser) -> RouteConfig:
+    """A route's settings, whole; makes the route where there was none."""
+    hub, key = hub_of(request), (tenant, route)
+    if body.gate is not None:
+        suite = hub.catalogue.suites.get(body.gate.suite)
+        if suite is None or suite.tenant != tenant:
+            raise Refused("unknown_suite", "this tenant has no such suite", detail=body.gate.suite)
+    await _change(
+        hub,
+        lambda: tenants.set_route(
+            hub.tenant(tenant), route, body, actor_of(caller), pointer=hub.ledger.pointers.get(key)
+        ),
+    )
+    return hub.config(key)

@@ -1,0 +1,45 @@
+"""The FastAPI app: every resource, every error a problem document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from loradeck.hub import feed, link, problems
+from loradeck.hub.api import (
+    attestations,
+    events,
+    health,
+    jobs,
+    moves,
+    nodes,
+    rewind,
+    state,
+    tenants,
+    tokens,
+)
+from loradeck.hub.auth import allow
+from loradeck.hub.hub import VERSION, Hub
+from loradeck.schemas.ids import Role
+
+RESOURCES = (
+    state, tenants, moves, rewind, attestations, jobs, nodes, events, tokens, health, link, feed,
+)  # fmt: skip
+
+
+def create_app(hub: Hub) -> FastAPI:
+    """An app that serves one loaded hub."""
+    app = FastAPI(title="Loradeck hub", version=VERSION, openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.hub = hub
+    problems.install(app)
+    for resource in RESOURCES:
+        app.include_router(resource.router)
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(allow(Role.VIEWER))])
+    async def openapi(_: Request) -> Response:
+        document: dict[str, Any] = app.openapi()
+        return JSONResponse(document)
+
+    return app

@@ -1,0 +1,125 @@
+"""The registry in memory: bases, adapter versions, releases, datasets and suites, and how people call them.
+
+Base alone is a release of every tenant on every base. It is not registered until something names it: its id
+follows from the tenant and the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.state import ReleaseView
+from loradeck.schemas.table import ReleaseRef
+from loradeck.store.interface import Doc, Registered, Store
+
+
+class Catalogue:
+    """What is registered. Only grows."""
+
+    def __init__(self) -> None:
+        self.bases: dict[str, BaseManifest] = {}
+        self.adapters: dict[str, AdapterVersion] = {}
+        self.releases: dict[str, Release] = {}
+        self.datasets: dict[str, DatasetManifest] = {}
+        self.suites: dict[str, SuiteManifest] = {}
+        self._base_labels: dict[str, str] = {}
+        self._views: dict[str, ReleaseView] = {}
+
+    @classmethod
+    def load(cls, store: Store) -> Catalogue:
+        catalogue = cls()
+        for kind in Doc:
+            for document in store.registry(kind):
+                catalogue.add(document)
+        return catalogue
+
+    def add(self, document: Registered) -> None:
+        """Take in what the store has registered; the same document twice is once."""
+        digest, body = document.digest, document.body
+        match document.kind:
+            case Doc.BASE:
+                self.bases[digest] = BaseManifest.model_validate(body)
+                self._base_labels[digest] = f"B{document.serial}"
+            case Doc.ADAPTER:
+                version = AdapterVersion.model_validate(body)
+                self.adapters[version.digest] = version
+            case Doc.RELEASE:
+                self.releases[digest] = Release.model_validate(body)
+            case Doc.DATASET:
+                self.datasets[digest] = DatasetManifest.model_validate(body)
+            case Doc.SUITE:
+                self.suites[digest] = SuiteManifest.model_validate(body)
+        self._views.pop(digest, None)
+
+    def base_label(self, base: str | None) -> str:
+        """'B1'; the first digits of a base that is not registered; '-' for none."""
+        return self._base_labels.get(base, short(base)) if base else "-"
+
+    def base_alone(self, tenant: str, base: str) -> Release:
+        return Release(tenant=tenant, form=Form.BASE, base=base, label="base")
+
+    def release(self, release_id: str, tenant: str | None = None, tenants: Iterable[str] = ()) -> Release | None:
+        """A release by id: a registered one, or base alone of `tenant` or one of `tenants`."""
+        found = self.releases.get(release_id)
+        if found is not None:
+            return found
+        for name in [tenant] if tenant else tenants:
+            for base in self.bases:
+                candidate = self.base_alone(name, base)
+                if candidate.id == release_id:
+                    return candidate
+        return None
+
+    def known(self, tenant: str, release_id: str) -> Release:
+        """Raises: Refused `unknown_release`, also for another tenant's."""
+        found = self.release(release_id, tenant)
+        if found is None or found.tenant != tenant:
+            raise Refused(
+                "unknown_release",
+                "this tenant has no such release",
+                detail=f"{tenant}: {release_id}",
+                fix="loradeck release list, or register its adapter first",
+            )
+        return found
+
+    def ref(self, release_id: str) -> ReleaseRef | None:
+        """What a node needs to serve a release; None for one that is not known here."""
+        found = self.releases.get(release_id)
+        return ReleaseRef(id=release_id, release=found, label=found.label) if found else None
+
+    def view(self, release_id: str) -> ReleaseView:
+        """A release as people recognise it. One that is not known is shown by its first digits."""
+        view = self._views.get(release_id)
+        if view is not None:
+            return view
+        found = self.releases.get(release_id)
+        if found is None:
+            return ReleaseView(
+                id=release_id, form=Form.ADAPTER, label=short(release_id), base=release_id, base_label="?"
+            )
+        view = self._views[release_id] = view_of(found, self.base_label(found.base))
+        return view
+
+    def version_of(self, release: Release) -> AdapterVersion | None:
+        return self.adapters.get(release.adapter) if release.adapter else None
+
+
+def view_of(release: Release, base_label: str) -> ReleaseView:
+    return ReleaseView(
+        id=release.id,
+        form=release.form,
+        label=release.label or short(release.id),
+        base=release.served_base,
+        base_label=base_label,
+        adapter=release.adapter,
+    )
+
+
+def entry_of(digest: str, manifest: BaseManifest | DatasetManifest | SuiteManifest) -> dict[str, Any]:
+    """A line of GET /v1/datasets and its like."""
+    return {"digest": digest, "manifest": manifest.model_dump(mode="json")}

@@ -1,0 +1,348 @@
+"""What is seen of moves after their commit: flipped, proven, attested, soaked, breached; and who waits for it.
+
+What rules need for ever is written as an attestation as soon as it is seen, and believed only once it is
+durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loradeck.hub.fleet import AckRecord, Node
+from loradeck.hub.traffic import add
+from loradeck.rules import health, proof
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.link import AckState, Replica
+from loradeck.schemas.log import Event, PointerState
+from loradeck.schemas.state import Health
+from loradeck.store.interface import StoreError
+
+if TYPE_CHECKING:
+    from loradeck.hub.hub import Hub
+
+log = logging.getLogger("loradeck.hub.observe")
+
+Key = tuple[str, str]
+Fence = tuple[int, int]
+
+LEVELS = ("committed", "flipped", "proven")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pointer's current generation is over its placed replicas.
+
+    `reachable` ones were heard from within the TTL. `flipped_at` and `proven_at` are when the last one got
+    there, on the hub's monotonic clock; None while one is missing.
+    """
+
+    placed: int
+    reachable: int
+    flipped: int
+    proven: int
+    listed: int
+    failed: int
+    proven_reachable: int
+    flipped_at: float | None
+    proven_at: float | None
+
+    @property
+    def all_flipped(self) -> bool:
+        return self.placed > 0 and self.flipped == self.placed
+
+    @property
+    def all_proven(self) -> bool:
+        return self.placed > 0 and self.proven + self.listed == self.placed
+
+    def at(self, level: str) -> bool:
+        return {"flipped": self.all_flipped, "proven": self.all_proven}.get(level, True)
+
+
+class Wait:
+    """Pointers that somebody waits for to reach a level, or to be beyond hope of it."""
+
+    def __init__(self, level: str, fences: dict[Key, Fence]) -> None:
+        self.level = level
+        self.fences = fences
+        self.open: set[Key] = set(fences)
+        self.done = asyncio.Event()
+
+
+class Observer:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.committed: dict[Key, float] = {}
+        """When the current generation was committed, if in this life of the hub; monotonic seconds."""
+        self.bad_before: dict[Key, float | None] = {}
+        self._measured: set[tuple[Key, Fence]] = set()
+        self._flips: deque[float] = deque(maxlen=50)
+        self._flips_of: dict[Key, deque[float]] = defaultdict(lambda: deque(maxlen=10))
+        self._unattested: set[Key] = set()
+        self._unsoaked: set[Key] = set()
+        self._writing: set[tuple[str, Key, str, int]] = set()
+        self._waits: dict[Key, set[Wait]] = defaultdict(set)
+
+    # ---- the pointer's state over its replicas -------------------------------------------------------------
+
+    def placed(self, key: Key) -> tuple[tuple[Node, Replica], ...]:
+        """Replicas the current release of a pointer is placed on, unreachable ones too."""
+        entry = self._hub.steer.entries.get(key)
+        if entry is None or entry.current is None:
+            return ()
+        return self._hub.fleet.placed(self._hub.config(key).placement, entry.current.release.served_base)
+
+    def acks(self, key: Key) -> dict[str, AckRecord]:
+        entry = self._hub.steer.entries.get(key)
+        return self._hub.fleet.acks(key, entry.fence) if entry else {}
+
+    def progress(self, key: Key) -> Progress:
+        acks = self.acks(key)
+        placed = self.placed(key)
+        flipped = proven = listed = failed = reachable = proven_reachable = 0
+        flipped_at, proven_at = 0.0, 0.0
+        for node, replica in placed:
+            reachable += not node.lost
+            ack = acks.get(replica.replica)
+            if ack is None:
+                continue
+            if ack.flipped is not None:
+                flipped += 1
+                flipped_at = max(flipped_at, ack.flipped)
+            proven += ack.state is AckState.PROVEN
+            listed += ack.state is AckState.LISTED
+            failed += ack.state is AckState.FAILED
+            proven_reachable += ack.is_proven and not node.lost
+            proven_at = max(proven_at, ack.proven or 0.0)
+        n = len(placed)
+        return Progress(
+            placed=n,
+            reachable=reachable,
+            flipped=flipped,
+            proven=proven,
+            listed=listed,
+            failed=failed,
+            proven_reachable=proven_reachable,
+            flipped_at=flipped_at if n and flipped == n else None,
+            proven_at=proven_at if n and proven + listed == n else None,
+        )
+
+    def settled(self, key: Key) -> bool:
+        """No reachable replica still owes an answer: each is proven, listed or failed."""
+        acks = self.acks(key)
+        ends = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
+        return all(
+            node.lost or ((ack := acks.get(replica.replica)) is not None and ack.state in ends)
+            for node, replica in self.placed(key)
+        )
+
+    def estimate_ms(self, key: Key) -> float | None:
+        """Median of the last flips, of this pointer or else of any; None: none was measured yet."""
+        flips = self._flips_of.get(key) or self._flips
+        return statistics.median(flips) if flips else None
+
+    # ---- what happened -------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Pointers whose newest generation is still to be attested or soaked."""
+        for key, pointer in self._hub.ledger.pointers.items():
+            self._watch(key, pointer)
+
+    def _watch(self, key: Key, pointer: PointerState) -> None:
+        facts = self._hub.facts
+        if pointer.release is None:
+            return
+        if facts.attested_generation(key, pointer.generation) is None:
+            self._unattested.add(key)
+        if not facts.is_soaked(key, pointer.release):
+            self._unsoaked.add(key)
+
+    def moved(self, key: Key, before: PointerState | None, event: Event) -> None:
+        """A move was committed and folded; `before` is the pointer as it was."""
+        hub, pointer = self._hub, event.pointer
+        assert pointer is not None
+        self.committed[key] = hub.fleet.clock()
+        left = before.release if before else None
+        self.bad_before[key] = None
+        if before is not None and left is not None:
+            recent = hub.counts.recent(key, left, hub.fleet.clock(), before.generation)
+            total = hub.counts.total(key, left)
+            checked, bad = (recent.checked, recent.bad) if recent.checked else (total.checked, total.bad)
+            self.bad_before[key] = bad / checked if checked else None
+            hub.counts.left(key, left, (event.at_ms - (before.moved_ms or event.at_ms)) / 1000, before.generation)
+        self._unattested.discard(key)
+        self._unsoaked.discard(key)
+        self._watch(key, pointer)
+        self.check(key)
+
+    def check(self, key: Key) -> None:
+        """Something about a pointer's replicas changed: write what was seen, wake who waits."""
+        entry = self._hub.steer.entries.get(key)
+        if entry is None:
+            return
+        progress = self.progress(key)
+        committed = self.committed.get(key)
+        if progress.flipped_at is not None and committed is not None and (key, entry.fence) not in self._measured:
+            self._measured.add((key, entry.fence))
+            if progress.flipped_at >= committed:
+                took = (progress.flipped_at - committed) * 1000
+                self._flips.append(took)
+                self._flips_of[key].append(took)
+                self._hub.metrics.flipped.observe(took / 1000)
+        if key in self._unattested:
+            self._maybe_attest(key, progress)
+        for wait in list(self._waits.get(key, ())):
+            self._look(wait, key, progress)
+
+    def _maybe_attest(self, key: Key, progress: Progress) -> None:
+        pointer = self._hub.ledger.pointers[key]
+        if pointer.release is None:
+            return
+        seen = proof.attested(
+            placed=progress.placed,
+            reachable=progress.reachable,
+            proven=progress.proven_reachable,
+            min_replicas=self._hub.config(key).min_replicas,
+        )
+        if seen is not None:
+            level = "listed" if progress.listed else "proven"
+            body = {"generation": pointer.generation, "n": seen[0], "m": seen[1], "level": level}
+            self._write(AttestationKind.ATTESTED, key, pointer.release, pointer.generation, body)
+
+    def traffic(self, key: Key) -> None:
+        """Counters of a pointer grew: is its current release breached, or soaked?"""
+        pointer = self._hub.ledger.pointers.get(key)
+        if pointer is None or pointer.release is None:
+            return
+        if not self._hub.facts.is_breached(key, pointer.release):
+            live = self.live(key, pointer)
+            limit = self._hub.config(key).breach
+            breach = health.breached(live, limit)
+            if breach is not None:
+                body = {"what": breach.what, "share": breach.share, "n": breach.n}
+                self._write(AttestationKind.BREACHED, key, pointer.release, pointer.generation, body)
+        if key in self._unsoaked:
+            self._maybe_soak(key, pointer)
+
+    def live(self, key: Key, pointer: PointerState) -> Health:
+        """All answers of the current release in this generation."""
+        assert pointer.release is not None
+        return add(self._hub.counts.live(key, pointer.generation, pointer.release).values())
+
+    def served(self, key: Key, release: str) -> tuple[float, int]:
+        """Seconds and requests that a release has served on a pointer, its current stint included."""
+        pointer = self._hub.ledger.pointers.get(key)
+        total = self._hub.counts.total(key, release)
+        seconds, requests = total.seconds, total.requests
+        if pointer is not None and pointer.release == release:
+            seconds += max(0, self._hub.now_ms() - (pointer.moved_ms or self._hub.now_ms())) / 1000
+            # Totals miss what was answered while the hub was away; the routers' own counters do not.
+            requests = max(requests, self.live(key, pointer).requests)
+        return seconds, requests
+
+    def _maybe_soak(self, key: Key, pointer: PointerState) -> None:
+        assert pointer.release is not None
+        seconds, requests = self.served(key, pointer.release)
+        if health.soaked(seconds, requests, self._hub.config(key).soak):
+            body = {"seconds": round(seconds, 3), "requests": requests}
+            self._write(AttestationKind.SOAKED, key, pointer.release, pointer.generation, body)
+
+    def tick(self) -> None:
+        """Once a second: what comes true by time alone."""
+        for key in list(self._unattested):
+            self.check(key)
+        for key in list(self._unsoaked):
+            pointer = self._hub.ledger.pointers.get(key)
+            if pointer is not None and pointer.release is not None:
+                self._maybe_soak(key, pointer)
+        for key in [k for k in self._waits if k not in self._unattested]:
+            self.check(key)
+
+    # ---- writing it down -----------------------------------------------------------------------------------
+
+    def _write(self, kind: AttestationKind, key: Key, release: str, generation: int, body: dict[str, Any]) -> None:
+        name = (kind.value, key, release, generation)
+        if name in self._writing:
+            return
+        self._writing.add(name)
+        attestation = Attestation(
+            kind=kind, subject=release, tenant=key[0], route=key[1], body=body, by="hub", at_ms=self._hub.now_ms()
+        )
+        self._hub.spawn(self._written(attestation, key, name))
+
+    async def _written(self, attestation: Attestation, key: Key, name: tuple[str, Key, str, int]) -> None:
+        try:
+            await self._hub.attest(attestation)
+        except StoreError as error:
+            log.error("attestation not written kind=%s pointer=%s/%s code=%s", attestation.kind.value, *key, error.code)
+            return
+        finally:
+            self._writing.discard(name)
+        pointer = self._hub.ledger.pointers.get(key)
+        if attestation.kind is AttestationKind.ATTESTED and pointer and pointer.generation == name[3]:
+            self._unattested.discard(key)
+        if attestation.kind is AttestationKind.SOAKED and pointer and pointer.release == name[2]:
+            self._unsoaked.discard(key)
+
+    # ---- waiting -------------------------------------------------------------------------------------------
+
+    async def wait(self, level: str, fences: dict[Key, Fence], timeout: float) -> None:
+        """Until every pointer has reached a level, cannot (lost or failed replicas), or has moved on."""
+        if level == "committed" or timeout <= 0:
+            return
+        wait = Wait(level, fences)
+        for key in fences:
+            self._waits[key].add(wait)
+        try:
+            for key in fences:
+                self._look(wait, key, self.progress(key))
+            async with asyncio.timeout(timeout):
+                await wait.done.wait()
+        except TimeoutError:
+            pass  # the answer says how far it got
+        finally:
+            for key in fences:
+                self._waits[key].discard(wait)
+                if not self._waits[key]:
+                    del self._waits[key]
+
+    def _look(self, wait: Wait, key: Key, progress: Progress) -> None:
+        entry = self._hub.steer.entries.get(key)
+        gone = entry is None or entry.fence != wait.fences[key]
+        if gone or progress.at(wait.level) or self._hopeless(wait.level, key):
+            wait.open.discard(key)
+        if not wait.open:
+            wait.done.set()
+
+    def _hopeless(self, level: str, key: Key) -> bool:
+        """Every replica that is not lost has got there or failed, so waiting longer brings nothing."""
+        acks = self.acks(key)
+        for node, replica in self.placed(key):
+            ack = acks.get(replica.replica)
+            if node.lost or (ack is not None and ack.state is AckState.FAILED):
+                continue
+            if ack is None or not (ack.is_proven if level == "proven" else ack.is_flipped):
+                return False
+        return True
+
+    def reached(self, fences: Iterable[tuple[Key, Fence]]) -> tuple[str, float | None, float | None]:
+        """(level that all have reached, ms from commit to the last flip, ms to the last proof)."""
+        level, flipped_ms, proven_ms = len(LEVELS) - 1, 0.0, 0.0
+        for key, fence in fences:
+            entry = self._hub.steer.entries.get(key)
+            progress = self.progress(key)
+            if entry is None or entry.fence != fence or not progress.all_flipped:
+                level = 0
+                continue
+            committed = self.committed.get(key)
+            if not progress.all_proven:
+                level = min(level, 1)
+            if committed is not None:
+                flipped_ms = max(flipped_ms, ((progress.flipped_at or committed) - committed) * 1000)
+                proven_ms = max(proven_ms, ((progress.proven_at or committed) - committed) * 1000)
+        return LEVELS[level], flipped_ms if level >= 1 else None, proven_ms if level >= 2 else None

@@ -1,0 +1,129 @@
+"""Every error that leaves the hub is a problem document with a stable code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from loradeck.rules.errors import STATUS, Refused
+from loradeck.schemas.problem import MEDIA_TYPE, Problem
+from loradeck.store.interface import Moved, StoreError
+
+log = logging.getLogger("loradeck.hub")
+
+HUB_STATUS: Mapping[str, int] = {
+    "unknown_adapter": 404,
+    "unknown_caller_key": 404,
+    "method_not_allowed": 405,
+    "stale_lease": 409,
+    "job_over": 409,
+    "prepare_cancelled": 409,
+    "no_replica": 409,
+    "hub_restarted": 409,
+    "hub_stopping": 503,
+    "range_not_satisfiable": 416,
+    "manifest_mismatch": 422,
+    "invalid_request": 422,
+    "http_error": 400,
+}
+"""Codes that the hub raises itself, beside those of the rules, and their HTTP statuses."""
+
+_STORE_FIX = {
+    "moved": "look at the row again and decide anew",
+    "outcome_unknown": "ask GET /v1/moves/{key} with the same key before you try again",
+    "disk_full": "free space on the hub's disk; nothing was changed",
+    "not_active": "another hub has taken over: use its address",
+    "store_unusable": "see the hub's log",
+}
+
+
+def status_of(code: str) -> int:
+    """HTTP status of a problem code; 500 for one that nobody listed."""
+    return STATUS.get(code) or HUB_STATUS.get(code) or 500
+
+
+def problem_of(error: Refused | StoreError) -> Problem:
+    """What a refusal says on the wire."""
+    if isinstance(error, Refused):
+        return Problem(
+            status=status_of(error.code),
+            code=error.code,
+            title=error.title,
+            detail=error.detail,
+            fix=error.fix,
+            context=error.context,
+        )
+    context: dict[str, Any] = {}
+    if isinstance(error, Moved):
+        context["winner"] = error.winner.model_dump(mode="json") if error.winner else None
+        context["pointer"] = error.pointer.model_dump(mode="json") if error.pointer else None
+    return Problem(
+        status=status_of(error.code),
+        code=error.code,
+        title=str(error),
+        fix=_STORE_FIX.get(error.code, "see the hub's log"),
+        context=context,
+    )
+
+
+def problem_response(problem: Problem) -> Response:
+    headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None
+    return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
+
+
+def invalid(errors: Sequence[Any]) -> Problem:
+    """A request that does not fit its schema. The values sent are not repeated: they may be secrets."""
+    where = [".".join(str(part) for part in e.get("loc", ())) for e in errors]
+    what = [f"{field or 'body'}: {e.get('msg', 'invalid')}" for field, e in zip(where, errors, strict=True)]
+    return Problem(
+        status=status_of("invalid_request"),
+        code="invalid_request",
+        title="the request does not fit its schema",
+        detail="; ".join(what),
+        fix="see GET /openapi.json for what this call takes",
+        context={"fields": where},
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Handlers that turn every exception of a call into a problem document."""
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused | StoreError)
+        return problem_response(problem_of(error))
+
+    async def validation(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError | ValidationError)
+        return problem_response(invalid(error.errors()))
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        return problem_response(
+            Problem(status=error.status_code, code=code, title=str(error.detail), fix="see GET /openapi.json")
+        )
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+        return problem_response(
+            Problem(
+                status=500,
+                code="internal",
+                title="the hub failed at this request",
+                detail=type(error).__name__,
+                fix="see the hub's log; a move may or may not be committed: ask GET /v1/moves/{key}",
+            )
+        )
+
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(StoreError, refused)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)

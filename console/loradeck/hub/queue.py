@@ -1,0 +1,395 @@
+"""Jobs: who does what, under which lease, and what became of it.
+
+Train and evaluate jobs wait for a linked node with the labels they ask for and an engine of their base, one at
+a time on each. A lease fences: what a node says under an older one is refused. Prepares are run by
+`promotion` and only kept here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from loradeck.hub import judging
+from loradeck.rules.errors import Refused
+from loradeck.rules.placement import fits
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    ExecutorEvent,
+    ExecutorEventType,
+    Job,
+    JobAssignment,
+    JobRequest,
+    JobState,
+    PrepareSpec,
+    TrainSpec,
+)
+from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobMessage
+from loradeck.schemas.table import ReleaseRef
+from loradeck.store.interface import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loradeck.hub.fleet import Node
+    from loradeck.hub.hub import Hub
+    from loradeck.hub.link import Link
+
+log = logging.getLogger("loradeck.hub.queue")
+
+OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+ATTEMPTS = 3
+"""How often a job is begun before a lost node or a preemption fails it."""
+
+KEPT_EVENTS = 1000
+
+
+class Queue:
+    def __init__(self, hub: Hub, jobs: Iterable[Job]) -> None:
+        self._hub = hub
+        self._jobs: dict[str, Job] = {j.id: j for j in sorted(jobs, key=lambda j: j.created_ms)}
+        self._events: dict[str, deque[ExecutorEvent]] = {}
+        self._cancelling: set[str] = set()
+        self._absent: dict[str, float] = {}
+        """Job -> since when its node is linked without running it; monotonic seconds."""
+        self._closing: set[str] = set()
+
+    # ---- looking -------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job | None:
+        return self._jobs.get(job_id)
+
+    async def known(self, job_id: str) -> Job:
+        """Raises: Refused `unknown_job`."""
+        job = self._jobs.get(job_id) or await self._hub.store(lambda s: s.job(job_id))
+        if job is None:
+            raise Refused("unknown_job", "there is no such job", detail=job_id, fix="loradeck job list")
+        return job
+
+    def all(self) -> list[Job]:
+        """Unfinished ones and the newest finished ones, newest first."""
+        return sorted(self._jobs.values(), key=lambda j: j.created_ms, reverse=True)[:200]
+
+    def recent(self) -> list[str]:
+        return [j.id for j in self.all()]
+
+    def events(self, job_id: str) -> list[ExecutorEvent]:
+        """The newest events of a job since this hub started."""
+        return list(self._events.get(job_id, ()))
+
+    # ---- keeping -------------------------------------------------------------------------------------------
+
+    def put(self, job: Job, *, durable: bool = True) -> None:
+        """Keep a job's new state and show it."""
+        self._jobs[job.id] = job
+        self._hub.feeds.job(job.id)
+        if durable:
+            self._hub.spawn(self._write(job))
+        if job.state in OVER:
+            self._cancelling.discard(job.id)
+            self._absent.pop(job.id, None)
+            self._trim()
+
+    async def _write(self, job: Job) -> None:
+        try:
+            await self._hub.store(lambda s: s.put_job(job))
+        except StoreError as error:
+            log.error("job not written job=%s state=%s code=%s", job.id, job.state.value, error.code)
+
+    def _trim(self) -> None:
+        over = [j for j in self._jobs.values() if j.state in OVER]
+        for job in over[: max(0, len(over) - 500)]:
+            del self._jobs[job.id]
+            self._events.pop(job.id, None)
+
+    async def fail_interrupted(self) -> None:
+        """At the start: prepares that ran under the last hub came to nothing, and committed nothing."""
+        for job in list(self._jobs.values()):
+            if job.state not in OVER and job.kind == "prepare":
+                self._end(job, JobState.FAILED, code="hub_restarted", message="the hub restarted; nothing was moved")
+
+    def _end(self, job: Job, state: JobState, **update: Any) -> Job:
+        ended = job.model_copy(update={"state": state, "ended_ms": self._hub.now_ms(), **update})
+        self.put(ended)
+        log.info("job over job=%s kind=%s state=%s code=%s", job.id, job.kind, state.value, ended.code)
+        return ended
+
+    # ---- asking for work -----------------------------------------------------------------------------------
+
+    async def submit(self, request: JobRequest, by: str) -> Job:
+        """Queue a job. The same idempotency key again is the same job.
+
+        Raises: Refused when what the spec names is not registered.
+        """
+        if request.idempotency_key:
+            digest = hashlib.sha256(request.idempotency_key.encode()).hexdigest()
+            job_id = f"j{digest[:16]}"
+            known = self._jobs.get(job_id) or await self._hub.store(lambda s: s.job(job_id))
+            if known is not None:
+                return known
+        else:
+            job_id = f"j{secrets.token_hex(8)}"
+        spec = request.spec
+        self._check(request)
+        job = Job(
+            id=job_id,
+            kind=spec.kind,
+            tenant=spec.tenant,
+            spec=spec,
+            labels=request.labels,
+            state=JobState.QUEUED,
+            created_ms=self._hub.now_ms(),
+            by=by,
+        )
+        await self._hub.store(lambda s: s.put_job(job))
+        self.put(job, durable=False)
+        self.assign()
+        return self._jobs[job.id]
+
+    def _check(self, request: JobRequest) -> None:
+        hub, spec = self._hub, request.spec
+        tenant = hub.tenant(spec.tenant)
+        if tenant.offboarded:
+            raise Refused("offboarded", f"{tenant.name} is offboarded")
+        match spec:
+            case PrepareSpec():
+                raise Refused("invalid_request", "prepares are made by promotes", detail="spec.kind")
+            case TrainSpec():
+                if spec.base not in hub.catalogue.bases:
+                    raise Refused("unknown_base", "no such base is registered", detail=spec.base)
+                for dataset in spec.datasets:
+                    found = hub.catalogue.datasets.get(dataset)
+                    if found is None or found.tenant != spec.tenant:
+                        raise Refused("unknown_dataset", "this tenant has no such dataset", detail=dataset)
+                parent = hub.catalogue.adapters.get(spec.parent) if spec.parent else None
+                if spec.parent and (parent is None or parent.manifest.tenant != spec.tenant):
+                    raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=spec.parent)
+                if parent is not None and parent.manifest.base != spec.base:
+                    raise Refused("wrong_base", "the parent adapter was trained on another base", detail=spec.base)
+            case EvaluateSpec():
+                hub.catalogue.known(spec.tenant, spec.release)
+                suite = hub.catalogue.suites.get(spec.suite)
+                if suite is None or suite.tenant != spec.tenant:
+                    raise Refused("unknown_suite", "this tenant has no such suite", detail=spec.suite)
+
+    async def cancel(self, job_id: str, by: str) -> Job:
+        """Stop a job. What has ended already is answered as it is."""
+        job = await self.known(job_id)
+        if job.state in OVER:
+            return job
+        if job.kind == "prepare":
+            self._hub.promotions.cancel(job_id, by)
+            return self._jobs[job_id]
+        node = self._hub.fleet.nodes.get(job.node) if job.node else None
+        if job.state is JobState.QUEUED or node is None or node.link is None:
+            # Its node cannot be told now. The lease goes on, so what it says later is refused.
+            update = {"code": "cancelled", "message": f"cancelled by {by}", "lease": job.lease + 1}
+            return self._end(job, JobState.CANCELLED, **update)
+        self._cancelling.add(job.id)
+        node.link.put_message(JobCancel(job=job.id, lease=job.lease))
+        self.put(job.model_copy(update={"message": f"being cancelled by {by}"}))
+        return self._jobs[job.id]
+
+    # ---- giving it out -------------------------------------------------------------------------------------
+
+    def assign(self) -> None:
+        """Give queued jobs to nodes that can do them, oldest first; take back what no node is doing."""
+        self._take_back()
+        busy = {j.node for j in self._jobs.values() if j.kind != "prepare" and j.state in _GIVEN}
+        for job in [j for j in self._jobs.values() if j.state is JobState.QUEUED and j.kind != "prepare"]:
+            node = self._fitting(job, busy)
+            if node is not None:
+                busy.add(node.name)
+                self._give(job, node)
+
+    def _fitting(self, job: Job, busy: set[str | None]) -> Node | None:
+        base = self._base(job)
+        for node in sorted(self._hub.fleet.linked(), key=lambda n: n.name):
+            ready = node.behind is None and not node.cordoned and not node.drained and node.name not in busy
+            up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
+            if ready and up and fits(node.labels, job.labels):
+                return node
+        return None
+
+    def _base(self, job: Job) -> str | None:
+        if isinstance(job.spec, TrainSpec):
+            return job.spec.base
+        release = self._hub.catalogue.release(job.spec.release, job.tenant)
+        return release.base if release else None
+
+    def _give(self, job: Job, node: Node) -> None:
+        given = job.model_copy(
+            update={
+                "state": JobState.ASSIGNED,
+                "node": node.name,
+                "lease": job.lease + 1,
+                "attempt": job.attempt + 1,
+                "message": "",
+                "step": None,
+            }
+        )
+        self.put(given)
+        assert node.link is not None
+        node.link.put_message(JobMessage(job=self._assignment(given)))
+        log.info("job given job=%s kind=%s node=%s attempt=%d", job.id, job.kind, node.name, given.attempt)
+
+    def _assignment(self, job: Job) -> JobAssignment:
+        ref: ReleaseRef | None = None
+        canaries: tuple[tuple[dict[str, str], ...], ...] = ()
+        if isinstance(job.spec, EvaluateSpec):
+            release = self._hub.catalogue.known(job.tenant, job.spec.release)
+            ref = ReleaseRef(id=release.id, release=release, label=release.label)
+            canaries = self._hub.config((job.tenant, job.spec.route)).canaries
+        return JobAssignment(
+            id=job.id, lease=job.lease, attempt=job.attempt, spec=job.spec, release=ref, canaries=canaries
+        )
+
+    def _again(self, job: Job, why: str, code: str) -> None:
+        """An attempt came to nothing: queue it once more, or give up."""
+        if job.attempt >= ATTEMPTS:
+            self._end(job, JobState.FAILED, code=code, message=f"{why}, at attempt {job.attempt} of {ATTEMPTS}")
+            return
+        log.warning("job queued again job=%s node=%s why=%s", job.id, job.node, why)
+        update = {"state": JobState.QUEUED, "node": None, "lease": job.lease + 1, "message": f"again: {why}"}
+        self.put(job.model_copy(update=update))
+
+    def lost(self, node: Node) -> None:
+        """A node passed its TTL: its jobs go to others, under a new lease."""
+        for job in [j for j in self._jobs.values() if j.node == node.name and j.state in _GIVEN]:
+            if job.id in self._cancelling:
+                self._end(job, JobState.CANCELLED, code="cancelled", lease=job.lease + 1)
+            else:
+                self._again(job, f"{node.name} was lost", "node_lost")
+
+    def hello(self, link: Link, hello: Hello) -> None:
+        """A node says which jobs it is still running: those that are no longer its own are to stop."""
+        running = dict(hello.jobs)
+        for job_id, lease in hello.jobs:
+            job = self._jobs.get(job_id)
+            if job is None or job.lease != lease or job.state in OVER:
+                link.put_message(JobCancel(job=job_id, lease=lease))
+        now = self._hub.clock()
+        for job in self._jobs.values():
+            if job.node == hello.node and job.state in _GIVEN:
+                if job.id in running:
+                    self._absent.pop(job.id, None)
+                else:
+                    self._absent.setdefault(job.id, now)  # it may have ended, and is about to say so
+        self._hub.promotions.hello(link)
+
+    def _take_back(self) -> None:
+        limit = self._hub.clock() - LINK_TTL_S
+        for job_id in [j for j, since in self._absent.items() if since < limit]:
+            del self._absent[job_id]
+            job = self._jobs.get(job_id)
+            node = self._hub.fleet.nodes.get(job.node) if job and job.node else None
+            if job is not None and job.state in _GIVEN and node is not None and node.linked:
+                self._again(job, f"{node.name} no longer runs it", "job_lost")
+
+    # ---- what executors say --------------------------------------------------------------------------------
+
+    def event(self, node: Node, message: JobEvent) -> None:
+        """One event of a job. Under an older lease, or of another node's job, it changes nothing."""
+        job, event = self._jobs.get(message.job), message.event
+        if job is not None and job.kind == "prepare":
+            self._hub.promotions.event(node, message)
+            return
+        stale = job is None or job.lease != message.lease or job.node != node.name
+        if job is None or stale or job.state in OVER:
+            if stale:
+                log.warning("job event refused code=stale_lease job=%s node=%s", message.job, node.name)
+                if node.link is not None and event.type in _ALIVE:
+                    node.link.put_message(JobCancel(job=message.job, lease=message.lease))
+            return
+        self._absent.pop(job.id, None)
+        self._remember(job.id, event)
+        match event.type:
+            case ExecutorEventType.FINISHED:
+                if job.id not in self._closing:
+                    self._closing.add(job.id)
+                    self._hub.spawn(self._finish(job, message))
+            case ExecutorEventType.FAILED:
+                self._end(job, JobState.FAILED, code=event.code or "failed", message=event.message)
+            case ExecutorEventType.PREEMPTED:
+                if job.id in self._cancelling or event.code == "cancelled":
+                    self._end(job, JobState.CANCELLED, code="cancelled", message=job.message or event.message)
+                else:
+                    self._again(job, "it was preempted", "preempted")
+            case _:
+                self._progress(job, event)
+
+    def _remember(self, job_id: str, event: ExecutorEvent) -> None:
+        self._events.setdefault(job_id, deque(maxlen=KEPT_EVENTS)).append(event)
+
+    def _progress(self, job: Job, event: ExecutorEvent) -> None:
+        update: dict[str, Any] = {"state": JobState.RUNNING}
+        if job.started_ms is None:
+            update["started_ms"] = self._hub.now_ms()
+        if event.step is not None:
+            update["step"] = event.step
+        if event.of is not None:
+            update["of"] = event.of
+        if event.metrics:
+            update["metrics"] = event.metrics
+        if event.message:
+            update["message"] = event.message
+        self.put(job.model_copy(update=update), durable=job.state is not JobState.RUNNING)
+
+    async def _finish(self, job: Job, message: JobEvent) -> None:
+        """Take in a job's result; done only when all of it is durable."""
+        try:
+            result = message.result or {}
+            if isinstance(job.spec, EvaluateSpec):
+                result = await self._evaluated(job, job.spec, result)
+            elif isinstance(job.spec, TrainSpec):
+                self._trained(job.spec, result)
+        except Refused as refused:
+            self._end(job, JobState.FAILED, code=refused.code, message=f"{refused.title} {refused.detail}".strip())
+        except ValidationError as error:
+            self._end(job, JobState.FAILED, code="bad_report", message=str(error.errors()[0]["msg"]))
+        except StoreError as error:
+            self._end(job, JobState.FAILED, code=error.code, message=str(error))
+        else:
+            event = message.event
+            update: dict[str, Any] = {"result": result, "message": event.message, "code": None}
+            if event.metrics:
+                update["metrics"] = event.metrics
+            current = self._jobs.get(job.id, job)
+            if current.of is not None:
+                update["step"] = current.of
+            self._end(current, JobState.DONE, **update)
+        finally:
+            self._closing.discard(job.id)
+            self.assign()
+
+    def _trained(self, spec: TrainSpec, result: dict[str, Any]) -> None:
+        version = self._hub.catalogue.adapters.get(str(result.get("adapter")))
+        if version is None or version.manifest.tenant != spec.tenant or version.release != result.get("release"):
+            raise Refused("bad_report", "the job says it is done, and its adapter version is not registered")
+
+    async def _evaluated(self, job: Job, spec: EvaluateSpec, result: dict[str, Any]) -> dict[str, Any]:
+        if "report" not in result:
+            raise Refused("bad_report", "the evaluation came without a report")
+        by = f"job {job.id}"
+        common: dict[str, Any] = {"subject": spec.release, "tenant": spec.tenant, "by": by, "at_ms": self._hub.now_ms()}
+        report = Attestation(kind=AttestationKind.EVALUATION, route=spec.route, body=result["report"], **common)
+        if report.body.get("suite") != spec.suite:
+            raise Refused("bad_report", "the report is on another suite than the job's")
+        if "canary" in result and result["canary"]["items"]:
+            canary = Attestation(kind=AttestationKind.CANARY, body=result["canary"], **common)
+            await judging.take_in(self._hub, canary)
+        written = await judging.take_in(self._hub, report)
+        gate = self._hub.facts.gate((spec.tenant, spec.route), spec.release)
+        body = result["report"]
+        summary = {"report": written.seq, "n": body["n"], "exact": body["exact"], "valid": body["valid"]}
+        return {**summary, "gate": gate.model_dump(mode="json") if gate else None}
+
+
+_GIVEN = frozenset({JobState.ASSIGNED, JobState.RUNNING})
+_ALIVE = frozenset({ExecutorEventType.STARTED, ExecutorEventType.PROGRESS, ExecutorEventType.HEARTBEAT})

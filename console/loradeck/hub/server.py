@@ -1,0 +1,190 @@
+"""`loradeck hub`: one process, its own socket, perhaps a TCP port, and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from loradeck.hub.app import create_app
+from loradeck.hub.door import Door, LocalHttp, LocalWebSocket, own_socket, tcp_socket
+from loradeck.hub.hub import Hub
+from loradeck.hub.store_thread import StoreThread
+from loradeck.rules.errors import Refused
+from loradeck.store.sqlite import SqliteStore
+
+log = logging.getLogger("loradeck.hub")
+
+LINK_MESSAGE = 64 * 1024 * 1024
+"""Largest message a node may send, bytes: a whole table, for a recover."""
+
+END_S = 3
+"""How long connections have to end at a shutdown."""
+
+
+class _Server(uvicorn.Server):
+    """Signals are handled once, for both listeners."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def _config(app: Any, *, local: bool, cert: Path | None = None, key: Path | None = None) -> uvicorn.Config:
+    return uvicorn.Config(
+        Door(app, local=local),
+        http=LocalHttp if local else "h11",
+        ws=LocalWebSocket if local else "websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # heartbeats are part of the link and of the feed
+        ws_max_size=LINK_MESSAGE,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=END_S,
+        ssl_certfile=cert,
+        ssl_keyfile=key,
+        backlog=4096,
+    )
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """One line an entry: time in UTC, level, logger, text. Line breaks in a text are escaped."""
+
+    class Line(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return super().format(record).replace("\n", "\\n")
+
+    import time
+
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = Line("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, StoreThread]:
+    """A loaded hub over `data/hub.db`. The caller closes the store thread.
+
+    Raises: StoreError (`store_unusable`, `disk_full`): nothing was changed.
+    """
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    data.chmod(0o700)
+    store = StoreThread(lambda: SqliteStore(data / "hub.db"))
+    try:
+        hub = Hub(store, name=name, production=production, sqlite=SqliteStore.version)
+        hub.load()
+    except BaseException:
+        store.close()
+        raise
+    return hub, store
+
+
+def serve(
+    data: Path,
+    listen: str | None = None,
+    name: str = "hub",
+    production: bool = False,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then write what is in memory and close.
+
+    Prints one line to stderr once it is ready: `loradeck hub ready unix:PATH [http://HOST:PORT]`.
+
+    Args:
+        data: folder of the database, the artifacts and the own socket; made 0700.
+        listen: HOST:PORT; port 0 takes a free one. None: only the own socket.
+        name: shown in the consoles' header.
+        production: the consoles' header in reverse video.
+
+    Raises:
+        Refused: `invalid_request`, for arguments that do not go together.
+        StoreError: the database cannot be used.
+        OSError: the port is taken.
+    """
+    if (tls_cert is None) != (tls_key is None):
+        raise Refused("invalid_request", "TLS needs both a certificate and a key", fix="give --tls-cert and --tls-key")
+    old = os.umask(0o077)
+    try:
+        tcp = tcp_socket(listen, tls=tls_cert is not None) if listen else None
+        try:
+            hub, store = open_hub(data, name=name, production=production)
+        except BaseException:
+            if tcp is not None:
+                tcp.close()
+            raise
+        try:
+            # The store's lock is held: whoever listened on the socket before is gone.
+            local = own_socket(data / "hub.sock")
+            log_to_stderr()
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(hub, local, tcp, tls_cert, tls_key))
+        finally:
+            (data / "hub.sock").unlink(missing_ok=True)
+            store.close()
+    finally:
+        os.umask(old)
+
+
+async def _serve(
+    hub: Hub, local: socket.socket, tcp: socket.socket | None, cert: Path | None, key: Path | None
+) -> None:
+    app = create_app(hub)
+    listeners = [(_Server(_config(app, local=True)), local)]
+    if tcp is not None:
+        listeners.append((_Server(_config(app, local=False, cert=cert, key=key)), tcp))
+    loop = asyncio.get_running_loop()
+    ending = asyncio.Event()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_, ending.set)
+    running = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
+    work = asyncio.create_task(hub.run())
+    end = asyncio.create_task(ending.wait())
+    for server, _ in listeners:
+        await server.listening.wait()
+    gc.freeze()  # what was loaded stays; collecting it again and again would delay moves
+    where = [f"unix:{local.getsockname()}"]
+    if tcp is not None:
+        host, port = tcp.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        where.append(f"{'https' if cert else 'http'}://{host}:{port}")
+    print(f"loradeck hub ready {' '.join(where)}", file=sys.stderr, flush=True)  # noqa: T201
+    try:
+        done, _ = await asyncio.wait([*running, work, end], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        log.info("shutting down")
+        for server, _ in listeners:
+            server.should_exit = True
+        work.cancel()
+        end.cancel()
+        await asyncio.gather(*running, work, end, return_exceptions=True)
+        await hub.stop()
+    for task in done:
+        if task is not end and not task.cancelled() and (error := task.exception()) is not None:
+            raise error

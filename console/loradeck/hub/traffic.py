@@ -1,0 +1,322 @@
+"""What the routers count, added up: per release on a pointer, per replica, and over the last minute.
+
+Routers send counters that only grow since the router started, so a lost report loses nothing. A counter that
+this hub sees for the first time from a router that was already running when the hub started is a baseline:
+what it counted before was flushed by the hub's last life and is not counted a second time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
+from loradeck.schemas.state import Health
+from loradeck.store.interface import Served
+
+Key = tuple[str, str]
+"""(tenant, route)"""
+
+Name = tuple[int, str, str]
+"""(generation, release, replica)"""
+
+WINDOW_S = 60.0
+"""How far back 'now' reaches for shares and rates."""
+
+BUCKETS = len(TTFT_BUCKETS_MS) + 1
+
+
+@dataclass(slots=True)
+class Slice:
+    """What one report added. `at` is the hub's monotonic clock, seconds."""
+
+    at: float
+    finished: int = 0
+    errors: int = 0
+    checked: int = 0
+    bad: int = 0
+    ttft: tuple[int, ...] = ()
+
+
+@dataclass
+class Recent:
+    """Sums of slices; `seconds` is how much of the last minute has been watched."""
+
+    finished: int = 0
+    errors: int = 0
+    checked: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    ttft: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def add(self, part: Slice) -> None:
+        self.finished += part.finished
+        self.errors += part.errors
+        self.checked += part.checked
+        self.bad += part.bad
+        for i, n in enumerate(part.ttft[:BUCKETS]):
+            self.ttft[i] += n
+
+    def health(self) -> Health:
+        return Health(requests=self.finished, errors=self.errors, checked=self.checked, bad=self.bad)
+
+    @property
+    def ttft95_ms(self) -> float | None:
+        """Upper bound of the bucket that holds the 95th percentile; None without measurements."""
+        total = sum(self.ttft)
+        if not total:
+            return None
+        seen = 0
+        for bound, n in zip(TTFT_BUCKETS_MS, self.ttft, strict=False):
+            seen += n
+            if seen >= 0.95 * total:
+                return float(bound)
+        return float(TTFT_BUCKETS_MS[-1])
+
+
+class Window:
+    """Slices of the last minute."""
+
+    __slots__ = ("slices",)
+
+    def __init__(self) -> None:
+        self.slices: deque[Slice] = deque()
+
+    def put(self, part: Slice) -> None:
+        self.prune(part.at)
+        self.slices.append(part)
+
+    def prune(self, now: float) -> None:
+        while self.slices and self.slices[0].at < now - WINDOW_S:
+            self.slices.popleft()
+
+    def into(self, sums: Recent, now: float) -> None:
+        self.prune(now)
+        for part in self.slices:
+            sums.add(part)
+
+
+@dataclass(slots=True)
+class Counter:
+    """One (pointer, generation, release, replica). Totals span restarts of the router."""
+
+    release: str
+    generation: int
+    replica: str
+    boot: str = ""
+    last: Traffic | None = None
+    admitted: int = 0
+    finished: int = 0
+    errors: int = 0
+    checked: int = 0
+    bad: int = 0
+    streams: int = 0
+    last_admitted_ms: int = 0
+    last_token_ms: int = 0
+    window: Window = field(default_factory=Window)
+    mark: tuple[int, int] | None = None
+    """(time of a flip, `admitted` when first looked at after it), to count what came in too late."""
+
+    def health(self) -> Health:
+        return Health(requests=self.finished, errors=self.errors, checked=self.checked, bad=self.bad)
+
+
+def add(parts: Iterable[Health]) -> Health:
+    """The sum of some figures."""
+    parts = tuple(parts)
+    return Health(
+        requests=sum(p.requests for p in parts),
+        errors=sum(p.errors for p in parts),
+        checked=sum(p.checked for p in parts),
+        bad=sum(p.bad for p in parts),
+    )
+
+
+class Counts:
+    """All counters of the fleet, and the totals that outlive the hub."""
+
+    def __init__(self, served: Iterable[Served], known_boots: dict[str, str], started: float) -> None:
+        self._counters: dict[Key, dict[Name, Counter]] = defaultdict(dict)
+        self._replicas: dict[str, Window] = defaultdict(Window)
+        self._replica_sums: dict[str, tuple[float, Recent]] = {}
+        self._totals: dict[Key, dict[str, Served]] = defaultdict(dict)
+        self._pending: dict[tuple[str, str, str], Served] = {}
+        self.boots = dict(known_boots)
+        self._met: set[str] = set()
+        self._started = started
+        for s in served:
+            self._totals[s.tenant, s.route][s.release] = s
+
+    def report(self, node: str, boot: str, rows: Iterable[Traffic], now: float) -> set[Key]:
+        """Take in a router's counters; the pointers on which something changed."""
+        changed: set[Key] = set()
+        baseline = self.boots.get(node) == boot and node not in self._met
+        self.boots[node] = boot
+        self._met.add(node)
+        by_replica: dict[str, Slice] = {}
+        for row in rows:
+            part = self._count(row, boot, now, baseline=baseline)
+            if part is None:
+                continue
+            changed.add((row.tenant, row.route))
+            sums = by_replica.setdefault(row.replica, Slice(now))
+            sums.finished += part.finished
+            sums.errors += part.errors
+            sums.checked += part.checked
+            sums.bad += part.bad
+        for replica, sums in by_replica.items():
+            self._replicas[replica].put(sums)
+        return changed
+
+    def _count(self, row: Traffic, boot: str, now: float, *, baseline: bool) -> Slice | None:
+        """What a row adds to the last minute; None when it says nothing new."""
+        counters, name = self._counters[row.tenant, row.route], (row.generation, row.release, row.replica)
+        counter = counters.get(name)
+        if counter is None:
+            counter = counters[name] = Counter(row.release, row.generation, row.replica)
+        before = counter.last if counter.boot == boot else None
+        counter.last, counter.boot = row, boot
+        if before == row:
+            return None
+        part = Slice(
+            now,
+            row.finished - (before.finished if before else 0),
+            row.errors - (before.errors if before else 0),
+            row.checked - (before.checked if before else 0),
+            row.bad - (before.bad if before else 0),
+            _grown(row.ttft_ms, before.ttft_ms if before else ()),
+        )
+        counter.admitted += row.admitted - (before.admitted if before else 0)
+        counter.finished += part.finished
+        counter.errors += part.errors
+        counter.checked += part.checked
+        counter.bad += part.bad
+        counter.streams = row.streams
+        counter.last_admitted_ms = max(counter.last_admitted_ms, row.last_admitted_ms)
+        counter.last_token_ms = max(counter.last_token_ms, row.last_token_ms)
+        if baseline:
+            return Slice(now)
+        counter.window.put(part)
+        if part.finished or part.errors or part.checked:
+            self._add_total(
+                Served(
+                    tenant=row.tenant,
+                    route=row.route,
+                    release=row.release,
+                    requests=part.finished,
+                    errors=part.errors,
+                    checked=part.checked,
+                    bad=part.bad,
+                )
+            )
+        return part
+
+    def _add_total(self, delta: Served) -> None:
+        key, name = (delta.tenant, delta.route), (delta.tenant, delta.route, delta.release)
+        self._totals[key][delta.release] = _sum(self._totals[key].get(delta.release), delta)
+        self._pending[name] = _sum(self._pending.get(name), delta)
+
+    def left(self, key: Key, release: str, seconds: float, keep: int) -> None:
+        """A release was current on a pointer for so many seconds and no longer is.
+
+        Counters of generations before `keep` are forgotten once their last minute is over.
+        """
+        self._add_total(Served(tenant=key[0], route=key[1], release=release, seconds=max(0.0, seconds)))
+        counters = self._counters.get(key, {})
+        for name in [n for n, c in counters.items() if n[0] < keep and not c.window.slices]:
+            del counters[name]
+
+    def take_pending(self) -> list[Served]:
+        """What the store has not been told yet; from here on it is the caller's to write."""
+        pending, self._pending = list(self._pending.values()), {}
+        return pending
+
+    def give_back(self, deltas: Iterable[Served]) -> None:
+        """Deltas that could not be written: the next flush has them."""
+        for delta in deltas:
+            name = (delta.tenant, delta.route, delta.release)
+            self._pending[name] = _sum(self._pending.get(name), delta)
+
+    # ---- what rows are made of -----------------------------------------------------------------------------
+
+    def total(self, key: Key, release: str) -> Served:
+        """All that a release has answered on a pointer, without the seconds of its current stint."""
+        totals = self._totals.get(key, {})
+        return totals.get(release) or Served(tenant=key[0], route=key[1], release=release)
+
+    def counters(self, key: Key) -> Iterator[Counter]:
+        yield from self._counters.get(key, {}).values()
+
+    def live(self, key: Key, generation: int, release: str) -> dict[str, Health]:
+        """Replica -> what the release has answered there in this generation."""
+        return {c.replica: c.health() for c in self.counters(key) if (c.generation, c.release) == (generation, release)}
+
+    def recent(self, key: Key, release: str, now: float, generation: int | None = None) -> Recent:
+        """The last minute of one release, in one generation or in all."""
+        sums = Recent(seconds=max(1.0, min(WINDOW_S, now - self._started)))
+        for counter in self.counters(key):
+            if counter.release == release and generation in (None, counter.generation):
+                counter.window.into(sums, now)
+        return sums
+
+    def others(self, key: Key, replicas: Iterable[str], now: float) -> Health:
+        """The last minute of all that some replicas served, but for this pointer."""
+        everything, own = Recent(), Recent()
+        names = set(replicas)
+        for replica in names:
+            sums = self._replica_recent(replica, now)
+            everything.add(Slice(now, sums.finished, sums.errors, sums.checked, sums.bad))
+        for counter in self.counters(key):
+            if counter.replica in names:
+                counter.window.into(own, now)
+        return Health(
+            requests=max(0, everything.finished - own.finished),
+            errors=max(0, everything.errors - own.errors),
+            checked=max(0, everything.checked - own.checked),
+            bad=max(0, everything.bad - own.bad),
+        )
+
+    def _replica_recent(self, replica: str, now: float) -> Recent:
+        """Summed at most once a second a replica, whatever number of rows asks."""
+        cached = self._replica_sums.get(replica)
+        if cached is None or now - cached[0] > 1.0:
+            sums = Recent()
+            if replica in self._replicas:
+                self._replicas[replica].into(sums, now)
+            cached = self._replica_sums[replica] = (now, sums)
+        return cached[1]
+
+    def late(self, key: Key, generation: int, replica: str, flipped_ms: int) -> int:
+        """Requests a router admitted to another generation after it had acknowledged this one (at its `flipped_ms`).
+
+        Never an estimate: at least 1 where its clock says one came late, and exact from the first report on.
+        """
+        late = 0
+        for counter in self.counters(key):
+            if counter.replica != replica or counter.generation == generation:
+                continue
+            if counter.mark is None or counter.mark[0] != flipped_ms:
+                counter.mark = (flipped_ms, counter.admitted)
+            if counter.last_admitted_ms > flipped_ms:
+                late += max(1, counter.admitted - counter.mark[1])
+        return late
+
+
+def _grown(now: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n - (before[i] if i < len(before) else 0) for i, n in enumerate(now))
+
+
+def _sum(a: Served | None, b: Served) -> Served:
+    if a is None:
+        return b
+    return Served(
+        tenant=b.tenant,
+        route=b.route,
+        release=b.release,
+        seconds=a.seconds + b.seconds,
+        requests=a.requests + b.requests,
+        errors=a.errors + b.errors,
+        checked=a.checked + b.checked,
+        bad=a.bad + b.bad,
+    )
