@@ -1,0 +1,643 @@
+"""The console: follows the hub, draws what it says, and sends what the dispatch gate lets through."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from textual import events
+from textual.app import App
+from textual.driver import Driver
+
+from loradeck.client.config import Context
+from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
+from loradeck.client.feed import FeedItem, LinkChange
+from loradeck.client.feed import Link as FeedLink
+from loradeck.schemas.feed import FeedEvents
+from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.state import HubState
+from loradeck.tui import keys
+from loradeck.tui.clipboard import copied
+from loradeck.tui.commands import CommandError, parse
+from loradeck.tui.dispatch import Act, Action, Ask, Refuse, Verdict, barrier, decide, newest, offer
+from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
+from loradeck.tui.listing import FilterError, RowFilter
+from loradeck.tui.moves import Move, OwnMove, Phase, RowKey
+from loradeck.tui.outcome import said, tell_of
+from loradeck.tui.panel import pin_command, wants_panel
+from loradeck.tui.port import HubPort, Port
+from loradeck.tui.question import Question
+from loradeck.tui.screens.events import EventsScreen
+from loradeck.tui.screens.help import HelpScreen
+from loradeck.tui.screens.jobs import JobsScreen
+from loradeck.tui.screens.listing import ListScreen
+from loradeck.tui.screens.nodes import NodesScreen
+from loradeck.tui.screens.tenants import TenantsScreen
+from loradeck.tui.seen import Sight
+from loradeck.tui.state import ConsoleState, Screen
+from loradeck.tui.text import clean, plural
+from loradeck.tui.theme import THEME
+from loradeck.tui.widgets.prompt import Asking
+
+REPAINT_S = 0.5
+"""Data is drawn at most twice a second; keys, and what one's own move does, at once."""
+
+LOOK_UP_S = 2.0
+"""Pause between two look-ups of a move whose outcome is unknown."""
+
+AT_ONCE = 8
+"""Marked rows that are sent at the same time."""
+
+LISTS: dict[Screen, type[ListScreen]] = {
+    Screen.TENANTS: TenantsScreen,
+    Screen.NODES: NodesScreen,
+    Screen.JOBS: JobsScreen,
+    Screen.EVENTS: EventsScreen,
+}
+
+
+class Deck(App[None], inherit_bindings=False):
+    """The console's window on one hub."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = "Screen { background: ansi_default; }"
+
+    def __init__(
+        self,
+        port: Port,
+        *,
+        context: str,
+        production: bool = False,
+        read_only: str | None = None,
+        at: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        driver_class: type[Driver] | None = None,
+    ) -> None:
+        """
+        Args:
+            port: the hub.
+            context: what this hub is called here, shown until it has said its own name.
+            read_only: why nothing may be changed from here; None: it may.
+            at: 'tenant' or 'tenant/route' to start on.
+        """
+        super().__init__(driver_class=driver_class)
+        self.port = port
+        self.context = context
+        self.production = production
+        self.read_only = read_only
+        self.state = ConsoleState(clock=clock)
+        self.question: Question | None = None
+        self._at = at
+        self._told: OwnMove | None = None
+        self._last_filter = RowFilter()
+        self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
+        self.lists = {which: kind() for which, kind in LISTS.items()}
+
+    # ---- life ------------------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        self.theme = THEME
+        for which, screen in self.lists.items():
+            self.install_screen(screen, which.value)
+        self.push_screen(Screen.TENANTS.value)
+        self.set_interval(REPAINT_S, self._tick)
+        self.run_worker(self._follow(), name="feed")
+        if isinstance(self._driver, DeckDriver):
+            self._driver.expecting = lambda: self.sight.waiting
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                loop.add_signal_handler(number, self._end, number)
+
+    def _end(self, number: signal.Signals) -> None:
+        """A signal: leave the terminal clean. What was sent goes on at the hub."""
+        self.exit(return_code=128 + number)
+
+    def on_terminal_gone(self, event: TerminalGone) -> None:
+        self._end(signal.SIGHUP)
+
+    async def on_unmount(self) -> None:
+        await self.port.aclose()
+
+    @property
+    def front(self) -> ListScreen | None:
+        """The list in front; None while help covers it."""
+        screen = self.screen_stack[-1] if self._screen_stacks.get(self._current_mode) else None
+        return screen if isinstance(screen, ListScreen) else None
+
+    # ---- what is seen ----------------------------------------------------------------------------------------
+
+    def _request(self) -> None:
+        if isinstance(self._driver, DeckDriver):
+            self._driver.write(CURSOR_REQUEST)
+        else:
+            self.sight.answered()  # without a terminal (tests, screenshots) what is drawn is seen
+
+    def _written(self) -> int:
+        return self._driver.written if isinstance(self._driver, DeckDriver) else 0
+
+    def _accepted(self) -> int:
+        return self._driver.accepted if isinstance(self._driver, DeckDriver) else 0
+
+    def post_display_hook(self) -> None:
+        """Textual calls this after each frame it has handed to the driver."""
+        if self._batch_count or not self.is_running:
+            return
+        front = self.front
+        before = self.sight.look()
+        self.sight.frame(*(front.pane.painted if front is not None else (None, None)))
+        after = self.sight.look()
+        if after.seen_at is not None and (before.shown, before.question) != (after.shown, after.question):
+            self._seen()
+
+    def on_terminal_answered(self, event: TerminalAnswered) -> None:
+        self.sight.answered()
+        if self.sight.look().seen_at is not None:
+            self._seen()
+
+    def _seen(self) -> None:
+        """Draw again when R becomes armed."""
+        self.set_timer(REPAINT_S + 0.02, self._draw_front)
+
+    # ---- drawing ---------------------------------------------------------------------------------------------
+
+    def _draw_front(self) -> None:
+        front = self.front
+        if front is not None:
+            front.sync()
+
+    def _tick(self) -> None:
+        """Twice a second: order, ages, figures. A terminal that has not taken the last frame gets no new one."""
+        self.state.arrange()
+        self._drop_outdated()
+        if self._written() == self._accepted():
+            self._draw_front()
+
+    def notice(self, text: str, style: str = "") -> None:
+        """One line above the footer, until the next key."""
+        front = self.front
+        if front is not None:
+            front.prompt.say(text, style)
+
+    # ---- the feed --------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        async with contextlib.aclosing(self.port.follow()) as items:
+            async for item in items:
+                self._take(item)
+
+    def _take(self, item: FeedItem) -> None:
+        """One item of the feed. What concerns one's own moves is drawn at once."""
+        match item:
+            case LinkChange():
+                if item.state is FeedLink.UP:
+                    self.state.link_up()
+                elif item.state is not FeedLink.CONNECTING:
+                    self.state.link_down("; ".join(part for part in (item.why, item.fix) if part))
+                self._draw_front()
+            case HubState():
+                self.state.load(item)
+                self._start_row()
+                self._retell()
+                self._draw_front()
+            case _:
+                changed = self.state.apply(item)
+                mine = {own.move.row for own in self.state.own[-20:] if not self.state.is_settled(own)}
+                mine |= {self._told.move.row} if self._told is not None else set()
+                if changed.tenants & mine:
+                    self._retell()
+                    self._draw_front()
+
+    def _start_row(self) -> None:
+        """Start on the row that was asked for."""
+        if self._at is None:
+            return
+        tenant, _, route = self._at.partition("/")
+        key = (tenant, route or "production")
+        if not self.state.tenant_list.choose(key):
+            self.notice(f"no row {tenant}/{route or 'production'} here", "warn")
+        self._at = None
+
+    def _retell(self) -> None:
+        """Keep the TELL line at the newest that is known of the last move."""
+        if self._told is not None:
+            self.state.tell = tell_of(self.state, self._told)
+
+    # ---- keys ------------------------------------------------------------------------------------------------
+
+    def pressed(self, event: events.Key) -> None:
+        """A key outside inputs."""
+        self.state.touched()
+        typed = event.character if event.is_printable and event.character else event.key
+        if typed == " ":
+            typed = "space"
+        count = together(event)
+        binding = keys.lookup(typed, self.state.screen)
+        if count > 1 and event.is_printable and not (binding is not None and binding.does in ("up", "down")):
+            self.notice(f"{count} keys came at once: not taken as commands", "warn")
+            return
+        if binding is None:
+            other = keys.elsewhere(typed, self.state.screen)
+            if other is not None:
+                self.notice(f"{other.shown} ({other.label or other.does}) means nothing on this screen", "dim")
+            return
+        self.notice("")
+        if self.question is not None and not self._answers(binding):
+            return
+        getattr(self, f"do_{binding.does}")()
+        self._draw_front()
+
+    def _answers(self, binding: keys.Binding) -> bool:
+        """Whether a key goes on although a question is open. Anything but y and esc drops the question."""
+        assert self.question is not None
+        if binding.does in ("confirm", "escape"):
+            return True
+        if self.question.action.value in binding.keys:
+            self.notice(f"{binding.shown} again does nothing: y does it, esc leaves")
+            return False
+        self.question = None
+        return True
+
+    def do_rollback(self) -> None:
+        self._gate(Action.ROLLBACK)
+
+    def do_undo(self) -> None:
+        self._gate(Action.UNDO)
+
+    def do_fallback(self) -> None:
+        self._gate(Action.FALLBACK)
+
+    def do_hold(self) -> None:
+        self._gate(Action.HOLD)
+
+    def do_promote(self) -> None:
+        self.promote(None, override=False)
+
+    def do_quit(self) -> None:
+        if self.state.screen is not Screen.TENANTS:
+            self.show_list(Screen.TENANTS)
+        else:
+            self._gate(Action.QUIT)
+
+    def do_confirm(self) -> None:
+        question = self.question
+        if question is None:
+            self.notice("nothing waits for y", "dim")
+            return
+        frame = self.sight.look()
+        if frame.question != question.number or frame.seen_at is None:
+            self.notice("y not taken: your terminal has not shown the question yet", "warn")
+            return
+        if question.ask.wants_reason:
+            self.notice("type the reason, then enter", "warn")
+            return
+        self.question = None
+        if question.action is Action.QUIT:
+            self.exit()
+        else:
+            self._send(question.ask.moves)
+
+    def do_escape(self) -> None:
+        """Out of whatever is innermost."""
+        state = self.state
+        row = state.row
+        if self.question is not None:
+            self.question = None
+        elif state.screen is Screen.TENANTS and row is not None and self._closes_panel(row.key):
+            pass
+        elif state.tell is not None and (self._told is None or state.is_settled(self._told)):
+            state.tell = self._told = None
+        elif state.listing.filter.pattern is not None:
+            state.listing.filter = RowFilter()
+            state.arrange(force=True)
+        elif state.screen is Screen.TENANTS and state.marks:
+            state.marks.clear()
+        elif state.screen is not Screen.TENANTS:
+            self.show_list(Screen.TENANTS)
+
+    def _closes_panel(self, key: RowKey) -> bool:
+        row = self.state.tenants[key]
+        if not wants_panel(self.state, row) or row.pointer.last_move is None:
+            return False
+        if row.pointer.last_move in self.state.dismissed:
+            return False
+        self.state.dismissed.add(row.pointer.last_move)
+        return True
+
+    def do_copy(self) -> None:
+        row = self.state.row
+        command = pin_command(row, self.state, whole=True) if row is not None and not row.settled else None
+        if command is None:
+            self.notice("nothing to copy here", "dim")
+        elif self._driver is not None:
+            self._driver.write(copied(command, os.environ))
+            self.notice(f"copied {plural(len(command), 'character')} (if your terminal allows OSC 52)")
+
+    def do_mark(self) -> None:
+        self.state.toggle_mark()
+        self.state.listing.step(1)
+
+    def do_down(self) -> None:
+        self.state.listing.step(1)
+
+    def do_up(self) -> None:
+        self.state.listing.step(-1)
+
+    def do_page_down(self) -> None:
+        self.state.listing.step(self.front.grid.page if self.front else 1)
+
+    def do_page_up(self) -> None:
+        self.state.listing.step(-(self.front.grid.page if self.front else 1))
+
+    def do_first(self) -> None:
+        self.state.listing.jump(0)
+
+    def do_last(self) -> None:
+        self.state.listing.jump(-1)
+
+    def do_enter(self) -> None:
+        state = self.state
+        if state.screen is Screen.TENANTS and state.row is not None:
+            self.show_events(f" {state.row.tenant}/{state.row.route} ")
+        elif state.screen is Screen.EVENTS:
+            event = state.events.get(state.event_list.selected or 0)
+            if event is not None and event.route and state.tenant_list.choose((event.tenant, event.route)):
+                self.show_list(Screen.TENANTS)
+
+    def do_tenants(self) -> None:
+        self.show_list(Screen.TENANTS)
+
+    def do_nodes(self) -> None:
+        self.show_list(Screen.NODES)
+
+    def do_jobs(self) -> None:
+        self.show_list(Screen.JOBS)
+
+    def do_events(self) -> None:
+        self.show_list(Screen.EVENTS)
+
+    def do_help(self) -> None:
+        self.push_screen(HelpScreen(self.state.screen))
+
+    def do_filter(self) -> None:
+        if self.front is not None:
+            self._last_filter = self.state.listing.filter
+            self.front.prompt.open(Asking.FILTER, self._last_filter.text)
+
+    def do_command(self) -> None:
+        if self.front is not None:
+            self.front.prompt.open(Asking.COMMAND)
+
+    def show_list(self, which: Screen) -> None:
+        """Bring a list to the front."""
+        self.question = None
+        if which is self.state.screen:
+            return
+        self.state.screen = which
+        self.state.arrange(force=True)
+        self.switch_screen(which.value)
+
+    def show_events(self, word: str) -> None:
+        """The events screen, filtered by a literal word."""
+        import re
+
+        self.state.event_list.filter = RowFilter.parse(re.escape(word.strip())) if word.strip() else RowFilter()
+        self.state.event_list.selected = None
+        self.show_list(Screen.EVENTS)
+
+    # ---- typed text ------------------------------------------------------------------------------------------
+
+    def filter_typed(self, text: str) -> None:
+        """While a filter is typed the list follows; a half-typed expression leaves it as it is."""
+        with contextlib.suppress(FilterError):
+            self.state.listing.filter = RowFilter.parse(text)
+            self.state.arrange(force=True)
+        self._draw_front()
+
+    def prompt_left(self) -> None:
+        """Esc in an input."""
+        front = self.front
+        if front is None:
+            return
+        if front.prompt.asking is Asking.FILTER:
+            self.state.listing.filter = self._last_filter
+            self.state.arrange(force=True)
+        self.question = None
+        front.prompt.close()
+        self._draw_front()
+
+    def submitted(self, asking: Asking, text: str) -> None:
+        """Enter in an input."""
+        front = self.front
+        if front is None:
+            return
+        if asking is Asking.REASON:
+            self._reasoned(text)
+        elif asking is Asking.FILTER:
+            front.prompt.close()
+            try:
+                self.state.listing.filter = RowFilter.parse(text)
+                self.state.arrange(force=True)
+            except FilterError as error:
+                self.state.listing.filter = self._last_filter
+                self.state.arrange(force=True)
+                self.notice(clean(str(error)), "bad")
+        else:
+            front.prompt.close()
+            self._run_command(text)
+        self._draw_front()
+
+    def _reasoned(self, text: str) -> None:
+        """The typed reason of an override: sends the question it belongs to."""
+        front, question = self.front, self.question
+        if front is None or question is None:
+            return
+        if not text.strip():
+            self.notice("a reason is needed; esc leaves", "warn")
+            return
+        front.prompt.close()
+        self.question = None
+        self._send([move.because(text.strip()) for move in question.ask.moves])
+
+    def _run_command(self, text: str) -> None:
+        try:
+            command, argument = parse(text)
+        except CommandError as error:
+            self.notice(clean(str(error)), "bad")
+            return
+        match command:
+            case "":
+                return
+            case "q":
+                self._gate(Action.QUIT)
+            case "promote" | "promote!":
+                self.show_list(Screen.TENANTS)
+                self.promote(argument or None, override=command.endswith("!"))
+            case "rollback" | "undo" | "fallback" | "hold":
+                self.show_list(Screen.TENANTS)
+                self._gate({"rollback": Action.ROLLBACK, "undo": Action.UNDO, "fallback": Action.FALLBACK}.get(
+                    command, Action.HOLD))  # fmt: skip
+            case "events":
+                self.show_events(argument)
+            case _:
+                getattr(self, f"do_{command}")()
+
+    # ---- the gate --------------------------------------------------------------------------------------------
+
+    def _gate(self, action: Action) -> None:
+        self._follow_verdict(action, decide(action, self.state, self.sight.look(), read_only=self.read_only))
+
+    def _follow_verdict(self, action: Action, verdict: Verdict) -> None:
+        match verdict:
+            case Refuse():
+                self.notice(verdict.why, "warn")
+            case Ask():
+                self.question = Question(action, verdict)
+                if verdict.wants_reason and self.front is not None:
+                    self.front.prompt.open(Asking.REASON)
+            case Act(moves=()):
+                self.exit()
+            case Act():
+                self._send(verdict.moves)
+        self._draw_front()
+
+    def _drop_outdated(self) -> None:
+        """A question about something that has changed is withdrawn."""
+        why = self.question.outdated(self.state) if self.question is not None else None
+        if why is not None:
+            self.question = None
+            if self.front is not None and self.front.prompt.asking is Asking.REASON:
+                self.front.prompt.close()
+            self.notice(f"question dropped: {why}", "warn")
+
+    def promote(self, label: str | None, *, override: bool) -> None:
+        """Offer a release for the selected row: the newest that is not live, or the one that was named."""
+        row = self.state.row
+        barred = barrier(Action.PROMOTE, self.state, self.read_only)
+        if barred is not None:
+            self.notice(barred.why, "warn")
+        elif row is None:
+            self.notice("p off: no row is selected", "warn")
+        else:
+            self.notice(f"looking up the releases of {row.tenant} ...", "dim")
+            self.run_worker(self._offer(row.key, label, override=override), group="offer", exclusive=True)
+
+    async def _offer(self, key: RowKey, label: str | None, *, override: bool) -> None:
+        tenant, route = key
+        try:
+            releases = await self.port.releases(tenant)
+            row = self.state.tenants.get(key)
+            if row is None:
+                return
+            named = [view for view in releases if label in (view.label, f"v{view.label}", view.id)]
+            candidate = (named[-1] if named else None) if label else newest(releases, row)
+            if candidate is None:
+                known = ", ".join(clean(view.label) for view in releases) or "none"
+                self.notice(
+                    f"p off: no release {clean(label) if label else 'but the live one'} (known: {known})", "warn"
+                )
+                return
+            gate = await self.port.gate(tenant, route, candidate.id)
+        except ClientError as error:
+            self.notice(f"p off: {said(error)}", "bad")
+            return
+        row = self.state.tenants.get(key)
+        if row is None or self.state.tenant_list.selected != key or self.question is not None:
+            self.notice("p dropped: you have moved on", "dim")
+            return
+        self.notice("")
+        verdict = offer(self.state, row, candidate, gate, override=override, read_only=self.read_only)
+        self._follow_verdict(Action.PROMOTE, verdict)
+
+    # ---- sending ---------------------------------------------------------------------------------------------
+
+    def _send(self, moves: Sequence[Move]) -> None:
+        """Send moves that the gate let through, each once, under its own key."""
+        owns = [self.state.sent(move) for move in moves]
+        if len(owns) > 1:
+            self.state.marks.clear()
+        self._told = owns[-1]
+        self._retell()
+        self.run_worker(self._deliver_all(owns), group="moves")
+
+    async def _deliver_all(self, owns: Sequence[OwnMove]) -> None:
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def one(own: OwnMove) -> None:
+            async with slots:
+                await self._deliver(own)
+
+        await asyncio.gather(*(one(own) for own in owns))
+
+    async def _deliver(self, own: OwnMove) -> None:
+        try:
+            result = await self.port.send(own.move)
+        except ApiError as error:
+            self._settle(own, Phase.REFUSED, said(error))
+        except OutcomeUnknown as error:
+            self._settle(own, Phase.UNKNOWN, error.title.removeprefix("OUTCOME UNKNOWN: "))
+            await self._look_up(own)
+        except ClientError as error:
+            self._settle(own, Phase.NOT_SENT, said(error))
+        else:
+            self._answered(own, result)
+
+    async def _look_up(self, own: OwnMove) -> None:
+        """Ask for a lost answer by its key until the hub knows. Two answers 'never seen' make it unmoved."""
+        unseen = 0
+        while unseen < 2:
+            await asyncio.sleep(LOOK_UP_S)
+            try:
+                result = await self.port.outcome(own.move.key)
+            except ClientError:
+                unseen = 0
+                continue
+            if result is not None:
+                self._answered(own, result)
+                return
+            unseen += 1
+        self._settle(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
+
+    def _answered(self, own: OwnMove, result: MoveResult) -> None:
+        own.result = result
+        phase = Phase.COMMITTED
+        if result.cancelled is not None:
+            phase = Phase.CANCELLED
+        elif result.pending is not None:
+            phase = Phase.PENDING
+        if result.events:
+            self.state.apply(FeedEvents(events=result.events))
+        self._settle(own, phase, "")
+
+    def _settle(self, own: OwnMove, phase: Phase, trouble: str) -> None:
+        own.phase = phase
+        own.trouble = trouble
+        own.answered_at = self.state.clock()
+        self._retell()
+        self._draw_front()
+
+
+def run(context: Context, *, read_only: bool = False, at: str | None = None) -> int:
+    """Run the console on a hub until it is left. Returns the exit status: 0, or 128 + the signal that ended it.
+
+    Args:
+        read_only: started with --read-only; the context may say so as well.
+        at: 'tenant' or 'tenant/route' to start on.
+
+    Raises:
+        ConfigError: unsafe token file, unusable certificate authority.
+    """
+    why = "--read-only" if read_only else f"context {context.name}" if context.read_only else None
+    deck = Deck(
+        HubPort(context),
+        context=context.name,
+        production=context.production,
+        read_only=why,
+        at=at,
+        driver_class=DeckDriver,
+    )
+    deck.run(mouse=False)
+    return deck.return_code or 0

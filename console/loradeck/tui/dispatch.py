@@ -1,0 +1,420 @@
+"""The one gate: whether a key acts at once, asks first, or is refused, and with which request.
+
+Everything that moves or stops something passes through `decide`, whichever screen, key or command it came
+from. It reads the state and the last frame that was written, changes nothing and sends nothing. Only `R`, and
+`u` on a fresh move of one's own, can act without a `y`; read-only, roles and the link are checked first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import EventKind
+from loradeck.schemas.moves import FallbackRequest, HoldRequest, PromoteRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
+from loradeck.tui.listing import hidden
+from loradeck.tui.moves import Move, MoveKind, Phase
+from loradeck.tui.seen import Frame, Shown
+from loradeck.tui.state import SETTLING_S, ConsoleState, Link
+from loradeck.tui.text import age, clean, plural, release
+
+ARM_S = 0.5
+"""How long a preview must have been on the terminal before R acts on it."""
+
+OWN_UNDO_S = 60.0
+"""How long u undoes a move of one's own without asking."""
+
+OLD_S = 24 * 3600.0
+"""An unflagged pointer that has not moved for this long asks before R."""
+
+
+class Action(StrEnum):
+    """What a person can ask for that moves or stops something, or ends the console."""
+
+    ROLLBACK = "R"
+    UNDO = "u"
+    FALLBACK = "F"
+    HOLD = "h"
+    PROMOTE = "p"
+    QUIT = "q"
+
+
+ROLES = {
+    Action.ROLLBACK: Role.OPERATOR,
+    Action.UNDO: Role.OPERATOR,
+    Action.FALLBACK: Role.OPERATOR,
+    Action.HOLD: Role.OPERATOR,
+    Action.PROMOTE: Role.RELEASER,
+}
+_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.RELEASER: 2}
+
+
+@dataclass(frozen=True)
+class Act:
+    """Do it now. No moves: leave the console."""
+
+    moves: tuple[Move, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Show the line (and the list), then wait for y. With `wants_reason` a reason is typed instead."""
+
+    line: str
+    moves: tuple[Move, ...] = ()
+    wants_reason: bool = False
+    listed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Nothing happens, and the reason is shown."""
+
+    why: str
+
+
+Verdict = Act | Ask | Refuse
+NewKey = Callable[[], str]
+
+
+def new_key() -> str:
+    """An idempotency key."""
+    return secrets.token_hex(16)
+
+
+PANEL = "panel"
+"""`Shown.action` of a frame that shows a row's move under way and not where R goes."""
+
+
+def shown_of(row: TenantRow, *, panel: bool = False) -> Shown:
+    """What a frame with this row's preview, or only its panel, shows that R would act on."""
+    preview = row.preview
+    if panel:
+        return Shown(tenant=row.tenant, route=row.route, generation=row.pointer.generation, action=PANEL)
+    return Shown(
+        tenant=row.tenant,
+        route=row.route,
+        generation=preview.generation,
+        action=preview.action.value,
+        target=preview.target.id if preview.target else None,
+        cancels=preview.prepare,
+        asks=preview.asks,
+    )
+
+
+def decide(
+    action: Action, state: ConsoleState, frame: Frame, *, read_only: str | None = None, make_key: NewKey = new_key
+) -> Verdict:
+    """What becomes of a key on the selected row.
+
+    Args:
+        frame: the last frame handed to the terminal, and since when it is known to be seen.
+        read_only: why this console may not change anything; None: it may.
+    """
+    if action is Action.QUIT:
+        return _quit(state)
+    barred = barrier(action, state, read_only)
+    if barred is not None:
+        return barred
+    if action is Action.ROLLBACK and state.marks:
+        return _rollback_marked(state, make_key)
+    row = state.row
+    if row is None:
+        return Refuse(f"{action.value} off: no row is selected")
+    match action:
+        case Action.ROLLBACK:
+            return _rollback(state, row, frame, make_key)
+        case Action.UNDO:
+            return _undo(state, row, frame, make_key)
+        case Action.FALLBACK:
+            return _fallback(state, row, make_key)
+        case Action.HOLD:
+            return _hold(row, make_key)
+        case Action.PROMOTE:
+            return Refuse("p offers a release through `offer`")
+
+
+def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:
+    """What bars an action on every row: read-only, the role, the link, a hub that refuses moves."""
+    key = action.value
+    if read_only:
+        return Refuse(f"{key} off: read-only ({read_only})")
+    if state.me is None or state.status is None:
+        return Refuse(f"{key} off: nothing is loaded yet")
+    need = ROLES[action]
+    if _RANK.get(state.me.role, -1) < _RANK[need]:
+        return Refuse(f"{key} off: it needs the role {need.value}; {clean(state.me.actor)} is {state.me.role.value}")
+    if state.link is Link.LOST:
+        return Refuse(f"{key} off: no link to the hub for {age(state.silent_s)}; on a node: loradeck-agent pin")
+    if state.status.refusing:
+        return Refuse(f"{key} off: the hub refuses moves ({state.status.refusing})")
+    return None
+
+
+# ---- R -----------------------------------------------------------------------------------------------------
+
+
+def _rollback(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -> Verdict:
+    preview = row.preview
+    if preview.action is PreviewAction.FALLBACK:
+        return Refuse(f"R off: {clean(preview.refused or 'no release to go back to')}; F goes to the base alone")
+    if preview.action is PreviewAction.NONE:
+        return Refuse(f"R off: {clean(preview.refused or 'no release to go back to')}")
+    lock = _lock(state, row)
+    if lock is not None:
+        return lock
+    reason = _asks(state, row)
+    if reason is not None:
+        return Ask(f"{_from_to(state, row, 'R', preview.target)}; asks: {reason}", (_rollback_of(row, True, make_key),))
+    shown = frame.shown
+    if shown is None or (shown.tenant, shown.route) != row.key:
+        return Refuse("R not armed: this row's preview is not on your screen yet")
+    if shown.action == PANEL:
+        return Refuse("R not armed: esc closes the panel and shows where R goes")
+    if shown != shown_of(row):
+        return Refuse(f"R not armed: the row changed under you (now gen {row.pointer.generation}); look again")
+    if frame.seen_at is None:
+        return Refuse("R not armed: your terminal has not shown this preview yet")
+    if state.clock() - frame.seen_at < ARM_S:
+        return Refuse("R not armed: this preview has been on your screen for less than half a second")
+    return Act((_rollback_of(row, False, make_key),))
+
+
+def _lock(state: ConsoleState, row: TenantRow) -> Refuse | None:
+    """While the last move of a pointer is under way, R is locked; at the latest after SETTLING_S it asks."""
+    own = state.own_move(row)
+    if own is not None and own.phase is Phase.SENDING:
+        return Refuse("R locked: your move is being sent")
+    if own is not None and own.phase is Phase.UNKNOWN:
+        return Refuse("R locked: the outcome of your last move is unknown; it is being looked up")
+    if own is not None and (own.generation or 0) > row.pointer.generation:
+        return Refuse("R locked: your move is committed and its row is not here yet")
+    moved = state.age_of(row.pointer.moved_ms)
+    if not row.settled and moved is not None and moved < SETTLING_S:
+        return Refuse(f"R locked: settling, flipped {row.flipped}/{row.placed}, proven {proven(row)}/{row.placed}")
+    return None
+
+
+def proven(row: TenantRow) -> int:
+    """Replicas whose proof holds at either level."""
+    return row.proven + row.listed
+
+
+def _asks(state: ConsoleState, row: TenantRow) -> str | None:
+    """Why R asks for y on this row, or None where it may act at once."""
+    preview = row.preview
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        return None
+    if preview.asks:
+        return clean(preview.asks)
+    if not row.settled:
+        return f"the last move is not done ({row.flipped}/{row.placed} flipped)"
+    last = state.last_move(row)
+    if last is not None and last.kind in (EventKind.ROLLBACK, EventKind.FALLBACK, EventKind.REWIND):
+        return "this goes one release further back"
+    moved = state.age_of(row.pointer.moved_ms)
+    if not row.flags and (moved is None or moved > OLD_S):
+        return f"nothing is flagged here and it has not moved for {age(moved) if moved is not None else 'long'}"
+    if state.link is Link.STALE:
+        return f"the hub has been silent for {age(state.silent_s)}"
+    return None
+
+
+def _rollback_of(row: TenantRow, confirmed: bool, make_key: NewKey) -> Move:
+    preview = row.preview
+    cancels = preview.action is PreviewAction.CANCEL_PREPARE
+    request = RollbackRequest(
+        expected_generation=preview.generation,
+        to=None if cancels or preview.target is None else preview.target.id,
+        cancels=preview.prepare if cancels else None,
+        confirmed=confirmed,
+        idempotency_key=make_key(),
+    )
+    says = "R cancel prepare" if cancels else f"R {release(row.live)} > {release(preview.target)}"
+    return Move(MoveKind.ROLLBACK, row.tenant, row.route, request, says)
+
+
+def _rollback_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
+    """The frozen list of marked rows: hidden ones first, each with the generation and target it had now."""
+    off_screen = hidden(state.marks, state.tenant_list.order)
+    ordered = off_screen + [key for key in state.marks if key not in set(off_screen)]
+    moves: list[Move] = []
+    listed: list[str] = []
+    for key in ordered:
+        row = state.tenants[key]
+        where = "  (hidden by the filter)" if key in off_screen else ""
+        name = f"{row.tenant}/{row.route}"
+        preview = row.preview
+        lock = _lock(state, row)
+        if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
+            listed.append(f"stays  {name}: {clean(preview.refused or preview.action.value)}{where}")
+        elif lock is not None:
+            listed.append(f"stays  {name}: {lock.why.removeprefix('R locked: ')}{where}")
+        else:
+            moves.append(_rollback_of(row, True, make_key))
+            note = f"  ({clean(preview.asks)})" if preview.asks else ""
+            listed.append(f"moves  {name}: {release(row.live)} > {release(preview.target)}{note}{where}")
+    if not moves:
+        return Refuse(f"R off: none of the {plural(len(ordered), 'marked row')} can go back (* clears marks with esc)")
+    stays = len(ordered) - len(moves)
+    line = f"R on {plural(len(moves), 'marked row')}"
+    line += f", {len(off_screen)} hidden by the filter" if off_screen else ""
+    line += f", {stays} stay" if stays else ""
+    return Ask(line, tuple(moves), listed=tuple(listed))
+
+
+# ---- u, F, h, p, q -----------------------------------------------------------------------------------------
+
+
+def _undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -> Verdict:
+    event_id = row.pointer.last_move
+    if event_id is None:
+        return Refuse("u off: nothing has moved here")
+    own = state.own_move(row)
+    if own is not None and own.phase in (Phase.SENDING, Phase.UNKNOWN):
+        return Refuse("u off: the outcome of your last move is not known yet")
+    event = state.last_move(row)
+    back = state.name_of(event.from_release) if event else "as before"
+    request = UndoRequest(event=event_id, idempotency_key=make_key())
+    move = Move(MoveKind.UNDO, row.tenant, row.route, request, f"u {release(row.live)} > {back}")
+    mine = own is not None and own.phase is Phase.COMMITTED and own.answered_at is not None
+    if mine and own is not None and own.answered_at is not None and state.clock() - own.answered_at < OWN_UNDO_S:
+        shown = frame.shown
+        if shown is None or (shown.tenant, shown.route, shown.generation) != (*row.key, row.pointer.generation):
+            return Refuse("u not armed: this row as it is now is not on your screen yet")
+        if frame.seen_at is None:
+            return Refuse("u not armed: your terminal has not shown this row as it is now")
+        if state.link is not Link.STALE:
+            return Act((move,))
+    what = "your own move" if mine else f"a move of {clean(event.actor)}" if event else "a move"
+    when = state.age_of(row.pointer.moved_ms)
+    said = f' "{clean(event.reason)}"' if event and event.reason else ""
+    return Ask(
+        f"u {row.tenant}/{row.route} {release(row.live)} > {back}: undoes {what}{said}"
+        f"{f', {age(when)} old' if when is not None else ''}",
+        (move,),
+    )
+
+
+def _fallback(state: ConsoleState, row: TenantRow, make_key: NewKey) -> Verdict:
+    live = row.live
+    if live is None:
+        return Refuse("F off: nothing is served here")
+    if live.adapter is None:
+        return Refuse("F off: the base alone is served already")
+    request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=make_key())
+    to = f"base alone/{clean(live.base_label)}"
+    move = Move(MoveKind.FALLBACK, row.tenant, row.route, request, f"F {release(live)} > {to}")
+    return Ask(f"F {row.tenant}/{row.route} {release(live)} > {to}{_author(state, row)}", (move,))
+
+
+def _hold(row: TenantRow, make_key: NewKey) -> Verdict:
+    held = not row.pointer.held
+    request = HoldRequest(held=held, expected_generation=row.pointer.generation, idempotency_key=make_key())
+    says = "h hold" if held else "h release hold"
+    move = Move(MoveKind.HOLD, row.tenant, row.route, request, says)
+    effect = "automation cannot promote here until it is released" if held else "automation may promote here again"
+    return Ask(f"{says} of {row.tenant}/{row.route}: {effect}", (move,))
+
+
+def newest(releases: Sequence[ReleaseView], row: TenantRow) -> ReleaseView | None:
+    """The release p offers: the highest version of the tenant's that is not live."""
+    known = [view for view in releases if view.adapter is not None and (row.live is None or view.id != row.live.id)]
+    return max(known, key=lambda view: (_number(view.label), view.label), default=None)
+
+
+def _number(label: str) -> int:
+    digits = label.lstrip("v")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def offer(
+    state: ConsoleState,
+    row: TenantRow,
+    candidate: ReleaseView,
+    gate: GateResult | None,
+    *,
+    override: bool,
+    read_only: str | None = None,
+    make_key: NewKey = new_key,
+) -> Verdict:
+    """A promote of `candidate`: always asks; where it does not pass its gate, or is quarantined, for a reason."""
+    barred = barrier(Action.PROMOTE, state, read_only)
+    if barred is not None:
+        return barred
+    if row.live is not None and candidate.id == row.live.id:
+        return Refuse(f"p off: {release(candidate)} is live already")
+    if not row.settled and _lock(state, row) is not None:
+        return Refuse("p off: the last move is still settling")
+    trouble = promote_trouble(row, candidate, gate)
+    says = f"p {release(row.live)} > {release(candidate)}"
+    request = PromoteRequest(
+        release=candidate.id,
+        expected_generation=row.pointer.generation,
+        override=override,
+        idempotency_key=make_key(),
+    )
+    move = Move(MoveKind.PROMOTE, row.tenant, row.route, request, says + (" OVERRIDE" if override else ""))
+    line = f"p {row.tenant}/{row.route} {release(row.live)} > {release(candidate)}: "
+    if trouble and not override:
+        return Refuse(f"p off: {trouble}; :promote! {clean(candidate.label)} overrides, with a reason")
+    if trouble:
+        return Ask(f"{line}OVERRIDE, {trouble}", (move,), wants_reason=True)
+    if override:
+        return Ask(f"{line}OVERRIDE, {gate_says(gate)}", (move,), wants_reason=True)
+    return Ask(f"{line}{gate_says(gate)}{_author(state, row)}", (move,))
+
+
+def promote_trouble(row: TenantRow, candidate: ReleaseView, gate: GateResult | None) -> str | None:
+    """What stands against a promote, as far as the console can see; the hub has the last word."""
+    if any(entry.release == candidate.id for entry in row.pointer.quarantined):
+        return f"{clean(candidate.label)} is quarantined here"
+    if row.pointer.held:
+        return "the pointer is held (h releases it)"
+    if gate is not None and not gate.passed:
+        return gate_says(gate)
+    return None
+
+
+def gate_says(gate: GateResult | None) -> str:
+    """'gate passed', or the failed checks with their figures."""
+    if gate is None:
+        return "no gate result is on record"
+    failed = [check for check in gate.checks if not check.passed]
+    if gate.passed and not failed:
+        return f"gate passed ({plural(len(gate.checks), 'check')})"
+    return "gate failed: " + ", ".join(
+        f"{clean(check.name)} {check.value * 100:.0f} {'<' if check.value < check.threshold else '>'} "
+        f"{check.threshold * 100:.0f}"
+        for check in failed
+    )
+
+
+def _quit(state: ConsoleState) -> Verdict:
+    open_moves = state.unsettled
+    if not open_moves:
+        return Act()
+    own = open_moves[-1]
+    more = f" and {len(open_moves) - 1} more" if len(open_moves) > 1 else ""
+    return Ask(f"quit? {own.move.says} on {own.move.tenant}/{own.move.route}{more} has not settled")
+
+
+# ---- wording -----------------------------------------------------------------------------------------------
+
+
+def _from_to(state: ConsoleState, row: TenantRow, key: str, target: ReleaseView | None) -> str:
+    return f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(target)}{_author(state, row)}"
+
+
+def _author(state: ConsoleState, row: TenantRow) -> str:
+    """Who put the live release there, and why."""
+    event = state.last_move(row)
+    if event is None:
+        return ""
+    said = f' "{clean(event.reason)}"' if event.reason else ""
+    return f" (live by {clean(event.actor)}{said})"

@@ -1,0 +1,48 @@
+"""The help page, made from the binding table."""
+
+from __future__ import annotations
+
+import textwrap
+
+from loradeck.tui.keys import BINDINGS, COMMANDS
+from loradeck.tui.state import Screen
+from loradeck.tui.text import BLANK, Line, Span, line
+
+_FLAGS = (
+    ("BAD", "the live release passed the route's limit of bad answers or errors"),
+    ("UNPRVN", "not every placed replica has proven that it serves the live release"),
+    ("NOPRIOR", "there is no release R could go back to"),
+    ("OVR", "the live release was promoted against its gate"),
+    ("HELD", "automation cannot promote until a person releases it"),
+    ("PIN", "a node serves something else, chosen on the node"),
+    ("PREP", "a promote is being prepared; R cancels it"),
+    ("SUSP", "the tenant is suspended"),
+)
+
+
+def help_lines(screen: Screen, width: int) -> list[Line]:
+    """Keys that mean something on a screen, commands, and what the columns say."""
+    lines: list[Line] = [line(Span(f" Keys on the {screen.value} screen", "head")), BLANK]
+    room = max(30, width - 12)
+    for binding in BINDINGS:
+        if screen in binding.where:
+            lines += _entry(binding.shown, binding.help, room)
+    lines += [BLANK, line(Span(" Commands after :", "head")), BLANK]
+    for name, says in COMMANDS.items():
+        lines += _entry(name, says, room)
+    lines += [BLANK, line(Span(" Flags", "head")), BLANK]
+    for name, says in _FLAGS:
+        lines += _entry(name, says, room)
+    lines += [BLANK, line(Span(" READY", "head")), BLANK]
+    lines += _entry("res", "loaded and listed in a running engine: R is a pointer move", room)
+    lines += _entry("warm", "the engine runs, the adapter is on disk", room)
+    lines += _entry("cached", "on disk only", room)
+    lines += _entry("absent", "has to be fetched first", room)
+    lines += _entry("y?", "R asks for y first", room)
+    return lines
+
+
+def _entry(name: str, says: str, room: int) -> list[Line]:
+    wrapped = textwrap.wrap(says, room) or [""]
+    first = line(Span(f" {name:<10} ", "key"), wrapped[0])
+    return [first, *(line(" " * 12 + more) for more in wrapped[1:])]

@@ -1,0 +1,172 @@
+"""The keys, as data: help, the footer, the dispatch of key presses and the tests are all made of this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loradeck.tui.state import Screen
+
+TENANTS = frozenset({Screen.TENANTS})
+LISTS = frozenset(Screen)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A key. `keys` are printable characters or the toolkit's key names; `shown` is how people read it.
+
+    `moves`: it may change what is served, so it goes through the dispatch gate and means nothing when it came
+    in one read with other keys.
+    """
+
+    does: str
+    keys: tuple[str, ...]
+    shown: str
+    label: str
+    help: str
+    where: frozenset[Screen] = LISTS
+    moves: bool = False
+    footer: bool = True
+
+
+BINDINGS: tuple[Binding, ...] = (
+    Binding(
+        "rollback",
+        ("R",),
+        "R",
+        "roll back",
+        "Roll back to what `R goes to` shows. Acts at once when the preview has been on your screen for half a "
+        "second and nothing stands against it; else it says why, or asks for y. With marks: all marked rows.",
+        TENANTS,
+        moves=True,
+    ),
+    Binding(
+        "undo",
+        ("u",),
+        "u",
+        "undo",
+        "Undo the last move of this row. At once if it is your own and under 60 s old; else asks for y.",
+        TENANTS,
+        moves=True,
+    ),
+    Binding(
+        "fallback",
+        ("F",),
+        "F",
+        "base",
+        "Fall back to the base alone. Asks for y.",
+        TENANTS,
+        moves=True,
+    ),
+    Binding(
+        "promote",
+        ("p",),
+        "p",
+        "promote",
+        "Offer the newest release that is not live, with its gate; asks for y. Another one: `:promote vN`. Against "
+        "the gate: `:promote! vN`, with a typed reason.",
+        TENANTS,
+        moves=True,
+    ),
+    Binding(
+        "hold",
+        ("h",),
+        "h",
+        "hold",
+        "Set or release the hold that keeps automation from promoting. Asks for y.",
+        TENANTS,
+        moves=True,
+    ),
+    Binding("confirm", ("y",), "y", "yes", "Do what the question above the footer says.", moves=True, footer=False),
+    Binding(
+        "copy",
+        ("c",),
+        "c",
+        "copy",
+        "Copy the command that a NOT DONE panel shows, for the node that does not answer.",
+        TENANTS,
+        footer=False,
+    ),
+    Binding("mark", ("space",), "space", "mark", "Mark or unmark the row; esc clears the marks.", TENANTS, footer=False),
+    Binding("filter", ("/",), "/", "filter", "Show only rows that match a regular expression; `!` in front inverts."),
+    Binding("command", (":",), ":", "command", "Type a command: :tenants :nodes :jobs :events :promote vN :q"),
+    Binding("tenants", ("1",), "1", "tenants", "Every tenant's pointer, what it serves, and where R would go."),
+    Binding("nodes", ("2",), "2", "nodes", "Nodes, their GPUs, engines and loaded releases."),
+    Binding("jobs", ("3",), "3", "jobs", "Training, evaluation and prepare jobs with their progress."),
+    Binding("events", ("4",), "4", "events", "The log, newest first, and whether its chain holds."),
+    Binding("down", ("j", "down"), "j/down", "", "Next row.", footer=False),
+    Binding("up", ("k", "up"), "k/up", "", "Previous row.", footer=False),
+    Binding("page_down", ("pagedown", "ctrl+f", "ctrl+d"), "PgDn", "", "One page down.", footer=False),
+    Binding("page_up", ("pageup", "ctrl+b", "ctrl+u"), "PgUp", "", "One page up.", footer=False),
+    Binding("first", ("g", "home"), "g", "", "First row.", footer=False),
+    Binding("last", ("G", "end"), "G", "", "Last row.", footer=False),
+    Binding(
+        "enter",
+        ("enter",),
+        "enter",
+        "",
+        "On a tenant: its events. On an event: its tenant.",
+        frozenset({Screen.TENANTS, Screen.EVENTS}),
+        footer=False,
+    ),
+    Binding(
+        "escape",
+        ("escape",),
+        "esc",
+        "",
+        "Leave a question, the rollback panel, the last result, a filter, the marks, then the screen.",
+        footer=False,
+    ),
+    Binding("help", ("?",), "?", "help", "This page.", footer=False),
+    Binding("quit", ("q", "ctrl+c", "ctrl+q"), "q", "quit", "Back; on the tenants screen quit. Asks while a move "
+            "of yours has not settled."),
+)  # fmt: skip
+
+
+def lookup(pressed: str, screen: Screen) -> Binding | None:
+    """The binding of a key on a screen; None when it means nothing there."""
+    for binding in BINDINGS:
+        if pressed in binding.keys and screen in binding.where:
+            return binding
+    return None
+
+
+def elsewhere(pressed: str, screen: Screen) -> Binding | None:
+    """A binding of a key that means something on another screen only."""
+    for binding in BINDINGS:
+        if pressed in binding.keys and screen not in binding.where:
+            return binding
+    return None
+
+
+def hints(screen: Screen) -> list[Binding]:
+    """What the footer shows."""
+    return [binding for binding in BINDINGS if screen in binding.where and binding.footer]
+
+
+COMMANDS: dict[str, str] = {
+    "tenants": "the tenants screen",
+    "nodes": "the nodes screen",
+    "jobs": "the jobs screen",
+    "events": "the events screen; with a word: filtered by it",
+    "promote": "promote vN on the selected row",
+    "promote!": "the same against its gate, with a typed reason",
+    "rollback": "what R does",
+    "undo": "what u does",
+    "fallback": "what F does",
+    "hold": "what h does",
+    "help": "keys and commands",
+    "q": "quit",
+}
+"""What `:` understands, and what each does."""
+
+
+def complete(typed: str) -> str:
+    """The command a prefix stands for, as far as it is unambiguous."""
+    matches = [name for name in COMMANDS if name.startswith(typed)]
+    if not typed or not matches:
+        return typed
+    first = matches[0]
+    for size in range(len(first), 0, -1):
+        if all(name.startswith(first[:size]) for name in matches):
+            return first[:size]
+    return typed

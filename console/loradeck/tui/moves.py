@@ -1,0 +1,106 @@
+"""Moves this console has sent, and what is known of each: sending, committed, refused, unknown.
+
+Nothing here sends anything. A move's request is made once, with its idempotency key, and every further
+attempt and look-up uses that key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loradeck.schemas.log import Event
+from loradeck.schemas.moves import (
+    FallbackRequest,
+    HoldRequest,
+    MoveResult,
+    PromoteRequest,
+    RollbackRequest,
+    UndoRequest,
+)
+
+Request = RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest
+RowKey = tuple[str, str]
+
+
+class MoveKind(StrEnum):
+    ROLLBACK = "rollback"
+    UNDO = "undo"
+    FALLBACK = "fallback"
+    HOLD = "hold"
+    PROMOTE = "promote"
+
+
+@dataclass(frozen=True)
+class Move:
+    """One request to one pointer, as it will be sent."""
+
+    kind: MoveKind
+    tenant: str
+    route: str
+    request: Request
+    says: str
+    """For people: 'R acme/production v9/B2 > v7/B2'."""
+
+    @property
+    def row(self) -> RowKey:
+        return (self.tenant, self.route)
+
+    @property
+    def key(self) -> str:
+        return self.request.idempotency_key
+
+    def because(self, reason: str) -> Move:
+        """The same move with the reason a person typed."""
+        return Move(self.kind, self.tenant, self.route, self.request.model_copy(update={"reason": reason}), self.says)
+
+
+class Phase(StrEnum):
+    SENDING = "sending"
+    COMMITTED = "committed"
+    PENDING = "pending"  # a promote whose prepare runs on
+    CANCELLED = "cancelled"  # R cancelled a prepare; nothing moved
+    REFUSED = "refused"  # the hub said no; nothing moved
+    NOT_SENT = "not_sent"  # the hub could not be reached; nothing moved
+    UNKNOWN = "unknown"  # sent, and the answer was lost
+
+
+OPEN = frozenset({Phase.SENDING, Phase.UNKNOWN})
+"""Phases in which the move may still happen or have happened without this console knowing."""
+
+
+@dataclass
+class OwnMove:
+    """A move of this console. Times are by its monotonic clock, in seconds, unless they end in `_ms`."""
+
+    move: Move
+    sent_at: float
+    sent_ms: int
+    phase: Phase = Phase.SENDING
+    result: MoveResult | None = None
+    answered_at: float | None = None
+    trouble: str = ""
+
+    @property
+    def event(self) -> Event | None:
+        """The committed event on this move's pointer."""
+        if self.result is None:
+            return None
+        for event in self.result.events:
+            if (event.tenant, event.route) == self.move.row:
+                return event
+        return None
+
+    @property
+    def generation(self) -> int | None:
+        event = self.event
+        return event.generation if event else None
+
+
+@dataclass(frozen=True)
+class Tell:
+    """The last result, kept on the screen until esc. `style` names an entry of the theme."""
+
+    text: str
+    style: str = ""
+    at_ms: int | None = None

@@ -1,0 +1,51 @@
+"""What became of this console's own moves, in words: the TELL line."""
+
+from __future__ import annotations
+
+from loradeck.client.errors import ClientError
+from loradeck.tui.dispatch import proven
+from loradeck.tui.moves import OwnMove, Phase, Tell
+from loradeck.tui.state import ConsoleState
+from loradeck.tui.text import clean
+
+
+def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
+    """The newest that is known of a move."""
+    move = own.move
+    name = f"{move.says} on {move.tenant}/{move.route}"
+    match own.phase:
+        case Phase.SENDING:
+            return Tell(f"{name}: sending", "warn", own.sent_ms)
+        case Phase.UNKNOWN:
+            return Tell(f"OUTCOME UNKNOWN {name}: {own.trouble}", "bad", own.sent_ms)
+        case Phase.REFUSED:
+            return Tell(f"REFUSED {name}: {own.trouble}", "bad", own.sent_ms)
+        case Phase.NOT_SENT:
+            return Tell(f"NOT MOVED {name}: {own.trouble}", "bad", own.sent_ms)
+        case Phase.CANCELLED:
+            return Tell(f"{name}: the prepare is cancelled, nothing moved", "good", own.sent_ms)
+        case Phase.PENDING:
+            return Tell(f"{name}: preparing on the nodes, not committed yet", "warn", own.sent_ms)
+        case Phase.COMMITTED:
+            return _committed(state, own, name)
+
+
+def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
+    result = own.result
+    took = f" +{result.commit_ms:.0f}ms" if result is not None and result.commit_ms is not None else ""
+    rev = f" rev {result.rev}" if result is not None else ""
+    row = state.tenants.get(own.move.row)
+    text = f"{name}: COMMITTED{rev}{took}"
+    if row is None or own.generation is None or row.pointer.generation < own.generation:
+        return Tell(text, "good", own.sent_ms)
+    if row.pointer.generation > own.generation:
+        return Tell(f"{text}; moved again since", "", own.sent_ms)
+    slowest = [replica.flipped_ms for replica in row.replicas if replica.flipped_ms is not None]
+    last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
+    text += f", FLIPPED {row.flipped}/{row.placed}{last}, PROVEN {proven(row)}/{row.placed}"
+    return Tell(text, "good" if row.settled else "warn", own.sent_ms)
+
+
+def said(error: ClientError) -> str:
+    """An error in one line: what was wrong, where, what to do."""
+    return clean("; ".join(part for part in (error.title, error.where, error.fix) if part))

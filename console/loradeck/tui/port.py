@@ -1,0 +1,89 @@
+"""What the console needs of a hub, and the one that goes through `loradeck.client`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from loradeck.client.api import HubApi
+from loradeck.client.config import Context
+from loradeck.client.connect import endpoint
+from loradeck.client.feed import Feed, FeedItem
+from loradeck.client.transport import Transport
+from loradeck.schemas.attestation import AttestationKind, GateResult
+from loradeck.schemas.moves import (
+    FallbackRequest,
+    HoldRequest,
+    MoveResult,
+    PromoteRequest,
+    RollbackRequest,
+    UndoRequest,
+)
+from loradeck.schemas.state import ReleaseView
+from loradeck.tui.moves import Move
+
+ANSWER_S = 2.0
+"""How long a lost answer is asked for before the console says OUTCOME UNKNOWN; it goes on asking after that."""
+
+
+class Port(Protocol):
+    """A hub, as the console uses it. Calls raise `loradeck.client.errors.ClientError`."""
+
+    def follow(self) -> AsyncGenerator[FeedItem]:
+        """The feed, for ever."""
+        ...
+
+    async def send(self, move: Move) -> MoveResult:
+        """Raises: ApiError (refused), HubUnreachable (never sent), OutcomeUnknown (sent, answer lost)."""
+        ...
+
+    async def outcome(self, key: str) -> MoveResult | None:
+        """The result of the move sent under a key; None: it never moved anything."""
+        ...
+
+    async def releases(self, tenant: str) -> list[ReleaseView]: ...
+
+    async def gate(self, tenant: str, route: str, release: str) -> GateResult | None:
+        """The newest gate result of a release on a route."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class HubPort:
+    """The hub of a context."""
+
+    def __init__(self, context: Context) -> None:
+        """Raises: ConfigError (unsafe token file, unusable certificate authority)."""
+        self._feed = Feed(context)
+        self._api = HubApi(Transport(endpoint(context)), settle_s=ANSWER_S)
+
+    def follow(self) -> AsyncGenerator[FeedItem]:
+        return self._feed.follow()
+
+    async def send(self, move: Move) -> MoveResult:
+        tenant, route = move.row
+        match move.request:
+            case RollbackRequest() as request:
+                return await self._api.rollback(tenant, route, request)
+            case UndoRequest() as request:
+                return await self._api.undo(tenant, route, request)
+            case FallbackRequest() as request:
+                return await self._api.fallback(tenant, route, request)
+            case HoldRequest() as request:
+                return await self._api.hold(tenant, route, request)
+            case PromoteRequest() as request:
+                return await self._api.promote(tenant, route, request)
+
+    async def outcome(self, key: str) -> MoveResult | None:
+        return await self._api.move(key)
+
+    async def releases(self, tenant: str) -> list[ReleaseView]:
+        return await self._api.releases(tenant)
+
+    async def gate(self, tenant: str, route: str, release: str) -> GateResult | None:
+        found = await self._api.attestations(kind=AttestationKind.GATE, subject=release, tenant=tenant, route=route)
+        return GateResult.model_validate(found[-1].body) if found else None
+
+    async def aclose(self) -> None:
+        await self._api.aclose()

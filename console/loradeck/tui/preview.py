@@ -1,0 +1,226 @@
+"""The pinned preview of the selected pointer: NOW, CAUSE, R ->, MOVES, TELL. Lines without a toolkit."""
+
+from __future__ import annotations
+
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import MOVES, Event, EventKind
+from loradeck.schemas.route import Soak
+from loradeck.schemas.state import Health, PreviewAction, Readiness, ReleaseView, TenantRow
+from loradeck.tui.dispatch import Act, Ask, Refuse, Verdict, gate_says
+from loradeck.tui.moves import Tell
+from loradeck.tui.state import ConsoleState
+from loradeck.tui.text import BLANK, Line, Span, age, clean, clock, count, line, percent, plural
+
+ENOUGH = 50
+"""Checked answers below which a share is not compared: 'too few'."""
+
+_DEFAULT_SOAK = (Soak().seconds, Soak().requests)
+_MARK = {EventKind.PROMOTE: "", EventKind.ROLLBACK: "R ", EventKind.UNDO: "u ", EventKind.FALLBACK: "F ",
+         EventKind.REWIND: "W ", EventKind.RECOVER: "recover "}  # fmt: skip
+
+
+def title(text: str, width: int, style: str = "rule") -> Line:
+    """`-- text -----` across the width."""
+    body = f"-- {text} "
+    return line(Span(body + "-" * max(0, width - len(body)), style))
+
+
+def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: Verdict, undo: Verdict) -> list[Line]:
+    """What R would do on this row and why, before it is pressed.
+
+    Args:
+        rollback: what the gate would make of R now.
+        undo: what the gate would make of u now.
+    """
+    head = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
+    head += "  HELD: automation cannot promote" if row.pointer.held else ""
+    head += "  SUSPENDED" if row.suspended else ""
+    lines = [title(head, width), _now(state, row)]
+    lines += _cause(row)
+    lines += goes_to(row, rollback)
+    lines.append(armed_line(rollback, undo))
+    lines.append(_moves(state, row))
+    lines.append(tell_line(state.tell))
+    return lines
+
+
+def tell_line(tell: Tell | None) -> Line:
+    """The last result; it stays until esc."""
+    if tell is None:
+        return line(Span(" TELL  ", "label"), Span("(empty: your last result stays here until esc)", "dim"))
+    at = f"{clock(tell.at_ms, seconds=True)} " if tell.at_ms else ""
+    return line(Span(" TELL  ", "label"), Span(at, "dim"), Span(clean(tell.text), tell.style), Span("  esc", "dim"))
+
+
+def _full(view: ReleaseView | None) -> str:
+    """`v9 3fa9c1 on B2 7d10aa`."""
+    if view is None:
+        return "nothing"
+    return f"{clean(view.label)} {short(view.id)} on {clean(view.base_label)} {short(view.base)}"
+
+
+def _now(state: ConsoleState, row: TenantRow) -> Line:
+    spans = [Span(" NOW   ", "label"), Span(_full(row.live), "bold")]
+    event = state.last_move(row)
+    if event is not None:
+        spans.append(Span(f"   {clock(event.at_ms)} {clean(event.actor)} "))
+        if event.override:
+            spans.append(Span("OVERRIDE ", "warn"))
+        if event.reason:
+            spans.append(Span(f'"{clean(event.reason)}"'))
+    if row.gate is not None:
+        spans.append(Span("   "))
+        spans.append(Span(gate_says(row.gate), "" if row.gate.passed else "warn"))
+    return tuple(spans)
+
+
+def _share(health: Health | None) -> float | None:
+    return health.bad / health.checked if health is not None and health.checked else None
+
+
+def _said(health: Health | None) -> str:
+    """`31.0% of 2,310`, `too few (12 checked)`, `not measured`."""
+    if health is None:
+        return "not measured"
+    if health.checked < ENOUGH:
+        return f"too few ({health.checked} checked)"
+    return f"{percent(_share(health))}% of {count(health.checked)}"
+
+
+_VERDICTS = {
+    "release": ("the release; node and base clear", "bad"),
+    "node": ("a node, not the release", "warn"),
+    "base": ("the base, not the release", "warn"),
+    "fine": ("nothing wrong here", "good"),
+    "too_few": ("too few answers to tell", "dim"),
+    "unknown": ("unknown", "dim"),
+}
+
+
+def _cause(row: TenantRow) -> list[Line]:
+    cause = row.cause
+    live = clean(row.live.label) if row.live else "nothing"
+    first = (
+        f"{live}: bad {_said(cause.live)} checked" if cause.live.checked >= ENOUGH else f"{live}: {_said(cause.live)}"
+    )
+    if cause.by_replica:
+        first += f", {_replicas(cause.by_replica)}"
+    first += f" | other tenants there {_said(cause.others)}"
+    target = row.preview.target
+    prior = f"{clean(target.label)} in its time {_said(cause.prior)}" if target else f"prior {_said(cause.prior)}"
+    second = f"{prior} | base alone {_said(cause.base)}   "
+    verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
+    return [
+        line(Span(" CAUSE ", "label"), first),
+        line("       ", second, Span(f"=> {verdict}", style)),
+    ]
+
+
+def _replicas(by_replica: dict[str, Health]) -> str:
+    """How the live release does replica by replica: the range, or the one that stands out for want of answers."""
+    known = {name: share for name, h in by_replica.items() if h.checked >= ENOUGH and (share := _share(h)) is not None}
+    if not known:
+        return f"too few on each of {plural(len(by_replica), 'replica')}"
+    low, high = min(known.values()), max(known.values())
+    few = len(by_replica) - len(known)
+    rest = f", too few on {few}" if few else ""
+    if len(known) == 1:
+        return f"on {clean(next(iter(known)))}{rest}"
+    if high - low <= max(0.05, high / 4):
+        return f"alike on {len(known)}/{len(by_replica)} replicas{rest}"
+    worst = max(known, key=lambda name: known[name])
+    return f"{percent(low)}-{percent(high)}% by replica, worst {clean(worst)}{rest}"
+
+
+def ready(row: TenantRow) -> str:
+    """`res 4/4`: how near the target of R is to serving."""
+    preview = row.preview
+    if preview.action is PreviewAction.FALLBACK:
+        return "F only"
+    if preview.action in (PreviewAction.NONE, PreviewAction.CANCEL_PREPARE):
+        return "-"
+    word = "res" if preview.readiness is Readiness.RESIDENT else preview.readiness.value
+    return f"{word} {preview.ready}/{preview.placed}"
+
+
+def goes_to(row: TenantRow, rollback: Verdict) -> list[Line]:
+    preview = row.preview
+    label = Span(" R ->  ", "label")
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        return [
+            line(
+                label,
+                Span("cancels the prepare that is under way", "bold"),
+                f"   job {clean(preview.prepare or '')[:8]}",
+            ),
+            line("       nothing moves; the live release stays"),
+        ]
+    if preview.target is None or preview.action is not PreviewAction.ROLLBACK:
+        why = clean(preview.refused or "no release to go back to")
+        word = "none" if preview.action is PreviewAction.FALLBACK else "refused"
+        first = line(label, Span(word, "warn"), f"   {why}")
+        return [first, _skipped(row)]
+    served = "never served here"
+    if preview.served_s is not None:
+        served = f"served {age(preview.served_s)}, {count(preview.served_requests)} req"
+    holds = preview.readiness.value
+    where = f"{holds} {preview.ready}/{preview.placed}"
+    estimate = f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
+    style = "good" if preview.readiness is Readiness.RESIDENT else "warn"
+    first = line(label, Span(_full(preview.target), "bold"), f"   {served}   ", Span(where, style), f"   {estimate}")
+    return [first, _skipped(row)]
+
+
+def _skipped(row: TenantRow) -> Line:
+    preview = row.preview
+    parts = [
+        f"skipped {clean(skipped.release.label)} {short(skipped.release.id)}: {clean(skipped.reason)}"
+        for skipped in preview.skipped[:2]
+    ]
+    if len(preview.skipped) > 2:
+        parts.append(f"{len(preview.skipped) - 2} more skipped")
+    if preview.streams and preview.action is PreviewAction.ROLLBACK:
+        parts.append(f"{plural(preview.streams, 'stream')} under way")
+    if row.soak != _DEFAULT_SOAK:
+        parts.append(f"soak {row.soak[0]:g}s/{row.soak[1]} req")
+    return line("       ", "     ".join(parts)) if parts else BLANK
+
+
+def armed_line(rollback: Verdict, undo: Verdict) -> Line:
+    match rollback:
+        case Act():
+            first = Span("R ARMED", "armed")
+        case Ask():
+            first = Span(f"R asks y: {rollback.line.rpartition('asks: ')[2]}", "warn")
+        case Refuse():
+            first = Span(rollback.why, "dim" if "not armed" in rollback.why else "warn")
+    match undo:
+        case Act():
+            second = Span("u undoes your last move", "bold")
+        case Ask():
+            second = Span("u y?", "")
+        case Refuse():
+            second = Span("u nothing to undo" if "nothing has moved" in undo.why else "u off", "dim")
+    return line("       ", first, "     ", second)
+
+
+def _moves(state: ConsoleState, row: TenantRow) -> Line:
+    """The newest moves around this one: its own, and others' placed on the same tenant."""
+    events: list[Event] = []
+    for event in reversed(state.events.values()):
+        if event.kind in MOVES and event.tenant == row.tenant:
+            events.append(event)
+            if len(events) == 3:
+                break
+    if not events:
+        return line(Span(" MOVES ", "label"), Span("none in the log shown here", "dim"))
+    return line(Span(" MOVES ", "label"), " | ".join(_move(state, event, row) for event in events))
+
+
+def _move(state: ConsoleState, event: Event, row: TenantRow) -> str:
+    name = "" if event.route == row.route else f"{clean(event.route or '')} "
+    override = " OVR" if event.override else ""
+    return (
+        f"{clock(event.at_ms)} {name}{_MARK.get(event.kind, '')}{state.name_of(event.from_release)}"
+        f">{state.name_of(event.to_release)} {clean(event.actor)}{override}"
+    )

@@ -1,0 +1,27 @@
+"""The log, newest first, and whether its chain holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loradeck.tui.columns import EVENT_COLUMNS, event_cells
+from loradeck.tui.details import event_lines
+from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.seen import Shown
+from loradeck.tui.state import Screen
+from loradeck.tui.text import Line, Span
+
+
+class EventsScreen(ListScreen):
+    WHICH = Screen.EVENTS
+    COLUMNS = EVENT_COLUMNS
+    EMPTY = "no events"
+
+    def cells(self, key: Any) -> dict[str, Span] | None:
+        event = self.deck.state.events.get(key)
+        return event_cells(self.deck.state, event) if event is not None else None
+
+    def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        state = self.deck.state
+        event = state.events.get(state.event_list.selected or 0)
+        return (event_lines(state, event, width) if event is not None else nothing_selected()), None

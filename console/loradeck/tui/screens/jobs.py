@@ -1,0 +1,27 @@
+"""Jobs: training, evaluation and prepares, with their progress and what they said last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loradeck.tui.columns import JOB_COLUMNS, job_cells
+from loradeck.tui.details import job_lines
+from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.seen import Shown
+from loradeck.tui.state import Screen
+from loradeck.tui.text import Line, Span
+
+
+class JobsScreen(ListScreen):
+    WHICH = Screen.JOBS
+    COLUMNS = JOB_COLUMNS
+    EMPTY = "no jobs"
+
+    def cells(self, key: Any) -> dict[str, Span] | None:
+        job = self.deck.state.jobs.get(key)
+        return job_cells(self.deck.state, job) if job is not None else None
+
+    def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        state = self.deck.state
+        job = state.jobs.get(state.job_list.selected or "")
+        return (job_lines(state, job, width) if job is not None else nothing_selected()), None

@@ -1,0 +1,168 @@
+"""What the four lists have in common: header, summary, column names, grid, pane, prompt, footer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual import events
+from textual.app import ComposeResult
+from textual.screen import Screen
+
+from loradeck.tui import bars
+from loradeck.tui.columns import Column, heading, laid_out
+from loradeck.tui.seen import Shown
+from loradeck.tui.state import Link
+from loradeck.tui.state import Screen as Which
+from loradeck.tui.text import Line, Span, fit_line, line, plural
+from loradeck.tui.widgets.grid import Grid
+from loradeck.tui.widgets.lines import Lines
+from loradeck.tui.widgets.pane import Pane
+from loradeck.tui.widgets.prompt import Asking, Prompt
+
+if TYPE_CHECKING:
+    from loradeck.tui.app import Deck
+
+TALL = 40
+"""From this many lines on the pane is higher."""
+
+PANE = 9
+PANE_TALL = 14
+
+
+class ListScreen(Screen[None], inherit_bindings=False):
+    """A list with a pane for the selected row."""
+
+    WHICH: ClassVar[Which]
+    COLUMNS: ClassVar[tuple[Column, ...]]
+    EMPTY: ClassVar[str]
+
+    DEFAULT_CSS = """
+    ListScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name=self.WHICH.value)
+        self.header = Lines(id="header")
+        self.summary = Lines(id="summary")
+        self.column_names = Lines(id="heading")
+        self.grid = Grid(self._draw, id="grid")
+        self.pane = Pane(id="pane")
+        self.prompt = Prompt()
+        self.footer = Lines(id="footer")
+
+    def compose(self) -> ComposeResult:
+        yield self.header
+        yield self.summary
+        yield self.column_names
+        yield self.grid
+        yield self.pane
+        yield self.prompt
+        yield self.footer
+
+    @property
+    def deck(self) -> Deck:
+        return cast("Deck", self.app)
+
+    # ---- for the four lists ----------------------------------------------------------------------------------
+
+    def cells(self, key: Any) -> dict[str, Span] | None:
+        """The cells of a row; None when it is gone."""
+        raise NotImplementedError
+
+    def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """What the pane says of the selected row, and what R would act on if it is a preview."""
+        raise NotImplementedError
+
+    # ---- drawing ---------------------------------------------------------------------------------------------
+
+    def _draw(self, key: Any, lead: Span, width: int) -> Line:
+        cells = self.cells(key)
+        return laid_out(self.COLUMNS, cells, width, lead) if cells is not None else ()
+
+    def sync(self) -> None:
+        """Draw what is known now. Lines that look the same are not written again."""
+        deck, state = self.deck, self.deck.state
+        width = self.size.width
+        if not self.is_mounted or not width:
+            return
+        self.header.show(
+            [bars.header_line(state, width, context=deck.context, production=deck.production, read_only=deck.read_only)]
+        )
+        self.summary.show([bars.summary_line(state, width)])
+        self.column_names.show([heading(self.COLUMNS, width)])
+        marks = frozenset(state.marks) if self.WHICH is Which.TENANTS else frozenset()
+        self.grid.sync(state.listing, marks=marks, old=state.link is not Link.LIVE, message=self._message())
+        self._sync_pane(width)
+        self.footer.show(
+            [bars.footer_line(self.WHICH, width, in_view=self.grid.rows_in_view, total=len(state.listing.order))]
+        )
+
+    def _message(self) -> str:
+        """What stands in an empty list: loading, no match and empty are not the same."""
+        state = self.deck.state
+        if state.link is Link.CONNECTING:
+            return f"loading from {self.deck.context} ..." if not state.link_trouble else "no answer yet; trying again"
+        listing = state.listing
+        if listing.total and listing.filter.pattern is not None:
+            return f"none of {plural(listing.total, 'row')} match; esc clears the filter"
+        return self.EMPTY
+
+    def _sync_pane(self, width: int) -> None:
+        height = self.pane.size.height
+        question = self.deck.question
+        if question is not None:
+            lines = [fit_line(spans, width) for spans in question.lines(width, height)]
+            self.pane.show_as(lines, None, question.number)
+            return
+        lines, shown = self.pane_lines(width, height)
+        self.pane.show_as(lines[:height], shown, None)
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.pane.styles.height = PANE_TALL if event.size.height >= TALL else PANE
+        self.call_after_refresh(self.sync)
+
+    def on_mount(self) -> None:
+        self.sync()
+
+    def on_screen_resume(self) -> None:
+        self.pane.forget()
+        self.pane.refresh()
+        self.sync()
+
+    # ---- keys ------------------------------------------------------------------------------------------------
+
+    def on_key(self, event: events.Key) -> None:
+        if self.prompt.asking is not None:
+            if event.key == "escape":
+                event.stop()
+                self.deck.prompt_left()
+            elif event.key == "tab":
+                event.stop()
+                event.prevent_default()
+                self.prompt.complete()
+            return
+        event.stop()
+        event.prevent_default()
+        self.deck.pressed(event)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Pasted text outside inputs is no command."""
+        event.stop()
+        self.deck.notice(f"pasted text ignored ({plural(len(event.text), 'character')}): no input is open", "warn")
+
+    def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
+        event.stop()
+        self.deck.submitted(event.asking, event.text)
+
+    def on_prompt_typed(self, event: Prompt.Typed) -> None:
+        event.stop()
+        self.deck.filter_typed(event.text)
+
+    @property
+    def is_typing(self) -> Asking | None:
+        return self.prompt.asking
+
+
+def nothing_selected() -> list[Line]:
+    """The pane without a row."""
+    return [line(Span(" nothing is selected", "dim"))]

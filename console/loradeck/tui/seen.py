@@ -1,0 +1,108 @@
+"""What has been seen: proof that a frame is on the terminal before a key may act on it.
+
+Written is not seen: over a slow link a frame may still be in a buffer. A terminal answers a cursor-position
+request (`ESC [ 6 n`) only after it has drawn what came before, so each new frame is followed by one, and its
+answer is the proof. A terminal that never answers is taken at the writer's word instead: everything up to the
+frame's end has been accepted by the terminal's file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+ANSWER_S = 1.0
+"""A terminal that has not answered its first request for this long is one that never does."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the preview says that a key would act on. Figures that merely tick are no part of it."""
+
+    tenant: str
+    route: str
+    generation: int
+    action: str
+    target: str | None = None
+    cancels: str | None = None
+    asks: str | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What was written last: the preview, and the question that waits for y. `seen_at`: None until proven."""
+
+    shown: Shown | None = None
+    question: int | None = None
+    written_at: float = 0.0
+    seen_at: float | None = None
+
+
+class Sight:
+    """Follows frames from written to seen.
+
+    `request` writes a cursor-position request after what was written so far. `written` counts what has been
+    handed to the terminal's writer, `accepted` what the terminal's file has taken of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        request: Callable[[], None],
+        written: Callable[[], int],
+        accepted: Callable[[], int],
+    ) -> None:
+        self._clock = clock
+        self._request = request
+        self._written = written
+        self._accepted = accepted
+        self._frame = Frame()
+        self._end = 0
+        self._asked: deque[tuple[int, float]] = deque()
+        self._number = 0
+        self._mine = 0
+        self._answers = False
+        self._silent = False
+
+    def frame(self, shown: Shown | None, question: int | None) -> None:
+        """A frame that shows this was handed to the writer."""
+        if (shown, question) == (self._frame.shown, self._frame.question):
+            return
+        self._frame = Frame(shown, question, self._clock())
+        self._end = self._written()
+        if not self._silent:
+            self._number += 1
+            self._mine = self._number
+            self._asked.append((self._number, self._clock()))
+            self._request()
+
+    def answered(self) -> None:
+        """The terminal answered the oldest open request."""
+        self._answers = True
+        self._silent = False
+        if not self._asked:
+            return
+        number, _ = self._asked.popleft()
+        if number == self._mine and self._frame.seen_at is None:
+            self._mark_seen()
+
+    def look(self) -> Frame:
+        """The last frame, and since when it is known to be seen."""
+        if self._frame.seen_at is None:
+            if not self._answers and self._asked and self._clock() - self._asked[0][1] > ANSWER_S:
+                self._silent = True
+                self._asked.clear()
+            if self._silent and self._accepted() >= self._end:
+                self._mark_seen()
+        return self._frame
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer of the terminal is outstanding."""
+        return bool(self._asked)
+
+    def _mark_seen(self) -> None:
+        frame = self._frame
+        self._frame = Frame(frame.shown, frame.question, frame.written_at, self._clock())

@@ -1,0 +1,414 @@
+"""What the console knows, how old it is, and what is selected. Knows no toolkit and sends nothing.
+
+Times are seconds of one monotonic clock, given in, so that tests can turn it. The hub's wall clock is
+followed by its status messages and counted on by the monotonic clock in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+from loradeck.schemas.feed import (
+    FeedEvents,
+    FeedJobs,
+    FeedMessage,
+    FeedNodes,
+    FeedReset,
+    FeedStatus,
+    FeedTenants,
+)
+from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.log import MOVES, Event
+from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView, TenantRow
+from loradeck.tui.chain import ChainCheck
+from loradeck.tui.listing import Listing
+from loradeck.tui.moves import OPEN, Move, OwnMove, Phase, RowKey, Tell
+from loradeck.tui.text import release
+
+STALE_S = 4.0
+"""The hub says something at least every two seconds; after this long without a word its figures are stale."""
+
+FREEZE_S = 2.0
+"""The order of rows stays as it is for this long after a key."""
+
+RECENT_S = 3600.0
+"""A pointer that moved within this long is worth attention."""
+
+SETTLING_S = 10.0
+"""How long a move may be under way before what has not acknowledged is called NOT DONE."""
+
+EVENTS_KEPT = 2000
+
+
+class Link(StrEnum):
+    """What is between the console and its hub. Each looks different on the screen."""
+
+    CONNECTING = "connecting"  # nothing was listed yet
+    LIVE = "live"
+    STALE = "stale"  # connected, but silent for longer than STALE_S
+    LOST = "lost"  # not connected; what is shown is from before
+
+
+class Screen(StrEnum):
+    TENANTS = "tenants"
+    NODES = "nodes"
+    JOBS = "jobs"
+    EVENTS = "events"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Which parts a feed message touched, so that only they are drawn again."""
+
+    tenants: frozenset[RowKey] = frozenset()
+    nodes: bool = False
+    jobs: bool = False
+    events: bool = False
+    status: bool = False
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass
+class Counts:
+    """The summary line."""
+
+    need: int = 0
+    bad: int = 0
+    unproven: int = 0
+    no_way_back: int = 0
+    fine: int = 0
+
+
+@dataclass
+class ConsoleState:
+    """The last that the hub said, applied message by message."""
+
+    clock: Callable[[], float] = time.monotonic
+    status: HubStatus | None = None
+    me: Me | None = None
+    tenants: dict[RowKey, TenantRow] = field(default_factory=dict)
+    nodes: dict[str, NodeRow] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    events: dict[int, Event] = field(default_factory=dict)
+    """By rev, oldest first."""
+
+    chain: ChainCheck = field(default_factory=ChainCheck)
+
+    received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
+    """When a row last came: ("tenant", key) or ("node", name) to monotonic seconds."""
+
+    screen: Screen = Screen.TENANTS
+    tenant_list: Listing[RowKey] = field(default_factory=Listing)
+    node_list: Listing[str] = field(default_factory=Listing)
+    job_list: Listing[str] = field(default_factory=Listing)
+    event_list: Listing[int] = field(default_factory=Listing)
+    marks: list[RowKey] = field(default_factory=list)
+
+    own: list[OwnMove] = field(default_factory=list)
+    """Moves sent by this console, oldest first."""
+
+    tell: Tell | None = None
+    dismissed: set[str] = field(default_factory=set)
+    """Events whose rollback panel was closed with esc."""
+
+    last_key_at: float | None = None
+    heard_at: float | None = None
+    connected: bool = False
+    link_lost_at: float | None = None
+    link_trouble: str = ""
+    _status_at: float = 0.0
+    _views: dict[str, ReleaseView] = field(default_factory=dict)
+
+    # ---- the feed ------------------------------------------------------------------------------------------
+
+    def load(self, state: HubState) -> Changed:
+        """A full list: replaces everything the hub had said before."""
+        now = self._heard()
+        before = set(self.tenants)
+        self.me = state.me
+        self.tenants = {row.key: row for row in state.tenants}
+        self.nodes = {row.node: row for row in state.nodes}
+        self.jobs = {job.id: job for job in state.jobs}
+        self.received = {("tenant", key): now for key in self.tenants} | {("node", name): now for name in self.nodes}
+        self._add_events(state.events, replace=True)
+        self._set_status(state.status, now)
+        for row in state.tenants:
+            self._learn(row)
+        for node in state.nodes:
+            self._learn_node(node)
+        self.marks = [key for key in self.marks if key in self.tenants]
+        self.arrange()
+        return Changed(frozenset(before | set(self.tenants)), nodes=True, jobs=True, events=True, status=True)
+
+    def apply(self, message: FeedMessage) -> Changed:
+        """One message of the feed, in the order they came."""
+        now = self._heard()
+        match message:
+            case FeedTenants():
+                for row in message.rows:
+                    self.tenants[row.key] = row
+                    self.received["tenant", row.key] = now
+                    self._learn(row)
+                gone = {(tenant, route) for tenant, route in message.gone}
+                for key in gone:
+                    self.tenants.pop(key, None)
+                    self.received.pop(("tenant", key), None)
+                self.marks = [key for key in self.marks if key not in gone]
+                return Changed(frozenset({row.key for row in message.rows} | gone))
+            case FeedNodes():
+                for node in message.rows:
+                    self.nodes[node.node] = node
+                    self.received["node", node.node] = now
+                    self._learn_node(node)
+                return Changed(nodes=True, status=True)
+            case FeedJobs():
+                for job in message.rows:
+                    self.jobs[job.id] = job
+                return Changed(jobs=True)
+            case FeedEvents():
+                self._add_events(message.events)
+                return Changed(events=True)
+            case FeedStatus():
+                self._set_status(message.status, now)
+                return Changed(status=True)
+            case FeedReset():
+                return Changed()
+
+    def link_up(self) -> None:
+        """The feed is connected again."""
+        self.connected = True
+        self.link_lost_at = None
+        self.link_trouble = ""
+
+    def link_down(self, why: str) -> None:
+        """The feed broke off; what is held stays, and ages on."""
+        if self.connected or self.link_lost_at is None:
+            self.link_lost_at = self.clock()
+        self.connected = False
+        self.link_trouble = why
+
+    def _heard(self) -> float:
+        now = self.clock()
+        self.heard_at = now
+        self.link_up()
+        return now
+
+    def _set_status(self, status: HubStatus, now: float) -> None:
+        self.status = status
+        self._status_at = now
+
+    def _add_events(self, events: tuple[Event, ...], *, replace: bool = False) -> None:
+        if replace:
+            self.chain = ChainCheck()
+        self.chain.take(events)
+        held = {} if replace else self.events
+        held.update((event.rev, event) for event in events)
+        self.events = {rev: held[rev] for rev in sorted(held)[-EVENTS_KEPT:]}
+
+    def _learn(self, row: TenantRow) -> None:
+        views = [row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped)]
+        self._views.update((view.id, view) for view in views if view is not None)
+
+    def _learn_node(self, node: NodeRow) -> None:
+        for replica in node.replicas:
+            self._views.update((view.id, view) for view in replica.loaded)
+
+    # ---- ages and the link ---------------------------------------------------------------------------------
+
+    @property
+    def link(self) -> Link:
+        if self.status is None:
+            return Link.CONNECTING
+        if not self.connected:
+            return Link.LOST
+        return Link.STALE if self.silent_s > STALE_S else Link.LIVE
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the hub last said anything."""
+        return self.clock() - self.heard_at if self.heard_at is not None else 0.0
+
+    @property
+    def hub_now_ms(self) -> int | None:
+        """The hub's wall clock, counted on since its last status."""
+        if self.status is None:
+            return None
+        return self.status.at_ms + int((self.clock() - self._status_at) * 1000)
+
+    def since_received(self, kind: str, key: Hashable) -> float:
+        """Seconds a row's own ages have to be counted on by."""
+        at = self.received.get((kind, key))
+        return self.clock() - at if at is not None else 0.0
+
+    def age_of(self, at_ms: int | None) -> float | None:
+        """Seconds since a moment of the hub's clock."""
+        now = self.hub_now_ms
+        return None if at_ms is None or now is None else max(0.0, (now - at_ms) / 1000)
+
+    # ---- rows ----------------------------------------------------------------------------------------------
+
+    @property
+    def row(self) -> TenantRow | None:
+        """The selected pointer."""
+        return self.tenants.get(self.tenant_list.selected) if self.tenant_list.selected else None
+
+    def view(self, digest: str | None) -> ReleaseView | None:
+        """A release by its id, as far as any row has shown it."""
+        return self._views.get(digest) if digest else None
+
+    def name_of(self, digest: str | None) -> str:
+        """A release for people: 'v7/B2', or the first characters of an id nobody has described."""
+        view = self.view(digest)
+        if view is not None:
+            return release(view)
+        return digest[:6] if digest else "none"
+
+    def last_move(self, row: TenantRow) -> Event | None:
+        """The event that last moved a pointer, if it is still held."""
+        last = row.last_event
+        if last is not None and last.kind in MOVES and last.id == row.pointer.last_move:
+            return last
+        for event in reversed(self.events.values()):
+            if event.id == row.pointer.last_move:
+                return event
+        return last if last is not None and last.kind in MOVES else None
+
+    def counts(self) -> Counts:
+        counts = Counts()
+        for row in self.tenants.values():
+            bad, unproven, no_prior = "BAD" in row.flags, "UNPRVN" in row.flags, "NOPRIOR" in row.flags
+            counts.bad += bad
+            counts.unproven += unproven
+            counts.no_way_back += no_prior
+            if bad or unproven or no_prior:
+                counts.need += 1
+            else:
+                counts.fine += 1
+        return counts
+
+    # ---- order, selection, marks -----------------------------------------------------------------------------
+
+    def touched(self) -> None:
+        """A key was pressed."""
+        self.last_key_at = self.clock()
+
+    @property
+    def frozen(self) -> bool:
+        return self.last_key_at is not None and self.clock() - self.last_key_at < FREEZE_S
+
+    def attention(self, key: RowKey) -> tuple[int, str, str]:
+        """Rank of a row: bad, unproven, no way back, moved within an hour, the rest; then by name."""
+        row = self.tenants[key]
+        for rank, flag in enumerate(("BAD", "UNPRVN", "NOPRIOR")):
+            if flag in row.flags:
+                return (rank, *key)
+        moved = self.age_of(row.pointer.moved_ms)
+        return (3 if moved is not None and moved < RECENT_S else 4, *key)
+
+    def arrange(self, *, force: bool = False) -> bool:
+        """Put every list in its order. Returns whether the list of the screen in front changed."""
+        frozen = self.frozen and not force
+        changed = {
+            Screen.TENANTS: self.tenant_list.arrange(
+                self.tenants, by=self.attention, haystack=self._tenant_text, frozen=frozen
+            ),
+            Screen.NODES: self.node_list.arrange(
+                self.nodes, by=lambda name: (not self.nodes[name].lost, name), haystack=self._node_text, frozen=frozen
+            ),
+            Screen.JOBS: self.job_list.arrange(self.jobs, by=self._job_rank, haystack=self._job_text, frozen=frozen),
+            Screen.EVENTS: self.event_list.arrange(
+                self.events, by=lambda rev: -rev, haystack=self._event_text, frozen=frozen
+            ),
+        }
+        return changed[self.screen]
+
+    @property
+    def listing(self) -> Listing[RowKey] | Listing[str] | Listing[int]:
+        """The list of the screen in front."""
+        match self.screen:
+            case Screen.TENANTS:
+                return self.tenant_list
+            case Screen.NODES:
+                return self.node_list
+            case Screen.JOBS:
+                return self.job_list
+            case Screen.EVENTS:
+                return self.event_list
+
+    def _job_rank(self, job_id: str) -> tuple[int, int]:
+        job = self.jobs[job_id]
+        running = job.state in (JobState.RUNNING, JobState.ASSIGNED)
+        rank = 0 if running else 1 if job.state is JobState.QUEUED else 2
+        return (rank, -(job.ended_ms or job.started_ms or job.created_ms))
+
+    def _tenant_text(self, key: RowKey) -> str:
+        row = self.tenants[key]
+        return f"{row.tenant}/{row.route} {release(row.live)} {' '.join(row.flags)}"
+
+    def _node_text(self, name: str) -> str:
+        node = self.nodes[name]
+        labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
+        return f"{name} {labels} {'LOST' if node.lost else 'up'}"
+
+    def _job_text(self, job_id: str) -> str:
+        job = self.jobs[job_id]
+        return f"{job.id} {job.kind} {job.tenant} {job.state.value} {job.node or ''} {job.message}"
+
+    def _event_text(self, rev: int) -> str:
+        event = self.events[rev]
+        return (
+            f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
+            f"{event.incident or ''} {self.name_of(event.to_release)}"
+        )
+
+    def toggle_mark(self) -> None:
+        key = self.tenant_list.selected
+        if key is None:
+            return
+        if key in self.marks:
+            self.marks.remove(key)
+        else:
+            self.marks.append(key)
+
+    # ---- own moves -------------------------------------------------------------------------------------------
+
+    def sent(self, move: Move) -> OwnMove:
+        """A move is about to be sent."""
+        own = OwnMove(move, sent_at=self.clock(), sent_ms=self.hub_now_ms or int(time.time() * 1000))
+        self.own.append(own)
+        del self.own[:-200]
+        return own
+
+    def own_move(self, row: TenantRow) -> OwnMove | None:
+        """This console's newest move of a pointer, if nothing else has moved it since."""
+        for own in reversed(self.own):
+            if own.move.row != row.key or own.phase in (Phase.REFUSED, Phase.NOT_SENT):
+                continue
+            if own.phase in OPEN or (own.generation or 0) > row.pointer.generation:
+                return own
+            return own if own.event is not None and own.event.id == row.pointer.last_move else None
+        return None
+
+    def is_settled(self, own: OwnMove) -> bool:
+        """Whether nothing more is to come of a move of ours."""
+        if own.phase in OPEN:
+            return False
+        if own.phase is Phase.PENDING:
+            row = self.tenants.get(own.move.row)
+            return row is None or "PREP" not in row.flags
+        if own.phase is not Phase.COMMITTED or own.generation is None:
+            return True
+        row = self.tenants.get(own.move.row)
+        if row is None or row.pointer.generation > own.generation:
+            return True
+        return row.pointer.generation == own.generation and row.settled
+
+    @property
+    def unsettled(self) -> list[OwnMove]:
+        return [own for own in self.own if not self.is_settled(own)]

@@ -1,0 +1,185 @@
+"""Styled text without a toolkit: spans, lines, and figures as people read them.
+
+Everything that came from outside (names, reasons, errors, log lines) goes through `clean` before it is put
+into a span: it is data, never markup, and never a control sequence of the terminal it is shown on.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+
+from loradeck.schemas.state import ReleaseView
+
+ELLIPSIS = "…"
+
+
+class Span(NamedTuple):
+    """A piece of a line. `style` names an entry of the theme; the text alone must carry the meaning."""
+
+    text: str
+    style: str = ""
+
+
+Line = tuple[Span, ...]
+BLANK: Line = ()
+
+
+def clean(text: str) -> str:
+    """Text from outside on one line: control and direction-changing characters become visible."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible(char) for char in text)
+
+
+def _visible(char: str) -> str:
+    if char in "\n\r\t":
+        return " "
+    if ord(char) < 0x20:
+        return chr(0x2400 + ord(char))
+    category = unicodedata.category(char)
+    if category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+        return "\N{REPLACEMENT CHARACTER}"
+    return char
+
+
+def line(*parts: str | Span) -> Line:
+    """A line of spans; plain strings have no style."""
+    return tuple(part if isinstance(part, Span) else Span(part) for part in parts if part)
+
+
+def width_of(spans: Iterable[Span]) -> int:
+    """Terminal cells that spans take."""
+    return sum(cell_len(span.text) for span in spans)
+
+
+def fit(text: str, width: int) -> str:
+    """Text in exactly `width` cells, cut with an ellipsis or padded with spaces."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    if width <= 0:
+        return ""
+    return set_cell_size(set_cell_size(text, width - 1).rstrip() + ELLIPSIS, width)
+
+
+def fit_right(text: str, width: int) -> str:
+    """Like `fit`, with the text at the right-hand end."""
+    size = cell_len(text)
+    return fit(text, width) if size >= width else " " * (width - size) + text
+
+
+def fit_line(spans: Sequence[Span], width: int) -> Line:
+    """Spans in exactly `width` cells."""
+    fitted: list[Span] = []
+    left = width
+    for span in spans:
+        size = cell_len(span.text)
+        if size <= left:
+            fitted.append(span)
+            left -= size
+            continue
+        if left:
+            fitted.append(Span(fit(span.text, left), span.style))
+        elif fitted:
+            last = fitted.pop()
+            fitted.append(Span(fit(last.text + " ", cell_len(last.text)), last.style))
+        left = 0
+        break
+    if left:
+        fitted.append(Span(" " * left))
+    return tuple(fitted)
+
+
+def spread(left: Sequence[Span], right: Sequence[Span], width: int) -> Line:
+    """`left` at one end, `right` at the other; the right one is dropped where both do not fit."""
+    gap = width - width_of(left) - width_of(right)
+    if gap < 2:
+        return fit_line(left, width)
+    return (*left, Span(" " * gap), *right)
+
+
+# ---- figures -----------------------------------------------------------------------------------------------
+
+
+def age(seconds: float) -> str:
+    """A short age: 0.4s, 14s, 6m, 3h20, 2d11."""
+    if seconds < 0:
+        seconds = 0
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes}m"
+    if minutes < 24 * 60:
+        return f"{minutes // 60}h{minutes % 60:02d}"
+    return f"{minutes // 1440}d{minutes // 60 % 24:02d}"
+
+
+def coarse_age(seconds: float) -> str:
+    """An age that changes once a minute, for columns: 0h14, 2d11."""
+    minutes = max(0, int(seconds // 60))
+    if minutes < 24 * 60:
+        return f"{minutes // 60}h{minutes % 60:02d}"
+    days = minutes // 1440
+    return f"{days}d{minutes // 60 % 24:02d}" if days < 100 else f"{days}d"
+
+
+def percent(share: float | None, missing: str = "-") -> str:
+    """A share between 0 and 1 as percent with one decimal, without the sign."""
+    return missing if share is None else f"{share * 100:.1f}"
+
+
+def count(n: int) -> str:
+    """1,204; from ten thousand on 35k, 4.1M."""
+    if n < 10_000:
+        return f"{n:,}"
+    for size, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if n >= size:
+            figure = n / size
+            return f"{figure:.1f}{letter}" if figure < 10 else f"{figure:.0f}{letter}"
+    return str(n)
+
+
+def latency(ms: float | None) -> str:
+    """180ms, 1.8s."""
+    if ms is None:
+        return "-"
+    return f"{ms:.0f}ms" if ms < 1000 else f"{ms / 1000:.1f}s"
+
+
+def gigabytes(size: int | None) -> str:
+    """Bytes in units of 2**30, one decimal below ten."""
+    if size is None:
+        return "-"
+    figure = size / 2**30
+    return f"{figure:.1f}" if figure < 10 else f"{figure:.0f}"
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    """'1 node', '3 nodes'."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def clock(ms: int | None, *, seconds: bool = False) -> str:
+    """Hub milliseconds as 02:58Z, or 02:58:07Z."""
+    if ms is None:
+        return "-"
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M:%SZ" if seconds else "%H:%MZ")
+
+
+def stamp(ms: int) -> str:
+    """Hub milliseconds with the date: 2026-03-04 02:58:07Z."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def release(view: ReleaseView | None, missing: str = "none") -> str:
+    """`v7/B2`: a release as columns show it."""
+    if view is None:
+        return missing
+    return f"{clean(view.label)}/{clean(view.base_label)}"

@@ -1,0 +1,51 @@
+"""The pinned pane: preview, rollback panel or question, and what of it has been painted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.strip import Strip
+
+from loradeck.tui.seen import Shown
+from loradeck.tui.text import Line
+from loradeck.tui.widgets.lines import Lines
+
+Token = tuple[Shown | None, int | None]
+
+
+class Pane(Lines):
+    """Lines that know which preview and which question they belong to, and which of them were painted."""
+
+    DEFAULT_CSS = """
+    Pane { height: 9; dock: none; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._token: Token = (None, None)
+        self._painted: dict[int, Token] = {}
+
+    def show_as(self, lines: Sequence[Line], shown: Shown | None, question: int | None) -> None:
+        """Show lines that stand for a preview or a question; all of them are painted anew for another one."""
+        token = (shown, question)
+        renewed = token != self._token
+        self._token = token
+        self.show(lines)
+        if renewed:
+            self.refresh()
+
+    def forget(self) -> None:
+        """Something else covered the terminal: nothing counts as painted until it is painted again."""
+        self._painted.clear()
+
+    def render_line(self, y: int) -> Strip:
+        self._painted[y] = self._token
+        return super().render_line(y)
+
+    @property
+    def painted(self) -> Token:
+        """What all lines of the pane were painted for; (None, None) while they are not all of one."""
+        height = self.size.height
+        if height and all(self._painted.get(y) == self._token for y in range(height)):
+            return self._token
+        return (None, None)

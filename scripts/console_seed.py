@@ -1,0 +1,570 @@
+"""A believable fleet for the console's tests and screenshots, built from the real wire types.
+
+Names and figures are invented. One fixed moment, so that what is drawn of it never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from loradeck.schemas.attestation import CheckResult, GateResult
+from loradeck.schemas.ids import Role, digest_of
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, PrepareSpec, TrainSpec
+from loradeck.schemas.link import AckState, EngineState
+from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState, Quarantine
+from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.state import (
+    Cause,
+    Health,
+    HubState,
+    HubStatus,
+    Me,
+    NodeReplica,
+    NodeRow,
+    Preview,
+    PreviewAction,
+    Readiness,
+    ReleaseView,
+    ReplicaRow,
+    Skipped,
+    TenantRow,
+)
+from loradeck.schemas.table import Pin, ReleaseRef
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+
+NOW_MS = 1_772_593_964_000
+"""2026-03-04 03:12:44Z."""
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+
+def digest(text: str) -> str:
+    """A digest that depends on nothing but the text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+BASES = {"B1": digest("base one"), "B2": digest("base two")}
+
+
+def view(tenant: str, label: str, base: str = "B2") -> ReleaseView:
+    """A release as rows show it; 'base' is the base alone."""
+    alone = label == "base"
+    release = Release(
+        tenant=tenant,
+        form=Form.BASE if alone else Form.ADAPTER,
+        base=BASES[base],
+        adapter=None if alone else digest(f"{tenant} {label}"),
+        label=label,
+    )
+    return ReleaseView(
+        id=release.id, form=release.form, label=label, base=BASES[base], base_label=base, adapter=release.adapter
+    )
+
+
+def ref(tenant: str, label: str, base: str = "B2") -> ReleaseRef:
+    """A release as pins and table entries carry it."""
+    release = Release(
+        tenant=tenant, form=Form.ADAPTER, base=BASES[base], adapter=digest(f"{tenant} {label}"), label=label
+    )
+    return ReleaseRef(id=release.id, release=release, label=label)
+
+
+class Log:
+    """An event log whose chain holds."""
+
+    def __init__(self, rev: int = 88_400) -> None:
+        self.rev = rev
+        self.prev = digest(f"the event before {rev + 1}")
+        self.events: list[Event] = []
+
+    def add(
+        self,
+        kind: EventKind,
+        pointer: PointerState,
+        left: ReleaseView | None,
+        *,
+        actor: str,
+        at_ms: int,
+        reason: str = "",
+        override: bool = False,
+        incident: str | None = None,
+        role: Role = Role.RELEASER,
+    ) -> Event:
+        """Append an event; `pointer` is the state it leaves."""
+        self.rev += 1
+        event_id = digest(f"event {self.rev}")[:32]
+        body: dict[str, Any] = {
+            "rev": self.rev,
+            "id": event_id,
+            "txn": digest(f"txn {self.rev}")[:32],
+            "epoch": 3,
+            "kind": kind.value,
+            "tenant": pointer.tenant,
+            "route": pointer.route,
+            "pointer": pointer.model_copy(update={"last_move": event_id, "moved_ms": at_ms}).model_dump(mode="json"),
+            "from_release": left.id if left else None,
+            "actor": actor,
+            "role": role.value,
+            "reason": reason,
+            "incident": incident,
+            "override": override,
+            "undoes": (),
+            "payload": {},
+            "at_ms": at_ms,
+            "prev_hash": self.prev or GENESIS,
+        }
+        draft = Event.model_validate({**body, "hash": GENESIS})
+        event = draft.model_copy(update={"hash": digest_of(draft.model_dump(mode="json", exclude={"hash"}))})
+        self.prev = event.hash
+        self.events.append(event)
+        return event
+
+
+def replicas(
+    count: int, *, proven: int | None = None, first: int = 1, proof_age: float = 3.0
+) -> tuple[ReplicaRow, ...]:
+    """Replicas gpu-01 and on; the first `proven` of them proven, the rest flipped and being checked."""
+    proven = count if proven is None else proven
+    return tuple(
+        ReplicaRow(
+            node=f"gpu-{first + i:02d}",
+            replica=f"gpu-{first + i:02d}",
+            state=AckState.PROVEN if i < proven else AckState.FLIPPED,
+            flipped_ms=6 + i % 2,
+            proven_ms=1800 + 100 * i if i < proven else None,
+            proof_age_s=proof_age - i / 4 if i < proven else None,
+            heard_age_s=0.2 + i / 10,
+            linked=True,
+            admitted_left=0,
+        )
+        for i in range(count)
+    )
+
+
+def row(
+    log: Log,
+    tenant: str,
+    live: ReleaseView | None,
+    target: ReleaseView | None,
+    *,
+    route: str = "production",
+    generation: int = 12,
+    age_ms: int = DAY,
+    flags: tuple[str, ...] = (),
+    placed: int = 2,
+    proven: int | None = None,
+    first: int = 1,
+    rate: float = 4.0,
+    bad_before: float | None = 0.002,
+    bad_now: float | None = 0.002,
+    bad_n: int = 400,
+    ttft: float | None = 180,
+    cause: Cause | None = None,
+    readiness: Readiness = Readiness.RESIDENT,
+    asks: str | None = None,
+    refused: str | None = None,
+    skipped: tuple[Skipped, ...] = (),
+    prepare: str | None = None,
+    actor: str = "ci-bot",
+    reason: str = "",
+    override: bool = False,
+    came_from: ReleaseView | None = None,
+    gate: GateResult | None = None,
+    held: bool = False,
+    streams: int = 0,
+    soak: tuple[float, int] = (600, 200),
+    served: tuple[float, int] | None = (47_000, 4_100_000),
+    estimate_ms: float | None = 6,
+) -> TenantRow:
+    """One settled pointer that was last moved by a promote."""
+    at_ms = NOW_MS - age_ms
+    pointer = PointerState(
+        tenant=tenant,
+        route=route,
+        generation=generation,
+        release=live.id if live else None,
+        beneath=(target.id,) if target else (),
+        held=held,
+    )
+    event = log.add(
+        EventKind.PROMOTE,
+        pointer,
+        came_from or target,
+        actor=actor,
+        at_ms=at_ms,
+        reason=reason,
+        override=override,
+    )
+    assert event.pointer is not None
+    action = PreviewAction.ROLLBACK if target else PreviewAction.FALLBACK
+    if prepare:
+        action = PreviewAction.CANCEL_PREPARE
+    rows = replicas(placed, proven=proven, first=first, proof_age=600)
+    good = sum(replica.state is AckState.PROVEN for replica in rows)
+    return TenantRow(
+        tenant=tenant,
+        route=route,
+        pointer=event.pointer,
+        epoch=3,
+        live=live,
+        flags=flags,
+        preview=Preview(
+            action=action,
+            generation=generation,
+            target=target,
+            asks=asks,
+            refused=refused,
+            skipped=skipped,
+            prepare=prepare,
+            readiness=readiness if target else Readiness.UNKNOWN,
+            ready=placed if readiness is Readiness.RESIDENT and target else 0,
+            placed=placed,
+            estimate_ms=estimate_ms if target else None,
+            served_s=served[0] if served and target else None,
+            served_requests=served[1] if served and target else 0,
+            streams=streams,
+        ),
+        replicas=rows,
+        flipped=placed,
+        proven=good,
+        listed=0,
+        placed=placed,
+        attested=(placed, placed) if good == placed else None,
+        settled=good == placed,
+        cause=cause
+        or Cause(
+            live=Health(requests=int(rate * 7200), checked=4200, bad=9),
+            prior=Health(checked=180_000, bad=400) if target else None,
+            others=Health(checked=52_000, bad=210),
+            base=None,
+            verdict="fine",
+        ),
+        requests_per_s=rate,
+        error_share=0.001,
+        bad_before=bad_before,
+        bad_now=bad_now,
+        bad_n=bad_n,
+        ttft95_ms=ttft,
+        gate=gate,
+        last_event=event,
+        soak=soak,
+    )
+
+
+_NAMES = (
+    "elm", "fjord", "gale", "harbor", "iris", "juniper", "kestrel", "larch", "meadow", "nimbus", "orchid", "pine",
+    "quarry", "reef", "sable", "tundra", "umber", "vale", "willow", "xenon", "yarrow", "zephyr",
+)  # fmt: skip
+
+
+def acme(log: Log) -> TenantRow:
+    """The tenant of the incident: v9 was promoted over a failed gate and answers badly."""
+    v9, v8, v7 = view("acme", "v9"), view("acme", "v8"), view("acme", "v7")
+    return row(
+        log,
+        "acme",
+        v9,
+        v7,
+        generation=41,
+        age_ms=14 * MINUTE,
+        flags=("BAD", "OVR"),
+        placed=4,
+        rate=41.2,
+        bad_before=0.004,
+        bad_now=0.31,
+        bad_n=2310,
+        came_from=v8,
+        reason="hotfix for v8",
+        override=True,
+        streams=12,
+        gate=GateResult(
+            release=v9.id,
+            against=v8.id,
+            suite=digest("suite"),
+            passed=False,
+            checks=(
+                CheckResult(name="exact", passed=True, value=0.91, threshold=0.9, n=400, low=0.88, high=0.94),
+                CheckResult(name="json", passed=False, value=0.71, threshold=0.95, n=400, low=0.66, high=0.75),
+            ),
+        ),
+        skipped=(Skipped(release=v8, reason="breached (bad 18% in 17 min)"),),
+        cause=Cause(
+            live=Health(requests=34_600, checked=2310, bad=716),
+            prior=Health(checked=273_000, bad=1090),
+            by_replica={f"gpu-{i:02d}": Health(checked=570 + i, bad=175 + i) for i in range(1, 5)},
+            others=Health(checked=88_000, bad=350),
+            base=Health(checked=1200, bad=11),
+            verdict="release",
+        ),
+    )
+
+
+def tenants(log: Log) -> list[TenantRow]:
+    """Every kind of row: bad, unproven, no way back, asking, preparing, held, and many that are fine."""
+    rows = [
+        row(
+            log, name, view(name, f"v{3 + i % 5}", "B1" if i % 3 == 0 else "B2"),
+            view(name, f"v{2 + i % 5}", "B1" if i % 3 == 0 else "B2"),
+            generation=5 + i, age_ms=(i + 2) * 31 * HOUR, placed=2 + i % 3, first=1 + i % 8,
+            rate=0.8 + (i * 7 % 23), bad_before=0.001 * (i % 5), bad_now=0.001 * (i % 4), ttft=150 + i * 7 % 90,
+        )
+        for i, name in enumerate(_NAMES)
+    ]  # fmt: skip
+    log.events.sort(key=lambda event: event.at_ms)
+    rows.append(
+        row(
+            log, "delta", view("delta", "v9"), view("delta", "v8"), generation=9, age_ms=41 * DAY, placed=6,
+            rate=88.0, bad_before=0.003, bad_now=0.003, ttft=160,
+        )
+    )  # fmt: skip
+    rows.append(
+        row(
+            log, "cedar", view("cedar", "v3", "B1"), None, generation=3, age_ms=2 * DAY + 11 * HOUR,
+            flags=("NOPRIOR",), rate=3.1, refused="v3 is its first release", ttft=210,
+        )
+    )  # fmt: skip
+    rows.append(
+        row(
+            log, "birch", view("birch", "v4"), view("birch", "v3"), route="staging", generation=7, age_ms=5 * HOUR,
+            rate=0.4, asks="not soaked", soak=(5, 5), served=(3, 4), placed=1, first=3,
+            readiness=Readiness.WARM, ttft=None, bad_before=None, bad_now=None, estimate_ms=None,
+        )
+    )  # fmt: skip
+    rows.append(
+        row(
+            log, "aspen", view("aspen", "v6"), view("aspen", "v5"), generation=18, age_ms=40 * MINUTE, rate=12.5,
+            flags=("HELD",), held=True, actor="op2",
+        )
+    )  # fmt: skip
+    rows.append(
+        row(
+            log, "cove", view("cove", "v2"), view("cove", "v1"), generation=4, age_ms=3 * HOUR, rate=6.1,
+            flags=("PREP",), prepare="job-5f2a91c0",
+        )
+    )  # fmt: skip
+    rows.append(
+        row(
+            log, "bolt", view("bolt", "v5"), view("bolt", "v4", "B1"), generation=22, age_ms=14 * MINUTE, placed=4,
+            proven=3, flags=("UNPRVN",), rate=9.8, bad_before=0.006, bad_now=0.006, ttft=190,
+            readiness=Readiness.WARM, estimate_ms=None,
+        )
+    )  # fmt: skip
+    rows.append(acme(log))
+    return rows
+
+
+def gpu(index: int, *, busy: int, hot: int, **more: Any) -> Gpu:
+    """An 80 GB card under load."""
+    return Gpu(
+        index=index,
+        uuid=f"GPU-{digest(str(index))[:8]}",
+        name="NVIDIA H100 80GB HBM3",
+        utilisation=busy,
+        memory_used=(38 + busy // 4) * 2**30,
+        memory_total=80 * 2**30,
+        power_w=120 + busy * 5.0,
+        power_limit_w=700,
+        temperature_c=hot,
+        clock_sm_mhz=1980 - busy,
+        clock_mem_mhz=2619,
+        **more,
+    )
+
+
+def nodes() -> list[NodeRow]:
+    """Twelve nodes: with GPUs, one that slows down, one without any, one lost with a pin, one cordoned."""
+    made: list[NodeRow] = []
+    for i in range(1, 13):
+        name = f"gpu-{i:02d}"
+        gpus = tuple(gpu(k, busy=(i * 17 + k * 29) % 97, hot=48 + (i * 5 + k * 7) % 30) for k in range(2))
+        made.append(
+            NodeRow(
+                node=name,
+                version="0.1.0",
+                labels={"site": "eu-1", "pool": "chat" if i % 2 else "tools"},
+                linked=True,
+                heard_age_s=0.1 * i,
+                lost=False,
+                replicas=(
+                    NodeReplica(
+                        replica=name,
+                        state=EngineState.UP,
+                        base=BASES["B2"],
+                        base_label="B2",
+                        build="embedded",
+                        slots=8,
+                        loaded=(view("acme", "v9"), view("acme", "v7"), view("bolt", "v5"))[: 1 + i % 3],
+                    ),
+                ),
+                host=Host(cpu_percent=20 + i * 3, memory_used=(90 + i) * 2**30, memory_total=512 * 2**30, load1=3.1),
+                gpus=gpus,
+                nvml=NvmlState.OK,
+            )
+        )
+    lost = made[3]
+    made[3] = lost.model_copy(
+        update={
+            "linked": False,
+            "lost": True,
+            "heard_age_s": 14.0,
+            "pins": (
+                Pin(
+                    tenant="acme",
+                    route="production",
+                    release=ref("acme", "v7"),
+                    over=(3, 41),
+                    actor="op1",
+                    reason="node cut off",
+                    at_ms=NOW_MS - 5 * MINUTE,
+                ),
+            ),
+        }
+    )
+    made[5] = made[5].model_copy(
+        update={
+            "gpus": (
+                gpu(0, busy=97, hot=89, throttle=("hw_thermal_slowdown",), xids=(63,), remapped_rows=1),
+                gpu(1, busy=94, hot=71),
+            )
+        }
+    )
+    made[6] = made[6].model_copy(update={"cordoned": True})
+    made[11] = made[11].model_copy(
+        update={
+            "node": "cpu-12",
+            "nvml": NvmlState.NO_GPU,
+            "gpus": (),
+            "host": Host(cpu_percent=61, memory_used=13 * 2**30, memory_total=24 * 2**30, load1=1.7),
+        }
+    )
+    return made
+
+
+_DECISION = DecisionRecord(why_weights="The format has to hold without a prompt.")
+
+
+def jobs() -> list[Job]:
+    """A training run half-way, an evaluation, a prepare, one queued, one done, one failed."""
+    train = TrainSpec(
+        tenant="acme", name="support", base=BASES["B2"], datasets=(digest("data"),), decision=_DECISION, steps=40
+    )
+    return [
+        Job(
+            id="job-7be10c44", kind="train", tenant="acme", spec=train, state=JobState.RUNNING, node="gpu-02",
+            attempt=1, created_ms=NOW_MS - 3 * MINUTE, started_ms=NOW_MS - 2 * MINUTE, by="ci-bot", step=26, of=40,
+            metrics={"loss": 0.412, "grad_norm": 1.31, "tokens_per_second": 164.0}, message="step 26 of 40",
+        ),
+        Job(
+            id="job-5f2a91c0", kind="prepare", tenant="cove", state=JobState.RUNNING, node="gpu-05", attempt=1,
+            spec=PrepareSpec(tenant="cove", route="production", release=view("cove", "v3").id, expected_generation=4),
+            created_ms=NOW_MS - 9_000, started_ms=NOW_MS - 8_000, by="ci-bot", step=2, of=3,
+            message="loading on gpu-05",
+        ),
+        Job(
+            id="job-90d1f2aa", kind="evaluate", tenant="bolt", state=JobState.RUNNING, node="gpu-03", attempt=1,
+            spec=EvaluateSpec(tenant="bolt", release=view("bolt", "v5").id, suite=digest("suite")),
+            created_ms=NOW_MS - 70_000, started_ms=NOW_MS - 60_000, by="ci-bot", step=120, of=400,
+            metrics={"exact": 0.93, "valid": 0.98}, message="120 of 400 items",
+        ),
+        Job(
+            id="job-c31f0b72", kind="train", tenant="elm", spec=train.model_copy(update={"tenant": "elm"}),
+            state=JobState.QUEUED, created_ms=NOW_MS - 20_000, by="ana",
+        ),
+        Job(
+            id="job-11aa03de", kind="train", tenant="fjord", spec=train.model_copy(update={"tenant": "fjord"}),
+            state=JobState.FAILED, node="gpu-01", attempt=1, created_ms=NOW_MS - HOUR,
+            started_ms=NOW_MS - 58 * MINUTE, ended_ms=NOW_MS - 55 * MINUTE, by="ana", step=11, of=40,
+            metrics={"loss": 9.81, "grad_norm": 412.0}, code="diverged",
+            message="loss is not finite at step 12; the last finite one was 9.81",
+        ),
+        Job(
+            id="job-0c77e1b9", kind="evaluate", tenant="acme", state=JobState.DONE, node="gpu-03", attempt=1,
+            spec=EvaluateSpec(tenant="acme", release=view("acme", "v9").id, suite=digest("suite")),
+            created_ms=NOW_MS - 30 * MINUTE, started_ms=NOW_MS - 29 * MINUTE, ended_ms=NOW_MS - 21 * MINUTE,
+            by="ci-bot", step=400, of=400, metrics={"exact": 0.91, "valid": 0.71}, message="report stored",
+            result={"passed": False, "exact": 364, "valid": 284, "n": 400},
+        ),
+    ]  # fmt: skip
+
+
+def hub_state(*, role: Role = Role.RELEASER, production: bool = True, at_ms: int = NOW_MS) -> HubState:
+    """The whole fleet at 03:12:44Z."""
+    log = Log()
+    rows = tenants(log)
+    head = log.events[-1]
+    return HubState(
+        status=HubStatus(
+            hub="eu-1",
+            production=production,
+            version="0.1.0",
+            epoch=3,
+            rev=head.rev,
+            hash=head.hash,
+            at_ms=at_ms,
+            started_ms=at_ms - 3 * DAY,
+            sqlite="3.53.4",
+        ),
+        me=Me(actor="op1", role=role, local=False),
+        tenants=tuple(rows),
+        nodes=tuple(nodes()),
+        jobs=tuple(jobs()),
+        events=tuple(log.events),
+    )
+
+
+def rolled_back(
+    before: TenantRow, log: Log, *, actor: str = "op1", at_ms: int = NOW_MS, acks: int = 0, proofs: int = 0
+) -> tuple[Event, TenantRow]:
+    """The event and the row after R on a row: `acks` replicas flipped, `proofs` of them proven."""
+    target, left = before.preview.target, before.live
+    assert target is not None
+    assert left is not None
+    pointer = before.pointer.model_copy(
+        update={
+            "generation": before.pointer.generation + 1,
+            "release": target.id,
+            "beneath": (),
+            "held": True,
+            "quarantined": (Quarantine(release=left.id, event="e"),),
+        }
+    )
+    event = log.add(EventKind.ROLLBACK, pointer, left, actor=actor, at_ms=at_ms, role=Role.OPERATOR)
+    rows = tuple(
+        replica.model_copy(
+            update={
+                "state": AckState.PROVEN if i < proofs else AckState.FLIPPED if i < acks else None,
+                "flipped_ms": 6.0 + i % 2 if i < acks else None,
+                "proven_ms": 1800.0 + 100 * i if i < proofs else None,
+                "proof_age_s": 3.0 if i < proofs else None,
+                "admitted_left": 0 if i < acks else None,
+            }
+        )
+        for i, replica in enumerate(before.replicas)
+    )
+    further = view(before.tenant, "v6")
+    return event, before.model_copy(
+        update={
+            "pointer": event.pointer,
+            "live": target,
+            "preview": before.preview.model_copy(
+                update={"generation": pointer.generation, "target": further, "skipped": ()}
+            ),
+            "replicas": rows,
+            "flipped": acks,
+            "proven": proofs,
+            "settled": proofs == before.placed,
+            "attested": (proofs, before.placed) if proofs == before.placed else None,
+            "flags": ("HELD",) if proofs == before.placed else ("UNPRVN", "HELD"),
+            "bad_before": before.bad_now,
+            "bad_now": 0.004 if proofs else None,
+            "bad_n": 412 if proofs else 0,
+            "gate": None,
+            "last_event": event,
+            "left_answered": 35_118,
+            "last_left_ms": at_ms + 2_000 if proofs == before.placed else None,
+        }
+    )
