@@ -32,6 +32,10 @@ class Overloaded(Exception):
     """Too many requests are waiting already."""
 
 
+def _contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(x.contiguous() for x in inputs)
+
+
 class Inference:
     """A model, its resident adapters and the thread that runs them.
 
@@ -44,6 +48,8 @@ class Inference:
     def __init__(self, model: torch.nn.Module, pad: int, threads: int) -> None:
         self._dtype = next(model.parameters()).dtype
         self._bank = AdapterBank(model)
+        # The head is given a strided slice of hidden states; torch would copy its whole weight for that (0.3 s in bf16).
+        model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[operator]
         self._batch = Batch(model, self._bank, pad)
         self._threads = threads
         self._waiting: deque[Sequence] = deque()
@@ -108,6 +114,11 @@ class Inference:
         with self._wake:
             self._retired.add(handle)
             self._wake.notify()
+
+    @property
+    def resident(self) -> frozenset[int]:
+        """Handles of the adapters in memory, retired ones that still answer included."""
+        return self._bank.resident
 
     # ---- the inference thread
 
