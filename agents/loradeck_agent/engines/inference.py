@@ -48,7 +48,7 @@ class Inference:
     def __init__(self, model: torch.nn.Module, pad: int, threads: int) -> None:
         self._dtype = next(model.parameters()).dtype
         self._bank = AdapterBank(model)
-        # The head is given a strided slice of hidden states; torch would copy its whole weight for that (0.3 s in bf16).
+        # The head is given a strided slice of hidden states, for which torch would copy its weight (0.3 s in bf16).
         model.get_output_embeddings().register_forward_pre_hook(_contiguous)  # type: ignore[operator]
         self._batch = Batch(model, self._bank, pad)
         self._threads = threads
