@@ -10,11 +10,13 @@ from starlette.responses import JSONResponse, Response
 from loradeck.hub import feed, link, problems
 from loradeck.hub.api import (
     attestations,
+    blobs,
     events,
     health,
     jobs,
     moves,
     nodes,
+    registry,
     rewind,
     state,
     tenants,
@@ -25,7 +27,7 @@ from loradeck.hub.hub import VERSION, Hub
 from loradeck.schemas.ids import Role
 
 RESOURCES = (
-    state, tenants, moves, rewind, attestations, jobs, nodes, events, tokens, health, link, feed,
+    state, tenants, moves, rewind, registry, blobs, attestations, jobs, nodes, events, tokens, health, link, feed,
 )  # fmt: skip
 
 

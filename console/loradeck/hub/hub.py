@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from loradeck.artifacts import Blobs
 from loradeck.hub.auth import Tokens
 from loradeck.hub.catalogue import Catalogue, view_of
 from loradeck.hub.facts import Facts
@@ -66,6 +67,7 @@ class Hub:
     def __init__(
         self,
         store: StoreThread,
+        blobs: Blobs,
         *,
         name: str,
         production: bool = False,
@@ -74,6 +76,7 @@ class Hub:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.store = store
+        self.blobs = blobs
         self.name = name
         self.production = production
         self.clock = clock

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from loradeck.artifacts import BadArtifact
 from loradeck.rules.errors import STATUS, Refused
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.store.interface import Moved, StoreError
@@ -30,6 +31,12 @@ HUB_STATUS: Mapping[str, int] = {
     "hub_stopping": 503,
     "range_not_satisfiable": 416,
     "manifest_mismatch": 422,
+    "path_traversal": 422,
+    "pickle_in_adapter": 422,
+    "truncated_safetensors": 422,
+    "bad_safetensors": 422,
+    "unsupported_adapter": 422,
+    "recover_incomplete": 409,
     "invalid_request": 422,
     "http_error": 400,
 }
@@ -49,8 +56,12 @@ def status_of(code: str) -> int:
     return STATUS.get(code) or HUB_STATUS.get(code) or 500
 
 
-def problem_of(error: Refused | StoreError) -> Problem:
+def problem_of(error: Refused | BadArtifact | StoreError) -> Problem:
     """What a refusal says on the wire."""
+    if isinstance(error, BadArtifact):
+        return Problem(
+            status=status_of(error.code), code=error.code, title=error.title, detail=error.detail, fix=error.fix
+        )
     if isinstance(error, Refused):
         return Problem(
             status=status_of(error.code),
@@ -81,10 +92,12 @@ def problem_response(problem: Problem) -> Response:
 def invalid(errors: Sequence[Any]) -> Problem:
     """A request that does not fit its schema. The values sent are not repeated: they may be secrets."""
     where = [".".join(str(part) for part in e.get("loc", ())) for e in errors]
+    leaves = any("leaves the artifact's folder" in str(e.get("msg", "")) for e in errors)
+    code = "path_traversal" if leaves else "invalid_request"
     what = [f"{field or 'body'}: {e.get('msg', 'invalid')}" for field, e in zip(where, errors, strict=True)]
     return Problem(
-        status=status_of("invalid_request"),
-        code="invalid_request",
+        status=status_of(code),
+        code=code,
         title="the request does not fit its schema",
         detail="; ".join(what),
         fix="see GET /openapi.json for what this call takes",
@@ -95,8 +108,9 @@ def invalid(errors: Sequence[Any]) -> Problem:
 def install(app: FastAPI) -> None:
     """Handlers that turn every exception of a call into a problem document."""
 
-    async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused | StoreError)
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused | BadArtifact | StoreError)
+        request.app.state.hub.metrics.refused.labels(error.code).inc()
         return problem_response(problem_of(error))
 
     async def validation(_: Request, error: Exception) -> Response:
@@ -124,6 +138,7 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(StoreError, refused)
+    app.add_exception_handler(BadArtifact, refused)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)

@@ -42,7 +42,7 @@ class Recovery:
     def found_behind(self, node: Node, hello: Hello) -> None:
         """A node has seen more than this log holds: refuse all moves, and remember it over a restart."""
         log.error(
-            "log_behind node=%s its_rev=%d its_epoch=%d rev=%d epoch=%d: moves are refused until `loradeck hub recover`",
+            "log_behind node=%s its_rev=%d its_epoch=%d rev=%d epoch=%d: no moves until `loradeck hub recover`",
             node.name,
             hello.rev,
             hello.epoch,

@@ -9,14 +9,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 
+from loradeck.artifacts import Blobs
 from loradeck.hub.app import create_app
 from loradeck.hub.door import Door, LocalHttp, LocalWebSocket, own_socket, tcp_socket
 from loradeck.hub.hub import Hub
@@ -97,7 +98,7 @@ def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, S
     data.chmod(0o700)
     store = StoreThread(lambda: SqliteStore(data / "hub.db"))
     try:
-        hub = Hub(store, name=name, production=production, sqlite=SqliteStore.version)
+        hub = Hub(store, Blobs(data / "artifacts"), name=name, production=production, sqlite=SqliteStore.version)
         hub.load()
     except BaseException:
         store.close()
@@ -144,7 +145,7 @@ def serve(
             local = own_socket(data / "hub.sock")
             log_to_stderr()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(hub, local, tcp, tls_cert, tls_key))
+                runner.run(_until_signalled(hub, local, tcp, tls_cert, tls_key))
         finally:
             (data / "hub.sock").unlink(missing_ok=True)
             store.close()
@@ -152,39 +153,61 @@ def serve(
         os.umask(old)
 
 
-async def _serve(
-    hub: Hub, local: socket.socket, tcp: socket.socket | None, cert: Path | None, key: Path | None
-) -> None:
+@asynccontextmanager
+async def serving(
+    hub: Hub,
+    local: socket.socket,
+    tcp: socket.socket | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+) -> AsyncIterator[asyncio.Event]:
+    """A loaded hub, listening, until the block ends; then everything in memory is written.
+
+    Yields an event that is set when a listener or the hub's own work has ended by itself. What ended it is
+    raised at the end of the block.
+    """
     app = create_app(hub)
     listeners = [(_Server(_config(app, local=True)), local)]
     if tcp is not None:
         listeners.append((_Server(_config(app, local=False, cert=cert, key=key)), tcp))
+    ended = asyncio.Event()
+    tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
+    tasks.append(asyncio.create_task(hub.run()))
+    for task in tasks:
+        task.add_done_callback(lambda _: ended.set())
+    try:
+        for server, _ in listeners:
+            await server.listening.wait()
+        yield ended
+    finally:
+        failed = [t for t in tasks if t.done()]
+        for server, _ in listeners:
+            server.should_exit = True
+        tasks[-1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await hub.stop()
+    for task in failed:
+        if not task.cancelled():
+            task.result()
+
+
+async def _until_signalled(
+    hub: Hub, local: socket.socket, tcp: socket.socket | None, cert: Path | None, key: Path | None
+) -> None:
     loop = asyncio.get_running_loop()
-    ending = asyncio.Event()
-    for signal_ in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_, ending.set)
-    running = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
-    work = asyncio.create_task(hub.run())
-    end = asyncio.create_task(ending.wait())
-    for server, _ in listeners:
-        await server.listening.wait()
-    gc.freeze()  # what was loaded stays; collecting it again and again would delay moves
+    stop = asyncio.Event()
     where = [f"unix:{local.getsockname()}"]
     if tcp is not None:
         host, port = tcp.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         where.append(f"{'https' if cert else 'http'}://{host}:{port}")
-    print(f"loradeck hub ready {' '.join(where)}", file=sys.stderr, flush=True)  # noqa: T201
-    try:
-        done, _ = await asyncio.wait([*running, work, end], return_when=asyncio.FIRST_COMPLETED)
-    finally:
+    async with serving(hub, local, tcp, cert, key) as ended:
+        for signal_ in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_, stop.set)
+        gc.freeze()  # what was loaded stays; going through it again and again would delay moves
+        print(f"loradeck hub ready {' '.join(where)}", file=sys.stderr, flush=True)  # noqa: T201
+        either = [asyncio.create_task(event.wait()) for event in (stop, ended)]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         log.info("shutting down")
-        for server, _ in listeners:
-            server.should_exit = True
-        work.cancel()
-        end.cancel()
-        await asyncio.gather(*running, work, end, return_exceptions=True)
-        await hub.stop()
-    for task in done:
-        if task is not end and not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        for task in either:
+            task.cancel()

@@ -1,0 +1,94 @@
+"""Blobs: the files of adapters, datasets and suites, under the SHA-256 of their content."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response, StreamingResponse
+
+from loradeck.hub.api.moves import hub_of
+from loradeck.hub.auth import Caller, allow
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import Role
+
+router = APIRouter(prefix="/v1", tags=["blobs"])
+
+Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
+Maker = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
+
+LARGEST = 64 << 30
+"""Bytes of one blob."""
+
+PIECE = 1 << 20
+"""Bytes gathered before they go to the disk, in a thread of its own."""
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+@router.put("/blobs/{sha256}")
+async def put(sha256: str, request: Request, caller: Maker) -> dict[str, Any]:
+    """Take in a file. Content that has another digest than its address is refused, and nothing is kept of it."""
+    blobs = hub_of(request).blobs
+    length = request.headers.get("content-length")
+    if await asyncio.to_thread(blobs.has, sha256):
+        async for _ in request.stream():
+            pass  # it is here; the sender still has to be let finish
+        return {"sha256": sha256, "size": blobs.size(sha256)}
+    size = int(length) if length and length.isdecimal() else None
+    incoming = blobs.receive(sha256, size=size, limit=LARGEST)
+    with incoming:
+        gathered = bytearray()
+        async for chunk in request.stream():
+            gathered += chunk
+            if len(gathered) >= PIECE:
+                await asyncio.to_thread(incoming.write, bytes(gathered))
+                gathered.clear()
+        if gathered:
+            await asyncio.to_thread(incoming.write, bytes(gathered))
+        await asyncio.to_thread(incoming.keep)
+    return {"sha256": sha256, "size": incoming.written}
+
+
+@router.head("/blobs/{sha256}", response_class=Response)
+async def head(sha256: str, request: Request, caller: Reader) -> Response:
+    """Whether it is here, and its size."""
+    size = hub_of(request).blobs.size(sha256)
+    return Response(headers={"content-length": str(size), "accept-ranges": "bytes"})
+
+
+@router.get("/blobs/{sha256}", response_class=StreamingResponse)
+async def get(sha256: str, request: Request, caller: Reader) -> Response:
+    """Its bytes, or those of one Range."""
+    blobs = hub_of(request).blobs
+    size = blobs.size(sha256)
+    start, stop, part = _range(request.headers.get("range"), size)
+    headers = {"content-length": str(stop - start), "accept-ranges": "bytes", "etag": f'"{sha256}"'}
+    if part:
+        headers["content-range"] = f"bytes {start}-{stop - 1}/{size}"
+    return StreamingResponse(
+        blobs.open(sha256, start, stop),
+        206 if part else 200,
+        headers,
+        "application/octet-stream",
+    )
+
+
+def _range(header: str | None, size: int) -> tuple[int, int, bool]:
+    """(start, stop, whether it is a part) of a Range header; one that is not understood asks for everything.
+
+    Raises: Refused `range_not_satisfiable`.
+    """
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match[1] == match[2] == "":
+        return 0, size, False
+    if match[1] == "":
+        start, stop = max(0, size - int(match[2])), size
+    else:
+        start = int(match[1])
+        stop = min(size, int(match[2]) + 1) if match[2] else size
+    if start >= stop:
+        raise Refused("range_not_satisfiable", "the range lies beyond the blob", detail=f"{header}, {size} bytes")
+    return start, stop, True

@@ -1,0 +1,244 @@
+"""The registry: bases, datasets, suites, adapter versions and the releases they make."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+
+from loradeck.artifacts import Blobs, verify_adapter
+from loradeck.hub.api.moves import Releaser, Viewer, hub_of
+from loradeck.hub.auth import Caller, allow
+from loradeck.hub.catalogue import entry_of
+from loradeck.hub.hub import Hub
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import Digest, Name, Role
+from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.manifest import (
+    AdapterManifest,
+    AdapterVersion,
+    BaseManifest,
+    DatasetManifest,
+    FileEntry,
+    SuiteManifest,
+)
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.state import ReleaseView
+from loradeck.store.interface import Doc
+
+router = APIRouter(prefix="/v1", tags=["registry"])
+
+Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
+Maker = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
+
+
+class Registered(BaseModel):
+    """A manifest the hub has taken in; registering the same digest again answers the same."""
+
+    digest: Digest
+    label: str | None = None
+
+
+class ReleaseDetail(BaseModel):
+    """A release, and the manifest of its adapter (None for a base alone)."""
+
+    release: Release
+    manifest: AdapterManifest | None
+
+
+# ---- bases -----------------------------------------------------------------------------------------------
+
+
+@router.post("/bases")
+async def register_base(body: BaseManifest, request: Request, caller: Releaser) -> Registered:
+    """A base by the digest of its files; they stay on the nodes."""
+    hub = hub_of(request)
+    await hub.register(Doc.BASE, body.digest, body.model_dump(mode="json"), tenant=None, by=caller.actor)
+    return Registered(digest=body.digest, label=hub.catalogue.base_label(body.digest))
+
+
+@router.get("/bases")
+async def bases(request: Request, caller: Reader) -> list[dict[str, Any]]:
+    catalogue = hub_of(request).catalogue
+    return [{**entry_of(d, m), "label": catalogue.base_label(d)} for d, m in catalogue.bases.items()]
+
+
+# ---- datasets and suites ---------------------------------------------------------------------------------
+
+
+@router.post("/datasets")
+async def register_dataset(body: DatasetManifest, request: Request, caller: Releaser) -> Registered:
+    """Rows for training. Their files must be here already."""
+    hub = hub_of(request)
+    hub.tenant(body.tenant)
+    _require_blobs(hub.blobs, body.files)
+    await hub.register(Doc.DATASET, body.digest, body.model_dump(mode="json"), tenant=body.tenant, by=caller.actor)
+    return Registered(digest=body.digest)
+
+
+@router.get("/datasets")
+async def datasets(request: Request, caller: Reader) -> list[dict[str, Any]]:
+    return [entry_of(d, m) for d, m in hub_of(request).catalogue.datasets.items()]
+
+
+@router.post("/suites")
+async def register_suite(body: SuiteManifest, request: Request, caller: Releaser) -> Registered:
+    """Held-out items to score a candidate on. Their files must be here already."""
+    hub = hub_of(request)
+    hub.tenant(body.tenant)
+    _require_blobs(hub.blobs, body.files)
+    await hub.register(Doc.SUITE, body.digest, body.model_dump(mode="json"), tenant=body.tenant, by=caller.actor)
+    return Registered(digest=body.digest)
+
+
+@router.get("/suites")
+async def suites(request: Request, caller: Reader) -> list[dict[str, Any]]:
+    return [entry_of(d, m) for d, m in hub_of(request).catalogue.suites.items()]
+
+
+# ---- adapter versions ------------------------------------------------------------------------------------
+
+
+@router.post("/adapters/{tenant}/{name}/versions")
+async def register_adapter(
+    tenant: Name, name: Name, body: AdapterManifest, request: Request, caller: Maker
+) -> AdapterVersion:
+    """The next version of an adapter, and the release that serves it. Its files must be here, and be an adapter."""
+    hub = hub_of(request)
+    if (body.tenant, body.name) != (tenant, name):
+        raise Refused(
+            "manifest_mismatch",
+            "the manifest is of another adapter than the address",
+            detail=f"address {tenant}/{name}, manifest {body.tenant}/{body.name}",
+        )
+    state = hub.tenant(tenant)
+    if state.offboarded:
+        raise Refused("offboarded", f"{tenant} is offboarded")
+    _only_own_job(hub, caller, body)
+    _check_parts(hub, body)
+    known = hub.catalogue.adapters.get(body.digest)
+    if known is None:
+        _require_blobs(hub.blobs, body.files)
+        await asyncio.to_thread(_verify, hub.blobs, body)
+    release = Release(tenant=tenant, form=Form.ADAPTER, base=body.base, adapter=body.digest)
+    manifest = body.model_dump(mode="json")
+    document = await hub.store(
+        lambda s: s.register_adapter(manifest, body.digest, release.id, by=caller.node or caller.actor)
+    )
+    hub.catalogue.add(document)
+    version = hub.catalogue.adapters[body.digest]
+    labelled = release.model_copy(update={"label": f"v{version.version}"})
+    await hub.register(
+        Doc.RELEASE, release.id, labelled.model_dump(mode="json"), tenant=tenant, by=caller.node or caller.actor
+    )
+    return version
+
+
+def _only_own_job(hub: Hub, caller: Caller, manifest: AdapterManifest) -> None:
+    """An agent registers what a train job on its node has made, and nothing else."""
+    if caller.role is not Role.AGENT:
+        return
+    own = (job.spec for job in hub.queue.all() if job.node == caller.node and job.ended_ms is None)
+    made = {(spec.tenant, spec.name, spec.base) for spec in own if isinstance(spec, TrainSpec)}
+    if (manifest.tenant, manifest.name, manifest.base) in made:
+        return
+    raise Refused(
+        "forbidden",
+        "an agent registers only what a job on its node has made",
+        detail=f"{caller.node}: {manifest.tenant}/{manifest.name}",
+        fix="a releaser may register it",
+    )
+
+
+def _check_parts(hub: Hub, manifest: AdapterManifest) -> None:
+    if manifest.base not in hub.catalogue.bases:
+        raise Refused(
+            "unknown_base", "no such base is registered", detail=manifest.base, fix="loradeck base add, first"
+        )
+    for dataset in manifest.datasets:
+        found = hub.catalogue.datasets.get(dataset)
+        if found is None or found.tenant != manifest.tenant:
+            raise Refused("unknown_dataset", "this tenant has no such dataset", detail=dataset)
+    if manifest.parent is not None:
+        parent = hub.catalogue.adapters.get(manifest.parent)
+        if parent is None or parent.manifest.tenant != manifest.tenant:
+            raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=manifest.parent)
+        if parent.manifest.base != manifest.base:
+            raise Refused(
+                "wrong_base",
+                "the parent was trained on another base",
+                detail=f"{parent.manifest.base}, not {manifest.base}",
+            )
+
+
+def _require_blobs(blobs: Blobs, files: tuple[FileEntry, ...]) -> None:
+    """Raises: Refused `unknown_blob` or `manifest_mismatch`."""
+    for entry in files:
+        if not blobs.has(entry.sha256):
+            raise Refused(
+                "unknown_blob",
+                "a file of the manifest is not here",
+                detail=f"{entry.path}: {entry.sha256}",
+                fix=f"PUT /v1/blobs/{entry.sha256} first",
+            )
+        size = blobs.size(entry.sha256)
+        if size != entry.size:
+            raise Refused(
+                "manifest_mismatch",
+                "a file's size is not the manifest's",
+                detail=f"{entry.path}: {size} bytes, the manifest says {entry.size}",
+            )
+
+
+def _verify(blobs: Blobs, manifest: AdapterManifest) -> None:
+    """Look at an adapter as a folder, without copying it.
+
+    Raises: BadArtifact.
+    """
+    with tempfile.TemporaryDirectory(prefix="checking.", dir=blobs.folder) as name:
+        folder = Path(name)
+        for entry in manifest.files:
+            path = folder / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(blobs.path(entry.sha256), path)
+        verify_adapter(folder, manifest)
+
+
+@router.get("/adapters/{tenant}/{name}/versions")
+async def versions(tenant: str, name: str, request: Request, caller: Reader) -> list[AdapterVersion]:
+    """Oldest first."""
+    hub = hub_of(request)
+    hub.tenant(tenant)
+    of_name = [v for v in hub.catalogue.adapters.values() if (v.manifest.tenant, v.manifest.name) == (tenant, name)]
+    return sorted(of_name, key=lambda v: v.version)
+
+
+# ---- releases --------------------------------------------------------------------------------------------
+
+
+@router.get("/releases")
+async def releases(request: Request, caller: Viewer, tenant: str | None = None) -> list[ReleaseView]:
+    """The registered releases of all tenants, or all that one tenant has, base alone on every base included."""
+    hub = hub_of(request)
+    if tenant is None:
+        return [hub.view(r.tenant, release_id) for release_id, r in hub.catalogue.releases.items()]
+    hub.tenant(tenant)
+    ids = [release_id for release_id, r in hub.catalogue.releases.items() if r.tenant == tenant]
+    implied = [hub.catalogue.base_alone(tenant, base).id for base in hub.catalogue.bases]
+    return [hub.view(tenant, release_id) for release_id in dict.fromkeys(ids + implied)]
+
+
+@router.get("/releases/{release}")
+async def release(release: str, request: Request, caller: Reader) -> ReleaseDetail:
+    """A release, and what its adapter is made of."""
+    hub = hub_of(request)
+    found = hub.catalogue.release(release, tenants=hub.ledger.tenants)
+    if found is None:
+        raise Refused("unknown_release", "there is no such release", detail=release, fix="loradeck release list")
+    version = hub.catalogue.version_of(found)
+    return ReleaseDetail(release=found, manifest=version.manifest if version else None)
