@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from loradeck.artifacts.errors import BadArtifact, room_on
-from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, sweep
+from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, private_folder, sweep
 
 CHUNK = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +34,7 @@ class Blobs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._incoming = folder / "incoming"
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._incoming)
         sweep(self._incoming)
 
     def path(self, sha256: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loradeck.artifacts.errors import BadArtifact, room_on
 from loradeck.artifacts.manifests import verify_folder
-from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, remove, sweep
+from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, private_folder, remove, sweep
 from loradeck.schemas.manifest import FileEntry
 
 ReadBlob = Callable[[FileEntry], Iterable[bytes]]
@@ -51,7 +51,7 @@ class Installation:
         path = self._staging / entry.path
         if not path.is_relative_to(self._staging) or ".." in path.parts:
             raise BadArtifact("path_traversal", "a file's path leaves its folder", repr(entry.path))
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         return StagedFile(path, entry.sha256, size=entry.size)
 
 
@@ -64,7 +64,7 @@ def installing(files: Sequence[FileEntry], folder: Path) -> Iterator[Installatio
     Raises:
         BadArtifact: `manifest_mismatch`, the block did not write exactly `files`.
     """
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder.parent)
     sweep(folder.parent)
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{STAGING}")
     with room_on(staging):

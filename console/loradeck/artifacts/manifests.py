@@ -17,6 +17,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.staging import private_folder
 from loradeck.schemas.manifest import BaseManifest, FileEntry
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class RememberedDigests:
         if not self._new:
             return
         kept = {key: value for key, value in self._known.items() if Path(key.rsplit("|", 1)[0]).exists()}
-        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._file.parent)
         staging = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}")
         fd = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:

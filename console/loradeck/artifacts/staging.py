@@ -131,6 +131,13 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder 0700, and so each missing one above it."""
+    if not folder.is_dir():
+        private_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

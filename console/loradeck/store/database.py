@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlite_utils import Database as Tables
 from sqlite_utils.utils import sqlite3  # pysqlite3 where it is installed
 
+from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Database:
     def _open(self) -> None:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self.path.chmod(0o600)  # a copy put back from a backup often is not
-        _fsync(self.path.parent)
+        fsync_folder(self.path.parent)
         with _explained():
             # `isolation_level=None`: we say BEGIN and COMMIT, the driver never does.
             connection: Connection = sqlite3.connect(
@@ -225,16 +226,17 @@ class Database:
                     copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete without a -wal
                 finally:
                     copy.close()
-            _fsync(staging)
+            with staging.open("rb") as file:
+                os.fsync(file.fileno())
             os.link(staging, path)  # unlike rename, fails when somebody was faster
         finally:
             staging.unlink(missing_ok=True)
-        _fsync(path.parent)
+        fsync_folder(path.parent)
 
 
 def _take_lock(path: Path) -> int:
     """flock a file beside the database for as long as this process has it open."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     if path.parent.stat().st_mode & 0o022:
         raise Unusable(f"others may write in {path.parent}, and so replace the database: chmod 700 {path.parent}")
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -290,11 +292,3 @@ def _code(error: Exception) -> int:
 
 def _number(connection: Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

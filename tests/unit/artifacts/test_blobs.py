@@ -1,0 +1,170 @@
+"""The hub's blobs: whole and verified under their name, or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from loradeck.artifacts import BadArtifact, Blobs, staging
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+DATA = bytes(range(256)) * 20
+SHA = digest(DATA)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "hub" / "artifacts")
+
+
+def test_a_blob_is_kept_and_read_back_in_ranges(blobs: Blobs) -> None:
+    assert not blobs.has(SHA)
+    assert blobs.put([DATA[:100], DATA[100:]], SHA) == len(DATA)
+    assert (blobs.has(SHA), blobs.size(SHA)) == (True, len(DATA))
+    assert b"".join(blobs.open(SHA)) == DATA
+    assert b"".join(blobs.open(SHA, 10, 20)) == DATA[10:20]
+    assert b"".join(blobs.open(SHA, len(DATA) - 3)) == DATA[-3:]
+    assert b"".join(blobs.open(SHA, 5, 10**9)) == DATA[5:]
+    assert b"".join(blobs.open(SHA, 10**9)) == b""
+
+
+def test_blobs_are_for_their_owner_only(blobs: Blobs) -> None:
+    blobs.put([DATA], SHA)
+    assert {path.stat().st_mode & 0o777 for path in blobs.folder.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (blobs.folder.parent, blobs.folder, *blobs.folder.iterdir())} == {
+        0o700
+    }
+
+
+def test_a_wrong_digest_keeps_nothing(blobs: Blobs) -> None:
+    with pytest.raises(BadArtifact) as caught:
+        blobs.put([DATA, b"!"], SHA)
+    assert caught.value.code == "digest_mismatch"
+    assert caught.value.detail == f"sha256 {digest(DATA + b'!')}, not {SHA}"
+    assert files(blobs.folder) == []
+
+
+def test_content_past_its_limit_or_size_keeps_nothing(blobs: Blobs) -> None:
+    with pytest.raises(BadArtifact) as caught:
+        blobs.put([DATA], SHA, limit=len(DATA) - 1)
+    assert caught.value.code == "too_large"
+    with blobs.receive(SHA, size=len(DATA)) as incoming:
+        incoming.write(DATA[:-1])
+        with pytest.raises(BadArtifact) as caught:
+            incoming.keep()
+    assert caught.value.code == "digest_mismatch"
+    assert "ended early" in caught.value.title
+    assert files(blobs.folder) == []
+
+
+def test_a_stream_that_breaks_keeps_nothing(blobs: Blobs) -> None:
+    def broken() -> Iterator[bytes]:
+        yield DATA[:10]
+        raise ConnectionError("peer went away")
+
+    with pytest.raises(ConnectionError):
+        blobs.put(broken(), SHA)
+    with blobs.receive(SHA) as incoming:
+        incoming.write(DATA)  # and never kept
+    assert files(blobs.folder) == []
+
+
+def test_a_blob_is_never_overwritten(blobs: Blobs) -> None:
+    blobs.put([DATA], SHA)
+    before = blobs.path(SHA).stat()
+    blobs.put([DATA], SHA)
+    with pytest.raises(BadArtifact):
+        blobs.put([b"other"], SHA)
+    after = blobs.path(SHA).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert b"".join(blobs.open(SHA)) == DATA
+
+
+def test_the_same_blob_may_come_in_many_times_at_once(blobs: Blobs) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(lambda _: blobs.put([DATA[:50], DATA[50:]], SHA), range(16)))
+    assert sizes == [len(DATA)] * 16
+    assert files(blobs.folder) == [f"{SHA[:2]}/{SHA}"]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "A" * 64, "a" * 63, "a" * 64 + "/", "a" * 63 + "\n"])
+def test_a_name_that_is_no_digest_is_refused(name: str, blobs: Blobs) -> None:
+    for call in (blobs.has, blobs.size, blobs.open, lambda sha: blobs.put([b""], sha)):
+        with pytest.raises(BadArtifact) as caught:
+            call(name)
+        assert caught.value.code == "path_traversal"
+    assert files(blobs.folder) == []
+
+
+def test_an_unknown_blob_says_so(blobs: Blobs) -> None:
+    for call in (blobs.size, blobs.open):
+        with pytest.raises(BadArtifact) as caught:
+            call(SHA)
+        assert caught.value.code == "unknown_blob"
+
+
+def test_a_full_disk_keeps_nothing_and_says_so(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(staging.os, "write", full)
+    with pytest.raises(BadArtifact) as caught:
+        blobs.put([DATA], SHA)
+    assert caught.value.code == "disk_full"
+    monkeypatch.undo()
+    assert files(blobs.folder) == []
+    blobs.put([DATA], SHA)
+    assert blobs.has(SHA)
+
+
+def test_what_a_crash_left_half_written_is_cleaned_and_what_is_in_use_is_not(blobs: Blobs) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from loradeck.artifacts import Blobs\n"
+        "Blobs(Path(sys.argv[1])).receive(sys.argv[2]).write(b'half')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(blobs.folder), SHA], timeout=60)
+    assert killed.returncode == -9
+    assert len(files(blobs.folder)) == 1
+    with blobs.receive(SHA) as incoming:
+        incoming.write(DATA)
+        assert len(files(blobs.folder)) == 2
+        again = Blobs(blobs.folder)
+        assert files(blobs.folder) == [incoming.path.relative_to(blobs.folder).as_posix()]
+        incoming.keep()
+    assert files(blobs.folder) == [f"{SHA[:2]}/{SHA}"]
+    assert again.has(SHA)
+
+
+def test_content_is_durable_before_it_has_its_name(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def seen_fsync(fd: int) -> None:
+        steps.append(f"fsync {'folder' if os.path.isdir(f'/proc/self/fd/{fd}') else 'file'}")
+        fsync(fd)
+
+    def seen_link(source: Path, target: Path) -> None:
+        steps.append("name")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "link", seen_link)
+    blobs.put([DATA], SHA)
+    assert steps == ["fsync file", "name", "fsync folder", "fsync folder"]
