@@ -8,19 +8,20 @@ from typing import Any
 
 import click
 
+from loradeck.artifacts import verify_adapter
+from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
+from loradeck.artifacts.manifests import plain_files
 from loradeck.cli.base import named_bases
 from loradeck.cli.exits import misused, refused
-from loradeck.cli.files import checked, entries_of, json_of, upload_all
+from loradeck.cli.files import checked, entry_of, json_of, upload_all
 from loradeck.cli.naming import one_named
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.schemas.ids import digest_of, short
-from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors")
-"""What peft writes and an engine reads; anything else in the folder is left out."""
-
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+MANIFEST = "manifest.json"
+"""What the train executor leaves beside an adapter's files."""
 
 
 @click.group()
@@ -32,30 +33,33 @@ def adapter() -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--tenant", required=True)
 @click.option("--name", required=True)
-@click.option("--base", required=True, metavar="BASE", help="Label, digest or model id of the base it was trained on.")
-@click.option("--why", required=True, help="Why this behaviour is in weights and not in a prompt.")
+@click.option("--base", metavar="BASE", help="Label, digest or model id of the base it was trained on.")
+@click.option("--why", help="Why this behaviour is in weights and not in a prompt.")
 @click.option("--dataset", "datasets", multiple=True, metavar="DIGEST", help="Full digest; may be repeated.")
 @writes
 async def import_(
-    s: Session, folder: Path, tenant: str, name: str, base: str, why: str, datasets: tuple[str, ...]
+    s: Session,
+    folder: Path,
+    tenant: str,
+    name: str,
+    base: str | None,
+    why: str | None,
+    datasets: tuple[str, ...],
 ) -> None:
-    """Register a peft LoRA adapter from a folder, as the tenant's next version."""
-    described = await asyncio.to_thread(_described, folder)
-    chosen = one_named("base", base, await named_bases(s.api))
-    fields = {
-        **described,
-        "tenant": tenant,
-        "name": name,
-        "base": chosen.digest,
-        "datasets": datasets,
-        "decision": DecisionRecord(why_weights=why),
-    }
-    manifest = checked(AdapterManifest, fields, where=str(folder))
+    """Register a peft LoRA adapter from a folder, as the tenant's next version.
+
+    A manifest.json in the folder, as the train executor leaves it, says base, datasets and why; else --base and
+    --why do.
+    """
+    digest = one_named("base", base, await named_bases(s.api)).digest if base is not None else None
+    given = {"base": digest, "datasets": datasets or None, "decision": {"why_weights": why} if why else None}
+    given = {key: value for key, value in given.items() if value is not None}
+    manifest = await asyncio.to_thread(_described, folder, {"tenant": tenant, "name": name, **given})
     await upload_all(s.api, folder, manifest.files)
     version = await s.api.register_adapter(manifest)
     s.out.json(version)
     s.out.say(
-        f"{tenant}/{name} v{version.version} {short(version.digest)} on {chosen.value.label}: "
+        f"{tenant}/{name} v{version.version} {short(version.digest)} on base {short(manifest.base)}: "
         f"release {short(version.release)}"
     )
 
@@ -124,40 +128,46 @@ def _version(versions: list[AdapterVersion], text: str) -> AdapterVersion:
     return found[0]
 
 
-def _described(folder: Path) -> dict[str, Any]:
-    """What an adapter's folder says of it. The base is never taken from there.
+def _described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
+    """The adapter's manifest, with every check that can be made here. The base is never taken from peft's file.
 
     Raises:
-        CliError: pickled weights, a missing file, or a kind of adapter that is not supported.
+        CliError: it is not said which base, or why; a given option is not what manifest.json says.
+        BadArtifact: pickled weights, a missing or damaged file, a kind of adapter that is not supported.
     """
-    entries = {entry.path: entry for entry in entries_of(folder)}
-    pickled = sorted(path for path in entries if path.lower().endswith(_PICKLES))
-    if pickled:
-        raise misused(
-            "the folder holds pickled weights, which run code when they are read",
-            where=str(folder / pickled[0]),
-            fix="save the adapter as safetensors and leave the pickle out",
-            code="pickle",
-        )
-    missing = [name for name in _FILES if name not in entries]
-    if missing:
-        raise misused(f"{missing[0]} is missing", where=str(folder), fix="name the folder that peft saved")
-    config = json_of(folder / _FILES[0])
-    where = str(folder / _FILES[0])
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise misused("this is no LoRA adapter", where=where, fix="only LoRA adapters are served")
-    for setting in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
-        if config.get(setting):
-            raise misused(f"{setting} is not supported", where=where, fix="train the adapter without it")
-    modules = config.get("target_modules")
-    if not isinstance(modules, list) or not modules:
-        raise misused("target_modules is no list", where=where, fix="list the modules by name")
-    # What identifies the recipe is everything the trainer chose, without the paths of the machine it ran on.
-    recipe = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
-    return {
-        "files": [entries[name] for name in _FILES],
-        "rank": config.get("r"),
-        "alpha": config.get("lora_alpha"),
-        "target_modules": sorted(modules),
-        "config_hash": digest_of(recipe),
-    }
+    if not folder.is_dir():
+        raise misused("there is no such folder", where=str(folder), fix="name the folder that peft saved")
+    names = [path.relative_to(folder).as_posix() for path in plain_files(folder)]
+    if MANIFEST in names:
+        where = str(folder / MANIFEST)
+        manifest = checked(AdapterManifest, json_of(folder / MANIFEST), where=where)
+        for key, value in manifest.model_dump(mode="json").items():
+            if key in given and key != "decision" and (list(given[key]) if key == "datasets" else given[key]) != value:
+                raise misused(
+                    f"manifest.json says another {key}",
+                    where=f"{where}: {value}",
+                    fix=f"leave the option out, or remove {MANIFEST} to describe the adapter anew",
+                )
+    else:
+        lacking = [option for option, key in (("--base", "base"), ("--why", "decision")) if key not in given]
+        if lacking:
+            raise misused(f"{' and '.join(lacking)} is needed", where=f"no {MANIFEST} in {folder}", fix="give it")
+        config = read_config(folder / CONFIG) if CONFIG in names else {}
+        modules = config.get("target_modules")
+        # What identifies the recipe is what the trainer chose, without the paths of the machine it ran on.
+        recipe = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
+        fields = {
+            **given,
+            "files": [entry_of(folder / name, name) for name in names if name in ALLOWED],
+            "rank": config.get("r"),
+            "alpha": config.get("lora_alpha"),
+            "target_modules": sorted(modules) if isinstance(modules, list) else modules,
+            "config_hash": digest_of(recipe),
+        }
+        if not fields["files"] or CONFIG not in names:
+            raise misused(f"{CONFIG} is missing", where=str(folder), fix="name the folder that peft saved")
+        manifest = checked(AdapterManifest, fields, where=str(folder / CONFIG))
+    listed = {entry.path for entry in manifest.files}
+    pickled = {name for name in names if Path(name).suffix.lower() in PICKLES}
+    verify_adapter(folder, manifest, beside=set(names) - listed - pickled)
+    return manifest

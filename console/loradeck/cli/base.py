@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from loradeck.artifacts import base_manifest
 from loradeck.cli.exits import misused
-from loradeck.cli.files import checked, entries_of, json_of
+from loradeck.cli.files import checked, json_of
 from loradeck.cli.naming import Named
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.answers import BaseEntry
@@ -67,17 +68,14 @@ async def named_bases(api: HubApi) -> list[Named[BaseEntry]]:
 
 
 def _described(folder: Path, model_id: str | None, revision: str | None) -> BaseManifest:
-    """Every file of the folder, hashed. Raises: CliError."""
+    """The files that make the base, hashed. Raises: CliError, BadArtifact."""
     beside = folder.with_name(folder.name + ".manifest.json")
     known = checked(BaseManifest, json_of(beside), where=str(beside)) if beside.is_file() else None
-    fields = {
-        "model_id": model_id or (known.model_id if known else None),
-        "revision": revision or (known.revision if known else None),
-        "files": entries_of(folder),
-    }
-    if fields["model_id"] is None or fields["revision"] is None:
+    model_id = model_id or (known.model_id if known else None)
+    revision = revision or (known.revision if known else None)
+    if model_id is None or revision is None:
         raise misused("which model is it?", where=str(folder), fix="give --model-id and --revision")
-    manifest = checked(BaseManifest, fields, where=str(folder))
+    manifest = base_manifest(folder, model_id, revision)
     if known is not None and known.digest != manifest.digest:
         raise misused(
             "the files are not those of the manifest beside them",

@@ -34,7 +34,6 @@ MEANING = {
     Exit.INTERRUPTED: "interrupted",
 }
 
-_UNKNOWN = {"outcome_unknown", "internal", "store_error"}
 _UNREACHABLE = {"not_active", "starting", "store_unusable"}
 
 
@@ -62,9 +61,11 @@ def misused(title: str, *, where: str = "", fix: str = "", code: str = "usage") 
 
 def exit_of(problem: Problem) -> Exit:
     """The exit status of a hub's refusal."""
+    from loradeck.client.errors import LEAVES_OPEN
+
     if problem.status in (401, 403):
         return Exit.PERMISSION
-    if problem.code in _UNKNOWN:
+    if problem.code in LEAVES_OPEN:
         return Exit.UNKNOWN
     if problem.code in _UNREACHABLE:
         return Exit.UNREACHABLE
@@ -73,6 +74,9 @@ def exit_of(problem: Problem) -> Exit:
 
 def verdict(error: Exception) -> tuple[Exit, Problem] | None:
     """Exit status and problem document of an error that is expected; None for any other."""
+    from pydantic import ValidationError
+
+    from loradeck.artifacts.errors import BadArtifact
     from loradeck.client.errors import ApiError, BlobDamaged, ClientError, ConfigError, HubUnreachable, OutcomeUnknown
     from loradeck.schemas.problem import Problem
 
@@ -81,6 +85,13 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
 
     if isinstance(error, ApiError):
         return exit_of(error.problem), error.problem
+    if isinstance(error, ValidationError):
+        # What was typed does not fit the schema. It is not repeated: it may be a secret in the wrong place.
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return Exit.USAGE, told("usage", f"{field or error.title}: {first['msg']}", error.title, "see docs/cli.md")
+    if isinstance(error, BadArtifact):
+        return Exit.USAGE, told(error.code, error.title, error.detail, error.fix)
     if isinstance(error, CliError):
         return error.exit, told(error.code, error.title, error.where, error.fix)
     if isinstance(error, ClientError):

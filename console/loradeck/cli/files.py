@@ -30,16 +30,6 @@ def entry_of(path: Path, name: str | None = None) -> FileEntry:
     return checked(FileEntry, {"path": name or path.name, "size": size, "sha256": sha256}, where=str(path))
 
 
-def entries_of(folder: Path) -> tuple[FileEntry, ...]:
-    """Every file below a folder, sorted by path. Raises: CliError."""
-    if not folder.is_dir():
-        raise misused("this is no folder", where=str(folder), fix="name the folder that holds the files")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not paths:
-        raise misused("the folder is empty", where=str(folder), fix="name the folder that holds the files")
-    return tuple(entry_of(path, path.relative_to(folder).as_posix()) for path in paths)
-
-
 def rows_of(path: Path, needed: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file, each an object with the needed string fields.
 

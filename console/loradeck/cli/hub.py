@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from loradeck.cli.exits import misused
+from loradeck.cli.exits import CliError, Exit, misused
 from loradeck.cli.options import reason_option, told, yes_option
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, writes
@@ -40,7 +40,7 @@ def _run_options(command: F) -> F:
 @click.group(invoke_without_command=True)
 @_run_options
 @click.pass_context
-def hub(ctx: click.Context, **settings: Any) -> None:
+def hub(ctx: click.Context, /, **settings: Any) -> None:
     """Run a hub on this machine, recover it, back it up. Alone: run."""
     if ctx.invoked_subcommand is None:
         _serve(**settings)
@@ -54,7 +54,7 @@ def hub(ctx: click.Context, **settings: Any) -> None:
 @hub.command()
 @_run_options
 @click.pass_context
-def run(ctx: click.Context, **settings: Any) -> None:
+def run(ctx: click.Context, /, **settings: Any) -> None:
     """Run a hub until it is interrupted."""
     _serve(**{**settings, **(ctx.obj or {})})
 
@@ -80,28 +80,41 @@ async def recover(s: Session, reason: str, yes: bool) -> None:
 
 
 def _serve(**settings: Any) -> None:
+    """Runs until SIGTERM or SIGINT. Every way it can fail to start is told as what, where and what to do."""
     data: Path = settings.pop("data") or state_path() / "hub"
-    if (settings["tls_cert"] is None) != (settings["tls_key"] is None):
 
-        def refuse() -> None:
-            raise misused("a certificate and its key belong together", fix="give both --tls-cert and --tls-key")
-
-        told(refuse, as_json=False)
-    try:
-        from loradeck.hub.server import serve
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("loradeck"):
-            raise
-        missing = error.name
-
-        def refuse_missing() -> None:
+    def work() -> None:
+        try:
+            from loradeck.hub.server import serve
+            from loradeck.rules.errors import Refused
+            from loradeck.store.interface import StoreError
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("loradeck"):
+                raise
             raise misused(
                 "this installation has no hub in it",
-                where=f"the package {missing} is missing",
+                where=f"the package {error.name} is missing",
                 fix="pip install 'loradeck[hub]'",
                 code="no_hub",
-            )
+            ) from None
+        try:
+            serve(data=data, **settings)
+        except Refused as error:
+            raise misused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
+        except StoreError as error:
+            raise CliError(
+                str(error),
+                where=str(data),
+                fix="a second hub on the same folder, a full disk or a damaged file; nothing was changed",
+                code=error.code,
+                exit=Exit.UNREACHABLE,
+            ) from None
+        except OSError as error:
+            raise misused(
+                "the hub cannot start",
+                where=f"{error.filename or settings['listen'] or data}: {error.strerror or error}",
+                fix="choose another --listen or --data, or free this one",
+                code="cannot_start",
+            ) from None
 
-        told(refuse_missing, as_json=False)
-        return
-    serve(data=data, **settings)
+    told(work, as_json=False)

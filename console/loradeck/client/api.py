@@ -29,7 +29,7 @@ from loradeck.client.answers import (
 from loradeck.client.backoff import full_jitter
 from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
-from loradeck.client.errors import ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
+from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobRequest
@@ -116,56 +116,56 @@ class HubApi:
     # ---- moves ---------------------------------------------------------------------------------------------
 
     async def promote(
-        self, tenant: str, route: str, request: PromoteRequest, *, wait: Wait | None = None, timeout: float = 0
+        self, tenant: str, route: str, request: PromoteRequest, *, wait: Wait = "committed", timeout: float = 60
     ) -> MoveResult:
         return await self._move(f"{_route(tenant, route)}/promote", request, wait, timeout)
 
     async def rollback(
-        self, tenant: str, route: str, request: RollbackRequest, *, wait: Wait | None = None, timeout: float = 0
+        self, tenant: str, route: str, request: RollbackRequest, *, wait: Wait = "committed", timeout: float = 60
     ) -> MoveResult:
         return await self._move(f"{_route(tenant, route)}/rollback", request, wait, timeout)
 
     async def undo(
-        self, tenant: str, route: str, request: UndoRequest, *, wait: Wait | None = None, timeout: float = 0
+        self, tenant: str, route: str, request: UndoRequest, *, wait: Wait = "committed", timeout: float = 60
     ) -> MoveResult:
         """Undo of one event of this route."""
         return await self._move(f"{_route(tenant, route)}/undo", request, wait, timeout)
 
-    async def undo_txn(self, request: UndoRequest, *, wait: Wait | None = None, timeout: float = 0) -> MoveResult:
+    async def undo_txn(self, request: UndoRequest, *, wait: Wait = "committed", timeout: float = 60) -> MoveResult:
         """Undo of every event of a txn."""
         return await self._move("undo", request, wait, timeout)
 
     async def fallback(
-        self, tenant: str, route: str, request: FallbackRequest, *, wait: Wait | None = None, timeout: float = 0
+        self, tenant: str, route: str, request: FallbackRequest, *, wait: Wait = "committed", timeout: float = 60
     ) -> MoveResult:
         return await self._move(f"{_route(tenant, route)}/fallback", request, wait, timeout)
 
     async def hold(self, tenant: str, route: str, request: HoldRequest) -> MoveResult:
         """Sets or clears the hold."""
-        return await self._move(f"{_route(tenant, route)}/hold", request, None, 0)
+        return await self._move(f"{_route(tenant, route)}/hold", request)
 
     async def lift(self, tenant: str, route: str, request: LiftRequest) -> MoveResult:
-        return await self._move(f"{_route(tenant, route)}/lift", request, None, 0)
+        return await self._move(f"{_route(tenant, route)}/lift", request)
 
     async def unpin(self, tenant: str, route: str, request: UnpinRequest) -> MoveResult:
-        return await self._move(f"{_route(tenant, route)}/unpin", request, None, 0)
+        return await self._move(f"{_route(tenant, route)}/unpin", request)
 
     async def annotate(self, tenant: str, route: str, request: AnnotateRequest) -> MoveResult:
-        return await self._move(f"{_route(tenant, route)}/annotate", request, None, 0)
+        return await self._move(f"{_route(tenant, route)}/annotate", request)
 
     async def plan_rewind(self, request: RewindRequest) -> RewindPlan:
         """What a rewind would do. Changes nothing."""
         plan = request.model_copy(update={"dry_run": True})
         return await self.transport.ask(RewindPlan, "POST", "rewind", body=plan, repeatable=True)
 
-    async def rewind(self, request: RewindRequest, *, wait: Wait | None = None, timeout: float = 0) -> MoveResult:
+    async def rewind(self, request: RewindRequest, *, wait: Wait = "committed", timeout: float = 60) -> MoveResult:
         """Executes a plan, whose `generations` it carries."""
         return await self._move("rewind", request.model_copy(update={"dry_run": False}), wait, timeout)
 
     async def recover(self, reason: str, key: str) -> MoveResult:
         """After a restore: append what the nodes know, raise the epoch. Own socket only."""
         body = {"idempotency_key": key, "reason": reason}
-        return await self._move("recover", body, None, 60)
+        return await self._move("recover", body)
 
     async def move(self, key: str) -> MoveResult | None:
         """The result of the move that was sent under a key; None: it never moved anything."""
@@ -304,14 +304,16 @@ class HubApi:
     # ---- how moves and other writes are sent -----------------------------------------------------------------
 
     async def _move(
-        self, path: str, request: BaseModel | Mapping[str, Any], wait: Wait | None, timeout: float
+        self, path: str, request: BaseModel | Mapping[str, Any], wait: Wait | None = None, timeout: float = 60
     ) -> MoveResult:
         key = request["idempotency_key"] if isinstance(request, Mapping) else getattr(request, "idempotency_key", "")
-        params = {"wait": wait, "timeout": timeout or None}
+        began = time.monotonic()
 
-        async def send() -> MoveResult:
+        async def send(spent: float = 0.0) -> MoveResult:
+            left = max(0.0, timeout - spent)
+            params = {"wait": wait, "timeout": left if wait is not None else None}
             return await self.transport.ask(
-                MoveResult, "POST", path, body=request, params=params, extra_s=timeout, repeatable=False
+                MoveResult, "POST", path, body=request, params=params, extra_s=left, repeatable=False
             )
 
         try:
@@ -319,23 +321,24 @@ class HubApi:
         except (AnswerLost, NotUnderstood):
             pass
         except ApiError as error:
-            if not _leaves_open(error):
+            if error.code not in LEAVES_OPEN:
                 raise
         deadline = time.monotonic() + self._settle_s
         for pause in full_jitter(0.1, 2.0):
             await asyncio.sleep(pause)
-            # Asked for first, and sent again only where it never arrived. The key keeps it from moving twice.
+            # Asked for first. Sent again where it never arrived, or joined again where it is still being prepared:
+            # the key keeps it from moving twice.
             asked = False
             try:
                 found = await self.move(key)
-                if found is not None:
+                if found is not None and found.pending is None:
                     return found
                 asked = True
-                return await send()
+                return await send(time.monotonic() - began)
             except (AnswerLost, HubUnreachable):
                 pass
             except ApiError as error:
-                if asked and not _leaves_open(error):
+                if asked and error.code not in LEAVES_OPEN:
                     raise
             if time.monotonic() > deadline:
                 break
@@ -361,11 +364,6 @@ class HubApi:
             await self.transport.request("DELETE", path, repeatable=True)
         except (AnswerLost, NotUnderstood) as error:
             raise OutcomeUnknown(None, where=error.where) from None
-
-
-def _leaves_open(error: ApiError) -> bool:
-    """Whether a problem says nothing about what became of the move."""
-    return error.code == "outcome_unknown"
 
 
 def _route(tenant: str, route: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from loradeck.schemas.problem import Problem
 
+LEAVES_OPEN = frozenset({"outcome_unknown", "internal", "store_error"})
+"""Codes of problems that do not say whether the change was made."""
+
 
 class ClientError(Exception):
     """Base of this package's errors. `title` says what was wrong, `where` where, `fix` what to do."""
@@ -23,7 +26,7 @@ class ConfigError(ClientError):
 
 
 class ApiError(ClientError):
-    """The hub refused. `problem` is its document; nothing was changed."""
+    """The hub refused. `problem` is its document; nothing was changed, unless its code is in `LEAVES_OPEN`."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.title, where=problem.detail, fix=problem.fix)

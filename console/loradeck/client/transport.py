@@ -106,7 +106,7 @@ class Transport:
 
         Raises: ApiError, HubUnreachable, AnswerLost (after some pieces: ask again from where it broke off).
         """
-        headers = {"range": f"bytes={start}-"} if start else {}
+        headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
         try:
             async with self.http.stream("GET", path, headers=headers) as answer:
                 if not answer.is_success:
@@ -116,7 +116,7 @@ class Transport:
                     raise NotUnderstood(
                         "the hub sent the whole blob where a part was asked for", where=self.where, fix="start again"
                     )
-                async for piece in answer.aiter_bytes(1 << 18):
+                async for piece in answer.aiter_raw():
                     yield piece
         except httpx.TransportError as error:
             raise self.trouble(error) from None

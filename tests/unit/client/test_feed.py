@@ -1,0 +1,260 @@
+"""The feed follower against a small hub on a Unix socket: what it yields, and what it says of the link."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.server import ServerConnection, unix_serve
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from loradeck.client.config import Context
+from loradeck.client.feed import Feed, FeedItem, Link, LinkChange
+from loradeck.schemas.feed import FeedReset, FeedStatus
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.problem import Problem
+from loradeck.schemas.state import HubState, HubStatus, Me
+
+STATUS = HubStatus(
+    hub="h", version="1", epoch=3, rev=7, hash=GENESIS, at_ms=0, started_ms=0, refusing=None, production=False
+)
+STATE = HubState(
+    status=STATUS, me=Me(actor="op", role=Role.VIEWER, local=True), tenants=(), nodes=(), jobs=(), events=()
+)
+Session = Callable[[ServerConnection], Awaitable[None]]
+
+
+class SmallHub:
+    """Lists one state, and runs the next of `sessions` for each feed that is opened."""
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []
+        self.opened: list[str] = []
+        self.lists = 0
+        self.refusal: Problem | None = None
+
+    async def feed(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        self.opened.append(connection.request.path)
+        session = self.sessions.pop(0) if self.sessions else quiet
+        await session(connection)
+
+    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        if self.refusal is not None:
+            return _answer(self.refusal.status, self.refusal.model_dump_json())
+        if request.path == "/v1/state":
+            self.lists += 1
+            return _answer(200, STATE.model_dump_json())
+        return None
+
+
+def _answer(status: int, body: str) -> Response:
+    data = body.encode()
+    headers = Headers({"content-length": str(len(data)), "content-type": "application/json", "connection": "close"})
+    return Response(status, HTTPStatus(status).phrase, headers, data)
+
+
+async def quiet(connection: ServerConnection) -> None:
+    await connection.wait_closed()
+
+
+def says(*messages: str) -> Session:
+    """Sends messages, then stays silent."""
+
+    async def session(connection: ServerConnection) -> None:
+        for message in messages:
+            await connection.send(message)
+        await connection.wait_closed()
+
+    return session
+
+
+def drops() -> Session:
+    """Breaks the connection without a goodbye."""
+
+    async def session(connection: ServerConnection) -> None:
+        connection.transport.abort()
+
+    return session
+
+
+@pytest.fixture
+async def small_hub() -> AsyncIterator[tuple[SmallHub, Context]]:
+    folder = Path(tempfile.mkdtemp(prefix="ld"))
+    hub = SmallHub()
+    try:
+        async with unix_serve(hub.feed, str(folder / "s"), process_request=hub.answer, compression=None):
+            yield hub, Context(name="t", socket=folder / "s")
+    finally:
+        shutil.rmtree(folder)
+
+
+async def take(feed: Feed, count: int) -> list[FeedItem]:
+    """The first items of a feed, within ten seconds."""
+    items: list[FeedItem] = []
+    async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
+        async for item in stream:
+            items.append(item)
+            if len(items) == count:
+                break
+    return items
+
+
+def links(items: list[FeedItem]) -> list[Link]:
+    return [item.state for item in items if isinstance(item, LinkChange)]
+
+
+def status(rev: int) -> str:
+    return FeedStatus(status=STATUS.model_copy(update={"rev": rev})).model_dump_json()
+
+
+async def test_it_lists_then_watches_from_the_lists_cursor(small_hub: tuple[SmallHub, Context]) -> None:
+    hub, context = small_hub
+    hub.sessions = [says(status(8), status(9))]
+    items = await take(Feed(context), 5)
+    assert links(items) == [Link.CONNECTING, Link.UP]
+    assert items[2] == STATE
+    assert [item.status.rev for item in items if isinstance(item, FeedStatus)] == [8, 9]
+    assert hub.opened == ["/v1/feed?since=3:7"]
+
+
+async def test_a_broken_link_is_said_to_be_lost_and_listed_again(small_hub: tuple[SmallHub, Context]) -> None:
+    hub, context = small_hub
+    hub.sessions = [drops(), quiet]
+    items = await take(Feed(context, rng=random.Random(1)), 6)
+    assert links(items) == [Link.CONNECTING, Link.UP, Link.LOST, Link.UP]
+    lost = next(item for item in items if isinstance(item, LinkChange) and item.state is Link.LOST)
+    assert lost.why
+    assert lost.retry_s is not None
+    assert lost.retry_s >= 0
+    assert hub.lists == 2
+
+
+async def test_a_silent_link_is_lost(small_hub: tuple[SmallHub, Context]) -> None:
+    _, context = small_hub
+    items = await take(Feed(context, silence_s=0.05), 4)
+    assert links(items) == [Link.CONNECTING, Link.UP, Link.LOST]
+    assert isinstance(items[3], LinkChange)
+    assert "nothing heard for 0.05 s" in items[3].why
+
+
+async def test_a_reset_lists_again_without_calling_the_link_lost(small_hub: tuple[SmallHub, Context]) -> None:
+    hub, context = small_hub
+    hub.sessions = [says(FeedReset(why="too old").model_dump_json()), quiet]
+    items = await take(Feed(context), 5)
+    assert links(items) == [Link.CONNECTING, Link.UP, Link.UP]
+    assert items[2] == items[4] == STATE
+
+
+async def test_a_kind_of_message_that_is_not_known_is_passed_over(small_hub: tuple[SmallHub, Context]) -> None:
+    hub, context = small_hub
+    hub.sessions = [says(json.dumps({"type": "weather", "sky": "blue"}), status(8))]
+    items = await take(Feed(context), 4)
+    assert isinstance(items[3], FeedStatus)
+
+
+async def test_a_message_that_is_malformed_loses_the_link_and_names_the_field(
+    small_hub: tuple[SmallHub, Context],
+) -> None:
+    hub, context = small_hub
+    hub.sessions = [says(json.dumps({"type": "tenants", "rows": "none"}))]
+    items = await take(Feed(context), 4)
+    assert isinstance(items[3], LinkChange)
+    assert items[3].state is Link.LOST
+    assert "rows" in items[3].why
+
+
+async def test_a_refused_token_is_told_apart_from_a_lost_link(small_hub: tuple[SmallHub, Context]) -> None:
+    hub, context = small_hub
+    hub.refusal = Problem(status=401, code="unauthenticated", title="no valid token", fix="get one")
+    items = await take(Feed(context), 2)
+    assert isinstance(items[1], LinkChange)
+    assert (items[1].state, items[1].why, items[1].fix) == (Link.REFUSED, "no valid token", "get one")
+    assert hub.opened == []
+
+
+async def test_a_hub_that_is_not_there_is_lost_and_no_age_is_invented(tmp_path: Path) -> None:
+    feed = Feed(Context(name="t", socket=tmp_path / "none"))
+    items = await take(feed, 2)
+    assert links(items) == [Link.CONNECTING, Link.LOST]
+    assert feed.heard_age() is None
+
+
+async def test_an_age_counts_on_while_the_link_is_down(small_hub: tuple[SmallHub, Context]) -> None:
+    hub, context = small_hub
+    hub.sessions = [drops()]
+    now = 100.0
+    feed = Feed(context, clock=lambda: now)
+    async with contextlib.aclosing(feed.follow()) as stream:
+        async for item in stream:
+            if isinstance(item, LinkChange) and item.state is Link.LOST:
+                break
+        assert feed.heard_age() == 0
+        now = 142.0
+        assert feed.heard_age() == 42
+
+
+async def test_the_rows_on_the_screen_are_said_again_after_a_reconnect(small_hub: tuple[SmallHub, Context]) -> None:
+    hub, context = small_hub
+    said: list[object] = []
+
+    async def first(connection: ServerConnection) -> None:
+        said.append(json.loads(await connection.recv()))
+        connection.transport.abort()
+
+    async def second(connection: ServerConnection) -> None:
+        said.append(json.loads(await connection.recv()))
+        await connection.send(status(9))
+        await connection.wait_closed()
+
+    hub.sessions = [first, second]
+    feed = Feed(context)
+    async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
+        async for item in stream:
+            if isinstance(item, HubState) and not said:
+                await feed.show(("acme/production",))
+            if isinstance(item, FeedStatus):
+                break
+    assert said == [{"type": "show", "rows": ["acme/production"]}] * 2
+
+
+async def test_a_token_file_that_becomes_unsafe_stops_the_next_connection(
+    small_hub: tuple[SmallHub, Context], tmp_path: Path
+) -> None:
+    hub, context = small_hub
+    token = tmp_path / "token"
+    token.write_text("ld_x_y")
+    token.chmod(0o600)
+    hub.sessions = [drops()]
+    feed = Feed(Context(name="t", socket=context.socket, token_file=token))
+    async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
+        whys = []
+        async for item in stream:
+            if isinstance(item, LinkChange) and item.state is Link.LOST:
+                token.chmod(0o644)
+                whys.append(item.why)
+                if len(whys) == 2:
+                    break
+    assert "can be read by others" in whys[1]
+    assert hub.lists == 1
+
+
+def test_waits_are_jittered_and_capped() -> None:
+    from loradeck.client.backoff import full_jitter
+
+    waits = full_jitter(0.2, 5.0, rng=random.Random(7))
+    drawn = [next(waits) for _ in range(200)]
+    for number, wait in enumerate(drawn):
+        assert 0 <= wait <= min(5.0, 0.2 * 2**number)
+    assert max(drawn) > 4.5
+    assert len(set(drawn)) == 200
