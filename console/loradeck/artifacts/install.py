@@ -37,10 +37,10 @@ def install(files: Sequence[FileEntry], read: ReadBlob, folder: Path) -> None:
 
 
 class Installation:
-    """A folder on its way; see `installing`."""
+    """A folder on its way; see `installing`. `folder` is its staging name."""
 
-    def __init__(self, staging: Path) -> None:
-        self._staging = staging
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def file(self, entry: FileEntry) -> StagedFile:
         """A file to be written, then ended by `finish(mode=0o400)`.
@@ -48,8 +48,8 @@ class Installation:
         Raises:
             BadArtifact: `path_traversal`, its path leaves the folder.
         """
-        path = self._staging / entry.path
-        if not path.is_relative_to(self._staging) or ".." in path.parts:
+        path = self.folder / entry.path
+        if not path.is_relative_to(self.folder) or ".." in path.parts:
             raise BadArtifact("path_traversal", "a file's path leaves its folder", repr(entry.path))
         private_folder(path.parent)
         return StagedFile(path, entry.sha256, size=entry.size)

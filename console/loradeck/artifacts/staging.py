@@ -38,6 +38,8 @@ class StagedFile:
         self._sha256 = sha256
         self._size = size
         self._limit = size if size is not None else limit
+        if limit is not None and size is not None and size > limit:
+            raise BadArtifact("too_large", "the content is larger than is allowed", f"{size} bytes, not {limit}")
         self._hash = hashlib.sha256()
         self._finished = False
         self._fd = _create(path)

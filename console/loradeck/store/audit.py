@@ -6,7 +6,7 @@ hash of the one before, and the whole log folded again from nothing against what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from loradeck.rules.fold import Ledger
 from loradeck.schemas.log import Event
 from loradeck.store.interface import Store, Unreadable
 
-BATCH = 1000
+BATCH = 250
+"""Events of one step: about 10 ms, so that a move on the same store does not wait long for an audit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,24 +34,47 @@ class LogReport:
         return {"ok": self.ok, "rev": self.rev, "hash": self.hash, "break": broken}
 
 
+class LogAudit:
+    """One audit, step by step: between two steps the store may be used, and the log may grow."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+
+    def step(self, store: Store) -> LogReport | None:
+        """Check the next events, and once there are none, what they add up to. None: go on. Changes nothing."""
+        try:
+            events = store.since(self._ledger.rev, BATCH)
+        except Unreadable as error:
+            return self._report(ChainBreak(rev=error.rev, why=str(error)))
+        if not events:
+            return self._report(_compare(store, self._ledger))
+        broken = self._follow(events)
+        return self._report(broken) if broken else None
+
+    def _follow(self, events: Sequence[Event]) -> ChainBreak | None:
+        ledger = self._ledger
+        broken = verify(events, prev_hash=ledger.hash, first_rev=ledger.rev + 1)
+        for event in events:
+            if broken and event.rev >= broken.rev:
+                return broken
+            if event.epoch < ledger.epoch:  # across two steps `verify` does not see it
+                return ChainBreak(rev=event.rev, why=f"epoch {event.epoch} comes after epoch {ledger.epoch}")
+            try:
+                ledger.apply(event)
+            except (KeyError, ValueError) as error:
+                return ChainBreak(rev=event.rev, why=f"it cannot be folded: {error!r}")
+        return broken
+
+    def _report(self, broken: ChainBreak | None) -> LogReport:
+        return LogReport(ok=broken is None, rev=self._ledger.rev, hash=self._ledger.hash, broken=broken)
+
+
 def verify_log(store: Store) -> LogReport:
     """Read the whole log, oldest first, and compare. Changes nothing."""
-    ledger = Ledger()
-    try:
-        broken = verify(_folding(store, ledger)) or _compare(store, ledger)
-    except Unreadable as error:
-        broken = ChainBreak(rev=error.rev, why=str(error))
-    except (KeyError, ValueError) as error:  # what `Ledger.apply` raises
-        broken = ChainBreak(rev=ledger.rev + 1, why=f"rev {ledger.rev + 1} cannot be folded: {error}")
-    return LogReport(ok=broken is None, rev=ledger.rev, hash=ledger.hash, broken=broken)
-
-
-def _folding(store: Store, ledger: Ledger) -> Iterator[Event]:
-    """Every event; the ledger takes each in once the reader, having found it whole, asks for the next."""
-    while events := store.since(ledger.rev, BATCH):
-        for event in events:
-            yield event
-            ledger.apply(event)
+    audit = LogAudit()
+    while (report := audit.step(store)) is None:
+        pass
+    return report
 
 
 def _compare(store: Store, ledger: Ledger) -> ChainBreak | None:

@@ -85,11 +85,11 @@ class SqliteBackend:
             connection.execute("UPDATE lease SET epoch = epoch + 1, holder = 'hub-b'")
 
     def rewrite(self, rev: int, old: str, new: str) -> None:
-        self._raw("DROP TRIGGER events_never_change")
+        self._raw("DROP TRIGGER IF EXISTS events_never_change")
         self._raw("UPDATE events SET body = replace(body, ?, ?) WHERE rev = ?", old, new, rev)
 
     def remove(self, rev: int) -> None:
-        self._raw("DROP TRIGGER events_never_go")
+        self._raw("DROP TRIGGER IF EXISTS events_never_go")
         self._raw("DELETE FROM events WHERE rev = ?", rev)
 
     def move_pointer(self, tenant: str, route: str, old: str, new: str) -> None:

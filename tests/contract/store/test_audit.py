@@ -6,8 +6,9 @@ import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move, note
 
+from loradeck.rules.chain import event_hash
 from loradeck.schemas.log import EventKind
-from loradeck.store.audit import verify_log
+from loradeck.store.audit import LogAudit, verify_log
 from loradeck.store.interface import Store, Unreadable
 
 
@@ -36,6 +37,36 @@ def test_a_log_longer_than_one_batch_verifies(store: Store, monkeypatch: pytest.
     monkeypatch.setattr("loradeck.store.audit.BATCH", 2)
     fill(store)
     assert verify_log(store).rev == 6
+
+
+def test_an_audit_takes_in_what_is_committed_between_its_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loradeck.store.audit.BATCH", 2)
+    fill(store)
+    audit, steps = LogAudit(), 0
+    while (report := audit.step(store)) is None:
+        steps += 1
+        if steps == 2:
+            store.commit([move(to=6, generation=6)], key="key-0002")
+    assert (steps, report.ok, report.rev) == (4, True, 7)
+
+
+def test_an_epoch_that_goes_back_is_found_even_where_every_hash_fits(
+    store_factory: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loradeck.store.audit.BATCH", 2)
+    store = store_factory.open()
+    fill(store)
+    store.adopt([move(to=9, generation=9, kind=EventKind.RECOVER, expected=5)], epoch_above=4, key="key-0002")
+    assert verify_log(store).ok
+    last = store.since(6)[0]
+    forged = last.model_copy(update={"epoch": 0})
+    forged = forged.model_copy(update={"hash": event_hash(forged)})
+    store_factory.close()
+    store_factory.rewrite(7, f'"epoch":{last.epoch}', '"epoch":0')
+    store_factory.rewrite(7, last.hash, forged.hash)
+    report = verify_log(store_factory.open())
+    assert report.broken is not None
+    assert (report.broken.rev, report.broken.why) == (7, "epoch 0 comes after epoch 1")
 
 
 def test_one_changed_byte_is_found_at_its_rev(store_factory: Backend) -> None:

@@ -64,6 +64,9 @@ def test_content_past_its_limit_or_size_keeps_nothing(blobs: Blobs) -> None:
     with pytest.raises(BadArtifact) as caught:
         blobs.put([DATA], SHA, limit=len(DATA) - 1)
     assert caught.value.code == "too_large"
+    with pytest.raises(BadArtifact) as caught:
+        blobs.receive(SHA, size=len(DATA), limit=len(DATA) - 1)
+    assert caught.value.code == "too_large"
     with blobs.receive(SHA, size=len(DATA)) as incoming:
         incoming.write(DATA[:-1])
         with pytest.raises(BadArtifact) as caught:
