@@ -1,0 +1,291 @@
+"""A whole Loradeck fleet on one machine: a hub, and nodes with a router and an engine each.
+
+Everything is started and spoken to with the commands a person would type (`loradeck hub`, `loradeck token
+create`, `loradeck-agent run`), as separate processes on loopback. The demo and the end-to-end tests share it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+"""Where the commands of this environment are."""
+
+
+class CommandFailed(Exception):
+    """A command left with another status than 0. `status` is its exit status, `error` what it wrote to stderr."""
+
+    def __init__(self, command: Sequence[str], status: int, error: str) -> None:
+        super().__init__(f"{' '.join(command)} left with {status}: {error.strip()}")
+        self.status = status
+        self.error = error.strip()
+
+
+class NotReady(Exception):
+    """Something did not come up in time; the message says what and where its log is."""
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: str, ready: Any, seconds: float, *, every: float = 0.05) -> Any:
+    """Call `ready` until it returns something true, and return that.
+
+    Raises:
+        NotReady: it did not within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        value = ready()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise NotReady(f"{what}: not within {seconds:g} s")
+        time.sleep(every)
+
+
+@dataclass
+class Node:
+    """One GPU host, as far as its processes go. `program` is the agent's command, replaced by negative controls."""
+
+    name: str
+    root: Path
+    port: int
+    program: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.root / f"{self.name}.toml"
+
+    @property
+    def state(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def log(self) -> Path:
+        return self.root / f"{self.name}.log"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass
+class Fleet:
+    """`root` keeps everything between runs: it must be short, since it holds Unix sockets (107 bytes a path)."""
+
+    root: Path
+    base: Path
+    names: Sequence[str] = ("gpu-01", "gpu-02")
+    program: Sequence[str] = (str(BIN / "loradeck-agent"),)
+    slots: int = 4
+    threads: int = 1
+    hub_port: int = 0
+    nodes: list[Node] = field(default_factory=list)
+    hub: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # A resumed fleet keeps its ports: callers and adopted routers know them.
+        ports = self._ports()
+        self.hub_port = ports["hub"]
+        self.nodes = [Node(name, self.root, ports[name], self.program) for name in self.names]
+
+    def _ports(self) -> dict[str, int]:
+        path = self.root / "ports.json"
+        if path.exists():
+            kept: dict[str, int] = json.loads(path.read_text())
+            return kept
+        ports = {name: free_port() for name in ("hub", *self.names)}
+        path.write_text(json.dumps(ports))
+        return ports
+
+    # -- the hub ---------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Path:
+        return self.root / "hub"
+
+    @property
+    def socket(self) -> Path:
+        return self.data / "hub.sock"
+
+    def start_hub(self) -> None:
+        """`loradeck hub`, until it answers on its own socket."""
+        command = [str(BIN / "loradeck"), "hub", "--data", str(self.data), "--name", "demo"]
+        command += ["--listen", f"127.0.0.1:{self.hub_port}"]
+        self.hub = _spawn(command, self.root / "hub.log")
+        wait_for(f"hub (log: {self.root / 'hub.log'})", self._hub_is_up, 30)
+
+    def _hub_is_up(self) -> bool:
+        if self.hub is not None and self.hub.poll() is not None:
+            raise NotReady(f"the hub ended with {self.hub.returncode}: {_tail(self.root / 'hub.log')}")
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.socket))
+        except OSError:
+            return False
+        return True
+
+    def stop_hub(self) -> None:
+        _end(self.hub)
+        self.hub = None
+
+    def kill_hub(self) -> None:
+        if self.hub is not None:
+            self.hub.kill()
+            self.hub.wait()
+        self.hub = None
+
+    # -- nodes -----------------------------------------------------------------------------------------
+
+    def write_configs(self) -> None:
+        """One token and one agent.toml a node, where there is none yet."""
+        for node in self.nodes:
+            token = self.root / f"{node.name}.token"
+            if not token.exists():
+                self.cli(
+                    "token", "create", "--role", "agent", "--name", node.name, "--node", node.name, "--out", str(token)
+                )
+            node.config.write_text(
+                f'node = "{node.name}"\n'
+                f'hub = "http://127.0.0.1:{self.hub_port}"\n'
+                f"token = {json.dumps(str(token))}\n"
+                f"state = {json.dumps(str(node.state))}\n\n"
+                f'[labels]\nsite = "demo"\n\n'
+                f'[router]\nlisten = "127.0.0.1:{node.port}"\n\n'
+                f'[[engine]]\nname = "e0"\nkind = "embedded"\nbase = {json.dumps(str(self.base))}\n'
+                f"slots = {self.slots}\nthreads = {self.threads}\n"
+            )
+
+    def start_agent(self, node: Node) -> None:
+        """`loradeck-agent run`; returns at once, see `wait_until_up`."""
+        node.process = _spawn([*node.program, "run", "--config", str(node.config)], node.log)
+
+    def wait_until_up(self, seconds: float = 90) -> None:
+        """Until every node is linked and each of its engines is up.
+
+        Raises:
+            NotReady: with the last lines of the log of a node that is not.
+        """
+
+        def up() -> bool:
+            for node in self.nodes:
+                if node.process is not None and node.process.poll() is not None:
+                    raise NotReady(f"agent of {node.name} ended with {node.process.returncode}: {_tail(node.log)}")
+            rows = {row["node"]: row for row in self.cli("node", "ls")}
+            return all(
+                (row := rows.get(node.name)) is not None
+                and row["linked"]
+                and row["replicas"]
+                and all(replica["state"] == "up" for replica in row["replicas"])
+                for node in self.nodes
+            )
+
+        try:
+            wait_for("nodes", up, seconds, every=0.3)
+        except NotReady as error:
+            logs = "\n".join(f"{node.name}: {_tail(node.log)}" for node in self.nodes)
+            raise NotReady(f"{error}\n{logs}") from None
+
+    def kill_agent(self, node: Node) -> None:
+        """kill -9: its router and engine live on."""
+        if node.process is not None:
+            node.process.kill()
+            node.process.wait()
+        node.process = None
+
+    def stop_node(self, node: Node) -> None:
+        """`loradeck-agent stop`: the agent, its router and its engines."""
+        if node.config.exists():
+            subprocess.run(
+                [str(BIN / "loradeck-agent"), "stop", "--config", str(node.config)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=60,
+                check=False,
+            )
+        _end(node.process)
+        node.process = None
+
+    # -- all of it -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.start_hub()
+        self.write_configs()
+        for node in self.nodes:
+            self.start_agent(node)
+
+    def stop(self) -> None:
+        """End every process of the fleet. Safe to call at any time, and more than once."""
+        for node in self.nodes:
+            self.stop_node(node)
+        self.stop_hub()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Fleet]:
+        try:
+            self.start()
+            self.wait_until_up()
+            yield self
+        finally:
+            self.stop()
+
+    def cli(self, *words: str, check: bool = True) -> Any:
+        """`loradeck … --json` over the hub's own socket, as the person who started it; its JSON.
+
+        Raises:
+            CommandFailed: it left with another status than 0 (and `check`).
+        """
+        command = [str(BIN / "loradeck"), "--hub", f"unix:{self.socket}", *words, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode != 0 and check:
+            raise CommandFailed(["loradeck", *words], done.returncode, done.stderr)
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def agent_cli(self, node: Node, *words: str) -> Any:
+        """`loradeck-agent … --config … --json` on a node."""
+        command = [str(BIN / "loradeck-agent"), *words, "--config", str(node.config), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode != 0:
+            raise CommandFailed(["loradeck-agent", *words], done.returncode, done.stderr)
+        return json.loads(done.stdout)
+
+
+def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        # A session of its own: Ctrl-C in the terminal reaches the demo, which then stops things in order.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=os.environ
+        )
+
+
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"

@@ -1,0 +1,101 @@
+"""The real console in a pseudo-terminal: keys go in as bytes, the screen is read through a terminal emulator."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import pyte
+
+from incident.fleet import NotReady
+
+
+class _Screen(pyte.Screen):
+    """A screen that answers what a terminal is asked, as a terminal does: the console arms R by such an answer."""
+
+    def __init__(self, columns: int, lines: int, answer: Callable[[str], None]) -> None:
+        super().__init__(columns, lines)
+        self._answer = answer
+
+    def write_process_input(self, data: str) -> None:
+        self._answer(data)
+
+
+class Keyboard:
+    """One console on one terminal. Use as a context manager; nothing of it is left behind."""
+
+    def __init__(self, command: Sequence[str], *, columns: int = 100, lines: int = 30) -> None:
+        self._command = command
+        self._size = (columns, lines)
+        self._screen = _Screen(columns, lines, self._write)
+        self._stream = pyte.ByteStream(self._screen)
+
+    def __enter__(self) -> Keyboard:
+        self._master, slave = pty.openpty()
+        columns, lines = self._size
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(lines)}
+        env.pop("NO_COLOR", None)
+        self._process = subprocess.Popen(
+            self._command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
+        )
+        os.close(slave)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        os.close(self._master)
+
+    def press(self, keys: str) -> int:
+        """Send keys; CLOCK_MONOTONIC in nanoseconds just before the first byte."""
+        at = time.monotonic_ns()
+        self._write(keys)
+        return at
+
+    def wait(self, what: str, seen: Callable[[str], bool], seconds: float) -> int:
+        """Read the screen until `seen(text)`; CLOCK_MONOTONIC in nanoseconds of the bytes that showed it.
+
+        Raises:
+            NotReady: it did not show in time; the message holds the screen.
+        """
+        deadline = time.monotonic() + seconds
+        at = time.monotonic_ns()
+        while not seen(self.text):
+            left = deadline - time.monotonic()
+            if left <= 0 or self._process.poll() is not None:
+                ended = "" if self._process.poll() is None else f" (it ended with {self._process.returncode})"
+                raise NotReady(f"the console never showed {what}{ended}; its screen:\n{self.text}")
+            readable, _, _ = select.select([self._master], [], [], min(left, 0.5))
+            if readable:
+                try:
+                    data = os.read(self._master, 65536)
+                except OSError:  # the console has closed its side
+                    continue
+                at = time.monotonic_ns()
+                self._stream.feed(data)
+        return at
+
+    @property
+    def text(self) -> str:
+        """The screen as lines of text."""
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    def _write(self, data: str) -> None:
+        os.write(self._master, data.encode())

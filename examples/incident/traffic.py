@@ -1,0 +1,186 @@
+"""The tenants' own callers. They send requests to the routers and read answers; they know nothing else.
+
+Which release answered is decided here by the answer's tokens: every prompt they send has a known greedy
+answer under each release, taken from the evaluation reports, and the prompts used to judge a move are those
+whose answers differ. A header is never believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+SHORT_ANSWER = 10
+"""Tokens asked for in a burst: enough to tell releases apart, and no more work than that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """`answers`: release id -> the greedy answer of that release, from its evaluation report."""
+
+    id: str
+    messages: Sequence[Mapping[str, str]]
+    answers: Mapping[str, str] = field(default_factory=dict)
+
+    def who(self, text: str) -> str | None:
+        """The one release whose answer begins with `text`; None where none or several do."""
+        found = [release for release, answer in self.answers.items() if text and answer.startswith(text)]
+        return found[0] if len(found) == 1 else None
+
+    def separates(self, one: str, other: str) -> bool:
+        """Whether a short answer to this prompt tells these two releases apart."""
+        first, second = self.answers.get(one), self.answers.get(other)
+        return bool(first and second) and _common(first or "", second or "") < SHORT_ANSWER_CHARS
+
+
+SHORT_ANSWER_CHARS = 14
+"""Two answers that differ within so many characters differ within `SHORT_ANSWER` tokens."""
+
+
+def _common(one: str, other: str) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a caller saw. Times are CLOCK_MONOTONIC nanoseconds, comparable between processes of one host."""
+
+    id: str
+    node: str
+    tenant: str
+    prompt: Prompt
+    sent_ns: int
+    done_ns: int
+    status: int
+    text: str
+    complete: bool = True
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200 and self.complete
+
+    @property
+    def by(self) -> str | None:
+        """The release that gave this answer, by its tokens."""
+        return self.prompt.who(self.text) if self.ok else None
+
+
+class Callers:
+    """Clients of every tenant on every router. Use as an async context manager."""
+
+    def __init__(self, routers: Mapping[str, str], keys: Mapping[str, str]) -> None:
+        """`routers`: node -> URL; `keys`: tenant -> the bearer key its callers hold."""
+        self._routers = routers
+        self._keys = keys
+        self._background: asyncio.Task[None] | None = None
+        self.answers: deque[Answer] = deque(maxlen=20_000)
+
+    async def __aenter__(self) -> Callers:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+        await self._session.close()
+
+    async def ask(
+        self, node: str, tenant: str, prompt: Prompt, *, max_tokens: int = 48, stream: bool = False
+    ) -> Answer:
+        """One chat completion through one router. A failed connection is an answer with status 0."""
+        body = {
+            "model": tenant,
+            "messages": list(prompt.messages),
+            "temperature": 0,
+            "max_tokens": max_tokens,
+            "stream": stream,
+        }
+        headers = {"authorization": f"Bearer {self._keys[tenant]}"}
+        sent = time.monotonic_ns()
+        status, text, complete, request_id = 0, "", False, ""
+        try:
+            url = f"{self._routers[node]}/v1/chat/completions"
+            async with self._session.post(url, json=body, headers=headers) as response:
+                status, request_id = response.status, response.headers.get("x-request-id", "")
+                if status == 200 and stream:
+                    text, complete = await _read_stream(response)
+                elif status == 200:
+                    text, complete = (await response.json())["choices"][0]["message"]["content"], True
+                else:
+                    text = await response.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            text = f"{type(error).__name__}: {error}"
+        answer = Answer(
+            id=request_id,
+            node=node,
+            tenant=tenant,
+            prompt=prompt,
+            sent_ns=sent,
+            done_ns=time.monotonic_ns(),
+            status=status,
+            text=text,
+            complete=complete,
+        )
+        self.answers.append(answer)
+        return answer
+
+    # -- steady traffic --------------------------------------------------------------------------------
+
+    def start(self, plan: Mapping[str, Sequence[Prompt]], *, every_s: float) -> None:
+        """Ask round and round: each tenant's prompts in turn, alternating routers, every third answer streamed.
+
+        A caller waits for its last answer before it asks again, as a browser would, so a slow engine is not
+        buried. `every_s`: pause between the requests of one tenant.
+        """
+        self._background = asyncio.create_task(self._run(plan, every_s))
+
+    async def stop(self) -> None:
+        if self._background is not None:
+            self._background.cancel()
+            await asyncio.gather(self._background, return_exceptions=True)
+            self._background = None
+
+    async def _run(self, plan: Mapping[str, Sequence[Prompt]], every_s: float) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for node, (tenant, prompts) in itertools.product(self._routers, plan.items()):
+                tasks.create_task(self._one(node, tenant, prompts, every_s))
+
+    async def _one(self, node: str, tenant: str, prompts: Sequence[Prompt], every_s: float) -> None:
+        for turn in itertools.count():
+            await self.ask(node, tenant, prompts[turn % len(prompts)], stream=turn % 3 == 2)
+            await asyncio.sleep(every_s)
+
+    # -- bursts ----------------------------------------------------------------------------------------
+
+    async def burst(
+        self, tenant: str, prompts: Sequence[Prompt], count: int, *, spacing_s: float
+    ) -> list[asyncio.Task[Answer]]:
+        """Start `count` short requests at each router, one every `spacing_s`, without waiting for their answers."""
+        started: list[asyncio.Task[Answer]] = []
+        for turn in range(count):
+            for node in self._routers:
+                prompt = prompts[turn % len(prompts)]
+                started.append(asyncio.create_task(self.ask(node, tenant, prompt, max_tokens=SHORT_ANSWER)))
+            await asyncio.sleep(spacing_s)
+        return started
+
+
+async def _read_stream(response: aiohttp.ClientResponse) -> tuple[str, bool]:
+    """The text of a server-sent stream, and whether it ended as a complete one does."""
+    text, complete = "", False
+    async for raw in response.content:
+        line = raw.decode().strip()
+        if line == "data: [DONE]":
+            complete = True
+        elif line.startswith("data: "):
+            for choice in json.loads(line[6:])["choices"]:
+                text += choice.get("delta", {}).get("content") or ""
+    return text, complete

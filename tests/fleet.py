@@ -1,0 +1,114 @@
+"""A real fleet on the small word model: hub, agents, routers and engines as separate processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from incident.fleet import Fleet, wait_for
+from incident.incident import Cast
+from incident.traffic import Prompt
+
+from tests.words import reference_answers, write_adapter, write_base
+
+TENANT = "acme"
+PROMPTS = [f"w{n} w{3 * n} w{7 * n % 50}" for n in range(1, 13)]
+LABELS = ("v1", "v2", "v3")
+
+ROUTE = """
+min_replicas = {replicas}
+canaries = [
+  [{{role = "user", content = "w5 w6"}}],
+  [{{role = "user", content = "w60 w61 w62"}}],
+  [{{role = "user", content = "w90"}}],
+  [{{role = "user", content = "w12 w90 w33"}}],
+]
+
+[soak]
+seconds = 0
+requests = 0
+
+[checks]
+finish_reasons = ["stop", "length"]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """A base, three adapters, and what each answers to each prompt. Made once a test session."""
+
+    base: Path
+    adapters: tuple[Path, ...]
+    answers: list[list[str]]
+
+
+def make_material(folder: Path) -> Material:
+    base = write_base(folder / "base")
+    adapters = tuple(write_adapter(folder / label, base, seed=n) for n, label in enumerate(LABELS, 1))
+    return Material(base=base, adapters=adapters, answers=reference_answers(base, list(adapters), PROMPTS))
+
+
+def lay(fleet: Fleet, material: Material) -> tuple[Cast, str]:
+    """Register base, tenant, route and v1 to v3, promote v1 then v2; the cast, and the callers' key."""
+    base = fleet.cli("base", "add", str(material.base), "--model-id", "tests/words", "--revision", "1")["digest"]
+    fleet.cli("tenant", "create", TENANT)
+    key = fleet.cli("tenant", "key", "create", TENANT)["key"]
+    settings = fleet.root / "route.toml"
+    settings.write_text(ROUTE.format(replicas=len(fleet.nodes)))
+    fleet.cli("route", "set", TENANT, "--file", str(settings), "--yes")
+    releases = {}
+    for label, folder in zip(LABELS, material.adapters, strict=True):
+        words = ("--tenant", TENANT, "--name", "words", "--base", base, "--why", "tests")
+        releases[label] = fleet.cli("adapter", "import", str(folder), *words)["release"]
+    prompts = [
+        Prompt(
+            id=f"p{n}",
+            messages=[{"role": "user", "content": text}],
+            answers={release: material.answers[k][n] for k, release in enumerate(releases.values())},
+        )
+        for n, text in enumerate(PROMPTS)
+    ]
+    for label in ("v1", "v2"):
+        promote(fleet, releases[label])
+    return Cast(tenant=TENANT, releases=releases, prompts=prompts), key
+
+
+def promote(fleet: Fleet, release: str, *words: str) -> Any:
+    """Promote and wait until it is proven and attested."""
+    result = fleet.cli("promote", TENANT, release, "--yes", "--wait", "proven", "--timeout", "60", *words)
+    wait_for("attested", lambda: row(fleet)["attested"], 30)
+    return result
+
+
+def row(fleet: Fleet) -> dict[str, Any]:
+    found: dict[str, Any] = fleet.cli("route", "show", TENANT)
+    return found
+
+
+@contextmanager
+def fleet_at(material: Material, **settings: Any) -> Iterator[Fleet]:
+    """A running fleet in a folder of its own, which is removed with it."""
+    root = Path(tempfile.mkdtemp(prefix="ld"))
+    fleet = Fleet(root=root, base=material.base, **settings)
+    try:
+        with fleet.running():
+            yield fleet
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def told(fleet: Fleet) -> str:
+    """The last words of every log, for a test that failed."""
+    return "\n".join(
+        f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in fleet.root.glob("**/*.log")
+    )
+
+
+def dumped(value: Any) -> str:
+    return json.dumps(value, indent=1)
