@@ -304,6 +304,52 @@ def acme(log: Log) -> TenantRow:
 
 
 def tenants(log: Log) -> list[TenantRow]:
+    """The rows, with their events in the log in the order of time, and a few more around the incident."""
+    rows = {made.key: made for made in _rows(Log())}
+    told: dict[tuple[str, str], TenantRow] = {}
+    plan = [(made.pointer.moved_ms or 0, made, False) for made in rows.values()]
+    plan += [(NOW_MS - 31 * MINUTE, rows["acme", "production"], True)]
+    plan += [(NOW_MS - 109 * MINUTE, rows["bolt", "production"], True)]
+    for at_ms, made, earlier in sorted(plan, key=lambda step: (step[0], step[1].tenant != "bolt")):
+        first = made.last_event
+        assert first is not None
+        assert first.pointer is not None
+        if earlier:
+            _before(log, made, at_ms)
+            continue
+        event = log.add(
+            first.kind, first.pointer, _left(made), actor=first.actor, at_ms=at_ms, reason=first.reason,
+            override=first.override,
+        )  # fmt: skip
+        told[made.key] = made.model_copy(update={"pointer": event.pointer, "last_event": event})
+    return list(told.values())
+
+
+def _left(made: TenantRow) -> ReleaseView | None:
+    """The release that a row's last promote left."""
+    if made.tenant == "acme":
+        return view("acme", "v8")
+    return made.preview.target
+
+
+def _before(log: Log, made: TenantRow, at_ms: int) -> None:
+    """What happened on acme and bolt earlier that night."""
+    older = made.pointer.model_copy(update={"generation": made.pointer.generation - 1, "beneath": ()})
+    if made.tenant == "acme":
+        v8, v7 = view("acme", "v8"), view("acme", "v7")
+        log.add(
+            EventKind.PROMOTE, older.model_copy(update={"release": v8.id, "beneath": (v7.id,)}), v7, actor="ci-bot",
+            at_ms=at_ms, reason="nightly retrain",
+        )  # fmt: skip
+    else:
+        v3 = view("bolt", "v3", "B1")
+        log.add(
+            EventKind.ROLLBACK, older.model_copy(update={"release": view("bolt", "v4", "B1").id}), v3, actor="op2",
+            at_ms=at_ms, reason="refusals up", incident="INC-2210", role=Role.OPERATOR,
+        )  # fmt: skip
+
+
+def _rows(log: Log) -> list[TenantRow]:
     """Every kind of row: bad, unproven, no way back, asking, preparing, held, and many that are fine."""
     rows = [
         row(
@@ -314,7 +360,6 @@ def tenants(log: Log) -> list[TenantRow]:
         )
         for i, name in enumerate(_NAMES)
     ]  # fmt: skip
-    log.events.sort(key=lambda event: event.at_ms)
     rows.append(
         row(
             log, "delta", view("delta", "v9"), view("delta", "v8"), generation=9, age_ms=41 * DAY, placed=6,

@@ -578,7 +578,7 @@ class Deck(App[None], inherit_bindings=False):
         except ApiError as error:
             self._settle(own, Phase.REFUSED, said(error))
         except OutcomeUnknown as error:
-            self._settle(own, Phase.UNKNOWN, error.title.removeprefix("OUTCOME UNKNOWN: "))
+            self._settle(own, Phase.UNKNOWN, clean(error.where))
             await self._look_up(own)
         except ClientError as error:
             self._settle(own, Phase.NOT_SENT, said(error))

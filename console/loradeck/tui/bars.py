@@ -28,7 +28,9 @@ def header_line(state: ConsoleState, width: int, *, context: str, production: bo
     if state.nodes:
         up = sum(not node.lost for node in state.nodes.values())
         whole = up == len(state.nodes)
-        spans.append(Span(f"  nodes {up}/{len(state.nodes)} up", "" if whole else "bad"))
+        live = state.link is Link.LIVE
+        words = f"  nodes {up}/{len(state.nodes)} up" if live else f"  nodes were {up}/{len(state.nodes)} up"
+        spans.append(Span(words, "dim" if not live else "" if whole else "bad"))
     if status is not None and status.refusing:
         spans.append(Span(f"  REFUSING MOVES: {clean(status.refusing)}", "bad"))
     if state.me is not None:

@@ -9,14 +9,13 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.dispatch import proven
-from loradeck.tui.preview import ready
+from loradeck.tui.preview import WIDE, ready
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import (
     Line,
     Span,
     age,
     clean,
-    clock,
     coarse_age,
     fit,
     fit_right,
@@ -25,9 +24,6 @@ from loradeck.tui.text import (
     percent,
     release,
 )
-
-WIDE = 100
-"""From this many columns on the wide set is shown."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ JOB_COLUMNS = (
     Column("AGE", 6, right=True, wide=True),
 )
 EVENT_COLUMNS = (
-    Column("TIME", 9),
+    Column("TIME", 12),
     Column("REV", 7, right=True),
     Column("KIND", 12),
     Column("TENANT/ROUTE", 22),
@@ -91,7 +87,7 @@ def shown(columns: tuple[Column, ...], width: int) -> list[tuple[Column, int]]:
     kept = [column for column in columns if width >= WIDE or not column.wide]
     if not any(column.width == 0 for column in kept):
         kept[-1] = Column(kept[-1].name, 0, kept[-1].right)
-    fixed = sum(column.width for column in kept) + len(kept) - 1 + 2
+    fixed = sum(column.width for column in kept) + len(kept) - 1 + 3  # cursor, mark, right margin
     return [(column, column.width or max(6, width - fixed)) for column in kept]
 
 
@@ -107,9 +103,8 @@ def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, le
     for column, size in shown(columns, width):
         cell = cells.get(column.name, Span(""))
         text = (fit_right if column.right else fit)(cell.text, size)
-        spans.append(Span(text, cell.style))
-        spans.append(Span(" "))
-    return tuple(spans)
+        spans += [Span(text, cell.style), Span(" ")]
+    return tuple(spans[:-1])
 
 
 # ---- tenants -----------------------------------------------------------------------------------------------
@@ -256,7 +251,7 @@ def event_cells(state: ConsoleState, event: Event) -> dict[str, Span]:
     if event.override:
         reason = f"OVERRIDE {reason}"
     return {
-        "TIME": Span(clock(event.at_ms, seconds=True)),
+        "TIME": Span(state.when(event.at_ms, seconds=True)),
         "REV": Span(str(event.rev)),
         "KIND": Span(event.kind.value.replace("_", " "), style),
         "TENANT/ROUTE": Span(where),

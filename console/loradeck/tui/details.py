@@ -17,11 +17,9 @@ from loradeck.tui.text import (
     Span,
     age,
     clean,
-    clock,
     gigabytes,
     line,
     plural,
-    release,
     stamp,
 )
 
@@ -51,7 +49,7 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
         lines += [_gpu(gpu) for gpu in node.gpus]
     if node.nvml is not NvmlState.NO_GPU:
         lines.append(line(Span(" host  ", "label"), _host(node)))
-    lines += [_engine(replica) for replica in node.replicas]
+    lines += [_engine(state, replica) for replica in node.replicas]
     if not node.replicas:
         lines.append(line(Span(" no engine on this node", "dim")))
     for pin in node.pins:
@@ -60,7 +58,7 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
             line(
                 Span(" PIN   ", "warn"),
                 f"{pin.tenant}/{pin.route} to {clean(pin.release.label)} {short(pin.release.id)} "
-                f"by {clean(pin.actor)} {clock(pin.at_ms)} {said}",
+                f"by {clean(pin.actor)} {state.when(pin.at_ms)} {said}",
             )
         )
     if len(lines) > height:
@@ -104,8 +102,8 @@ def _or_dash(value: float | None, form: str = "") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _engine(replica: NodeReplica) -> Line:
-    loaded = "  ".join(f"{release(view)} {short(view.id)}" for view in replica.loaded)
+def _engine(state: ConsoleState, replica: NodeReplica) -> Line:
+    loaded = ", ".join(f"{state.owner_of(view.id) or short(view.id)} {clean(view.label)}" for view in replica.loaded)
     up = replica.state.value == "up"
     return line(
         Span(f" {clean(replica.replica)}  ", "label"),
@@ -127,7 +125,7 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
     lines.append(
         line(
             Span(" WHERE ", "label"),
-            f"{where}   attempt {job.attempt}   asked by {clean(job.by)} {clock(job.created_ms)}{ran}",
+            f"{where}   attempt {job.attempt}   asked by {clean(job.by)} {state.when(job.created_ms)}{ran}",
         )
     )
     lines.append(line(Span(" AT    ", "label"), progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))

@@ -388,7 +388,7 @@ def gate_says(gate: GateResult | None) -> str:
     failed = [check for check in gate.checks if not check.passed]
     if gate.passed and not failed:
         return f"gate passed ({plural(len(gate.checks), 'check')})"
-    return "gate failed: " + ", ".join(
+    return "gate " + ", ".join(
         f"{clean(check.name)} {check.value * 100:.0f} {'<' if check.value < check.threshold else '>'} "
         f"{check.threshold * 100:.0f}"
         for check in failed

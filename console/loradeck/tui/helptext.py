@@ -23,7 +23,7 @@ _FLAGS = (
 def help_lines(screen: Screen, width: int) -> list[Line]:
     """Keys that mean something on a screen, commands, and what the columns say."""
     lines: list[Line] = [line(Span(f" Keys on the {screen.value} screen", "head")), BLANK]
-    room = max(30, width - 12)
+    room = max(30, width - 14)
     for binding in BINDINGS:
         if screen in binding.where:
             lines += _entry(binding.shown, binding.help, room)

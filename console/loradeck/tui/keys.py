@@ -86,7 +86,7 @@ BINDINGS: tuple[Binding, ...] = (
         TENANTS,
         footer=False,
     ),
-    Binding("mark", ("space",), "space", "mark", "Mark or unmark the row; esc clears the marks.", TENANTS, footer=False),
+    Binding("mark", ("space",), "space", "mark", "Mark or unmark the row; esc clears.", TENANTS, footer=False),
     Binding("filter", ("/",), "/", "filter", "Show only rows that match a regular expression; `!` in front inverts."),
     Binding("command", (":",), ":", "command", "Type a command: :tenants :nodes :jobs :events :promote vN :q"),
     Binding("tenants", ("1",), "1", "tenants", "Every tenant's pointer, what it serves, and where R would go."),

@@ -12,12 +12,13 @@ from loradeck.tui.text import clean
 def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
     """The newest that is known of a move."""
     move = own.move
-    name = f"{move.says} on {move.tenant}/{move.route}"
+    key, _, path = move.says.partition(" ")
+    name = f"{key} {move.tenant if move.route == 'production' else f'{move.tenant}/{move.route}'} {path}"
     match own.phase:
         case Phase.SENDING:
             return Tell(f"{name}: sending", "warn", own.sent_ms)
         case Phase.UNKNOWN:
-            return Tell(f"OUTCOME UNKNOWN {name}: {own.trouble}", "bad", own.sent_ms)
+            return Tell(f"OUTCOME UNKNOWN {name}: being looked up by its key", "bad", own.sent_ms)
         case Phase.REFUSED:
             return Tell(f"REFUSED {name}: {own.trouble}", "bad", own.sent_ms)
         case Phase.NOT_SENT:
@@ -35,14 +36,14 @@ def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     took = f" +{result.commit_ms:.0f}ms" if result is not None and result.commit_ms is not None else ""
     rev = f" rev {result.rev}" if result is not None else ""
     row = state.tenants.get(own.move.row)
-    text = f"{name}: COMMITTED{rev}{took}"
+    text = f"{name} COMMITTED{rev}{took}"
     if row is None or own.generation is None or row.pointer.generation < own.generation:
         return Tell(text, "good", own.sent_ms)
     if row.pointer.generation > own.generation:
         return Tell(f"{text}; moved again since", "", own.sent_ms)
     slowest = [replica.flipped_ms for replica in row.replicas if replica.flipped_ms is not None]
     last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
-    text += f", FLIPPED {row.flipped}/{row.placed}{last}, PROVEN {proven(row)}/{row.placed}"
+    text += f" FLIPPED {row.flipped}/{row.placed}{last} PROVEN {proven(row)}/{row.placed}"
     return Tell(text, "good" if row.settled else "warn", own.sent_ms)
 
 

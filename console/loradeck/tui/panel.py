@@ -8,7 +8,7 @@ from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.state import ReplicaRow, TenantRow
 from loradeck.tui.dispatch import Verdict, proven
 from loradeck.tui.moves import OwnMove, Phase
-from loradeck.tui.preview import armed_line, goes_to, tell_line, title
+from loradeck.tui.preview import WIDE, armed_line, goes_to, tell_line, title
 from loradeck.tui.state import SETTLING_S, ConsoleState
 from loradeck.tui.text import Line, Span, age, clean, clock, count, fit, line, percent, plural
 
@@ -53,7 +53,7 @@ def panel_lines(
         done = row.settled
         old = (state.age_of(row.pointer.moved_ms) or 0.0) >= SETTLING_S
         failed = any(replica.state is AckState.FAILED for replica in row.replicas)
-        room = height - 5
+        room = height - 4
         if done:
             lines = _settled(state, row, event, own, width, height, rollback, undo)
         else:
@@ -74,7 +74,7 @@ def _under_way(state: ConsoleState, row: TenantRow, own: OwnMove, width: int) ->
             title(f"{name}   OUTCOME UNKNOWN", width, "bad"),
             line(f" {clean(own.move.says)}   sent {clock(own.sent_ms, seconds=True)}, {age(waited)} ago"),
             line(Span(" its answer was lost: it may have moved, and it may not", "bad")),
-            line(f" {clean(own.trouble)}"),
+            line(f" no answer from {clean(own.trouble)}"),
             line(f" being looked up by its key {own.move.key[:12]}; the same key never moves twice"),
             line(" R locked until it is known"),
         ]
@@ -132,8 +132,8 @@ def _moving(
     else:
         before = row.pointer.generation - 1
         lines.append(title(f"{name}  gen {before}>{row.pointer.generation}   {who}", width))
-    lines.append(tuple(_head(state, row, event, own)))
-    lines += replica_table(state, row, left, room - (1 if not_done else 0), not_done=not_done)
+        lines.append(tuple(_head(state, row, event, own)))
+    lines += replica_table(state, row, left, room, not_done=not_done)
     lines.append(_tally(row, left, not_done=not_done))
     command = pin_command(row, state) if not_done else None
     if command is not None:
@@ -256,7 +256,7 @@ def _settled(
     now = f"{percent(row.bad_now)}% of {count(row.bad_n)}" if row.bad_now is not None else "none checked yet"
     hold = "h releases the hold   " if row.pointer.held else ""
     lines.append(line(f" bad {percent(row.bad_before)} > {now}   {hold}esc closes"))
-    lines.append(goes_to(row, rollback)[0])
+    lines.append(goes_to(row, width >= WIDE)[0])
     lines.append(armed_line(rollback, undo))
     room = height - 1 - len(lines)
     if room >= 3:

@@ -8,8 +8,11 @@ from loradeck.schemas.route import Soak
 from loradeck.schemas.state import Health, PreviewAction, Readiness, ReleaseView, TenantRow
 from loradeck.tui.dispatch import Act, Ask, Refuse, Verdict, gate_says
 from loradeck.tui.moves import Tell
-from loradeck.tui.state import ConsoleState
+from loradeck.tui.state import ConsoleState, Link
 from loradeck.tui.text import BLANK, Line, Span, age, clean, clock, count, line, percent, plural
+
+WIDE = 100
+"""From this many columns on the wide form of a line is shown."""
 
 ENOUGH = 50
 """Checked answers below which a share is not compared: 'too few'."""
@@ -32,12 +35,15 @@ def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: 
         rollback: what the gate would make of R now.
         undo: what the gate would make of u now.
     """
+    wide = width >= WIDE
     head = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
     head += "  HELD: automation cannot promote" if row.pointer.held else ""
     head += "  SUSPENDED" if row.suspended else ""
-    lines = [title(head, width), _now(state, row)]
-    lines += _cause(row)
-    lines += goes_to(row, rollback)
+    if state.link is Link.LOST or state.link is Link.STALE:
+        head += f"  AS OF {age(state.silent_s)} AGO"
+    lines = [title(head, width), _now(state, row, wide)]
+    lines += _cause(row, wide)
+    lines += goes_to(row, wide)
     lines.append(armed_line(rollback, undo))
     lines.append(_moves(state, row))
     lines.append(tell_line(state.tell))
@@ -52,18 +58,19 @@ def tell_line(tell: Tell | None) -> Line:
     return line(Span(" TELL  ", "label"), Span(at, "dim"), Span(clean(tell.text), tell.style), Span("  esc", "dim"))
 
 
-def _full(view: ReleaseView | None) -> str:
-    """`v9 3fa9c1 on B2 7d10aa`."""
+def _full(view: ReleaseView | None, wide: bool) -> str:
+    """`v9 3fa9c1 on B2 7d10aa`; where it is narrow without the base's digest."""
     if view is None:
         return "nothing"
-    return f"{clean(view.label)} {short(view.id)} on {clean(view.base_label)} {short(view.base)}"
+    base = f" {short(view.base)}" if wide else ""
+    return f"{clean(view.label)} {short(view.id)} on {clean(view.base_label)}{base}"
 
 
-def _now(state: ConsoleState, row: TenantRow) -> Line:
-    spans = [Span(" NOW   ", "label"), Span(_full(row.live), "bold")]
+def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
+    spans = [Span(" NOW   ", "label"), Span(_full(row.live, wide), "bold")]
     event = state.last_move(row)
     if event is not None:
-        spans.append(Span(f"   {clock(event.at_ms)} {clean(event.actor)} "))
+        spans.append(Span(f"   {state.when(event.at_ms)} {clean(event.actor)} "))
         if event.override:
             spans.append(Span("OVERRIDE ", "warn"))
         if event.reason:
@@ -97,18 +104,17 @@ _VERDICTS = {
 }
 
 
-def _cause(row: TenantRow) -> list[Line]:
+def _cause(row: TenantRow, wide: bool) -> list[Line]:
     cause = row.cause
     live = clean(row.live.label) if row.live else "nothing"
-    first = (
-        f"{live}: bad {_said(cause.live)} checked" if cause.live.checked >= ENOUGH else f"{live}: {_said(cause.live)}"
-    )
+    checked = " checked" if wide and cause.live.checked >= ENOUGH else ""
+    first = f"{live}: bad {_said(cause.live)}{checked}"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica)}"
-    first += f" | other tenants there {_said(cause.others)}"
+    first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others)}"
     target = row.preview.target
-    prior = f"{clean(target.label)} in its time {_said(cause.prior)}" if target else f"prior {_said(cause.prior)}"
-    second = f"{prior} | base alone {_said(cause.base)}   "
+    name = f"{clean(target.label)}{' in its time' if wide else ''}" if target else "prior"
+    second = f"{name} {_said(cause.prior)} | {'base alone' if wide else 'base'} {_said(cause.base)}   "
     verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
     return [
         line(Span(" CAUSE ", "label"), first),
@@ -143,7 +149,8 @@ def ready(row: TenantRow) -> str:
     return f"{word} {preview.ready}/{preview.placed}"
 
 
-def goes_to(row: TenantRow, rollback: Verdict) -> list[Line]:
+def goes_to(row: TenantRow, wide: bool) -> list[Line]:
+    """Where R goes on a row, how near that release is, and what was skipped on the way there."""
     preview = row.preview
     label = Span(" R ->  ", "label")
     if preview.action is PreviewAction.CANCEL_PREPARE:
@@ -167,7 +174,9 @@ def goes_to(row: TenantRow, rollback: Verdict) -> list[Line]:
     where = f"{holds} {preview.ready}/{preview.placed}"
     estimate = f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
     style = "good" if preview.readiness is Readiness.RESIDENT else "warn"
-    first = line(label, Span(_full(preview.target), "bold"), f"   {served}   ", Span(where, style), f"   {estimate}")
+    first = line(
+        label, Span(_full(preview.target, wide), "bold"), f"   {served}   ", Span(where, style), f"   {estimate}"
+    )
     return [first, _skipped(row)]
 
 
@@ -198,29 +207,29 @@ def armed_line(rollback: Verdict, undo: Verdict) -> Line:
         case Act():
             second = Span("u undoes your last move", "bold")
         case Ask():
-            second = Span("u y?", "")
+            second = Span("u asks y")
         case Refuse():
             second = Span("u nothing to undo" if "nothing has moved" in undo.why else "u off", "dim")
     return line("       ", first, "     ", second)
 
 
 def _moves(state: ConsoleState, row: TenantRow) -> Line:
-    """The newest moves around this one: its own, and others' placed on the same tenant."""
-    events: list[Event] = []
+    """This tenant's last two moves, and what else moved last in the fleet."""
+    own: list[Event] = []
+    others: list[Event] = []
     for event in reversed(state.events.values()):
-        if event.kind in MOVES and event.tenant == row.tenant:
-            events.append(event)
-            if len(events) == 3:
-                break
+        if event.kind in MOVES:
+            (own if event.tenant == row.tenant else others).append(event)
+        if len(own) >= 2 and len(others) >= 3:
+            break
+    events = sorted([*own[:2], *others[: 4 - len(own[:2])]], key=lambda event: -event.rev)
     if not events:
         return line(Span(" MOVES ", "label"), Span("none in the log shown here", "dim"))
-    return line(Span(" MOVES ", "label"), " | ".join(_move(state, event, row) for event in events))
+    return line(Span(" MOVES ", "label"), " | ".join(_move(state, event) for event in events))
 
 
-def _move(state: ConsoleState, event: Event, row: TenantRow) -> str:
-    name = "" if event.route == row.route else f"{clean(event.route or '')} "
+def _move(state: ConsoleState, event: Event) -> str:
+    name = clean(event.tenant if event.route in (None, "production") else f"{event.tenant}/{event.route}")
     override = " OVR" if event.override else ""
-    return (
-        f"{clock(event.at_ms)} {name}{_MARK.get(event.kind, '')}{state.name_of(event.from_release)}"
-        f">{state.name_of(event.to_release)} {clean(event.actor)}{override}"
-    )
+    left, to = (state.label_of(digest) for digest in (event.from_release, event.to_release))
+    return f"{state.when(event.at_ms)} {name} {_MARK.get(event.kind, '')}{left}>{to} {clean(event.actor)}{override}"

@@ -27,7 +27,7 @@ from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView
 from loradeck.tui.chain import ChainCheck
 from loradeck.tui.listing import Listing
 from loradeck.tui.moves import OPEN, Move, OwnMove, Phase, RowKey, Tell
-from loradeck.tui.text import release
+from loradeck.tui.text import clean, clock, dated, release
 
 STALE_S = 4.0
 """The hub says something at least every two seconds; after this long without a word its figures are stale."""
@@ -40,6 +40,8 @@ RECENT_S = 3600.0
 
 SETTLING_S = 10.0
 """How long a move may be under way before what has not acknowledged is called NOT DONE."""
+
+DAY_S = 24 * 3600.0
 
 EVENTS_KEPT = 2000
 
@@ -124,6 +126,7 @@ class ConsoleState:
     link_trouble: str = ""
     _status_at: float = 0.0
     _views: dict[str, ReleaseView] = field(default_factory=dict)
+    _owners: dict[str, str] = field(default_factory=dict)
 
     # ---- the feed ------------------------------------------------------------------------------------------
 
@@ -214,6 +217,7 @@ class ConsoleState:
     def _learn(self, row: TenantRow) -> None:
         views = [row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped)]
         self._views.update((view.id, view) for view in views if view is not None)
+        self._owners.update((view.id, row.tenant) for view in views if view is not None)
 
     def _learn_node(self, node: NodeRow) -> None:
         for replica in node.replicas:
@@ -241,6 +245,11 @@ class ConsoleState:
             return None
         return self.status.at_ms + int((self.clock() - self._status_at) * 1000)
 
+    def when(self, ms: int, *, seconds: bool = False) -> str:
+        """A moment of the hub's clock for columns: the time, and for older than a day the date with it."""
+        old = self.age_of(ms)
+        return clock(ms, seconds=seconds) if old is None or old < DAY_S else dated(ms)
+
     def since_received(self, kind: str, key: Hashable) -> float:
         """Seconds a row's own ages have to be counted on by."""
         at = self.received.get((kind, key))
@@ -262,12 +271,21 @@ class ConsoleState:
         """A release by its id, as far as any row has shown it."""
         return self._views.get(digest) if digest else None
 
+    def owner_of(self, digest: str) -> str | None:
+        """The tenant of a release, as far as any row has shown it."""
+        return self._owners.get(digest)
+
     def name_of(self, digest: str | None) -> str:
         """A release for people: 'v7/B2', or the first characters of an id nobody has described."""
         view = self.view(digest)
         if view is not None:
             return release(view)
         return digest[:6] if digest else "none"
+
+    def label_of(self, digest: str | None) -> str:
+        """A release's label alone: 'v7'."""
+        view = self.view(digest)
+        return clean(view.label) if view is not None else digest[:6] if digest else "none"
 
     def last_move(self, row: TenantRow) -> Event | None:
         """The event that last moved a pointer, if it is still held."""

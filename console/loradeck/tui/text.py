@@ -173,6 +173,11 @@ def clock(ms: int | None, *, seconds: bool = False) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%H:%M:%SZ" if seconds else "%H:%MZ")
 
 
+def dated(ms: int) -> str:
+    """Hub milliseconds with the day: 03-02 22:12Z."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%m-%d %H:%MZ")
+
+
 def stamp(ms: int) -> str:
     """Hub milliseconds with the date: 2026-03-04 02:58:07Z."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
