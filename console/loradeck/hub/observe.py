@@ -196,6 +196,8 @@ class Observer:
                 self._hub.metrics.flipped.observe(took / 1000)
         if key in self._unattested:
             self._maybe_attest(key, progress)
+        if key in self._unsoaked:
+            self._maybe_soak(key, self._hub.ledger.pointers[key])
         for wait in list(self._waits.get(key, ())):
             self._look(wait, key, progress)
 

@@ -177,7 +177,9 @@ async def serving(
         task.add_done_callback(lambda _: ended.set())
     try:
         for server, _ in listeners:
-            await server.listening.wait()
+            up = asyncio.create_task(server.listening.wait())
+            await asyncio.wait((up, *tasks), return_when=asyncio.FIRST_COMPLETED)
+            up.cancel()
         yield ended
     finally:
         failed = [t for t in tasks if t.done()]

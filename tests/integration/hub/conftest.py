@@ -1,0 +1,39 @@
+"""A hub of its own for every test, and nodes that join it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.hub.deck import Deck, FakeAgent, folder, running
+
+Join = Callable[..., Awaitable[FakeAgent]]
+
+
+@pytest.fixture
+async def data() -> AsyncIterator[Path]:
+    async with folder() as path:
+        yield path
+
+
+@pytest.fixture
+async def deck(data: Path) -> AsyncIterator[Deck]:
+    """A running hub with nothing in it."""
+    async with running(data) as deck:
+        yield deck
+
+
+@pytest.fixture
+async def join(deck: Deck) -> AsyncIterator[Join]:
+    """`await join("n1", site="eu")`: a node that links and does as it is told."""
+    agents: list[FakeAgent] = []
+
+    async def joined(node: str = "n1", **more: Any) -> FakeAgent:
+        agents.append(FakeAgent(deck, node, **more))
+        return await agents[-1].join()
+
+    yield joined
+    for agent in agents:
+        await agent.leave()

@@ -1,0 +1,505 @@
+"""A real hub on a real SQLite file in this process, and agents that speak the real link without serving anything."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy
+from safetensors.numpy import save
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
+from websockets.exceptions import ConnectionClosed
+
+from loradeck.hub.door import own_socket, tcp_socket
+from loradeck.hub.hub import Hub
+from loradeck.hub.server import open_hub, serving
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.link import (
+    Ack,
+    AckState,
+    Desired,
+    DownMessage,
+    EngineState,
+    Hello,
+    JobCancel,
+    JobEvent,
+    JobMessage,
+    Replica,
+    Report,
+    Resync,
+    TableAsk,
+    TableState,
+    Traffic,
+    Welcome,
+    down_adapter,
+)
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.manifest import (
+    AdapterManifest,
+    BaseManifest,
+    DatasetManifest,
+    DecisionRecord,
+    FileEntry,
+    Origin,
+    Provenance,
+    SuiteManifest,
+)
+from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest
+from loradeck.schemas.problem import Problem
+from loradeck.schemas.state import TenantRow
+from loradeck.schemas.table import Pin, TableEntry, table_digest
+from loradeck.schemas.telemetry import NvmlState
+
+BASE = BaseManifest(
+    model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
+)
+OTHER_BASE = BaseManifest(
+    model_id="tiny", revision="2", files=(FileEntry(path="model.safetensors", size=1, sha256="c" * 64),)
+)
+PROVENANCE = Provenance(origin=Origin.HUMAN, consent="own", licence_class="CC0-1.0", purpose=("train", "evaluate"))
+BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
+SOON = {"soak": {"seconds": 0, "requests": 0}}
+"""Settings of a route whose releases have soaked as soon as they are live."""
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+    """The first true value of a condition; it is looked at every 5 ms."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not (value := condition()):
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        await asyncio.sleep(0.005)
+    return value
+
+
+def key() -> str:
+    return secrets.token_hex(8)
+
+
+class Refusal(AssertionError):
+    """The hub refused something that a test did not expect it to refuse."""
+
+
+class Deck:
+    """A running hub, seen from outside. `local` is its own socket; `as_role` gives a client over TCP."""
+
+    def __init__(self, data: Path, hub: Hub, port: int) -> None:
+        self.data = data
+        self.hub = hub
+        self.port = port
+        self.local = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(data / "hub.sock")), base_url="http://hub/v1/", timeout=30
+        )
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._tokens: dict[str, str] = {}
+
+    async def close(self) -> None:
+        for client in (self.local, *self._clients.values()):
+            await client.aclose()
+
+    async def token(self, role: str, node: str | None = None) -> str:
+        name = node or role
+        if name not in self._tokens:
+            body = {"name": name, "role": role, "node": node}
+            answer = await self.local.post("tokens", json=body)
+            assert answer.status_code == 200, answer.text
+            self._tokens[name] = answer.json()["token"]
+        return self._tokens[name]
+
+    def with_token(self, token: str) -> httpx.AsyncClient:
+        if token not in self._clients:
+            self._clients[token] = httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{self.port}/v1/", headers={"authorization": f"Bearer {token}"}, timeout=30
+            )
+        return self._clients[token]
+
+    async def as_role(self, role: str, node: str | None = None) -> httpx.AsyncClient:
+        return self.with_token(await self.token(role, node))
+
+    async def ok(self, method: str, path: str, body: Any = None, client: httpx.AsyncClient | None = None) -> Any:
+        answer = await (client or self.local).request(method, path, json=body)
+        if not answer.is_success:
+            raise Refusal(f"{method} {path}: {answer.text}")
+        return answer.json() if answer.content else None
+
+    async def refused(
+        self, status: int, code: str, method: str, path: str, body: Any = None, client: httpx.AsyncClient | None = None
+    ) -> Problem:
+        """The problem document of a call that must be refused with exactly this code, and change nothing."""
+        before = self.fingerprint()
+        answer = await (client or self.local).request(method, path, json=body)
+        assert answer.headers["content-type"] == "application/problem+json", answer.text
+        problem = Problem.model_validate_json(answer.content)
+        assert (answer.status_code, problem.code) == (status, code), answer.text
+        assert problem.status == status
+        assert problem.title
+        assert self.fingerprint() == before
+        return problem
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """What a refusal must leave as it is."""
+        ledger, hub = self.hub.ledger, self.hub
+        return (
+            ledger.epoch,
+            ledger.rev,
+            ledger.hash,
+            dict(ledger.pointers),
+            dict(ledger.tenants),
+            {k: e.model_dump_json() for k, e in hub.steer.entries.items()},
+            sorted(hub.catalogue.adapters),
+            sorted(hub.catalogue.releases),
+            [(t.id, t.revoked) for t in hub.tokens.all()],
+        )
+
+    # ---- what most tests begin with ------------------------------------------------------------------------
+
+    async def tenant(self, name: str = "acme", route: str = "production", **settings: Any) -> None:
+        if name not in self.hub.ledger.tenants:
+            await self.ok("POST", "tenants", {"name": name})
+        await self.ok("PUT", f"tenants/{name}/routes/{route}", {**SOON, **settings})
+
+    async def base(self, manifest: BaseManifest = BASE) -> str:
+        digest: str = (await self.ok("POST", "bases", manifest.model_dump(mode="json")))["digest"]
+        return digest
+
+    async def blob(self, content: bytes) -> FileEntry:
+        digest = hashlib.sha256(content).hexdigest()
+        answer = await self.local.put(f"blobs/{digest}", content=content)
+        assert answer.status_code == 200, answer.text
+        return FileEntry(path="file", size=len(content), sha256=digest)
+
+    async def adapter_manifest(self, tenant: str = "acme", name: str = "support", seed: int = 1) -> AdapterManifest:
+        """A manifest whose files are at the hub."""
+        files = []
+        for path, content in adapter_files(seed).items():
+            files.append((await self.blob(content)).model_copy(update={"path": path}))
+        return AdapterManifest(
+            tenant=tenant,
+            name=name,
+            base=BASE.digest,
+            files=tuple(files),
+            rank=2,
+            alpha=4,
+            target_modules=("q_proj",),
+            config_hash=hashlib.sha256(str(seed).encode()).hexdigest(),
+            decision=DecisionRecord(why_weights="a test"),
+        )
+
+    async def release(self, tenant: str = "acme", seed: int = 1, name: str = "support") -> str:
+        """A registered adapter version's release."""
+        await self.base()
+        manifest = await self.adapter_manifest(tenant, name, seed)
+        version = await self.ok("POST", f"adapters/{tenant}/{name}/versions", manifest.model_dump(mode="json"))
+        release: str = version["release"]
+        return release
+
+    async def suite(self, tenant: str = "acme", items: int = 20) -> str:
+        rows = [{"id": f"i{n}", "prompt": f"p{n}", "answer": f"a{n}"} for n in range(items)]
+        entry = await self.blob("\n".join(json.dumps(r) for r in rows).encode())
+        manifest = SuiteManifest(tenant=tenant, name="held-out", items=items, files=(entry,), provenance=PROVENANCE)
+        digest: str = (await self.ok("POST", "suites", manifest.model_dump(mode="json")))["digest"]
+        return digest
+
+    async def dataset(self, tenant: str = "acme") -> str:
+        entry = await self.blob(b'{"prompt": "p", "answer": "a"}\n')
+        manifest = DatasetManifest(tenant=tenant, name="tickets", rows=1, files=(entry,), provenance=PROVENANCE)
+        digest: str = (await self.ok("POST", "datasets", manifest.model_dump(mode="json")))["digest"]
+        return digest
+
+    async def row(self, tenant: str = "acme", route: str = "production") -> TenantRow:
+        return TenantRow.model_validate(await self.ok("GET", f"tenants/{tenant}/routes/{route}"))
+
+    async def promote(
+        self, release: str, tenant: str = "acme", wait: str = "proven", timeout: float = 20, **more: Any
+    ) -> MoveResult:
+        pointer = self.hub.route(tenant, "production")[2]
+        body = PromoteRequest(
+            release=release, expected_generation=pointer.generation, idempotency_key=key(), **more
+        ).model_dump(mode="json")
+        path = f"tenants/{tenant}/routes/production/promote?wait={wait}&timeout={timeout}"
+        result = MoveResult.model_validate(await self.ok("POST", path, body))
+        if wait == "proven":
+            await self.settled(tenant)
+        return result
+
+    async def rollback(self, tenant: str = "acme", wait: str = "proven", **more: Any) -> MoveResult:
+        path = f"tenants/{tenant}/routes/production/rollback?wait={wait}&timeout=20"
+        result = MoveResult.model_validate(await self.ok("POST", path, await self.rollback_body(tenant, **more)))
+        if wait == "proven":
+            await self.settled(tenant)
+        return result
+
+    async def rollback_body(self, tenant: str = "acme", **more: Any) -> dict[str, Any]:
+        """R as a console would send it: what the row's preview says."""
+        preview = (await self.row(tenant)).preview
+        fields: dict[str, Any] = {
+            "expected_generation": preview.generation,
+            "to": preview.target.id if preview.target else None,
+            "cancels": preview.prepare,
+            "idempotency_key": key(),
+        }
+        return RollbackRequest(**(fields | more)).model_dump(mode="json")
+
+    async def settled(self, tenant: str = "acme", route: str = "production") -> None:
+        """Until the pointer's generation is attested and its release counts as soaked."""
+        hub, name = self.hub, (tenant, route)
+
+        def attested() -> bool:
+            pointer = hub.ledger.pointers[name]
+            assert pointer.release is not None
+            seen = hub.facts.attested_generation(name, pointer.generation) is not None
+            return seen and hub.facts.is_soaked(name, pointer.release)
+
+        await until(attested, f"{tenant}/{route} attested and soaked")
+
+
+def adapter_files(seed: int) -> dict[str, bytes]:
+    """A LoRA adapter of one module, as peft would save it."""
+    random = numpy.random.default_rng(seed)
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {
+        f"{module}.lora_A.weight": random.normal(size=(2, 8)).astype("float32"),
+        f"{module}.lora_B.weight": random.normal(size=(8, 2)).astype("float32"),
+    }
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj"],
+        "bias": "none",
+    }
+    return {"adapter_model.safetensors": save(tensors), "adapter_config.json": json.dumps(config).encode()}
+
+
+@asynccontextmanager
+async def running(data: Path, **options: Any) -> AsyncIterator[Deck]:
+    """A hub over `data` until the block ends. The same folder may be run again afterwards."""
+    hub, store = open_hub(data, name="test", **options)
+    tcp = tcp_socket("127.0.0.1:0", tls=False)
+    port = tcp.getsockname()[1]
+    try:
+        async with serving(hub, own_socket(data / "hub.sock"), tcp):
+            deck = Deck(data, hub, port)
+            try:
+                yield deck
+            finally:
+                await deck.close()
+    finally:
+        store.close()
+
+
+@asynccontextmanager
+async def folder() -> AsyncIterator[Path]:
+    """A short path: sockets' paths end at 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="ld"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+class FakeAgent:
+    """One node: keeps its table as an agent does, and acknowledges what it is told to.
+
+    `flips`, `proves`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received` is everything that
+    came down. Its cursor and table outlive a link, as an agent's journal does.
+    """
+
+    def __init__(self, deck: Deck, node: str = "n1", *, base: str = BASE.digest, slots: int = 4, **labels: str) -> None:
+        self.deck = deck
+        self.node = node
+        self.labels = labels
+        self.replica = Replica(
+            replica=node, state=EngineState.UP, boot="b1", base=base, build=BUILD, slots=slots, loaded=()
+        )
+        self.flips = True
+        self.proves = True
+        self.prepares = "finish"
+        self.epoch, self.rev, self.hash = 0, 0, GENESIS
+        self.entries: dict[tuple[str, str], TableEntry] = {}
+        self.fences: list[tuple[str, int, int]] = []
+        self.received: list[DownMessage] = []
+        self.jobs: dict[str, JobAssignment] = {}
+        self.running_jobs: tuple[tuple[str, int], ...] = ()
+        self.pins: tuple[Pin, ...] = ()
+        self.closed: tuple[int, str] | None = None
+        self.welcome: Welcome | None = None
+        self._socket: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def join(self, token: str | None = None, port: int | None = None) -> FakeAgent:
+        """Link and say hello; returns once the hub has answered with the table, or has refused."""
+        token = token or await self.deck.token("agent", self.node)
+        self._socket = await connect(
+            f"ws://127.0.0.1:{port or self.deck.port}/v1/link",
+            additional_headers={"authorization": f"Bearer {token}"},
+            compression=None,
+            ping_interval=None,
+            proxy=None,
+        )
+        self.closed, self.welcome, seen = None, None, len(self.received)
+        self._reader = asyncio.create_task(self._read())
+        await self.send(self.hello())
+        await until(
+            lambda: self.closed or any(isinstance(m, Desired) for m in self.received[seen:]) or self._refused(),
+            f"{self.node} is welcome",
+        )
+        return self
+
+    def _refused(self) -> bool:
+        return self.welcome is not None and self.welcome.refuse is not None
+
+    def hello(self) -> Hello:
+        return Hello(
+            node=self.node,
+            boot="a1",
+            version="0.1.0",
+            labels=self.labels,
+            epoch=self.epoch,
+            rev=self.rev,
+            hash=self.hash,
+            replicas=(self.replica,),
+            pins=self.pins,
+            jobs=self.running_jobs,
+        )
+
+    async def leave(self) -> None:
+        """Close the link, as an agent that ends does."""
+        if self._socket is not None:
+            await self._socket.close()
+        if self._reader is not None:
+            await asyncio.gather(self._reader, return_exceptions=True)
+        self._socket = self._reader = None
+
+    async def send(self, message: Any) -> None:
+        assert self._socket is not None
+        await self._socket.send(message if isinstance(message, str) else message.model_dump_json())
+
+    async def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            while True:
+                message = down_adapter.validate_json(await self._socket.recv())
+                self.received.append(message)
+                await self._take(message)
+        except ConnectionClosed as closed:
+            self.closed = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
+
+    async def _take(self, message: DownMessage) -> None:
+        match message:
+            case Welcome():
+                self.welcome = message
+            case Desired():
+                await self._desired(message)
+            case JobMessage():
+                self.jobs[message.job.id] = message.job
+                if message.job.spec.kind == "prepare" and self.prepares != "hold":
+                    fails = self.prepares == "fail"
+                    await self.say(message.job, ExecutorEventType.FAILED if fails else ExecutorEventType.FINISHED)
+            case JobCancel():
+                self.jobs.pop(message.job, None)
+            case TableAsk():
+                await self.send(
+                    TableState(epoch=self.epoch, rev=self.rev, hash=self.hash, entries=tuple(self.entries.values()))
+                )
+            case _:
+                pass
+
+    async def _desired(self, message: Desired) -> None:
+        if not message.full and message.prev_rev != self.rev:
+            await self.send(Resync(why="gap"))
+            return
+        if message.full:
+            self.entries = {}
+        for entry in message.entries:
+            self.entries[entry.key] = entry
+            self.fences.append((f"{entry.tenant}/{entry.route}", entry.epoch, entry.generation))
+        self.epoch, self.rev, self.hash = message.epoch, message.rev, message.hash
+        if table_digest(self.entries.values()) != message.table:
+            await self.send(Resync(why="digest"))
+            return
+        for entry in message.entries:
+            await self.acknowledge(entry)
+
+    async def acknowledge(self, entry: TableEntry) -> None:
+        """Flip and prove as told."""
+        if entry.current is None:
+            return
+        if entry.current.release.adapter and entry.current.id not in self.replica.loaded:
+            loaded = (*self.replica.loaded, entry.current.id)
+            self.replica = self.replica.model_copy(update={"loaded": loaded})
+        if self.flips:
+            await self.ack(entry, AckState.FLIPPED)
+        if self.flips and self.proves:
+            await self.ack(entry, AckState.PROVEN)
+
+    async def ack(self, entry: TableEntry, state: AckState, **update: Any) -> None:
+        ack = Ack(
+            tenant=entry.tenant,
+            route=entry.route,
+            epoch=entry.epoch,
+            generation=entry.generation,
+            release=entry.current.id if entry.current else None,
+            replica=self.replica.replica,
+            state=state,
+            at_ms=0,
+        )
+        await self.send(ack.model_copy(update=update))
+
+    async def say(
+        self, job: JobAssignment, type_: ExecutorEventType, result: dict[str, Any] | None = None, **more: Any
+    ) -> None:
+        """One event of a job."""
+        fields: dict[str, Any] = {"code": "boom", "message": "it broke"} if type_ is ExecutorEventType.FAILED else {}
+        event = ExecutorEvent(run=job.id, attempt=job.attempt, seq=1, ts=0, type=type_, **(fields | more))
+        await self.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result))
+
+    async def report(self, *traffic: Traffic, router_boot: str = "r1") -> None:
+        await self.send(
+            Report(
+                replicas=(self.replica,),
+                router_boot=router_boot,
+                traffic=traffic,
+                nvml=NvmlState.NO_GPU,
+                pins=self.pins,
+                rev=self.rev,
+                epoch=self.epoch,
+            )
+        )
+
+    def served(self, **counts: int) -> Traffic:
+        """Counters of what is live on acme/production here."""
+        entry = self.entries["acme", "production"]
+        assert entry.current is not None
+        return Traffic(
+            tenant="acme",
+            route="production",
+            generation=entry.generation,
+            release=entry.current.id,
+            replica=self.replica.replica,
+            **counts,
+        )
+
+    @property
+    def entry(self) -> TableEntry:
+        return self.entries["acme", "production"]
+
+
+@asynccontextmanager
+async def feed(deck: Deck, since: str) -> AsyncIterator[ClientConnection]:
+    """A console's feed over the own socket."""
+    async with unix_connect(
+        str(deck.data / "hub.sock"), f"ws://hub/v1/feed?since={since}", compression=None, ping_interval=None
+    ) as socket:
+        yield socket
