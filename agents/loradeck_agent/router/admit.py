@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from loradeck.rules import flip as rules
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import Gap, ResponseChecks, Streams
+from loradeck.schemas.route import ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.contact import Contact
 from loradeck_agent.router.replicas import Replica, Replicas
@@ -24,7 +25,6 @@ from loradeck_agent.router.table import InForce, Key
 from loradeck_agent.router.trace import Row, now_ms
 
 DEFAULT_ROUTE = "production"
-RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +118,16 @@ class Admission:
         """
         route = self._routes.get(key)
         if route is None:
-            return unknown_model(key)
+            return _refusal(key, rules.Admission(code="unknown_route"))
         plan = route.plan
         if isinstance(plan, Refusal):
             return plan
         mono_ns = time.monotonic_ns()
         stale_s = self._contact.age_s(mono_ns / 1e9)
-        limit = plan.entry.refuse_after_s
-        if stale_s is not None and limit is not None and stale_s > limit:
-            return Refusal(
-                503,
-                "hub_lost",
-                f"This node has not heard from its hub for {stale_s:.0f} s; {key[0]} allows {limit:.0f} s.",
-                "Try again, or ask another node.",
-                RETRY_AFTER_S,
-            )
+        if stale_s is not None and plan.entry.refuse_after_s is not None:
+            verdict = rules.in_force(plan.entry, None, (), hub_lost_s=stale_s)
+            if verdict.code == "hub_lost":
+                return _refusal(key, verdict)
         targets = plan.targets
         target = targets[0] if len(targets) == 1 else _least_open(targets, passed_by)
         row = Row(
@@ -199,29 +194,21 @@ class Admission:
 
     def compile(self, entry: TableEntry, pin: Pin | None, force: InForce | None, replicas: Replicas) -> Plan | Refusal:
         """What this route answers, given what is durable and what the engines hold."""
-        if entry.current is None:
-            return unknown_model(entry.key)
-        if entry.suspended:
-            return Refusal(403, "tenant_suspended", f"{entry.tenant} is suspended.", "Ask the operators of this fleet.")
         wanted = pin.release if pin is not None else entry.current
         flipped = force is not None and force.is_of(entry, wanted)
-        if flipped and (plan := self._plan(entry, entry.generation, wanted, replicas, exact=pin is None)):
-            return plan
-        if entry.gap is Gap.BASE:
-            base = base_alone(entry.tenant, wanted.release.base)
-            if plan := self._plan(entry, entry.generation, base, replicas, exact=False):
-                return plan
-        elif entry.gap is Gap.LEFT and force is not None and force.release is not None and not flipped:
-            left = self._plan(entry, force.generation, force.release, replicas, exact=False)
-            if left is not None:
-                return left
-        return Refusal(
-            503,
-            "release_not_ready",
-            f"{entry.tenant}/{entry.route}: its release is not loaded on this node.",
-            "Try again.",
-            RETRY_AFTER_S,
-        )
+        left = None if flipped or force is None else force.as_entry()
+        # A release counts as ready only once the flip to it is durable: until then it is one to come.
+        candidates = (wanted if flipped else None, left.current if left else None)
+        ready = {ref.id for ref in candidates if ref is not None and any(replica.serves(ref) for replica in replicas)}
+        verdict = rules.in_force(entry, pin, ready, left=left)
+        if verdict.code is not None:
+            return _refusal(entry.key, verdict)
+        ref = verdict.release
+        if ref is None and wanted is not None:  # the gap policy says the base alone
+            ref = base_alone(entry.tenant, wanted.release.base)
+        exact = not verdict.gap and not verdict.pinned
+        plan = self._plan(entry, verdict.generation, ref, replicas, exact=exact) if ref is not None else None
+        return plan or _refusal(entry.key, rules.Admission(code="not_ready", retry_after_s=rules.RETRY_AFTER_S))
 
     def _plan(
         self, entry: TableEntry, generation: int, ref: ReleaseRef, replicas: Replicas, *, exact: bool
@@ -246,13 +233,21 @@ class Admission:
         return Plan(entry, generation, ref.id, targets, exact) if targets else None
 
 
-def unknown_model(key: Key) -> Refusal:
-    return Refusal(
-        404,
-        "unknown_model",
-        f"No model {key[0]}/{key[1]} is routed here.",
-        "GET /v1/models lists what this key may use.",
-    )
+_STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}
+
+
+def _refusal(key: Key, verdict: rules.Admission) -> Refusal:
+    """What a caller is told for each code of the rules."""
+    code = verdict.code or "not_ready"
+    name = "/".join(key)
+    message, fix = {
+        "unknown_route": (f"No model {name} is routed here.", "GET /v1/models lists what this key may use."),
+        "removed": (f"The model {name} has been removed.", "GET /v1/models lists what this key may use."),
+        "suspended": (f"{key[0]} is suspended.", "Ask the operators of this fleet."),
+        "hub_lost": (f"This node has lost its hub for longer than {name} allows.", "Try again."),
+        "not_ready": (f"The release of {name} is not loaded on this node.", "Try again."),
+    }[code]
+    return Refusal(_STATUS[code], code, message, fix, verdict.retry_after_s)
 
 
 @lru_cache(maxsize=4096)

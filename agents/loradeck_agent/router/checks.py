@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import random
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ ANSWER_CAP = 2**20
 _QUEUE_CAP = 1000
 _BYTES_CAP = 16 * 2**20
 _RESTART_S = 1.0
+_FLUSH_S = 0.02
 
 Done = Callable[[bool | None], None]
 """Called with whether the answer was bad, or None when it could not be judged."""
@@ -43,10 +45,11 @@ class Checks:
     def __init__(self) -> None:
         self._pending: dict[int, _Pending] = {}
         self._bytes = 0
+        self._unsent: list[bytes] = []
         self._last = 0
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
-        self._fatal: set[str | None] = set()  # schemas whose check killed the child; not tried again
+        self._fatal: set[str | None] = set()  # schemas whose check never ended; not tried again
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="response checks")
@@ -73,8 +76,9 @@ class Checks:
         line = json.dumps(document | {"checks": checks.model_dump()}).encode() + b"\n"
         self._pending[self._last] = _Pending(line, checks.answer_schema, done)
         self._bytes += len(line)
-        if self._child is not None and self._child.stdin is not None:
-            self._child.stdin.write(line)
+        self._unsent.append(line)
+        if len(self._unsent) == 1:
+            asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
 
     # ---- the child -----------------------------------------------------------------------------------------
 
@@ -98,12 +102,19 @@ class Checks:
             self._blame_oldest(child.returncode)
             await asyncio.sleep(_RESTART_S)
 
+    def _flush(self) -> None:
+        """One write for what came in meanwhile; without a child it waits for the next one in `_pending`."""
+        lines, self._unsent = self._unsent, []
+        if self._child is not None and self._child.stdin is not None:
+            self._child.stdin.write(b"".join(lines))
+
     async def _converse(self, child: asyncio.subprocess.Process) -> None:
         """Feeds the child what is waiting, then reads its verdicts until it is gone."""
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(b"".join(pending.line for pending in self._pending.values()))
+        self._unsent = [pending.line for pending in self._pending.values()]
         self._child = child
+        self._flush()
         while line := await child.stdout.readline():
             verdict = json.loads(line)
             self._settle(verdict["n"], verdict["bad"])
@@ -115,10 +126,10 @@ class Checks:
         return pending.answer_schema
 
     def _blame_oldest(self, returncode: int | None) -> None:
-        """The child died over the oldest answer it had not judged: that one, and its schema, are given up."""
-        if not self._pending:
-            log.error("the checker ended with %s while idle; it is started again", returncode)
-            return
-        schema = self._settle(next(iter(self._pending)), None)
-        self._fatal.add(schema)
-        log.error("the checker ended with %s over a schema; its answers go unchecked: %.200s", returncode, schema)
+        """Gives up the oldest answer that the dead child had not judged; its schema too, if time ran out over it."""
+        schema = self._settle(next(iter(self._pending)), None) if self._pending else None
+        if returncode == -signal.SIGALRM and schema is not None:
+            self._fatal.add(schema)
+            log.error("a schema takes too long to check; its answers go unchecked: %.200s", schema)
+        else:
+            log.error("the checker ended with %s; it is started again", returncode)

@@ -147,17 +147,17 @@ class Control:
 
     async def _table(self, request: web.Request) -> web.Response:
         order = Directive.model_validate_json(await request.read())
-        return _acked(await self._switch.directive(order.epoch, order.rev, order.hash, order.entries))
+        return _acked(self._switch.directive(order.epoch, order.rev, order.hash, order.entries))
 
     async def _engines(self, request: web.Request) -> web.Response:
-        return _acked(await self._switch.engines(Engines.model_validate_json(await request.read()).replicas))
+        return _acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))
 
     async def _pin(self, request: web.Request) -> web.Response:
-        return _acked(await self._switch.pin(Pin.model_validate_json(await request.read())))
+        return _acked(self._switch.pin(Pin.model_validate_json(await request.read())))
 
     async def _unpin(self, request: web.Request) -> web.Response:
         ask = Unpin.model_validate_json(await request.read())
-        return _acked(await self._switch.unpin((ask.tenant, ask.route)))
+        return _acked(self._switch.unpin((ask.tenant, ask.route)))
 
     async def _hub(self, request: web.Request) -> web.Response:
         self._contact.hub(HubWord.model_validate_json(await request.read()).connected)

@@ -48,10 +48,21 @@ class InForce(Wire):
     epoch: int
     generation: int
     release: ReleaseRef | None
+    pinned: bool = False
 
     @property
     def key(self) -> Key:
         return (self.tenant, self.route)
+
+    def as_entry(self) -> TableEntry:
+        """The entry that was flipped to, as far as the rules look at it."""
+        return TableEntry(
+            tenant=self.tenant,
+            route=self.route,
+            epoch=self.epoch,
+            generation=self.generation,
+            current=self.release,
+        )
 
     def is_of(self, entry: TableEntry, wanted: ReleaseRef | None) -> bool:
         """Whether the flip to this release, under this entry's fence, has been made."""

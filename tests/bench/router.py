@@ -1,0 +1,256 @@
+"""What the router adds to a request: the same client against the engine alone and through the router, in one run.
+
+`measure()` returns rows; run as a program it prints them. The engine and the client are bare protocols that do
+next to nothing, so that the difference is the router's. Figures at 16 connections are also given per second of
+the router's own CPU time, because its core is shared with the client and the engine here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+from tests.integration.router.running import KEY, Running, entry, release
+
+ONE_N = 4000
+SIXTEEN_N = 24_000
+WARM_N = 500
+FLIPS_N = 400
+
+_BODY = json.dumps({"model": "acme", "messages": [{"role": "user", "content": "Where is my refund?"}]}).encode()
+_ANSWER = json.dumps(
+    {"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}]}
+).encode()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. `budget`: None for a floor or a peer; `higher`: whether more is better."""
+
+    what: str
+    value: float
+    unit: str
+    n: int
+    budget: float | None = None
+    higher: bool = False
+
+    @property
+    def missed(self) -> bool:
+        if self.budget is None:
+            return False
+        return self.value < self.budget if self.higher else self.value > self.budget
+
+    def __str__(self) -> str:
+        limit = "" if self.budget is None else f"  budget {'>=' if self.higher else '<='} {self.budget:g}"
+        return (
+            f"{self.what:<58} {self.value:>10.3f} {self.unit:<10} n={self.n}{limit}{'  MISSED' if self.missed else ''}"
+        )
+
+
+def measure() -> list[Row]:
+    """Runs engine and router on loopback; about 20 s on two free cores."""
+    return uvloop.run(_measure())
+
+
+# ---- the engine: answers every request with the same bytes ----------------------------------------------------
+
+
+class _Engine(asyncio.Protocol):
+    _reply = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_ANSWER) + _ANSWER
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            at = head.index(b"content-length:") + 15
+            length = int(head[at:].split(b"\r\n", 1)[0])
+            if len(self._buffer) < end + 4 + length:
+                return
+            self._buffer = self._buffer[end + 4 + length :]
+            self._transport.write(self._reply)
+
+
+async def _serve_engine(path: str) -> None:
+    server = await asyncio.get_running_loop().create_unix_server(_Engine, path)
+    await server.serve_forever()
+
+
+# ---- the client: one request after the other on each connection -----------------------------------------------
+
+
+class _Client(asyncio.Protocol):
+    def __init__(self, request: bytes, left: Callable[[], bool], latencies: list[float], done: Callable[[], None]):
+        self._request = request
+        self._left = left
+        self._latencies = latencies
+        self._done = done
+        self._buffer = b""
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._send()
+
+    def _send(self) -> None:
+        if not self._left():
+            self._transport.close()
+            self._done()
+            return
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._buffer[:end].lower()
+        at = head.index(b"content-length:") + 15
+        if len(self._buffer) < end + 4 + int(head[at:].split(b"\r\n", 1)[0]):
+            return
+        assert head.startswith(b"http/1.1 200"), self._buffer
+        self._latencies.append(time.perf_counter() - self._sent)
+        self._buffer = b""
+        self._send()
+
+
+async def _load(where: str | tuple[str, int], connections: int, n: int) -> tuple[list[float], float]:
+    """n requests over so many connections: latencies in milliseconds, and seconds in all."""
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n\r\n"
+    ).encode() + _BODY
+    remaining, open_, finished = n, connections, asyncio.Event()
+    latencies: list[float] = []
+
+    def left() -> bool:
+        nonlocal remaining
+        remaining -= 1
+        return remaining >= 0
+
+    def done() -> None:
+        nonlocal open_
+        open_ -= 1
+        if not open_:
+            finished.set()
+
+    loop = asyncio.get_running_loop()
+    started = time.perf_counter()
+    for _ in range(connections):
+        if isinstance(where, str):
+            await loop.create_unix_connection(lambda: _Client(request, left, latencies, done), where)
+        else:
+            await loop.create_connection(lambda: _Client(request, left, latencies, done), *where)
+    await finished.wait()
+    return [seconds * 1000 for seconds in latencies], time.perf_counter() - started
+
+
+# ---- the run ---------------------------------------------------------------------------------------------------
+
+
+async def _measure() -> list[Row]:
+    folder = Path(tempfile.mkdtemp(prefix="ld"))
+    socket = str(folder / "e0.sock")
+    engine = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.router", "engine", socket)
+    router = Running(folder)
+    try:
+        async with asyncio.timeout(300):
+            await router.start()
+            while not Path(socket).exists():
+                await asyncio.sleep(0.02)
+            v1, v2 = release("v1"), release("v2")
+            await router.post("/control/hub", {"connected": True})
+            await router.engines(("e0", socket, [v1, v2]))
+            await router.table(entry(v1))
+            return await _overhead(router, socket) + await _flips(router)
+    finally:
+        await router.close()
+        engine.kill()
+        await engine.wait()
+        shutil.rmtree(folder)
+
+
+async def _overhead(router: Running, socket: str) -> list[Row]:
+    assert router.process is not None
+    through = ("127.0.0.1", router.port)
+    for where in (socket, through):
+        await _load(where, 1, WARM_N)
+    direct: list[float] = []
+    routed: list[float] = []
+    for _ in range(4):  # in turns, so that a neighbour's burst of work meets both
+        direct += (await _load(socket, 1, ONE_N // 4))[0]
+        routed += (await _load(through, 1, ONE_N // 4))[0]
+    direct16, direct16_s = await _load(socket, 16, SIXTEEN_N)
+    cpu = _cpu_s(router.process.pid)
+    routed16, routed16_s = await _load(through, 16, SIXTEEN_N)
+    cpu = _cpu_s(router.process.pid) - cpu
+    d50, d99, r50, r99 = _p(direct, 50), _p(direct, 99), _p(routed, 50), _p(routed, 99)
+    return [
+        Row("1 connection, engine alone, p50", d50, "ms", len(direct)),
+        Row("1 connection, engine alone, p99", d99, "ms", len(direct)),
+        Row("1 connection, through the router, p50", r50, "ms", len(routed)),
+        Row("1 connection, through the router, p99", r99, "ms", len(routed)),
+        Row("router overhead, p50", r50 - d50, "ms", len(routed), 0.5),
+        Row("router overhead, p99", r99 - d99, "ms", len(routed), 2.0),
+        Row("16 connections, engine alone", SIXTEEN_N / direct16_s, "requests/s", len(direct16)),
+        Row("16 connections, through the router", SIXTEEN_N / routed16_s, "requests/s", len(routed16)),
+        Row("16 connections, through the router, p99", _p(routed16, 99), "ms", len(routed16)),
+        Row("router, requests per second of its CPU", SIXTEEN_N / cpu, "requests/s", len(routed16), 4000, higher=True),
+    ]
+
+
+async def _flips(router: Running) -> list[Row]:
+    """Directive to acknowledgement on the control socket, at rest and under 16 connections."""
+    load = asyncio.create_task(_load(("127.0.0.1", router.port), 16, SIXTEEN_N * 4))
+    rows: list[Row] = []
+    v1, v2 = release("v1"), release("v2")
+    generation = 1
+    for busy in (True, False):
+        times: list[float] = []
+        for _ in range(FLIPS_N // 2):
+            generation += 1
+            started = time.perf_counter()
+            acks = await router.table(entry(v2 if generation % 2 == 0 else v1, generation))
+            times.append((time.perf_counter() - started) * 1000)
+            assert [ack["state"] for ack in acks] == ["flipped"]
+            await asyncio.sleep(0.005)
+        what = "16 connections" if busy else "at rest"
+        rows.append(Row(f"directive to acknowledgement, {what}, p50", _p(times, 50), "ms", len(times)))
+        rows.append(Row(f"directive to acknowledgement, {what}, p99", _p(times, 99), "ms", len(times)))
+        if busy:
+            latencies, _ = await load
+            rows.append(Row("requests meanwhile, p99", _p(latencies, 99), "ms", len(latencies)))
+    return rows
+
+
+def _p(values: list[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["engine"]:
+        uvloop.run(_serve_engine(sys.argv[2]))
+    else:
+        for row in measure():
+            print(row)
