@@ -98,7 +98,9 @@ class Deck:
         self.hub = hub
         self.port = port
         self.local = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(data / "hub.sock")), base_url="http://hub/v1/", timeout=30
+            transport=httpx.AsyncHTTPTransport(uds=str(data / "hub.sock"), verify=False),
+            base_url="http://hub/v1/",
+            timeout=30,
         )
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._tokens: dict[str, str] = {}
@@ -119,7 +121,10 @@ class Deck:
     def with_token(self, token: str) -> httpx.AsyncClient:
         if token not in self._clients:
             self._clients[token] = httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{self.port}/v1/", headers={"authorization": f"Bearer {token}"}, timeout=30
+                base_url=f"http://127.0.0.1:{self.port}/v1/",
+                headers={"authorization": f"Bearer {token}"},
+                timeout=30,
+                verify=False,  # loading authorities takes longer than most tests
             )
         return self._clients[token]
 

@@ -1,0 +1,369 @@
+"""The link: what a node is told, what it says back, gaps, restarts and nodes that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
+
+from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.table import Pin, table_digest
+
+ROUTE = "tenants/acme/routes/production"
+ACME = ("acme", "production")
+
+
+async def test_a_hello_is_answered_by_welcome_the_whole_table_and_the_nodes_order(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await until(lambda: any(isinstance(m, NodeOrder) for m in agent.received), "the order came")
+    welcome, desired, order = agent.received[:3]
+    assert isinstance(welcome, Welcome)
+    assert (welcome.rev, welcome.hash, welcome.refuse) == (deck.hub.ledger.rev, deck.hub.ledger.hash, None)
+    assert isinstance(desired, Desired)
+    assert desired.full
+    assert desired.table == table_digest(desired.entries)
+    assert order == NodeOrder()
+
+
+async def test_directives_chain_by_prev_rev_and_their_digest_is_that_of_the_table(deck: Deck, join: Join) -> None:
+    await deck.tenant("acme")
+    await deck.tenant("bolt", "staging")
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    await deck.ok("POST", "tenants/bolt/suspend")
+    await until(lambda: agent.rev == deck.hub.ledger.rev, "the node has everything")
+    directives = [m for m in agent.received if isinstance(m, Desired)]
+    assert [m.full for m in directives] == [True] + [False] * (len(directives) - 1)
+    for earlier, later in pairwise(directives):
+        assert later.prev_rev == earlier.rev
+    assert directives[-1].table == table_digest(agent.entries.values())
+    assert agent.entries["bolt", "staging"].suspended
+    assert not agent.entry.suspended
+
+
+async def test_a_gap_makes_the_node_ask_and_the_hub_send_everything(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    agent.rev -= 1  # as if a message had been lost
+    seen = len(agent.received)
+    await deck.ok("POST", "tenants/acme/suspend")
+    await until(lambda: agent.rev == deck.hub.ledger.rev, "the node has caught up")
+    directives = [m for m in agent.received[seen:] if isinstance(m, Desired)]
+    assert [m.full for m in directives] == [False, True]
+    assert agent.entry.suspended
+
+
+async def test_a_table_that_differs_is_sent_again_as_a_whole(deck: Deck, join: Join) -> None:
+    await deck.tenant("acme")
+    await deck.tenant("bolt")
+    agent = await join("n1")
+    del agent.entries["bolt", "production"]  # as if the node had lost a line of its table
+    seen = len(agent.received)
+    await deck.ok("POST", "tenants/acme/suspend")
+    await until(lambda: ("bolt", "production") in agent.entries, "the node has all entries again")
+    assert [m.full for m in agent.received[seen:] if isinstance(m, Desired)] == [False, True]
+
+
+async def test_a_node_is_told_only_of_what_is_placed_on_it_and_withdrawn_entries_are_tombstones(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant("acme", placement={"site": "eu"})
+    await deck.tenant("bolt", placement={"site": "us"})
+    eu, us = await join("n1", site="eu"), await join("n2", site="us")
+    assert list(eu.entries) == [("acme", "production")]
+    assert list(us.entries) == [("bolt", "production")]
+    await deck.promote(await deck.release())
+    row = await deck.row()
+    assert (row.placed, [r.node for r in row.replicas]) == (1, ["n1"])
+    await deck.tenant("acme", placement={"site": "us"})
+    await until(lambda: eu.entry.current is None, "n1 got a tombstone")
+    await until(lambda: ("acme", "production") in us.entries, "n2 got the entry")
+    await until(lambda: eu.rev == us.rev == deck.hub.ledger.rev, "both are at the newest rev")
+    await until(lambda: deck.hub.observer.progress(ACME).flipped == 1, "n2 serves it")
+
+
+async def test_a_node_that_an_event_does_not_concern_still_follows_the_log(deck: Deck, join: Join) -> None:
+    await deck.tenant("acme", placement={"site": "eu"})
+    other = await join("n2", site="us")
+    await deck.ok("POST", "tenants/acme/suspend")
+    await until(lambda: other.rev == deck.hub.ledger.rev, "its rev went on with a heartbeat")
+    last = [m for m in other.received if isinstance(m, Desired)][-1]
+    assert last.entries == ()
+    bookmark = [m for m in other.received if isinstance(m, Bookmark)][-1]
+    assert (bookmark.rev, bookmark.hash) == (other.rev, other.hash)
+
+
+async def test_an_ack_of_an_older_generation_counts_for_nothing(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    old = agent.entry
+    agent.flips = False
+    await deck.promote(await deck.release(seed=2), wait="committed")
+    await until(lambda: agent.entry.generation == 2, "the node has the new entry")
+    await agent.ack(old, AckState.FLIPPED)
+    await agent.ack(old, AckState.PROVEN)
+    await agent.report()
+    await until(lambda: deck.hub.fleet.nodes["n1"].replicas[0].loaded, "the report came after the acks")
+    row = await deck.row()
+    assert (row.flipped, row.proven) == (0, 0)
+
+
+async def test_a_replica_that_flipped_to_another_release_has_not_flipped(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    agent.flips = False
+    await deck.promote(await deck.release(), wait="committed")
+    await until(lambda: agent.entry.current, "the node has the entry")
+    await agent.ack(agent.entry, AckState.FLIPPED, release="e" * 64)
+    await until(lambda: deck.hub.observer.progress(ACME).failed, "the ack is in")
+    row = await deck.row()
+    assert (row.flipped, row.replicas[0].code) == (0, "wrong_release")
+
+
+async def test_a_failed_proof_keeps_the_flip_and_shows_its_code(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    agent.proves = False
+    await deck.promote(await deck.release(), wait="flipped")
+    await agent.ack(agent.entry, AckState.FAILED, code="serves_base", detail="tokens are the base's")
+    await until(lambda: deck.hub.observer.progress(ACME).failed, "the ack is in")
+    row = await deck.row()
+    assert (row.flipped, row.proven, row.attested) == (1, 0, None)
+    assert (row.replicas[0].code, row.replicas[0].detail) == ("serves_base", "tokens are the base's")
+    assert row.settled
+    await agent.ack(agent.entry, AckState.PROVEN)
+    await deck.settled()
+    assert (await deck.row()).attested == (1, 1)
+
+
+async def test_a_flip_that_is_said_again_takes_no_proof_back(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    await agent.ack(agent.entry, AckState.FLIPPED)
+    await agent.report()
+    await until(lambda: deck.hub.fleet.nodes["n1"].replicas[0].loaded, "the report came after the ack")
+    assert (await deck.row()).proven == 1
+    await agent.ack(agent.entry, AckState.WAITING, code="engine_restarted")
+    await until(lambda: deck.hub.observer.progress(ACME).flipped == 0, "waiting takes the flip back")
+    assert (await deck.row()).proven == 0
+
+
+async def test_the_newer_link_of_a_node_replaces_the_older(deck: Deck, join: Join) -> None:
+    first = await join("n1")
+    second = FakeAgent(deck, "n1")
+    await second.join()
+    await until(lambda: first.closed, "the older link ended")
+    assert first.closed == (4409, "replaced")
+    assert deck.hub.fleet.nodes["n1"].linked
+    await second.leave()
+    await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "the node is unlinked")
+
+
+@pytest.mark.parametrize(
+    "message", ["{}", '{"type":"hello"}', "not json", '{"type":"nothing"}', '{"type":"ack","tenant":"A B"}']
+)
+async def test_a_message_that_does_not_fit_ends_the_link_and_changes_nothing(
+    deck: Deck, join: Join, message: str
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    before = deck.fingerprint()
+    await agent.send(message)
+    await until(lambda: agent.closed, "the link ended")
+    assert agent.closed == (4400, "invalid_request")
+    assert deck.fingerprint() == before
+
+
+async def test_a_node_is_lost_one_ttl_after_its_last_word_and_still_counted(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await join("n2")
+    await deck.promote(await deck.release())
+    await agent.leave()
+    await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
+    assert not deck.hub.fleet.nodes["n1"].lost
+    clock, ahead = deck.hub.fleet.clock, 0.0
+    monkeypatch.setattr(deck.hub.fleet, "clock", lambda: clock() + ahead)
+    deck.hub.fleet.heard(deck.hub.fleet.nodes["n2"])
+    ahead = 9.0
+    assert deck.hub.fleet.newly_lost() == []
+    deck.hub.fleet.heard(deck.hub.fleet.nodes["n2"])
+    ahead = 10.5
+    assert [n.name for n in deck.hub.fleet.newly_lost()] == ["n1"]
+    row = await deck.row()
+    assert (row.placed, row.flipped) == (2, 2)
+    assert {r.node: r.linked for r in row.replicas} == {"n1": False, "n2": True}
+
+
+async def test_a_move_that_a_lost_node_cannot_hear_is_never_counted_there(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deck.tenant()
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    agent = await join("n1")
+    await join("n2")
+    await deck.promote(one)
+    await deck.promote(two)
+    await agent.leave()
+    await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
+    deck.hub.fleet.nodes["n1"].lost = True
+    result = await deck.rollback(wait="flipped")
+    assert result.reached == "committed"
+    row = await deck.row()
+    assert (row.flipped, row.placed) == (1, 2)
+    await deck.settled()  # every reachable replica proved it
+    assert (await deck.row()).attested == (1, 2)
+
+
+async def test_a_restart_raises_the_epoch_and_nodes_rejoin_without_being_lost_or_told_to_flip(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        await deck.promote(await deck.release())
+        token, epoch, entry = await deck.token("agent", "n1"), deck.hub.ledger.epoch, agent.entry
+        await agent.leave()
+    async with running(data) as deck:
+        assert deck.hub.ledger.epoch == epoch + 1
+        assert deck.hub.fleet.newly_lost() == []
+        row = await deck.row()
+        assert (row.placed, row.flipped) == (1, 0)  # known from before, and not heard from yet
+        assert row.attested == (1, 1)
+        agent.deck = deck
+        await agent.join(token)
+        await until(lambda: deck.hub.observer.progress(ACME).proven == 1, "the node said again where it is")
+        assert agent.entry == entry
+        assert not deck.hub.fleet.nodes["n1"].lost
+        assert agent.epoch == epoch + 1
+        await agent.leave()
+
+
+async def test_a_prepare_that_a_restart_interrupts_is_failed_and_has_moved_nothing(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        agent.prepares = "hold"
+        result = await deck.promote(await deck.release(), wait="committed", timeout=0.05)
+        await agent.leave()
+        token = await deck.token("agent", "n1")
+    async with running(data) as deck:
+        job = await deck.ok("GET", f"jobs/{result.pending}")
+        assert (job["state"], job["code"]) == ("failed", "hub_restarted")
+        assert deck.hub.ledger.pointers[ACME].generation == 0
+        assert (await deck.row()).preview.prepare is None
+        agent.deck, agent.running_jobs = deck, ((result.pending or "", 1),)
+        await agent.join(token)
+        await until(lambda: result.pending not in agent.jobs, "the node was told to stop it")
+        await agent.leave()
+
+
+async def test_drain_and_cordon_reach_the_node_and_outlive_a_restart(data: Path) -> None:
+    async with running(data) as deck:
+        agent = await FakeAgent(deck, "n1").join()
+        assert (await deck.ok("POST", "nodes/n1/drain"))["drained"]
+        await until(lambda: agent.received[-1] == NodeOrder(cordoned=True, drained=True), "the order came")
+        token = await deck.token("agent", "n1")
+        await agent.leave()
+    async with running(data) as deck:
+        (node,) = await deck.ok("GET", "nodes")
+        assert (node["node"], node["cordoned"], node["drained"], node["linked"]) == ("n1", True, True, False)
+        agent.deck = deck
+        seen = len(agent.received)
+        await agent.join(token)
+        await until(lambda: NodeOrder(cordoned=True, drained=True) in agent.received[seen:], "it is told again")
+        assert not (await deck.ok("POST", "nodes/n1/uncordon"))["drained"]
+        await agent.leave()
+
+
+async def test_a_pin_shows_as_drift_and_ends_by_an_unpin_also_while_its_node_was_away(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    current = agent.entry.current
+    assert current is not None
+    agent.pins = (
+        Pin(
+            tenant="acme",
+            route="production",
+            release=current,
+            over=agent.entry.fence,
+            actor="op1",
+            reason="the hub was away",
+            at_ms=deck.hub.now_ms(),
+        ),
+    )
+    await agent.report()
+    await until(lambda: deck.hub.fleet.nodes["n1"].pins, "the pin was reported")
+    row = await deck.row()
+    assert "PIN" in row.flags
+    assert row.replicas[0].pinned == current.id
+    await agent.leave()
+    await deck.ok("POST", f"{ROUTE}/unpin", {"node": "n1", "idempotency_key": key(), "reason": "it is back"})
+    seen = len(agent.received)
+    await agent.join()
+    told = next(m for m in agent.received[seen:] if isinstance(m, Desired))
+    assert told.unpin == (ACME,)
+    agent.pins = ()
+    await agent.report()
+    await until(lambda: not deck.hub.fleet.nodes["n1"].pins, "the pin is gone")
+    assert "PIN" not in (await deck.row()).flags
+
+
+async def test_callers_keys_and_settings_reach_the_node_and_an_offboarding_leaves_a_tombstone(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    made = await deck.ok("POST", "tenants/acme/keys")
+    await until(lambda: agent.entry.keys, "the key's hash is in the entry")
+    import hashlib
+
+    assert agent.entry.keys == (hashlib.sha256(made["key"].encode()).hexdigest(),)
+    await deck.ok("DELETE", f"tenants/acme/keys/{made['id']}")
+    await until(lambda: not agent.entry.keys, "the key is withdrawn")
+    await deck.refused(404, "unknown_key", "DELETE", f"tenants/acme/keys/{made['id']}")
+    fence = agent.entry.fence
+    await deck.tenant(gap="refuse")
+    await until(lambda: agent.entry.gap == "refuse", "the setting is in the entry")
+    assert agent.entry.fence == fence
+    state = await deck.ok("POST", "tenants/acme/offboard", {"reason": "contract ended"})
+    assert state["offboarded"]
+    await until(lambda: agent.entry.current is None, "the entry is a tombstone")
+    await deck.refused(409, "offboarded", "POST", "tenants/acme/offboard")
+    await deck.refused(409, "exists", "POST", "tenants", {"name": "acme"})
+
+
+async def test_a_node_that_comes_while_a_promote_is_prepared_takes_part_in_it(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    release = await deck.release()
+    first = await join("n1")
+    first.prepares = "hold"
+    promote = asyncio.create_task(deck.promote(release, wait="committed"))
+    await until(lambda: first.jobs, "n1 prepares")
+    second = await join("n2")
+    await until(lambda: second.jobs, "n2 prepares too")
+    assert not promote.done()
+    from loradeck.schemas.jobs import ExecutorEventType
+
+    await first.say(next(iter(first.jobs.values())), ExecutorEventType.FINISHED)
+    assert len((await promote).events) == 1
+
+
+async def test_a_new_node_needs_nothing_but_genesis(deck: Deck) -> None:
+    await deck.tenant()
+    agent = FakeAgent(deck, "n1")
+    assert (agent.rev, agent.hash) == (0, GENESIS)
+    await agent.join()
+    assert agent.welcome is not None
+    assert agent.welcome.refuse is None
+    await agent.leave()

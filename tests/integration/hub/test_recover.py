@@ -1,0 +1,184 @@
+"""A hub restored from an older copy of its database, under nodes that have seen more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
+
+from loradeck.hub.server import open_hub
+from loradeck.schemas.link import Desired
+from loradeck.schemas.moves import MoveResult
+
+ACME = ("acme", "production")
+ROUTE = "tenants/acme/routes/production"
+
+
+def copy_of(deck: Deck, name: str) -> Path:
+    """A consistent copy of the hub's database, as a backup would keep it."""
+    target = deck.data / name
+    deck.hub.store.now(lambda s: s.backup(str(target)))
+    return target
+
+
+def lose(data: Path) -> None:
+    for left in data.glob("hub.db*"):
+        left.unlink()
+
+
+def restore(data: Path, backup: Path) -> None:
+    lose(data)
+    backup.rename(data / "hub.db")
+
+
+async def restored(data: Path) -> tuple[FakeAgent, str, str, str]:
+    """A folder whose database is older than what a node serves: (node, its token, older release, newer one)."""
+    async with running(data) as deck:
+        await deck.tenant()
+        one = await deck.release(seed=1)
+        agent = await FakeAgent(deck, "n1").join()
+        await deck.promote(one)
+        backup = copy_of(deck, "backup.db")
+        two = await deck.release(seed=2)
+        await deck.promote(two)
+        token = await deck.token("agent", "n1")
+        await agent.leave()
+    restore(data, backup)
+    return agent, token, one, two
+
+
+async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_router_back(data: Path) -> None:
+    agent, token, one, two = await restored(data)
+    served, generation = agent.entry, agent.entry.generation
+    async with running(data) as deck:
+        assert deck.hub.ledger.pointers[ACME].release == one
+        agent.deck, seen, fences = deck, len(agent.received), len(agent.fences)
+        await agent.join(token)
+        assert agent.welcome is not None
+        assert agent.welcome.refuse == "log_behind"
+        status = (await deck.ok("GET", "state"))["status"]
+        assert status["refusing"] == "log_behind"
+        body = {"expected_generation": 1, "to": one, "idempotency_key": key()}
+        problem = await deck.refused(503, "log_behind", "POST", f"{ROUTE}/rollback", body)
+        assert problem.context["nodes"] == ["n1"]
+        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        promote = {"release": one, "expected_generation": 1, "idempotency_key": key()}
+        await deck.refused(503, "log_behind", "POST", f"{ROUTE}/promote", promote)
+        assert (await deck.local.get("http://hub/readyz")).status_code == 503
+        assert [n["behind"] for n in await deck.ok("GET", "nodes")] == ["log_behind"]
+        assert not any(isinstance(m, Desired) for m in agent.received[seen:])
+        assert agent.entry == served
+
+        result = MoveResult.model_validate(
+            await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "restored from the backup"})
+        )
+        (event,) = result.events
+        assert event.kind == "recover"
+        pointer = deck.hub.ledger.pointers[ACME]
+        assert pointer.release == two
+        assert pointer.generation > generation
+        assert deck.hub.ledger.epoch > served.epoch
+        await until(lambda: agent.entry.fence > served.fence, "the node has the recovered entry")
+        assert agent.entry.current is not None
+        assert agent.entry.current.id == two
+        for _, epoch, number in agent.fences[fences:]:
+            assert (epoch, number) >= served.fence
+        await until(lambda: deck.hub.observer.progress(ACME).proven == 1, "the node is proven again")
+        assert (await deck.ok("GET", "state"))["status"]["refusing"] is None
+        assert (await deck.ok("GET", "audit/verify"))["ok"]
+        await agent.leave()
+
+
+async def test_after_recover_the_same_node_rejoins_and_moves_go_on(data: Path) -> None:
+    agent, token, one, _ = await restored(data)
+    async with running(data) as deck:
+        agent.deck = deck
+        await agent.join(token)
+        again = {"idempotency_key": key(), "reason": ""}
+        first = await deck.ok("POST", "recover", again)
+        assert (await deck.ok("POST", "recover", again))["events"] == first["events"]
+        await until(lambda: agent.rev == deck.hub.ledger.rev, "the node follows")
+        await agent.leave()
+        await agent.join(token)
+        assert agent.welcome is not None
+        assert agent.welcome.refuse is None
+        pointer = deck.hub.ledger.pointers[ACME]
+        hold = {"held": False, "expected_generation": pointer.generation, "idempotency_key": key()}
+        await deck.ok("POST", f"{ROUTE}/hold", hold)
+        assert await deck.promote(one)
+        await agent.leave()
+
+
+async def test_that_the_log_is_behind_outlives_another_restart(data: Path) -> None:
+    agent, token, _, _ = await restored(data)
+    async with running(data) as deck:
+        agent.deck = deck
+        await agent.join(token)
+        await agent.leave()
+    async with running(data) as deck:
+        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+
+
+async def test_a_node_whose_log_is_another_one_stops_all_moves(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = FakeAgent(deck, "n1")
+        agent.epoch, agent.rev, agent.hash = 1, 2, "f" * 64
+        await agent.join()
+        assert agent.welcome is not None
+        assert agent.welcome.refuse == "log_behind"
+        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        await agent.leave()
+
+
+async def test_recover_without_the_answer_of_a_linked_node_changes_nothing(data: Path, monkeypatch: object) -> None:
+    from loradeck.hub import recovery
+
+    agent, token, _, _ = await restored(data)
+    async with running(data) as deck:
+        agent.deck = deck
+        await agent.join(token)
+        await agent.send('{"type":"heartbeat"}')
+
+        async def silent(message: object) -> None: ...
+
+        agent._take = silent  # type: ignore[method-assign]
+        monkeypatch.setattr(recovery, "ANSWER_S", 0.2)  # type: ignore[attr-defined]
+        problem = await deck.refused(409, "recover_incomplete", "POST", "recover", {"idempotency_key": key()})
+        assert problem.detail == "n1"
+        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        await agent.leave()
+
+
+async def test_a_hub_that_lost_everything_takes_tenants_releases_and_pointers_from_its_nodes(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        one = await deck.release(seed=1)
+        await deck.promote(one)
+        await agent.leave()
+    lose(data)
+    async with running(data) as deck:
+        agent.deck = deck
+        await agent.join()
+        assert agent.welcome is not None
+        assert agent.welcome.refuse == "log_behind"
+        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "the disk was lost"})
+        pointer = deck.hub.ledger.pointers[ACME]
+        assert pointer.release == one
+        assert deck.hub.catalogue.releases[one].tenant == "acme"
+        await until(lambda: deck.hub.observer.progress(ACME).proven == 1, "the node is proven")
+        await agent.leave()
+
+
+def test_a_second_hub_on_the_same_folder_is_refused(data: Path) -> None:
+    import pytest
+
+    from loradeck.store.interface import Unusable
+
+    _, store = open_hub(data, name="one")
+    try:
+        with pytest.raises(Unusable):
+            open_hub(data, name="two")
+    finally:
+        store.close()
