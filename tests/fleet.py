@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.words import reference_answers, write_adapter, write_base
+
 from incident.fleet import Fleet, wait_for
 from incident.incident import Cast
 from incident.traffic import Prompt
-
-from tests.words import reference_answers, write_adapter, write_base
 
 TENANT = "acme"
 PROMPTS = [f"w{n} w{3 * n} w{7 * n % 50}" for n in range(1, 13)]

@@ -12,7 +12,6 @@ from incident.fleet import Fleet, NotReady
 from incident.progress import Progress
 from incident.report import Move, Report, Window
 from incident.traffic import Answer, Callers, Prompt
-
 from loradeck.client.api import HubApi, new_key
 from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import (
@@ -35,7 +34,6 @@ LEAD_S = 0.08
 
 SPACING_S = 0.0055
 BURST = 30
-PROVEN_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,15 @@ class _Made:
 
 class Incident:
     def __init__(
-        self, fleet: Fleet, api: HubApi, callers: Callers, cast: Cast, report: Report, progress: Progress
+        self,
+        fleet: Fleet,
+        api: HubApi,
+        callers: Callers,
+        cast: Cast,
+        report: Report,
+        progress: Progress,
+        *,
+        proven_within_s: float = 60.0,
     ) -> None:
         self._fleet = fleet
         self._api = api
@@ -82,6 +88,7 @@ class Incident:
         self._cast = cast
         self._report = report
         self._progress = progress
+        self._proven_within_s = proven_within_s
         self._made: list[_Made] = []
         self._last: MoveResult | None = None
 
@@ -125,7 +132,7 @@ class Incident:
         )
 
     async def promote(self, label: str, *, override: str = "") -> None:
-        """Promote through the gate, or past it with a reason. Holds and quarantines are lifted first, as a person would."""
+        """Through the gate, or past it with a reason. A hold or quarantine is ended first, as a person would."""
         release = self._cast.releases[label]
         row = await self.row()
         if row.pointer.held:
@@ -172,7 +179,7 @@ class Incident:
             total_ms = (time.monotonic() - began) * 1000
             if prepared:
                 sender.cancel()
-                await self._callers_burst(asked, prompts, spacing_s=0.002)
+                await self._callers_burst(asked, prompts, spacing_s=0.0)
             await asyncio.gather(sender, return_exceptions=True)
             self._last = result
             after = await self._until_proven(step, result)
@@ -207,7 +214,7 @@ class Incident:
 
     async def _until_proven(self, step: Progress, result: MoveResult) -> TenantRow:
         generation = max((event.generation or 0 for event in result.events), default=0)
-        deadline = time.monotonic() + PROVEN_WITHIN_S
+        deadline = time.monotonic() + self._proven_within_s
         done = {AckState.PROVEN, AckState.LISTED, AckState.FAILED}
         while True:
             row = await self.row()

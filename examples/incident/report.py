@@ -74,8 +74,11 @@ class Report:
     def held(self) -> bool:
         return bool(self.claims) and all(claim.held for claim in self.claims)
 
-    def judge_moves(self, expected: int) -> None:
-        """Turn the moves into claims. Not one of them may rest on nothing: counts are claims too."""
+    def judge_moves(self, expected: int, *, needed: int = NEEDED_IN_WINDOW) -> None:
+        """Turn the moves into claims. Not one of them may rest on nothing: counts are claims too.
+
+        `needed`: requests that must have been admitted within 100 ms of each acknowledgement.
+        """
         windows = [window for move in self.moves for window in move.windows]
         self.claim(f"{expected} moves committed", len(self.moves) == expected, f"{len(self.moves)} moves")
         unflipped = [m.n for m in self.moves if m.flipped_ms is None]
@@ -96,11 +99,11 @@ class Report:
             not unproven and len(proven) == len(self.moves),
             _few(unproven) or _spread(proven, "commit to proven"),
         )
-        thin = [f"move {m.n} {w.node}: {w.total}" for m in self.moves for w in m.windows if w.total < NEEDED_IN_WINDOW]
+        thin = [f"move {m.n} {w.node}: {w.total}" for m in self.moves for w in m.windows if w.total < needed]
         thin += [f"move {m.n}: {len(m.windows)} acks" for m in self.moves if len(m.windows) != self.replicas]
         least = min((w.total for w in windows), default=0)
         self.claim(
-            f"at least {NEEDED_IN_WINDOW} requests admitted within 100 ms of each acknowledgement",
+            f"at least {needed} requests admitted within 100 ms of each acknowledgement",
             bool(windows) and not thin,
             _few(thin) or f"{sum(w.total for w in windows)} requests around {len(windows)} acks, {least} at least",
         )
