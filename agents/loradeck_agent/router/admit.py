@@ -88,6 +88,7 @@ class Admission:
         self._contact = contact
         self._stats = stats
         self._routes: dict[Key, _Route] = {}
+        self._turn = 0
         self._tenants: set[str] = set()
         self._routes_by_caller: dict[str, set[Key]] = {}
 
@@ -129,7 +130,7 @@ class Admission:
             if verdict.code == "hub_lost":
                 return _refusal(key, verdict)
         targets = plan.targets
-        target = targets[0] if len(targets) == 1 else _least_open(targets, passed_by)
+        target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
         row = Row(
             request=request,
             tenant=key[0],
@@ -146,6 +147,12 @@ class Admission:
         target.counter.admit(row)
         route.open.add(admitted)
         return admitted
+
+    def _least_open(self, targets: tuple[Target, ...], passed_by: Replica | None) -> Target:
+        """The engine with the fewest answers under way; those that are even take turns."""
+        self._turn = (self._turn + 1) % len(targets)
+        in_turn = targets[self._turn :] + targets[: self._turn]
+        return min(in_turn, key=lambda target: (target.replica is passed_by, target.replica.open))
 
     def left(self, admitted: Admitted, status: int, *, finished: bool = False, error: bool = False) -> None:
         """The answer is over. `finished`: completely answered; `error`: the engine or the way to it failed."""
@@ -255,7 +262,3 @@ def base_alone(tenant: str, base: str) -> ReleaseRef:
     """The release of a tenant's base without an adapter, which stands in under gap policy `base`."""
     release = Release(tenant=tenant, form=Form.BASE, base=base, adapter=None, merged=None, label="base")
     return ReleaseRef(id=release.id, release=release, label="base")
-
-
-def _least_open(targets: tuple[Target, ...], passed_by: Replica | None) -> Target:
-    return min(targets, key=lambda target: (target.replica is passed_by, target.replica.open))

@@ -47,6 +47,7 @@ class Checks:
         self._bytes = 0
         self._unsent: list[bytes] = []
         self._last = 0
+        self._wanted = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._fatal: set[str | None] = set()  # schemas whose check never ended; not tried again
@@ -76,6 +77,7 @@ class Checks:
         line = json.dumps(document | {"checks": checks.model_dump()}).encode() + b"\n"
         self._pending[self._last] = _Pending(line, checks.answer_schema, done)
         self._bytes += len(line)
+        self._wanted.set()
         self._unsent.append(line)
         if len(self._unsent) == 1:
             asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
@@ -83,6 +85,7 @@ class Checks:
     # ---- the child -----------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        await self._wanted.wait()  # a node whose routes check nothing needs no child
         while True:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.integration.router.running import Running
 from tests.integration.router.upstream import Upstream
 
@@ -37,5 +36,13 @@ async def stopped(folder: Path) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def router(stopped: Running) -> Running:
+    """Served from the test's own process."""
+    await stopped.start_here()
+    return stopped
+
+
+@pytest.fixture
+async def process(stopped: Running) -> Running:
+    """Served from a process of its own, as the agent starts it."""
     await stopped.start()
     return stopped

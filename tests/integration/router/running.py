@@ -1,4 +1,4 @@
-"""A router as the agent starts it: a process of its own, its control socket, and a caller's client."""
+"""A router as the agent uses it: its control socket, a caller's client, and the process where a test needs one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.router.serve import Router
 
 KEY = "acme-key"
 BASE = digest_of({"base": "one"})
@@ -58,6 +60,14 @@ def free_port() -> int:
         return port
 
 
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits for something to become true, and fails where it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.005)
+
+
 class Running:
     """One router process on one folder. Started again on the same folder, it is the same router restarted."""
 
@@ -66,6 +76,7 @@ class Running:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: asyncio.subprocess.Process | None = None
+        self.here: Router | None = None
         self.errors = folder / "router.err"
         self.rev = 0
         self._control: aiohttp.ClientSession | None = None
@@ -88,6 +99,11 @@ class Running:
                 stderr=errors,
                 start_new_session=True,
             )
+
+    async def start_here(self) -> None:
+        """Serves from this process, which is quicker; sockets, table and checker are the real ones."""
+        self.here = Router(self.state)
+        await self.here.start("127.0.0.1", self.port)
 
     async def start(self, env: dict[str, str] | None = None) -> None:
         await self.spawn(env)
@@ -129,6 +145,9 @@ class Running:
     async def close(self) -> None:
         if self.process is not None:
             await self.kill()
+        await self.hang_up()
+        if self.here is not None:
+            await self.here.stop()
 
     # ---- the agent's side ----------------------------------------------------------------------------------
 
@@ -179,6 +198,16 @@ class Running:
         traffic: list[dict[str, Any]] = (await self.get("/control/stats"))["traffic"]
         return traffic
 
+    async def trace(self, rows: int) -> list[dict[str, Any]]:
+        """The trace once it has so many rows: they enter when they are judged."""
+        deadline = time.monotonic() + 20
+        while True:
+            found: list[dict[str, Any]] = (await self.get("/control/trace"))["rows"]
+            if len(found) >= rows:
+                return found
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.01)
+
     # ---- a caller's side -----------------------------------------------------------------------------------
 
     @property
@@ -189,7 +218,7 @@ class Running:
 
     async def ask(
         self, model: str = "acme", *, key: str | None = KEY, path: str = "/v1/chat/completions", **test: Any
-    ) -> "Answer":
+    ) -> Answer:
         """One request, read to its end. `test` is for the engine; `stream=True` asks for a stream."""
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
         if test.pop("stream", False):

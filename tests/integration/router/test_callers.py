@@ -1,0 +1,320 @@
+"""The callers' API: who may ask, for what, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+from tests.integration.router.running import KEY, Running, entry, release, until
+from tests.integration.router.upstream import Upstream
+
+from loradeck.schemas.route import Streams
+from loradeck_agent.router.proxy import BODY_CAP
+
+V1, V2 = release("v1"), release("v2")
+GLOBEX = release("v1", tenant="globex")
+
+
+@pytest.fixture
+async def served(router: Running, engine: Upstream) -> Running:
+    """acme at v1 with v2 ready, and a second tenant."""
+    await router.post("/control/hub", {"connected": True})
+    await router.engines(("e0", engine.socket, [V1, V2, GLOBEX]))
+    await router.table(entry(V1), entry(V1, route="staging"), entry(GLOBEX, tenant="globex"))
+    return router
+
+
+@pytest.mark.parametrize("key", [None, "wrong", ""])
+async def test_without_a_tenants_key_the_answer_is_401_and_no_engine_is_asked(
+    served: Running, engine: Upstream, key: str | None
+) -> None:
+    answer = await served.ask(key=key)
+    assert (answer.status, answer.code, engine.seen) == (401, "bad_key", [])
+
+
+async def test_another_tenants_key_is_answered_403(served: Running, engine: Upstream) -> None:
+    answer = await served.ask("acme", key="globex-key")
+    assert (answer.status, answer.code, engine.seen) == (403, "wrong_tenant", [])
+
+
+@pytest.mark.parametrize("model", ["nobody", "acme/other", "acme/production/x", "", "/", V1.engine_name, "base"])
+async def test_an_unknown_model_is_answered_404(served: Running, engine: Upstream, model: str) -> None:
+    answer = await served.ask(model)
+    assert (answer.status, answer.code, engine.seen) == (404, "unknown_route", [])
+
+
+async def test_models_lists_the_routes_of_the_keys_tenant_alone(served: Running) -> None:
+    async with served.callers.get(served.url + "/v1/models", headers={"Authorization": f"Bearer {KEY}"}) as answer:
+        assert [model["id"] for model in (await answer.json())["data"]] == ["acme", "acme/production", "acme/staging"]
+    async with served.callers.get(served.url + "/v1/models") as answer:
+        assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/v1/unload_lora_adapter"),
+        ("POST", "/v1//chat/completions"),
+        ("POST", "/v1/chat/completions/../../load_lora_adapter"),
+        ("POST", "/v1/chat/completions/%2e%2e/x"),
+        ("POST", "/invocations"),
+        ("POST", "/adapters"),
+        ("DELETE", "/adapters/x"),
+        ("POST", "/v1/embeddings"),
+        ("GET", "/v1/chat/completions"),
+        ("GET", "/metrics"),
+        ("GET", "/version"),
+        ("GET", "/health"),
+        ("GET", "/docs"),
+        ("GET", "/control/state"),
+        ("POST", "/control/table"),
+        ("PUT", "/v1/models"),
+    ],
+)
+async def test_only_the_named_paths_are_reachable(served: Running, engine: Upstream, method: str, path: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    body = json.dumps({"model": "acme"}).encode()
+    writer.write(
+        f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
+    writer.close()
+    assert engine.seen == []
+
+
+async def test_healthz_is_open_and_says_nothing_else(served: Running) -> None:
+    async with served.callers.get(served.url + "/healthz") as answer:
+        assert (answer.status, await answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(("path"), ["/v1/chat/completions", "/v1/completions"])
+async def test_the_engine_gets_the_releases_name_and_never_the_callers_key(
+    served: Running, engine: Upstream, path: str
+) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "x-request-id": "case-7", "Cookie": "a=b"}
+    body = {"model": "acme/staging", "temperature": 0.25, "prompt": "ünïcode ☃", "user": "u"}
+    async with served.callers.post(served.url + path, json=body, headers=headers) as answer:
+        assert answer.status == 200
+        assert answer.headers["x-request-id"] == "case-7"
+    assert engine.seen == [{**body, "model": V1.engine_name}]
+    sent = {name.lower(): value for name, value in engine.headers[0].items()}
+    assert sent["x-request-id"] == "case-7"
+    assert not {"authorization", "cookie"} & sent.keys()
+
+
+async def test_a_request_id_that_is_none_is_replaced(served: Running) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "x-request-id": "a b" * 100}
+    body = {"model": "acme"}
+    async with served.callers.post(served.url + "/v1/completions", json=body, headers=headers) as answer:
+        assert len(answer.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"{", "bad_json"), (b"[]", "no_model"), (b"{}", "no_model"), (b'{"model": 3}', "no_model"), (b"", "bad_json")],
+)
+async def test_a_body_that_cannot_be_routed_is_answered_400(
+    served: Running, engine: Upstream, body: bytes, code: str
+) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with served.callers.post(served.url + "/v1/completions", data=body, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (400, code)
+    assert engine.seen == []
+
+
+async def test_a_body_over_the_limit_is_answered_413(served: Running, engine: Upstream) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    data = json.dumps({"model": "acme", "prompt": "x" * BODY_CAP}).encode()
+    async with served.callers.post(served.url + "/v1/completions", data=data, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (413, "body_too_large")
+    assert engine.seen == []
+    under = json.dumps({"model": "acme", "prompt": "x" * (BODY_CAP - 100)}).encode()
+    async with served.callers.post(served.url + "/v1/completions", data=under, headers=headers) as answer:
+        assert answer.status == 200
+
+
+async def test_a_strangers_body_is_not_read(served: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
+
+
+async def test_a_stream_is_passed_on_event_by_event(served: Running) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    body = {"model": "acme", "stream": True, "test": {"events": 5, "delay": 0.05}}
+    parts: list[bytes] = []
+    async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
+        assert answer.headers["x-loradeck-release"] == V1.id
+        assert answer.content_type == "text/event-stream"
+        parts = [part async for part in answer.content.iter_any()]
+    assert len(parts) >= 5  # not held back and sent in one piece
+    assert parts[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_caller_that_leaves_ends_its_request_in_the_engine(served: Running, engine: Upstream) -> None:
+    readers = [asyncio.create_task(served.ask(stream=stream, delay=30)) for stream in (False, True)]
+    await until(lambda: len(engine.seen) == 2)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    await until(lambda: engine.dropped == 2)
+    (counter,) = await served.stats()
+    assert (counter["admitted"], counter["finished"], counter["errors"], counter["streams"]) == (2, 0, 0, 0)
+    assert [row["status"] for row in await served.trace(2)] == [499, 499]
+
+
+async def _broken_off(answer: aiohttp.ClientResponse) -> bytes:
+    """What came of an answer that did not end as one should."""
+    raw = b""
+    try:
+        async for part in answer.content.iter_any():
+            raw += part
+    except aiohttp.ClientPayloadError:
+        return raw
+    raise AssertionError(f"the answer ended as if it were whole: {raw!r}")
+
+
+async def test_the_engines_refusal_of_a_request_reaches_the_caller(served: Running) -> None:
+    answer = await served.ask(status=400)
+    assert (answer.status, json.loads(answer.raw)["error"]["message"]) == (400, "asked for")
+    (counter,) = await served.stats()
+    assert (counter["finished"], counter["errors"]) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [500, 503, 401, 405])
+async def test_an_engines_own_fault_is_an_error_and_not_passed_on(served: Running, status: int) -> None:
+    answer = await served.ask(status=status)
+    assert (answer.status, answer.code, answer.headers["x-loradeck-release"]) == (502, "engine_error", V1.id)
+    (counter,) = await served.stats()
+    assert (counter["finished"], counter["errors"], counter["checked"]) == (0, 1, 0)
+
+
+async def test_a_release_that_its_engine_lost_is_an_error_of_that_engine(served: Running, engine: Upstream) -> None:
+    assert V1.engine_name is not None
+    engine.unloaded.add(V1.engine_name)
+    answer = await served.ask()
+    assert (answer.status, answer.code) == (502, "release_not_on_engine")
+
+
+async def test_an_engine_that_is_gone_is_answered_502_and_counted(served: Running, engine: Upstream) -> None:
+    await engine.stop()
+    answer = await served.ask()
+    assert (answer.status, answer.code) == (502, "engine_unreachable")
+    (counter,) = await served.stats()
+    assert counter["errors"] == counter["admitted"] > 0
+    await engine.start()
+    assert (await served.ask()).status == 200
+
+
+async def test_a_lost_engine_before_the_first_byte_is_looked_up_again(served: Running, engine: Upstream) -> None:
+    second = Upstream("e1", engine.socket.replace("e0", "e1"))
+    await served.engines(("e0", engine.socket, [V1]), ("e1", second.socket, [V1]))  # nobody listens on the second
+    for _ in range(6):
+        assert (await served.ask()).text == f"e0:{V1.engine_name}"
+    by_replica = {c["replica"]: (c["finished"], c["errors"]) for c in await served.stats()}
+    assert by_replica["e0"] == (6, 0)
+    finished, errors = by_replica["e1"]
+    assert finished == 0
+    assert errors > 0
+
+
+async def test_a_stream_that_dies_is_said_to_be_broken_and_not_ended(served: Running) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    body = {"model": "acme", "stream": True, "test": {"events": 5, "die_after": 2, "delay": 0.02}}
+    async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
+        raw = await _broken_off(answer)
+    assert b"[DONE]" not in raw
+    assert b'"code": "engine_lost"' in raw
+    (counter,) = await served.stats()
+    assert (counter["finished"], counter["errors"], counter["checked"]) == (0, 1, 0)
+
+
+async def test_streams_of_the_left_release_finish(served: Running, engine: Upstream) -> None:
+    stream = asyncio.create_task(served.ask(stream=True, events=6, delay=0.05))
+    whole = asyncio.create_task(served.ask(delay=0.3))
+    await until(lambda: len(engine.seen) == 2)
+    await served.table(entry(V2, 2))
+    assert (await stream).text == (await whole).text == f"e0:{V1.engine_name}"
+    left = next(c for c in await served.stats() if c["release"] == V1.id)
+    assert (left["admitted"], left["finished"], left["errors"]) == (2, 2, 0)
+
+
+async def test_under_policy_cut_a_stream_ends_and_an_unsent_answer_comes_from_the_new_release(
+    served: Running, engine: Upstream
+) -> None:
+    await served.table(entry(V1, streams=Streams.CUT))
+    body = {"model": "acme", "stream": True, "test": {"events": 50, "delay": 0.1}}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with served.callers.post(served.url + "/v1/chat/completions", json=body, headers=headers) as answer:
+        raw = await answer.content.readany()
+        whole = asyncio.create_task(served.ask(delay=0.4))
+        await until(lambda: len(engine.seen) == 2)
+        await served.table(entry(V2, 2, streams=Streams.CUT))
+        raw += await _broken_off(answer)
+    assert b'"code": "release_left"' in raw
+    assert b"[DONE]" not in raw
+    assert (await whole).text == f"e0:{V2.engine_name}"
+    await until(lambda: engine.dropped == 2)
+    by_release = {c["release"]: (c["finished"], c["errors"], c["streams"]) for c in await served.stats()}
+    assert by_release == {V1.id: (0, 0, 0), V2.id: (1, 0, 0)}
+
+
+async def test_the_trace_says_who_was_served_by_which_release(served: Running) -> None:
+    first = await served.ask()
+    await served.table(entry(V2, 2))
+    second = await served.ask(stream=True)
+    third = await served.ask("globex", key="globex-key")
+
+    by_id = {row["request"]: row for row in await served.trace(3)}
+    ids = [answer.headers["x-request-id"] for answer in (first, second, third)]
+    assert [by_id[i]["release"] for i in ids] == [V1.id, V2.id, GLOBEX.id]
+    assert [by_id[i]["generation"] for i in ids] == [1, 2, 1]
+    assert [by_id[i]["first_token_ms"] is not None for i in ids] == [False, True, False]
+    assert {row["status"] for row in by_id.values()} == {200}
+    assert [row["seq"] for row in (await served.get("/control/trace?after=1"))["rows"]] == [2, 3]
+    assert [row["tenant"] for row in (await served.get("/control/trace?tenant=globex"))["rows"]] == ["globex"]
+
+
+async def test_answers_carry_no_stale_mark_while_the_hub_is_there_and_its_age_when_it_is_not(served: Running) -> None:
+    assert "x-loradeck-stale" not in (await served.ask()).headers
+    await served.post("/control/hub", {"connected": False})
+    ages = [float((await served.ask(delay=0.1)).headers["x-loradeck-stale"]) for _ in range(3)]
+    assert ages == sorted(ages)
+    assert ages[2] > ages[0]
+
+
+async def test_a_tenant_that_refuses_after_hub_loss_is_refused_then_and_served_again(
+    served: Running, engine: Upstream
+) -> None:
+    await served.table(entry(V1, refuse_after_s=0.2))
+    assert (await served.ask()).status == 200
+    await served.post("/control/hub", {"connected": False})
+    refused = await served.ask()
+    while refused.status == 200:
+        refused = await served.ask(delay=0.02)
+    assert (refused.status, refused.code) == (503, "hub_lost")
+    assert int(refused.headers["retry-after"]) > 0
+    assert (await served.ask("globex", key="globex-key")).status == 200  # its policy is to serve on
+    await served.post("/control/hub", {"connected": True})
+    assert (await served.ask()).status == 200
+
+
+async def test_the_control_socket_is_for_this_user_alone(served: Running, folder: Path) -> None:
+    assert (served.state.stat().st_mode & 0o777) == 0o700
+    modes = {path.name: path.stat().st_mode & 0o777 for path in served.state.iterdir()}
+    assert modes == {"router.sock": 0o600, "router.lock": 0o600, "table.jsonl": 0o600}
+
+
+@pytest.mark.parametrize("path", ["table", "engines", "pin", "unpin", "hub", "proof"])
+async def test_a_body_that_does_not_fit_the_call_changes_nothing(served: Running, path: str) -> None:
+    before = await served.get("/control/state")
+    status, problem = await served.call(f"/control/{path}", {"surprise": 1})
+    assert (status, problem["code"]) == (400, "bad_body")
+    assert await served.get("/control/state") == before
