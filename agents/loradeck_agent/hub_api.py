@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -23,6 +23,7 @@ BLOB_S = 1800.0
 
 _attestations = TypeAdapter(tuple[Attestation, ...])
 _datasets = TypeAdapter(tuple[DatasetEntry, ...])
+_versions = TypeAdapter(tuple[AdapterVersion, ...])
 _suites = TypeAdapter(tuple[SuiteEntry, ...])
 
 
@@ -38,8 +39,22 @@ class HubApi:
         self._http.close()
 
     async def release(self, release: str) -> ReleaseDetail:
+        """A release and its adapter's manifest.
+
+        Raises:
+            AgentError: `path_traversal` or `bad_manifest` when the document must not be believed.
+        """
         reply = _checked(await self._http.get(f"/v1/releases/{release}", timeout=CALL_S))
-        return ReleaseDetail.model_validate_json(reply.body)
+        try:
+            return ReleaseDetail.model_validate_json(reply.body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            leaves = "path" in first["loc"] and "leaves" in first["msg"]
+            raise AgentError(
+                "path_traversal" if leaves else "bad_manifest",
+                "the release's manifest is not acceptable",
+                f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            ) from error
 
     async def blob(self, sha256: str, sink: Callable[[bytes], None]) -> None:
         """Streams a blob into `sink`. The caller checks size and digest."""
@@ -58,6 +73,10 @@ class HubApi:
             if entry.digest == digest:
                 return entry.manifest
         raise AgentError("unknown_suite", "the hub has no suite of this digest", digest, "register it first")
+
+    async def versions(self, tenant: str, name: str) -> tuple[AdapterVersion, ...]:
+        reply = _checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
+        return _versions.validate_json(reply.body)
 
     async def canary_records(self, release: str) -> tuple[Attestation, ...]:
         query = urlencode({"kind": AttestationKind.CANARY.value, "subject": release})

@@ -57,7 +57,6 @@ class Prover:
     router: RouterControl
     records: CanaryRecords
     acks: AckBoard
-    repeat_s: float = REPEAT_S
     _tasks: dict[tuple[str, str, str], _Proving] = field(default_factory=dict)
     _left: dict[tuple[str, str], ReleaseRef] = field(default_factory=dict)
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
@@ -105,7 +104,7 @@ class Prover:
             entry = self.table.entries.get(pointer)
             if entry is None or entry.fence != fence:
                 return
-            pause = self.repeat_s * random.uniform(0.8, 1.2)
+            pause = REPEAT_S * random.uniform(0.8, 1.2)
             try:
                 async with self._room:
                     verdict = await self._prove(entry, self.engines[replica])
@@ -142,8 +141,10 @@ class Prover:
         if not entry.canaries and ref.engine_name is not None and ref.engine_name not in await engine.api.models():
             raise AgentError("not_listed", "the engine does not list the release", ref.engine_name)
         items = await asyncio.gather(*(self._ask(entry, engine.name, messages) for messages in entry.canaries))
-        left = self._left.get(entry.key) or next(iter(entry.beneath), None)
-        return await judge_items(engine, self.records, ref, items, [left] if left else [])
+        left = self._left.get(entry.key)
+        return await judge_items(
+            engine, self.records, ref, items, left=left, near=entry.beneath[:1] if not left else ()
+        )
 
     async def _ask(self, entry: TableEntry, replica: str, messages: Conversation) -> CanaryItem:
         reply = await self.router.proof(

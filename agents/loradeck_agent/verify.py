@@ -52,12 +52,12 @@ async def recorded_base(
 
 
 async def verify_idle(
-    engine: EngineReplica, records: CanaryRecords, ref: ReleaseRef, canaries: Canaries, left: Sequence[ReleaseRef]
+    engine: EngineReplica, records: CanaryRecords, ref: ReleaseRef, canaries: Canaries, near: Sequence[ReleaseRef]
 ) -> Judgement:
     """Judges a release that was just loaded and serves nobody yet, and records what nobody has recorded.
 
-    Tokens that differ from the base nowhere are not recorded: they may be the base's own, and a later right
-    load would then be called wrong.
+    `near`: the other releases of its pointers. Tokens that are the base's or one of theirs are not recorded:
+    this may be a load that went wrong, and a later right one would then be called wrong.
     """
     build = engine.build
     base = await recorded_base(engine, records, ref.release.tenant, canaries)
@@ -67,9 +67,11 @@ async def verify_idle(
     missing = [item for item in items if item.prompt not in have]
     if missing and ref.release.form is Form.ADAPTER:
         own = CanaryRecord(release=ref.id, build=build.build, items=tuple(items))
-        if judge(items, own, {base.release: base} if base else {}, is_base=False).level is Level.PROVEN:
+        known = [base, *(records.known(other.id, build.build) for other in near)]
+        others = {other.release: other for other in known if other is not None}
+        if judge(items, own, others, is_base=False).level is Level.PROVEN:
             await records.add(ref, build.build, missing)
-    return await judge_items(engine, records, ref, items, left)
+    return await judge_items(engine, records, ref, items, left=None, near=near)
 
 
 async def judge_items(
@@ -77,9 +79,16 @@ async def judge_items(
     records: CanaryRecords,
     ref: ReleaseRef,
     items: Sequence[CanaryItem],
-    left: Sequence[ReleaseRef],
+    *,
+    left: ReleaseRef | None,
+    near: Sequence[ReleaseRef],
 ) -> Judgement:
-    """Judges tokens against the release's own record, the base's, and those of what the pointer has left."""
+    """Judges tokens against the release's own record, the base's, and what else they could be.
+
+    Args:
+        left: the release that the pointer came from: where nobody has its record, it cannot be ruled out.
+        near: releases that are ruled out as far as their records are known here.
+    """
     build = engine.build
     asked = [item.prompt for item in items]
     if not asked:
@@ -90,6 +99,10 @@ async def judge_items(
         record = record.model_copy(update={"items": tuple(item for item in record.items if item.prompt in asked)})
     if ref.release.form is not Form.ADAPTER:
         return judge(items, record, {}, is_base=True)
-    rivals = [base_ref(ref.release.tenant, build.base), *(other for other in left if other.id != ref.id)]
-    others = {rival.id: await records.find(rival.id, build.build, asked) for rival in rivals}
+    rivals = [base_ref(ref.release.tenant, build.base), *([left] if left else [])]
+    others = {rival.id: await records.find(rival.id, build.build, asked) for rival in rivals if rival.id != ref.id}
+    for other in near:
+        known = records.known(other.id, build.build)
+        if known is not None and other.id != ref.id:
+            others[other.id] = known
     return judge(items, record, others, is_base=False)

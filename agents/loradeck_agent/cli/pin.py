@@ -1,0 +1,105 @@
+"""`loradeck-agent pin`: a release chosen on the node, when the hub cannot choose it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import os
+import signal
+import time
+
+import click
+
+from loradeck.schemas.ids import short
+from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.cli.shared import config_option
+from loradeck_agent.config import AgentConfig
+from loradeck_agent.control import RouterControl
+from loradeck_agent.errors import AgentError
+from loradeck_agent.folder import StateFolder, holder_of, locked
+from loradeck_agent.journal import Journal
+
+
+@click.command()
+@click.argument("tenant")
+@click.argument("route")
+@click.option("--to", "release", required=True, help="A release of the route: its id (or a start of it), 'v7', 'base'.")
+@click.option("--reason", required=True, help="Why; it is kept and shown on the hub.")
+@config_option
+def pin(config: AgentConfig, tenant: str, route: str, release: str, reason: str) -> None:
+    """Puts a release in force on this node, over the hub.
+
+    It works without the hub and without the agent, is journalled, is shown as drift once the hub is back, and
+    ends only by an unpin on the hub.
+    """
+    if not reason.strip():
+        raise AgentError("reason_required", "a pin needs a reason", "", "say why with --reason")
+    made, acks = asyncio.run(_pin(config, tenant, route, release, reason.strip()))
+    _journal(StateFolder(config.state), made)
+    click.echo(f"pinned {tenant}/{route} to {made.release.label or '-'} ({short(made.release.id)})")
+    for ack in acks:
+        serving = ack.state is AckState.FLIPPED or ack.code == "pinned"
+        why = f"{ack.state.value} {ack.code or ''} {ack.detail}"
+        click.echo(f"  {ack.replica}: {'in force' if serving else why}")
+
+
+async def _pin(config: AgentConfig, tenant: str, route: str, release: str, reason: str) -> tuple[Pin, tuple[Ack, ...]]:
+    router = RouterControl(StateFolder(config.state))
+    try:
+        state = await router.state()
+        entry = next((entry for entry in state.entries if entry.key == (tenant, route)), None)
+        if entry is None:
+            known = ", ".join(sorted("/".join(entry.key) for entry in state.entries)) or "none"
+            raise AgentError(
+                "unknown_route", "there is no such route on this node", f"{tenant}/{route}; it has: {known}"
+            )
+        ref = choose(entry, release)
+        made = Pin(
+            tenant=tenant,
+            route=route,
+            release=ref,
+            over=entry.fence,
+            actor=getpass.getuser(),
+            reason=reason,
+            at_ms=time.time_ns() // 1_000_000,
+        )
+        ready = {name for names in state.ready.values() for name in names}
+        if ref.release.form is Form.ADAPTER and ref.id not in ready:
+            click.echo(
+                f"note: {short(ref.id)} is not loaded here yet; until it is, the route's gap policy holds", err=True
+            )
+        return made, await router.pin(made)
+    finally:
+        router.close()
+
+
+def choose(entry: TableEntry, wanted: str) -> ReleaseRef:
+    """The release of an entry that a person means: by label, id, or the start of an id.
+
+    Raises:
+        AgentError: `unknown_release` or `ambiguous_release`; the detail lists what there is.
+    """
+    refs = {ref.id: ref for ref in (entry.current, *entry.beneath, entry.preparing) if ref is not None}
+    for ref in list(refs.values()):
+        base = Release(tenant=entry.tenant, form=Form.BASE, base=ref.release.base, label="base")
+        refs.setdefault(base.id, ReleaseRef(id=base.id, release=base, label="base"))
+    found = [ref for ref in refs.values() if ref.label == wanted or (len(wanted) >= 4 and ref.id.startswith(wanted))]
+    known = ", ".join(f"{ref.label or '-'} ({short(ref.id)})" for ref in refs.values())
+    if not found:
+        raise AgentError("unknown_release", "the route has no such release on this node", f"{wanted}; it has: {known}")
+    if len(found) > 1:
+        raise AgentError("ambiguous_release", "more than one release fits", f"{wanted}; it has: {known}")
+    return found[0]
+
+
+def _journal(folder: StateFolder, made: Pin) -> None:
+    """Tells the agent; where none runs, writes its journal for it."""
+    agent = holder_of(folder.lock)
+    if agent is not None:
+        os.kill(agent, signal.SIGUSR1)
+        return
+    with contextlib.suppress(AgentError), locked(folder.lock, "agent"):
+        Journal.open(folder.journal).pin(made)

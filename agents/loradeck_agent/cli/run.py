@@ -1,0 +1,40 @@
+"""`loradeck-agent run`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+
+import click
+
+from loradeck_agent.cli.shared import config_option
+from loradeck_agent.config import AgentConfig
+
+
+@click.command()
+@config_option
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def run(config: AgentConfig, log_level: str) -> None:
+    """Runs the agent until SIGTERM or SIGINT.
+
+    Router, engines and jobs go on after that and are taken over by the next start; `stop` ends them too.
+    """
+    token = config.read_token()
+    config.check_bases()
+    os.umask(0o077)
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)sZ %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    from loradeck_agent.daemon import serve  # the other commands start faster without it
+
+    asyncio.run(serve(config, token))

@@ -1,0 +1,167 @@
+"""`loradeck-agent status`: what this node serves, asked of the router and the engines themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import click
+
+from loradeck.schemas.ids import short
+from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
+from loradeck_agent.config import AgentConfig, EngineConfig
+from loradeck_agent.control import RouterControl
+from loradeck_agent.engine_api import EngineApi
+from loradeck_agent.errors import AgentError
+from loradeck_agent.executor import Executor, ExecutorFolder
+from loradeck_agent.folder import StateFolder, holder_of
+from loradeck_agent.journal import Journal
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@config_option
+def status(config: AgentConfig, as_json: bool) -> None:
+    """Prints what runs on this node and what it serves. Exit status 3 when the router does not run."""
+    document = asyncio.run(_collect(config))
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        for line in _lines(document):
+            click.echo(line)
+    if document["router"] is None:
+        sys.exit(EXIT_NOT_RUNNING)
+
+
+async def _collect(config: AgentConfig) -> dict[str, Any]:
+    folder = StateFolder(config.state)
+    journal = Journal.open(folder.journal)
+    return {
+        "node": config.node,
+        "agent": {"pid": holder_of(folder.lock), "link": _link(folder)},
+        "journal": {"epoch": journal.cursor.epoch, "rev": journal.cursor.rev, "hash": journal.cursor.hash},
+        "router": await _router(folder),
+        "engines": [await _engine(config, folder, engine) for engine in config.engine],
+        "jobs": _jobs(folder),
+    }
+
+
+def _link(folder: StateFolder) -> dict[str, Any] | None:
+    """What the running agent last wrote of its link; None where none runs."""
+    if holder_of(folder.lock) is None:
+        return None
+    try:
+        document: dict[str, Any] = json.loads(folder.status.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return document
+
+
+async def _router(folder: StateFolder) -> dict[str, Any] | None:
+    router = RouterControl(folder)
+    try:
+        state = await router.state()
+        stats = await router.stats()
+    except AgentError:
+        return None
+    finally:
+        router.close()
+    pins = {(pin.tenant, pin.route): pin for pin in state.pins}
+    force = {(f.tenant, f.route): f.release for f in state.in_force}
+    streams: dict[tuple[str, str], int] = {}
+    for row in stats.traffic:
+        streams[row.tenant, row.route] = streams.get((row.tenant, row.route), 0) + row.streams
+    routes = []
+    for entry in state.entries:
+        pin, serving = pins.get(entry.key), force.get(entry.key)
+        routes.append(
+            {
+                "tenant": entry.tenant,
+                "route": entry.route,
+                "epoch": entry.epoch,
+                "generation": entry.generation,
+                "current": _ref(entry.current),
+                "in_force": _ref(serving),
+                "pin": pin.model_dump(mode="json") if pin else None,
+                "streams": streams.get(entry.key, 0),
+                "suspended": entry.suspended,
+            }
+        )
+    return {"pid": state.pid, "boot": state.boot, "epoch": state.epoch, "rev": state.rev, "routes": routes}
+
+
+def _ref(ref: Any) -> dict[str, str] | None:
+    return {"id": ref.id, "label": ref.label} if ref is not None else None
+
+
+async def _engine(config: AgentConfig, folder: StateFolder, engine: EngineConfig) -> dict[str, Any]:
+    api = EngineApi(folder.engine_socket(engine.name))
+    found: dict[str, Any] = {
+        "engine": engine.name,
+        "replica": config.replica_of(engine),
+        "pid": holder_of(folder.engine_lock(engine.name)),
+        "up": False,
+    }
+    try:
+        if await api.healthy():
+            version = await api.version()
+            found |= {"up": True, "base": version.base, "slots": version.slots, "build": version.build.key}
+            found["loaded"] = sorted(await api.models())
+    except AgentError as error:
+        found["error"] = str(error)
+    finally:
+        api.close()
+    return found
+
+
+def _jobs(folder: StateFolder) -> list[dict[str, Any]]:
+    out = []
+    for path in sorted(folder.jobs.iterdir()) if folder.jobs.is_dir() else ():
+        attempt = ExecutorFolder(path).read()
+        if attempt is not None and not attempt.ended:
+            alive = Executor(ExecutorFolder(path), attempt).alive()
+            out.append({"job": attempt.job.id, "kind": attempt.job.spec.kind, "pid": attempt.pid if alive else None})
+    return out
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    agent, router = document["agent"], document["router"]
+    out = [f"node {document['node']}"]
+    pid = f"pid {agent['pid']}" if agent["pid"] else "does not run"
+    out.append(f"agent   {pid}, {_link_line(agent['link'])}")
+    if router is None:
+        out.append("router  does not run")
+    else:
+        out.append(f"router  pid {router['pid']}, epoch {router['epoch']} rev {router['rev']}")
+    for engine in document["engines"]:
+        if engine["up"]:
+            what = f"base {short(engine['base'])}, {len(engine['loaded'])} of {engine['slots']} slots"
+        else:
+            what = "starting" if engine["pid"] else "does not run"
+        out.append(f"engine  {engine['engine']} ({engine['replica']}): {what}")
+    for job in document["jobs"]:
+        process = f"pid {job['pid']}" if job["pid"] else "has no process"
+        out.append(f"job     {job['job']} {job['kind']}: {process}")
+    for route in router["routes"] if router else ():
+        current, force, pin = route["current"], route["in_force"], route["pin"]
+        name = f"{current['label'] or '-'} ({short(current['id'])})" if current else "removed"
+        line = f"route   {route['tenant']}/{route['route']} g{route['generation']}: {name}"
+        if pin:
+            line += f", PINNED to {pin['release']['label'] or short(pin['release']['id'])}: {pin['reason']}"
+        elif current and (force is None or force["id"] != current["id"]):
+            line += f", NOT FLIPPED: {force['label'] or short(force['id']) if force else 'nothing'} in force"
+        out.append(line)
+    return out
+
+
+def _link_line(link: dict[str, Any] | None) -> str:
+    if link is None:
+        return "no link"
+    age = max(0, time.time_ns() // 1_000_000 - link["since_ms"]) // 1000
+    if link["connected"]:
+        refused = f", which refuses to steer it: {link['refused']}" if link["refused"] else ""
+        return f"linked to {link['hub']} for {age} s{refused}"
+    return f"no link to {link['hub']}: {link['error'] or 'not connected yet'}"

@@ -1,0 +1,52 @@
+"""`loradeck-agent stop`."""
+
+from __future__ import annotations
+
+import click
+
+from loradeck_agent.cli.shared import config_option
+from loradeck_agent.config import AgentConfig
+from loradeck_agent.executor import Executor, ExecutorFolder
+from loradeck_agent.folder import StateFolder, holder_of
+from loradeck_agent.supervise import end_process
+
+AGENT_GRACE_S = 15.0
+ROUTER_GRACE_S = 20.0
+ENGINE_GRACE_S = 20.0
+EXECUTOR_GRACE_S = 60.0
+
+
+@click.command()
+@config_option
+@click.option("--agent-only", is_flag=True, help="Ends the agent and leaves router, engines and jobs running.")
+def stop(config: AgentConfig, agent_only: bool) -> None:
+    """Ends the agent, its router, its engines and its jobs, and waits for each.
+
+    Each is asked with SIGTERM and killed when it does not end in its time (a router lets answers finish).
+    """
+    folder = StateFolder(config.state)
+    ended = _end(holder_of(folder.lock), "agent", AGENT_GRACE_S)
+    if not agent_only:
+        # The agent first: it would start again what ends behind its back.
+        for path in sorted(folder.jobs.iterdir()) if folder.jobs.is_dir() else ():
+            ended += _end(_executor_pid(ExecutorFolder(path)), f"job {path.name}", EXECUTOR_GRACE_S)
+        ended += _end(holder_of(folder.router_lock), "router", ROUTER_GRACE_S)
+        for path in sorted((folder.root / "engines").iterdir()) if (folder.root / "engines").is_dir() else ():
+            # By the folders, not by the configuration: an engine may have been taken out of it since.
+            ended += _end(holder_of(path / "engine.lock"), f"engine {path.name}", ENGINE_GRACE_S)
+    if not ended:
+        click.echo("nothing ran")
+
+
+def _end(pid: int | None, what: str, grace_s: float) -> int:
+    if pid is None:
+        return 0
+    click.echo(f"{what} (pid {pid}) {end_process(pid, what, grace_s=grace_s)}")
+    return 1
+
+
+def _executor_pid(folder: ExecutorFolder) -> int | None:
+    attempt = folder.read()
+    if attempt is None or not Executor(folder, attempt).alive():
+        return None
+    return attempt.pid

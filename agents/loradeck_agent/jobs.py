@@ -1,0 +1,383 @@
+"""Jobs on this node: leases, executors and their events, results, and prepares.
+
+A job's events go up under its lease. What could not be sent waits in the job's own event file; after a link
+was lost the last terminal events are said again, because nobody knows whether they arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
+from loradeck.schemas.jobs import (
+    TERMINAL,
+    EvaluateSpec,
+    ExecutorEvent,
+    ExecutorEventType,
+    ExecutorSpec,
+    JobAssignment,
+    PrepareSpec,
+    TrainSpec,
+)
+from loradeck.schemas.link import JobEvent
+from loradeck.schemas.manifest import AdapterManifest
+from loradeck_agent.errors import AgentError, Unreachable
+from loradeck_agent.executor import EXIT_CODES, Attempt, Executor, ExecutorFolder, read_json
+from loradeck_agent.folder import StateFolder
+from loradeck_agent.hub_api import HubApi
+from loradeck_agent.inputs import InputStore
+from loradeck_agent.prepare import prepare
+from loradeck_agent.reconcile import Reconciler
+from loradeck_agent.releases import ReleaseStore, verify_adapter
+from loradeck_agent.replica import EngineReplica
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+TAIL_S = 0.25
+RETRY_S = 1.0
+REACH_S = 600.0
+"""How long a finished job tries to reach the hub with its results before it is given up."""
+
+REPEAT_S = 600.0
+"""Terminal events younger than this are sent again after the link was lost."""
+
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass
+class _Running:
+    job: JobAssignment
+    task: asyncio.Task[None]
+    executor: Executor | None = None
+
+
+@dataclass(frozen=True)
+class _Base:
+    digest: str
+    folder: Path
+
+
+@dataclass
+class _Said:
+    event: JobEvent
+    at: float
+
+
+@dataclass
+class Jobs:
+    """All jobs of this node. `send` is the link's: False means the link is down."""
+
+    folder: StateFolder
+    engines: tuple[EngineReplica, ...]
+    hub: HubApi
+    store: ReleaseStore
+    inputs: InputStore
+    reconciler: Reconciler
+    send: Callable[[JobEvent], Awaitable[bool]]
+    threads: int = 1
+    _running: dict[str, _Running] = field(default_factory=dict)
+    _said: dict[str, _Said] = field(default_factory=dict)
+    _linked: asyncio.Event = field(default_factory=asyncio.Event)
+    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+    # ---- from the hub --------------------------------------------------------------------------------------
+
+    def running(self) -> tuple[tuple[str, int], ...]:
+        """(job, lease) of what runs here, for the hello."""
+        return tuple((running.job.id, running.job.lease) for running in self._running.values())
+
+    def assign(self, job: JobAssignment) -> None:
+        """Starts a job. The same lease again is no second start; a newer one replaces the older."""
+        held = self._running.get(job.id)
+        if held is not None and held.job.lease >= job.lease:
+            return
+        if not _JOB_ID.fullmatch(job.id):
+            log.error("a job's id is no name of a folder and is refused: %r", job.id)
+            return
+        self._start(job, None, after=self._stopped(held) if held is not None else None)
+
+    def cancel(self, job: str, lease: int) -> None:
+        """Stops a job; under an older lease than the one that runs, nothing happens."""
+        held = self._running.get(job)
+        if held is None or held.job.lease > lease:
+            return
+        log.info("job %s is cancelled", job)
+        if held.executor is not None and held.executor.started:
+            held.executor.note(cancelled=True)
+            asyncio.get_running_loop().create_task(held.executor.end())
+        else:
+            held.task.cancel("cancelled by the hub")
+
+    async def _stopped(self, held: _Running) -> None:
+        """Ends an attempt whose lease is over; nothing more is said of it."""
+        held.task.cancel("replaced")
+        await asyncio.wait([held.task])
+        if held.executor is not None:
+            await held.executor.end()
+
+    def linked(self, connected: bool) -> None:
+        """The link came up or was lost."""
+        if not connected:
+            self._linked.clear()
+            return
+        self._linked.set()
+        for running in list(self._said.values()):
+            asyncio.get_running_loop().create_task(self._say_again(running))
+
+    async def _say_again(self, said: _Said) -> None:
+        if time.monotonic() - said.at < REPEAT_S:
+            await self.send(said.event)
+        else:
+            self._said.pop(said.event.job, None)
+
+    # ---- life ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Takes up again what an earlier agent left running, then waits. Executors outlive this."""
+        for path in sorted(self.folder.jobs.iterdir()):
+            folder = ExecutorFolder(path)
+            attempt = folder.read()
+            if attempt is not None and not attempt.ended:
+                log.info("job %s is taken up again", attempt.job.id)
+                self._start(attempt.job, Executor(folder, attempt), after=None)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            tasks = [running.task for running in self._running.values()]
+            for task in tasks:
+                task.cancel("the agent ends")
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, job: JobAssignment, executor: Executor | None, *, after: Awaitable[None] | None) -> None:
+        async def run() -> None:
+            if after is not None:
+                await after
+            try:
+                if isinstance(job.spec, PrepareSpec):
+                    await self._prepare(job)
+                else:
+                    await self._execute(job, running)
+            finally:
+                if self._running.get(job.id) is running:
+                    del self._running[job.id]
+
+        running = _Running(job, asyncio.get_running_loop().create_task(run()), executor)
+        self._running[job.id] = running
+
+    async def _say(self, job: JobAssignment, event: ExecutorEvent, result: dict[str, Any] | None = None) -> None:
+        """Sends one event, waiting for the link as long as it takes."""
+        message = JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result)
+        while not await self.send(message):
+            self._linked.clear()
+            await self._linked.wait()
+        if event.type in TERMINAL:
+            self._said[job.id] = _Said(message, time.monotonic())
+
+    # ---- prepare -------------------------------------------------------------------------------------------
+
+    async def _prepare(self, job: JobAssignment) -> None:
+        await self._say(job, _event(job, 0, ExecutorEventType.STARTED))
+        try:
+            result = await prepare(job, self.engines, self.reconciler)
+        except asyncio.CancelledError as cancelled:
+            if "cancelled" in str(cancelled):
+                await self._say(job, _event(job, 1, ExecutorEventType.PREEMPTED, "cancelled", code="cancelled"))
+            raise
+        except AgentError as error:
+            await self._say(job, _failure(job, 1, error))
+        except Exception as error:
+            log.exception("prepare %s broke", job.id)
+            await self._say(job, _failure(job, 1, AgentError("prepare_broke", "prepare broke", repr(error))))
+        else:
+            await self._say(job, _event(job, 1, ExecutorEventType.FINISHED), result)
+
+    # ---- executors -----------------------------------------------------------------------------------------
+
+    async def _execute(self, job: JobAssignment, running: _Running) -> None:
+        """One attempt from its inputs to its terminal event."""
+        executor = running.executor
+        if executor is None:
+            folder = ExecutorFolder(self.folder.jobs / f"{job.id}-{job.attempt}")
+            executor = running.executor = Executor(folder, Attempt(job=job))
+        try:
+            async with self._turn:
+                if not executor.started:
+                    await self._launch(job, executor)
+                terminal = await self._tail(job, executor)
+            event, result = await self._outcome(job, executor, terminal)
+        except asyncio.CancelledError as cancelled:
+            if "cancelled" not in str(cancelled):
+                raise
+            event = _event(job, 0, ExecutorEventType.PREEMPTED, "cancelled before it began", code="cancelled")
+            result = None
+        except AgentError as error:
+            event, result = _failure(job, executor.attempt.seq + 1, error), None
+        except Exception as error:
+            log.exception("job %s broke", job.id)
+            broke = AgentError("job_broke", "the agent could not carry the job out", repr(error))
+            event, result = _failure(job, executor.attempt.seq + 1, broke), None
+        await self._say(job, event, result)
+        executor.note(ended=True)
+
+    async def _launch(self, job: JobAssignment, executor: Executor) -> None:
+        executor.folder.write(executor.attempt)
+        spec, folder = job.spec, executor.folder
+        inputs: dict[str, str] = {}
+        if isinstance(spec, TrainSpec):
+            base = self._base(spec.base)
+            for digest in spec.datasets:
+                inputs[digest] = str(await self.inputs.dataset(digest))
+            if spec.parent is not None:
+                inputs[spec.parent] = str(await self.inputs.adapter(spec.tenant, spec.name, spec.parent, base.folder))
+        elif isinstance(spec, EvaluateSpec):
+            if job.release is None:
+                raise AgentError("bad_job", "the job names no release", job.id)
+            base = self._base(job.release.release.base)
+            inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
+            if job.release.release.adapter is not None:
+                inputs[job.release.release.adapter] = str(
+                    await self.store.ensure(job.release, base.digest, base.folder)
+                )
+        else:
+            raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
+        executor.start(
+            spec.kind,
+            ExecutorSpec(
+                run=job.id,
+                attempt=job.attempt,
+                spec=spec,
+                base=str(base.folder),
+                base_digest=base.digest,
+                inputs=inputs,
+                canaries=job.canaries,
+                out=str(folder.out),
+                events=str(folder.events),
+                error=str(folder.error),
+                threads=self.threads,
+            ),
+        )
+
+    def _base(self, digest: str) -> _Base:
+        """Where a base lies on this node: its engine's folder."""
+        for engine in self.engines:
+            if engine.version is not None and engine.version.base == digest:
+                return _Base(digest, engine.config.base)
+        raise AgentError("unknown_base", "no engine of this node runs the job's base", digest)
+
+    async def _tail(self, job: JobAssignment, executor: Executor) -> ExecutorEvent | None:
+        """Forwards events until the process has ended. Returns its terminal event, which is not forwarded yet."""
+        terminal: ExecutorEvent | None = None
+        while True:
+            alive = executor.alive()  # asked first: what it wrote before it ended is then read below
+            events, offset = executor.new_events()
+            for event in events:
+                if event.type in TERMINAL:
+                    terminal = terminal or event
+                elif terminal is None:
+                    await self._say(job, event)
+            if events and terminal is None:
+                executor.note(sent=offset, seq=max(event.seq for event in events))
+            if not alive:
+                return terminal
+            await asyncio.sleep(TAIL_S)
+
+    async def _outcome(
+        self, job: JobAssignment, executor: Executor, terminal: ExecutorEvent | None
+    ) -> tuple[ExecutorEvent, dict[str, Any] | None]:
+        """What an ended process amounts to: done only with a clean exit, a terminal event and a verified result."""
+        status, seq = executor.status, executor.attempt.seq + 1
+        if terminal is not None and terminal.type is not ExecutorEventType.FINISHED:
+            return terminal, None
+        if terminal is None or status not in (0, None):
+            return self._ended_badly(job, executor, terminal.seq if terminal else seq, status), None
+        try:
+            async with asyncio.timeout(REACH_S):
+                return terminal, await self._result(job, executor)
+        except TimeoutError:
+            return _failure(job, terminal.seq, AgentError("unreachable", "the hub did not take the result")), None
+        except AgentError as error:
+            return _failure(job, terminal.seq, error), None
+
+    def _ended_badly(self, job: JobAssignment, executor: Executor, seq: int, status: int | None) -> ExecutorEvent:
+        where = executor.first_error() or f"see {executor.folder.log.name} in the job's folder"
+        if status == 0:
+            return _failure(job, seq, AgentError("no_terminal_event", "the executor left without saying how", where))
+        if status is None:
+            return _failure(job, seq, AgentError("executor_lost", "the executor ended and nobody saw how", where))
+        if EXIT_CODES.get(status) == "preempted":
+            return _event(job, seq, ExecutorEventType.PREEMPTED, "stopped on request", code="preempted")
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        code = EXIT_CODES.get(status, "killed" if status < 0 else "executor_failed")
+        return _failure(job, seq, AgentError(code, f"the executor ended {how}", where))
+
+    async def _result(self, job: JobAssignment, executor: Executor) -> dict[str, Any]:
+        """Verifies what an executor left, and hands it to the hub.
+
+        Raises:
+            AgentError: it is not what its manifest says, or the hub refused it.
+        """
+        out = executor.folder.out
+        try:
+            if isinstance(job.spec, TrainSpec):
+                manifest = AdapterManifest.model_validate(read_json(out / "manifest.json"))
+                _fits(manifest, job.spec)
+                await asyncio.to_thread(verify_adapter, out, manifest, self._base(manifest.base).folder)
+                await self._until_reached(lambda: self.hub.upload(out, manifest.files))
+                version = await self._until_reached(lambda: self.hub.register(manifest))
+                return {"adapter": version.digest, "version": version.version, "release": version.release}
+            report = EvaluationReport.model_validate(read_json(out / "report.json"))
+            record = CanaryRecord.model_validate(read_json(out / "canary.json"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise AgentError(
+                "result_unreadable", "the executor's result does not fit", f"{where}: {first['msg']}"
+            ) from error
+        return {"report": report.model_dump(mode="json"), "canary": record.model_dump(mode="json")}
+
+    async def _until_reached(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Makes a call to the hub until there is an answer; a result must not be lost to a hub that restarts."""
+        while True:
+            try:
+                return await call()
+            except Unreachable as error:
+                log.info("the hub does not take a result yet: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+
+def _fits(manifest: AdapterManifest, spec: TrainSpec) -> None:
+    """Raises AgentError `manifest_mismatch` when an adapter is not what the job was to make."""
+    pairs = {
+        "tenant": (manifest.tenant, spec.tenant),
+        "name": (manifest.name, spec.name),
+        "base": (manifest.base, spec.base),
+        "datasets": (manifest.datasets, spec.datasets),
+        "parent": (manifest.parent, spec.parent),
+    }
+    for what, (found, asked) in pairs.items():
+        if found != asked:
+            raise AgentError("manifest_mismatch", f"the adapter's {what} is not the job's", f"{found}, not {asked}")
+
+
+def _event(
+    job: JobAssignment, seq: int, type_: ExecutorEventType, message: str = "", code: str | None = None
+) -> ExecutorEvent:
+    return ExecutorEvent(
+        run=job.id, attempt=job.attempt, seq=seq, ts=time.time(), type=type_, message=message, code=code
+    )
+
+
+def _failure(job: JobAssignment, seq: int, error: AgentError) -> ExecutorEvent:
+    message = "; ".join(part for part in (error.title, error.detail, error.fix) if part)
+    return _event(job, seq, ExecutorEventType.FAILED, message[:1000], error.code)

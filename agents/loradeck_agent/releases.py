@@ -1,0 +1,118 @@
+"""Adapters on this node: fetched from the hub by digest, verified before any engine sees them, never changed.
+
+What an engine would take without complaint and serve wrongly is refused here: another base of the same
+shapes, tensors that match nothing, a file that is cut short, a pickle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from loradeck import artifacts
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import AdapterManifest
+from loradeck.schemas.table import ReleaseRef
+from loradeck_agent.errors import AgentError
+from loradeck_agent.fetch import disk_error, fetch, told
+from loradeck_agent.folder import StateFolder, write_durably
+from loradeck_agent.hub_api import HubApi
+
+
+class ReleaseStore:
+    """`releases/DIGEST/` and, beside it, `releases/DIGEST.json`: its manifest."""
+
+    def __init__(self, folder: StateFolder, hub: HubApi) -> None:
+        self._folder = folder
+        self._hub = hub
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def ensure(self, ref: ReleaseRef, base: str, base_folder: Path) -> Path:
+        """The folder of a release's adapter, present and verified against the base it is about to be loaded on.
+
+        Args:
+            base: digest of the base the engine runs.
+
+        Raises:
+            AgentError: `wrong_base`, `manifest_mismatch`, `truncated_safetensors`, `pickle_in_adapter`, ...;
+                `disk_full`; or why the hub did not give it. No file of another release was touched.
+        """
+        adapter = ref.release.adapter
+        if adapter is None:
+            raise AgentError("not_an_adapter", "the release is a base alone: there is nothing to load", ref.id)
+        async with self._turns.setdefault(adapter, asyncio.Lock()):
+            manifest = await self._manifest(ref, adapter)
+            _guard(ref, manifest, adapter, base)
+            return await self.have(manifest, base_folder)
+
+    async def have(self, manifest: AdapterManifest, base_folder: Path) -> Path:
+        """The folder of an adapter whose manifest is trusted; fetched when it is not here."""
+        digest = manifest.digest
+        target, verify = self._folder.release(digest), partial(verify_adapter, manifest=manifest, base=base_folder)
+        if target.is_dir():
+            await asyncio.to_thread(verify, target)
+            return target
+        await fetch(self._hub, manifest.files, target, verify=verify)
+        try:
+            await asyncio.to_thread(write_durably, self._manifest_path(digest), manifest.model_dump_json().encode())
+        except OSError as error:
+            raise disk_error(error, self._manifest_path(digest)) from error
+        return target
+
+    def _manifest_path(self, digest: str) -> Path:
+        return self._folder.releases / f"{digest}.json"
+
+    async def _manifest(self, ref: ReleaseRef, adapter: str) -> AdapterManifest:
+        """Kept here beside the files, so that a release is loaded again without the hub."""
+        try:
+            return AdapterManifest.model_validate_json(self._manifest_path(adapter).read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValidationError) as error:
+            raise AgentError(
+                "manifest_mismatch",
+                "the manifest kept on this node is damaged",
+                f"{self._manifest_path(adapter)}: {error}",
+            ) from error
+        document = await self._hub.release(ref.id)
+        if document.manifest is None:
+            raise AgentError("manifest_mismatch", "the hub has no manifest for this release", ref.id)
+        return document.manifest
+
+
+def _guard(ref: ReleaseRef, manifest: AdapterManifest, adapter: str, base: str) -> None:
+    """Raises AgentError when a manifest is not the release's, or its base is not the engine's."""
+    if ref.release.id != ref.id:
+        raise AgentError("manifest_mismatch", "the release's id is not the digest of its parts", ref.id)
+    if manifest.digest != adapter:
+        raise AgentError(
+            "manifest_mismatch",
+            "the manifest is not the one the release names",
+            f"digest {short(manifest.digest)}, the release names {short(adapter)}",
+        )
+    if manifest.tenant != ref.release.tenant:
+        raise AgentError(
+            "manifest_mismatch",
+            "the adapter belongs to another tenant",
+            f"{manifest.tenant}, the release is of {ref.release.tenant}",
+        )
+    if not manifest.base == ref.release.base == base:
+        raise AgentError(
+            "wrong_base",
+            "the adapter was trained on another base",
+            f"it names {short(manifest.base)}, the release {short(ref.release.base)}, the engine runs {short(base)}",
+            "promote an adapter of this base, or place the route on nodes with the other",
+        )
+
+
+def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path) -> None:
+    """Checks an adapter's folder against its manifest and its base. Blocks: call it in a thread.
+
+    Raises:
+        AgentError: what does not fit.
+    """
+    with told(folder):
+        artifacts.verify_adapter(folder, manifest, base)

@@ -1,0 +1,59 @@
+"""Runs the real agent with the fake engine in the place of the embedded one, and short times.
+
+Its own arguments are those of `loradeck-agent`. LD_TEST_SABOTAGE=wrong_file makes it hand the engine another
+release's folder, as an agent with a mixed-up path would.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from loradeck_agent import daemon, executor, link, proof, reconcile, releases, supervise
+from loradeck_agent.cli import main
+from loradeck_agent.config import EngineConfig
+
+HERE = Path(__file__).parent
+
+
+def fake_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
+    return (
+        sys.executable,
+        str(HERE / "fake_engine.py"),
+        *("--state", str(folder), "--base", str(config.base), "--slots", str(config.slots)),
+    )
+
+
+def short_times() -> None:
+    supervise.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
+    proof.REPEAT_S = float(os.environ.get("LD_TEST_REPEAT_S", "60"))
+    proof.RETRY_S = 0.2
+    reconcile.RETRY_FAULT_S = reconcile.RETRY_REACH_S = 1.0
+    reconcile.UNLOAD_RETRY_S = 0.2
+    reconcile.SHORT_S = 0.5
+    link.LINK_TTL_S = 3.0
+    daemon.REPORT_S = 0.2
+    daemon.TABLE_RETRY_S = 0.2
+    daemon.RESYNC_S = 0.5
+    executor.GRACE_S = 5.0
+
+
+def sabotage() -> None:
+    """An agent that loads the wrong file: the first folder it ever installed, for whatever was asked."""
+    right = releases.ReleaseStore.ensure
+
+    async def wrong(self: releases.ReleaseStore, *args: object) -> Path:
+        folder = await right(self, *args)  # type: ignore[arg-type]
+        others = [p for p in folder.parent.iterdir() if p.is_dir() and p != folder]
+        return others[0] if others else folder
+
+    releases.ReleaseStore.ensure = wrong  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    daemon.engine_argv = fake_argv
+    short_times()
+    if os.environ.get("LD_TEST_SABOTAGE") == "wrong_file":
+        sabotage()
+    main()

@@ -1,0 +1,155 @@
+"""One node under test: the real agent, which starts the real router and the fake engine, in a short folder."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from loradeck_agent.control import RouterControl, RouterState
+from loradeck_agent.errors import Unreachable
+from loradeck_agent.folder import StateFolder, holder_of
+
+MAIN = Path(__file__).parent / "agent_main.py"
+CALLER_KEY = "key-of-acme"
+CALLER_HASH = hashlib.sha256(CALLER_KEY.encode()).hexdigest()
+
+
+async def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+    """Polls a condition until it is true, and fails naming it."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+class Node:
+    def __init__(self, folder: Path, base: Path, hub_url: str, token: str, *, slots: int = 4) -> None:
+        self.root = folder
+        self.state = StateFolder(folder / "s")
+        self.base = base
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.token = folder / "token"
+        self.token.write_text(token)
+        self.token.chmod(0o600)
+        self.config = folder / "agent.toml"
+        self.config.write_text(
+            f'node = "gpu-01"\nhub = "{hub_url}"\ntoken = "token"\nstate = "s"\n'
+            f'[labels]\nsite = "eu-1"\n[router]\nlisten = "127.0.0.1:{self.port}"\n'
+            f'[[engine]]\nname = "e0"\nbase = "{base}"\nslots = {slots}\n'
+        )
+        self.log = folder / "agent.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.router = RouterControl(self.state)
+
+    # ---- processes -----------------------------------------------------------------------------------------
+
+    def start(self, **environment: str) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(MAIN), "run", "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                env=os.environ | environment,
+            )
+
+    def command(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(MAIN), *args, "--config", str(self.config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    async def end_agent(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return await asyncio.to_thread(self.process.wait, 20)
+
+    def close(self) -> None:
+        """Ends everything, whatever the test left running."""
+        self.router.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for pid in self.pids():
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while self.pids() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def pids(self) -> list[int]:
+        """Router, engine and executors that run."""
+        found = [self.router_pid, self.engine_pid]
+        for job in self.state.jobs.glob("*/job.json"):
+            document = json.loads(job.read_text())
+            pid = document["pid"]
+            if pid and Path(f"/proc/{pid}/stat").exists() and not document["ended"]:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                if fields[0] != "Z" and int(fields[19]) == document["started"]:
+                    found.append(pid)
+        return [pid for pid in found if pid is not None]
+
+    @property
+    def router_pid(self) -> int | None:
+        return holder_of(self.state.router_lock)
+
+    @property
+    def engine_pid(self) -> int | None:
+        return holder_of(self.state.engine_lock("e0"))
+
+    # ---- looking -------------------------------------------------------------------------------------------
+
+    def log_text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def engine_calls(self) -> list[str]:
+        path = self.state.engine("e0") / "calls.log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    async def router_state(self) -> RouterState:
+        try:
+            return await self.router.state()
+        except Unreachable:
+            return await until(self._state_or_none, "the router answers")
+
+    async def _state_or_none(self) -> RouterState | None:
+        try:
+            return await self.router.state()
+        except Unreachable:
+            return None
+
+    async def ask(self, prompt: str, model: str = "acme") -> tuple[int, list[int], str]:
+        """A caller's request. Returns status, the answer's tokens, and what the header says answered."""
+        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8}
+        headers = {"Authorization": f"Bearer {CALLER_KEY}"}
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as reply:
+            if reply.status != 200:
+                return reply.status, [], ""
+            text = (await reply.json())["choices"][0]["message"]["content"]
+            return 200, [int(token) for token in text.split()], reply.headers["x-loradeck-release"]
+
+    async def tokens(self, prompt: str) -> list[int]:
+        status, tokens, _ = await self.ask(prompt)
+        assert status == 200, f"the router answered {status}"
+        return tokens

@@ -1,0 +1,131 @@
+"""Adapters that must not be served: each is refused before the engine, and the left release goes on."""
+
+from __future__ import annotations
+
+import json
+import resource
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.integration.agent.artifacts import Adapter, adapter_files, entry, make_adapter
+from tests.integration.agent.fake_hub import FakeHub
+from tests.integration.agent.node import CALLER_HASH, Node
+
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef
+
+KEYS = (CALLER_HASH,)
+WEIGHTS = "adapter_model.safetensors"
+
+
+def truncated(base: str) -> Adapter:
+    files = adapter_files(9)
+    return make_adapter(base, 9, files=files | {WEIGHTS: files[WEIGHTS][:-64]})
+
+
+def pickled(base: str) -> Adapter:
+    files = adapter_files(9)
+    return make_adapter(base, 9, files=files | {"adapter_model.bin": b"\x80\x04N."})
+
+
+def wrong_base(base: str) -> Adapter:
+    return make_adapter(base, 9, manifest_base="b" * 64)
+
+
+def other_layers(base: str) -> Adapter:
+    files = adapter_files(9)
+    raw = files[WEIGHTS]
+    size = struct.unpack("<Q", raw[:8])[0]
+    header: dict[str, Any] = json.loads(raw[8 : 8 + size])
+    header = {key.replace("layers.1.", "layers.7."): value for key, value in header.items()}
+    text = json.dumps(header).encode()
+    return make_adapter(base, 9, files=files | {WEIGHTS: struct.pack("<Q", len(text)) + text + raw[8 + size :]})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (truncated, "truncated_safetensors"),
+        (pickled, "pickle_in_adapter"),
+        (other_layers, "wrong_base"),
+    ],
+)
+async def test_a_spoilt_adapter_never_reaches_the_engine(
+    node: Node, hub: FakeHub, v1: Adapter, base_digest: str, spoil: Callable[[str], Adapter], code: str
+) -> None:
+    bad = spoil(base_digest)
+    hub.add_release(bad.release, bad.manifest, bad.files)
+    await refused(node, hub, v1, bad.ref, code)
+
+
+async def test_an_adapter_of_another_base_never_reaches_the_engine(
+    node: Node, hub: FakeHub, v1: Adapter, base_digest: str
+) -> None:
+    foreign = wrong_base(base_digest)
+    # A release that claims our base, with an adapter that was trained on another.
+    release = Release(tenant="acme", form=Form.ADAPTER, base=base_digest, adapter=foreign.manifest.digest, label="v9")
+    hub.add_release(release, foreign.manifest, foreign.files)
+    await refused(node, hub, v1, ReleaseRef(id=release.id, release=release, label="v9"), "wrong_base")
+
+
+async def test_bytes_that_are_not_the_manifests_never_reach_the_engine(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    sha = {entry.path: entry.sha256 for entry in v2.manifest.files}[WEIGHTS]
+    data = bytearray(hub.blobs[sha])
+    data[-1] ^= 1
+    hub.blobs[sha] = bytes(data)
+    await refused(node, hub, v1, v2.ref, "digest_mismatch")
+
+
+async def test_another_manifest_than_the_releases_never_reaches_the_engine(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter, v3: Adapter
+) -> None:
+    hub.releases[v2.release.id] = (v2.release, v3.manifest)
+    await refused(node, hub, v1, v2.ref, "manifest_mismatch")
+
+
+async def test_a_path_that_leaves_its_folder_writes_nothing(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tuple(f.model_copy(update={"path": "../../../escaped"}) for f in v2.manifest.files)
+    hub.releases[v2.release.id] = (v2.release, v2.manifest.model_copy(update={"files": files}))
+    await refused(node, hub, v1, v2.ref, "path_traversal")
+    assert not list(node.root.rglob("escaped"))
+
+
+async def test_a_full_disk_refuses_the_release_and_changes_nothing(
+    node: Node, hub: FakeHub, v1: Adapter, base_digest: str
+) -> None:
+    big = make_adapter(base_digest, 9, rank=512)
+    hub.add_release(big.release, big.manifest, big.files)
+    assert node.process is not None
+    first = entry(v1.ref, 1, keys=KEYS)
+    await hub.desire(first)
+    await hub.ack(first, "proven")
+    resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (128 * 1024, resource.RLIM_INFINITY))
+    await refused(node, hub, v1, big.ref, "disk_full", generation=2)
+
+    resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    again = hub.entries["acme", "production"]
+    await hub.ack(again, "proven")
+    assert await node.tokens("hello") == big.tokens("hello")
+
+
+async def refused(node: Node, hub: FakeHub, v1: Adapter, bad: ReleaseRef, code: str, *, generation: int = 2) -> None:
+    """Asks for a release that must be refused with this code, and checks that nothing else changed."""
+    if generation == 2 and ("acme", "production") not in hub.entries:
+        first = entry(v1.ref, 1, keys=KEYS)
+        await hub.desire(first)
+        await hub.ack(first, "proven")
+    wanted = entry(bad, generation, beneath=(v1.ref,), keys=KEYS)
+    await hub.desire(wanted)
+    failed = await hub.ack(wanted, "failed")
+    assert failed.code == code, failed
+    assert f"load {bad.engine_name}" not in node.engine_calls()
+    assert not [p for p in node.state.releases.iterdir() if p.name.startswith(".")], "no staging folder is left"
+    assert bad.release.adapter is not None
+    assert not node.state.release(bad.release.adapter).exists()
+    assert await node.tokens("hello") == v1.tokens("hello")

@@ -1,0 +1,123 @@
+"""A release chosen on the node, with and without the hub and the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+
+from tests.integration.agent.artifacts import Adapter, entry
+from tests.integration.agent.fake_hub import FakeHub
+from tests.integration.agent.node import CALLER_HASH, Node, until
+
+from loradeck.schemas.link import Hello
+
+KEYS = (CALLER_HASH,)
+
+
+async def serving(node: Node, hub: FakeHub, v1: Adapter, v2: Adapter) -> None:
+    first = entry(v2.ref, 1, beneath=(v1.ref,), keys=KEYS)
+    await hub.desire(first)
+    await hub.ack(first, "proven")
+    await until(lambda: f"load {v1.ref.engine_name}" in node.engine_calls(), "the prior is resident")
+    await until(lambda: _ready(node, v1), "the router knows that it is")
+
+
+async def _ready(node: Node, adapter: Adapter) -> bool:
+    return adapter.release.id in (await node.router_state()).ready.get("gpu-01", ())
+
+
+async def pin(node: Node, to: str = "v1") -> str:
+    done = await asyncio.to_thread(node.command, "pin", "acme", "production", "--to", to, "--reason", "night shift")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_a_pin_without_the_hub_holds_and_is_reported_as_drift(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    await serving(node, hub, v1, v2)
+    await hub.stop()
+    assert "pinned acme/production to v1" in await pin(node)
+    assert await node.tokens("hello") == v1.tokens("hello")
+    heard = len(hub.heard)
+    await hub.start()
+    hello = await hub.wait(Hello, after=heard)
+    assert [(p.release.id, p.over, p.reason) for p in hello.pins] == [(v1.release.id, (1, 1), "night shift")]
+    report = await hub.report(lambda r: bool(r.pins))
+    assert report.pins[0].release.id == v1.release.id
+    assert await node.tokens("hello") == v1.tokens("hello"), "reconnecting does not undo it"
+
+
+async def test_a_pin_ends_by_an_unpin_of_the_hub_only(node: Node, hub: FakeHub, v1: Adapter, v2: Adapter) -> None:
+    await serving(node, hub, v1, v2)
+    await pin(node)
+    await hub.report(lambda r: bool(r.pins))
+    moved = entry(v2.ref, 2, beneath=(v1.ref,), keys=KEYS)
+    await hub.desire(moved)
+    assert (await hub.ack(moved, "waiting")).code == "pinned"
+    assert await node.tokens("hello") == v1.tokens("hello")
+    heard = len(hub.heard)
+    hub.rev += 1
+    await hub.send_table([], prev_rev=hub.rev - 1, unpin=(("acme", "production"),))
+    await hub.ack(moved, "proven", after=heard)
+    assert await node.tokens("hello") == v2.tokens("hello")
+    await hub.report(lambda r: not r.pins)
+
+    await node.end_agent(signal.SIGKILL)
+    heard = len(hub.heard)
+    node.start()
+    assert (await hub.wait(Hello, after=heard)).pins == ()
+
+
+async def test_a_pin_is_made_without_the_agent_and_survives_its_return(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    await serving(node, hub, v1, v2)
+    await node.end_agent(signal.SIGKILL)
+    await pin(node)
+    assert await node.tokens("hello") == v1.tokens("hello")
+    kinds = [json.loads(line)["t"] for line in node.state.journal.read_text().splitlines()]
+    assert kinds.count("pin") == 1
+    heard = len(hub.heard)
+    node.start()
+    hello = await hub.wait(Hello, after=heard)
+    assert [p.release.id for p in hello.pins] == [v1.release.id]
+    assert await node.tokens("hello") == v1.tokens("hello")
+
+
+async def test_a_pin_to_what_the_route_does_not_have_says_what_it_has_and_changes_nothing(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    await serving(node, hub, v1, v2)
+    done = await asyncio.to_thread(node.command, "pin", "acme", "production", "--to", "v9", "--reason", "x")
+    assert done.returncode == 1
+    assert "unknown_release" in done.stderr
+    assert f"v1 ({v1.release.id[:6]})" in done.stderr
+    done = await asyncio.to_thread(node.command, "pin", "acme", "nowhere", "--to", "v1", "--reason", "x")
+    assert done.returncode == 1
+    assert "unknown_route" in done.stderr
+    assert (await node.router_state()).pins == ()
+
+
+async def test_without_a_router_a_pin_says_so(stopped: Node) -> None:
+    done = await asyncio.to_thread(stopped.command, "pin", "acme", "production", "--to", "v1", "--reason", "x")
+    assert done.returncode == 3
+    assert "unreachable" in done.stderr
+
+
+async def test_status_and_trace_say_what_the_node_serves(node: Node, hub: FakeHub, v1: Adapter, v2: Adapter) -> None:
+    await serving(node, hub, v1, v2)
+    await node.tokens("hello")
+    await pin(node)
+    done = await asyncio.to_thread(node.command, "status", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["router"]["routes"][0]["in_force"]["id"] == v1.release.id
+    assert document["agent"]["link"]["connected"] is True
+    assert document["engines"][0]["up"] is True
+    text = await asyncio.to_thread(node.command, "status")
+    assert "PINNED to v1: night shift" in text.stdout
+    trace = await asyncio.to_thread(node.command, "trace", "--tenant", "acme", "--json")
+    rows = json.loads(trace.stdout)
+    assert [row["release"] for row in rows] == [v2.release.id]
