@@ -26,10 +26,7 @@ COMMANDS = {
     "lift": ("loradeck.cli.pointer:lift", "End the quarantine of a release, with a reason."),
     "incident": ("loradeck.cli.pointer:incident", "Add an incident or a reason to a move, afterwards."),
     "open": ("loradeck.cli.open:open_", "Start the console on a tenant's row."),
-    "tenant": (
-        "loradeck.cli.tenant:tenant",
-        "Create, suspend, resume, offboard and list tenants; keys of their callers.",
-    ),
+    "tenant": ("loradeck.cli.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
     "route": ("loradeck.cli.route:route", "Set and show a tenant's routes."),
     "release": ("loradeck.cli.release:release", "List and show releases."),
     "adapter": ("loradeck.cli.adapter:adapter", "Import, list and show adapter versions."),
@@ -42,7 +39,7 @@ COMMANDS = {
     "audit": ("loradeck.cli.event:audit", "Check the log."),
     "hub": ("loradeck.cli.hub:hub", "Run a hub on this machine, recover it, back it up."),
     "token": ("loradeck.cli.token:token", "Create, list and revoke tokens (on the hub's host)."),
-    "completion": ("loradeck.cli.completion:completion", "Print the completion script for a shell."),
+    "completion": ("loradeck.cli.completion:completion", "Print the completion script of a shell."),
 }
 """Name -> ('module:attribute', its line in `loradeck --help`), in the order of that help."""
 

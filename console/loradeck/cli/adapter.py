@@ -15,6 +15,7 @@ from loradeck.cli.base import named_bases
 from loradeck.cli.exits import misused, refused
 from loradeck.cli.files import checked, entry_of, json_of, upload_all
 from loradeck.cli.naming import one_named
+from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.schemas.ids import digest_of, short
@@ -24,15 +25,15 @@ MANIFEST = "manifest.json"
 """What the train executor leaves beside an adapter's files."""
 
 
-@click.group()
+@click.group(cls=Noun)
 def adapter() -> None:
     """Import, list and show adapter versions."""
 
 
 @adapter.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--tenant", required=True)
-@click.option("--name", required=True)
+@click.option("--tenant", required=True, help="Whose it is.")
+@click.option("--name", required=True, help="Name of the adapter; its versions are counted.")
 @click.option("--base", metavar="BASE", help="Label, digest or model id of the base it was trained on.")
 @click.option("--why", help="Why this behaviour is in weights and not in a prompt.")
 @click.option("--dataset", "datasets", multiple=True, metavar="DIGEST", help="Full digest; may be repeated.")

@@ -11,6 +11,7 @@ from loradeck.artifacts import base_manifest
 from loradeck.cli.exits import misused
 from loradeck.cli.files import checked, json_of
 from loradeck.cli.naming import Named
+from loradeck.cli.noun import Noun
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.answers import BaseEntry
 from loradeck.client.api import HubApi
@@ -18,7 +19,7 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest
 
 
-@click.group()
+@click.group(cls=Noun)
 def base() -> None:
     """Register and list base models."""
 

@@ -10,7 +10,10 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script: `source <(loradeck completion bash)`."""
+    """Print the completion script of a shell.
+
+    bash: source <(loradeck completion bash)
+    """
     kind = get_completion_class(shell)
     assert kind is not None  # click.Choice has let only known shells through
     root = ctx.find_root().command

@@ -10,6 +10,7 @@ import click
 
 from loradeck.cli.exits import misused
 from loradeck.cli.files import checked, entry_of, rows_of
+from loradeck.cli.noun import Noun
 from loradeck.cli.provenance import provenance_of, provenance_options
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.blobs import upload
@@ -17,15 +18,15 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import DatasetManifest
 
 
-@click.group()
+@click.group(cls=Noun)
 def dataset() -> None:
     """Register and list datasets."""
 
 
 @dataset.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--tenant", required=True)
-@click.option("--name", required=True)
+@click.option("--tenant", required=True, help="Whose it is.")
+@click.option("--name", required=True, help="What it is called; the same name may have many digests.")
 @provenance_options
 @writes
 async def add(s: Session, /, file: Path, tenant: str, name: str, sidecar: Path | None, **given: Any) -> None:
@@ -38,7 +39,7 @@ async def add(s: Session, /, file: Path, tenant: str, name: str, sidecar: Path |
 
 
 @dataset.command("ls")
-@click.option("--tenant")
+@click.option("--tenant", help="Only this tenant's.")
 @hub_command
 async def ls(s: Session, tenant: str | None) -> None:
     """List datasets."""

@@ -6,12 +6,13 @@ import click
 
 from loradeck.cli.exits import Exit
 from loradeck.cli.naming import pointer
+from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command
 from loradeck.schemas.ids import short
 
 
-@click.group()
+@click.group(cls=Noun)
 def event() -> None:
     """List events of the log."""
 
@@ -20,7 +21,7 @@ def event() -> None:
 @click.argument("tenant", required=False)
 @click.argument("route", required=False)
 @click.option("--before", type=int, metavar="REV", help="Only events before this rev.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
 @hub_command
 async def ls(s: Session, tenant: str | None, route: str | None, before: int | None, limit: int) -> None:
     """List events, newest first."""

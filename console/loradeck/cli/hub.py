@@ -41,7 +41,10 @@ def _run_options(command: F) -> F:
 @_run_options
 @click.pass_context
 def hub(ctx: click.Context, /, **settings: Any) -> None:
-    """Run a hub on this machine, recover it, back it up. Alone: run."""
+    """Run a hub on this machine, recover it, back it up.
+
+    Without a command: run.
+    """
     if ctx.invoked_subcommand is None:
         _serve(**settings)
         return

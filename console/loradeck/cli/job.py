@@ -12,6 +12,7 @@ from loradeck.cli.base import named_bases
 from loradeck.cli.exits import Exit, misused, refused
 from loradeck.cli.files import checked, toml_of
 from loradeck.cli.naming import Named, labels_of, one_named, release_named
+from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import span, utc
 from loradeck.cli.session import Session, hub_command, writes
@@ -22,7 +23,7 @@ _OVER = {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
 _POLL_S = 0.5
 
 
-@click.group()
+@click.group(cls=Noun)
 def job() -> None:
     """Train, evaluate, list, show, follow and cancel jobs."""
 
@@ -57,8 +58,8 @@ async def train(s: Session, spec: Path, labels: tuple[str, ...], follow: bool) -
 @click.argument("name", metavar="RELEASE")
 @click.option("--suite", "suite_name", required=True, metavar="SUITE", help="By name or digest.")
 @click.option("--route", default="production", show_default=True, help="Route whose canaries are recorded.")
-@click.option("--max-new-tokens", type=int, default=48, show_default=True)
-@click.option("--batch", type=int, default=8, show_default=True)
+@click.option("--max-new-tokens", type=int, default=48, show_default=True, help="Longest answer, in tokens.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Items answered at once.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry.")
 @click.option("--follow", is_flag=True, help="Follow it to its end.")
 @writes

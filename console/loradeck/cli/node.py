@@ -6,6 +6,7 @@ import click
 
 from loradeck.cli.exits import refused
 from loradeck.cli.naming import pointer
+from loradeck.cli.noun import Noun
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.output import span, utc
 from loradeck.cli.session import Session, hub_command, writes
@@ -15,7 +16,7 @@ from loradeck.schemas.moves import UnpinRequest
 from loradeck.schemas.state import NodeRow
 
 
-@click.group()
+@click.group(cls=Noun)
 def node() -> None:
     """List and show nodes; drain, cordon, uncordon, unpin."""
 

@@ -28,7 +28,12 @@ def wait_options(*, timeout: float) -> Callable[[F], F]:
 
     def add(command: F) -> F:
         command = click.option(
-            "--timeout", default=timeout, show_default=True, metavar="SECONDS", help="How long to wait for it."
+            "--timeout",
+            type=click.FloatRange(0, 600),
+            default=timeout,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait for it.",
         )(command)
         return click.option(
             "--wait",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from loradeck.cli.naming import release_named
+from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command
 from loradeck.schemas.ids import short
 
 
-@click.group()
+@click.group(cls=Noun)
 def release() -> None:
     """List and show releases."""
 

@@ -11,6 +11,7 @@ import click
 from loradeck.cli.exits import misused
 from loradeck.cli.files import checked, json_of, text_of, toml_of
 from loradeck.cli.naming import Named, labels_of, one_named, pointer
+from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import share, span, utc
 from loradeck.cli.progress import replicas
@@ -21,7 +22,7 @@ from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import Gap, RouteConfig, Streams
 
 
-@click.group()
+@click.group(cls=Noun)
 def route() -> None:
     """Set and show a tenant's routes."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -48,7 +49,13 @@ class Session:
                 fix="give --yes, or run it in a terminal without --json",
                 code="not_confirmed",
             )
-        if not click.confirm(question, default=False, err=True):
+        # The event loop's own handler would only note a Ctrl-C, and the question would go on waiting for an answer.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            agreed = click.confirm(question, default=False, err=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if not agreed:
             click.echo("nothing was changed", err=True)
             raise click.exceptions.Exit(Exit.REFUSED)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from loradeck.cli.noun import Noun
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.secret_file import new_secret_file
 from loradeck.cli.session import Session, hub_command, writes
@@ -14,7 +15,7 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.tenant import TenantCreate, TenantState
 
 
-@click.group()
+@click.group(cls=Noun)
 def tenant() -> None:
     """Create, suspend, resume, offboard, list tenants; caller keys."""
 

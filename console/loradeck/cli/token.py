@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from loradeck.cli.exits import misused
+from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import utc
 from loradeck.cli.secret_file import new_secret_file
@@ -15,13 +16,13 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.tenant import TokenCreate
 
 
-@click.group()
+@click.group(cls=Noun)
 def token() -> None:
     """Create, list and revoke tokens (on the hub's host)."""
 
 
 @token.command()
-@click.option("--role", type=click.Choice([role.value for role in Role]), required=True)
+@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What it may do.")
 @click.option("--name", required=True, help="Shown as the actor of what it does.")
 @click.option("--node", help="The node an agent's token is bound to.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the token, mode 0600.")

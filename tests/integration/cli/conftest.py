@@ -1,0 +1,261 @@
+"""A real hub, started as `loradeck hub`, and the `loradeck` executable to talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.cli.small_node import SmallNode
+
+from loradeck.artifacts import scan
+from loradeck.client.api import HubApi, new_key
+from loradeck.client.blobs import upload
+from loradeck.client.config import Context
+from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
+from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.route import RouteConfig, Soak
+from loradeck.schemas.state import TenantRow
+from loradeck.schemas.tenant import TenantCreate
+
+LORADECK = Path(sys.executable).with_name("loradeck")
+MODULES = ("q_proj", "v_proj")
+_numbers = itertools.count(1)
+
+
+@dataclass(kw_only=True)
+class Desk:
+    """A hub in a folder of its own, and somebody at a shell beside it."""
+
+    root: Path
+    process: subprocess.Popen[str] | None = None
+    url: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "state" / "loradeck" / "hub" / "hub.sock"
+
+    @property
+    def env(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("LORADECK_")}
+        return kept | {
+            "XDG_STATE_HOME": str(self.root / "state"),
+            "XDG_CONFIG_HOME": str(self.root / "config"),
+            "XDG_CACHE_HOME": str(self.root / "cache"),
+            **self.settings,
+        }
+
+    def start_hub(self) -> None:
+        self.process = subprocess.Popen(
+            [LORADECK, "hub", "--listen", "127.0.0.1:0", "--name", "lab"],
+            env=self.env,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.startswith("loradeck hub ready"):
+                found = re.search(r"http://\S+", line)
+                assert found is not None
+                self.url = found.group()
+                return
+        raise AssertionError(f"the hub ended with status {self.process.wait()}")
+
+    def stop_hub(self) -> int:
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(20)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self.process = None
+        return status
+
+    def run(
+        self, *words: object, env: dict[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """The command as a process, without a terminal."""
+        return subprocess.run(
+            [LORADECK, *map(str, words)],
+            env=self.env | (env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def json(self, *words: object) -> Any:
+        """What a command that succeeds prints with --json."""
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def refused(self, status: int, code: str, *words: object) -> dict[str, Any]:
+        """The problem of a command that ends with a status; nothing is on stdout."""
+        done = self.run(*words, "--json")
+        assert done.returncode == status, (done.stdout, done.stderr)
+        assert done.stdout == ""
+        problem: dict[str, Any] = json.loads(done.stderr)
+        assert problem["code"] == code, problem
+        assert problem["title"]
+        return problem
+
+    def api(self) -> HubApi:
+        """The hub without a command between."""
+        return HubApi.to(Context(name="lab", socket=self.socket))
+
+    def row(self, tenant: str) -> TenantRow:
+        async def ask() -> TenantRow:
+            async with self.api() as api:
+                return await api.row(tenant, "production")
+
+        return asyncio.run(ask())
+
+    def token(self, role: str, *more: str) -> Path:
+        """A token file."""
+        path = self.root / f"{role}{next(_numbers)}.token"
+        self.json("token", "create", "--role", role, "--name", f"{role}-1", "--out", path, *more)
+        return path
+
+
+def write_safetensors(path: Path, tensors: dict[str, Sequence[int]], fill: int) -> None:
+    """A safetensors file of F32 tensors of given shapes."""
+    header: dict[str, Any] = {}
+    at = 0
+    for name, shape in sorted(tensors.items()):
+        size = 4
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([fill]) * at)
+
+
+def write_adapter(folder: Path, fill: int = 1) -> Path:
+    """The files of a small plain LoRA adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for layer in range(2):
+        for module in MODULES:
+            prefix = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            tensors[f"{prefix}.lora_A.weight"] = (4, 8)
+            tensors[f"{prefix}.lora_B.weight"] = (8, 4)
+    write_safetensors(folder / "adapter_model.safetensors", tensors, fill)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": list(MODULES),
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_base(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    write_safetensors(folder / "model.safetensors", {"w": (2, 2)}, 3)
+    return folder
+
+
+def wait_until(what: str, condition: Any, timeout: float = 20.0) -> Any:
+    """Polls until a condition is true, and fails naming it."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[Desk]:
+    """One hub a module; each test takes a tenant of its own."""
+    desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
+    try:
+        desk.start_hub()
+        yield desk
+    finally:
+        desk.stop_hub()
+        shutil.rmtree(desk.root)
+
+
+@pytest.fixture(scope="module")
+def base(desk: Desk) -> str:
+    """Digest of the hub's one base."""
+    folder = write_base(desk.root / "base")
+    digest: str = desk.json("base", "add", folder, "--model-id", "tests/tiny", "--revision", "1")["digest"]
+    return digest
+
+
+@pytest.fixture(scope="module")
+def linked(desk: Desk, base: str) -> Iterator[SmallNode]:
+    node = SmallNode("n1", desk.socket, desk.token("agent", "--node", "n1"), base)
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def node(linked: SmallNode) -> SmallNode:
+    """The module's one node, doing what it is told until a test says otherwise."""
+    linked.obey()
+    return linked
+
+
+@pytest.fixture
+async def tenant(desk: Desk, node: SmallNode, base: str, tmp_path: Path) -> str:
+    """A tenant with v1, v2 and v3 registered; v1, then v2 promoted and attested. No soak, so that R acts at once."""
+    name = f"t{next(_numbers)}"
+    async with desk.api() as api:
+        await api.create_tenant(TenantCreate(name=name))
+        await api.set_route(name, "production", RouteConfig(soak=Soak(seconds=0, requests=0)))
+        releases = []
+        for fill in (1, 2, 3):
+            folder = write_adapter(tmp_path / f"a{fill}", fill)
+            files = scan(folder)
+            for entry in files:
+                await upload(api, folder / entry.path)
+            manifest = AdapterManifest(
+                tenant=name,
+                name="words",
+                base=base,
+                files=files,
+                rank=4,
+                alpha=8,
+                target_modules=MODULES,
+                config_hash="0" * 64,
+                decision=DecisionRecord(why_weights="tests"),
+            )
+            releases.append((await api.register_adapter(manifest)).release)
+        for generation, release in enumerate(releases[:2]):
+            request = PromoteRequest(release=release, expected_generation=generation, idempotency_key=new_key())
+            result = await api.promote(name, "production", request, wait="proven", timeout=20)
+            assert result.reached == "proven"
+            deadline = time.monotonic() + 20
+            while (await api.row(name, "production")).attested is None:
+                assert time.monotonic() < deadline, "not attested within 20 s"
+                await asyncio.sleep(0.02)
+    return name

@@ -1,0 +1,155 @@
+"""A node with one replica that does what the hub says, over a real link: enough for a command to have something to
+move. What it serves with is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, unix_connect
+
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.link import (
+    Ack,
+    AckState,
+    Desired,
+    EngineState,
+    Hello,
+    JobEvent,
+    JobMessage,
+    NodeOrder,
+    Replica,
+    Report,
+    down_adapter,
+)
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.table import TableEntry
+from loradeck.schemas.telemetry import NvmlState
+
+BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
+
+
+class SmallNode:
+    """Acknowledges every entry as flipped, then as proven, unless told to be silent; finishes every job."""
+
+    def __init__(self, name: str, socket: Path, token: Path, base: str) -> None:
+        self.name = name
+        self.obey()
+        self.entries: dict[tuple[str, str], TableEntry] = {}
+        self.orders: list[NodeOrder] = []
+        self._base = base
+        self._socket = socket
+        self._token = token
+        self._loaded: set[str] = set()
+        self._connection: ClientConnection | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.ready = threading.Event()
+
+    def obey(self) -> None:
+        """Do everything that is asked, as at the start."""
+        self.silent = False
+        self.proves = True
+        self.prepares = True
+        self.jobs_fail = False
+        self.jobs_wait = False
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self.ready.wait(10), "the small node got no table"
+
+    def stop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def _replica(self) -> Replica:
+        return Replica(
+            replica=self.name,
+            state=EngineState.UP,
+            boot="b",
+            base=self._base,
+            build=BUILD,
+            slots=1000,
+            loaded=tuple(sorted(self._loaded)),
+        )
+
+    def _run(self) -> None:
+        headers = {"authorization": f"Bearer {self._token.read_text().strip()}"}
+        uri = "ws://hub/v1/link"
+        with (
+            contextlib.suppress(ConnectionClosed),  # how a test ends it
+            unix_connect(str(self._socket), uri, additional_headers=headers, compression=None) as connection,
+        ):
+            self._connection = connection
+            self._say(
+                Hello(node=self.name, boot="b", version="1", epoch=0, rev=0, hash=GENESIS, replicas=(self._replica(),))
+            )
+            heard = 0.0
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    self._take(down_adapter.validate_json(connection.recv(timeout=0.2)))
+                if time.monotonic() - heard > 1.0:
+                    heard = time.monotonic()
+                    self._say(Report(replicas=(self._replica(),), nvml=NvmlState.NO_GPU, rev=0, epoch=0))
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case Desired():
+                for entry in message.entries:
+                    self.entries[entry.key] = entry
+                    self._flip(entry)
+                self.ready.set()
+            case JobMessage():
+                self._work(message.job)
+            case NodeOrder():
+                self.orders.append(message)
+            case _:
+                pass
+
+    def _flip(self, entry: TableEntry) -> None:
+        if self.silent or entry.current is None:
+            return
+        self._loaded |= {ref.id for ref in (entry.current, *entry.beneath)}
+        self._say(Report(replicas=(self._replica(),), nvml=NvmlState.NO_GPU, rev=0, epoch=0))
+        for state in (AckState.FLIPPED, AckState.PROVEN) if self.proves else (AckState.FLIPPED,):
+            self._say(
+                Ack(
+                    tenant=entry.tenant,
+                    route=entry.route,
+                    epoch=entry.epoch,
+                    generation=entry.generation,
+                    release=entry.current.id,
+                    replica=self.name,
+                    state=state,
+                    at_ms=int(time.time() * 1000),
+                )
+            )
+
+    def _work(self, job: JobAssignment) -> None:
+        if job.spec.kind == "prepare" and not self.prepares:
+            return
+        self._event(job, 1, ExecutorEventType.STARTED)
+        if job.spec.kind != "prepare":
+            self._event(job, 2, ExecutorEventType.PROGRESS, step=20, of=40, metrics={"loss": 0.5})
+            if self.jobs_wait:
+                return
+            if self.jobs_fail:
+                self._event(job, 3, ExecutorEventType.FAILED, code="diverged", message="loss is not finite")
+                return
+        self._event(job, 3, ExecutorEventType.FINISHED)
+
+    def _event(self, job: JobAssignment, seq: int, type_: ExecutorEventType, **fields: Any) -> None:
+        event = ExecutorEvent(run=job.id, attempt=job.attempt, seq=seq, ts=time.time(), type=type_, **fields)
+        self._say(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event))
+
+    def _say(self, message: BaseModel) -> None:
+        assert self._connection is not None
+        self._connection.send(message.model_dump_json())

@@ -1,0 +1,232 @@
+"""Moves from the command line, against a real hub and a node that does what it says."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import threading
+
+import pytest
+from tests.integration.cli.conftest import LORADECK, Desk
+from tests.integration.cli.small_node import SmallNode
+
+from loradeck.schemas.moves import MoveResult, RewindPlan
+from loradeck.schemas.state import PreviewAction
+
+
+def test_a_rollback_goes_where_the_preview_says_and_prints_measured_times(desk: Desk, tenant: str) -> None:
+    before = desk.row(tenant)
+    assert before.preview.action is PreviewAction.ROLLBACK
+    assert before.preview.target is not None
+    done = desk.run("rollback", tenant, "--yes", "--wait", "proven", "--reason", "bad answers")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"COMMITTED \+\d+\.\d ms   FLIPPED 1/1 \+\d+\.\d ms   PROVEN 1/1 \+\d", done.stdout)
+    assert re.search(r"^n\d+ +proven ", done.stdout, re.MULTILINE)
+    after = desk.row(tenant)
+    assert after.pointer.release == before.preview.target.id
+    assert after.pointer.generation == before.pointer.generation + 1
+    assert after.pointer.held
+    assert after.last_event is not None
+    assert after.last_event.reason == "bad answers"
+
+
+def test_the_json_of_every_move_is_a_move_result(desk: Desk, tenant: str) -> None:
+    rolled = MoveResult.model_validate(desk.json("rollback", tenant, "--yes"))
+    assert rolled.reached in ("flipped", "proven")
+    assert rolled.commit_ms is not None
+    assert rolled.flipped_ms is not None
+    assert rolled.events[0].tenant == tenant
+    undone = MoveResult.model_validate(desk.json("undo", tenant, "--yes"))
+    assert undone.events[0].undoes == (rolled.events[0].id,)
+    held = MoveResult.model_validate(desk.json("hold", tenant, "--reason", "wait"))
+    assert held.events[0].pointer is not None
+    assert held.events[0].pointer.held
+    desk.json("release-hold", tenant, "--yes")
+    assert not desk.row(tenant).pointer.held
+    noted = MoveResult.model_validate(desk.json("incident", tenant, "--incident", "INC-1", "--reason", "why"))
+    assert noted.events[0].incident == "INC-1"
+    fallen = MoveResult.model_validate(desk.json("fallback", tenant, "--yes", "--reason", "all bad"))
+    assert desk.row(tenant).pointer.release == fallen.events[0].to_release
+
+
+def test_a_quarantined_release_is_promoted_again_only_after_a_lift_with_a_reason(desk: Desk, tenant: str) -> None:
+    desk.json("rollback", tenant, "--yes")
+    desk.json("release-hold", tenant, "--yes")
+    before = desk.row(tenant)
+    desk.refused(1, "quarantined", "promote", tenant, "v2", "--yes")
+    assert desk.row(tenant).pointer == before.pointer
+    assert desk.run("lift", tenant, "v2", "--yes").returncode == 2  # a reason is required
+    desk.json("lift", tenant, "v2", "--reason", "not its fault", "--yes")
+    desk.json("promote", tenant, "v2", "--yes")
+    assert desk.row(tenant).pointer.quarantined == ()
+
+
+def test_a_move_that_is_not_confirmed_changes_nothing(desk: Desk, tenant: str) -> None:
+    before = desk.row(tenant)
+    assert before.last_event is not None
+    first = str(before.last_event.rev - 1)
+    for words in (
+        ["rollback", tenant],
+        ["promote", tenant, "v3"],
+        ["undo", tenant],
+        ["fallback", tenant],
+        ["rewind", "--to", first, "--tenant", tenant],
+        ["tenant", "offboard", tenant],
+        ["tenant", "suspend", tenant],
+    ):
+        done = desk.run(*words)
+        assert done.returncode == 2, (words, done.stdout, done.stderr)
+        assert "nobody to ask" in done.stderr
+        desk.refused(2, "not_confirmed", *words)
+    assert desk.row(tenant).pointer == before.pointer
+
+
+def test_at_a_terminal_it_asks_and_no_is_the_answer_that_enter_gives(desk: Desk, tenant: str) -> None:
+    before = desk.row(tenant)
+    for answer, status in (("\n", 1), ("n\n", 1), ("y\n", 0)):
+        code, text = at_a_terminal(desk, answer, "rollback", tenant)
+        assert f"Roll back {tenant}/production from v2" in text
+        assert "[y/N]" in text
+        assert code == status, text
+        moved = desk.row(tenant).pointer.generation - before.pointer.generation
+        assert moved == (1 if status == 0 else 0)
+
+
+def test_ctrl_c_at_the_question_is_130_and_changes_nothing(desk: Desk, tenant: str) -> None:
+    before = desk.row(tenant)
+    code, text = at_a_terminal(desk, "\x03", "rollback", tenant)
+    assert code == 130
+    assert "Traceback" not in text
+    assert desk.row(tenant).pointer == before.pointer
+
+
+def test_a_replica_that_does_not_acknowledge_is_exit_5_and_is_named(desk: Desk, tenant: str, node: SmallNode) -> None:
+    node.silent = True
+    done = desk.run("rollback", tenant, "--yes", "--timeout", "0.3")
+    assert done.returncode == 5, done.stderr
+    assert "NOT DONE" in done.stdout
+    assert re.search(rf"^{node.name} +NO ACK", done.stdout, re.MULTILINE)
+    assert "FLIPPED 0/1" in done.stdout
+    result = MoveResult.model_validate_json(desk.run("undo", tenant, "--yes", "--timeout", "0.3", "--json").stdout)
+    assert result.reached == "committed"
+
+
+def test_a_replica_that_flips_and_is_not_proven_is_exit_5_only_for_who_waits_for_proof(
+    desk: Desk, tenant: str, node: SmallNode
+) -> None:
+    node.proves = False
+    assert desk.run("rollback", tenant, "--yes").returncode == 0
+    assert desk.run("undo", tenant, "--yes", "--wait", "proven", "--timeout", "0.3").returncode == 5
+    assert desk.run("rollback", tenant, "--yes", "--wait", "committed").returncode == 0
+
+
+def test_a_promote_that_is_still_preparing_is_exit_5_and_rollback_cancels_it(
+    desk: Desk, tenant: str, node: SmallNode
+) -> None:
+    node.prepares = False
+    before = desk.row(tenant)
+    done = desk.run("promote", tenant, "v3", "--yes", "--timeout", "0.3")
+    assert done.returncode == 5, done.stderr
+    assert "still preparing" in done.stdout
+    assert desk.row(tenant).preview.action is PreviewAction.CANCEL_PREPARE
+    cancelled = MoveResult.model_validate(desk.json("rollback", tenant, "--yes"))
+    assert cancelled.cancelled is not None
+    assert cancelled.events == ()
+    assert desk.row(tenant).pointer == before.pointer
+
+
+def test_releases_go_by_label_full_id_and_unique_prefix(desk: Desk, tenant: str) -> None:
+    views = {view["label"]: view["id"] for view in desk.json("release", "ls", tenant)}
+    for name in ("v3", views["v3"], views["v3"][:10]):
+        assert desk.json("release", "show", tenant, name)["release"]["label"] == "v3"
+    problem = desk.refused(1, "unknown_release", "promote", tenant, "v9", "--yes")
+    assert "v3" in problem["detail"]
+    assert desk.refused(1, "unknown_release", "promote", tenant, "f" * 64, "--yes")
+
+
+def test_going_back_twice_asks_what_the_preview_asks(desk: Desk, tenant: str) -> None:
+    desk.json("rollback", tenant, "--yes")
+    preview = desk.row(tenant).preview
+    if preview.action is PreviewAction.NONE or preview.action is PreviewAction.FALLBACK:
+        problem = desk.refused(1, "no_target", "rollback", tenant, "--yes")
+        assert preview.refused is not None
+        assert preview.refused in problem["detail"]
+    else:
+        desk.json("rollback", tenant, "--yes")
+
+
+def test_a_rewind_shows_its_plan_and_is_undone_as_one(desk: Desk, tenant: str) -> None:
+    events = desk.json("event", "ls", tenant, "production")
+    first = min(event["rev"] for event in events if event["kind"] == "promote")
+    before = desk.row(tenant)
+    plan = RewindPlan.model_validate(desk.json("rewind", "--to", first, "--tenant", tenant, "--dry-run"))
+    assert [step.tenant for step in plan.steps] == [tenant]
+    done = desk.run("rewind", "--to", first, "--tenant", tenant, "--yes", "--reason", "start over")
+    assert done.returncode == 0, done.stderr
+    assert "ago)" in done.stdout
+    txn = re.search(r"loradeck undo --txn (\w+)", done.stdout)
+    assert txn is not None
+    assert desk.row(tenant).pointer.release == plan.steps[0].to_release
+    result = MoveResult.model_validate(desk.json("undo", "--txn", txn.group(1), "--yes"))
+    assert len(result.events) == 1
+    assert desk.row(tenant).pointer.release == before.pointer.release
+    desk.refused(1, "nothing_to_rewind", "rewind", "--to", desk.json("event", "ls")[0]["rev"], "--yes")
+
+
+@pytest.mark.parametrize("time", ["14:05", "2026-03-01T14:05", "2026-03-01 14:05:09"])
+def test_a_time_without_a_zone_is_refused_in_a_script(desk: Desk, time: str) -> None:
+    problem = desk.refused(2, "no_zone", "rewind", "--to", time, "--yes")
+    assert f"{time}Z" in problem["fix"]
+
+
+def test_what_is_no_time_or_has_not_come_is_refused(desk: Desk) -> None:
+    desk.refused(2, "usage", "rewind", "--to", "yesterday", "--yes")
+    desk.refused(2, "usage", "rewind", "--to", "2999-01-01T00:00Z", "--yes")
+
+
+def test_the_outcome_of_a_move_is_told_by_its_key(desk: Desk, tenant: str) -> None:
+    desk.refused(1, "unknown_key", "move", "k" * 32)
+
+
+def at_a_terminal(desk: Desk, typed: str, *words: str) -> tuple[int, str]:
+    """Runs a command on a pseudo-terminal, types after its question, and returns its status and what it showed."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [LORADECK, *words],
+        env=desk.env | {"NO_COLOR": "1", "TERM": "xterm"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=_control_the_terminal,
+    )
+    os.close(slave)
+    watch = threading.Timer(30, process.kill)  # a question nobody answers ends the read below
+    watch.start()
+    shown = b""
+    asked = False
+    try:
+        while True:
+            try:
+                piece = os.read(master, 4096)
+            except OSError:  # Linux says so when the other end is gone
+                break
+            if not piece:
+                break
+            shown += piece
+            if not asked and b"[y/N]" in shown:
+                asked = True
+                os.write(master, typed.encode())
+        return process.wait(30), shown.decode()
+    finally:
+        watch.cancel()
+        os.close(master)
+
+
+def _control_the_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
