@@ -1,0 +1,150 @@
+"""Response checks on live answers: counted per release, off the callers' path, streamed answers too."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.integration.router.running import Running, entry, release
+from tests.integration.router.upstream import Upstream
+
+from loradeck.schemas.route import ResponseChecks
+from loradeck_agent.router import checker
+
+V1, V2 = release("v1"), release("v2")
+TICKET = json.dumps(
+    {
+        "type": "object",
+        "properties": {"category": {"enum": ["refund", "login"]}, "urgent": {"type": "boolean"}},
+        "required": ["category", "urgent"],
+        "additionalProperties": False,
+    }
+)
+GOOD = '{"category": "refund", "urgent": false}'
+ENDLESS = json.dumps({"type": "string", "pattern": "^(a+)+$"})
+
+
+async def judged(router: Running, rows: int) -> dict[str, Any]:
+    """The only counter, once so many rows are complete."""
+    await router.trace(rows)
+    (counter,) = await router.stats()
+    return counter
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answers_are_counted_as_good_or_bad_by_the_routes_schema(
+    router: Running, engine: Upstream, stream: bool
+) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1, checks=ResponseChecks(answer_schema=TICKET)))
+    answers = [GOOD, GOOD, "refund", '{"category": "refund"}', GOOD + "}"]
+    ids = [(await router.ask(stream=stream, answer=text)).headers["x-request-id"] for text in answers]
+    counter = await judged(router, len(answers))
+    assert (counter["finished"], counter["checked"], counter["bad"], counter["errors"]) == (5, 5, 3, 0)
+    bad = {row["request"]: row["bad"] for row in await router.trace(5) if row["checked"]}
+    assert [bad[i] for i in ids] == [False, False, True, True, True]
+
+
+async def test_bad_answers_are_counted_for_the_release_that_gave_them(router: Running, engine: Upstream) -> None:
+    checks = ResponseChecks(answer_schema=TICKET)
+    await router.engines(("e0", engine.socket, [V1, V2]))
+    await router.table(entry(V1, checks=checks))
+    await router.ask(answer=GOOD)
+    await router.table(entry(V2, 2, checks=checks))
+    await router.ask(answer="no idea")
+    await router.trace(2)
+    by_release = {c["release"]: (c["generation"], c["checked"], c["bad"]) for c in await router.stats()}
+    assert by_release == {V1.id: (1, 1, 0), V2.id: (2, 1, 1)}
+
+
+async def test_no_sample_no_check(router: Running, engine: Upstream) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1, checks=ResponseChecks(sample=0)))
+    for _ in range(5):
+        await router.ask(answer="")
+    counter = await judged(router, 5)
+    assert (counter["finished"], counter["checked"], counter["bad"]) == (5, 0, 0)
+    assert not any(row["checked"] for row in await router.trace(5))
+
+
+async def test_a_check_that_never_ends_holds_up_nobody_and_counts_nothing(router: Running, engine: Upstream) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(
+        entry(V1, checks=ResponseChecks(answer_schema=ENDLESS)),
+        entry(V1, route="staging", checks=ResponseChecks(answer_schema=TICKET)),
+    )
+    endless = json.dumps("a" * 64 + "!")
+    assert (await router.ask(answer=endless)).text == endless
+    assert (await router.ask("acme/staging", answer="bad")).status == 200
+    rows = {row["route"]: row for row in await router.trace(2)}
+    assert (rows["production"]["checked"], rows["staging"]["checked"], rows["staging"]["bad"]) == (False, True, True)
+    assert (await router.ask(answer=endless)).text == endless
+    assert not (await router.trace(3))[-1]["checked"]  # that schema is given up: at once, without another child
+
+
+async def test_a_schema_that_cannot_be_used_leaves_answers_unchecked(router: Running, engine: Upstream) -> None:
+    await router.engines(("e0", engine.socket, [V1]))
+    schemas = ('{"type": 3}', '{"$ref": "https://example.org/x.json"}', "not json")
+    for generation, schema in enumerate(schemas, 1):
+        await router.table(entry(V1, generation, checks=ResponseChecks(answer_schema=schema)))
+        await router.ask(answer=GOOD)
+    assert [row["checked"] for row in await router.trace(3)] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("checks", "text", "finish", "fault"),
+    [
+        (ResponseChecks(), "fine", "stop", None),
+        (ResponseChecks(), "", "stop", "empty"),
+        (ResponseChecks(), "  \n", "stop", "empty"),
+        (ResponseChecks(min_chars=0), "", "stop", None),
+        (ResponseChecks(min_chars=5), "four", "stop", "short"),
+        (ResponseChecks(max_chars=4), "four", "stop", None),
+        (ResponseChecks(max_chars=4), "fives", "stop", "long"),
+        (ResponseChecks(), "cut of", "length", "finish_reason"),
+        (ResponseChecks(), "no reason", None, "finish_reason"),
+        (ResponseChecks(finish_reasons=("stop", "length")), "cut of", "length", None),
+        (ResponseChecks(refusals=("i cannot help",)), "Sorry, I CANNOT help you", "stop", "refusal"),
+        (ResponseChecks(refusals=("i cannot help",)), "I can help", "stop", None),
+        (ResponseChecks(answer_schema=TICKET), GOOD, "stop", None),
+        (ResponseChecks(answer_schema=TICKET), "{", "stop", "not_json"),
+        (ResponseChecks(answer_schema=TICKET), "{}", "stop", "schema"),
+    ],
+)
+def test_each_check_by_name(checks: ResponseChecks, text: str, finish: str | None, fault: str | None) -> None:
+    assert checker.fault(checker.Choice(text, False, finish), checks) == fault
+
+
+def test_of_several_choices_one_bad_one_makes_the_answer_bad() -> None:
+    def answer(*texts: str) -> str:
+        choices = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(texts)]
+        return json.dumps({"choices": choices})
+
+    checks = ResponseChecks(answer_schema=TICKET)
+    assert checker.judge(answer(GOOD, GOOD), streamed=False, checks=checks) is False
+    assert checker.judge(answer(GOOD, "bad"), streamed=False, checks=checks) is True
+    assert checker.judge(answer(), streamed=False, checks=checks) is True
+
+
+def test_a_streamed_answer_is_put_together_choice_by_choice() -> None:
+    events = [
+        {"choices": [{"index": 0, "delta": {"role": "assistant"}}]},
+        {"choices": [{"index": 1, "delta": {"content": "b"}}]},
+        {"choices": [{"index": 0, "delta": {"content": "a"}}]},
+        {"choices": [{"index": 0, "delta": {"content": "A"}, "finish_reason": "stop"}]},
+        {"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]},
+        {"choices": [], "usage": {"total_tokens": 3}},
+    ]
+    raw = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + ": ping\n\ndata: [DONE]\n\n"
+    assert checker.assemble(raw, streamed=True) == [
+        checker.Choice("aA", False, "stop"),
+        checker.Choice("b", False, "length"),
+    ]
+
+
+def test_a_call_of_a_tool_is_no_empty_answer() -> None:
+    message = {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    raw = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
+    checks = ResponseChecks(finish_reasons=("stop", "tool_calls"), answer_schema=TICKET)
+    assert checker.judge(raw, streamed=False, checks=checks) is False
