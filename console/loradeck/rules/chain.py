@@ -23,20 +23,20 @@ class ChainBreak:
 
 
 def event_hash(event: Event) -> str:
-    """SHA-256 (hex) of the canonical JSON of every field but `hash`."""
-    return digest_of(event.model_dump(mode="json", exclude={"hash"}))
+    """SHA-256 (hex) of the canonical JSON of every field but `hash`, those at their default left out."""
+    return digest_of(event.model_dump(mode="json", exclude={"hash"}, exclude_defaults=True))
 
 
 def seal(draft: Draft, *, rev: int, id: str, txn: str, epoch: int, at_ms: int, prev_hash: str) -> Event:
     """Gives a draft its place in the log.
 
     Fills in what rules cannot know beforehand: the event's id in `last_move` and in the quarantines this
-    event sets (drafted with an empty `event`), and the time in `moved_ms`. Kinds that move nothing leave
-    `last_move` and `moved_ms` as they were.
+    event sets (drafted with an empty `event`), time and epoch in `moved_ms` and `moved_epoch`. Kinds that move
+    nothing leave all but the quarantines as they were.
     """
     pointer = draft.pointer
     if pointer is not None:
-        pointer = _stamped(pointer, id=id, at_ms=at_ms, moves=draft.kind in MOVES)
+        pointer = _stamped(pointer, id=id, epoch=epoch, at_ms=at_ms, moves=draft.kind in MOVES)
     event = Event(
         rev=rev,
         id=id,
@@ -61,11 +61,11 @@ def seal(draft: Draft, *, rev: int, id: str, txn: str, epoch: int, at_ms: int, p
     return event.model_copy(update={"hash": event_hash(event)})
 
 
-def _stamped(pointer: PointerState, *, id: str, at_ms: int, moves: bool) -> PointerState:
+def _stamped(pointer: PointerState, *, id: str, epoch: int, at_ms: int, moves: bool) -> PointerState:
     quarantined = tuple(q if q.event else q.model_copy(update={"event": id}) for q in pointer.quarantined)
     update: dict[str, object] = {"quarantined": quarantined}
     if moves:
-        update |= {"last_move": id, "moved_ms": at_ms}
+        update |= {"last_move": id, "moved_ms": at_ms, "moved_epoch": epoch}
     return pointer.model_copy(update=update)
 
 

@@ -36,8 +36,8 @@ def drafts(
 ) -> tuple[list[Draft], int]:
     """The events that bring an older log up to what the agents hold, and the epoch that the new one must exceed.
 
-    An entry wins over its pointer where its generation is higher, or where it is the same and the release
-    differs. The recovered move gets a generation above both, so that no number ever stands for two moves. It
+    An entry wins over its pointer where its (epoch, generation) is above that of the pointer's last move and
+    generation or release differ, or where both are equal and the release differs. The recovered move gets a generation above both, so that no number ever stands for two moves. It
     is held: which quarantines were set in the lost part is not known, so a person looks before automation
     promotes. What is being served had its quarantine lifted there, if it had one. Tenants and routes that the older log does not know are created again, without gate and
     placement, which no table carries; a suspension that a table carries is kept.
@@ -91,20 +91,20 @@ def drafts(
     return events, epoch_above
 
 
-def behind(*, epoch: int, rev: int, has_hash: bool, recovered_above: int) -> bool:
+def behind(*, epoch: int, rev: int, hub_epoch: int, has_hash: bool) -> bool:
     """Whether an agent's hello shows that this hub's log lacks what the agent has seen.
 
-    `epoch`, `rev`: what the agent durably holds (rev 0: it is new). `has_hash`: this log holds that hash at
-    that rev. `recovered_above`: the `epoch_above` of the last recover, 0 if there was none; what agents saw
-    up to that epoch has been taken in.
+    `epoch`, `rev`: what the agent durably holds (rev 0: it is new). `hub_epoch`: the hub's own, raised when it
+    took its lease; an agent that has seen a higher one would drop all it is told, even where the logs agree.
+    `has_hash`: this log holds the agent's hash at its rev.
     """
-    return rev > 0 and not has_hash and epoch > recovered_above
+    return epoch > hub_epoch or (rev > 0 and not has_hash)
 
 
 def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool:
-    if entry.generation != pointer.generation:
-        return entry.generation > pointer.generation
-    return release != pointer.release
+    if (entry.generation, release) == (pointer.generation, pointer.release):
+        return False
+    return entry.fence >= (pointer.moved_epoch, pointer.generation)
 
 
 def _tenant_again(entry: TableEntry, actor: Actor, reason: str) -> list[Draft]:

@@ -57,19 +57,24 @@ def plan(
 
     `loaded`: release ids the engine lists. `busy`: those with answers under way, which are not unloaded.
     Unloads only to make room: first what no entry names (so the release just left stays for an undo while
-    there is room), and only where that is not enough, what stands behind every release that gets a slot.
+    there is room), and only where that is not enough, what stands behind the release that needs the slot.
     """
     order = wanted(entries, base=base, pins=pins)
-    keep = order[:slots]
-    missing = [ref for ref in keep if ref.id not in loaded]
-    named = {ref.id: place for place, ref in enumerate(order)}
-    kept = {ref.id for ref in keep}
-    free = max(0, slots - len(loaded))
-    victims = [r for r in sorted(loaded) if r not in named]
-    victims += sorted((r for r in loaded if r in named and r not in kept), key=lambda r: -named[r])
-    unload = [r for r in victims if r not in busy][: max(0, len(missing) - free)]
-    load = missing[: free + len(unload)]
-    loads = {ref.id for ref in load}
-    gone = set(unload)
-    short = [ref for ref in order if ref.id not in loads and (ref.id not in loaded or ref.id in gone)]
-    return Residency(load=tuple(load), unload=tuple(unload), short=tuple(short))
+    place = {ref.id: i for i, ref in enumerate(order)}
+    nowhere = len(order)
+    victims = sorted((r for r in loaded if r not in busy), key=lambda r: (-place.get(r, nowhere), r))
+    free = slots - len(loaded)
+    load: list[ReleaseRef] = []
+    unload: list[str] = []
+    for ref in order[: max(0, slots)]:
+        if ref.id in loaded:
+            continue
+        if free <= 0:
+            if not victims or place.get(victims[0], nowhere) <= place[ref.id]:
+                continue
+            unload.append(victims.pop(0))
+            free += 1
+        load.append(ref)
+        free -= 1
+    held = (set(loaded) - set(unload)) | {ref.id for ref in load}
+    return Residency(load=tuple(load), unload=tuple(unload), short=tuple(ref for ref in order if ref.id not in held))

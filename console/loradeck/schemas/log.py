@@ -66,6 +66,7 @@ class PointerState(Wire):
     quarantined: tuple[Quarantine, ...] = ()
     last_move: str | None = Field(None, description="id of the event that last moved it")
     moved_ms: int | None = Field(None, description="hub time of that event")
+    moved_epoch: int = Field(0, description="epoch of that event")
 
     @property
     def key(self) -> tuple[str, str]:
@@ -76,7 +77,7 @@ class Draft(Wire):
     """An event before the store has given it a rev and a place in the chain.
 
     `pointer` is the state after it. For a move its generation is one more than before, and the store fills in
-    `last_move` and `moved_ms`; for other kinds that touch a pointer both stay as they were.
+    `last_move`, `moved_ms` and `moved_epoch`; for other kinds that touch a pointer they stay as they were.
     `expected_generation` is what the store checks inside its transaction.
     """
 
@@ -96,7 +97,11 @@ class Draft(Wire):
 
 
 class Event(Wire):
-    """One line of the log. `hash` covers every other field in canonical JSON, `prev_hash` included."""
+    """One line of the log. `hash` covers every other field, `prev_hash` included.
+
+    It is taken of the canonical JSON without the fields that are at their default, so that a field added in a
+    later version leaves the hashes of earlier events as they are.
+    """
 
     rev: int = Field(ge=1, description="gap-free and in commit order")
     id: str = Field(description="random, 32 hex characters")
