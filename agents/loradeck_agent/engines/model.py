@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from loradeck_agent.basemodel import describe_base
+from loradeck.artifacts import base_manifest
 from loradeck_agent.engines.inference import Inference
 from loradeck_agent.engines.server import LoadedModel
 
@@ -31,7 +31,7 @@ def load_model(base: Path, dtype: str, threads: int, max_length: int) -> LoadedM
     """
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    digest = describe_base(base, base.name, "local").digest
+    digest = base_manifest(base, "-", "-").digest  # the names are no part of it
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     inference = Inference(model, pad_token(tokenizer), threads)

@@ -15,15 +15,15 @@ import httpx
 import pytest
 from tests.contract.engine.running import SLOTS, Engine, start_embedded, wait_for_health
 
+from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
-from loradeck_agent.basemodel import describe_base
 
 
 def test_version_names_build_base_and_slots(engine: Engine) -> None:
     version = engine.http.get("/version").json()
     build = EngineBuild.model_validate(version["build"])
     assert (build.device, build.dtype, build.tensor_parallel) == ("cpu", "float32", 1)
-    assert version["base"] == describe_base(engine.base, "any", "any").digest
+    assert version["base"] == base_manifest(engine.base, "any", "any").digest
     assert (version["base_name"], version["slots"]) == ("base", SLOTS)
     assert engine.http.get("/version").json()["boot"] == version["boot"] != ""
 

@@ -1,0 +1,60 @@
+"""The base model that an executor works on: the very one its spec names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from loradeck.artifacts import BadArtifact, base_manifest
+from loradeck.schemas.jobs import ExecutorSpec
+from loradeck_agent.engines.model import pad_token
+from loradeck_agent.executors.protocol import BadSpec
+from loradeck_agent.executors.rows import Conversation
+
+
+@dataclass
+class Base:
+    """A base in memory, fp32. `pad` is never the end-of-answer token."""
+
+    model: Any
+    tokenizer: Any
+    eos: int
+    pad: int
+
+    def prompt_ids(self, messages: Conversation) -> list[int]:
+        """Tokens of a conversation up to where the answer begins, by the base's own chat template."""
+        return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Tokens of an answer with the token that ends it."""
+        return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.eos]
+
+    def text(self, tokens: list[int]) -> str:
+        """Text of an answer, without the token that ended it."""
+        answer = tokens[:-1] if tokens and tokens[-1] == self.eos else tokens
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def load_base(spec: ExecutorSpec) -> Base:
+    """Loads the base after checking that it is the one the spec names.
+
+    Raises:
+        BadSpec: `wrong_base`, its files have another digest, or it is no base.
+    """
+    torch.set_num_threads(spec.threads)
+    transformers.utils.logging.disable_progress_bar()
+    folder = Path(spec.base)
+    try:
+        found = base_manifest(folder, "-", "-").digest
+    except BadArtifact as error:
+        raise BadSpec("wrong_base", str(error)) from error
+    if found != spec.base_digest:
+        raise BadSpec("wrong_base", f"the base's files have the digest {found}, the spec names {spec.base_digest}")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return Base(model, tokenizer, int(tokenizer.eos_token_id), pad_token(tokenizer))

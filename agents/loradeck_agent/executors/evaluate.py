@@ -1,0 +1,165 @@
+"""Scores a release on a suite's held-out items, and records the tokens by which engines prove that they serve it.
+
+Leaves `report.json` (an EvaluationReport), `canary.json` (the release's CanaryRecord) and `canary-base.json` (the
+record of the base alone on the same canaries).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult
+from loradeck.schemas.jobs import EvaluateSpec
+from loradeck.schemas.release import Form, Release
+from loradeck_agent.engine_api import CANARY_TOKENS, prompt_digest
+from loradeck_agent.engines.adapter_files import (
+    WEIGHTS,
+    AdapterFault,
+    check_tensors,
+    expected_shapes,
+    linear_shapes,
+    read_config,
+)
+from loradeck_agent.engines.build import embedded_build
+from loradeck_agent.executors.base import Base, load_base
+from loradeck_agent.executors.greedy import greedy
+from loradeck_agent.executors.protocol import BadSpec, Run, run
+from loradeck_agent.executors.publish import publish_documents
+from loradeck_agent.executors.rows import Item, Suite, read_suite
+
+
+def evaluate(current: Run) -> Mapping[str, Any]:
+    """The work of one evaluate job. Results are in the spec's `out` when it returns."""
+    spec = current.spec.spec
+    assert isinstance(spec, EvaluateSpec)
+    began = time.monotonic()
+    adapter = _adapter_of(current, spec)
+    if spec.suite not in current.spec.inputs:
+        raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
+    suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
+    current.phase("loading the base")
+    base = load_base(current.spec)
+    model = with_adapter(base.model, adapter) if adapter else base.model
+    model.eval()
+    items = _answers(current, base, model, suite, spec)
+    report = EvaluationReport(
+        release=spec.release,
+        suite=spec.suite,
+        n=len(items),
+        exact=sum(item.exact for item in items),
+        valid=sum(item.valid for item in items),
+        items=tuple(items),
+        seconds=round(time.monotonic() - began, 3),
+    )
+    current.check()
+    current.phase("recording canaries")
+    documents = {"report.json": report, "canary.json": canary_record(current, base, model, spec.release)}
+    alone = Release(tenant=spec.tenant, form=Form.BASE, base=current.spec.base_digest).id
+    if adapter:
+        with model.disable_adapter():
+            documents["canary-base.json"] = canary_record(current, base, model, alone)
+    publish_documents(Path(current.spec.out), documents)
+    return {"n": report.n, "exact": report.exact, "valid": report.valid}
+
+
+def with_adapter(model: Any, folder: Path) -> Any:
+    """The base under an adapter, by peft; exactly the tensors of the file, no more and no fewer.
+
+    peft itself only warns about missing keys and leaves their modules at their random start.
+
+    Raises:
+        BadSpec: `bad_adapter`.
+    """
+    try:
+        config = read_config(folder)
+        tensors = load_file(folder / WEIGHTS)
+        check_tensors(tensors, expected_shapes(config, linear_shapes(model)))
+    except (AdapterFault, OSError, SafetensorError) as error:
+        raise BadSpec("bad_adapter", str(error)) from error
+    wrapped = PeftModel.from_pretrained(model, folder)
+    loaded = get_peft_model_state_dict(wrapped)
+    if loaded.keys() != tensors.keys() or any(not torch.equal(loaded[key], tensors[key]) for key in tensors):
+        raise BadSpec("bad_adapter", "peft did not load the tensors that the file holds")
+    return wrapped
+
+
+def canary_record(current: Run, base: Base, model: Any, release: str) -> CanaryRecord:
+    """Greedy tokens and margins of the spec's canaries, as the embedded engine would answer them."""
+    prompts = [base.prompt_ids([dict(message) for message in messages]) for messages in current.spec.canaries]
+    answers = greedy(model, prompts, CANARY_TOKENS, eos=base.eos, pad=base.pad) if prompts else []
+    return CanaryRecord(
+        release=release,
+        build=embedded_build(),
+        items=tuple(
+            CanaryItem(prompt=prompt_digest(messages), tokens=tuple(answer.tokens), margins=tuple(answer.margins))
+            for messages, answer in zip(current.spec.canaries, answers, strict=True)
+        ),
+    )
+
+
+def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:
+    """Whether an answer is JSON, and satisfies the schema where there is one."""
+    try:
+        document = json.loads(answer)
+    except ValueError:
+        return False
+    return schema is None or jsonschema.validators.validator_for(schema)(schema).is_valid(document)
+
+
+def _answers(current: Run, base: Base, model: Any, suite: Suite, spec: EvaluateSpec) -> list[ItemResult]:
+    """Every item's result, in the suite's order. Items of like length are answered together."""
+    results: dict[str, ItemResult] = {}
+    prompts = {item.id: base.prompt_ids(item.prompt) for item in suite.items}
+    ordered = sorted(suite.items, key=lambda item: (len(prompts[item.id]), item.id))
+    for start in range(0, len(ordered), spec.batch):
+        batch = ordered[start : start + spec.batch]
+        began = time.monotonic()
+        answers = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
+        for item, answer in zip(batch, answers, strict=True):
+            results[item.id] = _scored(item, base.text(answer.tokens), suite.answer_schema)
+        current.progress(
+            len(results),
+            len(ordered),
+            exact=sum(result.exact for result in results.values()) / len(results),
+            valid=sum(result.valid for result in results.values()) / len(results),
+            tokens_per_second=sum(len(answer.tokens) for answer in answers) / (time.monotonic() - began),
+        )
+        current.check()
+    return [results[item.id] for item in suite.items]
+
+
+def _scored(item: Item, answer: str, schema: Mapping[str, Any] | None) -> ItemResult:
+    exact = answer.strip() == item.answer.strip()
+    return ItemResult(id=item.id, answer=answer, exact=exact, valid=is_valid(answer, schema))
+
+
+def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:
+    """Folder of the release's adapter; None for the base alone.
+
+    Raises:
+        BadSpec: the inputs are not those of the release.
+    """
+    others = [digest for digest in current.spec.inputs if digest != spec.suite]
+    if len(others) > 1:
+        raise BadSpec("bad_spec", f"the spec gives {len(others)} adapters, a release has one")
+    adapter = others[0] if others else None
+    form = Form.ADAPTER if adapter else Form.BASE
+    found = Release(tenant=spec.tenant, form=form, base=current.spec.base_digest, adapter=adapter).id
+    if found != spec.release:
+        raise BadSpec("bad_spec", f"base and adapter make the release {found}, the spec is about {spec.release}")
+    return Path(current.spec.inputs[adapter]) if adapter else None
+
+
+if __name__ == "__main__":
+    sys.exit(run("evaluate", evaluate))

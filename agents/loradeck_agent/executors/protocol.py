@@ -1,0 +1,200 @@
+"""How every executor starts, reports and ends.
+
+    python -m loradeck_agent.executors.KIND --spec spec.json
+
+Events are appended to the spec's event file, one JSON line each, flushed at once; stdout means nothing. The
+first error goes to its own file with its traceback. SIGTERM is a request to stop at the next step. The exit
+status says how it ended; 0 counts only together with a FINISHED event, which is written last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+
+from loradeck.schemas.jobs import (
+    EXIT_BAD_SPEC,
+    EXIT_DIVERGED,
+    EXIT_OK,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_PREEMPTED,
+    TERMINAL,
+    ExecutorEvent,
+    ExecutorEventType,
+    ExecutorSpec,
+)
+
+EXIT_FAILED = 1
+HEARTBEAT_S = 2.0
+"""Longest silence of an executor between two steps of its loop."""
+
+
+class ExecutorFailure(Exception):
+    """The run cannot go on. `code` is stable and travels in the FAILED event; `exit_status` is the process's."""
+
+    exit_status = EXIT_FAILED
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BadSpec(ExecutorFailure):
+    """The spec, the data or the base are not what they must be; running again would change nothing."""
+
+    exit_status = EXIT_BAD_SPEC
+
+
+class Diverged(ExecutorFailure):
+    """The loss, a gradient or a weight is not finite."""
+
+    exit_status = EXIT_DIVERGED
+
+    def __init__(self, message: str) -> None:
+        super().__init__("diverged", message)
+
+
+class Preempted(Exception):
+    """SIGTERM was received and the step in hand is finished."""
+
+
+class Run:
+    """A run under way: its spec, its events and the wish to stop."""
+
+    def __init__(self, spec: ExecutorSpec) -> None:
+        self.spec = spec
+        self.stopping = False
+        self._events = Path(spec.events).open("ab", buffering=0)  # noqa: SIM115 - lives as long as the process
+        self._seq = 0
+        self._last = 0.0
+        self._step: tuple[int | None, int | None] = (None, None)
+
+    def emit(
+        self,
+        type_: ExecutorEventType,
+        *,
+        step: int | None = None,
+        of: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        message: str = "",
+        code: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Appends one event. A terminal one is durable when this returns.
+
+        Raises:
+            OSError: the disk refused it.
+        """
+        event = ExecutorEvent(
+            run=self.spec.run,
+            attempt=self.spec.attempt,
+            seq=self._seq,
+            ts=time.time(),
+            type=type_,
+            step=step,
+            of=of,
+            metrics=dict(metrics or {}),
+            message=message,
+            code=code,
+            data=dict(data or {}),
+        )
+        self._events.write(event.model_dump_json(exclude_defaults=True, exclude={"v"}).encode() + b"\n")
+        if type_ in TERMINAL:
+            os.fsync(self._events.fileno())
+        self._seq += 1
+        self._last = time.monotonic()
+
+    def progress(self, step: int, of: int, message: str = "", **metrics: float) -> None:
+        """A step is done."""
+        self._step = (step, of)
+        self.emit(ExecutorEventType.PROGRESS, step=step, of=of, metrics=metrics, message=message)
+
+    def phase(self, message: str) -> None:
+        """Says what is being done now, between the steps."""
+        self.emit(ExecutorEventType.HEARTBEAT, message=message)
+
+    def check(self) -> None:
+        """Called between steps: a heartbeat if there was nothing else to say, and the way out after SIGTERM.
+
+        Raises:
+            Preempted: stop now.
+        """
+        if self.stopping:
+            raise Preempted
+        if time.monotonic() - self._last > HEARTBEAT_S:
+            self.emit(ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
+
+    def first_error(self, error: BaseException) -> None:
+        """Keeps an error with its traceback, unless an earlier one is kept already."""
+        try:
+            with Path(self.spec.error).open("x") as file:
+                file.write("".join(traceback.format_exception(error)))
+        except FileExistsError:
+            return
+
+
+Work = Callable[[Run], Mapping[str, Any]]
+"""What an executor does. Returns the data of its FINISHED event once its results are complete on the disk."""
+
+
+def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
+    """Command line of an executor of this kind: runs `work` and returns the exit status."""
+    parser = argparse.ArgumentParser(prog=f"python -m loradeck_agent.executors.{kind}")
+    parser.add_argument("--spec", type=Path, required=True, help="spec.json")
+    path = parser.parse_args(argv).spec
+    try:
+        spec = ExecutorSpec.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        sys.stderr.write(f"error: {path} is no spec: {error}\n")
+        return EXIT_BAD_SPEC
+    os.environ["OMP_NUM_THREADS"] = str(spec.threads)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.umask(0o077)
+    current = Run(spec)
+
+    def stop(_: int, __: FrameType | None) -> None:
+        current.stopping = True
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        current.emit(ExecutorEventType.STARTED, data={"pid": os.getpid()})
+        if spec.spec.kind != kind:
+            raise BadSpec("bad_spec", f"this is the {kind} executor, the spec is for {spec.spec.kind}")
+        data = work(current)
+        current.emit(ExecutorEventType.FINISHED, data=data)
+        return EXIT_OK
+    except Preempted:
+        current.emit(ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")
+        return EXIT_PREEMPTED
+    except Exception as error:
+        current.first_error(error)
+        code, status = classify(error)
+        message = str(error) if isinstance(error, ExecutorFailure) else f"{type(error).__name__}: {error}"
+        current.emit(ExecutorEventType.FAILED, message=message[:1000], code=code)
+        return status
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def classify(error: Exception) -> tuple[str, int]:
+    """Code and exit status of an error that ended a run."""
+    if isinstance(error, ExecutorFailure):
+        return error.code, error.exit_status
+    # torch raises a plain RuntimeError when the host's memory is at its end.
+    if isinstance(error, MemoryError) or any(
+        text in str(error) for text in ("DefaultCPUAllocator", "out of memory", "can't allocate memory")
+    ):
+        return "out_of_memory", EXIT_OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return ("disk_full" if error.errno in (28, 122) else "os_error"), EXIT_FAILED
+    return "executor_failed", EXIT_FAILED

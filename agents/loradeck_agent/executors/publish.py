@@ -1,0 +1,74 @@
+"""Results appear whole or not at all: staging name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from loradeck_agent.folder import fsync_folder
+
+MANIFEST = "manifest.json"
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path], M]) -> M:
+    """Writes files into `out`, and beside them the manifest that `manifest_of` makes of their folder.
+
+    An `out` of an earlier, interrupted try is replaced.
+
+    Raises:
+        OSError: the disk refused; `out` is as it was.
+    """
+    staging = out.with_name(f".{out.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700, parents=True)
+    try:
+        for name, data in files.items():
+            _write(staging / name, data)
+        manifest = manifest_of(staging)
+        _write(staging / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+        finish(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return manifest
+
+
+def publish_documents(out: Path, documents: Mapping[str, BaseModel]) -> None:
+    """Writes documents into `out` as JSON files.
+
+    Raises:
+        OSError: the disk refused; `out` is as it was.
+    """
+    staging = out.with_name(f".{out.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700, parents=True)
+    try:
+        for name, document in documents.items():
+            _write(staging / name, document.model_dump_json(indent=1).encode() + b"\n")
+        finish(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def finish(staging: Path, out: Path) -> None:
+    """Gives a complete staging folder its name."""
+    fsync_folder(staging)
+    if out.exists():
+        shutil.rmtree(out)
+    staging.rename(out)
+    fsync_folder(out.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
