@@ -109,7 +109,6 @@ class Hub:
         )
         self.recent.extend(self.store.now(lambda s: s.since(max(0, snapshot.rev - RECENT), RECENT)))
         self.last_moves: dict[str, Event] = self.store.now(self._last_moves)
-        self.epochs = {m.pointer.key: m.epoch for m in self.last_moves.values() if m.pointer is not None}
         self.tokens = Tokens(self.store.now(lambda s: s.tokens()))
         self.catalogue = self.store.now(Catalogue.load)
         self.facts = self.store.now(Facts.load)
@@ -132,7 +131,7 @@ class Hub:
         self._gauges()
 
     def _last_moves(self, store: Store) -> dict[str, Event]:
-        """Event id -> event, of the last move of each pointer. Its epoch is in the fence that nodes hold."""
+        """Event id -> event, of the last move of each pointer."""
         known = {e.id: e for e in self.recent}
         moves: dict[str, Event] = {}
         for pointer in self.ledger.pointers.values():
@@ -387,7 +386,6 @@ class Hub:
             self.metrics.events.labels(event.kind.value).inc()
             touched.update(dict.fromkeys(self._keys_of(event)))
             if event.kind in MOVES and event.pointer is not None:
-                self.epochs[event.pointer.key] = event.epoch
                 if before is not None and before.last_move is not None:
                     self.last_moves.pop(before.last_move, None)
                 self.last_moves[event.id] = event
@@ -410,7 +408,8 @@ class Hub:
     def _refresh(self, key: Key) -> bool:
         tenant = self.ledger.tenants[key[0]]
         preparing = self.promotions.preparing(key)
-        return self.steer.refresh(key, self.ledger.pointers.get(key), tenant, self.epochs.get(key, 0), preparing)
+        pointer = self.ledger.pointers.get(key) or PointerState(tenant=key[0], route=key[1])
+        return self.steer.refresh(pointer, tenant, preparing)
 
     def refresh(self, keys: Iterable[Key]) -> None:
         """Something beside the log changed what is wanted of the nodes: a prepare, a fact."""
@@ -468,8 +467,11 @@ class Hub:
     def fleet_hello(self, hello: Hello, link: Link) -> Node:
         """A node has linked; an older link of it is closed."""
         known = self.fleet.nodes.get(hello.node)
-        old = known.link if known else None
+        old, labels = (known.link, known.labels) if known else (None, hello.labels)
         node = self.fleet.hello(hello, link)
+        if labels != hello.labels:
+            # What was placed there under its old labels must not be served on, unseen, for ever.
+            self.steer.withdraw(self.steer.table(labels), self.steer.table(hello.labels))
         if old is not None and old is not link:
             log.warning("link replaced node=%s", node.name)
             old.replaced()

@@ -19,6 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from loradeck.hub.auth import Caller, caller_of
 from loradeck.hub.problems import problem_of, problem_response
+from loradeck.rules import recover
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import (
@@ -220,9 +221,10 @@ class Link:
 
     async def _greet(self, hello: Hello) -> None:
         hub = self._hub
-        known = hello.epoch <= hub.ledger.epoch and await hub.knows(hello.rev, hello.hash)
+        has_hash = await hub.knows(hello.rev, hello.hash)
+        behind = recover.behind(epoch=hello.epoch, rev=hello.rev, hub_epoch=hub.ledger.epoch, has_hash=has_hash)
         node = self.node = hub.fleet_hello(hello, self)
-        refuse = None if known else "log_behind"
+        refuse = "log_behind" if behind else None
         node.behind = refuse
         ledger = hub.ledger
         welcome = Welcome(epoch=ledger.epoch, rev=ledger.rev, hash=ledger.hash, refuse=refuse)

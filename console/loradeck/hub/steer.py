@@ -71,18 +71,17 @@ class Steer:
 
     # ---- entries -------------------------------------------------------------------------------------------
 
-    def refresh(
-        self, key: Key, pointer: PointerState | None, tenant: TenantState, epoch: int, preparing: str | None
-    ) -> bool:
-        """Recompute one entry; whether it changed. `epoch` is that of the pointer's last move."""
+    def refresh(self, pointer: PointerState, tenant: TenantState, preparing: str | None) -> bool:
+        """Recompute one entry; whether it changed."""
+        key, epoch = pointer.key, pointer.moved_epoch
         config = tenant.routes.get(key[1], RouteConfig())
-        live = pointer.release if pointer and not tenant.offboarded else None
-        beneath = pointer.beneath if live and pointer else ()
+        live = pointer.release if not tenant.offboarded else None
+        beneath = pointer.beneath if live else ()
         entry = TableEntry(
             tenant=key[0],
             route=key[1],
             epoch=epoch,
-            generation=pointer.generation if pointer else 0,
+            generation=pointer.generation,
             current=self._ref(live),
             beneath=self._refs([r for r in beneath if self._usable(key, r)][:BENEATH]),
             preparing=self._ref(preparing) if not tenant.offboarded else None,
@@ -131,6 +130,13 @@ class Steer:
             table.keys = sorted(placed)
             table.members = set(placed)
         return table
+
+    def withdraw(self, old: Table, new: Table) -> None:
+        """Nodes go from one table to another: what is not placed on them any more they get as tombstones."""
+        for key in old.members - new.members:
+            new.put(key, placed=True)
+            new.put(key, placed=False)
+        self._memo.clear()
 
     def digest(self, table: Table) -> str:
         """`schemas.table.table_digest` of the table's entries, from rows that are kept encoded."""

@@ -23,6 +23,7 @@ from loradeck.hub.door import own_socket, tcp_socket
 from loradeck.hub.hub import Hub
 from loradeck.hub.server import open_hub, serving
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.feed import FeedMessage, feed_adapter
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
     Ack,
@@ -508,3 +509,35 @@ async def feed(deck: Deck, since: str) -> AsyncIterator[ClientConnection]:
         str(deck.data / "hub.sock"), f"ws://hub/v1/feed?since={since}", compression=None, ping_interval=None
     ) as socket:
         yield socket
+
+
+async def to_the_end(socket: ClientConnection) -> tuple[list[FeedMessage], int]:
+    """All messages of a feed until the hub closes it, and its close code."""
+    messages: list[FeedMessage] = []
+    try:
+        async with asyncio.timeout(15):
+            while True:
+                messages.append(feed_adapter.validate_json(await socket.recv()))
+    except ConnectionClosed as closed:
+        return messages, closed.rcvd.code if closed.rcvd else 1006
+
+
+async def watch(socket: ClientConnection, enough: Callable[[list[FeedMessage]], Any]) -> list[FeedMessage]:
+    """Messages of a feed until they are enough."""
+    messages: list[FeedMessage] = []
+    async with asyncio.timeout(15):
+        while not enough(messages):
+            messages.append(feed_adapter.validate_json(await socket.recv()))
+    return messages
+
+
+def lose(data: Path) -> None:
+    """The database of a hub that is not running is gone."""
+    for left in data.glob("hub.db*"):
+        left.unlink()
+
+
+def restore(data: Path, backup: Path) -> None:
+    """A hub that is not running gets back an older copy of its database."""
+    lose(data)
+    backup.rename(data / "hub.db")

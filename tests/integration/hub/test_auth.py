@@ -9,13 +9,14 @@ import stat
 
 import pytest
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import BASE, Deck, FakeAgent, feed, key, until
+from tests.integration.hub.deck import BASE, Deck, FakeAgent, feed, key, to_the_end, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from loradeck.hub.auth import LOCAL, Tokens, new_token
 from loradeck.hub.door import tcp_socket
 from loradeck.rules.errors import Refused
+from loradeck.schemas.feed import FeedReset
 from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import JobRequest, TrainSpec
 from loradeck.schemas.manifest import DecisionRecord
@@ -117,13 +118,11 @@ async def test_a_revoked_token_ends_its_calls_its_feed_and_its_link(deck: Deck, 
     async with connect(
         f"ws://127.0.0.1:{deck.port}/v1/feed?since=0:0", additional_headers={"authorization": f"Bearer {viewer}"}
     ) as socket:
-        last: str | bytes = ""
         for record in await deck.ok("GET", "tokens"):
             await deck.ok("DELETE", f"tokens/{record['id']}")
-        with pytest.raises(ConnectionClosed):
-            while True:
-                last = await socket.recv()
-        assert '"type":"reset"' in str(last)
+        messages, closed = await to_the_end(socket)
+    assert messages[-1] == FeedReset(why="the token was withdrawn")
+    assert closed == 4410
     await deck.refused(401, "unauthenticated", "GET", "state", client=deck.with_token(viewer))
     await until(lambda: agent.closed, "the link ended")
     assert agent.closed == (4401, "unauthenticated")

@@ -88,6 +88,19 @@ async def test_a_node_is_told_only_of_what_is_placed_on_it_and_withdrawn_entries
     await until(lambda: deck.hub.observer.progress(ACME).flipped == 1, "n2 serves it")
 
 
+async def test_a_node_that_comes_back_with_other_labels_gets_tombstones_for_what_it_held(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant("acme", placement={"site": "eu"})
+    agent = await join("n1", site="eu")
+    await deck.promote(await deck.release())
+    await agent.leave()
+    agent.labels = {"site": "us"}
+    await agent.join()
+    await until(lambda: agent.entry.current is None, "the node was told to serve it no longer")
+    assert (await deck.row()).placed == 0
+
+
 async def test_a_node_that_an_event_does_not_concern_still_follows_the_log(deck: Deck, join: Join) -> None:
     await deck.tenant("acme", placement={"site": "eu"})
     other = await join("n2", site="us")

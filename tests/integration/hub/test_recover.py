@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
+from tests.integration.hub.deck import Deck, FakeAgent, key, lose, restore, running, until
 
 from loradeck.hub.server import open_hub
 from loradeck.schemas.link import Desired
@@ -19,16 +19,6 @@ def copy_of(deck: Deck, name: str) -> Path:
     target = deck.data / name
     deck.hub.store.now(lambda s: s.backup(str(target)))
     return target
-
-
-def lose(data: Path) -> None:
-    for left in data.glob("hub.db*"):
-        left.unlink()
-
-
-def restore(data: Path, backup: Path) -> None:
-    lose(data)
-    backup.rename(data / "hub.db")
 
 
 async def restored(data: Path) -> tuple[FakeAgent, str, str, str]:

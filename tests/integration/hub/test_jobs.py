@@ -1,0 +1,303 @@
+"""Jobs and gates: who gets them, what fences them, and what an evaluation leads to."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
+
+from loradeck.hub.queue import ATTEMPTS
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
+from loradeck.schemas.link import EngineState, JobCancel
+from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.moves import PromoteRequest
+
+ROUTE = "tenants/acme/routes/production"
+FINISHED = ExecutorEventType.FINISHED
+
+
+async def train(deck: Deck, **more: Any) -> dict[str, Any]:
+    spec = TrainSpec(
+        tenant="acme",
+        name="support",
+        base=BASE.digest,
+        datasets=(await deck.dataset(),),
+        decision=DecisionRecord(why_weights="a test"),
+    )
+    job: dict[str, Any] = await deck.ok("POST", "jobs", JobRequest(spec=spec, **more).model_dump(mode="json"))
+    return job
+
+
+async def job(deck: Deck, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = await deck.ok("GET", f"jobs/{job_id}")
+    return found
+
+
+def report(release: str, suite: str, exact: int, n: int = 20) -> dict[str, Any]:
+    items = [{"id": f"i{k}", "answer": "x", "exact": k < exact, "valid": True} for k in range(n)]
+    return {"release": release, "suite": suite, "n": n, "exact": exact, "valid": n, "items": items, "seconds": 1.0}
+
+
+def canary(release: str) -> dict[str, Any]:
+    item = {"prompt": hashlib.sha256(b"p").hexdigest(), "tokens": [1, 2], "margins": [3.0, 2.0]}
+    return {"release": release, "build": BUILD.model_dump(), "items": [item]}
+
+
+async def evaluate(deck: Deck, agent: FakeAgent, release: str, suite: str, exact: int) -> dict[str, Any]:
+    """An evaluate job, done by an agent that saw so many exact answers."""
+    request = JobRequest(spec=EvaluateSpec(tenant="acme", release=release, suite=suite))
+    submitted = await deck.ok("POST", "jobs", request.model_dump(mode="json"))
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    assert assigned.release.id == release
+    await agent.say(assigned, FINISHED, {"report": report(release, suite, exact), "canary": canary(release)})
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    return await job(deck, submitted["id"])
+
+
+async def test_a_train_job_goes_to_a_node_with_its_base_and_labels_and_is_followed_to_its_end(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    submitted = await train(deck, labels={"gpu": "yes"})
+    assert submitted["state"] == "queued"
+    await join("n1")
+    await join("n2", base="d" * 64, gpu="yes")
+    right = await join("n3", gpu="yes")
+    assigned = await until(lambda: right.jobs.get(submitted["id"]), "assigned to the node that fits")
+    await right.say(assigned, ExecutorEventType.STARTED)
+    await right.say(assigned, ExecutorEventType.PROGRESS, step=7, of=40, metrics={"loss": 1.5})
+    await until(lambda: deck.hub.queue.get(submitted["id"]).step == 7, "progress")  # type: ignore[union-attr]
+    seen = await job(deck, submitted["id"])
+    assert (seen["state"], seen["node"], seen["step"], seen["of"]) == ("running", "n3", 7, 40)
+    assert seen["metrics"] == {"loss": 1.5}
+    manifest = (await deck.adapter_manifest()).model_dump(mode="json")
+    version = await deck.ok("POST", "adapters/acme/support/versions", manifest, await deck.as_role("agent", "n3"))
+    result = {"adapter": version["digest"], "version": 1, "release": version["release"]}
+    await right.say(assigned, FINISHED, result)
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    done = await job(deck, submitted["id"])
+    assert (done["state"], done["result"]) == ("done", result)
+    events = await deck.ok("GET", f"jobs/{submitted['id']}/events")
+    assert [e["type"] for e in events] == ["started", "progress", "finished"]
+
+
+async def test_a_train_job_that_says_done_without_its_adapter_has_failed(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    submitted = await train(deck)
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    await agent.say(assigned, FINISHED, {"adapter": "a" * 64, "release": "b" * 64})
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    assert (await job(deck, submitted["id"]))["code"] == "bad_report"
+
+
+async def test_a_node_does_one_job_at_a_time_and_the_next_when_it_is_over(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    first, second = await train(deck), await train(deck)
+    assigned = await until(lambda: agent.jobs.get(first["id"]), "the first is assigned")
+    assert (await job(deck, second["id"]))["state"] == "queued"
+    await agent.say(assigned, ExecutorEventType.FAILED, code="diverged", message="loss is NaN")
+    await until(lambda: agent.jobs.get(second["id"]), "the second is assigned")
+    failed = await job(deck, first["id"])
+    assert (failed["state"], failed["code"], failed["message"]) == ("failed", "diverged", "loss is NaN")
+
+
+async def test_a_cordoned_node_and_an_engine_that_is_down_get_no_job(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    cordoned, down = await join("n1"), await join("n2")
+    await deck.ok("POST", "nodes/n1/cordon")
+    down.replica = down.replica.model_copy(update={"state": EngineState.DOWN})
+    await down.report()
+    await until(lambda: deck.hub.fleet.nodes["n2"].replicas[0].state is EngineState.DOWN, "n2's engine is down")
+    submitted = await train(deck)
+    deck.hub.queue.assign()
+    assert (await job(deck, submitted["id"]))["state"] == "queued"
+    assert not cordoned.jobs
+    await deck.ok("POST", "nodes/n1/uncordon")
+    await until(lambda: cordoned.jobs, "n1 gets it")
+
+
+async def test_the_same_key_submits_one_job(deck: Deck) -> None:
+    await deck.tenant()
+    await deck.base()
+    idempotency_key = key()
+    jobs = [await train(deck, idempotency_key=idempotency_key) for _ in range(2)]
+    assert jobs[0]["id"] == jobs[1]["id"]
+    assert len(await deck.ok("GET", "jobs")) == 1
+
+
+async def test_a_lost_nodes_job_goes_to_another_under_a_new_lease_and_the_old_one_is_refused(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    first = await join("n1")
+    submitted = await train(deck)
+    old = await until(lambda: first.jobs.get(submitted["id"]), "assigned")
+    await first.leave()
+    await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
+    deck.hub.fleet.nodes["n1"].lost = True
+    deck.hub.queue.lost(deck.hub.fleet.nodes["n1"])
+    second = await join("n2")
+    new = await until(lambda: second.jobs.get(submitted["id"]), "assigned again")
+    assert (new.attempt, old.attempt) == (2, 1)
+    assert new.lease > old.lease
+    first.running_jobs = ((old.id, old.lease),)
+    await first.join()
+    await until(lambda: not first.jobs, "n1 was told to stop")
+    await first.say(old, FINISHED, {"adapter": "a" * 64, "release": "b" * 64})
+    await first.say(old, ExecutorEventType.PROGRESS, step=9)
+    cancel = JobCancel(job=old.id, lease=old.lease)
+    await until(lambda: first.received.count(cancel) == 2, "and again when it speaks under the old lease")
+    now = await job(deck, submitted["id"])
+    assert (now["state"], now["node"], now["step"]) == ("assigned", "n2", None)
+
+
+async def test_another_nodes_job_event_changes_nothing(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    owner = await join("n1")
+    submitted = await train(deck)
+    assigned = await until(lambda: owner.jobs.get(submitted["id"]), "assigned")
+    other = await join("n2")
+    await other.say(assigned, ExecutorEventType.FAILED)
+    await other.report()
+    await until(lambda: deck.hub.fleet.nodes["n2"].heard, "heard")
+    await until(lambda: other.received and deck.hub.queue.get(submitted["id"]), "still there")
+    assert (await job(deck, submitted["id"]))["state"] == "assigned"
+
+
+async def test_a_preempted_job_is_queued_again_until_its_attempts_are_used_up(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    submitted = await train(deck)
+    for attempt in range(1, ATTEMPTS + 1):
+        assigned = await until(
+            lambda a=attempt: (j := agent.jobs.get(submitted["id"])) and j.attempt == a and j, f"attempt {attempt}"
+        )
+        await agent.say(assigned, ExecutorEventType.PREEMPTED)
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    assert (await job(deck, submitted["id"]))["code"] == "preempted"
+
+
+async def test_a_job_is_cancelled_while_queued_and_while_running(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    queued = await train(deck)
+    operator = await deck.as_role("operator")
+    assert (await deck.ok("POST", f"jobs/{queued['id']}/cancel", client=operator))["state"] == "cancelled"
+    agent = await join("n1")
+    running = await train(deck)
+    assigned = await until(lambda: agent.jobs.get(running["id"]), "assigned")
+    await deck.ok("POST", f"jobs/{running['id']}/cancel", client=operator)
+    await until(lambda: not agent.jobs, "the node was told")
+    await agent.say(assigned, ExecutorEventType.PREEMPTED, code="cancelled")
+    await until(lambda: deck.hub.queue.get(running["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    assert (await job(deck, running["id"]))["state"] == "cancelled"
+    assert (await deck.ok("POST", f"jobs/{running['id']}/cancel"))["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("update", "code"),
+    [
+        ({"base": "a" * 64}, "unknown_base"),
+        ({"datasets": ["a" * 64]}, "unknown_dataset"),
+        ({"parent": "a" * 64}, "unknown_adapter"),
+        ({"tenant": "nobody"}, "unknown_tenant"),
+    ],
+)
+async def test_a_job_that_names_what_is_not_there_is_refused(deck: Deck, update: dict[str, Any], code: str) -> None:
+    await deck.tenant()
+    await deck.base()
+    spec = TrainSpec(
+        tenant="acme",
+        name="support",
+        base=BASE.digest,
+        datasets=(await deck.dataset(),),
+        decision=DecisionRecord(why_weights="a test"),
+    ).model_dump(mode="json")
+    await deck.refused(404, code, "POST", "jobs", {"spec": spec | update})
+
+
+async def test_an_evaluation_is_attested_judged_and_opens_the_gate(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    release, suite = await deck.release(), await deck.suite()
+    await deck.tenant(gate={"suite": suite, "min_exact": 0.8})
+    agent = await join("n1")
+    body = PromoteRequest(release=release, expected_generation=0, idempotency_key=key()).model_dump(mode="json")
+    await deck.refused(409, "gate_missing", "POST", f"{ROUTE}/promote", body)
+    done = await evaluate(deck, agent, release, suite, exact=18)
+    assert done["state"] == "done"
+    assert done["result"]["gate"]["passed"]
+    kinds = [a["kind"] for a in await deck.ok("GET", f"attestations?subject={release}")]
+    assert sorted(kinds) == ["canary", "evaluation", "gate"]
+    await deck.promote(release)
+    row = await deck.row()
+    assert row.gate is not None
+    assert row.gate.passed
+    assert {c.name for c in row.gate.checks} >= {"exact", "valid"}
+
+
+async def test_a_failed_gate_stops_a_promote_and_an_override_with_a_reason_passes_it(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    one, two, suite = await deck.release(seed=1), await deck.release(seed=2), await deck.suite()
+    await deck.tenant(gate={"suite": suite, "min_exact": 0.5, "max_drop": 0.1})
+    agent = await join("n1")
+    await evaluate(deck, agent, one, suite, exact=19)
+    await deck.promote(one)
+    await evaluate(deck, agent, two, suite, exact=12)
+    body = PromoteRequest(release=two, expected_generation=1, idempotency_key=key()).model_dump(mode="json")
+    problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", body)
+    assert [c["name"] for c in problem.context["checks"]] == ["drop"]
+    await deck.refused(422, "reason_required", "POST", f"{ROUTE}/promote", body | {"override": True})
+    result = await deck.promote(two, override=True, reason="three in the morning")
+    assert result.events[0].override
+    assert result.events[0].payload == {"overridden": ["gate_failed"]}
+    row = await deck.row()
+    assert "OVR" in row.flags
+    assert row.gate is not None
+    assert not row.gate.passed
+
+
+async def test_a_report_on_another_suite_or_with_wrong_counts_fails_its_job(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    release, suite = await deck.release(), await deck.suite()
+    await deck.tenant(gate={"suite": suite, "min_exact": 0.5})
+    agent = await join("n1")
+    for change in ({"suite": "e" * 64}, {"exact": 3}, {"items": "nothing"}):
+        request = JobRequest(spec=EvaluateSpec(tenant="acme", release=release, suite=suite))
+        submitted = await deck.ok("POST", "jobs", request.model_dump(mode="json"))
+        assigned = await until(lambda s=submitted: agent.jobs.get(s["id"]), "assigned")
+        await agent.say(assigned, FINISHED, {"report": report(release, suite, 18) | change})
+        await until(lambda s=submitted: deck.hub.queue.get(s["id"]).ended_ms, "over")  # type: ignore[union-attr]
+        failed = await job(deck, submitted["id"])
+        assert failed["state"] == "failed", change
+        assert failed["code"] in ("bad_report", "invalid_request"), change
+    assert deck.hub.facts.gate(("acme", "production"), release) is None
+
+
+async def test_a_revoked_release_is_neither_promoted_nor_gone_back_to(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    agent = await join("n1")
+    await deck.promote(one)
+    await deck.promote(two)
+    assert [ref.id for ref in agent.entry.beneath] == [one]
+    body = {"kind": "revocation", "subject": one, "tenant": "acme", "body": {}, "by": "me"}
+    await deck.refused(422, "reason_required", "POST", "attestations", body)
+    await deck.ok("POST", "attestations", body | {"body": {"reason": "leaked data"}})
+    row = await deck.row()
+    assert row.preview.action == "fallback"
+    assert row.preview.skipped[0].reason == "revoked: leaked data"
+    await until(lambda: agent.entry.beneath == (), "nodes keep no slot for it")
+    promote = PromoteRequest(release=one, expected_generation=2, idempotency_key=key()).model_dump(mode="json")
+    await deck.refused(409, "revoked", "POST", f"{ROUTE}/promote", promote)
