@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it back
-	@$(BIN)/python examples/incident
+	@PYTHONPATH=examples $(BIN)/python -m incident $(if $(FRESH),--fresh) $(ARGS)
 
 test: $(STAMP) ## everything that must hold, on real parts
 	$(BIN)/python -m pytest

@@ -168,7 +168,7 @@ class Fleet:
                 f'hub = "http://127.0.0.1:{self.hub_port}"\n'
                 f"token = {json.dumps(str(token))}\n"
                 f"state = {json.dumps(str(node.state))}\n\n"
-                f'[labels]\nsite = "demo"\n\n'
+                f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'
                 f'[router]\nlisten = "127.0.0.1:{node.port}"\n\n'
                 f'[[engine]]\nname = "e0"\nkind = "embedded"\nbase = {json.dumps(str(self.base))}\n'
                 f"slots = {self.slots}\nthreads = {self.threads}\n"

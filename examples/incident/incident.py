@@ -56,6 +56,14 @@ class Cast:
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What whoever made a move saw of it. `flipped_ns`: CLOCK_MONOTONIC when told FLIPPED; None: was not."""
+
+    commit_ms: float
+    flipped_ns: int | None
+
+
 @dataclass(kw_only=True)
 class _Made:
     """A move that was made, before its answers are judged."""
@@ -64,9 +72,8 @@ class _Made:
     left: str
     to: str
     row: TenantRow
-    commit_ms: float
+    seen: Seen
     proven_ms: float | None
-    seen_flipped_ns: int
     answers: Sequence[Answer]
 
 
@@ -90,7 +97,6 @@ class Incident:
         self._progress = progress
         self._proven_within_s = proven_within_s
         self._made: list[_Made] = []
-        self._last: MoveResult | None = None
 
     async def row(self) -> TenantRow:
         return await self._api.row(self._cast.tenant, ROUTE)
@@ -100,22 +106,22 @@ class Incident:
     async def rollback(self) -> None:
         """R: to where the row's preview says, at the generation it says."""
         row = await self.row()
-        preview = row.preview
-        if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
-            raise NotReady(f"R has nowhere to go: {preview.refused or preview.action.value}")
+        target = _target(row)
         request = RollbackRequest(
-            expected_generation=preview.generation,
-            to=preview.target.id,
-            confirmed=preview.asks is not None,
+            expected_generation=row.preview.generation,
+            to=target,
+            confirmed=row.preview.asks is not None,
             idempotency_key=new_key(),
             reason="bad answers",
         )
         await self._around(
-            "R",
-            row,
-            preview.target.id,
-            lambda: self._api.rollback(self._cast.tenant, ROUTE, request, wait="flipped", timeout=10),
+            "R", row, target, self._sent(lambda: self._api.rollback(*self._at, request, wait="flipped", timeout=10))
         )
+
+    async def rollback_by(self, press: Callable[[], Awaitable[Seen]]) -> None:
+        """R, by whoever `press` is; it says when it saw the move."""
+        row = await self.row()
+        await self._around("R", row, _target(row), press)
 
     async def undo(self) -> None:
         """u: the last move, back as it was."""
@@ -128,40 +134,45 @@ class Incident:
             "u",
             row,
             event.from_release,
-            lambda: self._api.undo(self._cast.tenant, ROUTE, request, wait="flipped", timeout=10),
+            self._sent(lambda: self._api.undo(*self._at, request, wait="flipped", timeout=10)),
         )
 
     async def promote(self, label: str, *, override: str = "") -> None:
         """Through the gate, or past it with a reason. A hold or quarantine is ended first, as a person would."""
         release = self._cast.releases[label]
-        row = await self.row()
-        if row.pointer.held:
-            hold = HoldRequest(
-                held=False,
-                expected_generation=row.pointer.generation,
-                idempotency_key=new_key(),
-                reason=f"{label} is wanted back",
-            )
-            await self._api.hold(self._cast.tenant, ROUTE, hold)
-        if any(entry.release == release for entry in row.pointer.quarantined):
-            lift = LiftRequest(release=release, idempotency_key=new_key(), reason=f"{label} was not at fault")
-            await self._api.lift(self._cast.tenant, ROUTE, lift)
-        row = await self.row()
-        request = PromoteRequest(
-            release=release,
-            expected_generation=row.pointer.generation,
-            idempotency_key=new_key(),
-            override=bool(override),
-            reason=override,
-        )
+        row = await clear_the_way(self._api, self._cast.tenant, release)
+        request = promotion(row, release, override=override)
         await self._around(
             "promote",
             row,
             release,
-            lambda: self._api.promote(self._cast.tenant, ROUTE, request, wait="flipped", timeout=60),
+            self._sent(lambda: self._api.promote(*self._at, request, wait="flipped", timeout=60), prepared=True),
         )
 
-    async def _around(self, kind: str, row: TenantRow, to: str, move: Callable[[], Awaitable[MoveResult]]) -> None:
+    @property
+    def _at(self) -> tuple[str, str]:
+        return (self._cast.tenant, ROUTE)
+
+    def _sent(
+        self, move: Callable[[], Awaitable[MoveResult]], *, prepared: bool = False
+    ) -> Callable[[], Awaitable[Seen]]:
+        """A move over the hub's API, timed as its caller sees it."""
+
+        async def send() -> Seen:
+            began = time.monotonic_ns()
+            result = await move()
+            seen_ns = time.monotonic_ns()
+            in_hub = result.commit_ms or 0.0
+            total_ms = (seen_ns - began) / 1e6
+            return Seen(
+                # A promote prepares for as long as it takes; only its commit is timed.
+                commit_ms=in_hub if prepared else max(in_hub, total_ms - (result.flipped_ms or 0.0)),
+                flipped_ns=seen_ns if result.reached in ("flipped", "proven") else None,
+            )
+
+        return send
+
+    async def _around(self, kind: str, row: TenantRow, to: str, move: Callable[[], Awaitable[Seen]]) -> None:
         """Make a move in the middle of a burst of requests, and wait until it is proven."""
         left = row.pointer.release or ""
         prompts = self._cast.telling(left, to)
@@ -173,47 +184,38 @@ class Incident:
             # A promote prepares for an unknown time first: a thin stream until it commits, the burst right after.
             sender = asyncio.create_task(self._send(asked, prompts, thin=prepared))
             await asyncio.sleep(LEAD_S)
-            began = time.monotonic()
-            result = await move()
-            seen_flipped_ns = time.monotonic_ns()
-            total_ms = (time.monotonic() - began) * 1000
+            seen = await move()
             if prepared:
                 sender.cancel()
-                await self._callers_burst(asked, prompts, spacing_s=0.0)
+                await self._burst(asked, prompts, spacing_s=0.0)
             await asyncio.gather(sender, return_exceptions=True)
-            self._last = result
-            after = await self._until_proven(step, result)
+            after = await self._until_proven(step, row.pointer.generation + 1)
             step.update("waiting for the last answers")
             answers = await asyncio.gather(*asked)
             proven = [r.proven_ms for r in after.replicas if r.proven_ms is not None]
-            in_hub = result.commit_ms or 0.0
             self._made.append(
                 _Made(
                     kind=kind,
                     left=left,
                     to=to,
                     row=after,
-                    commit_ms=in_hub if prepared else max(in_hub, total_ms - (result.flipped_ms or 0.0)),
+                    seen=seen,
                     proven_ms=max(proven) if len(proven) == len(after.replicas) and proven else None,
-                    seen_flipped_ns=seen_flipped_ns if result.reached in ("flipped", "proven") else 0,
                     answers=answers,
                 )
             )
 
     async def _send(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], *, thin: bool) -> None:
         if not thin:
-            await self._callers_burst(asked, prompts, spacing_s=SPACING_S)
+            await self._burst(asked, prompts, spacing_s=SPACING_S)
             return
         while True:
             asked += await self._callers.burst(self._cast.tenant, prompts, 1, spacing_s=0.06)
 
-    async def _callers_burst(
-        self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], *, spacing_s: float
-    ) -> None:
+    async def _burst(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], *, spacing_s: float) -> None:
         asked += await self._callers.burst(self._cast.tenant, prompts, BURST, spacing_s=spacing_s)
 
-    async def _until_proven(self, step: Progress, result: MoveResult) -> TenantRow:
-        generation = max((event.generation or 0 for event in result.events), default=0)
+    async def _until_proven(self, step: Progress, generation: int) -> TenantRow:
         deadline = time.monotonic() + self._proven_within_s
         done = {AckState.PROVEN, AckState.LISTED, AckState.FAILED}
         while True:
@@ -253,7 +255,7 @@ class Incident:
                     left=made.left,
                     to=made.to,
                     generation=made.row.pointer.generation,
-                    commit_ms=made.commit_ms,
+                    commit_ms=made.seen.commit_ms,
                     flipped_ms=max(flips) if len(flips) == made.row.placed and flips else None,
                     proven_ms=made.proven_ms,
                     levels={r.replica: r.state.value if r.state else "none" for r in made.row.replicas},
@@ -261,7 +263,7 @@ class Incident:
                     seen_late=sum(
                         1
                         for answer in made.answers
-                        if made.seen_flipped_ns and answer.sent_ns > made.seen_flipped_ns and answer.by == made.left
+                        if made.seen.flipped_ns and answer.sent_ns > made.seen.flipped_ns and answer.by == made.left
                     ),
                 )
             )
@@ -270,6 +272,40 @@ class Incident:
         node = next(node for node in self._fleet.nodes if node.name == name)
         rows = [TraceRow.model_validate(row) for row in self._fleet.agent_cli(node, "trace")]
         return {row.request: row for row in rows if row.status}
+
+
+def _target(row: TenantRow) -> str:
+    preview = row.preview
+    if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
+        raise NotReady(f"R has nowhere to go: {preview.refused or preview.action.value}")
+    return preview.target.id
+
+
+async def clear_the_way(api: HubApi, tenant: str, release: str) -> TenantRow:
+    """End what would refuse a promote: the hold of a rollback, and the release's quarantine. The row after that."""
+    row = await api.row(tenant, ROUTE)
+    if row.pointer.held:
+        hold = HoldRequest(
+            held=False,
+            expected_generation=row.pointer.generation,
+            idempotency_key=new_key(),
+            reason="looked at; going forward again",
+        )
+        await api.hold(tenant, ROUTE, hold)
+    if any(entry.release == release for entry in row.pointer.quarantined):
+        lift = LiftRequest(release=release, idempotency_key=new_key(), reason="rolled back from for the demo only")
+        await api.lift(tenant, ROUTE, lift)
+    return await api.row(tenant, ROUTE)
+
+
+def promotion(row: TenantRow, release: str, *, override: str = "") -> PromoteRequest:
+    return PromoteRequest(
+        release=release,
+        expected_generation=row.pointer.generation,
+        idempotency_key=new_key(),
+        override=bool(override),
+        reason=override,
+    )
 
 
 def judge_window(node: str, ack_ns: int, left: str, answers: Sequence[Answer], trace: Mapping[str, TraceRow]) -> Window:

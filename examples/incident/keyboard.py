@@ -19,7 +19,7 @@ import pyte
 from incident.fleet import NotReady
 
 
-class _Screen(pyte.Screen):
+class _Screen(pyte.Screen):  # type: ignore[misc]
     """A screen that answers what a terminal is asked, as a terminal does: the console arms R by such an answer."""
 
     def __init__(self, columns: int, lines: int, answer: Callable[[str], None]) -> None:

@@ -25,17 +25,18 @@ def agent(control: str) -> None:
     """Run the agent's command line with the breakage in it, or in what it starts."""
     from loradeck_agent import daemon
     from loradeck_agent.cli import main
+    from loradeck_agent.supervise import Program
 
     child = {"late-router": "loradeck_agent.router", "bare-base": "loradeck_agent.engines.embedded"}.get(control)
     if child is not None:
-        program = daemon.Program
+        program = Program
 
         def broken(name: str, argv: tuple[str, ...], *rest: Any) -> Any:
             if argv[1:3] == ("-m", child):
                 argv = (argv[0], str(Path(__file__).resolve()), control, "child", *argv[3:])
             return program(name, argv, *rest)
 
-        daemon.Program = broken  # type: ignore[misc,assignment]
+        daemon.Program = broken  # type: ignore[assignment,misc]
     else:
         _load_the_wrong_file()
     main()
@@ -51,7 +52,7 @@ def _load_the_wrong_file() -> None:
         tenant = name.rpartition("-")[0]
         await load(self, name, first.setdefault(tenant, folder))
 
-    EngineApi.load = wrong  # type: ignore[method-assign]
+    EngineApi.load = wrong  # type: ignore[assignment,method-assign]
 
 
 def late_router(argv: list[str]) -> int:

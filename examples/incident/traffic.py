@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-SHORT_ANSWER = 10
-"""Tokens asked for in a burst: enough to tell releases apart, and no more work than that."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -30,22 +27,13 @@ class Prompt:
     answers: Mapping[str, str] = field(default_factory=dict)
 
     def who(self, text: str) -> str | None:
-        """The one release whose answer begins with `text`; None where none or several do."""
-        found = [release for release, answer in self.answers.items() if text and answer.startswith(text)]
+        """The one release that answers so; None where none or several do."""
+        found = [release for release, answer in self.answers.items() if answer == text.strip()]
         return found[0] if len(found) == 1 else None
 
     def separates(self, one: str, other: str) -> bool:
-        """Whether a short answer to this prompt tells these two releases apart."""
-        first, second = self.answers.get(one), self.answers.get(other)
-        return bool(first and second) and _common(first or "", second or "") < SHORT_ANSWER_CHARS
-
-
-SHORT_ANSWER_CHARS = 14
-"""Two answers that differ within so many characters differ within `SHORT_ANSWER` tokens."""
-
-
-def _common(one: str, other: str) -> int:
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+        """Whether the answer to this prompt tells these two releases, and no third, apart."""
+        return all(self.who(self.answers.get(release, "")) == release for release in (one, other))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +63,9 @@ class Answer:
 class Callers:
     """Clients of every tenant on every router. Use as an async context manager."""
 
-    def __init__(self, routers: Mapping[str, str], keys: Mapping[str, str]) -> None:
+    def __init__(self, routers: Mapping[str, str], keys: Mapping[str, str], *, max_tokens: int = 24) -> None:
         """`routers`: node -> URL; `keys`: tenant -> the bearer key its callers hold."""
+        self._max_tokens = max_tokens
         self._routers = routers
         self._keys = keys
         self._background: asyncio.Task[None] | None = None
@@ -92,15 +81,13 @@ class Callers:
         await self.stop()
         await self._session.close()
 
-    async def ask(
-        self, node: str, tenant: str, prompt: Prompt, *, max_tokens: int = 48, stream: bool = False
-    ) -> Answer:
+    async def ask(self, node: str, tenant: str, prompt: Prompt, *, stream: bool = False) -> Answer:
         """One chat completion through one router. A failed connection is an answer with status 0."""
         body = {
             "model": tenant,
             "messages": list(prompt.messages),
             "temperature": 0,
-            "max_tokens": max_tokens,
+            "max_tokens": self._max_tokens,
             "stream": stream,
         }
         headers = {"authorization": f"Bearer {self._keys[tenant]}"}
@@ -163,12 +150,12 @@ class Callers:
     async def burst(
         self, tenant: str, prompts: Sequence[Prompt], count: int, *, spacing_s: float
     ) -> list[asyncio.Task[Answer]]:
-        """Start `count` short requests at each router, one every `spacing_s`, without waiting for their answers."""
+        """Start `count` requests at each router, one every `spacing_s`, without waiting for their answers."""
         started: list[asyncio.Task[Answer]] = []
         for turn in range(count):
             for node in self._routers:
                 prompt = prompts[turn % len(prompts)]
-                started.append(asyncio.create_task(self.ask(node, tenant, prompt, max_tokens=SHORT_ANSWER)))
+                started.append(asyncio.create_task(self.ask(node, tenant, prompt)))
             await asyncio.sleep(spacing_s)
         return started
 
