@@ -170,10 +170,10 @@ class Executor:
         """Exit status of a process that ended; None where it was not our child, so that nobody can say."""
         return self._child.returncode if self._child is not None else None
 
-    async def end(self, *, grace_s: float = GRACE_S) -> None:
+    async def end(self) -> None:
         """SIGTERM, a grace, then SIGKILL for its whole session."""
         self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
+        deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
             if not self.alive():
                 return

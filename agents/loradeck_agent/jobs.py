@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.executor import EXIT_CODES, Attempt, Executor, ExecutorFolder, read_json
 from loradeck_agent.folder import StateFolder
 from loradeck_agent.hub_api import HubApi
-from loradeck_agent.inputs import InputStore
+from loradeck_agent.inputs import MANIFEST, InputStore
 from loradeck_agent.prepare import prepare
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.releases import ReleaseStore, verify_adapter
@@ -89,6 +89,7 @@ class Jobs:
     _running: dict[str, _Running] = field(default_factory=dict)
     _said: dict[str, _Said] = field(default_factory=dict)
     _linked: asyncio.Event = field(default_factory=asyncio.Event)
+    _asides: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     # ---- from the hub --------------------------------------------------------------------------------------
@@ -115,9 +116,14 @@ class Jobs:
         log.info("job %s is cancelled", job)
         if held.executor is not None and held.executor.started:
             held.executor.note(cancelled=True)
-            asyncio.get_running_loop().create_task(held.executor.end())
+            self._aside(held.executor.end())
         else:
             held.task.cancel("cancelled by the hub")
+
+    def _aside(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
 
     async def _stopped(self, held: _Running) -> None:
         """Ends an attempt whose lease is over; nothing more is said of it."""
@@ -133,7 +139,7 @@ class Jobs:
             return
         self._linked.set()
         for running in list(self._said.values()):
-            asyncio.get_running_loop().create_task(self._say_again(running))
+            self._aside(self._say_again(running))
 
     async def _say_again(self, said: _Said) -> None:
         if time.monotonic() - said.at < REPEAT_S:
@@ -297,6 +303,10 @@ class Jobs:
     ) -> tuple[ExecutorEvent, dict[str, Any] | None]:
         """What an ended process amounts to: done only with a clean exit, a terminal event and a verified result."""
         status, seq = executor.status, executor.attempt.seq + 1
+        clean = terminal is not None and terminal.type is ExecutorEventType.FINISHED and status in (0, None)
+        if executor.attempt.cancelled and not clean:
+            at = terminal.seq if terminal else seq
+            return _event(job, at, ExecutorEventType.PREEMPTED, "cancelled", code="cancelled"), None
         if terminal is not None and terminal.type is not ExecutorEventType.FINISHED:
             return terminal, None
         if terminal is None or status not in (0, None):
@@ -330,12 +340,7 @@ class Jobs:
         out = executor.folder.out
         try:
             if isinstance(job.spec, TrainSpec):
-                manifest = AdapterManifest.model_validate(read_json(out / "manifest.json"))
-                _fits(manifest, job.spec)
-                await asyncio.to_thread(verify_adapter, out, manifest, self._base(manifest.base).folder)
-                await self._until_reached(lambda: self.hub.upload(out, manifest.files))
-                version = await self._until_reached(lambda: self.hub.register(manifest))
-                return {"adapter": version.digest, "version": version.version, "release": version.release}
+                return await self._trained(out, job.spec)
             report = EvaluationReport.model_validate(read_json(out / "report.json"))
             record = CanaryRecord.model_validate(read_json(out / "canary.json"))
         except ValidationError as error:
@@ -345,6 +350,16 @@ class Jobs:
                 "result_unreadable", "the executor's result does not fit", f"{where}: {first['msg']}"
             ) from error
         return {"report": report.model_dump(mode="json"), "canary": record.model_dump(mode="json")}
+
+    async def _trained(self, out: Path, spec: TrainSpec) -> dict[str, Any]:
+        """Registers a trained adapter: its files first, so that no version is ever without them."""
+        manifest = AdapterManifest.model_validate(read_json(out / MANIFEST))
+        _fits(manifest, spec)
+        base = self._base(manifest.base)
+        await asyncio.to_thread(verify_adapter, out, manifest, base.folder, beside=(MANIFEST,))
+        await self._until_reached(lambda: self.hub.upload(out, manifest.files))
+        version = await self._until_reached(lambda: self.hub.register(manifest))
+        return {"adapter": version.digest, "version": version.version, "release": version.release}
 
     async def _until_reached(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """Makes a call to the hub until there is an answer; a result must not be lost to a hub that restarts."""

@@ -7,6 +7,7 @@ shapes, tensors that match nothing, a file that is cut short, a pickle.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -108,11 +109,11 @@ def _guard(ref: ReleaseRef, manifest: AdapterManifest, adapter: str, base: str) 
         )
 
 
-def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path) -> None:
+def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path, *, beside: Collection[str] = ()) -> None:
     """Checks an adapter's folder against its manifest and its base. Blocks: call it in a thread.
 
     Raises:
         AgentError: what does not fit.
     """
     with told(folder):
-        artifacts.verify_adapter(folder, manifest, base)
+        artifacts.verify_adapter(folder, manifest, base, beside=beside)

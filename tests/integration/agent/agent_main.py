@@ -25,6 +25,10 @@ def fake_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
     )
 
 
+def fake_executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
+    return (sys.executable, str(HERE / "fake_executor.py"), "--spec", str(spec))
+
+
 def short_times() -> None:
     supervise.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
     proof.REPEAT_S = float(os.environ.get("LD_TEST_REPEAT_S", "60"))
@@ -36,7 +40,7 @@ def short_times() -> None:
     daemon.REPORT_S = 0.2
     daemon.TABLE_RETRY_S = 0.2
     daemon.RESYNC_S = 0.5
-    executor.GRACE_S = 5.0
+    executor.GRACE_S = 0.5
 
 
 def sabotage() -> None:
@@ -53,6 +57,7 @@ def sabotage() -> None:
 
 if __name__ == "__main__":
     daemon.engine_argv = fake_argv
+    executor.executor_argv = fake_executor_argv
     short_times()
     if os.environ.get("LD_TEST_SABOTAGE") == "wrong_file":
         sabotage()

@@ -1,0 +1,119 @@
+"""A small executor: no model, but the real protocol. What it does is chosen by the job's adapter name.
+
+good: three steps and an adapter. slow: steps until SIGTERM, then 75. stubborn: ignores SIGTERM. waits: steps until
+a file `go` lies in its folder, then an adapter. lies: an adapter whose manifest names other bytes. diverges: 70,
+with a FAILED event. crashes: a traceback and 1, without an event. silent: 0, without a terminal event.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from tests.integration.agent.artifacts import make_adapter
+from tests.integration.agent.fake_engine import BUILD
+
+from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, ExecutorSpec, TrainSpec
+
+
+class Fake:
+    def __init__(self, spec: ExecutorSpec) -> None:
+        self.spec = spec
+        self.seq = 0
+        self.stopping = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def emit(self, type_: ExecutorEventType, **fields: object) -> None:
+        event = ExecutorEvent(
+            run=self.spec.run, attempt=self.spec.attempt, seq=self.seq, ts=time.time(), type=type_, **fields
+        )
+        with Path(self.spec.events).open("a") as file:
+            file.write(event.model_dump_json() + "\n")
+        self.seq += 1
+
+    def steps_until_stopped(self, done: Path | None = None) -> None:
+        step = 0
+        while not self.stopping and not (done is not None and done.exists()):
+            step += 1
+            self.emit(ExecutorEventType.PROGRESS, step=step, of=1000, metrics={"loss": 1.0 / step})
+            time.sleep(0.05)
+
+    def adapter(self, spec: TrainSpec, *, lie: bool = False) -> None:
+        made = make_adapter(spec.base, 42)
+        manifest = made.manifest.model_copy(
+            update={"name": spec.name, "datasets": spec.datasets, "tenant": spec.tenant}
+        )
+        out = Path(self.spec.out)
+        out.mkdir()
+        for name, data in made.files.items():
+            (out / name).write_bytes(data[:-4] + b"\0\0\0\1" if lie and name.endswith("safetensors") else data)
+        (out / "manifest.json").write_text(manifest.model_dump_json())
+
+    def train(self, spec: TrainSpec) -> int:
+        for digest in spec.datasets:
+            assert (Path(self.spec.inputs[digest]) / "rows.jsonl").is_file()
+        self.emit(ExecutorEventType.STARTED)
+        match spec.name:
+            case "slow":
+                self.steps_until_stopped()
+                self.emit(ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")
+                return 75
+            case "stubborn":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                self.steps_until_stopped()
+            case "waits":
+                self.steps_until_stopped(Path(self.spec.out).parent / "go")
+            case "diverges":
+                self.emit(ExecutorEventType.FAILED, message="the loss is not finite at step 2", code="diverged")
+                return 70
+            case "crashes":
+                Path(self.spec.error).write_text("Traceback (most recent call last):\nRuntimeError: no such luck\n")
+                return 1
+            case "silent":
+                return 0
+        for step in range(1, 4):
+            self.emit(ExecutorEventType.PROGRESS, step=step, of=3, metrics={"loss": 1.0 / step})
+        self.adapter(spec, lie=spec.name == "lies")
+        self.emit(ExecutorEventType.FINISHED)
+        return 0
+
+    def evaluate(self, spec: EvaluateSpec) -> int:
+        folders = [Path(path) for path in self.spec.inputs.values()]
+        assert all(path.is_dir() for path in folders)
+        out = Path(self.spec.out)
+        out.mkdir()
+        item = ItemResult(id="a", answer="x", exact=True, valid=True)
+        report = EvaluationReport(
+            release=spec.release, suite=spec.suite, n=1, exact=1, valid=1, items=(item,), seconds=0.1
+        )
+        record = CanaryRecord(
+            release=spec.release, build=BUILD, items=(CanaryItem(prompt="a" * 64, tokens=(1,), margins=(2.0,)),)
+        )
+        (out / "report.json").write_text(report.model_dump_json())
+        (out / "canary.json").write_text(record.model_dump_json())
+        self.emit(ExecutorEventType.FINISHED)
+        return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--spec", type=Path, required=True)
+    spec = ExecutorSpec.model_validate(json.loads(parser.parse_args().spec.read_bytes()))
+    assert os.getpriority(os.PRIO_PROCESS, 0) >= 0
+    fake = Fake(spec)
+    return fake.train(spec.spec) if isinstance(spec.spec, TrainSpec) else fake.evaluate(spec.spec)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

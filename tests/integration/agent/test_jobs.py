@@ -1,0 +1,301 @@
+"""Jobs from their assignment to their terminal event, with real processes that speak the executors' protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+
+import pytest
+from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_adapter
+from tests.integration.agent.fake_hub import FakeHub
+from tests.integration.agent.node import CALLER_HASH, Node, until
+
+from loradeck.schemas.attestation import EvaluationReport
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    ExecutorEventType,
+    JobAssignment,
+    PrepareSpec,
+    TrainSpec,
+)
+from loradeck.schemas.link import Ack, Hello, JobEvent
+from loradeck.schemas.manifest import (
+    DatasetManifest,
+    DecisionRecord,
+    FileEntry,
+    Origin,
+    Provenance,
+    SuiteManifest,
+)
+
+ROWS = b'{"prompt": "hello", "answer": "x"}\n'
+OWN = Provenance(origin=Origin.HUMAN, consent="own", licence_class="customer-owned", purpose=("train",))
+KEYS = (CALLER_HASH,)
+
+
+@pytest.fixture
+def rows(hub: FakeHub) -> FileEntry:
+    made = FileEntry(path="rows.jsonl", size=len(ROWS), sha256=hashlib.sha256(ROWS).hexdigest())
+    hub.blobs[made.sha256] = ROWS
+    return made
+
+
+@pytest.fixture
+def dataset(hub: FakeHub, rows: FileEntry) -> DatasetManifest:
+    made = DatasetManifest(tenant="acme", name="tickets", rows=1, files=(rows,), provenance=OWN)
+    hub.datasets.append(made)
+    return made
+
+
+def train(base: str, dataset: DatasetManifest, name: str, *, job: str = "j1", lease: int = 1) -> JobAssignment:
+    spec = TrainSpec(
+        tenant="acme",
+        name=name,
+        base=base,
+        datasets=(dataset.digest,),
+        decision=DecisionRecord(why_weights="the test needs weights"),
+    )
+    return JobAssignment(id=job, lease=lease, attempt=lease, spec=spec)
+
+
+async def started(hub: FakeHub, job: str = "j1") -> JobEvent:
+    return await hub.wait(JobEvent, lambda e: e.job == job and e.event.type is ExecutorEventType.PROGRESS)
+
+
+async def test_a_trained_adapter_is_registered_before_the_job_says_it_is_finished(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "good"))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    version = hub.versions[0]
+    assert end.result == {"adapter": version.digest, "version": 1, "release": version.release}
+    assert all(file.sha256 in hub.blobs for file in version.manifest.files)
+    events = [e.event for e in hub.of(JobEvent)]
+    assert [e.seq for e in events] == list(range(len(events)))
+    assert [e.step for e in events if e.type is ExecutorEventType.PROGRESS] == [1, 2, 3]
+    posts = [call for call in hub.calls if call.startswith(("PUT", "POST"))]
+    assert [call.split()[0] for call in posts] == ["PUT", "PUT", "POST"]
+
+
+async def test_the_same_lease_given_twice_is_done_once(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    job = train(base_digest, dataset, "waits")
+    await hub.give(job)
+    await started(hub)
+    await hub.give(job)
+    (node.state.jobs / "j1-1" / "go").touch()
+    await hub.job_end("j1")
+    assert len(hub.versions) == 1
+    assert len(list(node.state.jobs.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("diverges", "diverged", "not finite at step 2"),
+        ("crashes", "executor_failed", "RuntimeError: no such luck"),
+        ("silent", "no_terminal_event", "without saying how"),
+        ("lies", "manifest_mismatch", "adapter_model.safetensors"),
+    ],
+)
+async def test_a_run_that_came_to_nothing_fails_with_its_reason_and_registers_nothing(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest, name: str, code: str, says: str
+) -> None:
+    await hub.give(train(base_digest, dataset, name))
+    end = await hub.job_end("j1")
+    assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, code)
+    assert says in end.event.message
+    assert hub.versions == []
+    assert not [call for call in hub.calls if call.startswith("PUT")]
+
+
+async def test_a_killed_executor_fails_and_says_by_which_signal(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "slow"))
+    await started(hub)
+    (pid,) = [pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)]
+    os.kill(pid, signal.SIGKILL)
+    end = await hub.job_end("j1")
+    assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, "killed")
+    assert "signal 9" in end.event.message
+
+
+@pytest.mark.parametrize("name", ["slow", "stubborn"])
+async def test_a_cancelled_job_is_stopped_and_killed_where_it_will_not_stop(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest, name: str
+) -> None:
+    await hub.give(train(base_digest, dataset, name))
+    await started(hub)
+    await hub.cancel("j1", 1)
+    end = await hub.job_end("j1")
+    assert (end.event.type, end.event.code) == (ExecutorEventType.PREEMPTED, "cancelled")
+    assert sorted(node.pids()) == sorted(p for p in (node.router_pid, node.engine_pid) if p)
+
+
+async def test_a_cancel_under_an_older_lease_is_ignored(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "waits", lease=2))
+    await started(hub)
+    await hub.cancel("j1", 1)
+    (node.state.jobs / "j1-2" / "go").touch()
+    assert (await hub.job_end("j1")).event.type is ExecutorEventType.FINISHED
+
+
+async def test_a_newer_lease_replaces_the_attempt_that_runs(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "slow", lease=1))
+    await started(hub)
+    await hub.give(train(base_digest, dataset, "good", lease=2))
+    end = await hub.job_end("j1")
+    assert (end.lease, end.event.type) == (2, ExecutorEventType.FINISHED)
+    assert len([pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)]) == 0
+
+
+async def test_an_agent_that_was_killed_takes_its_running_executor_up_again(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "waits"))
+    await started(hub)
+    executors = [pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)]
+    await node.end_agent(signal.SIGKILL)
+    heard = len(hub.heard)
+    node.start()
+    hello = await hub.wait(Hello, after=heard)
+    assert hello.jobs == (("j1", 1),)
+    await hub.wait(JobEvent, lambda e: e.event.type is ExecutorEventType.PROGRESS, after=heard)
+    assert [pid for pid in node.pids() if pid not in (node.router_pid, node.engine_pid)] == executors
+    (node.state.jobs / "j1-1" / "go").touch()
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert len(hub.versions) == 1
+    steps = [e.event.seq for e in hub.of(JobEvent)]
+    assert sorted(set(steps)) == list(range(max(steps) + 1)), "no event is missing"
+
+
+async def test_a_job_that_ended_while_no_agent_ran_is_reported_by_the_next(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "waits"))
+    await started(hub)
+    await node.end_agent(signal.SIGKILL)
+    (node.state.jobs / "j1-1" / "go").touch()
+    await until(
+        lambda: b"finished" in (node.state.jobs / "j1-1" / "events.jsonl").read_bytes(), "the executor has finished"
+    )
+    await until(lambda: len(node.pids()) == 2, "its process is gone")
+    node.start()
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+
+
+async def test_a_job_goes_on_without_the_hub_and_its_end_is_not_lost(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "waits"))
+    await started(hub)
+    await hub.stop()
+    (node.state.jobs / "j1-1" / "go").touch()
+    await until(
+        lambda: b"finished" in (node.state.jobs / "j1-1" / "events.jsonl").read_bytes(), "the executor has finished"
+    )
+    await hub.start()
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert len(hub.versions) == 1
+
+
+async def test_an_unknown_dataset_or_base_starts_no_process(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    hub.datasets.clear()
+    await hub.give(train(base_digest, dataset, "good"))
+    assert (await hub.job_end("j1")).event.code == "unknown_dataset"
+    await hub.give(train("f" * 64, dataset, "good", job="j2"))
+    assert (await hub.job_end("j2")).event.code == "unknown_base"
+    assert not list(node.state.jobs.glob("*/spec.json"))
+
+
+async def test_a_job_id_that_leaves_the_folder_is_refused(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "good", job="../../escaped"))
+    await until(lambda: "no name of a folder" in node.log_text(), "it is refused")
+    assert not list(node.root.parent.glob("escaped*"))
+
+
+async def test_an_evaluation_brings_its_report_and_canaries_up(
+    node: Node, hub: FakeHub, v1: Adapter, rows: FileEntry
+) -> None:
+    suite = SuiteManifest(tenant="acme", name="held-out", items=1, files=(rows,), provenance=OWN)
+    hub.suites.append(suite)
+    spec = EvaluateSpec(tenant="acme", release=v1.release.id, suite=suite.digest)
+    await hub.give(JobAssignment(id="e1", lease=1, attempt=1, spec=spec, release=v1.ref, canaries=CANARIES))
+    end = await hub.job_end("e1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    assert EvaluationReport.model_validate(end.result["report"]).release == v1.release.id
+    assert end.result["canary"]["release"] == v1.release.id
+    assert (node.state.inputs / suite.digest / "manifest.json").is_file()
+
+
+# ---- prepare -----------------------------------------------------------------------------------------------
+
+
+def prepare(adapter: Adapter, job: str = "p1", lease: int = 1) -> JobAssignment:
+    spec = PrepareSpec(tenant="acme", route="production", release=adapter.release.id, expected_generation=1)
+    return JobAssignment(id=job, lease=lease, attempt=lease, spec=spec, release=adapter.ref, canaries=CANARIES)
+
+
+async def test_a_prepared_release_is_resident_and_recorded_so_that_its_promote_is_only_a_flip(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    first = entry(v1.ref, 1, keys=KEYS)
+    await hub.desire(first)
+    await hub.ack(first, "proven")
+    await hub.give(prepare(v2))
+    end = await hub.job_end("p1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result == {"gpu-01": {"level": "proven", "code": None, "canaries": 2}}
+    assert v2.release.id in {attestation.subject for attestation in hub.attestations}
+    assert await node.tokens("hello") == v1.tokens("hello"), "a prepare moves nothing"
+
+    calls = len(node.engine_calls())
+    second = entry(v2.ref, 2, beneath=(v1.ref,), keys=KEYS)
+    await hub.desire(second)
+    await hub.ack(second, "proven")
+    assert [a.state.value for a in hub.of(Ack) if a.generation == 2] == ["flipped", "proven"]
+    assert not [call for call in node.engine_calls()[calls:] if call.startswith("load")]
+
+
+async def test_a_prepare_that_fails_gives_the_exact_code_and_changes_nothing(
+    node: Node, hub: FakeHub, v1: Adapter, base_digest: str
+) -> None:
+    first = entry(v1.ref, 1, keys=KEYS)
+    await hub.desire(first)
+    await hub.ack(first, "proven")
+    bad = make_adapter(base_digest, 9)
+    cut = bad.files["adapter_model.safetensors"][:-64]
+    bad = make_adapter(base_digest, 9, files=bad.files | {"adapter_model.safetensors": cut})
+    hub.add_release(bad.release, bad.manifest, bad.files)
+    before = await node.router_state()
+    await hub.give(prepare(bad))
+    end = await hub.job_end("p1")
+    assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, "truncated_safetensors")
+    assert await node.router_state() == before
+    assert await node.tokens("hello") == v1.tokens("hello")
+
+
+async def test_a_prepare_for_a_base_that_no_engine_runs_says_what_they_run(
+    node: Node, hub: FakeHub, base_digest: str
+) -> None:
+    foreign = make_adapter("b" * 64, 9)
+    await hub.give(prepare(foreign))
+    end = await hub.job_end("p1")
+    assert end.event.code == "no_replica"
+    assert f"gpu-01 runs {base_digest[:6]}" in end.event.message
