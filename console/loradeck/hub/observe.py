@@ -202,19 +202,19 @@ class Observer:
             self._look(wait, key, progress)
 
     def _maybe_attest(self, key: Key, progress: Progress) -> None:
-        pointer = self._hub.ledger.pointers[key]
-        if pointer.release is None:
-            return
-        seen = proof.attested(
+        pointer, seen = self._hub.ledger.pointers[key], self._attestable(key, progress)
+        if pointer.release is not None and seen is not None:
+            level = "listed" if progress.listed else "proven"
+            body = {"generation": pointer.generation, "n": seen[0], "m": seen[1], "level": level}
+            self._write(AttestationKind.ATTESTED, key, pointer.release, pointer.generation, body)
+
+    def _attestable(self, key: Key, progress: Progress) -> tuple[int, int] | None:
+        return proof.attested(
             placed=progress.placed,
             reachable=progress.reachable,
             proven=progress.proven_reachable,
             min_replicas=self._hub.config(key).min_replicas,
         )
-        if seen is not None:
-            level = "listed" if progress.listed else "proven"
-            body = {"generation": pointer.generation, "n": seen[0], "m": seen[1], "level": level}
-            self._write(AttestationKind.ATTESTED, key, pointer.release, pointer.generation, body)
 
     def traffic(self, key: Key) -> None:
         """Counters of a pointer grew: is its current release breached, or soaked?"""
@@ -290,6 +290,7 @@ class Observer:
             self._unattested.discard(key)
         if attestation.kind is AttestationKind.SOAKED and pointer and pointer.release == name[2]:
             self._unsoaked.discard(key)
+        self.check(key)
 
     # ---- waiting -------------------------------------------------------------------------------------------
 
@@ -316,7 +317,10 @@ class Observer:
     def _look(self, wait: Wait, key: Key, progress: Progress) -> None:
         entry = self._hub.steer.entries.get(key)
         gone = entry is None or entry.fence != wait.fences[key]
-        if gone or progress.at(wait.level) or self._hopeless(wait.level, key):
+        # Who has seen 'proven' may move on: by then the attestation, on which the next way back depends, is durable.
+        writing = key in self._unattested and self._attestable(key, progress) is not None and not gone
+        there = progress.at(wait.level) or self._hopeless(wait.level, key)
+        if gone or (there and not (wait.level == "proven" and writing)):
             wait.open.discard(key)
         if not wait.open:
             wait.done.set()
