@@ -1,0 +1,97 @@
+"""The board of acknowledgements: what is sent, what is kept, what is said again."""
+
+from __future__ import annotations
+
+from loradeck.schemas.link import Ack, AckState
+from loradeck_agent.acks import AckBoard
+
+
+def ack(state: str, generation: int = 1, *, replica: str = "gpu-01", code: str | None = None) -> Ack:
+    return Ack(
+        tenant="acme",
+        route="production",
+        epoch=1,
+        generation=generation,
+        release="a" * 64,
+        replica=replica,
+        state=AckState(state),
+        code=code,
+        at_ms=0,
+    )
+
+
+class Wire:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int]] = []
+
+    async def send(self, message: Ack) -> bool:
+        self.sent.append((message.state.value, message.generation))
+        return True
+
+
+async def test_everything_is_sent_in_the_order_it_happens() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    for state in ("waiting", "flipped", "proven"):
+        assert await board.post(ack(state))
+    assert wire.sent == [("waiting", 1), ("flipped", 1), ("proven", 1)]
+
+
+async def test_an_older_generation_is_not_sent_after_a_newer() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    await board.post(ack("flipped", 2))
+    assert not await board.post(ack("proven", 1))
+    assert not await board.post(ack("flipped", 1))
+    assert wire.sent == [("flipped", 2)]
+
+
+async def test_a_hub_that_was_away_hears_flips_then_proofs() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    await board.post(ack("flipped"))
+    await board.post(ack("proven"))
+    wire.sent.clear()
+    await board.replay()
+    assert wire.sent == [("flipped", 1), ("proven", 1)]
+
+
+async def test_a_newer_flip_ends_the_older_proof() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    await board.post(ack("flipped", 1))
+    await board.post(ack("proven", 1))
+    await board.post(ack("flipped", 2))
+    wire.sent.clear()
+    await board.replay()
+    assert wire.sent == [("flipped", 2)]
+
+
+async def test_a_flip_said_again_does_not_take_the_proof_back() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    await board.post(ack("flipped"))
+    await board.post(ack("proven"))
+    await board.post(ack("flipped"))
+    assert wire.sent[-2:] == [("flipped", 1), ("proven", 1)]
+
+
+async def test_waiting_does_not_hide_why_it_failed() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    await board.post(ack("failed", code="wrong_base"))
+    assert not await board.post(ack("waiting", code="not_ready"))
+    assert wire.sent == [("failed", 1)]
+
+
+async def test_what_was_proven_on_an_engine_that_ended_is_forgotten() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    for replica in ("gpu-01", "gpu-02"):
+        await board.post(ack("flipped", replica=replica))
+        await board.post(ack("proven", replica=replica))
+    board.forget("gpu-01")
+    wire.sent.clear()
+    await board.replay()
+    assert wire.sent == [("flipped", 1), ("proven", 1)]
+    assert {key[2] for key in board.flips} == {"gpu-02"}
