@@ -14,120 +14,16 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ["TZ"] = "Europe/Paris"
-time.tzset()
+from scripts.console_stage import Stage, stage  # noqa: E402
 
-from scripts import console_seed as seed  # noqa: E402
-
-from loradeck.client.errors import OutcomeUnknown  # noqa: E402
-from loradeck.client.feed import FeedItem, Link, LinkChange  # noqa: E402
-from loradeck.schemas.attestation import GateResult  # noqa: E402
-from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedTenants  # noqa: E402
-from loradeck.schemas.moves import MoveResult  # noqa: E402
-from loradeck.schemas.state import HubState, ReleaseView, TenantRow  # noqa: E402
-from loradeck.tui.app import Deck  # noqa: E402
-from loradeck.tui.moves import Move  # noqa: E402
+from loradeck.client.feed import Link, LinkChange  # noqa: E402
 
 OUT = ROOT / "screenshots"
-
-
-class Clock:
-    """A monotonic clock that only moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class SeededPort:
-    """A hub that says what it is told to say and answers moves from the seed."""
-
-    def __init__(self, state: HubState) -> None:
-        self.state = state
-        self.says: asyncio.Queue[FeedItem] = asyncio.Queue()
-        self.sent: list[Move] = []
-        self.answer: Callable[[Move], MoveResult] | None = None
-
-    async def follow(self) -> AsyncGenerator[FeedItem]:
-        yield LinkChange(state=Link.UP, at=0.0)
-        yield self.state
-        while True:
-            yield await self.says.get()
-
-    async def send(self, move: Move) -> MoveResult:
-        self.sent.append(move)
-        if self.answer is None:
-            raise OutcomeUnknown(move.key, where="https://hub.eu-1.example:7400")
-        return self.answer(move)
-
-    async def outcome(self, key: str) -> MoveResult | None:
-        await asyncio.Event().wait()
-        return None
-
-    async def releases(self, tenant: str) -> list[ReleaseView]:
-        return [seed.view(tenant, "v7"), seed.view(tenant, "v8"), seed.view(tenant, "v10")]
-
-    async def gate(self, tenant: str, route: str, release: str) -> GateResult | None:
-        return None
-
-    async def aclose(self) -> None:
-        return None
-
-
-@dataclass
-class Stage:
-    """A running console for one picture."""
-
-    deck: Deck
-    port: SeededPort
-    clock: Clock
-    press: Callable[..., Awaitable[None]]
-    pause: Callable[[], Awaitable[None]]
-
-    async def says(self, *items: FeedMessage) -> None:
-        for item in items:
-            self.port.says.put_nowait(item)
-        await self.pause()
-
-    async def settle(self) -> None:
-        """Let half a second pass, so that what is seen is armed, and draw."""
-        self.clock.now += 0.6
-        await self.pause()
-        self.deck._draw_front()
-        await self.pause()
-
-    async def roll_back(self, *, acks: int, proofs: int, after_s: float, lost: bool = False) -> None:
-        """R on acme, and what the hub says of it `after_s` seconds later."""
-        log = seed.Log()
-        rows = {row.key: row for row in seed.tenants(log)}
-        event, row = seed.rolled_back(rows["acme", "production"], log, acks=acks, proofs=proofs)
-        self.port.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3, commit_ms=2.1)
-        await self.settle()
-        await self.press("R")
-        await self.pause()
-        self.clock.now += after_s
-        if lost:
-            row = _cut_off(row)
-        status = self.deck.state.status
-        assert status is not None
-        await self.says(FeedEvents(events=(event,)), FeedTenants(rows=(row,)))
-        self.deck.state.heard_at = self.clock.now
-        await self.settle()
-
-
-def _cut_off(row: TenantRow) -> TenantRow:
-    """The last replica is not heard from."""
-    *rest, last = row.replicas
-    last = last.model_copy(update={"linked": False, "heard_age_s": 14.0, "state": None, "admitted_left": None})
-    return row.model_copy(update={"replicas": (*rest, last)})
 
 
 async def tenants(stage: Stage) -> None:
@@ -182,7 +78,7 @@ async def events(stage: Stage) -> None:
 
 
 async def help_page(stage: Stage) -> None:
-    await stage.press("question_mark")
+    await stage.press("?")
     await stage.settle()
 
 
@@ -205,17 +101,21 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
 
 
 async def draw(name: str) -> str:
-    """One picture as SVG."""
+    """One picture as SVG. The viewer's local time in it is Paris's."""
     act, size = PICTURES[name]
-    port = SeededPort(seed.hub_state())
-    clock = Clock()
-    deck = Deck(port, context="eu-1", clock=clock)
-    async with deck.run_test(size=size) as pilot:
-        await pilot.pause()
-        stage = Stage(deck, port, clock, pilot.press, pilot.pause)
-        await stage.settle()
-        await act(stage)
-        return tidy(deck.export_screenshot(title="loradeck"), name)
+    zone = os.environ.get("TZ")
+    os.environ["TZ"] = "Europe/Paris"
+    time.tzset()
+    try:
+        async with stage(size=size) as on:
+            await act(on)
+            return tidy(on.deck.export_screenshot(title="loradeck"), name)
+    finally:
+        if zone is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = zone
+        time.tzset()
 
 
 _TEXT = re.compile(

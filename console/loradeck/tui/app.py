@@ -23,7 +23,7 @@ from loradeck.schemas.state import HubState
 from loradeck.tui import keys
 from loradeck.tui.clipboard import copied
 from loradeck.tui.commands import CommandError, parse
-from loradeck.tui.dispatch import Act, Action, Ask, Refuse, Verdict, barrier, decide, newest, offer
+from loradeck.tui.dispatch import Act, Action, Ask, NewKey, Refuse, Verdict, barrier, decide, new_key, newest, offer
 from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
 from loradeck.tui.listing import FilterError, RowFilter
 from loradeck.tui.moves import Move, OwnMove, Phase, RowKey
@@ -75,6 +75,7 @@ class Deck(App[None], inherit_bindings=False):
         read_only: str | None = None,
         at: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        make_key: NewKey = new_key,
         driver_class: type[Driver] | None = None,
     ) -> None:
         """
@@ -82,7 +83,8 @@ class Deck(App[None], inherit_bindings=False):
             port: the hub.
             context: what this hub is called here, shown until it has said its own name.
             read_only: why nothing may be changed from here; None: it may.
-            at: 'tenant' or 'tenant/route' to start on.
+            at: 'tenant' or 'tenant/route' to start on; with '@MS' (milliseconds since 1970 UTC) on its events
+                of that time.
         """
         super().__init__(driver_class=driver_class)
         self.port = port
@@ -92,6 +94,7 @@ class Deck(App[None], inherit_bindings=False):
         self.state = ConsoleState(clock=clock)
         self.question: Question | None = None
         self._at = at
+        self._make_key = make_key
         self._told: OwnMove | None = None
         self._last_filter = RowFilter()
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
@@ -215,11 +218,17 @@ class Deck(App[None], inherit_bindings=False):
         """Start on the row that was asked for."""
         if self._at is None:
             return
-        tenant, _, route = self._at.partition("/")
+        place, _, moment = self._at.partition("@")
+        tenant, _, route = place.partition("/")
         key = (tenant, route or "production")
-        if not self.state.tenant_list.choose(key):
-            self.notice(f"no row {tenant}/{route or 'production'} here", "warn")
         self._at = None
+        if not self.state.tenant_list.choose(key):
+            self.notice(f"no row {clean('/'.join(key))} here", "warn")
+        elif moment:
+            self.show_events("/".join(key))
+            before = [rev for rev in self.state.event_list.order if self.state.events[rev].at_ms <= int(moment)]
+            if before:
+                self.state.event_list.choose(before[0])
 
     def _retell(self) -> None:
         """Keep the TELL line at the newest that is known of the last move."""
@@ -255,8 +264,8 @@ class Deck(App[None], inherit_bindings=False):
         assert self.question is not None
         if binding.does in ("confirm", "escape"):
             return True
-        if self.question.action.value in binding.keys:
-            self.notice(f"{binding.shown} again does nothing: y does it, esc leaves")
+        if binding.does == "enter" or self.question.action.value in binding.keys:
+            self.notice(f"{binding.shown} does nothing here: y does it, esc leaves")
             return False
         self.question = None
         return True
@@ -488,7 +497,8 @@ class Deck(App[None], inherit_bindings=False):
     # ---- the gate --------------------------------------------------------------------------------------------
 
     def _gate(self, action: Action) -> None:
-        self._follow_verdict(action, decide(action, self.state, self.sight.look(), read_only=self.read_only))
+        verdict = decide(action, self.state, self.sight.look(), read_only=self.read_only, make_key=self._make_key)
+        self._follow_verdict(action, verdict)
 
     def _follow_verdict(self, action: Action, verdict: Verdict) -> None:
         match verdict:
@@ -549,7 +559,9 @@ class Deck(App[None], inherit_bindings=False):
             self.notice("p dropped: you have moved on", "dim")
             return
         self.notice("")
-        verdict = offer(self.state, row, candidate, gate, override=override, read_only=self.read_only)
+        verdict = offer(
+            self.state, row, candidate, gate, override=override, read_only=self.read_only, make_key=self._make_key
+        )
         self._follow_verdict(Action.PROMOTE, verdict)
 
     # ---- sending ---------------------------------------------------------------------------------------------
@@ -625,7 +637,7 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
 
     Args:
         read_only: started with --read-only; the context may say so as well.
-        at: 'tenant' or 'tenant/route' to start on.
+        at: 'tenant' or 'tenant/route' to start on; with '@MS' on its events of that time.
 
     Raises:
         ConfigError: unsafe token file, unusable certificate authority.

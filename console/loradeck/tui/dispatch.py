@@ -213,7 +213,7 @@ def _asks(state: ConsoleState, row: TenantRow) -> str | None:
     if preview.asks:
         return clean(preview.asks)
     if not row.settled:
-        return f"the last move is not done ({row.flipped}/{row.placed} flipped)"
+        return f"the last move is not done (flipped {row.flipped}/{row.placed}, proven {proven(row)}/{row.placed})"
     last = state.last_move(row)
     if last is not None and last.kind in (EventKind.ROLLBACK, EventKind.FALLBACK, EventKind.REWIND):
         return "this goes one release further back"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from loradeck.client.errors import ClientError
 from loradeck.tui.dispatch import proven
 from loradeck.tui.moves import OwnMove, Phase, Tell
+from loradeck.tui.panel import is_done
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import clean
 
@@ -44,7 +45,7 @@ def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     slowest = [replica.flipped_ms for replica in row.replicas if replica.flipped_ms is not None]
     last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
     text += f" FLIPPED {row.flipped}/{row.placed}{last} PROVEN {proven(row)}/{row.placed}"
-    return Tell(text, "good" if row.settled else "warn", own.sent_ms)
+    return Tell(text, "good" if is_done(row) else "warn", own.sent_ms)
 
 
 def said(error: ClientError) -> str:

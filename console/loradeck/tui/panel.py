@@ -12,6 +12,9 @@ from loradeck.tui.preview import WIDE, armed_line, goes_to, tell_line, title
 from loradeck.tui.state import SETTLING_S, ConsoleState
 from loradeck.tui.text import Line, Span, age, clean, clock, count, fit, line, percent, plural
 
+WATCHED_S = 60.0
+"""How long somebody else's move shows its panel instead of the preview while it is under way."""
+
 _KEY = {
     EventKind.ROLLBACK: "R",
     EventKind.UNDO: "u",
@@ -30,15 +33,21 @@ def wants_panel(state: ConsoleState, row: TenantRow) -> bool:
     last = row.pointer.last_move
     if last is None or last in state.dismissed:
         return False
-    if not row.settled and state.last_move(row) is not None:
-        return True
+    moved = state.age_of(row.pointer.moved_ms)
+    if not row.settled and moved is not None and moved < WATCHED_S and state.last_move(row) is not None:
+        return True  # somebody's move is under way
     return own is not None and own.phase is Phase.COMMITTED and own.event is not None
+
+
+def is_done(row: TenantRow) -> bool:
+    """Whether every placed replica flipped and proved. `settled` alone says only that no reachable one owes it."""
+    return row.settled and row.flipped >= row.placed and proven(row) >= row.placed
 
 
 def has_preview(state: ConsoleState, row: TenantRow) -> bool:
     """Whether a row's panel also says where R goes: only once its move has settled."""
     own = state.own_move(row)
-    return row.settled and not (own is not None and (own.phase in (Phase.SENDING, Phase.UNKNOWN) or _ahead(own, row)))
+    return is_done(row) and not (own is not None and (own.phase in (Phase.SENDING, Phase.UNKNOWN) or _ahead(own, row)))
 
 
 def panel_lines(
@@ -50,14 +59,14 @@ def panel_lines(
         lines = _under_way(state, row, own, width)
     else:
         event = state.last_move(row)
-        done = row.settled
+        done = is_done(row)
         old = (state.age_of(row.pointer.moved_ms) or 0.0) >= SETTLING_S
         failed = any(replica.state is AckState.FAILED for replica in row.replicas)
         room = height - 4
         if done:
             lines = _settled(state, row, event, own, width, height, rollback, undo)
         else:
-            lines = _moving(state, row, event, own, width, room, not_done=old or failed)
+            lines = _moving(state, row, event, own, width, room, not_done=old or failed or row.settled)
     return [*lines[: height - 1], tell_line(state.tell)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loradeck.schemas.ids import short
+from loradeck.schemas.link import AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.route import Soak
 from loradeck.schemas.state import Health, PreviewAction, Readiness, ReleaseView, TenantRow
@@ -39,6 +40,9 @@ def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: 
     head = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
     head += "  HELD: automation cannot promote" if row.pointer.held else ""
     head += "  SUSPENDED" if row.suspended else ""
+    unproven = [clean(r.replica) for r in row.replicas if r.state not in (AckState.PROVEN, AckState.LISTED)]
+    if "UNPRVN" in row.flags and unproven:
+        head += f"  NOT PROVEN on {', '.join(unproven[:3])}{' ...' if len(unproven) > 3 else ''}"
     if state.link is Link.LOST or state.link is Link.STALE:
         head += f"  AS OF {age(state.silent_s)} AGO"
     lines = [title(head, width), _now(state, row, wide)]
@@ -69,16 +73,15 @@ def _full(view: ReleaseView | None, wide: bool) -> str:
 def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
     spans = [Span(" NOW   ", "label"), Span(_full(row.live, wide), "bold")]
     event = state.last_move(row)
+    reason: list[Span] = []
     if event is not None:
         spans.append(Span(f"   {state.when(event.at_ms)} {clean(event.actor)} "))
         if event.override:
             spans.append(Span("OVERRIDE ", "warn"))
         if event.reason:
-            spans.append(Span(f'"{clean(event.reason)}"'))
-    if row.gate is not None:
-        spans.append(Span("   "))
-        spans.append(Span(gate_says(row.gate), "" if row.gate.passed else "warn"))
-    return tuple(spans)
+            reason = [Span(f'"{clean(event.reason)}"'), Span("   ")]
+    gate = [Span(gate_says(row.gate), "" if row.gate.passed else "warn"), Span("   ")] if row.gate is not None else []
+    return (*spans, *reason, *gate) if wide else (*spans, *gate, *reason)
 
 
 def _share(health: Health | None) -> float | None:

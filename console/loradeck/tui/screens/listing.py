@@ -132,35 +132,27 @@ class ListScreen(Screen[None], inherit_bindings=False):
     # ---- keys ------------------------------------------------------------------------------------------------
 
     def on_key(self, event: events.Key) -> None:
-        if self.prompt.asking is not None:
-            if event.key == "escape":
-                event.stop()
-                self.deck.prompt_left()
-            elif event.key == "tab":
-                event.stop()
-                event.prevent_default()
-                self.prompt.complete()
-            return
         event.stop()
         event.prevent_default()
-        self.deck.pressed(event)
+        asking = self.prompt.asking
+        if asking is None:
+            self.deck.pressed(event)
+        elif event.key in ("escape", "ctrl+c"):
+            self.deck.prompt_left()
+        elif event.key == "enter":
+            self.deck.submitted(asking, self.prompt.value)
+        elif self.prompt.take(event) and asking is Asking.FILTER:
+            self.deck.filter_typed(self.prompt.value)
 
     def on_paste(self, event: events.Paste) -> None:
         """Pasted text outside inputs is no command."""
         event.stop()
-        self.deck.notice(f"pasted text ignored ({plural(len(event.text), 'character')}): no input is open", "warn")
-
-    def on_prompt_submitted(self, event: Prompt.Submitted) -> None:
-        event.stop()
-        self.deck.submitted(event.asking, event.text)
-
-    def on_prompt_typed(self, event: Prompt.Typed) -> None:
-        event.stop()
-        self.deck.filter_typed(event.text)
-
-    @property
-    def is_typing(self) -> Asking | None:
-        return self.prompt.asking
+        if self.prompt.asking is None:
+            self.deck.notice(f"pasted text ignored ({plural(len(event.text), 'character')}): no input is open", "warn")
+            return
+        self.prompt.paste(event.text)
+        if self.prompt.asking is Asking.FILTER:
+            self.deck.filter_typed(self.prompt.value)
 
 
 def nothing_selected() -> list[Line]:

@@ -1,0 +1,147 @@
+"""The console on a stage: the real app on the seeded fleet, without a terminal, its clock in our hands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from scripts import console_seed as seed
+from textual import events
+from textual.keys import _character_to_key
+
+from loradeck.client.errors import OutcomeUnknown
+from loradeck.client.feed import FeedItem, Link, LinkChange
+from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedTenants
+from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.state import HubState, ReleaseView, TenantRow
+from loradeck.tui.app import Deck
+from loradeck.tui.moves import Move
+
+
+class Clock:
+    """A monotonic clock that only moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Keys:
+    """Idempotency keys that are the same each time."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __call__(self) -> str:
+        self.made += 1
+        return seed.digest(f"key {self.made}")[:32]
+
+
+class SeededPort:
+    """A hub that says what it is told to say and answers moves from the seed."""
+
+    def __init__(self, state: HubState) -> None:
+        self.state = state
+        self.says: asyncio.Queue[FeedItem] = asyncio.Queue()
+        self.sent: list[Move] = []
+        self.answer: Callable[[Move], MoveResult] | None = None
+
+    async def follow(self) -> AsyncGenerator[FeedItem]:
+        yield LinkChange(state=Link.UP, at=0.0)
+        yield self.state
+        while True:
+            yield await self.says.get()
+
+    async def send(self, move: Move) -> MoveResult:
+        self.sent.append(move)
+        if self.answer is None:
+            raise OutcomeUnknown(move.key, where="https://hub.eu-1.example:7400")
+        return self.answer(move)
+
+    async def outcome(self, key: str) -> MoveResult | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def releases(self, tenant: str) -> list[ReleaseView]:
+        return [seed.view(tenant, "v7"), seed.view(tenant, "v8"), seed.view(tenant, "v10")]
+
+    async def gate(self, tenant: str, route: str, release: str) -> GateResult | None:
+        return None
+
+    async def aclose(self) -> None:
+        return None
+
+
+@dataclass
+class Stage:
+    """A running console for one picture."""
+
+    deck: Deck
+    port: SeededPort
+    clock: Clock
+    pause: Callable[[], Awaitable[None]]
+
+    async def press(self, *keys: str) -> None:
+        """Keys one after the other, each in a read of its own: characters, or Textual's names of other keys."""
+        for key in keys:
+            char = {"enter": "\r", "escape": "\x1b", "tab": "\t", "space": " "}.get(key, key if len(key) == 1 else None)
+            name = key if len(key) > 1 or key.isalnum() else _character_to_key(key)
+            self.deck.post_message(events.Key(name, char))
+        await self.pause()
+
+    async def says(self, *items: FeedMessage) -> None:
+        for item in items:
+            self.port.says.put_nowait(item)
+        await self.pause()
+
+    async def settle(self) -> None:
+        """Let half a second pass, so that what is seen is armed, and draw."""
+        self.clock.now += 0.6
+        await self.pause()
+        self.deck._draw_front()
+        await self.pause()
+
+    async def roll_back(self, *, acks: int, proofs: int, after_s: float, lost: bool = False) -> None:
+        """R on acme, and what the hub says of it `after_s` seconds later."""
+        log = seed.Log()
+        rows = {row.key: row for row in seed.tenants(log)}
+        event, row = seed.rolled_back(rows["acme", "production"], log, acks=acks, proofs=proofs)
+        self.port.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3, commit_ms=2.1)
+        await self.settle()
+        await self.press("R")
+        await self.pause()
+        self.clock.now += after_s
+        if lost:
+            row = _cut_off(row)
+        status = self.deck.state.status
+        assert status is not None
+        await self.says(FeedEvents(events=(event,)), FeedTenants(rows=(row,)))
+        self.deck.state.heard_at = self.clock.now
+        await self.settle()
+
+
+def _cut_off(row: TenantRow) -> TenantRow:
+    """The last replica is not heard from."""
+    *rest, last = row.replicas
+    last = last.model_copy(update={"linked": False, "heard_age_s": 14.0, "state": None, "admitted_left": None})
+    return row.model_copy(update={"replicas": (*rest, last)})
+
+
+@asynccontextmanager
+async def stage(
+    state: HubState | None = None, *, size: tuple[int, int] = (100, 30), read_only: str | None = None
+) -> AsyncIterator[Stage]:
+    """A console that has listed the fleet, with its preview on the screen for half a second."""
+    port = SeededPort(state or seed.hub_state())
+    clock = Clock()
+    deck = Deck(port, context="eu-1", clock=clock, read_only=read_only, make_key=Keys())
+    async with deck.run_test(size=size) as pilot:
+        await pilot.pause()
+        made = Stage(deck, port, clock, pilot.pause)
+        await made.settle()
+        yield made

@@ -1,0 +1,73 @@
+"""The binding table: nothing twice, nothing undone, all of it in the help."""
+
+from __future__ import annotations
+
+import pytest
+
+from loradeck.tui.app import Deck
+from loradeck.tui.commands import CommandError, parse
+from loradeck.tui.helptext import help_lines
+from loradeck.tui.keys import BINDINGS, COMMANDS, complete, elsewhere, lookup
+from loradeck.tui.state import Screen
+
+
+@pytest.mark.parametrize("screen", list(Screen))
+def test_no_key_means_two_things_on_a_screen(screen: Screen) -> None:
+    keys = [key for binding in BINDINGS if screen in binding.where for key in binding.keys]
+    assert len(keys) == len(set(keys))
+
+
+def test_every_binding_and_command_is_done_by_the_console() -> None:
+    for binding in BINDINGS:
+        assert callable(getattr(Deck, f"do_{binding.does}"))
+    assert set(COMMANDS) - {"promote", "promote!", "q"} <= {binding.does for binding in BINDINGS}
+
+
+@pytest.mark.parametrize("screen", list(Screen))
+@pytest.mark.parametrize("width", [80, 100])
+def test_help_names_every_key_and_command_and_fits(screen: Screen, width: int) -> None:
+    lines = ["".join(span.text for span in spans) for spans in help_lines(screen, width)]
+    assert max(map(len, lines)) <= width
+    firsts = {line.split()[0] for line in lines if line.strip()}
+    assert {binding.shown for binding in BINDINGS if screen in binding.where} <= firsts
+    assert set(COMMANDS) <= firsts
+
+
+def test_keys_that_move_exist_on_the_tenants_screen_only() -> None:
+    for binding in BINDINGS:
+        if binding.moves and binding.does != "confirm":
+            assert binding.where == {Screen.TENANTS}
+
+
+def test_a_key_of_another_screen_is_told_from_an_unknown_one() -> None:
+    assert lookup("R", Screen.JOBS) is None
+    assert elsewhere("R", Screen.JOBS) is not None
+    assert elsewhere("~", Screen.JOBS) is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "done"), [("te", "tenants"), ("pro", "promote"), ("promote!", "promote!"), ("zz", "zz"), ("", "")]
+)
+def test_completion_goes_as_far_as_it_is_unambiguous(typed: str, done: str) -> None:
+    assert complete(typed) == done
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("promote v3", ("promote", "v3")),
+        ("promote! v3", ("promote!", "v3")),
+        ("no", ("nodes", "")),
+        ("quit", ("q", "")),
+        ("  ", ("", "")),
+        ("events acme", ("events", "acme")),
+    ],
+)
+def test_commands_are_understood_from_their_beginning(text: str, parsed: tuple[str, str]) -> None:
+    assert parse(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["frobnicate", "h"])
+def test_unknown_and_ambiguous_commands_say_what_there_is(text: str) -> None:
+    with pytest.raises(CommandError, match=r"known are|could be"):
+        parse(text)

@@ -1,0 +1,340 @@
+"""Preview, rollback panel and details: what they say, and that they never say more than is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from scripts import console_seed as seed
+from scripts.console_stage import Clock
+
+from loradeck.schemas.link import AckState
+from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.state import Health, TenantRow
+from loradeck.schemas.telemetry import NvmlState
+from loradeck.tui.bars import header_line, summary_line
+from loradeck.tui.columns import node_cells, tenant_cells
+from loradeck.tui.details import event_lines, job_lines, node_lines
+from loradeck.tui.dispatch import Act, Action, decide
+from loradeck.tui.moves import Phase
+from loradeck.tui.outcome import tell_of
+from loradeck.tui.panel import has_preview, is_done, panel_lines, pin_command, wants_panel
+from loradeck.tui.preview import preview_lines
+from loradeck.tui.seen import Frame
+from loradeck.tui.state import ConsoleState, Screen
+from loradeck.tui.text import Line
+
+ACME = ("acme", "production")
+Armed = Callable[[], Frame]
+
+
+def text(lines: Sequence[Line]) -> str:
+    return "\n".join("".join(span.text for span in line) for line in lines)
+
+
+def preview(state: ConsoleState, frame: Frame, width: int = 100) -> str:
+    row = state.row
+    assert row is not None
+    verdicts = {
+        name: decide(action, state, frame) for name, action in (("rollback", Action.ROLLBACK), ("undo", Action.UNDO))
+    }
+    return text(preview_lines(state, row, width, **verdicts))
+
+
+def panel(state: ConsoleState, row: TenantRow, *, width: int = 100, height: int = 9) -> str:
+    verdict = decide(Action.ROLLBACK, state, Frame())
+    return text(panel_lines(state, row, width, height, rollback=verdict, undo=verdict))
+
+
+def moved(state: ConsoleState, *, acks: int, proofs: int, ago_s: float = 1) -> TenantRow:
+    """Somebody rolled acme back."""
+    at_ms = int(seed.NOW_MS - ago_s * 1000)
+    event, row = seed.rolled_back(state.tenants[ACME], seed.Log(), acks=acks, proofs=proofs, at_ms=at_ms)
+    state.events[event.rev] = event
+    state.tenants[ACME] = row
+    return row
+
+
+def test_the_preview_says_now_cause_where_R_goes_and_whether_it_is_armed(state: ConsoleState, armed: Armed) -> None:
+    shown = preview(state, armed())
+    assert 'ci-bot OVERRIDE "hotfix for v8"   gate json 71 < 95' in shown
+    assert "v9: bad 31.0% of 2,310 checked, alike on 4/4 replicas" in shown
+    assert "=> the release; node and base clear" in shown
+    assert "resident 4/4   est 6 ms" in shown
+    assert "skipped v8" in shown
+    assert "breached (bad 18% in 17 min)" in shown
+    assert "R ARMED" in shown
+
+
+def test_the_preview_says_why_R_is_not_armed(state: ConsoleState, armed: Armed, clock: Clock) -> None:
+    frame = armed()
+    assert "R ARMED" not in preview(state, Frame(frame.shown, None, clock(), None))
+    state.tenant_list.choose(("birch", "staging"))
+    shown = preview(state, armed())
+    assert "R asks y: not soaked" in shown
+    assert "soak 5s/5 req" in shown
+
+
+def test_too_few_answers_are_called_too_few(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    cause = row.cause.model_copy(
+        update={"live": Health(requests=49, checked=49, bad=20), "by_replica": {"gpu-01": Health(checked=12, bad=9)}}
+    )
+    state.tenants[ACME] = row.model_copy(update={"cause": cause})
+    shown = preview(state, armed())
+    assert "v9: bad too few (49 checked), too few on each of 1 replica" in shown
+
+
+def test_what_was_not_measured_is_said(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    state.tenants[ACME] = row.model_copy(update={"cause": row.cause.model_copy(update={"others": None, "base": None})})
+    assert preview(state, armed()).count("not measured") == 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 9), (100, 9), (200, 14)])
+def test_the_preview_has_as_many_lines_as_the_pane(state: ConsoleState, armed: Armed, width: int, height: int) -> None:
+    assert len(preview(state, armed(), width).splitlines()) <= height
+
+
+def test_the_narrow_preview_keeps_verdict_target_and_readiness(state: ConsoleState, armed: Armed) -> None:
+    lines = [line[:80] for line in preview(state, armed(), 80).splitlines()]
+    cut = "\n".join(lines)
+    for needed in ("=> the release", "gate json 71 < 95", "R ->  v7", "resident 4/4", "est 6 ms", "R ARMED"):
+        assert needed in cut
+
+
+# ---- panel -----------------------------------------------------------------------------------------------------
+
+
+def test_a_move_under_way_shows_each_replica_and_locks(state: ConsoleState) -> None:
+    row = moved(state, acks=3, proofs=0)
+    assert wants_panel(state, row)
+    assert not has_preview(state, row)
+    shown = panel(state, row)
+    assert "gen 41>42   R by op1 03:12:43Z" in shown
+    assert "v9/B2 >> v7/B2   COMMITTED rev" in shown
+    assert "v9 quarantined" in shown
+    assert "FLIPPED 3/4   PROVEN 0/4" in shown
+    assert "R locked: settling" in shown
+    waiting = next(line for line in shown.splitlines() if "gpu-04" in line)
+    assert waiting.split()[:4] == ["gpu-04", "waiting", "unknown", "unproven"]
+
+
+def test_after_ten_seconds_what_is_missing_is_not_done(state: ConsoleState) -> None:
+    row = moved(state, acks=3, proofs=3, ago_s=14)
+    shown = panel(state, row)
+    assert "NOT DONE: 1 replica may still answer with v9" in shown
+    assert "NO ACK" in shown
+    assert f"ssh gpu-04 loradeck-agent pin acme production --to {row.pointer.release[:6]}" in shown  # type: ignore[index]
+    assert "FLIPPED 3/4   PROVEN 3/4" in shown
+    assert all(f"gpu-0{n}" in shown for n in range(1, 5))
+
+
+def test_the_copied_command_carries_the_whole_id(state: ConsoleState) -> None:
+    row = moved(state, acks=3, proofs=3, ago_s=14)
+    assert row.pointer.release is not None
+    command = pin_command(row, state, whole=True)
+    assert command is not None
+    assert row.pointer.release in command
+
+
+def test_settled_without_every_replica_is_never_called_back_on(state: ConsoleState) -> None:
+    """The hub calls a pointer settled when no *reachable* replica owes an answer; a lost one may still serve v9."""
+    row = moved(state, acks=3, proofs=3, ago_s=3).model_copy(update={"settled": True})
+    state.tenants[ACME] = row
+    assert not is_done(row)
+    shown = panel(state, row)
+    assert "BACK ON" not in shown
+    assert "NOT DONE: 1 replica may still answer with v9" in shown
+
+
+def test_a_failed_replica_is_not_done_at_once(state: ConsoleState) -> None:
+    row = moved(state, acks=4, proofs=3)
+    *rest, last = row.replicas
+    row = row.model_copy(
+        update={"replicas": (*rest, last.model_copy(update={"state": AckState.FAILED, "code": "wrong_tokens"}))}
+    )
+    state.tenants[ACME] = row
+    shown = panel(state, row)
+    assert "NOT DONE" in shown
+    assert "FAILED wrong_tokens"[:10] in shown
+
+
+def test_settled_says_what_it_is_back_on_and_what_was_served(state: ConsoleState) -> None:
+    row = moved(state, acks=4, proofs=4, ago_s=3)
+    assert has_preview(state, row)
+    shown = panel(state, row)
+    assert "BACK ON v7/B2" in shown
+    assert "FLIPPED 4/4   PROVEN 4/4 oldest 3.0s" in shown
+    assert "v9 answered 35k requests while it was live" in shown
+    assert "bad 31.0 > 0.4% of 412" in shown
+    assert "h releases the hold" in shown
+    assert "R ->  v6" in shown
+
+
+def test_many_replicas_are_counted_and_the_worst_shown(state: ConsoleState) -> None:
+    row = moved(state, acks=4, proofs=4, ago_s=14)
+    good = row.replicas[0]
+    many = tuple(good.model_copy(update={"replica": f"gpu-{n:02d}", "node": f"gpu-{n:02d}"}) for n in range(40))
+    bad = row.replicas[0].model_copy(update={"replica": "zz", "node": "zz", "state": None, "admitted_left": None})
+    row = row.model_copy(update={"replicas": (*many, bad), "placed": 41, "flipped": 40, "proven": 40, "settled": False})
+    state.tenants[ACME] = row
+    shown = panel(state, row)
+    assert "zz" in shown
+    assert "and 38 more, 38 of them proven" in shown
+    assert len(shown.splitlines()) <= 9
+
+
+def test_an_answered_request_to_the_left_release_is_shown(state: ConsoleState) -> None:
+    row = moved(state, acks=4, proofs=0)
+    first, *rest = row.replicas
+    row = row.model_copy(update={"replicas": (first.model_copy(update={"admitted_left": 3}), *rest)})
+    state.tenants[ACME] = row
+    line = next(line for line in panel(state, row).splitlines() if "gpu-01" in line)
+    assert line.split()[2] == "3"
+
+
+def test_listed_counts_as_proven_and_says_so(state: ConsoleState) -> None:
+    row = moved(state, acks=4, proofs=3, ago_s=3)
+    *rest, last = row.replicas
+    row = row.model_copy(
+        update={
+            "replicas": (*rest, last.model_copy(update={"state": AckState.LISTED, "proven_ms": 900.0})),
+            "listed": 1,
+        }
+    )
+    state.tenants[ACME] = row
+    shown = panel(state, row, height=14)
+    assert "PROVEN 4/4 (1 listed only)" in shown
+    assert "listed +0.9s" in shown
+
+
+def test_an_unknown_outcome_claims_nothing(state: ConsoleState, armed: Armed, clock: Clock) -> None:
+    verdict = decide(Action.ROLLBACK, state, armed())
+    assert isinstance(verdict, Act)
+    own = state.sent(verdict.moves[0])
+    own.phase, own.trouble = Phase.UNKNOWN, "https://hub"
+    clock.now += 4
+    row = state.tenants[ACME]
+    shown = panel(state, row)
+    assert "OUTCOME UNKNOWN" in shown
+    assert "it may have moved, and it may not" in shown
+    for claim in ("COMMITTED", "FLIPPED", "BACK ON", "NOT DONE"):
+        assert claim not in shown
+    assert "OUTCOME UNKNOWN R acme v9/B2 > v7/B2" in tell_of(state, own).text
+
+
+def test_the_tell_line_follows_a_move_until_it_is_proven(state: ConsoleState, armed: Armed) -> None:
+    verdict = decide(Action.ROLLBACK, state, armed())
+    assert isinstance(verdict, Act)
+    own = state.sent(verdict.moves[0])
+    assert tell_of(state, own).text == "R acme v9/B2 > v7/B2: sending"
+    row = moved(state, acks=3, proofs=1)
+    assert row.last_event is not None
+    own.phase = Phase.COMMITTED
+    own.result = MoveResult(events=(row.last_event,), rev=row.last_event.rev, epoch=3, commit_ms=2.1)
+    assert tell_of(state, own).text.endswith("+2ms FLIPPED 3/4 PROVEN 1/4")
+    assert tell_of(state, own).style == "warn"
+    state.tenants[ACME] = row.model_copy(update={"settled": True, "flipped": 4, "proven": 4})
+    assert tell_of(state, own).style == "good"
+
+
+# ---- nodes, jobs, events, bars ---------------------------------------------------------------------------------
+
+
+def test_a_node_without_gpu_says_so_and_shows_cpu_and_memory(state: ConsoleState) -> None:
+    shown = text(node_lines(state, state.nodes["cpu-12"], 100, 9))
+    assert "no GPU   CPU 61%   memory 13 of 24 GB   load 1.7" in shown
+    assert node_cells(state, state.nodes["cpu-12"])["GPU"].text == "no GPU"
+
+
+def test_a_gpu_line_shows_what_matters_to_on_call(state: ConsoleState) -> None:
+    shown = text(node_lines(state, state.nodes["gpu-06"], 100, 9))
+    assert "slowed: hw_thermal_slowdown" in shown
+    assert "XID 63" in shown
+    assert "1 remapped row" in shown
+
+
+def test_a_figure_that_could_not_be_read_is_a_dash(state: ConsoleState) -> None:
+    node = state.nodes["gpu-01"]
+    blind = node.gpus[0].model_copy(update={"utilisation": None, "power_w": None, "temperature_c": None})
+    node = node.model_copy(update={"gpus": (blind,), "host": None})
+    shown = text(node_lines(state, node, 100, 9))
+    assert " -%" in shown
+    assert "-/700 W" in shown
+    assert "-C" in shown
+    assert "CPU and memory not reported" in shown
+    assert node_cells(state, node)["CPU%"].text == "-"
+
+
+@pytest.mark.parametrize("nvml", [kind for kind in NvmlState if kind not in (NvmlState.OK, NvmlState.NO_GPU)])
+def test_each_driver_trouble_has_words(state: ConsoleState, nvml: NvmlState) -> None:
+    node = state.nodes["gpu-01"].model_copy(update={"nvml": nvml, "gpus": ()})
+    assert f"GPU {nvml.value.replace('_', ' ')}: " in text(node_lines(state, node, 100, 9))
+
+
+def test_a_lost_node_shows_its_pin(state: ConsoleState) -> None:
+    shown = text(node_lines(state, state.nodes["gpu-04"], 100, 9))
+    assert "LINK LOST   heard 14s ago" in shown
+    assert "acme/production to v7" in shown
+    assert '"node cut off"' in shown
+
+
+def test_more_lines_than_fit_are_counted(state: ConsoleState) -> None:
+    node = state.nodes["gpu-01"]
+    node = node.model_copy(update={"gpus": node.gpus * 8})
+    lines = node_lines(state, node, 100, 9)
+    assert len(lines) == 9
+    assert "and 11 more lines" in text(lines)
+
+
+def test_a_job_shows_progress_loss_speed_and_what_it_said(state: ConsoleState) -> None:
+    shown = text(job_lines(state, state.jobs["job-7be10c44"], 100))
+    assert "26/40" in shown
+    assert "loss 0.412" in shown
+    assert "tokens per second 164" in shown
+    assert "about 1m left" in shown
+    failed = text(job_lines(state, state.jobs["job-11aa03de"], 100))
+    assert "diverged: loss is not finite at step 12" in failed
+    assert "left" not in failed
+
+
+def test_an_event_shows_who_why_and_its_place_in_the_chain(state: ConsoleState) -> None:
+    event = state.events[state.event_list.order[0]]
+    shown = text(event_lines(state, event, 100))
+    assert "2026-03-04 02:58:44Z   14m ago   by ci-bot (releaser)   OVERRIDE" in shown
+    assert "v8/B2 > v9/B2   gen 41" in shown
+    assert event.hash[:12] in shown
+
+
+def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: Clock) -> None:
+    def header() -> str:
+        return text([header_line(state, 100, context="ctx", production=False, read_only=None)])
+
+    assert "PROD eu-1" in header()
+    assert "hub ok 0s" in header()
+    clock.now += 5
+    assert "hub STALE 5s" in header()
+    assert "nodes were 11/12 up" in header()
+    state.link_down("it broke")
+    clock.now += 9
+    assert "LINK LOST 14s" in header()
+    assert "figures are from 03:12:44Z: it broke" in text([summary_line(state, 100)])
+    assert "CONNECTING" in text([header_line(ConsoleState(), 100, context="c", production=False, read_only=None)])
+
+
+def test_read_only_is_in_the_header_at_80_columns(state: ConsoleState) -> None:
+    assert "READ-ONLY" in text([header_line(state, 80, context="c", production=False, read_only="--read-only")])
+
+
+def test_a_broken_chain_is_on_the_events_screen(state: ConsoleState) -> None:
+    state.screen = Screen.EVENTS
+    assert "chain recomputed, intact" in text([summary_line(state, 100)])
+    state.chain.broken = "between rev 3 and 4"
+    assert "chain BROKEN between rev 3 and 4" in text([summary_line(state, 100)])
+
+
+def test_unknown_figures_in_a_row_are_dashes(state: ConsoleState) -> None:
+    row = state.tenants[ACME].model_copy(update={"bad_now": None, "bad_before": None, "ttft95_ms": None, "live": None})
+    cells = tenant_cells(state, row)
+    assert [cells[name].text for name in ("BAD% was>now", "TTFT95", "LIVE")] == ["-", "-", "-"]
