@@ -37,10 +37,11 @@ def drafts(
     """The events that bring an older log up to what the agents hold, and the epoch that the new one must exceed.
 
     An entry wins over its pointer where its (epoch, generation) is above that of the pointer's last move and
-    generation or release differ, or where both are equal and the release differs. The recovered move gets a generation above both, so that no number ever stands for two moves. It
-    is held: which quarantines were set in the lost part is not known, so a person looks before automation
-    promotes. What is being served had its quarantine lifted there, if it had one. Tenants and routes that the older log does not know are created again, without gate and
-    placement, which no table carries; a suspension that a table carries is kept.
+    generation or release differ, or where both are equal and the release differs. The recovered move gets a
+    generation above both, so that no number ever stands for two moves. It is held: which quarantines were set
+    in the lost part is not known, so a person looks before automation promotes. What is being served had its
+    quarantine lifted there, if it had one. Tenants and routes that the older log does not know are created
+    again, without gate and placement, which no table carries; a suspension that a table carries is kept.
 
     The caller registers the releases of the entries (`TableEntry.current`, `beneath`) before committing.
     """

@@ -423,7 +423,11 @@ class Fleet(RuleBasedStateMachine):
                 self.unpinned.discard((name, key))
         entries = self.hub.entries()
         for entry in entries:
-            assert node.take(entry) is not Verdict.STALE, "a hub that is not behind never tells anything stale"
+            verdict = node.take(entry)
+            assert verdict is not Verdict.STALE, "a hub that is not behind never tells anything stale"
+            if verdict is Verdict.FLIP:
+                assert entry.current is not None
+                assert entry.current.id in node.ready
         node.seen = (self.hub.log.epoch, self.hub.log.ledger.rev, self.hub.log.ledger.hash)
         self.late.append(entries)
 

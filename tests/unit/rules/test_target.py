@@ -1,0 +1,100 @@
+"""Where R goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.rules.simulated_log import facts, rid
+
+from loradeck.rules.target import PointerFacts, Target, rollback_target
+from loradeck.schemas.log import PointerState, Quarantine
+from loradeck.schemas.state import PreviewAction
+
+FIT = ("v4", "v3", "v2", "v1")
+
+
+def pointer(*beneath: str, live: str | None = "v4", quarantined: tuple[str, ...] = ()) -> PointerState:
+    return PointerState(
+        tenant="acme",
+        route="production",
+        generation=9,
+        release=rid(live) if live else None,
+        beneath=tuple(rid(b) for b in beneath),
+        quarantined=tuple(Quarantine(release=rid(q), event="e" * 32) for q in quarantined),
+    )
+
+
+def target(state: PointerState, known: PointerFacts, **changes: Any) -> Target:
+    asked: dict[str, Any] = {"fallback_allowed": True, "live_is_base": False, "pending_prepare": None}
+    return rollback_target(state, known, **{**asked, **changes})
+
+
+def test_the_target_is_the_first_that_is_attested_and_soaked() -> None:
+    assert target(pointer("v3", "v2", "v1"), facts(*FIT)) == Target(action=PreviewAction.ROLLBACK, release=rid("v3"))
+
+
+def test_what_is_skipped_is_listed_with_its_reason_newest_first() -> None:
+    state = pointer("v9", "v3", "v2", "v8", "v7", "v1", quarantined=("v2",))
+    known = facts("v9", "v3", "v2", "v8", "v1", unsoaked=["v9"], breached=["v3"], revoked=["v8"])
+    found = target(state, known)
+    assert (found.release, found.asks) == (rid("v1"), None)
+    assert found.skipped == (
+        (rid("v9"), "not soaked"),
+        (rid("v3"), "breached: bad 31.0% of 2310"),
+        (rid("v2"), "quarantined"),
+        (rid("v8"), "revoked: leaks a customer's name"),
+        (rid("v7"), "never attested here"),
+    )
+
+
+def test_a_soaked_one_further_down_goes_before_an_unsoaked_one_above_it() -> None:
+    found = target(pointer("v3", "v2"), facts(*FIT, unsoaked=["v3"]))
+    assert (found.release, found.asks, found.skipped) == (rid("v2"), None, ((rid("v3"), "not soaked"),))
+
+
+def test_where_none_has_soaked_the_newest_attested_one_is_offered_and_asks() -> None:
+    found = target(pointer("v3", "v2", "v1"), facts("v4", "v2", "v1", unsoaked=["v4", "v2", "v1"]))
+    assert (found.action, found.release, found.asks) == (PreviewAction.ROLLBACK, rid("v2"), "not soaked")
+    assert found.skipped == ((rid("v3"), "never attested here"), (rid("v1"), "not soaked"))
+
+
+@pytest.mark.parametrize(
+    ("fallback_allowed", "live_is_base", "action", "refused"),
+    [
+        (True, False, PreviewAction.FALLBACK, "no earlier release is fit to go back to"),
+        (
+            False,
+            False,
+            PreviewAction.NONE,
+            "no earlier release is fit to go back to, and this route allows no fallback to the base alone",
+        ),
+        (True, True, PreviewAction.NONE, "no earlier release is fit to go back to, and the base alone is live"),
+    ],
+)
+def test_where_none_is_fit_the_reason_is_said(
+    fallback_allowed: bool, live_is_base: bool, action: PreviewAction, refused: str
+) -> None:
+    known = facts(*FIT, breached=["v3"])
+    found = target(pointer("v3"), known, fallback_allowed=fallback_allowed, live_is_base=live_is_base)
+    assert (found.action, found.release, found.refused) == (action, None, refused)
+    assert found.skipped == ((rid("v3"), "breached: bad 31.0% of 2310"),)
+
+
+def test_an_empty_stack_is_told_from_one_without_a_fit_release() -> None:
+    assert target(pointer(), facts(*FIT)).refused == "no earlier release to go back to"
+
+
+def test_the_live_release_further_down_is_not_gone_back_to() -> None:
+    assert target(pointer("v4", "v3"), facts(*FIT)).release == rid("v3")
+
+
+def test_a_pending_prepare_makes_r_its_cancel_whatever_lies_beneath() -> None:
+    for state in (pointer("v3"), pointer(), pointer(live=None)):
+        found = target(state, facts(*FIT), pending_prepare="job-7")
+        assert found == Target(action=PreviewAction.CANCEL_PREPARE, prepare="job-7")
+
+
+def test_a_hold_has_no_say_in_where_r_goes() -> None:
+    state = pointer("v3").model_copy(update={"held": True})
+    assert target(state, facts(*FIT)).release == rid("v3")
