@@ -1,0 +1,1 @@
+"""Telemetry of a node: the sampler child that speaks NVML, and what watches it from the daemon."""

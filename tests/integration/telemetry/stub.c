@@ -1,0 +1,199 @@
+/* A libnvidia-ml.so.1 for the sampler's tests: two GPUs and the faults that real ones have.
+ *
+ *   cc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 -o libnvidia-ml.so.1 stub.c
+ *
+ * What it does is said by the words in the file named by NVML_STUB, read at each call:
+ *   rc18        nvmlInitWithFlags fails: library and driver differ
+ *   hang        nvmlDeviceGetUtilizationRates does not return, ever
+ *   slow        nvmlDeviceGetUtilizationRates does not return while the word is there
+ *               (a file of that name and ".stuck" is made when either holds a caller)
+ *   lost        the calls for GPU 1 answer "GPU is lost"
+ *   gone        GPU 1 is neither counted nor found
+ *   xid=N       one XID event N of GPU 1, once for each N
+ *   pids=A,B    compute processes of GPU 0
+ * -DOLD_DRIVER leaves out the symbols an old driver lacks.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10,
+       GPU_IS_LOST = 15, LIB_RM_VERSION_MISMATCH = 18 };
+
+typedef struct { int index; } device_t;
+typedef struct { unsigned gpu, memory; } utilization_t;
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
+typedef struct { unsigned pid; unsigned long long used; unsigned gi, ci; } process_t;
+typedef struct { device_t *device; unsigned long long type, data; unsigned gi, ci; } event_t;
+
+_Static_assert(sizeof(memory_v2_t) == 40, "NVML's size");
+_Static_assert(sizeof(process_t) == 24, "NVML's size");
+_Static_assert(sizeof(event_t) == 32, "NVML's size");
+
+static device_t devices[2] = {{0}, {1}};
+static int registered[2];
+
+static const char *words(void) {
+    static char text[256];
+    const char *path = getenv("NVML_STUB");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    size_t length = 0;
+    if (file) {
+        length = fread(text, 1, sizeof text - 1, file);
+        fclose(file);
+    }
+    text[length] = 0;
+    return text;
+}
+
+static int says(const char *word) { return strstr(words(), word) != NULL; }
+
+static int there(device_t *device) {
+    return device->index == 1 && says("lost") ? GPU_IS_LOST : SUCCESS;
+}
+
+int nvmlInitWithFlags(unsigned flags) { (void)flags; return says("rc18") ? LIB_RM_VERSION_MISMATCH : SUCCESS; }
+int nvmlShutdown(void) { return SUCCESS; }
+const char *nvmlErrorString(int rc) { (void)rc; return "stub"; }
+
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = says("gone") ? 1 : 2; return SUCCESS; }
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t **device) {
+    if (index > 1 || (index == 1 && says("gone")))
+        return INVALID_ARGUMENT;
+    *device = &devices[index];
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUUID(device_t *device, char *uuid, unsigned length) {
+    snprintf(uuid, length, "GPU-stub-%d", device->index);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetName(device_t *device, char *name, unsigned length) {
+    (void)device;
+    snprintf(name, length, "Stub 80GB");
+    return SUCCESS;
+}
+
+static void stuck(void) {
+    char path[4096];
+    FILE *file;
+    snprintf(path, sizeof path, "%s.stuck", getenv("NVML_STUB"));
+    file = fopen(path, "w");
+    if (file)
+        fclose(file);
+}
+
+int nvmlDeviceGetUtilizationRates(device_t *device, utilization_t *rates) {
+    if (says("hang") || says("slow"))
+        stuck();
+    while (says("hang"))
+        pause();
+    while (says("slow"))
+        usleep(10000);
+    rates->gpu = 40 + device->index;
+    rates->memory = 10;
+    return there(device);
+}
+
+int nvmlDeviceGetMemoryInfo(device_t *device, memory_t *memory) {
+    memory->total = 80ULL << 30;
+    memory->used = 21ULL << 30;
+    memory->free = 59ULL << 30;
+    return there(device);
+}
+
+int nvmlDeviceGetPowerUsage(device_t *device, unsigned *milliwatts) { *milliwatts = 312500; return there(device); }
+
+int nvmlDeviceGetTemperature(device_t *device, int sensor, unsigned *celsius) {
+    (void)sensor;
+    *celsius = 61;
+    return there(device);
+}
+
+int nvmlDeviceGetClockInfo(device_t *device, int type, unsigned *mhz) {
+    *mhz = type == 1 ? 1410 : 1593;
+    return there(device);
+}
+
+int nvmlDeviceGetTotalEccErrors(device_t *device, int type, int counter, unsigned long long *count) {
+    (void)counter;
+    if (device->index == 1)
+        return there(device) ? GPU_IS_LOST : NOT_SUPPORTED; /* a card without ECC */
+    *count = type == 1 ? 2 : 7;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, process_t *processes) {
+    const char *at = strstr(words(), "pids=");
+    unsigned room = *count, found = 0;
+    if (device->index == 1 || at == NULL) {
+        *count = 0;
+        return there(device);
+    }
+    for (at += 5; *at >= '0' && *at <= '9'; at += *at == ',') {
+        unsigned pid = (unsigned)strtoul(at, (char **)&at, 10);
+        if (processes != NULL && found < room)
+            processes[found] = (process_t){pid, 5ULL << 30, 0, 0};
+        found++;
+    }
+    *count = found;
+    return processes == NULL && found ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+int nvmlEventSetCreate(void **set) { *set = registered; return SUCCESS; }
+int nvmlEventSetFree(void *set) { (void)set; return SUCCESS; }
+
+int nvmlDeviceRegisterEvents(device_t *device, unsigned long long types, void *set) {
+    (void)set;
+    registered[device->index] = (types & 8) != 0;
+    return SUCCESS;
+}
+
+int nvmlEventSetWait_v2(void *set, event_t *event, unsigned timeout) {
+    static int told;
+    const char *at = strstr(words(), "xid=");
+    int xid = at ? atoi(at + 4) : 0;
+    (void)set;
+    if (xid == told || !registered[1]) {
+        usleep(timeout * 1000);
+        return TIMEOUT;
+    }
+    told = xid;
+    *event = (event_t){&devices[1], 8, (unsigned long long)xid, 0, 0};
+    return xid ? SUCCESS : TIMEOUT;
+}
+
+#ifndef OLD_DRIVER
+int nvmlDeviceGetMemoryInfo_v2(device_t *device, memory_v2_t *memory) {
+    if (memory->version != 0x02000028)
+        return 25; /* argument version mismatch */
+    memory->total = 80ULL << 30;
+    memory->reserved = 1ULL << 30;
+    memory->used = 20ULL << 30;
+    memory->free = 59ULL << 30;
+    return there(device);
+}
+
+int nvmlDeviceGetEnforcedPowerLimit(device_t *device, unsigned *milliwatts) {
+    *milliwatts = 400000;
+    return there(device);
+}
+
+int nvmlDeviceGetCurrentClocksEventReasons(device_t *device, unsigned long long *reasons) {
+    *reasons = device->index == 0 ? 0x1 : 0x4 | 0x40; /* idle; power cap and heat */
+    return there(device);
+}
+
+int nvmlDeviceGetRemappedRows(device_t *device, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                              unsigned *failed) {
+    *corrected = 1;
+    *uncorrected = 2;
+    *pending = *failed = 0;
+    return there(device);
+}
+#endif
