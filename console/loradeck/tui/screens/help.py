@@ -22,6 +22,7 @@ class HelpScreen(Screen[None], inherit_bindings=False):
         super().__init__(name="help")
         self._which = which
         self._top = 0
+        self._left = False
         self._lines: list[Line] = []
         self.body = Lines(id="body")
         self.bar = Lines(id="bar")
@@ -51,7 +52,9 @@ class HelpScreen(Screen[None], inherit_bindings=False):
             "g": -len(self._lines), "home": -len(self._lines), "G": len(self._lines), "end": len(self._lines),
         }  # fmt: skip
         if event.key in ("escape", "q", "ctrl+c", "ctrl+q") or event.character == "?":
-            self.dismiss()
+            if not self._left:  # keys may come faster than the screen goes
+                self._left = True
+                self.dismiss()
         elif event.key in steps:
             self._top += steps[event.key]
             self._show()
