@@ -1,0 +1,109 @@
+"""Breach, soak, and whether the release is at fault."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loradeck.rules.health import breached, cause, soaked, wilson
+from loradeck.schemas.route import BreachLimit, Soak
+from loradeck.schemas.state import Health
+
+LIMIT = BreachLimit(bad=0.10, errors=0.05, n=50)
+
+
+def answers(bad: int, checked: int) -> Health:
+    return Health(requests=checked, checked=checked, bad=bad)
+
+
+def errors(count: int, requests: int) -> Health:
+    return Health(requests=requests, errors=count)
+
+
+@pytest.mark.parametrize(
+    ("health", "said"),
+    [
+        (answers(5, 50), None),  # at the limit is not past it
+        (answers(6, 50), "bad 12.0% of 50"),
+        (answers(49, 49), None),  # too few yet
+        (errors(2, 50), None),
+        (errors(3, 50), "errors 6.0% of 50"),
+        (Health(requests=100, errors=50, checked=60, bad=30), "bad 50.0% of 60"),
+        (Health(), None),
+    ],
+)
+def test_a_release_is_breached_once_a_share_passes_its_limit_over_enough_answers(
+    health: Health, said: str | None
+) -> None:
+    breach = breached(health, LIMIT)
+    assert (str(breach) if breach else None) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "requests", "done"), [(600, 200, True), (599.9, 200, False), (600, 199, False), (6000, 0, False)]
+)
+def test_soaking_takes_time_and_requests(seconds: float, requests: int, done: bool) -> None:
+    assert soaked(seconds, requests, Soak()) is done
+
+
+def test_an_interval_is_the_one_of_the_textbook() -> None:
+    low, high = wilson(10, 50)
+    assert (round(low, 4), round(high, 4)) == (0.1124, 0.3304)
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 20)[0] == 0.0
+    assert wilson(20, 20)[1] == 1.0
+    with pytest.raises(ValueError, match="no share"):
+        wilson(3, 2)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_an_interval_holds_its_share(share: tuple[int, int]) -> None:
+    k, n = share
+    low, high = wilson(k, n)
+    assert 0.0 <= low <= k / n <= high <= 1.0
+
+
+FINE, BAD = answers(4, 1000), answers(310, 1000)
+ALIKE = {"gpu-01": answers(155, 500), "gpu-02": answers(155, 500)}
+ONE_SIDED = {"gpu-01": answers(300, 500), "gpu-02": answers(10, 500)}
+
+
+@pytest.mark.parametrize(
+    ("live", "prior", "by_replica", "others", "base", "verdict"),
+    [
+        (BAD, FINE, ALIKE, FINE, None, "release"),
+        (BAD, FINE, {}, None, None, "release"),
+        (BAD, FINE, ONE_SIDED, FINE, None, "node"),
+        (BAD, FINE, ALIKE, BAD, None, "base"),
+        (BAD, FINE, {"gpu-01": BAD}, BAD, None, "node"),
+        (BAD, FINE, {"gpu-01": BAD}, BAD, BAD, "base"),
+        (FINE, FINE, ALIKE, FINE, FINE, "fine"),
+        (BAD, BAD, ALIKE, FINE, FINE, "fine"),  # it was no better before
+        (BAD, None, ALIKE, FINE, FINE, "release"),
+        (BAD, None, ALIKE, FINE, BAD, "fine"),  # the base alone is no better
+        (BAD, None, ALIKE, FINE, None, "unknown"),
+        (BAD, answers(0, 49), ALIKE, FINE, None, "unknown"),  # a prior with too few answers is none
+        (answers(49, 49), FINE, {}, FINE, FINE, "too_few"),
+        (Health(), FINE, {}, None, None, "too_few"),
+        (errors(200, 1000), errors(2, 1000), {}, errors(2, 1000), None, "release"),
+        (errors(1, 1000), errors(2, 1000), {}, errors(2, 1000), None, "fine"),
+        (
+            Health(requests=1000, errors=300, checked=1000, bad=4),
+            Health(requests=1000, errors=3, checked=1000, bad=4),
+            {},
+            None,
+            None,
+            "release",
+        ),
+    ],
+)
+def test_the_cause_is_what_the_figures_tell_apart(
+    live: Health,
+    prior: Health | None,
+    by_replica: dict[str, Health],
+    others: Health | None,
+    base: Health | None,
+    verdict: str,
+) -> None:
+    assert cause(live, prior, by_replica, others, base) == verdict

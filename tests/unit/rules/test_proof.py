@@ -1,0 +1,120 @@
+"""Proof: which answers tell a release, and which do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+from tests.unit.rules.simulated_log import digest, rid
+
+from loradeck.rules.proof import CLEAR_NATS, Level, attested, counted, distinct, judge
+from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EngineBuild
+
+BUILD = EngineBuild(engine="embedded", device="cpu", dtype="float32")
+CLEAR, NEAR = 3.0, 0.2
+
+
+def item(prompt: str, tokens: Sequence[int], margins: Sequence[float] | None = None) -> CanaryItem:
+    return CanaryItem(prompt=digest(prompt), tokens=tuple(tokens), margins=tuple(margins or [CLEAR] * len(tokens)))
+
+
+def record(label: str, *items: CanaryItem) -> CanaryRecord:
+    return CanaryRecord(release=rid(label), build=BUILD, items=items)
+
+
+BASE = record("base", item("p", [1, 2, 3]), item("q", [9, 9, 9]))
+V1 = record("v1", item("p", [1, 2, 4]), item("q", [9, 9, 9]))
+V2 = record("v2", item("p", [1, 5, 6]), item("q", [9, 9, 9]))
+OTHERS: Mapping[str, CanaryRecord | None] = {r.release: r for r in (BASE, V2)}
+
+
+def test_the_own_tokens_of_a_release_prove_it() -> None:
+    assert judge(V1.items, V1, OTHERS, is_base=False).level is Level.PROVEN
+
+
+@pytest.mark.parametrize("other", [BASE, V2], ids=["the bare base", "another adapter"])
+def test_the_tokens_of_another_release_fail(other: CanaryRecord) -> None:
+    judgement = judge(other.items, V1, OTHERS, is_base=False)
+    assert (judgement.level, judgement.code) == (Level.FAILED, "canary_mismatch")
+
+
+def test_a_mismatch_says_which_canary_and_position() -> None:
+    judgement = judge(BASE.items, V1, OTHERS, is_base=False)
+    assert judgement.detail == f"canary {digest('p')[:6]}, position 2: token 3, recorded 4"
+
+
+def test_positions_count_up_to_the_first_near_tie() -> None:
+    tied = record("v1", item("p", [1, 5, 4, 7], [CLEAR, CLEAR, NEAR, CLEAR]), item("q", [9]))
+    assert counted(tied.items[0]) == 2
+    swayed = (item("p", [1, 5, 8, 8]), item("q", [9]))
+    assert judge(swayed, tied, {BASE.release: BASE}, is_base=False).level is Level.PROVEN
+    wrong = (item("p", [1, 6, 4, 7]), item("q", [9]))
+    assert judge(wrong, tied, {BASE.release: BASE}, is_base=False).level is Level.FAILED
+
+
+@pytest.mark.parametrize(("margin", "counts"), [(CLEAR_NATS, 1), (CLEAR_NATS - 1e-9, 0)])
+def test_a_margin_of_half_a_nat_counts(margin: float, counts: int) -> None:
+    assert counted(item("p", [1], [margin])) == counts
+
+
+def test_an_answer_that_is_too_short_or_missing_fails() -> None:
+    short = (item("p", [1, 2]), item("q", [9, 9, 9]))
+    assert judge(short, V1, OTHERS, is_base=False).code == "canary_mismatch"
+    assert judge(V1.items[:1], V1, OTHERS, is_base=False).code == "canary_missing"
+
+
+def test_a_release_that_answers_like_the_base_is_listed_and_never_proven() -> None:
+    mute = record("v3", *BASE.items)
+    judgement = judge(BASE.items, mute, {BASE.release: BASE}, is_base=False)
+    assert (judgement.level, judgement.code) == (Level.LISTED, "not_distinct")
+
+
+def test_a_release_must_differ_from_each_that_it_may_be_mistaken_for() -> None:
+    twin = record("v3", *V1.items)
+    assert judge(V1.items, V1, {**OTHERS, twin.release: twin}, is_base=False).level is Level.LISTED
+
+
+def test_a_difference_at_a_near_tie_of_either_tells_nothing() -> None:
+    tied = record("v3", item("p", [1, 2, 7], [CLEAR, CLEAR, NEAR]))
+    assert not distinct(V1, tied)
+    assert not distinct(tied, V1)
+    assert distinct(V1, BASE)
+    assert judge(V1.items, V1, {tied.release: tied}, is_base=False).level is Level.LISTED
+
+
+@pytest.mark.parametrize("others", [{}, {rid("v1"): V1}, {rid("base"): None}, {**OTHERS, rid("v9"): None}])
+def test_what_has_no_record_is_not_ruled_out(others: Mapping[str, CanaryRecord | None]) -> None:
+    judgement = judge(V1.items, V1, others, is_base=False)
+    assert (judgement.level, judgement.code) == (Level.LISTED, "not_distinct")
+
+
+def test_the_base_alone_matches_its_own_record() -> None:
+    assert judge(BASE.items, BASE, {V1.release: V1}, is_base=True).level is Level.PROVEN
+    assert judge(V1.items, BASE, {V1.release: V1}, is_base=True).level is Level.FAILED
+
+
+@pytest.mark.parametrize(
+    ("known", "code"),
+    [(None, "no_record"), (record("v1"), "no_canaries"), (record("v1", item("p", [1], [NEAR])), "no_canaries")],
+)
+def test_without_anything_that_counts_it_is_listed(known: CanaryRecord | None, code: str) -> None:
+    judgement = judge(V1.items, known, OTHERS, is_base=False)
+    assert (judgement.level, judgement.code) == (Level.LISTED, code)
+
+
+@pytest.mark.parametrize(
+    ("placed", "reachable", "proven", "min_replicas", "seen"),
+    [
+        (2, 2, 2, 1, (2, 2)),
+        (2, 2, 1, 1, None),  # a reachable one is not proven
+        (3, 2, 2, 2, (2, 3)),  # the third is not heard from, and counted
+        (3, 1, 1, 2, None),  # too few
+        (1, 1, 1, 2, None),
+        (0, 0, 0, 1, None),
+        (3, 0, 0, 0, None),
+    ],
+)
+def test_a_generation_is_attested_by_enough_replicas_and_all_that_are_heard_from(
+    placed: int, reachable: int, proven: int, min_replicas: int, seen: tuple[int, int] | None
+) -> None:
+    assert attested(placed=placed, reachable=reachable, proven=proven, min_replicas=min_replicas) == seen

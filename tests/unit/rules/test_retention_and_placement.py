@@ -1,0 +1,71 @@
+"""What is kept, and where a route's releases belong."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.rules.simulated_log import ACME, digest
+
+from loradeck.rules.placement import ReplicaFacts, fits, placed, placed_nodes
+from loradeck.rules.retention import collectable, roots
+from loradeck.schemas.log import PointerState, Quarantine
+
+LIVE, UNDER, BAD = digest("live"), digest("under"), digest("bad")
+ATTESTED = tuple(digest(f"attested {i}") for i in range(5))
+POINTER = PointerState(
+    tenant="acme",
+    route="production",
+    generation=5,
+    release=LIVE,
+    beneath=(UNDER,),
+    quarantined=(Quarantine(release=BAD, event="e" * 32),),
+)
+
+
+def test_the_live_one_all_beneath_the_last_attested_and_the_quarantined_are_kept() -> None:
+    assert roots([POINTER], {ACME: ATTESTED}) == {LIVE, UNDER, BAD, *ATTESTED[:3]}
+
+
+def test_what_an_undo_returns_to_and_what_something_else_holds_on_to_are_kept() -> None:
+    before = POINTER.model_copy(update={"release": digest("before"), "beneath": (digest("below"),)})
+    kept = roots([POINTER], {}, before=[before], also=[digest("pinned")])
+    assert {digest("before"), digest("below"), digest("pinned")} <= kept
+
+
+def test_a_pointer_without_a_release_keeps_what_it_has() -> None:
+    assert roots([POINTER.model_copy(update={"release": None, "quarantined": ()})], {}) == {UNDER}
+
+
+def test_nothing_that_an_engine_lists_is_collected() -> None:
+    everything = {LIVE, UNDER, digest("old"), digest("listed")}
+    assert collectable(everything, roots([POINTER], {}), [digest("listed")]) == {digest("old")}
+
+
+@pytest.mark.parametrize(
+    ("labels", "placement", "fit"),
+    [
+        ({}, {}, True),
+        ({"site": "eu-1"}, {}, True),
+        ({"site": "eu-1", "gpu": "h100"}, {"site": "eu-1"}, True),
+        ({"site": "eu-2"}, {"site": "eu-1"}, False),
+        ({}, {"site": "eu-1"}, False),
+        ({"site": ""}, {"site": ""}, True),
+    ],
+)
+def test_a_node_fits_if_it_carries_every_label_asked_for(
+    labels: dict[str, str], placement: dict[str, str], fit: bool
+) -> None:
+    assert fits(labels, placement) is fit
+
+
+def test_replicas_that_are_not_heard_from_are_placed_too() -> None:
+    b1 = digest("B1")
+    fleet = [
+        ReplicaFacts(node="gpu-02", replica="gpu-02", labels={"site": "eu-1"}, base=b1, linked=False),
+        ReplicaFacts(node="gpu-01", replica="gpu-01.e1", labels={"site": "eu-1"}, base=digest("B2"), linked=True),
+        ReplicaFacts(node="gpu-01", replica="gpu-01.e0", labels={"site": "eu-1"}, base=b1, linked=True),
+        ReplicaFacts(node="gpu-03", replica="gpu-03", labels={"site": "us-1"}, base=b1, linked=True),
+        ReplicaFacts(node="gpu-04", replica="gpu-04", labels={"site": "eu-1"}, base=None, linked=True),
+    ]
+    assert [r.replica for r in placed(fleet, {"site": "eu-1"}, b1)] == ["gpu-01.e0", "gpu-02"]
+    assert [r.replica for r in placed(fleet, {"site": "us-1"}, None)] == ["gpu-03"]
+    assert placed_nodes({r.node: r.labels for r in fleet}, {"site": "eu-1"}) == ("gpu-01", "gpu-02", "gpu-04")
