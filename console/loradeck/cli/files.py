@@ -85,11 +85,11 @@ def checked(kind: type[M], data: Any, *, where: str) -> M:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise misused(
-            f"{field or kind.__name__}: {first['msg']}", where=where, fix="correct it; docs/cli.md shows an example"
-        ) from None
+        wrong = [
+            f"{'.'.join(str(part) for part in one['loc']) or kind.__name__}: {one['msg']}"
+            for one in error.errors(include_input=False, include_url=False)
+        ]
+        raise misused("; ".join(wrong[:5]), where=where, fix="correct it; docs/cli.md shows an example") from None
 
 
 async def upload_all(api: HubApi, folder: Path, entries: Sequence[FileEntry]) -> None:

@@ -69,7 +69,9 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 def reason_option(*, required: bool = False) -> Callable[[F], F]:
     """--reason, kept in the event for ever."""
-    return click.option("--reason", default="", required=required, metavar="TEXT", help="Kept in the event.")
+    if required:
+        return click.option("--reason", required=True, metavar="TEXT", help="Kept in the event.")
+    return click.option("--reason", default="", metavar="TEXT", help="Kept in the event.")
 
 
 def told(work: Callable[[], None], *, as_json: bool) -> None:

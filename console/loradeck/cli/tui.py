@@ -29,6 +29,8 @@ def start(ctx: click.Context, *, read_only: bool, at: str | None) -> None:
             )
         from loradeck.tui.app import run
 
-        run(context, read_only=read_only or context.read_only, at=at)
+        status = run(context, read_only=read_only, at=at)
+        if status:
+            raise click.exceptions.Exit(status)
 
     told(work, as_json=False)

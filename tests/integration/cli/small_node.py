@@ -22,6 +22,7 @@ from loradeck.schemas.link import (
     Desired,
     EngineState,
     Hello,
+    JobCancel,
     JobEvent,
     JobMessage,
     NodeOrder,
@@ -48,6 +49,7 @@ class SmallNode:
         self._socket = socket
         self._token = token
         self._loaded: set[str] = set()
+        self._given: dict[str, JobAssignment] = {}
         self._connection: ClientConnection | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.ready = threading.Event()
@@ -59,6 +61,8 @@ class SmallNode:
         self.prepares = True
         self.jobs_fail = False
         self.jobs_wait = False
+        self.result: dict[str, Any] | None = None
+        """What the next job that finishes is said to have made."""
 
     def start(self) -> None:
         self._thread.start()
@@ -109,6 +113,9 @@ class SmallNode:
                 self.ready.set()
             case JobMessage():
                 self._work(message.job)
+            case JobCancel():
+                job = self._given[message.job]
+                self._event(job, 3, ExecutorEventType.PREEMPTED)
             case NodeOrder():
                 self.orders.append(message)
             case _:
@@ -136,6 +143,7 @@ class SmallNode:
     def _work(self, job: JobAssignment) -> None:
         if job.spec.kind == "prepare" and not self.prepares:
             return
+        self._given[job.id] = job
         self._event(job, 1, ExecutorEventType.STARTED)
         if job.spec.kind != "prepare":
             self._event(job, 2, ExecutorEventType.PROGRESS, step=20, of=40, metrics={"loss": 0.5})
@@ -148,7 +156,8 @@ class SmallNode:
 
     def _event(self, job: JobAssignment, seq: int, type_: ExecutorEventType, **fields: Any) -> None:
         event = ExecutorEvent(run=job.id, attempt=job.attempt, seq=seq, ts=time.time(), type=type_, **fields)
-        self._say(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event))
+        result = self.result if type_ is ExecutorEventType.FINISHED else None
+        self._say(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result))
 
     def _say(self, message: BaseModel) -> None:
         assert self._connection is not None

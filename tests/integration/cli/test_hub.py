@@ -1,0 +1,79 @@
+"""`loradeck hub`: how it starts, how it refuses to, and how it ends."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.cli.conftest import Desk
+
+
+@pytest.fixture
+def own() -> Iterator[Desk]:
+    """A hub that is not started yet."""
+    desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
+    yield desk
+    desk.stop_hub()
+    shutil.rmtree(desk.root)
+
+
+def test_it_serves_what_it_kept_after_a_restart_and_ends_with_0(own: Desk) -> None:
+    own.start_hub()
+    own.json("tenant", "create", "acme")
+    assert own.stop_hub() == 0
+    assert own.refused(3, "hub_unreachable", "tenant", "ls")["fix"].startswith("start a hub here")
+    own.start_hub()
+    assert [tenant["name"] for tenant in own.json("tenant", "ls")] == ["acme"]
+    assert own.socket.stat().st_mode & 0o777 == 0o600
+    assert own.socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_hub_on_the_same_data_is_refused_and_the_first_goes_on(own: Desk) -> None:
+    own.start_hub()
+    done = own.run("hub")
+    assert done.returncode == 3
+    assert "in use by another hub" in done.stderr
+    assert "Traceback" not in done.stderr
+    own.json("tenant", "create", "acme")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--listen", "0.0.0.0:0"], "beyond loopback needs TLS"),
+        (["--listen", "nowhere"], "is not HOST:PORT"),
+        (["run", "--listen", "nowhere"], "is not HOST:PORT"),
+        (["--listen", "nowhere", "run"], "is not HOST:PORT"),
+        (["--tls-cert", "/nonexistent.pem"], "--tls-key"),
+        (["--data", "/" + "long/" * 40], "longer than 107 bytes"),
+        (["--name", "x", "recover", "--reason", "r"], "belongs to `loradeck hub run`"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_wrong_use(own: Desk, words: list[str], what: str, tmp_path: Path) -> None:
+    done = own.run("hub", *[word.replace("/long", f"{tmp_path}/long", 1) for word in words])
+    assert done.returncode == 2, done.stderr
+    assert what in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_wrong_use(own: Desk) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = own.run("hub", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert done.returncode == 2
+    assert "Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_recover_needs_a_reason_and_a_yes_and_raises_the_epoch(own: Desk) -> None:
+    own.start_hub()
+    before = own.json("--once")["status"]
+    assert own.run("hub", "recover", "--yes").returncode == 2
+    own.refused(2, "not_confirmed", "hub", "recover", "--reason", "restored")
+    after = own.json("hub", "recover", "--reason", "restored", "--yes")
+    assert after["epoch"] > before["epoch"]

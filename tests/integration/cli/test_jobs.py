@@ -1,0 +1,140 @@
+"""Jobs and nodes from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.integration.cli.conftest import Desk, wait_until
+from tests.integration.cli.small_node import SmallNode
+
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, Job, JobState, TrainSpec
+from loradeck.schemas.state import NodeRow
+
+PROVENANCE = ("--origin", "human", "--consent", "own", "--licence", "Apache-2.0", "--purpose", "train")
+SPEC = """
+tenant = "{tenant}"
+name = "words"
+base = "{base}"
+datasets = ["train"]
+steps = 40
+[decision]
+why_weights = "tests"
+"""
+
+
+@pytest.fixture
+def spec(desk: Desk, tenant: str, base: str, tmp_path: Path) -> Path:
+    """A training specification whose base and dataset are registered."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "prompt": "p", "answer": "a"}\n')
+    desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "train", *PROVENANCE)
+    file = tmp_path / "spec.toml"
+    file.write_text(SPEC.format(tenant=tenant, base=base[:10]))
+    return file
+
+
+def test_a_job_is_followed_event_by_event_to_its_end(
+    desk: Desk, tenant: str, spec: Path, base: str, node: SmallNode
+) -> None:
+    made = desk.json("adapter", "show", tenant, "words", "v3")
+    node.result = {"adapter": made["digest"], "release": made["release"]}
+    done = desk.run("job", "train", spec, "--follow", "--json")
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    events = [ExecutorEvent.model_validate_json(line) for line in lines]
+    assert [event.type for event in events] == [
+        ExecutorEventType.STARTED,
+        ExecutorEventType.PROGRESS,
+        ExecutorEventType.FINISHED,
+    ]
+    job = Job.model_validate_json(last)
+    assert job.state is JobState.DONE
+    assert isinstance(job.spec, TrainSpec)
+    assert job.spec.base == base
+    plain = desk.run("job", "follow", job.id)
+    assert plain.returncode == 0
+    assert "progress 20/40  loss=0.5" in plain.stdout
+
+
+def test_a_job_that_fails_is_exit_1_with_its_code(desk: Desk, spec: Path, node: SmallNode) -> None:
+    node.jobs_fail = True
+    done = desk.run("job", "train", spec, "--follow")
+    assert done.returncode == 1
+    assert "[diverged]" in done.stderr
+    assert "loss is not finite" in done.stderr
+
+
+def test_a_job_is_cancelled(desk: Desk, spec: Path, node: SmallNode) -> None:
+    node.jobs_wait = True
+    job = Job.model_validate(desk.json("job", "train", spec))
+    wait_until("running", lambda: desk.json("job", "show", job.id)["state"] == "running")
+    desk.refused(2, "not_confirmed", "job", "cancel", job.id)
+    desk.json("job", "cancel", job.id, "--yes")
+    wait_until("over", lambda: desk.json("job", "show", job.id)["state"] == "cancelled")
+    assert job.id in [found["id"] for found in desk.json("job", "ls")]
+
+
+def test_an_evaluation_names_release_and_suite(desk: Desk, tenant: str, spec: Path) -> None:
+    rows = spec.with_name("rows.jsonl")
+    digest = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "heldout", *PROVENANCE)["digest"]
+    job = Job.model_validate(desk.json("job", "evaluate", tenant, "v2", "--suite", "heldout", "--batch", 4))
+    assert isinstance(job.spec, EvaluateSpec)
+    assert (job.spec.suite, job.spec.batch) == (digest, 4)
+    assert job.spec.release == desk.row(tenant).pointer.release
+    desk.refused(1, "unknown_suite", "job", "evaluate", tenant, "v2", "--suite", "none")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status", "code", "what"),
+    [
+        ('datasets = ["train"]', 'datasets = ["nope"]', 1, "unknown_dataset", "nope"),
+        ("steps = 40", "steps = 0", 2, "usage", "steps"),
+        ("steps = 40", "stepz = 40", 2, "usage", "stepz"),
+        ("steps = 40", 'kind = "prepare"', 2, "usage", "prepare"),
+        ("[decision]", "[decision", 2, "usage", "TOML"),
+        ('why_weights = "tests"', "", 2, "usage", "why_weights"),
+    ],
+)
+def test_a_specification_that_is_not_right_is_refused_and_queues_nothing(
+    desk: Desk, spec: Path, before: str, after: str, status: int, code: str, what: str
+) -> None:
+    jobs = desk.json("job", "ls")
+    text = spec.read_text()
+    assert before in text
+    spec.write_text(text.replace(before, after))
+    problem = desk.refused(status, code, "job", "train", spec)
+    assert what in problem["title"]
+    assert desk.json("job", "ls") == jobs
+
+
+def test_a_node_is_shown_cordoned_drained_and_taken_back(desk: Desk, node: SmallNode) -> None:
+    assert node.name in [NodeRow.model_validate(row).node for row in desk.json("node", "ls")]
+    assert NodeRow.model_validate(desk.json("node", "show", node.name)).replicas[0].slots == 1000
+    assert "no GPU" in desk.run("node", "show", node.name).stdout
+    assert NodeRow.model_validate(desk.json("node", "cordon", node.name, "--yes")).cordoned
+    wait_until("told", lambda: node.orders[-1].cordoned)
+    assert NodeRow.model_validate(desk.json("node", "drain", node.name, "--yes")).drained
+    back = NodeRow.model_validate(desk.json("node", "uncordon", node.name))
+    assert not back.cordoned
+    assert not back.drained
+    wait_until("told", lambda: not node.orders[-1].cordoned)
+    desk.refused(1, "unknown_node", "node", "show", "nobody")
+    desk.refused(1, "unknown_node", "node", "drain", "nobody", "--yes")
+
+
+def test_a_pin_is_ended_by_name(desk: Desk, tenant: str, node: SmallNode) -> None:
+    result = desk.json("node", "unpin", node.name, tenant, "--yes", "--reason", "hub is back")
+    assert result["events"][0]["kind"] == "unpin"
+
+
+def test_the_log_is_listed_newest_first_and_its_chain_holds(desk: Desk, tenant: str) -> None:
+    events = desk.json("event", "ls", tenant, "production", "--limit", 2)
+    assert [event["kind"] for event in events] == ["promote", "promote"]
+    assert events[0]["rev"] > events[1]["rev"]
+    older = desk.json("event", "ls", f"{tenant}/production", "--before", events[1]["rev"])
+    assert all(event["rev"] < events[1]["rev"] for event in older)
+    verdict = desk.json("audit", "verify")
+    assert (verdict["ok"], verdict["break"]) == (True, None)
+    assert json.loads(desk.run("event", "list", "--limit", "1", "--json").stdout)[0]["rev"] == verdict["rev"]

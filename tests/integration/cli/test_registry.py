@@ -1,0 +1,180 @@
+"""Bases, datasets, suites, adapters and routes: bad files are refused here, and the hub keeps nothing of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.integration.cli.conftest import Desk, write_adapter, write_base
+
+from loradeck.client.answers import BaseEntry, DatasetEntry, SuiteEntry
+from loradeck.schemas.manifest import AdapterVersion
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.tenant import TenantState
+
+PROVENANCE = ("--origin", "human", "--consent", "own", "--licence", "Apache-2.0", "--purpose", "train")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"id": f"i{n}", "prompt": f"p{n}", "answer": "a"}) + "\n" for n in range(5)))
+    return file
+
+
+def test_a_dataset_is_registered_with_its_rows_and_provenance(desk: Desk, tenant: str, rows: Path) -> None:
+    first = desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "train", *PROVENANCE)
+    assert desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "train", *PROVENANCE) == first
+    (entry,) = [DatasetEntry.model_validate(e) for e in desk.json("dataset", "ls", "--tenant", tenant)]
+    assert entry.digest == first["digest"] == entry.manifest.digest
+    assert (entry.manifest.rows, entry.manifest.provenance.licence_class) == (5, "Apache-2.0")
+
+
+def test_provenance_comes_from_the_file_beside_the_rows_and_options_win(desk: Desk, tenant: str, rows: Path) -> None:
+    rows.with_suffix(".toml").write_text(
+        'origin = "synthetic"\nsynthetic_depth = 1\nconsent = "own"\nlicence_class = "MIT"\npurpose = ["train"]\n'
+    )
+    desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "made", "--licence", "Apache-2.0")
+    (entry,) = [DatasetEntry.model_validate(e) for e in desk.json("dataset", "ls", "--tenant", tenant)]
+    provenance = entry.manifest.provenance
+    assert (provenance.origin, provenance.synthetic_depth, provenance.licence_class) == ("synthetic", 1, "Apache-2.0")
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "what", "where"),
+    [
+        ('{"prompt": "a", "answer": "b"}\n{"prompt": "a"}\n', PROVENANCE, "no 'answer'", "line 2"),
+        ('{"prompt": "a", "answer": "b"}\nnot json\n', PROVENANCE, "not JSON", "line 2"),
+        ("[1]\n", PROVENANCE, "no 'prompt'", "line 1"),
+        ("", PROVENANCE, "no rows", ""),
+        ('{"prompt": "a", "answer": "b"}\n', (), "consent: Field required", "provenance"),
+        ('{"prompt": "a", "answer": "b"}\n', (*PROVENANCE, "--retention-days", "0"), "retention_days", ""),
+    ],
+)
+def test_rows_that_are_not_right_are_refused_with_their_line(
+    desk: Desk, tenant: str, rows: Path, content: str, words: tuple[str, ...], what: str, where: str
+) -> None:
+    rows.write_text(content)
+    problem = desk.refused(2, "usage", "dataset", "add", rows, "--tenant", tenant, "--name", "bad", *words)
+    assert what in problem["title"] or what in problem["detail"]
+    assert where in problem["detail"]
+    assert desk.json("dataset", "ls", "--tenant", tenant) == []
+
+
+def test_a_suite_has_unique_ids_canaries_among_them_and_a_schema_that_is_json(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path
+) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "string"}')
+    add = ("suite", "add", rows, "--tenant", tenant, "--name", "heldout", *PROVENANCE)
+    desk.json(*add, "--canary", "i1", "--canary", "i3", "--answer-schema", schema)
+    (entry,) = [SuiteEntry.model_validate(e) for e in desk.json("suite", "ls", "--tenant", tenant)]
+    assert (entry.manifest.items, entry.manifest.canaries) == (5, ("i1", "i3"))
+    assert entry.manifest.answer_schema == '{"type": "string"}'
+    desk.refused(2, "usage", *add, "--canary", "i9")
+    schema.write_text("{")
+    desk.refused(2, "usage", *add, "--answer-schema", schema)
+    rows.write_text(rows.read_text() + '{"id": "i0", "prompt": "p", "answer": "a"}\n')
+    assert "'i0'" in desk.refused(2, "usage", *add)["title"]
+    assert len(desk.json("suite", "ls", "--tenant", tenant)) == 1
+
+
+def test_a_base_is_known_by_the_digest_of_its_files(desk: Desk, base: str, tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "copy")
+    again = desk.json("base", "add", folder, "--model-id", "other/name", "--revision", "9")
+    assert again["digest"] == base
+    (folder / "config.json").write_text('{"model_type": "llama", "changed": true}')
+    other = desk.json("base", "add", folder, "--model-id", "tests/tiny", "--revision", "2")
+    assert other["digest"] != base
+    assert other["label"] != again["label"]
+    entries = [BaseEntry.model_validate(e) for e in desk.json("base", "ls")]
+    assert {e.digest for e in entries} >= {base, other["digest"]}
+    desk.refused(2, "usage", "base", "add", folder)
+    desk.refused(2, "bad_artifact", "base", "add", tmp_path / "none", "--model-id", "a/b", "--revision", "1")
+
+
+def test_an_adapter_is_imported_as_the_next_version(desk: Desk, tenant: str, base: str, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "new", 9)
+    (folder / "tokenizer.json").write_text("{}")  # peft leaves more than engines read
+    add = ("adapter", "import", folder, "--tenant", tenant, "--name", "words", "--base", base[:8], "--why", "shorter")
+    made = AdapterVersion.model_validate(desk.json(*add))
+    assert made.version == 4
+    assert [entry.path for entry in made.manifest.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert AdapterVersion.model_validate(desk.json(*add)) == made
+    assert len(desk.json("adapter", "ls", tenant, "words")) == 4
+    assert AdapterVersion.model_validate(desk.json("adapter", "show", tenant, "words", "v4")) == made
+    (folder / "manifest.json").write_text(made.manifest.model_dump_json())
+    short = ("adapter", "import", folder, "--tenant", tenant, "--name", "words")
+    assert AdapterVersion.model_validate(desk.json(*short)) == made
+    desk.refused(2, "usage", "adapter", "import", folder, "--tenant", tenant, "--name", "other")
+
+
+def test_a_bad_adapter_is_refused_here_and_the_hub_has_no_version_of_it(
+    desk: Desk, tenant: str, base: str, tmp_path: Path
+) -> None:
+    def refused(code: str, folder: Path, **options: str) -> None:
+        words = {"--tenant": tenant, "--name": "words", "--base": base, "--why": "x"} | options
+        desk.refused(1 if code == "unknown_base" else 2, code, "adapter", "import", folder, *sum(words.items(), ()))
+
+    pickled = write_adapter(tmp_path / "pickled")
+    (pickled / "training_args.bin").write_bytes(b"\x80\x04")
+    refused("pickle_in_adapter", pickled)
+    cut = write_adapter(tmp_path / "cut")
+    weights = cut / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused("truncated_safetensors", cut)
+    dora = write_adapter(tmp_path / "dora")
+    config = json.loads((dora / "adapter_config.json").read_text()) | {"use_dora": True}
+    (dora / "adapter_config.json").write_text(json.dumps(config))
+    refused("unsupported_adapter", dora)
+    linked = write_adapter(tmp_path / "linked")
+    (linked / "README.md").symlink_to("/etc/passwd")
+    refused("path_traversal", linked)
+    refused("usage", tmp_path / "none")
+    refused("unknown_base", write_adapter(tmp_path / "fine"), **{"--base": "deadbeef"})
+    assert len(desk.json("adapter", "ls", tenant, "words")) == 3
+
+
+def test_a_route_is_set_from_a_file_and_flags_change_one_thing(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path
+) -> None:
+    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "gate", *PROVENANCE)
+    file = tmp_path / "route.toml"
+    file.write_text('min_replicas = 2\nplacement = { site = "eu-1" }\n[gate]\nsuite = "gate"\nmin_exact = 0.8\n')
+    kept = RouteConfig.model_validate(desk.json("route", "set", tenant, "staging", "--file", file))
+    assert kept.gate is not None
+    assert (kept.min_replicas, kept.placement, kept.gate.min_exact) == (2, {"site": "eu-1"}, 0.8)
+    changed = desk.json("route", "set", tenant, "staging", "--min-replicas", 3, "--canary", "hello")
+    expected = kept.model_copy(update={"min_replicas": 3, "canaries": (({"role": "user", "content": "hello"},),)})
+    assert RouteConfig.model_validate(changed) == expected
+    assert RouteConfig.model_validate(desk.json("route", "show", f"{tenant}/staging", "--settings")) == expected
+    file.write_text("min_replica = 2\n")
+    assert "min_replica" in desk.refused(2, "usage", "route", "set", tenant, "staging", "--file", file)["title"]
+    desk.refused(1, "unknown_suite", "route", "set", tenant, "staging", "--gate-suite", "none")
+    state = TenantState.model_validate(desk.json("tenant", "show", tenant))
+    assert state.routes["staging"] == expected
+    assert set(state.routes) == {"production", "staging"}
+
+
+def test_a_tenant_is_suspended_resumed_and_offboarded(desk: Desk, tenant: str) -> None:
+    key = desk.json("tenant", "key", "create", tenant)
+    assert key["key"]
+    shown = desk.run("tenant", "show", tenant)
+    assert key["id"] in shown.stdout
+    assert key["key"] not in shown.stdout
+    assert TenantState.model_validate(desk.json("tenant", "suspend", tenant, "--yes")).suspended
+    assert desk.row(tenant).suspended
+    assert not TenantState.model_validate(desk.json("tenant", "resume", tenant)).suspended
+    desk.json("tenant", "key", "withdraw", tenant, key["id"], "--yes")
+    assert TenantState.model_validate(desk.json("tenant", "show", tenant)).keys == ()
+    assert TenantState.model_validate(desk.json("tenant", "offboard", tenant, "--yes")).offboarded
+    desk.refused(2, "usage", "tenant", "create", "Not A Name")
+
+
+def test_a_callers_key_goes_to_a_file_of_its_owners(desk: Desk, tenant: str, tmp_path: Path) -> None:
+    out = tmp_path / "key"
+    done = desk.run("tenant", "key", "create", tenant, "--out", out)
+    assert done.returncode == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert out.read_text().strip() not in done.stdout + done.stderr
