@@ -361,14 +361,12 @@ class Hub:
         return committed
 
     async def _resolve(self, key: str) -> Committed:
-        """A commit's answer was lost: reopen, and say what is there.
+        """A commit's answer was lost and the store was opened again: say what is there.
 
-        Raises: OutcomeUnknown when the key is not there either, or the store cannot be read.
+        Raises: OutcomeUnknown when the key is not there, or the store still cannot be read.
         """
-        log.error("commit with unknown outcome key=%s: reopening the store", key)
-        await self.store(lambda s: s.reopen())
-        newer = await self.store(lambda s: s.since(self.ledger.rev))
-        self._fold(newer)
+        while newer := await self.store(lambda s: s.since(self.ledger.rev)):
+            self._fold(newer)
         found = await self.store(lambda s: s.lookup(key))
         if found is None:
             raise OutcomeUnknown("the store failed at the commit, and the key is not in the log now")

@@ -326,6 +326,12 @@ class Promotions:
         del self._by_pointer[promotion.key]
         self._hub.refresh([promotion.key])
 
+    def stop(self) -> None:
+        """The hub is stopping: whoever waits for a promote is told that it came to nothing."""
+        for promotion in list(self._by_pointer.values()):
+            why = Refused("hub_stopping", "the hub is stopping", detail="nothing was moved", fix="promote again")
+            self._fail(promotion, why)
+
     def _fail(self, promotion: Promotion, why: Refused) -> None:
         promotion.failure = promotion.failure or why
         promotion.changed.set()

@@ -191,6 +191,7 @@ async def serving(
         yield ended
     finally:
         failed = [t for t in tasks if t.done()]
+        hub.promotions.stop()
         for server, _ in listeners:
             server.ending.set()
         tasks[-1].cancel()

@@ -29,7 +29,7 @@ from loradeck.schemas.moves import (
     UnpinRequest,
 )
 from loradeck.schemas.release import Release
-from loradeck.store.interface import Committed, Moved, OutcomeUnknown, Store
+from loradeck.store.interface import Committed, Moved, Store
 
 router = APIRouter(prefix="/v1", tags=["moves"])
 
@@ -333,11 +333,7 @@ async def by_key(key: str, request: Request, caller: Viewer) -> Response:
     promotion = hub.promotions.of_key(key)
     if promotion is not None and not promotion.over.is_set():
         return answer(MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch, pending=promotion.id))
-    try:
-        committed = await hub.store(lambda s: s.lookup(key))
-    except OutcomeUnknown:
-        await hub.store(lambda s: s.reopen())
-        committed = await hub.store(lambda s: s.lookup(key))
+    committed = await hub.store(lambda s: s.lookup(key))
     if committed is None:
         raise Refused("unknown_key", "this key never moved anything", detail=key, fix="it is safe to send it again")
     return answer(await outcome(hub, committed, "committed", 0))
