@@ -1,8 +1,9 @@
 """What the router adds to a request: the same client against the engine alone and through the router, in one run.
 
 `measure()` returns rows; run as a program it prints them. The engine and the client are bare protocols that do
-next to nothing, so that the difference is the router's. Figures at 16 connections are also given per second of
-the router's own CPU time, because its core is shared with the client and the engine here.
+next to nothing, so that the difference is the router's; the route has its default checks, so every answer is
+judged as well. Throughput is also given per second of the router's own CPU time, because its core is shared with
+the client, the engine and the checker here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import cast
 
 import uvloop
-
 from tests.integration.router.running import KEY, Running, entry, release
 
 ONE_N = 4000
@@ -88,6 +88,7 @@ class _Engine(asyncio.Protocol):
 
 async def _serve_engine(path: str) -> None:
     server = await asyncio.get_running_loop().create_unix_server(_Engine, path)
+    print("up", flush=True)
     await server.serve_forever()
 
 
@@ -167,13 +168,14 @@ async def _load(where: str | tuple[str, int], connections: int, n: int) -> tuple
 async def _measure() -> list[Row]:
     folder = Path(tempfile.mkdtemp(prefix="ld"))
     socket = str(folder / "e0.sock")
-    engine = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.router", "engine", socket)
+    command = [sys.executable, "-m", "tests.bench.router", "engine", socket]
+    engine = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert engine.stdout is not None
     router = Running(folder)
     try:
         async with asyncio.timeout(300):
             await router.start()
-            while not Path(socket).exists():
-                await asyncio.sleep(0.02)
+            await engine.stdout.readline()
             v1, v2 = release("v1"), release("v2")
             await router.post("/control/hub", {"connected": True})
             await router.engines(("e0", socket, [v1, v2]))

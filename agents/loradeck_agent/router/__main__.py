@@ -52,9 +52,11 @@ async def _run(state: Path, host: str, port: int, tls: ssl.SSLContext | None) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     router = Router(state)
-    await router.start(host, port, tls)
-    await stop.wait()
-    await router.stop()
+    try:
+        await router.start(host, port, tls)
+        await stop.wait()
+    finally:
+        await router.stop()
 
 
 def _loopback(host: str) -> bool:

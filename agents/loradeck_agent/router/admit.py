@@ -96,7 +96,7 @@ class Admission:
 
     def tenants_of(self, bearer: str) -> set[str] | None:
         """Tenants that a caller's key may use; None when no tenant knows it."""
-        routes = self._routes_by_caller.get(hashlib.sha256(bearer.encode()).hexdigest())
+        routes = self._routes_by_caller.get(hashlib.sha256(bearer.encode(errors="surrogateescape")).hexdigest())
         return {tenant for tenant, _ in routes} if routes else None
 
     def models(self, tenants: set[str]) -> list[str]:

@@ -253,6 +253,9 @@ async def _document(request: web.BaseRequest) -> dict[str, Any] | Refusal:
     """The request's body: a JSON object with a `model`."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0
             raw = await request.read()
     except web.HTTPRequestEntityTooLarge:
         return Refusal(413, "body_too_large", f"A request's body may have {BODY_CAP} bytes.", "Send a shorter one.")
@@ -260,7 +263,7 @@ async def _document(request: web.BaseRequest) -> dict[str, Any] | Refusal:
         return Refusal(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.", "Try again.")
     try:
         asked = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Refusal(400, "bad_json", "The body is not JSON.", "Send a JSON object.")
     if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
         return Refusal(

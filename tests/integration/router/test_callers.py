@@ -117,7 +117,16 @@ async def test_a_request_id_that_is_none_is_replaced(served: Running) -> None:
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [(b"{", "bad_json"), (b"[]", "no_model"), (b"{}", "no_model"), (b'{"model": 3}', "no_model"), (b"", "bad_json")],
+    [
+        (b"{", "bad_json"),
+        (b"[]", "no_model"),
+        (b"{}", "no_model"),
+        (b'{"model": 3}', "no_model"),
+        (b"", "bad_json"),
+        (b"\xff", "bad_json"),
+        (b"[" * 200_000, "bad_json"),
+        (b'{"model": "acme", "n": ' + b"9" * 5000 + b"}", "bad_json"),
+    ],
 )
 async def test_a_body_that_cannot_be_routed_is_answered_400(
     served: Running, engine: Upstream, body: bytes, code: str
@@ -144,6 +153,31 @@ async def test_a_strangers_body_is_not_read(served: Running) -> None:
     writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
     writer.close()
+
+
+async def test_a_key_that_is_no_text_is_answered_401(served: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
+
+
+async def test_a_caller_that_waits_to_be_told_to_go_on_is_told_once_its_key_is_known(served: Running) -> None:
+    body = json.dumps({"model": "acme"}).encode()
+    for key, first in ((KEY, b"HTTP/1.1 100 "), ("wrong", b"HTTP/1.1 401 ")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(
+            f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+            f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
+        assert (await reader.readline()).startswith(first)
+        if key == KEY:
+            assert await reader.readline() == b"\r\n"
+            writer.write(body)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
 
 async def test_a_stream_is_passed_on_event_by_event(served: Running) -> None:

@@ -328,6 +328,20 @@ async def test_a_damaged_table_keeps_the_router_from_starting_and_says_what_to_d
     assert "Traceback" not in said
 
 
+async def test_a_port_that_is_taken_is_said_and_the_folder_given_back(process: Running, folder: Path) -> None:
+    second = Running(folder / "second")
+    second.port = process.port
+    second.state.parent.mkdir()
+    await second.spawn()
+    assert second.process is not None
+    assert await second.process.wait() == 1
+    said = second.errors.read_text()
+    assert "address already in use" in said.lower()
+    assert "Traceback" not in said
+    assert "Unclosed" not in said
+    Table(second.state).close()
+
+
 async def test_a_listener_beyond_loopback_needs_tls(stopped: Running) -> None:
     made = await asyncio.create_subprocess_exec(
         sys.executable,
