@@ -82,6 +82,19 @@ async def recover(s: Session, reason: str, yes: bool) -> None:
     s.out.say(f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} entries taken over")
 
 
+@hub.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, resolve_path=True))
+@writes
+async def backup(s: Session, file: Path) -> None:
+    """Copy the database of a running hub to a new file.
+
+    Artifacts never change: copy the folder artifacts/ beside it with any tool, afterwards.
+    """
+    made = await s.api.backup(str(file))
+    s.out.json(made)
+    s.out.say(f"{made.path}: {made.size / 1e6:,.1f} MB, the log up to rev {made.rev}")
+
+
 def _serve(**settings: Any) -> None:
     """Runs until SIGTERM or SIGINT. Every way it can fail to start is told as what, where and what to do."""
     data: Path = settings.pop("data") or state_path() / "hub"

@@ -64,3 +64,11 @@ class AuditVerdict(Wire):
     rev: int
     hash: Digest
     broken: dict[str, Any] | str | int | None = Field(None, alias="break")
+
+
+class BackupMade(Wire):
+    """A copy of the hub's database. It holds the log up to `rev` at least; `size` in bytes."""
+
+    path: str
+    rev: int
+    size: int

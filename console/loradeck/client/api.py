@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from loradeck.client.answers import (
     AuditVerdict,
+    BackupMade,
     BaseEntry,
     DatasetEntry,
     KeyCreated,
@@ -290,7 +291,7 @@ class HubApi:
         """Ends a cordon and a drain."""
         return await self._write(NodeRow, f"nodes/{segment(node)}/uncordon", repeatable=True)
 
-    # ---- tokens (own socket only) --------------------------------------------------------------------------
+    # ---- tokens and backup (own socket only) ---------------------------------------------------------------
 
     async def create_token(self, request: TokenCreate) -> TokenCreated:
         return await self._write(TokenCreated, "tokens", request)
@@ -300,6 +301,10 @@ class HubApi:
 
     async def revoke_token(self, token_id: str) -> None:
         await self._delete(f"tokens/{segment(token_id)}")
+
+    async def backup(self, path: str) -> BackupMade:
+        """A consistent copy of the hub's database at an absolute path of its host."""
+        return await self._write(BackupMade, "backup", {"path": path}, extra_s=600)
 
     # ---- how moves and other writes are sent -----------------------------------------------------------------
 
@@ -351,10 +356,11 @@ class HubApi:
         body: BaseModel | Mapping[str, Any] | None = None,
         *,
         repeatable: bool = False,
+        extra_s: float = 0.0,
     ) -> T:
         """A POST that is no move. Raises `OutcomeUnknown` without a key when its answer was lost."""
         try:
-            return await self.transport.ask(kind, "POST", path, body=body, repeatable=repeatable)
+            return await self.transport.ask(kind, "POST", path, body=body, repeatable=repeatable, extra_s=extra_s)
         except (AnswerLost, NotUnderstood) as error:
             raise OutcomeUnknown(None, where=error.where) from None
 

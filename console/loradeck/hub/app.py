@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from loradeck.hub import feed, link, problems
 from loradeck.hub.api import (
     attestations,
+    backup,
     blobs,
     events,
     health,
@@ -27,7 +28,8 @@ from loradeck.hub.hub import VERSION, Hub
 from loradeck.schemas.ids import Role
 
 RESOURCES = (
-    state, tenants, moves, rewind, registry, blobs, attestations, jobs, nodes, events, tokens, health, link, feed,
+    state, tenants, moves, rewind, registry, blobs, attestations, jobs, nodes, events, tokens, backup, health,
+    link, feed,
 )  # fmt: skip
 
 

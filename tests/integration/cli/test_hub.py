@@ -77,3 +77,24 @@ def test_recover_needs_a_reason_and_a_yes_and_raises_the_epoch(own: Desk) -> Non
     own.refused(2, "not_confirmed", "hub", "recover", "--reason", "restored")
     after = own.json("hub", "recover", "--reason", "restored", "--yes")
     assert after["epoch"] > before["epoch"]
+
+
+def test_a_backup_is_a_hub_that_starts_with_the_same_log(own: Desk, tmp_path: Path) -> None:
+    own.start_hub()
+    own.json("tenant", "create", "acme")
+    copy = tmp_path / "copy.db"
+    made = own.json("hub", "backup", copy)
+    assert (made["path"], made["rev"]) == (str(copy), 1)
+    assert copy.stat().st_mode & 0o777 == 0o600
+    kept = copy.read_bytes()
+    own.refused(1, "exists", "hub", "backup", copy)
+    own.refused(1, "invalid_request", "hub", "backup", tmp_path / "none" / "copy.db")
+    assert copy.read_bytes() == kept
+    own.json("tenant", "create", "later")
+    own.stop_hub()
+    for left in own.socket.parent.glob("hub.db*"):
+        left.unlink()
+    shutil.copy(copy, own.socket.parent / "hub.db")
+    own.start_hub()
+    assert [tenant["name"] for tenant in own.json("tenant", "ls")] == ["acme"]
+    assert own.json("audit", "verify")["ok"]

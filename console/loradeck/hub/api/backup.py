@@ -1,0 +1,58 @@
+"""A copy of the database, made while the hub serves. Artifacts are files that never change: any tool copies them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from loradeck.hub.api.moves import hub_of
+from loradeck.hub.auth import Caller, own_socket
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import Strict
+from loradeck.store.interface import Store
+
+router = APIRouter(prefix="/v1", tags=["backup"])
+
+
+class BackupRequest(Strict):
+    path: str = Field(min_length=1, description="absolute, on the hub's host; never an existing file")
+
+
+class BackupMade(BaseModel):
+    """`rev`: the copy holds the log up to here at least."""
+
+    path: str
+    rev: int
+    size: int
+
+
+@router.post("/backup")
+async def backup(body: BackupRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]) -> BackupMade:
+    """A consistent copy of the database at a path of the hub's host, 0600. Moves wait while it is made.
+
+    Raises: Refused `invalid_request`, `exists`: nothing was written.
+    """
+    hub, path = hub_of(request), Path(body.path)
+    if not path.is_absolute():
+        raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="say where")
+    rev = hub.ledger.rev
+    return BackupMade(path=body.path, rev=rev, size=await hub.store(lambda s: _copied(s, path)))
+
+
+def _copied(store: Store, path: Path) -> int:
+    """Size of the copy, in bytes."""
+    if path.exists():
+        raise Refused("exists", "a backup never replaces a file", detail=str(path), fix="name a new file")
+    try:
+        store.backup(str(path))
+    except OSError as error:
+        raise Refused(
+            "invalid_request",
+            "the backup cannot be written there",
+            detail=f"{path}: {error.strerror or error}",
+            fix="name a folder that the hub may write to, with room for its database",
+        ) from None
+    return path.stat().st_size
