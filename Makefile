@@ -34,7 +34,7 @@ faults: $(STAMP) ## the long fault loops (50 rounds)
 	LORADECK_FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 
 bench: $(STAMP) ## the budgets, measured beside a floor
-	$(BIN)/python -m tests.bench
+	PYTHONPATH=.:examples $(BIN)/python -m tests.bench
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

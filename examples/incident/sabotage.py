@@ -36,7 +36,7 @@ def agent(control: str) -> None:
                 argv = (argv[0], str(Path(__file__).resolve()), control, "child", *argv[3:])
             return program(name, argv, *rest)
 
-        daemon.Program = broken  # type: ignore[assignment,misc]
+        daemon.Program = broken  # type: ignore[assignment,attr-defined]
     else:
         _load_the_wrong_file()
     main()
