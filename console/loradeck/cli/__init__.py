@@ -12,7 +12,7 @@ import click
 
 from loradeck.cli.exits import MEANING, Exit
 from loradeck.cli.lazy import LazyGroup
-from loradeck.cli.options import connection_options
+from loradeck.cli.options import connection_options, wants_json
 
 COMMANDS = {
     "rollback": ("loradeck.cli.moves:rollback", "Put a route back to the release its preview names."),
@@ -81,6 +81,8 @@ def cli(ctx: click.Context, once: bool, read_only: bool) -> None:
 
         print_once()
         return
+    if wants_json(ctx):
+        raise click.UsageError("--json says how a command prints; add --once for the state")
     from loradeck.cli.tui import start
 
     start(ctx, read_only=read_only, at=None)

@@ -12,7 +12,7 @@ from loradeck.cli.exits import refused
 from loradeck.cli.naming import Pointer, event_named, pointer, pointer_and_release, release_named
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.output import ago, span, utc
-from loradeck.cli.progress import report, wait_options
+from loradeck.cli.progress import in_time, report, wait_options
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import Wait, new_key
 from loradeck.schemas.ids import short
@@ -146,6 +146,7 @@ async def undo(
         result = await _sent(s.api.undo_txn(request, wait=wait, timeout=timeout), key)
         s.out.json(result)
         s.out.say(f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
+        in_time(s, result.reached, wait)
         return
     at = pointer(tenant or "", route)
     row = await s.api.row(at.tenant, at.route)

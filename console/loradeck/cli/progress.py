@@ -14,6 +14,7 @@ from loradeck.cli.naming import Pointer
 from loradeck.cli.output import millis, span, utc
 from loradeck.cli.session import Session
 from loradeck.client.api import HubApi, Wait
+from loradeck.client.errors import ClientError
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import TenantRow
 
@@ -64,33 +65,45 @@ async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait
         raise click.exceptions.Exit(Exit.NOT_IN_TIME)
     row, reached = await _settled(session.api, pointer, result, wait, deadline)
     out.json(result.model_copy(update={"reached": reached}))
-    _tell(session, pointer, result, row)
-    if _ORDER.index(reached) < _ORDER.index(wait):
-        out.alarm(f"NOT DONE: committed, and not {wait} everywhere in the time given; it goes on by itself")
+    _tell(session, result, row)
+    if row is None:
+        out.alarm("committed; the hub stopped answering before it could say how far it has come")
+    in_time(session, reached, wait)
+
+
+def in_time(session: Session, reached: str | None, wait: Wait) -> None:
+    """Raises: click.exceptions.Exit with status 5 when a committed move has not come as far as it was waited for."""
+    if reached in _ORDER and _ORDER.index(reached) < _ORDER.index(wait):
+        session.out.alarm(f"NOT DONE: committed, and not {wait} everywhere in the time given; it goes on by itself")
         raise click.exceptions.Exit(Exit.NOT_IN_TIME)
 
 
 async def _settled(
     api: HubApi, pointer: Pointer, result: MoveResult, wait: Wait, deadline: float
 ) -> tuple[TenantRow | None, Wait]:
-    """The row once `wait` is reached or the time is over. The hub has waited already, unless its answer was lost."""
+    """The row once `wait` is reached or the time is over; None where the hub no longer answers.
+
+    The hub has waited already, unless its answer was lost. What is committed stays so, whatever happens here.
+    """
     generation = max((event.generation or 0 for event in result.events if event.route == pointer.route), default=0)
+    reached: Wait = result.reached if result.reached in _ORDER else "committed"
     while True:
-        row = await api.row(pointer.tenant, pointer.route)
-        reached: Wait = result.reached if result.reached in _ORDER else "committed"
+        try:
+            row = await api.row(pointer.tenant, pointer.route)
+        except ClientError:
+            return None, reached
         if row.pointer.generation == generation and row.placed:
             if row.flipped >= row.placed:
                 reached = max(reached, "flipped", key=_ORDER.index)
             if row.proven + row.listed >= row.placed:
                 reached = "proven"
-        if _ORDER.index(reached) >= _ORDER.index(wait) or row.pointer.generation > generation:
-            return row, reached
-        if time.monotonic() >= deadline:
+        over = row.pointer.generation > generation or time.monotonic() >= deadline
+        if over or _ORDER.index(reached) >= _ORDER.index(wait):
             return row, reached
         await asyncio.sleep(_POLL_S)
 
 
-def _tell(session: Session, pointer: Pointer, result: MoveResult, row: TenantRow | None) -> None:
+def _tell(session: Session, result: MoveResult, row: TenantRow | None) -> None:
     out = session.out
     if out.as_json:
         return
@@ -103,6 +116,9 @@ def _tell(session: Session, pointer: Pointer, result: MoveResult, row: TenantRow
         out.say("this key had been used: this is what that move came to")
     if row is None:
         return
+    generation = max((event.generation or 0 for event in result.events), default=0)
+    if row.pointer.generation > generation:
+        out.alarm(f"it has moved again since: gen {row.pointer.generation}")
     out.say(
         f"COMMITTED {millis(result.commit_ms)}   FLIPPED {row.flipped}/{row.placed} {millis(result.flipped_ms)}   "
         f"PROVEN {row.proven}/{row.placed} {millis(result.proven_ms)}"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from loradeck.cli.exits import Exit, refused
 from loradeck.cli.naming import moment
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.output import ago, utc
-from loradeck.cli.progress import wait_options
+from loradeck.cli.progress import in_time, wait_options
 from loradeck.cli.session import Session, writes
 from loradeck.client.api import Wait, new_key
 from loradeck.schemas.ids import short
@@ -66,7 +64,6 @@ async def rewind(
             "generations": {f"{step.tenant}/{step.route}": step.generation for step in moving},
         }
     )
-    deadline = time.monotonic() + timeout
     result = await s.api.rewind(execute, wait=wait, timeout=timeout)
     s.out.json(result)
     for event in result.events:
@@ -74,12 +71,15 @@ async def rewind(
             f" {event.tenant}/{event.route} gen {event.generation}: "
             f"{short(event.from_release)} -> {short(event.to_release)}"
         )
-    txn = result.events[0].txn if result.events else "-"
-    s.out.say(f"rewound {len(result.events)} pointers, rev {result.rev}   undo it: loradeck undo --txn {txn}")
-    order = ("committed", "flipped", "proven")
-    if result.reached in order and order.index(result.reached) < order.index(wait) and time.monotonic() >= deadline:
-        s.out.alarm(f"NOT DONE: committed, and not {wait} everywhere in {timeout:g} s; it goes on by itself")
-        raise click.exceptions.Exit(Exit.NOT_IN_TIME)
+    for step in result.skipped:
+        s.out.say(f" {step.tenant}/{step.route} stayed: {step.skipped}")
+    if not result.events:
+        s.out.alarm("nothing moved: every pointer of the plan has moved meanwhile or may not go back")
+        raise click.exceptions.Exit(Exit.REFUSED)
+    s.out.say(
+        f"rewound {len(result.events)} pointers, rev {result.rev}   undo: loradeck undo --txn {result.events[0].txn}"
+    )
+    in_time(s, result.reached, wait)
 
 
 def _show(s: Session, plan: RewindPlan, time_ms: int | None) -> None:

@@ -43,7 +43,7 @@ async def test_a_move_that_is_answered_is_sent_once_with_its_key_and_wait(hub_of
     assert await move(hub_of(script)) == DONE
     assert script.calls == [ROLLBACK]
     assert json.loads(script.asked[0].content)["idempotency_key"] == KEY
-    assert dict(script.asked[0].url.params) == {"wait": "flipped", "timeout": "10"}
+    assert dict(script.asked[0].url.params) == {"wait": "flipped", "timeout": "10.0"}
     # The hub may wait as long as it was asked to before this side gives up.
     assert script.asked[0].extensions["timeout"]["read"] > 10
 
@@ -77,6 +77,13 @@ async def test_a_move_that_never_arrived_is_sent_again_under_the_same_key(hub_of
     assert await move(hub_of(script)) == DONE
     assert script.calls == [ROLLBACK, ASK, ROLLBACK]
     assert script.asked[0].content == script.asked[2].content
+
+
+async def test_a_promote_that_is_still_being_prepared_is_joined_again_for_the_time_that_is_left(hub_of: Hubs) -> None:
+    script = Script(lost(), ok(DONE.model_copy(update={"pending": "p1"})), ok())
+    assert await move(hub_of(script)) == DONE
+    assert script.calls == [ROLLBACK, ASK, ROLLBACK]
+    assert 0 < float(script.asked[2].url.params["timeout"]) < 10
 
 
 async def test_a_refusal_of_the_second_sending_is_the_outcome(hub_of: Hubs) -> None:
