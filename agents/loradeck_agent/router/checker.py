@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> bool | None
 
 
 def main() -> None:
+    os.nice(5)  # callers first
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the router's terminal is the router's to handle
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)

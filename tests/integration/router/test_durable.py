@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,23 @@ async def test_a_killed_router_serves_alone_from_its_table_and_marks_its_answers
     assert {**after, "boot": 0, "pid": 0} == {**before, "boot": 0, "pid": 0}
     await process.post("/control/hub", {"connected": True})
     assert "x-loradeck-stale" not in (await process.ask()).headers
+
+
+async def test_a_router_alone_counts_the_hubs_absence_from_before_it_was_started(
+    process: Running, engine: Upstream
+) -> None:
+    await process.post("/control/hub", {"connected": True})
+    await process.engines(("e0", engine.socket, [V1]))
+    await process.table(entry(V1), entry(V1, route="staging", refuse_after_s=60))
+    assert (await process.ask("acme/staging")).status == 200
+    await process.kill()
+    hour_ago = time.time() - 3600
+    os.utime(process.state / "table.jsonl", (hour_ago, hour_ago))
+    await process.start()
+    assert 3600 <= float((await process.ask()).headers["x-loradeck-stale"]) < 3700
+    assert (await process.ask("acme/staging")).code == "hub_lost"
+    await process.post("/control/hub", {"connected": True})
+    assert (await process.ask("acme/staging")).status == 200
 
 
 async def test_a_gap_is_still_a_gap_after_a_restart(process: Running, engine: Upstream) -> None:

@@ -1,0 +1,48 @@
+"""What a router keeps in memory is bounded, and says so by letting go of the oldest."""
+
+from __future__ import annotations
+
+from loradeck.schemas.route import ResponseChecks
+from loradeck_agent.router.checks import Checks
+from loradeck_agent.router.stats import Stats
+from loradeck_agent.router.trace import Row, Trace
+
+
+def row(number: int, tenant: str = "acme") -> Row:
+    return Row(f"r{number}", tenant, "production", "0" * 64, 1, "e0", False, number * 10**6, number, 0, number * 10**6)
+
+
+def test_the_trace_keeps_the_newest_rows_and_reads_on_from_any_of_them() -> None:
+    trace = Trace(kept=5)
+    for number in range(1, 13):
+        trace.add(row(number, "acme" if number % 2 else "globex"))
+    assert [r.seq for r in trace.after(0)] == [8, 9, 10, 11, 12]
+    assert [r.seq for r in trace.after(10)] == [11, 12]
+    assert trace.after(12) == trace.after(99) == []
+    assert [r.seq for r in trace.after(0, "acme")] == [9, 11]
+
+
+def test_counters_of_old_generations_are_let_go_but_never_one_with_an_answer_under_way() -> None:
+    stats = Stats()
+    first = stats.counter("acme", "production", 1, "a" * 64, "e0")
+    first.admit(row(1))
+    for generation in range(2, 400):
+        counter = stats.counter("acme", "production", generation, "a" * 64, "e0")
+        counter.admit(row(generation))
+        counter.leave(row(generation), finished=True, error=False, token=True)
+    kept = [t.generation for t in stats.traffic()]
+    assert len(kept) == 256
+    assert kept[0] == 1
+    assert kept[-1] == 399
+    assert stats.counter("acme", "production", 399, "a" * 64, "e0") is counter
+
+
+async def test_answers_beyond_the_queues_bound_go_unchecked() -> None:
+    checks = Checks()  # its child is not started, so nothing leaves the queue
+    asked = ResponseChecks()
+    settled: list[bool | None] = []
+    while checks.wants(asked):
+        checks.submit(b"{}", streamed=False, checks=asked, done=settled.append)
+        assert len(settled) == 0
+    await checks.close()
+    assert settled == [None] * 1000
