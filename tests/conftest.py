@@ -51,9 +51,10 @@ def write_tiny_base(folder: Path, seed: int = 0) -> Path:
         initializer_range=0.2,  # wide, so that the likeliest token stands clear of the next
         bos_token_id=1,
         eos_token_id=2,
-        pad_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    model.config.pad_token_id = 2  # afterwards: torch starts the row of a padding token at zero, and eos needs one
+    model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 

@@ -1,0 +1,201 @@
+"""The evaluate executor, on a random two-layer model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
+
+from loradeck.artifacts import scan
+from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec, ExecutorEventType
+from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
+from loradeck_agent.engine_api import CANARY_TOKENS, prompt_digest
+from loradeck_agent.engines.build import embedded_build
+from loradeck_agent.engines.sequence import Output, TokenOut
+
+ADAPTER = "a" * 64
+CANARIES = tuple(({"role": "user", "content": text},) for text in ("one", "a longer prompt, number two", "3"))
+ITEMS = [{"id": f"i{n}", "prompt": "word " * n, "answer": "?"} for n in (3, 1, 5, 2, 4)]
+
+
+class Collected:
+    """Tokens of one answer of the embedded engine."""
+
+    def __init__(self) -> None:
+        self.tokens: list[TokenOut] = []
+        self.ended = threading.Event()
+
+    def add(self, output: Output) -> None:
+        self.tokens.extend(output.tokens)
+        if output.finish:
+            self.ended.set()
+
+
+def report_of(ended: Ended) -> EvaluationReport:
+    assert ended.status == EXIT_OK, ended.last
+    return EvaluationReport.model_validate_json((ended.out / "report.json").read_text())
+
+
+def record_of(ended: Ended, name: str = "canary.json") -> CanaryRecord:
+    return CanaryRecord.model_validate_json((ended.out / name).read_text())
+
+
+@pytest.fixture
+def adapter(bench: Bench, make_adapter: Any) -> tuple[str, Path]:
+    return ADAPTER, make_adapter(bench.base, bench.root / "adapter")
+
+
+def test_it_counts_exact_answers_item_by_item_in_the_suites_order(bench: Bench, adapter: tuple[str, Path]) -> None:
+    first = report_of(bench.evaluate(ITEMS, adapter, max_new_tokens=6))
+    assert [item.id for item in first.items] == ["i3", "i1", "i5", "i2", "i4"]
+    assert (first.n, first.exact, first.valid) == (5, 0, 0)
+    known = [{**item, "answer": " " + got.answer} for item, got in zip(ITEMS, first.items, strict=True)]
+    known[2]["answer"] = "something else"
+    for batch in (1, 2, 8):
+        ended = bench.evaluate(known, adapter, max_new_tokens=6, batch=batch)
+        report = report_of(ended)
+        assert [item.exact for item in report.items] == [True, True, False, True, True]
+        assert [item.answer for item in report.items] == [item.answer for item in first.items]
+        assert report.exact == 4 == ended.last.data["exact"]
+        assert [event.step for event in ended.of_type(ExecutorEventType.PROGRESS)][-1] == 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "valid"),
+    [
+        ('{"queue": "fraud"}', True),
+        (' {"queue":"fraud"}\n', True),
+        ('{"queue": "other"}', False),
+        ('{"queue": "fraud", "more": 1}', False),
+        ('{"queue": "fraud"', False),
+        ("queue=fraud;urgent=yes", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_valid_when_it_is_json_and_satisfies_the_schema(answer: str, valid: bool) -> None:
+    from loradeck_agent.executors.evaluate import is_valid
+
+    schema = {"type": "object", "properties": {"queue": {"enum": ["fraud"]}}, "additionalProperties": False}
+    assert is_valid(answer, schema) is valid
+
+
+def test_the_schema_comes_from_the_suites_manifest_which_must_be_the_suites(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    write_rows(folder / "items.jsonl", ITEMS)
+    manifest = SuiteManifest(
+        tenant="acme",
+        name="s",
+        items=5,
+        files=scan(folder),
+        answer_schema='{"type": "object"}',
+        provenance=Provenance(
+            origin=Origin.SYNTHETIC, consent="own", licence_class="Apache-2.0", purpose=("evaluate",)
+        ),
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+
+    def run(digest: str) -> Ended:
+        spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=digest, max_new_tokens=2)
+        return bench.run(spec, {digest: str(folder)})
+
+    assert report_of(run(manifest.digest)).suite == manifest.digest
+    other = run(SUITE)
+    assert (other.status, other.last.code) == (EXIT_BAD_SPEC, "manifest_mismatch")
+
+
+def test_canaries_are_recorded_for_the_release_and_for_the_base_alone(bench: Bench, adapter: tuple[str, Path]) -> None:
+    ended = bench.evaluate(ITEMS[:1], adapter, CANARIES, max_new_tokens=2)
+    own, base = record_of(ended), record_of(ended, "canary-base.json")
+    assert (own.release, base.release) == (bench.release(ADAPTER), bench.release(None))
+    assert own.build == base.build == embedded_build()
+    assert [item.prompt for item in own.items] == [prompt_digest(messages) for messages in CANARIES]
+    for item in (*own.items, *base.items):
+        assert len(item.tokens) == len(item.margins) == CANARY_TOKENS or item.tokens[-1] == 2
+        assert all(margin >= 0 for margin in item.margins)
+    assert [item.tokens for item in own.items] != [item.tokens for item in base.items]
+    alone = record_of(bench.evaluate(ITEMS[:1], None, CANARIES, max_new_tokens=2))
+    assert alone.release == base.release
+    for a, b in zip(alone.items, base.items, strict=True):
+        assert a.tokens == b.tokens
+        assert a.margins == pytest.approx(b.margins, abs=1e-4)
+
+
+def test_the_embedded_engine_answers_canaries_with_the_recorded_tokens_and_margins(
+    bench: Bench, adapter: tuple[str, Path]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from loradeck_agent.engines.inference import BASE, Inference
+    from loradeck_agent.engines.sequence import Sampling, Sequence
+
+    ended = bench.evaluate(ITEMS[:1], adapter, CANARIES, max_new_tokens=2)
+    records = {ADAPTER: record_of(ended), "base": record_of(ended, "canary-base.json")}
+    tokenizer = AutoTokenizer.from_pretrained(bench.base)
+    inference = Inference(AutoModelForCausalLM.from_pretrained(bench.base).eval().requires_grad_(False), 0, 1)
+    inference.start()
+    try:
+        handle, installed = inference.install(inference.read(adapter[1]))
+        installed.result(30)
+        asked: list[tuple[str, int, Collected]] = []
+        for name, own in ((ADAPTER, handle), ("base", BASE)):
+            for number, messages in enumerate(CANARIES):
+                outputs = Collected()
+                prompt = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+                sampling = Sampling(CANARY_TOKENS, logprobs=2)
+                inference.submit(Sequence(list(prompt), own, sampling, outputs.add, str, frozenset({2})))
+                asked.append((name, number, outputs))
+        assert all(outputs.ended.wait(30) for _, _, outputs in asked)
+    finally:
+        inference.stop()
+    for name, number, outputs in asked:
+        tokens = outputs.tokens
+        recorded = records[name].items[number]
+        assert tuple(token.id for token in tokens) == recorded.tokens
+        margins = [token.top[0][1] - token.top[1][1] for token in tokens]
+        assert margins == pytest.approx(recorded.margins, abs=1e-3)
+
+
+def test_an_adapter_with_a_missing_tensor_is_refused_where_peft_would_only_warn(
+    bench: Bench, adapter: tuple[str, Path]
+) -> None:
+    path = adapter[1] / "adapter_model.safetensors"
+    tensors = load_file(path)
+    del tensors[sorted(tensors)[0]]
+    save_file(tensors, path)
+    ended = bench.evaluate(ITEMS, adapter)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_adapter")
+    assert "missing" in ended.last.message
+    assert not ended.out.exists()
+
+
+def test_a_release_that_base_and_adapter_do_not_make_is_refused(bench: Bench, adapter: tuple[str, Path]) -> None:
+    spec = EvaluateSpec(tenant="acme", release=bench.release("b" * 64), suite=SUITE)
+    items = str(write_rows(bench.root / "items.jsonl", ITEMS))
+    ended = bench.run(spec, {SUITE: items, ADAPTER: str(adapter[1])})
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_spec")
+
+
+@pytest.mark.parametrize(
+    "items", [[], [{"prompt": "x", "answer": "y"}], [{"id": "a", "prompt": "x", "answer": "y"}] * 2, [{"id": "a"}]]
+)
+def test_a_suite_with_faulty_items_is_refused(bench: Bench, items: list[dict[str, str]]) -> None:
+    ended = bench.evaluate(items)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
+
+
+def test_an_out_of_an_earlier_try_is_replaced_whole(bench: Bench) -> None:
+    items = str(write_rows(bench.root / "items.jsonl", ITEMS[:1]))
+    spec = EvaluateSpec(tenant="acme", release=bench.release(None), suite=SUITE, max_new_tokens=1)
+    out = bench.root / "given"
+    out.mkdir()
+    (out / "leftover").write_text("x")
+    bench.run(spec, {SUITE: items}, out=str(out))
+    assert {path.name for path in out.iterdir()} == {"report.json", "canary.json"}
+    assert json.loads((out / "report.json").read_text())["n"] == 1
