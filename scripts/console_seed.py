@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from loradeck.rules.chain import event_hash
 from loradeck.schemas.attestation import CheckResult, GateResult
-from loradeck.schemas.ids import Role, digest_of
+from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, PrepareSpec, TrainSpec
 from loradeck.schemas.link import AckState, EngineState
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState, Quarantine
@@ -118,7 +119,7 @@ class Log:
             "prev_hash": self.prev or GENESIS,
         }
         draft = Event.model_validate({**body, "hash": GENESIS})
-        event = draft.model_copy(update={"hash": digest_of(draft.model_dump(mode="json", exclude={"hash"}))})
+        event = draft.model_copy(update={"hash": event_hash(draft)})
         self.prev = event.hash
         self.events.append(event)
         return event

@@ -70,7 +70,7 @@ class SeededPort:
     async def releases(self, tenant: str) -> list[ReleaseView]:
         return [seed.view(tenant, "v7"), seed.view(tenant, "v8"), seed.view(tenant, "v10")]
 
-    async def gate(self, tenant: str, route: str, release: str) -> GateResult | None:
+    async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
         return None
 
     async def aclose(self) -> None:

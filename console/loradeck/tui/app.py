@@ -49,6 +49,9 @@ REPAINT_S = 0.5
 LOOK_UP_S = 2.0
 """Pause between two look-ups of a move whose outcome is unknown."""
 
+HARMLESS = frozenset({"up", "down", "page_up", "page_down", "escape"})
+"""What keys may do that came several in one read: repeated over a slow link they move the selection."""
+
 AT_ONCE = 8
 """Marked rows that are sent at the same time."""
 
@@ -86,7 +89,8 @@ class Deck(App[None], inherit_bindings=False):
             at: 'tenant' or 'tenant/route' to start on; with '@MS' (milliseconds since 1970 UTC) on its events
                 of that time.
         """
-        super().__init__(driver_class=driver_class)
+        super().__init__(driver_class=driver_class, ansi_color=True)
+        self.set_reactive(App.theme, THEME)
         self.port = port
         self.context = context
         self.production = production
@@ -103,7 +107,6 @@ class Deck(App[None], inherit_bindings=False):
     # ---- life ------------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        self.theme = THEME
         for which, screen in self.lists.items():
             self.install_screen(screen, which.value)
         self.push_screen(Screen.TENANTS.value)
@@ -245,7 +248,7 @@ class Deck(App[None], inherit_bindings=False):
             typed = "space"
         count = together(event)
         binding = keys.lookup(typed, self.state.screen)
-        if count > 1 and event.is_printable and not (binding is not None and binding.does in ("up", "down")):
+        if count > 1 and not (binding is not None and binding.does in HARMLESS):
             self.notice(f"{count} keys came at once: not taken as commands", "warn")
             return
         if binding is None:
@@ -550,7 +553,7 @@ class Deck(App[None], inherit_bindings=False):
                     f"p off: no release {clean(label) if label else 'but the live one'} (known: {known})", "warn"
                 )
                 return
-            gate = await self.port.gate(tenant, route, candidate.id)
+            gate = await self.port.gate(tenant, route, candidate.id, row.pointer.release)
         except ClientError as error:
             self.notice(f"p off: {said(error)}", "bad")
             return

@@ -22,7 +22,7 @@ class ChainCheck:
         for event in events:
             if self._hashes.get(event.rev) == event.hash:
                 continue
-            if digest_of(event.model_dump(mode="json", exclude={"hash"})) != event.hash:
+            if digest_of(event.model_dump(mode="json", exclude={"hash"}, exclude_defaults=True)) != event.hash:
                 self._fault(f"rev {event.rev} does not have its own hash")
             self._hashes[event.rev] = event.hash
             self._prev[event.rev] = event.prev_hash

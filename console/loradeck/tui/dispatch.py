@@ -343,7 +343,10 @@ def offer(
     read_only: str | None = None,
     make_key: NewKey = new_key,
 ) -> Verdict:
-    """A promote of `candidate`: always asks; where it does not pass its gate, or is quarantined, for a reason."""
+    """A promote of `candidate`: always asks; against its gate it needs `override`, and then a typed reason.
+
+    Only what is known here is refused here; the hub has the last word.
+    """
     barred = barrier(Action.PROMOTE, state, read_only)
     if barred is not None:
         return barred
@@ -351,7 +354,14 @@ def offer(
         return Refuse(f"p off: {release(candidate)} is live already")
     if not row.settled and _lock(state, row) is not None:
         return Refuse("p off: the last move is still settling")
-    trouble = promote_trouble(row, candidate, gate)
+    if any(entry.release == candidate.id for entry in row.pointer.quarantined):
+        lift = f"loradeck lift {row.tenant} {row.route} {clean(candidate.label)}"
+        return Refuse(
+            f"p off: {clean(candidate.label)} is quarantined here; {lift} ends that; :promote vN names another"
+        )
+    if row.pointer.held:
+        return Refuse("p off: the pointer is held; h releases the hold")
+    trouble = gate_says(gate) if gate is not None and not gate.passed else None
     says = f"p {release(row.live)} > {release(candidate)}"
     request = PromoteRequest(
         release=candidate.id,
@@ -370,21 +380,10 @@ def offer(
     return Ask(f"{line}{gate_says(gate)}{_author(state, row)}", (move,))
 
 
-def promote_trouble(row: TenantRow, candidate: ReleaseView, gate: GateResult | None) -> str | None:
-    """What stands against a promote, as far as the console can see; the hub has the last word."""
-    if any(entry.release == candidate.id for entry in row.pointer.quarantined):
-        return f"{clean(candidate.label)} is quarantined here"
-    if row.pointer.held:
-        return "the pointer is held (h releases it)"
-    if gate is not None and not gate.passed:
-        return gate_says(gate)
-    return None
-
-
 def gate_says(gate: GateResult | None) -> str:
     """'gate passed', or the failed checks with their figures."""
     if gate is None:
-        return "no gate result is on record"
+        return "no gate result against the live release is on record"
     failed = [check for check in gate.checks if not check.passed]
     if gate.passed and not failed:
         return f"gate passed ({plural(len(gate.checks), 'check')})"

@@ -43,8 +43,8 @@ class Port(Protocol):
 
     async def releases(self, tenant: str) -> list[ReleaseView]: ...
 
-    async def gate(self, tenant: str, route: str, release: str) -> GateResult | None:
-        """The newest gate result of a release on a route."""
+    async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
+        """The newest gate result of a release on a route against the live one."""
         ...
 
     async def aclose(self) -> None: ...
@@ -81,9 +81,10 @@ class HubPort:
     async def releases(self, tenant: str) -> list[ReleaseView]:
         return await self._api.releases(tenant)
 
-    async def gate(self, tenant: str, route: str, release: str) -> GateResult | None:
+    async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
         found = await self._api.attestations(kind=AttestationKind.GATE, subject=release, tenant=tenant, route=route)
-        return GateResult.model_validate(found[-1].body) if found else None
+        results = [GateResult.model_validate(attestation.body) for attestation in found]
+        return next((result for result in reversed(results) if result.against == live), None)
 
     async def aclose(self) -> None:
         await self._api.aclose()

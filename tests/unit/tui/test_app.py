@@ -292,7 +292,7 @@ async def test_p_offers_the_newest_release_with_its_gate() -> None:
     async with stage() as on:
         await press(on, "p")
         await on.settle()
-        assert "p acme/production v9/B2 > v10/B2: no gate result is on record" in pane(on)
+        assert "p acme/production v9/B2 > v10/B2: no gate result against the live release is on record" in pane(on)
         await press(on, "y")
         (move,) = on.port.sent
         assert isinstance(move.request, PromoteRequest)
@@ -309,7 +309,7 @@ async def test_promote_takes_the_named_version() -> None:
 async def test_an_override_needs_a_typed_reason() -> None:
     async with stage() as on:
 
-        async def failed(tenant: str, route: str, release: str) -> GateResult:
+        async def failed(tenant: str, route: str, release: str, live: str | None) -> GateResult:
             check = CheckResult(name="json", passed=False, value=0.71, threshold=0.95, n=400, low=0, high=1)
             return GateResult(release=release, against=None, suite=seed.digest("s"), passed=False, checks=(check,))
 

@@ -43,3 +43,10 @@ def test_a_gap_is_no_fault() -> None:
     check = ChainCheck()
     check.take([*log[:4], *log[6:]])
     assert check.broken is None
+
+
+def test_the_hash_is_the_one_the_hub_takes() -> None:
+    from loradeck.rules.chain import event_hash
+
+    for event in events():
+        assert event.hash == event_hash(event)

@@ -436,13 +436,16 @@ def test_an_override_wants_a_typed_reason(state: ConsoleState) -> None:
 
 def test_p_says_when_there_is_no_gate_result(state: ConsoleState) -> None:
     line = asked(offer(state, state.tenants[ACME], seed.view("acme", "v10"), None, override=False)).line
-    assert "no gate result is on record" in line
+    assert "no gate result against the live release is on record" in line
 
 
-def test_p_of_a_quarantined_release_needs_an_override(state: ConsoleState) -> None:
+@pytest.mark.parametrize("override", [False, True])
+def test_no_override_passes_a_quarantine_or_a_hold(state: ConsoleState, override: bool) -> None:
     row = moved_just_now(state, acks=4, proofs=4)
+    assert "held" in refused(offer(state, row, seed.view("acme", "v10"), gate(True), override=override))
     row = change(state, pointer=row.pointer.model_copy(update={"held": False}))
-    assert "quarantined" in refused(offer(state, row, seed.view("acme", "v9"), gate(True), override=False))
+    why = refused(offer(state, row, seed.view("acme", "v9"), gate(True), override=override))
+    assert "v9 is quarantined here; loradeck lift acme production v9 ends that" in why
 
 
 def test_q_leaves_when_nothing_is_open(state: ConsoleState) -> None:
