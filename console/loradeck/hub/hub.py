@@ -53,6 +53,9 @@ RECENT = 5000
 """Events kept in memory, for hellos and feeds that resume."""
 
 FLUSH_S = 5.0
+END_S = 5.0
+"""How long writes that are under way have to end at a shutdown."""
+
 TICK_S = 1.0
 
 
@@ -156,7 +159,9 @@ class Hub:
 
     async def stop(self) -> None:
         """Write what is only in memory. The store is closed by its owner."""
-        for task in list(self._tasks):
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=END_S)
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.flush()
@@ -210,7 +215,7 @@ class Hub:
                 store.set_meta("unpins", unpins)
 
         try:
-            await self.store(write)
+            await self.store(write, background=True)
             self._kept = kept
         except StoreError as error:
             self.counts.give_back(deltas)
@@ -450,6 +455,15 @@ class Hub:
     async def attest(self, attestation: Attestation) -> Attestation:
         """Write an attestation, believe it, and show what follows from it."""
         written = await self.store(lambda s: s.attest(attestation))
+        self._believe(written)
+        return written
+
+    async def attest_seen(self, attestations: Sequence[Attestation]) -> None:
+        """The same for what this hub has seen itself: nobody waits for it as for a move."""
+        for written in await self.store(lambda s: s.attest_all(attestations), background=True):
+            self._believe(written)
+
+    def _believe(self, written: Attestation) -> None:
         self.facts.add(written)
         if written.route is not None:
             keys = [(written.tenant, written.route)]
@@ -458,7 +472,6 @@ class Hub:
         if written.kind in (AttestationKind.BREACHED, AttestationKind.REVOCATION):
             self.refresh(keys)
         self.feeds.now(keys)
-        return written
 
     # ---- what nodes say ------------------------------------------------------------------------------------
 

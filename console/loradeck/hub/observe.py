@@ -30,6 +30,11 @@ log = logging.getLogger("loradeck.hub.observe")
 
 Key = tuple[str, str]
 Fence = tuple[int, int]
+Name = tuple[str, Key, str, int]
+"""(kind, pointer, release, generation) of something seen"""
+
+BATCH = 250
+"""Attestations of one transaction."""
 
 LEVELS = ("committed", "flipped", "proven")
 
@@ -85,7 +90,8 @@ class Observer:
         self._flips_of: dict[Key, deque[float]] = defaultdict(lambda: deque(maxlen=10))
         self._unattested: set[Key] = set()
         self._unsoaked: set[Key] = set()
-        self._writing: set[tuple[str, Key, str, int]] = set()
+        self._writing: set[Name] = set()
+        self._seen: list[tuple[Attestation, Name]] = []
         self._waits: dict[Key, set[Wait]] = defaultdict(set)
 
     # ---- the pointer's state over its replicas -------------------------------------------------------------
@@ -275,20 +281,32 @@ class Observer:
         attestation = Attestation(
             kind=kind, subject=release, tenant=key[0], route=key[1], body=body, by="hub", at_ms=self._hub.now_ms()
         )
-        self._hub.spawn(self._written(attestation, key, name))
+        if not self._seen:
+            self._hub.spawn(self._write_down())
+        self._seen.append((attestation, name))
 
-    async def _written(self, attestation: Attestation, key: Key, name: tuple[str, Key, str, int]) -> None:
-        try:
-            await self._hub.attest(attestation)
-        except StoreError as error:
-            log.error("attestation not written kind=%s pointer=%s/%s code=%s", attestation.kind.value, *key, error.code)
-            return
-        finally:
-            self._writing.discard(name)
+    async def _write_down(self) -> None:
+        """Writes what was seen, many at once: a fleet that is proven all at once must not keep moves waiting."""
+        while self._seen:
+            batch = self._seen[:BATCH]
+            try:
+                await self._hub.attest_seen([attestation for attestation, _ in batch])
+            except StoreError as error:  # it is seen again with the next tick
+                log.error("attestations not written n=%d code=%s %s", len(batch), error.code, error)
+                self._seen.clear()
+                self._writing.clear()
+                return
+            del self._seen[: len(batch)]
+            for attestation, name in batch:
+                self._writing.discard(name)
+                self._written(attestation, name)
+
+    def _written(self, attestation: Attestation, name: Name) -> None:
+        _, key, release, generation = name
         pointer = self._hub.ledger.pointers.get(key)
-        if attestation.kind is AttestationKind.ATTESTED and pointer and pointer.generation == name[3]:
+        if attestation.kind is AttestationKind.ATTESTED and pointer and pointer.generation == generation:
             self._unattested.discard(key)
-        if attestation.kind is AttestationKind.SOAKED and pointer and pointer.release == name[2]:
+        if attestation.kind is AttestationKind.SOAKED and pointer and pointer.release == release:
             self._unsoaked.discard(key)
         self.check(key)
 

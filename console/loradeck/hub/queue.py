@@ -98,7 +98,7 @@ class Queue:
 
     async def _write(self, job: Job) -> None:
         try:
-            await self._hub.store(lambda s: s.put_job(job))
+            await self._hub.store(lambda s: s.put_job(job), background=True)
         except StoreError as error:
             log.error("job not written job=%s state=%s code=%s", job.id, job.state.value, error.code)
 

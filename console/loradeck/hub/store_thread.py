@@ -1,54 +1,103 @@
-"""The store, used from one thread of its own while everything else is on one event loop."""
+"""The store, used from one thread of its own while everything else is on one event loop.
+
+Moves go first: what is only written down for later (attestations, jobs, totals, an audit) waits until nobody
+is waiting for an answer, and is done in pieces short enough that a move never waits long for one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from loradeck.store.interface import OutcomeUnknown, Store, StoreError
 
 log = logging.getLogger("loradeck.hub.store")
 
 T = TypeVar("T")
+Work = tuple[Callable[[Store], Any], "Future[Any]"]
 
 
 class StoreThread:
-    """Runs calls on a `Store` one after the other, in the thread that opened it."""
+    """Runs calls on a `Store` one after the other, in the thread that opened it.
+
+    Raises: whatever `open_store` raises.
+    """
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="store")
-        try:
-            self._store = self._pool.submit(open_store).result()
-        except BaseException:
-            self._pool.shutdown()
-            raise
+        self._first: deque[Work] = deque()
+        self._later: deque[Work] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        opened: Future[Store] = Future()
+        self._thread = threading.Thread(target=self._main, args=(open_store, opened), name="store", daemon=True)
+        self._thread.start()
+        self._store = opened.result()
 
-    async def __call__(self, call: Callable[[Store], T]) -> T:
+    async def __call__(self, call: Callable[[Store], T], *, background: bool = False) -> T:
         """The call's result. Whatever the store raises is raised here.
 
         After an OutcomeUnknown the store has been opened again, as far as the disk allows: what is read next
         is what is durable.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, call)
-
-    def _run(self, call: Callable[[Store], T]) -> T:
-        try:
-            return call(self._store)
-        except OutcomeUnknown:
-            log.error("a write's outcome is not known: opening the store again")
-            try:
-                self._store.reopen()
-            except StoreError as error:  # the first one is the one to tell; the next call tries again
-                log.error("the store cannot be opened again code=%s %s", error.code, error)
-            raise
+        return await asyncio.wrap_future(self._put(call, background=background))
 
     def now(self, call: Callable[[Store], T]) -> T:
         """The same, blocking: only before the event loop runs or after it has ended."""
-        return self._pool.submit(call, self._store).result()
+        return self._put(call, background=False).result()
 
     def close(self) -> None:
-        self._pool.submit(self._store.close).result()
-        self._pool.shutdown()
+        """Ends what was asked for before, then closes the store."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _put(self, call: Callable[[Store], T], *, background: bool) -> Future[T]:
+        future: Future[T] = Future()
+        with self._wake:
+            if self._closed:
+                raise StoreError("the store is closed")
+            (self._later if background else self._first).append((call, future))
+            self._wake.notify()
+        return future
+
+    def _main(self, open_store: Callable[[], Store], opened: Future[Store]) -> None:
+        try:
+            store = open_store()
+        except BaseException as error:
+            opened.set_exception(error)
+            return
+        opened.set_result(store)
+        while (work := self._next()) is not None:
+            call, future = work
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = call(store)
+            except BaseException as error:
+                if isinstance(error, OutcomeUnknown):
+                    self._reopen(store)
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        store.close()
+
+    def _next(self) -> Work | None:
+        with self._wake:
+            while not self._first and not self._later:
+                if self._closed:
+                    return None
+                self._wake.wait()
+            return (self._first or self._later).popleft()
+
+    def _reopen(self, store: Store) -> None:
+        log.error("the outcome of a write is not known: opening the store again")
+        try:
+            store.reopen()
+        except StoreError as error:  # the first one is the one to tell; the next call tries again
+            log.error("the store cannot be opened again code=%s %s", error.code, error)

@@ -191,6 +191,10 @@ class Store(Protocol):
 
     def attest(self, attestation: Attestation) -> Attestation: ...
 
+    def attest_all(self, attestations: Sequence[Attestation]) -> list[Attestation]:
+        """All of them in one transaction: a fleet that is proven at once costs one sync."""
+        ...
+
     def attestations(
         self,
         *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -130,12 +130,18 @@ class SqliteRecords:
     # -- attestations ------------------------------------------------------------------------------------
 
     def attest(self, attestation: Attestation) -> Attestation:
-        at_ms = attestation.at_ms or self._clock_ms()
+        return self.attest_all([attestation])[0]
+
+    def attest_all(self, attestations: Sequence[Attestation]) -> list[Attestation]:
+        written = []
         with self._writing():
-            row = attestation.model_dump(mode="json", exclude={"seq"}) | {"at_ms": at_ms}
-            row["body"] = json.dumps(row["body"], ensure_ascii=False, allow_nan=False)
-            seq = self._database.tables["attestations"].insert(row).last_pk
-        return attestation.model_copy(update={"seq": seq, "at_ms": at_ms})
+            for attestation in attestations:
+                at_ms = attestation.at_ms or self._clock_ms()
+                row = attestation.model_dump(mode="json", exclude={"seq"}) | {"at_ms": at_ms}
+                row["body"] = json.dumps(row["body"], ensure_ascii=False, allow_nan=False)
+                seq = self._database.tables["attestations"].insert(row).last_pk
+                written.append(attestation.model_copy(update={"seq": seq, "at_ms": at_ms}))
+        return written
 
     def attestations(
         self,

@@ -89,6 +89,18 @@ def test_a_manifest_that_is_not_what_its_digest_says_is_refused(store: Store) ->
     assert store.registry(Doc.ADAPTER) == []
 
 
+def test_attestations_that_are_written_together_are_written_all_or_none(store: Store) -> None:
+    first = store.attest(attested(1))
+    written = store.attest_all([attested(2), attested(3, at_ms=77)])
+    assert [a.seq for a in written] == [first.seq + 1, first.seq + 2]
+    assert written[1].at_ms == 77
+    assert store.attestations() == [first, *written]
+    with pytest.raises(ValueError, match="serialize"):
+        store.attest_all([attested(4), attested(5, body={"share": object()})])
+    assert store.attestations() == [first, *written]
+    assert store.attest_all([]) == []
+
+
 def test_attestations_are_numbered_and_filtered(store_factory: Backend) -> None:
     store = store_factory.open(clock_ms=lambda: 5000)
     first = store.attest(attested(1))

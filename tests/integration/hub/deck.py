@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import secrets
@@ -26,11 +27,13 @@ from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.feed import FeedMessage, feed_adapter
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
+    HEARTBEAT_S,
     Ack,
     AckState,
     Desired,
     DownMessage,
     EngineState,
+    Heartbeat,
     Hello,
     JobCancel,
     JobEvent,
@@ -343,6 +346,7 @@ class FakeAgent:
         self.welcome: Welcome | None = None
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._beat: asyncio.Task[None] | None = None
 
     async def join(self, token: str | None = None, port: int | None = None) -> FakeAgent:
         """Link and say hello; returns once the hub has answered with the table, or has refused."""
@@ -356,6 +360,7 @@ class FakeAgent:
         )
         self.closed, self.welcome, seen = None, None, len(self.received)
         self._reader = asyncio.create_task(self._read())
+        self._beat = asyncio.create_task(self._heartbeat())
         await self.send(self.hello())
         await until(
             lambda: self.closed or any(isinstance(m, Desired) for m in self.received[seen:]) or self._refused(),
@@ -384,13 +389,22 @@ class FakeAgent:
         """Close the link, as an agent that ends does."""
         if self._socket is not None:
             await self._socket.close()
-        if self._reader is not None:
-            await asyncio.gather(self._reader, return_exceptions=True)
-        self._socket = self._reader = None
+        for task in (self._beat, self._reader):
+            if task is not None:
+                if task is self._beat:
+                    task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._socket = self._reader = self._beat = None
 
     async def send(self, message: Any) -> None:
         assert self._socket is not None
         await self._socket.send(message if isinstance(message, str) else message.model_dump_json())
+
+    async def _heartbeat(self) -> None:
+        while self.closed is None:
+            await asyncio.sleep(HEARTBEAT_S)
+            with contextlib.suppress(ConnectionClosed):
+                await self.send(Heartbeat())
 
     async def _read(self) -> None:
         assert self._socket is not None

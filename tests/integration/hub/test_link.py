@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
+from tests.integration.hub.deck import Deck, FakeAgent, key, restore, running, until
 
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
@@ -260,14 +260,17 @@ async def test_a_restart_raises_the_epoch_and_nodes_rejoin_without_being_lost_or
         await agent.leave()
 
 
-async def test_a_prepare_that_a_restart_interrupts_is_failed_and_has_moved_nothing(data: Path) -> None:
+async def test_a_prepare_that_a_crash_interrupts_is_failed_and_has_moved_nothing(data: Path) -> None:
     async with running(data) as deck:
         await deck.tenant()
         agent = await FakeAgent(deck, "n1").join()
         agent.prepares = "hold"
         result = await deck.promote(await deck.release(), wait="committed", timeout=0.05)
-        await agent.leave()
         token = await deck.token("agent", "n1")
+        as_killed = data / "as-killed.db"
+        deck.hub.store.now(lambda s: s.backup(str(as_killed)))
+        await agent.leave()
+    restore(data, as_killed)
     async with running(data) as deck:
         job = await deck.ok("GET", f"jobs/{result.pending}")
         assert (job["state"], job["code"]) == ("failed", "hub_restarted")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -217,12 +218,12 @@ async def test_a_full_disk_refuses_the_move_and_changes_nothing(deck: Deck, join
     await deck.promote(two)
     body = await deck.rollback_body(reason="x" * 500)
 
-    def pages(limit: int | None) -> None:
-        connection = deck.hub.store._store._database._ready()  # type: ignore[attr-defined]
+    def pages(store: Any, limit: int | None) -> None:
+        connection = store._database._ready()
         (now,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {now if limit is None else limit}")
 
-    deck.hub.store.now(lambda _: pages(None))
+    deck.hub.store.now(lambda s: pages(s, None))
     for _ in range(30):  # until what room the last page had is used up
         answer = await deck.local.post(
             f"{ROUTE}/annotate",
@@ -234,7 +235,7 @@ async def test_a_full_disk_refuses_the_move_and_changes_nothing(deck: Deck, join
     problem = await deck.refused(507, "disk_full", "POST", f"{ROUTE}/rollback", body)
     assert "free space" in problem.fix
     assert (await deck.row()).pointer.release == two
-    deck.hub.store.now(lambda _: pages(1_000_000))
+    deck.hub.store.now(lambda s: pages(s, 1_000_000))
     result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", body))
     assert result.events[0].to_release == one
 
@@ -282,8 +283,8 @@ async def test_a_commit_of_which_nothing_is_found_is_never_called_not_applied(
 async def test_a_hub_whose_lease_was_taken_moves_nothing_more(deck: Deck) -> None:
     await deck.tenant()
 
-    def taken(_: object) -> None:
-        connection = deck.hub.store._store._database._ready()  # type: ignore[attr-defined]
+    def taken(store: Any) -> None:
+        connection = store._database._ready()
         connection.execute("UPDATE lease SET epoch = epoch + 1, holder = 'another'")
 
     deck.hub.store.now(taken)
