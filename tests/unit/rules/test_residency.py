@@ -79,6 +79,12 @@ def test_what_answers_somebody_is_not_unloaded_and_the_next_best_goes_instead() 
     assert named(plan([ACME, BOLT], 3, loaded, busy=loaded)) == ([], 0, ["bolt v5", "acme v1"])
 
 
+def test_nothing_makes_room_for_what_stands_behind_it() -> None:
+    left = ids("acme v9")
+    residency = plan([ACME, BOLT], 2, ids("acme v3") | left, busy=left)
+    assert named(residency) == ([], 0, ["bolt v5", "acme v2", "bolt v4", "acme v1"])
+
+
 def test_pins_come_first() -> None:
     pin = Pin(
         tenant="acme", route="production", release=ref("v0"), over=(1, 1), actor="op1", reason="hub gone", at_ms=0

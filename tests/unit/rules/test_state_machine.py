@@ -294,6 +294,8 @@ class Fleet(RuleBasedStateMachine):
         now, undo = self.moved(outcome)
         assert same(now, was)
         assert undo.undoes == (event.id,)
+        if undone == event.pointer:  # nobody held or lifted in between
+            assert (now.held, now.quarantined) == (was.held, was.quarantined)
         if redo:
             again, _ = self.moved(self._undo(undo))
             assert same(again, undone)
@@ -386,9 +388,12 @@ class Fleet(RuleBasedStateMachine):
 
     # ---- collection ----------------------------------------------------------------------------------
 
-    @rule(key=keys, label=labels)
-    def collect(self, key: Key, label: str) -> None:
+    @rule(key=keys, label=labels, after_a_power_cut=st.booleans())
+    def collect(self, key: Key, label: str, after_a_power_cut: bool) -> None:
         """And somebody registers one of those again that may be gone."""
+        if after_a_power_cut:  # no engine lists anything, so that only the roots protect
+            for node in self.nodes:
+                node.loaded.clear()
         roots = self.hub.roots()
         gone = retention.collectable(self.hub.stored, roots, (r for n in self.nodes for r in n.loaded))
         assert gone & roots == set()
