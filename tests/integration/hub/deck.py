@@ -357,6 +357,7 @@ class FakeAgent:
             compression=None,
             ping_interval=None,
             proxy=None,
+            max_size=64 << 20,
         )
         self.closed, self.welcome, seen = None, None, len(self.received)
         self._reader = asyncio.create_task(self._read())
