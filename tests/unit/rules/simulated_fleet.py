@@ -20,7 +20,7 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 
 KEYS: tuple[Key, ...] = (("acme", "production"), ("bolt", "production"))
-LABELS = ("base", "v1", "v2", "v3", "v4")
+LABELS = ("base", "v1", "v2", "v3", "v4", "v5", "v6")
 REFS: dict[str, ReleaseRef] = {r.id: r for tenant, _ in KEYS for r in (ref(label, tenant) for label in LABELS)}
 BASES = {tenant: ref("base", tenant).id for tenant, _ in KEYS}
 SLOTS = 3

@@ -68,7 +68,7 @@ class Fleet(RuleBasedStateMachine):
     @initialize(days=st.lists(st.tuples(keys, labels), min_size=3, max_size=8))
     def some_history(self, days: list[tuple[Key, str]]) -> None:
         for key, label in days:
-            self.release_day(key, label, unsoaked=False)
+            self.release_day(key, label, "soaked")
         self.backups.append(self.hub.backup())
 
     # ---- how a move is made --------------------------------------------------------------------------
@@ -167,16 +167,17 @@ class Fleet(RuleBasedStateMachine):
         assert (now.held, now.quarantined) == (pointer.held, pointer.quarantined)
 
     @precondition(steering)
-    @rule(key=keys, label=labels, unsoaked=st.booleans())
-    def release_day(self, key: Key, label: str, unsoaked: bool) -> None:
+    @rule(key=keys, label=labels, serves=st.sampled_from(["unproven", "attested", "soaked"]))
+    def release_day(self, key: Key, label: str, serves: str) -> None:
         """The usual way: a release is prepared, committed, flipped to everywhere it is heard of, and serves."""
         self.prepare(key, label, "passed", False)
         self.finish_prepare(key)
         for i in range(len(self.nodes)):
             self.steer(i)
             self.reconcile(i)
-        self.hub.attest(key, self.nodes)
-        if not unsoaked:
+        if serves != "unproven":
+            self.hub.attest(key, self.nodes)
+        if serves == "soaked":
             self.hub.soak(key)
 
     # ---- back ----------------------------------------------------------------------------------------
@@ -595,7 +596,7 @@ class Fleet(RuleBasedStateMachine):
 
 
 Fleet.TestCase.settings = settings(
-    max_examples=300,
+    max_examples=400,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
