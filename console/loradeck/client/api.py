@@ -68,9 +68,9 @@ def new_key() -> str:
 class HubApi:
     """A hub. Use as an async context manager, or call `aclose`."""
 
-    def __init__(self, transport: Transport, *, settle_s: float = SETTLE_S) -> None:
+    def __init__(self, transport: Transport, *, settle_s: float | None = None) -> None:
         self.transport = transport
-        self._settle_s = settle_s
+        self._settle_s = SETTLE_S if settle_s is None else settle_s
 
     @classmethod
     def to(cls, context: Context) -> HubApi:

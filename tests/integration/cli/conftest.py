@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import itertools
 import json
 import os
@@ -18,11 +20,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from tests.integration.cli.small_node import SmallNode
 
 from loradeck.artifacts import scan
+from loradeck.cli import main
 from loradeck.client.api import HubApi, new_key
 from loradeck.client.blobs import upload
 from loradeck.client.config import Context
@@ -42,7 +46,7 @@ class Desk:
     """A hub in a folder of its own, and somebody at a shell beside it."""
 
     root: Path
-    process: subprocess.Popen[str] | None = None
+    hub: subprocess.Popen[str] | None = None
     url: str = ""
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -61,39 +65,37 @@ class Desk:
         }
 
     def start_hub(self) -> None:
-        self.process = subprocess.Popen(
+        self.hub = subprocess.Popen(
             [LORADECK, "hub", "--listen", "127.0.0.1:0", "--name", "lab"],
             env=self.env,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
         )
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        assert self.hub.stderr is not None
+        for line in self.hub.stderr:
             if line.startswith("loradeck hub ready"):
                 found = re.search(r"http://\S+", line)
                 assert found is not None
                 self.url = found.group()
                 return
-        raise AssertionError(f"the hub ended with status {self.process.wait()}")
+        raise AssertionError(f"the hub ended with status {self.hub.wait()}")
 
     def stop_hub(self) -> int:
-        if self.process is None:
+        if self.hub is None:
             return 0
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(20)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        self.process = None
+        self.hub.send_signal(signal.SIGTERM)
+        status = self.hub.wait(20)
+        assert self.hub.stderr is not None
+        self.hub.stderr.close()
+        self.hub = None
         return status
 
-    def run(
-        self, *words: object, env: dict[str, str] | None = None, given: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        """The command as a process, without a terminal."""
+    def process(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """The executable, as a process without a terminal."""
         return subprocess.run(
             [LORADECK, *map(str, words)],
-            env=self.env | (env or {}),
+            env=self.env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -101,15 +103,29 @@ class Desk:
             check=False,
         )
 
+    def run(self, *words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """What the executable runs, in this process: the same without a third of a second for imports."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.env | (env or {}), clear=True),
+            mock.patch.object(sys, "stdin", io.StringIO()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main([str(word) for word in words])
+        status = int(ended.value.code or 0)
+        return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
     def json(self, *words: object) -> Any:
         """What a command that succeeds prints with --json."""
         done = self.run(*words, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def refused(self, status: int, code: str, *words: object) -> dict[str, Any]:
+    def refused(self, status: int, code: str, *words: object, process: bool = False) -> dict[str, Any]:
         """The problem of a command that ends with a status; nothing is on stdout."""
-        done = self.run(*words, "--json")
+        done = (self.process if process else self.run)(*words, "--json")
         assert done.returncode == status, (done.stdout, done.stderr)
         assert done.stdout == ""
         problem: dict[str, Any] = json.loads(done.stderr)

@@ -90,7 +90,9 @@ class SmallNode:
         uri = "ws://hub/v1/link"
         with (
             contextlib.suppress(ConnectionClosed),  # how a test ends it
-            unix_connect(str(self._socket), uri, additional_headers=headers, compression=None) as connection,
+            unix_connect(
+                str(self._socket), uri, additional_headers=headers, compression=None, ping_interval=None
+            ) as connection,
         ):
             self._connection = connection
             self._say(
@@ -114,8 +116,9 @@ class SmallNode:
             case JobMessage():
                 self._work(message.job)
             case JobCancel():
-                job = self._given[message.job]
-                self._event(job, 3, ExecutorEventType.PREEMPTED)
+                given = self._given.get(message.job)  # a prepare that was never begun needs no end
+                if given is not None:
+                    self._event(given, 3, ExecutorEventType.PREEMPTED)
             case NodeOrder():
                 self.orders.append(message)
             case _:

@@ -27,7 +27,7 @@ def test_the_state_is_printed_once_for_people_and_as_its_schema(desk: Desk, tena
     done = desk.run("--once")
     assert done.returncode == 0
     assert re.search(rf"^{tenant} +v2/B1 \w{{6}} ", done.stdout, re.MULTILINE)
-    state = HubState.model_validate(desk.json("--once"))
+    state = HubState.model_validate_json(desk.process("--once", "--json").stdout)
     assert tenant in [row.tenant for row in state.tenants]
     assert state.me.local
 
@@ -45,7 +45,7 @@ def test_a_hub_that_is_not_there_is_3(desk: Desk, tmp_path: Path) -> None:
         token.chmod(0o600)
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         for where in (["--hub", f"unix:{tmp_path}/none.sock"], ["--hub", url, "--token-file", str(token)]):
-            problem = desk.refused(3, "hub_unreachable", *where, "rollback", "acme", "--yes")
+            problem = desk.refused(3, "hub_unreachable", *where, "rollback", "acme", "--yes", process=True)
             assert problem["detail"]
             assert problem["fix"]
 
@@ -56,14 +56,20 @@ def test_what_is_no_hub_is_3(desk: Desk, tmp_path: Path) -> None:
         assert "no Loradeck hub" in problem["title"]
 
 
-def test_a_lost_answer_that_cannot_be_settled_is_4_and_names_the_key(desk: Desk, tenant: str, tmp_path: Path) -> None:
+def test_a_lost_answer_that_cannot_be_settled_is_4_and_names_the_key(
+    desk: Desk, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loradeck.client.api.SETTLE_S", 0.5)
     row = desk.row(tenant).model_dump_json().encode()
     with other_program(200, row, hang_up_on_posts=True) as url:
-        words = ["--hub", url, "--token-file", loose_token(tmp_path), "rollback", tenant, "--yes"]
-        problem = desk.refused(4, "outcome_unknown", *words)
-        key = re.search(r"loradeck move (\w{32})$", problem["fix"])
-        assert key is not None
-        desk.refused(1, "unknown_key", "move", key.group(1))  # the real hub never had it
+        where = ("--hub", url, "--token-file", loose_token(tmp_path))
+        problem = desk.refused(4, "outcome_unknown", *where, "rollback", tenant, "--yes")
+        assert Other.posts == 1
+        plain = desk.refused(4, "outcome_unknown", *where, "tenant", "create", "new", process=True)
+    assert "loradeck move" not in plain["fix"]
+    key = re.search(r"loradeck move (\w{32})$", problem["fix"])
+    assert key is not None
+    desk.refused(1, "unknown_key", "move", key.group(1))  # the real hub never had it
 
 
 @pytest.mark.parametrize(
@@ -93,7 +99,7 @@ def test_a_revoked_and_an_invented_token_are_6_and_never_shown(desk: Desk, tmp_p
     known = next(t for t in desk.json("token", "ls") if t["id"] == secret.split("_")[1])
     desk.json("token", "revoke", known["id"], "--yes")
     for file in (token, loose_token(tmp_path)):
-        done = desk.run("--hub", desk.url, "--token-file", file, "--once")
+        done = desk.process("--hub", desk.url, "--token-file", file, "--once")
         assert done.returncode == 6
         assert file.read_text().strip() not in done.stdout + done.stderr
 
@@ -102,7 +108,7 @@ def test_a_token_file_that_others_can_read_is_refused_before_anything_is_sent(de
     token = desk.token("viewer")
     assert token.stat().st_mode & 0o777 == 0o600
     token.chmod(0o640)
-    done = desk.run("--hub", desk.url, "--token-file", token, "--once")
+    done = desk.process("--hub", desk.url, "--token-file", token, "--once")
     assert done.returncode == 2
     assert "mode 0640" in done.stderr
     assert token.read_text().strip() not in done.stderr
@@ -177,7 +183,7 @@ def test_ctrl_c_while_a_move_is_waited_for_is_130_and_says_that_it_may_stand(des
 
 def test_the_console_needs_a_terminal(desk: Desk) -> None:
     for words in ([], ["open", "acme"]):
-        done = desk.run(*words)
+        done = desk.process(*words)
         assert done.returncode == 2
         assert "loradeck --once" in done.stderr
 
@@ -238,7 +244,7 @@ def other_program(status: int, body: bytes, **how: bool) -> Iterator[str]:
 
 
 def test_a_problem_in_json_is_the_hubs_document(desk: Desk) -> None:
-    done = desk.run("route", "show", "nobody", "--json")
+    done = desk.process("route", "show", "nobody", "--json")
     problem = json.loads(done.stderr)
     assert (done.returncode, problem["status"], problem["code"]) == (1, 404, "unknown_tenant")
     plain = desk.run("route", "show", "nobody")

@@ -34,7 +34,7 @@ def test_it_serves_what_it_kept_after_a_restart_and_ends_with_0(own: Desk) -> No
 
 def test_a_second_hub_on_the_same_data_is_refused_and_the_first_goes_on(own: Desk) -> None:
     own.start_hub()
-    done = own.run("hub")
+    done = own.process("hub")
     assert done.returncode == 3
     assert "in use by another hub" in done.stderr
     assert "Traceback" not in done.stderr
@@ -54,7 +54,7 @@ def test_a_second_hub_on_the_same_data_is_refused_and_the_first_goes_on(own: Des
     ],
 )
 def test_settings_that_do_not_go_together_are_wrong_use(own: Desk, words: list[str], what: str, tmp_path: Path) -> None:
-    done = own.run("hub", *[word.replace("/long", f"{tmp_path}/long", 1) for word in words])
+    done = own.process("hub", *[word.replace("/long", f"{tmp_path}/long", 1) for word in words])
     assert done.returncode == 2, done.stderr
     assert what in done.stderr
     assert "Traceback" not in done.stderr
@@ -64,7 +64,7 @@ def test_a_port_that_is_taken_is_wrong_use(own: Desk) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = own.run("hub", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        done = own.process("hub", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     assert done.returncode == 2
     assert "Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_is_wrong_use(own: Desk) -> None:
 def test_recover_needs_a_reason_and_a_yes_and_raises_the_epoch(own: Desk) -> None:
     own.start_hub()
     before = own.json("--once")["status"]
-    assert own.run("hub", "recover", "--yes").returncode == 2
+    assert own.process("hub", "recover", "--yes").returncode == 2
     own.refused(2, "not_confirmed", "hub", "recover", "--reason", "restored")
     after = own.json("hub", "recover", "--reason", "restored", "--yes")
     assert after["epoch"] > before["epoch"]

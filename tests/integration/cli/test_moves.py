@@ -20,7 +20,7 @@ def test_a_rollback_goes_where_the_preview_says_and_prints_measured_times(desk: 
     before = desk.row(tenant)
     assert before.preview.action is PreviewAction.ROLLBACK
     assert before.preview.target is not None
-    done = desk.run("rollback", tenant, "--yes", "--wait", "proven", "--reason", "bad answers")
+    done = desk.process("rollback", tenant, "--yes", "--wait", "proven", "--reason", "bad answers")
     assert done.returncode == 0, done.stderr
     assert re.search(r"COMMITTED \+\d+\.\d ms   FLIPPED 1/1 \+\d+\.\d ms   PROVEN 1/1 \+\d", done.stdout)
     assert re.search(r"^n\d+ +proven ", done.stdout, re.MULTILINE)
@@ -104,7 +104,7 @@ def test_ctrl_c_at_the_question_is_130_and_changes_nothing(desk: Desk, tenant: s
 
 def test_a_replica_that_does_not_acknowledge_is_exit_5_and_is_named(desk: Desk, tenant: str, node: SmallNode) -> None:
     node.silent = True
-    done = desk.run("rollback", tenant, "--yes", "--timeout", "0.3")
+    done = desk.process("rollback", tenant, "--yes", "--timeout", "0.3")
     assert done.returncode == 5, done.stderr
     assert "NOT DONE" in done.stdout
     assert re.search(rf"^{node.name} +NO ACK", done.stdout, re.MULTILINE)
