@@ -33,7 +33,6 @@ STATUS: Mapping[str, int] = {
     "not_quarantined": 409,
     "no_change": 409,
     "exists": 409,
-    "key_reused": 409,
     # Not there.
     "not_found": 404,
     "unknown_tenant": 404,
@@ -69,7 +68,6 @@ STATUS: Mapping[str, int] = {
     "store_error": 500,
     "store_unusable": 503,
     "disk_full": 507,
-    "lease_lost": 503,
     "internal": 500,
     # What a router or an agent answers.
     "not_current": 409,
