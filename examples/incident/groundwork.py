@@ -31,7 +31,7 @@ HOST = {"acme": "gpu-01", "bolt": "gpu-02", "cedar": "gpu-02"}
 
 ROUTE_FLAGS = (
     *("--min-replicas", "2", "--soak-seconds", "5", "--soak-requests", "5"),
-    *("--gate-suite", SUITE, "--min-valid", "0.9", "--min-exact", "0.5", "--max-drop", "0.1"),
+    *("--gate-suite", SUITE, "--min-valid", "0.8", "--min-exact", "0.5", "--max-drop", "0.1"),
     *("--breach-bad", "0.2", "--breach-n", "20"),
 )
 """A short soak, so that eight minutes suffice; the console says so on the row."""
@@ -54,9 +54,8 @@ async def lay(fleet: Fleet, api: HubApi, progress: Progress) -> Ground:
         NotReady: a job failed; the message holds its code and last words.
     """
     done = {state.name for state in await api.tenants()}
-    if not done.issuperset(VERSIONS):
-        with progress.step("registering the base, tenants, data and routes") as step:
-            await asyncio.to_thread(_register, fleet, step, done)
+    with progress.step("registering the base, tenants, data and routes") as step:
+        await asyncio.to_thread(_register, fleet, step, done)
     with progress.step("training 5 adapters and scoring them on held-out tickets") as step:
         work = _Work(fleet, api, step)
         async with asyncio.TaskGroup() as tasks:
@@ -73,19 +72,20 @@ async def lay(fleet: Fleet, api: HubApi, progress: Progress) -> Ground:
 
 
 def _register(fleet: Fleet, step: Progress, done: set[str]) -> None:
-    fleet.cli("base", "add", str(fleet.base))
+    if not done:
+        fleet.cli("base", "add", str(fleet.base))
     for tenant in VERSIONS:
         step.update(tenant)
         folder = TICKETS / tenant
         if tenant not in done:
             fleet.cli("tenant", "create", tenant)
+            for rows in sorted(folder.glob("tickets-v*.jsonl")):
+                fleet.cli("dataset", "add", str(rows), "--tenant", tenant, "--name", rows.stem)
+            schema = ("--answer-schema", str(folder / "answer.schema.json"))
+            fleet.cli("suite", "add", str(folder / f"{SUITE}.jsonl"), "--tenant", tenant, "--name", SUITE, *schema)
         key = fleet.root / f"{tenant}.key"
         if not key.exists():
             fleet.cli("tenant", "key", "create", tenant, "--out", str(key))
-        for rows in sorted(folder.glob("tickets-v*.jsonl")):
-            fleet.cli("dataset", "add", str(rows), "--tenant", tenant, "--name", rows.stem)
-        schema = ("--answer-schema", str(folder / "answer.schema.json"))
-        fleet.cli("suite", "add", str(folder / f"{SUITE}.jsonl"), "--tenant", tenant, "--name", SUITE, *schema)
         fleet.cli("route", "set", tenant, "--file", str(folder / "route.toml"), *ROUTE_FLAGS, "--yes")
 
 
