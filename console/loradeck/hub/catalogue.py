@@ -29,6 +29,7 @@ class Catalogue:
         self.suites: dict[str, SuiteManifest] = {}
         self._base_labels: dict[str, str] = {}
         self._views: dict[str, ReleaseView] = {}
+        self._base_alone: dict[tuple[str, str], str] = {}
 
     @classmethod
     def load(cls, store: Store) -> Catalogue:
@@ -63,6 +64,13 @@ class Catalogue:
     def base_alone(self, tenant: str, base: str) -> Release:
         return Release(tenant=tenant, form=Form.BASE, base=base, label="base")
 
+    def base_alone_id(self, tenant: str, base: str) -> str:
+        """Its release id; kept, because every row asks for it."""
+        found = self._base_alone.get((tenant, base))
+        if found is None:
+            found = self._base_alone[tenant, base] = self.base_alone(tenant, base).id
+        return found
+
     def release(self, release_id: str, tenant: str | None = None, tenants: Iterable[str] = ()) -> Release | None:
         """A release by id: a registered one, or base alone of `tenant` or one of `tenants`."""
         found = self.releases.get(release_id)
@@ -70,9 +78,8 @@ class Catalogue:
             return found
         for name in [tenant] if tenant else tenants:
             for base in self.bases:
-                candidate = self.base_alone(name, base)
-                if candidate.id == release_id:
-                    return candidate
+                if self.base_alone_id(name, base) == release_id:
+                    return self.base_alone(name, base)
         return None
 
     def known(self, tenant: str, release_id: str) -> Release:

@@ -7,6 +7,7 @@ the number of rows. Events cannot be left out; whoever is too far behind with th
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -87,6 +88,7 @@ class Feeds:
         self._touched: dict[Key, int] = {}
         """Rev at which a row last changed in any way, for feeds that resume."""
         self._touched_nodes: dict[str, int] = {}
+        self._ticks = 0
 
     @property
     def count(self) -> int:
@@ -137,23 +139,20 @@ class Feeds:
                 subscriber.reset = "the token was withdrawn"
                 subscriber.wake.set()
 
-    async def run(self) -> None:
-        """Hands out telemetry once a second."""
-        ticks = 0
-        while True:
-            await asyncio.sleep(TICK_S)
-            ticks += 1
-            keys, nodes = tuple(self._soon), tuple(self._nodes)
-            self._soon.clear()
-            self._nodes.clear()
-            self._texts.clear()  # ages in them have gone on
-            for subscriber in self._subscribers:
-                shown = subscriber.shown
-                subscriber.owe_rows(keys if shown is None else [k for k in keys if k in shown])
-                subscriber.nodes.update(dict.fromkeys(nodes))
-                if ticks % STATUS_EVERY == 0:
-                    subscriber.status = True
-                subscriber.wake.set()
+    async def tick(self) -> None:
+        """Hand out the telemetry of the last second."""
+        self._ticks += 1
+        keys, nodes = tuple(self._soon), tuple(self._nodes)
+        self._soon.clear()
+        self._nodes.clear()
+        self._texts.clear()  # ages in them have gone on
+        for subscriber in self._subscribers:
+            shown = subscriber.shown
+            subscriber.owe_rows(keys if shown is None else [k for k in keys if k in shown])
+            subscriber.nodes.update(dict.fromkeys(nodes))
+            if self._ticks % STATUS_EVERY == 0:
+                subscriber.status = True
+            subscriber.wake.set()
 
     # ---- one subscriber ------------------------------------------------------------------------------------
 
@@ -225,10 +224,12 @@ class Feeds:
             if subscriber.status:
                 subscriber.status = False
                 await put(FeedStatus(status=hub.status()).model_dump_json())
-            keys = [k for k in subscriber.tenants if k in hub.steer.entries]
+            owed = [k for k in subscriber.tenants if k in hub.steer.entries]
             subscriber.tenants = {}
-            for batch in _batches(keys):
-                await put(f'{{"type":"tenants","rows":[{",".join(map(self.row, batch))}],"gone":[]}}')
+            for batch in _batches(owed):
+                gone = [k for k in batch if not hub.is_listed(k)]
+                rows = ",".join(self.row(k) for k in batch if hub.is_listed(k))
+                await put(f'{{"type":"tenants","rows":[{rows}],"gone":{json.dumps(gone)}}}')
                 await asyncio.sleep(0)
             names = [n for n in subscriber.nodes if n in hub.fleet.nodes]
             subscriber.nodes = {}

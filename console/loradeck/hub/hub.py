@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loradeck.artifacts import Blobs
+from loradeck.hub import feed
 from loradeck.hub.auth import Tokens
 from loradeck.hub.catalogue import Catalogue, view_of
 from loradeck.hub.facts import Facts
@@ -93,6 +94,7 @@ class Hub:
         self._sqlite = sqlite
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lease_lost = False
+        self._unresolved = False
         self._bookmark: tuple[tuple[int, int], str] | None = None
         self._unpins: dict[tuple[str, str, str], int] = {}
         self._kept = ""
@@ -121,6 +123,9 @@ class Hub:
         self.counts = Counts(self.store.now(lambda s: s.served()), boots, self.clock())
         unpins = json.loads(self.store.now(lambda s: s.meta("unpins")) or "[]")
         self._unpins = {(t, r, n): at for t, r, n, at in unpins}
+        for event in self.recent:
+            if event.kind is EventKind.UNPIN and event.route is not None:
+                self._unpins[event.tenant, event.route, str(event.payload["node"])] = event.at_ms
         self.recovery = Recovery(self, bool(self.store.now(lambda s: s.meta(BEHIND))))
         self.observer = Observer(self)
         self.steer = Steer(self.catalogue, self._usable)
@@ -152,10 +157,10 @@ class Hub:
         """Heartbeats, ticks and flushes until cancelled."""
         await self.queue.fail_interrupted()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._beat())
-            group.create_task(self._tick())
-            group.create_task(self._flush_often())
-            group.create_task(self.feeds.run())
+            group.create_task(_every(HEARTBEAT_S, self._beat))
+            group.create_task(_every(TICK_S, self._tick))
+            group.create_task(_every(FLUSH_S, self.flush))
+            group.create_task(_every(feed.TICK_S, self.feeds.tick))
 
     async def stop(self) -> None:
         """Write what is only in memory. The store is closed by its owner."""
@@ -178,25 +183,16 @@ class Hub:
             log.error("background work failed", exc_info=error)
 
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            beat(self)
+        beat(self)
 
     async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            for node in self.fleet.newly_lost():
-                log.warning("node lost node=%s", node.name)
-                self.node_changed(node)
-                self.queue.lost(node)
-                self.promotions.nodes_changed()
-            self.observer.tick()
-            self.queue.assign()
-
-    async def _flush_often(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            await self.flush()
+        for node in self.fleet.newly_lost():
+            log.warning("node lost node=%s", node.name)
+            self.node_changed(node)
+            self.queue.lost(node)
+            self.promotions.nodes_changed()
+        self.observer.tick()
+        self.queue.assign()
 
     async def flush(self) -> None:
         """Write totals of traffic and the inventory of nodes. What cannot be written is kept for the next time."""
@@ -284,6 +280,10 @@ class Hub:
         keys = {(t.name, route) for t in self.ledger.tenants.values() for route in t.routes}
         return sorted(keys | self.ledger.pointers.keys())
 
+    def is_listed(self, key: Key) -> bool:
+        """Whether consoles list a pointer: not those of tenants that are gone."""
+        return key in self.steer.entries and not self.ledger.tenants[key[0]].offboarded
+
     def tenant(self, name: str) -> TenantState:
         """Raises: Refused `unknown_tenant`."""
         tenant = self.ledger.tenants.get(name)
@@ -345,6 +345,8 @@ class Hub:
         """
         began = self.clock()
         try:
+            if self._unresolved:
+                await self._catch_up()
             committed = await self.store(lambda s: s.commit(drafts, key=key))
         except OutcomeUnknown:
             return await self._resolve(key)
@@ -357,12 +359,20 @@ class Hub:
             self._fold(committed.events)
         return committed
 
+    async def _catch_up(self) -> None:
+        """Fold what is durable and not yet folded, after a commit whose outcome was not known."""
+        while newer := await self.store(lambda s: s.since(self.ledger.rev)):
+            self._fold(newer)
+        self.ledger.epoch = (await self.store(lambda s: s.snapshot())).epoch
+        self._unresolved = False
+
     async def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
         """`recover`: as `commit`, with an epoch above all that was seen."""
-        committed = await self.store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key))
-        if not committed.replayed:
-            self.ledger.epoch = (await self.store(lambda s: s.snapshot())).epoch
-            self._fold(committed.events)
+        try:
+            committed = await self.store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key))
+        except OutcomeUnknown:
+            return await self._resolve(key)
+        await self._catch_up()
         return committed
 
     async def _resolve(self, key: str) -> Committed:
@@ -370,8 +380,8 @@ class Hub:
 
         Raises: OutcomeUnknown when the key is not there, or the store still cannot be read.
         """
-        while newer := await self.store(lambda s: s.since(self.ledger.rev)):
-            self._fold(newer)
+        self._unresolved = True
+        await self._catch_up()
         found = await self.store(lambda s: s.lookup(key))
         if found is None:
             raise OutcomeUnknown("the store failed at the commit, and the key is not in the log now")
@@ -545,6 +555,16 @@ class Hub:
 
     def status_changed(self) -> None:
         self.feeds.status()
+
+
+async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do something again and again. A failure is logged and costs one turn, not the hub."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:
+            log.exception("%s failed", work.__qualname__)
 
 
 _DEFAULT = RouteConfig()

@@ -72,7 +72,7 @@ class Rows:
         flags = {
             "BAD": live is not None and hub.facts.is_breached(key, live),
             "OVR": last is not None and last.override,
-            "UNPRVN": live is not None and attested is None and not (progress.all_proven),
+            "UNPRVN": live is not None and not progress.all_proven,
             "NOPRIOR": live is not None and preview.action in (PreviewAction.NONE, PreviewAction.FALLBACK),
             "HELD": pointer.held,
             "PIN": pinned,
@@ -161,7 +161,7 @@ class Rows:
         goal = target.release
         if goal is None and target.action is PreviewAction.FALLBACK and pointer.release is not None:
             live = hub.catalogue.releases.get(pointer.release)
-            goal = hub.catalogue.base_alone(key[0], live.base).id if live else None
+            goal = hub.catalogue.base_alone_id(key[0], live.base) if live else None
         readiness, ready, placed = self.readiness(key, goal) if goal else (Readiness.UNKNOWN, 0, 0)
         seconds, requests = hub.observer.served(key, goal) if goal else (None, 0)
         return Preview(
@@ -213,7 +213,7 @@ class Rows:
         total = add(by_replica.values())
         prior_id = preview.target.id if preview.target else next(iter(pointer.beneath), None)
         release = hub.catalogue.releases.get(live)
-        base_id = hub.catalogue.base_alone(key[0], release.base).id if release else None
+        base_id = hub.catalogue.base_alone_id(key[0], release.base) if release else None
         prior = _health(hub.counts.total(key, prior_id)) if prior_id and prior_id != live else None
         base = _health(hub.counts.total(key, base_id)) if base_id and base_id not in (live, prior_id) else None
         others = _some(hub.counts.others(key, (r.replica for _, r in placed), hub.clock()))

@@ -215,6 +215,17 @@ async def test_a_reader_too_far_behind_with_the_log_is_told_to_list_again(
     assert closed == feeds.RESET
 
 
+async def test_the_row_of_a_tenant_that_left_is_gone_from_lists_and_feeds(deck: Deck) -> None:
+    await deck.tenant("acme")
+    await deck.tenant("bolt")
+    async with feed(deck, cursor(deck)) as socket:
+        await deck.ok("POST", "tenants/acme/offboard")
+        messages = await watch(socket, lambda ms: any(m.gone for m in ms if isinstance(m, FeedTenants)))
+    assert [m.gone for m in messages if isinstance(m, FeedTenants) and m.gone] == [(("acme", "production"),)]
+    assert [r["tenant"] for r in (await deck.ok("GET", "state"))["tenants"]] == ["bolt"]
+    assert (await deck.ok("GET", "tenants/acme"))["offboarded"]
+
+
 async def test_two_consoles_get_the_same_rows(deck: Deck) -> None:
     await deck.tenant()
     async with feed(deck, cursor(deck)) as one, feed(deck, cursor(deck)) as two:

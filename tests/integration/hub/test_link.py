@@ -10,6 +10,7 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, FakeAgent, key, restore, running, until
 
+from loradeck.hub.link import beat
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import Pin, table_digest
@@ -216,6 +217,20 @@ async def test_a_node_is_lost_one_ttl_after_its_last_word_and_still_counted(
     row = await deck.row()
     assert (row.placed, row.flipped) == (2, 2)
     assert {r.node: r.linked for r in row.replicas} == {"n1": False, "n2": True}
+
+
+async def test_a_link_that_says_nothing_for_a_ttl_is_closed_though_the_connection_stands(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, alive = await join("n1"), await join("n2")
+    clock = deck.hub.fleet.clock
+    monkeypatch.setattr(deck.hub.fleet, "clock", lambda: clock() + 10.5)
+    deck.hub.fleet.heard(deck.hub.fleet.nodes["n2"])
+    beat(deck.hub)
+    await until(lambda: silent.closed, "the silent link ended")
+    assert silent.closed == (4408, "silent")
+    assert alive.closed is None
+    assert not deck.hub.fleet.nodes["n1"].linked
 
 
 async def test_a_move_that_a_lost_node_cannot_hear_is_never_counted_there(

@@ -280,6 +280,35 @@ async def test_a_commit_of_which_nothing_is_found_is_never_called_not_applied(
     await deck.ok("POST", "tenants", {"name": "bolt"})
 
 
+async def test_what_turns_out_to_be_durable_later_is_folded_before_the_next_move(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deck.tenant()
+    store = deck.hub.store._store
+    commit, since = store.commit, store.since
+    broken = True
+
+    def lost(drafts: Sequence[Draft], *, key: str) -> Committed:
+        nonlocal broken
+        if broken:
+            commit(drafts, key=key)
+            raise OutcomeUnknown("fsync failed")
+        return commit(drafts, key=key)
+
+    def unreadable(rev: int, limit: int = 1000) -> Any:
+        if broken:
+            raise OutcomeUnknown("the disk still fails")
+        return since(rev, limit)
+
+    monkeypatch.setattr(store, "commit", lost)
+    monkeypatch.setattr(store, "since", unreadable)
+    await deck.refused(503, "outcome_unknown", "POST", "tenants", {"name": "bolt"})
+    broken = False
+    await deck.ok("POST", "tenants", {"name": "cedar"})
+    assert sorted(deck.hub.ledger.tenants) == ["acme", "bolt", "cedar"]
+    assert (await deck.ok("GET", "audit/verify"))["ok"]
+
+
 async def test_a_hub_whose_lease_was_taken_moves_nothing_more(deck: Deck) -> None:
     await deck.tenant()
 

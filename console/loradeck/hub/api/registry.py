@@ -229,7 +229,7 @@ async def releases(request: Request, caller: Viewer, tenant: str | None = None) 
         return [hub.view(r.tenant, release_id) for release_id, r in hub.catalogue.releases.items()]
     hub.tenant(tenant)
     ids = [release_id for release_id, r in hub.catalogue.releases.items() if r.tenant == tenant]
-    implied = [hub.catalogue.base_alone(tenant, base).id for base in hub.catalogue.bases]
+    implied = [hub.catalogue.base_alone_id(tenant, base) for base in hub.catalogue.bases]
     return [hub.view(tenant, release_id) for release_id in dict.fromkeys(ids + implied)]
 
 

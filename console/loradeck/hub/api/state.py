@@ -32,7 +32,7 @@ async def state(request: Request, caller: Viewer) -> Response:
     events = ",".join(e.model_dump_json() for e in list(hub.recent)[-NEWEST_EVENTS:])
     me = Me(actor=caller.actor, role=caller.role, local=caller.local).model_dump_json()
     rows: list[str] = []
-    for i, key in enumerate(sorted(hub.steer.entries)):
+    for i, key in enumerate(sorted(filter(hub.is_listed, hub.steer.entries))):
         rows.append(hub.feeds.row(key))
         if i % BATCH == BATCH - 1:
             await asyncio.sleep(0)
