@@ -68,7 +68,12 @@ class SeededPort:
         return None
 
     async def releases(self, tenant: str) -> list[ReleaseView]:
-        return [seed.view(tenant, "v7"), seed.view(tenant, "v8"), seed.view(tenant, "v10")]
+        return [
+            seed.view(tenant, "v3", "B1"),
+            seed.view(tenant, "v7"),
+            seed.view(tenant, "v8"),
+            seed.view(tenant, "v10"),
+        ]
 
     async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
         return None
@@ -100,10 +105,11 @@ class Stage:
         await self.pause()
 
     async def settle(self) -> None:
-        """Let half a second pass, so that what is seen is armed, and draw."""
+        """Let half a second pass, so that what is seen is armed and what is missing is asked for, and draw."""
         self.clock.now += 0.6
-        await self.pause()
-        self.deck._draw_front()
+        for _ in range(2):
+            await self.pause()
+            self.deck._tick()
         await self.pause()
 
     async def roll_back(self, *, acks: int, proofs: int, after_s: float, lost: bool = False) -> None:

@@ -63,12 +63,12 @@ async def link_lost(stage: Stage) -> None:
 
 
 async def nodes(stage: Stage) -> None:
-    await stage.press("2", "j", "j", "j", "j", "j")
+    await stage.press("2", *"jjjjjj")
     await stage.settle()
 
 
 async def jobs(stage: Stage) -> None:
-    await stage.press("3")
+    await stage.press("3", *"jj")
     await stage.settle()
 
 

@@ -14,11 +14,9 @@ from textual.app import App
 from textual.driver import Driver
 
 from loradeck.client.config import Context
-from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
+from loradeck.client.errors import ClientError
 from loradeck.client.feed import FeedItem, LinkChange
 from loradeck.client.feed import Link as FeedLink
-from loradeck.schemas.feed import FeedEvents
-from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
 from loradeck.tui.clipboard import copied
@@ -26,8 +24,8 @@ from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.dispatch import Act, Action, Ask, NewKey, Refuse, Verdict, barrier, decide, new_key, newest, offer
 from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
 from loradeck.tui.listing import FilterError, RowFilter
-from loradeck.tui.moves import Move, OwnMove, Phase, RowKey
-from loradeck.tui.outcome import said, tell_of
+from loradeck.tui.moves import Move, RowKey
+from loradeck.tui.outcome import said
 from loradeck.tui.panel import pin_command, wants_panel
 from loradeck.tui.port import HubPort, Port
 from loradeck.tui.question import Question
@@ -38,6 +36,7 @@ from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.nodes import NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.seen import Sight
+from loradeck.tui.sender import Sender
 from loradeck.tui.state import ConsoleState, Screen
 from loradeck.tui.text import clean, plural
 from loradeck.tui.theme import THEME
@@ -46,14 +45,14 @@ from loradeck.tui.widgets.prompt import Asking
 REPAINT_S = 0.5
 """Data is drawn at most twice a second; keys, and what one's own move does, at once."""
 
-LOOK_UP_S = 2.0
-"""Pause between two look-ups of a move whose outcome is unknown."""
+NEWEST = 20
+"""Events whose releases should have their labels, also where they are not in view."""
+
+AT_A_TIME = 4
+"""Tenants whose labels are asked for in one go."""
 
 HARMLESS = frozenset({"up", "down", "page_up", "page_down", "escape"})
 """What keys may do that came several in one read: repeated over a slow link they move the selection."""
-
-AT_ONCE = 8
-"""Marked rows that are sent at the same time."""
 
 LISTS: dict[Screen, type[ListScreen]] = {
     Screen.TENANTS: TenantsScreen,
@@ -99,7 +98,8 @@ class Deck(App[None], inherit_bindings=False):
         self.question: Question | None = None
         self._at = at
         self._make_key = make_key
-        self._told: OwnMove | None = None
+        self.sender = Sender(port, self.state, self._draw_front)
+        self._labels_asked: set[str] = set()
         self._last_filter = RowFilter()
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
         self.lists = {which: kind() for which, kind in LISTS.items()}
@@ -179,6 +179,7 @@ class Deck(App[None], inherit_bindings=False):
         """Twice a second: order, ages, figures. A terminal that has not taken the last frame gets no new one."""
         self.state.arrange()
         self._drop_outdated()
+        self._ask_for_labels()
         if self._written() == self._accepted():
             self._draw_front()
 
@@ -207,14 +208,12 @@ class Deck(App[None], inherit_bindings=False):
             case HubState():
                 self.state.load(item)
                 self._start_row()
-                self._retell()
+                self.sender.retell()
                 self._draw_front()
             case _:
                 changed = self.state.apply(item)
-                mine = {own.move.row for own in self.state.own[-20:] if not self.state.is_settled(own)}
-                mine |= {self._told.move.row} if self._told is not None else set()
-                if changed.tenants & mine:
-                    self._retell()
+                if changed.tenants & self.sender.watched:
+                    self.sender.retell()
                     self._draw_front()
 
     def _start_row(self) -> None:
@@ -233,10 +232,23 @@ class Deck(App[None], inherit_bindings=False):
             if before:
                 self.state.event_list.choose(before[0])
 
-    def _retell(self) -> None:
-        """Keep the TELL line at the newest that is known of the last move."""
-        if self._told is not None:
-            self.state.tell = tell_of(self.state, self._told)
+    def _ask_for_labels(self) -> None:
+        """Once a tenant: what its releases are called, where a shown event names one that no row has described."""
+        state = self.state
+        shown = self.front.grid.in_view if self.front is not None and state.screen is Screen.EVENTS else []
+        newest = list(state.events.values())[-NEWEST:]
+        here = [event for event in state.events.values() if state.row is not None and event.tenant == state.row.tenant]
+        events = [*here[-NEWEST:], *newest, *(state.events[rev] for rev in shown if rev in state.events)]
+        for tenant in [name for name in state.unnamed(events) if name not in self._labels_asked][:AT_A_TIME]:
+            self._labels_asked.add(tenant)
+            self.run_worker(self._learn_labels(tenant), group="labels")
+
+    async def _learn_labels(self, tenant: str) -> None:
+        try:
+            self.state.learn(tenant, await self.port.releases(tenant))
+        except ClientError:
+            self._labels_asked.discard(tenant)  # ids are shown until the next try
+        self._draw_front()
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
@@ -318,13 +330,12 @@ class Deck(App[None], inherit_bindings=False):
         row = state.row
         if self.question is not None:
             self.question = None
-        elif state.screen is Screen.TENANTS and row is not None and self._closes_panel(row.key):
+        elif (
+            state.screen is Screen.TENANTS and row is not None and self._closes_panel(row.key)
+        ) or self.sender.dismiss():
             pass
-        elif state.tell is not None and (self._told is None or state.is_settled(self._told)):
-            state.tell = self._told = None
         elif state.listing.filter.pattern is not None:
-            state.listing.filter = RowFilter()
-            state.arrange(force=True)
+            state.set_filter(RowFilter())
         elif state.screen is Screen.TENANTS and state.marks:
             state.marks.clear()
         elif state.screen is not Screen.TENANTS:
@@ -425,8 +436,7 @@ class Deck(App[None], inherit_bindings=False):
     def filter_typed(self, text: str) -> None:
         """While a filter is typed the list follows; a half-typed expression leaves it as it is."""
         with contextlib.suppress(FilterError):
-            self.state.listing.filter = RowFilter.parse(text)
-            self.state.arrange(force=True)
+            self.state.set_filter(RowFilter.parse(text))
         self._draw_front()
 
     def prompt_left(self) -> None:
@@ -435,8 +445,7 @@ class Deck(App[None], inherit_bindings=False):
         if front is None:
             return
         if front.prompt.asking is Asking.FILTER:
-            self.state.listing.filter = self._last_filter
-            self.state.arrange(force=True)
+            self.state.set_filter(self._last_filter)
         self.question = None
         front.prompt.close()
         self._draw_front()
@@ -451,11 +460,9 @@ class Deck(App[None], inherit_bindings=False):
         elif asking is Asking.FILTER:
             front.prompt.close()
             try:
-                self.state.listing.filter = RowFilter.parse(text)
-                self.state.arrange(force=True)
+                self.state.set_filter(RowFilter.parse(text))
             except FilterError as error:
-                self.state.listing.filter = self._last_filter
-                self.state.arrange(force=True)
+                self.state.set_filter(self._last_filter)
                 self.notice(clean(str(error)), "bad")
         else:
             front.prompt.close()
@@ -567,72 +574,11 @@ class Deck(App[None], inherit_bindings=False):
         )
         self._follow_verdict(Action.PROMOTE, verdict)
 
-    # ---- sending ---------------------------------------------------------------------------------------------
-
     def _send(self, moves: Sequence[Move]) -> None:
-        """Send moves that the gate let through, each once, under its own key."""
-        owns = [self.state.sent(move) for move in moves]
+        owns = self.sender.begin(moves)
         if len(owns) > 1:
             self.state.marks.clear()
-        self._told = owns[-1]
-        self._retell()
-        self.run_worker(self._deliver_all(owns), group="moves")
-
-    async def _deliver_all(self, owns: Sequence[OwnMove]) -> None:
-        slots = asyncio.Semaphore(AT_ONCE)
-
-        async def one(own: OwnMove) -> None:
-            async with slots:
-                await self._deliver(own)
-
-        await asyncio.gather(*(one(own) for own in owns))
-
-    async def _deliver(self, own: OwnMove) -> None:
-        try:
-            result = await self.port.send(own.move)
-        except ApiError as error:
-            self._settle(own, Phase.REFUSED, said(error))
-        except OutcomeUnknown as error:
-            self._settle(own, Phase.UNKNOWN, clean(error.where))
-            await self._look_up(own)
-        except ClientError as error:
-            self._settle(own, Phase.NOT_SENT, said(error))
-        else:
-            self._answered(own, result)
-
-    async def _look_up(self, own: OwnMove) -> None:
-        """Ask for a lost answer by its key until the hub knows. Two answers 'never seen' make it unmoved."""
-        unseen = 0
-        while unseen < 2:
-            await asyncio.sleep(LOOK_UP_S)
-            try:
-                result = await self.port.outcome(own.move.key)
-            except ClientError:
-                unseen = 0
-                continue
-            if result is not None:
-                self._answered(own, result)
-                return
-            unseen += 1
-        self._settle(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
-
-    def _answered(self, own: OwnMove, result: MoveResult) -> None:
-        own.result = result
-        phase = Phase.COMMITTED
-        if result.cancelled is not None:
-            phase = Phase.CANCELLED
-        elif result.pending is not None:
-            phase = Phase.PENDING
-        if result.events:
-            self.state.apply(FeedEvents(events=result.events))
-        self._settle(own, phase, "")
-
-    def _settle(self, own: OwnMove, phase: Phase, trouble: str) -> None:
-        own.phase = phase
-        own.trouble = trouble
-        own.answered_at = self.state.clock()
-        self._retell()
-        self._draw_front()
+        self.run_worker(self.sender.deliver(owns), group="moves")
 
 
 def run(context: Context, *, read_only: bool = False, at: str | None = None) -> int:

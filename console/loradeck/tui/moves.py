@@ -99,8 +99,12 @@ class OwnMove:
 
 @dataclass(frozen=True)
 class Tell:
-    """The last result, kept on the screen until esc. `style` names an entry of the theme."""
+    """The last result, kept on the screen until esc. `style` names an entry of the theme.
+
+    `closes`: esc closes it; not while the outcome is open.
+    """
 
     text: str
     style: str = ""
     at_ms: int | None = None
+    closes: bool = True

@@ -17,9 +17,9 @@ def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
     name = f"{key} {move.tenant if move.route == 'production' else f'{move.tenant}/{move.route}'} {path}"
     match own.phase:
         case Phase.SENDING:
-            return Tell(f"{name}: sending", "warn", own.sent_ms)
+            return Tell(f"{name}: sending", "warn", own.sent_ms, closes=False)
         case Phase.UNKNOWN:
-            return Tell(f"OUTCOME UNKNOWN {name}: being looked up by its key", "bad", own.sent_ms)
+            return Tell(f"OUTCOME UNKNOWN {name}: being looked up by its key", "bad", own.sent_ms, closes=False)
         case Phase.REFUSED:
             return Tell(f"REFUSED {name}: {own.trouble}", "bad", own.sent_ms)
         case Phase.NOT_SENT:

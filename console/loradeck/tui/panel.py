@@ -179,7 +179,7 @@ def _replica(replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
     lost = not replica.linked
     flipped = Span(f"+{replica.flipped_ms:.0f}ms" if replica.flipped_ms is not None else "yes")
     if replica.state is AckState.FAILED:
-        flipped = Span(f"FAILED {clean(replica.code or '')}", "bad")
+        flipped = Span("FAILED", "bad")
     elif not _flipped(replica):
         flipped = Span("NO ACK", "bad") if not_done else Span("waiting", "warn")
     if replica.pinned:
@@ -204,6 +204,7 @@ def _replica(replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
         Span(fit(admitted.text, 24), admitted.style),
         Span(fit(proof.text, 12), proof.style),
         said,
+        Span(f"  {clean(replica.code)} {clean(replica.detail)}" if replica.code else "", "bad"),
     )
 
 

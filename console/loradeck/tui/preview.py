@@ -58,8 +58,9 @@ def tell_line(tell: Tell | None) -> Line:
     """The last result; it stays until esc."""
     if tell is None:
         return line(Span(" TELL  ", "label"), Span("(empty: your last result stays here until esc)", "dim"))
+    hint = Span("  esc" if tell.closes else "", "dim")
     at = f"{clock(tell.at_ms, seconds=True)} " if tell.at_ms else ""
-    return line(Span(" TELL  ", "label"), Span(at, "dim"), Span(clean(tell.text), tell.style), Span("  esc", "dim"))
+    return line(Span(" TELL  ", "label"), Span(at, "dim"), Span(clean(tell.text), tell.style), hint)
 
 
 def _full(view: ReleaseView | None, wide: bool) -> str:
@@ -119,6 +120,8 @@ def _cause(row: TenantRow, wide: bool) -> list[Line]:
     name = f"{clean(target.label)}{' in its time' if wide else ''}" if target else "prior"
     second = f"{name} {_said(cause.prior)} | {'base alone' if wide else 'base'} {_said(cause.base)}   "
     verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
+    if not wide:
+        verdict = verdict.partition(";")[0].partition(",")[0]
     return [
         line(Span(" CAUSE ", "label"), first),
         line("       ", second, Span(f"=> {verdict}", style)),

@@ -7,7 +7,7 @@ followed by its status messages and counted on by the monotonic clock in between
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -25,7 +25,7 @@ from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView, TenantRow
 from loradeck.tui.chain import ChainCheck
-from loradeck.tui.listing import Listing
+from loradeck.tui.listing import Listing, RowFilter
 from loradeck.tui.moves import OPEN, Move, OwnMove, Phase, RowKey, Tell
 from loradeck.tui.text import clean, clock, dated, release
 
@@ -125,6 +125,10 @@ class ConsoleState:
     link_lost_at: float | None = None
     link_trouble: str = ""
     _status_at: float = 0.0
+    _unsorted: bool = True
+    """Rows came since the lists were last arranged."""
+
+    _arranged_at: float = 0.0
     _views: dict[str, ReleaseView] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
 
@@ -198,6 +202,7 @@ class ConsoleState:
 
     def _heard(self) -> float:
         now = self.clock()
+        self._unsorted = True
         self.heard_at = now
         self.link_up()
         return now
@@ -216,8 +221,7 @@ class ConsoleState:
 
     def _learn(self, row: TenantRow) -> None:
         views = [row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped)]
-        self._views.update((view.id, view) for view in views if view is not None)
-        self._owners.update((view.id, row.tenant) for view in views if view is not None)
+        self.learn(row.tenant, (view for view in views if view is not None))
 
     def _learn_node(self, node: NodeRow) -> None:
         for replica in node.replicas:
@@ -270,6 +274,22 @@ class ConsoleState:
     def view(self, digest: str | None) -> ReleaseView | None:
         """A release by its id, as far as any row has shown it."""
         return self._views.get(digest) if digest else None
+
+    def learn(self, tenant: str, views: Iterable[ReleaseView]) -> None:
+        """What a tenant's releases are called."""
+        for view in views:
+            self._views[view.id] = view
+            self._owners[view.id] = tenant
+
+    def unnamed(self, events: Iterable[Event]) -> list[str]:
+        """Tenants of whose releases events name one that no row has described, each once."""
+        tenants = {
+            event.tenant: None
+            for event in events
+            for digest in (event.from_release, event.to_release)
+            if digest is not None and digest not in self._views
+        }
+        return list(tenants)
 
     def owner_of(self, digest: str) -> str | None:
         """The tenant of a release, as far as any row has shown it."""
@@ -330,8 +350,16 @@ class ConsoleState:
         return (3 if moved is not None and moved < RECENT_S else 4, *key)
 
     def arrange(self, *, force: bool = False) -> bool:
-        """Put every list in its order. Returns whether the list of the screen in front changed."""
+        """Put every list in its order. Returns whether the list of the screen in front changed.
+
+        Without news nothing is sorted again, except twice a minute, for rows that stop being recent.
+        """
         frozen = self.frozen and not force
+        now = self.clock()
+        if not (self._unsorted or force or now - self._arranged_at > 30):
+            return False
+        self._unsorted = frozen  # what came while frozen is sorted when it thaws
+        self._arranged_at = now
         changed = {
             Screen.TENANTS: self.tenant_list.arrange(
                 self.tenants, by=self.attention, haystack=self._tenant_text, frozen=frozen
@@ -384,6 +412,11 @@ class ConsoleState:
             f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
             f"{event.incident or ''} {self.name_of(event.to_release)}"
         )
+
+    def set_filter(self, filter_: RowFilter) -> None:
+        """Filter the list in front, at once."""
+        self.listing.filter = filter_
+        self.arrange(force=True)
 
     def toggle_mark(self) -> None:
         key = self.tenant_list.selected

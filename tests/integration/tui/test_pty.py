@@ -9,6 +9,8 @@ import pytest
 from tests.integration.tui.conftest import Site
 from tests.integration.tui.terminal import Terminal, console
 
+from loradeck.schemas.link import AckState
+
 ARMED = "R ARMED"
 
 
@@ -175,13 +177,15 @@ async def test_q_asks_while_a_move_has_not_settled(site: Site) -> None:
         assert await terminal.ended() == 0
 
 
-async def test_a_node_that_does_not_answer_is_not_done_with_the_command_for_it(site: Site) -> None:
+async def test_a_node_that_fails_is_not_done_with_the_command_for_it(site: Site) -> None:
     site.agents[1].flips = False
     async with console(site.here) as terminal:
         await terminal.shows(ARMED)
         terminal.type("R")
-        await terminal.shows("FLIPPED 1/2", "waiting", "unknown")
-        await terminal.shows("NOT DONE: 1 replica may still answer with v3", "NO ACK", seconds=25)
+        await terminal.shows("FLIPPED 1/2", "waiting", "unknown", "R locked: settling")
+        assert "NOT DONE" not in terminal.text
+        await site.agents[1].ack(site.agents[1].entry, AckState.FAILED, code="load_failed")
+        await terminal.shows("NOT DONE: 1 replica may still answer with v3", "FAILED", "load_failed", "PROVEN 1/2")
         assert "ssh n2 loradeck-agent pin acme production --to" in terminal.text
         assert "BACK ON" not in terminal.text
         terminal.type("c")

@@ -253,7 +253,7 @@ async def test_a_lost_answer_is_unknown_locks_R_and_holds_q() -> None:
 
 
 async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.tui.app.LOOK_UP_S", 0.01)
+    monkeypatch.setattr("loradeck.tui.sender.LOOK_UP_S", 0.01)
     async with stage() as on:
         event, row = seed.rolled_back(on.deck.state.tenants[ACME], seed.Log(), acks=4, proofs=4)
         asked: list[str] = []
@@ -272,7 +272,7 @@ async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.Mon
 
 
 async def test_a_key_the_hub_has_never_seen_moved_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.tui.app.LOOK_UP_S", 0.01)
+    monkeypatch.setattr("loradeck.tui.sender.LOOK_UP_S", 0.01)
     async with stage() as on:
 
         async def outcome(key: str) -> MoveResult | None:

@@ -304,8 +304,7 @@ def test_any_mark_makes_R_open_the_frozen_list(state: ConsoleState, armed: Armed
 
 def test_hidden_marks_come_first_and_say_so(state: ConsoleState, armed: Armed) -> None:
     state.marks += [ACME, ("gale", "production")]
-    state.tenant_list.filter = RowFilter.parse("acme")
-    state.arrange()
+    state.set_filter(RowFilter.parse("acme"))
     ask = asked(decide(Action.ROLLBACK, state, armed()))
     assert ask.moves[0].row == ("gale", "production")
     assert "hidden by the filter" in ask.listed[0]

@@ -157,7 +157,8 @@ def test_a_failed_replica_is_not_done_at_once(state: ConsoleState) -> None:
     state.tenants[ACME] = row
     shown = panel(state, row)
     assert "NOT DONE" in shown
-    assert "FAILED wrong_tokens"[:10] in shown
+    assert "FAILED" in shown
+    assert "wrong_tokens" in shown
 
 
 def test_settled_says_what_it_is_back_on_and_what_was_served(state: ConsoleState) -> None:

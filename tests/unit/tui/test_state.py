@@ -92,14 +92,12 @@ def test_marking_twice_unmarks(state: ConsoleState) -> None:
 def test_the_filter_is_a_regular_expression_over_what_is_shown(
     state: ConsoleState, text: str, shown: set[tuple[str, str]]
 ) -> None:
-    state.tenant_list.filter = RowFilter.parse(text)
-    state.arrange()
+    state.set_filter(RowFilter.parse(text))
     assert set(state.tenant_list.order) == shown
 
 
 def test_an_exclamation_mark_inverts_the_filter(state: ConsoleState) -> None:
-    state.tenant_list.filter = RowFilter.parse("!production")
-    state.arrange()
+    state.set_filter(RowFilter.parse("!production"))
     assert state.tenant_list.order == [("birch", "staging")]
 
 
