@@ -1,0 +1,113 @@
+"""Sends the moves that the gate let through, each once and under its own key, and finds out what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
+from loradeck.schemas.feed import FeedEvents
+from loradeck.schemas.moves import MoveResult
+from loradeck.tui.moves import Move, OwnMove, Phase
+from loradeck.tui.outcome import said, tell_of
+from loradeck.tui.port import Port
+from loradeck.tui.state import ConsoleState
+from loradeck.tui.text import clean
+
+LOOK_UP_S = 2.0
+"""Pause between two look-ups of a move whose outcome is unknown."""
+
+AT_ONCE = 8
+"""Marked rows that are sent at the same time."""
+
+
+class Sender:
+    """Moves on their way. `changed` is called whenever something new is known of one."""
+
+    def __init__(self, port: Port, state: ConsoleState, changed: Callable[[], None]) -> None:
+        self._port = port
+        self._state = state
+        self._changed = changed
+        self._told: OwnMove | None = None
+
+    def begin(self, moves: Sequence[Move]) -> list[OwnMove]:
+        """Take moves in before the first byte is sent, so that no second key can send them again."""
+        owns = [self._state.sent(move) for move in moves]
+        self._told = owns[-1]
+        self.retell()
+        return owns
+
+    def retell(self) -> None:
+        """Keep the TELL line at the newest that is known of the last move."""
+        if self._told is not None:
+            self._state.tell = tell_of(self._state, self._told)
+
+    def dismiss(self) -> bool:
+        """Esc on the TELL line. A move that is not settled stays told. Returns whether there was one to dismiss."""
+        if self._state.tell is None or (self._told is not None and not self._state.is_settled(self._told)):
+            return False
+        self._state.tell = self._told = None
+        return True
+
+    @property
+    def watched(self) -> set[tuple[str, str]]:
+        """Rows whose changes are drawn at once: those of moves that have not settled, and of the last one."""
+        rows = {own.move.row for own in self._state.own[-20:] if not self._state.is_settled(own)}
+        return rows | {self._told.move.row} if self._told is not None else rows
+
+    async def deliver(self, owns: Sequence[OwnMove]) -> None:
+        """Send, and stay until the outcome of each is known."""
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def one(own: OwnMove) -> None:
+            async with slots:
+                await self._deliver(own)
+
+        await asyncio.gather(*(one(own) for own in owns))
+
+    async def _deliver(self, own: OwnMove) -> None:
+        try:
+            result = await self._port.send(own.move)
+        except ApiError as error:
+            self._settle(own, Phase.REFUSED, said(error))
+        except OutcomeUnknown as error:
+            self._settle(own, Phase.UNKNOWN, clean(error.where))
+            await self._look_up(own)
+        except ClientError as error:
+            self._settle(own, Phase.NOT_SENT, said(error))
+        else:
+            self._answered(own, result)
+
+    async def _look_up(self, own: OwnMove) -> None:
+        """Ask for a lost answer by its key until the hub knows. Two answers 'never seen' make it unmoved."""
+        unseen = 0
+        while unseen < 2:
+            await asyncio.sleep(LOOK_UP_S)
+            try:
+                result = await self._port.outcome(own.move.key)
+            except ClientError:
+                unseen = 0
+                continue
+            if result is not None:
+                self._answered(own, result)
+                return
+            unseen += 1
+        self._settle(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
+
+    def _answered(self, own: OwnMove, result: MoveResult) -> None:
+        own.result = result
+        phase = Phase.COMMITTED
+        if result.cancelled is not None:
+            phase = Phase.CANCELLED
+        elif result.pending is not None:
+            phase = Phase.PENDING
+        if result.events:
+            self._state.apply(FeedEvents(events=result.events))
+        self._settle(own, phase, "")
+
+    def _settle(self, own: OwnMove, phase: Phase, trouble: str) -> None:
+        own.phase = phase
+        own.trouble = trouble
+        own.answered_at = self._state.clock()
+        self.retell()
+        self._changed()
