@@ -26,7 +26,7 @@ from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, Te
 from loradeck.tui.listing import FilterError, RowFilter
 from loradeck.tui.moves import Move, RowKey
 from loradeck.tui.outcome import said
-from loradeck.tui.panel import pin_command, wants_panel
+from loradeck.tui.panel import is_done, pin_command, wants_panel
 from loradeck.tui.port import HubPort, Port
 from loradeck.tui.question import Question
 from loradeck.tui.screens.events import EventsScreen
@@ -352,7 +352,7 @@ class Deck(App[None], inherit_bindings=False):
 
     def do_copy(self) -> None:
         row = self.state.row
-        command = pin_command(row, self.state, whole=True) if row is not None and not row.settled else None
+        command = pin_command(row, self.state, whole=True) if row is not None and not is_done(row) else None
         if command is None:
             self.notice("nothing to copy here", "dim")
         elif self._driver is not None:
