@@ -11,7 +11,7 @@ import click
 from loradeck.cli.base import named_bases
 from loradeck.cli.exits import Exit, misused, refused
 from loradeck.cli.files import checked, toml_of
-from loradeck.cli.naming import Named, labels_of, one_named, release_named
+from loradeck.cli.naming import labels_of, one_named, owned_named, release_named
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import span, utc
@@ -41,12 +41,9 @@ async def train(s: Session, spec: Path, labels: tuple[str, ...], follow: bool) -
     if isinstance(fields.get("base"), str):
         fields["base"] = one_named("base", fields["base"], await named_bases(s.api)).digest
     if isinstance(fields.get("datasets"), list):
-        entries = await s.api.datasets()
-        known = [Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in entries]
-        own = [entry for entry in known if entry.value.manifest.tenant == fields.get("tenant")]
-        fields["datasets"] = [
-            one_named("dataset", str(text), known if "/" in str(text) else own).digest for text in fields["datasets"]
-        ]
+        known = await s.api.datasets()
+        owner = str(fields.get("tenant", ""))
+        fields["datasets"] = [owned_named("dataset", str(text), owner, known) for text in fields["datasets"]]
     request = JobRequest(
         spec=checked(TrainSpec, fields, where=str(spec)), labels=labels_of(labels), idempotency_key=new_key()
     )
@@ -76,12 +73,8 @@ async def evaluate(
 ) -> None:
     """Score a release on a suite's held-out items and record its canaries."""
     release = await release_named(s.api, tenant, name)
-    suites = [
-        Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in await s.api.suites()
-    ]
-    own = [entry for entry in suites if entry.value.manifest.tenant == tenant]
-    suite = one_named("suite", suite_name, suites if "/" in suite_name else own)
-    fields = {"tenant": tenant, "release": release.id, "suite": suite.digest, "route": route, **numbers}
+    suite = owned_named("suite", suite_name, tenant, await s.api.suites())
+    fields = {"tenant": tenant, "release": release.id, "suite": suite, "route": route, **numbers}
     request = JobRequest(
         spec=checked(EvaluateSpec, fields, where="options"), labels=labels_of(labels), idempotency_key=new_key()
     )

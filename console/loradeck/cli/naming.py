@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 from loradeck.cli.exits import misused, refused
+from loradeck.client.answers import DatasetEntry, SuiteEntry
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
@@ -121,6 +122,13 @@ class Named(Generic[T]):
     digest: str
     names: tuple[str, ...]
     value: T
+
+
+def owned_named(kind: str, text: str, tenant: str, known: Iterable[DatasetEntry | SuiteEntry]) -> str:
+    """Digest of a tenant's dataset or suite called `text`; 'other/name' looks at that tenant's. Raises: CliError."""
+    entries = [Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in known]
+    own = [entry for entry in entries if entry.value.manifest.tenant == tenant]
+    return one_named(kind, text, entries if "/" in text else own).digest
 
 
 def one_named(kind: str, text: str, known: Iterable[Named[T]]) -> Named[T]:

@@ -10,7 +10,7 @@ import click
 
 from loradeck.cli.exits import misused
 from loradeck.cli.files import checked, json_of, text_of, toml_of
-from loradeck.cli.naming import Named, labels_of, one_named, pointer
+from loradeck.cli.naming import labels_of, owned_named, pointer
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import share, span, utc
@@ -59,7 +59,7 @@ async def set_route(
         settings = await asyncio.to_thread(toml_of, file)
     else:
         settings = before.model_dump(mode="json") if before else {}
-    await _put(s.api, settings, flags)
+    await _put(s.api, at.tenant, settings, flags)
     config = checked(RouteConfig, settings, where=str(file or at))
     if before is not None and config != before:
         for line in _differences(before, config):
@@ -104,7 +104,7 @@ async def show(s: Session, tenant: str, route_name: str | None, settings: bool) 
     replicas(s, row)
 
 
-async def _put(api: HubApi, settings: dict[str, Any], flags: dict[str, Any]) -> None:
+async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any]) -> None:
     """Flags into the settings, and the gate's suite from its name to its digest. Raises: CliError."""
 
     def into(table: str, key: str, value: Any) -> None:
@@ -132,10 +132,7 @@ async def _put(api: HubApi, settings: dict[str, Any], flags: dict[str, Any]) -> 
         into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))
     gate = settings.get("gate")
     if isinstance(gate, dict) and isinstance(gate.get("suite"), str):
-        suites = [
-            Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in await api.suites()
-        ]
-        gate["suite"] = one_named("suite", gate["suite"], suites).digest
+        gate["suite"] = owned_named("suite", gate["suite"], tenant, await api.suites())
 
 
 def _differences(before: RouteConfig, after: RouteConfig) -> list[str]:

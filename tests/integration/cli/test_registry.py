@@ -178,3 +178,14 @@ def test_a_callers_key_goes_to_a_file_of_its_owners(desk: Desk, tenant: str, tmp
     assert done.returncode == 0
     assert out.stat().st_mode & 0o777 == 0o600
     assert out.read_text().strip() not in done.stdout + done.stderr
+
+
+def test_the_suite_of_a_gate_is_the_tenants_own_although_another_has_a_newer_one_of_that_name(
+    desk: Desk, tenant: str, rows: Path
+) -> None:
+    own = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "twin", *PROVENANCE)["digest"]
+    desk.json("tenant", "create", "neighbour")
+    other = desk.json("suite", "add", rows, "--tenant", "neighbour", "--name", "twin", *PROVENANCE)["digest"]
+    config = desk.json("route", "set", tenant, "staging", "--gate-suite", "twin")
+    assert RouteConfig.model_validate(config).gate is not None
+    assert config["gate"]["suite"] == own != other
