@@ -16,6 +16,12 @@ ANSWER_S = 1.0
 """A terminal that has not answered its first request for this long is one that never does."""
 
 
+AGAIN_S = 2.0
+"""An unanswered request is followed by another after this long: an answer may be lost, as when tmux reattaches."""
+
+OPEN_REQUESTS = 20
+
+
 @dataclass(frozen=True)
 class Shown:
     """What the preview says that a key would act on. Figures that merely tick are no part of it."""
@@ -73,10 +79,8 @@ class Sight:
         self._frame = Frame(shown, question, self._clock())
         self._end = self._written()
         if not self._silent:
-            self._number += 1
-            self._mine = self._number
-            self._asked.append((self._number, self._clock()))
-            self._request()
+            self._mine = self._number + 1
+            self._ask()
 
     def answered(self) -> None:
         """The terminal answered the oldest open request."""
@@ -85,7 +89,7 @@ class Sight:
         if not self._asked:
             return
         number, _ = self._asked.popleft()
-        if number == self._mine and self._frame.seen_at is None:
+        if number >= self._mine and self._frame.seen_at is None:
             self._mark_seen()
 
     def look(self) -> Frame:
@@ -96,7 +100,14 @@ class Sight:
                 self._asked.clear()
             if self._silent and self._accepted() >= self._end:
                 self._mark_seen()
+            elif self._asked and self._clock() - self._asked[-1][1] > AGAIN_S and len(self._asked) < OPEN_REQUESTS:
+                self._ask()
         return self._frame
+
+    def _ask(self) -> None:
+        self._number += 1
+        self._asked.append((self._number, self._clock()))
+        self._request()
 
     @property
     def waiting(self) -> bool:

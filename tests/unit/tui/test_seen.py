@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripts.console_stage import Clock
 
-from loradeck.tui.seen import ANSWER_S, Shown, Sight
+from loradeck.tui.seen import AGAIN_S, ANSWER_S, OPEN_REQUESTS, Shown, Sight
 
 
 def shown(generation: int) -> Shown:
@@ -115,3 +115,30 @@ def test_an_answer_nobody_asked_for_proves_nothing(sight: Sight) -> None:
     sight.answered()
     sight.frame(shown(1), None)
     assert sight.look().seen_at is None
+
+
+def test_a_lost_answer_delays_and_never_lies(sight: Sight, clock: Clock, terminal: Terminal) -> None:
+    """The first of two answers is lost: the one that comes counts for the older frame only."""
+    sight.frame(shown(1), None)
+    sight.answered()
+    sight.frame(shown(2), None)
+    sight.frame(shown(3), None)
+    sight.answered()
+    assert sight.look().seen_at is None
+    requests = terminal.requests
+    clock.now += AGAIN_S + 0.1
+    sight.look()
+    sight.look()
+    assert terminal.requests == requests + 1
+    sight.answered()
+    assert sight.look().seen_at == clock.now
+
+
+def test_requests_do_not_pile_up_without_end(sight: Sight, clock: Clock, terminal: Terminal) -> None:
+    sight.frame(shown(1), None)
+    sight.answered()
+    sight.frame(shown(2), None)
+    for _ in range(200):
+        clock.now += AGAIN_S + 0.1
+        sight.look()
+    assert terminal.requests <= OPEN_REQUESTS + 1
