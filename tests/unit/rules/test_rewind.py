@@ -94,6 +94,16 @@ def test_nomad_3052_a_target_that_was_collected_is_skipped_and_listed() -> None:
     assert set(outcome(made).values()) == {"that release is no longer kept"}
 
 
+def test_nomad_3052_what_lay_beneath_then_and_was_collected_does_not_come_back_as_a_way_back() -> None:
+    now = pointers("new", 7)
+    then = pointers("old", 4, beneath=(digest("collected"), digest("older")))
+    request = RewindRequest(to_rev=3, dry_run=False, generations={"acme/production": 7}, idempotency_key="rewind-key")
+    made = plan(now, then, dry_run=False, generations=request.generations)
+    (draft,) = rewind.drafts(made, now, then, request, OPERATOR, known=KNOWN)
+    assert draft.pointer is not None
+    assert draft.pointer.beneath == (digest("older"),)
+
+
 def test_executing_without_the_plan_is_refused() -> None:
     with pytest.raises(Refused) as refusal:
         plan(pointers("new", 7), pointers("old", 4), dry_run=False)

@@ -326,7 +326,7 @@ class Fleet(RuleBasedStateMachine):
 
         def execute() -> list[Draft]:
             plan = self.hub.rewind_plan(request, to_rev)
-            return rewind.drafts(plan, log.ledger.pointers, then, request, OPERATOR)
+            return rewind.drafts(plan, log.ledger.pointers, then, request, OPERATOR, known=self.hub.stored)
 
         outcome = self.attempt(execute)
         if isinstance(outcome, str):
@@ -337,7 +337,8 @@ class Fleet(RuleBasedStateMachine):
         for event in outcome:
             assert event.pointer is not None
             key, facts = event.pointer.key, self.hub.facts[event.pointer.key]
-            assert same(event.pointer, then[key])
+            assert event.pointer.release == then[key].release
+            assert event.pointer.beneath == tuple(r for r in then[key].beneath if r in self.hub.stored)
             assert event.pointer.release not in facts.revoked
             assert event.pointer.release not in facts.breached
             assert event.pointer.release not in {q.release for q in before[key].quarantined}
