@@ -40,13 +40,12 @@ from loradeck.schemas.link import (
     Welcome,
 )
 from loradeck.schemas.table import Pin
-from loradeck_agent._telemetry_shim import Telemetry
-from loradeck_agent.acks import AckBoard
+from loradeck_agent.acks import AckBoard, agent_ack
 from loradeck_agent.config import AgentConfig, EngineConfig
 from loradeck_agent.control import RouterControl, TableUpdate
 from loradeck_agent.desired import DesiredTable, Heard
 from loradeck_agent.engine_api import EngineApi
-from loradeck_agent.errors import AgentError
+from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.folder import StateFolder, locked
 from loradeck_agent.hub_api import HubApi
 from loradeck_agent.inputs import InputStore
@@ -59,6 +58,7 @@ from loradeck_agent.records import CanaryRecords
 from loradeck_agent.releases import ReleaseStore
 from loradeck_agent.replica import EngineReplica
 from loradeck_agent.supervise import Program, Supervised
+from loradeck_agent.telemetry.watch import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,9 @@ class Agent:
             EngineReplica(config.replica_of(engine), engine, EngineApi(self.folder.engine_socket(engine.name)))
             for engine in config.engine
         )
-        self.link = Link(config, token, hello=self._hello, handle=self._handle, changed=self._link_changed)
+        self.link = Link(
+            config, token, hello=self._hello, handle=self._handle, changed=self._link_changed, noted=self._write_status
+        )
         self.acks = AckBoard(self.link.send)
         self.records = CanaryRecords(self.folder.canaries, self.hub)
         self.store = ReleaseStore(self.folder, self.hub)
@@ -126,6 +128,7 @@ class Agent:
         self._table_behind = asyncio.Event()
         self._stop = asyncio.Event()
         self._router_boot = ""
+        self._unpins: set[tuple[str, str]] = set()
         self._resync_at = 0.0
         self._background: set[asyncio.Task[None]] = set()
 
@@ -219,6 +222,12 @@ class Agent:
         )
 
     async def _handle(self, message: DownMessage) -> None:
+        try:
+            await self._carry_out(message)
+        except AgentError as error:
+            log.error("a %s message of the hub could not be carried out: %s", message.type, error)
+
+    async def _carry_out(self, message: DownMessage) -> None:
         match message:
             case Desired():
                 await self._directive(message)
@@ -236,7 +245,19 @@ class Agent:
             case TableAsk():
                 await self._send_table()
             case NodeOrder():
-                self.order = message
+                self._order(message)
+
+    def _order(self, order: NodeOrder) -> None:
+        """A drained node lets go of the driver, so that its GPUs can be reset or taken out."""
+        before, self.order = self.order, order
+        if order.drained and not before.drained:
+            self._aside(self._quiesce())
+        elif before.drained and not order.drained:
+            self.telemetry.resume()
+
+    async def _quiesce(self) -> None:
+        if not await self.telemetry.quiesce():
+            log.error("the sampler is stuck in the driver: do not reset the GPUs")
 
     async def _directive(self, message: Desired) -> None:
         """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
@@ -279,11 +300,11 @@ class Agent:
             self._table_behind.set()
         else:
             self._advance(self.table.cursor)
-        for tenant, route in message.unpin:
-            await self._unpin(tenant, route)
         self.reconciler.wake()
         if not complete:
             await self._resync(f"the table differs from the hub's at revision {message.rev}")
+        for tenant, route in message.unpin:
+            await self._unpin(tenant, route)
 
     def _advance(self, cursor: Cursor) -> None:
         """Notes how far the router durably is. The next hello says it."""
@@ -310,7 +331,9 @@ class Agent:
     async def _unpin(self, tenant: str, route: str) -> None:
         # First the journal: a pin that it still held would be put back at the next start.
         await self._note(partial(self.journal.unpin, tenant, route))
+        self._unpins.add((tenant, route))
         await self._acked(await self.router.unpin(tenant, route))
+        self._unpins.discard((tenant, route))
         self.pins.pop((tenant, route), None)
         self.reconciler.pins = dict(self.pins)
 
@@ -326,7 +349,6 @@ class Agent:
         self._aside(self._after_link_change(connected))
 
     async def _after_link_change(self, connected: bool) -> None:
-        self._write_status()
         await self.router.hub(connected=connected and self.table.refused is None)
         self.jobs.linked(connected)
         if connected:
@@ -351,6 +373,9 @@ class Agent:
             return (await self.router.state()).boot
         except AgentError:
             return None
+        except ValueError as error:
+            log.error("the router's state cannot be read: %s", error)
+            return None
 
     async def _router_up(self, boot: str, adopted: bool) -> None:
         """Takes over what the router holds, and tells it what it missed."""
@@ -367,14 +392,23 @@ class Agent:
         for key, pin in self.journal.pins.items():
             if key not in self.pins:
                 await self._pin_again(pin)
+        for tenant, route in sorted(self._unpins):
+            await self._unpin(tenant, route)
         self.reconciler.pins = dict(self.pins)
+        self.reconciler.router_up(True)
         await self.reconciler.tell_router()
-        await self._push_table()
+        try:
+            await self._push_table()
+        except Unreachable:
+            raise
+        except AgentError as error:
+            log.error("the router is behind: %s", error)
+            self._table_behind.set()
         await self.router.hub(connected=self.link.connected and self.table.refused is None)
         self._router_known.set()
-        self.reconciler.wake()
 
     async def _router_down(self) -> None:
+        self.reconciler.router_up(False)
         self.router.close()
 
     async def _pin_again(self, pin: Pin) -> None:
@@ -436,11 +470,12 @@ class Agent:
 
     async def _probe_engine(self, engine: EngineReplica) -> str | None:
         try:
-            if await engine.api.healthy():
-                return (await engine.api.version()).boot
+            return (await engine.api.version()).boot if await engine.api.healthy() else None
         except AgentError:
-            pass
-        return None
+            return None
+        except ValueError as error:
+            log.error("the version of engine %s cannot be read: %s", engine.config.name, error)
+            return None
 
     async def _engine_up(self, engine: EngineReplica, boot: str, adopted: bool) -> None:
         """An engine runs: what passed in this very lifetime counts, everything else is loaded and verified anew."""
@@ -463,6 +498,10 @@ class Agent:
         engine.went_down()
         self.prover.stop_replica(engine.name)
         self.acks.forget(engine.name)
+        # The router no longer knows of this replica, so it cannot say that what was flipped and proven on it is void.
+        for entry in list(self.table.entries.values()):
+            if entry.current is not None and engine.runs(entry.current):
+                await self.acks.post(agent_ack(entry, engine.name, AckState.WAITING, "engine_down"))
         await self.reconciler.tell_router()
 
     async def _note_passed(self, engine: EngineReplica) -> None:

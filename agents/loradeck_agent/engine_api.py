@@ -61,7 +61,7 @@ class EngineApi:
             return
         if reply.status == 400:
             listed = (await self.models()).get(name)
-            if listed is not None and _same_folder(listed, path):
+            if listed is not None and same_folder(listed, path):
                 return
             if listed is not None:
                 raise AgentError("name_taken", f"the engine lists {name} from another folder", f"{listed}, not {path}")
@@ -80,7 +80,8 @@ class EngineApi:
         return canary_item(messages, await self._http.post("/v1/chat/completions", body, timeout=CANARY_S))
 
 
-def _same_folder(listed: str, path: Path) -> bool:
+def same_folder(listed: str, path: Path) -> bool:
+    """Whether the folder that an engine lists is this one."""
     return Path(listed).resolve() == path.resolve()
 
 

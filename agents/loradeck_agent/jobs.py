@@ -138,14 +138,12 @@ class Jobs:
             self._linked.clear()
             return
         self._linked.set()
-        for running in list(self._said.values()):
-            self._aside(self._say_again(running))
+        for said in self._said.values():
+            if time.monotonic() - said.at < REPEAT_S:
+                self._aside(self._say_again(said.event))
 
-    async def _say_again(self, said: _Said) -> None:
-        if time.monotonic() - said.at < REPEAT_S:
-            await self.send(said.event)
-        else:
-            self._said.pop(said.event.job, None)
+    async def _say_again(self, event: JobEvent) -> None:
+        await self.send(event)
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -188,7 +186,9 @@ class Jobs:
             self._linked.clear()
             await self._linked.wait()
         if event.type in TERMINAL:
-            self._said[job.id] = _Said(message, time.monotonic())
+            now = time.monotonic()
+            self._said = {name: said for name, said in self._said.items() if now - said.at < REPEAT_S}
+            self._said[job.id] = _Said(message, now)
 
     # ---- prepare -------------------------------------------------------------------------------------------
 

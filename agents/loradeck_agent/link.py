@@ -50,6 +50,7 @@ class Link:
         hello: builds the first message of a connection.
         handle: is given every message after the hub's welcome, and the welcome; one at a time, in order.
         changed: called with True after a welcome and with False when the link is lost.
+        noted: called when `status` has changed.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Link:
         hello: Callable[[], Awaitable[Hello]],
         handle: Callable[[DownMessage], Awaitable[None]],
         changed: Callable[[bool], Awaitable[None]],
+        noted: Callable[[], None] = lambda: None,
         backoff: Backoff | None = None,
     ) -> None:
         self.status = LinkStatus()
@@ -71,6 +73,7 @@ class Link:
         self._hello = hello
         self._handle = handle
         self._changed = changed
+        self._noted = noted
         self._backoff = backoff or Backoff(0.5, 15.0)
         self._socket: ClientConnection | None = None
 
@@ -99,6 +102,7 @@ class Link:
                 if self.status.error != str(lost):
                     log.warning("%s", lost)
                 self.status.error = str(lost)
+                self._noted()
             failures = 0 if time.monotonic() - began > LINK_TTL_S else failures + 1
             await asyncio.sleep(self._backoff.pause(failures))
 
@@ -133,6 +137,7 @@ class Link:
             raise LinkLost(f"the hub's first message was {first.type!r}, not a welcome")
         self._socket = socket
         self.status = LinkStatus(True, time.time_ns() // 1_000_000, first.refuse)
+        self._noted()
         beat = asyncio.create_task(self._beat(socket))
         try:
             await self._handle(first)
@@ -141,6 +146,7 @@ class Link:
                 message = await self._receive(socket)
                 if isinstance(message, Welcome):
                     self.status.refused = message.refuse
+                    self._noted()
                 await self._handle(message)
         finally:
             self._socket = None

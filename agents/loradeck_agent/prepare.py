@@ -6,15 +6,20 @@ Fetched, verified, loaded, and its canaries answered: after that the promote is 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from loradeck.schemas.jobs import JobAssignment
+from loradeck.schemas.link import EngineState
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.errors import AgentError
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.replica import EngineReplica
 from loradeck_agent.verify import Canaries
+
+START_S = 120.0
+POLL_S = 0.1
 
 
 async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconciler: Reconciler) -> dict[str, Any]:
@@ -27,6 +32,7 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
     ref = job.release
     if ref is None:
         raise AgentError("bad_job", "the job names no release", job.id)
+    await _until_started(engines)
     running = [engine for engine in engines if engine.up]
     placed = [engine for engine in running if engine.runs(ref)]
     if not placed:
@@ -38,6 +44,13 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
         )
     results = await asyncio.gather(*(_on(engine, ref, job.canaries, reconciler) for engine in placed))
     return {engine.name: result for engine, result in zip(placed, results, strict=True)}
+
+
+async def _until_started(engines: Sequence[EngineReplica]) -> None:
+    """An engine that is starting may be one that the release is for: it is waited for, within reason."""
+    deadline = time.monotonic() + START_S
+    while any(engine.state is EngineState.STARTING for engine in engines) and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_S)
 
 
 async def _on(engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, reconciler: Reconciler) -> dict[str, Any]:

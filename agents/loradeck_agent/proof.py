@@ -32,6 +32,12 @@ REPEAT_S = 60.0
 RETRY_S = 2.0
 """Pause after a proof that could not be made."""
 
+TRIES = 5
+"""Proofs that may come to nothing (router or engine do not answer) before the replica counts as failed."""
+
+PACE_S = 1.0
+"""Between two repeated proofs on one node, however many pointers it has: engines are there for callers."""
+
 AT_ONCE = 4
 """Proofs that run beside each other on one node."""
 
@@ -59,6 +65,7 @@ class Prover:
     acks: AckBoard
     _tasks: dict[tuple[str, str, str], _Proving] = field(default_factory=dict)
     _left: dict[tuple[str, str], ReleaseRef] = field(default_factory=dict)
+    _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     def left(self, entry: TableEntry, by: TableEntry) -> None:
@@ -99,6 +106,7 @@ class Prover:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep_proving(self, pointer: tuple[str, str], fence: tuple[int, int], replica: str) -> None:
+        unanswered, repeated = 0, False
         while True:
             # Read again each time: a route's canaries may change while its generation stays.
             entry = self.table.entries.get(pointer)
@@ -111,8 +119,11 @@ class Prover:
             except Superseded:
                 return
             except Unreachable as error:
+                unanswered += 1
                 log.info("%s/%s on %s is not proven yet: %s", entry.tenant, entry.route, replica, error)
                 pause = RETRY_S
+                if unanswered == TRIES:
+                    await self._say(entry, replica, AckState.FAILED, "canary_unanswered", error.detail)
             except AgentError as error:
                 await self._say(entry, replica, AckState.FAILED, error.code, f"{error.title}; {error.detail}")
                 pause = RETRY_S
@@ -120,8 +131,12 @@ class Prover:
                 log.exception("proof of %s/%s on %s broke", entry.tenant, entry.route, replica)
                 await self._say(entry, replica, AckState.FAILED, "proof_broke", "the agent's log has the traceback")
             else:
+                unanswered, repeated = 0, True
                 await self._say(entry, replica, _STATE[verdict.level], verdict.code, verdict.detail)
             await asyncio.sleep(pause)
+            if repeated:
+                async with self._pace:
+                    await asyncio.sleep(PACE_S)
 
     async def _say(self, entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str) -> None:
         if state is AckState.FAILED:
@@ -159,4 +174,6 @@ class Prover:
         )
         if reply.status == 409:
             raise Superseded
+        if reply.status in (502, 503, 504):
+            raise Unreachable(replica, f"the canary was answered {reply.status}: {reply.text[:200]}")
         return canary_item(messages, reply)

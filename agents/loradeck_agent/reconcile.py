@@ -23,6 +23,7 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.acks import AckBoard, agent_ack
 from loradeck_agent.control import RouterControl
 from loradeck_agent.desired import DesiredTable
+from loradeck_agent.engine_api import same_folder
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.records import CanaryRecords
 from loradeck_agent.releases import ReleaseStore
@@ -86,8 +87,17 @@ class Reconciler:
         self._failures: dict[tuple[str, str], _Failure] = {}
         self._prepared: dict[str, tuple[ReleaseRef, float]] = {}
         self._telling = asyncio.Lock()
+        self._router_up = asyncio.Event()
 
     # ---- what is wanted ------------------------------------------------------------------------------------
+
+    def router_up(self, up: bool) -> None:
+        """Whether there is a router to tell anything. Rounds wait for one."""
+        if up:
+            self._router_up.set()
+            self.wake()
+        else:
+            self._router_up.clear()
 
     def wake(self) -> None:
         """The table, the pins or an engine changed."""
@@ -135,6 +145,7 @@ class Reconciler:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await wake.wait()
+            await self._router_up.wait()
             wake.clear()
             pause = ROUND_S
             if engine.up:
@@ -143,6 +154,9 @@ class Reconciler:
                 except AgentError as error:
                     log.warning("%s: %s", engine.name, error)
                     pause = UNLOAD_RETRY_S
+                except Exception:
+                    log.exception("a round on %s broke", engine.name)
+                    pause = SHORT_S
 
     async def _round(self, engine: EngineReplica) -> float:
         """One round. Returns seconds until the next one is due."""
@@ -239,12 +253,18 @@ class Reconciler:
     async def _load(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
         name = ref.engine_name
         assert name is not None, "the base alone is never loaded"
+        folder = await self.store.ensure(ref, engine.build.base, engine.config.base)
         if ref.id not in engine.loaded:
-            folder = await self.store.ensure(ref, engine.build.base, engine.config.base)
             await engine.api.load(name, folder)
         # "Loaded" is not "listed", and neither is "answers as it should".
-        if name not in await engine.api.models():
+        listed = (await engine.api.models()).get(name)
+        if listed is None:
             raise AgentError("not_listed", "the engine took the adapter and does not list it", name)
+        if not same_folder(listed, folder):
+            await engine.api.unload(name)
+            raise AgentError(
+                "wrong_files", "the engine lists the release from another folder", f"{listed}, not {folder}"
+            )
         engine.loaded[ref.id] = name
         verdict = await verify_idle(engine, self.records, ref, canaries, self._near(ref.id))
         if verdict.level is Level.FAILED:
@@ -281,6 +301,8 @@ class Reconciler:
 
     async def tell_router(self) -> None:
         """Says where the engines are and what they may be asked for. A router that is down is told when it is up."""
+        if not self._router_up.is_set():
+            return
         async with self._telling:
             slots = tuple(slot for slot in (engine.slot() for engine in self.engines) if slot is not None)
             try:

@@ -24,6 +24,7 @@ from loradeck_agent.folder import holder_of
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
+TAKE_OVER_S = 1.0
 STEADY_S = 60.0
 """A process that lived this long starts the back-off again from its beginning."""
 
@@ -58,7 +59,7 @@ class Supervised:
     Args:
         probe: the running process's boot id once it answers, else None. Must not raise.
         came_up: called with the boot id and whether the process was found running. It is called again after
-            every restart.
+            every restart, and once a second for as long as it raises an AgentError.
         went_down: called when the process has ended.
     """
 
@@ -107,14 +108,27 @@ class Supervised:
             boot = await self._until_ready(ended, watch)
             if boot is not None:
                 log.info("%s runs: pid %d%s", self.program.name, pid, ", adopted" if found is not None else "")
-                await self._came_up(boot, found is not None)
+                await self._take_over(boot, found is not None, ended)
                 await ended
             log.error("%s ended (%s); its log is %s", self.program.name, self._how_it_ended(), self.program.log)
             self.pid = None
-            await self._went_down()
+            try:
+                await self._went_down()
+            except AgentError as error:
+                log.warning("after the end of %s: %s", self.program.name, error)
         finally:
             asyncio.get_running_loop().remove_reader(watch)
             os.close(watch)
+
+    async def _take_over(self, boot: str, adopted: bool, ended: asyncio.Future[None]) -> None:
+        """Tells the owner that the process answers, until the owner could do what it does then."""
+        while not ended.done():
+            try:
+                await self._came_up(boot, adopted)
+                return
+            except AgentError as error:
+                log.warning("%s is not taken over yet: %s", self.program.name, error)
+            await asyncio.wait([ended], timeout=TAKE_OVER_S)
 
     def _start(self) -> int:
         program = self.program

@@ -124,6 +124,7 @@ class Fleet:
         node = self.nodes.setdefault(hello.node, Node(hello.node))
         node.link = link
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
+        self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         node.pins = hello.pins
         self.heard(node)
@@ -139,6 +140,16 @@ class Fleet:
             self._changed()
         node.host, node.gpus, node.nvml = report.host, report.gpus, report.nvml
         return moved
+
+    def _void(self, before: Iterable[Replica], now: Iterable[Replica]) -> None:
+        """Take back what was acknowledged on engines that did not live through the time without a link."""
+        alive = {r.replica: r.boot for r in now if r.state is EngineState.UP}
+        for gone in (r.replica for r in before if alive.get(r.replica) != r.boot):
+            for records in self._acks.values():
+                record = records.get(gone)
+                if record is not None:
+                    record.state, record.code, record.detail = AckState.WAITING, "engine_down", ""
+                    record.flipped, record.proven = None, None
 
     def _set_replicas(self, node: Node, replicas: tuple[Replica, ...]) -> None:
         for gone in node.replicas:

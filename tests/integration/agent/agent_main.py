@@ -32,7 +32,7 @@ def fake_executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
 def short_times() -> None:
     supervise.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
     proof.REPEAT_S = float(os.environ.get("LD_TEST_REPEAT_S", "60"))
-    proof.RETRY_S = 0.2
+    proof.RETRY_S = proof.PACE_S = 0.2
     reconcile.RETRY_FAULT_S = reconcile.RETRY_REACH_S = 1.0
     reconcile.UNLOAD_RETRY_S = 0.2
     reconcile.SHORT_S = 0.5

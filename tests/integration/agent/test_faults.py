@@ -37,6 +37,8 @@ async def test_a_killed_engine_is_restarted_and_verified_before_it_serves(
     assert old is not None
     os.kill(old, signal.SIGKILL)
     first = hub.entries["acme", "production"]
+    void = await hub.ack(first, "waiting", after=heard)
+    assert void.code == "engine_down", "what was proven on a dead engine is taken back at once"
     await hub.ack(first, "flipped", after=heard)
     await hub.ack(first, "proven", after=heard)
     await until(lambda: "chat" in node.engine_calls()[-1] and "hello" in node.engine_calls()[-1], "callers are served")

@@ -170,6 +170,21 @@ async def test_a_flip_that_is_said_again_takes_no_proof_back(deck: Deck, join: J
     assert (await deck.row()).proven == 0
 
 
+async def test_what_was_proven_on_an_engine_that_died_while_its_node_was_away_is_taken_back(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    assert (await deck.row()).proven == 1
+    await agent.leave()
+    agent.flips = agent.proves = False
+    agent.replica = agent.replica.model_copy(update={"boot": "b2"})
+    await agent.join()
+    row = await deck.row()
+    assert (row.flipped, row.proven, row.replicas[0].code) == (0, 0, "engine_down")
+
+
 async def test_the_newer_link_of_a_node_replaces_the_older(deck: Deck, join: Join) -> None:
     first = await join("n1")
     second = FakeAgent(deck, "n1")
