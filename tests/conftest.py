@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fleet import Material, make_material
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -115,3 +116,9 @@ def real_base() -> Path:
     from loradeck_agent.basemodel import ensure_base
 
     return ensure_base()
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """The word model with three adapters and their answers; fleets on it are made by the tests that need them."""
+    return make_material(tmp_path_factory.mktemp("material"))

@@ -94,6 +94,7 @@ def reference_answers(base: Path, adapters: list[Path], prompts: list[str], *, t
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    torch.set_num_threads(1)  # on a model this small more threads only wait for one another
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base)
     for number, folder in enumerate(adapters):
