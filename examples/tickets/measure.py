@@ -1,0 +1,171 @@
+"""Trains and scores every release of the tenants with the executors themselves, without a hub, and prints the table.
+
+    python examples/tickets/measure.py [--threads N] [--keep DIR] [--only acme/v1,...]
+
+It takes about six minutes on two cores. The table in the README beside this file was printed by it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loradeck.artifacts import base_manifest, scan
+from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobSpec, TrainSpec
+from loradeck.schemas.manifest import AdapterManifest, DatasetManifest, SuiteManifest
+from loradeck.schemas.release import Form, Release
+from loradeck_agent.basemodel import ensure_base
+
+HERE = Path(__file__).parent
+TENANTS = ("acme", "bolt", "cedar")
+CLEAR = 0.5
+"""Nats: positions from the first smaller margin on prove nothing (DESIGN: proof)."""
+
+
+@dataclass
+class Measured:
+    """One release, scored. `seconds`: of training; 0 for the base."""
+
+    tenant: str
+    label: str
+    report: EvaluationReport
+    canary: CanaryRecord
+    seconds: float
+
+
+class Bench:
+    """Runs executors in folders of its own."""
+
+    def __init__(self, root: Path, threads: int) -> None:
+        self.root = root
+        self.threads = threads
+        self.base = ensure_base(progress=lambda line: print(line, file=sys.stderr))
+        self.base_digest = base_manifest(self.base, "-", "-").digest
+
+    def run(self, name: str, spec: JobSpec, inputs: dict[str, str], canaries: Any = ()) -> Path:
+        """Runs one executor to its end and returns the folder with its results."""
+        folder = self.root / name
+        folder.mkdir(parents=True)
+        full = ExecutorSpec(
+            run=name,
+            attempt=1,
+            spec=spec,
+            base=str(self.base),
+            base_digest=self.base_digest,
+            inputs=inputs,
+            canaries=canaries,
+            out=str(folder / "out"),
+            events=str(folder / "events.jsonl"),
+            error=str(folder / "error.txt"),
+            threads=self.threads,
+        )
+        (folder / "spec.json").write_text(full.model_dump_json())
+        command = [sys.executable, "-m", f"loradeck_agent.executors.{spec.kind}", "--spec", str(folder / "spec.json")]
+        with (folder / "log.txt").open("wb") as log:
+            status = subprocess.run(command, stdout=log, stderr=log).returncode
+        if status != 0:
+            raise SystemExit(f"{name} left with {status}; see {folder}")
+        return folder / "out"
+
+    def measure(self, tenant: str, versions: Sequence[str]) -> Iterator[Measured]:
+        """The base and these versions of one tenant, trained and scored."""
+        suite, suite_folder = self._suite(tenant)
+        canaries = tomllib.loads((HERE / tenant / "route.toml").read_text())["canaries"]
+
+        def score(label: str, release: Release, adapter: dict[str, str], seconds: float) -> Measured:
+            spec = EvaluateSpec(tenant=tenant, release=release.id, suite=suite.digest)
+            inputs = {suite.digest: str(suite_folder), **adapter}
+            out = self.run(f"{tenant}-{label}-evaluate", spec, inputs, canaries)
+            report = EvaluationReport.model_validate_json((out / "report.json").read_text())
+            canary = CanaryRecord.model_validate_json((out / "canary.json").read_text())
+            return Measured(tenant, label, report, canary, seconds)
+
+        yield score("base", Release(tenant=tenant, form=Form.BASE, base=self.base_digest), {}, 0)
+        for version in versions:
+            began = time.monotonic()
+            out = self._train(tenant, version)
+            seconds = time.monotonic() - began
+            adapter = AdapterManifest.model_validate_json((out / "manifest.json").read_text()).digest
+            release = Release(tenant=tenant, form=Form.ADAPTER, base=self.base_digest, adapter=adapter)
+            yield score(version, release, {adapter: str(out)}, seconds)
+
+    def _train(self, tenant: str, version: str) -> Path:
+        rows = HERE / tenant / f"tickets-{version}.jsonl"
+        dataset = DatasetManifest(
+            tenant=tenant,
+            name=rows.stem,
+            rows=len(rows.read_text().splitlines()),
+            files=tuple(entry for entry in scan(rows.parent) if entry.path == rows.name),
+            provenance=tomllib.loads(rows.with_suffix(".toml").read_text()),
+        )
+        recipe = tomllib.loads((HERE / tenant / f"train-{version}.toml").read_text())
+        spec = TrainSpec.model_validate({**recipe, "base": self.base_digest, "datasets": [dataset.digest]})
+        return self.run(f"{tenant}-{version}-train", spec, {dataset.digest: str(rows)})
+
+    def _suite(self, tenant: str) -> tuple[SuiteManifest, Path]:
+        source = HERE / tenant
+        folder = self.root / f"{tenant}-suite"
+        folder.mkdir(parents=True)
+        items = (source / "held-out.jsonl").read_text()
+        (folder / "held-out.jsonl").write_text(items)
+        manifest = SuiteManifest(
+            tenant=tenant,
+            name="held-out",
+            items=len(items.splitlines()),
+            files=scan(folder),
+            answer_schema=(source / "answer.schema.json").read_text(),
+            provenance=tomllib.loads((source / "held-out.toml").read_text()),
+        )
+        (folder / "manifest.json").write_text(manifest.model_dump_json())
+        return manifest, folder
+
+
+def apart(one: CanaryRecord, other: CanaryRecord) -> int:
+    """How many canaries tell two releases apart at a position that counts for both."""
+    found = 0
+    for a, b in zip(one.items, other.items, strict=True):
+        for x, y, m, n in zip(a.tokens, b.tokens, a.margins, b.margins, strict=False):
+            if min(m, n) < CLEAR:
+                break
+            if x != y:
+                found += 1
+                break
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="keep everything in this new folder")
+    parser.add_argument("--tenants", default=",".join(TENANTS))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(args.keep or Path(scratch), args.threads)
+        print("| release | n | exact | valid JSON | train, s | evaluate, s | canaries apart from the others |")
+        print("|---|---|---|---|---|---|---|")
+        for tenant in args.tenants.split(","):
+            versions = sorted(path.stem.removeprefix("train-") for path in (HERE / tenant).glob("train-*.toml"))
+            done = list(bench.measure(tenant, versions))
+            for one in done:
+                others = [
+                    f"{apart(one.canary, o.canary)} of {len(one.canary.items)} {o.label}" for o in done if o is not one
+                ]
+                print(
+                    f"| {tenant} {one.label} | {one.report.n} | {one.report.exact} | {one.report.valid} "
+                    f"| {one.seconds:.0f} | {one.report.seconds:.0f} | {', '.join(others)} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
