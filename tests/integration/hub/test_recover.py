@@ -54,6 +54,7 @@ async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_rout
         await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
         promote = {"release": one, "expected_generation": 1, "idempotency_key": key()}
         await deck.refused(503, "log_behind", "POST", f"{ROUTE}/promote", promote)
+        await deck.refused(503, "log_behind", "GET", f"moves/{key()}")  # it may be a move that was lost
         assert (await deck.local.get("http://hub/readyz")).status_code == 503
         assert [n["behind"] for n in await deck.ok("GET", "nodes")] == ["log_behind"]
         assert not any(isinstance(m, Desired) for m in agent.received[seen:])

@@ -328,12 +328,16 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, request: Requ
 
 @router.get("/moves/{key}", response_model=MoveResult)
 async def by_key(key: str, request: Request, caller: Viewer) -> Response:
-    """What became of the move that was sent under an idempotency key; 404: it never moved anything."""
+    """What became of the move that was sent under an idempotency key; 404: it never moved anything.
+
+    A hub that may lack a part of the log (`log_behind`, `not_active`) does not say that of any key.
+    """
     hub = hub_of(request)
     promotion = hub.promotions.of_key(key)
     if promotion is not None and not promotion.over.is_set():
         return answer(MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch, pending=promotion.id))
     committed = await hub.store(lambda s: s.lookup(key))
     if committed is None:
+        hub.check_moves()
         raise Refused("unknown_key", "this key never moved anything", detail=key, fix="it is safe to send it again")
     return answer(await outcome(hub, committed, "committed", 0))
