@@ -78,8 +78,10 @@ async def recover(s: Session, reason: str, yes: bool) -> None:
     result = await s.api.recover(reason, new_key())
     s.out.json(result)
     for event in result.events:
-        s.out.say(f" {event.kind.value} {event.tenant}/{event.route} gen {event.generation}  rev {event.rev}")
-    s.out.say(f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} entries taken over")
+        where = f"{event.tenant}/{event.route}" if event.route else event.tenant
+        generation = f" gen {event.generation}" if event.generation is not None else ""
+        s.out.say(f" {event.kind.value} {where}{generation}  rev {event.rev}")
+    s.out.say(f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} events appended")
 
 
 @hub.command()

@@ -89,11 +89,12 @@ class Recovery:
             ) from None
         finally:
             self._asked = set()
-        states = list(self._tables.values())
+        states = sorted(self._tables.values(), key=lambda s: (s.epoch, s.rev), reverse=True)
         entries = [e for s in states for e in s.entries]
         await self._register(entries)
+        ahead = [e for s in states if not await hub.knows(s.rev, s.hash) for e in s.entries]
         drafts, above = recover.drafts(
-            hub.ledger.pointers, entries, tenants=hub.ledger.tenants, actor=actor, reason=reason
+            hub.ledger.pointers, entries, tenants=hub.ledger.tenants, actor=actor, reason=reason, ahead=ahead
         )
         above = max([above, *(s.epoch for s in states)])
         committed = await hub.adopt(drafts, epoch_above=above, key=key)

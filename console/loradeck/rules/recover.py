@@ -17,13 +17,21 @@ from loradeck.schemas.tenant import CallerKey, TenantState
 
 
 def newest(entries: Iterable[TableEntry]) -> dict[Key, TableEntry]:
-    """Per (tenant, route) the entry with the highest (epoch, generation) of all agents' tables."""
+    """Per (tenant, route) the entry with the highest (epoch, generation) of all agents' tables.
+
+    Of two with the same one, a tombstone counts less: a node that a pointer is no longer placed on has one,
+    while others go on serving it.
+    """
     best: dict[Key, TableEntry] = {}
     for entry in entries:
         known = best.get(entry.key)
-        if known is None or entry.fence > known.fence:
+        if known is None or _order(entry) > _order(known):
             best[entry.key] = entry
     return best
+
+
+def _order(entry: TableEntry) -> tuple[tuple[int, int], bool]:
+    return entry.fence, entry.current is not None
 
 
 def drafts(
@@ -33,6 +41,7 @@ def drafts(
     tenants: Mapping[str, TenantState],
     actor: Actor,
     reason: str,
+    ahead: Iterable[TableEntry] = (),
 ) -> tuple[list[Draft], int]:
     """The events that bring an older log up to what the agents hold, and the epoch that the new one must exceed.
 
@@ -42,6 +51,10 @@ def drafts(
     in the lost part is not known, so a person looks before automation promotes. What is being served had its
     quarantine lifted there, if it had one. Tenants and routes that the older log does not know are created
     again, without gate and placement, which no table carries; a suspension that a table carries is kept.
+
+    `ahead`: the entries of tables whose rev this log lacks, the newest table's first. What they say of callers'
+    keys, suspension and settings holds for tenants and routes that the older log does know: a key that was
+    withdrawn in the lost part stays withdrawn.
 
     The caller registers the releases of the entries (`TableEntry.current`, `beneath`) before committing.
     """
@@ -89,6 +102,23 @@ def drafts(
                 payload={"epoch": entry.epoch, "generation": entry.generation},
             )
         )
+    seen: set[str] = set()
+    routes: set[Key] = set()
+    for entry in ahead:
+        tenant = tenants.get(entry.tenant)
+        if tenant is None or tenant.offboarded:
+            continue
+        if entry.tenant not in seen:
+            seen.add(entry.tenant)
+            events.extend(_keys_as(entry, tenant, actor, reason))
+            if entry.suspended != tenant.suspended and entry.tenant not in suspended:
+                kind = EventKind.TENANT_SUSPEND if entry.suspended else EventKind.TENANT_RESUME
+                events.append(_draft(kind, entry, actor, reason))
+        if entry.route in tenant.routes and entry.key not in routes:
+            routes.add(entry.key)
+            config = tenant.routes[entry.route].model_copy(update=_settings(entry))
+            if config != tenant.routes[entry.route]:
+                events.append(_route_as(config, entry, actor, reason))
     return events, epoch_above
 
 
@@ -105,25 +135,53 @@ def behind(*, epoch: int, rev: int, hub_epoch: int, has_hash: bool) -> bool:
 def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool:
     if (entry.generation, release) == (pointer.generation, pointer.release):
         return False
+    if release is None and entry.fence == (pointer.moved_epoch, pointer.generation):
+        return False  # the pointer's last move, withdrawn from that node: no move of its own
     return entry.fence >= (pointer.moved_epoch, pointer.generation)
 
 
 def _tenant_again(entry: TableEntry, actor: Actor, reason: str) -> list[Draft]:
-    keys = [CallerKey(id=sha[:12], sha256=sha) for sha in entry.keys]
     return [
         _draft(EventKind.TENANT_CREATE, entry, actor, reason),
-        *(_draft(EventKind.KEY, entry, actor, reason, {"add": key.model_dump(mode="json")}) for key in keys),
+        *(_key_again(sha, entry, actor, reason) for sha in entry.keys),
     ]
 
 
+def _keys_as(entry: TableEntry, tenant: TenantState, actor: Actor, reason: str) -> list[Draft]:
+    """The tenant's keys as an entry has them."""
+    known = {key.sha256 for key in tenant.keys}
+    return [
+        *(_key_again(sha, entry, actor, reason) for sha in entry.keys if sha not in known),
+        *(
+            _draft(EventKind.KEY, entry, actor, reason, {"remove": key.id})
+            for key in tenant.keys
+            if key.sha256 not in entry.keys
+        ),
+    ]
+
+
+def _key_again(sha256: str, entry: TableEntry, actor: Actor, reason: str) -> Draft:
+    """A key of which only the hash is known: its id is new."""
+    key = CallerKey(id=sha256[:12], sha256=sha256)
+    return _draft(EventKind.KEY, entry, actor, reason, {"add": key.model_dump(mode="json")})
+
+
+def _settings(entry: TableEntry) -> dict[str, object]:
+    """Those of a route's settings that a table carries."""
+    return {
+        "gap": entry.gap,
+        "streams": entry.streams,
+        "checks": entry.checks,
+        "canaries": entry.canaries,
+        "refuse_after_s": entry.refuse_after_s,
+    }
+
+
 def _route_again(entry: TableEntry, actor: Actor, reason: str) -> Draft:
-    config = RouteConfig(
-        gap=entry.gap,
-        streams=entry.streams,
-        checks=entry.checks,
-        canaries=entry.canaries,
-        refuse_after_s=entry.refuse_after_s,
-    )
+    return _route_as(RouteConfig().model_copy(update=_settings(entry)), entry, actor, reason)
+
+
+def _route_as(config: RouteConfig, entry: TableEntry, actor: Actor, reason: str) -> Draft:
     payload: dict[str, object] = {"config": config.model_dump(mode="json")}
     return _draft(EventKind.ROUTE, entry, actor, reason, payload, route=entry.route)
 

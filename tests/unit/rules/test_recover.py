@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
-from loradeck.rules import moves, recover
+from loradeck.rules import moves, recover, tenants
 from loradeck.rules.errors import Refused
 from loradeck.schemas.log import Draft, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.route import Gap, RouteConfig
 from loradeck.schemas.table import TableEntry
-from loradeck.schemas.tenant import TenantState
+from loradeck.schemas.tenant import CallerKey, TenantState
 
 TENANTS = {"acme": TenantState(name="acme", routes={"production": RouteConfig()})}
 
@@ -148,3 +148,57 @@ def test_the_newest_of_many_tables_is_found_whatever_their_order() -> None:
     tables = [entry("v1", 4), entry("v2", 2, epoch=2), entry("v3", 9)]
     for order in (tables, tables[::-1], tables[1:] + tables[:1]):
         assert recover.newest(order) == {ACME: tables[1]}
+
+
+def test_a_tombstone_of_a_node_it_was_withdrawn_from_ends_nothing() -> None:
+    """A placement that moved leaves tombstones with the fence of the move that the others serve."""
+    withdrawn, live = entry(None, 39, epoch=2), entry("v2", 39, epoch=2)
+    for order in ((withdrawn, live), (live, withdrawn)):
+        assert recovered(at("v2", 39, epoch=2), *order) == ([], 2)
+        (draft,), _ = recovered(at("v1", 38), *order)
+        assert draft.pointer is not None
+        assert draft.pointer.release == rid("v2")
+    assert recovered(at("v2", 39, epoch=2), withdrawn) == ([], 2)
+
+
+def test_keys_suspension_and_settings_of_the_lost_part_hold_for_tenants_that_the_log_knows() -> None:
+    keys = (CallerKey(id="k1", sha256=digest("withdrawn")), CallerKey(id="k2", sha256=digest("kept")))
+    known = TENANTS["acme"].model_copy(update={"keys": keys, "routes": {"production": RouteConfig(min_replicas=3)}})
+    update = {"keys": (digest("kept"), digest("new")), "suspended": True, "gap": Gap.REFUSE}
+    newer = entry("v1", 38).model_copy(update=update)
+    older = entry("v1", 38).model_copy(update={"keys": (digest("withdrawn"),)})
+    drafts, _ = recover.drafts(
+        {ACME: at("v1", 38)},
+        [newer, older],
+        tenants={"acme": known},
+        actor=RELEASER,
+        reason="restored",
+        ahead=[newer, older],
+    )
+    log = SimulatedLog()
+    log.commit(tenants.create({}, "acme", RELEASER))
+    log.ledger.tenants["acme"] = known
+    log.commit(*drafts)
+    tenant = log.ledger.tenants["acme"]
+    assert {key.sha256 for key in tenant.keys} == {digest("kept"), digest("new")}
+    assert tenant.suspended
+    assert (tenant.routes["production"].gap, tenant.routes["production"].min_replicas) == (Gap.REFUSE, 3)
+    assert len(drafts) == 4
+
+    same, _ = recover.drafts(
+        {ACME: at("v1", 38)}, [newer], tenants={"acme": tenant}, actor=RELEASER, reason="restored", ahead=[newer]
+    )
+    assert same == []
+    resumed = newer.model_copy(update={"suspended": False})
+    drafts, _ = recover.drafts(
+        {ACME: at("v1", 38)}, [newer], tenants={"acme": tenant}, actor=RELEASER, reason="restored", ahead=[resumed]
+    )
+    assert [draft.kind for draft in drafts] == [EventKind.TENANT_RESUME]
+
+
+def test_a_table_that_the_log_has_seen_says_nothing_of_keys() -> None:
+    known = TENANTS["acme"].model_copy(update={"keys": (CallerKey(id="k1", sha256=digest("key")),)})
+    drafts, _ = recover.drafts(
+        {ACME: at("v1", 38)}, [entry("v1", 38)], tenants={"acme": known}, actor=RELEASER, reason="restored"
+    )
+    assert drafts == []
