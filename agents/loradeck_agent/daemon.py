@@ -27,7 +27,6 @@ from loradeck.schemas.link import (
     Bookmark,
     Desired,
     DownMessage,
-    EngineState,
     Hello,
     JobCancel,
     JobMessage,
@@ -288,10 +287,6 @@ class Agent:
             )
 
     async def _after_directive(self, message: Desired, acks: tuple[Ack, ...] | None) -> None:
-        for entry in message.entries:
-            before = self.table.entries.get(entry.key)
-            if before is not None:
-                self.prover.left(before, entry)
         complete = self.table.apply(message)
         self.link.status.refused = None
         for ack in acks or ():
@@ -480,8 +475,7 @@ class Agent:
     async def _engine_up(self, engine: EngineReplica, boot: str, adopted: bool) -> None:
         """An engine runs: what passed in this very lifetime counts, everything else is loaded and verified anew."""
         async with engine.changing:
-            engine.version = await engine.api.version()
-            engine.state = EngineState.UP
+            engine.came_up(await engine.api.version())
             listed = await engine.api.models()
             passed_boot, passed = self.journal.passed.get(engine.name, ("", ()))
             ours = {name[-64:]: name for name, root in listed.items() if Path(root).parent == self.folder.releases}

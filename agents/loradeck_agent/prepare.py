@@ -6,12 +6,11 @@ Fetched, verified, loaded, and its canaries answered: after that the promote is 
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from loradeck.schemas.jobs import JobAssignment
-from loradeck.schemas.link import EngineState
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.errors import AgentError
 from loradeck_agent.reconcile import Reconciler
@@ -19,7 +18,6 @@ from loradeck_agent.replica import EngineReplica
 from loradeck_agent.verify import Canaries
 
 START_S = 120.0
-POLL_S = 0.1
 
 
 async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconciler: Reconciler) -> dict[str, Any]:
@@ -48,9 +46,9 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
 
 async def _until_started(engines: Sequence[EngineReplica]) -> None:
     """An engine that is starting may be one that the release is for: it is waited for, within reason."""
-    deadline = time.monotonic() + START_S
-    while any(engine.state is EngineState.STARTING for engine in engines) and time.monotonic() < deadline:
-        await asyncio.sleep(POLL_S)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_S):
+            await asyncio.gather(*(engine.began.wait() for engine in engines))
 
 
 async def _on(engine: EngineReplica, ref: ReleaseRef, canaries: Canaries, reconciler: Reconciler) -> dict[str, Any]:

@@ -64,14 +64,11 @@ class Prover:
     records: CanaryRecords
     acks: AckBoard
     _tasks: dict[tuple[str, str, str], _Proving] = field(default_factory=dict)
-    _left: dict[tuple[str, str], ReleaseRef] = field(default_factory=dict)
+    _in_force: dict[tuple[str, str, str], ReleaseRef] = field(default_factory=dict)
+    _left: dict[tuple[str, str, str], ReleaseRef] = field(default_factory=dict)
+    """What a replica served of a pointer before: what it serves now must differ from that to be proven."""
     _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
-
-    def left(self, entry: TableEntry, by: TableEntry) -> None:
-        """A pointer moves from one entry to another: what it leaves is what it must now differ from."""
-        if entry.current is not None and (by.current is None or by.current.id != entry.current.id):
-            self._left[by.key] = entry.current
 
     def flipped(self, ack: Ack) -> None:
         """A router acknowledged: starts the proof of that generation and ends one of an older."""
@@ -82,6 +79,10 @@ class Prover:
         if ack.state is not AckState.FLIPPED or entry.current is None:
             self.stop(key)
             return
+        before = self._in_force.get(key)
+        if before is not None and before.id != entry.current.id:
+            self._left[key] = before
+        self._in_force[key] = entry.current
         running = self._tasks.get(key)
         if running is not None and running.fence == entry.fence:
             return
@@ -156,7 +157,7 @@ class Prover:
         if not entry.canaries and ref.engine_name is not None and ref.engine_name not in await engine.api.models():
             raise AgentError("not_listed", "the engine does not list the release", ref.engine_name)
         items = await asyncio.gather(*(self._ask(entry, engine.name, messages) for messages in entry.canaries))
-        left = self._left.get(entry.key)
+        left = self._left.get((*entry.key, engine.name))
         return await judge_items(
             engine, self.records, ref, items, left=left, near=entry.beneath[:1] if not left else ()
         )

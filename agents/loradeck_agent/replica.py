@@ -28,6 +28,8 @@ class EngineReplica:
     """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
     listed_in_router: bool = False
     """Whether the router may be told of this engine at all: its base was checked."""
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this engine was up, or had ended before it was."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while adapters are loaded or unloaded."""
 
@@ -49,7 +51,13 @@ class EngineReplica:
     def runs(self, ref: ReleaseRef) -> bool:
         return self.version is not None and self.version.base == ref.release.served_base
 
+    def came_up(self, version: EngineVersion) -> None:
+        self.version = version
+        self.state = EngineState.UP
+        self.began.set()
+
     def went_down(self) -> None:
+        self.began.set()
         self.state = EngineState.DOWN
         self.loaded.clear()
         self.ready.clear()
