@@ -23,7 +23,11 @@ from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
-@click.option("--override", is_flag=True, help="Past a missing or failed gate and a freeze window, and nothing else. Needs --reason.")
+@click.option(
+    "--override",
+    is_flag=True,
+    help="Past a missing or failed gate and a freeze window, and nothing else. Needs --reason.",
+)
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")
 @reason_option()
 @yes_option
