@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.compiler import shared_library
 from tests.contract.store.drafts import move
 
 from loradeck.store.audit import verify_log
@@ -23,12 +23,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`faults.c`, compiled."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler: faults of the disk cannot be played")
-    library = tmp_path_factory.mktemp("faults") / "faults.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "faults.c", "-ldl"], check=True)
-    return library
+    return shared_library(HERE / "faults.c", tmp_path_factory.mktemp("faults") / "faults.so")
 
 
 def play(scene: str, shim: Path, folder: Path) -> dict[str, Any]:

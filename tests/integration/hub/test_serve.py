@@ -120,8 +120,9 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_is_refused_with_its_path(t
     assert str(deep) in refused.value.detail
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with the openssl command")
 async def test_beyond_loopback_it_speaks_tls_and_nothing_else(data: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.fail("no openssl on PATH: no certificate can be made to serve with; install it")
     cert, private = data / "cert.pem", data / "key.pem"
     made = await asyncio.create_subprocess_exec(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.compiler import shared_library
 from tests.integration.router.running import Running, entry, pin, release
 from tests.integration.router.upstream import Upstream
 
@@ -34,10 +34,7 @@ async def generation(router: Running) -> int:
 @pytest.fixture(scope="session")
 def interposed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """fdatasync.c, compiled."""
-    library = tmp_path_factory.mktemp("fdatasync") / "fdatasync.so"
-    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(HERE / "fdatasync.c"), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    return library
+    return shared_library(HERE / "fdatasync.c", tmp_path_factory.mktemp("fdatasync") / "fdatasync.so")
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.compiler import shared_library
 
 HERE = Path(__file__).parent
 
@@ -20,9 +20,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     def compiled(*flags: str) -> Path:
         if flags not in made:
             folder = tmp_path_factory.mktemp("nvml")
-            out = folder / "libnvidia-ml.so.1"
-            command = ["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-Wl,-soname,libnvidia-ml.so.1", *flags]
-            subprocess.run([*command, "-o", str(out), str(HERE / "stub.c")], check=True)
+            shared_library(HERE / "stub.c", folder / "libnvidia-ml.so.1", "-Wl,-soname,libnvidia-ml.so.1", *flags)
             made[flags] = folder
         return made[flags]
 
