@@ -8,6 +8,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -15,6 +16,7 @@ import threading
 import time
 
 import pyte
+import pytest
 from tests.integration.cli.conftest import LORADECK, Desk
 
 from loradeck.client.config import Context
@@ -52,7 +54,10 @@ async def test_the_feed_lists_and_then_says_what_happens(desk: Desk, tenant: str
     assert age >= 0
 
 
-def test_loradeck_open_starts_the_console_on_the_tenants_row_and_q_leaves_with_0(desk: Desk, tenant: str) -> None:
+@pytest.mark.parametrize(("ending", "status"), [("q", 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_loradeck_open_starts_on_the_tenants_row_and_leaves_with_the_consoles_status(
+    desk: Desk, tenant: str, ending: str | signal.Signals, status: int
+) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     process = subprocess.Popen(
@@ -70,9 +75,12 @@ def test_loradeck_open_starts_the_console_on_the_tenants_row_and_q_leaves_with_0
     stream = pyte.ByteStream(screen)
     try:
         wait_for_screen(master, stream, lambda: f"{tenant}/production" in "\n".join(screen.display))
-        os.write(master, b"q")
+        if isinstance(ending, signal.Signals):
+            process.send_signal(ending)
+        else:
+            os.write(master, ending.encode())
         wait_for_screen(master, stream, lambda: process.poll() is not None)
-        assert process.wait() == 0
+        assert process.wait(20) == status
     finally:
         watch.cancel()
         if process.poll() is None:
