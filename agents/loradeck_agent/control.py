@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.link import Ack, Traffic
@@ -12,6 +12,8 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.errors import AgentError
 from loradeck_agent.folder import StateFolder
 from loradeck_agent.httpcall import Endpoint, HttpClient, Reply
+
+Model = TypeVar("Model", bound=BaseModel)
 
 CALL_S = 10.0
 PROOF_S = 120.0
@@ -81,7 +83,7 @@ class RouterControl:
         self._http.close()
 
     async def state(self) -> RouterState:
-        return RouterState.model_validate_json((await self._ok("GET", "/control/state")).body)
+        return _parsed(RouterState, await self._ok("GET", "/control/state"))
 
     async def table(self, update: TableUpdate) -> tuple[Ack, ...]:
         """Hands entries over. The answer comes when they are durable and in force: it *is* the acknowledgement."""
@@ -101,7 +103,7 @@ class RouterControl:
         _checked(await self._http.post("/control/hub", {"connected": connected}, timeout=CALL_S))
 
     async def stats(self) -> Stats:
-        return Stats.model_validate_json((await self._ok("GET", "/control/stats")).body)
+        return _parsed(Stats, await self._ok("GET", "/control/stats"))
 
     async def trace(self, query: str) -> dict[str, Any]:
         document: dict[str, Any] = (await self._ok("GET", f"/control/trace?{query}")).json()
@@ -116,13 +118,22 @@ class RouterControl:
 
     @staticmethod
     def _acks(reply: Reply) -> tuple[Ack, ...]:
-        return Acks.model_validate_json(reply.body).acks
+        return _parsed(Acks, reply).acks
 
 
 def _checked(reply: Reply) -> Reply:
     if reply.status == 200:
         return reply
     raise problem_of(reply, "the router")
+
+
+def _parsed(model: type[Model], reply: Reply) -> Model:
+    try:
+        return model.model_validate_json(reply.body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise AgentError("unexpected_answer", "the router's answer cannot be read", detail) from error
 
 
 def problem_of(reply: Reply, who: str) -> AgentError:

@@ -366,10 +366,10 @@ class Agent:
     async def _probe_router(self) -> str | None:
         try:
             return (await self.router.state()).boot
-        except AgentError:
+        except Unreachable:
             return None
-        except ValueError as error:
-            log.error("the router's state cannot be read: %s", error)
+        except AgentError as error:
+            log.error("the router does not say how it is: %s", error)
             return None
 
     async def _router_up(self, boot: str, adopted: bool) -> None:
@@ -416,8 +416,6 @@ class Agent:
 
     async def _push_table(self) -> None:
         """Gives the router every entry again: those it has change nothing, and it answers how each one stands."""
-        if not self.table.entries:
-            return
         cursor = self.table.cursor
         update = TableUpdate(
             epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=tuple(self.table.entries.values())
@@ -466,10 +464,10 @@ class Agent:
     async def _probe_engine(self, engine: EngineReplica) -> str | None:
         try:
             return (await engine.api.version()).boot if await engine.api.healthy() else None
-        except AgentError:
+        except Unreachable:
             return None
-        except ValueError as error:
-            log.error("the version of engine %s cannot be read: %s", engine.config.name, error)
+        except AgentError as error:
+            log.error("engine %s does not say what it is: %s", engine.config.name, error)
             return None
 
     async def _engine_up(self, engine: EngineReplica, boot: str, adopted: bool) -> None:

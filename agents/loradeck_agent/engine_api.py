@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import Digest, Wire, digest_of
 from loradeck_agent.errors import AgentError
@@ -41,12 +43,19 @@ class EngineApi:
         return (await self._http.get("/health", timeout=CALL_S)).status == 200
 
     async def version(self) -> EngineVersion:
-        return EngineVersion.model_validate_json(_expect(await self._http.get("/version", timeout=CALL_S)).body)
+        reply = _expect(await self._http.get("/version", timeout=CALL_S))
+        try:
+            return EngineVersion.model_validate_json(reply.body)
+        except ValidationError as error:
+            raise AgentError("engine_error", "the engine's version cannot be read", str(error)[:300]) from error
 
     async def models(self) -> dict[str, str]:
         """Names of the adapters the engine lists, with the folder each was loaded from."""
         reply = _expect(await self._http.get("/v1/models", timeout=CALL_S))
-        return {m["id"]: m.get("root") or "" for m in reply.json()["data"] if m.get("parent")}
+        try:
+            return {m["id"]: m.get("root") or "" for m in reply.json()["data"] if m.get("parent")}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AgentError("engine_error", "the engine's list of models cannot be read", repr(error)) from error
 
     async def load(self, name: str, path: Path) -> None:
         """Loads an adapter. One that is already listed under this name from this folder is loaded.

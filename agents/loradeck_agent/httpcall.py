@@ -58,7 +58,9 @@ class Endpoint:
         return cls(host=parts.hostname or "localhost", port=parts.port or (443 if secure else 80), tls=tls)
 
     def __str__(self) -> str:
-        return str(self.unix) if self.unix else f"{self.host}:{self.port}"
+        if self.unix:
+            return str(self.unix)
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class _Line:

@@ -155,12 +155,18 @@ class Link:
             await self._changed(False)
 
     async def _receive(self, socket: ClientConnection) -> DownMessage:
-        async with asyncio.timeout(LINK_TTL_S):
-            raw = await socket.recv()
-        try:
-            return down_adapter.validate_json(raw)
-        except ValidationError as error:
-            raise LinkLost(f"the hub sent a message that cannot be read: {error.errors()[0]['msg']}") from error
+        """The next message. A kind that only a newer hub knows is passed over."""
+        while True:
+            async with asyncio.timeout(LINK_TTL_S):
+                raw = await socket.recv()
+            try:
+                return down_adapter.validate_json(raw)
+            except ValidationError as error:
+                first = error.errors()[0]
+                if first["type"] != "union_tag_invalid":
+                    where = ".".join(map(str, first["loc"]))
+                    raise LinkLost(f"the hub sent a message that cannot be read: {where}: {first['msg']}") from error
+                log.warning("passed over: the hub sent a message of an unknown kind (%s)", first["ctx"]["tag"])
 
     async def _beat(self, socket: ClientConnection) -> None:
         beat = Heartbeat().model_dump_json()

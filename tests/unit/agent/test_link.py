@@ -1,0 +1,181 @@
+"""The link against a real WebSocket server: order, silence, refusals, and messages from another version."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+
+from loradeck.schemas.ids import Wire
+from loradeck.schemas.link import Bookmark, Heartbeat, Hello, Welcome
+from loradeck.schemas.log import GENESIS
+from loradeck_agent import link as link_module
+from loradeck_agent.config import AgentConfig
+from loradeck_agent.link import Link
+from loradeck_agent.supervise import Backoff
+
+HELLO = Hello(node="gpu-01", boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=())
+WELCOME = Welcome(epoch=1, rev=1, hash=GENESIS).model_dump_json()
+MARK = Bookmark(epoch=1, rev=2, hash=GENESIS).model_dump_json()
+
+
+class Ends:
+    """An agent's link and what its owner was given."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        path = folder / "agent.toml"
+        path.write_text(f'node = "gpu-01"\nhub = "{url}"\ntoken = "t"\nstate = "s"\n[router]\nlisten = "127.0.0.1:1"\n')
+        self.handled: list[str] = []
+        self.changes: list[bool] = []
+        self.link = Link(
+            AgentConfig.load(path),
+            "secret",
+            hello=self._hello,
+            handle=self._handle,
+            changed=self._changed,
+            backoff=Backoff(0.01, 0.02),
+        )
+
+    async def _hello(self) -> Hello:
+        return HELLO
+
+    async def _handle(self, message: Wire) -> None:
+        self.handled.append(type(message).__name__)
+
+    async def _changed(self, connected: bool) -> None:
+        self.changes.append(connected)
+
+
+Script = Callable[[ServerConnection], Awaitable[None]]
+
+
+class Hub:
+    def __init__(self) -> None:
+        self.script: Script | None = None
+        self.authorizations: list[str | None] = []
+        self.hellos: list[str] = []
+        self.server: Server | None = None
+
+    async def answer(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        self.authorizations.append(socket.request.headers.get("Authorization"))
+        assert socket.request.path == "/v1/link"
+        self.hellos.append(str(await socket.recv()))
+        assert self.script is not None
+        await self.script(socket)
+
+    @property
+    def url(self) -> str:
+        assert self.server is not None
+        return f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[Hub]:
+    made = Hub()
+    async with serve(made.answer, "127.0.0.1", 0) as server:
+        made.server = server
+        yield made
+
+
+async def run_until(ends: Ends, condition: Callable[[], bool]) -> None:
+    task = asyncio.create_task(ends.link.run())
+    try:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - what is waited for is a list that a server fills
+                await asyncio.sleep(0.005)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_token_travels_in_the_header_and_the_hello_comes_first(hub: Hub, tmp_path: Path) -> None:
+    async def script(socket: ServerConnection) -> None:
+        await socket.send(WELCOME)
+        await socket.send(MARK)
+        await socket.wait_closed()
+
+    hub.script = script
+    ends = Ends(hub.url, tmp_path)
+    await run_until(ends, lambda: len(ends.handled) == 2)
+    assert hub.authorizations == ["Bearer secret"]
+    assert json.loads(hub.hellos[0])["type"] == "hello"
+    assert ends.handled == ["Welcome", "Bookmark"]
+    assert ends.changes == [True, False]
+
+
+async def test_a_kind_of_message_that_a_newer_hub_knows_is_passed_over(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(socket: ServerConnection) -> None:
+        for text in (WELCOME, '{"type": "of_the_future", "x": 1}', MARK):
+            await socket.send(text)
+        await socket.wait_closed()
+
+    hub.script = script
+    ends = Ends(hub.url, tmp_path)
+    await run_until(ends, lambda: len(ends.handled) == 2)
+    assert ends.handled == ["Welcome", "Bookmark"]
+    assert "of_the_future" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["not json", '{"type": "bookmark", "epoch": "x"}', '{"no": "type"}'])
+async def test_a_message_that_cannot_be_read_ends_the_link_and_it_is_tried_again(
+    hub: Hub, tmp_path: Path, text: str
+) -> None:
+    async def script(socket: ServerConnection) -> None:
+        await socket.send(WELCOME)
+        await socket.send(text)
+        await socket.wait_closed()
+
+    hub.script = script
+    ends = Ends(hub.url, tmp_path)
+    await run_until(ends, lambda: len(hub.hellos) >= 3)
+    assert set(ends.handled) == {"Welcome"}
+    assert "cannot be read" in (ends.link.status.error or "")
+
+
+async def test_a_hub_that_does_not_begin_with_a_welcome_is_not_followed(hub: Hub, tmp_path: Path) -> None:
+    async def script(socket: ServerConnection) -> None:
+        await socket.send(MARK)
+        await socket.wait_closed()
+
+    hub.script = script
+    ends = Ends(hub.url, tmp_path)
+    await run_until(ends, lambda: len(hub.hellos) >= 2)
+    assert (ends.handled, ends.changes) == ([], [])
+
+
+async def test_a_silent_hub_is_left_and_beats_go_up_meanwhile(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link_module, "LINK_TTL_S", 0.3)
+    monkeypatch.setattr(link_module, "HEARTBEAT_S", 0.05)
+    beats: list[str] = []
+
+    async def script(socket: ServerConnection) -> None:
+        await socket.send(WELCOME)
+        while True:
+            beats.append(str(await socket.recv()))
+
+    hub.script = script
+    ends = Ends(hub.url, tmp_path)
+    await run_until(ends, lambda: len(hub.hellos) >= 2)
+    assert Heartbeat().model_dump_json() in beats
+    assert "the link to the hub was lost: nothing heard for 0.3 s" in caplog.text
+
+
+async def test_what_is_sent_without_a_link_is_not_kept(hub: Hub, tmp_path: Path) -> None:
+    assert await Ends(hub.url, tmp_path).link.send(Heartbeat()) is False
+
+
+def test_pauses_are_spread_from_nothing_up_to_a_bound_that_doubles() -> None:
+    backoff = Backoff(0.5, 15.0)
+    for failures, bound in ((0, 0.5), (1, 1.0), (3, 4.0), (10, 15.0), (1000, 15.0)):
+        pauses = [backoff.pause(failures) for _ in range(500)]
+        assert 0 <= min(pauses) < bound / 4
+        assert bound * 3 / 4 < max(pauses) <= bound

@@ -1,0 +1,126 @@
+"""Canary records: the first recorded counts, and the hub is not needed for what is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef
+from loradeck_agent.errors import Unreachable
+from loradeck_agent.records import CanaryRecords
+
+BUILD = EngineBuild(engine="fake 1", device="cpu", dtype="float32")
+OTHER = EngineBuild(engine="fake 2", device="cpu", dtype="float32")
+RELEASE = Release(tenant="acme", form=Form.ADAPTER, base="b" * 64, adapter="a" * 64)
+REF = ReleaseRef(id=RELEASE.id, release=RELEASE)
+
+
+def item(prompt: str, *tokens: int) -> CanaryItem:
+    return CanaryItem(prompt=prompt * 64, tokens=tokens, margins=(2.0,) * len(tokens))
+
+
+def damage(folder: Path) -> None:
+    (kept,) = folder.iterdir()
+    kept.write_text("{")
+
+
+class HubDouble:
+    def __init__(self) -> None:
+        self.attestations: list[Attestation] = []
+        self.down = False
+        self.asked = 0
+
+    async def canary_records(self, release: str) -> tuple[Attestation, ...]:
+        self.asked += 1
+        if self.down:
+            raise Unreachable("hub", "refused")
+        return tuple(a for a in self.attestations if a.subject == release)
+
+    async def attest(self, attestation: Attestation) -> None:
+        if self.down:
+            raise Unreachable("hub", "refused")
+        self.attestations.append(attestation.model_copy(update={"seq": len(self.attestations) + 1}))
+
+    def hold(self, *items: CanaryItem, build: EngineBuild = BUILD) -> None:
+        record = CanaryRecord(release=RELEASE.id, build=build, items=items)
+        self.attestations.append(
+            Attestation(
+                seq=len(self.attestations) + 1,
+                kind=AttestationKind.CANARY,
+                subject=RELEASE.id,
+                tenant="acme",
+                body=record.model_dump(mode="json"),
+                by="x",
+            )
+        )
+
+
+def records(folder: Path, hub: HubDouble) -> CanaryRecords:
+    return CanaryRecords(folder, hub)  # type: ignore[arg-type]
+
+
+async def test_the_first_record_of_a_prompt_counts_and_later_ones_add_prompts(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.hold(item("1", 1, 2))
+    hub.hold(item("1", 9, 9), item("2", 3))
+    found = await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64, "2" * 64])
+    assert found is not None
+    assert {i.prompt[0]: i.tokens for i in found.items} == {"1": (1, 2), "2": (3,)}
+
+
+async def test_another_builds_record_says_nothing(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.hold(item("1", 1), build=OTHER)
+    assert await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64]) is None
+
+
+async def test_where_another_node_was_faster_its_record_is_the_answer(tmp_path: Path) -> None:
+    hub = HubDouble()
+    mine = records(tmp_path, hub)
+    assert await mine.find(RELEASE.id, BUILD, ["1" * 64]) is None
+    hub.hold(item("1", 1))
+    record = await mine.add(REF, BUILD, [item("1", 7)])
+    assert [i.tokens for i in record.items] == [(1,)]
+
+
+async def test_what_was_used_once_is_known_without_the_hub(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.hold(item("1", 1))
+    await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64])
+    hub.down = True
+    again = records(tmp_path, hub)
+    found = await again.find(RELEASE.id, BUILD, ["1" * 64])
+    assert found is not None
+    assert hub.asked == 1, "the second time nobody is asked"
+
+
+async def test_a_record_made_without_the_hub_is_uploaded_when_it_is_back(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.down = True
+    mine = records(tmp_path, hub)
+    await mine.add(REF, BUILD, [item("1", 1)])
+    assert mine.known(RELEASE.id, BUILD) is not None
+    hub.down = False
+    await mine.send_kept_back()
+    assert [a.body["items"][0]["tokens"] for a in hub.attestations] == [[1]]
+    await mine.send_kept_back()
+    assert len(hub.attestations) == 1
+
+
+async def test_a_damaged_copy_is_asked_for_again(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.hold(item("1", 1))
+    await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64])
+    damage(tmp_path)
+    assert await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64]) is not None
+    assert hub.asked == 2
+
+
+async def test_an_attestation_that_is_no_record_is_passed_over(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.attestations.append(
+        Attestation(kind=AttestationKind.CANARY, subject=RELEASE.id, tenant="acme", body={"x": 1}, by="x")
+    )
+    hub.hold(item("1", 1))
+    assert await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64]) is not None
