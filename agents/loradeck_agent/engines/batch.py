@@ -2,7 +2,7 @@
 
 Rows share one cache whose columns are padded on the left. New rows are prefilled on their own and then joined;
 finished rows are dropped, with the columns only they used. So a short request neither waits for a long one nor
-for others to arrive, and no row's cache is ever read by another.
+for others to arrive.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from loradeck_agent.engines.bank import AdapterBank
+from loradeck_agent.engines.prefixes import Prefixes
 from loradeck_agent.engines.sequence import Sequence
 
 
@@ -27,17 +28,36 @@ class Batch:
         self._model = model
         self._bank = bank
         self._pad = pad
+        self._prefixes = Prefixes()
         self._cache: DynamicCache | None = None
         self._mask = torch.empty(0, 0, dtype=torch.long)  # [rows, columns]: 1 where a column is the row's own
+
+    def to_compute(self, row: Sequence) -> int:
+        """Tokens of a waiting row's prompt that its prefill must compute."""
+        return len(row.prompt) - self._prefixes.shared(row.adapter, row.prompt)
+
+    def forget(self, adapter: int) -> None:
+        """Drops what is kept for an adapter that no row uses any more."""
+        self._prefixes.drop(adapter)
 
     @torch.inference_mode()
     def admit(self, group: list[Sequence]) -> None:
         """Prefills new rows together, gives each its first token, and joins those that go on to the batch."""
-        width = max(len(row.prompt) for row in group)
-        ids = torch.tensor([[self._pad] * (width - len(row.prompt)) + row.prompt for row in group])
-        mask = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in group])
-        cache = DynamicCache()
-        logits = self._forward(group, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        shared = [self._prefixes.shared(row.adapter, row.prompt) for row in group]
+        fresh = [row.prompt[count:] for row, count in zip(group, shared, strict=True)]
+        begun, width = max(shared), max(map(len, fresh))
+        ids = torch.tensor([[self._pad] * (width - len(tokens)) + tokens for tokens in fresh])
+        mask = torch.tensor(
+            [
+                [0] * (begun - count) + [1] * count + [0] * (width - len(tokens)) + [1] * len(tokens)
+                for count, tokens in zip(shared, fresh, strict=True)
+            ]
+        )
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, begun:]
+        cache = self._prefixes.start([row.adapter for row in group], shared)
+        logits = self._forward(group, ids, mask, positions, cache)
+        for number in {row.adapter: number for number, row in enumerate(group)}.values():  # the last one of each
+            self._prefixes.keep(group[number].adapter, group[number].prompt, cache, number, mask[number])
         for row, row_logits in zip(group, logits, strict=True):
             row.advance(row_logits)
         if self._cache is None or not self.rows:

@@ -167,6 +167,7 @@ class Inference:
         used = {row.adapter for row in (*self._batch.rows, *self._waiting)}
         for handle in retired - used:
             self._bank.remove(handle)
+            self._batch.forget(handle)
         with self._wake:
             self._retired -= retired - used
         return True
@@ -176,7 +177,7 @@ class Inference:
         group: list[Sequence] = []
         width = 0
         while self._waiting and len(self._batch.rows) + len(group) < MAX_ROWS:
-            width = max(width, len(self._waiting[0].prompt))
+            width = max(width, self._batch.to_compute(self._waiting[0]))
             if group and width * (len(group) + 1) > PREFILL_TOKENS:
                 break
             group.append(self._waiting.popleft())

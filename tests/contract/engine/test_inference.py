@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from loradeck_agent.engines.inference import BASE, MAX_WAITING, Inference, Overloaded
+from loradeck_agent.engines.bank import BASE, AdapterBank
+from loradeck_agent.engines.batch import Batch
+from loradeck_agent.engines.inference import MAX_WAITING, Inference, Overloaded
 from loradeck_agent.engines.sequence import Output, Sampling, Sequence
 
 EOS = frozenset({2})
@@ -76,9 +79,9 @@ def test_a_failing_step_is_told_to_its_requests_and_the_thread_goes_on(inference
 
 
 def test_a_retired_adapter_stays_until_its_last_request_has_ended(
-    inference: Inference, tiny_base: Path, make_adapter: object, tmp_path: Path
+    inference: Inference, tiny_base: Path, make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = make_adapter(tiny_base, tmp_path / "a")  # type: ignore[operator]
+    folder = make_adapter(tiny_base, tmp_path / "a")
     handle, installed = inference.install(inference.read(folder))
     installed.result(30)
     asked = Asked(300, adapter=handle)
@@ -113,3 +116,60 @@ def test_stopping_ends_answers_under_way_with_an_error(tiny_base: Path) -> None:
     assert asked.some.wait(30)
     inference.stop()
     assert asked.outputs[-1].finish == "error"
+
+
+class Direct:
+    """A batch driven step by step, without a thread."""
+
+    def __init__(self, base: Path, adapters: dict[int, Path]) -> None:
+        from transformers import AutoModelForCausalLM
+
+        from loradeck_agent.engines.adapter_files import read_adapter
+
+        model = AutoModelForCausalLM.from_pretrained(base).eval().requires_grad_(False)
+        bank = AdapterBank(model)
+        for handle, folder in adapters.items():
+            bank.add(handle, read_adapter(folder, bank.shapes, torch.float32))
+        self.batch = Batch(model, bank, 0)
+
+    def answer(self, *asked: tuple[int, list[int]]) -> list[list[int]]:
+        """Answers of eight tokens to these (adapter, prompt) together."""
+        rows = [self.row(adapter, prompt) for adapter, prompt in asked]
+        self.batch.admit(rows)
+        while self.batch.rows:
+            self.batch.step()
+        return [row.tokens for row in rows]
+
+    def row(self, adapter: int, prompt: list[int]) -> Sequence:
+        return Sequence(prompt, adapter, Sampling(8, ignore_eos=True), lambda _: None, lambda _: "", EOS)
+
+
+def test_a_shared_beginning_is_computed_once_per_adapter_and_changes_no_answer(
+    tiny_base: Path, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    folders = {0: make_adapter(tiny_base, tmp_path / "a", seed=1), 1: make_adapter(tiny_base, tmp_path / "b", seed=2)}
+    begin = list(range(30, 60))
+    prompts = [[*begin, 7, 8, 9], begin + [11] * 12, [*begin, 13], [*begin[:20], 15, 16]]
+    alone = {
+        (handle, number): Direct(tiny_base, folders).answer((handle, prompt))[0]
+        for handle in (0, 1, BASE)
+        for number, prompt in enumerate(prompts)
+    }
+    assert len({tuple(alone[handle, 0]) for handle in (0, 1, BASE)}) == 3
+    direct = Direct(tiny_base, folders)
+
+    def cost(handle: int, number: int) -> int:
+        return direct.batch.to_compute(direct.row(handle, prompts[number]))
+
+    assert [cost(handle, 0) for handle in (0, 1, BASE)] == [33] * 3
+    assert direct.answer((0, prompts[0])) == [alone[0, 0]]
+    # Its own next prompt begins where they part; another adapter's, and the base's, from nothing.
+    assert [cost(handle, 1) for handle in (0, 1, BASE)] == [12, 42, 42]
+    assert cost(0, 0) == 1
+    for _ in range(2):
+        asked = [(handle, number) for number in range(4) for handle in (1, 0, BASE)]
+        answers = direct.answer(*((handle, prompts[number]) for handle, number in asked))
+        assert answers == [alone[key] for key in asked]
+    assert cost(BASE, 0) == 33
+    direct.batch.forget(0)
+    assert (cost(0, 0), cost(1, 3)) == (33, 1)
