@@ -5,7 +5,6 @@ An error names the file, the line, the key, what is wrong with it and what to wr
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck_agent.errors import AgentError
 
@@ -47,7 +47,7 @@ class RouterConfig(Strict):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together; write both or neither")
         host = self.listen.rpartition(":")[0].strip("[]")
-        if self.tls_cert is None and not _is_loopback(host):
+        if self.tls_cert is None and not is_loopback(host):
             raise ValueError("callers send their keys: listening beyond loopback needs tls_cert and tls_key")
         return self
 
@@ -81,7 +81,7 @@ class AgentConfig(Strict):
         url = urlsplit(hub)
         if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/") or url.query:
             raise ValueError(f"{hub!r} is not the URL of a hub; write for example 'https://hub.example.com:7400'")
-        if url.scheme == "http" and not _is_loopback(url.hostname):
+        if url.scheme == "http" and not is_loopback(url.hostname):
             raise ValueError(f"{hub!r} would carry the token in the clear; write https:// for a hub on another host")
         return hub.rstrip("/")
 
@@ -180,15 +180,6 @@ class AgentConfig(Strict):
                 f"{self.state / longest} has {size} bytes, at most {SOCKET_PATH_BYTES} are possible",
                 f"choose a state folder of at most {SOCKET_PATH_BYTES - len(longest) - 1} bytes",
             )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:

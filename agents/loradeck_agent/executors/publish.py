@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,18 +26,11 @@ def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path],
     Raises:
         OSError: the disk refused; `out` is as it was.
     """
-    staging = out.with_name(f".{out.name}.staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(mode=0o700, parents=True)
-    try:
+    with _staged(out) as staging:
         for name, data in files.items():
             _write(staging / name, data)
         manifest = manifest_of(staging)
-        _write(staging / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
-        finish(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        _write(staging / MANIFEST, _json(manifest))
     return manifest
 
 
@@ -46,16 +40,9 @@ def publish_documents(out: Path, documents: Mapping[str, BaseModel]) -> None:
     Raises:
         OSError: the disk refused; `out` is as it was.
     """
-    staging = out.with_name(f".{out.name}.staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(mode=0o700, parents=True)
-    try:
+    with _staged(out) as staging:
         for name, document in documents.items():
-            _write(staging / name, document.model_dump_json(indent=1).encode() + b"\n")
-        finish(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+            _write(staging / name, _json(document))
 
 
 def finish(staging: Path, out: Path) -> None:
@@ -65,6 +52,24 @@ def finish(staging: Path, out: Path) -> None:
         shutil.rmtree(out)
     staging.rename(out)
     fsync_folder(out.parent)
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder to fill: it becomes `out`, or it is gone."""
+    staging = out.with_name(f".{out.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700, parents=True)
+    try:
+        yield staging
+        finish(staging, out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _json(document: BaseModel) -> bytes:
+    return document.model_dump_json(indent=1).encode() + b"\n"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,11 +12,11 @@ import signal
 import ssl
 import sys
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 
 import uvloop
 
+from loradeck.schemas.address import is_loopback
 from loradeck_agent.router.serve import Router
 from loradeck_agent.router.table import TableFault
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     host = host.strip("[]")
     if not host or not port.isdigit():
         parser.error("--listen takes HOST:PORT")
-    if options.tls_cert is None and not _loopback(host):
+    if options.tls_cert is None and not is_loopback(host):
         parser.error("--listen beyond loopback needs --tls-cert and --tls-key: callers send their keys")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     tls = None
@@ -57,13 +57,6 @@ async def _run(state: Path, host: str, port: int, tls: ssl.SSLContext | None) ->
         await stop.wait()
     finally:
         await router.stop()
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 if __name__ == "__main__":

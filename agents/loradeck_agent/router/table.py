@@ -20,6 +20,7 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.folder import fsync_folder
 
 Key = tuple[str, str]
 """(tenant, route)."""
@@ -199,11 +200,7 @@ class Table:
         except BaseException:
             os.close(file)
             raise
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        fsync_folder(self._folder)
         if self._file >= 0:
             os.close(self._file)
         self._file = file

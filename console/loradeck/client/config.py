@@ -31,10 +31,10 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from loradeck.client.errors import ConfigError
+from loradeck.schemas.address import is_loopback
 
 LOCAL = "local"
 _KNOWN = {"url", "socket", "token_file", "ca_file", "production", "read_only"}
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _MAX_TOKEN = 4096
 
 
@@ -243,7 +243,7 @@ def _addressed(
                 where=where or address,
                 fix="give https://HOST:PORT, http://127.0.0.1:PORT or unix:/path/hub.sock",
             )
-        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise ConfigError(
                 "beyond this machine a hub is spoken to over TLS only",
                 where=where or address,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import pwd
 import socket
@@ -17,6 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from loradeck.hub.auth import LOCAL
 from loradeck.rules.errors import Refused
+from loradeck.schemas.address import is_loopback
 
 LONGEST_SOCKET = 107
 """Bytes that a Unix socket's path may have."""
@@ -89,15 +89,6 @@ def own_socket(path: Path) -> socket.socket:
     return sock
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def tcp_socket(listen: str, *, tls: bool) -> socket.socket:
     """A socket bound to `HOST:PORT` (port 0: any free one).
 
@@ -107,7 +98,7 @@ def tcp_socket(listen: str, *, tls: bool) -> socket.socket:
     host = host.strip("[]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise Refused("invalid_request", f"--listen {listen!r} is not HOST:PORT", fix="for example 127.0.0.1:7400")
-    if not tls and not _is_loopback(host):
+    if not tls and not is_loopback(host):
         raise Refused(
             "invalid_request",
             "TCP beyond loopback needs TLS",

@@ -392,7 +392,7 @@ def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
         raise Refused("forbidden", "a person clears a hold, an agent cannot")
     kind = EventKind.HOLD if request.held else EventKind.RELEASE_HOLD
     after = pointer.model_copy(update={"held": request.held})
-    return _touch(kind, pointer, after, actor, reason=request.reason)
+    return _move(kind, pointer, after, actor, reason=request.reason)
 
 
 def lift(pointer: PointerState, request: LiftRequest, actor: Actor) -> Draft:
@@ -409,12 +409,12 @@ def lift(pointer: PointerState, request: LiftRequest, actor: Actor) -> Draft:
     left = tuple(q for q in pointer.quarantined if q.release != request.release)
     after = pointer.model_copy(update={"quarantined": left})
     payload: dict[str, object] = {"release": request.release, "events": ended}
-    return _touch(EventKind.LIFT, pointer, after, actor, reason=request.reason, payload=payload)
+    return _move(EventKind.LIFT, pointer, after, actor, reason=request.reason, payload=payload)
 
 
 def unpin(pointer: PointerState, request: UnpinRequest, actor: Actor) -> Draft:
     """Ends a node's pin of this pointer. The pointer stays as it is; the hub tells the node."""
-    return _touch(EventKind.UNPIN, pointer, pointer, actor, reason=request.reason, payload={"node": request.node})
+    return _move(EventKind.UNPIN, pointer, pointer, actor, reason=request.reason, payload={"node": request.node})
 
 
 def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:
@@ -484,28 +484,5 @@ def _move(
         incident=incident,
         override=override,
         undoes=undoes,
-        payload=payload or {},
-    )
-
-
-def _touch(
-    kind: EventKind,
-    before: PointerState,
-    after: PointerState,
-    actor: Actor,
-    *,
-    reason: str,
-    payload: dict[str, object] | None = None,
-) -> Draft:
-    return Draft(
-        kind=kind,
-        tenant=before.tenant,
-        route=before.route,
-        pointer=after,
-        expected_generation=before.generation,
-        from_release=before.release,
-        actor=actor.name,
-        role=actor.role,
-        reason=reason,
         payload=payload or {},
     )
