@@ -39,7 +39,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import TableEntry, table_digest
 
 M = TypeVar("M", bound=BaseModel)
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 def hash_at(rev: int) -> str:

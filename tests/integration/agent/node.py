@@ -26,7 +26,7 @@ CALLER_KEY = "key-of-acme"
 CALLER_HASH = hashlib.sha256(CALLER_KEY.encode()).hexdigest()
 
 
-async def until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
+async def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> Any:
     """Polls a condition until it is true, and fails naming it."""
     deadline = time.monotonic() + timeout
     while True:
@@ -83,7 +83,7 @@ class Node:
     async def end_agent(self, number: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return await asyncio.to_thread(self.process.wait, 20)
+        return await asyncio.to_thread(self.process.wait, 60)
 
     def close(self) -> None:
         """Ends everything, whatever the test left running."""

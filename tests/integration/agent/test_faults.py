@@ -144,7 +144,7 @@ async def test_stop_ends_a_running_agent_too(node: Node) -> None:
     assert [line.split(" (")[0] for line in done.stdout.splitlines()] == ["agent", "router", "engine e0"]
     assert node.pids() == []
     assert node.process is not None
-    assert await asyncio.to_thread(node.process.wait, 5) == 0
+    assert await asyncio.to_thread(node.process.wait, 60) == 0
 
 
 async def test_a_second_agent_on_the_same_folder_is_refused(node: Node) -> None:
@@ -187,6 +187,6 @@ async def test_a_silent_hub_is_given_up_and_called_again(node: Node, hub: FakeHu
     await serving(hub, v1)
     heard, links = len(hub.heard), hub.links
     hub.beating = False
-    await hub.wait(Hello, after=heard, timeout=30)
+    await hub.wait(Hello, after=heard)
     assert hub.links > links
     assert await node.tokens("hello") == v1.tokens("hello")
