@@ -258,6 +258,18 @@ async def test_what_forbids_a_promote_is_checked_again_before_its_commit(deck: D
     assert deck.hub.ledger.pointers["acme", "production"].release == one
 
 
+async def test_a_fallback_that_is_refused_registers_no_release(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await join("n1")
+    await deck.promote(await deck.release())
+    before = await deck.ok("GET", "releases")
+    await deck.refused(409, "moved", "POST", f"{ROUTE}/fallback", {"expected_generation": 7, "idempotency_key": key()})
+    await deck.tenant(fallback=False)
+    body = {"expected_generation": 1, "idempotency_key": key()}
+    await deck.refused(409, "fallback_not_allowed", "POST", f"{ROUTE}/fallback", body)
+    assert await deck.ok("GET", "releases") == before
+
+
 async def test_fallback_serves_the_base_alone_and_r_leaves_it_again(deck: Deck, join: Join) -> None:
     _, two = await two_releases(deck, join)
     body = {"expected_generation": 2, "idempotency_key": key(), "reason": "everything is bad"}

@@ -161,15 +161,24 @@ async def fallback(
     _, _, pointer = hub.route(tenant, route)
     live = hub.catalogue.releases.get(pointer.release) if pointer.release else None
     base: Release | None = hub.catalogue.base_alone(tenant, live.base) if live else None
-    if base is not None:
-        await hub.use(tenant, base.id, caller.actor)
 
     def decide() -> Sequence[Draft]:
         _, config, now = hub.route(tenant, route)
         moves.expect_generation(now, body.expected_generation)
         return [moves.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
 
+    if base is not None and hub.refusing is None and _may(decide):
+        await hub.use(tenant, base.id, caller.actor)
     return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
+
+
+def _may(decide: Decide) -> bool:
+    """Whether the rules allow a move now: one that they refuse must not register what it would have served."""
+    try:
+        decide()
+    except Refused:
+        return False
+    return True
 
 
 @router.post(PAGE + "/undo", response_model=MoveResult)
