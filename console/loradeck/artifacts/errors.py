@@ -23,13 +23,17 @@ class BadArtifact(Exception):
         self.fix = fix
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""No room: on the disk, in the user's quota, or under the largest size that a file may have here."""
+
+
 @contextmanager
 def room_on(where: object) -> Iterator[None]:
     """A full disk, told as such."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise BadArtifact(
             "disk_full", "there is no room for the artifact", f"{where}: nothing was kept", "make room and try again"

@@ -122,9 +122,10 @@ def test_an_unknown_blob_says_so(blobs: Blobs) -> None:
         assert caught.value.code == "unknown_blob"
 
 
-def test_a_full_disk_keeps_nothing_and_says_so(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_keeps_nothing_and_says_so(blobs: Blobs, monkeypatch: pytest.MonkeyPatch, why: int) -> None:
     def full(fd: int, data: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(why, os.strerror(why))
 
     monkeypatch.setattr(staging.os, "write", full)
     with pytest.raises(BadArtifact) as caught:
