@@ -58,7 +58,7 @@ def write_base(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def write_adapter(folder: Path, base: Path, *, seed: int) -> Path:
+def write_adapter(folder: Path, base: Path, *, seed: int, rank: int = RANK) -> Path:
     """A peft adapter whose answers differ from the base's and from other seeds'."""
     import torch
     from safetensors.torch import save_file
@@ -71,14 +71,14 @@ def write_adapter(folder: Path, base: Path, *, seed: int) -> Path:
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in MODULES:
             prefix = f"base_model.model.{name}"
-            tensors[f"{prefix}.lora_A.weight"] = torch.randn(RANK, module.in_features, generator=random) * 0.15
-            tensors[f"{prefix}.lora_B.weight"] = torch.randn(module.out_features, RANK, generator=random) * 0.5
+            tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, module.in_features, generator=random) * 0.15
+            tensors[f"{prefix}.lora_B.weight"] = torch.randn(module.out_features, rank, generator=random) * 0.5
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "r": RANK,
+        "r": rank,
         "lora_alpha": ALPHA,
         "lora_dropout": 0.0,
         "target_modules": list(MODULES),

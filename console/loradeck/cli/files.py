@@ -89,7 +89,9 @@ def checked(kind: type[M], data: Any, *, where: str) -> M:
             f"{'.'.join(str(part) for part in one['loc']) or kind.__name__}: {one['msg']}"
             for one in error.errors(include_input=False, include_url=False)
         ]
-        raise misused("; ".join(wrong[:5]), where=where, fix="correct it; docs/cli.md shows an example") from None
+        code = "path_traversal" if any("leaves the artifact's folder" in one for one in wrong) else "usage"
+        fix = "correct it; docs/cli.md shows an example"
+        raise misused("; ".join(wrong[:5]), where=where, fix=fix, code=code) from None
 
 
 async def upload_all(api: HubApi, folder: Path, entries: Sequence[FileEntry]) -> None:

@@ -73,15 +73,18 @@ class StoreThread:
             opened.set_exception(error)
             return
         opened.set_result(store)
+        usable = True
         while (work := self._next()) is not None:
             call, future = work
             if not future.set_running_or_notify_cancel():
                 continue
+            if not usable:
+                usable = self._reopen(store)
             try:
                 result = call(store)
             except BaseException as error:
-                if isinstance(error, OutcomeUnknown):
-                    self._reopen(store)
+                if isinstance(error, OutcomeUnknown) and usable:
+                    usable = self._reopen(store)
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -95,9 +98,12 @@ class StoreThread:
                 self._wake.wait()
             return (self._first or self._later).popleft()
 
-    def _reopen(self, store: Store) -> None:
+    def _reopen(self, store: Store) -> bool:
+        """Whether the store can be used again. Where it cannot, the next call tries again first."""
         log.error("the outcome of a write is not known: opening the store again")
         try:
             store.reopen()
-        except StoreError as error:  # the first one is the one to tell; the next call tries again
+        except StoreError as error:  # the first one is the one to tell
             log.error("the store cannot be opened again code=%s %s", error.code, error)
+            return False
+        return True
