@@ -23,6 +23,7 @@ from loradeck.tui.clipboard import copied
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.dispatch import Act, Action, Ask, NewKey, Refuse, Verdict, barrier, decide, new_key, newest, offer
 from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
+from loradeck.tui.labels import Labels
 from loradeck.tui.listing import FilterError, RowFilter
 from loradeck.tui.moves import Move, RowKey
 from loradeck.tui.outcome import said
@@ -44,12 +45,6 @@ from loradeck.tui.widgets.prompt import Asking
 
 REPAINT_S = 0.5
 """Data is drawn at most twice a second; keys, and what one's own move does, at once."""
-
-NEWEST = 20
-"""Events whose releases should have their labels, also where they are not in view."""
-
-AT_A_TIME = 4
-"""Tenants whose labels are asked for in one go."""
 
 HARMLESS = frozenset({"up", "down", "page_up", "page_down", "escape"})
 """What keys may do that came several in one read: repeated over a slow link they move the selection."""
@@ -99,7 +94,7 @@ class Deck(App[None], inherit_bindings=False):
         self._at = at
         self._make_key = make_key
         self.sender = Sender(port, self.state, self._draw_front)
-        self._labels_asked: set[str] = set()
+        self._labels = Labels(port, self.state)
         self._last_filter = RowFilter()
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
         self.lists = {which: kind() for which, kind in LISTS.items()}
@@ -233,21 +228,13 @@ class Deck(App[None], inherit_bindings=False):
                 self.state.event_list.choose(before[0])
 
     def _ask_for_labels(self) -> None:
-        """Once a tenant: what its releases are called, where a shown event names one that no row has described."""
-        state = self.state
-        shown = self.front.grid.in_view if self.front is not None and state.screen is Screen.EVENTS else []
-        newest = list(state.events.values())[-NEWEST:]
-        here = [event for event in state.events.values() if state.row is not None and event.tenant == state.row.tenant]
-        events = [*here[-NEWEST:], *newest, *(state.events[rev] for rev in shown if rev in state.events)]
-        for tenant in [name for name in state.unnamed(events) if name not in self._labels_asked][:AT_A_TIME]:
-            self._labels_asked.add(tenant)
+        """Where a shown event names a release that no row has described."""
+        in_view = self.front.grid.in_view if self.front is not None and self.state.screen is Screen.EVENTS else []
+        for tenant in self._labels.wanted(in_view):
             self.run_worker(self._learn_labels(tenant), group="labels")
 
     async def _learn_labels(self, tenant: str) -> None:
-        try:
-            self.state.learn(tenant, await self.port.releases(tenant))
-        except ClientError:
-            self._labels_asked.discard(tenant)  # ids are shown until the next try
+        await self._labels.learn(tenant)
         self._draw_front()
 
     # ---- keys ------------------------------------------------------------------------------------------------

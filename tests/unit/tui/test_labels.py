@@ -1,0 +1,68 @@
+"""Labels of releases that no row describes: asked for once, and again only where the hub did not answer."""
+
+from __future__ import annotations
+
+from scripts import console_seed as seed
+from scripts.console_stage import SeededPort
+
+from loradeck.client.errors import HubUnreachable
+from loradeck.schemas.feed import FeedEvents
+from loradeck.schemas.state import ReleaseView
+from loradeck.tui.labels import Labels
+from loradeck.tui.state import ConsoleState
+
+RETIRED = seed.view("dune", "v77")
+
+
+class Registry(SeededPort):
+    """Answers `failures` times that it is away, then what it knows."""
+
+    failures = 0
+
+    async def releases(self, tenant: str) -> list[ReleaseView]:
+        if self.failures:
+            self.failures -= 1
+            raise HubUnreachable("the hub cannot be reached")
+        return [RETIRED]
+
+
+def named(state: ConsoleState) -> int:
+    """An event arrives that names a release which is live nowhere; its rev."""
+    last = state.events[max(state.events)]
+    event = last.model_copy(update={"rev": last.rev + 1, "tenant": "dune", "from_release": RETIRED.id})
+    state.apply(FeedEvents(events=(event,)))
+    return event.rev
+
+
+async def test_a_tenant_is_asked_once_and_its_releases_are_named_from_then_on(state: ConsoleState) -> None:
+    labels = Labels(Registry(seed.hub_state()), state)
+    named(state)
+    asked = labels.wanted([])
+    assert "dune" in asked
+    assert "dune" not in labels.wanted([]), "the answer is under way"
+    assert state.name_of(RETIRED.id) == RETIRED.id[:6]
+    await labels.learn("dune")
+    assert state.name_of(RETIRED.id).startswith("v77")
+    assert "dune" not in labels.wanted([])
+
+
+async def test_a_hub_that_did_not_answer_is_asked_again(state: ConsoleState) -> None:
+    port = Registry(seed.hub_state())
+    port.failures = 1
+    labels = Labels(port, state)
+    named(state)
+    assert "dune" in labels.wanted([])
+    await labels.learn("dune")
+    assert "dune" in labels.wanted([])
+    await labels.learn("dune")
+    assert state.name_of(RETIRED.id).startswith("v77")
+
+
+def test_an_old_event_of_another_tenant_is_asked_about_only_in_view(state: ConsoleState) -> None:
+    labels = Labels(Registry(seed.hub_state()), state)
+    rev = named(state)
+    event = state.events[rev]
+    later = [event.model_copy(update={"rev": rev + n, "tenant": "gale", "from_release": None}) for n in range(1, 40)]
+    state.apply(FeedEvents(events=tuple(later)))
+    assert "dune" not in labels.wanted([])
+    assert "dune" in labels.wanted([rev])
