@@ -26,7 +26,7 @@ from loradeck.hub.metrics import Metrics
 from loradeck.hub.observe import Observer
 from loradeck.hub.promotion import Promotions
 from loradeck.hub.queue import Queue
-from loradeck.hub.recovery import BEHIND, Recovery
+from loradeck.hub.recovery import BEHIND, EPOCH, Recovery
 from loradeck.hub.rows import Rows
 from loradeck.hub.steer import Steer
 from loradeck.hub.traffic import Counts
@@ -126,7 +126,8 @@ class Hub:
         for event in self.recent:
             if event.kind is EventKind.UNPIN and event.route is not None:
                 self._unpins[event.tenant, event.route, str(event.payload["node"])] = event.at_ms
-        self.recovery = Recovery(self, bool(self.store.now(lambda s: s.meta(BEHIND))))
+        behind, recovered = self.store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
+        self.recovery = Recovery(self, behind=bool(behind), epoch=int(recovered or 0))
         self.observer = Observer(self)
         self.steer = Steer(self.catalogue, self._usable)
         self.promotions = Promotions(self)

@@ -4,6 +4,9 @@ A node whose last (rev, hash) is not in this log has seen moves that the log lac
 moves, and that node is told nothing, until somebody on the hub's host recovers: every linked node is asked
 for its table, the newest entry of each pointer is appended to the log, and the epoch is raised above all that
 any node has seen.
+
+A node that was away then, and comes back with what it saw before, stops nobody else: that a part of the log is
+lost is known, and a person has said with what to go on. It alone is told nothing until the next recover.
 """
 
 from __future__ import annotations
@@ -27,32 +30,46 @@ if TYPE_CHECKING:
 log = logging.getLogger("loradeck.hub.recovery")
 
 BEHIND = "log_behind"
+EPOCH = "recovered_epoch"
+"""Where the store keeps the epoch of the last recover. A backup taken before one does not know of it."""
+
 ANSWER_S = 10.0
 """How long a linked node may take to send its table."""
 
 
 class Recovery:
-    def __init__(self, hub: Hub, behind: bool) -> None:
+    def __init__(self, hub: Hub, *, behind: bool, epoch: int) -> None:
+        """`behind`: nothing moves until a recover. `epoch`: of the last recover in this log; 0: there was none."""
         self._hub = hub
         self._tables: dict[str, TableState] = {}
         self._asked: set[str] = set()
         self._came = asyncio.Event()
         self.behind = behind
+        self._epoch = epoch
 
     def found_behind(self, node: Node, hello: Hello) -> None:
-        """A node has seen more than this log holds: refuse all moves, and remember it over a restart."""
+        """A node has seen more than this log holds: refuse all moves, and remember it over a restart.
+
+        Of one that missed the last recover only the node itself is held back.
+        """
+        missed = self._missed(hello)
         log.error(
-            "log_behind node=%s its_rev=%d its_epoch=%d rev=%d epoch=%d: no moves until `loradeck hub recover`",
+            "log_behind node=%s its_rev=%d its_epoch=%d rev=%d epoch=%d: %s until `loradeck hub recover`",
             node.name,
             hello.rev,
             hello.epoch,
             self._hub.ledger.rev,
             self._hub.ledger.epoch,
+            "it missed the last recover and is told nothing" if missed else "no moves",
         )
-        if not self.behind:
+        if not missed and not self.behind:
             self.behind = True
             self._hub.spawn(self._remember(node.name))
         self._hub.status_changed()
+
+    def _missed(self, seen: Hello | TableState) -> bool:
+        """Whether what a node has seen is from before the last recover, which raised the epoch above all it heard."""
+        return seen.epoch < self._epoch
 
     async def _remember(self, node: str) -> None:
         await self._hub.store(lambda s: s.set_meta(BEHIND, node))
@@ -92,12 +109,16 @@ class Recovery:
         states = sorted(self._tables.values(), key=lambda s: (s.epoch, s.rev), reverse=True)
         entries = [e for s in states for e in s.entries]
         await self._register(entries)
-        ahead = [e for s in states if not await hub.knows(s.rev, s.hash) for e in s.entries]
+        # Keys and settings that people have changed since a recover are not put back by who missed it.
+        newer = [s for s in states if not self._missed(s) and not await hub.knows(s.rev, s.hash)]
+        ahead = [e for s in newer for e in s.entries]
         drafts, above = recover.drafts(
             hub.ledger.pointers, entries, tenants=hub.ledger.tenants, actor=actor, reason=reason, ahead=ahead
         )
         above = max([above, *(s.epoch for s in states)])
         committed = await hub.adopt(drafts, epoch_above=above, key=key)
+        self._epoch = hub.ledger.epoch
+        await hub.store(lambda s: s.set_meta(EPOCH, str(hub.ledger.epoch)))
         await hub.store(lambda s: s.set_meta(BEHIND, ""))
         self.behind = False
         for node in hub.fleet.nodes.values():

@@ -100,6 +100,74 @@ async def test_after_recover_the_same_node_rejoins_and_moves_go_on(data: Path) -
         await agent.leave()
 
 
+async def test_a_node_that_missed_the_recover_holds_back_itself_and_nobody_else(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        one = await deck.release(seed=1)
+        agents = [await FakeAgent(deck, "n1").join(), await FakeAgent(deck, "n2").join()]
+        await deck.promote(one)
+        tokens = [await deck.token("agent", agent.node) for agent in agents]
+        backup = copy_of(deck, "backup.db")
+        two = await deck.release(seed=2)
+        await deck.promote(two)
+        for agent in agents:
+            await agent.leave()
+    restore(data, backup)
+    here, away = agents
+    async with running(data) as deck:
+        here.deck = away.deck = deck
+        await here.join(tokens[0])
+        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "restored"})
+        await deck.ok("POST", "tenants/acme/keys")
+    served = away.entry
+    async with running(data) as deck:  # it is known after a restart as well
+        here.deck = away.deck = deck
+        await here.join(tokens[0])
+        seen = len(away.received)
+        await away.join(tokens[1])
+        assert away.welcome is not None
+        assert away.welcome.refuse == "log_behind"
+        assert (await deck.ok("GET", "state"))["status"]["refusing"] is None
+        assert {n["node"]: n["behind"] for n in await deck.ok("GET", "nodes")} == {"n1": None, "n2": "log_behind"}
+        pointer = deck.hub.ledger.pointers[ACME]
+        hold = {"held": False, "expected_generation": pointer.generation, "idempotency_key": key()}
+        await deck.ok("POST", f"{ROUTE}/hold", hold)
+        assert not any(isinstance(m, Desired) for m in away.received[seen:])
+        assert away.entry == served
+        assert deck.hub.observer.progress(ACME).flipped == 1
+
+        keys = deck.hub.ledger.tenants["acme"].keys
+        result = await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "n2 is back"})
+        assert result["events"] == [], "what n2 knows was taken over from n1 before"
+        assert deck.hub.ledger.tenants["acme"].keys == keys, "a key made since the recover stays"
+        await until(lambda: deck.hub.observer.progress(ACME).proven == 2, "n2 follows")
+        assert away.entry.fence > served.fence
+        for agent in agents:
+            await agent.leave()
+
+
+async def test_a_log_that_is_restored_again_after_a_recover_stops_every_move_again(data: Path) -> None:
+    agent, token, one, _ = await restored(data)
+    async with running(data) as deck:
+        agent.deck = deck
+        await agent.join(token)
+        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "restored"})
+        await until(lambda: agent.rev == deck.hub.ledger.rev, "the node follows")
+        backup = copy_of(deck, "second.db")
+        pointer = deck.hub.ledger.pointers[ACME]
+        hold = {"held": False, "expected_generation": pointer.generation, "idempotency_key": key()}
+        await deck.ok("POST", f"{ROUTE}/hold", hold)
+        assert await deck.promote(one)
+        await agent.leave()
+    restore(data, backup)
+    async with running(data) as deck:
+        agent.deck = deck
+        await agent.join(token)
+        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        await agent.leave()
+
+
 async def test_that_the_log_is_behind_outlives_another_restart(data: Path) -> None:
     agent, token, _, _ = await restored(data)
     async with running(data) as deck:
