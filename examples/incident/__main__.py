@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 
 import platformdirs
@@ -35,17 +36,16 @@ def main() -> int:
     resumed = (root / "hub" / "hub.db").exists()
     expected = "Resuming an earlier run." if resumed else "The first run trains five adapters: 4 to 8 minutes."
     progress.say(f"Loradeck demo: a hub, two nodes and three tenants on this machine. {expected}")
-    signal.signal(signal.SIGTERM, _interrupted)
     try:
         with progress.step("base model SmolLM2-135M-Instruct (converted once, 269 MB in the cache)") as step:
             base = ensure_base(progress=step.update)
         fleet = Fleet(root=root, base=base)
         try:
-            return asyncio.run(run(fleet, options, progress, time.monotonic()))
+            return asyncio.run(_until_ended(run(fleet, options, progress, time.monotonic())))
         finally:
             with progress.step("stopping the fleet"):
                 fleet.stop()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         progress.say("interrupted; everything that was started has been stopped")
         return 130
     except (NotReady, CommandFailed, ClientError, BaseModelError, ExceptionGroup) as error:
@@ -64,8 +64,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
+async def _until_ended(course: Coroutine[None, None, int]) -> int:
+    """Run it; SIGTERM ends it as Ctrl-C does, so that the fleet is stopped in order."""
+    task = asyncio.ensure_future(course)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 if __name__ == "__main__":

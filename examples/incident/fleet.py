@@ -94,7 +94,7 @@ class Fleet:
     base: Path
     names: Sequence[str] = ("gpu-01", "gpu-02")
     program: Sequence[str] = (str(BIN / "loradeck-agent"),)
-    slots: int = 4
+    slots: int = 6
     threads: int = 1
     hub_port: int = 0
     nodes: list[Node] = field(default_factory=list)

@@ -33,6 +33,9 @@ LEAD_S = 0.08
 """A burst starts this long before its move."""
 
 SPACING_S = 0.0055
+THIN_S = 0.5
+"""Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
+
 BURST = 30
 
 
@@ -162,6 +165,8 @@ class Incident:
             began = time.monotonic_ns()
             result = await move()
             seen_ns = time.monotonic_ns()
+            if not result.events:
+                raise NotReady(f"the move was not committed in time; its prepare is still pending: {result.pending}")
             in_hub = result.commit_ms or 0.0
             total_ms = (seen_ns - began) / 1e6
             return Seen(
@@ -210,7 +215,7 @@ class Incident:
             await self._burst(asked, prompts, spacing_s=SPACING_S)
             return
         while True:
-            asked += await self._callers.burst(self._cast.tenant, prompts, 1, spacing_s=0.06)
+            asked += await self._callers.burst(self._cast.tenant, prompts, 1, spacing_s=THIN_S)
 
     async def _burst(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], *, spacing_s: float) -> None:
         asked += await self._callers.burst(self._cast.tenant, prompts, BURST, spacing_s=spacing_s)

@@ -69,6 +69,7 @@ class Callers:
         self._routers = routers
         self._keys = keys
         self._background: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[Answer]] = set()
         self.answers: deque[Answer] = deque(maxlen=20_000)
 
     async def __aenter__(self) -> Callers:
@@ -79,6 +80,9 @@ class Callers:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
+        for task in self._asked:
+            task.cancel()
+        await asyncio.gather(*self._asked, return_exceptions=True)
         await self._session.close()
 
     async def ask(self, node: str, tenant: str, prompt: Prompt, *, stream: bool = False) -> Answer:
@@ -155,7 +159,10 @@ class Callers:
         for turn in range(count):
             for node in self._routers:
                 prompt = prompts[turn % len(prompts)]
-                started.append(asyncio.create_task(self.ask(node, tenant, prompt)))
+                task = asyncio.create_task(self.ask(node, tenant, prompt))
+                self._asked.add(task)
+                task.add_done_callback(self._asked.discard)
+                started.append(task)
             await asyncio.sleep(spacing_s)
         return started
 
