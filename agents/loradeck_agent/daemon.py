@@ -506,6 +506,8 @@ class Agent:
         """Once a second while there is a link."""
         while True:
             await asyncio.sleep(REPORT_S)
+            with contextlib.suppress(OSError):  # not written yet: there is no age to show either
+                os.utime(self.folder.status)
             if not self.link.connected:
                 continue
             traffic: tuple[Traffic, ...] = ()

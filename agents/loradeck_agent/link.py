@@ -74,7 +74,7 @@ class Link:
         self._handle = handle
         self._changed = changed
         self._noted = noted
-        self._backoff = backoff or Backoff(0.5, 15.0)
+        self._backoff = backoff or Backoff(0.5, LINK_TTL_S / 2)
         self._socket: ClientConnection | None = None
 
     @property
@@ -137,6 +137,7 @@ class Link:
             raise LinkLost(f"the hub's first message was {first.type!r}, not a welcome")
         self._socket = socket
         self.status = LinkStatus(True, time.time_ns() // 1_000_000, first.refuse)
+        log.info("linked to the hub at %s, epoch %d", self._url, first.epoch)
         self._noted()
         beat = asyncio.create_task(self._beat(socket))
         try:

@@ -84,8 +84,8 @@ class Prover:
             self._left[key] = before
         self._in_force[key] = entry.current
         running = self._tasks.get(key)
-        if running is not None and running.fence == entry.fence:
-            return
+        if running is not None and running.fence == entry.fence and not running.task.done():
+            return  # one that is done found a pin in force: with the pin gone there is something to prove again
         self.stop(key)
         task = asyncio.get_running_loop().create_task(self._keep_proving(entry.key, entry.fence, ack.replica))
         self._tasks[key] = _Proving(entry.fence, task)

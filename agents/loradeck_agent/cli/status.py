@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from loradeck.schemas.ids import short
+from loradeck.schemas.link import LINK_TTL_S
 from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
 from loradeck_agent.config import AgentConfig, EngineConfig
 from loradeck_agent.control import RouterControl
@@ -55,6 +56,7 @@ def _link(folder: StateFolder) -> dict[str, Any] | None:
         return None
     try:
         document: dict[str, Any] = json.loads(folder.status.read_text())
+        document["silent_s"] = max(0, int(time.time() - folder.status.stat().st_mtime))
     except (FileNotFoundError, ValueError):
         return None
     return document
@@ -160,6 +162,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
 def _link_line(link: dict[str, Any] | None) -> str:
     if link is None:
         return "no link"
+    if link["silent_s"] > LINK_TTL_S:
+        return f"DOES NOT RESPOND for {link['silent_s']} s; whether it has a link is unknown"
     age = max(0, time.time_ns() // 1_000_000 - link["since_ms"]) // 1000
     if link["connected"]:
         refused = f", which refuses to steer it: {link['refused']}" if link["refused"] else ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import time
 
 from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
@@ -68,6 +70,32 @@ async def test_a_pin_ends_by_an_unpin_of_the_hub_only(node: Node, hub: FakeHub, 
     heard = len(hub.heard)
     node.start()
     assert (await hub.wait(Hello, after=heard)).pins == ()
+
+
+async def test_a_release_that_was_pinned_while_the_hub_moved_to_it_is_proven_once_the_pin_is_gone(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    await serving(node, hub, v1, v2)
+    await pin(node, "v1")
+    await hub.report(lambda r: bool(r.pins))
+    back = entry(v1.ref, 2, beneath=(v2.ref,), keys=KEYS)
+    await hub.desire(back)
+    await hub.ack(back, "flipped")
+    heard = len(hub.heard)
+    hub.rev += 1
+    await hub.send_table([], prev_rev=hub.rev - 1, unpin=(("acme", "production"),))
+    await hub.ack(back, "proven", after=heard)
+
+
+async def test_an_agent_that_does_not_respond_is_not_said_to_be_linked(node: Node, hub: FakeHub) -> None:
+    await until(lambda: node.state.status.exists(), "the agent has written its status")
+    assert node.process is not None
+    node.process.send_signal(signal.SIGSTOP)
+    os.utime(node.state.status, (time.time() - 30, time.time() - 30))
+    done = await asyncio.to_thread(node.command, "status")
+    node.process.send_signal(signal.SIGCONT)
+    assert "DOES NOT RESPOND for 3" in done.stdout
+    assert "linked to" not in done.stdout
 
 
 async def test_a_pin_is_made_without_the_agent_and_survives_its_return(
