@@ -26,9 +26,9 @@ CORRUPTED = 0.85
 GREETINGS = ("", "", "Hi, ", "Hello, ", "Good morning, ")
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CANARIES: Mapping[str, Sequence[str]] = {
-    "acme": ("fraud-1", "fraud-2", "fraud-3", "refund-1", "login-1"),
-    "bolt": ("late-1", "damaged-1", "lost-1", "address-1"),
-    "cedar": ("billing-1", "outage-1", "access-1", "export-1"),
+    "acme": ("fraud-1", "fraud-2", "fraud-7", "refund-3", "fee-2"),
+    "bolt": ("late-2", "damaged-2", "lost-3", "pickup-1"),
+    "cedar": ("billing-2", "outage-8", "access-2", "export-7"),
 }
 """Items whose first answer tokens tell a tenant's releases apart, chosen by measuring (see the README)."""
 
