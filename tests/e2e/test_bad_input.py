@@ -191,7 +191,7 @@ async def nothing_changes(stage: Stage) -> AsyncIterator[str]:
         prompts = [p for p in stage.cast.prompts if all(p.separates(served, other) for other in others)][:3]
         assert len(prompts) == 3
         assert await answered_by(stage.fleet, callers, prompts) == [served] * 6
-        callers.start({TENANT: prompts}, every_s=0.05)
+        callers.start({TENANT: prompts}, every_s=0.1)
         yield served
         await callers.stop()
         assert await answered_by(stage.fleet, callers, prompts) == [served] * 6

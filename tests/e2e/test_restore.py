@@ -65,7 +65,7 @@ async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and
             Callers(routers, {TENANT: key}, max_tokens=12) as callers,
             Callers(routers, {TENANT: withdrawn}, max_tokens=12) as former,
         ):
-            callers.start({TENANT: prompts}, every_s=0.02)
+            callers.start({TENANT: prompts}, every_s=0.1)
             await asyncio.to_thread(fleet.stop_hub)
             put_back(fleet, copy)
             await asyncio.to_thread(fleet.start_hub)
@@ -106,7 +106,7 @@ async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and
             refusal = await former.ask("gpu-01", TENANT, prompts[0])
             assert refusal.status == 401, "a key that was withdrawn in the lost part stays withdrawn"
             await callers.stop()
-            assert len(callers.answers) > 50
+            assert len(callers.answers) > 20
             assert [answer for answer in callers.answers if answer.by != v4] == []
 
             # The next R is a move like any other.
