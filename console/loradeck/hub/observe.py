@@ -18,7 +18,7 @@ from loradeck.hub.fleet import AckRecord, Node
 from loradeck.hub.traffic import add
 from loradeck.rules import health, proof
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.link import AckState, Replica
+from loradeck.schemas.link import LINK_TTL_S, AckState, Replica
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.state import Health
 from loradeck.store.interface import StoreError
@@ -43,8 +43,9 @@ LEVELS = ("committed", "flipped", "proven")
 class Progress:
     """How far a pointer's current generation is over its placed replicas.
 
-    `reachable` ones were heard from within the TTL. `flipped_at` and `proven_at` are when the last one got
-    there, on the hub's monotonic clock; None while one is missing.
+    `reachable` ones were heard from within the TTL, and only these count as `proven` or `listed`: what a lost
+    node answers with now is not known. A flip is durable where it was made and stays counted. `flipped_at` and
+    `proven_at` are when the last one got there, on the hub's monotonic clock; None while one is missing.
     """
 
     placed: int
@@ -53,7 +54,6 @@ class Progress:
     proven: int
     listed: int
     failed: int
-    proven_reachable: int
     flipped_at: float | None
     proven_at: float | None
 
@@ -110,7 +110,7 @@ class Observer:
     def progress(self, key: Key) -> Progress:
         acks = self.acks(key)
         placed = self.placed(key)
-        flipped = proven = listed = failed = reachable = proven_reachable = 0
+        flipped = proven = listed = failed = reachable = 0
         flipped_at, proven_at = 0.0, 0.0
         for node, replica in placed:
             reachable += not node.lost
@@ -120,11 +120,11 @@ class Observer:
             if ack.flipped is not None:
                 flipped += 1
                 flipped_at = max(flipped_at, ack.flipped)
-            proven += ack.state is AckState.PROVEN
-            listed += ack.state is AckState.LISTED
             failed += ack.state is AckState.FAILED
-            proven_reachable += ack.is_proven and not node.lost
-            proven_at = max(proven_at, ack.proven or 0.0)
+            if not node.lost:
+                proven += ack.state is AckState.PROVEN
+                listed += ack.state is AckState.LISTED
+                proven_at = max(proven_at, ack.proven or 0.0)
         n = len(placed)
         return Progress(
             placed=n,
@@ -133,7 +133,6 @@ class Observer:
             proven=proven,
             listed=listed,
             failed=failed,
-            proven_reachable=proven_reachable,
             flipped_at=flipped_at if n and flipped == n else None,
             proven_at=proven_at if n and proven + listed == n else None,
         )
@@ -196,10 +195,11 @@ class Observer:
         if progress.flipped_at is not None and committed is not None and (key, entry.fence) not in self._measured:
             self._measured.add((key, entry.fence))
             if progress.flipped_at >= committed:
-                took = (progress.flipped_at - committed) * 1000
-                self._flips.append(took)
-                self._flips_of[key].append(took)
-                self._hub.metrics.flipped.observe(took / 1000)
+                took = progress.flipped_at - committed
+                self._hub.metrics.flipped.observe(took)
+                if took < LINK_TTL_S:  # what waited for a lost node tells nothing of the next flip
+                    self._flips.append(took * 1000)
+                    self._flips_of[key].append(took * 1000)
         if key in self._unattested:
             self._maybe_attest(key, progress)
         if key in self._unsoaked:
@@ -218,7 +218,7 @@ class Observer:
         return proof.attested(
             placed=progress.placed,
             reachable=progress.reachable,
-            proven=progress.proven_reachable,
+            proven=progress.proven + progress.listed,
             min_replicas=self._hub.config(key).min_replicas,
         )
 

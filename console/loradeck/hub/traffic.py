@@ -38,6 +38,21 @@ class Slice:
     bad: int = 0
     ttft: tuple[int, ...] = ()
 
+    def within(self, seconds: float) -> Slice:
+        """Its part of the last minute, where it adds up more than that: what a router counted without a link."""
+        if seconds <= WINDOW_S:
+            return self
+        part = WINDOW_S / seconds
+        checked, finished = round(self.checked * part), round(self.finished * part)
+        return Slice(
+            self.at,
+            finished,
+            min(finished, round(self.errors * part)),
+            checked,
+            min(checked, round(self.bad * part)),
+            tuple(round(n * part) for n in self.ttft),
+        )
+
 
 @dataclass
 class Recent:
@@ -143,7 +158,7 @@ class Counts:
         self._totals: dict[Key, dict[str, Served]] = defaultdict(dict)
         self._pending: dict[tuple[str, str, str], Served] = {}
         self.boots = dict(known_boots)
-        self._met: set[str] = set()
+        self._met: dict[str, float] = {}
         self._started = started
         for s in served:
             self._totals[s.tenant, s.route][s.release] = s
@@ -153,10 +168,11 @@ class Counts:
         changed: set[Key] = set()
         baseline = self.boots.get(node) == boot and node not in self._met
         self.boots[node] = boot
-        self._met.add(node)
+        since = now - self._met.get(node, now)
+        self._met[node] = now
         by_replica: dict[str, Slice] = {}
         for row in rows:
-            part = self._count(row, boot, now, baseline=baseline)
+            part = self._count(row, boot, now, since, baseline=baseline)
             if part is None:
                 continue
             changed.add((row.tenant, row.route))
@@ -169,8 +185,12 @@ class Counts:
             self._replicas[replica].put(sums)
         return changed
 
-    def _count(self, row: Traffic, boot: str, now: float, *, baseline: bool) -> Slice | None:
-        """What a row adds to the last minute; None when it says nothing new."""
+    def _count(self, row: Traffic, boot: str, now: float, since: float, *, baseline: bool) -> Slice | None:
+        """What a row adds to the last minute; None when it says nothing new.
+
+        Args:
+            since: seconds since this router's last report.
+        """
         counters, name = self._counters[row.tenant, row.route], (row.generation, row.release, row.replica)
         counter = counters.get(name)
         if counter is None:
@@ -197,7 +217,8 @@ class Counts:
         counter.last_token_ms = max(counter.last_token_ms, row.last_token_ms)
         if baseline:
             return Slice(now)
-        counter.window.put(part)
+        recent = part.within(since)
+        counter.window.put(recent)
         if part.finished or part.errors or part.checked:
             self._add_total(
                 Served(
@@ -210,7 +231,7 @@ class Counts:
                     bad=part.bad,
                 )
             )
-        return part
+        return recent
 
     def _add_total(self, delta: Served) -> None:
         key, name = (delta.tenant, delta.route), (delta.tenant, delta.route, delta.release)

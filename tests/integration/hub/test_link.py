@@ -234,6 +234,24 @@ async def test_a_node_is_lost_one_ttl_after_its_last_word_and_still_counted(
     assert {r.node: r.linked for r in row.replicas} == {"n1": False, "n2": True}
 
 
+async def test_the_proof_of_a_lost_node_is_not_counted_until_it_is_heard_again(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await join("n2")
+    await deck.promote(await deck.release())
+    await deck.settled()
+    assert (await deck.row()).flags == ("NOPRIOR",)
+    await agent.leave()
+    await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
+    deck.hub.fleet.nodes["n1"].lost = True
+    row = await deck.row()
+    assert (row.proven, row.flipped, row.placed, row.attested) == (1, 2, 2, (2, 2))
+    assert "UNPRVN" in row.flags
+    deck.hub.fleet.heard(deck.hub.fleet.nodes["n1"])
+    row = await deck.row()
+    assert (row.proven, row.flags) == (2, ("NOPRIOR",))
+
+
 async def test_a_link_that_says_nothing_for_a_ttl_is_closed_though_the_connection_stands(
     deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
