@@ -40,7 +40,11 @@ class ResponseChecks(Strict):
     min_chars: int = Field(1, ge=0)
     max_chars: int | None = Field(None, ge=1)
     refusals: tuple[str, ...] = Field((), description="case-insensitive phrases that mark a refusal")
-    finish_reasons: tuple[str, ...] = Field(("stop",), description="finish reasons that are fine")
+    finish_reasons: tuple[str, ...] = Field(
+        ("stop", "length", "tool_calls"),
+        description="finish reasons that are fine. Without 'length' an answer that was cut off is bad, also where "
+        "the caller's own max_tokens cut it",
+    )
 
 
 class BreachLimit(Strict):
