@@ -36,7 +36,7 @@ SPACING_S = 0.0055
 THIN_S = 0.5
 """Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
 
-BURST = 30
+BURST = 26
 
 
 @dataclass(frozen=True, kw_only=True)

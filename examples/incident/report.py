@@ -121,7 +121,7 @@ class Report:
 
     def text(self) -> str:
         """The report for people, at most 100 columns."""
-        lines = ["", "MOVES  (milliseconds; from commit unless said)"]
+        lines = ["", "MOVES  (milliseconds; flipped and proven from the commit; a promote prepares before it commits)"]
         lines.append(
             f"{'':>3} {'move':<9} {'':<12} {'key>commit':>10} {'flipped':>8} {'proven':>8}"
             f" {'levels':<14} {'in 200 ms':>9} {'answered by'}"

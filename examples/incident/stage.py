@@ -42,6 +42,9 @@ async def bring_to_v2(
         for name, versions in releases.items():
             if (await api.row(name, ROUTE)).pointer.release is None:
                 await promote(api, name, versions["v1"])
+    # Nodes that have just been started load and prove what they serve; callers come once they may.
+    for name in releases:
+        await until(api, name, progress, f"{name} is proven on every replica", _unproven)
     # Real requests flow through both routers from here on, whatever is promoted.
     start_callers()
     row = await api.row(tenant, ROUTE)
@@ -78,6 +81,10 @@ def not_soaked(row: TenantRow) -> str | None:
     if health.requests >= requests and served >= seconds + 1:
         return None
     return f"{health.requests}/{requests} requests, {min(served, seconds):.0f}/{seconds:.0f} s"
+
+
+def _unproven(row: TenantRow) -> str | None:
+    return None if 0 < row.placed == row.proven else f"proven {row.proven}/{row.placed}"
 
 
 async def until(
