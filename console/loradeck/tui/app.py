@@ -197,6 +197,7 @@ class Deck(App[None], inherit_bindings=False):
             case LinkChange():
                 if item.state is FeedLink.UP:
                     self.state.link_up()
+                    self.notice("")  # what a key was told about the link is over
                 elif item.state is not FeedLink.CONNECTING:
                     self.state.link_down("; ".join(part for part in (item.why, item.fix) if part))
                 self._draw_front()

@@ -26,7 +26,7 @@ def header_line(state: ConsoleState, width: int, *, context: str, production: bo
         spans.append(Span("  "))
     spans.append(link_span(state))
     if state.nodes:
-        up = sum(not node.lost for node in state.nodes.values())
+        up = sum(node.linked and not node.lost for node in state.nodes.values())
         whole = up == len(state.nodes)
         live = state.link is Link.LIVE
         words = f"  nodes {up}/{len(state.nodes)} up" if live else f"  nodes were {up}/{len(state.nodes)} up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loradeck.schemas.jobs import Job, JobState
@@ -36,6 +37,8 @@ class Column:
     wide: bool = False
 
 
+_FLAG_WIDTH = 11
+
 TENANT_COLUMNS = (
     Column("TENANT", 0),
     Column("LIVE", 7),
@@ -47,7 +50,7 @@ TENANT_COLUMNS = (
     Column("PROVEN", 6),
     Column("R GOES TO", 9),
     Column("READY", 10, wide=True),
-    Column("FLAG", 11),
+    Column("FLAG", _FLAG_WIDTH),
 )
 NODE_COLUMNS = (
     Column("NODE", 0),
@@ -74,8 +77,8 @@ JOB_COLUMNS = (
 EVENT_COLUMNS = (
     Column("TIME", 12),
     Column("REV", 7, right=True),
-    Column("KIND", 12),
-    Column("TENANT/ROUTE", 22),
+    Column("KIND", 14),
+    Column("TENANT/ROUTE", 20),
     Column("FROM > TO", 16),
     Column("BY", 10),
     Column("REASON", 0, wide=True),
@@ -112,6 +115,16 @@ def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, le
 _FLAG_STYLE = {"BAD": "bad", "UNPRVN": "warn", "NOPRIOR": "warn", "PIN": "warn", "OVR": "warn", "SUSP": "warn"}
 
 
+def flags_in(flags: Sequence[str], width: int) -> str:
+    """As many flags as fit, whole, and how many more there are: `BAD UNPRVN +2`."""
+    for shown in range(len(flags), 0, -1):
+        rest = len(flags) - shown
+        text = " ".join([*flags[:shown], *([f"+{rest}"] if rest else [])])
+        if len(text) <= width:
+            return text
+    return " ".join(flags)
+
+
 def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
     """One pointer. What is unknown is '-', never a zero."""
     flags = row.flags
@@ -130,19 +143,21 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         PreviewAction.FALLBACK: "none",
         PreviewAction.NONE: "none",
     }[row.preview.action]
+    # Nobody there to say: what was counted before runs out of the last minute and would pass for silence.
+    heard = not row.replicas or any(replica.linked for replica in row.replicas)
     worst = next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), flags[0] if flags else "")
     return {
         "TENANT": Span(clean(name), "bold" if flags else ""),
         "LIVE": Span(release(row.live, "-")),
         "FOR": Span(coarse_age(moved) if moved is not None else "-"),
-        "REQ/S": Span(f"{row.requests_per_s:.1f}"),
-        "ERR%": Span(percent(row.error_share), "bad" if (row.error_share or 0) > 0.05 else ""),
+        "REQ/S": Span(f"{row.requests_per_s:.1f}" if heard else "-"),
+        "ERR%": Span(percent(row.error_share) if heard else "-", "bad" if (row.error_share or 0) > 0.05 else ""),
         "BAD% was>now": Span(was_now, "bad" if bad else ""),
-        "TTFT95": Span(latency(row.ttft95_ms)),
+        "TTFT95": Span(latency(row.ttft95_ms if heard else None)),
         "PROVEN": Span(f" {proven(row)}/{row.placed}", "" if complete else "warn"),
         "R GOES TO": Span(target, "warn" if target == "none" else ""),
         "READY": Span(ready(row)),
-        "FLAG": Span(clean(" ".join(flags)), _FLAG_STYLE.get(worst, "")),
+        "FLAG": Span(clean(flags_in(flags, _FLAG_WIDTH)), _FLAG_STYLE.get(worst, "")),
     }
 
 
@@ -190,15 +205,18 @@ def node_cells(state: ConsoleState, node: NodeRow) -> dict[str, Span]:
     heard = node_heard(state, node)
     up = sum(replica.state.value == "up" for replica in node.replicas)
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
+    old = "" if node.linked and not node.lost else "dim"  # what it said last
+    gpu = gpu_summary(node)
+    engines = Span(f"{up}/{len(node.replicas)} up", "" if up == len(node.replicas) else "warn")
     return {
         "NODE": Span(clean(node.node), "bold" if node.lost else ""),
         "STATE": node_state(node),
         "HEARD": Span(age(heard) if heard is not None else "never"),
-        "CPU%": Span(f"{host.cpu_percent:.0f}" if host else "-"),
-        "MEM GB": Span(f"{gigabytes(host.memory_used)}/{gigabytes(host.memory_total)}" if host else "-"),
-        "GPU": gpu_summary(node),
-        "ENGINES": Span(f"{up}/{len(node.replicas)} up", "" if up == len(node.replicas) else "warn"),
-        "LOADED": Span(str(sum(len(replica.loaded) for replica in node.replicas))),
+        "CPU%": Span(f"{host.cpu_percent:.0f}" if host else "-", old),
+        "MEM GB": Span(f"{gigabytes(host.memory_used)}/{gigabytes(host.memory_total)}" if host else "-", old),
+        "GPU": Span(gpu.text, old) if old else gpu,
+        "ENGINES": Span(f"was {up}/{len(node.replicas)}", old) if old else engines,
+        "LOADED": Span(str(sum(len(replica.loaded) for replica in node.replicas)), old),
         "LABELS": Span(clean(labels), "dim"),
     }
 

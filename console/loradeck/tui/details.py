@@ -88,7 +88,7 @@ def _gpu(gpu: Gpu) -> Line:
         Span(f"  {_or_dash(gpu.temperature_c)}C  {_or_dash(gpu.clock_sm_mhz)} MHz"),
     ]
     if gpu.throttle:
-        spans.append(Span(f"  slowed: {clean(', '.join(gpu.throttle))}", "warn"))
+        spans.append(Span(f"  slowed: {clean(', '.join(gpu.throttle)).replace('_', ' ')}", "warn"))
     if gpu.ecc_uncorrected:
         spans.append(Span(f"  ECC {gpu.ecc_uncorrected} uncorrected", "bad"))
     if gpu.remapped_rows:
@@ -122,6 +122,8 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
         until = job.ended_ms or state.hub_now_ms or job.started_ms
         ran = f"   ran {age((until - job.started_ms) / 1000)}"
     where = f"on {clean(job.node)}" if job.node else "not on a node yet"
+    if isinstance(job.spec, PrepareSpec) and not job.node:
+        where = "on every node it is placed on"
     lines.append(
         line(
             Span(" WHERE ", "label"),
@@ -130,12 +132,21 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
     )
     lines.append(line(Span(" AT    ", "label"), progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))
     metrics = "   ".join(f"{clean(name).replace('_', ' ')} {value:.4g}" for name, value in sorted(job.metrics.items()))
-    lines.append(line(Span(" SAYS  ", "label"), metrics or Span("no figures yet", "dim")))
+    none = "no figures yet" if job.ended_ms is None else "no figures"
+    lines.append(line(Span(" SAYS  ", "label"), metrics or Span(none, "dim")))
     code = f"{clean(job.code)}: " if job.code else ""
     lines.append(line("       ", Span(f"{code}{clean(job.message)}", "bad" if job.code else "")))
     if job.result:
-        lines.append(line(Span(" MADE  ", "label"), clean(json.dumps(job.result, sort_keys=True))))
+        made = "   ".join(f"{name} {_plain(value)}" for name, value in sorted(job.result.items()))
+        lines.append(line(Span(" MADE  ", "label"), clean(made)))
     return lines
+
+
+def _plain(value: object) -> str:
+    """A result as text; digests in short, what is nested as JSON."""
+    if isinstance(value, str):
+        return value[:12] if len(value) == 64 else value
+    return json.dumps(value, sort_keys=True)
 
 
 def _left(state: ConsoleState, job: Job) -> str:

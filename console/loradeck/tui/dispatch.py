@@ -383,7 +383,7 @@ def offer(
 def gate_says(gate: GateResult | None) -> str:
     """'gate passed', or the failed checks with their figures."""
     if gate is None:
-        return "no gate result against the live release is on record"
+        return "no gate result on record (a route with a gate refuses it)"
     failed = [check for check in gate.checks if not check.passed]
     if gate.passed and not failed:
         return f"gate passed ({plural(len(gate.checks), 'check')})"

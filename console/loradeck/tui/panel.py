@@ -190,7 +190,9 @@ def _replica(replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
     if replica.state in (AckState.PROVEN, AckState.LISTED):
         word = "yes" if replica.state is AckState.PROVEN else "listed"
         took = f" +{replica.proven_ms / 1000:.1f}s" if replica.proven_ms is not None else ""
-        proof = Span(word + took, "good")
+        proof = Span("was proven", "warn") if lost else Span(word + took, "good")
+    elif replica.pinned:
+        proof = Span("not by a pin", "warn")
     elif replica.state is AckState.FLIPPED:
         proof = Span("checking")
     else:

@@ -40,7 +40,8 @@ def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: 
     head = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
     head += "  HELD: automation cannot promote" if row.pointer.held else ""
     head += "  SUSPENDED" if row.suspended else ""
-    unproven = [clean(r.replica) for r in row.replicas if r.state not in (AckState.PROVEN, AckState.LISTED)]
+    proof = (AckState.PROVEN, AckState.LISTED)
+    unproven = [clean(r.replica) for r in row.replicas if r.state not in proof or not r.linked]
     if "UNPRVN" in row.flags and unproven:
         head += f"  NOT PROVEN on {', '.join(unproven[:3])}{' ...' if len(unproven) > 3 else ''}"
     if state.link is Link.LOST or state.link is Link.STALE:
@@ -104,7 +105,7 @@ _VERDICTS = {
     "base": ("the base, not the release", "warn"),
     "fine": ("nothing wrong here", "good"),
     "too_few": ("too few answers to tell", "dim"),
-    "unknown": ("unknown", "dim"),
+    "unknown": ("cannot tell", "dim"),
 }
 
 
@@ -151,6 +152,8 @@ def ready(row: TenantRow) -> str:
         return "F only"
     if preview.action in (PreviewAction.NONE, PreviewAction.CANCEL_PREPARE):
         return "-"
+    if preview.readiness is Readiness.UNKNOWN:
+        return "unknown"
     word = "res" if preview.readiness is Readiness.RESIDENT else preview.readiness.value
     return f"{word} {preview.ready}/{preview.placed}"
 
@@ -178,6 +181,8 @@ def goes_to(row: TenantRow, wide: bool) -> list[Line]:
         served = f"served {age(preview.served_s)}, {count(preview.served_requests)} req"
     holds = preview.readiness.value
     where = f"{holds} {preview.ready}/{preview.placed}"
+    if preview.readiness is Readiness.UNKNOWN:
+        where = "no replica is heard from"
     estimate = f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
     style = "good" if preview.readiness is Readiness.RESIDENT else "warn"
     first = line(

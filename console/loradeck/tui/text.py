@@ -131,8 +131,8 @@ def coarse_age(seconds: float) -> str:
 
 
 def percent(share: float | None, missing: str = "-") -> str:
-    """A share between 0 and 1 as percent with one decimal, without the sign."""
-    return missing if share is None else f"{share * 100:.1f}"
+    """A share between 0 and 1 as percent with one decimal, without the sign; all of it is 100."""
+    return missing if share is None else "100" if share >= 0.9995 else f"{share * 100:.1f}"
 
 
 def count(n: int) -> str:

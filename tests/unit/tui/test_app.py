@@ -292,7 +292,7 @@ async def test_p_offers_the_newest_release_with_its_gate() -> None:
     async with stage() as on:
         await press(on, "p")
         await on.settle()
-        assert "p acme/production v9/B2 > v10/B2: no gate result against the live release is on record" in pane(on)
+        assert "p acme/production v9/B2 > v10/B2: no gate result on record" in pane(on)
         await press(on, "y")
         (move,) = on.port.sent
         assert isinstance(move.request, PromoteRequest)
@@ -514,6 +514,10 @@ async def test_a_lost_link_is_shown_and_nothing_is_sent() -> None:
         assert "AS OF" in pane(on)
         await press(on, "R")
         assert on.port.sent == []
+        assert "R off: no link to the hub" in notice(on)
+        on.port.says.put_nowait(LinkChange(state=Link.UP, at=0.0, why=""))
+        await on.pause()
+        assert notice(on) == "", "what a key was told of the lost link is over"
 
 
 async def test_a_stale_feed_is_shown_as_stale() -> None:

@@ -435,7 +435,7 @@ def test_an_override_wants_a_typed_reason(state: ConsoleState) -> None:
 
 def test_p_says_when_there_is_no_gate_result(state: ConsoleState) -> None:
     line = asked(offer(state, state.tenants[ACME], seed.view("acme", "v10"), None, override=False)).line
-    assert "no gate result against the live release is on record" in line
+    assert "no gate result on record" in line
 
 
 @pytest.mark.parametrize("override", [False, True])

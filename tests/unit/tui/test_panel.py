@@ -13,12 +13,12 @@ from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import Health, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.bars import header_line, summary_line
-from loradeck.tui.columns import node_cells, tenant_cells
+from loradeck.tui.columns import flags_in, node_cells, tenant_cells
 from loradeck.tui.details import event_lines, job_lines, node_lines
 from loradeck.tui.dispatch import Act, Action, decide
 from loradeck.tui.moves import Phase
 from loradeck.tui.outcome import tell_of
-from loradeck.tui.panel import has_preview, is_done, panel_lines, pin_command, wants_panel
+from loradeck.tui.panel import has_preview, is_done, panel_lines, pin_command, replica_table, wants_panel
 from loradeck.tui.preview import preview_lines
 from loradeck.tui.seen import Frame
 from loradeck.tui.state import ConsoleState, Screen
@@ -251,7 +251,7 @@ def test_a_node_without_gpu_says_so_and_shows_cpu_and_memory(state: ConsoleState
 
 def test_a_gpu_line_shows_what_matters_to_on_call(state: ConsoleState) -> None:
     shown = text(node_lines(state, state.nodes["gpu-06"], 100, 9))
-    assert "slowed: hw_thermal_slowdown" in shown
+    assert "slowed: hw thermal slowdown" in shown
     assert "XID 63" in shown
     assert "1 remapped row" in shown
 
@@ -339,3 +339,30 @@ def test_unknown_figures_in_a_row_are_dashes(state: ConsoleState) -> None:
     row = state.tenants[ACME].model_copy(update={"bad_now": None, "bad_before": None, "ttft95_ms": None, "live": None})
     cells = tenant_cells(state, row)
     assert [cells[name].text for name in ("BAD% was>now", "TTFT95", "LIVE")] == ["-", "-", "-"]
+
+
+def test_where_no_replica_is_heard_from_old_rates_are_no_rates(state: ConsoleState) -> None:
+    row = state.tenants[ACME]
+    assert tenant_cells(state, row)["REQ/S"].text == "41.2"
+    silent = tuple(replica.model_copy(update={"linked": False}) for replica in row.replicas)
+    cells = tenant_cells(state, row.model_copy(update={"replicas": silent}))
+    assert [cells[name].text for name in ("REQ/S", "ERR%", "TTFT95")] == ["-", "-", "-"]
+    one = (row.replicas[0], *silent[1:])
+    assert tenant_cells(state, row.model_copy(update={"replicas": one}))["REQ/S"].text == "41.2"
+
+
+def test_flags_are_shown_whole_or_counted() -> None:
+    assert flags_in(("BAD", "OVR"), 11) == "BAD OVR"
+    assert flags_in(("UNPRVN", "HELD"), 11) == "UNPRVN HELD"
+    assert flags_in(("BAD", "UNPRVN", "NOPRIOR", "HELD"), 11) == "BAD +3"
+    assert flags_in((), 11) == ""
+
+
+def test_what_a_lost_node_had_proven_is_not_shown_as_proven(state: ConsoleState) -> None:
+    row = state.tenants[ACME]
+    lost = row.replicas[0].model_copy(update={"linked": False})
+    table = text(replica_table(state, row.model_copy(update={"replicas": (lost,)}), "v9", 5, not_done=True))
+    assert "was proven" in table
+    assert "yes" not in table
+    node = state.nodes["gpu-04"]
+    assert (node.lost, node_cells(state, node)["ENGINES"].text) == (True, "was 1/1")

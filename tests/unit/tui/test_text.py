@@ -94,7 +94,14 @@ def test_ages(seconds: float, short: str, column: str) -> None:
 def test_unknown_figures_are_dashes_never_zero() -> None:
     assert percent(None) == "-"
     assert latency(None) == "-"
-    assert (percent(0.0), percent(0.31), latency(180.4), latency(1834)) == ("0.0", "31.0", "180ms", "1.8s")
+    assert (percent(0.0), percent(0.31), percent(0.9993), percent(1.0), latency(180.4), latency(1834)) == (
+        "0.0",
+        "31.0",
+        "99.9",
+        "100",
+        "180ms",
+        "1.8s",
+    )
 
 
 def test_counts_and_plurals() -> None:
