@@ -97,6 +97,7 @@ async def test_no_kill_loses_an_acknowledged_move_or_lets_the_left_release_answe
                     if result.reached in ("flipped", "proven"):
                         moved.append(Moved(left=left, to=to, flipped_ns=flipped_ns, until_ns=time.monotonic_ns()))
                 for node in fleet.nodes:
+                    await _listens(callers, node, cast)
                     answers = await asyncio.gather(*(callers.ask(node.name, TENANT, p) for p in cast.prompts[:4]))
                     assert [a.by for a in answers] == [row.pointer.release] * 4, f"round {number}: {name}: {answers}"
             await callers.stop()
@@ -159,6 +160,14 @@ async def _resolved(api: HubApi, key: str) -> MoveResult | None:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.2)
+
+
+async def _listens(callers: Callers, node: Node, cast: Cast) -> None:
+    """A router that was killed holds its lock again a moment before it takes connections."""
+    deadline = time.monotonic() + SETTLES_WITHIN_S
+    while (await callers.ask(node.name, TENANT, cast.prompts[0])).status == 0:
+        assert time.monotonic() < deadline, f"{node.name} takes no connections"
+        await asyncio.sleep(0.05)
 
 
 async def _settled(api: HubApi, fleet: Fleet, what: str) -> TenantRow:
