@@ -34,6 +34,7 @@ async def ls(s: Session) -> None:
                 n.node,
                 _state(n),
                 span(n.heard_age_s),
+                f"{'' if n.linked and not n.lost else 'was '}"
                 f"{sum(r.state.value == 'up' for r in n.replicas)}/{len(n.replicas)} up",
                 sum(len(r.loaded) for r in n.replicas),
                 len(n.gpus),
@@ -159,7 +160,7 @@ def _told(s: Session, row: NodeRow) -> None:
 
 
 def _state(row: NodeRow) -> str:
-    words = ["LOST" if row.lost else "linked" if row.linked else "LINK LOST"]
+    words = ["LINK LOST" if row.lost else "up" if row.linked else "unlinked"]
     words += [word for word, on in (("drained", row.drained), ("cordoned", row.cordoned and not row.drained)) if on]
     words += [row.behind] if row.behind else []
     return " ".join(words)

@@ -13,13 +13,14 @@ from loradeck.cli.files import checked, json_of, text_of, toml_of
 from loradeck.cli.naming import labels_of, owned_named, pointer
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
-from loradeck.cli.output import share, span, utc
+from loradeck.cli.output import at_fault, share, span, utc
 from loradeck.cli.progress import replicas
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import Gap, RouteConfig, Streams
+from loradeck.schemas.state import Preview, PreviewAction
 
 
 @click.group(cls=Noun)
@@ -90,18 +91,27 @@ async def show(s: Session, tenant: str, route_name: str | None, settings: bool) 
     s.out.json(row)
     live = f"{row.live.label} {short(row.live.id)} on {row.live.base_label}" if row.live else "nothing"
     s.out.heading(f"{at}  gen {row.pointer.generation}  {live}  {' '.join(row.flags)}".rstrip())
-    target = row.preview.target
-    goes = f"{target.label} {short(target.id)} on {target.base_label}" if target else row.preview.refused or "none"
-    s.out.say(f"R goes to   {row.preview.action.value}: {goes}   ready {row.preview.ready}/{row.preview.placed}")
+    s.out.say(f"R goes to   {_goes(row.preview)}")
     for skipped in row.preview.skipped:
         s.out.say(f"            skipped {skipped.release.label} {short(skipped.release.id)}: {skipped.reason}")
     s.out.say(f"flipped     {row.flipped}/{row.placed}   proven {row.proven}/{row.placed}   listed {row.listed}")
     s.out.say(
-        f"bad         {share(row.bad_before)} > {share(row.bad_now)} of {row.bad_n}   verdict {row.cause.verdict}"
+        f"bad         {share(row.bad_before)} > {share(row.bad_now)} of {row.bad_n}   {at_fault(row.cause.verdict)}"
     )
     s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer)}")
     s.out.say(f"soak        {span(row.soak[0])}, {row.soak[1]} requests")
     replicas(s, row)
+
+
+def _goes(preview: Preview) -> str:
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        return f"nowhere: it cancels the pending promote, job {preview.prepare}"
+    target = preview.target
+    if preview.action is not PreviewAction.ROLLBACK or target is None:
+        return f"none: {preview.refused or 'no release to go back to'}"
+    asks = f"   asks: {preview.asks}" if preview.asks else ""
+    ready = f"{preview.readiness.value} {preview.ready}/{preview.placed}"
+    return f"{target.label} {short(target.id)} on {target.base_label}   {ready}{asks}"
 
 
 async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any]) -> None:

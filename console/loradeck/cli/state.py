@@ -5,7 +5,7 @@ from __future__ import annotations
 from loradeck.cli.output import share, span, utc
 from loradeck.cli.session import Session, hub_command
 from loradeck.schemas.ids import short
-from loradeck.schemas.state import HubState, TenantRow
+from loradeck.schemas.state import HubState, Preview, PreviewAction, TenantRow
 
 _ATTENTION = ("BAD", "UNPRVN", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP")
 
@@ -45,18 +45,30 @@ def _told(s: Session, state: HubState) -> None:
 def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
     name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
     moved = row.pointer.moved_ms
-    preview = row.preview
+    heard = not row.replicas or any(replica.linked for replica in row.replicas)
     return (
         name,
         f"{row.live.label}/{row.live.base_label} {short(row.live.id)}" if row.live else "nothing",
         span((now_ms - moved) / 1000) if moved is not None else "-",
-        f"{row.requests_per_s:.1f}",
-        share(row.error_share),
+        f"{row.requests_per_s:.1f}" if heard else "-",
+        share(row.error_share if heard else None),
         f"{share(row.bad_before)}>{share(row.bad_now)}",
         f"{row.proven}/{row.placed}",
-        f"{preview.target.label}/{preview.target.base_label}" if preview.target else preview.action.value,
-        f"{preview.readiness.value} {preview.ready}/{preview.placed}",
+        *_way_back(row.preview),
         " ".join(row.flags),
+    )
+
+
+def _way_back(preview: Preview) -> tuple[str, str]:
+    """Where R goes, and how near that is to serving."""
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        return "cancels", "-"
+    if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
+        return "none", "F only" if preview.action is PreviewAction.FALLBACK else "-"
+    asks = " y?" if preview.asks else ""
+    return (
+        f"{preview.target.label}/{preview.target.base_label}{asks}",
+        f"{preview.readiness.value} {preview.ready}/{preview.placed}",
     )
 
 

@@ -146,15 +146,18 @@ def test_releases_go_by_label_full_id_and_unique_prefix(desk: Desk, tenant: str)
     assert desk.refused(1, "unknown_release", "promote", tenant, "f" * 64, "--yes")
 
 
-def test_going_back_twice_asks_what_the_preview_asks(desk: Desk, tenant: str) -> None:
+def test_with_nowhere_to_go_back_to_no_target_is_named_and_why_is(desk: Desk, tenant: str) -> None:
     desk.json("rollback", tenant, "--yes")
     preview = desk.row(tenant).preview
-    if preview.action is PreviewAction.NONE or preview.action is PreviewAction.FALLBACK:
-        problem = desk.refused(1, "no_target", "rollback", tenant, "--yes")
-        assert preview.refused is not None
-        assert preview.refused in problem["detail"]
-    else:
-        desk.json("rollback", tenant, "--yes")
+    assert preview.action is PreviewAction.FALLBACK
+    assert preview.refused is not None
+    problem = desk.refused(1, "no_target", "rollback", tenant, "--yes")
+    assert preview.refused in problem["detail"]
+    assert f"R ->  none: {preview.refused}" in desk.run("rollback", tenant, "--yes").stdout
+    assert f"R goes to   none: {preview.refused}" in desk.run("route", "show", tenant).stdout
+    shown = desk.run("--once").stdout
+    line = next(line for line in shown.splitlines() if line.startswith(f"{tenant} "))
+    assert "none       F only" in line
 
 
 def test_a_rewind_shows_its_plan_and_is_undone_as_one(desk: Desk, tenant: str) -> None:
