@@ -76,10 +76,10 @@ JOB_COLUMNS = (
 )
 EVENT_COLUMNS = (
     Column("TIME", 12),
-    Column("REV", 7, right=True),
-    Column("KIND", 14),
+    Column("REV", 6, right=True),
+    Column("KIND", 13),
     Column("TENANT/ROUTE", 20),
-    Column("FROM > TO", 16),
+    Column("FROM > TO", 15),
     Column("BY", 10),
     Column("REASON", 0, wide=True),
 )

@@ -49,7 +49,7 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
         lines += [_gpu(gpu) for gpu in node.gpus]
     if node.nvml is not NvmlState.NO_GPU:
         lines.append(line(Span(" host  ", "label"), _host(node)))
-    lines += [_engine(state, replica) for replica in node.replicas]
+    lines += [_engine(state, replica, heard=node.linked and not node.lost) for replica in node.replicas]
     if not node.replicas:
         lines.append(line(Span(" no engine on this node", "dim")))
     for pin in node.pins:
@@ -102,12 +102,12 @@ def _or_dash(value: float | None, form: str = "") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _engine(state: ConsoleState, replica: NodeReplica) -> Line:
+def _engine(state: ConsoleState, replica: NodeReplica, *, heard: bool) -> Line:
     loaded = ", ".join(f"{state.owner_of(view.id) or short(view.id)} {clean(view.label)}" for view in replica.loaded)
     up = replica.state.value == "up"
     return line(
         Span(f" {clean(replica.replica)}  ", "label"),
-        Span(replica.state.value, "good" if up else "bad"),
+        Span(replica.state.value, "good" if up else "bad") if heard else Span(f"was {replica.state.value}", "dim"),
         f"  {clean(replica.base_label) or '-'} {short(replica.base)}  {len(replica.loaded)}/{replica.slots} slots  ",
         Span(loaded or "nothing loaded", "" if loaded else "dim"),
     )

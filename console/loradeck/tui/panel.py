@@ -192,7 +192,7 @@ def _replica(replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
         took = f" +{replica.proven_ms / 1000:.1f}s" if replica.proven_ms is not None else ""
         proof = Span("was proven", "warn") if lost else Span(word + took, "good")
     elif replica.pinned:
-        proof = Span("not by a pin", "warn")
+        proof = Span("pinned", "warn")
     elif replica.state is AckState.FLIPPED:
         proof = Span("checking")
     else:

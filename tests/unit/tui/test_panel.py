@@ -366,3 +366,4 @@ def test_what_a_lost_node_had_proven_is_not_shown_as_proven(state: ConsoleState)
     assert "yes" not in table
     node = state.nodes["gpu-04"]
     assert (node.lost, node_cells(state, node)["ENGINES"].text) == (True, "was 1/1")
+    assert "gpu-04  was up" in text(node_lines(state, node, 100, 9))
