@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,14 +30,15 @@ ROUTE = "production"
 WINDOW_NS = 100_000_000
 """Either side of an acknowledgement."""
 
-LEAD_S = 0.08
-"""A burst starts this long before its move."""
+LEAD_S = 0.07
+"""Requests start this long before a move."""
 
-SPACING_S = 0.0055
+SPACING_S = 0.005
 THIN_S = 0.5
 """Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
 
-BURST = 26
+AFTER = 14
+BURST = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,13 +189,15 @@ class Incident:
         with self._progress.step(f"move {number}: {kind} {names}") as step:
             asked: list[asyncio.Task[Answer]] = []
             # A promote prepares for an unknown time first: a thin stream until it commits, the burst right after.
-            sender = asyncio.create_task(self._send(asked, prompts, thin=prepared))
+            sender = asyncio.create_task(self._send(asked, prompts, THIN_S if prepared else SPACING_S))
             await asyncio.sleep(LEAD_S)
-            seen = await move()
-            if prepared:
+            try:
+                seen = await move()
+            finally:
                 sender.cancel()
-                await self._burst(asked, prompts, spacing_s=0.0)
-            await asyncio.gather(sender, return_exceptions=True)
+                await asyncio.gather(sender, return_exceptions=True)
+            # However long it took, enough of them come right after the acknowledgement.
+            await self._burst(asked, prompts, BURST if prepared else AFTER)
             after = await self._until_proven(step, row.pointer.generation + 1)
             step.update("waiting for the last answers")
             answers = await asyncio.gather(*asked)
@@ -210,15 +214,12 @@ class Incident:
                 )
             )
 
-    async def _send(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], *, thin: bool) -> None:
-        if not thin:
-            await self._burst(asked, prompts, spacing_s=SPACING_S)
-            return
-        while True:
-            asked += await self._callers.burst(self._cast.tenant, prompts, 1, spacing_s=THIN_S)
+    async def _send(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], every_s: float) -> None:
+        for turn in itertools.count():
+            asked += await self._callers.burst(self._cast.tenant, prompts[turn % len(prompts) :], 1, spacing_s=every_s)
 
-    async def _burst(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], *, spacing_s: float) -> None:
-        asked += await self._callers.burst(self._cast.tenant, prompts, BURST, spacing_s=spacing_s)
+    async def _burst(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], count: int) -> None:
+        asked += await self._callers.burst(self._cast.tenant, prompts, count, spacing_s=0.0)
 
     async def _until_proven(self, step: Progress, generation: int) -> TenantRow:
         deadline = time.monotonic() + self._proven_within_s

@@ -27,7 +27,7 @@ OVERRIDE = "customer is waiting, the gate looks flaky"
 PAUSE_S = 0.6
 """Between two requests of one tenant's caller on one router."""
 
-ENOUGH = 20
+ENOUGH = 12
 """Checked answers without which a share of bad ones says nothing here."""
 
 
