@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,6 +35,9 @@ LEAD_S = 0.07
 SPACING_S = 0.005
 THIN_S = 0.5
 """Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
+
+STEADY = 40
+"""At most so many at that pace: an engine is not to be buried by a move that takes long."""
 
 AFTER = 14
 BURST = 24
@@ -189,7 +191,7 @@ class Incident:
         with self._progress.step(f"move {number}: {kind} {names}") as step:
             asked: list[asyncio.Task[Answer]] = []
             # A promote prepares for an unknown time first: a thin stream until it commits, the burst right after.
-            sender = asyncio.create_task(self._send(asked, prompts, THIN_S if prepared else SPACING_S))
+            sender = asyncio.create_task(self._thin(asked, prompts) if prepared else self._steady(asked, prompts))
             await asyncio.sleep(LEAD_S)
             try:
                 seen = await move()
@@ -214,9 +216,14 @@ class Incident:
                 )
             )
 
-    async def _send(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], every_s: float) -> None:
-        for turn in itertools.count():
-            asked += await self._callers.burst(self._cast.tenant, prompts[turn % len(prompts) :], 1, spacing_s=every_s)
+    async def _thin(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt]) -> None:
+        while True:
+            asked += await self._callers.burst(self._cast.tenant, prompts, 1, spacing_s=THIN_S)
+
+    async def _steady(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt]) -> None:
+        for turn in range(STEADY):
+            prompt = prompts[turn % len(prompts)]
+            asked += await self._callers.burst(self._cast.tenant, [prompt], 1, spacing_s=SPACING_S)
 
     async def _burst(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], count: int) -> None:
         asked += await self._callers.burst(self._cast.tenant, prompts, count, spacing_s=0.0)
