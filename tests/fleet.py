@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -108,7 +107,3 @@ def told(fleet: Fleet) -> str:
     return "\n".join(
         f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in fleet.root.glob("**/*.log")
     )
-
-
-def dumped(value: Any) -> str:
-    return json.dumps(value, indent=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
 from pydantic import Field
 
@@ -79,8 +78,3 @@ class RouteConfig(Strict):
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"
     )
-
-
-def config_summary(config: RouteConfig) -> dict[str, Any]:
-    """What differs from the defaults, for the console and events."""
-    return config.model_dump(mode="json", exclude_defaults=True)
