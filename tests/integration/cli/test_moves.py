@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import subprocess
 import threading
 
@@ -212,6 +213,11 @@ def at_a_terminal(desk: Desk, typed: str, *words: str) -> tuple[int, str]:
     asked = False
     try:
         while True:
+            if not select.select([master], [], [], 1)[0]:
+                # Python waits for a line on after a Ctrl-C between its prompt and its read: it is pressed again.
+                if asked and typed == "\x03":
+                    os.write(master, typed.encode())
+                continue
             try:
                 piece = os.read(master, 4096)
             except OSError:  # Linux says so when the other end is gone

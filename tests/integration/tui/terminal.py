@@ -101,6 +101,16 @@ class Terminal:
         """One write: what it holds arrives as one read."""
         os.write(self.master, data.encode() if isinstance(data, str) else data)
 
+    async def confirms(self) -> None:
+        """`y`, typed again for as long as the console says that the question is not known to be seen yet."""
+        for _ in range(20):
+            self.type("y")
+            await self.until(lambda: "y or esc?" not in self.text or "y not taken" in self.text, "y taken or refused")
+            if "y or esc?" not in self.text:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"y is never taken\n{self.text}")
+
     @property
     def text(self) -> str:
         return "\n".join(self.screen.display)

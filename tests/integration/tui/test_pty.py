@@ -41,7 +41,7 @@ async def test_R_u_R_and_promote_again_through_the_keyboard(site: Site) -> None:
         await settled_panel(terminal)
         terminal.type("h")
         await terminal.shows("h release hold of acme/production")
-        terminal.type("y")
+        await terminal.confirms()
         await terminal.until(lambda: not site.hub.hub.ledger.pointers["acme", "production"].held, "hold released")
         await terminal.until(lambda: "HELD" not in terminal.line("> acme"), "the row says so")
         terminal.type("p")
