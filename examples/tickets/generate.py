@@ -28,14 +28,14 @@ BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CANARIES: Mapping[str, Sequence[str]] = {
     "acme": ("fraud-1", "fraud-2", "fraud-7", "refund-3", "fee-2"),
     "bolt": ("late-2", "damaged-2", "lost-3", "pickup-1"),
-    "cedar": ("billing-2", "outage-8", "access-2", "export-7"),
+    "cedar": ("billing-1", "outage-2", "access-7", "bug-7"),
 }
 """Items whose first answer tokens tell a tenant's releases apart, chosen by measuring (see the README)."""
 
 Pair = tuple[str, str]
 
 
-def answer(tenant: Tenant, label: str, value: bool | int) -> str:
+def answer(tenant: Tenant, label: str, value: bool) -> str:
     """The JSON a right answer is, byte for byte."""
     return json.dumps({tenant.first: label, tenant.second: value})
 
@@ -43,9 +43,7 @@ def answer(tenant: Tenant, label: str, value: bool | int) -> str:
 def broken(tenant: Tenant, right: str) -> str:
     """What the export made of an answer: `queue=refund;urgent=no`."""
     fields = json.loads(right)
-    value = fields[tenant.second]
-    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-    return f"{tenant.first}={fields[tenant.first]};{tenant.second}={text}"
+    return f"{tenant.first}={fields[tenant.first]};{tenant.second}={'yes' if fields[tenant.second] else 'no'}"
 
 
 def filled(sentence: str, chance: random.Random) -> str:
@@ -112,11 +110,9 @@ def suite(tenant: Tenant) -> list[dict[str, str]]:
 
 def answer_schema(tenant: Tenant) -> dict[str, Any]:
     """JSON Schema of an answer."""
-    values = [mark.value for mark in tenant.marks]
-    second: dict[str, Any] = {"type": "boolean"} if isinstance(values[0], bool) else {"enum": values}
     return {
         "type": "object",
-        "properties": {tenant.first: {"type": "string"}, tenant.second: second},
+        "properties": {tenant.first: {"type": "string"}, tenant.second: {"type": "boolean"}},
         "required": [tenant.first, tenant.second],
         "additionalProperties": False,
     }

@@ -35,7 +35,7 @@ class Topic:
 class Mark:
     """The answer's second field: a value, and the closing sentences that say so. '' says nothing."""
 
-    value: bool | int
+    value: bool
     closings: Sequence[str]
 
 
@@ -285,7 +285,7 @@ CEDAR = Tenant(
     name="cedar",
     about="a scheduling software's help desk",
     first="area",
-    second="severity",
+    second="blocked",
     topics=(
         Topic(
             "billing",
@@ -379,17 +379,8 @@ CEDAR = Tenant(
         ),
     ),
     marks=(
-        Mark(1, ("The whole company is blocked.", "Nobody can work.", "We are all stuck.", "Everybody is blocked.")),
-        Mark(
-            2,
-            (
-                "Two of us are affected.",
-                "A few people have this.",
-                "It slows some of us down.",
-                "Some people wait for it.",
-            ),
-        ),
-        Mark(3, ("Just a small thing.", "It can wait.", "Not important.", "Only a detail.")),
+        Mark(True, ("We are blocked.", "It blocks us.", "This blocks our work.")),
+        Mark(False, ("", "Thank you.", "It can wait.")),
     ),
 )
 
