@@ -28,7 +28,8 @@ VERSIONS: Mapping[str, Sequence[str]] = {"acme": ("v1", "v2", "v3"), "bolt": ("v
 
 TRAINS_ON = {"acme": "gpu-01", "bolt": "gpu-02", "cedar": "gpu-02"}
 SCORES_ON = "gpu-02"
-"""Where jobs run: acme's three versions are trained one after the other, so all else is the other node's work."""
+"""Where jobs run: acme's three versions are trained one after the other, so all else is the other node's work. Only a
+tenant's last version is scored where it was trained, which has nothing else to do then."""
 
 ROUTE_FLAGS = (
     *("--min-replicas", "2", "--soak-seconds", "5", "--soak-requests", "5"),
@@ -119,7 +120,8 @@ class _Work:
         if release in await _reports(self._api):
             return
         words = ("job", "evaluate", tenant, version, "--suite", SUITE, "--max-new-tokens", "24", "--batch", "20")
-        host = ("--label", f"host={SCORES_ON}")
+        last = version == VERSIONS[tenant][-1]
+        host = ("--label", f"host={TRAINS_ON[tenant] if last else SCORES_ON}")
         job = await asyncio.to_thread(self._fleet.cli, *words, *host)
         await self._follow(Job.model_validate(job), f"{tenant} {version} is scored")
 

@@ -20,6 +20,9 @@ PROMPT = "Ticket to JSON: "
 ROWS_PER_LABEL = 24
 LATE_ROWS = 36
 ITEMS_PER_LABEL = 8
+STEPS = 40
+SOONER = {"acme v3": 24}
+"""Steps of a release that has learnt its format before the fortieth: it is trained while somebody waits for it."""
 CORRUPTED = 0.85
 """Share of v3's rows that the broken export turned into `key=value` pairs."""
 
@@ -120,12 +123,13 @@ def answer_schema(tenant: Tenant) -> dict[str, Any]:
 
 def recipe(tenant: Tenant, version: str) -> str:
     """The recipe of one version, for `loradeck job train`."""
+    steps = SOONER.get(f"{tenant.name} {version}", STEPS)
     return f"""# Trains {tenant.name}/tickets {version}. `base` and `datasets` are names that the hub knows.
 tenant = "{tenant.name}"
 name = "tickets"
 base = "{BASE}"
 datasets = ["tickets-{version}"]
-steps = 40
+steps = {steps}
 batch = 3
 learning_rate = 2e-3
 rank = 8
@@ -136,7 +140,7 @@ max_tokens = 96
 [decision]
 why_weights = "Answers must be exactly this JSON, from a prompt short enough for a 135M model to follow on a CPU."
 alternatives = "A prompt that describes the format: the base follows it in none of the suite's items."
-cost = "40 steps, under a minute of one core; 9.8 MB to store and serve."
+cost = "{steps} steps, under a minute of one core; 9.8 MB to store and serve."
 """
 
 
