@@ -116,14 +116,16 @@ def _keys(fleet: Fleet) -> list[float]:
     taken: list[float] = []
     with Keyboard((str(BIN / "loradeck"), "--hub", f"unix:{fleet.socket}")) as keyboard:
         for _ in range(KEYS):
-            keyboard.wait("R ARMED", lambda text: "R ARMED" in text, 30)
+            keyboard.wait("R ARMED, no result", lambda text: "R ARMED" in text and "FLIPPED" not in text, 30)
             pressed = keyboard.press("R")
             seen = keyboard.wait("FLIPPED 1/1", lambda text: "FLIPPED 1/1" in text, 15)
             taken.append((seen - pressed) / 1e6)
-            keyboard.wait("BACK ON", lambda text: "BACK ON" in text, 30)
+            keyboard.wait("BACK ON v1", lambda text: "BACK ON v1" in text, 30)
             keyboard.press("u")
-            keyboard.wait("NOW ON", lambda text: "NOW ON" in text, 30)
-            keyboard.press("\x1b")
+            keyboard.wait("BACK ON v2", lambda text: "BACK ON v2" in text, 30)
+            keyboard.press("\x1b")  # the panel
+            keyboard.wait("the preview", lambda text: "MOVES" in text, 30)
+            keyboard.press("\x1b")  # the last result
     return taken
 
 
