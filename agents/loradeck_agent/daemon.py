@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import loradeck_agent
 from loradeck.schemas.link import (
@@ -39,11 +38,12 @@ from loradeck.schemas.link import (
     Welcome,
 )
 from loradeck.schemas.table import Pin
-from loradeck_agent.acks import AckBoard, agent_ack
-from loradeck_agent.config import AgentConfig, EngineConfig
+from loradeck_agent.acks import AckBoard
+from loradeck_agent.config import AgentConfig
 from loradeck_agent.control import RouterControl, TableUpdate
 from loradeck_agent.desired import DesiredTable, Heard
 from loradeck_agent.engine_api import EngineApi
+from loradeck_agent.engine_life import EngineLife
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.folder import StateFolder, locked
 from loradeck_agent.hub_api import HubApi
@@ -64,7 +64,6 @@ log = logging.getLogger(__name__)
 REPORT_S = 1.0
 PINS_S = 30.0
 ROUTER_READY_S = 30.0
-ENGINE_READY_S = 900.0
 TABLE_RETRY_S = 2.0
 RESYNC_S = 10.0
 """At most one request for the whole table in this time: a difference that stays must not become a storm."""
@@ -158,10 +157,9 @@ class Agent:
                 await self._close()
 
     def _parts(self) -> list[Coroutine[None, None, None]]:
-        engines = [self._supervised_engine(engine).run() for engine in self.engines]
         return [
             self._supervised_router().run(),
-            *engines,
+            *(self._life_of(engine).run() for engine in self.engines),
             *(self.reconciler.keep(engine) for engine in self.engines),
             self._linked(),
             self._report(),
@@ -444,57 +442,17 @@ class Agent:
 
     # ---- engines -------------------------------------------------------------------------------------------
 
-    def _supervised_engine(self, engine: EngineReplica) -> Supervised:
-        folder = self.folder.engine(engine.config.name)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        program = Program(
-            f"engine {engine.config.name}",
-            engine_argv(engine.config, folder),
-            self.folder.engine_lock(engine.config.name),
-            folder / "engine.log",
-            ENGINE_READY_S,
+    def _life_of(self, engine: EngineReplica) -> EngineLife:
+        return EngineLife(
+            engine,
+            folder=self.folder,
+            journal=self.journal,
+            table=self.table,
+            reconciler=self.reconciler,
+            prover=self.prover,
+            acks=self.acks,
+            note_passed=self._note_passed,
         )
-        return Supervised(
-            program,
-            probe=partial(self._probe_engine, engine),
-            came_up=partial(self._engine_up, engine),
-            went_down=partial(self._engine_down, engine),
-        )
-
-    async def _probe_engine(self, engine: EngineReplica) -> str | None:
-        try:
-            return (await engine.api.version()).boot if await engine.api.healthy() else None
-        except Unreachable:
-            return None
-        except AgentError as error:
-            log.error("engine %s does not say what it is: %s", engine.config.name, error)
-            return None
-
-    async def _engine_up(self, engine: EngineReplica, boot: str, adopted: bool) -> None:
-        """An engine runs: what passed in this very lifetime counts, everything else is loaded and verified anew."""
-        async with engine.changing:
-            engine.came_up(await engine.api.version())
-            listed = await engine.api.models()
-            passed_boot, passed = self.journal.passed.get(engine.name, ("", ()))
-            ours = {name[-64:]: name for name, root in listed.items() if Path(root).parent == self.folder.releases}
-            kept = {release: ours[release] for release in passed if release in ours} if passed_boot == boot else {}
-            engine.loaded, engine.ready = dict(kept), set(kept)
-            engine.listed_in_router = passed_boot == boot
-            await self._note_passed(engine)
-            await self.reconciler.tell_router()
-            for name in listed.keys() - set(kept.values()):
-                await engine.api.unload(name)
-        self.reconciler.wake()
-
-    async def _engine_down(self, engine: EngineReplica) -> None:
-        engine.went_down()
-        self.prover.stop_replica(engine.name)
-        self.acks.forget(engine.name)
-        # The router no longer knows of this replica, so it cannot say that what was flipped and proven on it is void.
-        for entry in list(self.table.entries.values()):
-            if entry.current is not None and engine.runs(entry.current):
-                await self.acks.post(agent_ack(entry, engine.name, AckState.WAITING, "engine_down"))
-        await self.reconciler.tell_router()
 
     async def _note_passed(self, engine: EngineReplica) -> None:
         boot = engine.version.boot if engine.version else ""
@@ -567,15 +525,6 @@ class Agent:
             staging.replace(self.folder.status)
         except OSError as error:
             log.warning("%s cannot be written: %s", self.folder.status, error)
-
-
-def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
-    """How an engine of this kind is started."""
-    return (
-        *(sys.executable, "-m", "loradeck_agent.engines.embedded"),
-        *("--state", str(folder), "--base", str(config.base)),
-        *("--slots", str(config.slots), "--threads", str(config.threads)),
-    )
 
 
 async def _logged(work: Coroutine[None, None, None]) -> None:

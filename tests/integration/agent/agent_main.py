@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from loradeck_agent import daemon, executor, link, proof, reconcile, releases, supervise
+from loradeck_agent import daemon, engine_life, executor, link, proof, reconcile, releases, supervise
 from loradeck_agent.cli import main
 from loradeck_agent.config import EngineConfig
 
@@ -56,7 +56,7 @@ def sabotage() -> None:
 
 
 if __name__ == "__main__":
-    daemon.engine_argv = fake_argv
+    engine_life.engine_argv = fake_argv
     executor.executor_argv = fake_executor_argv
     short_times()
     if os.environ.get("LD_TEST_SABOTAGE") == "wrong_file":
