@@ -89,7 +89,6 @@ class Admission:
         self._stats = stats
         self._routes: dict[Key, _Route] = {}
         self._turn = 0
-        self._tenants: set[str] = set()
         self._routes_by_caller: dict[str, set[Key]] = {}
 
     # ---- callers -------------------------------------------------------------------------------------------
@@ -108,9 +107,6 @@ class Admission:
                 names.append(f"{tenant}/{route}")
         return names
 
-    def knows_tenant(self, tenant: str) -> bool:
-        return tenant in self._tenants
-
     def admit(self, key: Key, request: str, *, streamed: bool, passed_by: Replica | None) -> Admitted | Refusal:
         """Chooses the engine for one request, now, and counts it as admitted.
 
@@ -119,7 +115,7 @@ class Admission:
         """
         route = self._routes.get(key)
         if route is None:
-            return _refusal(key, rules.Admission(code="unknown_route"))
+            return unknown_route(key)
         plan = route.plan
         if isinstance(plan, Refusal):
             return plan
@@ -180,7 +176,6 @@ class Admission:
         route = self._routes.get(key)
         if route is None:
             self._routes[key] = _Route(plan)
-            self._tenants.add(key[0])
             return
         route.plan = plan
         if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
@@ -255,6 +250,11 @@ def _refusal(key: Key, verdict: rules.Admission) -> Refusal:
         "not_ready": (f"The release of {name} is not loaded on this node.", "Try again."),
     }[code]
     return Refusal(_STATUS[code], code, message, fix, verdict.retry_after_s)
+
+
+def unknown_route(key: Key) -> Refusal:
+    """What a caller is told of a route that is not here, and of another tenant's."""
+    return _refusal(key, rules.Admission(code="unknown_route"))
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from loradeck_agent.router.admit import DEFAULT_ROUTE, Admission, Admitted, Refusal
+from loradeck_agent.router.admit import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
 from loradeck_agent.router.checks import ANSWER_CAP, Checks
 from loradeck_agent.router.replicas import Replica
 from loradeck_agent.router.table import Key
@@ -90,11 +90,11 @@ class Proxy:
         if isinstance(asked, Refusal):
             return _refused(asked)
         tenant, _, route = asked["model"].partition("/")
-        if tenant not in tenants and self._admission.knows_tenant(tenant):
-            return _refused(Refusal(403, "wrong_tenant", f"This key may not use {tenant}.", "Use that tenant's key."))
         key = (tenant, route or DEFAULT_ROUTE)
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        if tenant not in tenants:  # what other tenants there are is none of a caller's business
+            return _refused(unknown_route(key), request_id)
 
         failed: Replica | None = None
         for _ in range(LOOK_UPS):

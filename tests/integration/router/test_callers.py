@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.integration.router.running import KEY, Running, entry, release, until
+from tests.integration.router.running import KEY, Answer, Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import Streams
@@ -35,9 +35,19 @@ async def test_without_a_tenants_key_the_answer_is_401_and_no_engine_is_asked(
     assert (answer.status, answer.code, engine.seen) == (401, "bad_key", [])
 
 
-async def test_another_tenants_key_is_answered_403(served: Running, engine: Upstream) -> None:
-    answer = await served.ask("acme", key="globex-key")
-    assert (answer.status, answer.code, engine.seen) == (403, "wrong_tenant", [])
+@pytest.mark.parametrize("route", ["", "/production", "/staging", "/nowhere"])
+async def test_another_tenants_model_is_answered_as_one_that_does_not_exist(
+    served: Running, engine: Upstream, route: str
+) -> None:
+    """Otherwise one tenant's key tells which other tenants there are."""
+    others, nobodys = await served.ask(f"acme{route}", key="globex-key"), await served.ask(f"nobody{route}")
+    assert (others.status, others.code, engine.seen) == (404, "unknown_route", [])
+    assert _without_id(others, "acme") == _without_id(nobodys, "nobody")
+
+
+def _without_id(answer: Answer, tenant: str) -> tuple[set[str], bytes]:
+    """An answer's header names and its body, with the tenant's name taken out."""
+    return set(answer.headers), answer.raw.replace(tenant.encode(), b"TENANT")
 
 
 @pytest.mark.parametrize("model", ["nobody", "acme/other", "acme/production/x", "", "/", V1.engine_name, "base"])
