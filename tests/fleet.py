@@ -91,10 +91,10 @@ def row(fleet: Fleet) -> dict[str, Any]:
 
 
 @contextmanager
-def fleet_at(material: Material, **settings: Any) -> Iterator[Fleet]:
+def fleet_at(material: Material, kind: type[Fleet] = Fleet, **settings: Any) -> Iterator[Fleet]:
     """A running fleet in a folder of its own, which is removed with it."""
     root = Path(tempfile.mkdtemp(prefix="ld"))
-    fleet = Fleet(root=root, base=material.base, **settings)
+    fleet = kind(root=root, base=material.base, **settings)
     try:
         with fleet.running():
             yield fleet

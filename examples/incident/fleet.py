@@ -169,10 +169,19 @@ class Fleet:
                 f"token = {json.dumps(str(token))}\n"
                 f"state = {json.dumps(str(node.state))}\n\n"
                 f'[labels]\nsite = "demo"\nhost = "{node.name}"\n\n'
-                f'[router]\nlisten = "127.0.0.1:{node.port}"\n\n'
-                f'[[engine]]\nname = "e0"\nkind = "embedded"\nbase = {json.dumps(str(self.base))}\n'
-                f"slots = {self.slots}\nthreads = {self.threads}\n"
+                f'[router]\nlisten = "127.0.0.1:{node.port}"\n\n{self.engine_tables(node)}'
             )
+
+    def engine_tables(self, node: Node) -> str:
+        """The `[[engine]]` tables of a node's agent.toml: one embedded engine."""
+        return self.engine_table("e0", self.base)
+
+    def engine_table(self, name: str, base: Path) -> str:
+        """One embedded engine, as TOML."""
+        return (
+            f'[[engine]]\nname = "{name}"\nkind = "embedded"\nbase = {json.dumps(str(base))}\n'
+            f"slots = {self.slots}\nthreads = {self.threads}\n"
+        )
 
     def start_agent(self, node: Node) -> None:
         """`loradeck-agent run`; returns at once, see `wait_until_up`."""
