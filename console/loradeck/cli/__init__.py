@@ -38,6 +38,7 @@ COMMANDS = {
     "event": ("loradeck.cli.event:event", "List events of the log."),
     "audit": ("loradeck.cli.event:audit", "Check the log."),
     "hub": ("loradeck.cli.hub:hub", "Run a hub on this machine, recover it, back it up."),
+    "sim": ("loradeck.cli.sim:sim", "Simulate a fleet, to see how a hub and a console do with one."),
     "token": ("loradeck.cli.token:token", "Create, list and revoke tokens (on the hub's host)."),
     "completion": ("loradeck.cli.completion:completion", "Print the completion script of a shell."),
 }
