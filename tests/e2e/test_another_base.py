@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.fleet import LABELS, PROMPTS, TENANT, Material, fleet_at, lay, promote, row, told
+from tests.fleet import LABELS, PROMPTS, TENANT, Material, fleet_at, lay, row, told
 from tests.words import reference_answers
 
 from incident.fleet import Fleet, Node
