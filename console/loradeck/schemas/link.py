@@ -95,6 +95,7 @@ class EngineState(StrEnum):
     STARTING = "starting"
     UP = "up"
     DOWN = "down"
+    STOPPED = "stopped"  # nothing wants its base: it is started when an entry names that
 
 
 class Replica(Wire):
@@ -108,6 +109,10 @@ class Replica(Wire):
     build: EngineBuild | None = None
     slots: int = 0
     loaded: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
+    start_s: float | None = Field(None, description="how long the last start took; None: none was measured here")
+    load_s: float | None = Field(None, description="how long the last adapter took from disk to answering as recorded")
+    fetch_s: float | None = Field(None, description="how long the last adapter took from the hub to this node's disk")
+    memory_gb: float | None = Field(None, description="what its engine takes, as configured; None: not said")
 
 
 class Hello(Wire):
@@ -122,6 +127,8 @@ class Hello(Wire):
     replicas: tuple[Replica, ...]
     pins: tuple[Pin, ...] = ()
     jobs: tuple[tuple[str, int], ...] = Field((), description="(job, lease) still running here")
+    stored: tuple[Digest, ...] = Field((), description="adapters that lie on this node's disk, by digest")
+    memory_gb: float | None = Field(None, description="what the node has for its engines; None: no limit is configured")
 
 
 class AckState(StrEnum):
@@ -183,6 +190,7 @@ class Report(Wire):
     pins: tuple[Pin, ...] = ()
     rev: int
     epoch: int
+    stored: tuple[Digest, ...] | None = Field(None, description="adapters on disk, by digest; None: as last said")
 
 
 class Resync(Wire):

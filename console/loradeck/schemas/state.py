@@ -32,12 +32,12 @@ class ReleaseView(Wire):
 
 
 class Readiness(StrEnum):
-    """How near a release is to serving, over the placed replicas: the worst of them."""
+    """How near a release is to serving, on one replica or at worst over all that are placed."""
 
-    RESIDENT = "resident"
-    WARM = "warm"
-    CACHED = "cached"
-    ABSENT = "absent"
+    RESIDENT = "resident"  # loaded in the running engine, in its lifetime
+    WARM = "warm"  # its engine runs, the adapter is on disk
+    CACHED = "cached"  # on disk, and its engine does not run
+    ABSENT = "absent"  # neither
     UNKNOWN = "unknown"  # no placed replica is heard from
 
 
@@ -51,6 +51,16 @@ class PreviewAction(StrEnum):
 class Skipped(Wire):
     release: ReleaseView
     reason: str
+
+
+class ReplicaReadiness(Wire):
+    """One replica that does not hold the target of R resident; of a node without an engine of its base, the node."""
+
+    node: Name
+    replica: Name
+    readiness: Readiness
+    engine: bool = Field(True, description="False: the node has no engine of the target's base and will be left behind")
+    seconds: float | None = Field(None, description="until it could answer, as measured there; None: not measured yet")
 
 
 class Preview(Wire):
@@ -67,6 +77,11 @@ class Preview(Wire):
     ready: int = Field(0, description="placed replicas that hold the target resident")
     placed: int = 0
     estimate_ms: float | None = Field(None, description="median of the last flips measured here; None: none yet")
+    behind: tuple[ReplicaReadiness, ...] = Field((), description="placed replicas that do not hold it, worst first")
+    wait_s: float | None = Field(
+        None,
+        description="until the slowest of them could answer, as measured; None: nothing to wait for, or not measured",
+    )
     served_s: float | None = Field(None, description="how long the target served on this pointer")
     served_requests: int = 0
     streams: int = Field(0, description="answers of the current release under way")
