@@ -169,6 +169,11 @@ class Admission:
             return None
         return next(((plan, target) for target in plan.targets if target.replica.name == replica), None)
 
+    def answers(self, key: Key) -> str | None:
+        """Release that a route's requests are admitted to now; None while they are refused."""
+        route = self._routes.get(key)
+        return None if route is None or isinstance(route.plan, Refusal) else route.plan.release
+
     # ---- the switch ----------------------------------------------------------------------------------------
 
     def swap(self, key: Key, plan: Plan | Refusal) -> None:

@@ -286,7 +286,11 @@ class Switch:
     # ---- acknowledgements ----------------------------------------------------------------------------------
 
     def _answer(self, key: Key) -> list[Ack]:
-        """How each engine of this entry's base stands now; remembered, so that changes can be told apart."""
+        """How each engine of this entry's base stands now; remembered, so that changes can be told apart.
+
+        On a node without an engine of that base, the engines that the pointer was served by are left behind: they
+        wait, and what the gap policy puts in its place is told.
+        """
         entry = self._held.entries.get(key)
         if entry is None:
             return []
@@ -294,15 +298,31 @@ class Switch:
         pin = self._held.pins.get(key)
         before = self._told.get(key, {})
         mono_ns = time.monotonic_ns()
+        current = entry.current
+        concerned = [r for r in self._replicas if current is None or r.runs(current.release.served_base)]
+        unready = "not_ready"
+        if not concerned and force is not None and force.release is not None:
+            concerned, unready = [r for r in self._replicas if r.serves(force.release)], "no_engine"
         acks: list[Ack] = []
-        for replica in self._replicas:
-            if entry.current is not None and not replica.runs(entry.current.release.served_base):
-                continue
-            ack = _ack(entry, replica.name, *_how(entry, replica, pin, force), mono_ns)
+        for replica in concerned:
+            state, code, detail = _how(entry, replica, pin, force)
+            if code == "not_ready":
+                code, detail = unready, self._in_its_place(key, entry)
+            ack = _ack(entry, replica.name, state, code, detail, mono_ns)
             told = before.get(replica.name)
             acks.append(told if told is not None and _same(told, ack) else ack)  # its time is that of the swap
         self._told[key] = {ack.replica: ack for ack in acks}
         return acks
+
+    def _in_its_place(self, key: Key, entry: TableEntry) -> str:
+        """Who answers while a pointer's release is not ready here, in words for a person."""
+        answers = self._admission.answers(key)
+        if answers is None:
+            return f"gap policy {entry.gap.value}: nothing answers"
+        force = self._held.in_force.get(key)
+        left = force.release if force is not None else None
+        who = left.label or left.id[:6] if left is not None and left.id == answers else "the base alone"
+        return f"gap policy {entry.gap.value}: {who} answers"
 
     def _failed(self, entry: TableEntry, code: str, detail: str) -> list[Ack]:
         """One failure per engine that the entry concerns."""
@@ -322,7 +342,7 @@ def _how(entry: TableEntry, replica: Replica, pin: Pin | None, force: InForce | 
     ready = current is None or replica.serves(current)
     if ready and force is not None and force.is_of(entry, current):
         return AckState.FLIPPED, None, ""
-    return AckState.WAITING, "not_ready", f"gap policy {entry.gap.value}"
+    return AckState.WAITING, "not_ready", ""
 
 
 def _ack(entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str, mono_ns: int) -> Ack:
