@@ -6,7 +6,7 @@ not come back is counted as unreachable, and not forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ class Node:
     host: Host | None = None
     gpus: tuple[Gpu, ...] = ()
     nvml: NvmlState = NvmlState.STARTING
+    stored: frozenset[str] = frozenset()
+    """Adapters on its disk, by digest."""
+    memory_gb: float | None = None
     heard: float | None = None
     link: Link | None = None
     lost: bool = False
@@ -56,6 +59,7 @@ class Node:
             "replicas": [[r.replica, r.base, r.slots] for r in self.replicas],
             "cordoned": self.cordoned,
             "drained": self.drained,
+            "pins": [pin.model_dump(mode="json") for pin in self.pins],
         }
 
     @classmethod
@@ -70,6 +74,7 @@ class Node:
             ),
             cordoned=kept["cordoned"],
             drained=kept["drained"],
+            pins=tuple(Pin.model_validate(pin) for pin in kept.get("pins", ())),
         )
 
 
@@ -108,6 +113,7 @@ class Fleet:
         self._acks: dict[Key, dict[str, AckRecord]] = {}
         self._where: dict[str, str] = {}
         self._placed: dict[tuple[frozenset[tuple[str, str]], str], tuple[tuple[Node, Replica], ...]] = {}
+        self._bases: frozenset[str] | None = None
         self.version = 0
         """Grows whenever something changed that placement or a preview depends on."""
         for node in self.nodes.values():
@@ -127,14 +133,17 @@ class Fleet:
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         node.pins = hello.pins
+        node.stored, node.memory_gb = frozenset(hello.stored), hello.memory_gb
         self.heard(node)
         self._changed()
         return node
 
     def report(self, node: Node, report: Report) -> bool:
-        """A node's telemetry; whether replicas or pins changed."""
-        moved = (report.replicas, report.pins) != (node.replicas, node.pins)
+        """A node's telemetry; whether replicas, pins or what lies on its disk changed."""
+        stored = node.stored if report.stored is None else frozenset(report.stored)
+        moved = (report.replicas, report.pins, stored) != (node.replicas, node.pins, node.stored)
         if moved:
+            node.stored = stored
             self._set_replicas(node, report.replicas)
             node.pins = report.pins
             self._changed()
@@ -194,6 +203,7 @@ class Fleet:
     def _changed(self) -> None:
         self.version += 1
         self._placed.clear()
+        self._bases = None
 
     # ---- placement -----------------------------------------------------------------------------------------
 
@@ -213,6 +223,28 @@ class Fleet:
                 if replica.base == base
             )
         return found
+
+    def left_behind(
+        self, placement: dict[str, str], base: str, acks: Mapping[str, AckRecord]
+    ) -> tuple[tuple[Node, Replica], ...]:
+        """Replicas of another base that a pointer is left on: its node has no engine of the `base` it moved to.
+
+        Their router says so itself (it waits, and the gap policy holds), and may answer with the left release.
+        """
+        if self._bases is None:
+            self._bases = frozenset(r.base for node in self.nodes.values() for r in node.replicas if r.base)
+        if self._bases <= {base}:  # as in most fleets: then this costs nothing
+            return ()
+        behind = []
+        for name, ack in acks.items():
+            node = self.nodes.get(self._where.get(name, "")) if ack.state is AckState.WAITING else None
+            if node is None or not fits(node.labels, placement):
+                continue
+            replica = next(r for r in node.replicas if r.replica == name)
+            answers = node.lost or replica.state is EngineState.UP
+            if answers and all(r.base != base for r in node.replicas) and not (node.drained and node.lost):
+                behind.append((node, replica))
+        return tuple(sorted(behind, key=lambda found: found[1].replica))
 
     # ---- acknowledgements ----------------------------------------------------------------------------------
 

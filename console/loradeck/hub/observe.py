@@ -97,11 +97,12 @@ class Observer:
     # ---- the pointer's state over its replicas -------------------------------------------------------------
 
     def placed(self, key: Key) -> tuple[tuple[Node, Replica], ...]:
-        """Replicas the current release of a pointer is placed on, unreachable ones too."""
-        entry = self._hub.steer.entries.get(key)
+        """Replicas the current release of a pointer is placed on, unreachable ones too; and those it left behind."""
+        hub, entry = self._hub, self._hub.steer.entries.get(key)
         if entry is None or entry.current is None:
             return ()
-        return self._hub.fleet.placed(self._hub.config(key).placement, entry.current.release.served_base)
+        placement, base = hub.config(key).placement, entry.current.release.served_base
+        return (*hub.fleet.placed(placement, base), *hub.fleet.left_behind(placement, base, self.acks(key)))
 
     def acks(self, key: Key) -> dict[str, AckRecord]:
         entry = self._hub.steer.entries.get(key)

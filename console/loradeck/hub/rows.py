@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loradeck.hub.fleet import AckRecord, Node
 from loradeck.hub.traffic import Recent, add
-from loradeck.rules import health
+from loradeck.rules import health, readiness
 from loradeck.rules.target import Target, rollback_target
-from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.link import Replica
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.state import (
@@ -19,6 +20,7 @@ from loradeck.schemas.state import (
     Preview,
     PreviewAction,
     Readiness,
+    ReplicaReadiness,
     ReplicaRow,
     Skipped,
     TenantRow,
@@ -31,7 +33,15 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 Placed = tuple[tuple[Node, Replica], ...]
 
-_WORST = (Readiness.UNKNOWN, Readiness.ABSENT, Readiness.CACHED, Readiness.WARM, Readiness.RESIDENT)
+
+@dataclass(frozen=True, kw_only=True)
+class Near:
+    """How near a release is to serving on a pointer: at worst, on how many of how many, and where it is not."""
+
+    worst: Readiness = Readiness.UNKNOWN
+    ready: int = 0
+    placed: int = 0
+    behind: tuple[ReplicaReadiness, ...] = ()
 
 
 class Rows:
@@ -162,7 +172,7 @@ class Rows:
         if goal is None and target.action is PreviewAction.FALLBACK and pointer.release is not None:
             live = hub.catalogue.releases.get(pointer.release)
             goal = hub.catalogue.base_alone_id(key[0], live.base) if live else None
-        readiness, ready, placed = self.readiness(key, goal) if goal else (Readiness.UNKNOWN, 0, 0)
+        near = self.readiness(key, goal) if goal else Near()
         seconds, requests = hub.observer.served(key, goal) if goal else (None, 0)
         return Preview(
             action=target.action,
@@ -172,38 +182,49 @@ class Rows:
             refused=target.refused,
             skipped=skipped,
             prepare=target.prepare,
-            readiness=readiness,
-            ready=ready,
-            placed=placed,
-            estimate_ms=_rounded(hub.observer.estimate_ms(key)) if readiness is Readiness.RESIDENT else None,
+            readiness=near.worst,
+            ready=near.ready,
+            placed=near.placed,
+            estimate_ms=_rounded(hub.observer.estimate_ms(key)) if near.worst is Readiness.RESIDENT else None,
+            behind=near.behind,
+            wait_s=_rounded(readiness.wait(near.behind)),
             served_s=_rounded(seconds),
             served_requests=requests,
             streams=sum(c.streams for c in hub.counts.counters(key) if c.release == pointer.release),
         )
 
-    def readiness(self, key: Key, release_id: str) -> tuple[Readiness, int, int]:
-        """(how near a release is to serving at worst, replicas that hold it, replicas it is placed on).
+    def readiness(self, key: Key, release_id: str) -> Near:
+        """How near a release is to serving, on every replica that a move to it would concern.
 
-        What lies on a node's disk is not reported, so a release that is not loaded counts as warm where an
-        engine of its base is up, and as absent where none is.
+        These are the replicas of its base; and of the nodes that serve the pointer now, those without an engine
+        of that base: the move would leave them behind.
         """
-        release = self._hub.catalogue.release(release_id, key[0])
+        hub = self._hub
+        release = hub.catalogue.release(release_id, key[0])
         if release is None:
-            return Readiness.UNKNOWN, 0, 0
-        placed = self._hub.fleet.placed(self._hub.config(key).placement, release.served_base)
-        states = []
+            return Near()
+        wanted = readiness.Wanted(id=release.id, form=release.form, adapter=release.adapter)
+        placed = hub.fleet.placed(hub.config(key).placement, release.served_base)
+        with_engine = {node.name for node, _ in placed}
+        behind: list[ReplicaReadiness] = []
         for node, replica in placed:
-            if node.lost or not node.linked:
-                states.append(Readiness.UNKNOWN)
-            elif replica.state is not EngineState.UP:
-                states.append(Readiness.ABSENT)
-            elif release.form is not Form.ADAPTER or release_id in replica.loaded:
-                states.append(Readiness.RESIDENT)
-            else:
-                states.append(Readiness.WARM)
-        heard = [s for s in states if s is not Readiness.UNKNOWN]
-        worst = min(heard, key=_WORST.index, default=Readiness.UNKNOWN)
-        return worst, states.count(Readiness.RESIDENT), len(placed)
+            unheard = node.lost or not node.linked
+            how = Readiness.UNKNOWN if unheard else readiness.readiness(wanted, replica, node.stored)
+            if how is not Readiness.RESIDENT:
+                took = None if unheard else _rounded(readiness.seconds(wanted, replica, node.stored))
+                behind.append(ReplicaReadiness(node=node.name, replica=replica.replica, readiness=how, seconds=took))
+        without = {node.name: node for node, _ in hub.observer.placed(key) if node.name not in with_engine}
+        for name, node in sorted(without.items()):
+            how = Readiness.UNKNOWN if node.lost or not node.linked else Readiness.ABSENT
+            behind.append(ReplicaReadiness(node=name, replica=name, readiness=how, engine=False))
+        resident = len(placed) + len(without) - len(behind)
+        found = [one.readiness for one in behind] + [Readiness.RESIDENT] * bool(resident)
+        return Near(
+            worst=readiness.worst(found),
+            ready=resident,
+            placed=len(placed) + len(without),
+            behind=readiness.worst_first(behind),
+        )
 
     def _cause(self, key: Key, pointer: PointerState, preview: Preview, placed: Placed) -> Cause:
         hub, live = self._hub, pointer.release

@@ -1,0 +1,88 @@
+"""How near a release is to serving on one replica, and how long it would take by what was measured there.
+
+Only what a node said counts: what it did not say is not there, and a time that it has not measured is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.release import Form
+from loradeck.schemas.state import Readiness, ReplicaReadiness
+
+_NEAREST_LAST = (Readiness.UNKNOWN, Readiness.ABSENT, Readiness.CACHED, Readiness.WARM, Readiness.RESIDENT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A release as an engine needs it: the adapter to load on its base; None for a base alone or merged weights."""
+
+    id: str
+    form: Form
+    adapter: str | None
+
+
+def readiness(wanted: Wanted, replica: Replica, stored: Collection[str]) -> Readiness:
+    """Of a replica that runs, or would run, the release's base. `stored`: adapters on the disk of its node.
+
+    A base's own weights lie on every node that has an engine of it, so without an adapter to load a release is
+    resident or cached.
+    """
+    up = replica.state is EngineState.UP
+    if wanted.form is not Form.ADAPTER:
+        return Readiness.RESIDENT if up else Readiness.CACHED
+    if up and wanted.id in replica.loaded:
+        return Readiness.RESIDENT
+    if wanted.adapter not in stored:
+        return Readiness.ABSENT
+    return Readiness.WARM if up else Readiness.CACHED
+
+
+def seconds(wanted: Wanted, replica: Replica, stored: Collection[str]) -> float | None:
+    """How long a replica that does not hold the release needs until it answers with it.
+
+    The sum of what was last measured of each step that is missing: the engine's start, the fetch, the load.
+    None: one of them was never measured there.
+    """
+    steps: list[float | None] = []
+    if replica.state is not EngineState.UP:
+        steps.append(replica.start_s)
+    if wanted.form is Form.ADAPTER:
+        if wanted.adapter not in stored:
+            steps.append(replica.fetch_s)
+        steps.append(replica.load_s)
+    known = [step for step in steps if step is not None]
+    return sum(known) if len(known) == len(steps) else None
+
+
+def worst(found: Iterable[Readiness]) -> Readiness:
+    """The farthest from serving of those that are heard from; unknown where none is."""
+    heard = [one for one in found if one is not Readiness.UNKNOWN]
+    return min(heard, key=_NEAREST_LAST.index, default=Readiness.UNKNOWN)
+
+
+def worst_first(behind: Iterable[ReplicaReadiness]) -> tuple[ReplicaReadiness, ...]:
+    """Replicas without an engine, then the farthest from serving, then the slowest; a time not measured is slow."""
+    return tuple(
+        sorted(
+            behind,
+            key=lambda one: (
+                one.engine,
+                _NEAREST_LAST.index(one.readiness),
+                -(one.seconds if one.seconds is not None else float("inf")),
+                one.replica,
+            ),
+        )
+    )
+
+
+def wait(behind: Iterable[ReplicaReadiness]) -> float | None:
+    """Seconds until the slowest could answer, of those that are heard from and have an engine for it.
+
+    None: there is nothing to wait for, or one of them has not measured it.
+    """
+    times = [one.seconds for one in behind if one.engine and one.readiness is not Readiness.UNKNOWN]
+    known = [time for time in times if time is not None]
+    return max(known) if known and len(known) == len(times) else None
