@@ -1,9 +1,8 @@
 """Whether a folder is the LoRA adapter its manifest says, for the base it was made for.
 
 Engines do not check: vLLM serves an adapter of another base with the same shapes, and serves the bare base
-under the adapter's name when no key matches. So everything that can be told without reading the weights is
-told here, before an engine sees the folder. Whether the values are finite is checked by whoever wrote them
-and by the engine that reads them.
+under the adapter's name when no key matches, and one that is not finite spoils other tenants' answers. So all
+of it is told here, before an engine sees the folder.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.manifests import plain_files, verify_folder
-from loradeck.artifacts.tensors import Tensor, read_header
+from loradeck.artifacts.tensors import Tensor, check_values, read_header
 from loradeck.schemas.manifest import AdapterManifest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -56,6 +55,9 @@ UNSUPPORTED = (
 )
 """Settings that must be absent or empty: engines and the merge handle plain LoRA only."""
 
+STRONGEST = 64
+"""The largest alpha per rank. A hundred times more and values that are small each overflow together."""
+
 _KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
 _LAYER = re.compile(r"(?P<before>.*\blayers)\.(?P<layer>\d+)\.(?P<rest>.+)")
 _FLOATS = frozenset({"F32", "F16", "BF16"})
@@ -79,7 +81,7 @@ def verify_adapter(
 
     Raises:
         BadArtifact: `pickle_in_adapter`, `path_traversal`, `truncated_safetensors`, `bad_safetensors`,
-            `manifest_mismatch`, `unsupported_adapter`, `wrong_base`.
+            `manifest_mismatch`, `unsupported_adapter`, `wrong_base`, `bad_values`.
     """
     names = {path.relative_to(folder).as_posix() for path in plain_files(folder)} - set(beside)
     _refuse_pickles(names | {entry.path for entry in manifest.files})
@@ -93,6 +95,7 @@ def verify_adapter(
     verify_folder(manifest.files, folder, beside=beside)
     check_config(read_config(folder / CONFIG), manifest)
     check_tensors(tensors, manifest, read_base_config(base) if base else None)
+    check_values(folder / WEIGHTS, tensors)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -130,6 +133,8 @@ def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
             raise _unsupported(f"{CONFIG}: {name} is {config.get(name)!r}")
     if used := [name for name in UNSUPPORTED if config.get(name)]:
         raise _unsupported(f"{CONFIG} sets {', '.join(used)}", "train a plain LoRA")
+    if manifest.alpha > STRONGEST * manifest.rank:
+        raise _unsupported(f"alpha {manifest.alpha} is more than {STRONGEST} times its rank {manifest.rank}")
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise _unsupported(f"{CONFIG}: target_modules must be a list of names, not {targets!r}")

@@ -11,7 +11,7 @@ class BadArtifact(Exception):
     """An artifact is not what it should be, or could not be kept. What was trusted before is unchanged.
 
     `code` is stable and goes on the wire: pickle_in_adapter, truncated_safetensors, bad_safetensors,
-    manifest_mismatch, path_traversal, wrong_base, unsupported_adapter, digest_mismatch, too_large,
+    manifest_mismatch, path_traversal, wrong_base, unsupported_adapter, bad_values, digest_mismatch, too_large,
     unknown_blob, bad_artifact, disk_full.
     """
 

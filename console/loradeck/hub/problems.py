@@ -35,6 +35,7 @@ HUB_STATUS: Mapping[str, int] = {
     "pickle_in_adapter": 422,
     "truncated_safetensors": 422,
     "bad_safetensors": 422,
+    "bad_values": 422,
     "unsupported_adapter": 422,
     "recover_incomplete": 409,
     "invalid_request": 422,
