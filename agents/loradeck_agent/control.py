@@ -99,8 +99,9 @@ class RouterControl:
         reply = await self._http.post("/control/unpin", {"tenant": tenant, "route": route}, timeout=CALL_S)
         return self._acks(_checked(reply))
 
-    async def hub(self, *, connected: bool) -> None:
-        _checked(await self._http.post("/control/hub", {"connected": connected}, timeout=CALL_S))
+    async def hub(self, *, connected: bool, silent_s: float = 0.0) -> None:
+        body = {"connected": connected, "silent_s": silent_s}
+        _checked(await self._http.post("/control/hub", body, timeout=CALL_S))
 
     async def stats(self) -> Stats:
         return _parsed(Stats, await self._ok("GET", "/control/stats"))

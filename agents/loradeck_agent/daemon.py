@@ -341,8 +341,12 @@ class Agent:
     async def _link_changed(self, connected: bool) -> None:
         self._aside(self._after_link_change(connected))
 
+    async def _say_hub(self, connected: bool) -> None:
+        """Starts or stops the router's clock of `refuse_after_s`, from when the hub was last heard."""
+        await self.router.hub(connected=connected and self.table.refused is None, silent_s=self.link.silent_s)
+
     async def _after_link_change(self, connected: bool) -> None:
-        await self.router.hub(connected=connected and self.table.refused is None)
+        await self._say_hub(connected)
         self.jobs.linked(connected)
         if connected:
             await self.acks.replay()

@@ -76,6 +76,12 @@ class Link:
         self._noted = noted
         self._backoff = backoff or Backoff(0.5, LINK_TTL_S / 2)
         self._socket: ClientConnection | None = None
+        self._heard_at = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the hub was last heard from, or since there was nothing to hear yet."""
+        return time.monotonic() - self._heard_at
 
     @property
     def connected(self) -> bool:
@@ -160,6 +166,7 @@ class Link:
         while True:
             async with asyncio.timeout(LINK_TTL_S):
                 raw = await socket.recv()
+            self._heard_at = time.monotonic()
             try:
                 return down_adapter.validate_json(raw)
             except ValidationError as error:

@@ -37,16 +37,23 @@ def pin(config: AgentConfig, tenant: str, route: str, release: str, reason: str)
     """
     if not reason.strip():
         raise AgentError("reason_required", "a pin needs a reason", "", "say why with --reason")
-    made, acks = asyncio.run(_pin(config, tenant, route, release, reason.strip()))
+    made, left, acks = asyncio.run(_pin(config, tenant, route, release, reason.strip()))
     _journal(StateFolder(config.state), made)
-    click.echo(f"pinned {tenant}/{route} to {made.release.label or '-'} ({short(made.release.id)})")
+    click.echo(f"pinned {tenant}/{route} to {_named(made.release)}; before: {_named(left) if left else 'nothing'}")
     for ack in acks:
         serving = ack.state is AckState.FLIPPED or ack.code == "pinned"
         why = f"{ack.state.value} {ack.code or ''} {ack.detail}"
         click.echo(f"  {ack.replica}: {'in force' if serving else why}")
 
 
-async def _pin(config: AgentConfig, tenant: str, route: str, release: str, reason: str) -> tuple[Pin, tuple[Ack, ...]]:
+def _named(ref: ReleaseRef) -> str:
+    return f"{ref.label or '-'} ({short(ref.id)})"
+
+
+async def _pin(
+    config: AgentConfig, tenant: str, route: str, release: str, reason: str
+) -> tuple[Pin, ReleaseRef | None, tuple[Ack, ...]]:
+    """The pin, what was in force before it, and how each engine stands now."""
     router = RouterControl(StateFolder(config.state))
     try:
         state = await router.state()
@@ -57,6 +64,7 @@ async def _pin(config: AgentConfig, tenant: str, route: str, release: str, reaso
                 "unknown_route", "there is no such route on this node", f"{tenant}/{route}; it has: {known}"
             )
         ref = choose(entry, release)
+        left = next((force.release for force in state.in_force if (force.tenant, force.route) == entry.key), None)
         made = Pin(
             tenant=tenant,
             route=route,
@@ -65,13 +73,14 @@ async def _pin(config: AgentConfig, tenant: str, route: str, release: str, reaso
             actor=getpass.getuser(),
             reason=reason,
             at_ms=time.time_ns() // 1_000_000,
+            left=left.id if left else None,
         )
         ready = {name for names in state.ready.values() for name in names}
         if ref.release.form is Form.ADAPTER and ref.id not in ready:
             click.echo(
                 f"note: {short(ref.id)} is not loaded here yet; until it is, the route's gap policy holds", err=True
             )
-        return made, await router.pin(made)
+        return made, left, await router.pin(made)
     finally:
         router.close()
 
@@ -87,7 +96,7 @@ def choose(entry: TableEntry, wanted: str) -> ReleaseRef:
         base = Release(tenant=entry.tenant, form=Form.BASE, base=ref.release.base, label="base")
         refs.setdefault(base.id, ReleaseRef(id=base.id, release=base, label="base"))
     found = [ref for ref in refs.values() if ref.label == wanted or (len(wanted) >= 4 and ref.id.startswith(wanted))]
-    known = ", ".join(f"{ref.label or '-'} ({short(ref.id)})" for ref in refs.values())
+    known = ", ".join(_named(ref) for ref in refs.values())
     if not found:
         raise AgentError("unknown_release", "the route has no such release on this node", f"{wanted}; it has: {known}")
     if len(found) > 1:
@@ -99,7 +108,8 @@ def _journal(folder: StateFolder, made: Pin) -> None:
     """Tells the agent; where none runs, writes its journal for it."""
     agent = holder_of(folder.lock)
     if agent is not None:
-        os.kill(agent, signal.SIGUSR1)
-        return
+        with contextlib.suppress(ProcessLookupError):  # it has just ended, and nobody else writes its journal
+            os.kill(agent, signal.SIGUSR1)
+            return
     with contextlib.suppress(AgentError), locked(folder.lock, "agent"):
         Journal.open(folder.journal).pin(made)

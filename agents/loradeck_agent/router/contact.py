@@ -26,11 +26,19 @@ class Contact:
         if self._connected:
             self._mark(time.monotonic())
 
-    def hub(self, connected: bool) -> None:
-        """The agent's word on its link."""
+    def hub(self, connected: bool, silent_s: float = 0.0) -> None:
+        """The agent's word on its link.
+
+        Args:
+            silent_s: for how long nothing had come over a link when it was given up. A link that swallows
+                what is sent is noticed late, and the clock of `refuse_after_s` starts with the last word heard.
+        """
         now = time.monotonic()
-        if self._connected or connected:
+        if connected:
             self._mark(now)
+        elif self._connected:
+            self._mark(now)
+            self._heard = now - silent_s
         self._connected = connected
 
     def age_s(self, now: float) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.link import Ack
@@ -49,6 +49,7 @@ class Unpin(Wire):
 
 class HubWord(Wire):
     connected: bool
+    silent_s: float = Field(0.0, ge=0, description="with connected false: how long the hub had not been heard from")
 
 
 class Proof(Wire):
@@ -160,7 +161,8 @@ class Control:
         return _acked(self._switch.unpin((ask.tenant, ask.route)))
 
     async def _hub(self, request: web.Request) -> web.Response:
-        self._contact.hub(HubWord.model_validate_json(await request.read()).connected)
+        word = HubWord.model_validate_json(await request.read())
+        self._contact.hub(word.connected, word.silent_s)
         return _json({})
 
     async def _proof(self, request: web.Request) -> web.Response:

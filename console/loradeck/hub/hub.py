@@ -24,6 +24,7 @@ from loradeck.hub.fleet import Fleet, Node
 from loradeck.hub.link import Link, beat
 from loradeck.hub.metrics import Metrics
 from loradeck.hub.observe import Observer
+from loradeck.hub.pins import Pins
 from loradeck.hub.promotion import Promotions
 from loradeck.hub.queue import Queue
 from loradeck.hub.recovery import BEHIND, EPOCH, Recovery
@@ -38,7 +39,6 @@ from loradeck.schemas.link import HEARTBEAT_S, Ack, Bookmark, Hello, Report
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import HubStatus, ReleaseView
-from loradeck.schemas.table import Pin
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.interface import Committed, Doc, LeaseLost, OutcomeUnknown, Registered, Store, StoreError
 
@@ -96,7 +96,6 @@ class Hub:
         self._lease_lost = False
         self._unresolved = False
         self._bookmark: tuple[tuple[int, int], str] | None = None
-        self._unpins: dict[tuple[str, str, str], int] = {}
         self._kept = ""
 
     # ---- life ----------------------------------------------------------------------------------------------
@@ -121,11 +120,7 @@ class Hub:
         self.fleet = Fleet(self.clock, [Node.of(name, node) for name, node in kept.items()])
         boots = json.loads(self.store.now(lambda s: s.meta("router_boots")) or "{}")
         self.counts = Counts(self.store.now(lambda s: s.served()), boots, self.clock())
-        unpins = json.loads(self.store.now(lambda s: s.meta("unpins")) or "[]")
-        self._unpins = {(t, r, n): at for t, r, n, at in unpins}
-        for event in self.recent:
-            if event.kind is EventKind.UNPIN and event.route is not None:
-                self._unpins[event.tenant, event.route, str(event.payload["node"])] = event.at_ms
+        self.pins = Pins(self, json.loads(self.store.now(lambda s: s.meta("unpins")) or "[]"), self.recent)
         behind, recovered = self.store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
         self.recovery = Recovery(self, behind=bool(behind), epoch=int(recovered or 0))
         self.observer = Observer(self)
@@ -200,7 +195,7 @@ class Hub:
         deltas = self.counts.take_pending()
         nodes = json.dumps({n.name: n.kept() for n in self.fleet.nodes.values()}, sort_keys=True)
         boots = json.dumps(self.counts.boots, sort_keys=True)
-        unpins = json.dumps([[*name, at] for name, at in sorted(self._unpins.items())])
+        unpins = json.dumps(self.pins.kept())
         kept = nodes + boots + unpins
 
         def write(store: Store) -> None:
@@ -404,8 +399,8 @@ class Hub:
                     self.last_moves.pop(before.last_move, None)
                 self.last_moves[event.id] = event
                 moved.append((event.pointer.key, before, event))
-            elif event.kind is EventKind.UNPIN and event.route is not None:
-                self._unpin((event.tenant, event.route), str(event.payload["node"]), event.at_ms)
+            elif event.kind is EventKind.UNPIN:
+                self.pins.ended(event)
         self.steer.forget_messages()
         self.kick([key for key in touched if self._refresh(key)])
         for key, before, event in moved:
@@ -531,6 +526,7 @@ class Hub:
     def reported(self, node: Node, report: Report) -> None:
         """Telemetry and counters of a node."""
         moved = self.fleet.report(node, report)
+        self.pins.heard(node)
         changed = self.counts.report(node.name, report.router_boot, report.traffic, self.clock())
         known = [key for key in changed if key in self.steer.entries]
         for key in known:
@@ -540,19 +536,6 @@ class Hub:
         if moved:
             self.node_changed(node)
             self.promotions.nodes_changed()
-
-    # ---- pins ----------------------------------------------------------------------------------------------
-
-    def _unpin(self, key: Key, node_name: str, at_ms: int) -> None:
-        self._unpins[(*key, node_name)] = at_ms
-        node = self.fleet.nodes.get(node_name)
-        if node is not None and node.link is not None and node.link.steered:
-            node.link.put_unpin(key)
-
-    def unpinned(self, node: str, pin: Pin) -> bool:
-        """Whether somebody ended this pin while the node was not linked."""
-        at = self._unpins.get((pin.tenant, pin.route, node))
-        return at is not None and at >= pin.at_ms
 
     def status_changed(self) -> None:
         self.feeds.status()

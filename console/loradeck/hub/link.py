@@ -236,8 +236,9 @@ class Link:
             # The whole table, whatever the node holds already: its answer tells how far every entry is.
             self.steer()
             for pin in hello.pins:
-                if hub.unpinned(hello.node, pin):
+                if hub.pins.is_over(node.name, pin):
                     self.put_unpin((pin.tenant, pin.route))
+        hub.pins.heard(node)
         self.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
         hub.queue.hello(self, hello)
 

@@ -31,6 +31,7 @@ STATUS: Mapping[str, int] = {
     "fallback_not_allowed": 409,
     "not_undoable": 409,
     "not_quarantined": 409,
+    "not_pinned": 409,
     "no_change": 409,
     "exists": 409,
     # Not there.

@@ -32,6 +32,7 @@ from loradeck.schemas.moves import (
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import PreviewAction
+from loradeck.schemas.table import Pin
 from loradeck.schemas.tenant import TenantState
 
 BENEATH_LIMIT = 10
@@ -412,9 +413,33 @@ def lift(pointer: PointerState, request: LiftRequest, actor: Actor) -> Draft:
     return _move(EventKind.LIFT, pointer, after, actor, reason=request.reason, payload=payload)
 
 
-def unpin(pointer: PointerState, request: UnpinRequest, actor: Actor) -> Draft:
-    """Ends a node's pin of this pointer. The pointer stays as it is; the hub tells the node."""
-    return _move(EventKind.UNPIN, pointer, pointer, actor, reason=request.reason, payload={"node": request.node})
+def pinned(pin: Pin, node: str) -> Draft:
+    """What a node says was chosen on it while nobody, or nobody else, could. The pointer stays as it is.
+
+    Who did it is known by the node's word alone: a login name there, and the agent's role.
+    """
+    return Draft(
+        kind=EventKind.PIN,
+        tenant=pin.tenant,
+        route=pin.route,
+        from_release=pin.left,
+        actor=f"{pin.actor[:100]}@{node}",
+        role=Role.AGENT,
+        reason=pin.reason[:500],
+        payload={"node": node, "release": pin.release.id, "over": list(pin.over), "at_ms": pin.at_ms},
+    )
+
+
+def unpin(pointer: PointerState, request: UnpinRequest, actor: Actor, *, until_ms: int | None = None) -> Draft:
+    """Ends a node's pin of this pointer. The pointer stays as it is; the hub tells the node.
+
+    `until_ms`: when the pin that is meant was made, by its node's clock. What is pinned there later, unseen by
+    who ends this one, stays.
+    """
+    payload: dict[str, object] = {"node": request.node}
+    if until_ms is not None:
+        payload["until_ms"] = until_ms
+    return _move(EventKind.UNPIN, pointer, pointer, actor, reason=request.reason, payload=payload)
 
 
 def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:

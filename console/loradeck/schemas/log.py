@@ -24,6 +24,7 @@ class EventKind(StrEnum):
     HOLD = "hold"
     RELEASE_HOLD = "release_hold"
     LIFT = "lift"  # a quarantine
+    PIN = "pin"  # a node says that a release was chosen on it, over the hub's
     UNPIN = "unpin"
     ANNOTATE = "annotate"  # incident and reason, added afterwards
     ROUTE = "route"  # a route's settings
@@ -125,6 +126,9 @@ class Event(Wire):
 
     @property
     def to_release(self) -> str | None:
+        """What the pointer names after it; of a pin, what its node serves instead."""
+        if self.kind is EventKind.PIN:
+            return str(self.payload["release"])
         return self.pointer.release if self.pointer else None
 
     @property

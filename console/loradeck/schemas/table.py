@@ -71,4 +71,5 @@ class Pin(Wire):
     over: tuple[int, int] = Field(description="(epoch, generation) that it overrides")
     actor: str
     reason: str
-    at_ms: int
+    at_ms: int = Field(description="node's wall clock")
+    left: Digest | None = Field(None, description="what was in force there before it; None: unknown or nothing")

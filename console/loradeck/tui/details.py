@@ -6,7 +6,7 @@ import json
 
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, PrepareSpec, TrainSpec
-from loradeck.schemas.log import Event
+from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.schemas.telemetry import Gpu, NvmlState
 from loradeck.tui.columns import node_heard, node_state, progress_bar
@@ -193,6 +193,11 @@ def event_lines(state: ConsoleState, event: Event, width: int) -> list[Line]:
                 f"beneath: {beneath}{'   held' if event.pointer.held else ''}",
             )
         )
+    if event.kind is EventKind.PIN:
+        path = f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}"
+        made = stamp(int(event.payload.get("at_ms", 0)))
+        on = f"on {clean(str(event.payload.get('node', '-')))} alone, {made} by its clock"
+        lines.append(line(Span(" PINNED", "warn"), f" {path}   {on}"))
     lines.append(line(Span(" WHY   ", "label"), clean(event.reason) or Span("no reason given", "dim")))
     lines.append(line(Span(" CASE  ", "label"), clean(event.incident or "") or Span("no incident attached", "dim")))
     if event.undoes:

@@ -31,7 +31,7 @@ from loradeck.schemas.link import (
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.telemetry import NvmlState
 
 BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
@@ -45,6 +45,7 @@ class SmallNode:
         self.obey()
         self.entries: dict[tuple[str, str], TableEntry] = {}
         self.orders: list[NodeOrder] = []
+        self.pins: tuple[Pin, ...] = ()
         self._base = base
         self._socket = socket
         self._token = token
@@ -85,6 +86,9 @@ class SmallNode:
             loaded=tuple(sorted(self._loaded)),
         )
 
+    def _report(self) -> Report:
+        return Report(replicas=(self._replica(),), nvml=NvmlState.NO_GPU, pins=self.pins, rev=0, epoch=0)
+
     def _run(self) -> None:
         headers = {"authorization": f"Bearer {self._token.read_text().strip()}"}
         uri = "ws://hub/v1/link"
@@ -104,7 +108,7 @@ class SmallNode:
                     self._take(down_adapter.validate_json(connection.recv(timeout=0.2)))
                 if time.monotonic() - heard > 1.0:
                     heard = time.monotonic()
-                    self._say(Report(replicas=(self._replica(),), nvml=NvmlState.NO_GPU, rev=0, epoch=0))
+                    self._say(self._report())
 
     def _take(self, message: Any) -> None:
         match message:
@@ -112,6 +116,7 @@ class SmallNode:
                 for entry in message.entries:
                     self.entries[entry.key] = entry
                     self._flip(entry)
+                self.pins = tuple(pin for pin in self.pins if (pin.tenant, pin.route) not in message.unpin)
                 self.ready.set()
             case JobMessage():
                 self._work(message.job)
@@ -128,7 +133,7 @@ class SmallNode:
         if self.silent or entry.current is None:
             return
         self._loaded |= {ref.id for ref in (entry.current, *entry.beneath)}
-        self._say(Report(replicas=(self._replica(),), nvml=NvmlState.NO_GPU, rev=0, epoch=0))
+        self._say(self._report())
         for state in (AckState.FLIPPED, AckState.PROVEN) if self.proves else (AckState.FLIPPED,):
             self._say(
                 Ack(

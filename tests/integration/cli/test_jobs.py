@@ -11,6 +11,7 @@ from tests.integration.cli.small_node import SmallNode
 
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, Job, JobState, TrainSpec
 from loradeck.schemas.state import NodeRow
+from loradeck.schemas.table import Pin
 
 PROVENANCE = ("--origin", "human", "--consent", "own", "--licence", "Apache-2.0", "--purpose", "train")
 SPEC = """
@@ -124,9 +125,34 @@ def test_a_node_is_shown_cordoned_drained_and_taken_back(desk: Desk, node: Small
     desk.refused(1, "unknown_node", "node", "drain", "nobody", "--yes")
 
 
-def test_a_pin_is_ended_by_name(desk: Desk, tenant: str, node: SmallNode) -> None:
+def test_a_pin_is_in_the_log_and_is_ended_by_name(desk: Desk, tenant: str, node: SmallNode) -> None:
+    desk.refused(1, "not_pinned", "node", "unpin", node.name, tenant, "--yes", "--reason", "hub is back")
+    entry = node.entries[tenant, "production"]
+    to, left = entry.beneath[0], entry.current
+    assert left is not None
+    node.pins = (
+        Pin(
+            tenant=tenant,
+            route="production",
+            release=to,
+            over=entry.fence,
+            actor="ops",
+            reason="hub away",
+            at_ms=1_767_225_600_000,
+            left=left.id,
+        ),
+    )
+    wait_until("shown", lambda: "PIN" in desk.json("route", "show", tenant)["flags"])
+    shown = desk.run("node", "show", node.name).stdout
+    assert "hub away" in shown
+    assert "ops" in shown
+    (event,) = [event for event in desk.json("event", "ls", tenant, "production") if event["kind"] == "pin"]
+    assert (event["from_release"], event["payload"]["release"]) == (left.id, to.id)
+    line = next(line for line in desk.run("event", "ls", tenant).stdout.splitlines() if " pin " in line)
+    assert f"{left.id[:6]}  {to.id[:6]}  ops@{node.name}" in line
     result = desk.json("node", "unpin", node.name, tenant, "--yes", "--reason", "hub is back")
     assert result["events"][0]["kind"] == "unpin"
+    wait_until("followed", lambda: "PIN" not in desk.json("route", "show", tenant)["flags"])
 
 
 def test_the_log_is_listed_newest_first_and_its_chain_holds(desk: Desk, tenant: str) -> None:

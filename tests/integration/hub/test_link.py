@@ -13,7 +13,7 @@ from tests.integration.hub.deck import Deck, FakeAgent, key, restore, running, u
 from loradeck.hub.link import beat
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
-from loradeck.schemas.table import Pin, table_digest
+from loradeck.schemas.table import table_digest
 
 ROUTE = "tenants/acme/routes/production"
 ACME = ("acme", "production")
@@ -346,40 +346,6 @@ async def test_drain_and_cordon_reach_the_node_and_outlive_a_restart(data: Path)
         await until(lambda: NodeOrder(cordoned=True, drained=True) in agent.received[seen:], "it is told again")
         assert not (await deck.ok("POST", "nodes/n1/uncordon"))["drained"]
         await agent.leave()
-
-
-async def test_a_pin_shows_as_drift_and_ends_by_an_unpin_also_while_its_node_was_away(deck: Deck, join: Join) -> None:
-    await deck.tenant()
-    agent = await join("n1")
-    await deck.promote(await deck.release())
-    current = agent.entry.current
-    assert current is not None
-    agent.pins = (
-        Pin(
-            tenant="acme",
-            route="production",
-            release=current,
-            over=agent.entry.fence,
-            actor="op1",
-            reason="the hub was away",
-            at_ms=deck.hub.now_ms(),
-        ),
-    )
-    await agent.report()
-    await until(lambda: deck.hub.fleet.nodes["n1"].pins, "the pin was reported")
-    row = await deck.row()
-    assert "PIN" in row.flags
-    assert row.replicas[0].pinned == current.id
-    await agent.leave()
-    await deck.ok("POST", f"{ROUTE}/unpin", {"node": "n1", "idempotency_key": key(), "reason": "it is back"})
-    seen = len(agent.received)
-    await agent.join()
-    told = next(m for m in agent.received[seen:] if isinstance(m, Desired))
-    assert told.unpin == (ACME,)
-    agent.pins = ()
-    await agent.report()
-    await until(lambda: not deck.hub.fleet.nodes["n1"].pins, "the pin is gone")
-    assert "PIN" not in (await deck.row()).flags
 
 
 async def test_callers_keys_and_settings_reach_the_node_and_an_offboarding_leaves_a_tombstone(

@@ -362,3 +362,17 @@ async def test_a_body_that_does_not_fit_the_call_changes_nothing(served: Running
     status, problem = await served.call(f"/control/{path}", {"surprise": 1})
     assert (status, problem["code"]) == (400, "bad_body")
     assert await served.get("/control/state") == before
+
+
+async def test_the_clock_of_a_lost_hub_starts_with_its_last_word_not_with_the_agents_notice(served: Running) -> None:
+    """A link that swallows what is sent is given up only after its TTL."""
+    await served.table(entry(V1, refuse_after_s=3600))
+    await served.post("/control/hub", {"connected": False, "silent_s": 3599})
+    assert float((await served.ask()).headers["x-loradeck-stale"]) >= 3599
+    await served.post("/control/hub", {"connected": False, "silent_s": 7200})
+    assert (await served.ask()).status == 200, "what was said once is not said over"
+    await served.post("/control/hub", {"connected": True})
+    assert "x-loradeck-stale" not in (await served.ask()).headers
+    await served.post("/control/hub", {"connected": False, "silent_s": 3601})
+    answer = await served.ask()
+    assert (answer.status, answer.code, "retry-after" in answer.headers) == (503, "hub_lost", True)

@@ -35,6 +35,7 @@ from loradeck.schemas.moves import (
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import GateConfig, RouteConfig
 from loradeck.schemas.state import PreviewAction
+from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.schemas.tenant import TenantState
 
 KEY = "some-key-of-a-caller"
@@ -513,6 +514,36 @@ def test_an_unpin_names_the_node_and_leaves_the_pointer(acme: Acme) -> None:
     before = acme.pointer
     (event,) = acme.log.commit(moves.unpin(acme.pointer, UnpinRequest(node="gpu-01", idempotency_key=KEY), OPERATOR))
     assert (acme.pointer, event.payload) == (before, {"node": "gpu-01"})
+    request = UnpinRequest(node="gpu-01", idempotency_key=KEY)
+    (event,) = acme.log.commit(moves.unpin(acme.pointer, request, OPERATOR, until_ms=7))
+    assert (acme.pointer, event.payload) == (before, {"node": "gpu-01", "until_ms": 7})
+
+
+def test_a_pin_is_an_event_of_its_node_and_leaves_the_pointer(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.promote("v2")
+    before = acme.pointer
+    to = release("v1")
+    pin = Pin(
+        tenant="acme",
+        route="production",
+        release=ReleaseRef(id=to.id, release=to, label="v1"),
+        over=(1, 2),
+        actor="ops" * 100,
+        reason="r" * 1000,
+        at_ms=5,
+        left=rid("v2"),
+    )
+    (event,) = acme.log.commit(moves.pinned(pin, "gpu-01"))
+    assert acme.pointer == before
+    assert (event.kind, event.from_release, event.to_release, event.generation) == (
+        EventKind.PIN,
+        rid("v2"),
+        rid("v1"),
+        None,
+    )
+    assert (event.role, len(event.reason), event.actor[-7:]) == (Role.AGENT, 500, "@gpu-01")
+    assert len(event.actor) < 120, "an agent cannot make the log as long as it likes"
 
 
 def test_an_annotation_names_its_event_and_touches_nothing(acme: Acme) -> None:

@@ -317,11 +317,15 @@ async def lift(tenant: str, route: str, body: LiftRequest, request: Request, cal
 async def unpin(tenant: str, route: str, body: UnpinRequest, request: Request, caller: Operator) -> Response:
     """Ends a pin that somebody set on a node; the node is told as soon as it is linked."""
     hub = hub_of(request)
-    if body.node not in hub.fleet.nodes:
+    node = hub.fleet.nodes.get(body.node)
+    if node is None:
         raise Refused("unknown_node", f"there is no node {body.node!r}", fix="loradeck node list")
-    return await _said(
-        hub, body.idempotency_key, lambda: moves.unpin(hub.route(tenant, route)[2], body, actor_of(caller))
-    )
+
+    def draft() -> Draft:
+        pointer = hub.route(tenant, route)[2]
+        return moves.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
+
+    return await _said(hub, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/annotate", response_model=MoveResult)
