@@ -173,6 +173,8 @@ def test_ctrl_c_while_a_move_is_waited_for_is_130_and_says_that_it_may_stand(des
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell's background job ignores Ctrl-C and so would its children, this one among them.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         wait_until("the move is sent", lambda: Other.posts)
         process.send_signal(signal.SIGINT)
