@@ -187,7 +187,9 @@ class Deck:
         assert answer.status_code == 200, answer.text
         return FileEntry(path="file", size=len(content), sha256=digest)
 
-    async def adapter_manifest(self, tenant: str = "acme", name: str = "support", seed: int = 1) -> AdapterManifest:
+    async def adapter_manifest(
+        self, tenant: str = "acme", name: str = "support", seed: int = 1, base: BaseManifest = BASE
+    ) -> AdapterManifest:
         """A manifest whose files are at the hub."""
         files = []
         for path, content in adapter_files(seed).items():
@@ -195,7 +197,7 @@ class Deck:
         return AdapterManifest(
             tenant=tenant,
             name=name,
-            base=BASE.digest,
+            base=base.digest,
             files=tuple(files),
             rank=2,
             alpha=4,
@@ -204,10 +206,12 @@ class Deck:
             decision=DecisionRecord(why_weights="a test"),
         )
 
-    async def release(self, tenant: str = "acme", seed: int = 1, name: str = "support") -> str:
+    async def release(
+        self, tenant: str = "acme", seed: int = 1, name: str = "support", base: BaseManifest = BASE
+    ) -> str:
         """A registered adapter version's release."""
-        await self.base()
-        manifest = await self.adapter_manifest(tenant, name, seed)
+        await self.base(base)
+        manifest = await self.adapter_manifest(tenant, name, seed, base)
         version = await self.ok("POST", f"adapters/{tenant}/{name}/versions", manifest.model_dump(mode="json"))
         release: str = version["release"]
         return release
@@ -342,6 +346,9 @@ class FakeAgent:
         self.jobs: dict[str, JobAssignment] = {}
         self.running_jobs: tuple[tuple[str, int], ...] = ()
         self.pins: tuple[Pin, ...] = ()
+        self.stored: tuple[str, ...] = ()
+        self.memory_gb: float | None = None
+        self.has_served: set[tuple[str, str]] = set()
         self.closed: tuple[int, str] | None = None
         self.welcome: Welcome | None = None
         self._socket: ClientConnection | None = None
@@ -384,6 +391,8 @@ class FakeAgent:
             replicas=(self.replica,),
             pins=self.pins,
             jobs=self.running_jobs,
+            stored=self.stored,
+            memory_gb=self.memory_gb,
         )
 
     async def leave(self) -> None:
@@ -454,9 +463,14 @@ class FakeAgent:
             await self.acknowledge(entry)
 
     async def acknowledge(self, entry: TableEntry) -> None:
-        """Flip and prove as told."""
+        """Flip and prove as told; what it has no engine for leaves behind the replica that served the pointer."""
         if entry.current is None:
             return
+        if entry.current.release.served_base != self.replica.base:
+            if entry.key in self.has_served:
+                await self.ack(entry, AckState.WAITING, code="no_engine", detail="gap policy left: v1 answers")
+            return
+        self.has_served.add(entry.key)
         if entry.current.release.adapter and entry.current.id not in self.replica.loaded:
             loaded = (*self.replica.loaded, entry.current.id)
             self.replica = self.replica.model_copy(update={"loaded": loaded})
@@ -496,6 +510,7 @@ class FakeAgent:
                 pins=self.pins,
                 rev=self.rev,
                 epoch=self.epoch,
+                stored=self.stored,
             )
         )
 

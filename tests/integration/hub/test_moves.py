@@ -77,7 +77,7 @@ async def test_the_preview_says_how_near_the_target_is_on_every_replica(deck: De
     await two_releases(deck, join)
     preview = (await deck.row()).preview
     assert (preview.ready, preview.placed) == (0, 1)
-    assert preview.readiness is Readiness.WARM  # loaded is what a report says, and none came yet
+    assert preview.readiness is Readiness.ABSENT  # loaded is what a report says, and none came yet
     agent = deck.hub.fleet.nodes["n1"]
     await until(lambda: agent.link, "n1 linked")
 
