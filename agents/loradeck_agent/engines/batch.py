@@ -34,7 +34,7 @@ class Batch:
 
     def to_compute(self, row: Sequence) -> int:
         """Tokens of a waiting row's prompt that its prefill must compute."""
-        return len(row.prompt) - self._prefixes.shared(row.adapter, row.prompt)
+        return len(row.prompt) - self._prefixes.find(row.adapter, row.prompt).count
 
     def forget(self, adapter: int) -> None:
         """Drops what is kept for an adapter that no row uses any more."""
@@ -43,21 +43,21 @@ class Batch:
     @torch.inference_mode()
     def admit(self, group: list[Sequence]) -> None:
         """Prefills new rows together, gives each its first token, and joins those that go on to the batch."""
-        shared = [self._prefixes.shared(row.adapter, row.prompt) for row in group]
-        fresh = [row.prompt[count:] for row, count in zip(group, shared, strict=True)]
-        begun, width = max(shared), max(map(len, fresh))
+        shared = [self._prefixes.find(row.adapter, row.prompt) for row in group]
+        fresh = [row.prompt[begin.count :] for row, begin in zip(group, shared, strict=True)]
+        begun, width = max(begin.count for begin in shared), max(map(len, fresh))
         ids = torch.tensor([[self._pad] * (width - len(tokens)) + tokens for tokens in fresh])
         mask = torch.tensor(
             [
-                [0] * (begun - count) + [1] * count + [0] * (width - len(tokens)) + [1] * len(tokens)
-                for count, tokens in zip(shared, fresh, strict=True)
+                [0] * (begun - begin.count) + [1] * begin.count + [0] * (width - len(tokens)) + [1] * len(tokens)
+                for begin, tokens in zip(shared, fresh, strict=True)
             ]
         )
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, begun:]
-        cache = self._prefixes.start([row.adapter for row in group], shared)
+        cache = self._prefixes.start(shared)
         logits = self._forward(group, ids, mask, positions, cache)
-        for number in {row.adapter: number for number, row in enumerate(group)}.values():  # the last one of each
-            self._prefixes.keep(group[number].adapter, group[number].prompt, cache, number, mask[number])
+        for number, row in enumerate(group):
+            self._prefixes.keep(row.adapter, row.prompt, cache, number, mask[number])
         for row, row_logits in zip(group, logits, strict=True):
             row.advance(row_logits)
         if self._cache is None or not self.rows:

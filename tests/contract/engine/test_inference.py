@@ -173,3 +173,24 @@ def test_a_shared_beginning_is_computed_once_per_adapter_and_changes_no_answer(
     assert cost(BASE, 0) == 33
     direct.batch.forget(0)
     assert (cost(0, 0), cost(1, 3)) == (33, 1)
+
+
+def test_a_prompt_that_comes_again_is_begun_at_its_last_token_until_others_took_its_room(
+    tiny_base: Path, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    direct = Direct(tiny_base, {0: make_adapter(tiny_base, tmp_path / "a", seed=1)})
+    prompts = [[20 + number] * 200 for number in range(7)]
+
+    def cost(prompt: list[int]) -> int:
+        return direct.batch.to_compute(direct.row(0, prompt))
+
+    first = [direct.answer((0, prompt))[0] for prompt in prompts[:5]]
+    assert [cost(prompt) for prompt in prompts] == [1] * 5 + [200] * 2
+    assert direct.answer(*((0, prompt) for prompt in prompts[:5])) == first
+    direct.answer((0, prompts[0]))  # used again just now: it is not the first to go
+    direct.answer((0, prompts[5]))
+    direct.answer((0, prompts[6]))
+    assert [cost(prompt) for prompt in prompts] == [1, 200, 200, 1, 1, 1, 1]
+    direct.answer((0, [9] * 1000))
+    assert [cost(prompt) for prompt in prompts] == [200] * 7
+    assert cost([9] * 1000) == 1
