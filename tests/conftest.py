@@ -19,7 +19,7 @@ MakeBase = Callable[..., Path]
 MakeAdapter = Callable[..., Path]
 
 
-def write_tiny_base(folder: Path, seed: int = 0) -> Path:
+def write_tiny_base(folder: Path, seed: int = 0, head_dim: int = 12) -> Path:
     """A random two-layer Llama with one token per byte; eos is also its configured pad token, as in SmolLM2."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -47,6 +47,7 @@ def write_tiny_base(folder: Path, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=0.2,  # wide, so that the likeliest token stands clear of the next
@@ -100,7 +101,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_base() -> MakeBase:
-    """`make_base(folder, seed)`: another random base of the same shapes."""
+    """`make_base(folder, seed, head_dim=12)`: another random base; of the same shapes where `head_dim` is the same."""
     return write_tiny_base
 
 

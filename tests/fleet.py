@@ -47,8 +47,8 @@ class Material:
     answers: list[list[str]]
 
 
-def make_material(folder: Path) -> Material:
-    base = write_base(folder / "base")
+def make_material(folder: Path, *, head_dim: int = 8) -> Material:
+    base = write_base(folder / "base", head_dim=head_dim)
     adapters = tuple(write_adapter(folder / label, base, seed=n) for n, label in enumerate(LABELS, 1))
     return Material(base=base, adapters=adapters, answers=reference_answers(base, list(adapters), PROMPTS))
 

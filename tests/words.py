@@ -19,8 +19,11 @@ TEMPLATE = (
 )
 
 
-def write_base(folder: Path, *, seed: int = 0) -> Path:
-    """A base with tokenizer and chat template; another seed is another base of the same shapes."""
+def write_base(folder: Path, *, seed: int = 0, head_dim: int = 8) -> Path:
+    """A base with tokenizer and chat template; another seed is another base of the same shapes.
+
+    vLLM on CPU takes heads of 32 and more.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -41,6 +44,7 @@ def write_base(folder: Path, *, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=512,
         tie_word_embeddings=False,
         bos_token_id=1,
