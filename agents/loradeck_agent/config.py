@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
-from loradeck_agent.errors import AgentError
+from loradeck_agent.engine_config import AnyEngine, EngineConfig, VllmEngine
+from loradeck_agent.errors import ConfigError
+from loradeck_agent.secret import read_secret
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket (sun_path less its terminating zero)."""
 
 DEFAULT_CONFIG = "/etc/loradeck/agent.toml"
-
-
-class ConfigError(AgentError):
-    """The configuration cannot be used; nothing was started."""
 
 
 class RouterConfig(Strict):
@@ -52,14 +49,6 @@ class RouterConfig(Strict):
         return self
 
 
-class EngineConfig(Strict):
-    name: Name
-    kind: Literal["embedded"] = "embedded"
-    base: Path = Field(description="folder of the base model")
-    slots: int = Field(4, ge=1, le=64, description="adapters resident at once")
-    threads: int = Field(1, ge=1, le=256)
-
-
 class JobsConfig(Strict):
     threads: int = Field(1, ge=1, le=256, description="of one executor")
 
@@ -73,7 +62,7 @@ class AgentConfig(Strict):
     labels: dict[str, str] = Field(default_factory=dict)
     router: RouterConfig
     jobs: JobsConfig = JobsConfig()
-    engine: tuple[EngineConfig, ...] = ()
+    engine: tuple[AnyEngine, ...] = ()
 
     @field_validator("hub")
     @classmethod
@@ -135,31 +124,11 @@ class AgentConfig(Strict):
         Raises:
             ConfigError: the file is absent, empty, or readable by others.
         """
-        try:
-            mode = stat.S_IMODE(os.stat(self.token).st_mode)
-            token = self.token.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                "token_unreadable",
-                f"cannot read the token file {self.token}",
-                str(error),
-                "make one on the hub's host: loradeck token create --role agent --node " + self.node,
-            ) from error
-        if mode & 0o077:
-            raise ConfigError(
-                "token_mode",
-                f"the token file {self.token} may be read by others",
-                f"mode {mode:04o}",
-                f"chmod 0600 {self.token}",
-            )
-        if not token or any(c.isspace() for c in token):
-            raise ConfigError(
-                "token_empty", f"the token file {self.token} holds no single token", "", "make a new token"
-            )
-        return token
+        fix = "make one on the hub's host: loradeck token create --role agent --node " + self.node
+        return read_secret(self.token, "token", fix)
 
-    def check_bases(self) -> None:
-        """Raises ConfigError for the first engine whose base folder is absent."""
+    def check_engines(self) -> None:
+        """Raises ConfigError for the first engine whose base, Python or key is not there."""
         for engine in self.engine:
             if not engine.base.is_dir():
                 raise ConfigError(
@@ -168,8 +137,25 @@ class AgentConfig(Strict):
                     f"{engine.base} is not a folder",
                     "put the base there or correct `base`",
                 )
+            if isinstance(engine, VllmEngine):
+                engine.read_key()
+                if engine.python is not None and not os.access(engine.python, os.X_OK):
+                    raise ConfigError(
+                        "python_missing",
+                        f"engine {engine.name!r} cannot be launched",
+                        f"{engine.python} is no program",
+                        "install vLLM into an environment of its own and name its Python",
+                    )
 
     def _check_socket_paths(self, path: Path) -> None:
+        for engine in self.engine:
+            if isinstance(engine, VllmEngine) and len(os.fsencode(engine.socket or "")) > SOCKET_PATH_BYTES:
+                raise ConfigError(
+                    "socket_path_too_long",
+                    f"{path}: `socket` of engine {engine.name!r} is too long for a Unix socket",
+                    f"{engine.socket}; at most {SOCKET_PATH_BYTES} bytes are possible",
+                    "start that vLLM with a shorter --uds",
+                )
         names = ["router/router.sock", *(f"engines/{engine.name}/engine.sock" for engine in self.engine)]
         longest = max(names, key=len)
         size = len(os.fsencode(self.state / longest))
@@ -193,8 +179,9 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
             router[key] = str(folder / Path(router[key]).expanduser())
     engines = data.get("engine")
     for engine in engines if isinstance(engines, list) else []:
-        if isinstance(engine, dict) and isinstance(engine.get("base"), str):
-            engine["base"] = str(folder / Path(engine["base"]).expanduser())
+        for key in ("base", "socket", "key", "python"):
+            if isinstance(engine, dict) and isinstance(engine.get(key), str):
+                engine[key] = str(folder / Path(engine[key]).expanduser())
 
 
 def _explain(error: ValidationError, text: str) -> list[str]:
@@ -202,6 +189,10 @@ def _explain(error: ValidationError, text: str) -> list[str]:
     out = []
     for problem in error.errors():
         location = tuple(problem["loc"])
+        if location[:1] == ("engine",):
+            location = (*location[:2], *location[3:])  # the third names the kind, which is no key in the file
+        if problem["type"] == "engine_kind":
+            location += ("kind",)
         near = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
         key = ".".join(str(part) for part in location) or "the file"
         message = problem["msg"].removeprefix("Value error, ")

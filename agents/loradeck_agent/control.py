@@ -42,10 +42,12 @@ class RouterState(Wire):
 
 
 class EngineSlot(Wire):
-    """One engine as the router is told of it. `ready`: releases it may be asked for."""
+    """One engine as the router is told of it. `ready`: releases it may be asked for. `key`: its key's file."""
 
     replica: str
     socket: str
+    url: str = ""
+    key: str = ""
     base: str
     base_name: str
     ready: tuple[str, ...]

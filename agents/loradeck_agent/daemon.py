@@ -42,7 +42,6 @@ from loradeck_agent.acks import AckBoard
 from loradeck_agent.config import AgentConfig
 from loradeck_agent.control import RouterControl, TableUpdate
 from loradeck_agent.desired import DesiredTable, Heard
-from loradeck_agent.engine_api import EngineApi
 from loradeck_agent.engine_life import EngineLife
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.folder import StateFolder, locked
@@ -55,7 +54,7 @@ from loradeck_agent.proof import Prover
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.records import CanaryRecords
 from loradeck_agent.releases import ReleaseStore
-from loradeck_agent.replica import EngineReplica
+from loradeck_agent.replica import EngineReplica, open_api
 from loradeck_agent.supervise import Program, Supervised
 from loradeck_agent.telemetry.watch import Telemetry
 
@@ -84,8 +83,7 @@ class Agent:
         self.router = RouterControl(self.folder)
         self.hub = HubApi(config, token)
         self.engines = tuple(
-            EngineReplica(config.replica_of(engine), engine, EngineApi(self.folder.engine_socket(engine.name)))
-            for engine in config.engine
+            EngineReplica(config.replica_of(engine), engine, open_api(engine, self.folder)) for engine in config.engine
         )
         self.link = Link(
             config, token, hello=self._hello, handle=self._handle, changed=self._link_changed, noted=self._write_status
@@ -401,7 +399,7 @@ class Agent:
         except AgentError as error:
             log.error("the router is behind: %s", error)
             self._table_behind.set()
-        await self.router.hub(connected=self.link.connected and self.table.refused is None)
+        await self._say_hub(self.link.connected)
         self._router_known.set()
 
     async def _router_down(self) -> None:

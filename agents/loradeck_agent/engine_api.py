@@ -1,8 +1,9 @@
-"""The engine contract, typed: the calls of vLLM's that Loradeck uses, over an engine's Unix socket."""
+"""The engine contract, typed: the calls of vLLM's that Loradeck uses, over a Unix socket or HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,26 @@ class EngineVersion(Wire):
     slots: int
 
 
-class EngineApi:
-    """Calls to one engine. Raises `Unreachable`, or AgentError with what the engine found wrong."""
+@dataclass(frozen=True)
+class EngineAddress:
+    """Where an engine listens: a Unix socket's path or a URL. `key`: path of the file with its key, or empty."""
 
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
-        self._http = HttpClient(Endpoint(unix=socket))
+    socket: str = ""
+    url: str = ""
+    key: str = ""
+
+
+class EngineApi:
+    """Calls to one engine. Raises `Unreachable`, or AgentError with what the engine found wrong.
+
+    Args:
+        key: what the engine asks for as a bearer key.
+    """
+
+    def __init__(self, address: EngineAddress, key: str | None = None) -> None:
+        self.address = address
+        endpoint = Endpoint(unix=Path(address.socket)) if address.socket else Endpoint.of_url(address.url)
+        self._http = HttpClient(endpoint, {"authorization": f"Bearer {key}"} if key else {})
 
     def close(self) -> None:
         self._http.close()
@@ -43,17 +58,25 @@ class EngineApi:
         return (await self._http.get("/health", timeout=CALL_S)).status == 200
 
     async def version(self) -> EngineVersion:
-        reply = _expect(await self._http.get("/version", timeout=CALL_S))
+        reply = expect(await self._http.get("/version", timeout=CALL_S))
         try:
             return EngineVersion.model_validate_json(reply.body)
         except ValidationError as error:
             raise AgentError("engine_error", "the engine's version cannot be read", str(error)[:300]) from error
 
+    async def boot(self) -> str:
+        """Changes with every start of the engine's process."""
+        return (await self.version()).boot
+
     async def models(self) -> dict[str, str]:
         """Names of the adapters the engine lists, with the folder each was loaded from."""
-        reply = _expect(await self._http.get("/v1/models", timeout=CALL_S))
+        return {name: root for name, (root, parent) in (await self._listed()).items() if parent}
+
+    async def _listed(self) -> dict[str, tuple[str, str | None]]:
+        """Everything the engine lists: name -> (root, parent); a base has no parent."""
+        reply = expect(await self._http.get("/v1/models", timeout=CALL_S))
         try:
-            return {m["id"]: m.get("root") or "" for m in reply.json()["data"] if m.get("parent")}
+            return {m["id"]: (m.get("root") or "", m.get("parent")) for m in reply.json()["data"]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AgentError("engine_error", "the engine's list of models cannot be read", repr(error)) from error
 
@@ -62,7 +85,7 @@ class EngineApi:
 
         Raises:
             AgentError: `name_taken` (listed, from another folder), `load_refused` (the adapter's fault),
-                `files_missing`.
+                `files_missing`, `no_runtime_loading` (the engine has no such call).
         """
         body = {"lora_name": name, "lora_path": str(path)}
         reply = await self._http.post("/v1/load_lora_adapter", body, timeout=LOAD_S)
@@ -74,8 +97,22 @@ class EngineApi:
                 return
             if listed is not None:
                 raise AgentError("name_taken", f"the engine lists {name} from another folder", f"{listed}, not {path}")
-        code = "files_missing" if reply.status == 404 else "load_refused"
-        raise AgentError(code, f"the engine refused {name}", f"{reply.status}: {reply.text[:300]}")
+        if reply.status == 404 and _has_no_such_call(reply):
+            raise AgentError(
+                "no_runtime_loading",
+                "this vLLM loads no adapters at run time",
+                "it answers 404 Not Found to /v1/load_lora_adapter",
+                "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora",
+            )
+        detail = f"{reply.status}: {reply.text[:300]}"
+        if reply.status == 404:
+            raise AgentError(
+                "files_missing",
+                f"the engine cannot see the folder of {name}",
+                detail,
+                f"{path.parent} must be the same folder for the engine, and readable by its user",
+            )
+        raise AgentError("load_refused", f"the engine refused {name}", detail)
 
     async def unload(self, name: str) -> None:
         """Unloads an adapter; one that is not loaded is no error."""
@@ -139,7 +176,17 @@ def _token_id(text: str) -> int:
     return int(number)
 
 
-def _expect(reply: Reply) -> Reply:
+def _has_no_such_call(reply: Reply) -> bool:
+    """Whether a 404 is about the path that was called, not about what was asked of it."""
+    try:
+        return bool(reply.json() == {"detail": "Not Found"})
+    except ValueError:
+        return False
+
+
+def expect(reply: Reply) -> Reply:
+    if reply.status == 401:
+        raise AgentError("key_refused", "the engine does not take our key", "401", "correct the file named by `key`")
     if reply.status != 200:
         raise AgentError("engine_error", f"the engine answered {reply.status}", reply.text[:300])
     return reply

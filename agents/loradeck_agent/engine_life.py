@@ -9,15 +9,16 @@ from pathlib import Path
 
 from loradeck.schemas.link import AckState
 from loradeck_agent.acks import AckBoard, agent_ack
-from loradeck_agent.config import EngineConfig
 from loradeck_agent.desired import DesiredTable
+from loradeck_agent.engine_config import EmbeddedEngine, EngineConfig, VllmEngine
+from loradeck_agent.engines.vllm import vllm_argv, vllm_environment
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.folder import StateFolder
 from loradeck_agent.journal import Journal
 from loradeck_agent.proof import Prover
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.replica import EngineReplica
-from loradeck_agent.supervise import Program, Supervised
+from loradeck_agent.supervise import Program, Supervised, Watched
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ class EngineLife:
 
     async def run(self) -> None:
         name = self.engine.config.name
+        if self.engine.config.attached:
+            await Watched(
+                f"engine {name}", probe=self._boot, came_up=self._up, went_down=self._down, look=self._compare
+            ).run()
         folder = self._folder.engine(name)
         folder.mkdir(mode=0o700, exist_ok=True)
         program = Program(
@@ -62,35 +67,71 @@ class EngineLife:
             self._folder.engine_lock(name),
             folder / "engine.log",
             ENGINE_READY_S,
+            vllm_environment(self.engine.config) if isinstance(self.engine.config, VllmEngine) else {},
         )
         await Supervised(program, probe=self._probe, came_up=self._up, went_down=self._down).run()
 
+    async def _boot(self) -> str | None:
+        """Boot id of the engine that answers; None while it is starting."""
+        return await self.engine.api.boot() if await self.engine.api.healthy() else None
+
     async def _probe(self) -> str | None:
-        engine = self.engine
         try:
-            return (await engine.api.version()).boot if await engine.api.healthy() else None
+            return await self._boot()
         except Unreachable:
             return None
         except AgentError as error:
-            log.error("engine %s does not say what it is: %s", engine.config.name, error)
+            log.error("engine %s does not say what it is: %s", self.engine.config.name, error)
             return None
 
-    async def _up(self, boot: str, adopted: bool) -> None:
+    async def _up(self, boot: str, adopted: bool = True) -> None:
         """An engine runs: what passed in this very lifetime counts, everything else is loaded and verified anew."""
         engine = self.engine
         async with engine.changing:
             engine.came_up(await engine.api.version())
             listed = await engine.api.models()
             passed_boot, passed = self._journal.passed.get(engine.name, ("", ()))
-            ours = {name[-64:]: name for name, root in listed.items() if Path(root).parent == self._folder.releases}
+            ours = {name[-64:]: name for name, root in listed.items() if self._is_ours(root)}
             kept = {release: ours[release] for release in passed if release in ours} if passed_boot == boot else {}
             engine.loaded, engine.ready = dict(kept), set(kept)
             engine.listed_in_router = passed_boot == boot
             await self._note_passed(engine)
             await self._reconciler.tell_router()
-            for name in listed.keys() - set(kept.values()):
-                await engine.api.unload(name)
+            await self._settle(listed)
         self._reconciler.wake()
+
+    async def _settle(self, listed: dict[str, str]) -> None:
+        """Unloads what we loaded and no longer know of; what others loaded into an engine of theirs stays."""
+        engine = self.engine
+        unknown = {name: root for name, root in listed.items() if name not in engine.loaded.values()}
+        for name, root in unknown.items():
+            if not engine.config.attached or self._is_ours(root):
+                await engine.api.unload(name)
+        foreign = {name for name, root in unknown.items() if engine.config.attached and not self._is_ours(root)}
+        if foreign != engine.foreign:
+            log.warning("engine %s holds %d adapters that others loaded", engine.config.name, len(foreign))
+            engine.foreign = foreign
+            self._reconciler.wake()
+
+    def _is_ours(self, root: str) -> bool:
+        """Whether an adapter was loaded from this agent's folder, by this agent or one before it."""
+        return Path(root).parent == self._folder.releases
+
+    async def _compare(self) -> None:
+        """Notices what others load into an engine of theirs, and what they unload of ours."""
+        engine = self.engine
+        if engine.changing.locked():
+            return  # a load takes its time; an engine that dies under it must be noticed
+        async with engine.changing:
+            listed = await engine.api.models()
+            gone = {release for release, name in engine.loaded.items() if name not in listed}
+            if gone:
+                log.error("engine %s: %d releases were unloaded by others", engine.config.name, len(gone))
+                engine.drop(gone)
+                await self._note_passed(engine)
+                await self._reconciler.tell_router()
+                self._reconciler.wake()
+            await self._settle(listed)
 
     async def _down(self) -> None:
         engine = self.engine
@@ -106,6 +147,9 @@ class EngineLife:
 
 def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
     """How an engine of this kind is started."""
+    if isinstance(config, VllmEngine):
+        return vllm_argv(config, folder)
+    assert isinstance(config, EmbeddedEngine)
     return (
         *(sys.executable, "-m", "loradeck_agent.engines.embedded"),
         *("--state", str(folder), "--base", str(config.base)),

@@ -22,7 +22,15 @@ class AgentError(Exception):
 
 
 class Unreachable(AgentError):
-    """The other side did not answer: nothing is known about whether it acted."""
+    """The other side did not answer: nothing is known about whether it acted.
 
-    def __init__(self, where: str, why: str) -> None:
+    `silent`: it took the connection, or may have, and said nothing in time.
+    """
+
+    def __init__(self, where: str, why: str, *, silent: bool = False) -> None:
         super().__init__("unreachable", f"no answer from {where}", why)
+        self.silent = silent
+
+
+class ConfigError(AgentError):
+    """The configuration cannot be used; nothing was started."""

@@ -57,6 +57,11 @@ class StateFolder:
         return self.engine(name) / "engine.lock"
 
     @property
+    def digests(self) -> Path:
+        """What the files of bases hash to, so that an unchanged one is not read again."""
+        return self.root / "digests.json"
+
+    @property
     def releases(self) -> Path:
         return self.root / "releases"
 

@@ -95,6 +95,8 @@ class HttpClient:
 
     endpoint: Endpoint
     headers: Mapping[str, str] = field(default_factory=dict)
+    connections: int = field(default=0, init=False)
+    """Opened so far. While it stays, every answer came from the process that answered before."""
     _idle: list[_Line] = field(default_factory=list, init=False)
 
     async def call(
@@ -118,7 +120,8 @@ class HttpClient:
             async with asyncio.timeout(timeout):
                 return await self._call(method, path, body, size, sink)
         except TimeoutError as error:
-            raise Unreachable(str(self.endpoint), f"{method} {path} took more than {timeout:g} s") from error
+            why = f"{method} {path} took more than {timeout:g} s"
+            raise Unreachable(str(self.endpoint), why, silent=True) from error
         except (OSError, EOFError, h11.RemoteProtocolError) as error:
             raise Unreachable(str(self.endpoint), f"{method} {path}: {error or type(error).__name__}") from error
 
@@ -163,6 +166,7 @@ class HttpClient:
 
     async def _connect(self) -> _Line:
         at = self.endpoint
+        self.connections += 1
         if at.unix is not None:
             return _Line(*await asyncio.open_unix_connection(str(at.unix)))
         return _Line(*await asyncio.open_connection(at.host, at.port, ssl=at.tls))

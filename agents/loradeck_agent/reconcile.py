@@ -122,7 +122,7 @@ class Reconciler:
     async def _plan(self, engine: EngineReplica) -> residency.Residency:
         return residency.plan(
             self._named(),
-            engine.build.slots,
+            engine.slots,
             tuple(engine.loaded),
             base=engine.build.base,
             pins=tuple(self.pins.values()),
@@ -175,7 +175,7 @@ class Reconciler:
                 if failure is not None and failure.retry_at > time.monotonic():
                     due = min(due, failure.retry_at - time.monotonic())
                     continue
-                if len(engine.loaded) >= engine.build.slots and ref.id not in engine.loaded:
+                if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
                     due = min(due, UNLOAD_RETRY_S)  # a slot comes free when the last stream on it ends
                     continue
                 try:
@@ -237,11 +237,12 @@ class Reconciler:
                 plan = await self._plan(engine)
                 for release in plan.unload:
                     await self._unload(engine, release)
-                if len(engine.loaded) >= engine.build.slots and ref.id not in engine.loaded:
+                if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
                     raise AgentError(
                         "no_slot",
                         f"engine {engine.config.name} has no slot for this release",
-                        f"{len(engine.loaded)} of {engine.build.slots} are in use",
+                        f"{len(engine.loaded)} of {engine.slots} are in use"
+                        + (f", {len(engine.foreign)} more hold adapters that others loaded" if engine.foreign else ""),
                         "give the engine more slots, or move a tenant away",
                     )
                 return await self._load(engine, ref, canaries)
@@ -253,7 +254,7 @@ class Reconciler:
     async def _load(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
         name = ref.engine_name
         assert name is not None, "the base alone is never loaded"
-        folder = await self.store.ensure(ref, engine.build.base, engine.config.base)
+        folder = await self.store.ensure(ref, engine.build.base, engine.config.base, engine.config.rank_limit)
         if ref.id not in engine.loaded:
             await engine.api.load(name, folder)
         # "Loaded" is not "listed", and neither is "answers as it should".

@@ -17,6 +17,7 @@ from loradeck import artifacts
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.table import ReleaseRef
+from loradeck_agent.engine_config import RANKS
 from loradeck_agent.errors import AgentError
 from loradeck_agent.fetch import disk_error, fetch, told
 from loradeck_agent.folder import StateFolder, write_durably
@@ -31,15 +32,17 @@ class ReleaseStore:
         self._hub = hub
         self._turns: dict[str, asyncio.Lock] = {}
 
-    async def ensure(self, ref: ReleaseRef, base: str, base_folder: Path) -> Path:
+    async def ensure(self, ref: ReleaseRef, base: str, base_folder: Path, rank_limit: int | None = None) -> Path:
         """The folder of a release's adapter, present and verified against the base it is about to be loaded on.
 
         Args:
             base: digest of the base the engine runs.
+            rank_limit: highest rank that the engine takes; None where it takes any.
 
         Raises:
-            AgentError: `wrong_base`, `manifest_mismatch`, `truncated_safetensors`, `pickle_in_adapter`, ...;
-                `disk_full`; or why the hub did not give it. No file of another release was touched.
+            AgentError: `wrong_base`, `rank_too_high`, `manifest_mismatch`, `truncated_safetensors`,
+                `pickle_in_adapter`, ...; `disk_full`; or why the hub did not give it. No file of another release was
+                touched.
         """
         adapter = ref.release.adapter
         if adapter is None:
@@ -47,6 +50,8 @@ class ReleaseStore:
         async with self._turns.setdefault(adapter, asyncio.Lock()):
             manifest = await self._manifest(ref, adapter)
             _guard(ref, manifest, adapter, base)
+            if rank_limit is not None and manifest.rank > rank_limit:
+                raise _rank_too_high(manifest.rank, rank_limit)
             return await self.have(manifest, base_folder)
 
     async def have(self, manifest: AdapterManifest, base_folder: Path) -> Path:
@@ -107,6 +112,18 @@ def _guard(ref: ReleaseRef, manifest: AdapterManifest, adapter: str, base: str) 
             f"it names {short(manifest.base)}, the release {short(ref.release.base)}, the engine runs {short(base)}",
             "promote an adapter of this base, or place the route on nodes with the other",
         )
+
+
+def _rank_too_high(rank: int, limit: int) -> AgentError:
+    enough = next((one for one in RANKS if one >= rank), None)
+    return AgentError(
+        "rank_too_high",
+        "the adapter's rank is higher than the engine was started for",
+        f"rank {rank}, the engine takes up to {limit}",
+        f"start vLLM with --max-lora-rank {enough} and set `max_rank = {enough}`, or train with a rank of {limit}"
+        if enough
+        else f"vLLM takes ranks up to {RANKS[-1]}; train with a lower one",
+    )
 
 
 def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path, *, beside: Collection[str] = ()) -> None:

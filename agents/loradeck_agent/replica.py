@@ -7,10 +7,24 @@ from dataclasses import dataclass, field
 
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.table import ReleaseRef
-from loradeck_agent.config import EngineConfig
 from loradeck_agent.control import EngineSlot
-from loradeck_agent.engine_api import EngineApi, EngineVersion
+from loradeck_agent.engine_api import EngineAddress, EngineApi, EngineVersion
+from loradeck_agent.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.errors import AgentError
+from loradeck_agent.folder import StateFolder
+from loradeck_agent.vllm_api import VllmApi
+
+
+def open_api(config: EngineConfig, state: StateFolder) -> EngineApi:
+    """Calls to an engine as it is configured. Raises ConfigError when its key cannot be read."""
+    address = EngineAddress(socket=str(state.engine_socket(config.name)))
+    if not isinstance(config, VllmEngine):
+        return EngineApi(address)
+    if config.attached:
+        address = EngineAddress(
+            socket=str(config.socket or ""), url=config.url or "", key=str(config.key) if config.key else ""
+        )
+    return VllmApi(address, config, state.digests)
 
 
 @dataclass
@@ -26,6 +40,8 @@ class EngineReplica:
     """Release id -> name under which the engine lists it."""
     ready: set[str] = field(default_factory=set)
     """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
+    foreign: set[str] = field(default_factory=set)
+    """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     listed_in_router: bool = False
     """Whether the router may be told of this engine at all: its base was checked."""
     began: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,6 +64,17 @@ class EngineReplica:
             raise AgentError("engine_down", f"engine {self.config.name} does not run", self.name)
         return self.version
 
+    @property
+    def slots(self) -> int:
+        """Adapters of ours that the running engine can hold. Raises AgentError: `engine_down`."""
+        return max(0, self.build.slots - len(self.foreign))
+
+    def drop(self, releases: set[str]) -> None:
+        """These are no longer in the engine."""
+        self.ready -= releases
+        for release in releases:
+            self.loaded.pop(release, None)
+
     def runs(self, ref: ReleaseRef) -> bool:
         return self.version is not None and self.version.base == ref.release.served_base
 
@@ -61,6 +88,7 @@ class EngineReplica:
         self.state = EngineState.DOWN
         self.loaded.clear()
         self.ready.clear()
+        self.foreign.clear()
         self.listed_in_router = False
         self.api.close()
 
@@ -70,7 +98,9 @@ class EngineReplica:
             return None
         return EngineSlot(
             replica=self.name,
-            socket=str(self.api.socket),
+            socket=self.api.address.socket,
+            url=self.api.address.url,
+            key=self.api.address.key,
             base=self.version.base,
             base_name=self.version.base_name,
             ready=tuple(sorted(self.ready)),
@@ -85,6 +115,6 @@ class EngineReplica:
             base=version.base if version else None,
             base_name=version.base_name if version else "base",
             build=version.build if version else None,
-            slots=version.slots if version else self.config.slots,
+            slots=self.slots if version and self.up else self.config.slots,
             loaded=tuple(sorted(self.ready)),
         )

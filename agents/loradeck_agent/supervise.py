@@ -1,5 +1,7 @@
 """Keeps one router or engine running: starts it, adopts the one that runs already, restarts it when it ends.
 
+An engine that somebody else runs is only watched (`Watched`).
+
 Each runs in a session of its own with its output in a file, and outlives the agent. Two never run: the one
 that is there holds its lock, and a second could not take it.
 """
@@ -14,11 +16,11 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from loradeck_agent.errors import AgentError
+from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.folder import holder_of
 
 log = logging.getLogger(__name__)
@@ -28,18 +30,25 @@ TAKE_OVER_S = 1.0
 STEADY_S = 60.0
 """A process that lived this long starts the back-off again from its beginning."""
 
+WATCH_S = 0.5
+"""Between two looks at a program that somebody else runs."""
+
+SILENCES = 3
+"""Looks without an answer in time after which such a program counts as gone. A refused connection is the end."""
+
 LOG_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to start. `ready_s`: how long it may take until `probe` answers."""
+    """What to start. `ready_s`: how long it may take until `probe` answers; `environment`: added to ours."""
 
     name: str
     argv: tuple[str, ...]
     lock: Path
     log: Path
     ready_s: float
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,12 +131,15 @@ class Supervised:
 
     async def _take_over(self, boot: str, adopted: bool, ended: asyncio.Future[None]) -> None:
         """Tells the owner that the process answers, until the owner could do what it does then."""
+        said = ""
         while not ended.done():
             try:
                 await self._came_up(boot, adopted)
                 return
             except AgentError as error:
-                log.warning("%s is not taken over yet: %s", self.program.name, error)
+                if str(error) != said:
+                    log.warning("%s is not taken over yet: %s", self.program.name, error)
+                said = str(error)
             await asyncio.wait([ended], timeout=TAKE_OVER_S)
 
     def _start(self) -> int:
@@ -142,6 +154,7 @@ class Supervised:
                 stderr=out,
                 start_new_session=True,
                 cwd=program.log.parent,
+                env={**os.environ, **program.environment},
                 umask=0o077,
             )
         finally:
@@ -170,6 +183,90 @@ class Supervised:
         status = self._child.wait()
         self._child = None
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+class Watched:
+    """Watches one program that somebody else runs, for as long as `run` does. Never starts or ends it.
+
+    Args:
+        probe: the running process's boot id, None while it is not ready. May raise an AgentError.
+        came_up: called with the boot id of every process that comes up, until it raises no AgentError.
+        went_down: called when the process that was there, if any, is gone or is another.
+        look: called about twice a second while the process is up. May raise an AgentError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        probe: Callable[[], Awaitable[str | None]],
+        came_up: Callable[[str], Awaitable[None]],
+        went_down: Callable[[], Awaitable[None]],
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.name = name
+        self._probe = probe
+        self._came_up = came_up
+        self._went_down = went_down
+        self._look = look
+        self._boot: str | None = None
+        self._silences = 0
+        self._said = ""
+
+    async def run(self) -> None:
+        await self._turn(await self._seen())
+        if self._boot is None:
+            await self._lost("does not answer")
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self._turn(await self._seen())
+
+    async def _turn(self, boot: str | None) -> None:
+        """One look: `boot` is what runs now."""
+        if self._boot is not None and boot != self._boot:
+            await self._lost("is gone" if boot is None else "was started again")
+        try:
+            if boot is None:
+                return
+            if boot != self._boot:
+                await self._came_up(boot)
+                log.info("%s is up", self.name)
+                self._boot = boot
+            else:
+                await self._look()
+            self._said = ""
+        except AgentError as error:
+            self._say("is not used", error)
+
+    async def _lost(self, how: str) -> None:
+        log.error("%s %s", self.name, how)
+        self._boot = None
+        try:
+            await self._went_down()
+        except AgentError as error:
+            log.warning("after the end of %s: %s", self.name, error)
+
+    async def _seen(self) -> str | None:
+        """The boot id of what runs. One that is merely slow to answer is not gone."""
+        try:
+            boot = await self._probe()
+        except Unreachable as error:
+            self._silences = self._silences + 1 if error.silent else 0
+            if error.silent and self._silences < SILENCES:
+                log.warning("%s: %s", self.name, error)
+                return self._boot
+            return None
+        except AgentError as error:
+            self._say("does not say what it is", error)
+            return None
+        self._silences = 0
+        return boot
+
+    def _say(self, what: str, error: AgentError) -> None:
+        """Once, not at every look."""
+        if str(error) != self._said:
+            log.error("%s %s: %s", self.name, what, error)
+        self._said = str(error)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -25,7 +25,7 @@ def run(config: AgentConfig, log_level: str) -> None:
     Router, engines and jobs go on after that and are taken over by the next start; `stop` ends them too.
     """
     token = config.read_token()
-    config.check_bases()
+    config.check_engines()
     os.umask(0o077)
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(

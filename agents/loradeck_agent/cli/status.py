@@ -13,13 +13,14 @@ import click
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
-from loradeck_agent.config import AgentConfig, EngineConfig
+from loradeck_agent.config import AgentConfig
 from loradeck_agent.control import RouterControl
-from loradeck_agent.engine_api import EngineApi
+from loradeck_agent.engine_config import EngineConfig
 from loradeck_agent.errors import AgentError
 from loradeck_agent.executor import Executor, ExecutorFolder
 from loradeck_agent.folder import StateFolder, holder_of
 from loradeck_agent.journal import Journal
+from loradeck_agent.replica import open_api
 
 
 @click.command()
@@ -100,7 +101,7 @@ def _ref(ref: Any) -> dict[str, str] | None:
 
 
 async def _engine(config: AgentConfig, folder: StateFolder, engine: EngineConfig) -> dict[str, Any]:
-    api = EngineApi(folder.engine_socket(engine.name))
+    api = open_api(engine, folder)
     found: dict[str, Any] = {
         "engine": engine.name,
         "replica": config.replica_of(engine),

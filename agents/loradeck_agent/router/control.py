@@ -17,7 +17,6 @@ from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.router.admit import Admission
 from loradeck_agent.router.contact import Contact
-from loradeck_agent.router.proxy import COMPLETIONS
 from loradeck_agent.router.stats import Stats
 from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Contents, EngineAt, TableFault
@@ -173,10 +172,11 @@ class Control:
         if found is None:
             return _not_current(ask)
         _, target = found
-        url = COMPLETIONS["/v1/completions" if "prompt" in ask.body else "/v1/chat/completions"]
+        url = target.replica.urls["/v1/completions" if "prompt" in ask.body else "/v1/chat/completions"]
         target.replica.take()
         try:
-            async with target.replica.session.post(url, json={**ask.body, "model": target.model}) as answer:
+            body = {**ask.body, "model": target.model}
+            async with target.replica.session.post(url, json=body, allow_redirects=False) as answer:
                 raw = await answer.read()
         except (aiohttp.ClientError, TimeoutError) as lost:
             return _problem(502, "engine_unreachable", "The engine did not answer.", str(lost), "Ask again later.")

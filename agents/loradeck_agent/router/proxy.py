@@ -12,11 +12,10 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from loradeck_agent.router.admit import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
 from loradeck_agent.router.checks import ANSWER_CAP, Checks
-from loradeck_agent.router.replicas import Replica
+from loradeck_agent.router.replicas import COMPLETIONS, Replica
 from loradeck_agent.router.table import Key
 from loradeck_agent.router.trace import Trace
 
@@ -28,8 +27,6 @@ BODY_CAP = 4 * 2**20
 BODY_TIMEOUT_S = 60.0
 LOOK_UPS = 4
 """How often one request is looked up at most: after a lost connection, or when its release was left."""
-
-COMPLETIONS = {path: URL(f"http://engine{path}") for path in ("/v1/chat/completions", "/v1/completions")}
 
 _CALLER_LEFT = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -58,7 +55,7 @@ class Proxy:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path, method = request.path, request.method
         if method == "POST" and path in COMPLETIONS:
-            return await self._complete(request, COMPLETIONS[path])
+            return await self._complete(request, path)
         if method == "GET" and path == "/v1/models":
             return self._models(request)
         if method == "GET" and path == "/healthz":
@@ -82,7 +79,7 @@ class Proxy:
         data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in names]
         return web.json_response({"object": "list", "data": data})
 
-    async def _complete(self, request: web.BaseRequest, url: URL) -> web.StreamResponse:
+    async def _complete(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         tenants = self._tenants(request)  # before the body: strangers' bytes are not read
         if isinstance(tenants, Refusal):
             return _refused(tenants)
@@ -102,7 +99,7 @@ class Proxy:
             if isinstance(found, Refusal):
                 return _refused(found, request_id)
             try:
-                return await self._forward(request, found, url, asked)
+                return await self._forward(request, found, path, asked)
             except _LookUpAgain as again:
                 if again.failed is not None and again.failed is failed:
                     break  # the same engine twice: there is no other to ask
@@ -117,7 +114,7 @@ class Proxy:
     # ---- one admission -------------------------------------------------------------------------------------
 
     async def _forward(
-        self, request: web.BaseRequest, admitted: Admitted, url: URL, asked: dict[str, Any]
+        self, request: web.BaseRequest, admitted: Admitted, path: str, asked: dict[str, Any]
     ) -> web.StreamResponse:
         """Sends an admitted request to its engine and the answer back.
 
@@ -130,7 +127,7 @@ class Proxy:
         sent: web.StreamResponse | None = None
         try:
             async with target.replica.session.post(
-                url,
+                target.replica.urls[path],
                 data=body,
                 headers={"Content-Type": "application/json", "x-request-id": admitted.row.request},
                 allow_redirects=False,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import aiohttp
+from yarl import URL
 
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef
+from loradeck_agent.errors import ConfigError
 from loradeck_agent.router.table import EngineAt
+from loradeck_agent.secret import read_secret
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600)
 """An engine that has sent nothing for ten minutes is not going to."""
@@ -18,18 +25,25 @@ _IDLE_S = 3.0
 """Shorter than any engine's own keep-alive (uvicorn: 5 s), so that no request meets a closing connection."""
 
 
+COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""All that is ever asked of an engine through the router."""
+
+
 class Replica:
     """One engine as this router uses it. `open`: answers under way."""
 
-    __slots__ = ("_idle", "at", "open", "session")
+    __slots__ = ("_idle", "at", "open", "session", "urls")
 
     def __init__(self, at: EngineAt) -> None:
         self.at = at
         self.open = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        origin = "http://engine" if at.socket else at.url
+        self.urls = {path: URL(f"{origin}{path}") for path in COMPLETIONS}
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=at.socket, limit=0, keepalive_timeout=_IDLE_S),
+            connector=_connector(at),
+            headers=_authorization(at),
             timeout=_TIMEOUT,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -68,8 +82,25 @@ class Replica:
         return ref.engine_name or self.at.base_name
 
 
+def _connector(at: EngineAt) -> aiohttp.BaseConnector:
+    if at.socket:
+        return aiohttp.UnixConnector(path=at.socket, limit=0, keepalive_timeout=_IDLE_S)
+    return aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S)
+
+
+def _authorization(at: EngineAt) -> dict[str, str]:
+    """The engine's own key. A caller's is not passed on: the router has already judged it."""
+    if not at.key:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {read_secret(Path(at.key), 'key', 'correct the file')}"}
+    except ConfigError as error:
+        log.error("%s will refuse every request: %s", at.replica, error)
+        return {}
+
+
 class Replicas:
-    """All engines of the node. An engine whose socket stays keeps its connections."""
+    """All engines of the node. An engine that stays where it is keeps its connections."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Replica] = {}
@@ -83,7 +114,7 @@ class Replicas:
         before, self._by_name = self._by_name, {}
         for at in engines:
             known = before.pop(at.replica, None)
-            if known is not None and known.at.socket == at.socket:
+            if known is not None and _same_place(known.at, at):
                 known.at = at
                 self._by_name[at.replica] = known
             else:
@@ -103,3 +134,7 @@ class Replicas:
         task = asyncio.get_running_loop().create_task(replica.retire())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _same_place(before: EngineAt, now: EngineAt) -> bool:
+    return (before.socket, before.url, before.key) == (now.socket, now.url, now.key)

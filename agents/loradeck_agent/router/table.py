@@ -29,10 +29,12 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class EngineAt(Wire):
-    """One engine, as the agent last described it. `socket` is the path of its Unix socket."""
+    """One engine, as the agent last described it: the path of its Unix socket, or its URL where it has none."""
 
     replica: Name
-    socket: str
+    socket: str = ""
+    url: str = ""
+    key: str = Field("", description="path of the file with the key that it asks for; the key itself is not kept")
     base: Digest
     base_name: str = "base"
     ready: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loradeck_agent import daemon, engine_life, executor, link, proof, reconcile, releases, supervise
 from loradeck_agent.cli import main
-from loradeck_agent.config import EngineConfig
+from loradeck_agent.engine_config import EngineConfig
 
 HERE = Path(__file__).parent
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.config import AgentConfig, ConfigError
+from loradeck_agent.config import AgentConfig
+from loradeck_agent.errors import ConfigError
 
 GOOD = """\
 node = "gpu-01"
@@ -57,7 +58,7 @@ def test_one_engine_bears_the_nodes_name_and_several_their_own(tmp_path: Path) -
         ('node = "gpu-01"\n', "", "node: is missing"),
         ("slots = 4", "slots = 0", "line 16: engine.0.slots: Input should be greater than or equal to 1"),
         ("slots = 4", "slot = 4", "line 16: engine.0.slot: is not a setting that exists"),
-        ('kind = "embedded"', 'kind = "magic"', "line 14: engine.0.kind: Input should be 'embedded'"),
+        ('kind = "embedded"', 'kind = "magic"', "line 14: engine.0.kind: must be 'embedded' or 'vllm'"),
         ('"127.0.0.1:7500"', '"7500"', "line 10: router.listen: '7500' is not HOST:PORT"),
         ('"127.0.0.1:7500"', '"0.0.0.0:7500"', "line 9: router: callers send their keys"),
         ("http://127.0.0.1:7400", "http://hub.example.com:7400", "line 2: hub: 'http://hub.example.com:7400' would"),
@@ -124,6 +125,6 @@ def test_a_token_is_read_without_its_line_end_and_an_empty_or_absent_one_is_refu
 
 def test_an_absent_base_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        load(tmp_path, GOOD).check_bases()
+        load(tmp_path, GOOD).check_engines()
     assert error.value.code == "base_missing"
     assert "models/smollm2" in error.value.detail
