@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from tests.fleet import TENANT, Material, fleet_at, lay, told
 
 from incident.fleet import Fleet, Node, wait_for
@@ -73,6 +74,7 @@ class Faults:
         wait_for(f"another holder of {lock}", lambda: holder_of(lock) not in (None, pid), 30)
 
 
+@pytest.mark.timeout(120 + 30 * ROUNDS)
 async def test_no_kill_loses_an_acknowledged_move_or_lets_the_left_release_answer(material: Material) -> None:
     print(f"LORADECK_FAULT_SEED={SEED}")
     chance = random.Random(SEED)
