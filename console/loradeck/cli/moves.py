@@ -11,7 +11,7 @@ import click
 from loradeck.cli.exits import refused
 from loradeck.cli.naming import Pointer, event_named, pointer, pointer_and_release, release_named
 from loradeck.cli.options import reason_option, yes_option
-from loradeck.cli.output import ago, at_fault, span, utc
+from loradeck.cli.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.progress import in_time, report, wait_options
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import Wait, new_key
@@ -240,10 +240,9 @@ def _preview(s: Session, row: TenantRow) -> None:
         live = row.cause.live
         s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked   => {at_fault(row.cause.verdict)}")
     if preview.action is PreviewAction.ROLLBACK and preview.target is not None:
-        estimate = f"   est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else ""
         s.out.say(
             f" R ->  {_view(preview.target)}   served {span(preview.served_s)}, {preview.served_requests} requests   "
-            f"{preview.readiness.value} {preview.ready}/{preview.placed}{estimate}"
+            f"{nearness(preview)}"
         )
     elif preview.prepare is not None:
         s.out.say(f" R ->  cancels the pending promote, job {preview.prepare}")

@@ -17,6 +17,8 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel
 
+from loradeck.schemas.state import Preview, Readiness
+
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 
 
@@ -104,6 +106,22 @@ def width(text: str) -> int:
 def at_fault(verdict: str) -> str:
     """A row's verdict in the words of the console."""
     return _VERDICTS.get(verdict, verdict)
+
+
+def nearness(preview: Preview) -> str:
+    """`resident 2/2   est 6 ms`, `warm 1/2   load, 0.4 s`: how near R's target is to serving, by what was measured."""
+    said = f"{preview.readiness.value} {preview.ready}/{preview.placed}"
+    if preview.readiness is Readiness.RESIDENT:
+        return said + (f"   est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "")
+    without = [one.replica for one in preview.behind if not one.engine]
+    if without:
+        said += f"   no engine of its base on {', '.join(without)}"
+    late = [one for one in preview.behind if one.engine and one.readiness is not Readiness.UNKNOWN]
+    if late:
+        warm = all(one.readiness is Readiness.WARM for one in late)
+        took = f"{preview.wait_s:.1f} s" if preview.wait_s is not None else "never timed"
+        said += f"   {'load' if warm else 'cold'}, {took}"
+    return said
 
 
 def utc(ms: int | None) -> str:

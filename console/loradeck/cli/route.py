@@ -13,7 +13,7 @@ from loradeck.cli.files import checked, json_of, text_of, toml_of
 from loradeck.cli.naming import labels_of, owned_named, pointer
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
-from loradeck.cli.output import at_fault, share, span, utc
+from loradeck.cli.output import at_fault, nearness, share, span, utc
 from loradeck.cli.progress import replicas
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import HubApi
@@ -110,8 +110,7 @@ def _goes(preview: Preview) -> str:
     if preview.action is not PreviewAction.ROLLBACK or target is None:
         return f"none: {preview.refused or 'no release to go back to'}"
     asks = f"   asks: {preview.asks}" if preview.asks else ""
-    ready = f"{preview.readiness.value} {preview.ready}/{preview.placed}"
-    return f"{target.label} {short(target.id)} on {target.base_label}   {ready}{asks}"
+    return f"{target.label} {short(target.id)} on {target.base_label}   {nearness(preview)}{asks}"
 
 
 async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any]) -> None:

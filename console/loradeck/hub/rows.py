@@ -74,7 +74,6 @@ class Rows:
         preview = self._preview(key, pointer)
         recent = hub.counts.recent(key, live, now, pointer.generation) if live else Recent(seconds=1)
         attested = hub.facts.attested_generation(key, pointer.generation)
-        settled = hub.observer.settled(key)
         last = hub.last_move(pointer)
         left = last.from_release if last else None
         last_left, left_answered = self._left(key, pointer, left)
@@ -108,7 +107,7 @@ class Rows:
             listed=progress.listed,
             placed=progress.placed,
             attested=attested,
-            settled=settled,
+            settled=progress.settled,
             cause=self._cause(key, pointer, preview, placed),
             requests_per_s=round(recent.finished / recent.seconds, 3),
             error_share=recent.errors / recent.finished if recent.finished else None,
@@ -188,6 +187,7 @@ class Rows:
             estimate_ms=_rounded(hub.observer.estimate_ms(key)) if near.worst is Readiness.RESIDENT else None,
             behind=near.behind,
             wait_s=_rounded(readiness.wait(near.behind)),
+            gap=hub.config(key).gap,
             served_s=_rounded(seconds),
             served_requests=requests,
             streams=sum(c.streams for c in hub.counts.counters(key) if c.release == pointer.release),

@@ -16,6 +16,7 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckState, EngineState
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.release import Form
+from loradeck.schemas.route import Gap
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 
@@ -82,6 +83,7 @@ class Preview(Wire):
         None,
         description="until the slowest of them could answer, as measured; None: nothing to wait for, or not measured",
     )
+    gap: Gap = Field(Gap.LEFT, description="what such a replica does until it can answer with the target")
     served_s: float | None = Field(None, description="how long the target served on this pointer")
     served_requests: int = 0
     streams: int = Field(0, description="answers of the current release under way")

@@ -6,11 +6,19 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.route import Soak
-from loradeck.schemas.state import Health, PreviewAction, Readiness, ReleaseView, TenantRow
+from loradeck.schemas.state import (
+    Health,
+    Preview,
+    PreviewAction,
+    Readiness,
+    ReleaseView,
+    ReplicaReadiness,
+    TenantRow,
+)
 from loradeck.tui.dispatch import Act, Ask, Refuse, Verdict, gate_says
 from loradeck.tui.moves import Tell
 from loradeck.tui.state import ConsoleState, Link
-from loradeck.tui.text import BLANK, Line, Span, age, clean, clock, count, line, percent, plural
+from loradeck.tui.text import BLANK, Line, Span, age, clean, clock, count, line, percent, plural, span
 
 WIDE = 100
 """From this many columns on the wide form of a line is shown."""
@@ -179,21 +187,61 @@ def goes_to(row: TenantRow, wide: bool) -> list[Line]:
     served = "never served here"
     if preview.served_s is not None:
         served = f"served {age(preview.served_s)}, {count(preview.served_requests)} req"
-    holds = preview.readiness.value
-    where = f"{holds} {preview.ready}/{preview.placed}"
-    if preview.readiness is Readiness.UNKNOWN:
-        where = "no replica is heard from"
-    estimate = f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
     style = "good" if preview.readiness is Readiness.RESIDENT else "warn"
     first = line(
-        label, Span(_full(preview.target, wide), "bold"), f"   {served}   ", Span(where, style), f"   {estimate}"
+        label,
+        Span(_full(preview.target, wide), "bold"),
+        f"   {served}   ",
+        Span(holds(preview), style),
+        f"   {takes(preview)}",
     )
     return [first, _skipped(row)]
 
 
+def holds(preview: Preview) -> str:
+    """`resident 4/4`, `warm 3/4`: how near the target is to serving at worst, and on how many replicas it is ready."""
+    if preview.readiness is Readiness.UNKNOWN:
+        return "no replica is heard from"
+    return f"{preview.readiness.value} {preview.ready}/{preview.placed}"
+
+
+def takes(preview: Preview) -> str:
+    """How long R would take until every replica answers with the target, by what was measured; never a guess."""
+    if preview.readiness is Readiness.RESIDENT:
+        return f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
+    if preview.readiness is Readiness.UNKNOWN:
+        return ""
+    late = [one for one in preview.behind if one.engine and one.readiness is not Readiness.UNKNOWN]
+    if not late:
+        return "no engine of its base there"
+    if all(one.readiness is Readiness.WARM for one in late):
+        return f"loads in {span(preview.wait_s)}" if preview.wait_s is not None else "its load was never timed"
+    return f"cold, {span(preview.wait_s)}" if preview.wait_s is not None else "cold, never timed"
+
+
+def _behind(preview: Preview) -> str:
+    """The replicas that would answer later than the others, and what they do until then."""
+    if not preview.behind:
+        return ""
+    named = ", ".join(_one_behind(one, preview) for one in preview.behind[:2])
+    more = f" and {len(preview.behind) - 2} more" if len(preview.behind) > 2 else ""
+    return f"not on {named}{more}; gap policy {preview.gap.value}"
+
+
+def _one_behind(one: ReplicaReadiness, preview: Preview) -> str:
+    if not one.engine:
+        base = clean(preview.target.base_label) if preview.target else "its base"
+        return f"{clean(one.replica)} (no engine of {base})"
+    took = f" {span(one.seconds)}" if one.seconds is not None else ""
+    how = "unheard" if one.readiness is Readiness.UNKNOWN else one.readiness.value
+    return f"{clean(one.replica)} ({how}{took})"
+
+
 def _skipped(row: TenantRow) -> Line:
     preview = row.preview
-    parts = [
+    behind = _behind(preview) if preview.action is PreviewAction.ROLLBACK else ""
+    parts = [behind] if behind else []
+    parts += [
         f"skipped {clean(skipped.release.label)} {short(skipped.release.id)}: {clean(skipped.reason)}"
         for skipped in preview.skipped[:2]
     ]

@@ -121,6 +121,15 @@ def age(seconds: float) -> str:
     return f"{minutes // 1440}d{minutes // 60 % 24:02d}"
 
 
+def span(seconds: float) -> str:
+    """A measured time: 80 ms, 0.4 s, 41 s, 3 min."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
+
+
 def coarse_age(seconds: float) -> str:
     """An age that changes once a minute, for columns: 0h14, 2d11."""
     minutes = max(0, int(seconds // 60))
