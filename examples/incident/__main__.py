@@ -28,6 +28,7 @@ from loradeck_agent.basemodel import BaseModelError, ensure_base
 
 
 def main() -> int:
+    began = time.monotonic()
     options = _options()
     progress = Progress()
     root = platformdirs.user_cache_path("loradeck") / "demo"
@@ -41,7 +42,7 @@ def main() -> int:
             base = ensure_base(progress=step.update)
         fleet = Fleet(root=root, base=base)
         try:
-            return asyncio.run(_until_ended(run(fleet, options, progress, time.monotonic())))
+            return asyncio.run(_until_ended(run(fleet, options, progress, began)))
         finally:
             with progress.step("stopping the fleet"):
                 fleet.stop()
@@ -65,9 +66,10 @@ def _options() -> argparse.Namespace:
 
 
 async def _until_ended(course: Coroutine[None, None, int]) -> int:
-    """Run it; SIGTERM ends it as Ctrl-C does, so that the fleet is stopped in order."""
+    """Run it; SIGTERM and a lost terminal end it as Ctrl-C does, so that the fleet is stopped in order."""
     task = asyncio.ensure_future(course)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await task
 
 
