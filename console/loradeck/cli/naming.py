@@ -6,10 +6,10 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 from loradeck.cli.exits import misused, refused
+from loradeck.client import moments
 from loradeck.client.answers import DatasetEntry, SuiteEntry
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
@@ -174,7 +174,7 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def moment(text: str, *, interactive: bool, now_ms: int | None = None) -> int:
-    """Milliseconds since 1970 UTC of `2026-03-01T14:05Z`, `14:05Z` (the last one passed) or with `+01:00`.
+    """Milliseconds since 1970 UTC of a time as people type it (`loradeck.client.moments`).
 
     A time without a zone is taken as this machine's local time where somebody sees what it came to before it
     counts, and refused where nobody does.
@@ -182,43 +182,7 @@ def moment(text: str, *, interactive: bool, now_ms: int | None = None) -> int:
     Raises:
         CliError: not a time, without a zone when not interactive, or in the future.
     """
-    now = now_ms if now_ms is not None else int(time.time() * 1000)
-    moment_ = _parse(text, datetime.fromtimestamp(now / 1000, UTC))
-    if moment_ is None:
-        raise misused(
-            "this is no time", where=repr(text), fix="give 2026-03-01T14:05Z, 14:05Z, or a zone such as +01:00"
-        )
-    when, bare_clock = moment_
-    if when.tzinfo is None:
-        if not interactive:
-            raise misused(
-                "a time without a zone is not taken from a script",
-                where=repr(text),
-                fix=f"say {text}Z for UTC, or add the zone",
-                code="no_zone",
-            )
-        when = when.astimezone()
-    if bare_clock and when.timestamp() * 1000 > now:
-        when -= timedelta(days=1)
-    at = int(when.timestamp() * 1000)
-    if at > now:
-        raise misused("this time has not come yet", where=repr(text), fix="give a time in the past")
-    return at
-
-
-def _parse(text: str, now: datetime) -> tuple[datetime, bool] | None:
-    """The time, and whether only a clock time was given."""
-    word = text.strip().replace("z", "Z")
-    clock = re.fullmatch(r"(\d\d?):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d\d)?", word)
     try:
-        if not clock:
-            return datetime.fromisoformat(word), False
-        hour, minute, second, zone = clock.groups()
-        stamp = f"{int(hour):02d}:{minute}:{second or '00'}"
-        if zone is None:
-            today = now.astimezone().date()
-            return datetime.fromisoformat(f"{today}T{stamp}"), True
-        offset = datetime.fromisoformat(f"2000-01-01T{stamp}{zone}").tzinfo
-        return datetime.fromisoformat(f"{now.astimezone(offset).date()}T{stamp}{zone}"), True
-    except ValueError:
-        return None
+        return moments.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive)
+    except moments.MomentError as error:
+        raise misused(str(error), where=repr(text), fix=error.fix, code=error.code) from None

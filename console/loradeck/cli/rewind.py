@@ -16,7 +16,7 @@ from loradeck.schemas.moves import RewindPlan, RewindRequest
 
 
 @click.command()
-@click.option("--to", "to", required=True, metavar="REV|TIME", help="A rev, or a time with its zone: 14:05Z.")
+@click.option("--to", "to", required=True, metavar="REV|TIME", help="A rev, or a time: 14:05Z, '20m ago'.")
 @click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")

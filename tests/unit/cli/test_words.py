@@ -31,6 +31,10 @@ def at(*parts: int) -> int:
         ("02:58:30Z", (2026, 3, 2, 2, 58, 30)),
         ("00:30+01:00", (2026, 3, 1, 23, 30)),
         ("23:30-05:00", (2026, 3, 2, 4, 30)),
+        ("20 minutes ago", (2026, 3, 2, 11, 40)),
+        ("90s ago", (2026, 3, 2, 11, 58, 30)),
+        ("3h ago", (2026, 3, 2, 9, 0)),
+        ("2 days ago", (2026, 2, 28, 12, 0)),
     ],
 )
 def test_a_time_with_its_zone_is_the_last_one_passed(text: str, expected: tuple[int, ...]) -> None:
@@ -46,7 +50,7 @@ def test_a_time_without_a_zone_is_read_only_where_somebody_sees_what_it_came_to(
     assert moment(text, interactive=True, now_ms=NOW) <= NOW
 
 
-@pytest.mark.parametrize("text", ["", "now", "25:00Z", "14:61Z", "2026-13-01T00:00Z", "2026-03-03T00:00Z", "1e3"])
+@pytest.mark.parametrize("text", ["", "now", "25:00Z", "14:61Z", "2026-13-01T00:00Z", "2026-03-03T00:00Z", "1e3", "20m", "x ago", "999999d ago"])
 def test_what_is_no_time_or_has_not_come_is_refused(text: str) -> None:
     with pytest.raises(CliError):
         moment(text, interactive=True, now_ms=NOW)

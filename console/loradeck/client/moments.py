@@ -1,0 +1,69 @@
+"""Times as people type them: `14:05Z`, `2026-03-01T14:05+01:00`, `20 minutes ago`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_AGO = re.compile(r"(\d{1,6})\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)\s+ago")
+_CLOCK = re.compile(r"(\d\d?):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d\d)?")
+
+
+class MomentError(ValueError):
+    """What was typed is no time that has passed. `fix` says what to type; `code` is 'usage' or 'no_zone'."""
+
+    def __init__(self, what: str, fix: str, code: str = "usage") -> None:
+        super().__init__(what)
+        self.fix = fix
+        self.code = code
+
+
+def moment(text: str, *, now_ms: int, zoneless: bool) -> int:
+    """Milliseconds since 1970 UTC of `2026-03-01T14:05Z`, `14:05Z` (the last one passed), `14:05+01:00`, `20m ago`.
+
+    Args:
+        zoneless: take a time without a zone as this machine's local time. Only where somebody sees what it came
+            to before it counts.
+
+    Raises:
+        MomentError: not a time, without a zone where none is taken, or in the future.
+    """
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    parsed = _parse(text, now)
+    if parsed is None:
+        raise MomentError("this is no time", "give 2026-03-01T14:05Z, 14:05Z, a zone such as +01:00, or 20m ago")
+    when, bare_clock = parsed
+    if when.tzinfo is None:
+        if not zoneless:
+            raise MomentError(
+                "a time without a zone is not taken from a script",
+                f"say {text}Z for UTC, or add the zone",
+                "no_zone",
+            )
+        when = when.astimezone()
+    if bare_clock and when > now:
+        when -= timedelta(days=1)
+    if when > now:
+        raise MomentError("this time has not come yet", "give a time in the past")
+    return int(when.timestamp() * 1000)
+
+
+def _parse(text: str, now: datetime) -> tuple[datetime, bool] | None:
+    """The time, and whether only a clock time was given."""
+    word = text.strip().replace("z", "Z")
+    try:
+        if ago := _AGO.fullmatch(word):
+            return now - timedelta(**{_UNITS[ago[2][0]]: int(ago[1])}), False
+        clock = _CLOCK.fullmatch(word)
+        if not clock:
+            return datetime.fromisoformat(word), False
+        hour, minute, second, zone = clock.groups()
+        stamp = f"{int(hour):02d}:{minute}:{second or '00'}"
+        if zone is None:
+            today = now.astimezone().date()
+            return datetime.fromisoformat(f"{today}T{stamp}"), True
+        offset = datetime.fromisoformat(f"2000-01-01T{stamp}{zone}").tzinfo
+        return datetime.fromisoformat(f"{now.astimezone(offset).date()}T{stamp}{zone}"), True
+    except (ValueError, OverflowError):
+        return None
