@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import loradeck_agent
+from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.schemas.link import (
     Ack,
     AckState,
@@ -50,6 +51,7 @@ from loradeck_agent.inputs import InputStore
 from loradeck_agent.jobs import Jobs
 from loradeck_agent.journal import Cursor, Journal
 from loradeck_agent.link import Link
+from loradeck_agent.measured import Measured
 from loradeck_agent.proof import Prover
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.records import CanaryRecords
@@ -82,8 +84,10 @@ class Agent:
         self.table = DesiredTable(cursor=self.journal.cursor)
         self.router = RouterControl(self.folder)
         self.hub = HubApi(config, token)
+        measured = Measured(self.folder.measured)
         self.engines = tuple(
-            EngineReplica(config.replica_of(engine), engine, open_api(engine, self.folder)) for engine in config.engine
+            EngineReplica(config.replica_of(engine), engine, open_api(engine, self.folder), measured)
+            for engine in config.engine
         )
         self.link = Link(
             config, token, hello=self._hello, handle=self._handle, changed=self._link_changed, noted=self._write_status
@@ -126,6 +130,7 @@ class Agent:
         self._router_boot = ""
         self._unpins: set[tuple[str, str]] = set()
         self._resync_at = 0.0
+        self._stored_said: frozenset[str] = frozenset()
         self._background: set[asyncio.Task[None]] = set()
 
     # ---- life ----------------------------------------------------------------------------------------------
@@ -157,6 +162,7 @@ class Agent:
     def _parts(self) -> list[Coroutine[None, None, None]]:
         return [
             self._supervised_router().run(),
+            self._know_bases(),
             *(self._life_of(engine).run() for engine in self.engines),
             *(self.reconciler.keep(engine) for engine in self.engines),
             self._linked(),
@@ -166,6 +172,14 @@ class Agent:
             self.jobs.run(),
             self.telemetry.run(),
         ]
+
+    async def _know_bases(self) -> None:
+        """What lies in each base's folder, before its engine says so: a replica counts from the agent's start on."""
+        for engine in self.engines:
+            try:
+                engine.files = await asyncio.to_thread(base_digest, engine.config.base, cache=self.folder.digests)
+            except (BadArtifact, OSError) as error:
+                log.error("the base of engine %s cannot be read: %s", engine.config.name, error)
 
     async def _close(self) -> None:
         for task in self._background:
@@ -214,7 +228,12 @@ class Agent:
             replicas=tuple(engine.report() for engine in self.engines),
             pins=tuple(self.pins.values()),
             jobs=self.jobs.running(),
+            stored=tuple(sorted(self._say_stored())),
         )
+
+    def _say_stored(self) -> frozenset[str]:
+        self._stored_said = self.store.stored
+        return self._stored_said
 
     async def _handle(self, message: DownMessage) -> None:
         try:
@@ -488,6 +507,7 @@ class Agent:
                     pins=tuple(self.pins.values()),
                     rev=self._durable.rev,
                     epoch=self._durable.epoch,
+                    stored=tuple(sorted(self._say_stored())) if self.store.stored != self._stored_said else None,
                 )
             )
 

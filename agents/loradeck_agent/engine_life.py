@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class EngineLife:
         self._prover = prover
         self._acks = acks
         self._note_passed = note_passed
+        self._process: Supervised | None = None
 
     async def run(self) -> None:
         name = self.engine.config.name
@@ -69,7 +71,8 @@ class EngineLife:
             ENGINE_READY_S,
             vllm_environment(self.engine.config) if isinstance(self.engine.config, VllmEngine) else {},
         )
-        await Supervised(program, probe=self._probe, came_up=self._up, went_down=self._down).run()
+        self._process = Supervised(program, probe=self._probe, came_up=self._up, went_down=self._down)
+        await self._process.run()
 
     async def _boot(self) -> str | None:
         """Boot id of the engine that answers; None while it is starting."""
@@ -87,8 +90,12 @@ class EngineLife:
     async def _up(self, boot: str, adopted: bool = True) -> None:
         """An engine runs: what passed in this very lifetime counts, everything else is loaded and verified anew."""
         engine = self.engine
+        took = time.monotonic() - self._process.began if self._process is not None and not adopted else None
         async with engine.changing:
+            first = not engine.up
             engine.came_up(await engine.api.version())
+            if first and took is not None:
+                engine.measured.note(engine.build.base, start=took)
             listed = await engine.api.models()
             passed_boot, passed = self._journal.passed.get(engine.name, ("", ()))
             ours = {name[-64:]: name for name, root in listed.items() if self._is_ours(root)}

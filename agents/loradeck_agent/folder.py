@@ -57,6 +57,11 @@ class StateFolder:
         return self.engine(name) / "engine.lock"
 
     @property
+    def measured(self) -> Path:
+        """How long starts, fetches and loads took here."""
+        return self.root / "measured.json"
+
+    @property
     def digests(self) -> Path:
         """What the files of bases hash to, so that an unchanged one is not read again."""
         return self.root / "digests.json"

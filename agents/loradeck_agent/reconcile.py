@@ -254,7 +254,12 @@ class Reconciler:
     async def _load(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
         name = ref.engine_name
         assert name is not None, "the base alone is never loaded"
-        folder = await self.store.ensure(ref, engine.build.base, engine.config.base, engine.config.rank_limit)
+        base, was_here = engine.build.base, ref.release.adapter in self.store.stored
+        began = time.monotonic()
+        folder = await self.store.ensure(ref, base, engine.config.base, engine.config.rank_limit)
+        if not was_here:
+            engine.measured.note(base, fetch=time.monotonic() - began)
+            began = time.monotonic()
         if ref.id not in engine.loaded:
             await engine.api.load(name, folder)
         # "Loaded" is not "listed", and neither is "answers as it should".
@@ -273,6 +278,7 @@ class Reconciler:
             del engine.loaded[ref.id]
             raise _wrong_answers(verdict)
         engine.ready.add(ref.id)
+        engine.measured.note(base, load=time.monotonic() - began)
         await self._note_passed(engine)
         self._failures.pop((engine.name, ref.id), None)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)

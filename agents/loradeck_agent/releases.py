@@ -31,6 +31,12 @@ class ReleaseStore:
         self._folder = folder
         self._hub = hub
         self._turns: dict[str, asyncio.Lock] = {}
+        self._stored = {path.stem for path in folder.releases.glob("*.json") if path.with_suffix("").is_dir()}
+
+    @property
+    def stored(self) -> frozenset[str]:
+        """Digests of the adapters that lie here whole, with their manifests."""
+        return frozenset(self._stored)
 
     async def ensure(self, ref: ReleaseRef, base: str, base_folder: Path, rank_limit: int | None = None) -> Path:
         """The folder of a release's adapter, present and verified against the base it is about to be loaded on.
@@ -61,11 +67,13 @@ class ReleaseStore:
         if target.is_dir():
             await asyncio.to_thread(verify, target)
             return target
+        self._stored.discard(digest)
         await fetch(self._hub, manifest.files, target, verify=verify)
         try:
             await asyncio.to_thread(write_durably, self._manifest_path(digest), manifest.model_dump_json().encode())
         except OSError as error:
             raise disk_error(error, self._manifest_path(digest)) from error
+        self._stored.add(digest)
         return target
 
     def _manifest_path(self, digest: str) -> Path:

@@ -12,6 +12,7 @@ from loradeck_agent.engine_api import EngineAddress, EngineApi, EngineVersion
 from loradeck_agent.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.errors import AgentError
 from loradeck_agent.folder import StateFolder
+from loradeck_agent.measured import Measured
 from loradeck_agent.vllm_api import VllmApi
 
 
@@ -34,7 +35,10 @@ class EngineReplica:
     name: str
     config: EngineConfig
     api: EngineApi
+    measured: Measured
     state: EngineState = EngineState.STARTING
+    files: str | None = None
+    """Digest of the base in its folder, known before an engine has said what it runs."""
     version: EngineVersion | None = None
     loaded: dict[str, str] = field(default_factory=dict)
     """Release id -> name under which the engine lists it."""
@@ -75,8 +79,13 @@ class EngineReplica:
         for release in releases:
             self.loaded.pop(release, None)
 
+    @property
+    def base(self) -> str | None:
+        """Digest of the base that it runs, ran last, or would run; None while that is not known."""
+        return self.version.base if self.version is not None else self.files
+
     def runs(self, ref: ReleaseRef) -> bool:
-        return self.version is not None and self.version.base == ref.release.served_base
+        return self.base == ref.release.served_base
 
     def came_up(self, version: EngineVersion) -> None:
         self.version = version
@@ -108,13 +117,17 @@ class EngineReplica:
 
     def report(self) -> Replica:
         version = self.version
+        took = self.measured.of(self.base)
         return Replica(
             replica=self.name,
             state=self.state,
             boot=version.boot if version else "",
-            base=version.base if version else None,
+            base=self.base,
             base_name=version.base_name if version else "base",
             build=version.build if version else None,
             slots=self.slots if version and self.up else self.config.slots,
             loaded=tuple(sorted(self.ready)),
+            start_s=took.start_s,
+            fetch_s=took.fetch_s,
+            load_s=took.load_s,
         )

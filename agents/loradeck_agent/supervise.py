@@ -84,6 +84,8 @@ class Supervised:
         self.program = program
         self.pid: int | None = None
         self.starts = 0
+        self.began = 0.0
+        """When the process that runs was started, if by us; monotonic seconds."""
         self._probe = probe
         self._came_up = came_up
         self._went_down = went_down
@@ -160,6 +162,7 @@ class Supervised:
         finally:
             os.close(out)
         self.starts += 1
+        self.began = time.monotonic()
         return self._child.pid
 
     async def _until_ready(self, ended: asyncio.Future[None], watch: int) -> str | None:
