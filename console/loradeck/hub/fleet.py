@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from loradeck.rules.placement import fits
@@ -103,6 +104,38 @@ class AckRecord:
         return self.state in (AckState.PROVEN, AckState.LISTED)
 
 
+class Change(Enum):
+    """What a report changed of its node."""
+
+    NOTHING = auto()
+    SHOWN = auto()
+    """What is loaded, stored or pinned: rows are to be put together anew."""
+    PLACED = auto()
+    """Which replicas there are, of which base, with how many slots, and whether they are up."""
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """The replicas of one base on the nodes that carry some labels. `version` grows with every change of who is
+    in it, or of who of them is lost; not with what they load."""
+
+    placement: dict[str, str]
+    base: str
+    nodes: dict[str, Node] = field(default_factory=dict)
+    version: int = 0
+    placed: tuple[tuple[Node, Replica], ...] | None = None
+
+    def changed(self) -> None:
+        self.version += 1
+        self.placed = None
+
+    def holds(self, node: Node, replica: str) -> bool:
+        """Whether a replica of a node is placed here."""
+        if node.name not in self.nodes or (node.drained and node.lost):
+            return False
+        return any(r.replica == replica and r.base == self.base for r in node.replicas)
+
+
 class Fleet:
     """All nodes and acknowledgements. `clock` is monotonic, in seconds."""
 
@@ -112,10 +145,14 @@ class Fleet:
         self.nodes: dict[str, Node] = {n.name: n for n in nodes}
         self._acks: dict[Key, dict[str, AckRecord]] = {}
         self._where: dict[str, str] = {}
-        self._placed: dict[tuple[frozenset[tuple[str, str]], str], tuple[tuple[Node, Replica], ...]] = {}
+        self._groups: dict[tuple[frozenset[tuple[str, str]], str], Group] = {}
+        self._groups_of: dict[str, set[Group]] = {}
+        """Node -> the groups it is in, so that a report touches these only."""
         self._bases: frozenset[str] | None = None
-        self.version = 0
-        """Grows whenever something changed that placement or a preview depends on."""
+        self.kept_version = 0
+        """Grows whenever something changed that outlives the hub."""
+        self.voids = 0
+        """Grows whenever acknowledgements were taken back."""
         for node in self.nodes.values():
             self._index(node)
 
@@ -127,7 +164,9 @@ class Fleet:
 
     def hello(self, hello: Hello, link: Link) -> Node:
         """A node has linked. It replaces an older link of the same node."""
+        new = hello.node not in self.nodes
         node = self.nodes.setdefault(hello.node, Node(hello.node))
+        before = None if new or node.version != hello.version else _shape(node)
         node.link = link
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
         self._void(node.replicas, hello.replicas)
@@ -135,25 +174,27 @@ class Fleet:
         node.pins = hello.pins
         node.stored, node.memory_gb = frozenset(hello.stored), hello.memory_gb
         self.heard(node)
-        self._changed()
+        self._regroup(node, before)
         return node
 
-    def report(self, node: Node, report: Report) -> bool:
-        """A node's telemetry; whether replicas, pins or what lies on its disk changed."""
+    def report(self, node: Node, report: Report) -> Change:
+        """A node's telemetry; what it changed."""
+        node.host, node.gpus, node.nvml = report.host, report.gpus, report.nvml
         stored = node.stored if report.stored is None else frozenset(report.stored)
         moved = (report.replicas, report.pins, stored) != (node.replicas, node.pins, node.stored)
-        if moved:
-            node.stored = stored
-            self._set_replicas(node, report.replicas)
-            node.pins = report.pins
-            self._changed()
-        node.host, node.gpus, node.nvml = report.host, report.gpus, report.nvml
-        return moved
+        if not moved:
+            return Change.NOTHING
+        before = _shape(node)
+        node.stored = stored
+        self._set_replicas(node, report.replicas)
+        node.pins = report.pins
+        return Change.PLACED if self._regroup(node, before) else Change.SHOWN
 
     def _void(self, before: Iterable[Replica], now: Iterable[Replica]) -> None:
         """Take back what was acknowledged on engines that did not live through the time without a link."""
         alive = {r.replica: r.boot for r in now if r.state is EngineState.UP}
         for gone in (r.replica for r in before if alive.get(r.replica) != r.boot):
+            self.voids += 1
             for records in self._acks.values():
                 record = records.get(gone)
                 if record is not None:
@@ -170,14 +211,13 @@ class Fleet:
         node.heard = self.clock()
         if node.lost:
             node.lost = False
-            self._changed()
+            self._members_changed(node)
 
     def unlinked(self, node: Node, link: Link) -> bool:
         """A link has ended; whether it was the node's current one."""
         if node.link is not link:
             return False
         node.link = None
-        self._changed()
         return True
 
     def newly_lost(self) -> list[Node]:
@@ -185,10 +225,13 @@ class Fleet:
         limit = self.clock() - LINK_TTL_S
         lost = [n for n in self.nodes.values() if not n.lost and max(n.heard or self.started, self.started) < limit]
         for node in lost:
-            node.lost = True
-        if lost:
-            self._changed()
+            self.lose(node)
         return lost
+
+    def lose(self, node: Node) -> None:
+        """A node passed its TTL."""
+        node.lost = True
+        self._members_changed(node)
 
     def heard_age(self, node: Node) -> float | None:
         return None if node.heard is None else max(0.0, self.clock() - node.heard)
@@ -197,32 +240,71 @@ class Fleet:
         """Name of the node that a replica was last seen on."""
         return self._where.get(replica)
 
-    def order_changed(self) -> None:
-        self._changed()
-
-    def _changed(self) -> None:
-        self.version += 1
-        self._placed.clear()
-        self._bases = None
+    def order_changed(self, node: Node) -> None:
+        """A node was drained, cordoned or taken back."""
+        self.kept_version += 1
+        self._members_changed(node)
 
     # ---- placement -----------------------------------------------------------------------------------------
+
+    def _members_changed(self, node: Node) -> None:
+        for group in self._groups_of.get(node.name, ()):
+            group.changed()
+
+    def _regroup(self, node: Node, before: Shape | None) -> bool:
+        """Put a node where it belongs now; whether anything changed but what it has loaded."""
+        mine = self._groups_of.setdefault(node.name, set())
+        for group in mine:
+            group.placed = None  # it holds the node's replicas as they were
+        if _shape(node) == before:
+            return False
+        self.kept_version += 1
+        self._bases = None
+        for group in self._groups.values():
+            inside = _belongs(node, group)
+            if inside or group in mine:
+                group.changed()
+            if inside:
+                group.nodes[node.name] = node
+                mine.add(group)
+            elif group in mine:
+                del group.nodes[node.name]
+                mine.remove(group)
+        return True
+
+    def group(self, placement: dict[str, str], base: str) -> Group:
+        """The replicas of a base on the nodes that carry these labels; it is kept up to date."""
+        name = (frozenset(placement.items()), base)
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = Group(dict(placement), base)
+            for node in self.nodes.values():
+                if _belongs(node, group):
+                    group.nodes[node.name] = node
+                    self._groups_of.setdefault(node.name, set()).add(group)
+        return group
 
     def placed(self, placement: dict[str, str], base: str) -> tuple[tuple[Node, Replica], ...]:
         """Replicas of a base on the nodes that carry these labels, unreachable ones too.
 
         A drained node counts as long as it is heard from: until then it may still answer.
         """
-        name = (frozenset(placement.items()), base)
-        found = self._placed.get(name)
-        if found is None:
-            found = self._placed[name] = tuple(
+        group = self.group(placement, base)
+        if group.placed is None:
+            group.placed = tuple(
                 (node, replica)
-                for node in sorted(self.nodes.values(), key=lambda n: n.name)
-                if fits(node.labels, placement) and not (node.drained and node.lost)
+                for _, node in sorted(group.nodes.items())
+                if not (node.drained and node.lost)
                 for replica in node.replicas
                 if replica.base == base
             )
-        return found
+        return group.placed
+
+    def one_base(self, base: str) -> bool:
+        """Whether no engine of the fleet runs another base, so that no move leaves a replica behind."""
+        if self._bases is None:
+            self._bases = frozenset(r.base for node in self.nodes.values() for r in node.replicas if r.base)
+        return self._bases <= {base}
 
     def left_behind(
         self, placement: dict[str, str], base: str, acks: Mapping[str, AckRecord]
@@ -231,9 +313,7 @@ class Fleet:
 
         Their router says so itself (it waits, and the gap policy holds), and may answer with the left release.
         """
-        if self._bases is None:
-            self._bases = frozenset(r.base for node in self.nodes.values() for r in node.replicas if r.base)
-        if self._bases <= {base}:  # as in most fleets: then this costs nothing
+        if self.one_base(base):  # as in most fleets: then this costs nothing
             return ()
         behind = []
         for name, ack in acks.items():
@@ -276,9 +356,26 @@ class Fleet:
             record.proven, record.checked = None, now
         return record
 
+    def ack_of(self, key: Key, replica: str, fence: Fence) -> AckRecord | None:
+        """How far one replica is with this (epoch, generation)."""
+        record = self._acks.get(key, {}).get(replica)
+        return record if record is not None and record.fence == fence else None
+
     def acks(self, key: Key, fence: Fence) -> dict[str, AckRecord]:
         """Replica -> how far it is with this (epoch, generation)."""
         return {r: a for r, a in self._acks.get(key, {}).items() if a.fence == fence}
 
     def linked(self) -> Iterator[Node]:
         return (n for n in self.nodes.values() if n.link is not None)
+
+
+Shape = tuple[dict[str, str], tuple[tuple[str, str | None, EngineState, int], ...]]
+
+
+def _shape(node: Node) -> Shape:
+    """What placement, reachability and what outlives the hub depend on."""
+    return node.labels, tuple((r.replica, r.base, r.state, r.slots) for r in node.replicas)
+
+
+def _belongs(node: Node, group: Group) -> bool:
+    return any(r.base == group.base for r in node.replicas) and fits(node.labels, group.placement)

@@ -7,6 +7,7 @@ store's thread, folded, and put on the links of the nodes it concerns before any
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -20,8 +21,8 @@ from loradeck.hub.auth import Tokens
 from loradeck.hub.catalogue import Catalogue, view_of
 from loradeck.hub.facts import Facts
 from loradeck.hub.feed import Feeds
-from loradeck.hub.fleet import Fleet, Node
-from loradeck.hub.link import Link, beat
+from loradeck.hub.fleet import Change, Fleet, Node
+from loradeck.hub.link import PARTS, Link, beat
 from loradeck.hub.metrics import Metrics
 from loradeck.hub.observe import Observer
 from loradeck.hub.pins import Pins
@@ -96,7 +97,8 @@ class Hub:
         self._lease_lost = False
         self._unresolved = False
         self._bookmark: tuple[tuple[int, int], str] | None = None
-        self._kept = ""
+        self._beats = itertools.cycle(range(PARTS))
+        self._kept: tuple[int, dict[str, str], Any] | None = None
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class Hub:
         """Heartbeats, ticks and flushes until cancelled."""
         await self.queue.fail_interrupted()
         async with asyncio.TaskGroup() as group:
-            group.create_task(_every(HEARTBEAT_S, self._beat))
+            group.create_task(_every(HEARTBEAT_S / PARTS, self._beat))
             group.create_task(_every(TICK_S, self._tick))
             group.create_task(_every(FLUSH_S, self.flush))
             group.create_task(_every(feed.TICK_S, self.feeds.tick))
@@ -179,7 +181,7 @@ class Hub:
             log.error("background work failed", exc_info=error)
 
     async def _beat(self) -> None:
-        beat(self)
+        beat(self, next(self._beats))
 
     async def _tick(self) -> None:
         for node in self.fleet.newly_lost():
@@ -193,18 +195,20 @@ class Hub:
     async def flush(self) -> None:
         """Write totals of traffic and the inventory of nodes. What cannot be written is kept for the next time."""
         deltas = self.counts.take_pending()
-        nodes = json.dumps({n.name: n.kept() for n in self.fleet.nodes.values()}, sort_keys=True)
-        boots = json.dumps(self.counts.boots, sort_keys=True)
-        unpins = json.dumps(self.pins.kept())
-        kept = nodes + boots + unpins
+        kept = (self.fleet.kept_version, dict(self.counts.boots), self.pins.kept())
+        changed = kept != self._kept
+        # A fleet of thousands is put into words only when it has changed: it takes longer than a move may wait.
+        nodes = json.dumps({n.name: n.kept() for n in self.fleet.nodes.values()}, sort_keys=True) if changed else ""
+        if not changed and not deltas:
+            return
 
         def write(store: Store) -> None:
             if deltas:
                 store.add_served(deltas)
-            if kept != self._kept:
+            if changed:
                 store.set_meta("nodes", nodes)
-                store.set_meta("router_boots", boots)
-                store.set_meta("unpins", unpins)
+                store.set_meta("router_boots", json.dumps(kept[1], sort_keys=True))
+                store.set_meta("unpins", json.dumps(kept[2]))
 
         try:
             await self.store(write, background=True)
@@ -505,8 +509,7 @@ class Hub:
         """Rows of a node and of the pointers placed on it."""
         self.feeds.node(node.name)
         keys = self.steer.table(node.labels).keys
-        for key in keys:
-            self.observer.check(key)
+        self.observer.look_again(keys)
         self.feeds.soon(keys)
 
     def log_is_behind(self, node: Node, hello: Hello) -> None:
@@ -519,13 +522,12 @@ class Hub:
         entry = self.steer.entries.get(key)
         if entry is None or (ack.epoch, ack.generation) != entry.fence:
             return
-        self.fleet.ack(ack, entry.current.id if entry.current else None)
-        self.observer.check(key)
+        self.observer.acknowledged(ack)
         self.feeds.now((key,))
 
     def reported(self, node: Node, report: Report) -> None:
         """Telemetry and counters of a node."""
-        moved = self.fleet.report(node, report)
+        change = self.fleet.report(node, report)
         self.pins.heard(node)
         changed = self.counts.report(node.name, report.router_boot, report.traffic, self.clock())
         known = [key for key in changed if key in self.steer.entries]
@@ -533,9 +535,11 @@ class Hub:
             self.observer.traffic(key)
         self.feeds.node(node.name)
         self.feeds.soon(known)
-        if moved:
+        if change is Change.PLACED:
             self.node_changed(node)
             self.promotions.nodes_changed()
+        elif change is Change.SHOWN:
+            self.feeds.soon(self.steer.table(node.labels).keys)
 
     def status_changed(self) -> None:
         self.feeds.status()

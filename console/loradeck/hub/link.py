@@ -8,6 +8,7 @@ what it missed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Iterable
@@ -54,12 +55,19 @@ BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED = 4400, 4403, 4409, 4408, 440
 """Close codes; the reason is a problem code."""
 
 
+PARTS = 20
+"""Parts into which the links are divided for their heartbeats."""
+
+_parts = itertools.cycle(range(PARTS))
+
+
 class Link:
     """One node's connection. `put*` note what is to be sent; one task sends it."""
 
     def __init__(self, hub: Hub, socket: WebSocket, caller: Caller) -> None:
         self.caller = caller
         self.node: Node | None = None
+        self.part = next(_parts)
         self.steered = False
         self.full = False
         self._hub = hub
@@ -313,11 +321,14 @@ async def serve_link(link: Link, hub: Hub) -> None:
             hub.unlinked(link.node, link)
 
 
-def beat(hub: Hub) -> None:
-    """Closes links that are silent for longer than the TTL, and gives the others a bookmark."""
+def beat(hub: Hub, part: int | None = None) -> None:
+    """Closes links that are silent for longer than the TTL, and gives the others a bookmark.
+
+    One `part` of `PARTS` of them, or all: thousands of links that are written to at once keep moves waiting.
+    """
     now = hub.fleet.clock()
     for link in list(hub.links):
-        if link.node is None:
+        if link.node is None or part not in (None, link.part):
             continue
         if link.node.heard is not None and now - link.node.heard > LINK_TTL_S:
             link.close(SILENT, "silent")

@@ -11,14 +11,13 @@ import logging
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loradeck.hub.fleet import AckRecord, Node
-from loradeck.hub.traffic import add
+from loradeck.hub.fleet import AckRecord, Group, Node
+from loradeck.hub.tally import Progress, Tally, share
 from loradeck.rules import health, proof
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.link import LINK_TTL_S, AckState, Replica
+from loradeck.schemas.link import LINK_TTL_S, Ack, Replica
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.state import Health
 from loradeck.store.interface import StoreError
@@ -38,35 +37,11 @@ BATCH = 250
 
 LEVELS = ("committed", "flipped", "proven")
 
+TOGETHER_S = 0.02
+"""Nodes that link, leave or are lost within this time are looked at together."""
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a pointer's current generation is over its placed replicas.
-
-    `reachable` ones were heard from within the TTL, and only these count as `proven` or `listed`: what a lost
-    node answers with now is not known. A flip is durable where it was made and stays counted. `flipped_at` and
-    `proven_at` are when the last one got there, on the hub's monotonic clock; None while one is missing.
-    """
-
-    placed: int
-    reachable: int
-    flipped: int
-    proven: int
-    listed: int
-    failed: int
-    flipped_at: float | None
-    proven_at: float | None
-
-    @property
-    def all_flipped(self) -> bool:
-        return self.placed > 0 and self.flipped == self.placed
-
-    @property
-    def all_proven(self) -> bool:
-        return self.placed > 0 and self.proven + self.listed == self.placed
-
-    def at(self, level: str) -> bool:
-        return {"flipped": self.all_flipped, "proven": self.all_proven}.get(level, True)
+_Valid = tuple[Group, int, Fence, int]
+"""What a tally was counted of: placed replicas and their version, the pointer's fence, acknowledgements taken back."""
 
 
 class Wait:
@@ -93,6 +68,8 @@ class Observer:
         self._writing: set[Name] = set()
         self._seen: list[tuple[Attestation, Name]] = []
         self._waits: dict[Key, set[Wait]] = defaultdict(set)
+        self._tallies: dict[Key, tuple[_Valid, Tally]] = {}
+        self._again: dict[Key, None] = {}
 
     # ---- the pointer's state over its replicas -------------------------------------------------------------
 
@@ -109,43 +86,23 @@ class Observer:
         return self._hub.fleet.acks(key, entry.fence) if entry else {}
 
     def progress(self, key: Key) -> Progress:
-        acks = self.acks(key)
-        placed = self.placed(key)
-        flipped = proven = listed = failed = reachable = 0
-        flipped_at, proven_at = 0.0, 0.0
-        for node, replica in placed:
-            reachable += not node.lost
-            ack = acks.get(replica.replica)
-            if ack is None:
-                continue
-            if ack.flipped is not None:
-                flipped += 1
-                flipped_at = max(flipped_at, ack.flipped)
-            failed += ack.state is AckState.FAILED
-            if not node.lost:
-                proven += ack.state is AckState.PROVEN
-                listed += ack.state is AckState.LISTED
-                proven_at = max(proven_at, ack.proven or 0.0)
-        n = len(placed)
-        return Progress(
-            placed=n,
-            reachable=reachable,
-            flipped=flipped,
-            proven=proven,
-            listed=listed,
-            failed=failed,
-            flipped_at=flipped_at if n and flipped == n else None,
-            proven_at=proven_at if n and proven + listed == n else None,
-        )
+        return self._tally(key).progress()
 
-    def settled(self, key: Key) -> bool:
-        """No reachable replica still owes an answer: each is proven, listed or failed."""
-        acks = self.acks(key)
-        ends = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
-        return all(
-            node.lost or ((ack := acks.get(replica.replica)) is not None and ack.state in ends)
-            for node, replica in self.placed(key)
-        )
+    def _tally(self, key: Key) -> Tally:
+        """The counts of a pointer: kept, as long as nothing but acknowledgements has changed since."""
+        entry, fleet = self._hub.steer.entries.get(key), self._hub.fleet
+        if entry is None or entry.current is None:
+            return Tally((), {})
+        base = entry.current.release.served_base
+        if not fleet.one_base(base):  # who is left behind depends on what was acknowledged
+            self._tallies.pop(key, None)
+            return Tally(self.placed(key), self.acks(key))
+        group = fleet.group(self._hub.config(key).placement, base)
+        valid = (group, group.version, entry.fence, fleet.voids)
+        kept = self._tallies.get(key)
+        if kept is None or kept[0] != valid:
+            kept = self._tallies[key] = (valid, Tally(self.placed(key), self.acks(key)))
+        return kept[1]
 
     def estimate_ms(self, key: Key) -> float | None:
         """Median of the last flips, of this pointer or else of any; None: none was measured yet."""
@@ -153,6 +110,31 @@ class Observer:
         return statistics.median(flips) if flips else None
 
     # ---- what happened -------------------------------------------------------------------------------------
+
+    def acknowledged(self, ack: Ack) -> None:
+        """A replica says how far it is with the newest generation of a pointer."""
+        key, fleet = (ack.tenant, ack.route), self._hub.fleet
+        entry = self._hub.steer.entries[key]
+        node = fleet.nodes.get(fleet.node_of(ack.replica) or "")
+        assert node is not None, "a link takes acknowledgements of its own node's replicas only"
+        tally = self._tally(key)
+        before = share(node, fleet.ack_of(key, ack.replica, entry.fence))
+        record = fleet.ack(ack, entry.current.id if entry.current else None)
+        kept = self._tallies.get(key)
+        if kept is not None and kept[1] is tally and kept[0][0].holds(node, ack.replica):
+            tally.change(node, before, record)
+        self.check(key)
+
+    def look_again(self, keys: Iterable[Key]) -> None:
+        """Something changed about a node: its pointers are checked soon, once for all nodes that change together."""
+        if not self._again:
+            asyncio.get_running_loop().call_later(TOGETHER_S, self._look_again)
+        self._again.update(dict.fromkeys(keys))
+
+    def _look_again(self) -> None:
+        keys, self._again = self._again, {}
+        for key in keys:
+            self.check(key)
 
     def load(self) -> None:
         """Pointers whose newest generation is still to be attested or soaked."""
@@ -241,7 +223,7 @@ class Observer:
     def live(self, key: Key, pointer: PointerState) -> Health:
         """All answers of the current release in this generation."""
         assert pointer.release is not None
-        return add(self._hub.counts.live(key, pointer.generation, pointer.release).values())
+        return self._hub.counts.live_total(key, pointer.generation, pointer.release)
 
     def served(self, key: Key, release: str) -> tuple[float, int]:
         """Seconds and requests that a release has served on a pointer, its current stint included."""
@@ -338,22 +320,11 @@ class Observer:
         gone = entry is None or entry.fence != wait.fences[key]
         # Who has seen 'proven' may move on: by then the attestation, on which the next way back depends, is durable.
         writing = key in self._unattested and self._attestable(key, progress) is not None and not gone
-        there = progress.at(wait.level) or self._hopeless(wait.level, key)
+        there = progress.at(wait.level) or progress.hopeless(wait.level)
         if gone or (there and not (wait.level == "proven" and writing)):
             wait.open.discard(key)
         if not wait.open:
             wait.done.set()
-
-    def _hopeless(self, level: str, key: Key) -> bool:
-        """Every replica that is not lost has got there or failed, so waiting longer brings nothing."""
-        acks = self.acks(key)
-        for node, replica in self.placed(key):
-            ack = acks.get(replica.replica)
-            if node.lost or (ack is not None and ack.state is AckState.FAILED):
-                continue
-            if ack is None or not (ack.is_proven if level == "proven" else ack.is_flipped):
-                return False
-        return True
 
     def reached(self, fences: Iterable[tuple[Key, Fence]]) -> tuple[str, float | None, float | None]:
         """(level that all have reached, ms from commit to the last flip, ms to the last proof)."""

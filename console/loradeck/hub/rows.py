@@ -270,6 +270,7 @@ class Rows:
                     build=r.build.key if r.build else "",
                     slots=r.slots,
                     loaded=tuple(catalogue.view(release) for release in r.loaded),
+                    alarm=r.alarm,
                 )
                 for r in node.replicas
             ),

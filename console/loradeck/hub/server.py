@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -140,6 +141,9 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise Refused("invalid_request", "TLS needs both a certificate and a key", fix="give --tls-cert and --tls-key")
     old = os.umask(0o077)
+    # A link is a file descriptor, and the usual limit of 1,024 is fewer than the nodes of a fleet.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         tcp = tcp_socket(listen, tls=tls_cert is not None) if listen else None
         try:

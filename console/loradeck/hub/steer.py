@@ -64,6 +64,8 @@ class Steer:
         self._tombs: dict[Key, str] = {}
         self._rows: dict[Key, str] = {}
         self._tables: dict[frozenset[tuple[str, str]], Table] = {}
+        self._homes: dict[Key, set[Table]] = {}
+        """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
         self._labels: set[tuple[str, str]] = set()
         self.version = 0
         """Grows when the tables were made anew."""
@@ -106,9 +108,15 @@ class Steer:
             # Nodes that were alike may now differ: tables are made anew as links ask for them.
             self._labels.update(config.placement.items())
             self._tables.clear()
+            self._homes.clear()
             self.version += 1
-        for table in self._tables.values():
-            table.put(key, fits(table.labels, config.placement))
+        if old_config is not None and old_config.placement == config.placement:
+            for table in self._homes.get(key, ()):
+                table.put(key, key not in table.withdrawn)
+        else:
+            for table in self._tables.values():
+                if table.put(key, fits(table.labels, config.placement)):
+                    self._homes.setdefault(key, set()).add(table)
         self._memo.clear()
         return True
 
@@ -129,6 +137,8 @@ class Steer:
             placed = [k for k, c in self._config.items() if fits(table.labels, c.placement)]
             table.keys = sorted(placed)
             table.members = set(placed)
+            for key in placed:
+                self._homes.setdefault(key, set()).add(table)
         return table
 
     def withdraw(self, old: Table, new: Table) -> None:
@@ -136,6 +146,7 @@ class Steer:
         for key in old.members - new.members:
             new.put(key, placed=True)
             new.put(key, placed=False)
+            self._homes.setdefault(key, set()).add(new)
         self._memo.clear()
 
     def digest(self, table: Table) -> str:

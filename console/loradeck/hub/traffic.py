@@ -156,6 +156,8 @@ class Counts:
         self._replicas: dict[str, Window] = defaultdict(Window)
         self._replica_sums: dict[str, tuple[float, Recent]] = {}
         self._totals: dict[Key, dict[str, Served]] = defaultdict(dict)
+        self._live: dict[Key, dict[tuple[int, str], list[int]]] = defaultdict(dict)
+        """(generation, release) -> finished, errors, checked, bad of all replicas."""
         self._pending: dict[tuple[str, str, str], Served] = {}
         self.boots = dict(known_boots)
         self._met: dict[str, float] = {}
@@ -212,6 +214,9 @@ class Counts:
         counter.errors += part.errors
         counter.checked += part.checked
         counter.bad += part.bad
+        live = self._live[row.tenant, row.route].setdefault((row.generation, row.release), [0, 0, 0, 0])
+        for index, grown in enumerate((part.finished, part.errors, part.checked, part.bad)):
+            live[index] += grown
         counter.streams = row.streams
         counter.last_admitted_ms = max(counter.last_admitted_ms, row.last_admitted_ms)
         counter.last_token_ms = max(counter.last_token_ms, row.last_token_ms)
@@ -247,6 +252,9 @@ class Counts:
         counters = self._counters.get(key, {})
         for name in [n for n, c in counters.items() if n[0] < keep and not c.window.slices]:
             del counters[name]
+        sums = self._live.get(key, {})
+        for stint in [s for s in sums if s[0] < keep]:
+            del sums[stint]
 
     def take_pending(self) -> list[Served]:
         """What the store has not been told yet; from here on it is the caller's to write."""
@@ -272,6 +280,11 @@ class Counts:
     def live(self, key: Key, generation: int, release: str) -> dict[str, Health]:
         """Replica -> what the release has answered there in this generation."""
         return {c.replica: c.health() for c in self.counters(key) if (c.generation, c.release) == (generation, release)}
+
+    def live_total(self, key: Key, generation: int, release: str) -> Health:
+        """What the release has answered on all replicas in this generation."""
+        finished, errors, checked, bad = self._live.get(key, {}).get((generation, release), (0, 0, 0, 0))
+        return Health(requests=finished, errors=errors, checked=checked, bad=bad)
 
     def recent(self, key: Key, release: str, now: float, generation: int | None = None) -> Recent:
         """The last minute of one release, in one generation or in all."""

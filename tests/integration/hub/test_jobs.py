@@ -144,7 +144,7 @@ async def test_a_lost_nodes_job_goes_to_another_under_a_new_lease_and_the_old_on
     old = await until(lambda: first.jobs.get(submitted["id"]), "assigned")
     await first.leave()
     await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
-    deck.hub.fleet.nodes["n1"].lost = True
+    deck.hub.fleet.lose(deck.hub.fleet.nodes["n1"])
     deck.hub.queue.lost(deck.hub.fleet.nodes["n1"])
     second = await join("n2")
     new = await until(lambda: second.jobs.get(submitted["id"]), "assigned again")

@@ -243,7 +243,7 @@ async def test_the_proof_of_a_lost_node_is_not_counted_until_it_is_heard_again(d
     assert (await deck.row()).flags == ("NOPRIOR",)
     await agent.leave()
     await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
-    deck.hub.fleet.nodes["n1"].lost = True
+    deck.hub.fleet.lose(deck.hub.fleet.nodes["n1"])
     row = await deck.row()
     assert (row.proven, row.flipped, row.placed, row.attested) == (1, 2, 2, (2, 2))
     assert "UNPRVN" in row.flags
@@ -277,7 +277,7 @@ async def test_a_move_that_a_lost_node_cannot_hear_is_never_counted_there(
     await deck.promote(two)
     await agent.leave()
     await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
-    deck.hub.fleet.nodes["n1"].lost = True
+    deck.hub.fleet.lose(deck.hub.fleet.nodes["n1"])
     result = await deck.rollback(wait="flipped")
     assert result.reached == "committed"
     row = await deck.row()

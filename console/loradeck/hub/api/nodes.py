@@ -42,7 +42,7 @@ async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = 
         raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node list")
     node.cordoned = cordoned
     node.drained = node.drained if drained is None else drained
-    hub.fleet.order_changed()
+    hub.fleet.order_changed(node)
     await hub.flush()
     if node.link is not None:
         node.link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))

@@ -1,0 +1,166 @@
+"""Counts that are kept up with each acknowledgement are those that counting over gives, whatever happened before."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loradeck.hub.fleet import Fleet
+from loradeck.hub.observe import Observer
+from loradeck.hub.tally import Tally
+from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.telemetry import NvmlState
+
+BASES = ("b" * 64, "c" * 64)
+NODES = ("n1", "n2", "n3", "n4")
+KEY = ("acme", "production")
+PLACEMENT = {"site": "eu"}
+
+
+class _Hub:
+    """As much of a hub as an observer looks at, on one pointer placed on the nodes of one site."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.fleet = Fleet(lambda: self.now)
+        self.feeds = self.metrics = SimpleNamespace()
+        self.steer = SimpleNamespace(entries={})
+        self.generation = 0
+        self.move()
+        self.observer = Observer(self)  # type: ignore[arg-type]
+        self.observer.check = lambda key: None  # type: ignore[method-assign]
+
+    def config(self, key: tuple[str, str]) -> Any:
+        return SimpleNamespace(placement=PLACEMENT)
+
+    def move(self) -> None:
+        self.generation += 1
+        release = SimpleNamespace(served_base=BASES[0])
+        current = SimpleNamespace(id="a" * 64, release=release)
+        self.steer.entries[KEY] = SimpleNamespace(current=current, fence=(1, self.generation))
+
+    def replica(self, node: str, base: int, state: EngineState, boot: str) -> Replica:
+        return Replica(replica=node, state=state, boot=boot, base=BASES[base], slots=4)
+
+    # ---- what happens ----------------------------------------------------------------------------------------
+
+    def hello(self, node: str, site: str, base: int, boot: str) -> None:
+        replica = self.replica(node, base, EngineState.UP, boot)
+        labels = {"site": site}
+        hello = Hello(
+            node=node, boot="a", version="1", labels=labels, epoch=0, rev=0, hash=GENESIS, replicas=(replica,)
+        )
+        self.fleet.hello(hello, SimpleNamespace())  # type: ignore[arg-type]
+
+    def report(self, node: str, base: int, state: EngineState) -> None:
+        if node in self.fleet.nodes:
+            replicas = (self.replica(node, base, state, "1"),)
+            self.fleet.report(self.fleet.nodes[node], Report(replicas=replicas, nvml=NvmlState.NO_GPU, rev=0, epoch=0))
+
+    def ack(self, node: str, state: AckState, release: str) -> None:
+        if node not in self.fleet.nodes:
+            return
+        self.fleet.heard(self.fleet.nodes[node])
+        fence = self.steer.entries[KEY].fence
+        self.observer.acknowledged(
+            Ack(
+                tenant=KEY[0],
+                route=KEY[1],
+                epoch=fence[0],
+                generation=fence[1],
+                release=release * 64,
+                replica=node,
+                state=state,
+                at_ms=0,
+            )
+        )
+
+    def silence(self, node: str) -> None:
+        """Everybody but this node is heard from until it is lost."""
+        self.now += LINK_TTL_S + 1
+        for other in self.fleet.nodes.values():
+            if other.name != node:
+                self.fleet.heard(other)
+        self.fleet.newly_lost()
+
+    def drain(self, node: str, drained: bool) -> None:
+        if node in self.fleet.nodes:
+            self.fleet.nodes[node].drained = drained
+            self.fleet.order_changed(self.fleet.nodes[node])
+
+
+_node = st.sampled_from(NODES)
+_base = st.sampled_from((0, 0, 0, 1))
+_happening = st.one_of(
+    st.tuples(st.just("hello"), _node, st.sampled_from(("eu", "eu", "us")), _base, st.sampled_from("12")),
+    st.tuples(st.just("report"), _node, _base, st.sampled_from(EngineState)),
+    st.tuples(st.just("ack"), _node, st.sampled_from(AckState), st.sampled_from("aaad")),
+    st.tuples(st.just("silence"), _node),
+    st.tuples(st.just("drain"), _node, st.booleans()),
+    st.tuples(st.just("move")),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_happening, max_size=40))
+def test_what_is_kept_is_what_counting_over_gives(happenings: list[tuple[Any, ...]]) -> None:
+    hub = _Hub()
+    for name in NODES:
+        hub.hello(name, "eu", 0, "1")
+    for what, *arguments in happenings:
+        hub.now += 1
+        getattr(hub, what)(*arguments)
+        kept = hub.observer.progress(KEY)
+        over = Tally(_counted_over(hub), hub.observer.acks(KEY)).progress()
+        assert _comparable(kept) == _comparable(over), (what, arguments)
+
+
+def _counted_over(hub: _Hub) -> list[Any]:
+    """Placed replicas without any of the fleet's indexes."""
+    base = BASES[0]
+    placed = [
+        (node, replica)
+        for node in hub.fleet.nodes.values()
+        if node.labels == PLACEMENT and not (node.drained and node.lost)
+        for replica in node.replicas
+        if replica.base == base
+    ]
+    return [*placed, *hub.fleet.left_behind(PLACEMENT, base, hub.observer.acks(KEY))]
+
+
+def _comparable(progress: Any) -> Any:
+    """All of it but the times: those of what was taken back may stay behind in the kept ones, before any that count."""
+    names = [name for name in progress.__slots__ if not name.endswith("_at")]
+    times = (progress.flipped_at is None, progress.proven_at is None)
+    return {name: getattr(progress, name) for name in names}, times
+
+
+def test_the_time_of_the_last_flip_is_that_of_the_replica_that_came_last() -> None:
+    hub = _Hub()
+    for name in NODES[:2]:
+        hub.hello(name, "eu", 0, "1")
+    hub.now = 5.0
+    hub.ack("n1", AckState.FLIPPED, "a")
+    assert hub.observer.progress(KEY).flipped_at is None
+    hub.now = 7.0
+    hub.ack("n2", AckState.FLIPPED, "a")
+    assert hub.observer.progress(KEY).flipped_at == 7.0
+    hub.now = 8.0
+    hub.ack("n1", AckState.WAITING, "a")
+    hub.now = 9.0
+    hub.ack("n1", AckState.FLIPPED, "a")
+    assert hub.observer.progress(KEY).flipped_at == 9.0
+
+
+def test_what_an_engine_that_restarted_had_acknowledged_is_not_counted() -> None:
+    hub = _Hub()
+    for name in NODES[:2]:
+        hub.hello(name, "eu", 0, "1")
+        hub.ack(name, AckState.FLIPPED, "a")
+    assert hub.observer.progress(KEY).flipped == 2
+    hub.hello("n1", "eu", 0, "2")
+    assert hub.observer.progress(KEY).flipped == 1
