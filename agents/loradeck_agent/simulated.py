@@ -290,7 +290,8 @@ def _nothing() -> None:
 async def play(nodes: list[Node]) -> None:
     """All of them until SIGTERM or SIGINT, or until whoever started this has gone; once a second how far they are.
 
-    A line is `{"nodes", "linked", "reports"}`. Links are opened `OPENED_S` apart, and by their own back-off later.
+    A line is `{"nodes", "linked", "reports", "error"}`; the error is what one of those that are not linked met. Links
+    are opened `OPENED_S` apart, and by their own back-off later.
     """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -302,7 +303,12 @@ async def play(nodes: list[Node]) -> None:
         await asyncio.sleep(OPENED_S)
     while not stop.is_set() and os.getppid() == starter:
         linked = sum(node.link.connected for node in nodes)
-        line = {"nodes": len(nodes), "linked": linked, "reports": sum(node.reports for node in nodes)}
+        line = {
+            "nodes": len(nodes),
+            "linked": linked,
+            "reports": sum(node.reports for node in nodes),
+            "error": next((node.link.status.error for node in nodes if not node.link.connected), None) or "",
+        }
         click.echo(json.dumps(line))
         for task in tasks:
             if task.done():
@@ -341,6 +347,7 @@ def main(hub: str, ca: Path | None, base: Digest, report_every: float) -> None:
     They come by stdin because they carry tokens, which belong neither on a disk nor on a command line.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("loradeck_agent.link").setLevel(logging.ERROR)  # a thousand nodes would say it a thousand times
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     nodes = [Node(one, hub=hub, ca=ca, base=base, report_s=report_every) for one in read_nodes(sys.stdin.buffer.read())]

@@ -44,7 +44,8 @@ MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 class SimState(Wire):
-    """A line of `loradeck sim fleet --json`. `live`: tenants whose second release is live and proven."""
+    """A line of `loradeck sim fleet --json`. `live`: tenants whose second release is live and proven; `error`: what
+    one of the nodes that are not linked met."""
 
     phase: str
     nodes: int
@@ -52,6 +53,7 @@ class SimState(Wire):
     tenants: int
     live: int
     reports: int
+    error: str = ""
 
 
 @click.group(cls=Noun)
@@ -256,7 +258,7 @@ class _Fleet:
                 self._linked.set()
             if self._state.linked != linked:
                 linked = self._state.linked
-                self._s.out.say(f"linked {linked}/{self._state.nodes}")
+                self._s.out.say(f"linked {linked}/{self._state.nodes} {self._state.error}".rstrip())
         raise CliError(
             "the process that plays the nodes has ended",
             where=f"exit status {await process.wait()}; what it said is above",
@@ -268,30 +270,35 @@ class _Fleet:
     # ---- releases --------------------------------------------------------------------------------------------
 
     async def _promoted(self, releases: dict[str, tuple[str, str]]) -> None:
-        """Both releases of every tenant, one after the other, each proven before the next."""
+        """The first release of every tenant, then the second of every tenant: between them lies a rev to rewind to."""
         await self._linked.wait()
+        for turn, what in enumerate(("first", "second")):
 
-        async def promote(tenant: str) -> None:
-            row = await self._api.row(tenant, ROUTE)
-            generation = row.pointer.generation
-            for release in releases[tenant][generation:]:
-                request = PromoteRequest(
-                    release=release, expected_generation=generation, idempotency_key=new_key(), reason="sim fleet"
+            async def promote(tenant: str, turn: int = turn) -> None:
+                await self._promote(tenant, releases[tenant][turn], turn)
+
+            await self._each(f"promoting the {what} releases", self._tenants, promote)
+
+    async def _promote(self, tenant: str, release: str, generation: int) -> None:
+        """Promotes and waits for the proof, unless a run before this one has.
+
+        Raises: CliError `sim_slow`.
+        """
+        row = await self._api.row(tenant, ROUTE)
+        if row.pointer.generation == generation:
+            request = PromoteRequest(
+                release=release, expected_generation=generation, idempotency_key=new_key(), reason="sim fleet"
+            )
+            result = await self._api.promote(tenant, ROUTE, request, wait="proven", timeout=120)
+            if result.reached != "proven":
+                raise CliError(
+                    "a promote was not proven in 120 s",
+                    where=f"{tenant}: {result.reached or 'still preparing'}",
+                    fix="fewer nodes, or a machine with more cores",
+                    code="sim_slow",
+                    exit=Exit.NOT_IN_TIME,
                 )
-                result = await self._api.promote(tenant, ROUTE, request, wait="proven", timeout=120)
-                if result.reached != "proven":
-                    where = f"{tenant}: {result.reached or 'still preparing'}"
-                    raise CliError(
-                        "a promote was not proven in 120 s",
-                        where=where,
-                        fix="fewer nodes, or a machine with more cores",
-                        code="sim_slow",
-                        exit=Exit.NOT_IN_TIME,
-                    )
-                generation = result.events[-1].generation or 0
-            self._state = self._state.model_copy(update={"live": self._state.live + 1})
-
-        await self._each("promoting", self._tenants, promote)
+        self._state = self._state.model_copy(update={"live": self._state.live + generation})
 
     # ---- shared ----------------------------------------------------------------------------------------------
 
