@@ -218,6 +218,9 @@ class Reconciler:
         for entry in self.table.entries.values():
             if entry.current is not None and entry.current.id == ref.id:
                 detail = f"{error.title}; {error.detail}" if error.detail else error.title
+                waits = self.acks.flips.get((*entry.key, engine.name))  # it says who answers meanwhile
+                if waits is not None and waits.state is AckState.WAITING and waits.detail:
+                    detail = f"{waits.detail}; {detail}"
                 await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, error.code, detail))
         return pause
 
