@@ -59,6 +59,9 @@ class FakeHub:
         self.heard: list[BaseModel] = []
         self.releases: dict[str, tuple[Release, AdapterManifest | None]] = {}
         self.blobs: dict[str, bytes] = {}
+        self.giving = asyncio.Event()
+        """While it is clear, whoever asks for a blob waits."""
+        self.giving.set()
         self.datasets: list[DatasetManifest] = []
         self.suites: list[SuiteManifest] = []
         self.attestations: list[Attestation] = []
@@ -261,6 +264,7 @@ class FakeHub:
         )
 
     async def _blob(self, request: web.Request) -> web.Response:
+        await self.giving.wait()
         data = self.blobs.get(request.match_info["sha"])
         return web.Response(body=data) if data is not None else _problem(404, "unknown_blob")
 
