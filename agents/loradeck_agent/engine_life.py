@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 from loradeck.schemas.link import AckState
@@ -76,7 +77,20 @@ class EngineLife:
 
     async def _boot(self) -> str | None:
         """Boot id of the engine that answers; None while it is starting."""
-        return await self.engine.api.boot() if await self.engine.api.healthy() else None
+        with self._faults():
+            return await self.engine.api.boot() if await self.engine.api.healthy() else None
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Notes why an engine that answers cannot be used."""
+        try:
+            yield
+        except Unreachable:
+            self.engine.fault = ""
+            raise
+        except AgentError as error:
+            self.engine.fault = f"{error}; {error.fix}" if error.fix else str(error)
+            raise
 
     async def _probe(self) -> str | None:
         try:
@@ -92,8 +106,11 @@ class EngineLife:
         engine = self.engine
         took = time.monotonic() - self._process.began if self._process is not None and not adopted else None
         async with engine.changing:
+            with self._faults():
+                version = await engine.api.version()
+            engine.fault = ""
             first = not engine.up
-            engine.came_up(await engine.api.version())
+            engine.came_up(version)
             if first and took is not None:
                 engine.measured.note(engine.build.base, start=took)
             listed = await engine.api.models()
@@ -142,6 +159,7 @@ class EngineLife:
 
     async def _down(self) -> None:
         engine = self.engine
+        engine.fault = ""
         engine.went_down()
         self._prover.stop_replica(engine.name)
         self._acks.forget(engine.name)

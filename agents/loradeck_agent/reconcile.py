@@ -165,6 +165,7 @@ class Reconciler:
             if not engine.listed_in_router:
                 await self._check_base(engine)
             plan = await self._plan(engine)
+            self._alarm(engine, plan.short)
             for release in plan.unload:
                 if not await self._unload(engine, release):
                     due = UNLOAD_RETRY_S
@@ -183,6 +184,21 @@ class Reconciler:
                 except AgentError as error:
                     due = min(due, await self._failed(engine, ref, error))
         return max(due, 0.05)
+
+    def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
+        """Says of what is served, or is the next way back, that this engine has no slot for it."""
+        without = {ref.id: ref for ref in short}
+        lines = []
+        for entry in self.table.named():
+            ways = (("the current release of", entry.current), ("where R goes for", next(iter(entry.beneath), None)))
+            for what, ref in ways:
+                if ref is not None and ref.id in without:
+                    name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
+                    lines.append(f"no slot for {name}, {what} {entry.tenant}/{entry.route}")
+        if engine.short != tuple(lines):
+            engine.short = tuple(lines)
+            for line in lines:
+                log.error("%s: %s; %d slots", engine.name, line, engine.slots)
 
     async def _check_base(self, engine: EngineReplica) -> None:
         """Lists an engine with the router once its base answers as recorded (where anybody recorded it)."""
@@ -217,10 +233,9 @@ class Reconciler:
             log.error("%s cannot serve %s %s: %s", engine.name, ref.release.tenant, ref.label or ref.id[:6], error)
         for entry in self.table.entries.values():
             if entry.current is not None and entry.current.id == ref.id:
-                detail = f"{error.title}; {error.detail}" if error.detail else error.title
                 waits = self.acks.flips.get((*entry.key, engine.name))  # it says who answers meanwhile
-                if waits is not None and waits.state is AckState.WAITING and waits.detail:
-                    detail = f"{waits.detail}; {detail}"
+                gap = waits.detail if waits is not None and waits.state is AckState.WAITING else ""
+                detail = "; ".join(part for part in (gap, error.title, error.detail, error.fix) if part)
                 await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, error.code, detail))
         return pause
 

@@ -46,6 +46,10 @@ class EngineReplica:
     """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
+    fault: str = ""
+    """Why an engine that answers is not used; empty while it is, or while none answers."""
+    short: tuple[str, ...] = ()
+    """What is served, or is the next way back, and has no slot here: a line each."""
     listed_in_router: bool = False
     """Whether the router may be told of this engine at all: its base was checked."""
     began: asyncio.Event = field(default_factory=asyncio.Event)
@@ -98,6 +102,7 @@ class EngineReplica:
         self.loaded.clear()
         self.ready.clear()
         self.foreign.clear()
+        self.short = ()
         self.listed_in_router = False
         self.api.close()
 
@@ -115,6 +120,11 @@ class EngineReplica:
             ready=tuple(sorted(self.ready)),
         )
 
+    @property
+    def alarm(self) -> str:
+        """What an on-call engineer should know of this engine, in one line; empty where nothing is wrong."""
+        return self.fault or "; ".join(self.short)
+
     def report(self) -> Replica:
         version = self.version
         took = self.measured.of(self.base)
@@ -127,6 +137,7 @@ class EngineReplica:
             build=version.build if version else None,
             slots=self.slots if version and self.up else self.config.slots,
             loaded=tuple(sorted(self.ready)),
+            alarm=self.alarm[:500],
             start_s=took.start_s,
             fetch_s=took.fetch_s,
             load_s=took.load_s,

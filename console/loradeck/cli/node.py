@@ -77,6 +77,9 @@ async def show(s: Session, name: str) -> None:
         ],
         empty="no engines",
     )
+    for r in found.replicas:
+        if r.alarm:
+            s.out.alarm(f"{r.replica}: {r.alarm}")
     if found.host:
         used, total = found.host.memory_used / 1e9, found.host.memory_total / 1e9
         cpu, load = found.host.cpu_percent, found.host.load1

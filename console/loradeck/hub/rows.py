@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loradeck.hub.fleet import AckRecord, Node
-from loradeck.hub.traffic import Recent, add
+from loradeck.hub.traffic import Recent
 from loradeck.rules import health, readiness
 from loradeck.rules.target import Target, rollback_target
 from loradeck.schemas.link import Replica
@@ -25,7 +25,6 @@ from loradeck.schemas.state import (
     Skipped,
     TenantRow,
 )
-from loradeck.store.interface import Served
 
 if TYPE_CHECKING:
     from loradeck.hub.hub import Hub
@@ -79,7 +78,7 @@ class Rows:
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
         flags = {
-            "BAD": live is not None and hub.facts.is_breached(key, live),
+            "BAD": live is not None and hub.facts.is_breached(pointer, live),
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and not progress.all_proven,
             "NOPRIOR": live is not None and preview.action in (PreviewAction.NONE, PreviewAction.FALLBACK),
@@ -90,7 +89,7 @@ class Rows:
         }
         bad_before = hub.observer.bad_before.get(key)
         if bad_before is None and left is not None:
-            total = hub.counts.total(key, left)
+            total = hub.observer.total(pointer, left)
             bad_before = total.bad / total.checked if total.checked else None
         return TenantRow(
             tenant=key[0],
@@ -231,12 +230,14 @@ class Rows:
         if live is None:
             return Cause()
         by_replica = hub.counts.live(key, pointer.generation, live)
-        total = add(by_replica.values())
+        total = hub.observer.live(pointer)
+        if total != hub.observer.counted(pointer):
+            by_replica = {}  # what each replica counted since the lift is not known
         prior_id = preview.target.id if preview.target else next(iter(pointer.beneath), None)
         release = hub.catalogue.releases.get(live)
         base_id = hub.catalogue.base_alone_id(key[0], release.base) if release else None
-        prior = _health(hub.counts.total(key, prior_id)) if prior_id and prior_id != live else None
-        base = _health(hub.counts.total(key, base_id)) if base_id and base_id not in (live, prior_id) else None
+        prior = _some(hub.observer.total(pointer, prior_id)) if prior_id and prior_id != live else None
+        base = _some(hub.observer.total(pointer, base_id)) if base_id and base_id not in (live, prior_id) else None
         others = _some(hub.counts.others(key, (r.replica for _, r in placed), hub.clock()))
         return Cause(
             live=total,
@@ -290,7 +291,3 @@ def _rounded(value: float | None) -> float | None:
 
 def _some(health_: Health) -> Health | None:
     return health_ if health_.requests or health_.checked else None
-
-
-def _health(served: Served) -> Health | None:
-    return _some(Health(requests=served.requests, errors=served.errors, checked=served.checked, bad=served.bad))

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.health import Health as Health
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckState, EngineState
@@ -107,15 +108,6 @@ class ReplicaRow(Wire):
     pinned: Digest | None = None
 
 
-class Health(Wire):
-    """Answers of one release: `bad` of `checked`, `errors` of `requests`."""
-
-    requests: int = 0
-    errors: int = 0
-    checked: int = 0
-    bad: int = 0
-
-
 class Cause(Wire):
     """What the CAUSE line compares. Absent figures are None; under n = 50 a console says 'too few'."""
 
@@ -171,6 +163,7 @@ class NodeReplica(Wire):
     build: str
     slots: int
     loaded: tuple[ReleaseView, ...]
+    alarm: str = Field("", description="one line: why the engine is not used, or which way back has no slot in it")
 
 
 class NodeRow(Wire):

@@ -49,7 +49,10 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
         lines += [_gpu(gpu) for gpu in node.gpus]
     if node.nvml is not NvmlState.NO_GPU:
         lines.append(line(Span(" host  ", "label"), _host(node)))
-    lines += [_engine(state, replica, heard=node.linked and not node.lost) for replica in node.replicas]
+    for replica in node.replicas:
+        lines.append(_engine(state, replica, heard=node.linked and not node.lost))
+        if replica.alarm:
+            lines.append(line(Span("   ALARM ", "bad"), clean(replica.alarm)))
     if not node.replicas:
         lines.append(line(Span(" no engine on this node", "dim")))
     for pin in node.pins:
