@@ -12,12 +12,15 @@ from pathlib import Path
 
 from loradeck_agent import daemon, engine_life, executor, link, proof, reconcile, releases, supervise
 from loradeck_agent.cli import main
-from loradeck_agent.engine_config import EngineConfig
+from loradeck_agent.engine_config import EngineConfig, VllmEngine
+from loradeck_agent.engines.vllm import vllm_argv
 
 HERE = Path(__file__).parent
 
 
 def fake_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
+    if isinstance(config, VllmEngine):
+        return vllm_argv(config, folder)
     return (
         sys.executable,
         str(HERE / "fake_engine.py"),
@@ -30,6 +33,7 @@ def fake_executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
 
 
 def short_times() -> None:
+    supervise.WATCH_S = 0.1
     supervise.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
     proof.REPEAT_S = float(os.environ.get("LD_TEST_REPEAT_S", "60"))
     proof.RETRY_S = proof.PACE_S = 0.2

@@ -40,7 +40,8 @@ async def until(condition: Callable[[], Any], what: str, timeout: float = 60.0) 
 
 
 class Node:
-    def __init__(self, folder: Path, base: Path, hub_url: str, token: str, *, slots: int = 4) -> None:
+    def __init__(self, folder: Path, base: Path, hub_url: str, token: str, *, slots: int = 4, engine: str = "") -> None:
+        """`engine`: settings of its engine, as TOML, in the place of those of the fake embedded one."""
         self.root = folder
         self.state = StateFolder(folder / "s")
         self.base = base
@@ -54,7 +55,7 @@ class Node:
         self.config.write_text(
             f'node = "gpu-01"\nhub = "{hub_url}"\ntoken = "token"\nstate = "s"\n'
             f'[labels]\nsite = "eu-1"\n[router]\nlisten = "127.0.0.1:{self.port}"\n'
-            f'[[engine]]\nname = "e0"\nbase = "{base}"\nslots = {slots}\n'
+            f'[[engine]]\nname = "e0"\nbase = "{base}"\nslots = {slots}\n{engine}\n'
         )
         self.log = folder / "agent.log"
         self.process: subprocess.Popen[bytes] | None = None
