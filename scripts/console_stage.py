@@ -11,11 +11,11 @@ from scripts import console_seed as seed
 from textual import events
 from textual.keys import _character_to_key
 
-from loradeck.client.errors import OutcomeUnknown
+from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, Link, LinkChange
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedTenants
-from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
 from loradeck.schemas.state import HubState, ReleaseView, TenantRow
 from loradeck.tui.app import Deck
 from loradeck.tui.moves import Move
@@ -50,6 +50,8 @@ class SeededPort:
         self.says: asyncio.Queue[FeedItem] = asyncio.Queue()
         self.sent: list[Move] = []
         self.answer: Callable[[Move], MoveResult] | None = None
+        self.planned: list[RewindRequest] = []
+        self.plan: RewindPlan | None = None
 
     async def follow(self) -> AsyncGenerator[FeedItem]:
         yield LinkChange(state=Link.UP, at=0.0)
@@ -66,6 +68,12 @@ class SeededPort:
     async def outcome(self, key: str) -> MoveResult | None:
         await asyncio.Event().wait()
         return None
+
+    async def plan_rewind(self, request: RewindRequest) -> RewindPlan:
+        self.planned.append(request)
+        if self.plan is None:
+            raise HubUnreachable("the hub cannot be reached", where="https://hub.eu-1.example:7400")
+        return self.plan
 
     async def releases(self, tenant: str) -> list[ReleaseView]:
         return [

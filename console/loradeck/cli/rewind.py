@@ -92,8 +92,8 @@ def _show(s: Session, plan: RewindPlan, time_ms: int | None) -> None:
             (
                 f"{step.tenant}/{step.route}",
                 step.generation,
-                short(step.from_release),
-                short(step.to_release),
+                step.from_label or short(step.from_release),
+                step.to_label or short(step.to_release),
                 step.skipped or "",
             )
             for step in plan.steps

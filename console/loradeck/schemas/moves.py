@@ -57,7 +57,7 @@ class HoldRequest(Strict):
 
 
 class LiftRequest(Strict):
-    """Ends the quarantine of a release on a pointer."""
+    """Ends the quarantine of a release on a pointer, and its breach."""
 
     release: Digest
     idempotency_key: str = Key
@@ -99,6 +99,8 @@ class RewindStep(Wire):
     generation: int
     from_release: Digest | None
     to_release: Digest | None
+    from_label: str | None = Field(None, description="what people call it: 'v9/B2'")
+    to_label: str | None = None
     skipped: str | None = Field(None, description="why it stays; None: it moves")
 
 

@@ -17,11 +17,26 @@ from loradeck.client.config import Context
 from loradeck.client.errors import ClientError
 from loradeck.client.feed import FeedItem, LinkChange
 from loradeck.client.feed import Link as FeedLink
+from loradeck.client.moments import MomentError, moment
+from loradeck.schemas.moves import RewindRequest
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
 from loradeck.tui.clipboard import copied
 from loradeck.tui.commands import CommandError, parse
-from loradeck.tui.dispatch import Act, Action, Ask, NewKey, Refuse, Verdict, barrier, decide, new_key, newest, offer
+from loradeck.tui.dispatch import (
+    Act,
+    Action,
+    Ask,
+    NewKey,
+    Refuse,
+    Verdict,
+    barrier,
+    decide,
+    new_key,
+    newest,
+    offer,
+    rewind,
+)
 from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
 from loradeck.tui.labels import Labels
 from loradeck.tui.listing import FilterError, RowFilter
@@ -91,6 +106,7 @@ class Deck(App[None], inherit_bindings=False):
         self.read_only = read_only
         self.state = ConsoleState(clock=clock)
         self.question: Question | None = None
+        self.question_top = 0  # first entry of its list that is in view
         self._at = at
         self._make_key = make_key
         self.sender = Sender(port, self.state, self._draw_front)
@@ -267,10 +283,22 @@ class Deck(App[None], inherit_bindings=False):
         assert self.question is not None
         if binding.does in ("confirm", "escape"):
             return True
+        if self.question.ask.listed and self._scrolls_list(binding):
+            return False
         if binding.does == "enter" or self.question.action.value in binding.keys:
             self.notice(f"{binding.shown} does nothing here: y does it, esc leaves")
             return False
         self.question = None
+        return True
+
+    def _scrolls_list(self, binding: keys.Binding) -> bool:
+        """Whether a key moves the question's list. Drawing stops it at the end."""
+        page = max(1, (self.front.pane.size.height if self.front else 9) - 4)
+        steps = {"down": 1, "up": -1, "page_down": page, "page_up": -page, "first": -100_000, "last": 100_000}
+        if binding.does not in steps:
+            return False
+        self.question_top = max(0, self.question_top + steps[binding.does])
+        self._draw_front()
         return True
 
     def do_rollback(self) -> None:
@@ -287,6 +315,14 @@ class Deck(App[None], inherit_bindings=False):
 
     def do_promote(self) -> None:
         self.promote(None, override=False)
+
+    def do_rewind(self) -> None:
+        barred = barrier(Action.REWIND, self.state, self.read_only)
+        if barred is not None:
+            self.notice(barred.why, "warn")
+        elif self.front is not None:
+            self.notice("14:05 (local), 14:05Z, 20m ago, or a rev", "dim")
+            self.front.prompt.open(Asking.MOMENT)
 
     def do_quit(self) -> None:
         if self.state.screen is not Screen.TENANTS:
@@ -445,6 +481,9 @@ class Deck(App[None], inherit_bindings=False):
             return
         if asking is Asking.REASON:
             self._reasoned(text)
+        elif asking is Asking.MOMENT:
+            if self._rewind_to(text):
+                front.prompt.close()
         elif asking is Asking.FILTER:
             front.prompt.close()
             try:
@@ -469,6 +508,37 @@ class Deck(App[None], inherit_bindings=False):
         self.question = None
         self._send([move.because(text.strip()) for move in question.ask.moves])
 
+    def _rewind_to(self, text: str) -> bool:
+        """Ask the hub what going back to a time or a rev would do. False: it is neither, and typing goes on."""
+        to_rev = int(text) if text.strip().isdecimal() else None
+        time_ms = None
+        if to_rev is None:
+            now_ms = self.state.hub_now_ms or int(time.time() * 1000)
+            try:
+                time_ms = moment(text, now_ms=now_ms, zoneless=True)
+            except MomentError as error:
+                self.notice(clean(f"{error}; {error.fix}"), "bad")
+                return False
+        tenants = tuple(dict.fromkeys(tenant for tenant, _ in self.state.marks))
+        request = RewindRequest(
+            to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=self._make_key(), reason="rewind"
+        )
+        self.notice("asking the hub what would move ...", "dim")
+        self.run_worker(self._plan_rewind(request), group="offer", exclusive=True)
+        return True
+
+    async def _plan_rewind(self, request: RewindRequest) -> None:
+        try:
+            plan = await self.port.plan_rewind(request)
+        except ClientError as error:
+            self.notice(f"W off: {said(error)}", "bad")
+            return
+        if self.question is not None or self.state.screen is not Screen.TENANTS:
+            self.notice("W dropped: you have moved on", "dim")
+            return
+        self.notice("")
+        self._follow_verdict(Action.REWIND, rewind(self.state, plan, request, read_only=self.read_only))
+
     def _run_command(self, text: str) -> None:
         try:
             command, argument = parse(text)
@@ -489,6 +559,13 @@ class Deck(App[None], inherit_bindings=False):
                     command, Action.HOLD))  # fmt: skip
             case "events":
                 self.show_events(argument)
+            case "rewind":
+                self.show_list(Screen.TENANTS)
+                barred = barrier(Action.REWIND, self.state, self.read_only)
+                if barred is not None:
+                    self.notice(barred.why, "warn")
+                elif not argument or not self._rewind_to(argument):
+                    self.do_rewind()
             case _:
                 getattr(self, f"do_{command}")()
 
@@ -504,6 +581,7 @@ class Deck(App[None], inherit_bindings=False):
                 self.notice(verdict.why, "warn")
             case Ask():
                 self.question = Question(action, verdict)
+                self.question_top = 0
                 if verdict.wants_reason and self.front is not None:
                     self.front.prompt.open(Asking.REASON)
             case Act(moves=()):

@@ -13,15 +13,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loradeck.schemas.attestation import GateResult
-from loradeck.schemas.ids import Role
-from loradeck.schemas.log import EventKind
-from loradeck.schemas.moves import FallbackRequest, HoldRequest, PromoteRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.ids import Role, short
+from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.moves import (
+    FallbackRequest,
+    HoldRequest,
+    PromoteRequest,
+    RewindPlan,
+    RewindRequest,
+    RollbackRequest,
+    UndoRequest,
+)
 from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 from loradeck.tui.listing import hidden
 from loradeck.tui.moves import Move, MoveKind, Phase
 from loradeck.tui.seen import Frame, Shown
 from loradeck.tui.state import SETTLING_S, ConsoleState, Link
-from loradeck.tui.text import age, clean, plural, release
+from loradeck.tui.text import age, clean, plural, release, stamp
 
 ARM_S = 0.5
 """How long a preview must have been on the terminal before R acts on it."""
@@ -41,6 +49,7 @@ class Action(StrEnum):
     FALLBACK = "F"
     HOLD = "h"
     PROMOTE = "p"
+    REWIND = "W"
     QUIT = "q"
 
 
@@ -49,6 +58,7 @@ ROLES = {
     Action.UNDO: Role.OPERATOR,
     Action.FALLBACK: Role.OPERATOR,
     Action.HOLD: Role.OPERATOR,
+    Action.REWIND: Role.OPERATOR,
     Action.PROMOTE: Role.RELEASER,
 }
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.RELEASER: 2}
@@ -137,6 +147,8 @@ def decide(
             return _hold(row, make_key)
         case Action.PROMOTE:
             return Refuse("p offers a release through `offer`")
+        case Action.REWIND:
+            return Refuse("W shows its plan through `rewind`")
 
 
 def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:
@@ -279,6 +291,8 @@ def _undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -
     if own is not None and own.phase in (Phase.SENDING, Phase.UNKNOWN):
         return Refuse("u off: the outcome of your last move is not known yet")
     event = state.last_move(row)
+    if event is not None and event.kind is EventKind.REWIND:
+        return _undo_rewind(state, event, make_key)
     back = state.name_of(event.from_release) if event else "as before"
     request = UndoRequest(event=event_id, idempotency_key=make_key())
     move = Move(MoveKind.UNDO, row.tenant, row.route, request, f"u {release(row.live)} > {back}")
@@ -298,6 +312,20 @@ def _undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -
         f"u {row.tenant}/{row.route} {release(row.live)} > {back}: undoes {what}{said}"
         f"{f', {age(when)} old' if when is not None else ''}",
         (move,),
+    )
+
+
+def _undo_rewind(state: ConsoleState, event: Event, make_key: NewKey) -> Verdict:
+    """All of a rewind goes back as one, or nothing of it: it was one decision."""
+    rows = [row for row in state.tenants.values() if row.last_event is not None and row.last_event.txn == event.txn]
+    listed = tuple(f"{row.tenant}/{row.route}: {release(row.live)}" for row in rows)
+    what = f"u {plural(len(listed), 'pointer')} of one rewind"
+    request = UndoRequest(txn=event.txn, idempotency_key=make_key())
+    said = f' "{clean(event.reason)}"' if event.reason else ""
+    return Ask(
+        f"{what}: undoes all of it, by {clean(event.actor)}{said}",
+        (Move(MoveKind.UNDO, "", "", request, what),),
+        listed=listed,
     )
 
 
@@ -394,13 +422,59 @@ def gate_says(gate: GateResult | None) -> str:
     )
 
 
+def rewind(
+    state: ConsoleState,
+    plan: RewindPlan,
+    request: RewindRequest,
+    *,
+    read_only: str | None = None,
+) -> Verdict:
+    """A rewind whose plan the hub has made: always asks, with every pointer of the plan and why some stay.
+
+    What is sent is the plan: its own rev, and the generations it saw.
+    """
+    barred = barrier(Action.REWIND, state, read_only)
+    if barred is not None:
+        return barred
+    moving = [step for step in plan.steps if step.skipped is None]
+    staying = [step for step in plan.steps if step.skipped is not None]
+    then = f"rev {plan.to_rev}"
+    if plan.at_ms is not None:
+        then += f", committed {stamp(plan.at_ms)} ({age(state.age_of(plan.at_ms) or 0)} ago)"
+    if not moving:
+        why = f": {clean(staying[0].skipped or '')}" if staying else ""
+        return Refuse(f"W off: no pointer would move back to {then}{why}")
+    listed = [
+        f"moves  {step.tenant}/{step.route}: {_called(step.from_label, step.from_release)} > "
+        f"{_called(step.to_label, step.to_release)}"
+        for step in moving
+    ]
+    listed += [f"stays  {step.tenant}/{step.route}: {clean(step.skipped or '')}" for step in staying]
+    line = f"W {plural(len(moving), 'pointer')} back to {then}"
+    line += f"; {len(staying)} stay" if staying else ""
+    execute = request.model_copy(
+        update={
+            "to_rev": plan.to_rev,
+            "time_ms": None,
+            "generations": {f"{step.tenant}/{step.route}": step.generation for step in moving},
+        }
+    )
+    says = f"W {plural(len(moving), 'pointer')} > rev {plan.to_rev}"
+    return Ask(line, (Move(MoveKind.REWIND, "", "", execute, says),), listed=tuple(listed))
+
+
+def _called(label: str | None, release: str | None) -> str:
+    return clean(label) if label else short(release) if release else "none"
+
+
 def _quit(state: ConsoleState) -> Verdict:
     open_moves = state.unsettled
     if not open_moves:
         return Act()
     own = open_moves[-1]
     more = f" and {len(open_moves) - 1} more" if len(open_moves) > 1 else ""
-    return Ask(f"quit? {own.move.says} on {own.move.tenant}/{own.move.route}{more} has not settled")
+    where = f" on {own.move.tenant}/{own.move.route}" if own.move.tenant else ""
+    return Ask(f"quit? {own.move.says}{where}{more} has not settled")
 
 
 # ---- wording -----------------------------------------------------------------------------------------------

@@ -76,6 +76,17 @@ BINDINGS: tuple[Binding, ...] = (
         TENANTS,
         moves=True,
     ),
+    Binding(
+        "rewind",
+        ("W",),
+        "W",
+        "rewind",
+        "Put every pointer back as it was at a time (14:05, 20m ago) or a rev, in one transaction. With marks: only "
+        "the pointers of the marked tenants. Shows what would move and what would stay; asks for y.",
+        TENANTS,
+        moves=True,
+        footer=False,
+    ),
     Binding("confirm", ("y",), "y", "yes", "Do what the question above the footer says.", moves=True, footer=False),
     Binding(
         "copy",
@@ -154,6 +165,7 @@ COMMANDS: dict[str, str] = {
     "undo": "what u does",
     "fallback": "what F does",
     "hold": "what h does",
+    "rewind": "rewind TIME or REV: what W does",
     "help": "keys and commands",
     "q": "quit",
 }

@@ -15,11 +15,12 @@ from loradeck.schemas.moves import (
     HoldRequest,
     MoveResult,
     PromoteRequest,
+    RewindRequest,
     RollbackRequest,
     UndoRequest,
 )
 
-Request = RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest
+Request = RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest | RewindRequest
 RowKey = tuple[str, str]
 
 
@@ -29,11 +30,12 @@ class MoveKind(StrEnum):
     FALLBACK = "fallback"
     HOLD = "hold"
     PROMOTE = "promote"
+    REWIND = "rewind"
 
 
 @dataclass(frozen=True)
 class Move:
-    """One request to one pointer, as it will be sent."""
+    """One request, as it will be sent: to one pointer, or to many (a rewind, its undo) with `tenant` and `route` empty."""
 
     kind: MoveKind
     tenant: str
@@ -95,6 +97,16 @@ class OwnMove:
     def generation(self) -> int | None:
         event = self.event
         return event.generation if event else None
+
+    @property
+    def moved(self) -> dict[RowKey, int]:
+        """Every pointer that this move committed, and its generation since."""
+        events = self.result.events if self.result is not None and self.phase is Phase.COMMITTED else ()
+        return {
+            (event.tenant, event.route): event.generation
+            for event in events
+            if event.route is not None and event.generation is not None
+        }
 
 
 @dataclass(frozen=True)

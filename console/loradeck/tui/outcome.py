@@ -14,7 +14,8 @@ def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
     """The newest that is known of a move."""
     move = own.move
     key, _, path = move.says.partition(" ")
-    name = f"{key} {move.tenant if move.route == 'production' else f'{move.tenant}/{move.route}'} {path}"
+    at = move.tenant if move.route in ("", "production") else f"{move.tenant}/{move.route}"
+    name = " ".join(part for part in (key, at, path) if part)
     match own.phase:
         case Phase.SENDING:
             return Tell(f"{name}: sending", "warn", own.sent_ms, closes=False)
@@ -29,7 +30,7 @@ def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
         case Phase.PENDING:
             return Tell(f"{name}: preparing on the nodes, not committed yet", "warn", own.sent_ms)
         case Phase.COMMITTED:
-            return _committed(state, own, name)
+            return _many(state, own, name) if not move.tenant else _committed(state, own, name)
 
 
 def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
@@ -46,6 +47,24 @@ def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
     text += f" FLIPPED {row.flipped}/{row.placed}{last} PROVEN {proven(row)}/{row.placed}"
     return Tell(text, "good" if is_done(row) else "warn", own.sent_ms)
+
+
+def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
+    """A rewind, or its undo, counts pointers: one is flipped or proven when all its replicas are."""
+    result = own.result
+    assert result is not None
+    if not own.moved:
+        return Tell(f"{name}: nothing moved, every pointer has moved since the plan", "warn", own.sent_ms)
+    took = f" +{result.commit_ms:.0f}ms" if result.commit_ms is not None else ""
+    stayed = f", {len(result.skipped)} stayed" if result.skipped else ""
+    rows = {key: state.tenants.get(key) for key in own.moved}
+    here = [row for key, row in rows.items() if row is not None and row.pointer.generation == own.moved[key]]
+    since = sum(row is not None and row.pointer.generation > own.moved[key] for key, row in rows.items())
+    flipped = sum(row.flipped >= row.placed for row in here)
+    done = sum(is_done(row) for row in here)
+    text = f"{name} COMMITTED rev {result.rev}{took} FLIPPED {flipped}/{len(rows)} PROVEN {done}/{len(rows)}{stayed}"
+    text += f"; {since} moved again since" if since else ""
+    return Tell(text, "good" if done + since == len(rows) else "warn", own.sent_ms)
 
 
 def said(error: ClientError) -> str:

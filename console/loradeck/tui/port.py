@@ -16,6 +16,8 @@ from loradeck.schemas.moves import (
     HoldRequest,
     MoveResult,
     PromoteRequest,
+    RewindPlan,
+    RewindRequest,
     RollbackRequest,
     UndoRequest,
 )
@@ -39,6 +41,10 @@ class Port(Protocol):
 
     async def outcome(self, key: str) -> MoveResult | None:
         """The result of the move sent under a key; None: it never moved anything."""
+        ...
+
+    async def plan_rewind(self, request: RewindRequest) -> RewindPlan:
+        """What a rewind would do. Changes nothing."""
         ...
 
     async def releases(self, tenant: str) -> list[ReleaseView]: ...
@@ -66,6 +72,8 @@ class HubPort:
         match move.request:
             case RollbackRequest() as request:
                 return await self._api.rollback(tenant, route, request)
+            case UndoRequest(txn=str()) as request:
+                return await self._api.undo_txn(request)
             case UndoRequest() as request:
                 return await self._api.undo(tenant, route, request)
             case FallbackRequest() as request:
@@ -74,9 +82,14 @@ class HubPort:
                 return await self._api.hold(tenant, route, request)
             case PromoteRequest() as request:
                 return await self._api.promote(tenant, route, request)
+            case RewindRequest() as request:
+                return await self._api.rewind(request)
 
     async def outcome(self, key: str) -> MoveResult | None:
         return await self._api.move(key)
+
+    async def plan_rewind(self, request: RewindRequest) -> RewindPlan:
+        return await self._api.plan_rewind(request)
 
     async def releases(self, tenant: str) -> list[ReleaseView]:
         return await self._api.releases(tenant)

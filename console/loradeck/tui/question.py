@@ -6,7 +6,7 @@ import itertools
 import textwrap
 from dataclasses import dataclass, field
 
-from loradeck.schemas.moves import UndoRequest
+from loradeck.schemas.moves import RewindRequest, UndoRequest
 from loradeck.tui.dispatch import Action, Ask
 from loradeck.tui.preview import title
 from loradeck.tui.state import ConsoleState
@@ -23,15 +23,30 @@ class Question:
     ask: Ask
     number: int = field(default_factory=lambda: next(_numbers))
 
-    def lines(self, width: int, height: int) -> list[Line]:
-        """The question in the pane: from, to, author and reason first, then the frozen list, then the keys."""
+    def height(self, width: int) -> int:
+        """Lines that all of it takes."""
+        return len(self._head(width)) + len(self.ask.listed) + 1
+
+    def _head(self, width: int) -> list[Line]:
         lines = [title("y or esc?", width, "question")]
-        lines += [line(Span(f" {part}", "bold")) for part in textwrap.wrap(self.ask.line, max(20, width - 2))]
+        return lines + [line(Span(f" {part}", "bold")) for part in textwrap.wrap(self.ask.line, max(20, width - 2))]
+
+    def last_top(self, width: int, height: int) -> int:
+        """The entry of the list that is on top when its end is in view."""
+        room = height - len(self._head(width)) - 1
+        return max(0, len(self.ask.listed) - room + 1) if len(self.ask.listed) > room else 0
+
+    def lines(self, width: int, height: int, top: int = 0) -> list[Line]:
+        """The question in the pane: from, to, author and reason first, then the frozen list, then the keys.
+
+        `top`: the first entry of a list that is longer than the pane.
+        """
+        lines = self._head(width)
         room = height - len(lines) - 1
         listed = list(self.ask.listed)
         if len(listed) > room > 0:
-            rest = len(listed) - room + 1
-            listed = [*listed[: room - 1], f"and {plural(rest, 'more row')}"]
+            shown = listed[top : top + room - 1]
+            listed = [*shown, f"{top + 1}-{top + len(shown)} of {plural(len(listed), 'row')}: j and k scroll"]
         lines += [line(f"   {entry}") for entry in listed]
         keys = "type the reason below, enter sends, esc leaves" if self.ask.wants_reason else "y does it, esc leaves"
         lines.append(line(Span(f" {keys}; nothing has been sent", "question")))
@@ -40,6 +55,8 @@ class Question:
     def outdated(self, state: ConsoleState) -> str | None:
         """Why it no longer asks about what is: a pointer has moved since. None: it still holds."""
         for move in self.ask.moves:
+            if isinstance(move.request, RewindRequest) or not move.tenant:
+                continue  # of many pointers the hub skips or refuses what has moved since, and says so
             row = state.tenants.get(move.row)
             name = f"{move.tenant}/{move.route}"
             if row is None:

@@ -52,8 +52,10 @@ class Sender:
     @property
     def watched(self) -> set[tuple[str, str]]:
         """Rows whose changes are drawn at once: those of moves that have not settled, and of the last one."""
-        rows = {own.move.row for own in self._state.own[-20:] if not self._state.is_settled(own)}
-        return rows | {self._told.move.row} if self._told is not None else rows
+        waiting = [own for own in self._state.own[-20:] if not self._state.is_settled(own)]
+        if self._told is not None:
+            waiting.append(self._told)
+        return {key for own in waiting for key in (own.move.row, *own.moved)}
 
     async def deliver(self, owns: Sequence[OwnMove]) -> None:
         """Send, and stay until the outcome of each is known."""

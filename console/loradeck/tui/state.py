@@ -453,12 +453,13 @@ class ConsoleState:
         if own.phase is Phase.PENDING:
             row = self.tenants.get(own.move.row)
             return row is None or "PREP" not in row.flags
-        if own.phase is not Phase.COMMITTED or own.generation is None:
+        return all(self._is_settled(key, generation) for key, generation in own.moved.items())
+
+    def _is_settled(self, key: RowKey, generation: int) -> bool:
+        row = self.tenants.get(key)
+        if row is None or row.pointer.generation > generation:
             return True
-        row = self.tenants.get(own.move.row)
-        if row is None or row.pointer.generation > own.generation:
-            return True
-        return row.pointer.generation == own.generation and row.settled
+        return row.pointer.generation == generation and row.settled
 
     @property
     def unsettled(self) -> list[OwnMove]:

@@ -55,6 +55,27 @@ async def test_R_u_R_and_promote_again_through_the_keyboard(site: Site) -> None:
         assert await site.kinds() == ["rollback", "undo", "rollback", "release_hold", "promote"]
 
 
+async def test_W_shows_the_plan_of_a_rewind_and_y_puts_it_in_force_as_one_move(site: Site) -> None:
+    events = await site.hub.ok("GET", "events?tenant=acme&route=production&limit=200")
+    second = sorted(event["rev"] for event in events if event["kind"] == "promote")[1]
+    async with console(site.here) as terminal:
+        await terminal.shows(ARMED)
+        terminal.type("W")
+        await terminal.shows("back to>")
+        terminal.type(f"{second}\r")
+        await terminal.shows(f"W 1 pointer back to rev {second}, committed", "moves  acme/production: v3/B1 > v2/B1")
+        assert await site.kinds() == []
+        await terminal.confirms()
+        await terminal.shows("FLIPPED 1/1 PROVEN 1/1", "R asks y: this goes one release further back")
+        assert site.live == site.releases[1]
+        assert await site.kinds() == ["rewind"]
+        terminal.type("u")
+        await terminal.shows("u 1 pointer of one rewind: undoes all of it, by root")
+        await terminal.confirms()
+        await terminal.until(lambda: site.live == site.releases[2], "it is undone")
+        assert await site.kinds() == ["rewind", "undo"]
+
+
 async def test_RR_in_one_write_and_pasted_Restart_move_nothing(site: Site) -> None:
     before = site.generation
     async with console(site.here) as terminal:

@@ -49,6 +49,25 @@ async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
     return rev, events[0].at_ms if events else None
 
 
+def _labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
+    """The plan with its releases as people call them."""
+
+    def label(tenant: str, release: str | None) -> str | None:
+        view = hub.view(tenant, release) if release is not None else None
+        return f"{view.label}/{view.base_label}" if view is not None else None
+
+    steps = (
+        step.model_copy(
+            update={
+                "from_label": label(step.tenant, step.from_release),
+                "to_label": label(step.tenant, step.to_release),
+            }
+        )
+        for step in plan.steps
+    )
+    return plan.model_copy(update={"steps": tuple(steps)})
+
+
 @router.post("/rewind", response_model=RewindPlan | MoveResult)
 async def rewind(
     body: RewindRequest, request: Request, caller: Operator, wait: Wait = "committed", timeout: Timeout = 60
@@ -75,7 +94,7 @@ async def rewind(
         )
 
     if body.dry_run:
-        return Response(plan().model_dump_json(), media_type="application/json")
+        return Response(_labelled(hub, plan()).model_dump_json(), media_type="application/json")
 
     def decide() -> Sequence[Draft]:
         plans.append(plan())

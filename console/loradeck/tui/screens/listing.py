@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 TALL = 40
 """From this many lines on the pane is higher."""
 
+CHROME = 5
+"""Lines that are neither rows nor pane: header, summary, column names, prompt, footer."""
+
+LEAST_ROWS = 3
 PANE = 9
 PANE_TALL = 14
 
@@ -47,6 +51,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         self.column_names = Lines(id="heading")
         self.grid = Grid(self._draw, id="grid")
         self.pane = Pane(id="pane")
+        self._pane_height = PANE  # as its style sheet has it
         self.prompt = Prompt()
         self.footer = Lines(id="footer")
 
@@ -108,17 +113,34 @@ class ListScreen(Screen[None], inherit_bindings=False):
         return self.EMPTY
 
     def _sync_pane(self, width: int) -> None:
-        height = self.pane.size.height
         question = self.deck.question
+        if self._fit_pane(question.height(width) if question is not None else 0):
+            return  # drawn once it has its new height
+        height = self.pane.size.height
         if question is not None:
-            lines = [fit_line(spans, width) for spans in question.lines(width, height)]
+            self.deck.question_top = min(self.deck.question_top, question.last_top(width, height))
+            lines = [fit_line(spans, width) for spans in question.lines(width, height, self.deck.question_top)]
             self.pane.show_as(lines, None, question.number)
             return
         lines, shown = self.pane_lines(width, height)
         self.pane.show_as(lines[:height], shown, None)
 
+    def _fit_pane(self, wanted: int) -> bool:
+        """Give the pane its height: the usual one, or for a long list as much as leaves some rows in view.
+
+        Returns whether it has to be laid out anew first.
+        """
+        screen = self.size.height
+        usual = PANE_TALL if screen >= TALL else PANE
+        height = max(usual, min(wanted, screen - CHROME - LEAST_ROWS))
+        if self._pane_height == height:
+            return False
+        self._pane_height = height
+        self.pane.styles.height = height
+        self.call_after_refresh(self.sync)
+        return True
+
     def on_resize(self, event: events.Resize) -> None:
-        self.pane.styles.height = PANE_TALL if event.size.height >= TALL else PANE
         self.call_after_refresh(self.sync)
 
     def on_mount(self) -> None:

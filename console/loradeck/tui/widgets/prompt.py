@@ -1,4 +1,4 @@
-"""The line above the footer: a notice, or a filter, a command or a reason being typed."""
+"""The line above the footer: a notice, or a filter, a command, a reason or a time being typed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Asking(StrEnum):
     FILTER = "/"
     COMMAND = ":"
     REASON = "reason> "
+    MOMENT = "back to> "
 
 
 class Prompt(Lines):
