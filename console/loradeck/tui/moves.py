@@ -35,7 +35,7 @@ class MoveKind(StrEnum):
 
 @dataclass(frozen=True)
 class Move:
-    """One request, as it will be sent: to one pointer, or to many (a rewind, its undo) with `tenant` and `route` empty."""
+    """One request, as it will be sent. A rewind or its undo is to many pointers: then `tenant` and `route` are ""."""
 
     kind: MoveKind
     tenant: str
