@@ -93,16 +93,23 @@ async def judge_items(
     asked = [item.prompt for item in items]
     if not asked:
         return Judgement(level=Level.LISTED, code="no_canaries", detail="the route has no canaries")
-    record = await records.find(ref.id, build.build, asked)
+    # Merged weights are known by what their engine's own base answers: there is nothing else in it.
+    known_by = base_ref(ref.release.tenant, build.base) if ref.release.form is Form.MERGED else ref
+    record = await records.find(known_by.id, build.build, asked)
     if record is not None:
         # What others recorded for other prompts says nothing about the ones that were asked.
         record = record.model_copy(update={"items": tuple(item for item in record.items if item.prompt in asked)})
-    if ref.release.form is not Form.ADAPTER:
+    if ref.release.form is Form.BASE:
         return judge(items, record, {}, is_base=True)
-    rivals = [base_ref(ref.release.tenant, build.base), *([left] if left else [])]
-    others = {rival.id: await records.find(rival.id, build.build, asked) for rival in rivals if rival.id != ref.id}
+    others: dict[str, CanaryRecord | None] = {}
+    rivals = [base_ref(ref.release.tenant, ref.release.base), *([left] if left else [])]
+    for rival in rivals:
+        known = await records.find(rival.id, build.build, asked)
+        # An engine of this base cannot answer as a release of another: that one is ruled out where it is known.
+        if rival.id != ref.id and (known is not None or rival.release.served_base == build.base):
+            others[rival.id] = known
     for other in near:
         known = records.known(other.id, build.build)
         if known is not None and other.id != ref.id:
             others[other.id] = known
-    return judge(items, record, others, is_base=False)
+    return judge(items, record, others, is_base=ref.release.form is Form.MERGED and not others)

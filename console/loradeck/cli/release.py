@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import click
 
-from loradeck.cli.naming import release_named
+from loradeck.cli.base import named_bases
+from loradeck.cli.naming import one_named, release_named
 from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
-from loradeck.cli.session import Session, hub_command
+from loradeck.cli.session import Session, hub_command, writes
 from loradeck.schemas.ids import short
+from loradeck.schemas.moves import MergedRelease
 
 
 @click.group(cls=Noun)
 def release() -> None:
     """List and show releases."""
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option("--merged", "base", required=True, metavar="BASE", help="The merged weights: label, model id or digest.")
+@writes
+async def add(s: Session, tenant: str, name: str, base: str) -> None:
+    """Register an adapter's release as merged into its base: RELEASE is the adapter's.
+
+    The merged weights lie on the nodes, each in the base folder of an engine of their own; `loradeck base add`
+    registers them.
+    """
+    merged = one_named("base", base, await named_bases(s.api)).digest
+    adapter = await release_named(s.api, tenant, name)
+    view = await s.api.register_merged(MergedRelease(tenant=tenant, adapter=adapter.id, merged=merged))
+    s.out.json(view)
+    s.out.say(f"release {view.label} {short(view.id)} on {view.base_label} {short(view.base)}")
 
 
 @release.command("ls")

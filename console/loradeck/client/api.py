@@ -41,6 +41,7 @@ from loradeck.schemas.moves import (
     FallbackRequest,
     HoldRequest,
     LiftRequest,
+    MergedRelease,
     MoveResult,
     PromoteRequest,
     RewindPlan,
@@ -236,6 +237,10 @@ class HubApi:
     async def adapter_versions(self, tenant: str, name: str) -> list[AdapterVersion]:
         path = f"adapters/{segment(tenant)}/{segment(name)}/versions"
         return await self.transport.ask(list[AdapterVersion], "GET", path)
+
+    async def register_merged(self, release: MergedRelease) -> ReleaseView:
+        """The adapter's release and the merged weights must be registered already."""
+        return await self.transport.ask(ReleaseView, "POST", "releases", body=release, repeatable=True)
 
     async def release(self, release: str) -> ReleaseDetail:
         return await self.transport.ask(ReleaseDetail, "GET", f"releases/{segment(release)}")

@@ -109,7 +109,7 @@ class Catalogue:
             return ReleaseView(
                 id=release_id, form=Form.ADAPTER, label=short(release_id), base=release_id, base_label="?"
             )
-        view = self._views[release_id] = view_of(found, self.base_label(found.base))
+        view = self._views[release_id] = view_of(found, self.base_label(found.served_base))
         return view
 
     def version_of(self, release: Release) -> AdapterVersion | None:

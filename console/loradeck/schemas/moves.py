@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Reason, Strict, Wire
+from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 
 Key = Field(min_length=8, max_length=100, description="chosen by the caller; the same key never moves twice")
@@ -17,6 +17,14 @@ class PromoteRequest(Strict):
     override: bool = False
     reason: Reason = ""
     incident: str | None = None
+
+
+class MergedRelease(Strict):
+    """Merged weights to be served as a release: an engine of their own runs them, found by their digest."""
+
+    tenant: Name
+    adapter: Digest = Field(description="release of the adapter that was merged into its base")
+    merged: Digest = Field(description="digest of the merged weights, registered as a base")
 
 
 class RollbackRequest(Strict):

@@ -26,7 +26,7 @@ class Release(Strict):
     base: Digest
     adapter: Digest | None = Field(None, description="digest of the adapter version; None for base alone")
     merged: Digest | None = Field(None, description="base digest of the merged weights")
-    label: str = Field("", description="'v7', or 'base'")
+    label: str = Field("", description="'v7', 'v7m' when merged, or 'base'")
 
     @model_validator(mode="after")
     def _parts_fit_the_form(self) -> Release:

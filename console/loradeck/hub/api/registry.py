@@ -27,6 +27,7 @@ from loradeck.schemas.manifest import (
     FileEntry,
     SuiteManifest,
 )
+from loradeck.schemas.moves import MergedRelease
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import ReleaseView
 from loradeck.store.interface import Doc
@@ -231,6 +232,41 @@ async def releases(request: Request, caller: Viewer, tenant: str | None = None) 
     ids = [release_id for release_id, r in hub.catalogue.releases.items() if r.tenant == tenant]
     implied = [hub.catalogue.base_alone_id(tenant, base) for base in hub.catalogue.bases]
     return [hub.view(tenant, release_id) for release_id in dict.fromkeys(ids + implied)]
+
+
+@router.post("/releases")
+async def register_merged(body: MergedRelease, request: Request, caller: Releaser) -> ReleaseView:
+    """Merged weights as a release. Registering the same again answers the same."""
+    hub = hub_of(request)
+    if hub.tenant(body.tenant).offboarded:
+        raise Refused("offboarded", f"{body.tenant} is offboarded")
+    adapted = hub.catalogue.known(body.tenant, body.adapter)
+    if adapted.form is not Form.ADAPTER:
+        raise Refused(
+            "unknown_adapter",
+            "only an adapter can have been merged into its base",
+            detail=f"{adapted.label} is of form {adapted.form.value}",
+            fix="name the adapter's release",
+        )
+    if body.merged not in hub.catalogue.bases:
+        raise Refused(
+            "unknown_base",
+            "the merged weights are not registered",
+            detail=body.merged,
+            fix="loradeck base add DIR, with the folder of the merged weights, first",
+        )
+    if body.merged == adapted.base:
+        raise Refused("wrong_base", "these are the weights of the base itself", detail=body.merged)
+    release = Release(
+        tenant=body.tenant,
+        form=Form.MERGED,
+        base=adapted.base,
+        adapter=adapted.adapter,
+        merged=body.merged,
+        label=f"{adapted.label}m",
+    )
+    await hub.register(Doc.RELEASE, release.id, release.model_dump(mode="json"), tenant=body.tenant, by=caller.actor)
+    return hub.view(body.tenant, release.id)
 
 
 @router.get("/releases/{release}")
