@@ -1,16 +1,21 @@
-"""Starting engines under the contract, and calls to them. A second engine joins the suite by an entry in `START`."""
+"""Starting engines under the contract, and calls to them.
+
+The embedded engine is always there; the real vLLM joins where `LORADECK_VLLM_PYTHON` names its environment, as
+`make test-vllm` does.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from tests import vllm_server
 
 SLOTS = 4
 Load = Callable[..., httpx.Response]
@@ -23,7 +28,17 @@ def start_embedded(state: Path, base: Path, log: Path) -> subprocess.Popen[bytes
         return subprocess.Popen([*command, "--slots", str(SLOTS), "--threads", "1"], stdout=out, stderr=out)
 
 
+def start_vllm(state: Path, base: Path, log: Path) -> subprocess.Popen[bytes]:
+    state.mkdir(mode=0o700)
+    return vllm_server.start(["--uds", str(state / "engine.sock")], base, log, slots=SLOTS)
+
+
 START: dict[str, Callable[[Path, Path, Path], subprocess.Popen[bytes]]] = {"embedded": start_embedded}
+if vllm_server.PYTHON:
+    START["vllm"] = start_vllm
+
+EMBEDDED_ONLY = pytest.mark.parametrize("engine", ["embedded"], indirect=True)
+"""What the embedded engine promises beyond the contract."""
 
 
 @dataclass
@@ -72,14 +87,5 @@ def margins_of(answer: dict[str, Any]) -> list[float]:
 
 
 def wait_for_health(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 90
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine") as http:
-        while time.monotonic() < deadline:
-            assert process.poll() is None, log.read_text()
-            try:
-                if http.get("/health").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass  # not listening yet
-            time.sleep(0.05)
-    raise AssertionError("the engine did not start:\n" + log.read_text())
+        vllm_server.wait_until_up(http, process, log)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.contract.engine.running import SLOTS, Engine, start_embedded, wait_for_health
+from tests.contract.engine.running import EMBEDDED_ONLY, SLOTS, Engine, start_embedded, wait_for_health
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EngineBuild
 
 
+@EMBEDDED_ONLY
 def test_version_names_build_base_and_slots(engine: Engine) -> None:
     version = engine.http.get("/version").json()
     build = EngineBuild.model_validate(version["build"])
@@ -28,12 +29,14 @@ def test_version_names_build_base_and_slots(engine: Engine) -> None:
     assert engine.http.get("/version").json()["boot"] == version["boot"] != ""
 
 
+@EMBEDDED_ONLY
 def test_socket_and_folder_are_private(engine: Engine) -> None:
     assert stat.S_IMODE(engine.socket.stat().st_mode) & 0o077 == 0
     assert stat.S_IMODE(engine.socket.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((engine.socket.parent / "engine.lock").stat().st_mode) == 0o600
 
 
+@EMBEDDED_ONLY
 def test_a_second_engine_on_the_same_folder_is_refused_and_the_first_serves_on(engine: Engine) -> None:
     command = [sys.executable, "-m", "loradeck_agent.engines.embedded", "--state", str(engine.socket.parent)]
     second = subprocess.run([*command, "--base", str(engine.base)], capture_output=True, text=True, timeout=60)
@@ -85,6 +88,7 @@ def test_a_truncated_base_ends_the_engine_with_an_error(tiny_base: Path, tmp_pat
         shutil.rmtree(folder)
 
 
+@EMBEDDED_ONLY
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/metrics", "/invocations", "/adapters"])
 def test_only_the_contract_is_reachable(engine: Engine, path: str) -> None:
     assert engine.http.post(path, json={}).status_code in (404, 405)

@@ -1,0 +1,115 @@
+"""A hub and one node that is attached to a vLLM which somebody else started."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.fleet import TENANT, Material, lay
+from tests.vllm_server import Server, asked
+
+from incident.fleet import CommandFailed, Fleet, wait_for
+from incident.incident import Cast
+
+KEY = "key-of-the-attached-engine"
+SLOTS = 8
+
+
+@dataclass
+class VllmFleet(Fleet):
+    """A fleet whose nodes have the given `[[engine]]` table."""
+
+    engine: str = ""
+
+    def write_configs(self) -> None:
+        super().write_configs()
+        for node in self.nodes:
+            head, _, _ = node.config.read_text().partition("[[engine]]")
+            node.config.write_text(head + self.engine)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The fleet, its tenant's releases and prompts, and a caller of the tenant's."""
+
+    fleet: Fleet
+    material: Material
+    cast: Cast
+    http: httpx.Client
+    server: Server
+
+    @property
+    def store(self) -> Path:
+        """Where the node keeps adapters."""
+        return self.fleet.nodes[0].state / "releases"
+
+    def row(self) -> dict[str, Any]:
+        row: dict[str, Any] = self.fleet.cli("route", "show", TENANT)
+        return row
+
+    def text(self, text: str, tokens: int = 12) -> str:
+        """A caller's answer, through the router."""
+        reply = self.http.post("/v1/chat/completions", json=asked(TENANT, text, tokens))
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["choices"][0]["message"]["content"]).strip()
+
+    def answers(self) -> set[str | None]:
+        """The releases that answer the tenant's callers, by their tokens."""
+        return {prompt.who(self.text(prompt.messages[0]["content"])) for prompt in self.cast.prompts}
+
+    def seen(self) -> dict[str, Any]:
+        """What a tenant has: its pointer, who answers, and what the engine lists for it."""
+        pointer = self.row()["pointer"]
+        listed = {name: root for name, root in self.server.listed().items() if name.startswith(TENANT)}
+        return {"generation": pointer["generation"], "answers": self.answers(), "listed": listed}
+
+    def refused(self, *words: str) -> str:
+        """What a command that has to be refused says."""
+        try:
+            self.fleet.cli(*words)
+        except CommandFailed as error:
+            return error.error
+        raise AssertionError(f"loradeck {' '.join(words)} was not refused")
+
+    def move(self, *words: str) -> None:
+        """A move of the tenant's pointer, until it is proven on every replica and attested."""
+        self.fleet.cli(*words, "--wait", "proven", "--timeout", "60")
+        wait_for("attested", lambda: self.row()["attested"], 30)
+
+
+@contextmanager
+def attached(server: Server, material: Material) -> Iterator[Attached]:
+    """A running fleet of one node in a folder of its own. The server is still there afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="ld"))
+    key = root / "engine.key"
+    key.touch(mode=0o600)
+    key.write_text(KEY)
+    table = {
+        "name": "e0",
+        "kind": "vllm",
+        "base": str(material.base),
+        "socket": str(server.socket),
+        "key": str(key),
+        "slots": SLOTS,
+        "max_rank": 8,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    engine = "[[engine]]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items())
+    fleet = VllmFleet(root=root, base=material.base, names=("gpu-01",), engine=engine)
+    try:
+        with fleet.running():
+            cast, caller = lay(fleet, material)
+            headers = {"authorization": f"Bearer {caller}"}
+            with httpx.Client(base_url=fleet.nodes[0].url, headers=headers, timeout=60) as http:
+                yield Attached(fleet, material, cast, http, server)
+        assert server.process.poll() is None, "the node ended an engine that is not its own"
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
