@@ -78,7 +78,7 @@ class Bench:
 
     def measure(self, tenant: str, versions: Sequence[str]) -> Iterator[Measured]:
         """The base and these versions of one tenant, trained and scored."""
-        suite, suite_folder = self._suite(tenant)
+        suite, suite_folder = self.suite(tenant)
         canaries = tomllib.loads((HERE / tenant / "route.toml").read_text())["canaries"]
 
         def score(label: str, release: Release, adapter: dict[str, str], seconds: float) -> Measured:
@@ -92,13 +92,14 @@ class Bench:
         yield score("base", Release(tenant=tenant, form=Form.BASE, base=self.base_digest), {}, 0)
         for version in versions:
             before = _children_seconds()
-            out = self._train(tenant, version)
+            out = self.train(tenant, version)
             seconds = _children_seconds() - before
             adapter = AdapterManifest.model_validate_json((out / "manifest.json").read_text()).digest
             release = Release(tenant=tenant, form=Form.ADAPTER, base=self.base_digest, adapter=adapter)
             yield score(version, release, {adapter: str(out)}, seconds)
 
-    def _train(self, tenant: str, version: str) -> Path:
+    def train(self, tenant: str, version: str) -> Path:
+        """Trains one version. Returns the folder with the adapter."""
         rows = HERE / tenant / f"tickets-{version}.jsonl"
         dataset = DatasetManifest(
             tenant=tenant,
@@ -111,11 +112,12 @@ class Bench:
         spec = TrainSpec.model_validate({**recipe, "base": self.base_digest, "datasets": [dataset.digest]})
         return self.run(f"{tenant}-{version}-train", spec, {dataset.digest: str(rows)})
 
-    def _suite(self, tenant: str) -> tuple[SuiteManifest, Path]:
+    def suite(self, tenant: str, items_at_most: int | None = None) -> tuple[SuiteManifest, Path]:
+        """A tenant's held-out items, or the first of them, and the folder they lie in."""
         source = HERE / tenant
         folder = self.root / f"{tenant}-suite"
         folder.mkdir(parents=True)
-        items = (source / "held-out.jsonl").read_text()
+        items = "".join((source / "held-out.jsonl").read_text().splitlines(keepends=True)[:items_at_most])
         (folder / "held-out.jsonl").write_text(items)
         manifest = SuiteManifest(
             tenant=tenant,
