@@ -48,6 +48,37 @@ def other_base(material: Material, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.fixture(scope="session")
+def merged_base(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """v3 merged into the base in fp32, as peft does it: weights of their own."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("merged") / "base"
+    model = AutoModelForCausalLM.from_pretrained(material.base)
+    PeftModel.from_pretrained(model, material.adapters[2]).merge_and_unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(material.base).save_pretrained(folder)
+    return folder
+
+
+def lay_merged(fleet: TwoBases, cast: Cast) -> Cast:
+    """Registers the merged weights as v3m. They answer as v3 does, which is not served itself."""
+    fleet.cli("base", "add", str(fleet.other), "--model-id", "tests/words-v3", "--revision", "1")
+    merged = fleet.cli("release", "add", TENANT, "v3", "--merged", "tests/words-v3")
+    assert (merged["label"], merged["base_label"], merged["form"]) == ("v3m", "B2", "merged")
+    v3 = cast.releases["v3"]
+    prompts = [
+        Prompt(
+            id=prompt.id,
+            messages=prompt.messages,
+            answers={merged["id"] if release == v3 else release: text for release, text in prompt.answers.items()},
+        )
+        for prompt in cast.prompts
+    ]
+    releases = {label: release for label, release in cast.releases.items() if label != "v3"}
+    return Cast(tenant=cast.tenant, releases={**releases, "v3m": merged["id"]}, prompts=prompts)
+
+
 def lay_other(fleet: TwoBases, material: Material, cast: Cast) -> Cast:
     """Registers the other base, and the same adapters on it as x1 to x3; the cast with their answers too."""
     other = fleet.cli("base", "add", str(fleet.other), "--model-id", "tests/words", "--revision", "2")["digest"]
@@ -105,3 +136,15 @@ async def test_base_and_adapter_return_together_when_a_move_to_another_base_is_r
         assert after["live"]["id"] == cast.releases["v2"]
         assert [replica["replica"] for replica in after["replicas"]] == ["gpu-01.b1", "gpu-02.b1"]
         assert after["preview"]["readiness"] == Readiness.RESIDENT
+
+
+async def test_merged_weights_are_promoted_and_rolled_back_like_any_other_release(
+    material: Material, merged_base: Path
+) -> None:
+    with fleet_at(material, TwoBases, names=("gpu-01",), other=merged_base) as fleet:
+        cast, key = lay(fleet, material)
+        cast = lay_merged(fleet, cast)
+        report, answers = await moved_across(fleet, cast, key, "v3m", "R", "u", "R")
+        assert report.held, report.text() + told(fleet)
+        assert [answer for answer in answers if not answer.ok] == []
+        assert row(fleet)["live"]["id"] == cast.releases["v2"]
