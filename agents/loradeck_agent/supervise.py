@@ -217,9 +217,10 @@ class Watched:
         self._said = ""
 
     async def run(self) -> None:
-        await self._turn(await self._seen())
+        seen = await self._seen()
+        await self._turn(seen)
         if self._boot is None:
-            await self._lost("does not answer")
+            await self._lost("does not answer" if seen is None else "is not used")
         while True:
             await asyncio.sleep(WATCH_S)
             await self._turn(await self._seen())
