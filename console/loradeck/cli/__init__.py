@@ -23,7 +23,7 @@ COMMANDS = {
     "move": ("loradeck.cli.moves:outcome", "Say what became of a move whose answer was lost, by its key."),
     "hold": ("loradeck.cli.pointer:hold", "Keep pipelines from promoting on a route."),
     "release-hold": ("loradeck.cli.pointer:release_hold", "Let pipelines promote on a route again."),
-    "lift": ("loradeck.cli.pointer:lift", "End the quarantine of a release, with a reason."),
+    "lift": ("loradeck.cli.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
     "incident": ("loradeck.cli.pointer:incident", "Add an incident or a reason to a move, afterwards."),
     "open": ("loradeck.cli.open:open_", "Start the console on a tenant's row."),
     "tenant": ("loradeck.cli.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),

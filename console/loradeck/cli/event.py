@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from loradeck.cli.exits import Exit
-from loradeck.cli.naming import pointer
+from loradeck.cli.naming import called, pointer
 from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command
@@ -30,6 +30,7 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
         tenant, route = at.tenant, at.route
     events = await s.api.events(tenant=tenant, route=route, before=before, limit=limit)
     s.out.json(events)
+    name = short if s.out.as_json else await called(s.api, events)
     s.out.table(
         ("REV", "TIME", "EVENT", "WHERE", "GEN", "FROM", "TO", "BY", "ID", "INCIDENT", "REASON"),
         [
@@ -39,8 +40,8 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
                 e.kind.value + (" OVERRIDE" if e.override else ""),
                 f"{e.tenant}/{e.route}" if e.route else e.tenant,
                 "-" if e.generation is None else e.generation,
-                short(e.from_release),
-                short(e.to_release),
+                name(e.from_release),
+                name(e.to_release),
                 e.actor,
                 e.id[:12],
                 e.incident or "-",

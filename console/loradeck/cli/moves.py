@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import click
 
 from loradeck.cli.exits import refused
-from loradeck.cli.naming import Pointer, event_named, pointer, pointer_and_release, release_named
+from loradeck.cli.naming import Pointer, called, event_named, pointer, pointer_and_release, release_named
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.progress import in_time, report, wait_options
@@ -143,8 +143,9 @@ async def undo(
         events = [e for e in await s.api.events(limit=1000) if e.txn == txn]
         if not events:
             raise refused("no such txn among the last 1,000 events", where=txn, fix="loradeck event ls --json")
+        name = await called(s.api, events)
         for e in events:
-            _undone(s, e)
+            _undone(s, e, name)
         s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=yes)
         request = UndoRequest(txn=txn, idempotency_key=key, reason=reason)
         result = await _sent(s.api.undo_txn(request, wait=wait, timeout=timeout), key)
@@ -156,7 +157,7 @@ async def undo(
     row = await s.api.row(at.tenant, at.route)
     last = await event_named(s.api, at, event)
     s.out.heading(_title(s, at, row))
-    _undone(s, last)
+    _undone(s, last, await called(s.api, [last]))
     s.confirm(f"Undo this {last.kind.value} of {at}?", yes=yes)
     request = UndoRequest(event=last.id, idempotency_key=key, reason=reason)
     deadline = time.monotonic() + timeout
@@ -202,9 +203,10 @@ async def outcome(s: Session, key: str) -> None:
             code="unknown_key",
         )
     s.out.json(result)
+    name = await called(s.api, result.events)
     for event in result.events:
         s.out.say(
-            f"{event.kind.value} {event.tenant}/{event.route} {short(event.from_release)} -> {short(event.to_release)} "
+            f"{event.kind.value} {event.tenant}/{event.route} {name(event.from_release)} -> {name(event.to_release)} "
             f"by {event.actor} {utc(event.at_ms)}  rev {event.rev}"
         )
 
@@ -252,9 +254,9 @@ def _preview(s: Session, row: TenantRow) -> None:
         s.out.say(f"       skipped {_view(skipped.release)}: {skipped.reason}")
 
 
-def _undone(s: Session, event: Event) -> None:
+def _undone(s: Session, event: Event, name: Callable[[str | None], str]) -> None:
     s.out.say(
-        f" {event.kind.value} {event.tenant}/{event.route} {short(event.from_release)} -> {short(event.to_release)} "
+        f" {event.kind.value} {event.tenant}/{event.route} {name(event.from_release)} -> {name(event.to_release)} "
         f"by {event.actor} {utc(event.at_ms)} ({ago(event.at_ms)})" + (f' "{event.reason}"' if event.reason else "")
     )
 

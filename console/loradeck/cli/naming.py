@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -90,6 +91,22 @@ async def release_named(api: HubApi, tenant: str, text: str) -> ReleaseView:
         fix="name it v7, by its id, or by the first characters of its id",
         code="unknown_release",
     )
+
+
+NAMED = 20
+"""Tenants whose releases are asked for to name them in one table; of more, ids are shown."""
+
+
+async def called(api: HubApi, events: Iterable[Event]) -> Callable[[str | None], str]:
+    """What people call the releases of some events: `v7 b81e07`, or the id's first characters."""
+    tenants = list(dict.fromkeys(event.tenant for event in events))[:NAMED]
+    known = {view.id: view.label for views in await asyncio.gather(*map(api.releases, tenants)) for view in views}
+
+    def name(release: str | None) -> str:
+        label = known.get(release) if release is not None else None
+        return f"{label} {short(release)}" if label else short(release)
+
+    return name
 
 
 async def event_named(api: HubApi, at: Pointer, text: str | None) -> Event:

@@ -41,12 +41,20 @@ async def release_hold(s: Session, tenant: str, route: str | None, reason: str, 
 @yes_option
 @writes
 async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> None:
-    """End the quarantine of a release, with a reason."""
+    """End the quarantine and the breach of a release, with a reason.
+
+    A breach is to be lifted where the release was not at fault: its route's checks were wrong, or a node was.
+    What was counted until then is no longer held against it.
+    """
     at, name = pointer_and_release(words)
     release = await release_named(s.api, at.tenant, name)
-    s.confirm(f"Lift the quarantine of {release.label} {short(release.id)} on {at}?", yes=yes)
+    s.confirm(f"Lift what is held against {release.label} {short(release.id)} on {at}?", yes=yes)
     request = LiftRequest(release=release.id, idempotency_key=new_key(), reason=reason)
-    _told(s, await s.api.lift(at.tenant, at.route, request), f"{at}: {release.label} is no longer quarantined")
+    result = await s.api.lift(at.tenant, at.route, request)
+    ended = {what for event in result.events for what in ("events", "breach") if event.payload.get(what)}
+    words_for = {"events": "quarantined", "breach": "breached"}
+    said = " or ".join(word for what, word in words_for.items() if what in ended)
+    _told(s, result, f"{at}: {release.label} is no longer {said}")
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,15 @@ async def show(s: Session, tenant: str, route_name: str | None, settings: bool) 
     s.out.say(f"R goes to   {_goes(row.preview)}")
     for skipped in row.preview.skipped:
         s.out.say(f"            skipped {skipped.release.label} {short(skipped.release.id)}: {skipped.reason}")
+        if skipped.liftable:
+            lift = f"loradeck lift {at.tenant} {at.route} {skipped.release.label} --reason ..."
+            s.out.say(f"              if it was not at fault: {lift}")
     s.out.say(f"flipped     {row.flipped}/{row.placed}   proven {row.proven}/{row.placed}   listed {row.listed}")
     s.out.say(
         f"bad         {share(row.bad_before)} > {share(row.bad_now)} of {row.bad_n}   {at_fault(row.cause.verdict)}"
     )
-    s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer)}")
+    labels = {view.id: view.label for view in await s.api.releases(at.tenant)} if row.pointer.quarantined else {}
+    s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
     s.out.say(f"soak        {span(row.soak[0])}, {row.soak[1]} requests")
     replicas(s, row)
 
@@ -149,7 +154,7 @@ def _differences(before: RouteConfig, after: RouteConfig) -> list[str]:
     return [f"{key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
 
 
-def _bound(state: PointerState) -> str:
+def _bound(state: PointerState, labels: Mapping[str, str]) -> str:
     words = ["HELD"] if state.held else []
-    words += [f"quarantined {short(entry.release)}" for entry in state.quarantined]
+    words += [f"quarantined {labels.get(entry.release, '-')} {short(entry.release)}" for entry in state.quarantined]
     return "   ".join(words) or "not held, nothing quarantined"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from loradeck.rules.health import Breach
-from loradeck.rules.target import PointerFacts
+from loradeck.rules.target import PointerFacts, breach_of
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.log import PointerState
 from loradeck.store.interface import Store
 
 Key = tuple[str, str]
@@ -26,7 +27,7 @@ class Facts:
         self._attested: dict[Key, dict[str, int]] = defaultdict(dict)
         self._generations: dict[Key, dict[int, tuple[int, int]]] = defaultdict(dict)
         self._soaked: dict[Key, set[str]] = defaultdict(set)
-        self._breached: dict[Key, dict[str, str]] = defaultdict(dict)
+        self._breached: dict[Key, dict[str, tuple[str, int]]] = defaultdict(dict)
         self._gates: dict[Key, dict[str, GateResult]] = defaultdict(dict)
         self.revoked: dict[str, str] = {}
 
@@ -53,19 +54,21 @@ class Facts:
             case AttestationKind.SOAKED:
                 self._soaked[key].add(subject)
             case AttestationKind.BREACHED:
-                self._breached[key][subject] = str(Breach(what=body["what"], share=body["share"], n=body["n"]))
+                breach = Breach(what=body["what"], share=body["share"], n=body["n"])
+                self._breached[key][subject] = (str(breach), attestation.seq)
             case AttestationKind.GATE:
                 self._gates[key][subject] = GateResult.model_validate(body)
             case _:
                 pass
 
     def of(self, key: Key) -> PointerFacts:
-        attested = self._attested.get(key, {})
+        attested, breached = self._attested.get(key, {}), self._breached.get(key, {})
         return PointerFacts(
             attested=tuple(sorted(attested, key=lambda r: attested[r], reverse=True)),
             soaked=frozenset(self._soaked.get(key, ())),
-            breached=dict(self._breached.get(key, {})),
+            breached={release: why for release, (why, _) in breached.items()},
             revoked=self.revoked,
+            breaches={release: seq for release, (_, seq) in breached.items()},
         )
 
     def attested_generation(self, key: Key, generation: int) -> tuple[int, int] | None:
@@ -78,8 +81,11 @@ class Facts:
     def is_soaked(self, key: Key, release: str) -> bool:
         return release in self._soaked.get(key, set())
 
-    def is_breached(self, key: Key, release: str) -> bool:
-        return release in self._breached.get(key, {})
+    def is_breached(self, pointer: PointerState, release: str) -> bool:
+        """Whether a release counts as breached: seen to be, and not lifted since."""
+        if release not in self._breached.get(pointer.key, {}):
+            return False
+        return breach_of(release, pointer, self.of(pointer.key)) is not None
 
     def gate(self, key: Key, release: str) -> GateResult | None:
         """The newest judgement of a release's gate on a pointer."""

@@ -36,6 +36,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.fold import Ledger
 from loradeck.rules.target import ruled_out
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.ids import short
 from loradeck.schemas.link import HEARTBEAT_S, Ack, Bookmark, Hello, Report
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -319,6 +320,11 @@ class Hub:
             if found is not None:
                 return view_of(found, self.catalogue.base_label(found.base))
         return self.catalogue.view(release_id)
+
+    def called(self, release: str | None) -> str:
+        """A release as people name it: 'v3 (b81e07)'."""
+        label = self.catalogue.view(release).label if release is not None else short(release)
+        return label if label == short(release) else f"{label} ({short(release)})"
 
     def _usable(self, key: Key, release: str) -> bool:
         pointer = self.ledger.pointers.get(key)

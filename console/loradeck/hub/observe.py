@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from loradeck.hub.fleet import AckRecord, Group, Node
 from loradeck.hub.tally import Progress, Tally, share
 from loradeck.rules import health, proof
+from loradeck.rules.target import lifted_of
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.link import LINK_TTL_S, Ack, Replica
 from loradeck.schemas.log import Event, PointerState
@@ -159,7 +160,7 @@ class Observer:
         self.bad_before[key] = None
         if before is not None and left is not None:
             recent = hub.counts.recent(key, left, hub.fleet.clock(), before.generation)
-            total = hub.counts.total(key, left)
+            total = self.total(before, left)
             checked, bad = (recent.checked, recent.bad) if recent.checked else (total.checked, total.bad)
             self.bad_before[key] = bad / checked if checked else None
             hub.counts.left(key, left, (event.at_ms - (before.moved_ms or event.at_ms)) / 1000, before.generation)
@@ -210,8 +211,8 @@ class Observer:
         pointer = self._hub.ledger.pointers.get(key)
         if pointer is None or pointer.release is None:
             return
-        if not self._hub.facts.is_breached(key, pointer.release):
-            live = self.live(key, pointer)
+        if not self._hub.facts.is_breached(pointer, pointer.release):
+            live = self.live(pointer)
             limit = self._hub.config(key).breach
             breach = health.breached(live, limit)
             if breach is not None:
@@ -220,10 +221,28 @@ class Observer:
         if key in self._unsoaked:
             self._maybe_soak(key, pointer)
 
-    def live(self, key: Key, pointer: PointerState) -> Health:
+    def counted(self, pointer: PointerState) -> Health:
         """All answers of the current release in this generation."""
         assert pointer.release is not None
-        return self._hub.counts.live_total(key, pointer.generation, pointer.release)
+        return self._hub.counts.live_total(pointer.key, pointer.generation, pointer.release)
+
+    def live(self, pointer: PointerState) -> Health:
+        """Those of them that are held against it: none from before its breach was lifted."""
+        assert pointer.release is not None
+        lifted = lifted_of(pointer.release, pointer)
+        counted = self.counted(pointer)
+        here = lifted is not None and lifted.generation == pointer.generation
+        return health.since(counted, lifted.live) if lifted is not None and here else counted
+
+    def counted_total(self, key: Key, release: str) -> Health:
+        """All that a release has answered on a pointer, in all the time it was current."""
+        served = self._hub.counts.total(key, release)
+        return Health(requests=served.requests, errors=served.errors, checked=served.checked, bad=served.bad)
+
+    def total(self, pointer: PointerState, release: str) -> Health:
+        """All that a release has answered on a pointer, as far as it is held against it."""
+        counted, lifted = self.counted_total(pointer.key, release), lifted_of(release, pointer)
+        return health.since(counted, lifted.total) if lifted is not None else counted
 
     def served(self, key: Key, release: str) -> tuple[float, int]:
         """Seconds and requests that a release has served on a pointer, its current stint included."""
@@ -233,7 +252,7 @@ class Observer:
         if pointer is not None and pointer.release == release:
             seconds += max(0, self._hub.now_ms() - (pointer.moved_ms or self._hub.now_ms())) / 1000
             # Totals miss what was answered while the hub was away; the routers' own counters do not.
-            requests = max(requests, self.live(key, pointer).requests)
+            requests = max(requests, self.counted(pointer).requests)
         return seconds, requests
 
     def _maybe_soak(self, key: Key, pointer: PointerState) -> None:

@@ -15,7 +15,6 @@ from loradeck.hub import judging
 from loradeck.rules import moves
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
-from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobEvent, JobMessage
 from loradeck.schemas.log import PointerState
@@ -123,7 +122,7 @@ class Promotions:
         if not nodes:
             raise Refused(
                 "no_replica",
-                f"no placed replica of the base of {short(release.id)} is reachable",
+                f"no placed replica of the base of {hub.called(release.id)} is reachable",
                 detail=f"{key[0]}/{key[1]}",
                 fix="bring a node of this placement back; there is nothing to prepare it on",
             )
@@ -170,6 +169,7 @@ class Promotions:
             now_ms=hub.now_ms(),
             slots_ok=release is None or self._slots_ok(key, release),
             base_placed=bool(placed),
+            name=hub.called,
         )
 
     def _slots_ok(self, key: Key, candidate: Release) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from loradeck.hub.fleet import AckRecord, Node
 from loradeck.hub.traffic import Recent
 from loradeck.rules import health, readiness
-from loradeck.rules.target import Target, rollback_target
+from loradeck.rules.target import Target, liftable, rollback_target
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form
@@ -165,7 +165,10 @@ class Rows:
     def _preview(self, key: Key, pointer: PointerState) -> Preview:
         hub = self._hub
         target = self.target(key, pointer)
-        skipped = tuple(Skipped(release=hub.catalogue.view(r), reason=why) for r, why in target.skipped)
+        skipped = tuple(
+            Skipped(release=hub.catalogue.view(r), reason=why, liftable=liftable(r, pointer, hub.facts.of(key)))
+            for r, why in target.skipped
+        )
         goal = target.release
         if goal is None and target.action is PreviewAction.FALLBACK and pointer.release is not None:
             live = hub.catalogue.releases.get(pointer.release)

@@ -38,6 +38,16 @@ def breached(health: Health, limit: BreachLimit) -> Breach | None:
     return None
 
 
+def since(counted: Health, lifted: Health) -> Health:
+    """What was counted after a breach had been lifted, when `lifted` had been counted."""
+    return Health(
+        requests=max(0, counted.requests - lifted.requests),
+        errors=max(0, counted.errors - lifted.errors),
+        checked=max(0, counted.checked - lifted.checked),
+        bad=max(0, counted.bad - lifted.bad),
+    )
+
+
 def soaked(seconds: float, requests: int, soak: Soak) -> bool:
     """Whether a release has served long enough on a pointer for R to go to it without asking."""
     return seconds >= soak.seconds and requests >= soak.requests

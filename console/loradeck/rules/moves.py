@@ -10,15 +10,16 @@ A quarantine that a move sets is drafted with an empty `event`; `chain.seal` wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.fold import Key
-from loradeck.rules.target import PointerFacts, Target
+from loradeck.rules.target import PointerFacts, Target, breach_of
 from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.health import Health
 from loradeck.schemas.ids import Role, short
-from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
+from loradeck.schemas.log import MOVES, Draft, Event, EventKind, Lifted, PointerState, Quarantine
 from loradeck.schemas.moves import (
     AnnotateRequest,
     FallbackRequest,
@@ -37,6 +38,14 @@ from loradeck.schemas.tenant import TenantState
 
 BENEATH_LIMIT = 10
 """Releases kept beneath the current one. Each event carries them, so the stack must not grow for ever."""
+
+
+Named = Callable[[str | None], str]
+"""What people call a release, given its id."""
+
+
+NO_FACTS = PointerFacts()
+NOTHING = Health()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +83,9 @@ def expect_generation(pointer: PointerState, expected: int) -> None:
 # ---- back ------------------------------------------------------------------------------------------------
 
 
-def rollback(pointer: PointerState, request: RollbackRequest, target: Target, actor: Actor) -> Draft | Cancel:
+def rollback(
+    pointer: PointerState, request: RollbackRequest, target: Target, actor: Actor, *, name: Named = short
+) -> Draft | Cancel:
     """R. `target` is what `rollback_target` says now; the request must name the same one.
 
     The left release is quarantined (never base alone), the pointer is held, and what lay under the target
@@ -94,18 +105,18 @@ def rollback(pointer: PointerState, request: RollbackRequest, target: Target, ac
         raise Refused(
             "no_prior",
             target.refused or "there is no release to go back to",
-            detail=", ".join(f"{short(release)} {why}" for release, why in target.skipped),
+            detail=", ".join(f"{name(release)} {why}" for release, why in target.skipped),
             fix="fall back to the base alone" if target.action is PreviewAction.FALLBACK else "promote a fit release",
             context={"skipped": [list(s) for s in target.skipped]},
         )
     if request.to != target.release:
-        asked = f"the request names {short(request.to)}" if request.to else "the request names no target"
-        raise _target_changed(target, f"R now goes to {short(target.release)}; {asked}")
+        asked = f"the request names {name(request.to)}" if request.to else "the request names no target"
+        raise _target_changed(target, f"R now goes to {name(target.release)}; {asked}")
     if target.asks is not None and not request.confirmed:
         raise Refused(
             "needs_confirmation",
             f"R goes to a release that is {target.asks}",
-            detail=f"target {short(target.release)}",
+            detail=f"target {name(target.release)}",
             fix="confirm it, or fall back to the base alone",
             context={"to": target.release, "asks": target.asks},
         )
@@ -151,6 +162,7 @@ def undo(
     actor: Actor,
     *,
     revoked: Mapping[str, str] | None = None,
+    name: Named = short,
 ) -> list[Draft]:
     """Puts every pointer back to what it was before the undone events; all of them or none.
 
@@ -192,7 +204,7 @@ def undo(
         if was.release is not None and was.release in (revoked or {}):
             raise Refused(
                 "revoked",
-                f"{short(was.release)}, which was live before, is revoked",
+                f"{name(was.release)}, which was live before, is revoked",
                 detail=(revoked or {})[was.release],
                 fix="roll back instead",
             )
@@ -233,6 +245,7 @@ def check_promote(
     slots_ok: bool,
     base_placed: bool,
     revoked: str | None = None,
+    name: Named = short,
 ) -> tuple[str, ...]:
     """Whether a promote may go ahead; asked before its prepare and again before its commit.
 
@@ -256,24 +269,24 @@ def check_promote(
     expect_generation(pointer, request.expected_generation)
     if release is None or release.id != request.release:
         raise Refused(
-            "unknown_release", f"no release {short(request.release)} is registered", fix="register its adapter version"
+            "unknown_release", f"no release {name(request.release)} is registered", fix="register its adapter version"
         )
     if release.tenant != pointer.tenant:
-        raise Refused("wrong_tenant", f"{short(request.release)} is a release of {release.tenant}", detail=where)
+        raise Refused("wrong_tenant", f"{name(request.release)} is a release of {release.tenant}", detail=where)
     if pointer.release == request.release:
-        raise Refused("already_live", f"{short(request.release)} is live on {where} already")
+        raise Refused("already_live", f"{name(request.release)} is live on {where} already")
     for quarantine in pointer.quarantined:
         if quarantine.release == request.release:
             raise Refused(
                 "quarantined",
-                f"{short(request.release)} is quarantined on {where}",
+                f"{name(request.release)} is quarantined on {where}",
                 detail=f"since event {quarantine.event}",
-                fix="lift the quarantine with a reason; no override passes it",
+                fix=f"loradeck lift {where} {short(request.release)} --reason WHY; no override passes it",
                 context={"event": quarantine.event},
             )
     why_revoked = revoked if revoked is not None else facts.revoked.get(request.release)
     if why_revoked is not None:
-        raise Refused("revoked", f"{short(request.release)} is revoked", detail=why_revoked, fix="promote another one")
+        raise Refused("revoked", f"{name(request.release)} is revoked", detail=why_revoked, fix="promote another one")
     if pointer.held:
         raise Refused(
             "held",
@@ -284,7 +297,7 @@ def check_promote(
     if not base_placed:
         raise Refused(
             "wrong_base",
-            f"no replica placed for {where} runs the base of {short(request.release)}",
+            f"no replica placed for {where} runs the base of {name(request.release)}",
             detail=f"base {short(release.served_base)}",
             fix="start an engine with that base on a node with the route's labels",
         )
@@ -301,7 +314,10 @@ def check_promote(
         if not request.reason:
             raise Refused("reason_required", "an override needs a reason", fix="say why; the event keeps it for ever")
     passed = []
-    for refusal in (_freeze_refusal(config, now_ms), _gate_refusal(pointer, request.release, config, gate_results)):
+    for refusal in (
+        _freeze_refusal(config, now_ms),
+        _gate_refusal(pointer, request.release, config, gate_results, name),
+    ):
         if refusal is not None:
             if not request.override:
                 raise refusal
@@ -350,7 +366,7 @@ def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
 
 
 def _gate_refusal(
-    pointer: PointerState, release: str, config: RouteConfig, results: Sequence[GateResult]
+    pointer: PointerState, release: str, config: RouteConfig, results: Sequence[GateResult], name: Named
 ) -> Refused | None:
     if config.gate is None:
         return None
@@ -360,8 +376,8 @@ def _gate_refusal(
     if not fitting:
         return Refused(
             "gate_missing",
-            f"{short(release)} has no gate result on this route's suite against the live release",
-            detail=f"suite {short(config.gate.suite)}, live {short(pointer.release)}",
+            f"{name(release)} has no gate result on this route's suite against the live release",
+            detail=f"suite {short(config.gate.suite)}, live {name(pointer.release)}",
             fix="evaluate both on that suite, or override with a reason",
         )
     newest = fitting[-1]
@@ -370,7 +386,7 @@ def _gate_refusal(
     failed = [c for c in newest.checks if not c.passed]
     return Refused(
         "gate_failed",
-        f"{short(release)} failed its gate: {', '.join(c.name for c in failed)}",
+        f"{name(release)} failed its gate: {', '.join(c.name for c in failed)}",
         detail="; ".join(c.note or f"{c.name} {c.value:.3f}, threshold {c.threshold:.3f}, n {c.n}" for c in failed),
         fix="train a better one, or override with a reason",
         context={"checks": [c.model_dump(mode="json") for c in failed]},
@@ -396,20 +412,45 @@ def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
     return _move(kind, pointer, after, actor, reason=request.reason)
 
 
-def lift(pointer: PointerState, request: LiftRequest, actor: Actor) -> Draft:
-    """Ends the quarantine of a release on this pointer. The event names the moves that had set it.
+def lift(
+    pointer: PointerState,
+    request: LiftRequest,
+    actor: Actor,
+    facts: PointerFacts = NO_FACTS,
+    *,
+    live: Health = NOTHING,
+    total: Health = NOTHING,
+    name: Named = short,
+) -> Draft:
+    """Ends what speaks against a release on this pointer: its quarantine, and its breach.
+
+    The event names the moves that had set the quarantine, and what the breach was. What was counted until now
+    no longer speaks against the release: `live` in this generation, if it is current, `total` in all its time.
 
     Raises:
-        Refused: not_quarantined, reason_required.
+        Refused: not_quarantined (it is not breached either), reason_required.
     """
     ended = [q.event for q in pointer.quarantined if q.release == request.release]
-    if not ended:
-        raise Refused("not_quarantined", f"{short(request.release)} is not quarantined on this pointer")
+    breach = breach_of(request.release, pointer, facts)
+    if not ended and breach is None:
+        raise Refused("not_quarantined", f"{name(request.release)} is neither quarantined nor breached on this pointer")
     if not request.reason:
-        raise Refused("reason_required", "lifting a quarantine needs a reason")
-    left = tuple(q for q in pointer.quarantined if q.release != request.release)
-    after = pointer.model_copy(update={"quarantined": left})
+        raise Refused("reason_required", "lifting a quarantine or a breach needs a reason")
+    after = pointer.model_copy(
+        update={"quarantined": tuple(q for q in pointer.quarantined if q.release != request.release)}
+    )
     payload: dict[str, object] = {"release": request.release, "events": ended}
+    if breach is not None:
+        payload["breach"] = breach
+        lifted = Lifted(
+            release=request.release,
+            breach=facts.breaches.get(request.release, 0),
+            generation=pointer.generation,
+            live=live if pointer.release == request.release else NOTHING,
+            total=total,
+        )
+        others = tuple(known for known in pointer.lifted if known.release != request.release)
+        after = after.model_copy(update={"lifted": (*others, lifted)})
     return _move(EventKind.LIFT, pointer, after, actor, reason=request.reason, payload=payload)
 
 

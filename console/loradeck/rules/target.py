@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from loradeck.schemas.log import PointerState
+from loradeck.schemas.log import Lifted, PointerState
 from loradeck.schemas.state import PreviewAction
 
 
@@ -14,13 +14,15 @@ class PointerFacts:
     """What is known of releases on one pointer, beside the log.
 
     `attested`: releases attested on this pointer, newest first. `soaked`: those that served here long enough.
-    `breached` and `revoked`: release id -> why, in words for a person.
+    `breached` and `revoked`: release id -> why, in words for a person. `breaches`: release id -> seq of the newest
+    attestation that says so, by which a breach that was lifted is told from one that came later.
     """
 
     attested: tuple[str, ...] = ()
     soaked: frozenset[str] = frozenset()
     breached: Mapping[str, str] = field(default_factory=dict)
     revoked: Mapping[str, str] = field(default_factory=dict)
+    breaches: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +43,37 @@ class Target:
     live_is_base: bool = False
 
 
+def breach_of(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
+    """Why a release counts as breached on this pointer; None: it is not, or somebody has lifted that."""
+    lifted = lifted_of(release, pointer)
+    if lifted is not None and facts.breaches.get(release, 0) <= lifted.breach:
+        return None
+    return facts.breached.get(release)
+
+
+def lifted_of(release: str, pointer: PointerState) -> Lifted | None:
+    """The newest lift of a release's breach on this pointer."""
+    return next((lifted for lifted in pointer.lifted if lifted.release == release), None)
+
+
 def ruled_out(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
     """Why a release must not be gone back to on this pointer; None: nothing speaks against it."""
-    if any(q.release == release for q in pointer.quarantined):
+    if _quarantined(release, pointer):
         return "quarantined"
     if release in facts.revoked:
         return f"revoked: {facts.revoked[release]}"
-    if release in facts.breached:
-        return f"breached: {facts.breached[release]}"
-    return None
+    breach = breach_of(release, pointer, facts)
+    return f"breached: {breach}" if breach is not None else None
+
+
+def _quarantined(release: str, pointer: PointerState) -> bool:
+    return any(q.release == release for q in pointer.quarantined)
+
+
+def liftable(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
+    """Whether a person may take back all that speaks against a release: not a revocation."""
+    held = _quarantined(release, pointer) or breach_of(release, pointer, facts) is not None
+    return held and release not in facts.revoked
 
 
 def rollback_target(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from loradeck.schemas.health import Health
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 
 GENESIS = "0" * 64
@@ -23,7 +24,7 @@ class EventKind(StrEnum):
 
     HOLD = "hold"
     RELEASE_HOLD = "release_hold"
-    LIFT = "lift"  # a quarantine
+    LIFT = "lift"  # a quarantine, a breach, or both
     PIN = "pin"  # a node says that a release was chosen on it, over the hub's
     UNPIN = "unpin"
     ANNOTATE = "annotate"  # incident and reason, added afterwards
@@ -55,6 +56,20 @@ class Quarantine(Wire):
     event: str
 
 
+class Lifted(Wire):
+    """A breach that a person has lifted on one pointer, because the release was not at fault.
+
+    What had been counted of the release by then does not speak against it any more. A breach that is attested
+    later counts anew.
+    """
+
+    release: Digest
+    breach: int = Field(description="seq of the attestation that no longer counts")
+    generation: int = Field(description="the pointer's, when it was lifted")
+    live: Health = Field(Health(), description="counted in that generation; nothing, if another release was current")
+    total: Health = Field(Health(), description="counted in all the time that the release was current here")
+
+
 class PointerState(Wire):
     """One (tenant, route): a stack of releases with a generation that only grows. As after its last event."""
 
@@ -65,6 +80,7 @@ class PointerState(Wire):
     beneath: tuple[Digest, ...] = Field((), description="newest first: where R goes")
     held: bool = False
     quarantined: tuple[Quarantine, ...] = ()
+    lifted: tuple[Lifted, ...] = Field((), description="the newest of each release")
     last_move: str | None = Field(None, description="id of the event that last moved it")
     moved_ms: int | None = Field(None, description="hub time of that event")
     moved_epoch: int = Field(0, description="epoch of that event")

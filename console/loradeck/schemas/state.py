@@ -53,6 +53,7 @@ class PreviewAction(StrEnum):
 class Skipped(Wire):
     release: ReleaseView
     reason: str
+    liftable: bool = Field(False, description="a releaser may lift what speaks against it")
 
 
 class ReplicaReadiness(Wire):

@@ -241,10 +241,11 @@ def _skipped(row: TenantRow) -> Line:
     preview = row.preview
     behind = _behind(preview) if preview.action is PreviewAction.ROLLBACK else ""
     parts = [behind] if behind else []
-    parts += [
-        f"skipped {clean(skipped.release.label)} {short(skipped.release.id)}: {clean(skipped.reason)}"
-        for skipped in preview.skipped[:2]
-    ]
+    liftable = next((skipped for skipped in preview.skipped[:2] if skipped.liftable), None)
+    for skipped in preview.skipped[:2]:
+        label = clean(skipped.release.label)
+        way_out = f" (loradeck lift {_pointer(row)} {label})" if skipped is liftable else ""
+        parts.append(f"skipped {label} {short(skipped.release.id)}: {clean(skipped.reason)}{way_out}")
     if len(preview.skipped) > 2:
         parts.append(f"{len(preview.skipped) - 2} more skipped")
     if preview.streams and preview.action is PreviewAction.ROLLBACK:
@@ -252,6 +253,10 @@ def _skipped(row: TenantRow) -> Line:
     if row.soak != _DEFAULT_SOAK:
         parts.append(f"soak {row.soak[0]:g}s/{row.soak[1]} req")
     return line("       ", "     ".join(parts)) if parts else BLANK
+
+
+def _pointer(row: TenantRow) -> str:
+    return row.tenant if row.route == "production" else f"{row.tenant} {row.route}"
 
 
 def armed_line(rollback: Verdict, undo: Verdict) -> Line:

@@ -166,9 +166,7 @@ async def test_served_totals_outlive_the_hub_and_nothing_is_counted_twice(data: 
         await agent.leave()
 
 
-async def test_a_release_that_passes_the_routes_limit_is_breached_for_ever_and_r_skips_it(
-    deck: Deck, join: Join
-) -> None:
+async def test_a_release_that_passes_the_routes_limit_is_breached_and_r_skips_it(deck: Deck, join: Join) -> None:
     await deck.tenant(breach={"bad": 0.2, "errors": 0.5, "n": 20})
     one, two, three = [await deck.release(seed=s) for s in (1, 2, 3)]
     agent = await join("n1")
@@ -178,7 +176,7 @@ async def test_a_release_that_passes_the_routes_limit_is_breached_for_ever_and_r
     await until(lambda: deck.hub.counts.total(ACME, two).checked == 19, "counted")
     assert "BAD" not in (await deck.row()).flags
     await agent.report(agent.served(admitted=40, finished=40, checked=40, bad=22))
-    await until(lambda: deck.hub.facts.is_breached(ACME, two), "breached")
+    await until(lambda: deck.hub.facts.is_breached(deck.hub.ledger.pointers[ACME], two), "breached")
     row = await deck.row()
     assert "BAD" in row.flags
     assert row.bad_now == pytest.approx(22 / 40)
@@ -189,6 +187,7 @@ async def test_a_release_that_passes_the_routes_limit_is_breached_for_ever_and_r
     assert [(s.release.id, s.reason) for s in row.preview.skipped] == [(two, "breached: bad 55.0% of 40")]
     assert row.bad_before == pytest.approx(22 / 40)
     assert row.left_answered == 40
+    assert row.preview.skipped[0].liftable
 
 
 async def test_requests_that_a_router_admits_too_late_are_counted(deck: Deck, join: Join) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from tests.unit.rules.simulated_log import (
 from loradeck.rules import moves
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
+from loradeck.rules.target import PointerFacts, liftable, ruled_out
+from loradeck.schemas.health import Health
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind, PointerState
 from loradeck.schemas.moves import (
@@ -562,6 +565,50 @@ def test_a_lift_needs_no_generation_but_is_checked_against_the_one_it_saw(acme: 
     acme.rollback()
     draft = moves.lift(acme.pointer, LiftRequest(release=rid("v2"), idempotency_key=KEY, reason="node"), RELEASER)
     assert draft.expected_generation == 3
+
+
+def test_a_lift_of_a_breach_names_it_and_only_a_later_one_counts(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.promote("v2")
+    seen = PointerFacts(breached={rid("v1"): "bad 31.0% of 2310"}, breaches={rid("v1"): 7})
+    counted = Health(requests=3000, checked=2310, bad=716)
+    request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="the schema was wrong")
+    before = acme.pointer
+    (event,) = acme.log.commit(moves.lift(before, request, RELEASER, seen, live=Health(checked=1), total=counted))
+    assert event.payload == {"release": rid("v1"), "events": [], "breach": "bad 31.0% of 2310"}
+    (lifted,) = acme.pointer.lifted
+    assert (lifted.release, lifted.breach, lifted.total, lifted.live) == (rid("v1"), 7, counted, Health())
+    assert acme.pointer.model_copy(update={"lifted": ()}) == before, "a lift moves nothing"
+    assert ruled_out(rid("v1"), acme.pointer, seen) is None
+    assert not liftable(rid("v1"), acme.pointer, seen)
+    later = replace(seen, breaches={rid("v1"): 8})
+    assert ruled_out(rid("v1"), acme.pointer, later) == "breached: bad 31.0% of 2310"
+    assert liftable(rid("v1"), acme.pointer, later)
+    assert not liftable(rid("v1"), acme.pointer, replace(later, revoked={rid("v1"): "leaks"}))
+
+
+def test_what_was_lifted_stays_so_through_moves_and_is_not_undone_with_one(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.promote("v2")
+    seen = PointerFacts(breached={rid("v1"): "bad 31.0% of 2310"}, breaches={rid("v1"): 7})
+    promoted = acme.promote("v3")
+    request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="the schema was wrong")
+    acme.log.commit(moves.lift(acme.pointer, request, RELEASER, seen))
+    lifted = acme.pointer.lifted
+    assert lifted
+    acme.undo(promoted)
+    acme.promote("v3")
+    acme.rollback()
+    assert acme.pointer.lifted == lifted
+
+
+def test_a_lift_of_what_is_neither_quarantined_nor_breached_changes_nothing(acme: Acme) -> None:
+    acme.promote("v1")
+    request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="why not")
+    with pytest.raises(Refused) as refusal:
+        moves.lift(acme.pointer, request, RELEASER, name=lambda release: f"v1 ({(release or '')[:6]})")
+    assert code_of(refusal) == "not_quarantined"
+    assert f"v1 ({rid('v1')[:6]})" in refusal.value.title
 
 
 def test_a_new_pointer_offers_nothing(acme: Acme) -> None:

@@ -132,7 +132,7 @@ async def rollback(
 
     def decide() -> Sequence[Draft] | Cancel:
         _, _, pointer = hub.route(tenant, route)
-        drafted = moves.rollback(pointer, body, hub.rows.target(key, pointer), actor_of(caller))
+        drafted = moves.rollback(pointer, body, hub.rows.target(key, pointer), actor_of(caller), name=hub.called)
         if isinstance(drafted, Cancel):
             hub.promotions.cancel(drafted.prepare, caller.actor)
             return drafted
@@ -227,7 +227,8 @@ async def _undo(
         before = {p.key: p for p in await hub.store(lambda s: s.pointers_at(first - 1))}
 
     def decide() -> Sequence[Draft]:
-        return moves.undo(hub.ledger.pointers, undone, before, body, actor_of(caller), revoked=hub.facts.revoked)
+        pointers, revoked = hub.ledger.pointers, hub.facts.revoked
+        return moves.undo(pointers, undone, before, body, actor_of(caller), revoked=revoked, name=hub.called)
 
     return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
 
@@ -306,11 +307,22 @@ async def hold(tenant: str, route: str, body: HoldRequest, request: Request, cal
 
 @router.post(PAGE + "/lift", response_model=MoveResult)
 async def lift(tenant: str, route: str, body: LiftRequest, request: Request, caller: Releaser) -> Response:
-    """Ends the quarantine of a release on this pointer."""
+    """Ends the quarantine and the breach of a release on this pointer."""
     hub = hub_of(request)
-    return await _said(
-        hub, body.idempotency_key, lambda: moves.lift(hub.route(tenant, route)[2], body, actor_of(caller))
-    )
+
+    def draft() -> Draft:
+        pointer = hub.route(tenant, route)[2]
+        return moves.lift(
+            pointer,
+            body,
+            actor_of(caller),
+            hub.facts.of(pointer.key),
+            live=hub.observer.counted(pointer) if pointer.release is not None else moves.NOTHING,
+            total=hub.observer.counted_total(pointer.key, body.release),
+            name=hub.called,
+        )
+
+    return await _said(hub, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/unpin", response_model=MoveResult)
