@@ -171,7 +171,7 @@ class Fleet:
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
-        node.pins = hello.pins
+        self._set_pins(node, hello.pins)
         node.stored, node.memory_gb = frozenset(hello.stored), hello.memory_gb
         self.heard(node)
         self._regroup(node, before)
@@ -187,8 +187,13 @@ class Fleet:
         before = _shape(node)
         node.stored = stored
         self._set_replicas(node, report.replicas)
-        node.pins = report.pins
+        self._set_pins(node, report.pins)
         return Change.PLACED if self._regroup(node, before) else Change.SHOWN
+
+    def _set_pins(self, node: Node, pins: tuple[Pin, ...]) -> None:
+        if pins != node.pins:
+            node.pins = pins
+            self.kept_version += 1
 
     def _void(self, before: Iterable[Replica], now: Iterable[Replica]) -> None:
         """Take back what was acknowledged on engines that did not live through the time without a link."""
