@@ -136,6 +136,9 @@ class JobAssignment(Wire):
     spec: JobSpec
     release: ReleaseRef | None = Field(None, description="for prepare and evaluate")
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="of the route the job is about")
+    swap: bool = Field(
+        False, description="prepare: where memory forbids both engines, the one of the live release is stopped for it"
+    )
 
 
 class Job(Wire):

@@ -44,6 +44,8 @@ class TableEntry(Wire):
     refuse_after_s: float | None = None
     suspended: bool = False
     keys: tuple[Digest, ...] = Field((), description="SHA-256 of the callers' keys that may use this tenant")
+    left: ReleaseRef | None = Field(None, description="what the last move left; its engine is not stopped at once")
+    moved_ms: int | None = Field(None, description="hub time of the last move, from which that is counted")
 
     @property
     def fence(self) -> tuple[int, int]:

@@ -1,0 +1,67 @@
+"""Which engines of a node run: those that always do, and those whose base something wants, as far as memory goes.
+
+A base is wanted by what is live or pinned, by what is being prepared, and for `hold_prior` after a move by what
+that move left and by the ways back under it: so a rollback to another base finds its engine running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from loradeck.rules.fold import Key
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One engine as it is configured. `base`: digest of its weights, None while that is not known."""
+
+    name: str
+    base: str | None
+    always: bool = True
+    memory_gb: float = 0.0
+
+
+def wanted_bases(
+    entries: Sequence[TableEntry],
+    *,
+    pins: Iterable[Pin] = (),
+    now_ms: int,
+    hold_prior_s: float,
+    swaps: Collection[Key] = (),
+) -> list[str]:
+    """Digests of the bases that something wants, those first that come first where memory is short.
+
+    Live and pinned releases, then those being prepared, then what is held, the newest move first. `entries`:
+    newest move first. `swaps`: pointers whose promote may stop the live release's engine, because memory forbids
+    both and a person accepted that: there what is prepared comes before what is live.
+    """
+    live: list[ReleaseRef] = [pin.release for pin in pins]
+    preparing: list[ReleaseRef] = []
+    held: list[ReleaseRef] = []
+    for entry in entries:
+        swap = entry.key in swaps and entry.preparing is not None
+        if entry.current is not None:
+            (held if swap else live).append(entry.current)
+        if entry.preparing is not None:
+            (live if swap else preparing).append(entry.preparing)
+        if entry.moved_ms is not None and now_ms - entry.moved_ms < hold_prior_s * 1000:
+            held += [ref for ref in (*entry.beneath, entry.left) if ref is not None]
+    return list(dict.fromkeys(ref.release.served_base for ref in (*live, *preparing, *held)))
+
+
+def to_run(engines: Sequence[Engine], bases: Sequence[str], memory_gb: float | None) -> frozenset[str]:
+    """Names of the engines that run: all that always do, then by the order of `bases`, each that still fits.
+
+    `memory_gb`: what the node has for its engines; None: all that are wanted run.
+    """
+    chosen = [engine for engine in engines if engine.always]
+    used = sum(engine.memory_gb for engine in chosen)
+    for base in bases:
+        for engine in engines:
+            fits = memory_gb is None or used + engine.memory_gb <= memory_gb
+            if engine.base == base and engine not in chosen and fits:
+                chosen.append(engine)
+                used += engine.memory_gb
+    return frozenset(engine.name for engine in chosen)
