@@ -13,7 +13,7 @@ from pathlib import Path
 
 from loradeck import artifacts
 from loradeck.schemas.attestation import EngineBuild
-from loradeck_agent.engine_api import CALL_S, EngineAddress, EngineApi, EngineVersion, expect, same_folder
+from loradeck_agent.engine_api import CALL_S, CANARY_S, EngineAddress, EngineApi, EngineVersion, expect, same_folder
 from loradeck_agent.engine_config import VllmEngine
 from loradeck_agent.errors import AgentError
 from loradeck_agent.fetch import told
@@ -37,6 +37,7 @@ class VllmApi(EngineApi):
         self._boot = ""
         self._boot_at = 0.0
         self._boot_connections = -1
+        self._may_hold_unloaded = True
 
     async def boot(self) -> str:
         """When the server's process started, as it says itself.
@@ -76,6 +77,26 @@ class VllmApi(EngineApi):
             base_name=base_name,
             slots=min(config.slots, int(slots[1])) if slots else config.slots,
         )
+
+    async def load(self, name: str, path: Path) -> None:
+        """As every engine; what is listed of ours is used once before, so that it stays resident.
+
+        vLLM's unloading takes an adapter from its list and leaves it in its caches, which give up what was used
+        least recently. Without this that would be a prior release, which nobody uses, and not the one unloaded.
+        """
+        if self._may_hold_unloaded:
+            ours = [one for one, root in (await self.models()).items() if Path(root).parent == path.parent]
+            await asyncio.gather(*(self._use(one) for one in ours))
+            self._may_hold_unloaded = False
+        await super().load(name, path)
+
+    async def unload(self, name: str) -> None:
+        self._may_hold_unloaded = True
+        await super().unload(name)
+
+    async def _use(self, name: str) -> None:
+        body = {"model": name, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}
+        expect(await self._http.post("/v1/chat/completions", body, timeout=CANARY_S))
 
     async def _metrics(self) -> str:
         # With the slash: without it a vLLM of some versions answers a redirect.

@@ -232,6 +232,26 @@ async def test_adapters_of_others_take_slots_and_are_never_unloaded(
     await hub.report(lambda report: report.replicas[0].slots == 3)
 
 
+async def test_what_is_listed_stays_resident_when_what_was_unloaded_lingers_in_the_cache(
+    vllm: Vllm, nodes: Any, hub: FakeHub, base_digest: str, v1: Adapter
+) -> None:
+    vllm.start("--max-loras", "3")
+    nodes(f'socket = "{vllm.socket}"', slots=3)
+    await up(hub)
+    beneath: tuple[Any, ...] = ()
+    for generation in range(1, 7):
+        adapter = v1 if generation == 1 else make_adapter(base_digest, generation)
+        hub.add_release(adapter.release, adapter.manifest, adapter.files)
+        # The first stays where R goes: from then on nobody asks for it.
+        latest = entry(adapter.ref, generation, beneath=beneath, keys=KEYS)
+        await hub.desire(latest)
+        await hub.ack(latest, "proven")
+        beneath = (v1.ref,)
+    evicted = [call.split()[1] for call in vllm.calls("evict")]
+    assert len(evicted) >= 3
+    assert set(evicted) == {"unloaded"}
+
+
 async def test_another_process_on_its_socket_is_noticed_and_everything_is_loaded_and_verified_anew(
     vllm: Vllm, nodes: Any, hub: FakeHub, v1: Adapter
 ) -> None:

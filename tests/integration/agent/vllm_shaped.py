@@ -31,6 +31,30 @@ class VllmShaped(FakeEngine):
         self.args = args
         self.started = time.time()
         self.root = args.root or args.model
+        self.cache: dict[str, None] = {}
+        """Resident adapters, least recently used first. Unloading does not take one out, as in vLLM."""
+
+    async def load(self, request: web.Request) -> web.Response:
+        reply = await super().load(request)
+        if reply.status == 200:
+            self._use((await request.json())["lora_name"])
+        return reply
+
+    async def chat(self, request: web.Request) -> web.Response:
+        reply = await super().chat(request)
+        if reply.status == 200:
+            self._use((await request.json())["model"])
+        return reply
+
+    def _use(self, name: str) -> None:
+        if name == self.args.served_model_name:
+            return
+        if name not in self.cache and len(self.cache) >= self.args.max_loras:
+            oldest = next(iter(self.cache))
+            self.note(f"evict {'listed' if oldest in self.adapters else 'unloaded'} {oldest}")
+            del self.cache[oldest]
+        self.cache.pop(name, None)
+        self.cache[name] = None
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._key])
@@ -107,6 +131,7 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--api-key")
     parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--max-loras", type=int, default=4)
     args, rest = parser.parse_known_args()
     core = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])  # as the engine core: lives on
     launch = {"pid": os.getpid(), "core": core.pid, "argv": sys.argv[1:], "rest": rest, "env": dict(os.environ)}
