@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -92,11 +93,23 @@ class Node:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 10
-        while self.pids() and time.monotonic() < deadline:
+        while (left := {*self.pids(), *self.started()}) and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
+
+    def started(self) -> list[int]:
+        """Processes whose command line names a folder of this node: one that has just been started holds no lock."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if str(self.state.root).encode() in (path / "cmdline").read_bytes():
+                    found.append(int(path.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+        return found
 
     def pids(self) -> list[int]:
         """Router, engine and executors that run."""
