@@ -4,12 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench faults setup clean
+.PHONY: help demo test test-vllm lint bench faults setup clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(STAMP) ## virtual environment and packages
 
@@ -30,6 +32,18 @@ demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it
 test: $(STAMP) ## everything that must hold, on real parts
 	$(BIN)/python -m pytest
 
+test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
+	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 tests/contract/engine tests/vllm
+
+$(VLLM_STAMP): tests/vllm/requirements.txt
+	@echo "Setting up $(VLLM): about 900 MB to download (vLLM and torch for CPU), 3.3 GB on disk, two to ten minutes."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --progress-bar off -r $< | grep -vE '^(Requirement already|  )' || true
+	@# These two are linked to CUDA, and vLLM imports them where they are installed.
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM)/bin/python -c 'import vllm'
+	@touch $@
+
 faults: $(STAMP) ## the long fault loops (50 rounds)
 	LORADECK_FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 
@@ -43,4 +57,4 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 clean: ## remove the virtual environment and caches of this checkout
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
