@@ -1,19 +1,19 @@
-"""A hub and one node that is attached to a vLLM which somebody else started."""
+"""Fleets whose engine is vLLM; and a tenant on a node attached to one which somebody else started."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 from tests.fleet import TENANT, Material, lay
-from tests.vllm_server import Server, asked
+from tests.vllm_server import START_S, Server, asked
 
 from incident.fleet import CommandFailed, Fleet, wait_for
 from incident.incident import Cast
@@ -26,13 +26,18 @@ SLOTS = 8
 class VllmFleet(Fleet):
     """A fleet whose nodes have the given `[[engine]]` table."""
 
-    engine: str = ""
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     def write_configs(self) -> None:
         super().write_configs()
         for node in self.nodes:
             head, _, _ = node.config.read_text().partition("[[engine]]")
-            node.config.write_text(head + self.engine)
+            lines = (f"{name} = {json.dumps(value)}\n" for name, value in self.engine.items() if name != "env")
+            variables = (f"{name} = {json.dumps(value)}\n" for name, value in self.engine.get("env", {}).items())
+            node.config.write_text(f"{head}[[engine]]\n{''.join(lines)}[engine.env]\n{''.join(variables)}")
+
+    def wait_until_up(self, seconds: float = START_S) -> None:
+        super().wait_until_up(seconds)
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,7 @@ def attached(server: Server, material: Material) -> Iterator[Attached]:
         "device": "cpu",
         "dtype": "float32",
     }
-    engine = "[[engine]]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items())
-    fleet = VllmFleet(root=root, base=material.base, names=("gpu-01",), engine=engine)
+    fleet = VllmFleet(root=root, base=material.base, names=("gpu-01",), engine=table)
     try:
         with fleet.running():
             cast, caller = lay(fleet, material)

@@ -1,0 +1,180 @@
+"""A tenant on a vLLM that the agent launched: fifty moves under load, and the engine's death.
+
+The base is SmolLM2; both adapters are trained for the test. Who answered is decided by the answers' tokens, which
+are compared with what transformers computed for each adapter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import signal
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import vllm_server
+from tests.fleet import told
+from tests.vllm.attached import VllmFleet
+from tests.vllm.tickets import TENANT, TOKENS, Trained, lay, train
+
+from incident.fleet import Fleet, wait_for
+from incident.incident import Cast, Incident
+from incident.progress import Progress
+from incident.report import Report
+from incident.traffic import Callers
+from loradeck.client.api import HubApi
+from loradeck.client.config import Context
+from loradeck.schemas.trace import TraceRow
+from loradeck_agent.folder import StateFolder
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(1500)]
+
+MOVES = 50
+STREAMS = 2
+"""Callers that read stream after stream beside the others."""
+
+
+@dataclass(frozen=True)
+class Served:
+    fleet: Fleet
+    cast: Cast
+    key: str
+
+    @property
+    def replica(self) -> dict[str, Any]:
+        (node,) = self.fleet.cli("node", "ls")
+        (replica,) = node["replicas"]
+        return dict(replica)
+
+    def row(self) -> dict[str, Any]:
+        return dict(self.fleet.cli("route", "show", TENANT))
+
+    def trace(self) -> dict[str, TraceRow]:
+        """Answer's id -> its admission."""
+        rows = [TraceRow.model_validate(row) for row in self.fleet.agent_cli(self.fleet.nodes[0], "trace")]
+        return {row.request: row for row in rows if row.status}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(tmp_path_factory.mktemp("tickets"))
+
+
+@pytest.fixture(scope="module")
+def served(trained: Trained) -> Iterator[Served]:
+    root = Path(tempfile.mkdtemp(prefix="ld"))
+    engine = {
+        "name": "e0",
+        "kind": "vllm",
+        "base": str(trained.base),
+        "python": vllm_server.PYTHON,
+        "slots": 3,
+        "max_rank": 8,
+        "device": "cpu",
+        "dtype": "float32",
+        "args": ["--enforce-eager", "--max-model-len", "512"],
+        "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+    }
+    fleet = VllmFleet(root=root, base=trained.base, names=("gpu-01",), engine=engine)
+    try:
+        with fleet.running():
+            yield Served(fleet, *lay(fleet, trained))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@asynccontextmanager
+async def under_load(served: Served) -> AsyncIterator[Callers]:
+    """Callers of the tenant's: one after the other, every third answer streamed, and `STREAMS` that only stream."""
+    routers = {node.name: node.url for node in served.fleet.nodes}
+    prompts = served.cast.prompts
+
+    async def stream(offset: int) -> None:
+        for turn in itertools.count(offset):
+            await callers.ask("gpu-01", TENANT, prompts[turn % len(prompts)], stream=True)
+
+    async with Callers(routers, {TENANT: served.key}, max_tokens=TOKENS) as callers:
+        callers.start({TENANT: prompts}, every_s=0.05)
+        streams = [asyncio.create_task(stream(5 * number)) for number in range(STREAMS)]
+        try:
+            yield callers
+        finally:
+            for task in streams:
+                task.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
+
+
+def percentile(values: list[float], share: float) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[round(100 * share) - 1]
+
+
+async def test_fifty_moves_under_load_leave_no_late_answer_no_failed_request_and_no_dropped_stream(
+    served: Served,
+) -> None:
+    report = Report(labels={release: label for label, release in served.cast.releases.items()}, replicas=1)
+    async with (
+        HubApi.to(Context(name="tests", socket=served.fleet.socket)) as api,
+        under_load(served) as callers,
+    ):
+        incident = Incident(served.fleet, api, callers, served.cast, report, Progress())
+        for _ in range(MOVES // 2):
+            await incident.rollback()
+            await incident.undo()
+        await incident.judge()
+        answers = list(callers.answers)
+    report.judge_moves(MOVES, needed=2)
+    flipped = [move.commit_ms + move.flipped_ms for move in report.moves if move.flipped_ms is not None]
+    proven = [m.proven_ms - m.flipped_ms for m in report.moves if m.proven_ms is not None and m.flipped_ms is not None]
+    trace = served.trace()
+    admitted = [(answer, trace[answer.id]) for answer in answers]
+    streams = sum(row.streamed for _, row in admitted)
+    print(
+        f"\nvLLM, {MOVES} moves under load, {len(answers)} answers ({streams} streams), ms: "
+        f"R to flipped p50 {percentile(flipped, 0.5):.1f} p95 {percentile(flipped, 0.95):.1f}; "
+        f"flipped to proven p50 {percentile(proven, 0.5):.0f} p95 {percentile(proven, 0.95):.0f}"
+    )
+    assert report.held, report.text() + told(served.fleet)
+    assert [answer for answer in answers if not answer.ok] == []
+    assert len(answers) > 10 * MOVES
+    assert streams > MOVES
+    # Streams were under way while pointers moved; each ended under the release that it was admitted to.
+    assert [(answer.text, row.release) for answer, row in admitted if answer.by != row.release] == []
+    assert {row.release for _, row in admitted} == set(served.cast.releases.values())
+    assert served.fleet.cli("audit", "verify")["ok"]
+
+
+async def test_7_after_a_kill_9_adapters_are_replayed_and_proven_before_anybody_is_answered(served: Served) -> None:
+    current = served.row()["pointer"]["release"]
+    before = served.replica
+    assert set(before["loaded"]) == set(served.cast.releases.values())
+    lock = StateFolder(served.fleet.nodes[0].state).engine_lock("e0")
+    async with under_load(served) as callers:
+        await asyncio.sleep(0)
+        wrapper = int(lock.read_text())
+        os.killpg(wrapper, signal.SIGKILL)
+
+        def back() -> bool:
+            replica, row = served.replica, served.row()
+            again = replica["boot"] != before["boot"] and set(replica["loaded"]) == set(before["loaded"])
+            return again and row["proven"] == row["placed"] == 1
+
+        await asyncio.to_thread(wait_for, "loaded and proven again", back, vllm_server.START_S, every=0.5)
+        killed = len(callers.answers)
+        await asyncio.to_thread(
+            wait_for, "answers", lambda: len([a for a in list(callers.answers)[killed:] if a.ok]) > 10, 60
+        )
+        answers = list(callers.answers)
+    # In between callers were refused, or answered by the tenant's release: by no other, and not by the bare base.
+    assert {answer.by for answer in answers if answer.ok} == {current}
+    assert {answer.status for answer in answers if not answer.ok} - {0, 200, 502, 503} == set()
+    assert any(answer.status == 503 for answer in answers)
+    served.fleet.cli("rollback", TENANT, "--yes", "--wait", "proven", "--timeout", "60")
+    served.fleet.cli("undo", TENANT, "--yes", "--wait", "proven", "--timeout", "60")
