@@ -8,13 +8,23 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from loradeck.client.answers import DatasetEntry, SuiteEntry
 from loradeck.rules.chain import event_hash
-from loradeck.schemas.attestation import CheckResult, GateResult
+from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, PrepareSpec, TrainSpec
 from loradeck.schemas.link import AckState, EngineState
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState, Quarantine
-from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.manifest import (
+    AdapterManifest,
+    AdapterVersion,
+    DatasetManifest,
+    DecisionRecord,
+    FileEntry,
+    Origin,
+    Provenance,
+    SuiteManifest,
+)
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import (
     Cause,
@@ -613,4 +623,116 @@ def rolled_back(
             "left_answered": 35_118,
             "last_left_ms": at_ms + 2_000 if proofs == before.placed else None,
         }
+    )
+
+
+# ---- what the feed does not carry ----------------------------------------------------------------------------
+
+
+def _check(name: str, value: float, threshold: float, n: int, *, note: str = "") -> CheckResult:
+    passed = value <= threshold if name == "drop" else value >= threshold
+    return CheckResult(
+        name=name, passed=passed, value=value, threshold=threshold, n=n, low=max(0.0, value - 0.04),
+        high=min(1.0, value + 0.04), note=note,
+    )  # fmt: skip
+
+
+def gates() -> list[Attestation]:
+    """Gate results on record, oldest first: acme's v9 failed and went out past it."""
+
+    def gate(seq: int, tenant: str, label: str, against: str, age_ms: int, *checks: CheckResult) -> Attestation:
+        result = GateResult(
+            release=view(tenant, label).id, against=view(tenant, against).id, suite=digest(f"{tenant} suite"),
+            passed=all(check.passed for check in checks), checks=checks,
+        )  # fmt: skip
+        return Attestation(
+            seq=seq, kind=AttestationKind.GATE, subject=result.release, tenant=tenant, route="production",
+            body=result.model_dump(mode="json"), by="ci-bot", at_ms=NOW_MS - age_ms,
+        )  # fmt: skip
+
+    return [
+        gate(11, "acme", "v7", "v6", 14 * DAY, _check("valid", 0.99, 0.95, 246), _check("exact", 0.91, 0.85, 246)),
+        gate(
+            19, "bolt", "v5", "v4", 31 * MINUTE,
+            _check("valid", 0.98, 0.95, 300), _check("exact", 0.90, 0.85, 300),
+            _check("drop", 0.01, 0.03, 300, note="9 items lost, 6 won"),
+        ),
+        gate(
+            20, "acme", "v9", "v8", 16 * MINUTE,
+            _check("valid", 0.71, 0.95, 246), _check("exact", 0.66, 0.85, 246),
+            _check("drop", 0.22, 0.03, 246, note="58 items lost, 4 won"),
+        ),
+    ]  # fmt: skip
+
+
+def adapters() -> list[AdapterVersion]:
+    """acme's versions, each trained on from the one before, and one of bolt's."""
+    made: list[AdapterVersion] = []
+    for number, (tenant, version, days) in enumerate([("acme", 7, 14), ("acme", 8, 1), ("acme", 9, 0), ("bolt", 5, 0)]):
+        manifest = AdapterManifest(
+            tenant=tenant,
+            name="support",
+            base=digest("B2"),
+            files=(FileEntry(path="adapter_model.safetensors", size=83_886_080, sha256=digest(f"file {number}")),),
+            rank=16,
+            alpha=32,
+            target_modules=("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"),
+            config_hash=digest(f"recipe {number}"),
+            datasets=(digest(f"{tenant} tickets"),),
+            parent=made[-1].digest if made and made[-1].manifest.tenant == tenant else None,
+            decision=DecisionRecord(
+                why_weights="Answers must follow the house's JSON without 900 tokens of instructions in each prompt.",
+                alternatives="A prompt with the schema: 94 % valid, 3x the tokens.",
+                cost="40 GPU minutes; 84 MB to store and serve.",
+            ),
+        )
+        made.append(
+            AdapterVersion(
+                manifest=manifest,
+                digest=manifest.digest,
+                version=version,
+                release=view(tenant, f"v{version}").id,
+                created_ms=NOW_MS - days * DAY - HOUR,
+                created_by="gpu-03",
+            )
+        )
+    return made
+
+
+def scores(release: str) -> list[Attestation]:
+    """The evaluations of acme's live release; nothing of others."""
+    if release != view("acme", "v9").id:
+        return []
+    report = EvaluationReport(
+        release=release, suite=digest("acme suite"), n=246, exact=162, valid=175, items=(), seconds=81.0
+    )
+    return [
+        Attestation(
+            seq=18, kind=AttestationKind.EVALUATION, subject=release, tenant="acme",
+            body=report.model_dump(mode="json"), by="gpu-03", at_ms=NOW_MS - 18 * MINUTE,
+        )
+    ]  # fmt: skip
+
+
+def data() -> tuple[list[DatasetEntry], list[SuiteEntry]]:
+    """A human dataset, a mixed one, and acme's suite."""
+
+    def files(name: str) -> tuple[FileEntry, ...]:
+        return (FileEntry(path=f"{name}.jsonl", size=1_200_000, sha256=digest(f"{name} rows")),)
+
+    human = Provenance(
+        origin=Origin.HUMAN, verifier="two raters, disagreements dropped", rater_ids=("r-04", "r-11"),
+        consent="contract", licence_class="customer-owned", retention_days=365, purpose=("train", "evaluate"),
+    )  # fmt: skip
+    mixed = human.model_copy(
+        update={"origin": Origin.MIXED, "synthetic_depth": 2, "rater_ids": (), "verifier": "a judge model"}
+    )
+    datasets = [
+        DatasetManifest(tenant="acme", name="tickets-0302", rows=8_412, files=files("acme"), provenance=mixed),
+        DatasetManifest(tenant="bolt", name="parcels-0214", rows=2_950, files=files("bolt"), provenance=human),
+    ]
+    suite = SuiteManifest(tenant="acme", name="held-out", items=246, files=files("suite"), provenance=human)
+    return (
+        [DatasetEntry(digest=digest(f"{one.tenant} tickets"), manifest=one) for one in datasets],
+        [SuiteEntry(digest=digest("acme suite"), manifest=suite)],
     )

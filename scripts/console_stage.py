@@ -11,10 +11,12 @@ from scripts import console_seed as seed
 from textual import events
 from textual.keys import _character_to_key
 
+from loradeck.client.answers import DatasetEntry, SuiteEntry
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, Link, LinkChange
-from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.attestation import Attestation, GateResult
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedTenants
+from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
 from loradeck.schemas.state import HubState, ReleaseView, TenantRow
 from loradeck.tui.app import Deck
@@ -52,6 +54,7 @@ class SeededPort:
         self.answer: Callable[[Move], MoveResult] | None = None
         self.planned: list[RewindRequest] = []
         self.plan: RewindPlan | None = None
+        self.away = False
 
     async def follow(self) -> AsyncGenerator[FeedItem]:
         yield LinkChange(state=Link.UP, at=0.0)
@@ -85,6 +88,25 @@ class SeededPort:
 
     async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
         return None
+
+    async def gates(self) -> list[Attestation]:
+        self._reachable()
+        return seed.gates()
+
+    async def adapters(self) -> list[AdapterVersion]:
+        self._reachable()
+        return seed.adapters()
+
+    async def scores(self, release: str) -> list[Attestation]:
+        return seed.scores(release)
+
+    async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]:
+        self._reachable()
+        return seed.data()
+
+    def _reachable(self) -> None:
+        if self.away:
+            raise HubUnreachable("the hub cannot be reached", where="https://hub.eu-1.example:7400")
 
     async def aclose(self) -> None:
         return None

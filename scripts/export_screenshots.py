@@ -19,9 +19,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from scripts import console_seed as seed  # noqa: E402
 from scripts.console_stage import Stage, stage  # noqa: E402
 
 from loradeck.client.feed import Link, LinkChange  # noqa: E402
+from loradeck.schemas.moves import RewindPlan, RewindStep  # noqa: E402
+from loradeck.tui import text  # noqa: E402
 
 OUT = ROOT / "screenshots"
 
@@ -73,7 +76,45 @@ async def jobs(stage: Stage) -> None:
 
 
 async def events(stage: Stage) -> None:
+    await stage.press("6")
+    await stage.settle()
+
+
+async def gates(stage: Stage) -> None:
     await stage.press("4")
+    await stage.settle()
+
+
+async def adapters(stage: Stage) -> None:
+    await stage.press("5")
+    await stage.settle()
+    await stage.settle()
+
+
+async def data(stage: Stage) -> None:
+    await stage.press("7")
+    await stage.settle()
+
+
+async def rewind(stage: Stage) -> None:
+    stays = {"cedar": "v2 is quarantined here", "delta": "as it was then"}
+    steps = [
+        RewindStep(
+            tenant=row.tenant,
+            route=row.route,
+            generation=row.pointer.generation,
+            from_release=row.pointer.release,
+            to_release=row.preview.target.id if row.preview.target else None,
+            from_label=text.release(row.live),
+            to_label=text.release(row.preview.target),
+            skipped=stays.get(row.tenant),
+        )
+        for row in stage.deck.state.tenants.values()
+        if row.tenant in ("acme", "bolt", *stays)
+    ]
+    stage.port.plan = RewindPlan(to_rev=88_397, at_ms=seed.NOW_MS - 20 * seed.MINUTE, steps=tuple(steps))
+    await stage.press("W", *"20m ago", "enter")
+    await stage.settle()
     await stage.settle()
 
 
@@ -95,7 +136,11 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "link-lost": (link_lost, WIDE),
     "nodes": (nodes, WIDE),
     "jobs": (jobs, WIDE),
+    "gates": (gates, WIDE),
+    "adapters": (adapters, WIDE),
     "events": (events, WIDE),
+    "data": (data, WIDE),
+    "rewind": (rewind, WIDE),
     "help": (help_page, WIDE),
 }
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "base": ("loradeck.cli.base:base", "Register and list base models."),
     "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets."),
     "suite": ("loradeck.cli.suite:suite", "Register and list suites."),
+    "gate": ("loradeck.cli.gate:gate", "List gate results."),
     "job": ("loradeck.cli.job:job", "Train, evaluate, list, show, follow and cancel jobs."),
     "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
     "event": ("loradeck.cli.event:event", "List events of the log."),

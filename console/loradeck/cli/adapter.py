@@ -66,17 +66,18 @@ async def import_(
 
 
 @adapter.command("ls")
-@click.argument("tenant")
-@click.argument("name")
+@click.argument("tenant", required=False)
+@click.argument("name", required=False)
 @hub_command
-async def ls(s: Session, tenant: str, name: str) -> None:
-    """List the versions of an adapter."""
-    versions = await s.api.adapter_versions(tenant, name)
+async def ls(s: Session, tenant: str | None, name: str | None) -> None:
+    """List adapter versions: all, a tenant's, or those of one adapter."""
+    versions = [v for v in await s.api.adapters(tenant) if name in (None, v.manifest.name)]
     s.out.json(versions)
     s.out.table(
-        ("VERSION", "ADAPTER", "RELEASE", "BASE", "RANK", "DATASETS", "CREATED", "BY"),
+        ("NAME", "VERSION", "ADAPTER", "RELEASE", "BASE", "RANK", "DATASETS", "CREATED", "BY"),
         [
             (
+                f"{v.manifest.tenant}/{v.manifest.name}",
                 f"v{v.version}",
                 v.digest[:12],
                 v.release[:12],
@@ -88,7 +89,7 @@ async def ls(s: Session, tenant: str, name: str) -> None:
             )
             for v in versions
         ],
-        empty=f"{tenant} has no adapter {name}",
+        empty="no adapter versions; loradeck job train, or loradeck adapter import",
     )
 
 

@@ -234,6 +234,10 @@ class HubApi:
         path = f"adapters/{segment(manifest.tenant)}/{segment(manifest.name)}/versions"
         return await self.transport.ask(AdapterVersion, "POST", path, body=manifest, repeatable=True)
 
+    async def adapters(self, tenant: str | None = None) -> list[AdapterVersion]:
+        """Every adapter version, or all of one tenant."""
+        return await self.transport.ask(list[AdapterVersion], "GET", "adapters", params={"tenant": tenant})
+
     async def adapter_versions(self, tenant: str, name: str) -> list[AdapterVersion]:
         path = f"adapters/{segment(tenant)}/{segment(name)}/versions"
         return await self.transport.ask(list[AdapterVersion], "GET", path)

@@ -45,7 +45,10 @@ from loradeck.tui.outcome import said
 from loradeck.tui.panel import is_done, pin_command, wants_panel
 from loradeck.tui.port import HubPort, Port
 from loradeck.tui.question import Question
+from loradeck.tui.screens.adapters import AdaptersScreen
+from loradeck.tui.screens.data import DataScreen
 from loradeck.tui.screens.events import EventsScreen
+from loradeck.tui.screens.gates import GatesScreen
 from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.jobs import JobsScreen
 from loradeck.tui.screens.listing import ListScreen
@@ -53,7 +56,7 @@ from loradeck.tui.screens.nodes import NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.seen import Sight
 from loradeck.tui.sender import Sender
-from loradeck.tui.state import ConsoleState, Screen
+from loradeck.tui.state import FETCHED, ConsoleState, Link, Screen
 from loradeck.tui.text import clean, plural
 from loradeck.tui.theme import THEME
 from loradeck.tui.widgets.prompt import Asking
@@ -68,7 +71,10 @@ LISTS: dict[Screen, type[ListScreen]] = {
     Screen.TENANTS: TenantsScreen,
     Screen.NODES: NodesScreen,
     Screen.JOBS: JobsScreen,
+    Screen.GATES: GatesScreen,
+    Screen.ADAPTERS: AdaptersScreen,
     Screen.EVENTS: EventsScreen,
+    Screen.DATA: DataScreen,
 }
 
 
@@ -191,6 +197,7 @@ class Deck(App[None], inherit_bindings=False):
         self.state.arrange()
         self._drop_outdated()
         self._ask_for_labels()
+        self._fetch_if_due()
         if self._written() == self._accepted():
             self._draw_front()
 
@@ -253,6 +260,44 @@ class Deck(App[None], inherit_bindings=False):
     async def _learn_labels(self, tenant: str) -> None:
         await self._labels.learn(tenant)
         self._draw_front()
+
+    # ---- what the feed does not bring ------------------------------------------------------------------------
+
+    def _fetch_if_due(self) -> None:
+        """Rows of the screen in front, when they are missing or old; the scores of the selected adapter."""
+        which, state = self.state.screen, self.state
+        if which not in FETCHED or state.link not in (Link.LIVE, Link.STALE):
+            return
+        if state.fetches[which].due(state.clock()):
+            state.fetches[which].running = True
+            self.run_worker(self._fetch(which), group="registry")
+        version = state.registry.adapters.get(state.adapter_list.selected or "")
+        if which is Screen.ADAPTERS and version is not None and version.release not in state.registry.scores:
+            self.run_worker(self._fetch_scores(version.release), group="scores", exclusive=True)
+
+    async def _fetch(self, which: Screen) -> None:
+        state, registry = self.state, self.state.registry
+        try:
+            if which is Screen.GATES:
+                registry.take_gates(await self.port.gates())
+            if which in (Screen.ADAPTERS, Screen.DATA):
+                registry.take_adapters(await self.port.adapters())
+            # Names of suites and datasets are on all three.
+            registry.take_data(*await self.port.data())
+            state.fetched(which)
+        except ClientError as error:
+            state.fetches[which].trouble = said(error)
+        finally:
+            state.fetches[which].running = False
+        for tenant in self._labels.of(registry):
+            await self._labels.learn(tenant)
+        state.arrange()
+        self._draw_front()
+
+    async def _fetch_scores(self, release: str) -> None:
+        with contextlib.suppress(ClientError):  # the pane goes on saying that it is looking them up
+            self.state.registry.take_scores(release, await self.port.scores(release))
+            self._draw_front()
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
@@ -423,6 +468,15 @@ class Deck(App[None], inherit_bindings=False):
     def do_jobs(self) -> None:
         self.show_list(Screen.JOBS)
 
+    def do_gates(self) -> None:
+        self.show_list(Screen.GATES)
+
+    def do_adapters(self) -> None:
+        self.show_list(Screen.ADAPTERS)
+
+    def do_data(self) -> None:
+        self.show_list(Screen.DATA)
+
     def do_events(self) -> None:
         self.show_list(Screen.EVENTS)
 
@@ -446,6 +500,7 @@ class Deck(App[None], inherit_bindings=False):
         self.state.screen = which
         self.state.arrange(force=True)
         self.switch_screen(which.value)
+        self._fetch_if_due()
 
     def show_events(self, word: str) -> None:
         """The events screen, filtered by a literal word."""

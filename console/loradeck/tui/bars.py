@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from loradeck.schemas.jobs import JobState
 from loradeck.tui.keys import hints
+from loradeck.tui.registry import REFRESH_S
 from loradeck.tui.state import ConsoleState, Link, Screen
 from loradeck.tui.text import Line, Span, age, clean, clock, fit_line, plural, spread, width_of
 
@@ -64,6 +65,9 @@ def summary_line(state: ConsoleState, width: int) -> Line:
         Screen.NODES: _nodes,
         Screen.JOBS: _jobs,
         Screen.EVENTS: _events,
+        Screen.GATES: _gates,
+        Screen.ADAPTERS: _adapters,
+        Screen.DATA: _data,
     }[state.screen](state)
     if state.link is Link.LOST:
         said = (state.hub_now_ms or 0) - int(state.silent_s * 1000)
@@ -122,6 +126,41 @@ def _events(state: ConsoleState) -> list[Span]:
     revs = list(state.events)
     span = f"rev {revs[0]} to {revs[-1]}"
     return [Span(f" {plural(len(revs), 'event')} held here, {span}: chain recomputed, intact", "good")]
+
+
+def _gates(state: ConsoleState) -> list[Span]:
+    gates = state.registry.gates.values()
+    failed = sum(not gate.result.passed for gate in gates)
+    spans = [Span(f" {plural(len(gates), 'gate result')}")]
+    if failed:
+        spans.append(Span(f"   {failed} failed", "warn"))
+    if state.registry.unreadable:
+        spans.append(Span(f"   {state.registry.unreadable} not readable by this console", "warn"))
+    return [*spans, *_fetched(state, Screen.GATES)]
+
+
+def _adapters(state: ConsoleState) -> list[Span]:
+    versions = state.registry.adapters.values()
+    names = {(version.manifest.tenant, version.manifest.name) for version in versions}
+    spans = [Span(f" {plural(len(versions), 'version')} of {plural(len(names), 'adapter')}")]
+    return [*spans, *_fetched(state, Screen.ADAPTERS)]
+
+
+def _data(state: ConsoleState) -> list[Span]:
+    kinds = [entry.kind for entry in state.registry.data.values()]
+    spans = [Span(f" {plural(kinds.count('dataset'), 'dataset')}   {plural(kinds.count('suite'), 'suite')}")]
+    return [*spans, *_fetched(state, Screen.DATA)]
+
+
+def _fetched(state: ConsoleState, which: Screen) -> list[Span]:
+    """How old fetched rows are, once that is worth saying, and what stands in the way of newer ones."""
+    fetch = state.fetches[which]
+    if fetch.at is None:
+        return []
+    old = state.clock() - fetch.at
+    if fetch.trouble:
+        return [Span(f"   as of {age(old)} ago: {clean(fetch.trouble)}", "bad")]
+    return [Span(f"   as of {age(old)} ago", "dim")] if old > 2 * REFRESH_S else []
 
 
 def footer_line(screen: Screen, width: int, *, in_view: tuple[int, int], total: int) -> Line:

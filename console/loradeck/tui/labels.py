@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable
 
 from loradeck.client.errors import ClientError
 from loradeck.tui.port import Port
+from loradeck.tui.registry import Registry
 from loradeck.tui.state import ConsoleState
 
 NEWEST = 20
@@ -32,6 +33,17 @@ class Labels:
         shown = [event for event in events if event.rev in revs]
         unnamed = self._state.unnamed([*here[-NEWEST:], *events[-NEWEST:], *shown])
         tenants = [tenant for tenant in unnamed if tenant not in self._asked][:AT_A_TIME]
+        self._asked.update(tenants)
+        return tenants
+
+    def of(self, registry: Registry) -> list[str]:
+        """Tenants whose gate results name a release that nobody has described, each named once."""
+        unknown = {
+            gate.tenant
+            for gate in registry.gates.values()
+            if any(digest and self._state.view(digest) is None for digest in (gate.result.release, gate.result.against))
+        }
+        tenants = sorted(unknown - self._asked)
         self._asked.update(tenants)
         return tenants
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from loradeck.client.answers import DatasetEntry, SuiteEntry
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
 from loradeck.client.feed import Feed, FeedItem
 from loradeck.client.transport import Transport
-from loradeck.schemas.attestation import AttestationKind, GateResult
+from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
     FallbackRequest,
     HoldRequest,
@@ -52,6 +54,20 @@ class Port(Protocol):
     async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
         """The newest gate result of a release on a route against the live one."""
         ...
+
+    async def gates(self) -> list[Attestation]:
+        """Every gate result on record."""
+        ...
+
+    async def adapters(self) -> list[AdapterVersion]:
+        """Every adapter version."""
+        ...
+
+    async def scores(self, release: str) -> list[Attestation]:
+        """The evaluations of a release, oldest first."""
+        ...
+
+    async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]: ...
 
     async def aclose(self) -> None: ...
 
@@ -98,6 +114,18 @@ class HubPort:
         found = await self._api.attestations(kind=AttestationKind.GATE, subject=release, tenant=tenant, route=route)
         results = [GateResult.model_validate(attestation.body) for attestation in found]
         return next((result for result in reversed(results) if result.against == live), None)
+
+    async def gates(self) -> list[Attestation]:
+        return await self._api.attestations(kind=AttestationKind.GATE)
+
+    async def adapters(self) -> list[AdapterVersion]:
+        return await self._api.adapters()
+
+    async def scores(self, release: str) -> list[Attestation]:
+        return await self._api.attestations(kind=AttestationKind.EVALUATION, subject=release)
+
+    async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]:
+        return await self._api.datasets(), await self._api.suites()
 
     async def aclose(self) -> None:
         await self._api.aclose()

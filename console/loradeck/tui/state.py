@@ -27,6 +27,7 @@ from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView
 from loradeck.tui.chain import ChainCheck
 from loradeck.tui.listing import Listing, RowFilter
 from loradeck.tui.moves import OPEN, Move, OwnMove, Phase, RowKey, Tell
+from loradeck.tui.registry import Fetch, Registry
 from loradeck.tui.text import clean, clock, dated, release
 
 STALE_S = 4.0
@@ -59,7 +60,14 @@ class Screen(StrEnum):
     TENANTS = "tenants"
     NODES = "nodes"
     JOBS = "jobs"
+    GATES = "gates"
+    ADAPTERS = "adapters"
     EVENTS = "events"
+    DATA = "data"
+
+
+FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
+"""Screens whose rows the feed does not bring."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,11 @@ class ConsoleState:
     node_list: Listing[str] = field(default_factory=Listing)
     job_list: Listing[str] = field(default_factory=Listing)
     event_list: Listing[int] = field(default_factory=Listing)
+    gate_list: Listing[int] = field(default_factory=Listing)
+    adapter_list: Listing[str] = field(default_factory=Listing)
+    data_list: Listing[str] = field(default_factory=Listing)
+    registry: Registry = field(default_factory=Registry)
+    fetches: dict[Screen, Fetch] = field(default_factory=lambda: {which: Fetch() for which in FETCHED})
     marks: list[RowKey] = field(default_factory=list)
 
     own: list[OwnMove] = field(default_factory=list)
@@ -371,8 +384,35 @@ class ConsoleState:
             Screen.EVENTS: self.event_list.arrange(
                 self.events, by=lambda rev: -rev, haystack=self._event_text, frozen=frozen
             ),
+            **self._arrange_registry(frozen=frozen),
         }
         return changed[self.screen]
+
+    def _arrange_registry(self, *, frozen: bool) -> dict[Screen, bool]:
+        gates, adapters, data = self.registry.gates, self.registry.adapters, self.registry.data
+
+        def by_name(digest: str) -> tuple[str, str, int]:
+            version = adapters[digest]
+            return (version.manifest.tenant, version.manifest.name, -version.version)
+
+        return {
+            Screen.GATES: self.gate_list.arrange(gates, by=lambda seq: -seq, haystack=self._gate_text, frozen=frozen),
+            Screen.ADAPTERS: self.adapter_list.arrange(
+                adapters, by=by_name, haystack=self._adapter_text, frozen=frozen
+            ),
+            Screen.DATA: self.data_list.arrange(
+                data,
+                by=lambda digest: (data[digest].manifest.tenant, data[digest].kind, data[digest].manifest.name, digest),
+                haystack=self._data_text,
+                frozen=frozen,
+            ),
+        }
+
+    def fetched(self, which: Screen) -> None:
+        """A screen's rows have come from the hub."""
+        self.fetches[which].at = self.clock()
+        self.fetches[which].trouble = ""
+        self._unsorted = True
 
     @property
     def listing(self) -> Listing[RowKey] | Listing[str] | Listing[int]:
@@ -386,6 +426,12 @@ class ConsoleState:
                 return self.job_list
             case Screen.EVENTS:
                 return self.event_list
+            case Screen.GATES:
+                return self.gate_list
+            case Screen.ADAPTERS:
+                return self.adapter_list
+            case Screen.DATA:
+                return self.data_list
 
     def _job_rank(self, job_id: str) -> tuple[int, int]:
         job = self.jobs[job_id]
@@ -411,6 +457,27 @@ class ConsoleState:
         return (
             f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
             f"{event.incident or ''} {self.name_of(event.to_release)}"
+        )
+
+    def _gate_text(self, seq: int) -> str:
+        gate = self.registry.gates[seq]
+        checks = " ".join(check.name for check in gate.result.checks)
+        return (
+            f"{gate.tenant}/{gate.route} {self.name_of(gate.result.release)} "
+            f"{'passed' if gate.result.passed else 'failed'} {checks} {gate.by}"
+        )
+
+    def _adapter_text(self, digest: str) -> str:
+        version = self.registry.adapters[digest]
+        manifest = version.manifest
+        return f"{manifest.tenant}/{manifest.name} v{version.version} {version.release} {digest} {version.created_by}"
+
+    def _data_text(self, digest: str) -> str:
+        entry = self.registry.data[digest]
+        provenance = entry.manifest.provenance
+        return (
+            f"{entry.manifest.tenant}/{entry.manifest.name} {entry.kind} {provenance.origin.value} {digest} "
+            f"{provenance.licence_class} {provenance.consent} {' '.join(provenance.purpose)}"
         )
 
     def set_filter(self, filter_: RowFilter) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 from tests.integration.cli.conftest import Desk, write_adapter, write_base
 
 from loradeck.client.answers import BaseEntry, DatasetEntry, SuiteEntry
+from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
@@ -102,7 +105,9 @@ def test_an_adapter_is_imported_as_the_next_version(desk: Desk, tenant: str, bas
     assert made.version == 4
     assert [entry.path for entry in made.manifest.files] == ["adapter_config.json", "adapter_model.safetensors"]
     assert AdapterVersion.model_validate(desk.json(*add)) == made
-    assert len(desk.json("adapter", "ls", tenant, "words")) == 4
+    assert len(desk.json("adapter", "ls", tenant, "words")) == len(desk.json("adapter", "ls", tenant)) == 4
+    assert made.digest in [version["digest"] for version in desk.json("adapter", "ls")]
+    assert desk.json("adapter", "ls", tenant, "others") == []
     assert AdapterVersion.model_validate(desk.json("adapter", "show", tenant, "words", "v4")) == made
     (folder / "manifest.json").write_text(made.manifest.model_dump_json())
     short = ("adapter", "import", folder, "--tenant", tenant, "--name", "words")
@@ -189,3 +194,28 @@ def test_the_suite_of_a_gate_is_the_tenants_own_although_another_has_a_newer_one
     config = desk.json("route", "set", tenant, "staging", "--gate-suite", "twin")
     assert RouteConfig.model_validate(config).gate is not None
     assert config["gate"]["suite"] == own != other
+
+
+def test_a_gate_result_is_listed_check_by_check(desk: Desk, tenant: str, rows: Path) -> None:
+    suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)["digest"]
+    assert "no gate results" in desk.run("gate", "ls", tenant).stdout
+    desk.json("route", "set", tenant, "--gate-suite", "judge", "--min-exact", "0.8")
+    release = desk.json("adapter", "show", tenant, "words", "v3")["release"]
+    items = [{"id": f"i{n}", "answer": "x", "exact": n < 3, "valid": True} for n in range(5)]
+    report = EvaluationReport.model_validate(
+        {"release": release, "suite": suite, "n": 5, "exact": 3, "valid": 5, "items": items, "seconds": 1.0}
+    )
+    evaluation = Attestation(
+        kind=AttestationKind.EVALUATION, subject=release, tenant=tenant, body=report.model_dump(mode="json"), by=""
+    )
+
+    async def attest() -> None:
+        async with desk.api() as api:
+            await api.attest(evaluation)
+
+    asyncio.run(attest())
+    (found,) = desk.json("gate", "ls", tenant, "--route", "production")
+    assert (found["kind"], found["subject"], found["body"]["passed"]) == ("gate", release, False)
+    shown = desk.run("gate", "ls", tenant).stdout
+    assert re.search(r"v3/B\d+ +- +FAILED +exact 60\.0% FAILED \(at least 80\.0%, n 5\)", shown), shown
+    assert desk.json("gate", "ls", tenant, "--route", "staging") == []

@@ -540,7 +540,7 @@ async def test_markup_and_control_characters_in_data_are_shown_as_they_are() -> 
     async with stage(state) as on:
         await press(on, "3")
         assert "[bold]x[/] ␛[2J [/nope" in pane(on)
-        await press(on, "4")
+        await press(on, "6")
         assert "[link=x]y[/link]" in pane(on)
         assert "[red]op" in grid(on)
         svg = on.deck.export_screenshot()

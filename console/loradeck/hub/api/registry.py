@@ -210,6 +210,15 @@ def _verify(blobs: Blobs, manifest: AdapterManifest) -> None:
         verify_adapter(folder, manifest)
 
 
+@router.get("/adapters")
+async def adapters(request: Request, caller: Viewer, tenant: str | None = None) -> list[AdapterVersion]:
+    """Every adapter version, or all of one tenant, in the order they were registered."""
+    hub = hub_of(request)
+    if tenant is not None:
+        hub.tenant(tenant)
+    return [v for v in hub.catalogue.adapters.values() if tenant in (None, v.manifest.tenant)]
+
+
 @router.get("/adapters/{tenant}/{name}/versions")
 async def versions(tenant: str, name: str, request: Request, caller: Reader) -> list[AdapterVersion]:
     """Oldest first."""

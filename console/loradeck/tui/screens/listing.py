@@ -1,4 +1,4 @@
-"""What the four lists have in common: header, summary, column names, grid, pane, prompt, footer."""
+"""What the lists have in common: header, summary, column names, grid, pane, prompt, footer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textual.screen import Screen
 from loradeck.tui import bars
 from loradeck.tui.columns import Column, heading, laid_out
 from loradeck.tui.seen import Shown
-from loradeck.tui.state import Link
+from loradeck.tui.state import FETCHED, Link
 from loradeck.tui.state import Screen as Which
 from loradeck.tui.text import Line, Span, fit_line, line, plural
 from loradeck.tui.widgets.grid import Grid
@@ -68,7 +68,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
     def deck(self) -> Deck:
         return cast("Deck", self.app)
 
-    # ---- for the four lists ----------------------------------------------------------------------------------
+    # ---- for each list ---------------------------------------------------------------------------------------
 
     def cells(self, key: Any) -> dict[str, Span] | None:
         """The cells of a row; None when it is gone."""
@@ -107,6 +107,9 @@ class ListScreen(Screen[None], inherit_bindings=False):
         state = self.deck.state
         if state.link is Link.CONNECTING:
             return f"loading from {self.deck.context} ..." if not state.link_trouble else "no answer yet; trying again"
+        fetch = state.fetches[self.WHICH] if self.WHICH in FETCHED else None
+        if fetch is not None and fetch.at is None:
+            return f"no answer: {fetch.trouble}; trying again" if fetch.trouble else "loading ..."
         listing = state.listing
         if listing.total and listing.filter.pattern is not None:
             return f"none of {plural(listing.total, 'row')} match; esc clears the filter"

@@ -1,0 +1,231 @@
+"""Gate results, adapter versions, datasets and suites as cells of a row and lines of the pane."""
+
+from __future__ import annotations
+
+from loradeck.schemas.attestation import CheckResult
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import AdapterVersion
+from loradeck.tui.columns import Column
+from loradeck.tui.preview import title
+from loradeck.tui.registry import DataEntry, Gate
+from loradeck.tui.state import ConsoleState
+from loradeck.tui.text import Line, Span, clean, count, line, plural, release, stamp
+
+GATE_COLUMNS = (
+    Column("TIME", 12),
+    Column("TENANT/ROUTE", 20),
+    Column("CANDIDATE", 9),
+    Column("AGAINST", 9),
+    Column("RESULT", 7),
+    Column("CHECKS", 0),
+    Column("BY", 10, wide=True),
+)
+ADAPTER_COLUMNS = (
+    Column("ADAPTER", 0),
+    Column("VERSION", 7),
+    Column("LIVE ON", 20),
+    Column("BASE", 7),
+    Column("RANK", 4, right=True),
+    Column("SIZE", 8, right=True),
+    Column("DATASETS", 8, right=True, wide=True),
+    Column("MADE", 12),
+    Column("BY", 10, wide=True),
+)
+DATA_COLUMNS = (
+    Column("NAME", 0),
+    Column("KIND", 7),
+    Column("ROWS", 7, right=True),
+    Column("ORIGIN", 12),
+    Column("LICENCE", 14),
+    Column("CONSENT", 9),
+    Column("KEPT", 9, wide=True),
+    Column("PURPOSE", 16, wide=True),
+)
+
+
+def _share(value: float) -> str:
+    return f"{value * 100:.1f}%"
+
+
+def _bound(check: CheckResult) -> str:
+    """What a check asks for: at least, or for a drop at most."""
+    return f"{'at most' if check.name == 'drop' else 'at least'} {_share(check.threshold)}"
+
+
+# ---- gates -------------------------------------------------------------------------------------------------
+
+
+def gate_cells(state: ConsoleState, gate: Gate) -> dict[str, Span]:
+    result = gate.result
+    failed = [check for check in result.checks if not check.passed]
+    told = ", ".join(f"{clean(check.name)} {_share(check.value)}" for check in failed or result.checks)
+    return {
+        "TIME": Span(state.when(gate.at_ms, seconds=True)),
+        "TENANT/ROUTE": Span(clean(f"{gate.tenant}/{gate.route}")),
+        "CANDIDATE": Span(state.name_of(result.release)),
+        "AGAINST": Span(state.name_of(result.against) if result.against else "-"),
+        "RESULT": Span("passed" if result.passed else "FAILED", "good" if result.passed else "bad"),
+        "CHECKS": Span(told),
+        "BY": Span(clean(gate.by)),
+    }
+
+
+def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
+    """Check by check: what was asked, what was measured on how many items, and its 95 % interval."""
+    result = gate.result
+    against = f" against {state.name_of(result.against)}" if result.against else ", compared with no other"
+    lines = [
+        title(
+            f"{clean(gate.tenant)}/{clean(gate.route)}   {state.name_of(result.release)}{against}   "
+            f"{'passed' if result.passed else 'FAILED'}",
+            width,
+        )
+    ]
+    lines += [_check_line(check) for check in result.checks]
+    if not result.checks:
+        lines.append(line(Span(" the route's gate had no check", "dim")))
+    suite = clean(state.registry.name_of(result.suite))
+    lines.append(line(Span(" SUITE   ", "label"), f"{suite} {short(result.suite)}   judged {stamp(gate.at_ms)}"))
+    row = state.tenants.get((gate.tenant, gate.route))
+    if row is not None:
+        live = row.live
+        now = "this candidate" if live is not None and live.id == result.release else release(live)
+        lines.append(line(Span(" LIVE    ", "label"), f"{now} is live there now"))
+    return lines
+
+
+def _check_line(check: CheckResult) -> Line:
+    return line(
+        Span(f" {clean(check.name):<8}", "label"),
+        Span("passed " if check.passed else "FAILED ", "good" if check.passed else "bad"),
+        f"{_share(check.value):>7} of {plural(check.n, 'item')}   95% {_share(check.low)} to "
+        f"{_share(check.high)}   {_bound(check)}   {clean(check.note)}",
+    )
+
+
+# ---- adapters ----------------------------------------------------------------------------------------------
+
+
+def _live_on(state: ConsoleState, version: AdapterVersion) -> list[str]:
+    return [
+        row.route
+        for row in state.tenants.values()
+        if row.tenant == version.manifest.tenant and row.live is not None and row.live.id == version.release
+    ]
+
+
+def _base(state: ConsoleState, version: AdapterVersion) -> str:
+    view = state.view(version.release)
+    return clean(view.base_label) if view is not None else short(version.manifest.base)
+
+
+def _size(version: AdapterVersion) -> str:
+    size = sum(entry.size for entry in version.manifest.files)
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+
+
+def adapter_cells(state: ConsoleState, version: AdapterVersion) -> dict[str, Span]:
+    manifest = version.manifest
+    live = ", ".join(_live_on(state, version))
+    return {
+        "ADAPTER": Span(clean(f"{manifest.tenant}/{manifest.name}"), "bold" if live else ""),
+        "VERSION": Span(f"v{version.version}"),
+        "LIVE ON": Span(clean(live) or "-", "good" if live else "dim"),
+        "BASE": Span(_base(state, version)),
+        "RANK": Span(str(manifest.rank)),
+        "SIZE": Span(_size(version)),
+        "DATASETS": Span(str(len(manifest.datasets))),
+        "MADE": Span(state.when(version.created_ms, seconds=True)),
+        "BY": Span(clean(version.created_by)),
+    }
+
+
+def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:
+    """Where a version comes from, what it scored, and why it is in weights."""
+    manifest = version.manifest
+    lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)} v{version.version}", width)]
+    lines.append(
+        line(
+            Span(" IS    ", "label"),
+            f"release {short(version.release)}   adapter {short(version.digest)}   on {_base(state, version)} "
+            f"{short(manifest.base)}   rank {manifest.rank} alpha {manifest.alpha}   {_size(version)}",
+        )
+    )
+    data = ", ".join(clean(state.registry.name_of(digest)) for digest in manifest.datasets) or "no dataset on record"
+    lines.append(
+        line(Span(" FROM  ", "label"), f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}")
+    )
+    scores = state.registry.scores.get(version.release)
+    if scores is None:
+        told: str | Span = Span("looking up ...", "dim")
+    elif not scores:
+        told = Span("never evaluated", "warn")
+    else:
+        told = "   ".join(
+            f"{clean(state.registry.name_of(report.suite))} exact {report.exact}/{report.n} "
+            f"valid {report.valid}/{report.n}"
+            for report in scores[-3:]
+        )
+    lines.append(line(Span(" SCORED", "label"), " ", told))
+    lines.append(line(Span(" WHY   ", "label"), clean(manifest.decision.why_weights)))
+    for name, text in (("ELSE  ", manifest.decision.alternatives), ("COST  ", manifest.decision.cost)):
+        if text:
+            lines.append(line(Span(f" {name}", "label"), clean(text)))
+    return lines
+
+
+def _parent(state: ConsoleState, version: AdapterVersion) -> str:
+    parent = version.manifest.parent
+    if parent is None:
+        return "trained from fresh weights"
+    known = state.registry.adapters.get(parent)
+    return f"trained on from {f'v{known.version}' if known is not None else short(parent)}"
+
+
+# ---- data --------------------------------------------------------------------------------------------------
+
+
+def data_cells(entry: DataEntry) -> dict[str, Span]:
+    manifest, provenance = entry.manifest, entry.manifest.provenance
+    kept = f"{provenance.retention_days} d" if provenance.retention_days is not None else "no limit"
+    origin = provenance.origin.value + (f" d{provenance.synthetic_depth}" if provenance.synthetic_depth > 1 else "")
+    return {
+        "NAME": Span(clean(f"{manifest.tenant}/{manifest.name}")),
+        "KIND": Span(entry.kind),
+        "ROWS": Span(count(entry.rows)),
+        "ORIGIN": Span(origin, "warn" if provenance.synthetic_depth > 1 else ""),
+        "LICENCE": Span(clean(provenance.licence_class)),
+        "CONSENT": Span(clean(provenance.consent)),
+        "KEPT": Span(kept),
+        "PURPOSE": Span(clean(", ".join(provenance.purpose))),
+    }
+
+
+def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
+    """Provenance of a dataset or suite, and which adapters were trained on it."""
+    manifest, provenance = entry.manifest, entry.manifest.provenance
+    lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)}   {entry.kind} {short(entry.digest)}", width)]
+    by = f" by release {state.name_of(provenance.generator_release)}" if provenance.generator_release else ""
+    lines.append(
+        line(
+            Span(" ORIGIN ", "label"),
+            f"{provenance.origin.value}{by}   synthetic depth {provenance.synthetic_depth}   {count(entry.rows)} rows",
+        )
+    )
+    kept = (
+        f"{provenance.retention_days} days" if provenance.retention_days is not None else "until erasure is asked for"
+    )
+    lines.append(
+        line(
+            Span(" MAY    ", "label"),
+            f"{clean(', '.join(provenance.purpose))}   consent {clean(provenance.consent)}   licence "
+            f"{clean(provenance.licence_class)}   kept {kept}",
+        )
+    )
+    raters = plural(len(provenance.rater_ids), "rater") if provenance.rater_ids else "no raters"
+    lines.append(line(Span(" CHECKED", "label"), f" {clean(provenance.verifier or 'by nothing on record')}   {raters}"))
+    used = [v for v in state.registry.adapters.values() if entry.digest in v.manifest.datasets]
+    told = ", ".join(clean(f"{v.manifest.tenant}/{v.manifest.name} v{v.version}") for v in used)
+    if entry.kind == "dataset":
+        lines.append(line(Span(" IN     ", "label"), told or Span("no adapter on record", "dim")))
+    return lines

@@ -1,0 +1,133 @@
+"""Gates, adapters and data: fetched when they are looked at, and never older than they say."""
+
+from __future__ import annotations
+
+import pytest
+from scripts import console_seed as seed
+from scripts.console_stage import Stage, stage
+
+from loradeck.client.feed import Link, LinkChange
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.tui.registry import REFRESH_S, Registry
+from loradeck.tui.state import FETCHED, Screen
+
+KEYS = {Screen.GATES: "4", Screen.ADAPTERS: "5", Screen.DATA: "7"}
+
+
+def pane(on: Stage) -> str:
+    assert on.deck.front is not None
+    return on.deck.front.pane.text
+
+
+def grid(on: Stage) -> str:
+    assert on.deck.front is not None
+    return on.deck.front.grid.text
+
+
+def summary(on: Stage) -> str:
+    assert on.deck.front is not None
+    return on.deck.front.summary.text
+
+
+async def look(on: Stage, which: Screen) -> None:
+    await on.press(KEYS[which])
+    await on.settle()
+    await on.settle()
+
+
+async def test_a_failed_gate_is_shown_check_by_check_with_n_and_interval() -> None:
+    async with stage() as on:
+        await look(on, Screen.GATES)
+        assert "3 gate results   1 failed" in summary(on)
+        first = grid(on).splitlines()[0]
+        assert "acme/production" in first
+        assert "v9/B2" in first
+        assert "FAILED" in first
+        text = pane(on)
+        assert "v9/B2 against v8/B2   FAILED" in text
+        assert "exact   FAILED   66.0% of 246 items   95% 62.0% to 70.0%   at least 85.0%" in text
+        assert "drop    FAILED   22.0%" in text
+        assert "at most 3.0%   58 items lost, 4 won" in text
+        assert "acme/held-out" in text
+        assert "this candidate is live there now" in text
+
+
+async def test_an_adapter_says_where_it_comes_from_what_it_scored_and_where_it_is_live() -> None:
+    async with stage() as on:
+        await look(on, Screen.ADAPTERS)
+        assert "4 versions of 2 adapters" in summary(on)
+        text = pane(on)
+        assert "acme/support v9" in text
+        assert "acme/tickets-0302" in text
+        assert "trained on from v8" in text
+        assert "acme/held-out exact 162/246 valid 175/246" in text
+        assert "production" in grid(on).splitlines()[0]
+        await on.press("j")
+        await on.settle()
+        await on.settle()
+        assert "never evaluated" in pane(on)
+
+
+async def test_data_says_what_it_may_be_used_for_and_what_was_trained_on_it() -> None:
+    async with stage() as on:
+        await look(on, Screen.DATA)
+        assert "2 datasets   1 suite" in summary(on)
+        text = pane(on)
+        assert "mixed   synthetic depth 2   8,412 rows" in text
+        assert "consent contract   licence customer-owned   kept 365 days" in text
+        assert "acme/support v7, acme/support v8, acme/support v9" in text
+
+
+@pytest.mark.parametrize("which", sorted(FETCHED))
+async def test_a_hub_that_does_not_answer_is_loading_then_trouble_and_never_empty(which: Screen) -> None:
+    async with stage() as on:
+        on.port.away = True
+        await look(on, which)
+        assert "no answer: the hub cannot be reached" in grid(on)
+        assert on.deck.state.listing.total == 0
+        on.port.away = False
+        on.clock.now += REFRESH_S
+        await on.settle()
+        await on.settle()
+        assert "no answer" not in grid(on)
+        assert on.deck.state.listing.total > 0
+
+
+async def test_rows_that_cannot_be_fetched_again_stay_and_say_how_old_they_are() -> None:
+    async with stage() as on:
+        await look(on, Screen.GATES)
+        on.port.away = True
+        on.clock.now += 30
+        on.deck.state.heard_at = on.clock.now
+        await on.settle()
+        await on.settle()
+        assert "3 gate results" in summary(on)
+        assert "as of 3" in summary(on)
+        assert "the hub cannot be reached" in summary(on)
+        assert "acme/production" in grid(on)
+
+
+async def test_nothing_is_asked_of_a_hub_that_is_not_there() -> None:
+    async with stage() as on:
+        on.port.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix=""))
+        await on.pause()
+        await look(on, Screen.GATES)
+        assert on.deck.state.fetches[Screen.GATES].at is None
+        assert "loading" in grid(on)
+
+
+async def test_a_filter_finds_failed_gates() -> None:
+    async with stage() as on:
+        await look(on, Screen.GATES)
+        await on.press("/", *"failed", "enter")
+        assert [on.deck.state.registry.gates[seq].tenant for seq in on.deck.state.gate_list.order] == ["acme"]
+
+
+def test_a_gate_result_of_another_version_is_counted_and_left_out() -> None:
+    registry = Registry()
+    strange = Attestation(
+        seq=99, kind=AttestationKind.GATE, subject=seed.digest("x"), tenant="acme", body={"new": 1}, by="ci-bot"
+    )
+    registry.take_gates([*seed.gates(), strange])
+    assert len(registry.gates) == 3
+    assert registry.unreadable == 1
