@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loradeck import artifacts
 from loradeck.schemas.attestation import EngineBuild
+from loradeck_agent import base_alone
 from loradeck_agent.engine_api import CALL_S, CANARY_S, EngineAddress, EngineApi, EngineVersion, expect, same_folder
 from loradeck_agent.engine_config import VllmEngine
 from loradeck_agent.errors import AgentError
@@ -54,17 +55,23 @@ class VllmApi(EngineApi):
 
     async def version(self) -> EngineVersion:
         """Raises AgentError: `wrong_base`, it serves another folder than the configured one; `base_name_taken`."""
+        base_name = await self._base_name()
         metrics = await self._metrics()
+        if "vllm:lora_requests_info" in metrics and not _SLOTS.search(metrics):
+            await self._use(base_name)  # its slots are among its figures once it has answered anything
+            metrics = await self._metrics()
         reply = expect(await self._http.get("/version", timeout=CALL_S))
         try:
             version = str(reply.json()["version"])
         except (ValueError, KeyError, TypeError) as error:
             raise AgentError("engine_error", "the engine's version cannot be read", reply.text[:300]) from error
-        base_name = await self._base_name()
         config = self._config
         with told(config.base):
             base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
         slots = _SLOTS.search(metrics)
+        spare = 0
+        if config.device == "cpu" and await self._base_alone(base):
+            base_name, spare = base_alone.NAME, base_alone.SLOTS
         return EngineVersion(
             boot=_started(metrics),
             build=EngineBuild(
@@ -75,8 +82,21 @@ class VllmApi(EngineApi):
             ),
             base=base,
             base_name=base_name,
-            slots=min(config.slots, int(slots[1])) if slots else config.slots,
+            slots=max(1, min(config.slots, int(slots[1]) - spare)) if slots else config.slots,
         )
+
+    async def models(self) -> dict[str, str]:
+        return {name: root for name, root in (await super().models()).items() if name != base_alone.NAME}
+
+    async def _base_alone(self, base: str) -> bool:
+        """Loads what the base alone is asked through. False: nothing is known for this kind of base."""
+        folder = self._digests.with_name("base-alone") / base
+        with told(self._config.base):
+            if not await asyncio.to_thread(base_alone.write_zeros, folder, self._config.base):
+                return False
+        if base_alone.NAME not in await super().models():
+            await self.load(base_alone.NAME, folder)
+        return True
 
     async def load(self, name: str, path: Path) -> None:
         """As every engine; what is listed of ours is used once before, so that it stays resident.

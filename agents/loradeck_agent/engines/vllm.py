@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from loradeck_agent import base_alone
 from loradeck_agent.engine_config import VllmEngine
 from loradeck_agent.errors import AgentError
 from loradeck_agent.folder import locked
@@ -39,14 +40,15 @@ _POLL_S = 0.05
 
 def vllm_argv(config: VllmEngine, folder: Path) -> tuple[str, ...]:
     """The command line that launches an engine in its folder."""
+    slots = config.slots + (base_alone.SLOTS if config.device == "cpu" else 0)
     return (
         *(sys.executable, "-m", "loradeck_agent.engines.vllm", "--state", str(folder), "--"),
         *(str(config.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(config.base), "--served-model-name", BASE_NAME),
         *("--uds", str(folder / "engine.sock")),
-        *("--enable-lora", "--max-loras", str(config.slots), "--max-lora-rank", str(config.max_rank)),
+        *("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(config.max_rank)),
         # Unloading takes an adapter from vLLM's list, not from its cache: room for those beside the ones in use.
-        *("--max-cpu-loras", str(2 * config.slots)),
+        *("--max-cpu-loras", str(2 * slots)),
         *("--dtype", config.dtype, "--tensor-parallel-size", str(config.tensor_parallel)),
         *config.args,
     )

@@ -104,7 +104,7 @@ def nodes(folder: Path, base: Path, hub: FakeHub) -> Iterator[Any]:
     made: list[Node] = []
 
     def attach(engine: str, slots: int = 4) -> Node:
-        node = Node(folder, base, hub.url, TOKEN, slots=slots, engine=f'kind = "vllm"\ndevice = "cpu"\n{engine}')
+        node = Node(folder, base, hub.url, TOKEN, slots=slots, engine=f'kind = "vllm"\n{engine}')
         made.append(node)
         node.start()
         return node
@@ -143,7 +143,14 @@ async def test_a_vllm_on_a_socket_serves_flips_and_proves(
     assert vllm.calls("load") == loads, "going back loads nothing"
     report = await hub.report(lambda report: bool(report.replicas))
     assert report.replicas[0].build is not None
-    assert report.replicas[0].build.key == "vllm 0.32.0|cpu|auto|tp1"
+    assert report.replicas[0].build.key == "vllm 0.32.0|cuda|auto|tp1"
+
+
+async def test_it_has_no_more_slots_than_it_was_started_with(vllm: Vllm, nodes: Any, hub: FakeHub) -> None:
+    vllm.start("--max-loras", "2")
+    nodes(f'socket = "{vllm.socket}"', slots=8)
+    report = await hub.report(lambda report: report.replicas[0].state.value == "up")
+    assert report.replicas[0].slots == 2
 
 
 async def test_the_agents_end_and_stop_leave_it_running(vllm: Vllm, nodes: Any, hub: FakeHub, v1: Adapter) -> None:
