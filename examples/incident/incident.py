@@ -95,7 +95,9 @@ class Incident:
         progress: Progress,
         *,
         proven_within_s: float = 60.0,
+        after: int = AFTER,
     ) -> None:
+        """`after`: requests at each router right after a move; an engine that is slow is given fewer."""
         self._fleet = fleet
         self._api = api
         self._callers = callers
@@ -103,6 +105,7 @@ class Incident:
         self._report = report
         self._progress = progress
         self._proven_within_s = proven_within_s
+        self._after = after
         self._made: list[_Made] = []
 
     async def row(self) -> TenantRow:
@@ -199,7 +202,7 @@ class Incident:
                 sender.cancel()
                 await asyncio.gather(sender, return_exceptions=True)
             # However long it took, enough of them come right after the acknowledgement.
-            await self._burst(asked, prompts, BURST if prepared else AFTER)
+            await self._burst(asked, prompts, BURST if prepared else self._after)
             after = await self._until_proven(step, row.pointer.generation + 1)
             step.update("waiting for the last answers")
             answers = await asyncio.gather(*asked)
