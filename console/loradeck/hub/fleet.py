@@ -43,6 +43,8 @@ class Node:
     heard: float | None = None
     link: Link | None = None
     lost: bool = False
+    was_lost: bool = False
+    """It was lost when the hub's last life ended."""
     cordoned: bool = False
     drained: bool = False
     behind: str | None = None
@@ -60,6 +62,7 @@ class Node:
             "replicas": [[r.replica, r.base, r.slots] for r in self.replicas],
             "cordoned": self.cordoned,
             "drained": self.drained,
+            "lost": self.lost,
             "pins": [pin.model_dump(mode="json") for pin in self.pins],
         }
 
@@ -75,6 +78,7 @@ class Node:
             ),
             cordoned=kept["cordoned"],
             drained=kept["drained"],
+            was_lost=kept.get("lost", False),
             pins=tuple(Pin.model_validate(pin) for pin in kept.get("pins", ())),
         )
 
@@ -216,6 +220,7 @@ class Fleet:
         node.heard = self.clock()
         if node.lost:
             node.lost = False
+            self.kept_version += 1
             self._members_changed(node)
 
     def unlinked(self, node: Node, link: Link) -> bool:
@@ -236,6 +241,7 @@ class Fleet:
     def lose(self, node: Node) -> None:
         """A node passed its TTL."""
         node.lost = True
+        self.kept_version += 1
         self._members_changed(node)
 
     def heard_age(self, node: Node) -> float | None:

@@ -30,6 +30,7 @@ from loradeck.hub.promotion import Promotions
 from loradeck.hub.queue import Queue
 from loradeck.hub.recovery import BEHIND, EPOCH, Recovery
 from loradeck.hub.rows import Rows
+from loradeck.hub.settling import SETTLING, Settling
 from loradeck.hub.steer import Steer
 from loradeck.hub.traffic import Counts
 from loradeck.rules.errors import Refused
@@ -126,6 +127,8 @@ class Hub:
         self.pins = Pins(self, json.loads(self.store.now(lambda s: s.meta("unpins")) or "[]"), self.recent)
         behind, recovered = self.store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
         self.recovery = Recovery(self, behind=bool(behind), epoch=int(recovered or 0))
+        linked = [node.name for node in self.fleet.nodes.values() if not node.was_lost]
+        self.settling = Settling(linked, self.clock, self.status_changed)
         self.observer = Observer(self)
         self.steer = Steer(self.catalogue, self._usable)
         self.promotions = Promotions(self)
@@ -185,11 +188,14 @@ class Hub:
         beat(self, next(self._beats))
 
     async def _tick(self) -> None:
-        for node in self.fleet.newly_lost():
+        lost = self.fleet.newly_lost()
+        for node in lost:
             log.warning("node lost node=%s", node.name)
             self.node_changed(node)
-            self.queue.lost(node)
+        if lost:
+            self.queue.lost({node.name for node in lost})
             self.promotions.nodes_changed()
+        self.settling.tick()
         self.observer.tick()
         self.queue.assign()
 
@@ -236,10 +242,12 @@ class Hub:
         """Problem code that every move gets now."""
         if self._lease_lost:
             return "not_active"
-        return BEHIND if self.recovery.behind else None
+        if self.recovery.behind:
+            return BEHIND
+        return None if self.settling.over else SETTLING
 
     def check_moves(self) -> None:
-        """Raises: Refused `log_behind` or `not_active` while this hub must not move anything."""
+        """Raises: Refused `log_behind`, `settling` or `not_active` while this hub must not move anything."""
         code = self.refusing
         if code == BEHIND:
             nodes = sorted(n.name for n in self.fleet.nodes.values() if n.behind)
@@ -250,6 +258,8 @@ class Hub:
                 fix="loradeck hub recover, on the hub's host",
                 context={"nodes": nodes},
             )
+        if code == SETTLING:
+            raise self.settling.refusal()
         if code is not None:
             raise Refused(code, "another hub has taken the lease", fix="use that hub's address")
 

@@ -241,6 +241,7 @@ class Link:
         if refuse:
             hub.log_is_behind(node, hello)
         else:
+            hub.settling.heard(node.name)
             # The whole table, whatever the node holds already: its answer tells how far every entry is.
             self.steer()
             for pin in hello.pins:

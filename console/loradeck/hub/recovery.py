@@ -121,6 +121,7 @@ class Recovery:
         await hub.store(lambda s: s.set_meta(EPOCH, str(hub.ledger.epoch)))
         await hub.store(lambda s: s.set_meta(BEHIND, ""))
         self.behind = False
+        hub.settling.end("a person has recovered it")
         for node in hub.fleet.nodes.values():
             node.behind = None
             if node.link is not None:

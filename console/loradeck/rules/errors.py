@@ -64,6 +64,7 @@ STATUS: Mapping[str, int] = {
     "local_only": 403,
     # The hub itself.
     "log_behind": 503,
+    "settling": 503,
     "not_active": 503,
     "outcome_unknown": 503,
     "store_error": 500,

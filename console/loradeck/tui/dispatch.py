@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import Role, short
+from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import (
     FallbackRequest,
@@ -62,6 +63,10 @@ ROLES = {
     Action.PROMOTE: Role.RELEASER,
 }
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.RELEASER: 2}
+_REFUSING = {
+    "settling": f"the hub has just started and waits for its nodes, {LINK_TTL_S:.0f} s at most",
+    "log_behind": "the hub's log lacks what its nodes have seen; loradeck hub recover",
+}
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,8 @@ def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refus
     if state.link is Link.LOST:
         return Refuse(f"{key} off: no link to the hub for {age(state.silent_s)}; on a node: loradeck-agent pin")
     if state.status.refusing:
-        return Refuse(f"{key} off: the hub refuses moves ({state.status.refusing})")
+        why = _REFUSING.get(state.status.refusing, "the hub refuses moves")
+        return Refuse(f"{key} off: {why} ({state.status.refusing})")
     return None
 
 

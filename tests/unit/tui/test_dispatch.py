@@ -290,6 +290,12 @@ def test_a_hub_that_refuses_moves_is_not_asked(state: ConsoleState, armed: Armed
     assert state.status is not None
     state.apply(FeedStatus(status=state.status.model_copy(update={"refusing": "log_behind"})))
     assert "log_behind" in refused(decide(action, state, armed()))
+    state.apply(FeedStatus(status=state.status.model_copy(update={"refusing": "settling"})))
+    assert "10 s at most (settling)" in refused(decide(action, state, armed()))
+    state.apply(FeedStatus(status=state.status.model_copy(update={"refusing": None})))
+    assert not isinstance(decide(action, state, armed()), Refuse) or "the hub" not in refused(
+        decide(action, state, armed())
+    )
 
 
 # ---- marks -----------------------------------------------------------------------------------------------------

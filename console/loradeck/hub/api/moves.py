@@ -68,6 +68,7 @@ async def move(hub: Hub, key: str, decide: Decide, *, wait: str = "committed", t
     Raises: Refused, StoreError: nothing was changed, except with `outcome_unknown`.
     """
     began = hub.clock()
+    await hub.settling.wait()
     try:
         async with hub.moving:
             hub.check_moves()
@@ -271,6 +272,7 @@ async def promote(
     """Prepare, commit, flip. Where the wait ends first, the answer names the prepare, which goes on."""
     hub, began = hub_of(request), hub_of(request).clock()
     hub.route(tenant, route)
+    await hub.settling.wait()
     try:
         promotion = await hub.promotions.begin((tenant, route), body, actor_of(caller))
     except (Refused, Moved) as refused:

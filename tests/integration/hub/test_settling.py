@@ -1,0 +1,131 @@
+"""The moments after a start over a log that nodes have followed: nothing moves before it is known to be complete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.integration.hub.deck import Deck, FakeAgent, key, restore, running, until
+
+from loradeck.hub.settling import HOLD_S
+from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.moves import MoveResult
+
+ROUTE = "tenants/acme/routes/production"
+
+
+@asynccontextmanager
+async def lived_in(data: Path, *nodes: str) -> AsyncIterator[dict[str, tuple[FakeAgent, str]]]:
+    """v1 beneath v2 on some nodes, in a hub that has ended since: agents and their tokens, by node."""
+    async with running(data) as deck:
+        await deck.tenant()
+        agents = [await FakeAgent(deck, node).join() for node in nodes]
+        for seed in (1, 2):
+            await deck.promote(await deck.release(seed=seed))
+        tokens = [await deck.token("agent", node) for node in nodes]
+        for agent in agents:
+            await agent.leave()
+    yield {agent.node: (agent, token) for agent, token in zip(agents, tokens, strict=True)}
+
+
+async def back(deck: Deck, agent: FakeAgent, token: str) -> None:
+    agent.deck = deck
+    await agent.join(token)
+
+
+async def test_nothing_moves_until_more_than_half_of_the_nodes_are_back_and_the_refusal_says_for_whom_it_waits(
+    data: Path,
+) -> None:
+    async with lived_in(data, "n1", "n2", "n3") as nodes, running(data) as deck:
+        body = await deck.rollback_body()
+        problem = await deck.refused(503, "settling", "POST", f"{ROUTE}/rollback", body)
+        assert problem.context["nodes"] == ["n1", "n2", "n3"]
+        assert 0 < problem.context["seconds"] <= LINK_TTL_S
+        assert "n1, n2, n3" in problem.detail
+        assert "s at most" in problem.detail
+        await deck.refused(503, "settling", "GET", f"moves/{body['idempotency_key']}")
+        assert (await deck.ok("GET", "state"))["status"]["refusing"] == "settling"
+        await back(deck, *nodes["n1"])
+        problem = await deck.refused(503, "settling", "POST", f"{ROUTE}/rollback", body)
+        assert problem.context["nodes"] == ["n2", "n3"]
+        await back(deck, *nodes["n3"])
+        assert (await deck.ok("GET", "state"))["status"]["refusing"] is None
+        result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", body))
+        assert not result.replayed
+        for agent, _ in nodes.values():
+            await agent.leave()
+
+
+async def test_a_move_that_comes_just_before_the_nodes_waits_for_them_and_is_made(data: Path) -> None:
+    async with lived_in(data, "n1") as nodes, running(data) as deck:
+        rolling = asyncio.create_task(deck.ok("POST", f"{ROUTE}/rollback?wait=flipped", await deck.rollback_body()))
+        await until(lambda: deck.hub.settling._over._waiters, "it waits")
+        rev = deck.hub.ledger.rev
+        await back(deck, *nodes["n1"])
+        result = MoveResult.model_validate(await rolling)
+        assert (result.events[0].rev, result.reached) in ((rev + 1, "flipped"), (rev + 1, "proven"))
+        await nodes["n1"][0].leave()
+
+
+async def test_nobody_waits_longer_than_a_ttl_and_for_nobody_that_was_lost(data: Path) -> None:
+    async with lived_in(data, "n1", "n2"), running(data) as deck:
+        await deck.refused(503, "settling", "POST", f"{ROUTE}/rollback", await deck.rollback_body())
+        deck.hub.settling._began -= LINK_TTL_S  # as if it had started so much earlier
+        deck.hub.fleet.started -= LINK_TTL_S
+        await until(lambda: deck.hub.refusing is None, "the TTL has passed")
+        await until(lambda: deck.hub.fleet.nodes["n1"].lost, "the nodes are lost")
+        await deck.rollback(wait="committed")
+    async with running(data) as deck:
+        assert deck.hub.refusing is None, "whoever was lost is not waited for"
+
+
+async def test_a_first_start_and_one_that_no_node_has_ever_linked_to_wait_for_nobody(data: Path) -> None:
+    for _ in range(2):
+        async with running(data) as deck:
+            assert deck.hub.refusing is None
+            await deck.tenant()
+
+
+async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node_is_back(
+    data: Path, tmp_path: Path
+) -> None:
+    """What was found: it took moves until the first hello, and so pulled its nodes back."""
+    copy = tmp_path / "hub.db"
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        token = await deck.token("agent", "n1")
+        for seed in (1, 2):
+            await deck.promote(await deck.release(seed=seed))
+        await deck.hub.flush()
+        await deck.ok("POST", "backup", {"path": str(copy)})
+        await deck.promote(await deck.release(seed=3))
+        await agent.leave()
+    restore(data, copy)
+    async with running(data) as deck:
+        rolling = asyncio.create_task(
+            deck.local.post(f"{ROUTE}/rollback", json=await deck.rollback_body(), timeout=HOLD_S * 5)
+        )
+        await until(lambda: deck.hub.settling._over._waiters, "it waits")
+        await back(deck, agent, token)
+        answer = await rolling
+        assert (answer.status_code, answer.json()["code"]) == (503, "log_behind")
+        await deck.refused(503, "log_behind", "POST", f"{ROUTE}/rollback", await deck.rollback_body())
+        body = {"idempotency_key": key(), "reason": "restored"}
+        recovered = MoveResult.model_validate(await deck.ok("POST", "recover", body))
+        assert [event.kind.value for event in recovered.events] == ["recover"]
+        assert deck.hub.refusing is None
+        await agent.leave()
+
+
+@pytest.mark.parametrize("path", ["tenants/acme/routes/production/fallback", "tenants/acme/routes/production/hold"])
+async def test_other_moves_wait_too_and_leave_nothing_behind(data: Path, path: str) -> None:
+    async with lived_in(data, "n1"), running(data) as deck:
+        generation = deck.hub.ledger.pointers["acme", "production"].generation
+        body = {"expected_generation": generation, "idempotency_key": key(), "held": True}
+        if path.endswith("fallback"):
+            del body["held"]
+        await deck.refused(503, "settling", "POST", path, body)
