@@ -62,6 +62,8 @@ class AgentConfig(Strict):
     labels: dict[str, str] = Field(default_factory=dict)
     router: RouterConfig
     jobs: JobsConfig = JobsConfig()
+    memory_gb: float | None = Field(None, gt=0, description="what all engines that run at once may take together")
+    hold_prior_s: float = Field(86_400, ge=0, description="how long an engine runs on after a move to another base")
     engine: tuple[AnyEngine, ...] = ()
 
     @field_validator("hub")
@@ -80,6 +82,29 @@ class AgentConfig(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two engines are called {twice[0]!r}; give each its own name")
+        places = [engine.socket or engine.url for engine in self.engine if isinstance(engine, VllmEngine)]
+        shared = sorted({str(place) for place in places if place is not None and places.count(place) > 1})
+        if shared:
+            raise ValueError(f"two engines are attached to {shared[0]}; a vLLM is one engine")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_fit_the_memory(self) -> AgentConfig:
+        if self.memory_gb is None:
+            return self
+        for engine in self.engine:
+            if engine.memory_gb is None:
+                raise ValueError(f"memory_gb limits the node, so engine {engine.name!r} needs its own memory_gb")
+            if engine.memory_gb > self.memory_gb:
+                raise ValueError(
+                    f"engine {engine.name!r} takes {engine.memory_gb:g} GB, the node has {self.memory_gb:g}"
+                )
+        always = sum(engine.memory_gb or 0 for engine in self.engine if engine.start == "always")
+        if always > self.memory_gb:
+            raise ValueError(
+                f"the engines that always run take {always:g} GB, the node has {self.memory_gb:g}; "
+                'write start = "wanted" where one may be stopped'
+            )
         return self
 
     @classmethod

@@ -106,6 +106,7 @@ async def _engine(config: AgentConfig, folder: StateFolder, engine: EngineConfig
         "engine": engine.name,
         "replica": config.replica_of(engine),
         "pid": holder_of(folder.engine_lock(engine.name)),
+        "at": (api.address.socket or api.address.url) if engine.attached else None,
         "up": False,
     }
     try:
@@ -144,6 +145,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
             what = f"base {short(engine['base'])}, {len(engine['loaded'])} of {engine['slots']} slots"
         else:
             what = "starting" if engine["pid"] else "does not run"
+            if engine["at"]:
+                what = f"at {engine['at']}, {engine.get('error', 'starting')}"
         out.append(f"engine  {engine['engine']} ({engine['replica']}): {what}")
     for job in document["jobs"]:
         process = f"pid {job['pid']}" if job["pid"] else "has no process"

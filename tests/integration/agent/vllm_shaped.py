@@ -31,6 +31,7 @@ class VllmShaped(FakeEngine):
         self.args = args
         self.started = time.time()
         self.root = args.root or args.model
+        self.answered = False
         self.cache: dict[str, None] = {}
         """Resident adapters, least recently used first. Unloading does not take one out, as in vLLM."""
 
@@ -43,6 +44,7 @@ class VllmShaped(FakeEngine):
     async def chat(self, request: web.Request) -> web.Response:
         reply = await super().chat(request)
         if reply.status == 200:
+            self.answered = True
             self._use((await request.json())["model"])
         return reply
 
@@ -90,9 +92,12 @@ class VllmShaped(FakeEngine):
         return web.json_response({"version": "0.32.0"})
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            text=f"# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds {self.started}\n"
-        )
+        lines = [f"process_start_time_seconds {self.started}", "# HELP vllm:lora_requests_info Running stats."]
+        if self.answered:
+            lines.append(
+                f'vllm:lora_requests_info{{max_lora="{self.args.max_loras}",running_lora_adapters=""}} 1.7e+09'
+            )
+        return web.Response(text="\n".join(lines) + "\n")
 
     async def models(self, request: web.Request) -> web.Response:
         document = json.loads((await super().models(request)).text or "")

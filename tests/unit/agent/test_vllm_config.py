@@ -138,6 +138,11 @@ def test_a_socket_whose_path_is_too_long_is_refused(tmp_path: Path) -> None:
     assert error.value.code == "socket_path_too_long"
 
 
+def test_a_vllm_is_one_engine(tmp_path: Path) -> None:
+    second = '[[engine]]\nname = "e1"\nkind = "vllm"\nbase = "models/base"\nsocket = "s"\n'
+    assert f"two engines are attached to {tmp_path / 's'}" in refusal(tmp_path, f'socket = "s"\n{second}')
+
+
 def test_what_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(HEAD + LAUNCHED)
     config = AgentConfig.load(tmp_path / "agent.toml")
