@@ -38,6 +38,7 @@ from loradeck_agent.folder import StateFolder
 pytestmark = [pytest.mark.model, pytest.mark.timeout(1500)]
 
 MOVES = 50
+AFTER = 4
 STREAMS = 2
 """Callers that read stream after stream beside the others."""
 
@@ -124,7 +125,9 @@ async def test_fifty_moves_under_load_leave_no_late_answer_no_failed_request_and
         HubApi.to(Context(name="tests", socket=served.fleet.socket)) as api,
         under_load(served) as callers,
     ):
-        incident = Incident(served.fleet, api, callers, served.cast, report, Progress())
+        incident = Incident(
+            served.fleet, api, callers, served.cast, report, Progress(), proven_within_s=120, after=AFTER
+        )
         for _ in range(MOVES // 2):
             await incident.rollback()
             await incident.undo()

@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -422,24 +422,59 @@ async def test_9_an_adapter_that_is_not_finite_or_overflows_reaches_no_engine(
 # -- 10: the base alone, beside an adapter --------------------------------------------------------------------
 
 
+async def beside(server: Server, names: Sequence[str], texts: Sequence[str]) -> list[list[str]]:
+    """Answers to all texts under all these names, asked at once: [name][text]."""
+    async with server.client() as http:
+
+        async def one(name: str, text: str) -> str:
+            reply = await http.post("/v1/chat/completions", json=asked(name, text, 12))
+            return str(reply.json()["choices"][0]["message"]["content"]).strip()
+
+        said = await asyncio.gather(*(one(name, text) for text in texts for name in names))
+    return [said[number :: len(names)] for number in range(len(names))]
+
+
+def fill(server: Server, folder: Path, slots: int) -> None:
+    """An adapter in each slot of the engine's, and none of them listed any more: an unload does not empty a slot."""
+    for number in range(slots):
+        server.load(f"fill-{number}", folder).raise_for_status()
+    for number in range(slots):
+        server.unload(f"fill-{number}").raise_for_status()
+
+
+def differing(said: Sequence[str], right: Sequence[str]) -> int:
+    return sum(one != other for one, other in zip(said, right, strict=True))
+
+
 async def test_10_on_cpu_the_base_asked_beside_an_adapter_answers_as_another(
     expendable: Expendable, material: Material
 ) -> None:
-    """Its rows look up the last of the engine's slots: `weights[-1]`. An unload does not empty a slot."""
+    """Its rows look up the last of the engine's slots."""
     server = expendable.up()
-    server.load("last", material.adapters[0])
-    server.unload("last")
+    fill(server, material.adapters[0], 1)
     server.load("held", material.adapters[1])
-    async with server.client() as http:
-        replies = await asyncio.gather(
-            *(
-                http.post("/v1/chat/completions", json=asked(model, text, 12))
-                for text in PROMPTS
-                for model in ("held", "base")
-            )
-        )
-    texts = [reply.json()["choices"][0]["message"]["content"].strip() for reply in replies]
-    assert texts[::2] == material.answers[1]
-    assert sum(text != right for text, right in zip(texts[1::2], material.answers[-1], strict=True)) > 6
+    held, base = await beside(server, ("held", "base"), PROMPTS)
+    assert held == material.answers[1]
+    assert differing(base, material.answers[-1]) > 6
     assert [server.text("base", text) for text in PROMPTS] == material.answers[-1]  # alone it is itself
     release_all(server)
+
+
+async def test_10_a_tenant_on_the_base_alone_is_answered_by_it_beside_whatever_else_is_asked(
+    server: Server, tenant: Attached
+) -> None:
+    answers, current = tenant.material.answers, tenant.row()["pointer"]["release"]
+    neighbours = [f"{TENANT}-{tenant.cast.releases[label]}" for label in ("v1", "v2")]
+    fill(server, tenant.material.adapters[2], SLOTS)
+    *_, unguarded = await beside(server, (*neighbours, "base"), PROMPTS)
+    assert differing(unguarded, answers[-1]) > 6  # the engine is in the state that the hazard needs
+    tenant.move("fallback", TENANT, "--yes")
+    others = asyncio.create_task(beside(server, neighbours, PROMPTS * 6))
+    said = []
+    while not others.done():
+        said.append(await asyncio.gather(*(asyncio.to_thread(tenant.text, text) for text in PROMPTS)))
+    assert len(said) > 1
+    assert said == [answers[-1]] * len(said)
+    assert await others == [answers[0] * 6, answers[1] * 6]
+    tenant.move("undo", TENANT, "--yes")
+    assert tenant.answers() == {current}
