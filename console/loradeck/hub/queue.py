@@ -11,6 +11,7 @@ import hashlib
 import logging
 import secrets
 from collections import deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -259,13 +260,13 @@ class Queue:
         update = {"state": JobState.QUEUED, "node": None, "lease": job.lease + 1, "message": f"again: {why}"}
         self.put(job.model_copy(update=update))
 
-    def lost(self, node: Node) -> None:
-        """A node passed its TTL: its jobs go to others, under a new lease."""
-        for job in [j for j in self._jobs.values() if j.node == node.name and j.state in _GIVEN]:
+    def lost(self, nodes: Collection[str]) -> None:
+        """Nodes passed their TTL: their jobs go to others, under a new lease."""
+        for job in [j for j in self._jobs.values() if j.node in nodes and j.state in _GIVEN]:
             if job.id in self._cancelling:
                 self._end(job, JobState.CANCELLED, code="cancelled", lease=job.lease + 1)
             else:
-                self._again(job, f"{node.name} was lost", "node_lost")
+                self._again(job, f"{job.node} was lost", "node_lost")
 
     def hello(self, link: Link, hello: Hello) -> None:
         """A node says which jobs it is still running: those that are no longer its own are to stop."""
