@@ -59,6 +59,7 @@ from loradeck_agent.releases import ReleaseStore
 from loradeck_agent.replica import EngineReplica, open_api
 from loradeck_agent.supervise import Program, Supervised
 from loradeck_agent.telemetry.watch import Telemetry
+from loradeck_agent.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,15 @@ class Agent:
         self.prover = Prover(
             self.table, {engine.name: engine for engine in self.engines}, self.router, self.records, self.acks
         )
+        self.lives = tuple(self._life_of(engine) for engine in self.engines)
+        self.upkeep = Upkeep(
+            self.lives,
+            table=self.table,
+            reconciler=self.reconciler,
+            memory_gb=config.memory_gb,
+            hold_prior_s=config.hold_prior_s,
+            known=self._all_known,
+        )
         self.jobs = Jobs(
             folder=self.folder,
             engines=self.engines,
@@ -115,6 +125,7 @@ class Agent:
             store=self.store,
             inputs=InputStore(self.folder, self.hub, self.store),
             reconciler=self.reconciler,
+            upkeep=self.upkeep,
             send=self.link.send,
             threads=config.jobs.threads,
         )
@@ -124,6 +135,7 @@ class Agent:
         self._durable = self.journal.cursor
         self._journal_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._router_known = asyncio.Event()
+        self._bases_known = asyncio.Event()
         self._pins_changed = asyncio.Event()
         self._table_behind = asyncio.Event()
         self._stop = asyncio.Event()
@@ -163,7 +175,8 @@ class Agent:
         return [
             self._supervised_router().run(),
             self._know_bases(),
-            *(self._life_of(engine).run() for engine in self.engines),
+            *(life.run() for life in self.lives),
+            self.upkeep.run(),
             *(self.reconciler.keep(engine) for engine in self.engines),
             self._linked(),
             self._report(),
@@ -180,6 +193,12 @@ class Agent:
                 engine.files = await asyncio.to_thread(base_digest, engine.config.base, cache=self.folder.digests)
             except (BadArtifact, OSError) as error:
                 log.error("the base of engine %s cannot be read: %s", engine.config.name, error)
+        self._bases_known.set()
+
+    async def _all_known(self) -> None:
+        """Until the table (the router's, at first) and the bases of the engines are known."""
+        await self._router_known.wait()
+        await self._bases_known.wait()
 
     async def _close(self) -> None:
         for task in self._background:
@@ -229,6 +248,7 @@ class Agent:
             pins=tuple(self.pins.values()),
             jobs=self.jobs.running(),
             stored=tuple(sorted(self._say_stored())),
+            memory_gb=self.config.memory_gb,
         )
 
     def _say_stored(self) -> frozenset[str]:
@@ -311,6 +331,7 @@ class Agent:
         else:
             self._advance(self.table.cursor)
         self.reconciler.wake()
+        self.upkeep.wake()
         if not complete:
             await self._resync(f"the table differs from the hub's at revision {message.rev}")
         for tenant, route in message.unpin:
@@ -528,6 +549,7 @@ class Agent:
             for pin in state.pins:
                 await self._note(partial(self.journal.pin, pin))
             self.reconciler.wake()
+            self.upkeep.wake()
 
     def _write_status(self) -> None:
         """For `loradeck-agent status`. Lost with the machine, so it is not synced."""

@@ -60,6 +60,10 @@ class EngineConfig(Strict):
     name: Name
     base: Path = Field(description="folder of the base model")
     slots: int = Field(4, ge=1, le=64, description="adapters resident at once")
+    start: Literal["always", "wanted"] = Field(
+        "always", description="wanted: it runs while something names its base, and for hold_prior_s after that"
+    )
+    memory_gb: float | None = Field(None, gt=0, description="what it takes of the node's memory_gb")
 
     @property
     def attached(self) -> bool:
@@ -128,6 +132,8 @@ class VllmEngine(EngineConfig):
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(f'`{way}`' for way in ways)} are different engines; write one of them")
         if self.python is None:
+            if self.start == "wanted":
+                raise ValueError("`start` is for an engine that the agent starts; this one is started elsewhere")
             if set_ := [name for name in ("args", "env") if getattr(self, name)]:
                 raise ValueError(f"`{set_[0]}` is for a vLLM that the agent launches; this one is started elsewhere")
         elif self.key is not None:

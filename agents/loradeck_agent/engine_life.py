@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-from loradeck.schemas.link import AckState
+from loradeck.schemas.link import AckState, EngineState
 from loradeck_agent.acks import AckBoard, agent_ack
 from loradeck_agent.desired import DesiredTable
 from loradeck_agent.engine_config import EmbeddedEngine, EngineConfig, VllmEngine
@@ -25,6 +26,13 @@ from loradeck_agent.supervise import Program, Supervised, Watched
 log = logging.getLogger(__name__)
 
 ENGINE_READY_S = 900.0
+END_S = 20.0
+"""Between SIGTERM and SIGKILL, for an engine that nothing wants any more."""
+
+DRAIN_S = 60.0
+"""How long answers under way may hold up the end of an engine."""
+
+DRAIN_LOOK_S = 0.1
 
 
 class EngineLife:
@@ -55,6 +63,47 @@ class EngineLife:
         self._acks = acks
         self._note_passed = note_passed
         self._process: Supervised | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._stopped = False
+        if engine.config.start == "always":
+            self._wanted.set()
+        else:
+            engine.state = EngineState.STOPPED
+
+    def start(self) -> None:
+        """From now on the engine is kept running."""
+        self._stopped = False
+        self._wanted.set()
+
+    async def stop(self) -> None:
+        """Ends the engine, if it runs: the router asks it nothing more, answers under way end, then the process."""
+        engine, name = self.engine, self.engine.config.name
+        if self._stopped:
+            return
+        self._wanted.clear()
+        async with engine.changing:  # a load that is under way is not torn
+            engine.state = EngineState.STOPPED
+            engine.running.clear()
+        await self._reconciler.tell_router()
+        await self._drained()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        process = self._process or self._supervised()
+        if await process.end(END_S):
+            log.info("engine %s is stopped: nothing wants its base", name)
+        await self._void(EngineState.STOPPED)
+        self._stopped = True
+
+    async def _drained(self) -> None:
+        """Until no answer comes from this engine any more, within reason."""
+        deadline = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline:
+            traffic = (await self._reconciler.router.stats()).traffic
+            if not any(row.streams for row in traffic if row.replica == self.engine.name):
+                return
+            await asyncio.sleep(DRAIN_LOOK_S)
 
     async def run(self) -> None:
         name = self.engine.config.name
@@ -62,6 +111,21 @@ class EngineLife:
             await Watched(
                 f"engine {name}", probe=self._boot, came_up=self._up, went_down=self._down, look=self._compare
             ).run()
+        while True:
+            await self._wanted.wait()
+            if self.engine.state is EngineState.STOPPED:
+                self.engine.state = EngineState.STARTING
+            self._process = self._supervised()
+            self._running = asyncio.create_task(self._process.run())
+            try:
+                await self._running
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the agent ends, and leaves the engine running; else it was stopped
+
+    def _supervised(self) -> Supervised:
+        name = self.engine.config.name
         folder = self._folder.engine(name)
         folder.mkdir(mode=0o700, exist_ok=True)
         program = Program(
@@ -72,8 +136,7 @@ class EngineLife:
             ENGINE_READY_S,
             vllm_environment(self.engine.config) if isinstance(self.engine.config, VllmEngine) else {},
         )
-        self._process = Supervised(program, probe=self._probe, came_up=self._up, went_down=self._down)
-        await self._process.run()
+        return Supervised(program, probe=self._probe, came_up=self._up, went_down=self._down)
 
     async def _boot(self) -> str | None:
         """Boot id of the engine that answers; None while it is starting."""
@@ -158,9 +221,13 @@ class EngineLife:
             await self._settle(listed)
 
     async def _down(self) -> None:
+        await self._void(EngineState.DOWN)
+
+    async def _void(self, state: EngineState) -> None:
+        """The engine is gone, and with it all that was loaded and proven in it."""
         engine = self.engine
         engine.fault = ""
-        engine.went_down()
+        engine.went_down(state)
         self._prover.stop_replica(engine.name)
         self._acks.forget(engine.name)
         # The router no longer knows of this replica, so it cannot say that what was flipped and proven on it is void.

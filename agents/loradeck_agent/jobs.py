@@ -39,6 +39,7 @@ from loradeck_agent.prepare import prepare
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.releases import ReleaseStore, verify_adapter
 from loradeck_agent.replica import EngineReplica
+from loradeck_agent.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Jobs:
     store: ReleaseStore
     inputs: InputStore
     reconciler: Reconciler
+    upkeep: Upkeep
     send: Callable[[JobEvent], Awaitable[bool]]
     threads: int = 1
     _running: dict[str, _Running] = field(default_factory=dict)
@@ -195,7 +197,8 @@ class Jobs:
     async def _prepare(self, job: JobAssignment) -> None:
         await self._say(job, _event(job, 0, ExecutorEventType.STARTED))
         try:
-            result = await prepare(job, self.engines, self.reconciler)
+            with self.upkeep.preparing(job):
+                result = await prepare(job, self.engines, self.reconciler)
         except asyncio.CancelledError as cancelled:
             if "cancelled" in str(cancelled):
                 await self._say(job, _event(job, 1, ExecutorEventType.PREEMPTED, "cancelled", code="cancelled"))
@@ -277,9 +280,9 @@ class Jobs:
     def _base(self, digest: str) -> _Base:
         """Where a base lies on this node: its engine's folder."""
         for engine in self.engines:
-            if engine.version is not None and engine.version.base == digest:
+            if engine.base == digest:
                 return _Base(digest, engine.config.base)
-        raise AgentError("unknown_base", "no engine of this node runs the job's base", digest)
+        raise AgentError("unknown_base", "no engine of this node has the job's base", digest)
 
     async def _tail(self, job: JobAssignment, executor: Executor) -> ExecutorEvent | None:
         """Forwards events until the process has ended. Returns its terminal event, which is not forwarded yet."""

@@ -52,6 +52,10 @@ class EngineReplica:
     """What is served, or is the next way back, and has no slot here: a line each."""
     listed_in_router: bool = False
     """Whether the router may be told of this engine at all: its base was checked."""
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the engine is up."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set from an engine's unasked end until it is up again."""
     began: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this engine was up, or had ended before it was."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -95,10 +99,17 @@ class EngineReplica:
         self.version = version
         self.state = EngineState.UP
         self.began.set()
+        self.running.set()
+        self.ended.clear()
 
-    def went_down(self) -> None:
+    def went_down(self, state: EngineState = EngineState.DOWN) -> None:
         self.began.set()
-        self.state = EngineState.DOWN
+        self.running.clear()
+        if state is EngineState.DOWN:
+            self.ended.set()
+        else:
+            self.ended.clear()
+        self.state = state
         self.loaded.clear()
         self.ready.clear()
         self.foreign.clear()
@@ -141,4 +152,6 @@ class EngineReplica:
             start_s=took.start_s,
             fetch_s=took.fetch_s,
             load_s=took.load_s,
+            memory_gb=self.config.memory_gb,
+            always=self.config.start == "always",
         )

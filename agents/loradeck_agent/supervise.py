@@ -105,6 +105,23 @@ class Supervised:
             log.warning("%s is started again in %.1f s", self.program.name, pause)
             await asyncio.sleep(pause)
 
+    async def end(self, grace_s: float) -> bool:
+        """Ends the process, also one that an agent before this one started. False: none ran.
+
+        `run` must have been cancelled, or it would start another.
+
+        Raises:
+            AgentError: `will_not_end`.
+        """
+        pid = self.pid or await asyncio.to_thread(holder_of, self.program.lock)
+        if pid is None:
+            return False
+        self.pid = pid
+        await asyncio.to_thread(end_process, pid, self.program.name, grace_s=grace_s)
+        self._how_it_ended()
+        self.pid = None
+        return True
+
     async def _one_life(self) -> None:
         found = await asyncio.to_thread(holder_of, self.program.lock)
         pid = found if found is not None else self._start()

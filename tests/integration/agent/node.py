@@ -113,7 +113,8 @@ class Node:
 
     def pids(self) -> list[int]:
         """Router, engine and executors that run."""
-        found = [self.router_pid, self.engine_pid]
+        engines = sorted(self.state.root.glob("engines/*/engine.lock"))
+        found = [self.router_pid, *(holder_of(lock) for lock in engines)]
         for job in self.state.jobs.glob("*/job.json"):
             document = json.loads(job.read_text())
             pid = document["pid"]
