@@ -20,7 +20,9 @@ from loradeck.cli.noun import Noun
 from loradeck.cli.session import Session, writes
 from loradeck.client.api import HubApi, new_key
 from loradeck.client.blobs import upload
+from loradeck.client.connect import endpoint, http_client
 from loradeck.client.errors import ClientError
+from loradeck.client.transport import Transport
 from loradeck.schemas.ids import Wire, digest_of
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
@@ -37,8 +39,8 @@ FLEET = {"fleet": "sim"}
 RACK = 2
 """Nodes that share a label, and with it their tenants: a tenant has as many replicas."""
 
-AT_ONCE = 48
-"""Requests under way at the hub while the fleet is laid out."""
+AT_ONCE = 64
+"""Requests under way at the hub while the fleet is laid out; those of promotes wait there for their proofs."""
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -109,7 +111,9 @@ async def fleet(s: Session, nodes: int, tenants: int, link: str, ca: Path | None
             fix="start another hub, without --production, in a data folder of its own",
             code="production",
         )
-    run = _Fleet(s, nodes=nodes, tenants=tenants, link=link, ca=ca, report_every=report_every)
+    point = endpoint(s.context)
+    api = HubApi(Transport(point, http_client(point, connections=AT_ONCE)))
+    run = _Fleet(s, api, nodes=nodes, tenants=tenants, link=link, ca=ca, report_every=report_every)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -122,16 +126,18 @@ async def fleet(s: Session, nodes: int, tenants: int, link: str, ca: Path | None
         await work
     except asyncio.CancelledError:
         s.out.say("the simulated fleet is gone; its tenants and the names of its nodes stay in the hub's log")
+    finally:
+        await api.aclose()
 
 
 class _Fleet:
     """One run. Everything that was started or made for it ends with `run`, however that ends."""
 
     def __init__(
-        self, s: Session, *, nodes: int, tenants: int, link: str, ca: Path | None, report_every: float
+        self, s: Session, api: HubApi, *, nodes: int, tenants: int, link: str, ca: Path | None, report_every: float
     ) -> None:
         self._s = s
-        self._api: HubApi = s.api
+        self._api = api
         self._names = [f"sim-{n:04}" for n in range(1, nodes + 1)]
         self._racks = max(1, nodes // RACK)
         self._tenants = [EVERYWHERE, *(f"sim-{n:04}" for n in range(1, tenants + 1))]

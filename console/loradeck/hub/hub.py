@@ -438,7 +438,8 @@ class Hub:
         tenant = self.ledger.tenants[key[0]]
         preparing = self.promotions.preparing(key)
         pointer = self.ledger.pointers.get(key) or PointerState(tenant=key[0], route=key[1])
-        return self.steer.refresh(pointer, tenant, preparing)
+        last = self.last_move(pointer)
+        return self.steer.refresh(pointer, tenant, preparing, last.from_release if last else None)
 
     def refresh(self, keys: Iterable[Key]) -> None:
         """Something beside the log changed what is wanted of the nodes: a prepare, a fact."""

@@ -145,7 +145,7 @@ async def test_a_lost_nodes_job_goes_to_another_under_a_new_lease_and_the_old_on
     await first.leave()
     await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
     deck.hub.fleet.lose(deck.hub.fleet.nodes["n1"])
-    deck.hub.queue.lost(deck.hub.fleet.nodes["n1"])
+    deck.hub.queue.lost({"n1"})
     second = await join("n2")
     new = await until(lambda: second.jobs.get(submitted["id"]), "assigned again")
     assert (new.attempt, old.attempt) == (2, 1)
