@@ -1,9 +1,10 @@
 """The moments after a start, in which a hub does not know yet whether its log is all there was.
 
 A database that was put back from an older copy looks like any other until a node says what it has seen. So a hub
-that starts over a log, and knows nodes, moves nothing until more than half of the nodes that were not lost when
-that log was last written have said hello, or one TTL has passed. Whoever asks for a move in that time waits a
-little, and is then told for whom the hub waits, and for how long at most.
+that starts over a log, and knows nodes, moves nothing until half of the nodes that were not lost when that log
+was last written have said hello, or one TTL has passed. Each of these followed the log then, so any of them that
+was still linked at the next move has seen what is missing. Whoever asks for a move in that time waits a little,
+and is then told for whom the hub waits, and for how long at most.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ log = logging.getLogger("loradeck.hub.settling")
 
 SETTLING = "settling"
 
-HOLD_S = 2.0
+HOLD_S = 3.0
 """How long a move waits before it is refused. After a plain restart the nodes are back sooner."""
 
 NAMED = 3
@@ -47,7 +48,7 @@ class Settling:
         if self.over or node not in self._nodes:
             return
         self._heard.add(node)
-        if 2 * len(self._heard) > len(self._nodes):
+        if 2 * len(self._heard) >= len(self._nodes):
             self.end(f"{len(self._heard)} of {len(self._nodes)} nodes are back")
 
     def tick(self) -> None:

@@ -36,7 +36,7 @@ async def back(deck: Deck, agent: FakeAgent, token: str) -> None:
     await agent.join(token)
 
 
-async def test_nothing_moves_until_more_than_half_of_the_nodes_are_back_and_the_refusal_says_for_whom_it_waits(
+async def test_nothing_moves_until_half_of_the_nodes_are_back_and_the_refusal_says_for_whom_it_waits(
     data: Path,
 ) -> None:
     async with lived_in(data, "n1", "n2", "n3") as nodes, running(data) as deck:
