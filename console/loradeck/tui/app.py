@@ -7,17 +7,20 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 from textual import events
 from textual.app import App
 from textual.driver import Driver
 
-from loradeck.client.config import Context
+from loradeck.client.config import Context, load_contexts
 from loradeck.client.errors import ClientError
 from loradeck.client.feed import FeedItem, LinkChange
 from loradeck.client.feed import Link as FeedLink
 from loradeck.client.moments import MomentError, moment
+from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
@@ -30,6 +33,7 @@ from loradeck.tui.dispatch import (
     NewKey,
     Refuse,
     Verdict,
+    annotate,
     barrier,
     decide,
     new_key,
@@ -53,11 +57,12 @@ from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.jobs import JobsScreen
 from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.nodes import NodesScreen
+from loradeck.tui.screens.page import Page
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.seen import Sight
 from loradeck.tui.sender import Sender
 from loradeck.tui.state import FETCHED, ConsoleState, Link, Screen
-from loradeck.tui.text import clean, plural
+from loradeck.tui.text import clean, line, plural
 from loradeck.tui.theme import THEME
 from loradeck.tui.widgets.prompt import Asking
 
@@ -78,7 +83,7 @@ LISTS: dict[Screen, type[ListScreen]] = {
 }
 
 
-class Deck(App[None], inherit_bindings=False):
+class Deck(App[Context], inherit_bindings=False):
     """The console's window on one hub."""
 
     ENABLE_COMMAND_PALETTE = False
@@ -92,6 +97,7 @@ class Deck(App[None], inherit_bindings=False):
         production: bool = False,
         read_only: str | None = None,
         at: str | None = None,
+        contexts: Callable[[], Mapping[str, Context]] = dict,
         clock: Callable[[], float] = time.monotonic,
         make_key: NewKey = new_key,
         driver_class: type[Driver] | None = None,
@@ -101,6 +107,8 @@ class Deck(App[None], inherit_bindings=False):
             port: the hub.
             context: what this hub is called here, shown until it has said its own name.
             read_only: why nothing may be changed from here; None: it may.
+            contexts: reads the hubs that `:ctx` may go to, by name; may raise ConfigError. The app ends with the one
+                that was chosen.
             at: 'tenant' or 'tenant/route' to start on; with '@MS' (milliseconds since 1970 UTC) on its events
                 of that time.
         """
@@ -114,6 +122,7 @@ class Deck(App[None], inherit_bindings=False):
         self.question: Question | None = None
         self.question_top = 0  # first entry of its list that is in view
         self._at = at
+        self._contexts = contexts
         self._make_key = make_key
         self.sender = Sender(port, self.state, self._draw_front)
         self._labels = Labels(port, self.state)
@@ -432,6 +441,66 @@ class Deck(App[None], inherit_bindings=False):
         self.state.toggle_mark()
         self.state.listing.step(1)
 
+    def do_mark_shown(self) -> None:
+        self.state.toggle_marks()
+
+    def do_json(self) -> None:
+        selected = self.state.selected
+        if selected is None:
+            self.notice("nothing is selected", "dim")
+            return
+        text = selected.model_dump_json(indent=2)
+        self.push_screen(Page("json", lambda width: [line(clean(part)) for part in text.splitlines()], leaves="J"))
+
+    def do_incident(self) -> None:
+        barred = barrier(Action.ANNOTATE, self.state, self.read_only)
+        if barred is not None:
+            self.notice(barred.why, "warn")
+        elif self._about() is None:
+            self.notice("i off: no move of a pointer is selected", "warn")
+        elif self.front is not None:
+            self.notice("INC-2210 what happened; - for no incident", "dim")
+            self.front.prompt.open(Asking.INCIDENT)
+
+    def _about(self) -> Event | None:
+        """The event that `i` is about: the selected one, or the last move of the selected row."""
+        if self.state.screen is Screen.EVENTS:
+            return self.state.events.get(self.state.event_list.selected or 0)
+        row = self.state.row
+        return self.state.last_move(row) if row is not None else None
+
+    def save(self, name: str) -> None:
+        """The list in front with all its rows, and the pane, as text in a new file of this user's only."""
+        front = self.front
+        if front is None:
+            return
+        now = datetime.fromtimestamp((self.state.hub_now_ms or int(time.time() * 1000)) / 1000, UTC)
+        path = Path(name).expanduser() if name else Path(f"loradeck-{front.WHICH.value}-{now:%Y%m%dT%H%M%SZ}.txt")
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+                file.write(front.as_text())
+        except OSError as error:
+            self.notice(f"not saved: {clean(str(path))}: {error.strerror}", "bad")
+        else:
+            self.notice(f"saved {plural(len(self.state.listing.order), 'row')} to {clean(str(path.resolve()))}")
+
+    def switch(self, name: str) -> None:
+        """Another hub: this console ends, and one on that hub begins without marks, filter or anything pending."""
+        try:
+            contexts = self._contexts()
+        except ClientError as error:
+            self.notice(f"ctx off: {said(error)}", "bad")
+            return
+        known = ", ".join(clean(known) for known in sorted(contexts)) or "none"
+        if not name:
+            self.notice(f"here: {clean(self.context)}; known: {known}")
+        elif name not in contexts:
+            self.notice(f"no context {clean(name)!r}; known: {known}", "warn")
+        elif self.state.unsettled:
+            self.notice("ctx off: your last move has not settled", "warn")
+        else:
+            self.exit(contexts[name])
+
     def do_down(self) -> None:
         self.state.listing.step(1)
 
@@ -536,6 +605,12 @@ class Deck(App[None], inherit_bindings=False):
             return
         if asking is Asking.REASON:
             self._reasoned(text)
+        elif asking is Asking.INCIDENT:
+            front.prompt.close()
+            self._follow_verdict(
+                Action.ANNOTATE,
+                annotate(self.state, self._about(), text, read_only=self.read_only, make_key=self._make_key),
+            )
         elif asking is Asking.MOMENT:
             if self._rewind_to(text):
                 front.prompt.close()
@@ -614,6 +689,10 @@ class Deck(App[None], inherit_bindings=False):
                     command, Action.HOLD))  # fmt: skip
             case "events":
                 self.show_events(argument)
+            case "save":
+                self.save(argument)
+            case "ctx":
+                self.switch(argument)
             case "rewind":
                 self.show_list(Screen.TENANTS)
                 barred = barrier(Action.REWIND, self.state, self.read_only)
@@ -712,14 +791,18 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
     Raises:
         ConfigError: unsafe token file, unusable certificate authority.
     """
-    why = "--read-only" if read_only else f"context {context.name}" if context.read_only else None
-    deck = Deck(
-        HubPort(context),
-        context=context.name,
-        production=context.production,
-        read_only=why,
-        at=at,
-        driver_class=DeckDriver,
-    )
-    deck.run(mouse=False)
-    return deck.return_code or 0
+    while True:
+        why = "--read-only" if read_only else f"context {context.name}" if context.read_only else None
+        deck = Deck(
+            HubPort(context),
+            context=context.name,
+            production=context.production,
+            read_only=why,
+            at=at,
+            contexts=lambda: load_contexts()[0],
+            driver_class=DeckDriver,
+        )
+        chosen = deck.run(mouse=False)
+        if chosen is None:
+            return deck.return_code or 0
+        context, at = chosen, None

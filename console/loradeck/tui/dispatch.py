@@ -17,6 +17,7 @@ from loradeck.schemas.ids import Role, short
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import (
+    AnnotateRequest,
     FallbackRequest,
     HoldRequest,
     PromoteRequest,
@@ -30,7 +31,7 @@ from loradeck.tui.listing import hidden
 from loradeck.tui.moves import Move, MoveKind, Phase
 from loradeck.tui.seen import Frame, Shown
 from loradeck.tui.state import SETTLING_S, ConsoleState, Link
-from loradeck.tui.text import age, clean, plural, release, stamp
+from loradeck.tui.text import age, clean, clock, plural, release, stamp
 
 ARM_S = 0.5
 """How long a preview must have been on the terminal before R acts on it."""
@@ -51,6 +52,7 @@ class Action(StrEnum):
     HOLD = "h"
     PROMOTE = "p"
     REWIND = "W"
+    ANNOTATE = "i"
     QUIT = "q"
 
 
@@ -60,6 +62,7 @@ ROLES = {
     Action.FALLBACK: Role.OPERATOR,
     Action.HOLD: Role.OPERATOR,
     Action.REWIND: Role.OPERATOR,
+    Action.ANNOTATE: Role.OPERATOR,
     Action.PROMOTE: Role.RELEASER,
 }
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.RELEASER: 2}
@@ -154,6 +157,8 @@ def decide(
             return Refuse("p offers a release through `offer`")
         case Action.REWIND:
             return Refuse("W shows its plan through `rewind`")
+        case Action.ANNOTATE:
+            return Refuse("i types its text through `annotate`")
 
 
 def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:
@@ -467,6 +472,32 @@ def rewind(
     )
     says = f"W {plural(len(moving), 'pointer')} > rev {plan.to_rev}"
     return Ask(line, (Move(MoveKind.REWIND, "", "", execute, says),), listed=tuple(listed))
+
+
+def annotate(
+    state: ConsoleState, event: Event | None, text: str, *, read_only: str | None = None, make_key: NewKey = new_key
+) -> Verdict:
+    """Add an incident and a reason to an event that has happened. It moves nothing, so enter is enough.
+
+    Args:
+        text: 'INC-2210 what happened': the incident's id, '-' for none, and the reason.
+    """
+    barred = barrier(Action.ANNOTATE, state, read_only)
+    if barred is not None:
+        return barred
+    if event is None or event.route is None:
+        return Refuse("i off: no move of a pointer is selected")
+    incident, _, reason = text.strip().partition(" ")
+    if incident in ("", "-") and not reason.strip():
+        return Refuse("i off: nothing was typed; INC-2210 what happened, or - what happened")
+    request = AnnotateRequest(
+        event=event.id,
+        incident=None if incident == "-" else incident,
+        reason=reason.strip(),
+        idempotency_key=make_key(),
+    )
+    says = f"i {clean(text.strip())} on the {event.kind.value} of {clock(event.at_ms)}"
+    return Act((Move(MoveKind.ANNOTATE, event.tenant, event.route, request, says),))
 
 
 def _called(label: str | None, release: str | None) -> str:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import (
+    AnnotateRequest,
     FallbackRequest,
     HoldRequest,
     MoveResult,
@@ -20,7 +21,9 @@ from loradeck.schemas.moves import (
     UndoRequest,
 )
 
-Request = RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest | RewindRequest
+Request = (
+    RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest | RewindRequest | AnnotateRequest
+)
 RowKey = tuple[str, str]
 
 
@@ -31,6 +34,7 @@ class MoveKind(StrEnum):
     HOLD = "hold"
     PROMOTE = "promote"
     REWIND = "rewind"
+    ANNOTATE = "annotate"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from loradeck.client.transport import Transport
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
+    AnnotateRequest,
     FallbackRequest,
     HoldRequest,
     MoveResult,
@@ -98,6 +99,8 @@ class HubPort:
                 return await self._api.hold(tenant, route, request)
             case PromoteRequest() as request:
                 return await self._api.promote(tenant, route, request)
+            case AnnotateRequest() as request:
+                return await self._api.annotate(tenant, route, request)
             case RewindRequest() as request:
                 return await self._api.rewind(request)
 

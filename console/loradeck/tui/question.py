@@ -6,7 +6,7 @@ import itertools
 import textwrap
 from dataclasses import dataclass, field
 
-from loradeck.schemas.moves import RewindRequest, UndoRequest
+from loradeck.schemas.moves import AnnotateRequest, RewindRequest, UndoRequest
 from loradeck.tui.dispatch import Action, Ask
 from loradeck.tui.preview import title
 from loradeck.tui.state import ConsoleState
@@ -55,7 +55,7 @@ class Question:
     def outdated(self, state: ConsoleState) -> str | None:
         """Why it no longer asks about what is: a pointer has moved since. None: it still holds."""
         for move in self.ask.moves:
-            if isinstance(move.request, RewindRequest) or not move.tenant:
+            if isinstance(move.request, RewindRequest | AnnotateRequest) or not move.tenant:
                 continue  # of many pointers the hub skips or refuses what has moved since, and says so
             row = state.tenants.get(move.row)
             name = f"{move.tenant}/{move.route}"

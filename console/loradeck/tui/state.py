@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
+from pydantic import BaseModel
+
 from loradeck.schemas.feed import (
     FeedEvents,
     FeedJobs,
@@ -493,6 +495,35 @@ class ConsoleState:
             self.marks.remove(key)
         else:
             self.marks.append(key)
+
+    def toggle_marks(self) -> None:
+        """Mark every row that is shown; when all of them are marked, unmark them."""
+        shown = self.tenant_list.order
+        if set(shown) <= set(self.marks):
+            self.marks = [key for key in self.marks if key not in set(shown)]
+        else:
+            self.marks += [key for key in shown if key not in set(self.marks)]
+
+    @property
+    def selected(self) -> BaseModel | None:
+        """What the list in front has selected, as the hub sent it."""
+        match self.screen:
+            case Screen.TENANTS:
+                return self.row
+            case Screen.NODES:
+                return self.nodes.get(self.node_list.selected or "")
+            case Screen.JOBS:
+                return self.jobs.get(self.job_list.selected or "")
+            case Screen.EVENTS:
+                return self.events.get(self.event_list.selected or 0)
+            case Screen.GATES:
+                gate = self.registry.gates.get(self.gate_list.selected or 0)
+                return gate.result if gate is not None else None
+            case Screen.ADAPTERS:
+                return self.registry.adapters.get(self.adapter_list.selected or "")
+            case Screen.DATA:
+                entry = self.registry.data.get(self.data_list.selected or "")
+                return entry.manifest if entry is not None else None
 
     # ---- own moves -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
 from tests.integration.tui.conftest import Site
@@ -74,6 +75,43 @@ async def test_W_shows_the_plan_of_a_rewind_and_y_puts_it_in_force_as_one_move(s
         await terminal.confirms()
         await terminal.until(lambda: site.live == site.releases[2], "it is undone")
         assert await site.kinds() == ["rewind", "undo"]
+
+
+async def test_i_adds_an_incident_to_what_has_happened(site: Site) -> None:
+    async with console(site.here) as terminal:
+        await terminal.shows(ARMED)
+        terminal.type("i")
+        await terminal.shows("incident>")
+        terminal.type("INC-2210 bad deploy\r")
+        await terminal.shows("i acme INC-2210 bad deploy on the promote of", "COMMITTED rev")
+        terminal.type("6")
+        await terminal.shows("INC-2210", "bad deploy")
+    assert (await site.kinds())[-1] == "annotate"
+
+
+async def test_gates_adapters_and_data_are_fetched_from_a_real_hub(site: Site) -> None:
+    async with console(site.here) as terminal:
+        await terminal.shows(ARMED)
+        for key, words in (("4", "no gate result on record"), ("5", "3 versions of 1 adapter"), ("7", "no dataset")):
+            terminal.type(key)
+            await terminal.shows(words)
+        assert await site.kinds() == []
+
+
+async def test_ctx_goes_to_another_hub_in_the_same_terminal(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "loradeck").mkdir()
+    (tmp_path / "loradeck" / "config.toml").write_text(f'[contexts.lab]\nsocket = "{site.here.socket}"\n')
+    async with console(site.here, env={"XDG_CONFIG_HOME": str(tmp_path)}) as terminal:
+        await terminal.shows(ARMED)
+        terminal.type(" ")
+        await terminal.shows("marks 1")
+        terminal.type(":")
+        await terminal.until(lambda: terminal.screen.display[-2].startswith(" :"), "a command is typed")
+        terminal.type("ctx lab\r")
+        await terminal.shows("marks 0", ARMED)
+        terminal.type("q")
+        assert await terminal.ended() == 0
+        assert terminal.is_clean
 
 
 async def test_RR_in_one_write_and_pasted_Restart_move_nothing(site: Site) -> None:

@@ -234,7 +234,7 @@ def test_a_silent_hub_makes_R_ask(state: ConsoleState, armed: Armed, clock: Cloc
 
 # ---- barred ----------------------------------------------------------------------------------------------------
 
-MOVING = [Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD, Action.PROMOTE, Action.REWIND]
+MOVING = [Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD, Action.PROMOTE, Action.REWIND, Action.ANNOTATE]
 
 
 def test_every_moving_action_has_a_role() -> None:

@@ -1,63 +1,14 @@
-"""Help for where you are; any of esc, q and ? leaves it."""
+"""Help for where you are."""
 
 from __future__ import annotations
 
-from textual import events
-from textual.app import ComposeResult
-from textual.screen import Screen
+from functools import partial
 
 from loradeck.tui.helptext import help_lines
+from loradeck.tui.screens.page import Page
 from loradeck.tui.state import Screen as Which
-from loradeck.tui.text import Line, Span, line, spread
-from loradeck.tui.widgets.lines import Lines
 
 
-class HelpScreen(Screen[None], inherit_bindings=False):
-    DEFAULT_CSS = """
-    HelpScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
-    HelpScreen #body { height: 1fr; }
-    """
-
+class HelpScreen(Page):
     def __init__(self, which: Which) -> None:
-        super().__init__(name="help")
-        self._which = which
-        self._top = 0
-        self._left = False
-        self._lines: list[Line] = []
-        self.body = Lines(id="body")
-        self.bar = Lines(id="bar")
-
-    def compose(self) -> ComposeResult:
-        yield self.body
-        yield self.bar
-
-    def on_resize(self) -> None:
-        self.call_after_refresh(self._show)
-
-    def _show(self) -> None:
-        width, height = self.body.size
-        self._lines = help_lines(self._which, width)
-        self._top = max(0, min(self._top, len(self._lines) - height))
-        self.body.show(self._lines[self._top : self._top + height])
-        left = [Span(" j/k PgDn/PgUp scroll   esc leaves", "dim")]
-        last = min(len(self._lines), self._top + height)
-        self.bar.show([spread(left, line(Span(f"{self._top + 1}-{last}/{len(self._lines)} ", "dim")), width)])
-
-    def on_key(self, event: events.Key) -> None:
-        event.stop()
-        event.prevent_default()
-        page = max(1, self.body.size.height - 1)
-        steps = {
-            "j": 1, "down": 1, "k": -1, "up": -1, "pagedown": page, "space": page, "pageup": -page,
-            "g": -len(self._lines), "home": -len(self._lines), "G": len(self._lines), "end": len(self._lines),
-        }  # fmt: skip
-        if event.key in ("escape", "q", "ctrl+c", "ctrl+q") or event.character == "?":
-            if not self._left:  # keys may come faster than the screen goes
-                self._left = True
-                self.dismiss()
-        elif event.key in steps:
-            self._top += steps[event.key]
-            self._show()
-
-    def on_paste(self, event: events.Paste) -> None:
-        event.stop()
+        super().__init__("help", partial(help_lines, which), leaves="?")

@@ -78,6 +78,15 @@ class ListScreen(Screen[None], inherit_bindings=False):
         """What the pane says of the selected row, and what R would act on if it is a preview."""
         raise NotImplementedError
 
+    def as_text(self) -> str:
+        """Header, names, every row of the list and the pane, as they would stand on this terminal."""
+        width = self.size.width
+        order = self.deck.state.listing.order
+        drawn = [heading(self.COLUMNS, width), *(self._draw(key, Span("  "), width) for key in order)]
+        rows = "\n".join("".join(span.text for span in spans) for spans in drawn)
+        text = "\n".join([self.header.text, self.summary.text, rows, "", self.pane.text])
+        return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
     # ---- drawing ---------------------------------------------------------------------------------------------
 
     def _draw(self, key: Any, lead: Span, width: int) -> Line:

@@ -19,6 +19,7 @@ class Asking(StrEnum):
     COMMAND = ":"
     REASON = "reason> "
     MOMENT = "back to> "
+    INCIDENT = "incident> "
 
 
 class Prompt(Lines):

@@ -1,0 +1,160 @@
+"""What people do all day: mark what is filtered, add an incident, look at JSON, save, go to another hub."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from scripts.console_stage import Stage, stage
+
+from loradeck.client.config import Context
+from loradeck.client.errors import ConfigError
+from loradeck.schemas.moves import AnnotateRequest, MoveResult
+from loradeck.tui.app import Deck
+from loradeck.tui.moves import MoveKind
+from loradeck.tui.screens.page import Page
+from loradeck.tui.state import Screen
+
+ACME = ("acme", "production")
+
+
+def notice(on: Stage) -> str:
+    assert on.deck.front is not None
+    return on.deck.front.prompt.notice
+
+
+async def command(on: Stage, text: str) -> None:
+    await on.press(":", *text, "enter")
+    await on.pause()
+
+
+async def test_star_marks_what_the_filter_shows_and_unmarks_it_again() -> None:
+    async with stage() as on:
+        await on.press("space")
+        first = list(on.deck.state.marks)
+        await on.press("/", *"bolt|cedar", "enter", "*")
+        assert set(on.deck.state.marks) == {*first, ("bolt", "production"), ("cedar", "production")}
+        await on.press("*")
+        assert on.deck.state.marks == first
+
+
+async def test_i_adds_an_incident_and_a_reason_to_the_last_move() -> None:
+    async with stage() as on:
+        on.port.answer = lambda _: MoveResult(events=(), rev=88500, epoch=3)
+        await on.press("i", *"INC-7 bad deploy", "enter")
+        (move,) = on.port.sent
+        assert move.kind is MoveKind.ANNOTATE
+        assert move.row == ACME
+        assert isinstance(move.request, AnnotateRequest)
+        row = on.deck.state.tenants[ACME]
+        assert move.request.event == row.pointer.last_move
+        assert (move.request.incident, move.request.reason) == ("INC-7", "bad deploy")
+        tell = on.deck.state.tell
+        assert tell is not None
+        assert "i acme INC-7 bad deploy on the promote of" in tell.text
+        assert "COMMITTED rev 88500" in tell.text
+
+
+async def test_i_on_the_events_screen_is_about_the_selected_event_and_a_dash_is_no_incident() -> None:
+    async with stage() as on:
+        await on.press("6", "j", "j")
+        await on.settle()
+        selected = on.deck.state.event_list.selected
+        await on.press("i", *"- twice the load", "enter")
+        (move,) = on.port.sent
+        assert isinstance(move.request, AnnotateRequest)
+        assert move.request.event == on.deck.state.events[selected or 0].id
+        assert (move.request.incident, move.request.reason) == (None, "twice the load")
+
+
+@pytest.mark.parametrize("text", ["", " ", "-", "- "])
+async def test_i_with_nothing_typed_sends_nothing(text: str) -> None:
+    async with stage() as on:
+        await on.press("i", *text, "enter")
+        assert "nothing was typed" in notice(on)
+        assert on.port.sent == []
+
+
+async def test_i_is_off_in_a_read_only_console() -> None:
+    async with stage(read_only="--read-only") as on:
+        await on.press("i")
+        assert "i off: read-only" in notice(on)
+        assert on.deck.front is not None
+        assert on.deck.front.prompt.asking is None
+
+
+@pytest.mark.parametrize(
+    ("key", "which"), [("1", "tenant"), ("2", "node"), ("3", "kind"), ("4", "suite"), ("6", "rev")]
+)
+async def test_J_shows_the_selected_row_as_json(key: str, which: str) -> None:
+    async with stage() as on:
+        await on.press(key)
+        await on.settle()
+        await on.settle()
+        await on.press("J")
+        await on.pause()
+        page = on.deck.screen
+        assert isinstance(page, Page)
+        shown = on.deck.state.selected
+        assert shown is not None
+        assert which in json.loads(shown.model_dump_json())
+        assert page.body.text.startswith("{")
+        assert f'"{which}"' in page.body.text
+        await on.press("J")
+        await on.pause()
+        assert on.deck.front is not None
+
+
+async def test_save_writes_all_rows_to_a_new_file_of_this_users_only(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.txt"
+    async with stage(size=(100, 30)) as on:
+        await command(on, f"save {file}")
+        assert f"saved {len(on.deck.state.tenants)} rows to {file}" in notice(on)
+        text = file.read_text()
+        assert all(f" {tenant} " in text or f" {tenant}/" in text for tenant, _ in on.deck.state.tenants)
+        assert "R GOES TO" in text
+        assert "NOW   v9" in text
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        await command(on, f"save {file}")
+        assert "not saved" in notice(on)
+        assert "File exists" in notice(on)
+        assert file.read_text() == text
+        await command(on, f"save {tmp_path / 'no' / 'folder.txt'}")
+        assert "No such file or directory" in notice(on)
+
+
+async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub() -> None:
+    async with stage() as on:
+        lab = Context(name="lab", url="http://127.0.0.1:7400")
+        on.deck._contexts = lambda: {"lab": lab}
+        await command(on, "ctx")
+        assert notice(on) == "here: eu-1; known: lab"
+        await command(on, "ctx nowhere")
+        assert "no context 'nowhere'; known: lab" in notice(on)
+        await command(on, "ctx lab")
+        assert on.deck.return_value == lab
+
+
+async def test_ctx_is_off_while_a_move_has_not_settled() -> None:
+    async with stage() as on:
+        lab = Context(name="lab", url="http://127.0.0.1:7400")
+        on.deck._contexts = lambda: {"lab": lab}
+        await on.press("R")
+        await command(on, "ctx lab")
+        assert "ctx off: your last move has not settled" in notice(on)
+        assert on.deck.return_value is None
+
+
+async def test_unreadable_settings_are_said_and_the_console_stays() -> None:
+    async with stage() as on:
+
+        def broken() -> dict[str, Context]:
+            raise ConfigError("the console's settings cannot be read", where="config.toml", fix="correct it")
+
+        on.deck._contexts = broken
+        await command(on, "ctx lab")
+        assert "the console's settings cannot be read" in notice(on)
+        assert isinstance(on.deck, Deck)
+        assert on.deck.state.screen is Screen.TENANTS
