@@ -64,6 +64,10 @@ class EngineApi:
         except ValidationError as error:
             raise AgentError("engine_error", "the engine's version cannot be read", str(error)[:300]) from error
 
+    async def take_over(self) -> EngineVersion:
+        """Makes an engine that has just come up ready to be used by us. Nobody else does this to it."""
+        return await self.version()
+
     async def boot(self) -> str:
         """Changes with every start of the engine's process."""
         return (await self.version()).boot

@@ -170,7 +170,7 @@ class EngineLife:
         took = time.monotonic() - self._process.began if self._process is not None and not adopted else None
         async with engine.changing:
             with self._faults():
-                version = await engine.api.version()
+                version = await engine.api.take_over()
             engine.fault = ""
             first = not engine.up
             engine.came_up(version)

@@ -57,9 +57,6 @@ class VllmApi(EngineApi):
         """Raises AgentError: `wrong_base`, it serves another folder than the configured one; `base_name_taken`."""
         base_name = await self._base_name()
         metrics = await self._metrics()
-        if "vllm:lora_requests_info" in metrics and not _SLOTS.search(metrics):
-            await self._use(base_name)  # its slots are among its figures once it has answered anything
-            metrics = await self._metrics()
         reply = expect(await self._http.get("/version", timeout=CALL_S))
         try:
             version = str(reply.json()["version"])
@@ -70,7 +67,7 @@ class VllmApi(EngineApi):
             base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
         slots = _SLOTS.search(metrics)
         spare = 0
-        if config.device == "cpu" and await self._base_alone(base):
+        if base_alone.NAME in await super().models():
             base_name, spare = base_alone.NAME, base_alone.SLOTS
         return EngineVersion(
             boot=_started(metrics),
@@ -85,18 +82,30 @@ class VllmApi(EngineApi):
             slots=max(1, min(config.slots, int(slots[1]) - spare)) if slots else config.slots,
         )
 
+    async def take_over(self) -> EngineVersion:
+        """Loads on CPU what the base alone is asked through, and asks once, so that its slots are among its figures."""
+        base_name = await self._base_name()
+        metrics = await self._metrics()
+        if "vllm:lora_requests_info" in metrics and not _SLOTS.search(metrics):
+            await self._use(base_name)
+        if self._config.device == "cpu":
+            await self._load_base_alone()
+        return await self.version()
+
     async def models(self) -> dict[str, str]:
         return {name: root for name, root in (await super().models()).items() if name != base_alone.NAME}
 
-    async def _base_alone(self, base: str) -> bool:
-        """Loads what the base alone is asked through. False: nothing is known for this kind of base."""
-        folder = self._digests.with_name("base-alone") / base
-        with told(self._config.base):
-            if not await asyncio.to_thread(base_alone.write_zeros, folder, self._config.base):
-                return False
-        if base_alone.NAME not in await super().models():
+    async def _load_base_alone(self) -> None:
+        """Loads what the base alone is asked through; nothing for a base of a kind that is not known here."""
+        config = self._config
+        if base_alone.NAME in await super().models():
+            return
+        with told(config.base):
+            base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
+            folder = self._digests.with_name("base-alone") / base
+            known = await asyncio.to_thread(base_alone.write_zeros, folder, config.base)
+        if known:
             await self.load(base_alone.NAME, folder)
-        return True
 
     async def load(self, name: str, path: Path) -> None:
         """As every engine; what is listed of ours is used once before, so that it stays resident.
@@ -105,7 +114,8 @@ class VllmApi(EngineApi):
         least recently. Without this that would be a prior release, which nobody uses, and not the one unloaded.
         """
         if self._may_hold_unloaded:
-            ours = [one for one, root in (await self.models()).items() if Path(root).parent == path.parent]
+            state = self._digests.parent
+            ours = [one for one, root in (await super().models()).items() if Path(root).is_relative_to(state)]
             await asyncio.gather(*(self._use(one) for one in ours))
             self._may_hold_unloaded = False
         await super().load(name, path)
