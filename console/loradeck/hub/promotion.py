@@ -169,8 +169,31 @@ class Promotions:
             now_ms=hub.now_ms(),
             slots_ok=release is None or self._slots_ok(key, release),
             base_placed=bool(placed),
+            memory_short=self._memory_short(key, release) if release else "",
+            left_behind=self._left_behind(key, release) if release else (),
             name=hub.called,
         )
+
+    def _left_behind(self, key: Key, candidate: Release) -> list[str]:
+        """Nodes that serve the pointer now and have no engine of the candidate's base."""
+        placed = self._hub.fleet.placed(self._hub.config(key).placement, candidate.served_base)
+        serving = {node.name for node, _ in self._hub.observer.placed(key) if not node.lost}
+        return sorted(serving - {node.name for node, _ in placed})
+
+    def _memory_short(self, key: Key, candidate: Release) -> str:
+        """Where memory does not hold the candidate's engine beside those of all that is live there; '': nowhere."""
+        hub, short_of = self._hub, []
+        for node, replica in hub.fleet.placed(hub.config(key).placement, candidate.served_base):
+            if node.memory_gb is None or node.lost:
+                continue
+            table = hub.steer.table(node.labels)
+            currents = (hub.steer.entries[k].current for k in table.keys if k not in table.withdrawn)
+            bases = {ref.release.served_base for ref in currents if ref is not None}
+            others = [r for r in node.replicas if r is not replica and (r.always or r.base in bases)]
+            needed = (replica.memory_gb or 0) + sum(r.memory_gb or 0 for r in others)
+            if needed > node.memory_gb:
+                short_of.append(f"{node.name}: {needed:g} of {node.memory_gb:g} GB")
+        return ", ".join(short_of[:8])
 
     def _slots_ok(self, key: Key, candidate: Release) -> bool:
         """Whether every placed replica has room for all currents of its table and the candidate."""
@@ -239,6 +262,7 @@ class Promotions:
                 spec=job.spec,
                 release=ReleaseRef(id=release.id, release=release, label=release.label),
                 canaries=config.canaries,
+                swap=bool(self._memory_short(promotion.key, release)),
             )
         )
         for name, ready in promotion.nodes.items():

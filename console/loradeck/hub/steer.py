@@ -73,8 +73,10 @@ class Steer:
 
     # ---- entries -------------------------------------------------------------------------------------------
 
-    def refresh(self, pointer: PointerState, tenant: TenantState, preparing: str | None) -> bool:
-        """Recompute one entry; whether it changed."""
+    def refresh(
+        self, pointer: PointerState, tenant: TenantState, preparing: str | None, left: str | None = None
+    ) -> bool:
+        """Recompute one entry; whether it changed. `left`: the release that the pointer's last move left."""
         key, epoch = pointer.key, pointer.moved_epoch
         config = tenant.routes.get(key[1], RouteConfig())
         live = pointer.release if not tenant.offboarded else None
@@ -94,6 +96,8 @@ class Steer:
             refuse_after_s=config.refuse_after_s,
             suspended=tenant.suspended or tenant.offboarded,
             keys=tuple(k.sha256 for k in tenant.keys),
+            left=self._ref(left) if live else None,
+            moved_ms=pointer.moved_ms,
         )
         old_config = self._config.get(key)
         if entry == self.entries.get(key) and old_config is not None and old_config.placement == config.placement:

@@ -19,6 +19,8 @@ STATUS: Mapping[str, int] = {
     "gate_missing": 409,
     "gate_failed": 409,
     "no_slot": 409,
+    "no_memory": 409,
+    "left_behind": 409,
     "suspended": 409,
     "offboarded": 409,
     "prepare_failed": 409,

@@ -245,6 +245,8 @@ def check_promote(
     slots_ok: bool,
     base_placed: bool,
     revoked: str | None = None,
+    memory_short: str = "",
+    left_behind: Sequence[str] = (),
     name: Named = short,
 ) -> tuple[str, ...]:
     """Whether a promote may go ahead; asked before its prepare and again before its commit.
@@ -254,12 +256,16 @@ def check_promote(
     slot for the candidate and for what it would leave. `base_placed`: a placed replica runs its base.
     `revoked`: why the candidate was revoked.
 
-    An override (releaser, with a reason) passes the gate and the freeze window and nothing else. Returns the
-    codes it passed: () where none was needed.
+    `memory_short`: where memory does not hold the candidate's engine beside those that must run. `left_behind`:
+    nodes that serve the pointer now and have no engine of the candidate's base.
+
+    An override (releaser, with a reason) passes the gate, the freeze window, `no_memory` and `left_behind`, and
+    nothing else. Returns the codes it passed: () where none was needed.
 
     Raises:
         Refused: offboarded, suspended, moved, unknown_release, wrong_tenant, already_live, quarantined,
-            revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed.
+            revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
+            no_memory, left_behind.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     if tenant.offboarded:
@@ -317,6 +323,8 @@ def check_promote(
     for refusal in (
         _freeze_refusal(config, now_ms),
         _gate_refusal(pointer, request.release, config, gate_results, name),
+        _memory_refusal(memory_short),
+        _left_behind_refusal(where, left_behind),
     ):
         if refusal is not None:
             if not request.override:
@@ -363,6 +371,31 @@ def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
                 context={"from_ms": start, "to_ms": end},
             )
     return None
+
+
+def _memory_refusal(memory_short: str) -> Refused | None:
+    if not memory_short:
+        return None
+    return Refused(
+        "no_memory",
+        "memory does not hold the engine of its base beside those that must run",
+        detail=memory_short,
+        fix="override with a reason: the live release's engine is then stopped for it, nothing answers meanwhile, and "
+        "the way back is cold",
+    )
+
+
+def _left_behind_refusal(where: str, nodes: Sequence[str]) -> Refused | None:
+    if not nodes:
+        return None
+    return Refused(
+        "left_behind",
+        f"nodes that serve {where} have no engine of its base",
+        detail=", ".join(nodes[:8]) + (f" and {len(nodes) - 8} more" if len(nodes) > 8 else ""),
+        fix="start an engine of that base there, place the route elsewhere, or override with a reason: what they "
+        "answer with is then up to the gap policy",
+        context={"nodes": list(nodes)},
+    )
 
 
 def _gate_refusal(

@@ -348,6 +348,8 @@ class FakeAgent:
         self.pins: tuple[Pin, ...] = ()
         self.stored: tuple[str, ...] = ()
         self.memory_gb: float | None = None
+        self.others: tuple[Replica, ...] = ()
+        """Further replicas of the node, which are only reported."""
         self.has_served: set[tuple[str, str]] = set()
         self.closed: tuple[int, str] | None = None
         self.welcome: Welcome | None = None
@@ -388,7 +390,7 @@ class FakeAgent:
             epoch=self.epoch,
             rev=self.rev,
             hash=self.hash,
-            replicas=(self.replica,),
+            replicas=(self.replica, *self.others),
             pins=self.pins,
             jobs=self.running_jobs,
             stored=self.stored,
@@ -503,7 +505,7 @@ class FakeAgent:
     async def report(self, *traffic: Traffic, router_boot: str = "r1") -> None:
         await self.send(
             Report(
-                replicas=(self.replica,),
+                replicas=(self.replica, *self.others),
                 router_boot=router_boot,
                 traffic=traffic,
                 nvml=NvmlState.NO_GPU,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import BASE, OTHER_BASE, Deck, FakeAgent, until
+from tests.integration.hub.deck import BASE, OTHER_BASE, Deck, FakeAgent, key, until
 
 from loradeck.schemas.link import AckState, EngineState
+from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.state import PreviewAction, Readiness, ReplicaReadiness
+
+PROMOTE = "tenants/acme/routes/production/promote"
 
 
 async def reported(deck: Deck, agent: FakeAgent, **replica: object) -> None:
@@ -121,7 +124,8 @@ async def test_replicas_that_a_move_to_another_base_leaves_behind_count_as_not_f
     row = await deck.row()
     assert ([r.replica for r in row.replicas], row.flipped, row.placed) == (["n1"], 1, 1)
 
-    await deck.promote(other, wait="flipped", timeout=0.3)
+    await deck.promote(other, wait="flipped", timeout=0.3, override=True, reason="n1 follows")
+    assert (await deck.row()).last_event.payload == {"overridden": ["left_behind"]}  # type: ignore[union-attr]
     await until(lambda: ("acme/production", *old.entry.fence) in old.fences, "n1 was told")
     await until(lambda: len(deck.hub.observer.placed(("acme", "production"))) == 2, "n1 said that it stays behind")
     row = await deck.row()
@@ -161,3 +165,84 @@ async def test_the_preview_names_nodes_that_a_rollback_to_another_base_would_lea
         ReplicaReadiness(node="n1", replica="n1", readiness=Readiness.ABSENT, engine=False),
         ReplicaReadiness(node="n2", replica="n2", readiness=Readiness.ABSENT),
     )
+
+
+async def promotion(deck: Deck, release: str, **more: object) -> dict[str, object]:
+    pointer = deck.hub.route("acme", "production")[2]
+    body = PromoteRequest(
+        release=release,
+        expected_generation=pointer.generation,
+        idempotency_key=key(),
+        **more,  # type: ignore[arg-type]
+    )
+    return body.model_dump(mode="json")
+
+
+async def test_a_promote_that_would_leave_nodes_behind_is_refused_with_their_names(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    one, other = await deck.release(seed=1), await deck.release(seed=2, base=OTHER_BASE)
+    await join("n1", base=BASE.digest)
+    await join("n2", base=OTHER_BASE.digest)
+    await deck.promote(one)
+    problem = await deck.refused(409, "left_behind", "POST", PROMOTE, await promotion(deck, other))
+    assert (problem.detail, problem.context["nodes"]) == ("n1", ["n1"])
+
+
+async def test_a_promote_that_memory_forbids_is_refused_unless_overridden_and_then_swaps(
+    deck: Deck, join: Join
+) -> None:
+    """One node with room for one engine: the base that is live runs, the candidate's is stopped."""
+    await deck.tenant()
+    one, other = await deck.release(seed=1), await deck.release(seed=2, base=OTHER_BASE)
+    agent = await join("n1")
+    await agent.leave()
+    live = agent.replica.model_copy(update={"replica": "n1.a", "memory_gb": 60.0, "always": False})
+    idle = live.model_copy(update={"replica": "n1.b", "base": OTHER_BASE.digest, "state": EngineState.STOPPED})
+    agent.replica, agent.memory_gb = live, 80.0
+    agent.others = (idle,)
+    await agent.join()
+    await deck.promote(one)
+    problem = await deck.refused(409, "no_memory", "POST", PROMOTE, await promotion(deck, other))
+    assert problem.detail == "n1: 120 of 80 GB"
+
+    agent.prepares = "hold"
+    body = await promotion(deck, other, override=True, reason="the maintenance window is open")
+    await deck.ok("POST", f"{PROMOTE}?wait=committed&timeout=0.05", body)
+    (job,) = (job for job in agent.jobs.values() if job.release is not None and job.release.id == other)
+    assert job.swap
+    assert deck.hub.steer.entries["acme", "production"].preparing is not None
+
+    # With room for both nothing is asked for, and nothing is swapped.
+    agent.memory_gb = 120.0
+    await agent.leave()
+    await agent.join()
+    assert not agent.jobs[job.id].swap
+
+
+async def test_an_entry_says_what_its_last_move_left_and_when(deck: Deck, join: Join) -> None:
+    await on_two(deck, join)
+    pointer = deck.hub.ledger.pointers["acme", "production"]
+    entry = deck.hub.steer.entries["acme", "production"]
+    assert entry.left is not None
+    assert (entry.left.label, entry.moved_ms) == ("v1", pointer.moved_ms)
+    await deck.rollback()
+    entry = deck.hub.steer.entries["acme", "production"]
+    assert entry.left is not None
+    assert (entry.left.label, entry.current.label if entry.current else None) == ("v2", "v1")
+
+
+async def test_merged_weights_are_registered_once_and_only_of_an_adapter_on_weights_that_are_known(
+    deck: Deck,
+) -> None:
+    await deck.tenant()
+    adapter = await deck.release(seed=1)
+    body = {"tenant": "acme", "adapter": adapter, "merged": OTHER_BASE.digest}
+    await deck.refused(404, "unknown_base", "POST", "releases", body)
+    await deck.base(OTHER_BASE)
+    made = await deck.ok("POST", "releases", body)
+    assert (made["label"], made["form"], made["base_label"]) == ("v1m", "merged", "B2")
+    assert await deck.ok("POST", "releases", body) == made
+    await deck.refused(404, "unknown_adapter", "POST", "releases", {**body, "adapter": made["id"]})
+    await deck.refused(409, "wrong_base", "POST", "releases", {**body, "merged": BASE.digest})
+    await deck.refused(404, "unknown_release", "POST", "releases", {**body, "adapter": "e" * 64})
+    assert len(deck.hub.catalogue.releases) == 2
