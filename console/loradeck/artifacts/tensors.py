@@ -104,7 +104,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Every value is a finite number of a size that training yields. Two seconds a gigabyte.
+    """Every value is a finite number of a size that training yields. A second a gigabyte.
 
     An engine that is not told loads the others too. What a request under such an adapter leaves in its cache
     is not a number either, and the next requests, any tenant's, are answered with it.
