@@ -8,7 +8,7 @@ from loradeck.tui.keys import BINDINGS, COMMANDS
 from loradeck.tui.state import Screen
 from loradeck.tui.text import BLANK, Line, Span, line
 
-_FLAGS = (
+FLAGS = (
     ("BAD", "the live release passed the route's limit of bad answers or errors"),
     ("UNPRVN", "not every placed replica has proven that it serves the live release"),
     ("NOPRIOR", "there is no release R could go back to"),
@@ -17,6 +17,14 @@ _FLAGS = (
     ("PIN", "a node serves something else, chosen on the node"),
     ("PREP", "a promote is being prepared; R cancels it"),
     ("SUSP", "the tenant is suspended"),
+)
+
+READY = (
+    ("res", "loaded and listed in a running engine: R is a pointer move"),
+    ("warm", "the engine runs, the adapter is on disk"),
+    ("cached", "on disk only"),
+    ("absent", "has to be fetched first"),
+    ("y?", "R asks for y first"),
 )
 
 
@@ -31,14 +39,11 @@ def help_lines(screen: Screen, width: int) -> list[Line]:
     for name, says in COMMANDS.items():
         lines += _entry(name, says, room)
     lines += [BLANK, line(Span(" Flags", "head")), BLANK]
-    for name, says in _FLAGS:
+    for name, says in FLAGS:
         lines += _entry(name, says, room)
     lines += [BLANK, line(Span(" READY", "head")), BLANK]
-    lines += _entry("res", "loaded and listed in a running engine: R is a pointer move", room)
-    lines += _entry("warm", "the engine runs, the adapter is on disk", room)
-    lines += _entry("cached", "on disk only", room)
-    lines += _entry("absent", "has to be fetched first", room)
-    lines += _entry("y?", "R asks for y first", room)
+    for name, says in READY:
+        lines += _entry(name, says, room)
     return lines
 
 

@@ -118,7 +118,7 @@ BINDINGS: tuple[Binding, ...] = (
     ),
     Binding("json", ("J",), "J", "json", "The selected row as the hub sent it, in JSON.", footer=False),
     Binding("filter", ("/",), "/", "filter", "Show only rows that match a regular expression; `!` in front inverts."),
-    Binding("command", (":",), ":", "command", "Type a command: :tenants :nodes :jobs :events :promote vN :q"),
+    Binding("command", (":",), ":", "command", "Type a command; tab completes it, ? lists them."),
     Binding("tenants", ("1",), "1", "tenants", "Every tenant's pointer, what it serves, and where R would go."),
     Binding("nodes", ("2",), "2", "nodes", "Nodes, their GPUs, engines and loaded releases."),
     Binding("jobs", ("3",), "3", "jobs", "Training, evaluation and prepare jobs with their progress."),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from loradeck.tui.app import Deck
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.helptext import help_lines
 from loradeck.tui.keys import BINDINGS, COMMANDS, complete, elsewhere, lookup
+from loradeck.tui.reference import updated
 from loradeck.tui.state import Screen
+
+DOCS = Path(__file__).parents[3] / "docs" / "console.md"
 
 
 @pytest.mark.parametrize("screen", list(Screen))
@@ -31,6 +36,13 @@ def test_help_names_every_key_and_command_and_fits(screen: Screen, width: int) -
     firsts = {line.split()[0] for line in lines if line.strip()}
     assert {binding.shown for binding in BINDINGS if screen in binding.where} <= firsts
     assert set(COMMANDS) <= firsts
+
+
+def test_the_manual_has_the_tables_that_the_help_is_made_of() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert updated(text) == text, "run: python -m loradeck.tui.reference docs/console.md"
+    for binding in BINDINGS:
+        assert f"| `{binding.shown}` |" in text
 
 
 def test_keys_that_move_exist_on_the_tenants_screen_only() -> None:
