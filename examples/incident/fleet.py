@@ -94,6 +94,7 @@ class Fleet:
     base: Path
     names: Sequence[str] = ("gpu-01", "gpu-02")
     program: Sequence[str] = (str(BIN / "loradeck-agent"),)
+    hub_program: Sequence[str] = (str(BIN / "loradeck"),)
     slots: int = 6
     threads: int = 1
     hub_port: int = 0
@@ -128,7 +129,7 @@ class Fleet:
 
     def start_hub(self) -> None:
         """`loradeck hub`, until it answers on its own socket."""
-        command = [str(BIN / "loradeck"), "hub", "--data", str(self.data), "--name", "demo"]
+        command = [*self.hub_program, "hub", "--data", str(self.data), "--name", "demo"]
         command += ["--listen", f"127.0.0.1:{self.hub_port}"]
         self.hub = _spawn(command, self.root / "hub.log")
         wait_for(f"hub (log: {self.root / 'hub.log'})", self._hub_is_up, 30)

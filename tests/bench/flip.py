@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import httpx
-from tests.bench.router import Row
+from tests.bench.rows import Row, quantile
 from tests.fleet import TENANT, fleet_at, lay, make_material
 
 from incident.fleet import BIN, Fleet
@@ -40,15 +39,15 @@ def measure() -> list[Row]:
             flips = asyncio.run(_flips(fleet))
             floor = _floor(fleet.root)
             keys = _keys(fleet)
-    p50, p99 = _quantile(flips, 0.5), _quantile(flips, 0.99)
-    floor50, floor99 = _quantile(floor, 0.5), _quantile(floor, 0.99)
+    p50, p99 = quantile(flips, 50), quantile(flips, 99)
+    floor50, floor99 = quantile(floor, 50), quantile(floor, 99)
     return [
         Row("R to flipped, 1 replica, prior resident: p50", p50, "ms", len(flips), 8.0),
         Row("R to flipped, 1 replica, prior resident: p99", p99, "ms", len(flips), 30.0),
         Row("floor: store commit + fdatasync + 3 round trips: p50", floor50, "ms", len(floor)),
         Row("floor: store commit + fdatasync + 3 round trips: p99", floor99, "ms", len(floor)),
         Row("R to flipped against that floor: p99 / p99", p99 / floor99, "x", len(flips), 4.0),
-        Row("key byte in the pty to FLIPPED in the emulator: p50", _quantile(keys, 0.5), "ms", len(keys)),
+        Row("key byte in the pty to FLIPPED in the emulator: p50", quantile(keys, 50), "ms", len(keys)),
         Row("key byte in the pty to FLIPPED in the emulator: worst", max(keys), "ms", len(keys)),
     ]
 
@@ -127,7 +126,3 @@ def _keys(fleet: Fleet) -> list[float]:
             keyboard.wait("the preview", lambda text: "MOVES" in text, 30)
             keyboard.press("\x1b")  # the last result
     return taken
-
-
-def _quantile(values: list[float], share: float) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[round(share * 100) - 1]

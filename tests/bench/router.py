@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import uvloop
+from tests.bench.rows import Row, cpu_s, quantile
 from tests.integration.router.running import KEY, Running, entry, release
 
 ONE_N = 4000
@@ -33,30 +31,6 @@ _BODY = json.dumps({"model": "acme", "messages": [{"role": "user", "content": "W
 _ANSWER = json.dumps(
     {"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}]}
 ).encode()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure. `budget`: None for a floor or a peer; `higher`: whether more is better."""
-
-    what: str
-    value: float
-    unit: str
-    n: int
-    budget: float | None = None
-    higher: bool = False
-
-    @property
-    def missed(self) -> bool:
-        if self.budget is None:
-            return False
-        return self.value < self.budget if self.higher else self.value > self.budget
-
-    def __str__(self) -> str:
-        limit = "" if self.budget is None else f"  budget {'>=' if self.higher else '<='} {self.budget:g}"
-        return (
-            f"{self.what:<58} {self.value:>10.3f} {self.unit:<10} n={self.n}{limit}{'  MISSED' if self.missed else ''}"
-        )
 
 
 def measure() -> list[Row]:
@@ -199,10 +173,10 @@ async def _overhead(router: Running, socket: str) -> list[Row]:
         direct += (await _load(socket, 1, ONE_N // 4))[0]
         routed += (await _load(through, 1, ONE_N // 4))[0]
     direct16, direct16_s = await _load(socket, 16, SIXTEEN_N)
-    cpu = _cpu_s(router.process.pid)
+    cpu = cpu_s(router.process.pid)
     routed16, routed16_s = await _load(through, 16, SIXTEEN_N)
-    cpu = _cpu_s(router.process.pid) - cpu
-    d50, d99, r50, r99 = _p(direct, 50), _p(direct, 99), _p(routed, 50), _p(routed, 99)
+    cpu = cpu_s(router.process.pid) - cpu
+    d50, d99, r50, r99 = quantile(direct, 50), quantile(direct, 99), quantile(routed, 50), quantile(routed, 99)
     return [
         Row("1 connection, engine alone, p50", d50, "ms", len(direct)),
         Row("1 connection, engine alone, p99", d99, "ms", len(direct)),
@@ -212,7 +186,7 @@ async def _overhead(router: Running, socket: str) -> list[Row]:
         Row("router overhead, p99", r99 - d99, "ms", len(routed), 2.0),
         Row("16 connections, engine alone", SIXTEEN_N / direct16_s, "requests/s", len(direct16)),
         Row("16 connections, through the router", SIXTEEN_N / routed16_s, "requests/s", len(routed16)),
-        Row("16 connections, through the router, p99", _p(routed16, 99), "ms", len(routed16)),
+        Row("16 connections, through the router, p99", quantile(routed16, 99), "ms", len(routed16)),
         Row("router, requests per second of its CPU", SIXTEEN_N / cpu, "requests/s", len(routed16), 4000, higher=True),
     ]
 
@@ -233,21 +207,12 @@ async def _flips(router: Running) -> list[Row]:
             assert [ack["state"] for ack in acks] == ["flipped"]
             await asyncio.sleep(0.005)
         what = "16 connections" if busy else "at rest"
-        rows.append(Row(f"directive to acknowledgement, {what}, p50", _p(times, 50), "ms", len(times)))
-        rows.append(Row(f"directive to acknowledgement, {what}, p99", _p(times, 99), "ms", len(times)))
+        rows.append(Row(f"directive to acknowledgement, {what}, p50", quantile(times, 50), "ms", len(times)))
+        rows.append(Row(f"directive to acknowledgement, {what}, p99", quantile(times, 99), "ms", len(times)))
         if busy:
             latencies, _ = await load
-            rows.append(Row("requests meanwhile, p99", _p(latencies, 99), "ms", len(latencies)))
+            rows.append(Row("requests meanwhile, p99", quantile(latencies, 99), "ms", len(latencies)))
     return rows
-
-
-def _p(values: list[float], percent: int) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

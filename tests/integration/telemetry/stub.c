@@ -33,8 +33,11 @@ _Static_assert(sizeof(memory_v2_t) == 40, "NVML's size");
 _Static_assert(sizeof(process_t) == 24, "NVML's size");
 _Static_assert(sizeof(event_t) == 32, "NVML's size");
 
-static device_t devices[2] = {{0}, {1}};
-static int registered[2];
+#ifndef GPUS
+#define GPUS 2
+#endif
+static device_t devices[8] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}};
+static int registered[8];
 
 static const char *words(void) {
     static char text[256];
@@ -59,10 +62,10 @@ int nvmlInitWithFlags(unsigned flags) { (void)flags; return says("rc18") ? LIB_R
 int nvmlShutdown(void) { return SUCCESS; }
 const char *nvmlErrorString(int rc) { (void)rc; return "stub"; }
 
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = says("gone") ? 1 : 2; return SUCCESS; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = says("gone") ? GPUS - 1 : GPUS; return SUCCESS; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t **device) {
-    if (index > 1 || (index == 1 && says("gone")))
+    if (index >= GPUS || (index == 1 && says("gone")))
         return INVALID_ARGUMENT;
     *device = &devices[index];
     return SUCCESS;
