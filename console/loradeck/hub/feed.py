@@ -83,6 +83,7 @@ class Feeds:
         self._hub = hub
         self._subscribers: set[Subscriber] = set()
         self._soon: dict[Key, None] = {}
+        self._soon_for_all: dict[Key, None] = {}
         self._nodes: dict[str, None] = {}
         self._texts: dict[Key, str] = {}
         self._touched: dict[Key, int] = {}
@@ -111,6 +112,12 @@ class Feeds:
         keys = tuple(keys)
         self._touch(keys)
         self._soon.update(dict.fromkeys(keys))
+
+    def soon_for_all(self, keys: Iterable[Key]) -> None:
+        """Rows whose flags may have changed without a move (a node, a pin): with the next tick, to everybody."""
+        keys = tuple(keys)
+        self._touch(keys)
+        self._soon_for_all.update(dict.fromkeys(keys))
 
     def _touch(self, keys: Iterable[Key]) -> None:
         rev = self._hub.ledger.rev
@@ -142,13 +149,15 @@ class Feeds:
     async def tick(self) -> None:
         """Hand out the telemetry of the last second."""
         self._ticks += 1
-        keys, nodes = tuple(self._soon), tuple(self._nodes)
+        keys, for_all, nodes = tuple(self._soon), tuple(self._soon_for_all), tuple(self._nodes)
         self._soon.clear()
+        self._soon_for_all.clear()
         self._nodes.clear()
         self._texts.clear()  # ages in them have gone on
         for subscriber in self._subscribers:
             shown = subscriber.shown
             subscriber.owe_rows(keys if shown is None else [k for k in keys if k in shown])
+            subscriber.owe_rows(for_all)
             subscriber.nodes.update(dict.fromkeys(nodes))
             if self._ticks % STATUS_EVERY == 0:
                 subscriber.status = True

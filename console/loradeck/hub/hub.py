@@ -527,7 +527,7 @@ class Hub:
         self.feeds.node(node.name)
         keys = self.steer.table(node.labels).keys
         self.observer.look_again(keys)
-        self.feeds.soon(keys)
+        self.feeds.soon_for_all(keys)
 
     def log_is_behind(self, node: Node, hello: Hello) -> None:
         self.recovery.found_behind(node, hello)
@@ -556,7 +556,7 @@ class Hub:
             self.node_changed(node)
             self.promotions.nodes_changed()
         elif change is Change.SHOWN:
-            self.feeds.soon(self.steer.table(node.labels).keys)
+            self.feeds.soon_for_all(self.steer.table(node.labels).keys)
 
     def status_changed(self) -> None:
         self.feeds.status()

@@ -158,6 +158,16 @@ async def test_telemetry_comes_for_the_rows_that_are_shown_and_moves_for_all(dec
     assert row.bad_now == pytest.approx(4 / 9)
 
 
+async def test_a_node_that_goes_is_told_also_to_who_shows_none_of_its_rows(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    async with feed(deck, cursor(deck)) as socket:
+        await socket.send(FeedShow(rows=()).model_dump_json())
+        await agent.leave()
+        await watch(socket, lambda ms: any(not r.replicas[0].linked for r in rows(ms)))
+
+
 async def test_the_hub_says_its_status_at_least_every_two_seconds(deck: Deck) -> None:
     async with feed(deck, cursor(deck)) as socket:
         messages = await watch(socket, lambda ms: sum(isinstance(m, FeedStatus) for m in ms) == 3)
