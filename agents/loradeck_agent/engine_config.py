@@ -136,8 +136,6 @@ class VllmEngine(EngineConfig):
                 raise ValueError("`start` is for an engine that the agent starts; this one is started elsewhere")
             if set_ := [name for name in ("args", "env") if getattr(self, name)]:
                 raise ValueError(f"`{set_[0]}` is for a vLLM that the agent launches; this one is started elsewhere")
-            if self.start != "always":
-                raise ValueError("`start` is for a vLLM that the agent launches; this one is started elsewhere")
         elif self.key is not None:
             raise ValueError("`key` is for a vLLM that runs already; a launched one listens on a socket of ours")
         return self

@@ -70,7 +70,7 @@ def test_its_rank_limit_is_one_that_vllm_takes(tmp_path: Path) -> None:
         ('url = "https://gpu-07:8000/v1"\n', "is not the address of a vLLM"),
         ('socket = "s"\nargs = ["--enforce-eager"]\n', "`args` is for a vLLM that the agent launches"),
         ('socket = "s"\nenv = {A = "1"}\n', "`env` is for a vLLM that the agent launches"),
-        ('socket = "s"\nstart = "wanted"\n', "`start` is for a vLLM that the agent launches"),
+        ('socket = "s"\nstart = "wanted"\n', "`start` is for an engine that the agent starts"),
         (LAUNCHED + 'key = "k"\n', "`key` is for a vLLM that runs already"),
         (LAUNCHED + "threads = 2\n", "engine.0.threads: is not a setting that exists"),
         (LAUNCHED + 'dtype = "int8"\n', "line 12: engine.0.dtype"),
