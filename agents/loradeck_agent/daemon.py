@@ -30,6 +30,7 @@ from loradeck.schemas.link import (
     Hello,
     JobCancel,
     JobMessage,
+    JobNoted,
     NodeOrder,
     Report,
     Resync,
@@ -276,6 +277,8 @@ class Agent:
                 self.jobs.assign(message.job)
             case JobCancel():
                 self.jobs.cancel(message.job, message.lease)
+            case JobNoted():
+                self.jobs.noted(message.job, message.lease, message.seq)
             case TableAsk():
                 await self._send_table()
             case NodeOrder():

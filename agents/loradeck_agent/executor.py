@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Attempt(Wire):
     job: JobAssignment
     pid: int | None = None
     started: int | None = Field(None, description="start time of the process, kernel ticks")
-    sent: int = Field(0, description="bytes of the event file that the hub has been sent")
+    sent: int = Field(0, description="bytes of the event file that the hub has taken in")
     seq: int = Field(-1, description="highest seq of them")
     ended: bool = Field(False, description="the terminal event was sent")
     cancelled: bool = False
@@ -112,12 +113,25 @@ class ExecutorFolder:
             raise disk_error(error, self.path) from error
 
 
+@dataclass
+class _Sent:
+    """An event that was read, where it ends in the file, and whether the hub has said that it has it."""
+
+    seq: int
+    end: int
+    noted: bool = False
+
+
 class Executor:
     """The process of one attempt."""
 
     def __init__(self, folder: ExecutorFolder, attempt: Attempt) -> None:
         self.folder = folder
         self.attempt = attempt
+        self.top = attempt.seq
+        """Highest seq that was read."""
+        self._read = attempt.sent
+        self._open: deque[_Sent] = deque()
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, kind: str, spec: ExecutorSpec) -> None:
@@ -191,22 +205,49 @@ class Executor:
             else:
                 os.kill(pid, number)
 
-    def new_events(self) -> tuple[list[ExecutorEvent], int]:
-        """Whole lines of the event file that were not sent yet, and the offset after them."""
+    def new_events(self) -> list[ExecutorEvent]:
+        """Events that were written since the last call, or that are to be sent again."""
         try:
             with self.folder.events.open("rb") as file:
-                file.seek(self.attempt.sent)
+                file.seek(self._read)
                 data = file.read()
         except FileNotFoundError:
-            return [], self.attempt.sent
-        whole = data[: data.rfind(b"\n") + 1]
+            return []
         events = []
-        for line in whole.splitlines():
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            self._read += len(line)
             try:
-                events.append(ExecutorEvent.model_validate_json(line))
+                event = ExecutorEvent.model_validate_json(line)
             except ValidationError as error:
                 log.error("a line in %s is no event: %s", self.folder.events, error.errors()[0]["msg"])
-        return events, self.attempt.sent + len(whole)
+                continue
+            events.append(event)
+            self._open.append(_Sent(event.seq, self._read))
+            self.top = max(self.top, event.seq)
+        return events
+
+    @property
+    def unnoted(self) -> bool:
+        """Whether the hub has still to take in an event that was read."""
+        return any(not sent.noted for sent in self._open)
+
+    def noted(self, seq: int) -> None:
+        """The hub has taken an event in."""
+        for sent in self._open:
+            sent.noted = sent.noted or sent.seq == seq
+
+    def keep_noted(self) -> None:
+        """Writes down how far the hub has taken everything in."""
+        last: _Sent | None = None
+        while self._open and self._open[0].noted:
+            last = self._open.popleft()
+        if last is not None:
+            self.note(sent=last.end, seq=max(last.seq, self.attempt.seq))
+
+    def again(self) -> None:
+        """What the hub has not taken in is read once more."""
+        self._read = self.attempt.sent
+        self._open.clear()
 
     def first_error(self) -> str:
         """Last line of the traceback in `error.txt`, or ''."""

@@ -1,7 +1,7 @@
 """Jobs on this node: leases, executors and their events, results, and prepares.
 
-A job's events go up under its lease. What could not be sent waits in the job's own event file; after a link
-was lost the last terminal events are said again, because nobody knows whether they arrived.
+A job's events go up under its lease, from the job's own event file. After a link was lost, whatever the hub has
+not said it took in is sent again, and so are the last terminal events, because nobody knows whether they arrived.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 TAIL_S = 0.25
+NOTED_S = 5.0
+"""How long the end of a job waits for the hub to take in the events before it, while there is a link."""
+
 RETRY_S = 1.0
 REACH_S = 600.0
 """How long a finished job tries to reach the hub with its results before it is given up."""
@@ -61,6 +64,8 @@ class _Running:
     job: JobAssignment
     task: asyncio.Task[None]
     executor: Executor | None = None
+    again: bool = False
+    """The link was lost since: what the hub has not taken in is to be sent again."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +139,19 @@ class Jobs:
         if held.executor is not None:
             await held.executor.end()
 
+    def noted(self, job: str, lease: int, seq: int) -> None:
+        """The hub has taken an event in."""
+        held = self._running.get(job)
+        if held is not None and held.job.lease == lease and held.executor is not None:
+            held.executor.noted(seq)
+
     def linked(self, connected: bool) -> None:
         """The link came up or was lost."""
         if not connected:
             self._linked.clear()
             return
+        for running in self._running.values():
+            running.again = True
         self._linked.set()
         for said in self._said.values():
             if time.monotonic() - said.at < REPEAT_S:
@@ -223,7 +236,7 @@ class Jobs:
             async with self._turn:
                 if not executor.started:
                     await self._launch(job, executor)
-                terminal = await self._tail(job, executor)
+                terminal = await self._tail(running, executor)
             event, result = await self._outcome(job, executor, terminal)
         except asyncio.CancelledError as cancelled:
             if "cancelled" not in str(cancelled):
@@ -231,11 +244,11 @@ class Jobs:
             event = _event(job, 0, ExecutorEventType.PREEMPTED, "cancelled before it began", code="cancelled")
             result = None
         except AgentError as error:
-            event, result = _failure(job, executor.attempt.seq + 1, error), None
+            event, result = _failure(job, executor.top + 1, error), None
         except Exception as error:
             log.exception("job %s broke", job.id)
             broke = AgentError("job_broke", "the agent could not carry the job out", repr(error))
-            event, result = _failure(job, executor.attempt.seq + 1, broke), None
+            event, result = _failure(job, executor.top + 1, broke), None
         await self._say(job, event, result)
         executor.note(ended=True)
 
@@ -284,28 +297,48 @@ class Jobs:
                 return _Base(digest, engine.config.base)
         raise AgentError("unknown_base", "no engine of this node has the job's base", digest)
 
-    async def _tail(self, job: JobAssignment, executor: Executor) -> ExecutorEvent | None:
-        """Forwards events until the process has ended. Returns its terminal event, which is not forwarded yet."""
+    async def _tail(self, running: _Running, executor: Executor) -> ExecutorEvent | None:
+        """Forwards events until the process has ended and the hub has them. Returns its terminal event.
+
+        That one is not forwarded yet.
+        """
         terminal: ExecutorEvent | None = None
+        patience: float | None = None
         while True:
+            if running.again:
+                running.again, terminal = False, None
+                executor.again()
             alive = executor.alive()  # asked first: what it wrote before it ended is then read below
-            events, offset = executor.new_events()
-            for event in events:
+            for event in executor.new_events():
                 if event.type in TERMINAL:
                     terminal = terminal or event
-                elif terminal is None:
-                    await self._say(job, event)
-            if events and terminal is None:
-                executor.note(sent=offset, seq=max(event.seq for event in events))
-            if not alive:
-                return terminal
+                    executor.noted(event.seq)
+                elif terminal is not None:
+                    executor.noted(event.seq)
+                elif not await self._forward(running, event):
+                    break
+            if terminal is None:
+                executor.keep_noted()
+            if not alive and not running.again:
+                now = time.monotonic()
+                patience = now + NOTED_S if patience is None or not self._linked.is_set() else patience
+                if not executor.unnoted or now > patience:
+                    return terminal
             await asyncio.sleep(TAIL_S)
+
+    async def _forward(self, running: _Running, event: ExecutorEvent) -> bool:
+        """Sends an event. False: a link was lost, and everything that the hub has not taken in goes before it."""
+        job = running.job
+        if not await self.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event)):
+            self._linked.clear()
+            await self._linked.wait()
+        return not running.again
 
     async def _outcome(
         self, job: JobAssignment, executor: Executor, terminal: ExecutorEvent | None
     ) -> tuple[ExecutorEvent, dict[str, Any] | None]:
         """What an ended process amounts to: done only with a clean exit, a terminal event and a verified result."""
-        status, seq = executor.status, executor.attempt.seq + 1
+        status, seq = executor.status, executor.top + 1
         clean = terminal is not None and terminal.type is ExecutorEventType.FINISHED and status in (0, None)
         if executor.attempt.cancelled and not clean:
             at = terminal.seq if terminal else seq

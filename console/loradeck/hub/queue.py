@@ -21,6 +21,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import (
+    TERMINAL,
     EvaluateSpec,
     ExecutorEvent,
     ExecutorEventType,
@@ -31,7 +32,7 @@ from loradeck.schemas.jobs import (
     PrepareSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobMessage
+from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobMessage, JobNoted
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import StoreError
 
@@ -309,7 +310,11 @@ class Queue:
                     node.link.put_message(JobCancel(job=message.job, lease=message.lease))
             return
         self._absent.pop(job.id, None)
-        self._remember(job.id, event)
+        new = self._remember(job.id, event)
+        if event.type not in TERMINAL and node.link is not None:
+            node.link.put_message(JobNoted(job=job.id, lease=job.lease, seq=event.seq))
+        if not new and event.type not in TERMINAL:
+            return  # sent again after a link was lost
         match event.type:
             case ExecutorEventType.FINISHED:
                 if job.id not in self._closing:
@@ -325,14 +330,21 @@ class Queue:
             case _:
                 self._progress(job, event)
 
-    def _remember(self, job_id: str, event: ExecutorEvent) -> None:
-        self._events.setdefault(job_id, deque(maxlen=KEPT_EVENTS)).append(event)
+    def _remember(self, job_id: str, event: ExecutorEvent) -> bool:
+        """Keeps an event, in its place. False: it is kept already."""
+        kept = self._events.setdefault(job_id, deque(maxlen=KEPT_EVENTS))
+        if event in kept:
+            return False
+        kept.append(event)
+        if len(kept) > 1 and (event.attempt, event.seq) < (kept[-2].attempt, kept[-2].seq):
+            kept = self._events[job_id] = deque(sorted(kept, key=lambda e: (e.attempt, e.seq)), maxlen=KEPT_EVENTS)
+        return True
 
     def _progress(self, job: Job, event: ExecutorEvent) -> None:
         update: dict[str, Any] = {"state": JobState.RUNNING}
         if job.started_ms is None:
             update["started_ms"] = self._hub.now_ms()
-        if event.step is not None:
+        if event.step is not None and event.step >= (job.step or 0):
             update["step"] = event.step
         if event.of is not None:
             update["of"] = event.of

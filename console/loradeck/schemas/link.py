@@ -59,6 +59,15 @@ class JobCancel(Wire):
     lease: int
 
 
+class JobNoted(Wire):
+    """An event of a job was taken in: it need not be sent again after the next loss of the link."""
+
+    type: Literal["job_noted"] = "job_noted"
+    job: str
+    lease: int
+    seq: int
+
+
 class TableAsk(Wire):
     """Send your whole table (used by `loradeck hub recover`)."""
 
@@ -84,7 +93,7 @@ class Welcome(Wire):
 
 
 DownMessage = Annotated[
-    Welcome | Desired | Bookmark | JobMessage | JobCancel | TableAsk | NodeOrder, Field(discriminator="type")
+    Welcome | Desired | Bookmark | JobMessage | JobCancel | JobNoted | TableAsk | NodeOrder, Field(discriminator="type")
 ]
 
 

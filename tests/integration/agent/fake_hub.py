@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import canonical_json
-from loradeck.schemas.jobs import JobAssignment
+from loradeck.schemas.jobs import TERMINAL, JobAssignment
 from loradeck.schemas.link import (
     Ack,
     Bookmark,
@@ -25,6 +25,7 @@ from loradeck.schemas.link import (
     JobCancel,
     JobEvent,
     JobMessage,
+    JobNoted,
     Report,
     Resync,
     TableAsk,
@@ -67,6 +68,10 @@ class FakeHub:
         self.attestations: list[Attestation] = []
         self.versions: list[AdapterVersion] = []
         self.calls: list[str] = []
+        self.notes = True
+        """Whether it says that it took in the events of jobs."""
+        self.drops: Callable[[JobEvent], bool] = lambda event: False
+        """Events of jobs that are lost on their way, as in a hub that is just dying."""
         self.links = 0
         self.socket: web.WebSocketResponse | None = None
         self.port = 0
@@ -134,6 +139,8 @@ class FakeHub:
                 if raw.type is not WSMsgType.TEXT:
                     break
                 message = up_adapter.validate_json(raw.data)
+                if isinstance(message, JobEvent) and self.drops(message):
+                    continue
                 if isinstance(message, Hello):
                     await self._greet(socket, message)
                 async with self._news:
@@ -141,6 +148,8 @@ class FakeHub:
                     self._news.notify_all()
                 if isinstance(message, Resync):
                     await self.send_table(full=True)
+                if isinstance(message, JobEvent) and self.notes and message.event.type not in TERMINAL:
+                    await self.send(JobNoted(job=message.job, lease=message.lease, seq=message.event.seq))
         finally:
             beat.cancel()
             if self.socket is socket:

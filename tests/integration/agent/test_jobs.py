@@ -210,6 +210,45 @@ async def test_a_job_goes_on_without_the_hub_and_its_end_is_not_lost(
     assert len(hub.versions) == 1
 
 
+async def test_events_that_a_dying_hub_did_not_take_in_are_sent_again_in_order_and_none_that_it_did(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "waits"))
+    await started(hub)
+    lost: list[JobEvent] = []
+
+    def dies(event: JobEvent) -> bool:
+        lost.append(event)
+        return True
+
+    hub.drops = dies
+    await until(lambda: len(lost) > 5, "it is deaf already")
+    noted = {e.event.seq for e in hub.of(JobEvent)}
+    await hub.stop()
+    hub.drops = lambda event: False
+    heard = len(hub.heard)
+    await hub.start()
+    await hub.wait(JobEvent, after=heard)
+    (node.state.jobs / "j1-1" / "go").touch()
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    seqs = [message.event.seq for message in hub.heard[heard:] if isinstance(message, JobEvent)]
+    assert seqs == sorted(seqs), "in order"
+    assert set(seqs) | noted == set(range(max(seqs) + 1)), "no event is missing"
+    assert {event.event.seq for event in lost} <= set(seqs)
+    assert not set(seqs) & set(range(max(noted) - 1)), "what was taken in, but for the last, is not sent again"
+
+
+async def test_a_job_ends_also_under_a_hub_that_never_says_what_it_took_in(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    hub.notes = False
+    await hub.give(train(base_digest, dataset, "good"))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert [e.event.seq for e in hub.of(JobEvent)] == list(range(end.event.seq + 1))
+
+
 async def test_an_unknown_dataset_or_base_starts_no_process(
     node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
 ) -> None:

@@ -499,7 +499,7 @@ class FakeAgent:
     ) -> None:
         """One event of a job."""
         fields: dict[str, Any] = {"code": "boom", "message": "it broke"} if type_ is ExecutorEventType.FAILED else {}
-        event = ExecutorEvent(run=job.id, attempt=job.attempt, seq=1, ts=0, type=type_, **(fields | more))
+        event = ExecutorEvent(run=job.id, attempt=job.attempt, ts=0, type=type_, **({"seq": 1} | fields | more))
         await self.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result))
 
     async def report(self, *traffic: Traffic, router_boot: str = "r1") -> None:

@@ -11,7 +11,7 @@ from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
 from loradeck.hub.queue import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
-from loradeck.schemas.link import EngineState, JobCancel
+from loradeck.schemas.link import EngineState, JobCancel, JobNoted
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.moves import PromoteRequest
 
@@ -83,6 +83,31 @@ async def test_a_train_job_goes_to_a_node_with_its_base_and_labels_and_is_follow
     assert (done["state"], done["result"]) == ("done", result)
     events = await deck.ok("GET", f"jobs/{submitted['id']}/events")
     assert [e["type"] for e in events] == ["started", "progress", "finished"]
+
+
+async def test_an_event_is_noted_and_one_that_is_sent_again_is_kept_once_in_its_place(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    submitted = await train(deck)
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    await agent.say(assigned, ExecutorEventType.STARTED, seq=0)
+    await agent.say(assigned, ExecutorEventType.PROGRESS, seq=2, step=2, of=9)
+    for seq in (0, 1, 2):
+        kind = ExecutorEventType.PROGRESS if seq else ExecutorEventType.STARTED
+        await agent.say(assigned, kind, seq=seq, **({"step": seq, "of": 9} if seq else {}))
+    await until(lambda: len([m for m in agent.received if isinstance(m, JobNoted)]) == 5, "each is noted")
+    noted = [(m.job, m.lease, m.seq) for m in agent.received if isinstance(m, JobNoted)]
+    assert noted == [(submitted["id"], 1, seq) for seq in (0, 2, 0, 1, 2)]
+    events = await deck.ok("GET", f"jobs/{submitted['id']}/events")
+    assert [e["seq"] for e in events] == [0, 1, 2]
+    assert (await job(deck, submitted["id"]))["step"] == 2, "what comes late takes nothing back"
+    rev = deck.hub.ledger.rev
+    stale = assigned.model_copy(update={"lease": 0})
+    await agent.say(stale, ExecutorEventType.PROGRESS, seq=3, step=3)
+    await until(lambda: submitted["id"] not in agent.jobs, "an older lease is cancelled, not noted")
+    assert len([m for m in agent.received if isinstance(m, JobNoted)]) == 5
+    assert deck.hub.ledger.rev == rev
 
 
 async def test_a_train_job_that_says_done_without_its_adapter_has_failed(deck: Deck, join: Join) -> None:
