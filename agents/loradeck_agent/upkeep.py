@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loradeck.rules.engines import Engine, to_run, wanted_bases
 from loradeck.schemas.jobs import JobAssignment, PrepareSpec
@@ -30,12 +30,15 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Prepare:
-    """A prepare of this node: its release is wanted until monotonic `until`, in seconds."""
+    """A prepare of this node. Its release is wanted while it runs; then for as long as the hub says that it is being
+    prepared, but not beyond monotonic `until`, in seconds: a hub that is gone must not keep a live engine stopped."""
 
     key: Key
+    generation: int
     ref: ReleaseRef
     swap: bool
-    until: float
+    until: float | None = None
+    """None: it still runs."""
 
 
 class Upkeep:
@@ -102,8 +105,7 @@ class Upkeep:
             )
             for life in self._lives
         ]
-        now = time.monotonic()
-        self._prepares = {job: one for job, one in self._prepares.items() if one.until > now}
+        self._prepares = {job: one for job, one in self._prepares.items() if not self._is_over(one)}
         bases = wanted_bases(
             self._entries(),
             pins=self._reconciler.pins.values(),
@@ -112,6 +114,16 @@ class Upkeep:
             swaps={one.key for one in self._prepares.values() if one.swap},
         )
         return to_run(engines, bases, self._memory_gb)
+
+    def _is_over(self, one: _Prepare) -> bool:
+        """Whether a prepare's promote was committed or came to nothing."""
+        entry = self._table.entries.get(one.key)
+        if entry is not None and entry.generation > one.generation:
+            return True
+        if one.until is None:
+            return False
+        pending = entry is not None and entry.preparing is not None and entry.preparing.id == one.ref.id
+        return not pending or one.until < time.monotonic()
 
     def _entries(self) -> list[TableEntry]:
         """The table, with what is being prepared here: its job may be here before its entry."""
@@ -135,17 +147,17 @@ class Upkeep:
         if ref is None or not isinstance(spec, PrepareSpec):
             yield
             return
-        one = _Prepare((spec.tenant, spec.route), ref, job.swap, float("inf"))
-        self._prepares[job.id] = one
+        self._prepares[job.id] = _Prepare((spec.tenant, spec.route), spec.expected_generation, ref, job.swap)
         try:
             self._must_fit(ref)
             self.wake()
             yield
         except BaseException:
-            del self._prepares[job.id]
+            self._prepares.pop(job.id, None)
             self.wake()
             raise
-        self._prepares[job.id] = _Prepare(one.key, one.ref, one.swap, time.monotonic() + PREPARED_S)
+        if job.id in self._prepares:
+            self._prepares[job.id] = replace(self._prepares[job.id], until=time.monotonic() + PREPARED_S)
 
     def _must_fit(self, ref: ReleaseRef) -> None:
         placed = [life.engine for life in self._lives if life.engine.runs(ref)]
