@@ -20,7 +20,7 @@ from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
 from loradeck.schemas.state import HubState, ReleaseView, TenantRow
 from loradeck.tui.app import Deck
-from loradeck.tui.moves import Move
+from loradeck.tui.moves import Move, RowKey
 
 
 class Clock:
@@ -55,12 +55,16 @@ class SeededPort:
         self.planned: list[RewindRequest] = []
         self.plan: RewindPlan | None = None
         self.away = False
+        self.shown: list[frozenset[RowKey]] = []
 
     async def follow(self) -> AsyncGenerator[FeedItem]:
         yield LinkChange(state=Link.UP, at=0.0)
         yield self.state
         while True:
             yield await self.says.get()
+
+    async def show(self, rows: frozenset[RowKey]) -> None:
+        self.shown.append(rows)
 
     async def send(self, move: Move) -> MoveResult:
         self.sent.append(move)

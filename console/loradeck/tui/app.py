@@ -127,6 +127,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.sender = Sender(port, self.state, self._draw_front)
         self._labels = Labels(port, self.state)
         self._last_filter = RowFilter()
+        self._shown: frozenset[RowKey] | None = None
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
         self.lists = {which: kind() for which, kind in LISTS.items()}
 
@@ -207,6 +208,7 @@ class Deck(App[Context], inherit_bindings=False):
         self._drop_outdated()
         self._ask_for_labels()
         self._fetch_if_due()
+        self._say_what_is_shown()
         if self._written() == self._accepted():
             self._draw_front()
 
@@ -270,6 +272,19 @@ class Deck(App[Context], inherit_bindings=False):
         await self._labels.learn(tenant)
         self._draw_front()
 
+    def _say_what_is_shown(self) -> None:
+        """Figures are asked for where somebody looks at them: rows in view and a page around, marks, own moves."""
+        state = self.state
+        wanted = {*state.marks, *self.sender.watched}
+        if state.row is not None:
+            wanted.add(state.row.key)
+        if state.screen is Screen.TENANTS:
+            wanted.update(state.tenant_list.order[self.lists[Screen.TENANTS].grid.near])
+        shown = frozenset(key for key in wanted if key in state.tenants)
+        if shown != self._shown and self.state.link is not Link.CONNECTING:
+            self._shown = shown
+            self.run_worker(self.port.show(shown), group="show")
+
     # ---- what the feed does not bring ------------------------------------------------------------------------
 
     def _fetch_if_due(self) -> None:
@@ -331,6 +346,7 @@ class Deck(App[Context], inherit_bindings=False):
             return
         getattr(self, f"do_{binding.does}")()
         self._draw_front()
+        self._say_what_is_shown()
 
     def _answers(self, binding: keys.Binding) -> bool:
         """Whether a key goes on although a question is open. Anything but y and esc drops the question."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
+
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Event, EventKind
@@ -142,12 +144,26 @@ def _moving(
         before = row.pointer.generation - 1
         lines.append(title(f"{name}  gen {before}>{row.pointer.generation}   {who}", width))
         lines.append(tuple(_head(state, row, event, own)))
-    lines += replica_table(state, row, left, room, not_done=not_done)
-    lines.append(_tally(row, left, not_done=not_done))
     command = pin_command(row, state) if not_done else None
-    if command is not None:
-        lines.append(line(Span(" c copies:  ", "label"), Span(command, "bold")))
-    return lines
+    told = command_lines(command, width) if command is not None else []
+    lines += replica_table(state, row, left, room - max(0, len(told) - 1), not_done=not_done)
+    lines.append(_tally(row, left, not_done=not_done))
+    return lines + told
+
+
+def command_lines(command: str, width: int) -> list[Line]:
+    """A command to run elsewhere, whole: one line where it fits, else lines that a shell takes as one."""
+    label = " c copies:  "
+    if cell_len(label + command) <= width:
+        return [line(Span(label, "label"), Span(command, "bold"))]
+    parts = [""]
+    for word in command.split(" "):
+        if parts[-1] and cell_len(f"   {parts[-1]} {word} \\") > width:
+            parts.append("")
+        parts[-1] += f" {word}" if parts[-1] else word
+    last = len(parts) - 1
+    wrapped = [line("   ", Span(part + (" \\" if n < last else ""), "bold")) for n, part in enumerate(parts)]
+    return [line(Span(" c copies, to run there:", "label")), *wrapped]
 
 
 def _flipped(replica: ReplicaRow) -> bool:
@@ -167,14 +183,14 @@ def replica_table(state: ConsoleState, row: TenantRow, left: str, room: int, *, 
     else:
         rest = []
     since = state.since_received("tenant", row.key)
-    lines += [_replica(replica, since, not_done=not_done) for replica in replicas]
+    lines += [_replica(state, replica, since, not_done=not_done) for replica in replicas]
     if rest:
         good = sum(replica.state in (AckState.PROVEN, AckState.LISTED) for replica in rest)
         lines.append(line(Span(f" and {len(rest)} more, {good} of them proven", "dim")))
     return lines
 
 
-def _replica(replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
+def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
     heard = replica.heard_age_s + since if replica.heard_age_s is not None else None
     lost = not replica.linked
     flipped = Span(f"+{replica.flipped_ms:.0f}ms" if replica.flipped_ms is not None else "yes")
@@ -183,7 +199,7 @@ def _replica(replica: ReplicaRow, since: float, *, not_done: bool) -> Line:
     elif not _flipped(replica):
         flipped = Span("NO ACK", "bad") if not_done else Span("waiting", "warn")
     if replica.pinned:
-        flipped = Span(f"PIN {short(replica.pinned)}", "warn")
+        flipped = Span(f"PIN {clean(state.label_of(replica.pinned))}", "warn")
     admitted = Span("unknown", "warn") if replica.admitted_left is None else Span(f"{replica.admitted_left:,}")
     if replica.admitted_left:
         admitted = Span(admitted.text, "bad")

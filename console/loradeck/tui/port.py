@@ -25,7 +25,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
 )
 from loradeck.schemas.state import ReleaseView
-from loradeck.tui.moves import Move
+from loradeck.tui.moves import Move, RowKey
 
 ANSWER_S = 2.0
 """How long a lost answer is asked for before the console says OUTCOME UNKNOWN; it goes on asking after that."""
@@ -36,6 +36,10 @@ class Port(Protocol):
 
     def follow(self) -> AsyncGenerator[FeedItem]:
         """The feed, for ever."""
+        ...
+
+    async def show(self, rows: frozenset[RowKey]) -> None:
+        """Say whose figures are wanted. What moves or changes a flag comes for every row."""
         ...
 
     async def send(self, move: Move) -> MoveResult:
@@ -83,6 +87,9 @@ class HubPort:
 
     def follow(self) -> AsyncGenerator[FeedItem]:
         return self._feed.follow()
+
+    async def show(self, rows: frozenset[RowKey]) -> None:
+        await self._feed.show(tuple(f"{tenant}/{route}" for tenant, route in sorted(rows)))
 
     async def send(self, move: Move) -> MoveResult:
         tenant, route = move.row

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from scripts import console_seed as seed
 from scripts.console_stage import Stage, stage
 
 from loradeck.client.config import Context
@@ -158,3 +159,25 @@ async def test_unreadable_settings_are_said_and_the_console_stays() -> None:
         assert "the console's settings cannot be read" in notice(on)
         assert isinstance(on.deck, Deck)
         assert on.deck.state.screen is Screen.TENANTS
+
+
+async def test_figures_are_asked_for_where_somebody_looks() -> None:
+    state = seed.hub_state()
+    rows = [
+        state.tenants[0].model_copy(update={"tenant": f"t{n:03}", "flags": (), "last_event": None}) for n in range(200)
+    ]
+    state = state.model_copy(update={"tenants": tuple(rows), "events": ()})
+    async with stage(state, size=(80, 24)) as on:
+        in_view = 24 - 9 - 5
+        assert on.port.shown[-1] == {(f"t{n:03}", "production") for n in range(2 * in_view)}
+        await on.press("space")
+        await on.press("G")
+        await on.settle()
+        far = {(f"t{n:03}", "production") for n in range(200 - 2 * in_view, 200)}
+        assert on.port.shown[-1] == far | {("t000", "production")}
+        before = len(on.port.shown)
+        await on.settle()
+        assert len(on.port.shown) == before
+        await on.press("2")
+        await on.settle()
+        assert on.port.shown[-1] == {("t000", "production"), ("t199", "production")}

@@ -130,6 +130,19 @@ def test_after_ten_seconds_what_is_missing_is_not_done(state: ConsoleState) -> N
     assert all(f"gpu-0{n}" in shown for n in range(1, 5))
 
 
+@pytest.mark.parametrize("width", [40, 60, 79, 80, 81, 100, 200])
+def test_the_command_for_the_node_can_be_copied_whole_off_the_screen(state: ConsoleState, width: int) -> None:
+    """What was found: at 80 columns it was cut."""
+    row = moved(state, acks=3, proofs=3, ago_s=14)
+    command = pin_command(row, state)
+    assert command is not None
+    shown = panel(state, row, width=width, height=16)
+    assert all(len(text) <= width for text in shown.splitlines() if "--" in text and "loradeck" in text)
+    assert command in " ".join(shown.replace("\\\n", " ").split())
+    assert "FLIPPED 3/4" in shown
+    assert "NO ACK" in shown
+
+
 def test_the_copied_command_carries_the_whole_id(state: ConsoleState) -> None:
     row = moved(state, acks=3, proofs=3, ago_s=14)
     assert row.pointer.release is not None

@@ -53,6 +53,11 @@ class Grid(Widget):
         """Keys of the rows in view."""
         return self._order[self._top : self._top + self.page]
 
+    @property
+    def near(self) -> slice:
+        """The part of the list that is in view, and a page before and after it."""
+        return slice(max(0, self._top - self.page), self._top + 2 * self.page)
+
     def sync(
         self,
         listing: Listing[Any],
