@@ -153,17 +153,19 @@ def _moving(
 
 def command_lines(command: str, width: int) -> list[Line]:
     """A command to run elsewhere, whole: one line where it fits, else lines that a shell takes as one."""
-    label = " c copies:  "
-    if cell_len(label + command) <= width:
+    label = " c copies "
+    room = width - cell_len(label)
+    if cell_len(command) <= room:
         return [line(Span(label, "label"), Span(command, "bold"))]
-    parts = [""]
+    parts: list[str] = []
     for word in command.split(" "):
-        if parts[-1] and cell_len(f"   {parts[-1]} {word} \\") > width:
-            parts.append("")
-        parts[-1] += f" {word}" if parts[-1] else word
-    last = len(parts) - 1
-    wrapped = [line("   ", Span(part + (" \\" if n < last else ""), "bold")) for n, part in enumerate(parts)]
-    return [line(Span(" c copies, to run there:", "label")), *wrapped]
+        if parts and cell_len(f"{parts[-1]} {word} \\") <= room:
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
+    *wrapped, last = parts
+    lines = [Span(f"{part} \\", "bold") for part in wrapped] + [Span(last, "bold")]
+    return [line(Span(" " * cell_len(label) if n else label, "label"), span) for n, span in enumerate(lines)]
 
 
 def _flipped(replica: ReplicaRow) -> bool:
