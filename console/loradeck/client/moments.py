@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)\s+ago")
+_PROMETHEUS = re.compile(r"(\S+ \S+) \+0000 UTC")
+"""As `humanizeTimestamp` of alert templates writes it."""
+
 _CLOCK = re.compile(r"(\d\d?):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d\d)?")
 
 
@@ -55,6 +58,8 @@ def _parse(text: str, now: datetime) -> tuple[datetime, bool] | None:
     try:
         if ago := _AGO.fullmatch(word):
             return now - timedelta(**{_UNITS[ago[2][0]]: int(ago[1])}), False
+        if written := _PROMETHEUS.fullmatch(word):
+            return datetime.fromisoformat(f"{written[1]}+00:00"), False
         clock = _CLOCK.fullmatch(word)
         if not clock:
             return datetime.fromisoformat(word), False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from loradeck.schemas.state import TenantRow
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
 
@@ -37,3 +40,40 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+ALERTING = ("BAD", "UNPRVN", "NOPRIOR")
+"""Flags that docs/alerts.yml alerts on."""
+
+SLICE = 20
+"""Rows that are put together before others get a turn: a scrape must not stand in a rollback's way."""
+
+
+async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
+    """What alerts are made of, as Prometheus text: one series for each flag that is on, and bad answers of a minute.
+
+    `rows` are put together as they are taken.
+    """
+    registry = CollectorRegistry()
+    flag = Gauge(
+        "loradeck_pointer_flag_moved_timestamp_seconds",
+        "For each flag a pointer has: when its live release went live, in seconds since 1970 UTC.",
+        ["tenant", "route", "flag", "release"],
+        registry=registry,
+    )
+    share = Gauge(
+        "loradeck_pointer_bad_share",
+        "Share of the live release's checked answers of the last minute that were bad.",
+        ["tenant", "route", "release"],
+        registry=registry,
+    )
+    for number, row in enumerate(rows):
+        release = row.live.label if row.live is not None else ""
+        for name in ALERTING:
+            if name in row.flags:
+                flag.labels(row.tenant, row.route, name, release).set((row.pointer.moved_ms or 0) / 1000)
+        if row.bad_now is not None:
+            share.labels(row.tenant, row.route, release).set(row.bad_now)
+        if number % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
+    return generate_latest(registry)

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from loradeck.hub.api.moves import Viewer, hub_of
 from loradeck.hub.auth import caller_of
+from loradeck.hub.metrics import pointer_metrics
 
 router = APIRouter(tags=["health"])
 
@@ -39,5 +40,8 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/metrics")
 async def metrics(request: Request, caller: Viewer) -> Response:
-    """Prometheus text."""
-    return Response(hub_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    """Prometheus text: the hub's own figures, and of every pointer what alerts are made of."""
+    hub = hub_of(request)
+    entries = hub.steer.entries
+    pointers = await pointer_metrics(hub.rows.tenant(key) for key in tuple(entries) if key in entries)
+    return Response(hub.metrics.text() + pointers, media_type="text/plain; version=0.0.4; charset=utf-8")

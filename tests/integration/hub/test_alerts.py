@@ -1,0 +1,86 @@
+"""The alert rules in docs/alerts.yml fit what a hub says, and lead to the row they are about."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.deck import Deck
+
+from loradeck.cli import cli
+from loradeck.client.moments import moment
+
+RULES: list[dict[str, Any]] = yaml.safe_load(
+    (Path(__file__).parents[3] / "docs" / "alerts.yml").read_text(encoding="utf-8")
+)["groups"][0]["rules"]
+SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+
+
+async def scraped(deck: Deck) -> str:
+    viewer = await deck.as_role("viewer")
+    answer = await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")
+    assert answer.status_code == 200
+    return answer.text
+
+
+async def said(deck: Deck) -> dict[tuple[str, str], float]:
+    text = await scraped(deck)
+    return {(name, labels): float(value) for name, labels, value in SERIES.findall(text)}
+
+
+def firing(rule: dict[str, Any], series: dict[tuple[str, str], float]) -> list[tuple[dict[str, str], float]]:
+    """What a rule's expression selects; ours are `metric{label="value"} OP number`."""
+    match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (>|==) ([\d.]+)", rule["expr"])
+    assert match, rule["expr"]
+    name, wanted, sign, number = match.groups()
+    found = []
+    for (metric, labels), value in series.items():
+        met = value > float(number) if sign == ">" else value == float(number)
+        if metric == name and (wanted or "") in labels and met:
+            found.append((dict(re.findall(r'(\w+)="([^"]*)"', labels)), value))
+    return found
+
+
+async def test_a_pointer_without_a_way_back_is_alerted_on_with_the_command_that_opens_it(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await join("n1")
+    first = await deck.release(seed=1)
+    await deck.promote(first)
+    series = await said(deck)
+    fires = {rule["alert"]: firing(rule, series) for rule in RULES}
+    ((labels, moved),) = fires["LoradeckNoWayBack"]
+    assert (labels["tenant"], labels["route"], labels["release"]) == ("acme", "production", "v1")
+    assert fires["LoradeckRefusingMoves"] == fires["LoradeckBadRelease"] == []
+    rule = next(rule for rule in RULES if rule["alert"] == "LoradeckNoWayBack")
+    written = datetime.fromtimestamp(moved, UTC).strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")
+    command = rule["annotations"]["command"].replace("{{ $value | humanizeTimestamp }}", written)
+    for name, value in labels.items():
+        command = command.replace(f"{{{{ $labels.{name} }}}}", value)
+    program, *words = shlex.split(command)
+    assert (program, words[:3]) == ("loradeck", ["open", "acme", "production"])
+    at = moment(words[words.index("--at") + 1], now_ms=int(time.time() * 1000), zoneless=False)
+    row = await deck.row()
+    assert at == row.pointer.moved_ms
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+async def test_every_rule_names_a_metric_that_a_hub_has_and_a_command_that_exists(
+    deck: Deck, rule: dict[str, Any]
+) -> None:
+    name = re.match(r"\w+", rule["expr"])
+    assert name is not None
+    text = await scraped(deck)
+    assert f"# TYPE {name[0]} gauge" in text
+    program, verb, *_ = shlex.split(rule["annotations"]["command"])
+    assert program == "loradeck"
+    assert verb == "--once" or verb in cli.commands or verb in cli.list_commands(None)  # type: ignore[arg-type]
+    assert rule["labels"]["severity"] in ("page", "ticket")
