@@ -34,7 +34,7 @@ MEANING = {
     Exit.INTERRUPTED: "interrupted",
 }
 
-_UNREACHABLE = {"not_active", "starting", "store_unusable"}
+_UNREACHABLE = {"not_active", "settling", "starting", "store_unusable"}
 
 
 class CliError(Exception):
