@@ -24,7 +24,7 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
-from loradeck.tui.clipboard import copied
+from loradeck.tui.clipboard import TooLong, copied
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.dispatch import (
     Act,
@@ -128,6 +128,7 @@ class Deck(App[Context], inherit_bindings=False):
         self._labels = Labels(port, self.state)
         self._last_filter = RowFilter()
         self._shown: frozenset[RowKey] | None = None
+        self._scoring: str | None = None
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
         self.lists = {which: kind() for which, kind in LISTS.items()}
 
@@ -296,8 +297,10 @@ class Deck(App[Context], inherit_bindings=False):
             state.fetches[which].running = True
             self.run_worker(self._fetch(which), group="registry")
         version = state.registry.adapters.get(state.adapter_list.selected or "")
-        if which is Screen.ADAPTERS and version is not None and version.release not in state.registry.scores:
-            self.run_worker(self._fetch_scores(version.release), group="scores", exclusive=True)
+        if which is Screen.ADAPTERS and version is not None and self._scoring is None:
+            if version.release not in state.registry.scores:
+                self._scoring = version.release
+                self.run_worker(self._fetch_scores(version.release), group="registry")
 
     async def _fetch(self, which: Screen) -> None:
         state, registry = self.state, self.state.registry
@@ -319,9 +322,13 @@ class Deck(App[Context], inherit_bindings=False):
         self._draw_front()
 
     async def _fetch_scores(self, release: str) -> None:
-        with contextlib.suppress(ClientError):  # the pane goes on saying that it is looking them up
+        try:
             self.state.registry.take_scores(release, await self.port.scores(release))
-            self._draw_front()
+        except ClientError as error:  # the pane goes on saying that it is looking them up
+            self.notice(f"scores: {said(error)}", "warn")
+        finally:
+            self._scoring = None
+        self._draw_front()
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
@@ -447,11 +454,21 @@ class Deck(App[Context], inherit_bindings=False):
     def do_copy(self) -> None:
         row = self.state.row
         command = pin_command(row, self.state, whole=True) if row is not None and not is_done(row) else None
-        if command is None:
+        wanted = (command if self.state.screen is Screen.TENANTS else None) or self.state.identity
+        if wanted is None:
             self.notice("nothing to copy here", "dim")
         elif self._driver is not None:
-            self._driver.write(copied(command, os.environ))
-            self.notice(f"copied {plural(len(command), 'character')} (if your terminal allows OSC 52)")
+            self._copy(wanted)
+
+    def _copy(self, text: str) -> None:
+        assert self._driver is not None
+        try:
+            self._driver.write(copied(text, os.environ))
+        except TooLong as error:
+            self.notice(f"not copied: {error}", "warn")
+        else:
+            told = clean(text) if len(text) <= 64 else plural(len(text), "character")
+            self.notice(f"copied {told} (if your terminal allows OSC 52)")
 
     def do_mark(self) -> None:
         self.state.toggle_mark()

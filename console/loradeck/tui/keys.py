@@ -102,8 +102,8 @@ BINDINGS: tuple[Binding, ...] = (
         ("c",),
         "c",
         "copy",
-        "Copy the command that a NOT DONE panel shows, for the node that does not answer.",
-        TENANTS,
+        "Copy what names the selection: the live release's id, a node, a job, an event, a digest. While a move is not "
+        "done: the command for the node that does not answer.",
         footer=False,
     ),
     Binding("mark", ("space",), "space", "mark", "Mark or unmark the row; esc clears.", TENANTS, footer=False),

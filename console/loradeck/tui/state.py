@@ -525,6 +525,23 @@ class ConsoleState:
                 entry = self.registry.data.get(self.data_list.selected or "")
                 return entry.manifest if entry is not None else None
 
+    @property
+    def identity(self) -> str | None:
+        """What names the selection of the list in front for a command: a release, a node, a job, an event, a digest."""
+        if self.screen is Screen.TENANTS:
+            return self.row.live.id if self.row is not None and self.row.live is not None else None
+        if self.screen is Screen.NODES:
+            return self.node_list.selected
+        if self.screen is Screen.JOBS:
+            return self.job_list.selected
+        if self.screen is Screen.EVENTS:
+            event = self.events.get(self.event_list.selected or 0)
+            return event.id if event is not None else None
+        if self.screen is Screen.GATES:
+            gate = self.registry.gates.get(self.gate_list.selected or 0)
+            return gate.result.release if gate is not None else None
+        return self.adapter_list.selected if self.screen is Screen.ADAPTERS else self.data_list.selected
+
     # ---- own moves -------------------------------------------------------------------------------------------
 
     def sent(self, move: Move) -> OwnMove:
