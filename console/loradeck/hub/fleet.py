@@ -203,10 +203,10 @@ class Fleet:
         """Take back what was acknowledged on engines that did not live through the time without a link."""
         alive = {r.replica: r.boot for r in now if r.state is EngineState.UP}
         for gone in (r.replica for r in before if alive.get(r.replica) != r.boot):
-            self.voids += 1
             for records in self._acks.values():
                 record = records.get(gone)
                 if record is not None:
+                    self.voids += 1
                     record.state, record.code, record.detail = AckState.WAITING, "engine_down", ""
                     record.flipped, record.proven = None, None
 
@@ -267,9 +267,12 @@ class Fleet:
         mine = self._groups_of.setdefault(node.name, set())
         for group in mine:
             group.placed = None  # it holds the node's replicas as they were
-        if _shape(node) == before:
+        now = _shape(node)
+        if now == before:
             return False
         self.kept_version += 1
+        if before is not None and now[:2] == before[:2]:
+            return True
         self._bases = None
         for group in self._groups.values():
             inside = _belongs(node, group)
@@ -380,12 +383,13 @@ class Fleet:
         return (n for n in self.nodes.values() if n.link is not None)
 
 
-Shape = tuple[dict[str, str], tuple[tuple[str, str | None, EngineState, int], ...]]
+Shape = tuple[dict[str, str], tuple[tuple[str, str | None], ...], tuple[tuple[EngineState, int], ...]]
 
 
 def _shape(node: Node) -> Shape:
-    """What placement, reachability and what outlives the hub depend on."""
-    return node.labels, tuple((r.replica, r.base, r.state, r.slots) for r in node.replicas)
+    """What placement depends on (labels, replicas and their bases), and what more is kept or says who is reachable."""
+    replicas = node.replicas
+    return node.labels, tuple((r.replica, r.base) for r in replicas), tuple((r.state, r.slots) for r in replicas)
 
 
 def _belongs(node: Node, group: Group) -> bool:

@@ -91,19 +91,30 @@ class Observer:
 
     def _tally(self, key: Key) -> Tally:
         """The counts of a pointer: kept, as long as nothing but acknowledgements has changed since."""
+        kept = self._kept(key)
+        if kept is not None:
+            return kept
+        counted = Tally(self.placed(key), self.acks(key))
+        valid = self._valid(key)
+        if valid is not None:
+            self._tallies[key] = (valid, counted)
+        return counted
+
+    def _kept(self, key: Key) -> Tally | None:
+        kept = self._tallies.get(key)
+        return kept[1] if kept is not None and kept[0] == self._valid(key) else None
+
+    def _valid(self, key: Key) -> _Valid | None:
+        """What a count taken now holds for; None where it cannot be kept: who is left behind on another base
+        depends on what is acknowledged."""
         entry, fleet = self._hub.steer.entries.get(key), self._hub.fleet
         if entry is None or entry.current is None:
-            return Tally((), {})
+            return None
         base = entry.current.release.served_base
-        if not fleet.one_base(base):  # who is left behind depends on what was acknowledged
-            self._tallies.pop(key, None)
-            return Tally(self.placed(key), self.acks(key))
+        if not fleet.one_base(base):
+            return None
         group = fleet.group(self._hub.config(key).placement, base)
-        valid = (group, group.version, entry.fence, fleet.voids)
-        kept = self._tallies.get(key)
-        if kept is None or kept[0] != valid:
-            kept = self._tallies[key] = (valid, Tally(self.placed(key), self.acks(key)))
-        return kept[1]
+        return group, group.version, entry.fence, fleet.voids
 
     def estimate_ms(self, key: Key) -> float | None:
         """Median of the last flips, of this pointer or else of any; None: none was measured yet."""
@@ -118,11 +129,14 @@ class Observer:
         entry = self._hub.steer.entries[key]
         node = fleet.nodes.get(fleet.node_of(ack.replica) or "")
         assert node is not None, "a link takes acknowledgements of its own node's replicas only"
-        tally = self._tally(key)
+        tally = self._kept(key)
         before = share(node, fleet.ack_of(key, ack.replica, entry.fence))
         record = fleet.ack(ack, entry.current.id if entry.current else None)
-        kept = self._tallies.get(key)
-        if kept is not None and kept[1] is tally and kept[0][0].holds(node, ack.replica):
+        if tally is None and self._valid(key) is not None:
+            # Nodes are coming or going: all of it is counted over, and once for many of them.
+            self.look_again((key,))
+            return
+        if tally is not None and self._tallies[key][0][0].holds(node, ack.replica):
             tally.change(node, before, record)
         self.check(key)
 
