@@ -297,10 +297,11 @@ class Deck(App[Context], inherit_bindings=False):
             state.fetches[which].running = True
             self.run_worker(self._fetch(which), group="registry")
         version = state.registry.adapters.get(state.adapter_list.selected or "")
-        if which is Screen.ADAPTERS and version is not None and self._scoring is None:
-            if version.release not in state.registry.scores:
-                self._scoring = version.release
-                self.run_worker(self._fetch_scores(version.release), group="registry")
+        if which is not Screen.ADAPTERS or version is None or self._scoring is not None:
+            return
+        if version.release not in state.registry.scores:
+            self._scoring = version.release
+            self.run_worker(self._fetch_scores(version.release), group="registry")
 
     async def _fetch(self, which: Screen) -> None:
         state, registry = self.state, self.state.registry
