@@ -17,12 +17,15 @@ from typing import Any
 import httpx
 
 PYTHON = os.environ.get("LORADECK_VLLM_PYTHON")
-START_S = 240.0
+START_S = 400.0
 """It takes half a minute to be up; a machine that does other work is given more."""
 
 ENV = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    # By itself every server would bind its one thread to the first core, where they all wait for one another.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }

@@ -38,6 +38,9 @@ from loradeck_agent.folder import StateFolder
 pytestmark = [pytest.mark.model, pytest.mark.timeout(1500)]
 
 MOVES = 50
+PASSED = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS")
+"""Variables of the other tests' servers that the agent does not set by itself."""
+
 AFTER = 4
 STREAMS = 2
 """Callers that read stream after stream beside the others."""
@@ -50,10 +53,15 @@ class Served:
     key: str
 
     @property
-    def replica(self) -> dict[str, Any]:
+    def lock(self) -> Path:
+        """Of the launched engine: it names the process that holds it."""
+        return StateFolder(self.fleet.nodes[0].state).engine_lock("e0")
+
+    def loaded(self) -> set[str]:
+        """Releases that the node says its engine may be asked for."""
         (node,) = self.fleet.cli("node", "ls")
         (replica,) = node["replicas"]
-        return dict(replica)
+        return {release["id"] for release in replica["loaded"]}
 
     def row(self) -> dict[str, Any]:
         return dict(self.fleet.cli("route", "show", TENANT))
@@ -82,7 +90,7 @@ def served(trained: Trained) -> Iterator[Served]:
         "device": "cpu",
         "dtype": "float32",
         "args": ["--enforce-eager", "--max-model-len", "512"],
-        "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+        "env": {name: vllm_server.ENV[name] for name in PASSED},
     }
     fleet = VllmFleet(root=root, base=trained.base, names=("gpu-01",), engine=engine)
     try:
@@ -155,29 +163,30 @@ async def test_fifty_moves_under_load_leave_no_late_answer_no_failed_request_and
 
 
 async def test_7_after_a_kill_9_adapters_are_replayed_and_proven_before_anybody_is_answered(served: Served) -> None:
-    current = served.row()["pointer"]["release"]
-    before = served.replica
-    assert set(before["loaded"]) == set(served.cast.releases.values())
-    lock = StateFolder(served.fleet.nodes[0].state).engine_lock("e0")
+    current, both = served.row()["pointer"]["release"], set(served.cast.releases.values())
+    assert served.loaded() == both
+    launched = int(served.lock.read_text())
     async with under_load(served) as callers:
-        await asyncio.sleep(0)
-        wrapper = int(lock.read_text())
-        os.killpg(wrapper, signal.SIGKILL)
+        await asyncio.to_thread(wait_for, "answers", lambda: len(callers.answers) > 3, 120)
+        os.killpg(launched, signal.SIGKILL)
+
+        def refused() -> bool:
+            return callers.answers[-1].status == 503
 
         def back() -> bool:
-            replica, row = served.replica, served.row()
-            again = replica["boot"] != before["boot"] and set(replica["loaded"]) == set(before["loaded"])
-            return again and row["proven"] == row["placed"] == 1
+            row = served.row()
+            return int(served.lock.read_text()) != launched and served.loaded() == both and row["proven"] == 1
 
+        def answered() -> bool:
+            return sum(answer.ok for answer in list(callers.answers)[killed:]) > 10
+
+        await asyncio.to_thread(wait_for, "refused", refused, 60)
         await asyncio.to_thread(wait_for, "loaded and proven again", back, vllm_server.START_S, every=0.5)
         killed = len(callers.answers)
-        await asyncio.to_thread(
-            wait_for, "answers", lambda: len([a for a in list(callers.answers)[killed:] if a.ok]) > 10, 60
-        )
+        await asyncio.to_thread(wait_for, "answers", answered, 120)
         answers = list(callers.answers)
     # In between callers were refused, or answered by the tenant's release: by no other, and not by the bare base.
     assert {answer.by for answer in answers if answer.ok} == {current}
     assert {answer.status for answer in answers if not answer.ok} - {0, 200, 502, 503} == set()
-    assert any(answer.status == 503 for answer in answers)
-    served.fleet.cli("rollback", TENANT, "--yes", "--wait", "proven", "--timeout", "60")
-    served.fleet.cli("undo", TENANT, "--yes", "--wait", "proven", "--timeout", "60")
+    served.fleet.cli("rollback", TENANT, "--yes", "--wait", "proven", "--timeout", "120")
+    served.fleet.cli("undo", TENANT, "--yes", "--wait", "proven", "--timeout", "120")
