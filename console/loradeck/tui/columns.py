@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.link import EngineState
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
@@ -203,11 +204,12 @@ def gpu_summary(node: NodeRow) -> Span:
 def node_cells(state: ConsoleState, node: NodeRow) -> dict[str, Span]:
     host = node.host
     heard = node_heard(state, node)
-    up = sum(replica.state.value == "up" for replica in node.replicas)
+    up = sum(replica.state is EngineState.UP for replica in node.replicas)
+    stopped = sum(replica.state is EngineState.STOPPED for replica in node.replicas)  # nothing wants them
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
     old = "" if node.linked and not node.lost else "dim"  # what it said last
     gpu = gpu_summary(node)
-    engines = Span(f"{up}/{len(node.replicas)} up", "" if up == len(node.replicas) else "warn")
+    engines = Span(f"{up}/{len(node.replicas)} up", "" if up + stopped == len(node.replicas) else "warn")
     return {
         "NODE": Span(clean(node.node), "bold" if node.lost else ""),
         "STATE": node_state(node),

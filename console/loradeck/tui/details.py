@@ -6,6 +6,7 @@ import json
 
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, PrepareSpec, TrainSpec
+from loradeck.schemas.link import EngineState
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.schemas.telemetry import Gpu, NvmlState
@@ -107,10 +108,10 @@ def _or_dash(value: float | None, form: str = "") -> str:
 
 def _engine(state: ConsoleState, replica: NodeReplica, *, heard: bool) -> Line:
     loaded = ", ".join(f"{state.owner_of(view.id) or short(view.id)} {clean(view.label)}" for view in replica.loaded)
-    up = replica.state.value == "up"
+    style = {EngineState.UP: "good", EngineState.STOPPED: "dim"}.get(replica.state, "bad")
     return line(
         Span(f" {clean(replica.replica)}  ", "label"),
-        Span(replica.state.value, "good" if up else "bad") if heard else Span(f"was {replica.state.value}", "dim"),
+        Span(replica.state.value, style) if heard else Span(f"was {replica.state.value}", "dim"),
         f"  {clean(replica.base_label) or '-'} {short(replica.base)}  {len(replica.loaded)}/{replica.slots} slots  ",
         Span(loaded or "nothing loaded", "" if loaded else "dim"),
     )

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
+from loradeck.schemas.link import EngineState
 from loradeck.schemas.route import Gap
 from loradeck.schemas.state import Readiness, ReplicaReadiness
+from loradeck.tui.columns import node_cells
+from loradeck.tui.details import node_lines
 from loradeck.tui.preview import goes_to
 from loradeck.tui.state import ConsoleState
+from loradeck.tui.text import Span
 
 
 def lines(state: ConsoleState, **fields: Any) -> list[str]:
@@ -71,3 +75,14 @@ def test_of_many_replicas_two_are_named_and_the_rest_counted(state: ConsoleState
     behind = tuple(late(Readiness.CACHED, 40.0, f"gpu-{n:02}") for n in range(5))
     _, second = lines(state, readiness=Readiness.CACHED, ready=0, placed=5, behind=behind, wait_s=40.0)
     assert "not on gpu-00 (cached 40 s), gpu-01 (cached 40 s) and 3 more" in second
+
+
+def test_an_engine_that_nothing_wants_is_stopped_and_no_cause_for_alarm(state: ConsoleState) -> None:
+    node = next(iter(state.nodes.values()))
+    first, *rest = node.replicas
+    stopped = node.model_copy(update={"replicas": (first.model_copy(update={"state": EngineState.STOPPED}), *rest)})
+    down = node.model_copy(update={"replicas": (first.model_copy(update={"state": EngineState.DOWN}), *rest)})
+    assert node_cells(state, stopped)["ENGINES"] == Span(f"{len(rest)}/{len(node.replicas)} up")
+    assert node_cells(state, down)["ENGINES"].style == "warn"
+    shown = [part for line in node_lines(state, stopped, 100, 20) for part in line]
+    assert Span("stopped", "dim") in shown
