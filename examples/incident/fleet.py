@@ -189,7 +189,7 @@ class Fleet:
         node.process = _spawn([*node.program, "run", "--config", str(node.config)], node.log)
 
     def wait_until_up(self, seconds: float = 90) -> None:
-        """Until every node is linked and each of its engines is up.
+        """Until every node is linked and each of its engines is up, or stopped because nothing wants it.
 
         Raises:
             NotReady: with the last lines of the log of a node that is not.
@@ -204,7 +204,7 @@ class Fleet:
                 (row := rows.get(node.name)) is not None
                 and row["linked"]
                 and row["replicas"]
-                and all(replica["state"] == "up" for replica in row["replicas"])
+                and all(replica["state"] in ("up", "stopped") for replica in row["replicas"])
                 for node in self.nodes
             )
 

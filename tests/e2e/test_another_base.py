@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.fleet import LABELS, PROMPTS, TENANT, Material, fleet_at, lay, row, told
-from tests.words import reference_answers
+from tests.fleet import TENANT, Material, fleet_at, lay, row, told
+from tests.two_bases import TwoBases, lay_other, write_other_base
 
-from incident.fleet import Fleet, Node
+from incident.fleet import Fleet
 from incident.incident import Cast, Incident
 from incident.progress import Progress
 from incident.report import Report
@@ -19,33 +17,10 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.schemas.state import Readiness
 
-OTHER_TEMPLATE = (
-    "{% for m in messages %}<|im_start|> {{ m.role }} w3 {{ m.content }} <|im_end|> {% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|> assistant w4 {% endif %}"
-)
-
-
-@dataclass
-class TwoBases(Fleet):
-    """Every node runs an engine of each base."""
-
-    other: Path = field(default_factory=Path)
-
-    def engine_tables(self, node: Node) -> str:
-        return self.engine_table("b1", self.base) + "\n" + self.engine_table("b2", self.other)
-
 
 @pytest.fixture(scope="session")
 def other_base(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same weights with another chat template: another base."""
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("other") / "base"
-    shutil.copytree(material.base, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = OTHER_TEMPLATE
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_other_base(material.base, tmp_path_factory.mktemp("other") / "base")
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +36,9 @@ def merged_base(material: Material, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def lay_merged(fleet: TwoBases, cast: Cast) -> Cast:
+def lay_merged(fleet: Fleet, merged_base: Path, cast: Cast) -> Cast:
     """Registers the merged weights as v3m. They answer as v3 does, which is not served itself."""
-    fleet.cli("base", "add", str(fleet.other), "--model-id", "tests/words-v3", "--revision", "1")
+    fleet.cli("base", "add", str(merged_base), "--model-id", "tests/words-v3", "--revision", "1")
     merged = fleet.cli("release", "add", TENANT, "v3", "--merged", "tests/words-v3")
     assert (merged["label"], merged["base_label"], merged["form"]) == ("v3m", "B2", "merged")
     v3 = cast.releases["v3"]
@@ -77,26 +52,6 @@ def lay_merged(fleet: TwoBases, cast: Cast) -> Cast:
     ]
     releases = {label: release for label, release in cast.releases.items() if label != "v3"}
     return Cast(tenant=cast.tenant, releases={**releases, "v3m": merged["id"]}, prompts=prompts)
-
-
-def lay_other(fleet: TwoBases, material: Material, cast: Cast) -> Cast:
-    """Registers the other base, and the same adapters on it as x1 to x3; the cast with their answers too."""
-    other = fleet.cli("base", "add", str(fleet.other), "--model-id", "tests/words", "--revision", "2")["digest"]
-    answers = reference_answers(fleet.other, list(material.adapters), PROMPTS)
-    words = ("--tenant", TENANT, "--name", "words", "--base", other, "--why", "tests")
-    moved = {
-        f"x{label[1:]}": fleet.cli("adapter", "import", str(folder), *words)["release"]
-        for label, folder in zip(LABELS, material.adapters, strict=True)
-    }
-    prompts = [
-        Prompt(
-            id=prompt.id,
-            messages=prompt.messages,
-            answers={**prompt.answers, **{release: answers[k][n] for k, release in enumerate(moved.values())}},
-        )
-        for n, prompt in enumerate(cast.prompts)
-    ]
-    return Cast(tenant=cast.tenant, releases={**cast.releases, **moved}, prompts=prompts)
 
 
 async def moved_across(fleet: Fleet, cast: Cast, key: str, *moves: str) -> tuple[Report, list[Answer]]:
@@ -127,7 +82,7 @@ async def test_base_and_adapter_return_together_when_a_move_to_another_base_is_r
 ) -> None:
     with fleet_at(material, TwoBases, other=other_base) as fleet:
         cast, key = lay(fleet, material)
-        cast = lay_other(fleet, material, cast)
+        cast = lay_other(fleet, other_base, material, cast)
         report, answers = await moved_across(fleet, cast, key, "x1", "R", "u", "x2", "R", "R")
         assert report.held, report.text() + told(fleet)
         assert len(answers) > 200
@@ -143,7 +98,7 @@ async def test_merged_weights_are_promoted_and_rolled_back_like_any_other_releas
 ) -> None:
     with fleet_at(material, TwoBases, names=("gpu-01",), other=merged_base) as fleet:
         cast, key = lay(fleet, material)
-        cast = lay_merged(fleet, cast)
+        cast = lay_merged(fleet, merged_base, cast)
         report, answers = await moved_across(fleet, cast, key, "v3m", "R", "u", "R")
         assert report.held, report.text() + told(fleet)
         assert [answer for answer in answers if not answer.ok] == []
