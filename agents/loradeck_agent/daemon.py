@@ -179,6 +179,7 @@ class Agent:
             *(life.run() for life in self.lives),
             self.upkeep.run(),
             *(self.reconciler.keep(engine) for engine in self.engines),
+            self.reconciler.first_look(),
             self._linked(),
             self._report(),
             self._watch_pins(),

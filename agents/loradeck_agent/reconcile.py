@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from loradeck.rules import residency
 from loradeck.rules.proof import Judgement, Level
-from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.link import Ack, AckState, EngineState
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.acks import AckBoard, agent_ack
@@ -31,6 +31,9 @@ from loradeck_agent.replica import EngineReplica
 from loradeck_agent.verify import Canaries, base_ref, canaries_of, verify_idle
 
 log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+"""How long the router is told of no engine while one was not looked at yet: an adopted one shows within a second."""
 
 ROUND_S = 15.0
 """A round is made at least this often, whatever woke or did not wake it."""
@@ -88,6 +91,7 @@ class Reconciler:
         self._prepared: dict[str, tuple[ReleaseRef, float]] = {}
         self._telling = asyncio.Lock()
         self._router_up = asyncio.Event()
+        self._look_until = time.monotonic() + LOOK_S
 
     # ---- what is wanted ------------------------------------------------------------------------------------
 
@@ -325,8 +329,12 @@ class Reconciler:
         return list(found.values())
 
     async def tell_router(self) -> None:
-        """Says where the engines are and what they may be asked for. A router that is down is told when it is up."""
-        if not self._router_up.is_set():
+        """Says where the engines are and what they may be asked for. A router that is down is told when it is up.
+
+        A router that an agent finds has its engines from the last one. It is told of none before each was looked
+        at, within reason: otherwise it would answer nobody until then.
+        """
+        if not self._router_up.is_set() or not self._looked_at():
             return
         async with self._telling:
             slots = tuple(slot for slot in (engine.slot() for engine in self.engines) if slot is not None)
@@ -336,6 +344,15 @@ class Reconciler:
                 log.warning("the router is not told of its engines yet: %s", error)
                 return
         await self._acked(acks)
+
+    async def first_look(self) -> None:
+        """Tells the router also where an engine does not show in time whether it runs."""
+        await asyncio.sleep(max(0.0, self._look_until - time.monotonic()))
+        await self.tell_router()
+
+    def _looked_at(self) -> bool:
+        known = all(engine.began.is_set() or engine.state is EngineState.STOPPED for engine in self.engines)
+        return known or time.monotonic() >= self._look_until
 
 
 def _wrong_answers(verdict: Judgement) -> AgentError:
