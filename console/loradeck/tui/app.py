@@ -7,9 +7,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from textual import events
 from textual.app import App
@@ -24,6 +24,7 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
+from loradeck.tui.asker import Asker
 from loradeck.tui.clipboard import TooLong, copied
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.dispatch import (
@@ -37,18 +38,17 @@ from loradeck.tui.dispatch import (
     barrier,
     decide,
     new_key,
-    newest,
     offer,
     rewind,
 )
 from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
-from loradeck.tui.labels import Labels
 from loradeck.tui.listing import FilterError, RowFilter
 from loradeck.tui.moves import Move, RowKey
 from loradeck.tui.outcome import said
 from loradeck.tui.panel import is_done, pin_command, wants_panel
 from loradeck.tui.port import HubPort, Port
 from loradeck.tui.question import Question
+from loradeck.tui.saving import default_name, save
 from loradeck.tui.screens.adapters import AdaptersScreen
 from loradeck.tui.screens.data import DataScreen
 from loradeck.tui.screens.events import EventsScreen
@@ -61,7 +61,7 @@ from loradeck.tui.screens.page import Page
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.seen import Sight
 from loradeck.tui.sender import Sender
-from loradeck.tui.state import FETCHED, ConsoleState, Link, Screen
+from loradeck.tui.state import ConsoleState, Screen
 from loradeck.tui.text import clean, line, plural
 from loradeck.tui.theme import THEME
 from loradeck.tui.widgets.prompt import Asking
@@ -125,10 +125,8 @@ class Deck(App[Context], inherit_bindings=False):
         self._contexts = contexts
         self._make_key = make_key
         self.sender = Sender(port, self.state, self._draw_front)
-        self._labels = Labels(port, self.state)
+        self.asker = Asker(port, self.state, start=self._aside, changed=self._draw_front, notice=self.notice)
         self._last_filter = RowFilter()
-        self._shown: frozenset[RowKey] | None = None
-        self._scoring: str | None = None
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
         self.lists = {which: kind() for which, kind in LISTS.items()}
 
@@ -207,9 +205,7 @@ class Deck(App[Context], inherit_bindings=False):
         """Twice a second: order, ages, figures. A terminal that has not taken the last frame gets no new one."""
         self.state.arrange()
         self._drop_outdated()
-        self._ask_for_labels()
-        self._fetch_if_due()
-        self._say_what_is_shown()
+        self._ask()
         if self._written() == self._accepted():
             self._draw_front()
 
@@ -263,73 +259,27 @@ class Deck(App[Context], inherit_bindings=False):
             if before:
                 self.state.event_list.choose(before[0])
 
-    def _ask_for_labels(self) -> None:
-        """Where a shown event names a release that no row has described."""
-        in_view = self.front.grid.in_view if self.front is not None and self.state.screen is Screen.EVENTS else []
-        for tenant in self._labels.wanted(in_view):
-            self.run_worker(self._learn_labels(tenant), group="labels")
+    # ---- what is asked for -----------------------------------------------------------------------------------
 
-    async def _learn_labels(self, tenant: str) -> None:
-        await self._labels.learn(tenant)
-        self._draw_front()
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        self.run_worker(work, group="asked")
 
-    def _say_what_is_shown(self) -> None:
-        """Figures are asked for where somebody looks at them: rows in view and a page around, marks, own moves."""
+    def _ask(self) -> None:
+        """Figures where somebody looks, records of the screen in front, and names of releases that nobody described."""
+        on_events = self.front is not None and self.state.screen is Screen.EVENTS
+        self.asker.show(self._looked_at())
+        self.asker.records()
+        self.asker.labels(self.front.grid.in_view if on_events and self.front is not None else [])
+
+    def _looked_at(self) -> set[RowKey]:
+        """Rows in view and a page around them, marked rows, and those of own moves."""
         state = self.state
-        wanted = {*state.marks, *self.sender.watched}
+        rows = {*state.marks, *self.sender.watched}
         if state.row is not None:
-            wanted.add(state.row.key)
+            rows.add(state.row.key)
         if state.screen is Screen.TENANTS:
-            wanted.update(state.tenant_list.order[self.lists[Screen.TENANTS].grid.near])
-        shown = frozenset(key for key in wanted if key in state.tenants)
-        if shown != self._shown and self.state.link is not Link.CONNECTING:
-            self._shown = shown
-            self.run_worker(self.port.show(shown), group="show")
-
-    # ---- what the feed does not bring ------------------------------------------------------------------------
-
-    def _fetch_if_due(self) -> None:
-        """Rows of the screen in front, when they are missing or old; the scores of the selected adapter."""
-        which, state = self.state.screen, self.state
-        if which not in FETCHED or state.link not in (Link.LIVE, Link.STALE):
-            return
-        if state.fetches[which].due(state.clock()):
-            state.fetches[which].running = True
-            self.run_worker(self._fetch(which), group="registry")
-        version = state.registry.adapters.get(state.adapter_list.selected or "")
-        if which is not Screen.ADAPTERS or version is None or self._scoring is not None:
-            return
-        if version.release not in state.registry.scores:
-            self._scoring = version.release
-            self.run_worker(self._fetch_scores(version.release), group="registry")
-
-    async def _fetch(self, which: Screen) -> None:
-        state, registry = self.state, self.state.registry
-        try:
-            if which is Screen.GATES:
-                registry.take_gates(await self.port.gates())
-            if which in (Screen.ADAPTERS, Screen.DATA):
-                registry.take_adapters(await self.port.adapters())
-            # Names of suites and datasets are on all three.
-            registry.take_data(*await self.port.data())
-            state.fetched(which)
-        except ClientError as error:
-            state.fetches[which].trouble = said(error)
-        finally:
-            state.fetches[which].running = False
-        for tenant in self._labels.of(registry):
-            await self._labels.learn(tenant)
-        state.arrange()
-        self._draw_front()
-
-    async def _fetch_scores(self, release: str) -> None:
-        try:
-            self.state.registry.take_scores(release, await self.port.scores(release))
-        except ClientError as error:  # the pane goes on saying that it is looking them up
-            self.notice(f"scores: {said(error)}", "warn")
-        finally:
-            self._scoring = None
-        self._draw_front()
+            rows.update(state.tenant_list.order[self.lists[Screen.TENANTS].grid.near])
+        return rows
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
@@ -354,7 +304,7 @@ class Deck(App[Context], inherit_bindings=False):
             return
         getattr(self, f"do_{binding.does}")()
         self._draw_front()
-        self._say_what_is_shown()
+        self.asker.show(self._looked_at())
 
     def _answers(self, binding: keys.Binding) -> bool:
         """Whether a key goes on although a question is open. Anything but y and esc drops the question."""
@@ -504,15 +454,13 @@ class Deck(App[Context], inherit_bindings=False):
         return self.state.last_move(row) if row is not None else None
 
     def save(self, name: str) -> None:
-        """The list in front with all its rows, and the pane, as text in a new file of this user's only."""
         front = self.front
         if front is None:
             return
-        now = datetime.fromtimestamp((self.state.hub_now_ms or int(time.time() * 1000)) / 1000, UTC)
-        path = Path(name).expanduser() if name else Path(f"loradeck-{front.WHICH.value}-{now:%Y%m%dT%H%M%SZ}.txt")
+        now_ms = self.state.hub_now_ms or int(time.time() * 1000)
+        path = Path(name).expanduser() if name else default_name(front.WHICH.value, now_ms)
         try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(front.as_text())
+            save(path, front.as_text())
         except OSError as error:
             self.notice(f"not saved: {clean(str(path))}: {error.strerror}", "bad")
         else:
@@ -603,7 +551,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.state.screen = which
         self.state.arrange(force=True)
         self.switch_screen(which.value)
-        self._fetch_if_due()
+        self.asker.records()
 
     def show_events(self, word: str) -> None:
         """The events screen, filtered by a literal word."""
@@ -692,10 +640,8 @@ class Deck(App[Context], inherit_bindings=False):
         return True
 
     async def _plan_rewind(self, request: RewindRequest) -> None:
-        try:
-            plan = await self.port.plan_rewind(request)
-        except ClientError as error:
-            self.notice(f"W off: {said(error)}", "bad")
+        plan = await self.asker.plan(request)
+        if plan is None:
             return
         if self.question is not None or self.state.screen is not Screen.TENANTS:
             self.notice("W dropped: you have moved on", "dim")
@@ -780,29 +726,15 @@ class Deck(App[Context], inherit_bindings=False):
             self.run_worker(self._offer(row.key, label, override=override), group="offer", exclusive=True)
 
     async def _offer(self, key: RowKey, label: str | None, *, override: bool) -> None:
-        tenant, route = key
-        try:
-            releases = await self.port.releases(tenant)
-            row = self.state.tenants.get(key)
-            if row is None:
-                return
-            named = [view for view in releases if label in (view.label, f"v{view.label}", view.id)]
-            candidate = (named[-1] if named else None) if label else newest(releases, row)
-            if candidate is None:
-                known = ", ".join(clean(view.label) for view in releases) or "none"
-                self.notice(
-                    f"p off: no release {clean(label) if label else 'but the live one'} (known: {known})", "warn"
-                )
-                return
-            gate = await self.port.gate(tenant, route, candidate.id, row.pointer.release)
-        except ClientError as error:
-            self.notice(f"p off: {said(error)}", "bad")
+        found = await self.asker.candidate(key, label)
+        if found is None:
             return
         row = self.state.tenants.get(key)
         if row is None or self.state.tenant_list.selected != key or self.question is not None:
             self.notice("p dropped: you have moved on", "dim")
             return
         self.notice("")
+        candidate, gate = found
         verdict = offer(
             self.state, row, candidate, gate, override=override, read_only=self.read_only, make_key=self._make_key
         )

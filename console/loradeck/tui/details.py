@@ -65,6 +65,8 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
                 f"by {clean(pin.actor)} {state.when(pin.at_ms)} {said}",
             )
         )
+        route = "" if pin.route == "production" else f" {pin.route}"
+        lines.append(line(Span(f"       loradeck node unpin {clean(node.node)} {pin.tenant}{route} ends it", "dim")))
     if len(lines) > height:
         hidden = len(lines) - height + 1
         lines = [*lines[: height - 1], line(Span(f" and {plural(hidden, 'more line')}", "dim"))]

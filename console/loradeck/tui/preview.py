@@ -52,6 +52,9 @@ def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: 
     unproven = [clean(r.replica) for r in row.replicas if r.state not in proof or not r.linked]
     if "UNPRVN" in row.flags and unproven:
         head += f"  NOT PROVEN on {', '.join(unproven[:3])}{' ...' if len(unproven) > 3 else ''}"
+    drift = [f"{clean(r.replica)} to {state.label_of(r.pinned)}" for r in row.replicas if r.pinned]
+    if drift:
+        head += f"  PINNED on {', '.join(drift[:2])}{' ...' if len(drift) > 2 else ''}"
     if state.link is Link.LOST or state.link is Link.STALE:
         head += f"  AS OF {age(state.silent_s)} AGO"
     lines = [title(head, width), _now(state, row, wide)]
