@@ -1,0 +1,170 @@
+"""R to flipped by how near the prior on another base is: resident, warm, cached, absent. One node, two engines.
+
+The slow ones are what the preview calls `loads in n s` and `cold, n s`: what it said before the key is printed
+beside what it then took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tests.bench.rows import Row
+from tests.fleet import TENANT, Material, fleet_at, lay, make_material, promote
+from tests.two_bases import TwoBases, lay_other, write_other_base
+
+from incident.fleet import Fleet, Node
+from loradeck.client.api import HubApi, new_key
+from loradeck.client.config import Context
+from loradeck.schemas.link import EngineState
+from loradeck.schemas.moves import RollbackRequest, UndoRequest
+from loradeck.schemas.state import Readiness
+from loradeck_agent.folder import StateFolder
+
+RESIDENT = 30
+WARM = 10
+CACHED = 3
+ABSENT = 2
+ROUTE = "production"
+PATIENCE_S = 120.0
+
+Reset = Callable[[], Awaitable[None]]
+
+
+def measure() -> list[Row]:
+    """Starts a hub and one node twice; about two minutes on two free cores."""
+    with tempfile.TemporaryDirectory(prefix="ld") as folder:
+        material = make_material(Path(folder))
+        other = write_other_base(material.base, Path(folder) / "other")
+        return asyncio.run(_both_run(material, other)) + asyncio.run(_one_stopped(material, other))
+
+
+async def _both_run(material: Material, other: Path) -> list[Row]:
+    slots = {("gpu-01", "b1"): 2}
+    with fleet_at(material, TwoBases, names=("gpu-01",), other=other, slots_of=slots) as fleet:
+        cast, _ = lay(fleet, material)
+        cast = lay_other(fleet, other, material, cast)
+        # From here on a release has to answer somebody before R goes to it unasked, and here nobody asks.
+        fleet.cli("route", "set", TENANT, "--soak-requests", "1", "--yes")
+        promote(fleet, cast.releases["x1"])
+        async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
+            resident = await _rounds(api, Readiness.RESIDENT, RESIDENT)
+
+            # Two other routes whose ways back take both slots, and a target that is not the top of its own pointer
+            # (the top has not soaked): it lies on disk, and has no slot until it is live.
+            promote(fleet, cast.releases["x2"])
+            for route, first in (("staging", "v3"), ("canary", "v1")):
+                _lay_route(fleet, route)
+                for label in (first, "x3"):
+                    _promote_on(fleet, route, cast.releases[label])
+            warm = await _rounds(api, Readiness.WARM, WARM)
+    return [
+        *_rows("resident", "a pointer move: both engines run and hold their adapters", *resident),
+        *_rows("warm", "its engine runs, and the adapter is loaded from disk into a slot that is taken", *warm),
+    ]
+
+
+async def _one_stopped(material: Material, other: Path) -> list[Row]:
+    with fleet_at(material, TwoBases, names=("gpu-01",), other=other, hold_prior_s=0) as fleet:
+        cast, _ = lay(fleet, material)
+        cast = lay_other(fleet, other, material, cast)
+        promote(fleet, cast.releases["x1"])
+        async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
+            cached = await _rounds(api, Readiness.CACHED, CACHED)
+            adapter = (await api.release(cast.releases["v2"])).release.adapter
+            assert adapter is not None
+
+            async def forget() -> None:
+                await _stopped(api)
+                await asyncio.to_thread(_forget, fleet, fleet.nodes[0], adapter)
+
+            absent = await _rounds(api, Readiness.ABSENT, ABSENT, forget)
+    start = "starts the engine (embedded, a two-layer model: nearly all of it is imports)"
+    return [
+        *_rows("cached", f"{start} and loads the adapter from disk", *cached),
+        *_rows("absent", f"{start}, fetches the adapter from the hub and loads it", *absent),
+    ]
+
+
+async def _rounds(
+    api: HubApi, near: Readiness, rounds: int, reset: Reset | None = None
+) -> tuple[list[float], list[float]]:
+    """(ms from sending R to its answer 'flipped', ms the preview had said), with an undo after each."""
+    taken: list[float] = []
+    said: list[float] = []
+    for _ in range(rounds):
+        if reset is not None:
+            await reset()
+        preview = (await api.row(TENANT, ROUTE)).preview
+        deadline = time.monotonic() + PATIENCE_S
+        while preview.readiness is not near:
+            assert time.monotonic() < deadline, preview
+            await asyncio.sleep(0.05)
+            preview = (await api.row(TENANT, ROUTE)).preview
+        assert preview.target is not None
+        wait = preview.estimate_ms if near is Readiness.RESIDENT else (preview.wait_s or 0.0) * 1000
+        request = RollbackRequest(
+            expected_generation=preview.generation,
+            to=preview.target.id,
+            confirmed=preview.asks is not None,
+            idempotency_key=new_key(),
+            reason="bench",
+        )
+        began = time.perf_counter()
+        result = await api.rollback(TENANT, ROUTE, request, wait="flipped", timeout=PATIENCE_S)
+        taken.append((time.perf_counter() - began) * 1000)
+        assert result.reached == "flipped", result
+        if wait:  # nothing is said where nothing was measured yet
+            said.append(wait)
+        undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
+        await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=PATIENCE_S)
+    return taken, said
+
+
+def _rows(near: str, how: str, taken: list[float], said: list[float]) -> list[Row]:
+    rows = [
+        Row(f"R to flipped, prior on another base {near}: p50", statistics.median(taken), "ms", len(taken), how=how)
+    ]
+    if said:
+        words = f"  what the preview had said of it, as measured before: {near}"
+        rows.append(Row(words, statistics.median(said), "ms", len(said), how="the node's last start, fetch and load"))
+    return rows
+
+
+def _lay_route(fleet: Fleet, route: str) -> None:
+    fleet.cli("route", "set", f"{TENANT}/{route}", "--file", str(fleet.root / "route.toml"), "--yes")
+
+
+def _promote_on(fleet: Fleet, route: str, release: str) -> None:
+    fleet.cli("promote", f"{TENANT}/{route}", release, "--yes", "--wait", "proven", "--timeout", "60")
+
+
+async def _stopped(api: HubApi) -> None:
+    """Until the engine of the base that was left has ended."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        states = {replica.replica: replica.state for node in await api.nodes() for replica in node.replicas}
+        if states.get("gpu-01.b1") is EngineState.STOPPED:
+            return
+        assert time.monotonic() < deadline, states
+        await asyncio.sleep(0.1)
+
+
+def _forget(fleet: Fleet, node: Node, adapter: str) -> None:
+    """Takes an adapter from the node's disk while its agent is away."""
+    fleet.kill_agent(node)
+    folder = StateFolder(node.state)
+    shutil.rmtree(folder.release(adapter))
+    (folder.releases / f"{adapter}.json").unlink()
+    fleet.start_agent(node)
+    fleet.wait_until_up()
+
+
+if __name__ == "__main__":
+    for row in measure():
+        print(row)
