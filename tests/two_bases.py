@@ -24,16 +24,17 @@ class TwoBases(Fleet):
     """Engine `b1` runs the base, `b2` the other one.
 
     `hold_prior_s`: b1 runs only while something wants it, and for so long after a move; None: it always runs.
-    `slots_of`: (node, engine) -> slots, where they are not the fleet's.
+    `slots_of`: (node, engine) -> slots, where they are not the fleet's. `without`: nodes that have no b2.
     """
 
     other: Path = field(default_factory=Path)
     hold_prior_s: float | None = None
     slots_of: dict[tuple[str, str], int] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     def engine_tables(self, node: Node) -> str:
-        first, second = self._table(node, "b1", self.base), self._table(node, "b2", self.other)
-        return first + ('start = "wanted"\n' if self.hold_prior_s is not None else "") + "\n" + second
+        first = self._table(node, "b1", self.base) + ('start = "wanted"\n' if self.hold_prior_s is not None else "")
+        return first + ("" if node.name in self.without else "\n" + self._table(node, "b2", self.other))
 
     def _table(self, node: Node, name: str, base: Path) -> str:
         table = self.engine_table(name, base)

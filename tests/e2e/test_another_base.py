@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fleet import TENANT, Material, fleet_at, lay, row, told
 from tests.two_bases import TwoBases, lay_other, write_other_base
 
-from incident.fleet import Fleet
+from incident.fleet import CommandFailed, Fleet, wait_for
 from incident.incident import Cast, Incident
 from incident.progress import Progress
 from incident.report import Report
@@ -103,3 +104,57 @@ async def test_merged_weights_are_promoted_and_rolled_back_like_any_other_releas
         assert report.held, report.text() + told(fleet)
         assert [answer for answer in answers if not answer.ok] == []
         assert row(fleet)["live"]["id"] == cast.releases["v2"]
+
+
+async def test_a_node_without_an_engine_of_the_new_base_is_seen_and_refuses_what_its_policy_refuses(
+    material: Material, other_base: Path
+) -> None:
+    """gpu-02 has no engine of the other base: its callers tell who answers there, by tokens."""
+    with fleet_at(material, TwoBases, other=other_base, without=("gpu-02",)) as fleet:
+        cast, key = lay(fleet, material)
+        cast = lay_other(fleet, other_base, material, cast)
+        words = ("promote", TENANT, cast.releases["x1"], "--yes", "--wait", "committed")
+        with pytest.raises(CommandFailed) as refused:
+            fleet.cli(*words)
+        assert "left_behind" in refused.value.error
+        assert "gpu-02" in refused.value.error
+        assert row(fleet)["live"]["id"] == cast.releases["v2"]
+
+        fleet.cli(*words, "--override", "--reason", "gpu-02 gets its engine tomorrow")
+        behind = wait_for("gpu-02 is behind", lambda: _replica(fleet, "gpu-02"), 30)
+        assert (behind["state"], behind["code"]) == ("waiting", "no_engine")
+        assert behind["detail"] == "gap policy left: v2 answers"
+        seen = row(fleet)
+        assert (seen["flipped"], seen["placed"]) == (1, 2)
+        assert seen["preview"]["target"]["id"] == cast.releases["v2"]
+        assert await _who(fleet, cast, key) == {"gpu-01": {cast.releases["x1"]}, "gpu-02": {cast.releases["v2"]}}
+
+        # The same under the policy that refuses: the left release answers nobody any more.
+        fleet.cli("route", "set", TENANT, "--gap", "refuse", "--yes")
+        wait_for("the policy holds", lambda: "nothing answers" in _replica(fleet, "gpu-02")["detail"], 30)
+        assert await _who(fleet, cast, key) == {"gpu-01": {cast.releases["x1"]}, "gpu-02": {503}}
+
+        # F goes to the base alone of the base that is live; and R brings both nodes back to the other one.
+        fleet.cli("fallback", TENANT, "--yes", "--wait", "committed", "--reason", "x1 is bad")
+        wait_for("the base alone is proven", lambda: row(fleet)["proven"] == 1, 30)
+        live = row(fleet)["live"]
+        assert (live["form"], live["base_label"]) == ("base", "B2")
+        fleet.cli("rollback", TENANT, "--yes", "--wait", "proven", "--timeout", "30", "--reason", "back")
+        after = row(fleet)
+        assert (after["live"]["id"], after["proven"], after["placed"]) == (cast.releases["v2"], 2, 2)
+        assert await _who(fleet, cast, key) == {node: {cast.releases["v2"]} for node in ("gpu-01", "gpu-02")}
+
+
+def _replica(fleet: Fleet, node: str) -> Any:
+    return next((replica for replica in row(fleet)["replicas"] if replica["node"] == node), None)
+
+
+async def _who(fleet: Fleet, cast: Cast, key: str) -> dict[str, set[str | int | None]]:
+    """Node -> who answers there, by tokens; a status other than 200 instead of a release."""
+    routers = {node.name: node.url for node in fleet.nodes}
+    async with Callers(routers, {TENANT: key}, max_tokens=12) as callers:
+        found: dict[str, set[str | int | None]] = {}
+        for node in routers:
+            answers = [await callers.ask(node, TENANT, prompt) for prompt in cast.prompts[:6]]
+            found[node] = {answer.by if answer.ok else answer.status for answer in answers}
+        return found
