@@ -26,7 +26,7 @@ from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 @click.option(
     "--override",
     is_flag=True,
-    help="Past a missing or failed gate and a freeze window, and nothing else. Needs --reason.",
+    help="Past a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
 )
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")
 @reason_option()
