@@ -9,6 +9,7 @@ from scripts import console_seed as seed
 from scripts.console_stage import Clock
 
 from loradeck.schemas.link import AckState
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import Health, TenantRow
 from loradeck.schemas.telemetry import NvmlState
@@ -295,6 +296,50 @@ def test_a_lost_node_shows_its_pin(state: ConsoleState) -> None:
     assert "LINK LOST   heard 14s ago" in shown
     assert "acme/production to v7" in shown
     assert '"node cut off"' in shown
+
+
+def test_drift_stands_in_the_title_of_the_row_and_a_node_says_how_its_pin_ends(
+    state: ConsoleState, armed: Armed
+) -> None:
+    row = state.tenants[ACME]
+    target = row.preview.target
+    assert target is not None
+    first, *rest = row.replicas
+    state.tenants[ACME] = row.model_copy(
+        update={"replicas": (first.model_copy(update={"pinned": target.id}), *rest), "flags": ("PIN", *row.flags)}
+    )
+    assert f"PINNED on {first.replica} to {target.label}" in preview(state, armed())
+    node = next(node for node in state.nodes.values() if node.pins)
+    pin = node.pins[0]
+    shown = text(node_lines(state, node, 100, 12))
+    assert f"loradeck node unpin {node.node} {pin.tenant}" in shown
+
+
+def test_a_release_that_may_be_lifted_is_skipped_with_the_way_out(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    skipped = tuple(skip.model_copy(update={"liftable": True}) for skip in row.preview.skipped)
+    assert skipped
+    state.tenants[ACME] = row.model_copy(update={"preview": row.preview.model_copy(update={"skipped": skipped})})
+    assert f"(loradeck lift acme {skipped[0].release.label})" in preview(state, armed(), width=120)
+
+
+def test_a_pin_in_the_log_says_from_what_to_what_where_and_when_by_whose_clock(state: ConsoleState) -> None:
+    row = state.tenants[ACME]
+    last, target = row.last_event, row.preview.target
+    assert last is not None
+    assert target is not None
+    event = last.model_copy(
+        update={
+            "kind": EventKind.PIN,
+            "pointer": None,
+            "from_release": row.live.id if row.live else None,
+            "actor": "ops@gpu-04",
+            "payload": {"node": "gpu-04", "release": target.id, "over": [1, 41], "at_ms": 1_767_225_600_000},
+        }
+    )
+    shown = text(event_lines(state, event, 100))
+    assert "PINNED v9/B2 > v7/B2   on gpu-04 alone, 2026-01-01 00:00" in shown
+    assert "by its clock" in shown
 
 
 def test_more_lines_than_fit_are_counted(state: ConsoleState) -> None:
