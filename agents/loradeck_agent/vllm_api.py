@@ -41,12 +41,14 @@ class VllmApi(EngineApi):
         self._may_hold_unloaded = True
 
     async def boot(self) -> str:
-        """When the server's process started, as it says itself.
+        """When the server's process started, as it says itself. To be asked after `healthy`.
+
+        That call would have found a dead process's connection closed and opened another: while none was opened,
+        the process is the one that was asked before.
 
         Raises:
             AgentError: `engine_error`, its metrics do not say.
         """
-        await self._http.get("/health", timeout=CALL_S)  # a dead process's kept connection shows now
         fresh = time.monotonic() - self._boot_at < BOOT_READ_S
         if not fresh or self._http.connections != self._boot_connections:
             self._boot = _started(await self._metrics())
