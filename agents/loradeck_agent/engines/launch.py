@@ -25,8 +25,11 @@ from pathlib import Path
 from loradeck_agent.errors import AgentError
 from loradeck_agent.folder import locked
 
-GRACE_S = 15.0
-"""Between SIGTERM and SIGKILL; less than what `loradeck-agent stop` grants this program."""
+GRACE_S = 12.0
+"""Between SIGTERM and SIGKILL of the server."""
+
+LEFT_S = 4.0
+"""The same for what it leaves. Both together are less than what `loradeck-agent stop` grants this program."""
 
 KILLED_S = 10.0
 """How long a killed process may take to be gone."""
@@ -85,7 +88,7 @@ def end_session(session: int, folder: Path) -> None:
     asked: set[int] = set()
     while left := _processes(session, folder):
         waited = time.monotonic() - began
-        if waited > GRACE_S + KILLED_S:
+        if waited > LEFT_S + KILLED_S:
             raise AgentError(
                 "will_not_end",
                 "what is left of an engine does not end",
@@ -93,11 +96,11 @@ def end_session(session: int, folder: Path) -> None:
                 "look at the host's kernel log; the accelerator may need a reset",
             )
         for pid in left:
-            if waited > GRACE_S or pid not in asked:
+            if waited > LEFT_S or pid not in asked:
                 sys.stderr.write(f"ending pid {pid}, left of an engine\n")
                 asked.add(pid)
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
-                    os.kill(pid, signal.SIGKILL if waited > GRACE_S else signal.SIGTERM)
+                    os.kill(pid, signal.SIGKILL if waited > LEFT_S else signal.SIGTERM)
         time.sleep(_POLL_S)
 
 
