@@ -1,7 +1,7 @@
 """A node is cut off from its hub: the hub rolls back, the node is pinned, the link heals.
 
-Half-open, where what is sent is swallowed and no end is told; and cut, where connections break. Requests go to
-both nodes all the time, and who answered is told by the answers' tokens.
+Half-open, where what is sent is swallowed and no end is told; cut, where connections break; and held up, where what is
+sent comes late. Requests go to both nodes all the time, and who answered is told by the answers' tokens.
 """
 
 from __future__ import annotations
@@ -320,6 +320,38 @@ async def test_a_pin_against_the_hub_outlasts_reconnection_moves_and_a_dead_agen
     assert scene.flips(fleet.far) == [*before[FAR], "v1", "v2"]
     assert in_turn(scene.asked(NEAR), scene) == ["v3", "v2", "v3", "v2"]
     assert in_turn(scene.asked(FAR), scene) == ["v3", "v1", "v2"]
+    assert [answer for answer in scene.callers.answers if not answer.ok] == [], "no request failed"
+
+
+@pytest.mark.parametrize("for_longer", [False, True], ids=["within the TTL", "for longer than the TTL"])
+async def test_what_is_held_up_on_the_way_flips_once_when_it_arrives(scene: Scene, for_longer: bool) -> None:
+    """As TCP does it: nothing is lost, it only comes late; after the TTL over a link that both ends gave up."""
+    fleet, wire = scene.fleet, scene.fleet.wire
+    v2 = scene.cast.releases["v2"]
+    before = {node.name: scene.flips(node) for node in fleet.nodes}
+    rev = (await scene.api.state()).status.rev
+    scene.callers.start({TENANT: scene.cast.prompts}, every_s=0.05)
+    taken = wire.taken
+    wire.hold()
+    await scene.roll_back(wait="committed")
+    await scene.until("the near node has flipped", lambda row: (row.flipped, row.proven) == (1, 1))
+    if for_longer:
+        await scene.until("the far node is given up", lambda row: not all(r.linked for r in row.replicas))
+    else:
+        await until("it has not been heard for a while", lambda: _older(scene, 3.0), fleet)
+        assert (await scene.far_row()).linked, "nobody can know yet"
+    assert (await scene.far_row()).state is None
+    assert await scene.answers(FAR) == ["v3"] * 4
+    wire.heal()
+    row = await scene.settled()
+    assert row.pointer.release == v2
+    assert await scene.answers(FAR) == ["v2"] * 4
+    await scene.callers.stop()
+    assert (wire.taken > taken) is for_longer
+    assert [event.kind.value for event in await scene.events_since(rev)] == ["rollback"]
+    for node in fleet.nodes:
+        assert scene.flips(node) == [*before[node.name], "v2"]
+        assert in_turn(scene.asked(node.name), scene) == ["v3", "v2"]
     assert [answer for answer in scene.callers.answers if not answer.ok] == [], "no request failed"
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 class Mode(StrEnum):
     OPEN = "open"
+    HOLDS = "holds"  # what is sent waits, and arrives in order once the wire is healed: as TCP does it
     SWALLOWS = "swallows"  # connections stand and are taken, what is sent is gone, and nobody is told
     CUT = "cut"  # connections are reset, and so is every new one
 
@@ -26,6 +27,7 @@ class _Half:
 
     async def carry(self) -> None:
         while data := await self._reader.read(65536):
+            await self._wire.flows()
             if self._wire.mode is Mode.SWALLOWS:
                 self._wire.swallowed += len(data)
                 continue
@@ -52,6 +54,7 @@ class Wire:
         self._thread = threading.Thread(target=self._run, name="wire", daemon=True)
         self._ends: set[asyncio.StreamWriter] = set()
         self._ended = asyncio.Event()
+        self._healed = asyncio.Event()
 
     def __enter__(self) -> Wire:
         self._thread.start()
@@ -61,6 +64,10 @@ class Wire:
         self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(10)
         assert not self._thread.is_alive()
+
+    def hold(self) -> None:
+        """From here on nothing arrives, in either direction, until the wire is healed. Then all of it does."""
+        self.mode = Mode.HOLDS
 
     def swallow(self) -> None:
         """From here on nothing arrives, in either direction, and no end is told."""
@@ -76,6 +83,7 @@ class Wire:
         if self.mode is Mode.SWALLOWS:
             self._reset()
         self.mode = Mode.OPEN
+        self._loop.call_soon_threadsafe(self._healed.set)
 
     # ---- in the thread -------------------------------------------------------------------------------------
 
@@ -101,11 +109,18 @@ class Wire:
 
         self._loop.call_soon_threadsafe(reset)
 
+    async def flows(self) -> None:
+        """Until the wire no longer holds what is sent."""
+        while self.mode is Mode.HOLDS:
+            self._healed.clear()
+            await self._healed.wait()
+
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.taken += 1
         if self.mode is Mode.CUT:
             _abort(writer)
             return
+        await self.flows()
         self._ends.add(writer)
         beyond: asyncio.StreamWriter | None = None
         try:
