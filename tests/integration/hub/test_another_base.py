@@ -115,6 +115,28 @@ async def test_a_node_that_is_not_heard_from_is_unknown_and_counts_as_not_ready(
     assert preview.behind == (ReplicaReadiness(node="n2", replica="n2", readiness=Readiness.UNKNOWN),)
 
 
+async def test_a_replica_that_has_not_loaded_the_prior_yet_waits_and_says_which_policy_holds(
+    deck: Deck, join: Join
+) -> None:
+    await on_two(deck, join)
+    slow = await join("n2")
+    slow.flips = False
+    await deck.rollback(wait="committed")
+    await until(lambda: slow.entry.current and slow.entry.current.label == "v1", "n2 was told")
+    says = "gap policy refuse: nothing answers"
+    await slow.ack(slow.entry, AckState.WAITING, code="not_ready", detail=says)
+    await until(lambda: "n2" in deck.hub.observer.acks(("acme", "production")), "n2 has answered")
+    row = await deck.row()
+    (waiting,) = (replica for replica in row.replicas if replica.node == "n2")
+    assert (waiting.state, waiting.code, waiting.detail) == (AckState.WAITING, "not_ready", says)
+    assert (row.flipped, row.placed, row.settled) == (1, 2, False)
+    await slow.ack(slow.entry, AckState.FLIPPED)
+    await slow.ack(slow.entry, AckState.PROVEN)
+    await deck.settled()
+    row = await deck.row()
+    assert (row.flipped, row.proven, row.placed, row.settled) == (2, 2, 2, True)
+
+
 async def test_replicas_that_a_move_to_another_base_leaves_behind_count_as_not_flipped(deck: Deck, join: Join) -> None:
     await deck.tenant()
     one, other = await deck.release(seed=1), await deck.release(seed=2, base=OTHER_BASE)
