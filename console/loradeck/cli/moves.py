@@ -59,9 +59,7 @@ async def promote(
         reason=reason,
         incident=incident,
     )
-    deadline = time.monotonic() + timeout
-    sending = s.api.promote(at.tenant, at.route, request, wait=wait, timeout=timeout)
-    await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
+    await _move(s, at, key, s.api.promote(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
 
 
 @click.command()
@@ -109,9 +107,7 @@ async def rollback(
         reason=reason,
         incident=incident,
     )
-    deadline = time.monotonic() + timeout
-    sending = s.api.rollback(at.tenant, at.route, request, wait=wait, timeout=timeout)
-    await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
+    await _move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
 
 
 @click.command()
@@ -138,7 +134,6 @@ async def undo(
     if (tenant is None) == (txn is None) or (txn is not None and event is not None):
         raise refused("what is to be undone?", fix="give TENANT [ROUTE] with or without --event, or --txn alone")
     key = new_key()
-    deadline = time.monotonic() + timeout
     if txn is not None:
         events = [e for e in await s.api.events(limit=1000) if e.txn == txn]
         if not events:
@@ -160,9 +155,7 @@ async def undo(
     _undone(s, last, await called(s.api, [last]))
     s.confirm(f"Undo this {last.kind.value} of {at}?", yes=yes)
     request = UndoRequest(event=last.id, idempotency_key=key, reason=reason)
-    deadline = time.monotonic() + timeout
-    sending = s.api.undo(at.tenant, at.route, request, wait=wait, timeout=timeout)
-    await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
+    await _move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
 
 
 @click.command()
@@ -184,9 +177,7 @@ async def fallback(
     s.confirm(f"Put {at} from {_name(row.live)} on {base}?", yes=yes)
     key = new_key()
     request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=reason)
-    deadline = time.monotonic() + timeout
-    sending = s.api.fallback(at.tenant, at.route, request, wait=wait, timeout=timeout)
-    await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
+    await _move(s, at, key, s.api.fallback(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
 
 
 @click.command("move")
@@ -209,6 +200,12 @@ async def outcome(s: Session, key: str) -> None:
             f"{event.kind.value} {event.tenant}/{event.route} {name(event.from_release)} -> {name(event.to_release)} "
             f"by {event.actor} {utc(event.at_ms)}  rev {event.rev}"
         )
+
+
+async def _move(s: Session, at: Pointer, key: str, sending: Awaitable[MoveResult], wait: Wait, timeout: float) -> None:
+    """Sends a move of one pointer, and shows how far it gets in the time given."""
+    deadline = time.monotonic() + timeout
+    await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
 
 
 async def _sent(sending: Awaitable[MoveResult], key: str) -> MoveResult:
