@@ -47,8 +47,8 @@ $(VLLM_STAMP): tests/vllm/requirements.txt
 faults: $(STAMP) ## the long fault loops (50 rounds)
 	LORADECK_FAULT_ROUNDS=50 $(BIN)/python -m pytest tests/faults
 
-bench: $(STAMP) ## the budgets, measured beside a floor
-	PYTHONPATH=.:examples $(BIN)/python -m tests.bench
+bench: $(STAMP) $(VLLM_STAMP) ## the budgets, measured beside floors and peers
+	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -1,23 +1,100 @@
-"""`make bench`: the budgets of the design, each beside its floor, measured in this run. A missed one says MISSED."""
+"""`make bench`: the budgets of the design, each beside its floor or peer, measured in this run; a miss says MISSED.
+
+All parts together are written to docs/benchmarks.json, and from it docs/benchmarks.md and the README's table. Some
+parts alone (`--only flip,router`) are printed, and written with `--write`; `--quick` does few rounds, for a look.
+Ends with 1 when something failed or must not be waived and was missed.
+"""
 
 from __future__ import annotations
 
-import platform
+import argparse
+import os
 import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from tests.bench import flip, router
+os.environ.setdefault("TQDM_DISABLE", "1")  # before anything of transformers is imported
+
+from tests.bench import (
+    daemon,
+    fleet,
+    flip,
+    load,
+    mlflow_alias,
+    readiness,
+    report,
+    router,
+    scale,
+    vllm_reload,
+)
+from tests.bench.rows import Row
 
 
-def main() -> int:
-    print(f"{platform.machine()}, Python {platform.python_version()}; engines idle, everything on loopback\n")
-    missed = 0
-    for part in (flip, router):
-        for row in part.measure():
-            print(row, flush=True)
-            missed += row.missed
-        print()
-    print(f"{missed} budgets MISSED" if missed else "every budget held")
-    return 0
+@dataclass(frozen=True)
+class Part:
+    """A part of the benchmark. `quick` are the arguments for few rounds."""
+
+    title: str
+    measure: Callable[..., list[Row]]
+    quick: dict[str, Any] = field(default_factory=dict)
+
+
+PARTS = {
+    "flip": Part("R on one node", flip.measure, {"moves": 20, "keys": 3}),
+    "load": Part("R under load", load.measure, {"flips": 40, "proofs": 5}),
+    "readiness": Part("R by how near the prior is", readiness.measure),
+    "fleet": Part("R on a thousand agents", fleet.measure, {"nodes": 100, "tenants": 50, "moves": 10, "rewinds": 2}),
+    "mlflow": Part("Today: an alias and polling", mlflow_alias.measure, {"slow": 4, "fast": 20}),
+    "vllm": Part("Today: unload and load through vLLM", vllm_reload.measure, {"rounds": 3}),
+    "router": Part("Router", router.measure, {"share": 0.1}),
+    "daemon": Part("Agent", daemon.measure, {"watched_s": 10.0}),
+    "scale": Part("Hub with 5,000 nodes", scale.measure, {"nodes": 200, "tenants": 20, "asked": 40}),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", metavar="PART,PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="few rounds; the figures say nothing")
+    parser.add_argument("--write", action="store_true", help="write the parts of --only into the documents")
+    given = parser.parse_args(argv)
+    names = given.only.split(",") if given.only else list(PARTS)
+    if unknown := set(names) - PARTS.keys():
+        parser.error(f"no part is called {', '.join(sorted(unknown))}")
+    sections: dict[str, report.Section] = {}
+    for name in names:
+        sections[name] = _run(PARTS[name], given.quick)
+    if given.write or not (given.only or given.quick):
+        report.write(sections, order=list(PARTS))
+    missed = [row for section in sections.values() for row in section.rows if row.missed]
+    failed = [section.title for section in sections.values() if section.failed]
+    for row in missed:
+        print(f"MISSED: {row.what}")
+    for title in failed:
+        print(f"FAILED: {title}")
+    if not missed and not failed:
+        print("every budget held")
+    return 1 if failed or any(row.unwaivable for row in missed) else 0
+
+
+def _run(part: Part, quick: bool) -> report.Section:
+    """A part that fails is told as failed, and the others go on."""
+    print(f"-- {part.title}", flush=True)
+    began, rows, failed = time.monotonic(), [], ""
+    try:
+        rows = part.measure(**(part.quick if quick else {}))
+    except Exception as error:
+        traceback.print_exc()
+        failed = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    for row in rows:
+        print(row, flush=True)
+    took = time.monotonic() - began
+    print(f"   ({took:.0f} s)\n", flush=True)
+    method = sys.modules[part.measure.__module__].__doc__ or ""
+    return report.Section.of(part.title, method, rows, failed, took)
 
 
 if __name__ == "__main__":

@@ -30,33 +30,52 @@ KEYS = 10
 ROUTE = "production"
 
 
-def measure() -> list[Row]:
+def measure(*, moves: int = MOVES, keys: int = KEYS) -> list[Row]:
     """Starts a hub and one node; about 60 s on two free cores."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
         with fleet_at(material, names=("gpu-01",)) as fleet:
             lay(fleet, material)
-            flips = asyncio.run(_flips(fleet))
-            floor = _floor(fleet.root)
-            keys = _keys(fleet)
+            flips = asyncio.run(_flips(fleet, moves))
+            floor = _floor(fleet.root, moves)
+            pressed = _keys(fleet, keys)
     p50, p99 = quantile(flips, 50), quantile(flips, 99)
     floor50, floor99 = quantile(floor, 50), quantile(floor, 99)
     return [
-        Row("R to flipped, 1 replica, prior resident: p50", p50, "ms", len(flips), 8.0),
+        Row(
+            "R to flipped, 1 replica, prior resident: p50",
+            p50,
+            "ms",
+            len(flips),
+            8.0,
+            how="a rollback over the hub's socket, to its answer 'flipped'; an undo, proven, after each",
+        ),
         Row("R to flipped, 1 replica, prior resident: p99", p99, "ms", len(flips), 30.0),
-        Row("floor: store commit + fdatasync + 3 round trips: p50", floor50, "ms", len(floor)),
+        Row(
+            "floor: store commit + fdatasync + 3 round trips: p50",
+            floor50,
+            "ms",
+            len(floor),
+            how="the three things it cannot do without, alone, on the same disk and hub",
+        ),
         Row("floor: store commit + fdatasync + 3 round trips: p99", floor99, "ms", len(floor)),
         Row("R to flipped against that floor: p99 / p99", p99 / floor99, "x", len(flips), 4.0),
-        Row("key byte in the pty to FLIPPED in the emulator: p50", quantile(keys, 50), "ms", len(keys)),
-        Row("key byte in the pty to FLIPPED in the emulator: worst", max(keys), "ms", len(keys)),
+        Row(
+            "key byte in the pty to FLIPPED in the emulator: p50",
+            quantile(pressed, 50),
+            "ms",
+            len(pressed),
+            how="the real console in a pseudo-terminal, its screen read through a terminal emulator",
+        ),
+        Row("key byte in the pty to FLIPPED in the emulator: worst", max(pressed), "ms", len(pressed)),
     ]
 
 
-async def _flips(fleet: Fleet) -> list[float]:
+async def _flips(fleet: Fleet, moves: int) -> list[float]:
     """Milliseconds from sending a rollback to its answer 'flipped', with an undo after each."""
     taken: list[float] = []
     async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
-        for turn in range(MOVES + 5):
+        for turn in range(moves + 5):
             row = await api.row(TENANT, ROUTE)
             assert row.preview.target is not None, row.preview
             back = RollbackRequest(
@@ -77,7 +96,7 @@ async def _flips(fleet: Fleet) -> list[float]:
     return taken
 
 
-def _floor(folder: Path) -> list[float]:
+def _floor(folder: Path, moves: int) -> list[float]:
     """Milliseconds of the three parts together, n times, on the fleet's own disk and hub."""
     store = SqliteStore(folder / "floor" / "hub.db")
     store.take_lease("bench")
@@ -87,7 +106,7 @@ def _floor(folder: Path) -> list[float]:
     taken: list[float] = []
     transport = httpx.HTTPTransport(uds=str(folder / "hub" / "hub.sock"))
     with httpx.Client(transport=transport, base_url="http://hub") as hub:
-        for turn in range(MOVES + 5):
+        for turn in range(moves + 5):
             pointer = pointer.model_copy(update={"generation": pointer.generation + 1, "release": f"{turn % 2:064x}"})
             draft = Draft(
                 kind=EventKind.PROMOTE,
@@ -110,11 +129,11 @@ def _floor(folder: Path) -> list[float]:
     return taken
 
 
-def _keys(fleet: Fleet) -> list[float]:
+def _keys(fleet: Fleet, keys: int) -> list[float]:
     """Milliseconds from the key R to FLIPPED on the terminal's screen, with an undo after each."""
     taken: list[float] = []
     with Keyboard((str(BIN / "loradeck"), "--hub", f"unix:{fleet.socket}")) as keyboard:
-        for _ in range(KEYS):
+        for _ in range(keys):
             keyboard.wait("R ARMED, no result", lambda text: "R ARMED" in text and "FLIPPED" not in text, 30)
             pressed = keyboard.press("R")
             seen = keyboard.wait("FLIPPED 1/1", lambda text: "FLIPPED 1/1" in text, 15)

@@ -10,32 +10,59 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import uvloop
+from tests.bench.peers import install, start, stop, until_up
 from tests.bench.rows import Row, cpu_s, quantile
 from tests.integration.router.running import KEY, Running, entry, release
+
+from incident.fleet import free_port
 
 ONE_N = 4000
 SIXTEEN_N = 24_000
 WARM_N = 500
 FLIPS_N = 400
+PEER_WARM_N = 50
+PEER_ONE_N = 400
+PEER_SIXTEEN_N = 1600
 
 _BODY = json.dumps({"model": "acme", "messages": [{"role": "user", "content": "Where is my refund?"}]}).encode()
 _ANSWER = json.dumps(
-    {"choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}]}
+    {
+        "id": "chatcmpl-0",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "acme",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
+    }
 ).encode()
 
 
-def measure() -> list[Row]:
-    """Runs engine and router on loopback; about 20 s on two free cores."""
-    return uvloop.run(_measure())
+@dataclass(frozen=True)
+class Rounds:
+    """How many requests of each kind."""
+
+    one: int
+    sixteen: int
+    flips: int
+    peer_one: int
+    peer_sixteen: int
+
+
+def measure(*, share: float = 1.0) -> list[Row]:
+    """Runs engine and router on loopback, then the peer; about 60 s on two free cores. `share`: of the rounds."""
+    counts = (ONE_N, SIXTEEN_N, FLIPS_N, PEER_ONE_N, PEER_SIXTEEN_N)
+    return uvloop.run(_measure(Rounds(*(max(16, int(count * share)) for count in counts))))
 
 
 # ---- the engine: answers every request with the same bytes ----------------------------------------------------
@@ -51,9 +78,8 @@ class _Engine(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
-            head = self._buffer[:end].lower()
-            at = head.index(b"content-length:") + 15
-            length = int(head[at:].split(b"\r\n", 1)[0])
+            _, found, rest = self._buffer[:end].lower().partition(b"content-length:")
+            length = int(rest.split(b"\r\n", 1)[0]) if found else 0  # the peer also asks without a body
             if len(self._buffer) < end + 4 + length:
                 return
             self._buffer = self._buffer[end + 4 + length :]
@@ -61,8 +87,11 @@ class _Engine(asyncio.Protocol):
 
 
 async def _serve_engine(path: str) -> None:
-    server = await asyncio.get_running_loop().create_unix_server(_Engine, path)
-    print("up", flush=True)
+    """On a Unix socket for the router, and on a loopback port, which it prints, for the peer."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(_Engine, path)
+    tcp = await loop.create_server(_Engine, "127.0.0.1", 0)
+    print(tcp.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
@@ -139,7 +168,7 @@ async def _load(where: str | tuple[str, int], connections: int, n: int) -> tuple
 # ---- the run ---------------------------------------------------------------------------------------------------
 
 
-async def _measure() -> list[Row]:
+async def _measure(rounds: Rounds) -> list[Row]:
     folder = Path(tempfile.mkdtemp(prefix="ld"))
     socket = str(folder / "e0.sock")
     command = [sys.executable, "-m", "tests.bench.router", "engine", socket]
@@ -149,12 +178,13 @@ async def _measure() -> list[Row]:
     try:
         async with asyncio.timeout(300):
             await router.start()
-            await engine.stdout.readline()
+            port = int(await engine.stdout.readline())
             v1, v2 = release("v1"), release("v2")
             await router.post("/control/hub", {"connected": True})
             await router.engines(("e0", socket, [v1, v2]))
             await router.table(entry(v1))
-            return await _overhead(router, socket) + await _flips(router)
+            rows, added = await _overhead(router, socket, rounds)
+            return rows + await _peer(folder, port, added, rounds) + await _flips(router, rounds)
     finally:
         await router.close()
         engine.kill()
@@ -162,7 +192,8 @@ async def _measure() -> list[Row]:
         shutil.rmtree(folder)
 
 
-async def _overhead(router: Running, socket: str) -> list[Row]:
+async def _overhead(router: Running, socket: str, rounds: Rounds) -> tuple[list[Row], float]:
+    """The rows, and what the router adds at the median, in milliseconds."""
     assert router.process is not None
     through = ("127.0.0.1", router.port)
     for where in (socket, through):
@@ -170,11 +201,11 @@ async def _overhead(router: Running, socket: str) -> list[Row]:
     direct: list[float] = []
     routed: list[float] = []
     for _ in range(4):  # in turns, so that a neighbour's burst of work meets both
-        direct += (await _load(socket, 1, ONE_N // 4))[0]
-        routed += (await _load(through, 1, ONE_N // 4))[0]
-    direct16, direct16_s = await _load(socket, 16, SIXTEEN_N)
+        direct += (await _load(socket, 1, rounds.one // 4))[0]
+        routed += (await _load(through, 1, rounds.one // 4))[0]
+    direct16, direct16_s = await _load(socket, 16, rounds.sixteen)
     cpu = cpu_s(router.process.pid)
-    routed16, routed16_s = await _load(through, 16, SIXTEEN_N)
+    routed16, routed16_s = await _load(through, 16, rounds.sixteen)
     cpu = cpu_s(router.process.pid) - cpu
     d50, d99, r50, r99 = quantile(direct, 50), quantile(direct, 99), quantile(routed, 50), quantile(routed, 99)
     return [
@@ -182,24 +213,80 @@ async def _overhead(router: Running, socket: str) -> list[Row]:
         Row("1 connection, engine alone, p99", d99, "ms", len(direct)),
         Row("1 connection, through the router, p50", r50, "ms", len(routed)),
         Row("1 connection, through the router, p99", r99, "ms", len(routed)),
-        Row("router overhead, p50", r50 - d50, "ms", len(routed), 0.5),
+        Row(
+            "router overhead, p50",
+            r50 - d50,
+            "ms",
+            len(routed),
+            0.5,
+            how="through the router less the engine alone, the same client in turns, with the default checks on",
+        ),
         Row("router overhead, p99", r99 - d99, "ms", len(routed), 2.0),
-        Row("16 connections, engine alone", SIXTEEN_N / direct16_s, "requests/s", len(direct16)),
-        Row("16 connections, through the router", SIXTEEN_N / routed16_s, "requests/s", len(routed16)),
+        Row("16 connections, engine alone", rounds.sixteen / direct16_s, "requests/s", len(direct16)),
+        Row("16 connections, through the router", rounds.sixteen / routed16_s, "requests/s", len(routed16)),
         Row("16 connections, through the router, p99", quantile(routed16, 99), "ms", len(routed16)),
-        Row("router, requests per second of its CPU", SIXTEEN_N / cpu, "requests/s", len(routed16), 4000, higher=True),
+        Row(
+            "router, requests per second of its CPU",
+            rounds.sixteen / cpu,
+            "requests/s",
+            len(routed16),
+            4000,
+            higher=True,
+            how="by the CPU time of its process, because client, engine and checker share its core here",
+        ),
+    ], r50 - d50
+
+
+async def _peer(folder: Path, upstream: int, added: float, rounds: Rounds) -> list[Row]:
+    """The LiteLLM proxy between the same client and engine. `added`: what the router adds, ms at the median."""
+    peer = await asyncio.to_thread(install, "litellm")
+    config = folder / "litellm.yaml"
+    model = {"model": "openai/acme", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
+    config.write_text(json.dumps({"model_list": [{"model_name": "acme", "litellm_params": model}]}))  # JSON is YAML
+    port, log = free_port(), folder / "litellm.log"
+    command = [peer.bin("litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--num_workers", "1", "--telemetry", "False"]
+    env = {
+        **os.environ,
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "PATH": f"{peer.folder / 'bin'}:{os.environ.get('PATH', '')}",
+    }
+    process = start(command, log, env)
+    try:
+        await asyncio.to_thread(until_up, f"http://127.0.0.1:{port}/health/liveliness", process, log)
+        there, engine = ("127.0.0.1", port), ("127.0.0.1", upstream)
+        for where in (there, engine):
+            await _load(where, 1, PEER_WARM_N)
+        direct, _ = await _load(engine, 1, rounds.peer_one)
+        one, _ = await _load(there, 1, rounds.peer_one)
+        sixteen, sixteen_s = await _load(there, 16, rounds.peer_sixteen)
+    finally:
+        stop(process)
+    peer_added, name = quantile(one, 50) - quantile(direct, 50), f"peer: LiteLLM proxy {peer.version}"
+    return [
+        Row(
+            f"{name}, overhead, p50",
+            peer_added,
+            "ms",
+            len(one),
+            how="the same client and engine; one worker, no key, no database",
+        ),
+        Row(f"{name}, 16 connections", rounds.peer_sixteen / sixteen_s, "requests/s", len(sixteen)),
+        Row(f"{name}, 16 connections, p99", quantile(sixteen, 99), "ms", len(sixteen)),
+        Row("router overhead against LiteLLM's: times less, p50", peer_added / added, "x", len(one), 20.0, higher=True),
     ]
 
 
-async def _flips(router: Running) -> list[Row]:
+async def _flips(router: Running, rounds: Rounds) -> list[Row]:
     """Directive to acknowledgement on the control socket, at rest and under 16 connections."""
-    load = asyncio.create_task(_load(("127.0.0.1", router.port), 16, SIXTEEN_N * 4))
+    load = asyncio.create_task(_load(("127.0.0.1", router.port), 16, rounds.sixteen * 4))
     rows: list[Row] = []
     v1, v2 = release("v1"), release("v2")
     generation = 1
     for busy in (True, False):
         times: list[float] = []
-        for _ in range(FLIPS_N // 2):
+        for _ in range(rounds.flips // 2):
             generation += 1
             started = time.perf_counter()
             acks = await router.table(entry(v2 if generation % 2 == 0 else v1, generation))
@@ -207,7 +294,8 @@ async def _flips(router: Running) -> list[Row]:
             assert [ack["state"] for ack in acks] == ["flipped"]
             await asyncio.sleep(0.005)
         what = "16 connections" if busy else "at rest"
-        rows.append(Row(f"directive to acknowledgement, {what}, p50", quantile(times, 50), "ms", len(times)))
+        how = "on the router's control socket: append, fdatasync, swap, answer" if busy else ""
+        rows.append(Row(f"directive to acknowledgement, {what}, p50", quantile(times, 50), "ms", len(times), how=how))
         rows.append(Row(f"directive to acknowledgement, {what}, p99", quantile(times, 99), "ms", len(times)))
         if busy:
             latencies, _ = await load

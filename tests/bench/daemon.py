@@ -1,0 +1,90 @@
+"""What an agent costs its host: memory and CPU of the daemon, its router and its sampler, 8 GPUs sampled once a second.
+
+The GPUs are a small C library in the place of NVML's: its calls return at once, so the sampler's CPU here is that of
+its own code, and not of a driver.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from tests.bench.rows import Row, cpu_s, rss_mb
+from tests.compiler import shared_library
+from tests.fleet import fleet_at, lay, make_material
+
+from incident.fleet import NotReady, wait_for
+
+STUB = Path(__file__).parents[1] / "integration" / "telemetry" / "stub.c"
+GPUS = 8
+WATCHED_S = 60.0
+SETTLED_S = 5.0
+
+
+def measure(*, watched_s: float = WATCHED_S) -> list[Row]:
+    """About 90 s, most of them waiting."""
+    with tempfile.TemporaryDirectory(prefix="ld") as folder:
+        material = make_material(Path(folder))
+        with _nvml(Path(folder)), fleet_at(material, names=("gpu-01",)) as fleet:
+            lay(fleet, material)
+            agent = fleet.nodes[0].process
+            assert agent is not None
+            wait_for("8 GPUs in the hub", lambda: len(fleet.cli("node", "ls")[0]["gpus"]) == GPUS, 30)
+            time.sleep(SETTLED_S)  # what the moves left to do is not the daemon's rest
+            pids = {
+                "agent daemon": agent.pid,
+                # In a session of its own: a router outlives its agent.
+                "router": _of("router", psutil.process_iter(), str(fleet.nodes[0].state / "router")),
+                "sampler": _of("telemetry.sampler", psutil.Process(agent.pid).children()),
+            }
+            before = {name: cpu_s(pid) for name, pid in pids.items()}
+            began = time.monotonic()
+            time.sleep(watched_s)
+            took = time.monotonic() - began
+            core = {name: (cpu_s(pid) - before[name]) / took * 100 for name, pid in pids.items()}
+            memory = {name: rss_mb(pid) for name, pid in pids.items()}
+    n = round(watched_s)
+    how = f"one node at rest with an idle embedded engine, watched for {watched_s:.0f} s"
+    return [
+        Row("agent daemon, 8 GPUs at 1 Hz: resident memory", memory["agent daemon"], "MB", n, 50.0, how=how),
+        Row("agent daemon, 8 GPUs at 1 Hz: of a core", core["agent daemon"], "%", n, 1.0),
+        Row("router at rest: resident memory", memory["router"], "MB", n),
+        Row("router at rest: of a core", core["router"], "%", n),
+        Row("sampler, stub NVML: resident memory", memory["sampler"], "MB", n),
+        Row("sampler, stub NVML: of a core", core["sampler"], "%", n),
+    ]
+
+
+@contextmanager
+def _nvml(folder: Path) -> Iterator[None]:
+    """Agents that are started meanwhile find the stub where the real library is."""
+    library = folder / "nvml"
+    library.mkdir()
+    words = folder / "words"
+    words.write_text("")
+    flags = ("-Wl,-soname,libnvidia-ml.so.1", f"-DGPUS={GPUS}")
+    shared_library(STUB, library / "libnvidia-ml.so.1", *flags)
+    before = dict(os.environ)
+    os.environ |= {"LD_LIBRARY_PATH": str(library), "NVML_STUB": str(words)}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _of(module: str, processes: Iterable[psutil.Process], *words: str) -> int:
+    """The process that runs a module of the agent, with these words on its command line. Raises: NotReady."""
+    for process in processes:
+        try:
+            line = process.cmdline()
+        except psutil.Error:  # it ended between the listing and the question
+            continue
+        if {f"loradeck_agent.{module}", *words} <= set(line):
+            return process.pid
+    raise NotReady(f"no process runs loradeck_agent.{module} {' '.join(words)}")

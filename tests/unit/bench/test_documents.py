@@ -1,0 +1,43 @@
+"""The documents of the benchmark say what its results say, and nothing else does."""
+
+from __future__ import annotations
+
+import pytest
+from tests.bench import report
+from tests.bench.report import Section
+from tests.bench.rows import Row
+
+
+def test_the_document_is_written_from_the_results() -> None:
+    assert report.DOCUMENT.read_text(encoding="utf-8") == report.document(report.read())
+
+
+def test_the_readme_is_written_from_the_results() -> None:
+    readme = report.README.read_text(encoding="utf-8")
+    assert report.with_table(readme, report.read()) == readme
+
+
+def _section(*rows: Row, failed: str = "") -> dict[str, Section]:
+    return {"flip": Section("R", "How it goes.", "2026-03-01 03:12Z", "2 cores", 1.0, failed, rows)}
+
+
+def test_a_miss_is_said_in_every_document() -> None:
+    row = Row("router overhead, p50", 0.7, "ms", 9, 0.5)
+    assert row.missed
+    assert "MISSED" in str(row)
+    assert "| 0.700 ms **MISSED** | ≤ 0.5 |" in report.document(_section(row))
+    assert "| 0.700 ms **MISSED** | ≤ 0.5 |" in report.table(_section(row))
+
+
+def test_more_is_better_where_it_says_so() -> None:
+    assert Row("router, requests per second", 3999, "requests/s", 9, 4000, higher=True).missed
+    assert not Row("router, requests per second", 4001, "requests/s", 9, 4000, higher=True).missed
+
+
+def test_a_part_that_failed_is_said_to_have_failed() -> None:
+    assert "**FAILED**: it broke" in report.document(_section(failed="it broke"))
+
+
+def test_a_readme_without_its_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="the README needs"):
+        report.with_table("nothing", _section())
