@@ -28,6 +28,7 @@ from loradeck.schemas.link import (
     NodeOrder,
     Replica,
     Report,
+    Traffic,
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
@@ -46,6 +47,7 @@ class SmallNode:
         self.entries: dict[tuple[str, str], TableEntry] = {}
         self.orders: list[NodeOrder] = []
         self.pins: tuple[Pin, ...] = ()
+        self.traffic: tuple[Traffic, ...] = ()
         self._base = base
         self._socket = socket
         self._token = token
@@ -87,7 +89,15 @@ class SmallNode:
         )
 
     def _report(self) -> Report:
-        return Report(replicas=(self._replica(),), nvml=NvmlState.NO_GPU, pins=self.pins, rev=0, epoch=0)
+        return Report(
+            replicas=(self._replica(),),
+            router_boot="r",
+            traffic=self.traffic,
+            nvml=NvmlState.NO_GPU,
+            pins=self.pins,
+            rev=0,
+            epoch=0,
+        )
 
     def _run(self) -> None:
         headers = {"authorization": f"Bearer {self._token.read_text().strip()}"}

@@ -10,9 +10,10 @@ import subprocess
 import threading
 
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk
+from tests.integration.cli.conftest import LORADECK, Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
+from loradeck.schemas.link import Traffic
 from loradeck.schemas.moves import MoveResult, RewindPlan
 from loradeck.schemas.state import PreviewAction
 
@@ -62,6 +63,40 @@ def test_a_quarantined_release_is_promoted_again_only_after_a_lift_with_a_reason
     desk.json("lift", tenant, "v2", "--reason", "not its fault", "--yes")
     desk.json("promote", tenant, "v2", "--yes")
     assert desk.row(tenant).pointer.quarantined == ()
+
+
+def test_a_breached_release_is_skipped_with_the_way_out_and_r_goes_there_again_after_it(
+    desk: Desk, tenant: str, node: SmallNode
+) -> None:
+    live = desk.row(tenant)
+    assert live.live is not None
+    counted = Traffic(
+        tenant=tenant,
+        route="production",
+        generation=live.pointer.generation,
+        release=live.live.id,
+        replica=node.name,
+        admitted=60,
+        finished=60,
+        checked=60,
+        bad=60,
+    )
+    node.traffic = (*node.traffic, counted)
+    wait_until("breached", lambda: "BAD" in desk.row(tenant).flags)
+    desk.json("promote", tenant, "v3", "--yes", "--wait", "proven")
+    shown = desk.run("route", "show", tenant).stdout
+    assert f"skipped v2 {live.live.id[:6]}: breached: bad 100.0% of 60" in shown
+    way_out = f"loradeck lift {tenant} production v2 --reason"
+    assert way_out in shown
+    done = desk.run(*way_out.split()[1:], "the schema was wrong", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "v2 is no longer breached" in done.stdout
+    target = desk.row(tenant).preview.target
+    assert target is not None
+    assert target.id == live.live.id
+    lines = desk.run("event", "ls", tenant).stdout.splitlines()
+    assert any(" lift " in line and "the schema was wrong" in line for line in lines)
+    desk.refused(1, "not_quarantined", "lift", tenant, "v2", "--reason", "again", "--yes")
 
 
 def test_a_move_that_is_not_confirmed_changes_nothing(desk: Desk, tenant: str) -> None:
