@@ -53,7 +53,8 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
     for replica in node.replicas:
         lines.append(_engine(state, replica, heard=node.linked and not node.lost))
         if replica.alarm:
-            lines.append(line(Span("   ALARM ", "bad"), clean(replica.alarm)))
+            now = node.linked and not node.lost
+            lines.append(line(Span("   ALARM " if now else "   said  ", "bad" if now else "dim"), clean(replica.alarm)))
     if not node.replicas:
         lines.append(line(Span(" no engine on this node", "dim")))
     for pin in node.pins:
