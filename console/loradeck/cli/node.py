@@ -154,7 +154,8 @@ async def unpin(s: Session, name: str, tenant: str, route: str | None, reason: s
     request = UnpinRequest(node=name, idempotency_key=new_key(), reason=reason)
     result = await s.api.unpin(at.tenant, at.route, request)
     s.out.json(result)
-    s.out.say(f"{at} is no longer pinned on {name}   rev {result.rev}")
+    s.out.say(f"the pin of {at} on {name} has ended   rev {result.rev}")
+    s.out.say("a node that is away hears of it when it is back")
 
 
 def _told(s: Session, row: NodeRow) -> None:

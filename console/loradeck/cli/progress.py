@@ -129,6 +129,8 @@ def _tell(session: Session, result: MoveResult, row: TenantRow | None) -> None:
 
 def replicas(session: Session, row: TenantRow) -> None:
     """One line a placed replica: what it acknowledged, and when it was last heard from."""
+    views = (row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped))
+    labels = {view.id: view.label for view in views if view is not None}
     session.out.table(
         ("REPLICA", "STATE", "FLIPPED", "PROVEN", "PROOF AGE", "ADMITTED LEFT", "HEARD", "NOTE"),
         [
@@ -143,7 +145,7 @@ def replicas(session: Session, row: TenantRow) -> None:
                 " ".join(
                     part
                     for part in (
-                        f"PINNED to {replica.pinned[:6]}" if replica.pinned else "",
+                        f"PINNED to {labels.get(replica.pinned, replica.pinned[:6])}" if replica.pinned else "",
                         replica.code or "",
                         replica.detail,
                     )

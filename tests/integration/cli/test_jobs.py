@@ -150,6 +150,7 @@ def test_a_pin_is_in_the_log_and_is_ended_by_name(desk: Desk, tenant: str, node:
     assert (event["from_release"], event["payload"]["release"]) == (left.id, to.id)
     line = next(line for line in desk.run("event", "ls", tenant).stdout.splitlines() if " pin " in line)
     assert f"v2 {left.id[:6]}  v1 {to.id[:6]}  ops@{node.name}" in line
+    assert "PINNED to v1" in desk.run("route", "show", tenant).stdout
     result = desk.json("node", "unpin", node.name, tenant, "--yes", "--reason", "hub is back")
     assert result["events"][0]["kind"] == "unpin"
     wait_until("followed", lambda: "PIN" not in desk.json("route", "show", tenant)["flags"])
