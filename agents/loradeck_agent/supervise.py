@@ -257,7 +257,7 @@ class Watched:
                 await self._look()
             self._said = ""
         except AgentError as error:
-            self._say("is not used", error)
+            self._say("is not used" if self._boot is None else "cannot be looked at", error)
 
     async def _lost(self, how: str) -> None:
         log.error("%s %s", self.name, how)
