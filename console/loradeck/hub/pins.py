@@ -49,7 +49,9 @@ class Pins:
     # ---- heard ---------------------------------------------------------------------------------------------
 
     def heard(self, node: Node) -> None:
-        """A node has said its pins: what the log does not have yet is written."""
+        """A node has said its pins: what the log does not have yet is written, as soon as this hub may write."""
+        if self._hub.refusing is not None:
+            return
         for pin in node.pins:
             place, name = (pin.tenant, pin.route, node.name), _name(node.name, pin)
             if self._recorded.get(place) == name or not self._is_ours(pin):
