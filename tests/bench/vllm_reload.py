@@ -38,7 +38,8 @@ SLOTS = 4
 ROUNDS = 20
 CALLERS = 3
 PAUSE_S = 0.3
-"""Between two moves, so that requests are under way at each."""
+PATIENCE_S = 30.0
+"""Between two moves at least `PAUSE_S`, and until every caller could ask: requests are under way at each move."""
 
 
 def measure(*, rounds: int = ROUNDS) -> list[Row]:
@@ -140,6 +141,13 @@ class Seen:
     asked: int = 0
     failed: int = 0
 
+    async def settle(self) -> None:
+        """Until the next move may come."""
+        before, deadline = self.asked, time.monotonic() + PATIENCE_S
+        await asyncio.sleep(PAUSE_S)
+        while self.asked < before + CALLERS and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody to notify
+            await asyncio.sleep(0.01)
+
 
 @asynccontextmanager
 async def _calling(http: httpx.AsyncClient, model: str, seen: Seen) -> AsyncIterator[None]:
@@ -158,7 +166,7 @@ async def _calling(http: httpx.AsyncClient, model: str, seen: Seen) -> AsyncIter
 
     tasks = [asyncio.create_task(one()) for _ in range(CALLERS)]
     try:
-        await asyncio.sleep(PAUSE_S)
+        await seen.settle()
         yield
     finally:
         for task in tasks:
@@ -181,7 +189,7 @@ async def _today(server: Server, adapters: tuple[Path, ...], rounds: int) -> See
                 there = await http.post("/v1/load_lora_adapter", json={"lora_name": NAME, "lora_path": str(to)})
                 seen.took.append((time.perf_counter() - began) * 1000)
                 assert (gone.status_code, there.status_code) == (200, 200), (gone.text, there.text)
-                await asyncio.sleep(PAUSE_S)
+                await seen.settle()
         await http.post("/v1/unload_lora_adapter", json={"lora_name": NAME})
     return seen
 
@@ -214,5 +222,5 @@ async def _ours(fleet: Fleet, key: str, rounds: int) -> Seen:
                 undo = None
             seen.took.append((time.perf_counter() - began) * 1000)
             assert result.reached == "flipped", result
-            await asyncio.sleep(PAUSE_S)
+            await seen.settle()
     return seen
