@@ -25,27 +25,35 @@ class TwoBases(Fleet):
 
     `hold_prior_s`: b1 runs only while something wants it, and for so long after a move; None: it always runs.
     `slots_of`: (node, engine) -> slots, where they are not the fleet's. `without`: nodes that have no b2.
+    `one_at_a_time`: memory holds one of the two engines, and each runs only while something wants it.
     """
 
     other: Path = field(default_factory=Path)
     hold_prior_s: float | None = None
     slots_of: dict[tuple[str, str], int] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    one_at_a_time: bool = False
 
     def engine_tables(self, node: Node) -> str:
-        first = self._table(node, "b1", self.base) + ('start = "wanted"\n' if self.hold_prior_s is not None else "")
+        first = self._table(node, "b1", self.base)
+        if self.hold_prior_s is not None and not self.one_at_a_time:
+            first += 'start = "wanted"\n'
         return first + ("" if node.name in self.without else "\n" + self._table(node, "b2", self.other))
 
     def _table(self, node: Node, name: str, base: Path) -> str:
         table = self.engine_table(name, base)
         slots = self.slots_of.get((node.name, name), self.slots)
-        return table.replace(f"slots = {self.slots}\n", f"slots = {slots}\n")
+        table = table.replace(f"slots = {self.slots}\n", f"slots = {slots}\n")
+        return table + ('start = "wanted"\nmemory_gb = 60\n' if self.one_at_a_time else "")
 
     def write_configs(self) -> None:
         super().write_configs()
         if self.hold_prior_s is not None:
             for node in self.nodes:
                 node.config.write_text(f"hold_prior_s = {self.hold_prior_s}\n{node.config.read_text()}")
+        if self.one_at_a_time:
+            for node in self.nodes:
+                node.config.write_text(f"memory_gb = 80\n{node.config.read_text()}")
 
 
 def write_other_base(base: Path, folder: Path) -> Path:

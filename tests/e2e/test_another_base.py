@@ -145,6 +145,47 @@ async def test_a_node_without_an_engine_of_the_new_base_is_seen_and_refuses_what
         assert await _who(fleet, cast, key) == {node: {cast.releases["v2"]} for node in ("gpu-01", "gpu-02")}
 
 
+async def test_where_memory_holds_one_engine_a_promote_across_bases_is_overridden_and_the_way_back_is_cold(
+    material: Material, other_base: Path
+) -> None:
+    with fleet_at(material, TwoBases, names=("gpu-01",), other=other_base, one_at_a_time=True) as fleet:
+        cast, key = lay(fleet, material)
+        cast = lay_other(fleet, other_base, material, cast)
+        _until_reported(fleet, {"gpu-01.b1": "up", "gpu-01.b2": "stopped"})
+        words = ("promote", TENANT, cast.releases["x1"], "--yes", "--wait", "proven", "--timeout", "90")
+        with pytest.raises(CommandFailed) as refused:
+            fleet.cli(*words)
+        assert "no_memory" in refused.value.error
+        assert "120 of 80 GB" in refused.value.error
+        assert await _who(fleet, cast, key) == {"gpu-01": {cast.releases["v2"]}}
+
+        fleet.cli(*words, "--override", "--reason", "the maintenance window is open")
+        _until_reported(fleet, {"gpu-01.b1": "stopped", "gpu-01.b2": "up"})
+        assert await _who(fleet, cast, key) == {"gpu-01": {cast.releases["x1"]}}
+        seen = row(fleet)
+        assert seen["last_event"]["override"]
+        assert seen["last_event"]["payload"] == {"overridden": ["no_memory"]}
+        preview = seen["preview"]
+        assert (preview["readiness"], preview["ready"], preview["placed"]) == ("cached", 0, 1)
+        (behind,) = preview["behind"]
+        assert behind["replica"] == "gpu-01.b1"
+        assert preview["wait_s"] == behind["seconds"] > 1  # measured when b1 was started for v1: mostly imports
+
+        fleet.cli("rollback", TENANT, "--yes", "--wait", "proven", "--timeout", "90", "--reason", "x1 is bad")
+        _until_reported(fleet, {"gpu-01.b1": "up", "gpu-01.b2": "stopped"})
+        assert await _who(fleet, cast, key) == {"gpu-01": {cast.releases["v2"]}}
+
+
+def _until_reported(fleet: Fleet, engines: dict[str, str]) -> None:
+    """Until the node's report, which comes once a second, says these states of its engines."""
+
+    def said() -> bool:
+        nodes = fleet.cli("node", "ls")
+        return {replica["replica"]: replica["state"] for node in nodes for replica in node["replicas"]} == engines
+
+    wait_for(f"engines are {engines}", said, 30)
+
+
 def _replica(fleet: Fleet, node: str) -> Any:
     return next((replica for replica in row(fleet)["replicas"] if replica["node"] == node), None)
 
