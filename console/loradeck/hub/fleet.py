@@ -104,6 +104,11 @@ class AckRecord:
         return self.flipped is not None
 
     @property
+    def is_pinned(self) -> bool:
+        """Its node has been told to serve another release, whatever the hub wants."""
+        return self.state is AckState.WAITING and self.code == "pinned"
+
+    @property
     def is_proven(self) -> bool:
         return self.state in (AckState.PROVEN, AckState.LISTED)
 

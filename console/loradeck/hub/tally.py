@@ -25,7 +25,8 @@ class Progress:
     `reachable` ones were heard from within the TTL, and only these count as `proven` or `listed`: what a lost
     node answers with now is not known. A flip is durable where it was made and stays counted. `owing_*` are the
     reachable ones that have neither got there nor failed. `flipped_at` and `proven_at` are when the last one got
-    there, on the hub's monotonic clock; None while one is missing.
+    there, on the hub's monotonic clock; None while one is missing. One that is pinned to another release owes nothing:
+    it goes nowhere until its pin has ended.
     """
 
     placed: int
@@ -50,14 +51,14 @@ class Progress:
 
     @property
     def settled(self) -> bool:
-        """No reachable replica still owes an answer: each is proven, listed or failed."""
+        """No reachable replica still owes an answer: each is proven, listed, failed or pinned elsewhere."""
         return self.owing_end == 0
 
     def at(self, level: str) -> bool:
         return {"flipped": self.all_flipped, "proven": self.all_proven}.get(level, True)
 
     def hopeless(self, level: str) -> bool:
-        """Every replica that is not lost has got there or failed, so waiting longer brings nothing."""
+        """Every replica that is not lost has got there, failed or is pinned, so waiting longer brings nothing."""
         return (self.owing_proof if level == "proven" else self.owing_flip) == 0
 
 
@@ -67,15 +68,16 @@ def share(node: Node, ack: AckRecord | None) -> Share:
     if ack is None:
         return (reached, 0, 0, 0, 0, reached, reached, reached)
     failed = ack.state is AckState.FAILED
+    final = failed or ack.is_pinned  # nothing more is to be expected of it
     return (
         reached,
         ack.is_flipped,
         reached and ack.state is AckState.PROVEN,
         reached and ack.state is AckState.LISTED,
         failed,
-        reached and not failed and not ack.is_flipped,
-        reached and not failed and not ack.is_proven,
-        reached and ack.state not in _ENDS,
+        reached and not final and not ack.is_flipped,
+        reached and not final and not ack.is_proven,
+        reached and not final and ack.state not in _ENDS,
     )
 
 

@@ -11,8 +11,9 @@ from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
 
 from loradeck.hub.pins import AT_MOST
 from loradeck.schemas.ids import Role
-from loradeck.schemas.link import Desired
+from loradeck.schemas.link import AckState, Desired
 from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.table import Pin
 
 ROUTE = "tenants/acme/routes/production"
@@ -222,3 +223,26 @@ async def test_pins_wait_for_a_hub_that_may_write_and_are_written_then(deck: Dec
     await agent.report()
     await until(lambda: deck.hub.recent[-1].kind is EventKind.PIN, "it is in the log")
     assert deck.hub.recent[-1].to_release == first
+
+
+async def test_nobody_waits_for_a_replica_that_is_pinned_elsewhere_and_it_counts_as_nothing(
+    deck: Deck, join: Join
+) -> None:
+    _, first, _ = await two_releases(deck, join)
+    other = await join("n2")
+    await deck.settled()
+    other.flips = other.proves = False
+    seen = len(other.received)
+    path = f"{ROUTE}/rollback?wait=proven&timeout=600"  # longer than the test's client waits
+    rolling = asyncio.create_task(deck.ok("POST", path, await deck.rollback_body()))
+    await until(lambda: any(isinstance(m, Desired) and m.entries for m in other.received[seen:]), "it is told")
+    await other.ack(other.entry, AckState.WAITING, code="pinned", detail="v2 by ops")
+    result = MoveResult.model_validate(await rolling)
+    assert result.reached == "committed"
+    row = await deck.row()
+    assert (row.pointer.release, row.flipped, row.proven, row.placed) == (first, 1, 1, 2)
+    assert row.settled
+    assert row.attested is None
+    other.flips = other.proves = True
+    await other.acknowledge(other.entry)
+    await until(lambda: deck.hub.observer.progress(ACME).all_proven, "its pin has ended, and it has got there")
