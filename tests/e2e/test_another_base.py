@@ -74,7 +74,7 @@ async def moved_across(fleet: Fleet, cast: Cast, key: str, *moves: str) -> tuple
                 await incident.promote(move)
         await callers.stop()
         await incident.judge()
-        report.judge_moves(len(moves), needed=2)
+        report.judge_moves(len(moves), needed=0)  # how many fit into 200 ms is the machine's affair
         return report, list(callers.answers)
 
 
@@ -88,6 +88,7 @@ async def test_base_and_adapter_return_together_when_a_move_to_another_base_is_r
         assert report.held, report.text() + told(fleet)
         assert len(answers) > 200
         assert [answer for answer in answers if not answer.ok] == []
+        assert {cast.releases[label] for label in ("v2", "x1", "x2")} <= {answer.by for answer in answers}
         after = row(fleet)
         assert after["live"]["id"] == cast.releases["v2"]
         assert [replica["replica"] for replica in after["replicas"]] == ["gpu-01.b1", "gpu-02.b1"]
@@ -103,6 +104,7 @@ async def test_merged_weights_are_promoted_and_rolled_back_like_any_other_releas
         report, answers = await moved_across(fleet, cast, key, "v3m", "R", "u", "R")
         assert report.held, report.text() + told(fleet)
         assert [answer for answer in answers if not answer.ok] == []
+        assert {cast.releases[label] for label in ("v2", "v3m")} <= {answer.by for answer in answers}
         assert row(fleet)["live"]["id"] == cast.releases["v2"]
 
 
