@@ -270,12 +270,12 @@ async def test_a_stale_generation(stage: Stage) -> None:
 async def test_a_changed_target(stage: Stage) -> None:
     row = await stage.row()
     assert row.preview.target is not None
-    target = row.preview.target.id
+    target = row.preview.target
     async with nothing_changes(stage):
         for to in (stage.release("v3"), row.pointer.release, "f" * 64, None):
             seen = stage.seen(row, to=to, confirmed=True)
             problem = await stage.raw(409, "target_changed", "POST", f"{PAGE}/rollback", json=seen)
-            assert f"R now goes to {short(target)}" in problem["title"] + problem["detail"], problem
+            assert f"R now goes to {target.label} ({short(target.id)})" in problem["title"] + problem["detail"], problem
         # Whoever saw a pending promote meant to cancel that, and not to roll back.
         seen = stage.seen(row, cancels="p0123456789abcdef")
         problem = await stage.raw(409, "target_changed", "POST", f"{PAGE}/rollback", json=seen)
@@ -285,19 +285,20 @@ async def test_a_changed_target(stage: Stage) -> None:
 async def test_a_wrong_base(stage: Stage, tmp_path: Path) -> None:
     # Another base of the same shapes: everything would load, and serve rubbish.
     other = write_base(tmp_path / "base", seed=7)
-    fleet, named = stage.fleet, ("--tenant", TENANT, "--name", "other", "--why", "tests")
+    fleet, words = stage.fleet, ("--tenant", TENANT, "--name", "other", "--why", "tests")
     base = await asyncio.to_thread(fleet.cli, "base", "add", str(other), "--model-id", "t/o", "--revision", "1")
     folder = write_adapter(tmp_path / "other", other, seed=7)
-    theirs = await asyncio.to_thread(fleet.cli, "adapter", "import", str(folder), *named, "--base", base["digest"])
+    theirs = await asyncio.to_thread(fleet.cli, "adapter", "import", str(folder), *words, "--base", base["digest"])
     # An adapter that claims our base, and has other shapes than it.
     claims = write_adapter(tmp_path / "claims", stage.material.base, seed=8)
     widen(claims / WEIGHTS)
-    ours = await asyncio.to_thread(fleet.cli, "adapter", "import", str(claims), *named, "--base", stage.base)
+    ours = await asyncio.to_thread(fleet.cli, "adapter", "import", str(claims), *words, "--base", stage.base)
     child = write_adapter(tmp_path / "child", stage.material.base, seed=9)
     row = await stage.row()
     async with nothing_changes(stage):
         problem = await stage.refused(1, "wrong_base", "promote", TENANT, theirs["release"], "--yes")
-        assert problem["title"] == f"no replica placed for {TENANT}/{ROUTE} runs the base of {short(theirs['release'])}"
+        named = f"v1 ({short(theirs['release'])})"
+        assert problem["title"] == f"no replica placed for {TENANT}/{ROUTE} runs the base of {named}"
         assert problem["detail"] == f"base {short(base['digest'])}"
         seen = stage.seen(row, release=theirs["release"], override=True, reason="never mind")
         await stage.raw(409, "wrong_base", "POST", f"{PAGE}/promote", json=seen)
