@@ -7,7 +7,6 @@ store's thread, folded, and put on the links of the nodes it concerns before any
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import time
@@ -22,7 +21,7 @@ from loradeck.hub.catalogue import Catalogue, view_of
 from loradeck.hub.facts import Facts
 from loradeck.hub.feed import Feeds
 from loradeck.hub.fleet import Change, Fleet, Node
-from loradeck.hub.link import PARTS, Link, beat
+from loradeck.hub.link import PARTS, Beats, Link, beat
 from loradeck.hub.metrics import Metrics
 from loradeck.hub.observe import Observer
 from loradeck.hub.pins import Pins
@@ -99,7 +98,7 @@ class Hub:
         self._lease_lost = False
         self._unresolved = False
         self._bookmark: tuple[tuple[int, int], str] | None = None
-        self._beats = itertools.cycle(range(PARTS))
+        self._beats = Beats(clock())
         self._kept: tuple[int, dict[str, str], Any] | None = None
 
     # ---- life ----------------------------------------------------------------------------------------------
@@ -185,7 +184,7 @@ class Hub:
             log.error("background work failed", exc_info=error)
 
     async def _beat(self) -> None:
-        beat(self, next(self._beats))
+        beat(self, self._beats.due(self.clock()))
 
     async def _tick(self) -> None:
         lost = self.fleet.newly_lost()

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, WebSocket
@@ -24,6 +24,7 @@ from loradeck.rules import recover
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import (
+    HEARTBEAT_S,
     LINK_TTL_S,
     Ack,
     Heartbeat,
@@ -322,14 +323,31 @@ async def serve_link(link: Link, hub: Hub) -> None:
             hub.unlinked(link.node, link)
 
 
-def beat(hub: Hub, part: int | None = None) -> None:
+class Beats:
+    """Which parts of the links are due. However late it is asked, every part is due once in `HEARTBEAT_S`."""
+
+    def __init__(self, now: float) -> None:
+        self._done = self._step(now)
+
+    def due(self, now: float) -> frozenset[int]:
+        """The parts whose time came since the last call; `now` is monotonic seconds."""
+        step = self._step(now)
+        first = max(self._done, step - PARTS) + 1
+        self._done = step
+        return frozenset(n % PARTS for n in range(first, step + 1))
+
+    def _step(self, now: float) -> int:
+        return int(now / (HEARTBEAT_S / PARTS))
+
+
+def beat(hub: Hub, parts: Collection[int] = range(PARTS)) -> None:
     """Closes links that are silent for longer than the TTL, and gives the others a bookmark.
 
-    One `part` of `PARTS` of them, or all: thousands of links that are written to at once keep moves waiting.
+    In parts, because thousands of links that are written to at once keep moves waiting.
     """
     now = hub.fleet.clock()
     for link in list(hub.links):
-        if link.node is None or part not in (None, link.part):
+        if link.node is None or link.part not in parts:
             continue
         if link.node.heard is not None and now - link.node.heard > LINK_TTL_S:
             link.close(SILENT, "silent")

@@ -18,8 +18,8 @@ from loradeck.store.interface import Served
 Key = tuple[str, str]
 """(tenant, route)"""
 
-Name = tuple[int, str, str]
-"""(generation, release, replica)"""
+Stint = tuple[int, str]
+"""(generation, release)"""
 
 WINDOW_S = 60.0
 """How far back 'now' reaches for shares and rates."""
@@ -152,16 +152,17 @@ class Counts:
     """All counters of the fleet, and the totals that outlive the hub."""
 
     def __init__(self, served: Iterable[Served], known_boots: dict[str, str], started: float) -> None:
-        self._counters: dict[Key, dict[Name, Counter]] = defaultdict(dict)
+        self._counters: dict[Key, dict[str, dict[Stint, Counter]]] = defaultdict(dict)
+        """Pointer -> replica -> what it has served there: a row asks for each of a thousand replicas."""
         self._replicas: dict[str, Window] = defaultdict(Window)
         self._replica_sums: dict[str, tuple[float, Recent]] = {}
         self._totals: dict[Key, dict[str, Served]] = defaultdict(dict)
-        self._live: dict[Key, dict[tuple[int, str], list[int]]] = defaultdict(dict)
+        self._live: dict[Key, dict[Stint, list[int]]] = defaultdict(dict)
         """(generation, release) -> finished, errors, checked, bad of all replicas."""
         self._pending: dict[tuple[str, str, str], Served] = {}
         self.boots = dict(known_boots)
         self._met: dict[str, float] = {}
-        self._started = started
+        self._started = self._now = started
         for s in served:
             self._totals[s.tenant, s.route][s.release] = s
 
@@ -171,7 +172,7 @@ class Counts:
         baseline = self.boots.get(node) == boot and node not in self._met
         self.boots[node] = boot
         since = now - self._met.get(node, now)
-        self._met[node] = now
+        self._met[node] = self._now = now
         by_replica: dict[str, Slice] = {}
         for row in rows:
             part = self._count(row, boot, now, since, baseline=baseline)
@@ -193,10 +194,11 @@ class Counts:
         Args:
             since: seconds since this router's last report.
         """
-        counters, name = self._counters[row.tenant, row.route], (row.generation, row.release, row.replica)
-        counter = counters.get(name)
+        stint = (row.generation, row.release)
+        counters = self._counters[row.tenant, row.route].setdefault(row.replica, {})
+        counter = counters.get(stint)
         if counter is None:
-            counter = counters[name] = Counter(row.release, row.generation, row.replica)
+            counter = counters[stint] = Counter(row.release, row.generation, row.replica)
         before = counter.last if counter.boot == boot else None
         counter.last, counter.boot = row, boot
         if before == row:
@@ -249,9 +251,11 @@ class Counts:
         Counters of generations before `keep` are forgotten once their last minute is over.
         """
         self._add_total(Served(tenant=key[0], route=key[1], release=release, seconds=max(0.0, seconds)))
-        counters = self._counters.get(key, {})
-        for name in [n for n, c in counters.items() if n[0] < keep and not c.window.slices]:
-            del counters[name]
+        for counters in self._counters.get(key, {}).values():
+            for counter in counters.values():
+                counter.window.prune(self._now)
+            for stint in [s for s, c in counters.items() if s[0] < keep and not c.window.slices]:
+                del counters[stint]
         sums = self._live.get(key, {})
         for stint in [s for s in sums if s[0] < keep]:
             del sums[stint]
@@ -275,11 +279,14 @@ class Counts:
         return totals.get(release) or Served(tenant=key[0], route=key[1], release=release)
 
     def counters(self, key: Key) -> Iterator[Counter]:
-        yield from self._counters.get(key, {}).values()
+        for counters in self._counters.get(key, {}).values():
+            yield from counters.values()
 
     def live(self, key: Key, generation: int, release: str) -> dict[str, Health]:
         """Replica -> what the release has answered there in this generation."""
-        return {c.replica: c.health() for c in self.counters(key) if (c.generation, c.release) == (generation, release)}
+        stint = (generation, release)
+        replicas = self._counters.get(key, {})
+        return {name: counters[stint].health() for name, counters in replicas.items() if stint in counters}
 
     def live_total(self, key: Key, generation: int, release: str) -> Health:
         """What the release has answered on all replicas in this generation."""
@@ -327,8 +334,8 @@ class Counts:
         Never an estimate: at least 1 where its clock says one came late, and exact from the first report on.
         """
         late = 0
-        for counter in self.counters(key):
-            if counter.replica != replica or counter.generation == generation:
+        for counter in self._counters.get(key, {}).get(replica, {}).values():
+            if counter.generation == generation:
                 continue
             if counter.mark is None or counter.mark[0] != flipped_ms:
                 counter.mark = (flipped_ms, counter.admitted)
