@@ -44,7 +44,10 @@ def moment(text: str, *, now_ms: int, zoneless: bool) -> int:
                 f"say {text}Z for UTC, or add the zone",
                 "no_zone",
             )
-        when = when.astimezone()
+        try:
+            when = when.astimezone()
+        except (ValueError, OverflowError):
+            raise MomentError("this time is too long ago", "give a time since 1970") from None
     if bare_clock and when > now:
         when -= timedelta(days=1)
     if when > now:

@@ -71,9 +71,11 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         release = row.live.label if row.live is not None else ""
         for name in ALERTING:
             if name in row.flags:
-                flag.labels(row.tenant, row.route, name, release).set((row.pointer.moved_ms or 0) / 1000)
+                # Half a millisecond on: templates cut a time to milliseconds, and must not cut it to the one before.
+                moved = ((row.pointer.moved_ms or 0) + 0.5) / 1000
+                flag.labels(row.tenant, row.route, name, release).set(moved)
         if row.bad_now is not None:
             share.labels(row.tenant, row.route, release).set(row.bad_now)
         if number % SLICE == SLICE - 1:
             await asyncio.sleep(0)
-    return generate_latest(registry)
+    return await asyncio.to_thread(generate_latest, registry)  # a quarter of a second for 10,000 series

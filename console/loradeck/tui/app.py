@@ -122,6 +122,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.question: Question | None = None
         self.question_top = 0  # first entry of its list that is in view
         self._at = at
+        self._annotating: Event | None = None
         self._contexts = contexts
         self._make_key = make_key
         self.sender = Sender(port, self.state, self._draw_front)
@@ -255,7 +256,12 @@ class Deck(App[Context], inherit_bindings=False):
             self.notice(f"no row {clean('/'.join(key))} here", "warn")
         elif moment:
             self.show_events("/".join(key))
-            before = [rev for rev in self.state.event_list.order if self.state.events[rev].at_ms <= int(moment)]
+            events = self.state.events
+            before = [
+                rev
+                for rev in self.state.event_list.order
+                if events[rev].at_ms <= int(moment) and (events[rev].tenant, events[rev].route) == key
+            ]
             if before:
                 self.state.event_list.choose(before[0])
 
@@ -363,8 +369,7 @@ class Deck(App[Context], inherit_bindings=False):
         if question is None:
             self.notice("nothing waits for y", "dim")
             return
-        frame = self.sight.look()
-        if frame.question != question.number or frame.seen_at is None:
+        if not self._is_seen(question):
             self.notice("y not taken: your terminal has not shown the question yet", "warn")
             return
         if question.ask.wants_reason:
@@ -375,6 +380,10 @@ class Deck(App[Context], inherit_bindings=False):
             self.exit()
         else:
             self._send(question.ask.moves)
+
+    def _is_seen(self, question: Question) -> bool:
+        frame = self.sight.look()
+        return frame.question == question.number and frame.seen_at is not None
 
     def do_escape(self) -> None:
         """Out of whatever is innermost."""
@@ -440,9 +449,10 @@ class Deck(App[Context], inherit_bindings=False):
         barred = barrier(Action.ANNOTATE, self.state, self.read_only)
         if barred is not None:
             self.notice(barred.why, "warn")
-        elif self._about() is None:
+        elif (about := self._about()) is None:
             self.notice("i off: no move of a pointer is selected", "warn")
         elif self.front is not None:
+            self._annotating = about  # what is selected while one types is another matter
             self.notice("INC-2210 what happened; - for no incident", "dim")
             self.front.prompt.open(Asking.INCIDENT)
 
@@ -458,11 +468,13 @@ class Deck(App[Context], inherit_bindings=False):
         if front is None:
             return
         now_ms = self.state.hub_now_ms or int(time.time() * 1000)
-        path = Path(name).expanduser() if name else default_name(front.WHICH.value, now_ms)
+        path = Path(name) if name else default_name(front.WHICH.value, now_ms)
         try:
+            path = path.expanduser()
             save(path, front.as_text())
-        except OSError as error:
-            self.notice(f"not saved: {clean(str(path))}: {error.strerror}", "bad")
+        except (OSError, RuntimeError, ValueError) as error:  # the last two: no such user, a zero byte
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            self.notice(f"not saved: {clean(str(path))}: {clean(why or '')}", "bad")
         else:
             self.notice(f"saved {plural(len(self.state.listing.order), 'row')} to {clean(str(path.resolve()))}")
 
@@ -481,6 +493,11 @@ class Deck(App[Context], inherit_bindings=False):
         elif self.state.unsettled:
             self.notice("ctx off: your last move has not settled", "warn")
         else:
+            try:
+                HubPort(contexts[name])  # what does not work there keeps this console
+            except ClientError as error:
+                self.notice(f"ctx off: {said(error)}", "bad")
+                return
             self.exit(contexts[name])
 
     def do_down(self) -> None:
@@ -557,7 +574,9 @@ class Deck(App[Context], inherit_bindings=False):
         """The events screen, filtered by a literal word."""
         import re
 
-        self.state.event_list.filter = RowFilter.parse(re.escape(word.strip())) if word.strip() else RowFilter()
+        # Between spaces: acme/production is not in bigacme/production.
+        pattern = rf"(?<!\S){re.escape(word.strip())}(?!\S)" if "/" in word else re.escape(word.strip())
+        self.state.event_list.filter = RowFilter.parse(pattern) if word.strip() else RowFilter()
         self.state.event_list.selected = None
         self.show_list(Screen.EVENTS)
 
@@ -591,7 +610,7 @@ class Deck(App[Context], inherit_bindings=False):
             front.prompt.close()
             self._follow_verdict(
                 Action.ANNOTATE,
-                annotate(self.state, self._about(), text, read_only=self.read_only, make_key=self._make_key),
+                annotate(self.state, self._annotating, text, read_only=self.read_only, make_key=self._make_key),
             )
         elif asking is Asking.MOMENT:
             if self._rewind_to(text):
@@ -615,6 +634,9 @@ class Deck(App[Context], inherit_bindings=False):
             return
         if not text.strip():
             self.notice("a reason is needed; esc leaves", "warn")
+            return
+        if not self._is_seen(question):
+            self.notice("not sent: your terminal has not shown the question yet", "warn")
             return
         front.prompt.close()
         self.question = None
@@ -643,7 +665,7 @@ class Deck(App[Context], inherit_bindings=False):
         plan = await self.asker.plan(request)
         if plan is None:
             return
-        if self.question is not None or self.state.screen is not Screen.TENANTS:
+        if not self._may_ask():
             self.notice("W dropped: you have moved on", "dim")
             return
         self.notice("")
@@ -725,12 +747,22 @@ class Deck(App[Context], inherit_bindings=False):
             self.notice(f"looking up the releases of {row.tenant} ...", "dim")
             self.run_worker(self._offer(row.key, label, override=override), group="offer", exclusive=True)
 
+    def _may_ask(self) -> bool:
+        """Whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
+        front = self.front
+        return (
+            front is not None
+            and front.WHICH is Screen.TENANTS
+            and front.prompt.asking is None
+            and self.question is None
+        )
+
     async def _offer(self, key: RowKey, label: str | None, *, override: bool) -> None:
         found = await self.asker.candidate(key, label)
         if found is None:
             return
         row = self.state.tenants.get(key)
-        if row is None or self.state.tenant_list.selected != key or self.question is not None:
+        if row is None or self.state.tenant_list.selected != key or not self._may_ask():
             self.notice("p dropped: you have moved on", "dim")
             return
         self.notice("")

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loradeck.schemas.attestation import GateResult
+from pydantic import ValidationError
+
+from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.log import Event, EventKind
@@ -210,6 +212,8 @@ def _rollback(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKe
 
 def _lock(state: ConsoleState, row: TenantRow) -> Refuse | None:
     """While the last move of a pointer is under way, R is locked; at the latest after SETTLING_S it asks."""
+    if state.many_open:
+        return Refuse("R locked: your rewind is being sent, or its outcome is being looked up")
     own = state.own_move(row)
     if own is not None and own.phase is Phase.SENDING:
         return Refuse("R locked: your move is being sent")
@@ -328,8 +332,18 @@ def _undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -
 
 def _undo_rewind(state: ConsoleState, event: Event, make_key: NewKey) -> Verdict:
     """All of a rewind goes back as one, or nothing of it: it was one decision."""
-    rows = [row for row in state.tenants.values() if row.last_event is not None and row.last_event.txn == event.txn]
-    listed = tuple(f"{row.tenant}/{row.route}: {release(row.live)}" for row in rows)
+    events = [one for one in state.events.values() if one.txn == event.txn and one.route is not None] or [event]
+    for one in events:
+        row = state.tenants.get((one.tenant, one.route or ""))
+        if row is None or row.pointer.last_move != one.id:
+            return Refuse(
+                f"u off: {one.tenant}/{one.route} has moved since that rewind of {plural(len(events), 'pointer')}; "
+                "R goes back on one row"
+            )
+    listed = tuple(
+        f"{one.tenant}/{one.route}: {state.name_of(one.to_release)} > {state.name_of(one.from_release)}"
+        for one in events
+    )
     what = f"u {plural(len(listed), 'pointer')} of one rewind"
     request = UndoRequest(txn=event.txn, idempotency_key=make_key())
     said = f' "{clean(event.reason)}"' if event.reason else ""
@@ -426,11 +440,21 @@ def gate_says(gate: GateResult | None) -> str:
     failed = [check for check in gate.checks if not check.passed]
     if gate.passed and not failed:
         return f"gate passed ({plural(len(gate.checks), 'check')})"
-    return "gate " + ", ".join(
-        f"{clean(check.name)} {check.value * 100:.0f} {'<' if check.value < check.threshold else '>'} "
-        f"{check.threshold * 100:.0f}"
-        for check in failed
-    )
+    return "gate " + ", ".join(_missed(check) for check in failed)
+
+
+def _missed(check: CheckResult) -> str:
+    """A failed check: 'json 71 < 95', or why it failed although its figure would do."""
+    enough = check.value <= check.threshold if check.name == "drop" else check.value >= check.threshold
+    if enough:
+        return f"{clean(check.name)} failed ({clean(check.note) or f'n {check.n}'})"
+    sign = ">" if check.name == "drop" else "<"
+    return f"{clean(check.name)} {_percent(check.value)} {sign} {_percent(check.threshold)}"
+
+
+def _percent(share: float) -> str:
+    """71, or 2.4 where the decimal says something."""
+    return f"{share * 100:.1f}".removesuffix(".0")
 
 
 def rewind(
@@ -447,6 +471,8 @@ def rewind(
     barred = barrier(Action.REWIND, state, read_only)
     if barred is not None:
         return barred
+    if state.many_open:
+        return Refuse("W off: your last rewind is being sent, or its outcome is being looked up")
     moving = [step for step in plan.steps if step.skipped is None]
     staying = [step for step in plan.steps if step.skipped is not None]
     then = f"rev {plan.to_rev}"
@@ -463,6 +489,10 @@ def rewind(
     listed += [f"stays  {step.tenant}/{step.route}: {clean(step.skipped or '')}" for step in staying]
     line = f"W {plural(len(moving), 'pointer')} back to {then}"
     line += f"; {len(staying)} stay" if staying else ""
+    if request.time_ms is not None:
+        line += f"; asked for {stamp(request.time_ms)} ({age(state.age_of(request.time_ms) or 0)} ago)"
+    if request.tenants:
+        line += f"; only the {plural(len(request.tenants), 'marked tenant')}"
     execute = request.model_copy(
         update={
             "to_rev": plan.to_rev,
@@ -490,12 +520,15 @@ def annotate(
     incident, _, reason = text.strip().partition(" ")
     if incident in ("", "-") and not reason.strip():
         return Refuse("i off: nothing was typed; INC-2210 what happened, or - what happened")
-    request = AnnotateRequest(
-        event=event.id,
-        incident=None if incident == "-" else incident,
-        reason=reason.strip(),
-        idempotency_key=make_key(),
-    )
+    try:
+        request = AnnotateRequest(
+            event=event.id,
+            incident=None if incident == "-" else incident,
+            reason=reason.strip(),
+            idempotency_key=make_key(),
+        )
+    except ValidationError as error:
+        return Refuse(f"i off: {clean(error.errors()[0]['msg'])}")
     says = f"i {clean(text.strip())} on the {event.kind.value} of {clock(event.at_ms)}"
     return Act((Move(MoveKind.ANNOTATE, event.tenant, event.route, request, says),))
 

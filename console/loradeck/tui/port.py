@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from loradeck.client.answers import DatasetEntry, SuiteEntry
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
@@ -122,8 +124,14 @@ class HubPort:
 
     async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
         found = await self._api.attestations(kind=AttestationKind.GATE, subject=release, tenant=tenant, route=route)
-        results = [GateResult.model_validate(attestation.body) for attestation in found]
-        return next((result for result in reversed(results) if result.against == live), None)
+        for attestation in reversed(found):
+            try:
+                result = GateResult.model_validate(attestation.body)
+            except ValidationError:
+                continue  # of another version of the hub
+            if result.against == live:
+                return result
+        return None
 
     async def gates(self) -> list[Attestation]:
         return await self._api.attestations(kind=AttestationKind.GATE)

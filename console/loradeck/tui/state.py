@@ -28,7 +28,7 @@ from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView, TenantRow
 from loradeck.tui.chain import ChainCheck
 from loradeck.tui.listing import Listing, RowFilter
-from loradeck.tui.moves import OPEN, Move, OwnMove, Phase, RowKey, Tell
+from loradeck.tui.moves import OPEN, Move, MoveKind, OwnMove, Phase, RowKey, Tell
 from loradeck.tui.registry import Fetch, Registry
 from loradeck.tui.text import clean, clock, dated, release
 
@@ -556,10 +556,17 @@ class ConsoleState:
         for own in reversed(self.own):
             if own.move.row != row.key or own.phase in (Phase.REFUSED, Phase.NOT_SENT):
                 continue
+            if own.move.kind in (MoveKind.ANNOTATE, MoveKind.HOLD):
+                continue  # they move nothing
             if own.phase in OPEN or (own.generation or 0) > row.pointer.generation:
                 return own
             return own if own.event is not None and own.event.id == row.pointer.last_move else None
         return None
+
+    @property
+    def many_open(self) -> bool:
+        """Whether a move of ours on many pointers may still happen without our knowing."""
+        return any(not own.move.tenant and own.phase in OPEN for own in self.own)
 
     def is_settled(self, own: OwnMove) -> bool:
         """Whether nothing more is to come of a move of ours."""

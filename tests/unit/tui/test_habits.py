@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 from pathlib import Path
@@ -12,11 +13,13 @@ from scripts.console_stage import Stage, stage
 
 from loradeck.client.config import Context
 from loradeck.client.errors import ConfigError
-from loradeck.schemas.moves import AnnotateRequest, MoveResult
+from loradeck.schemas.moves import AnnotateRequest, MoveResult, RewindPlan, RewindStep
+from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
+from loradeck.tui.dispatch import Refuse, annotate
 from loradeck.tui.moves import MoveKind
 from loradeck.tui.screens.page import Page
-from loradeck.tui.state import Screen
+from loradeck.tui.state import ConsoleState, Screen
 
 ACME = ("acme", "production")
 
@@ -128,7 +131,7 @@ async def test_save_writes_all_rows_to_a_new_file_of_this_users_only(tmp_path: P
 
 async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub() -> None:
     async with stage() as on:
-        lab = Context(name="lab", url="http://127.0.0.1:7400")
+        lab = Context(name="lab", socket=Path("/run/loradeck/hub.sock"))
         on.deck._contexts = lambda: {"lab": lab}
         await command(on, "ctx")
         assert notice(on) == "here: eu-1; known: lab"
@@ -140,7 +143,7 @@ async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub(
 
 async def test_ctx_is_off_while_a_move_has_not_settled() -> None:
     async with stage() as on:
-        lab = Context(name="lab", url="http://127.0.0.1:7400")
+        lab = Context(name="lab", socket=Path("/run/loradeck/hub.sock"))
         on.deck._contexts = lambda: {"lab": lab}
         await on.press("R")
         await command(on, "ctx lab")
@@ -181,3 +184,94 @@ async def test_figures_are_asked_for_where_somebody_looks() -> None:
         await on.press("2")
         await on.settle()
         assert on.port.shown[-1] == {("t000", "production"), ("t199", "production")}
+
+
+async def test_an_incident_goes_to_the_move_that_was_selected_when_i_was_pressed() -> None:
+    async with stage() as on:
+        before = on.deck.state.tenants[ACME].pointer.last_move
+        await on.press("i", *"INC-7 ")
+        on.deck.state.tenant_list.choose(("bolt", "production"))
+        await on.press(*"x", "enter")
+        (move,) = on.port.sent
+        assert isinstance(move.request, AnnotateRequest)
+        assert (move.row, move.request.event) == (ACME, before)
+
+
+async def test_a_note_under_way_locks_no_rollback() -> None:
+    async with stage() as on:
+        await on.press("i", *"INC-7 x", "enter")
+        await on.settle()
+        await on.press("R")
+        assert [move.kind for move in on.port.sent] == [MoveKind.ANNOTATE, MoveKind.ROLLBACK]
+
+
+async def test_a_rewind_whose_outcome_is_unknown_locks_R_and_another_rewind() -> None:
+    async with stage() as on:
+        row = on.deck.state.tenants[ACME]
+        step = RewindStep(
+            tenant="acme", route="production", generation=41, from_release=row.pointer.release, to_release=None
+        )
+        on.port.plan = RewindPlan(to_rev=88000, at_ms=seed.NOW_MS - 60_000, steps=(step,))
+        await on.press("W", *"1h ago", "enter")
+        await on.settle()
+        await on.press("y")
+        await on.settle()
+        await on.press("R")
+        assert "R locked: your rewind is being sent" in notice(on)
+        await on.press("W", *"1h ago", "enter")
+        await on.settle()
+        assert "W off: your last rewind is being sent" in notice(on)
+        assert len(on.port.sent) == 1
+
+
+@pytest.mark.parametrize("typed", [":save ~nosuchuser/x", "W0001-01-01"])
+async def test_odd_text_is_refused_and_the_console_stays(typed: str) -> None:
+    async with stage() as on:
+        await on.press(*typed, "enter")
+        await on.settle()
+        assert on.deck.is_running
+        assert on.port.sent == []
+        assert notice(on)
+
+
+async def test_an_offer_that_comes_late_does_not_take_what_is_being_typed() -> None:
+    async with stage() as on:
+        gate = asyncio.Event()
+        ask = on.port.releases
+
+        async def slow(tenant: str) -> list[ReleaseView]:
+            await gate.wait()
+            return await ask(tenant)
+
+        on.port.releases = slow  # type: ignore[method-assign]
+        await on.press("p")
+        await on.press("/", *"ac")
+        gate.set()
+        await on.settle()
+        assert on.deck.question is None
+        assert on.deck.front is not None
+        assert on.deck.front.prompt.value == "ac"
+        await on.press("escape")
+        gate.clear()
+        await on.press("p", "2")
+        gate.set()
+        await on.settle()
+        assert on.deck.question is None
+
+
+async def test_enter_on_a_row_shows_no_events_of_a_tenant_whose_name_ends_alike() -> None:
+    state = seed.hub_state()
+    other = state.events[-1].model_copy(update={"rev": state.events[-1].rev + 1, "tenant": "bigacme"})
+    async with stage(state.model_copy(update={"events": (*state.events, other)})) as on:
+        on.deck.state.tenant_list.choose(ACME)
+        await on.press("enter")
+        await on.settle()
+        shown = {on.deck.state.events[rev].tenant for rev in on.deck.state.event_list.order}
+        assert shown == {"acme"}
+
+
+def test_a_reason_that_is_too_long_is_refused(state: ConsoleState) -> None:
+    event = state.last_move(state.tenants[ACME])
+    verdict = annotate(state, event, "- " + "x" * 600)
+    assert isinstance(verdict, Refuse)
+    assert "at most 500 characters" in verdict.why

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scripts import console_seed as seed
 from scripts.console_stage import Stage, stage
 
-from loradeck.schemas.feed import FeedTenants
+from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest, RewindStep, UndoRequest
 from loradeck.tui.moves import MoveKind
@@ -171,6 +171,7 @@ async def test_u_undoes_the_whole_rewind_after_y() -> None:
             event = event.model_copy(update={"txn": "t-1"})
             pointer = pointer.model_copy(update={"last_move": event.id})
             moved.append(row.model_copy(update={"pointer": pointer, "last_event": event}))
+        await on.says(FeedEvents(events=tuple(row.last_event for row in moved if row.last_event)))
         await on.says(FeedTenants(rows=tuple(moved)))
         await on.settle()
         on.deck.state.tenant_list.choose(ACME)
@@ -182,3 +183,23 @@ async def test_u_undoes_the_whole_rewind_after_y() -> None:
         (move,) = on.port.sent
         assert isinstance(move.request, UndoRequest)
         assert (move.request.txn, move.request.event) == ("t-1", None)
+
+
+async def test_a_rewind_of_which_a_row_has_moved_since_is_not_undone() -> None:
+    async with stage() as on:
+        log = seed.Log()
+        rows = [on.deck.state.tenants[tenant, "production"] for tenant in ("acme", "bolt")]
+        events = [
+            log.add(EventKind.REWIND, row.pointer, row.live, actor="op2", at_ms=seed.NOW_MS).model_copy(
+                update={"txn": "t-1"}
+            )
+            for row in rows
+        ]
+        first = rows[0].pointer.model_copy(update={"last_move": events[0].id})
+        await on.says(FeedEvents(events=tuple(events)))
+        await on.says(FeedTenants(rows=(rows[0].model_copy(update={"pointer": first, "last_event": events[0]}),)))
+        await on.settle()
+        on.deck.state.tenant_list.choose(ACME)
+        await on.press("u")
+        assert "u off: bolt/production has moved since that rewind of 2 pointers" in notice(on)
+        assert on.deck.question is None
