@@ -102,6 +102,7 @@ class Node:
         self.table = DesiredTable()
         self.acks = AckBoard(self.link.send)
         self.reports = 0
+        self._unapplied: Desired | None = None
         self._proofs: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._answered: dict[tuple[str, str, int, str], int] = {}
         self._replica = self._with_loaded()
@@ -114,6 +115,7 @@ class Node:
     # ---- what the hub says -----------------------------------------------------------------------------------
 
     async def _hello(self) -> Hello:
+        await self._settle()
         cursor = self.table.cursor
         return Hello(
             node=self.name,
@@ -127,6 +129,7 @@ class Node:
         )
 
     async def _handle(self, message: DownMessage) -> None:
+        await self._settle()
         match message:
             case Desired():
                 await self._directive(message)
@@ -158,14 +161,21 @@ class Node:
             if held is None or entry.fence >= held.fence:
                 flip = agent_ack(entry, self.name, AckState.FLIPPED)
                 await self.acks.post(flip.model_copy(update={"mono_ns": time.monotonic_ns()}))
-        # A fleet's nodes do not share a core. Here they do: all acknowledge before any goes through its table.
-        await asyncio.sleep(0)
-        if not self.table.apply(message):
-            await self.link.send(Resync(why=f"the table differs from the hub's at revision {message.rev}"))
-        self._replica = self._with_loaded()
+        # A fleet's nodes do not share a core. Here they do: all acknowledge before any goes through its table, which
+        # comes before this node's next message, and before a proof.
+        self._unapplied = message
         for entry in current:
             if not self.acks.proven(entry, self.name):
                 self._prove(entry)
+
+    async def _settle(self) -> None:
+        """Takes the last directive's entries in."""
+        message, self._unapplied = self._unapplied, None
+        if message is None:
+            return
+        if not self.table.apply(message):
+            await self.link.send(Resync(why=f"the table differs from the hub's at revision {message.rev}"))
+        self._replica = self._with_loaded()
 
     def _prove(self, entry: TableEntry) -> None:
         before = self._proofs.pop(entry.key, None)
@@ -174,6 +184,7 @@ class Node:
 
         async def prove() -> None:
             await asyncio.sleep(random.uniform(*PROOF_S))
+            await self._settle()
             await self.acks.post(agent_ack(entry, self.name, AckState.PROVEN))
 
         self._proofs[entry.key] = asyncio.create_task(prove())

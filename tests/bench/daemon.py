@@ -22,12 +22,12 @@ from incident.fleet import NotReady, wait_for
 
 STUB = Path(__file__).parents[1] / "integration" / "telemetry" / "stub.c"
 GPUS = 8
-WATCHED_S = 60.0
+WATCHED_S = 30.0
 SETTLED_S = 5.0
 
 
 def measure(*, watched_s: float = WATCHED_S) -> list[Row]:
-    """About 90 s, most of them waiting."""
+    """About a minute, most of it waiting."""
     with tempfile.TemporaryDirectory(prefix="ld") as folder:
         material = make_material(Path(folder))
         with _nvml(Path(folder)), fleet_at(material, names=("gpu-01",)) as fleet:

@@ -98,7 +98,7 @@ def pinned(cores: Sequence[int]) -> list[str]:
 
 
 def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, rewinds: int = REWINDS) -> list[Row]:
-    """About three minutes on two free cores, most of them for registering and promoting."""
+    """About two minutes on two free cores, most of them for registering and promoting."""
     with simulated(nodes, tenants, report_s=1.0) as fleet:
         flips = asyncio.run(_flips(fleet, moves))
         back = asyncio.run(_rewinds(fleet, rewinds))
@@ -151,7 +151,7 @@ async def _flips(fleet: Simulated, moves: int) -> list[float]:
             if turn >= 3:
                 taken.append(ms)
             undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
-            await api.undo(EVERYWHERE, ROUTE, undo, wait="proven", timeout=60)
+            await api.undo(EVERYWHERE, ROUTE, undo, wait="flipped", timeout=30)
     return taken
 
 
