@@ -280,8 +280,9 @@ async def _listen(subscriber: Subscriber, socket: WebSocket) -> None:
             subscriber.shown = None
         else:
             keys = (row.partition("/") for row in show.rows)
+            before = subscriber.shown or frozenset()
             subscriber.shown = frozenset((tenant, route) for tenant, _, route in keys)
-            subscriber.owe_rows(subscriber.shown)
+            subscriber.owe_rows(subscriber.shown - before)
 
 
 @router.websocket("/v1/feed")

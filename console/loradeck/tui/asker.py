@@ -5,6 +5,7 @@ Nothing here changes anything at the hub. Answers go into the state; what stands
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Coroutine, Hashable
 from typing import Any
 
@@ -17,8 +18,12 @@ from loradeck.tui.labels import Labels
 from loradeck.tui.moves import RowKey
 from loradeck.tui.outcome import said
 from loradeck.tui.port import Port
+from loradeck.tui.registry import Fetch
 from loradeck.tui.state import FETCHED, ConsoleState, Link, Screen
 from loradeck.tui.text import clean
+
+MOST_ROWS = 1000
+"""Rows whose figures are asked for at once. Marked ones beyond that move all the same: the hub checks what was seen."""
 
 
 class Asker:
@@ -45,13 +50,14 @@ class Asker:
         self._notice = notice
         self._labels = Labels(port, state)
         self._shown: frozenset[RowKey] | None = None
-        self._scoring: str | None = None
 
     def show(self, rows: Collection[RowKey]) -> None:
         """Ask for the figures of these rows from now on; what moves or changes a flag comes for every row."""
-        shown = frozenset(key for key in rows if key in self._state.tenants)
+        known = (key for key in rows if key in self._state.tenants)
+        shown = frozenset(itertools.islice(known, MOST_ROWS))
         if shown != self._shown and self._state.link is not Link.CONNECTING:
             self._shown = shown
+            self._state.ask_for(shown)
             self._start(self._port.show(shown))
 
     def labels(self, in_view: Collection[Hashable]) -> None:
@@ -74,38 +80,46 @@ class Asker:
             state.fetches[which].running = True
             self._start(self._fetch(which))
         version = state.registry.adapters.get(state.adapter_list.selected or "")
-        if which is not Screen.ADAPTERS or version is None or self._scoring is not None:
-            return
-        if version.release not in state.registry.scores:
-            self._scoring = version.release
-            self._start(self._fetch_scores(version.release))
+        if which is Screen.ADAPTERS and version is not None:
+            scores = state.registry.score_fetches.setdefault(version.release, Fetch())
+            if scores.due(state.clock()):
+                scores.running = True
+                self._start(self._fetch_scores(version.release, scores))
 
     async def _fetch(self, which: Screen) -> None:
         state, registry = self._state, self._state.registry
+        fetch = state.fetches[which]
+        fetch.tried = state.clock()
         try:
-            if which is Screen.GATES:
-                registry.take_gates(await self._port.gates())
-            if which in (Screen.ADAPTERS, Screen.DATA):
-                registry.take_adapters(await self._port.adapters())
-            # Names of suites and datasets are on all three.
-            registry.take_data(*await self._port.data())
-            state.fetched(which)
+            gates = await self._port.gates() if which is Screen.GATES else None
+            # Each of the three screens names what is on the other two.
+            adapters, data = await self._port.adapters(), await self._port.data()
         except ClientError as error:
-            state.fetches[which].trouble = said(error)
+            fetch.trouble = said(error)
+        else:
+            if gates is not None:
+                registry.take_gates(gates)
+                state.fetched(Screen.GATES)
+            registry.take_adapters(adapters)
+            registry.take_data(*data)
+            state.fetched(Screen.ADAPTERS)
+            state.fetched(Screen.DATA)
         finally:
-            state.fetches[which].running = False
+            fetch.running = False
         for tenant in self._labels.of(registry):
             await self._labels.learn(tenant)
         state.arrange()
         self._changed()
 
-    async def _fetch_scores(self, release: str) -> None:
+    async def _fetch_scores(self, release: str, fetch: Fetch) -> None:
+        fetch.tried = self._state.clock()
         try:
             self._state.registry.take_scores(release, await self._port.scores(release))
-        except ClientError as error:  # the pane goes on saying that it is looking them up
-            self._notice(f"scores: {said(error)}", "warn")
+            fetch.at, fetch.trouble = self._state.clock(), ""
+        except ClientError as error:
+            fetch.trouble = said(error)
         finally:
-            self._scoring = None
+            fetch.running = False
         self._changed()
 
     # ---- before a question ---------------------------------------------------------------------------------

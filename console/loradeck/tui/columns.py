@@ -132,7 +132,9 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
     moved = state.age_of(row.pointer.moved_ms)
     bad = "BAD" in flags
     was_now = "-"
-    if row.bad_now is not None:
+    if not state.is_fresh(row.key):
+        was_now = "- !" if bad else "-"
+    elif row.bad_now is not None:
         was_now = f"{percent(row.bad_before)}>{percent(row.bad_now)}{' !' if bad else '  '}"
     elif row.bad_before is not None:
         was_now = f"{percent(row.bad_before)}>?{' !' if bad else '  '}"
@@ -145,7 +147,7 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         PreviewAction.NONE: "none",
     }[row.preview.action]
     # Nobody there to say: what was counted before runs out of the last minute and would pass for silence.
-    heard = not row.replicas or any(replica.linked for replica in row.replicas)
+    heard = state.is_fresh(row.key) and (not row.replicas or any(replica.linked for replica in row.replicas))
     worst = next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), flags[0] if flags else "")
     return {
         "TENANT": Span(clean(name), "bold" if flags else ""),

@@ -269,12 +269,13 @@ def _rollback_of(row: TenantRow, confirmed: bool, make_key: NewKey) -> Move:
 def _rollback_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
     """The frozen list of marked rows: hidden ones first, each with the generation and target it had now."""
     off_screen = hidden(state.marks, state.tenant_list.order)
-    ordered = off_screen + [key for key in state.marks if key not in set(off_screen)]
+    away = set(off_screen)
+    ordered = off_screen + [key for key in state.marks if key not in away]
     moves: list[Move] = []
     listed: list[str] = []
     for key in ordered:
         row = state.tenants[key]
-        where = "  (hidden by the filter)" if key in off_screen else ""
+        where = "  (hidden by the filter)" if key in away else ""
         name = f"{row.tenant}/{row.route}"
         preview = row.preview
         lock = _lock(state, row)

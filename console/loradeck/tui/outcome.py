@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from loradeck.client.errors import ClientError
 from loradeck.tui.dispatch import proven
-from loradeck.tui.moves import OwnMove, Phase, Tell
+from loradeck.tui.moves import OPEN, OwnMove, Phase, Tell
 from loradeck.tui.panel import is_done
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import clean
@@ -31,6 +33,36 @@ def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
             return Tell(f"{name}: preparing on the nodes, not committed yet", "warn", own.sent_ms)
         case Phase.COMMITTED:
             return _many(state, own, name) if not move.tenant else _committed(state, own, name)
+
+
+def tell_of_all(state: ConsoleState, owns: Sequence[OwnMove]) -> Tell:
+    """The newest that is known of several marked rows: what went wrong first, by name."""
+    words = {
+        Phase.UNKNOWN: "OUTCOME UNKNOWN",
+        Phase.REFUSED: "REFUSED",
+        Phase.NOT_SENT: "NOT MOVED",
+        Phase.SENDING: "sending",
+        Phase.PENDING: "preparing",
+        Phase.CANCELLED: "prepares cancelled",
+    }
+    parts = []
+    for phase, word in words.items():
+        of_phase = [own for own in owns if own.phase is phase]
+        if of_phase and phase in (Phase.UNKNOWN, Phase.REFUSED, Phase.NOT_SENT):
+            names = ", ".join(own.move.tenant for own in of_phase[:3])
+            more = f" and {len(of_phase) - 3} more" if len(of_phase) > 3 else ""
+            parts.append(f"{word} {names}{more}" + (f": {of_phase[0].trouble}" if of_phase[0].trouble else ""))
+        elif of_phase:
+            parts.append(f"{len(of_phase)} {word}")
+    committed = [own for own in owns if own.phase is Phase.COMMITTED]
+    done = sum(state.is_settled(own) for own in committed)
+    if committed:
+        parts.append(f"COMMITTED {len(committed)}, PROVEN {done}")
+    key = owns[0].move.says.partition(" ")[0]
+    wrong = any(own.phase in (Phase.UNKNOWN, Phase.REFUSED, Phase.NOT_SENT) for own in owns)
+    style = "bad" if wrong else "good" if done == len(owns) else "warn"
+    text = f"{key} {len(owns)} rows: {'; '.join(parts)}"
+    return Tell(text, style, owns[0].sent_ms, closes=all(own.phase not in OPEN for own in owns))
 
 
 def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:

@@ -156,8 +156,11 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
         line(Span(" FROM  ", "label"), f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}")
     )
     scores = state.registry.scores.get(version.release)
-    if scores is None:
-        told: str | Span = Span("looking up ...", "dim")
+    fetch = state.registry.score_fetches.get(version.release)
+    if fetch is not None and fetch.trouble:
+        told: str | Span = Span(f"not known: {clean(fetch.trouble)}", "bad")
+    elif scores is None:
+        told = Span("looking up ...", "dim")
     elif not scores:
         told = Span("never evaluated", "warn")
     else:

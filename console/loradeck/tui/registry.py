@@ -47,14 +47,15 @@ class DataEntry:
 
 @dataclass
 class Fetch:
-    """When something was last fetched (seconds of the console's clock), and what stood in the way since."""
+    """When something was last fetched and last tried (seconds of the console's clock), and what stood in the way."""
 
     at: float | None = None
+    tried: float | None = None
     trouble: str = ""
     running: bool = False
 
     def due(self, now: float) -> bool:
-        return not self.running and (self.at is None or now - self.at >= REFRESH_S)
+        return not self.running and (self.tried is None or now - self.tried >= REFRESH_S)
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Registry:
     scores: dict[str, tuple[EvaluationReport, ...]] = field(default_factory=dict)
     """Evaluations by release, without their items; only of releases that were looked at."""
 
+    score_fetches: dict[str, Fetch] = field(default_factory=dict)
     unreadable: int = 0
     """Gate results of another version of the hub, left out."""
 

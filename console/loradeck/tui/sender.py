@@ -9,7 +9,7 @@ from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.schemas.feed import FeedEvents
 from loradeck.schemas.moves import MoveResult
 from loradeck.tui.moves import Move, OwnMove, Phase
-from loradeck.tui.outcome import said, tell_of
+from loradeck.tui.outcome import said, tell_of, tell_of_all
 from loradeck.tui.port import Port
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import clean
@@ -28,33 +28,34 @@ class Sender:
         self._port = port
         self._state = state
         self._changed = changed
-        self._told: OwnMove | None = None
+        self._told: list[OwnMove] = []
 
     def begin(self, moves: Sequence[Move]) -> list[OwnMove]:
         """Take moves in before the first byte is sent, so that no second key can send them again."""
         owns = [self._state.sent(move) for move in moves]
-        self._told = owns[-1]
+        self._told = owns
         self.retell()
         return owns
 
     def retell(self) -> None:
-        """Keep the TELL line at the newest that is known of the last move."""
-        if self._told is not None:
-            self._state.tell = tell_of(self._state, self._told)
+        """Keep the TELL line at the newest that is known of the last moves."""
+        if len(self._told) == 1:
+            self._state.tell = tell_of(self._state, self._told[0])
+        elif self._told:
+            self._state.tell = tell_of_all(self._state, self._told)
 
     def dismiss(self) -> bool:
         """Esc on the TELL line. A move that is not settled stays told. Returns whether there was one to dismiss."""
-        if self._state.tell is None or (self._told is not None and not self._state.is_settled(self._told)):
+        if self._state.tell is None or not all(self._state.is_settled(own) for own in self._told):
             return False
-        self._state.tell = self._told = None
+        self._state.tell, self._told = None, []
         return True
 
     @property
     def watched(self) -> set[tuple[str, str]]:
         """Rows whose changes are drawn at once: those of moves that have not settled, and of the last one."""
         waiting = [own for own in self._state.own[-20:] if not self._state.is_settled(own)]
-        if self._told is not None:
-            waiting.append(self._told)
+        waiting += self._told
         return {key for own in waiting for key in (own.move.row, *own.moved)}
 
     async def deliver(self, owns: Sequence[OwnMove]) -> None:

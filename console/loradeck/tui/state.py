@@ -7,7 +7,7 @@ followed by its status messages and counted on by the monotonic clock in between
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -114,6 +114,9 @@ class ConsoleState:
 
     received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
     """When a row last came: ("tenant", key) or ("node", name) to monotonic seconds."""
+
+    asked: dict[RowKey, float] | None = None
+    """Rows whose figures the hub was asked for, and since when figures of theirs are new enough; None: of all."""
 
     screen: Screen = Screen.TENANTS
     tenant_list: Listing[RowKey] = field(default_factory=Listing)
@@ -273,6 +276,19 @@ class ConsoleState:
         """Seconds a row's own ages have to be counted on by."""
         at = self.received.get((kind, key))
         return self.clock() - at if at is not None else 0.0
+
+    def ask_for(self, rows: Collection[RowKey]) -> None:
+        """The hub has been asked for the figures of these rows, and of no others."""
+        before, now = self.asked or {}, self.clock()
+        # What came within the last seconds is as new as what a live row shows.
+        self.asked = {key: before.get(key, now - STALE_S) for key in rows}
+
+    def is_fresh(self, key: RowKey) -> bool:
+        """Whether a row's figures are of now; those of a row that nobody looked at may be hours old."""
+        if self.asked is None:
+            return True
+        since = self.asked.get(key)
+        return since is not None and self.received.get(("tenant", key), 0.0) >= since
 
     def age_of(self, at_ms: int | None) -> float | None:
         """Seconds since a moment of the hub's clock."""
@@ -499,10 +515,11 @@ class ConsoleState:
     def toggle_marks(self) -> None:
         """Mark every row that is shown; when all of them are marked, unmark them."""
         shown = self.tenant_list.order
-        if set(shown) <= set(self.marks):
-            self.marks = [key for key in self.marks if key not in set(shown)]
+        marked, listed = set(self.marks), set(shown)
+        if listed <= marked:
+            self.marks = [key for key in self.marks if key not in listed]
         else:
-            self.marks += [key for key in shown if key not in set(self.marks)]
+            self.marks += [key for key in shown if key not in marked]
 
     @property
     def selected(self) -> BaseModel | None:

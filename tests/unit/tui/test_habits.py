@@ -12,12 +12,14 @@ from scripts import console_seed as seed
 from scripts.console_stage import Stage, stage
 
 from loradeck.client.config import Context
-from loradeck.client.errors import ConfigError
+from loradeck.client.errors import ApiError, ConfigError
+from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.moves import AnnotateRequest, MoveResult, RewindPlan, RewindStep
+from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
 from loradeck.tui.dispatch import Refuse, annotate
-from loradeck.tui.moves import MoveKind
+from loradeck.tui.moves import Move, MoveKind
 from loradeck.tui.screens.page import Page
 from loradeck.tui.state import ConsoleState, Screen
 
@@ -275,3 +277,47 @@ def test_a_reason_that_is_too_long_is_refused(state: ConsoleState) -> None:
     verdict = annotate(state, event, "- " + "x" * 600)
     assert isinstance(verdict, Refuse)
     assert "at most 500 characters" in verdict.why
+
+
+async def test_figures_of_rows_that_nobody_looked_at_are_not_shown_as_of_now() -> None:
+    state = seed.hub_state()
+    rows = [
+        state.tenants[0].model_copy(update={"tenant": f"t{n:03}", "flags": (), "last_event": None}) for n in range(200)
+    ]
+    async with stage(state.model_copy(update={"tenants": tuple(rows), "events": ()}), size=(100, 30)) as on:
+        assert on.deck.front is not None
+        assert " 88.0 " in on.deck.front.grid.text.splitlines()[0]
+        on.clock.now += 3600
+        on.deck.state.heard_at = on.clock.now
+        await on.press("G")
+        await on.settle()
+        last = on.deck.front.grid.text.splitlines()[-1]
+        assert "t199" in last
+        assert "88.0" not in last
+        saved = on.deck.front.as_text()
+        assert "88.0" not in next(line for line in saved.splitlines() if "t100" in line)
+        await on.says(FeedTenants(rows=(rows[199],)))
+        await on.settle()
+        assert " 88.0 " in on.deck.front.grid.text.splitlines()[-1]
+
+
+async def test_of_marked_rows_the_one_that_was_refused_is_told() -> None:
+    async with stage() as on:
+        problem = Problem(type="about:blank", title="another move was first", status=409, code="moved")
+
+        def answer(move: Move) -> MoveResult:
+            if move.tenant == "acme":
+                raise ApiError(problem)
+            return MoveResult(events=(), rev=88500, epoch=3)
+
+        on.port.answer = answer
+        await on.press("/", *"acme|delta", "enter", "*", "R")
+        await on.settle()
+        await on.press("y")
+        await on.settle()
+        assert len(on.port.sent) == 2
+        tell = on.deck.state.tell
+        assert tell is not None
+        assert tell.text.startswith("R 2 rows: REFUSED acme: another move was first")
+        assert "COMMITTED 1" in tell.text
+        assert tell.style == "bad"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from loradeck.tui.columns import TENANT_COLUMNS, tenant_cells
-from loradeck.tui.dispatch import Action, decide, shown_of
+from loradeck.tui.dispatch import Action, Ask, Verdict, barrier, decide, shown_of
 from loradeck.tui.panel import has_preview, panel_lines, wants_panel
 from loradeck.tui.preview import preview_lines, tell_line
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span
+from loradeck.tui.text import Line, Span, plural
 
 
 class TenantsScreen(ListScreen):
@@ -29,7 +29,11 @@ class TenantsScreen(ListScreen):
         if row is None:
             return [*nothing_selected(), tell_line(state.tell)], None
         frame = deck.sight.look()
-        rollback = decide(Action.ROLLBACK, state, frame, read_only=deck.read_only)
+        if state.marks:  # the list is put together when R is pressed, and not at every frame
+            barred = barrier(Action.ROLLBACK, state, deck.read_only)
+            rollback: Verdict = barred or Ask(f"R on {plural(len(state.marks), 'marked row')}")
+        else:
+            rollback = decide(Action.ROLLBACK, state, frame, read_only=deck.read_only)
         undo = decide(Action.UNDO, state, frame, read_only=deck.read_only)
         if wants_panel(state, row):
             lines = panel_lines(state, row, width, height, rollback=rollback, undo=undo)
