@@ -51,7 +51,10 @@ def test_a_time_without_a_zone_is_read_only_where_somebody_sees_what_it_came_to(
     assert moment(text, interactive=True, now_ms=NOW) <= NOW
 
 
-@pytest.mark.parametrize("text", ["", "now", "25:00Z", "14:61Z", "2026-13-01T00:00Z", "2026-03-03T00:00Z", "1e3", "20m", "x ago", "999999d ago"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "now", "25:00Z", "14:61Z", "2026-13-01T00:00Z", "2026-03-03T00:00Z", "1e3", "20m", "x ago", "999999d ago"],
+)
 def test_what_is_no_time_or_has_not_come_is_refused(text: str) -> None:
     with pytest.raises(CliError):
         moment(text, interactive=True, now_ms=NOW)
