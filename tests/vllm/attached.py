@@ -85,8 +85,8 @@ class Attached:
 
     def move(self, *words: str) -> None:
         """A move of the tenant's pointer, until it is proven on every replica and attested."""
-        self.fleet.cli(*words, "--wait", "proven", "--timeout", "60")
-        wait_for("attested", lambda: self.row()["attested"], 30)
+        self.fleet.cli(*words, "--wait", "proven", "--timeout", "120")
+        wait_for("attested", lambda: self.row()["attested"], 60)
 
 
 @contextmanager

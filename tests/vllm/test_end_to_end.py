@@ -13,6 +13,7 @@ import shutil
 import signal
 import statistics
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ async def under_load(served: Served) -> AsyncIterator[Callers]:
 
     async def stream(offset: int) -> None:
         for turn in itertools.count(offset):
-            await callers.ask("gpu-01", TENANT, prompts[turn % len(prompts)], stream=True)
+            answer = await callers.ask("gpu-01", TENANT, prompts[turn % len(prompts)], stream=True)
+            await asyncio.sleep(0 if answer.ok else 0.5)
 
     async with Callers(routers, {TENANT: served.key}, max_tokens=TOKENS) as callers:
         callers.start({TENANT: prompts}, every_s=0.05)
@@ -178,12 +180,12 @@ async def test_7_after_a_kill_9_adapters_are_replayed_and_proven_before_anybody_
             return int(served.lock.read_text()) != launched and served.loaded() == both and row["proven"] == 1
 
         def answered() -> bool:
-            return sum(answer.ok for answer in list(callers.answers)[killed:]) > 10
+            return sum(answer.ok and answer.sent_ns > proven_ns for answer in list(callers.answers)) > 10
 
         await asyncio.to_thread(wait_for, "refused", refused, 60)
         await asyncio.to_thread(wait_for, "loaded and proven again", back, vllm_server.START_S, every=0.5)
-        killed = len(callers.answers)
-        await asyncio.to_thread(wait_for, "answers", answered, 120)
+        proven_ns = time.monotonic_ns()
+        await asyncio.to_thread(wait_for, "answers", answered, vllm_server.START_S)
         answers = list(callers.answers)
     # In between callers were refused, or answered by the tenant's release: by no other, and not by the bare base.
     assert {answer.by for answer in answers if answer.ok} == {current}

@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,12 @@ from tests.vllm_server import Server, asked
 from tests.words import write_adapter, write_base
 
 from incident.fleet import wait_for
+from incident.incident import ROUTE
 from loradeck.artifacts import base_manifest, scan
+from loradeck.client.api import HubApi, new_key
+from loradeck.client.config import Context
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
+from loradeck.schemas.moves import RollbackRequest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.errors import AgentError
@@ -155,7 +159,7 @@ STREAMS = 12
 STREAM_TOKENS = 440
 
 
-async def streamed(http: httpx.AsyncClient, model: str, midway: Callable[[], Any]) -> tuple[list[str], int]:
+async def streamed(http: httpx.AsyncClient, model: str, midway: Callable[[], Awaitable[Any]]) -> tuple[list[str], int]:
     """The texts of long streams side by side, and how many went on after what was done midway was done."""
     began, ended, acted = asyncio.Event(), [0], asyncio.Event()
 
@@ -173,7 +177,7 @@ async def streamed(http: httpx.AsyncClient, model: str, midway: Callable[[], Any
 
     async def act() -> None:
         await began.wait()
-        await asyncio.to_thread(midway)
+        await midway()
         acted.set()
 
     *texts, _ = await asyncio.gather(*(one(text) for text in (PROMPTS * 2)[:STREAMS]), act())
@@ -184,10 +188,9 @@ async def test_3_load_inplace_changes_the_weights_under_a_stream(server: Server,
     v1, v2 = material.adapters[:2]
     server.load("still", v1)
     alone = [server.text("still", text, STREAM_TOKENS) for text in PROMPTS]
+    body = {"lora_name": "still", "lora_path": str(v2), "load_inplace": True}
     async with server.client() as http:
-        said, went_on = await streamed(
-            http, "still", lambda: server.load("still", v2, load_inplace=True).raise_for_status()
-        )
+        said, went_on = await streamed(http, "still", lambda: http.post("/v1/load_lora_adapter", json=body))
     assert went_on > 0
     changed = [(text, right) for text, right in zip(said, alone, strict=True) if text != right]
     assert changed
@@ -197,13 +200,25 @@ async def test_3_load_inplace_changes_the_weights_under_a_stream(server: Server,
 async def test_3_a_stream_ends_under_the_weights_it_began_with_whatever_moves(tenant: Attached) -> None:
     current = tenant.row()["pointer"]["release"]
     alone = [tenant.server.text(f"{TENANT}-{current}", text, STREAM_TOKENS) for text in PROMPTS]
-    async with httpx.AsyncClient(base_url=tenant.fleet.nodes[0].url, headers=tenant.http.headers, timeout=60) as http:
+    async with (
+        HubApi.to(Context(name="tests", socket=tenant.fleet.socket)) as api,
+        httpx.AsyncClient(base_url=tenant.fleet.nodes[0].url, headers=tenant.http.headers, timeout=120) as http,
+    ):
+        preview = (await api.row(TENANT, ROUTE)).preview
+        assert preview.target is not None
+        request = RollbackRequest(
+            expected_generation=preview.generation,
+            to=preview.target.id,
+            confirmed=preview.asks is not None,
+            idempotency_key=new_key(),
+            reason="tests",
+        )
         said, went_on = await streamed(
-            http, TENANT, lambda: tenant.fleet.cli("rollback", TENANT, "--yes", "--wait", "flipped")
+            http, TENANT, lambda: api.rollback(TENANT, ROUTE, request, wait="flipped", timeout=60)
         )
     assert went_on > 0
     assert said == alone
-    wait_for("attested", lambda: tenant.row()["attested"], 30)
+    wait_for("attested", lambda: tenant.row()["attested"], 60)
     assert tenant.answers() == {tenant.row()["pointer"]["release"]} != {current}
     tenant.move("undo", TENANT, "--yes")
     assert tenant.answers() == {current}
