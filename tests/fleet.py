@@ -80,7 +80,7 @@ def lay(fleet: Fleet, material: Material) -> tuple[Cast, str]:
 
 def promote(fleet: Fleet, release: str, *words: str) -> Any:
     """Promote and wait until it is proven and attested."""
-    result = fleet.cli("promote", TENANT, release, "--yes", "--wait", "proven", "--timeout", "60", *words)
+    result = fleet.cli("promote", TENANT, release, "--yes", "--wait", "proven", "--timeout", "180", *words)
     wait_for("attested", lambda: row(fleet)["attested"], 30)
     return result
 

@@ -69,8 +69,8 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{cores} core{'s' * (cores > 1)} of {platform.machine()}, {memory:.0f} GiB, {platform.system()} "
-        f"{platform.release()}, Python {platform.python_version()}, no GPU used"
+        f"{cores} core{'s' * (cores > 1)} of {platform.machine()}, {memory:.0f} GiB, {platform.system()}, "
+        f"Python {platform.python_version()}, no GPU used"
     )
 
 
