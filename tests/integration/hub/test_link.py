@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent, key, restore, running, until
+from tests.integration.hub.deck import Deck, FakeAgent, restore, running, until
 
 from loradeck.hub.link import beat
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
