@@ -23,7 +23,7 @@ CONTROLS = ("late-router", "wrong-file", "bare-base")
 
 def agent(control: str) -> None:
     """Run the agent's command line with the breakage in it, or in what it starts."""
-    from loradeck_agent import daemon
+    from loradeck_agent import daemon, engine_life
     from loradeck_agent.cli import main
     from loradeck_agent.supervise import Program
 
@@ -31,12 +31,13 @@ def agent(control: str) -> None:
     if child is not None:
         program = Program
 
-        def broken(name: str, argv: tuple[str, ...], *rest: Any) -> Any:
+        def broken(name: str, argv: tuple[str, ...], *rest: Any, **named: Any) -> Any:
             if argv[1:3] == ("-m", child):
                 argv = (argv[0], str(Path(__file__).resolve()), control, "child", *argv[3:])
-            return program(name, argv, *rest)
+            return program(name, argv, *rest, **named)
 
-        daemon.Program = broken  # type: ignore[assignment,attr-defined]
+        for starts in (daemon, engine_life):
+            starts.Program = broken  # type: ignore[attr-defined]
     else:
         _load_the_wrong_file()
     main()
