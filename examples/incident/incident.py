@@ -29,17 +29,17 @@ ROUTE = "production"
 WINDOW_NS = 100_000_000
 """Either side of an acknowledgement."""
 
-LEAD_S = 0.07
+LEAD_S = 0.09
 """Requests start this long before a move."""
 
-SPACING_S = 0.005
+SPACING_S = 0.004
 THIN_S = 0.5
 """Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
 
-STEADY = 40
+STEADY = 50
 """At most so many at that pace: an engine is not to be buried by a move that takes long."""
 
-AFTER = 14
+AFTER = 16
 BURST = 24
 
 
