@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from textual import events
@@ -16,55 +14,33 @@ from textual.app import App
 from textual.driver import Driver
 
 from loradeck.client.config import Context, load_contexts
-from loradeck.client.errors import ClientError
 from loradeck.client.feed import FeedItem, LinkChange
 from loradeck.client.feed import Link as FeedLink
-from loradeck.client.moments import MomentError, moment
-from loradeck.schemas.log import Event
-from loradeck.schemas.moves import RewindRequest
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
+from loradeck.tui.acts import Acts
 from loradeck.tui.asker import Asker
-from loradeck.tui.clipboard import TooLong, copied
-from loradeck.tui.commands import CommandError, parse
-from loradeck.tui.dispatch import (
-    Act,
-    Action,
-    Ask,
-    NewKey,
-    Refuse,
-    Verdict,
-    annotate,
-    barrier,
-    decide,
-    new_key,
-    offer,
-    rewind,
-)
+from loradeck.tui.dispatch import NewKey, new_key
 from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
-from loradeck.tui.listing import FilterError, RowFilter
-from loradeck.tui.moves import Move, RowKey
-from loradeck.tui.outcome import said
-from loradeck.tui.panel import is_done, pin_command, wants_panel
+from loradeck.tui.listing import RowFilter
+from loradeck.tui.moves import RowKey
+from loradeck.tui.moving import Moving
 from loradeck.tui.port import HubPort, Port
 from loradeck.tui.question import Question
-from loradeck.tui.saving import default_name, save
 from loradeck.tui.screens.adapters import AdaptersScreen
 from loradeck.tui.screens.data import DataScreen
 from loradeck.tui.screens.events import EventsScreen
 from loradeck.tui.screens.gates import GatesScreen
-from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.jobs import JobsScreen
 from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.nodes import NodesScreen
-from loradeck.tui.screens.page import Page
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.seen import Sight
 from loradeck.tui.sender import Sender
 from loradeck.tui.state import ConsoleState, Screen
-from loradeck.tui.text import clean, line, plural
+from loradeck.tui.text import clean
 from loradeck.tui.theme import THEME
-from loradeck.tui.widgets.prompt import Asking
+from loradeck.tui.typed import Typed
 
 REPAINT_S = 0.5
 """Data is drawn at most twice a second; keys, and what one's own move does, at once."""
@@ -122,13 +98,13 @@ class Deck(App[Context], inherit_bindings=False):
         self.question: Question | None = None
         self.question_top = 0  # first entry of its list that is in view
         self._at = at
-        self._annotating: Event | None = None
-        self._contexts = contexts
-        self._make_key = make_key
-        self.sender = Sender(port, self.state, self._draw_front)
-        self.asker = Asker(port, self.state, start=self._aside, changed=self._draw_front, notice=self.notice)
-        self._last_filter = RowFilter()
+        self.contexts = contexts
+        self.make_key = make_key
+        self.sender = Sender(port, self.state, self.draw_front)
+        self.asker = Asker(port, self.state, start=self._aside, changed=self.draw_front, notice=self.notice)
+        self.filter_before = RowFilter()  # what esc in a filter input goes back to
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
+        self.moving, self.typed, self.acts = Moving(self), Typed(self), Acts(self)
         self.lists = {which: kind() for which, kind in LISTS.items()}
 
     # ---- life ------------------------------------------------------------------------------------------------
@@ -160,6 +136,11 @@ class Deck(App[Context], inherit_bindings=False):
         """The list in front; None while help covers it."""
         screen = self.screen_stack[-1] if self._screen_stacks.get(self._current_mode) else None
         return screen if isinstance(screen, ListScreen) else None
+
+    @property
+    def terminal(self) -> Driver | None:
+        """What writes to the terminal."""
+        return self._driver
 
     # ---- what is seen ----------------------------------------------------------------------------------------
 
@@ -193,11 +174,12 @@ class Deck(App[Context], inherit_bindings=False):
 
     def _seen(self) -> None:
         """Draw again when R becomes armed."""
-        self.set_timer(REPAINT_S + 0.02, self._draw_front)
+        self.set_timer(REPAINT_S + 0.02, self.draw_front)
 
     # ---- drawing ---------------------------------------------------------------------------------------------
 
-    def _draw_front(self) -> None:
+    def draw_front(self) -> None:
+        """Draw what the list in front knows now."""
         front = self.front
         if front is not None:
             front.sync()
@@ -205,10 +187,10 @@ class Deck(App[Context], inherit_bindings=False):
     def _tick(self) -> None:
         """Twice a second: order, ages, figures. A terminal that has not taken the last frame gets no new one."""
         self.state.arrange()
-        self._drop_outdated()
+        self.moving.drop_outdated()
         self._ask()
         if self._written() == self._accepted():
-            self._draw_front()
+            self.draw_front()
 
     def notice(self, text: str, style: str = "") -> None:
         """One line above the footer, until the next key."""
@@ -232,17 +214,17 @@ class Deck(App[Context], inherit_bindings=False):
                     self.notice("")  # what a key was told about the link is over
                 elif item.state is not FeedLink.CONNECTING:
                     self.state.link_down("; ".join(part for part in (item.why, item.fix) if part))
-                self._draw_front()
+                self.draw_front()
             case HubState():
                 self.state.load(item)
                 self._start_row()
                 self.sender.retell()
-                self._draw_front()
+                self.draw_front()
             case _:
                 changed = self.state.apply(item)
                 if changed.tenants & self.sender.watched:
                     self.sender.retell()
-                    self._draw_front()
+                    self.draw_front()
 
     def _start_row(self) -> None:
         """Start on the row that was asked for."""
@@ -308,8 +290,8 @@ class Deck(App[Context], inherit_bindings=False):
         self.notice("")
         if self.question is not None and not self._answers(binding):
             return
-        getattr(self, f"do_{binding.does}")()
-        self._draw_front()
+        getattr(self.acts, f"do_{binding.does}")()
+        self.draw_front()
         self.asker.show(self._looked_at())
 
     def _answers(self, binding: keys.Binding) -> bool:
@@ -332,233 +314,8 @@ class Deck(App[Context], inherit_bindings=False):
         if binding.does not in steps:
             return False
         self.question_top = max(0, self.question_top + steps[binding.does])
-        self._draw_front()
+        self.draw_front()
         return True
-
-    def do_rollback(self) -> None:
-        self._gate(Action.ROLLBACK)
-
-    def do_undo(self) -> None:
-        self._gate(Action.UNDO)
-
-    def do_fallback(self) -> None:
-        self._gate(Action.FALLBACK)
-
-    def do_hold(self) -> None:
-        self._gate(Action.HOLD)
-
-    def do_promote(self) -> None:
-        self.promote(None, override=False)
-
-    def do_rewind(self) -> None:
-        barred = barrier(Action.REWIND, self.state, self.read_only)
-        if barred is not None:
-            self.notice(barred.why, "warn")
-        elif self.front is not None:
-            self.notice("14:05 (local), 14:05Z, 20m ago, or a rev", "dim")
-            self.front.prompt.open(Asking.MOMENT)
-
-    def do_quit(self) -> None:
-        if self.state.screen is not Screen.TENANTS:
-            self.show_list(Screen.TENANTS)
-        else:
-            self._gate(Action.QUIT)
-
-    def do_confirm(self) -> None:
-        question = self.question
-        if question is None:
-            self.notice("nothing waits for y", "dim")
-            return
-        if not self._is_seen(question):
-            self.notice("y not taken: your terminal has not shown the question yet", "warn")
-            return
-        if question.ask.wants_reason:
-            self.notice("type the reason, then enter", "warn")
-            return
-        self.question = None
-        if question.action is Action.QUIT:
-            self.exit()
-        else:
-            self._send(question.ask.moves)
-
-    def _is_seen(self, question: Question) -> bool:
-        frame = self.sight.look()
-        return frame.question == question.number and frame.seen_at is not None
-
-    def do_escape(self) -> None:
-        """Out of whatever is innermost."""
-        state = self.state
-        row = state.row
-        if self.question is not None:
-            self.question = None
-        elif (
-            state.screen is Screen.TENANTS and row is not None and self._closes_panel(row.key)
-        ) or self.sender.dismiss():
-            pass
-        elif state.listing.filter.pattern is not None:
-            state.set_filter(RowFilter())
-        elif state.screen is Screen.TENANTS and state.marks:
-            state.marks.clear()
-        elif state.screen is not Screen.TENANTS:
-            self.show_list(Screen.TENANTS)
-
-    def _closes_panel(self, key: RowKey) -> bool:
-        row = self.state.tenants[key]
-        if not wants_panel(self.state, row) or row.pointer.last_move is None:
-            return False
-        if row.pointer.last_move in self.state.dismissed:
-            return False
-        self.state.dismissed.add(row.pointer.last_move)
-        return True
-
-    def do_copy(self) -> None:
-        row = self.state.row
-        command = pin_command(row, self.state, whole=True) if row is not None and not is_done(row) else None
-        wanted = (command if self.state.screen is Screen.TENANTS else None) or self.state.identity
-        if wanted is None:
-            self.notice("nothing to copy here", "dim")
-        elif self._driver is not None:
-            self._copy(wanted)
-
-    def _copy(self, text: str) -> None:
-        assert self._driver is not None
-        try:
-            self._driver.write(copied(text, os.environ))
-        except TooLong as error:
-            self.notice(f"not copied: {error}", "warn")
-        else:
-            told = clean(text) if len(text) <= 64 else plural(len(text), "character")
-            self.notice(f"copied {told} (if your terminal allows OSC 52)")
-
-    def do_mark(self) -> None:
-        self.state.toggle_mark()
-        self.state.listing.step(1)
-
-    def do_mark_shown(self) -> None:
-        self.state.toggle_marks()
-
-    def do_json(self) -> None:
-        selected = self.state.selected
-        if selected is None:
-            self.notice("nothing is selected", "dim")
-            return
-        text = selected.model_dump_json(indent=2)
-        self.push_screen(Page("json", lambda width: [line(clean(part)) for part in text.splitlines()], leaves="J"))
-
-    def do_incident(self) -> None:
-        barred = barrier(Action.ANNOTATE, self.state, self.read_only)
-        if barred is not None:
-            self.notice(barred.why, "warn")
-        elif (about := self._about()) is None:
-            self.notice("i off: no move of a pointer is selected", "warn")
-        elif self.front is not None:
-            self._annotating = about  # what is selected while one types is another matter
-            self.notice("INC-2210 what happened; - for no incident", "dim")
-            self.front.prompt.open(Asking.INCIDENT)
-
-    def _about(self) -> Event | None:
-        """The event that `i` is about: the selected one, or the last move of the selected row."""
-        if self.state.screen is Screen.EVENTS:
-            return self.state.events.get(self.state.event_list.selected or 0)
-        row = self.state.row
-        return self.state.last_move(row) if row is not None else None
-
-    def save(self, name: str) -> None:
-        front = self.front
-        if front is None:
-            return
-        now_ms = self.state.hub_now_ms or int(time.time() * 1000)
-        path = Path(name) if name else default_name(front.WHICH.value, now_ms)
-        try:
-            path = path.expanduser()
-            save(path, front.as_text())
-        except (OSError, RuntimeError, ValueError) as error:  # the last two: no such user, a zero byte
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            self.notice(f"not saved: {clean(str(path))}: {clean(why or '')}", "bad")
-        else:
-            self.notice(f"saved {plural(len(self.state.listing.order), 'row')} to {clean(str(path.resolve()))}")
-
-    def switch(self, name: str) -> None:
-        """Another hub: this console ends, and one on that hub begins without marks, filter or anything pending."""
-        try:
-            contexts = self._contexts()
-        except ClientError as error:
-            self.notice(f"ctx off: {said(error)}", "bad")
-            return
-        known = ", ".join(clean(known) for known in sorted(contexts)) or "none"
-        if not name:
-            self.notice(f"here: {clean(self.context)}; known: {known}")
-        elif name not in contexts:
-            self.notice(f"no context {clean(name)!r}; known: {known}", "warn")
-        elif self.state.unsettled:
-            self.notice("ctx off: your last move has not settled", "warn")
-        else:
-            try:
-                HubPort(contexts[name])  # what does not work there keeps this console
-            except ClientError as error:
-                self.notice(f"ctx off: {said(error)}", "bad")
-                return
-            self.exit(contexts[name])
-
-    def do_down(self) -> None:
-        self.state.listing.step(1)
-
-    def do_up(self) -> None:
-        self.state.listing.step(-1)
-
-    def do_page_down(self) -> None:
-        self.state.listing.step(self.front.grid.page if self.front else 1)
-
-    def do_page_up(self) -> None:
-        self.state.listing.step(-(self.front.grid.page if self.front else 1))
-
-    def do_first(self) -> None:
-        self.state.listing.jump(0)
-
-    def do_last(self) -> None:
-        self.state.listing.jump(-1)
-
-    def do_enter(self) -> None:
-        state = self.state
-        if state.screen is Screen.TENANTS and state.row is not None:
-            self.show_events(f" {state.row.tenant}/{state.row.route} ")
-        elif state.screen is Screen.EVENTS:
-            event = state.events.get(state.event_list.selected or 0)
-            if event is not None and event.route and state.tenant_list.choose((event.tenant, event.route)):
-                self.show_list(Screen.TENANTS)
-
-    def do_tenants(self) -> None:
-        self.show_list(Screen.TENANTS)
-
-    def do_nodes(self) -> None:
-        self.show_list(Screen.NODES)
-
-    def do_jobs(self) -> None:
-        self.show_list(Screen.JOBS)
-
-    def do_gates(self) -> None:
-        self.show_list(Screen.GATES)
-
-    def do_adapters(self) -> None:
-        self.show_list(Screen.ADAPTERS)
-
-    def do_data(self) -> None:
-        self.show_list(Screen.DATA)
-
-    def do_events(self) -> None:
-        self.show_list(Screen.EVENTS)
-
-    def do_help(self) -> None:
-        self.push_screen(HelpScreen(self.state.screen))
-
-    def do_filter(self) -> None:
-        if self.front is not None:
-            self._last_filter = self.state.listing.filter
-            self.front.prompt.open(Asking.FILTER, self._last_filter.text)
-
-    def do_command(self) -> None:
-        if self.front is not None:
-            self.front.prompt.open(Asking.COMMAND)
 
     def show_list(self, which: Screen) -> None:
         """Bring a list to the front."""
@@ -579,204 +336,6 @@ class Deck(App[Context], inherit_bindings=False):
         self.state.event_list.filter = RowFilter.parse(pattern) if word.strip() else RowFilter()
         self.state.event_list.selected = None
         self.show_list(Screen.EVENTS)
-
-    # ---- typed text ------------------------------------------------------------------------------------------
-
-    def filter_typed(self, text: str) -> None:
-        """While a filter is typed the list follows; a half-typed expression leaves it as it is."""
-        with contextlib.suppress(FilterError):
-            self.state.set_filter(RowFilter.parse(text))
-        self._draw_front()
-
-    def prompt_left(self) -> None:
-        """Esc in an input."""
-        front = self.front
-        if front is None:
-            return
-        if front.prompt.asking is Asking.FILTER:
-            self.state.set_filter(self._last_filter)
-        self.question = None
-        front.prompt.close()
-        self._draw_front()
-
-    def submitted(self, asking: Asking, text: str) -> None:
-        """Enter in an input."""
-        front = self.front
-        if front is None:
-            return
-        if asking is Asking.REASON:
-            self._reasoned(text)
-        elif asking is Asking.INCIDENT:
-            front.prompt.close()
-            self._follow_verdict(
-                Action.ANNOTATE,
-                annotate(self.state, self._annotating, text, read_only=self.read_only, make_key=self._make_key),
-            )
-        elif asking is Asking.MOMENT:
-            if self._rewind_to(text):
-                front.prompt.close()
-        elif asking is Asking.FILTER:
-            front.prompt.close()
-            try:
-                self.state.set_filter(RowFilter.parse(text))
-            except FilterError as error:
-                self.state.set_filter(self._last_filter)
-                self.notice(clean(str(error)), "bad")
-        else:
-            front.prompt.close()
-            self._run_command(text)
-        self._draw_front()
-
-    def _reasoned(self, text: str) -> None:
-        """The typed reason of an override: sends the question it belongs to."""
-        front, question = self.front, self.question
-        if front is None or question is None:
-            return
-        if not text.strip():
-            self.notice("a reason is needed; esc leaves", "warn")
-            return
-        if not self._is_seen(question):
-            self.notice("not sent: your terminal has not shown the question yet", "warn")
-            return
-        front.prompt.close()
-        self.question = None
-        self._send([move.because(text.strip()) for move in question.ask.moves])
-
-    def _rewind_to(self, text: str) -> bool:
-        """Ask the hub what going back to a time or a rev would do. False: it is neither, and typing goes on."""
-        to_rev = int(text) if text.strip().isdecimal() else None
-        time_ms = None
-        if to_rev is None:
-            now_ms = self.state.hub_now_ms or int(time.time() * 1000)
-            try:
-                time_ms = moment(text, now_ms=now_ms, zoneless=True)
-            except MomentError as error:
-                self.notice(clean(f"{error}; {error.fix}"), "bad")
-                return False
-        tenants = tuple(dict.fromkeys(tenant for tenant, _ in self.state.marks))
-        request = RewindRequest(
-            to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=self._make_key(), reason="rewind"
-        )
-        self.notice("asking the hub what would move ...", "dim")
-        self.run_worker(self._plan_rewind(request), group="offer", exclusive=True)
-        return True
-
-    async def _plan_rewind(self, request: RewindRequest) -> None:
-        plan = await self.asker.plan(request)
-        if plan is None:
-            return
-        if not self._may_ask():
-            self.notice("W dropped: you have moved on", "dim")
-            return
-        self.notice("")
-        self._follow_verdict(Action.REWIND, rewind(self.state, plan, request, read_only=self.read_only))
-
-    def _run_command(self, text: str) -> None:
-        try:
-            command, argument = parse(text)
-        except CommandError as error:
-            self.notice(clean(str(error)), "bad")
-            return
-        match command:
-            case "":
-                return
-            case "q":
-                self._gate(Action.QUIT)
-            case "promote" | "promote!":
-                self.show_list(Screen.TENANTS)
-                self.promote(argument or None, override=command.endswith("!"))
-            case "rollback" | "undo" | "fallback" | "hold":
-                self.show_list(Screen.TENANTS)
-                self._gate({"rollback": Action.ROLLBACK, "undo": Action.UNDO, "fallback": Action.FALLBACK}.get(
-                    command, Action.HOLD))  # fmt: skip
-            case "events":
-                self.show_events(argument)
-            case "save":
-                self.save(argument)
-            case "ctx":
-                self.switch(argument)
-            case "rewind":
-                self.show_list(Screen.TENANTS)
-                barred = barrier(Action.REWIND, self.state, self.read_only)
-                if barred is not None:
-                    self.notice(barred.why, "warn")
-                elif not argument or not self._rewind_to(argument):
-                    self.do_rewind()
-            case _:
-                getattr(self, f"do_{command}")()
-
-    # ---- the gate --------------------------------------------------------------------------------------------
-
-    def _gate(self, action: Action) -> None:
-        verdict = decide(action, self.state, self.sight.look(), read_only=self.read_only, make_key=self._make_key)
-        self._follow_verdict(action, verdict)
-
-    def _follow_verdict(self, action: Action, verdict: Verdict) -> None:
-        match verdict:
-            case Refuse():
-                self.notice(verdict.why, "warn")
-            case Ask():
-                self.question = Question(action, verdict)
-                self.question_top = 0
-                if verdict.wants_reason and self.front is not None:
-                    self.front.prompt.open(Asking.REASON)
-            case Act(moves=()):
-                self.exit()
-            case Act():
-                self._send(verdict.moves)
-        self._draw_front()
-
-    def _drop_outdated(self) -> None:
-        """A question about something that has changed is withdrawn."""
-        why = self.question.outdated(self.state) if self.question is not None else None
-        if why is not None:
-            self.question = None
-            if self.front is not None and self.front.prompt.asking is Asking.REASON:
-                self.front.prompt.close()
-            self.notice(f"question dropped: {why}", "warn")
-
-    def promote(self, label: str | None, *, override: bool) -> None:
-        """Offer a release for the selected row: the newest that is not live, or the one that was named."""
-        row = self.state.row
-        barred = barrier(Action.PROMOTE, self.state, self.read_only)
-        if barred is not None:
-            self.notice(barred.why, "warn")
-        elif row is None:
-            self.notice("p off: no row is selected", "warn")
-        else:
-            self.notice(f"looking up the releases of {row.tenant} ...", "dim")
-            self.run_worker(self._offer(row.key, label, override=override), group="offer", exclusive=True)
-
-    def _may_ask(self) -> bool:
-        """Whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
-        front = self.front
-        return (
-            front is not None
-            and front.WHICH is Screen.TENANTS
-            and front.prompt.asking is None
-            and self.question is None
-        )
-
-    async def _offer(self, key: RowKey, label: str | None, *, override: bool) -> None:
-        found = await self.asker.candidate(key, label)
-        if found is None:
-            return
-        row = self.state.tenants.get(key)
-        if row is None or self.state.tenant_list.selected != key or not self._may_ask():
-            self.notice("p dropped: you have moved on", "dim")
-            return
-        self.notice("")
-        candidate, gate = found
-        verdict = offer(
-            self.state, row, candidate, gate, override=override, read_only=self.read_only, make_key=self._make_key
-        )
-        self._follow_verdict(Action.PROMOTE, verdict)
-
-    def _send(self, moves: Sequence[Move]) -> None:
-        owns = self.sender.begin(moves)
-        if len(owns) > 1:
-            self.state.marks.clear()
-        self.run_worker(self.sender.deliver(owns), group="moves")
 
 
 def run(context: Context, *, read_only: bool = False, at: str | None = None) -> int:

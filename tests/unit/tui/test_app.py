@@ -463,7 +463,7 @@ async def test_loading_is_not_empty() -> None:
         on.deck.state.status = None
         on.deck.state.tenants.clear()
         on.deck.state.arrange(force=True)
-        on.deck._draw_front()
+        on.deck.draw_front()
         assert "loading from eu-1 ..." in grid(on)
 
 

@@ -134,7 +134,7 @@ async def test_save_writes_all_rows_to_a_new_file_of_this_users_only(tmp_path: P
 async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub() -> None:
     async with stage() as on:
         lab = Context(name="lab", socket=Path("/run/loradeck/hub.sock"))
-        on.deck._contexts = lambda: {"lab": lab}
+        on.deck.contexts = lambda: {"lab": lab}
         await command(on, "ctx")
         assert notice(on) == "here: eu-1; known: lab"
         await command(on, "ctx nowhere")
@@ -146,7 +146,7 @@ async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub(
 async def test_ctx_is_off_while_a_move_has_not_settled() -> None:
     async with stage() as on:
         lab = Context(name="lab", socket=Path("/run/loradeck/hub.sock"))
-        on.deck._contexts = lambda: {"lab": lab}
+        on.deck.contexts = lambda: {"lab": lab}
         await on.press("R")
         await command(on, "ctx lab")
         assert "ctx off: your last move has not settled" in notice(on)
@@ -159,7 +159,7 @@ async def test_unreadable_settings_are_said_and_the_console_stays() -> None:
         def broken() -> dict[str, Context]:
             raise ConfigError("the console's settings cannot be read", where="config.toml", fix="correct it")
 
-        on.deck._contexts = broken
+        on.deck.contexts = broken
         await command(on, "ctx lab")
         assert "the console's settings cannot be read" in notice(on)
         assert isinstance(on.deck, Deck)

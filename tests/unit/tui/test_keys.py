@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.tui.app import Deck
+from loradeck.tui.acts import Acts
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.helptext import help_lines
 from loradeck.tui.keys import BINDINGS, COMMANDS, complete, elsewhere, lookup
@@ -24,7 +24,7 @@ def test_no_key_means_two_things_on_a_screen(screen: Screen) -> None:
 
 def test_every_binding_and_command_is_done_by_the_console() -> None:
     for binding in BINDINGS:
-        assert callable(getattr(Deck, f"do_{binding.does}"))
+        assert callable(getattr(Acts, f"do_{binding.does}"))
     assert set(COMMANDS) - {"promote", "promote!", "q", "save", "ctx"} <= {binding.does for binding in BINDINGS}
 
 

@@ -172,11 +172,11 @@ class ListScreen(Screen[None], inherit_bindings=False):
         if asking is None:
             self.deck.pressed(event)
         elif event.key in ("escape", "ctrl+c"):
-            self.deck.prompt_left()
+            self.deck.typed.prompt_left()
         elif event.key == "enter":
-            self.deck.submitted(asking, self.prompt.value)
+            self.deck.typed.submitted(asking, self.prompt.value)
         elif self.prompt.take(event) and asking is Asking.FILTER:
-            self.deck.filter_typed(self.prompt.value)
+            self.deck.typed.filter_typed(self.prompt.value)
 
     def on_paste(self, event: events.Paste) -> None:
         """Pasted text outside inputs is no command."""
@@ -186,7 +186,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
             return
         self.prompt.paste(event.text)
         if self.prompt.asking is Asking.FILTER:
-            self.deck.filter_typed(self.prompt.value)
+            self.deck.typed.filter_typed(self.prompt.value)
 
 
 def nothing_selected() -> list[Line]:
