@@ -1,0 +1,112 @@
+"""Exact tests, intervals and sizes, against scipy and against published figures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from loradeck.rules.statistics import (
+    items_to_bound,
+    lower_bound,
+    mcnemar,
+    paired_bootstrap,
+    paired_items,
+    upper_bound,
+    visible_drop,
+)
+
+
+@pytest.mark.parametrize(("points", "needed"), [(5, 246), (3, 685), (2, 1_544), (1, 6_181)])
+def test_how_many_paired_items_a_drop_needs(points: int, needed: int) -> None:
+    """80 % power, one-sided 5 %, 10 % of the pairs differ."""
+    assert paired_items(points / 100) == needed
+    visible = visible_drop(needed)
+    assert visible is not None
+    assert visible <= points / 100
+    fewer = visible_drop(needed - 1)
+    assert fewer is not None
+    assert fewer > points / 100
+
+
+def test_the_smallest_visible_drop_is_seen_as_often_as_it_says() -> None:
+    """Drawn suites whose true drop is what 246 items can see: the exact test finds four of five, or a little fewer."""
+    drop = visible_drop(246)
+    assert drop is not None
+    draws = np.random.default_rng(7).multinomial(246, [0.05 + drop / 2, 0.05 - drop / 2, 0.9], size=3_000)
+    seen = np.mean([mcnemar(int(lost), int(won)) <= 0.05 for lost, won, _ in draws])
+    assert 0.70 < seen < 0.85
+
+
+def test_no_number_of_items_sees_a_drop_of_nothing_and_two_items_see_none() -> None:
+    with pytest.raises(ValueError, match="seen by no number"):
+        paired_items(0.0)
+    assert visible_drop(2) is None
+    assert visible_drop(0) is None
+    assert visible_drop(3) is not None
+
+
+def test_a_drop_larger_than_the_assumed_share_of_pairs_that_differ_is_itself_that_share() -> None:
+    assert paired_items(0.3, discordant=0.1) == paired_items(0.3, discordant=0.3)
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 5), (7, 2), (12, 12), (60, 30), (900, 850)])
+def test_mcnemar_is_the_exact_one_sided_sign_test(lost: int, won: int) -> None:
+    n = lost + won
+    expected = scipy.stats.binomtest(lost, n, 0.5, alternative="greater").pvalue if n else 1.0
+    assert mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 300), (0, 1), (3, 300), (20, 40), (40, 40), (199, 200), (1_500, 3_000)])
+def test_the_bounds_are_those_of_clopper_and_pearson(k: int, n: int) -> None:
+    less = scipy.stats.binomtest(k, n, alternative="less").proportion_ci(0.95, "exact")
+    greater = scipy.stats.binomtest(k, n, alternative="greater").proportion_ci(0.95, "exact")
+    assert upper_bound(k, n) == pytest.approx(less.high, abs=1e-9)
+    assert lower_bound(k, n) == pytest.approx(greater.low, abs=1e-9)
+
+
+def test_three_hundred_prompts_without_a_failure_only_bound_the_rate_at_one_percent() -> None:
+    assert upper_bound(0, 300) == pytest.approx(0.00994, abs=1e-5)
+    assert items_to_bound(0.99) == 299
+    assert lower_bound(299, 299) >= 0.99 > lower_bound(298, 298)
+    assert items_to_bound(0.0) == 1
+    assert (upper_bound(0, 0), lower_bound(0, 0)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("lost", "won", "n"), [(3, 1, 48), (20, 9, 246), (40, 0, 120), (0, 6, 40), (1, 0, 20)])
+def test_the_interval_of_the_drop_is_that_of_the_paired_bootstrap(lost: int, won: int, n: int) -> None:
+    """Against twenty thousand draws by scipy; theirs moves by an item, ours does not."""
+    before = np.array([1.0] * lost + [0.0] * won + [1.0] * (n - lost - won))
+    after = np.array([0.0] * lost + [1.0] * won + [1.0] * (n - lost - won))
+    drawn = scipy.stats.bootstrap(
+        (before, after),
+        lambda a, b, axis: np.mean(a - b, axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    low, high = paired_bootstrap(lost, won, n)
+    assert low == pytest.approx(drawn.low, abs=1.01 / n)
+    assert high == pytest.approx(drawn.high, abs=1.01 / n)
+
+
+def test_pairs_that_never_differ_do_not_make_the_drop_certain() -> None:
+    low, high = paired_bootstrap(0, 0, 40)
+    assert (low, high) == (-high, high)
+    assert high == pytest.approx(1 - 0.025 ** (1 / 40))
+    assert paired_bootstrap(0, 0, 0) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [(-1, 0, 3), (0, -1, 3), (2, 2, 3)])
+def test_counts_that_are_none_are_refused(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="lost and"):
+        paired_bootstrap(*wrong)
+
+
+def test_a_large_suite_is_no_different() -> None:
+    low, high = paired_bootstrap(520, 480, 10_000)
+    half = 1.96 * math.sqrt(1_000 / 10_000 - 0.004**2) / 100
+    assert (low, high) == (pytest.approx(0.004 - half, abs=2e-4), pytest.approx(0.004 + half, abs=2e-4))
