@@ -24,6 +24,7 @@ from loradeck.schemas.manifest import (
     Origin,
     Provenance,
     SuiteManifest,
+    Tier,
 )
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.state import (
@@ -721,6 +722,7 @@ def data() -> tuple[list[DatasetEntry], list[SuiteEntry]]:
         return (FileEntry(path=f"{name}.jsonl", size=1_200_000, sha256=digest(f"{name} rows")),)
 
     human = Provenance(
+        source="ticket export", tier=Tier.CONFIDENTIAL,
         origin=Origin.HUMAN, verifier="two raters, disagreements dropped", rater_ids=("r-04", "r-11"),
         consent="contract", licence_class="customer-owned", retention_days=365, purpose=("train", "evaluate"),
     )  # fmt: skip

@@ -146,7 +146,9 @@ cost = "{steps} steps, under a minute of one core; 9.8 MB to store and serve."
 
 def provenance(purpose: str) -> str:
     """Where the rows come from, for `loradeck dataset add` and `loradeck suite add`."""
-    return f"""origin = "synthetic"
+    return f"""source = "examples/tickets/generate.py"
+tier = "public"
+origin = "synthetic"
 verifier = "examples/tickets/generate.py: the answer is known before the ticket is put together"
 consent = "own"
 licence_class = "Apache-2.0"

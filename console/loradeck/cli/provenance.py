@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from loradeck.cli.files import checked, toml_of
-from loradeck.schemas.manifest import Origin, Provenance
+from loradeck.schemas.manifest import Origin, Provenance, Tier
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,8 +20,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--consent", help="Basis of use: contract, consent, public, own."),
     click.option("--rater", "rater_ids", multiple=True, help="Pseudonymous id of a person who labelled; repeatable."),
     click.option("--verifier", help="What checked synthetic rows."),
-    click.option("--synthetic-depth", type=int, help="0 human, 1 written by a model trained on human rows, ..."),
+    click.option("--synthetic-depth", type=int, help="0: no model wrote them; 1: a model trained on such rows; ..."),
     click.option("--generator-release", help="Release that wrote the synthetic rows."),
+    click.option("--tier", type=click.Choice([tier.value for tier in Tier]), help="How closely the rows are kept."),
+    click.option("--source", help="System, export or address the rows came from."),
     click.option("--origin", type=click.Choice([origin.value for origin in Origin]), help="Who wrote the rows."),
     click.option(
         "--provenance",

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from loradeck.cli.files import checked
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.secret_file import new_secret_file
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.schemas.ids import short
+from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.tenant import TenantCreate, TenantState
 
 
@@ -49,6 +51,27 @@ async def suspend(s: Session, name: str, reason: str, yes: bool) -> None:
 async def resume(s: Session, name: str, reason: str) -> None:
     """Serve a suspended tenant again."""
     await _change(s, name, "served again", "", s.api.resume_tenant, reason, True)
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--synthetic-cap", type=float, help="Largest share of rows that a model wrote, 0 to 1.")
+@click.option(
+    "--forbid-licence", "licences", multiple=True, help="Licence class, * for any characters; all of them, repeated."
+)
+@reason_option()
+@writes
+async def data(s: Session, name: str, synthetic_cap: float | None, licences: tuple[str, ...], reason: str) -> None:
+    """Show which rows a tenant's adapters may be trained on, or set it with the options."""
+    policy = (await s.api.tenant(name)).data
+    given = {"synthetic_cap": synthetic_cap, "forbidden_licences": licences or None}
+    given = {key: value for key, value in given.items() if value is not None}
+    if given:
+        wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
+        policy = await s.api.set_data_policy(name, wanted, reason)
+    s.out.json(policy)
+    s.out.say(f"{name}: at most {policy.synthetic_cap:.0%} of the rows by a model")
+    s.out.say(f"forbidden licences: {' '.join(policy.forbidden_licences) or 'none'}")
 
 
 @tenant.command()

@@ -34,6 +34,7 @@ from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnd
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobRequest
+from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.moves import (
@@ -197,6 +198,12 @@ class HubApi:
 
     async def offboard_tenant(self, tenant: str, reason: str = "") -> TenantState:
         return await self._write(TenantState, f"tenants/{segment(tenant)}/offboard", {"reason": reason})
+
+    async def set_data_policy(self, tenant: str, policy: DataPolicy, reason: str = "") -> DataPolicy:
+        """Which rows the tenant's adapters may be trained on, whole."""
+        path = f"tenants/{segment(tenant)}/data-policy"
+        params = {"reason": reason or None}
+        return await self.transport.ask(DataPolicy, "PUT", path, body=policy, params=params, repeatable=True)
 
     async def create_key(self, tenant: str) -> KeyCreated:
         """A key for the tenant's own callers."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 from loradeck.rules.health import Breach
+from loradeck.rules.ledger import Kept
 from loradeck.rules.target import PointerFacts, breach_of
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.ledger import Erasure, LedgerEntry
 from loradeck.schemas.log import PointerState
 from loradeck.store.interface import Store
 
@@ -18,6 +20,8 @@ _KEPT = (
     AttestationKind.BREACHED,
     AttestationKind.REVOCATION,
     AttestationKind.GATE,
+    AttestationKind.LEDGER,
+    AttestationKind.ERASURE,
 )
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
 
@@ -30,6 +34,14 @@ class Facts:
         self._breached: dict[Key, dict[str, tuple[str, int]]] = defaultdict(dict)
         self._gates: dict[Key, dict[str, GateResult]] = defaultdict(dict)
         self.revoked: dict[str, str] = {}
+        self.ledger: dict[str, Kept] = {}
+        """Dataset -> its ledger entry."""
+
+        self.erased: dict[str, set[str]] = defaultdict(set)
+        """Dataset -> digests of its erased rows."""
+
+        self.erased_of: dict[str, set[str]] = defaultdict(set)
+        """Tenant -> digests of rows that may not come back."""
 
     @classmethod
     def load(cls, store: Store) -> Facts:
@@ -44,6 +56,13 @@ class Facts:
         body, subject = attestation.body, attestation.subject
         if attestation.kind is AttestationKind.REVOCATION:
             self.revoked[subject] = str(body.get("reason", ""))
+        elif attestation.kind is AttestationKind.LEDGER:
+            # The first counts: retention runs from when the rows came in.
+            self.ledger.setdefault(subject, Kept(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
+        elif attestation.kind is AttestationKind.ERASURE:
+            rows = Erasure.model_validate(body).rows
+            self.erased[subject].update(rows)
+            self.erased_of[attestation.tenant].update(rows)
         if attestation.route is None:
             return
         key = (attestation.tenant, attestation.route)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from loradeck.hub import judging
+from loradeck.hub import datasets, judging
 from loradeck.rules.errors import Refused
 from loradeck.rules.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -165,10 +165,7 @@ class Queue:
             case TrainSpec():
                 if spec.base not in hub.catalogue.bases:
                     raise Refused("unknown_base", "no such base is registered", detail=spec.base)
-                for dataset in spec.datasets:
-                    found = hub.catalogue.datasets.get(dataset)
-                    if found is None or found.tenant != spec.tenant:
-                        raise Refused("unknown_dataset", "this tenant has no such dataset", detail=dataset)
+                datasets.check_training(hub, spec.tenant, spec.datasets)
                 parent = hub.catalogue.adapters.get(spec.parent) if spec.parent else None
                 if spec.parent and (parent is None or parent.manifest.tenant != spec.tenant):
                     raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=spec.parent)

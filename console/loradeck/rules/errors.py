@@ -36,6 +36,15 @@ STATUS: Mapping[str, int] = {
     "not_pinned": 409,
     "no_change": 409,
     "exists": 409,
+    # What the ledger of datasets forbids.
+    "no_ledger_entry": 409,
+    "licence_forbidden": 409,
+    "purpose_not_allowed": 409,
+    "retention_over": 409,
+    "synthetic_share": 409,
+    "synthetic_depth": 409,
+    "erased_row": 409,
+    "plan_changed": 409,
     # Not there.
     "not_found": 404,
     "unknown_tenant": 404,
@@ -57,6 +66,8 @@ STATUS: Mapping[str, int] = {
     "plan_required": 422,
     "bad_report": 422,
     "bad_artifact": 422,
+    "bad_rows": 422,
+    "ledger_incomplete": 422,
     "digest_mismatch": 422,
     "too_large": 413,
     # Who asks.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, TenantState
@@ -86,6 +87,8 @@ def tenant_after(tenant: TenantState | None, event: Event) -> TenantState | None
             raise ValueError(f"rev {event.rev} sets a route without naming it")
         config = RouteConfig.model_validate(event.payload["config"])
         update = {"routes": {**tenant.routes, event.route: config}}
+    elif kind is EventKind.DATA_POLICY:
+        update = {"data": DataPolicy.model_validate(event.payload["policy"])}
     elif "add" in event.payload:
         key = CallerKey.model_validate(event.payload["add"])
         update = {"keys": (*(k for k in tenant.keys if k.id != key.id), key)}
@@ -101,5 +104,6 @@ _TENANT_KINDS = frozenset(
         EventKind.TENANT_OFFBOARD,
         EventKind.ROUTE,
         EventKind.KEY,
+        EventKind.DATA_POLICY,
     }
 )

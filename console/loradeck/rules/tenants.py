@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
+from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, TenantState
@@ -81,6 +82,19 @@ def set_route(
         reason=reason,
         payload={"config": config.model_dump(mode="json")},
     )
+
+
+def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "") -> Draft:
+    """Which rows its adapters may be trained on, whole.
+
+    Raises:
+        Refused: offboarded, no_change.
+    """
+    _exists(tenant)
+    if policy == tenant.data:
+        raise Refused("no_change", f"this is the data policy of {tenant.name} already")
+    payload: dict[str, object] = {"policy": policy.model_dump(mode="json")}
+    return _draft(EventKind.DATA_POLICY, tenant.name, actor, reason=reason, payload=payload)
 
 
 def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:

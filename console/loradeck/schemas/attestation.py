@@ -19,12 +19,14 @@ class AttestationKind(StrEnum):
     ATTESTED = "attested"  # a pointer's generation was proven on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
     BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
+    LEDGER = "ledger"  # of a dataset: what the hub read of its rows; LedgerEntry in `body`
+    ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
 
 
 class Attestation(Wire):
     seq: int = 0
     kind: AttestationKind
-    subject: Digest = Field(description="release id, adapter digest or suite digest it speaks of")
+    subject: Digest = Field(description="release id, or digest of the adapter, suite or dataset it speaks of")
     tenant: Name
     route: Name | None = Field(None, description="set for what was seen on one pointer")
     body: dict[str, Any]

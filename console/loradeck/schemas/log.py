@@ -34,6 +34,7 @@ class EventKind(StrEnum):
     TENANT_RESUME = "tenant_resume"
     TENANT_OFFBOARD = "tenant_offboard"
     KEY = "key"  # a caller's key was added or withdrawn
+    DATA_POLICY = "data_policy"  # which rows a tenant's adapters may be trained on
 
 
 MOVES = frozenset(

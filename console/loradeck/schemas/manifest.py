@@ -8,9 +8,9 @@ all) is here from the first version.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from loradeck.schemas.ids import Digest, Name, Strict, digest_of
 
@@ -54,20 +54,43 @@ class Origin(StrEnum):
     MIXED = "mixed"
 
 
+class Tier(StrEnum):
+    """How closely rows are kept, from anybody to a named few."""
+
+    PUBLIC = "public"
+    INTERNAL = "internal"
+    CONFIDENTIAL = "confidential"
+    RESTRICTED = "restricted"
+
+
 class Provenance(Strict):
     """Where training rows came from and what they may be used for. One per dataset, or per row where rows differ."""
 
+    source: str | None = Field(
+        None, min_length=1, max_length=300, description="system, export or address the rows came from"
+    )
+    tier: Tier | None = Field(None, description="how closely they are kept")
     origin: Origin
     generator_release: Digest | None = Field(
         None, description="release that wrote the synthetic rows, if it was one of ours"
     )
-    synthetic_depth: int = Field(0, ge=0, description="0 human; 1 written by a model trained on human rows; and so on")
+    synthetic_depth: int = Field(
+        0,
+        ge=0,
+        description="0 no model wrote them (a person, or a program); 1 a model trained on such rows did; and so on",
+    )
     verifier: str | None = Field(None, description="what checked the synthetic rows: a program, a judge, a person")
     rater_ids: tuple[str, ...] = Field((), description="pseudonymous ids of the people who labelled or ranked")
     consent: str = Field(description="basis on which the data may be used: contract, consent, public, own")
     licence_class: str = Field(description="SPDX id or a house class such as 'customer-owned'")
     retention_days: int | None = Field(None, ge=1, description="None keeps the rows until somebody asks for erasure")
     purpose: tuple[str, ...] = Field(min_length=1, description="what it may be used for: train, evaluate, ...")
+
+    @model_serializer(mode="wrap")
+    def _digested_as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is not said, so that manifests of before keep their digests."""
+        data: dict[str, Any] = handler(self)
+        return {key: value for key, value in data.items() if value is not None or key not in ("source", "tier")}
 
 
 class DatasetManifest(Strict):

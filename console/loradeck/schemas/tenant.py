@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Name, Strict, Wire
+from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.route import RouteConfig
 
 
@@ -21,6 +22,7 @@ class TenantState(Wire):
     offboarded: bool = False
     routes: dict[Name, RouteConfig] = Field(default_factory=dict)
     keys: tuple[CallerKey, ...] = ()
+    data: DataPolicy = DataPolicy()
 
 
 class TenantCreate(Strict):

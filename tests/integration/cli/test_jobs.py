@@ -13,7 +13,10 @@ from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.table import Pin
 
-PROVENANCE = ("--origin", "human", "--consent", "own", "--licence", "Apache-2.0", "--purpose", "train")
+PROVENANCE = (
+    *("--source", "a test", "--tier", "public", "--origin", "human"),
+    *("--consent", "own", "--licence", "Apache-2.0", "--purpose", "train"),
+)
 SPEC = """
 tenant = "{tenant}"
 name = "words"

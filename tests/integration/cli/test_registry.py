@@ -16,7 +16,10 @@ from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
 
-PROVENANCE = ("--origin", "human", "--consent", "own", "--licence", "Apache-2.0", "--purpose", "train")
+PROVENANCE = (
+    *("--source", "a test", "--tier", "public", "--origin", "human"),
+    *("--consent", "own", "--licence", "Apache-2.0", "--purpose", "train"),
+)
 
 
 @pytest.fixture
@@ -36,6 +39,7 @@ def test_a_dataset_is_registered_with_its_rows_and_provenance(desk: Desk, tenant
 
 def test_provenance_comes_from_the_file_beside_the_rows_and_options_win(desk: Desk, tenant: str, rows: Path) -> None:
     rows.with_suffix(".toml").write_text(
+        'source = "t"\ntier = "public"\n'
         'origin = "synthetic"\nsynthetic_depth = 1\nconsent = "own"\nlicence_class = "MIT"\npurpose = ["train"]\n'
     )
     desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "made", "--licence", "Apache-2.0")

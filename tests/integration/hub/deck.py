@@ -57,6 +57,7 @@ from loradeck.schemas.manifest import (
     Origin,
     Provenance,
     SuiteManifest,
+    Tier,
 )
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest
 from loradeck.schemas.problem import Problem
@@ -70,7 +71,14 @@ BASE = BaseManifest(
 OTHER_BASE = BaseManifest(
     model_id="tiny", revision="2", files=(FileEntry(path="model.safetensors", size=1, sha256="c" * 64),)
 )
-PROVENANCE = Provenance(origin=Origin.HUMAN, consent="own", licence_class="CC0-1.0", purpose=("train", "evaluate"))
+PROVENANCE = Provenance(
+    source="a test",
+    tier=Tier.PUBLIC,
+    origin=Origin.HUMAN,
+    consent="own",
+    licence_class="CC0-1.0",
+    purpose=("train", "evaluate"),
+)
 BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 SOON = {"soak": {"seconds": 0, "requests": 0}}
 """Settings of a route whose releases have soaked as soon as they are live."""
@@ -167,6 +175,11 @@ class Deck:
             {k: e.model_dump_json() for k, e in hub.steer.entries.items()},
             sorted(hub.catalogue.adapters),
             sorted(hub.catalogue.releases),
+            sorted(hub.catalogue.datasets),
+            sorted(hub.facts.ledger),
+            {digest: sorted(rows) for digest, rows in hub.facts.erased.items()},
+            dict(hub.facts.revoked),
+            {(job.id, job.state) for job in hub.queue.all()},
             [(t.id, t.revoked) for t in hub.tokens.all()],
         )
 

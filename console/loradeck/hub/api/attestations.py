@@ -18,7 +18,16 @@ router = APIRouter(prefix="/v1", tags=["attestations"])
 Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
 Writer = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
 
-_OURS = frozenset({AttestationKind.ATTESTED, AttestationKind.SOAKED, AttestationKind.BREACHED, AttestationKind.GATE})
+_OURS = frozenset(
+    {
+        AttestationKind.ATTESTED,
+        AttestationKind.SOAKED,
+        AttestationKind.BREACHED,
+        AttestationKind.GATE,
+        AttestationKind.LEDGER,
+        AttestationKind.ERASURE,
+    }
+)
 """Kinds that only the hub states: they are what it saw itself."""
 
 _AGENTS = frozenset({AttestationKind.CANARY, AttestationKind.EVALUATION})

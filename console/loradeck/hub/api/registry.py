@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from loradeck.artifacts import Blobs, verify_adapter
+from loradeck.hub import datasets as datasets_of
 from loradeck.hub.api.moves import Releaser, Viewer, hub_of
 from loradeck.hub.auth import Caller, allow
 from loradeck.hub.catalogue import entry_of
@@ -74,11 +75,11 @@ async def bases(request: Request, caller: Reader) -> list[dict[str, Any]]:
 
 @router.post("/datasets")
 async def register_dataset(body: DatasetManifest, request: Request, caller: Releaser) -> Registered:
-    """Rows for training. Their files must be here already."""
+    """Rows for training. Their files must be here already; every row is read, and counted into the ledger."""
     hub = hub_of(request)
     hub.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
-    await hub.register(Doc.DATASET, body.digest, body.model_dump(mode="json"), tenant=body.tenant, by=caller.actor)
+    await datasets_of.register(hub, body, caller.actor)
     return Registered(digest=body.digest)
 
 

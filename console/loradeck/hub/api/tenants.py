@@ -15,6 +15,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules import tenants
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Name, Reason, Strict
+from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.log import Draft
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import TenantRow
@@ -79,6 +80,16 @@ async def offboard(tenant: str, request: Request, caller: Releaser, body: Why | 
     hub, reason = hub_of(request), body.reason if body else ""
     await _change(hub, lambda: tenants.offboard(hub.tenant(tenant), actor_of(caller), reason=reason))
     return hub.tenant(tenant)
+
+
+@router.put("/tenants/{tenant}/data-policy")
+async def set_data_policy(
+    tenant: str, body: DataPolicy, request: Request, caller: Releaser, reason: Reason = ""
+) -> DataPolicy:
+    """Which rows its adapters may be trained on, whole. Binds jobs from now on."""
+    hub = hub_of(request)
+    await _change(hub, lambda: tenants.set_data_policy(hub.tenant(tenant), body, actor_of(caller), reason=reason))
+    return hub.tenant(tenant).data
 
 
 @router.post("/tenants/{tenant}/keys")

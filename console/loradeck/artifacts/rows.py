@@ -1,0 +1,210 @@
+"""The rows of a dataset, each with its own provenance: counted into a ledger entry, and searched for erasure.
+
+Reading takes as long as a dataset is large, so the hub has it done by a child, `python -m loradeck.artifacts.rows`:
+a `Task` as JSON on stdin; its answer, or the fault as a problem, on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.schemas.ids import Digest, Strict, digest_of
+from loradeck.schemas.ledger import LISTED, LedgerEntry, Place
+from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
+
+LONGEST_ROW = 1 << 20
+"""Bytes of one JSONL row."""
+
+BAD = 65
+"""Exit status of the child where the fault is the dataset's."""
+
+_ASIDE = frozenset({"id", "provenance"})
+
+
+def row_digest(row: Mapping[str, Any]) -> str:
+    """What a row is known by, in every dataset: the digest of its content, without `id` and `provenance`."""
+    return digest_of({key: value for key, value in row.items() if key not in _ASIDE})
+
+
+def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every row of a dataset with where it stands: `tickets.jsonl, line 3`. Blank lines are none.
+
+    Args:
+        paths: name of a file in the manifest -> where it lies.
+
+    Raises:
+        BadArtifact: `bad_rows`, with the line.
+    """
+    for name, path in sorted(paths.items()):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{name}, line {number}"
+                if len(line) > LONGEST_ROW:
+                    raise BadArtifact("bad_rows", "a row is too long", where, f"at most {LONGEST_ROW:,} bytes")
+                try:
+                    row = json.loads(line)
+                except ValueError:  # its message would repeat what stands in the row
+                    raise BadArtifact("bad_rows", "a row is not JSON", where, "one JSON object a line") from None
+                if not isinstance(row, dict):
+                    raise BadArtifact("bad_rows", "a row is no JSON object", where, "one JSON object a line")
+                yield where, row
+
+
+def entry_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Collection[Digest] = ()) -> LedgerEntry:
+    """Reads every row and counts.
+
+    Args:
+        erased: digests of rows that may not come back.
+
+    Raises:
+        BadArtifact: `bad_rows`; `ledger_incomplete`, something is not said of a row, or contradicts itself;
+            `erased_row`.
+    """
+    counts = {"human": 0, "program": 0, "model": 0}
+    sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()
+    tiers, days = set(), set[int]()
+    purposes: set[str] | None = None
+    deepest = 0
+    whole = manifest.provenance.model_dump(mode="json")
+    if manifest.provenance.origin is not Origin.MIXED:
+        _check(manifest.provenance, "the dataset's provenance")
+    for where, row in rows_in(paths):
+        if erased and row_digest(row) in erased:
+            raise BadArtifact("erased_row", "a row of the dataset was erased", where, "leave it out")
+        found = _provenance(manifest.provenance, whole, row, where)
+        if found.origin is Origin.HUMAN:
+            counts["human"] += 1
+        else:
+            counts["model" if found.synthetic_depth else "program"] += 1
+        deepest = max(deepest, found.synthetic_depth)
+        assert found.source is not None  # checked
+        sources.add(found.source)
+        licences.add(found.licence_class)
+        consents.add(found.consent)
+        tiers.add(found.tier)
+        if found.retention_days is not None:
+            days.add(found.retention_days)
+        if found.generator_release is not None:
+            generators.add(found.generator_release)
+        purposes = set(found.purpose) if purposes is None else purposes & set(found.purpose)
+    rows = sum(counts.values())
+    if rows != manifest.rows:
+        raise BadArtifact(
+            "bad_rows", "the files hold another number of rows than the manifest", f"{rows:,}, not {manifest.rows:,}"
+        )
+    return LedgerEntry.model_validate(
+        {
+            "dataset": manifest.digest,
+            "rows": rows,
+            **counts,
+            "deepest": deepest,
+            "sources": sorted(sources)[:LISTED],
+            "distinct_sources": len(sources),
+            "licence_classes": sorted(licences),
+            "consents": sorted(consents),
+            "tiers": sorted(tiers),
+            "purposes": sorted(purposes or ()),
+            "retention_days": min(days, default=None),
+            "generators": sorted(generators),
+        }
+    )
+
+
+def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Provenance:
+    own = row.get("provenance")
+    if own is None and dataset.origin is not Origin.MIXED:
+        return dataset
+    try:
+        found = Provenance.model_validate({**whole, **(own or {})})
+    except (ValidationError, TypeError) as error:
+        what = "it is no object"
+        if isinstance(error, ValidationError):
+            first = error.errors(include_input=False, include_url=False)[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise BadArtifact("ledger_incomplete", "a row's own provenance does not fit", f"{where}: {what}") from None
+    return _check(found, where)
+
+
+def _check(found: Provenance, where: str) -> Provenance:
+    missing = [name for name, value in (("source", found.source), ("tier", found.tier)) if value is None]
+    if found.origin is Origin.MIXED:
+        missing.append("origin (human or synthetic)")
+    if missing:
+        raise BadArtifact(
+            "ledger_incomplete",
+            f"the ledger needs to know more of every row: {', '.join(missing)}",
+            where,
+            "say it in the provenance of the dataset, or in the row's own `provenance`",
+        )
+    if found.origin is Origin.HUMAN and (found.synthetic_depth or found.generator_release):
+        raise BadArtifact(
+            "ledger_incomplete", "a human row has no synthetic depth and no generator", where, "say which it is"
+        )
+    if found.generator_release and not found.synthetic_depth:
+        raise BadArtifact(
+            "ledger_incomplete", "a row that a release wrote has a depth of 1 at least", where, "set synthetic_depth"
+        )
+    return found
+
+
+class Held(Strict):
+    """A dataset as the child gets it. `paths`: name of a file in the manifest -> where it lies."""
+
+    manifest: DatasetManifest
+    paths: dict[str, Path]
+
+
+class Task(Strict):
+    """`entry` of one dataset without erased `rows`; or `find` in many: `rows`, and those that contain a text."""
+
+    do: Literal["entry", "find"]
+    datasets: tuple[Held, ...]
+    rows: tuple[Digest, ...] = ()
+    containing: str | None = None
+
+
+def find(task: Task) -> list[Place]:
+    """The wanted rows, wherever they stand. Text is found whatever its case, in any value of a row.
+
+    Raises:
+        BadArtifact: `bad_rows`.
+    """
+    wanted, text = set(task.rows), task.containing.casefold() if task.containing else None
+    places = []
+    for held in task.datasets:
+        for where, row in rows_in(held.paths):
+            digest = row_digest(row)
+            if digest in wanted or (text is not None and text in json.dumps(row, ensure_ascii=False).casefold()):
+                places.append(Place(dataset=held.manifest.digest, where=where, row=digest))
+    return places
+
+
+def _main() -> int:
+    os.nice(5)  # the hub answers moves meanwhile
+    task = Task.model_validate_json(sys.stdin.buffer.read())
+    try:
+        if task.do == "entry":
+            (held,) = task.datasets
+            answer: Any = entry_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
+        else:
+            answer = [place.model_dump() for place in find(task)]
+    except BadArtifact as bad:
+        answer = {"code": bad.code, "title": bad.title, "detail": bad.detail, "fix": bad.fix}
+        json.dump(answer, sys.stdout)
+        return BAD
+    json.dump(answer, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

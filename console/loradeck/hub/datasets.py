@@ -1,0 +1,114 @@
+"""Datasets and their ledger: every row is read when a dataset comes in, and asked about when it is trained on.
+
+Rows are read by a child process, so that a move never waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.rows import BAD, Held, Task
+from loradeck.rules import ledger
+from loradeck.rules.errors import Refused
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.ledger import LedgerEntry, Place
+from loradeck.schemas.manifest import DatasetManifest
+from loradeck.store.interface import Doc
+
+if TYPE_CHECKING:
+    from loradeck.hub.hub import Hub
+
+_places = TypeAdapter(list[Place])
+
+
+async def register(hub: Hub, manifest: DatasetManifest, by: str) -> LedgerEntry:
+    """A dataset whose files are here, with its ledger entry. The same one again is answered with the first entry.
+
+    Raises:
+        BadArtifact: `bad_rows`, `ledger_incomplete`, `erased_row`.
+        Refused: `licence_forbidden`. Nothing was registered.
+    """
+    digest, tenant = manifest.digest, manifest.tenant
+    kept = hub.facts.ledger.get(digest)
+    if kept is not None and digest in hub.catalogue.datasets:
+        return kept.entry
+    task = Task(do="entry", datasets=(_held(hub, manifest),), rows=tuple(sorted(hub.facts.erased_of.get(tenant, ()))))
+    entry = LedgerEntry.model_validate(await _read(task))
+    ledger.check_licences(entry, hub.tenant(tenant).data, called(manifest))
+    await hub.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
+    body = entry.model_dump(mode="json")
+    await hub.attest(
+        Attestation(kind=AttestationKind.LEDGER, subject=digest, tenant=tenant, body=body, by=by, at_ms=hub.now_ms())
+    )
+    return entry
+
+
+def check_training(hub: Hub, tenant: str, datasets: Iterable[str]) -> None:
+    """Whether a tenant may train on these datasets together.
+
+    Raises:
+        Refused: `unknown_dataset`, and what `rules.ledger.check_training` raises.
+    """
+    wanted = tuple(dict.fromkeys(datasets))
+    for digest in wanted:
+        found = hub.catalogue.datasets.get(digest)
+        if found is None or found.tenant != tenant:
+            raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
+    ledger.check_training(
+        wanted,
+        hub.facts.ledger,
+        {digest: sorted(rows) for digest, rows in hub.facts.erased.items()},
+        hub.tenant(tenant).data,
+        now_ms=hub.now_ms(),
+        names={digest: called(hub.catalogue.datasets[digest]) for digest in wanted},
+    )
+
+
+async def find(
+    hub: Hub, datasets: Sequence[DatasetManifest], rows: Sequence[str], containing: str | None
+) -> list[Place]:
+    """Where rows stand, by their digests or a text in them, in datasets whose files are here.
+
+    Raises:
+        BadArtifact: `bad_rows`.
+    """
+    task = Task(do="find", datasets=tuple(_held(hub, one) for one in datasets), rows=tuple(rows), containing=containing)
+    return _places.validate_python(await _read(task))
+
+
+def called(manifest: DatasetManifest) -> str:
+    return f"{manifest.tenant}/{manifest.name}"
+
+
+def _held(hub: Hub, manifest: DatasetManifest) -> Held:
+    return Held(manifest=manifest, paths={file.path: hub.blobs.path(file.sha256) for file in manifest.files})
+
+
+async def _read(task: Task) -> Any:
+    """What the child says. Raises BadArtifact; RuntimeError, the child broke."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "loradeck.artifacts.rows",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await child.communicate(task.model_dump_json().encode())
+    except asyncio.CancelledError:
+        child.kill()
+        raise
+    if child.returncode == BAD:
+        raise BadArtifact(**json.loads(out))
+    if child.returncode != 0:
+        last = err.decode(errors="replace").strip().splitlines()[-1:]
+        raise RuntimeError(f"reading rows ended with status {child.returncode}: {' '.join(last)}")
+    return json.loads(out)

@@ -1,0 +1,119 @@
+"""What the ledger of datasets forbids: rows nobody read, licences, purposes, erased rows, a model's own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import short
+from loradeck.schemas.ledger import TRAIN, DataPolicy, LedgerEntry
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A ledger entry and when it was made, milliseconds since 1970 UTC."""
+
+    entry: LedgerEntry
+    at_ms: int
+
+
+def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
+    """Raises: Refused `licence_forbidden`."""
+    for licence in entry.licence_classes:
+        for pattern in policy.forbidden_licences:
+            if fnmatchcase(licence.lower(), pattern.lower()):
+                raise Refused(
+                    "licence_forbidden",
+                    f"the tenant's data policy forbids rows under {licence}",
+                    detail=f"{called}: {licence} fits {pattern}",
+                    fix="leave those rows out, or have the policy changed (loradeck tenant data)",
+                    context={"licence": licence, "pattern": pattern},
+                )
+
+
+def check_training(
+    datasets: Sequence[str],
+    kept: Mapping[str, Kept],
+    erased: Mapping[str, Sequence[str]],
+    policy: DataPolicy,
+    *,
+    now_ms: int,
+    names: Mapping[str, str],
+) -> None:
+    """Whether a tenant may train on these datasets together.
+
+    The share and the depth of synthetic rows are those of the mix: human rows in one dataset count for the others.
+
+    Args:
+        datasets: digests, each once.
+        kept: dataset -> its ledger entry.
+        erased: dataset -> digests of its erased rows.
+        names: dataset -> what people call it.
+
+    Raises:
+        Refused: `no_ledger_entry`, `erased_row`, `licence_forbidden`, `purpose_not_allowed`, `retention_over`,
+            `synthetic_share`, `synthetic_depth`.
+    """
+    for digest in datasets:
+        _check_one(digest, kept.get(digest), erased.get(digest, ()), policy, now_ms, names.get(digest, short(digest)))
+    entries = [kept[digest].entry for digest in datasets]
+    rows, by_model = sum(e.rows for e in entries), sum(e.model for e in entries)
+    if by_model > policy.synthetic_cap * rows:
+        raise Refused(
+            "synthetic_share",
+            f"a model wrote {by_model / rows:.0%} of the rows; the tenant's cap is {policy.synthetic_cap:.0%}",
+            detail=f"{by_model:,} of {rows:,} rows",
+            fix="add rows that people or programs wrote, or fewer of the model's",
+            context={"model": by_model, "rows": rows, "cap": policy.synthetic_cap},
+        )
+    deepest = max(entry.deepest for entry in entries)
+    if deepest > 1 and not any(entry.human for entry in entries):
+        raise Refused(
+            "synthetic_depth",
+            f"rows of depth {deepest} and none that a person wrote: models taught by models drift",
+            detail=", ".join(f"{names.get(e.dataset, short(e.dataset))}: depth {e.deepest}" for e in entries),
+            fix="add a dataset with human rows",
+            context={"depth": deepest},
+        )
+
+
+def _check_one(
+    digest: str, kept: Kept | None, erased: Sequence[str], policy: DataPolicy, now_ms: int, called: str
+) -> None:
+    if kept is None:
+        raise Refused(
+            "no_ledger_entry",
+            "the dataset's rows were never read into the ledger",
+            detail=f"{called}: {digest}",
+            fix="register it again (loradeck dataset add), with the provenance of every row",
+        )
+    if erased:
+        raise Refused(
+            "erased_row",
+            "rows of the dataset were erased: it may not be trained on any more",
+            detail=f"{called}: {', '.join(short(row) for row in erased)}",
+            fix="register it anew without them",
+            context={"rows": list(erased)},
+        )
+    check_licences(kept.entry, policy, called)
+    if TRAIN not in kept.entry.purposes:
+        raise Refused(
+            "purpose_not_allowed",
+            "rows of the dataset may not be used for training",
+            detail=f"{called}: every row allows {', '.join(kept.entry.purposes) or 'nothing'}",
+            fix="leave those rows out, or get consent for it and register them anew",
+            context={"purposes": list(kept.entry.purposes)},
+        )
+    days = kept.entry.retention_days
+    if days is not None and now_ms >= kept.at_ms + days * DAY_MS:
+        raise Refused(
+            "retention_over",
+            "rows of the dataset had to be gone by now",
+            detail=f"{called}: kept for {days} days, registered {(now_ms - kept.at_ms) / DAY_MS:.1f} days ago",
+            fix="register the rows that may be kept longer anew",
+            context={"retention_days": days},
+        )

@@ -1,0 +1,175 @@
+"""The ledger of datasets on a running hub: which rows come in, and which may be trained on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.integration.hub.deck import BASE, PROVENANCE, Deck
+
+from loradeck.rules.ledger import DAY_MS
+from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.ids import digest_of
+from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.ledger import LedgerEntry
+from loradeck.schemas.manifest import DatasetManifest, DecisionRecord, Provenance
+from loradeck.store.interface import Doc
+
+HUMAN = PROVENANCE.model_dump(mode="json")
+MODEL = HUMAN | {"origin": "synthetic", "synthetic_depth": 1}
+GENERATOR = "9" * 64
+
+
+def row(n: int, **own: Any) -> dict[str, Any]:
+    """A row; `own`: its own provenance."""
+    return {"prompt": f"p{n}", "answer": f"a{n}"} | ({"provenance": own} if own else {})
+
+
+async def manifest(
+    deck: Deck, rows: list[dict[str, Any]], whole: dict[str, Any] = HUMAN, *, name: str = "t", tenant: str = "acme"
+) -> DatasetManifest:
+    entry = await deck.blob("".join(json.dumps(one) + "\n" for one in rows).encode())
+    files = (entry.model_copy(update={"path": "rows.jsonl"}),)
+    provenance = Provenance.model_validate(whole)
+    return DatasetManifest(tenant=tenant, name=name, rows=len(rows), files=files, provenance=provenance)
+
+
+async def dataset(deck: Deck, rows: list[dict[str, Any]], whole: dict[str, Any] = HUMAN, **more: str) -> str:
+    body = (await manifest(deck, rows, whole, **more)).model_dump(mode="json")
+    digest: str = (await deck.ok("POST", "datasets", body))["digest"]
+    return digest
+
+
+def training(*datasets: str, tenant: str = "acme") -> dict[str, Any]:
+    spec = TrainSpec(
+        tenant=tenant, name="s", base=BASE.digest, datasets=datasets, decision=DecisionRecord(why_weights="a test")
+    )
+    return {"spec": spec.model_dump(mode="json")}
+
+
+@pytest.fixture
+async def acme(deck: Deck) -> Deck:
+    await deck.tenant()
+    await deck.base()
+    return deck
+
+
+async def test_every_row_is_read_and_counted_with_its_own_provenance(acme: Deck) -> None:
+    own = {"origin": "synthetic", "synthetic_depth": 2, "generator_release": GENERATOR, "tier": "restricted"}
+    rows = [row(1), row(2, **own), row(3, retention_days=30, purpose=["train"]), row(4, origin="synthetic")]
+    digest = await dataset(acme, rows)
+    (found,) = await acme.ok("GET", f"attestations?kind=ledger&subject={digest}")
+    entry = LedgerEntry.model_validate(found["body"])
+    assert (entry.rows, entry.human, entry.program, entry.model, entry.deepest) == (4, 2, 1, 1, 2)
+    assert (entry.tiers, entry.purposes) == (("public", "restricted"), ("train",))
+    assert (entry.retention_days, entry.generators) == (30, (GENERATOR,))
+    assert await dataset(acme, rows) == digest
+    assert len(await acme.ok("GET", f"attestations?kind=ledger&subject={digest}")) == 1
+
+
+async def test_rows_with_gaps_in_their_provenance_or_a_forbidden_licence_are_not_registered(acme: Deck) -> None:
+    body = (await manifest(acme, [row(1), row(2, origin="mixed")])).model_dump(mode="json")
+    assert "line 2" in (await acme.refused(422, "ledger_incomplete", "POST", "datasets", body)).detail
+    body = (await manifest(acme, [row(1, licence_class="NoAssertion")])).model_dump(mode="json")
+    assert "NOASSERTION" in (await acme.refused(409, "licence_forbidden", "POST", "datasets", body)).detail
+
+
+async def test_rows_that_cannot_be_read_are_refused_with_their_line_and_without_their_content(acme: Deck) -> None:
+    good = await manifest(acme, [row(1)])
+    entry = await acme.blob(b'{"prompt": "p"}\nsecret words\n')
+    files = [entry.model_copy(update={"path": "rows.jsonl"}).model_dump()]
+    body = good.model_dump(mode="json") | {"files": files, "rows": 2}
+    problem = await acme.refused(422, "bad_rows", "POST", "datasets", body)
+    assert "line 2" in problem.detail
+    assert "secret" not in problem.model_dump_json()
+    body = good.model_dump(mode="json") | {"rows": 7}
+    assert "1, not 7" in (await acme.refused(422, "bad_rows", "POST", "datasets", body)).detail
+
+
+async def test_no_dataset_without_a_ledger_entry_can_be_trained_on(acme: Deck) -> None:
+    before = await manifest(acme, [row(1)])
+    # As a hub of before the ledger has left it.
+    await acme.hub.register(Doc.DATASET, before.digest, before.model_dump(mode="json"), tenant="acme", by="x")
+    await acme.refused(409, "no_ledger_entry", "POST", "jobs", training(before.digest))
+    assert await dataset(acme, [row(1)]) == before.digest
+    await acme.ok("POST", "jobs", training(before.digest))
+
+
+async def test_what_a_dataset_may_not_be_used_for_refuses_the_job(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1), row(2, purpose=["evaluate"])])
+    problem = await acme.refused(409, "purpose_not_allowed", "POST", "jobs", training(digest))
+    assert "evaluate" in problem.detail
+
+
+async def test_a_licence_forbidden_later_refuses_the_job_and_the_policy_is_in_the_log(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1, licence_class="CC-BY-NC-4.0")])
+    await acme.ok("PUT", "tenants/acme/data-policy?reason=sold", {"forbidden_licences": ["cc-by-nc-*"]})
+    await acme.refused(409, "licence_forbidden", "POST", "jobs", training(digest))
+    event = acme.hub.recent[-1]
+    assert (event.kind, event.reason, event.payload["policy"]["forbidden_licences"]) == (
+        "data_policy",
+        "sold",
+        ["cc-by-nc-*"],
+    )
+    same = {"forbidden_licences": ["cc-by-nc-*"]}
+    await acme.refused(409, "no_change", "PUT", "tenants/acme/data-policy", same)
+    viewer = await acme.as_role("viewer")
+    await acme.refused(403, "forbidden", "PUT", "tenants/acme/data-policy", {}, client=viewer)
+
+
+async def test_a_synthetic_share_above_the_cap_refuses_and_human_rows_in_the_mix_count(acme: Deck) -> None:
+    made = await dataset(acme, [row(n) for n in range(3)], MODEL, name="made")
+    people = await dataset(acme, [row(n) for n in range(10, 12)], name="people")
+    problem = await acme.refused(409, "synthetic_share", "POST", "jobs", training(made, people))
+    assert problem.context == {"model": 3, "rows": 5, "cap": 0.5}
+    await acme.ok("PUT", "tenants/acme/data-policy", {"synthetic_cap": 0.6})
+    await acme.ok("POST", "jobs", training(made, people))
+
+
+async def test_rows_of_a_program_are_not_a_models(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1)], HUMAN | {"origin": "synthetic", "verifier": "known beforehand"})
+    await acme.ok("POST", "jobs", training(digest))
+
+
+async def test_depth_beyond_one_without_human_rows_refuses(acme: Deck) -> None:
+    await acme.ok("PUT", "tenants/acme/data-policy", {"synthetic_cap": 1})
+    deep = await dataset(acme, [row(1)], MODEL | {"synthetic_depth": 2}, name="deep")
+    people = await dataset(acme, [row(2)], name="people")
+    await acme.refused(409, "synthetic_depth", "POST", "jobs", training(deep))
+    await acme.ok("POST", "jobs", training(deep, people))
+
+
+async def test_rows_past_their_retention_refuse_also_when_they_are_registered_again(acme: Deck) -> None:
+    rows = [row(1, retention_days=1)]
+    digest = await dataset(acme, rows)
+    (was,) = acme.hub.facts.ledger.values()
+    now = acme.hub.now_ms
+    acme.hub.now_ms = lambda: was.at_ms + DAY_MS
+    try:
+        assert await dataset(acme, rows) == digest
+        await acme.refused(409, "retention_over", "POST", "jobs", training(digest))
+    finally:
+        acme.hub.now_ms = now
+
+
+async def test_only_the_hub_states_what_is_in_the_ledger(acme: Deck) -> None:
+    digest = await dataset(acme, [row(1)])
+    for kind in (AttestationKind.LEDGER, AttestationKind.ERASURE):
+        body = {"kind": kind.value, "subject": digest, "tenant": "acme", "body": {}, "by": ""}
+        await acme.refused(403, "forbidden", "POST", "attestations", body)
+
+
+def test_a_manifest_of_before_source_and_tier_keeps_its_digest() -> None:
+    before = {
+        "origin": "human",
+        "generator_release": None,
+        "synthetic_depth": 0,
+        "verifier": None,
+        "rater_ids": [],
+        "consent": "own",
+        "licence_class": "MIT",
+        "retention_days": None,
+        "purpose": ["train"],
+    }
+    assert digest_of(Provenance.model_validate(before)) == digest_of(before)

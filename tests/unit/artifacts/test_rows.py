@@ -1,0 +1,96 @@
+"""Rows and their provenance: what is counted, what is refused, and how a row is found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.rows import Held, Task, entry_of, find, row_digest
+from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
+
+HUMAN: dict[str, Any] = {
+    "source": "desk",
+    "tier": "internal",
+    "origin": "human",
+    "consent": "own",
+    "licence_class": "MIT",
+    "purpose": ["train"],
+}
+GENERATOR = "9" * 64
+
+
+def row(n: int, **own: Any) -> dict[str, Any]:
+    return {"prompt": f"p{n}", "answer": f"a{n}"} | ({"provenance": own} if own else {})
+
+
+def dataset(
+    folder: Path, rows: list[dict[str, Any]], whole: dict[str, Any] = HUMAN, name: str = "t"
+) -> tuple[DatasetManifest, dict[str, Path]]:
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    files = (FileEntry(path="rows.jsonl", size=1, sha256="0" * 64),)
+    provenance = Provenance.model_validate(whole)
+    manifest = DatasetManifest(tenant="acme", name=name, rows=len(rows), files=files, provenance=provenance)
+    return manifest, {"rows.jsonl": path}
+
+
+@pytest.mark.parametrize(
+    ("rows", "whole", "what"),
+    [
+        ([row(1)], {k: v for k, v in HUMAN.items() if k != "source"}, "source"),
+        ([row(1)], {k: v for k, v in HUMAN.items() if k != "tier"}, "tier"),
+        ([row(1), row(2, origin="mixed")], HUMAN, "rows.jsonl, line 2"),
+        ([row(1)], HUMAN | {"origin": "mixed"}, "line 1"),
+        ([row(1, licence="MIT")], HUMAN, "line 1: licence"),
+        ([row(1) | {"provenance": "desk"}], HUMAN, "no object"),
+        ([row(1, generator_release=GENERATOR)], HUMAN, "line 1"),
+        ([row(1, synthetic_depth=1)], HUMAN, "line 1"),
+        ([row(1, origin="synthetic", generator_release=GENERATOR)], HUMAN, "line 1"),
+    ],
+)
+def test_gaps_and_contradictions_in_a_rows_provenance_are_refused_where_they_are(
+    tmp_path: Path, rows: list[dict[str, Any]], whole: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(BadArtifact) as bad:
+        entry_of(*dataset(tmp_path, rows, whole))
+    assert bad.value.code == "ledger_incomplete"
+    assert what in str(bad.value)
+
+
+def test_a_mixed_dataset_counts_rows_by_what_each_says(tmp_path: Path) -> None:
+    rows = [row(1, origin="human"), row(2, origin="synthetic", synthetic_depth=1), row(3, origin="synthetic")]
+    entry = entry_of(*dataset(tmp_path, rows, HUMAN | {"origin": "mixed"}))
+    assert (entry.human, entry.program, entry.model, entry.deepest) == (1, 1, 1, 1)
+
+
+def test_many_sources_are_counted_and_the_first_are_named(tmp_path: Path) -> None:
+    entry = entry_of(*dataset(tmp_path, [row(n, source=f"s{n:02}") for n in range(30)]))
+    assert (len(entry.sources), entry.sources[0], entry.distinct_sources) == (20, "s00", 30)
+
+
+def test_a_row_is_the_same_whatever_its_id_provenance_and_order_of_fields() -> None:
+    assert row_digest({"prompt": "p", "answer": "a"}) == row_digest({"answer": "a", "id": "7", "prompt": "p"})
+    assert row_digest(row(1)) == row_digest(row(1, source="x")) != row_digest(row(2))
+
+
+def test_an_erased_row_does_not_come_back_under_another_id(tmp_path: Path) -> None:
+    manifest, paths = dataset(tmp_path, [row(1), row(2) | {"id": "new"}])
+    assert entry_of(manifest, paths, erased={row_digest(row(3))}).rows == 2
+    with pytest.raises(BadArtifact) as bad:
+        entry_of(manifest, paths, erased={row_digest(row(2))})
+    assert (bad.value.code, bad.value.detail) == ("erased_row", "rows.jsonl, line 2")
+
+
+def test_rows_are_found_by_digest_and_by_text_in_every_dataset(tmp_path: Path) -> None:
+    one, two = dataset(tmp_path, [row(1), row(2)], name="one"), dataset(tmp_path, [row(2), row(3)], name="two")
+    held = tuple(Held(manifest=manifest, paths=paths) for manifest, paths in (one, two))
+    found = find(Task(do="find", datasets=held, rows=(row_digest(row(2)),)))
+    assert [(p.dataset, p.where) for p in found] == [
+        (one[0].digest, "rows.jsonl, line 2"),
+        (two[0].digest, "rows.jsonl, line 1"),
+    ]
+    assert [p.row for p in find(Task(do="find", datasets=held, containing="A3"))] == [row_digest(row(3))]
