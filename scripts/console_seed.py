@@ -6,6 +6,7 @@ Names and figures are invented. One fixed moment, so that what is drawn of it ne
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 from loradeck.client.answers import DatasetEntry, SuiteEntry
@@ -499,6 +500,29 @@ def nodes() -> list[NodeRow]:
         }
     )
     return made
+
+
+def at_work(node: NodeRow, slot: int) -> NodeRow:
+    """A node's row as it would report it a while earlier or later: its load comes and goes in waves."""
+    if node.lost:
+        return node
+
+    def wave(index: int) -> float:
+        return 0.5 + 0.5 * math.sin((slot + 7 * index + sum(map(ord, node.node))) / 5)
+
+    gpus = tuple(
+        one.model_copy(
+            update={
+                "utilisation": round((one.utilisation or 0) * wave(one.index)),
+                "power_w": round(120 + 5 * (one.utilisation or 0) * wave(one.index)),
+                "temperature_c": round((one.temperature_c or 0) - 12 * (1 - wave(one.index))),
+            }
+        )
+        for one in node.gpus
+    )
+    if slot >= 47:
+        gpus = node.gpus  # the last report is the seeded one
+    return node.model_copy(update={"gpus": gpus, "heard_age_s": 0.4})
 
 
 _DECISION = DecisionRecord(why_weights="The format has to hold without a prompt.")

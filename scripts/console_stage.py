@@ -15,12 +15,14 @@ from loradeck.client.answers import DatasetEntry, SuiteEntry
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, Link, LinkChange
 from loradeck.schemas.attestation import Attestation, GateResult
-from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedTenants
+from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
+from loradeck.schemas.jobs import Job
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
-from loradeck.schemas.state import HubState, ReleaseView, TenantRow
+from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.tui.app import Deck
-from loradeck.tui.moves import Move, RowKey
+from loradeck.tui.history import SLOT_S
+from loradeck.tui.moves import Move, Order, RowKey
 
 
 class Clock:
@@ -51,6 +53,8 @@ class SeededPort:
         self.state = state
         self.says: asyncio.Queue[FeedItem] = asyncio.Queue()
         self.sent: list[Move] = []
+        self.ordered: list[Order] = []
+        self.obeys: Callable[[Order], NodeRow | Job] | None = None
         self.answer: Callable[[Move], MoveResult] | None = None
         self.planned: list[RewindRequest] = []
         self.plan: RewindPlan | None = None
@@ -71,6 +75,12 @@ class SeededPort:
         if self.answer is None:
             raise OutcomeUnknown(move.key, where="https://hub.eu-1.example:7400")
         return self.answer(move)
+
+    async def order(self, order: Order) -> NodeRow | Job:
+        self.ordered.append(order)
+        if self.obeys is None:
+            raise OutcomeUnknown(None, where="https://hub.eu-1.example:7400")
+        return self.obeys(order)
 
     async def outcome(self, key: str) -> MoveResult | None:
         await asyncio.Event().wait()
@@ -145,6 +155,15 @@ class Stage:
             await self.pause()
             self.deck._tick()
         await self.pause()
+
+    async def live_nodes(self) -> None:
+        """Four minutes of reports of every node; for half a minute of them the link was lost."""
+        for slot in range(48):
+            self.clock.now += SLOT_S
+            if not 30 <= slot < 36:
+                await self.says(FeedNodes(rows=tuple(seed.at_work(node, slot) for node in self.port.state.nodes)))
+        status = self.port.state.status
+        await self.says(FeedStatus(status=status.model_copy(update={"at_ms": status.at_ms + 240_000})))
 
     async def roll_back(self, *, acks: int, proofs: int, after_s: float, lost: bool = False) -> None:
         """R on acme, and what the hub says of it `after_s` seconds later."""

@@ -66,7 +66,19 @@ async def link_lost(stage: Stage) -> None:
 
 
 async def nodes(stage: Stage) -> None:
+    await stage.live_nodes()
     await stage.press("2", *"jjjjjj")
+    await stage.settle()
+
+
+async def node(stage: Stage) -> None:
+    await nodes(stage)
+    await stage.press("enter")
+    await stage.settle()
+
+
+async def drain(stage: Stage) -> None:
+    await stage.press("2", *"jj", "D")
     await stage.settle()
 
 
@@ -135,6 +147,8 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "question": (question, WIDE),
     "link-lost": (link_lost, WIDE),
     "nodes": (nodes, WIDE),
+    "node": (node, WIDE),
+    "drain": (drain, WIDE),
     "jobs": (jobs, WIDE),
     "gates": (gates, WIDE),
     "adapters": (adapters, WIDE),

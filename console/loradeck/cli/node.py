@@ -117,8 +117,11 @@ async def show(s: Session, name: str) -> None:
 @yes_option
 @writes
 async def drain(s: Session, name: str, yes: bool) -> None:
-    """Give a node no more work and move its jobs away."""
-    s.confirm(f"Drain {name}?", yes=yes)
+    """Give a node no new jobs and let go of its GPU driver; what it serves and runs goes on until you stop it.
+
+    Once a drained node is silent no pointer waits for it.
+    """
+    s.confirm(f"Drain {name}? It gets no new jobs and reports no GPU figures; it serves on until you stop it.", yes=yes)
     _told(s, await s.api.drain_node(name))
 
 

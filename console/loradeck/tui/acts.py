@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Acts:
-    """One method a binding, `do_` and its name."""
+    """One method a binding, `do_` and its name; a key that belongs to one list is done by its screen, named alike."""
 
     def __init__(self, deck: Deck) -> None:
         self._deck = deck
@@ -74,6 +74,8 @@ class Acts:
         self._deck.question = None
         if question.action is Action.QUIT:
             self._deck.exit()
+        elif question.ask.order is not None:
+            self._deck.run_worker(self._deck.sender.order(question.ask.order), group="moves")
         else:
             self._deck.moving.send(question.ask.moves)
 
@@ -162,15 +164,6 @@ class Acts:
 
     def do_last(self) -> None:
         self._deck.state.listing.jump(-1)
-
-    def do_enter(self) -> None:
-        state = self._deck.state
-        if state.screen is Screen.TENANTS and state.row is not None:
-            self._deck.show_events(f" {state.row.tenant}/{state.row.route} ")
-        elif state.screen is Screen.EVENTS:
-            event = state.events.get(state.event_list.selected or 0)
-            if event is not None and event.route and state.tenant_list.choose((event.tenant, event.route)):
-                self._deck.show_list(Screen.TENANTS)
 
     def do_tenants(self) -> None:
         self._deck.show_list(Screen.TENANTS)

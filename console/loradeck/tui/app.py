@@ -290,7 +290,8 @@ class Deck(App[Context], inherit_bindings=False):
         self.notice("")
         if self.question is not None and not self._answers(binding):
             return
-        getattr(self.acts, f"do_{binding.does}")()
+        own = getattr(self.front, f"do_{binding.does}", None)  # what a key means on this list alone
+        (own or getattr(self.acts, f"do_{binding.does}"))()
         self.draw_front()
         self.asker.show(self._looked_at())
 

@@ -1,4 +1,4 @@
-"""What the pane says about a selected node, job or event. Lines without a toolkit."""
+"""What the pane says about a selected job or event. Lines without a toolkit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import json
 
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, PrepareSpec, TrainSpec
-from loradeck.schemas.link import EngineState
 from loradeck.schemas.log import Event, EventKind
-from loradeck.schemas.state import NodeReplica, NodeRow
-from loradeck.schemas.telemetry import Gpu, NvmlState
-from loradeck.tui.columns import node_heard, node_state, progress_bar
+from loradeck.tui.columns import progress_bar
 from loradeck.tui.preview import title
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import (
@@ -18,106 +15,10 @@ from loradeck.tui.text import (
     Span,
     age,
     clean,
-    gigabytes,
     line,
     plural,
     stamp,
 )
-
-_NVML = {
-    NvmlState.STARTING: "the sampler is starting",
-    NvmlState.HUNG: "a driver call does not return; figures are missing, not zero",
-    NvmlState.LOST: "fewer GPUs than before: one has fallen off the bus",
-    NvmlState.REBOOT_REQUIRED: "library and driver differ: reboot required",
-    NvmlState.FAILED: "the driver cannot be asked",
-}
-
-
-def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> list[Line]:
-    """A node: its GPUs or, where it has none, CPU and memory; then engines with what they have loaded."""
-    heard = node_heard(state, node)
-    state_span = node_state(node)
-    said = f"heard {age(heard)} ago" if heard is not None else "never heard since the hub started"
-    lines = [
-        title(f"{clean(node.node)}   {state_span.text}   {said}   agent {clean(node.version)}", width),
-    ]
-    if node.nvml is NvmlState.OK:
-        lines += [_gpu(gpu) for gpu in node.gpus]
-    elif node.nvml is NvmlState.NO_GPU:
-        lines.append(line(Span(" no GPU", "label"), f"   {_host(node)}"))
-    else:
-        lines.append(line(Span(f" GPU {node.nvml.value.replace('_', ' ')}: ", "warn"), _NVML[node.nvml]))
-        lines += [_gpu(gpu) for gpu in node.gpus]
-    if node.nvml is not NvmlState.NO_GPU:
-        lines.append(line(Span(" host  ", "label"), _host(node)))
-    for replica in node.replicas:
-        lines.append(_engine(state, replica, heard=node.linked and not node.lost))
-        if replica.alarm:
-            now = node.linked and not node.lost
-            lines.append(line(Span("   ALARM " if now else "   said  ", "bad" if now else "dim"), clean(replica.alarm)))
-    if not node.replicas:
-        lines.append(line(Span(" no engine on this node", "dim")))
-    for pin in node.pins:
-        said = f'"{clean(pin.reason)}"' if pin.reason else ""
-        lines.append(
-            line(
-                Span(" PIN   ", "warn"),
-                f"{pin.tenant}/{pin.route} to {clean(pin.release.label)} {short(pin.release.id)} "
-                f"by {clean(pin.actor)} {state.when(pin.at_ms)} {said}",
-            )
-        )
-        route = "" if pin.route == "production" else f" {pin.route}"
-        lines.append(line(Span(f"       loradeck node unpin {clean(node.node)} {pin.tenant}{route} ends it", "dim")))
-    if len(lines) > height:
-        hidden = len(lines) - height + 1
-        lines = [*lines[: height - 1], line(Span(f" and {plural(hidden, 'more line')}", "dim"))]
-    return lines
-
-
-def _host(node: NodeRow) -> str:
-    host = node.host
-    if host is None:
-        return "CPU and memory not reported"
-    return (
-        f"CPU {host.cpu_percent:.0f}%   memory {gigabytes(host.memory_used)} of {gigabytes(host.memory_total)} GB   "
-        f"load {host.load1:.1f}"
-    )
-
-
-def _gpu(gpu: Gpu) -> Line:
-    name = clean(gpu.name).removeprefix("NVIDIA ")
-    spans = [
-        Span(f" gpu{gpu.index} ", "label"),
-        Span(f" {name[:14]:<14}"),
-        Span(f" {_or_dash(gpu.utilisation)}%".rjust(6)),
-        Span(f"  {gigabytes(gpu.memory_used)}/{gigabytes(gpu.memory_total)} GB"),
-        Span(f"  {_or_dash(gpu.power_w, '.0f')}/{_or_dash(gpu.power_limit_w, '.0f')} W"),
-        Span(f"  {_or_dash(gpu.temperature_c)}C  {_or_dash(gpu.clock_sm_mhz)} MHz"),
-    ]
-    if gpu.throttle:
-        spans.append(Span(f"  slowed: {clean(', '.join(gpu.throttle)).replace('_', ' ')}", "warn"))
-    if gpu.ecc_uncorrected:
-        spans.append(Span(f"  ECC {gpu.ecc_uncorrected} uncorrected", "bad"))
-    if gpu.remapped_rows:
-        spans.append(Span(f"  {plural(gpu.remapped_rows, 'remapped row')}", "warn"))
-    if gpu.xids:
-        spans.append(Span(f"  XID {' '.join(map(str, gpu.xids))}", "bad"))
-    return tuple(spans)
-
-
-def _or_dash(value: float | None, form: str = "") -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _engine(state: ConsoleState, replica: NodeReplica, *, heard: bool) -> Line:
-    loaded = ", ".join(f"{state.owner_of(view.id) or short(view.id)} {clean(view.label)}" for view in replica.loaded)
-    style = {EngineState.UP: "good", EngineState.STOPPED: "dim"}.get(replica.state, "bad")
-    return line(
-        Span(f" {clean(replica.replica)}  ", "label"),
-        Span(replica.state.value, style) if heard else Span(f"was {replica.state.value}", "dim"),
-        f"  {clean(replica.base_label) or '-'} {short(replica.base)}  {len(replica.loaded)}/{replica.slots} slots  ",
-        Span(loaded or "nothing loaded", "" if loaded else "dim"),
-    )
 
 
 def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:

@@ -30,7 +30,7 @@ from loradeck.schemas.moves import (
 )
 from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 from loradeck.tui.listing import hidden
-from loradeck.tui.moves import Move, MoveKind, Phase
+from loradeck.tui.moves import Move, MoveKind, Order, Phase
 from loradeck.tui.seen import Frame, Shown
 from loradeck.tui.state import SETTLING_S, ConsoleState, Link
 from loradeck.tui.text import age, clean, clock, plural, release, stamp
@@ -55,7 +55,16 @@ class Action(StrEnum):
     PROMOTE = "p"
     REWIND = "W"
     ANNOTATE = "i"
+    DRAIN = "D"
+    CORDON = "C"
+    UNCORDON = "U"
+    CANCEL = "X"
+    RESUME = "S"
     QUIT = "q"
+
+
+ORDERS = frozenset({Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME})
+"""Of nodes and jobs. They move no pointer: a hub that refuses moves takes them."""
 
 
 ROLES = {
@@ -66,6 +75,7 @@ ROLES = {
     Action.REWIND: Role.OPERATOR,
     Action.ANNOTATE: Role.OPERATOR,
     Action.PROMOTE: Role.RELEASER,
+    **dict.fromkeys(ORDERS, Role.OPERATOR),
 }
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.RELEASER: 2}
 _REFUSING = {
@@ -89,6 +99,7 @@ class Ask:
     moves: tuple[Move, ...] = ()
     wants_reason: bool = False
     listed: tuple[str, ...] = ()
+    order: Order | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,8 @@ def decide(
             return Refuse("W shows its plan through `rewind`")
         case Action.ANNOTATE:
             return Refuse("i types its text through `annotate`")
+        case _:
+            return Refuse(f"{action.value} is an order, through `order_of`")
 
 
 def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:
@@ -175,7 +188,7 @@ def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refus
         return Refuse(f"{key} off: it needs the role {need.value}; {clean(state.me.actor)} is {state.me.role.value}")
     if state.link is Link.LOST:
         return Refuse(f"{key} off: no link to the hub for {age(state.silent_s)}; on a node: loradeck-agent pin")
-    if state.status.refusing:
+    if state.status.refusing and action not in ORDERS:
         why = _REFUSING.get(state.status.refusing, "the hub refuses moves")
         return Refuse(f"{key} off: {why} ({state.status.refusing})")
     return None

@@ -61,6 +61,19 @@ class Move:
         return Move(self.kind, self.tenant, self.route, self.request.model_copy(update={"reason": reason}), self.says)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a node or a job is to be. `action`: the key; `subject`: the node's name or the job's id.
+
+    `seen`: what it was when it was asked; the question is dropped when that has changed.
+    """
+
+    action: str
+    subject: str
+    says: str
+    seen: str
+
+
 class Phase(StrEnum):
     SENDING = "sending"
     COMMITTED = "committed"

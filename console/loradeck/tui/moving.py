@@ -11,6 +11,7 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
 from loradeck.tui.dispatch import Act, Action, Ask, Refuse, Verdict, barrier, decide, offer, rewind
 from loradeck.tui.moves import Move, RowKey
+from loradeck.tui.orders import order_of
 from loradeck.tui.question import Question
 from loradeck.tui.state import Screen
 from loradeck.tui.text import clean
@@ -37,6 +38,10 @@ class Moving:
             make_key=self._deck.make_key,
         )
         self.follow(action, verdict)
+
+    def order(self, action: Action) -> None:
+        """A key that orders something of the selected node or job: its question, or why there is none."""
+        self.follow(action, order_of(action, self._deck.state, read_only=self._deck.read_only))
 
     def follow(self, action: Action, verdict: Verdict) -> None:
         """Send, ask or say why not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from loradeck.client.connect import endpoint
 from loradeck.client.feed import Feed, FeedItem
 from loradeck.client.transport import Transport
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.jobs import Job
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
     AnnotateRequest,
@@ -26,8 +27,8 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
-from loradeck.schemas.state import ReleaseView
-from loradeck.tui.moves import Move, RowKey
+from loradeck.schemas.state import NodeRow, ReleaseView
+from loradeck.tui.moves import Move, Order, RowKey
 
 ANSWER_S = 2.0
 """How long a lost answer is asked for before the console says OUTCOME UNKNOWN; it goes on asking after that."""
@@ -46,6 +47,10 @@ class Port(Protocol):
 
     async def send(self, move: Move) -> MoveResult:
         """Raises: ApiError (refused), HubUnreachable (never sent), OutcomeUnknown (sent, answer lost)."""
+        ...
+
+    async def order(self, order: Order) -> NodeRow | Job:
+        """What an order has made of its node or job. Raises like `send`."""
         ...
 
     async def outcome(self, key: str) -> MoveResult | None:
@@ -112,6 +117,15 @@ class HubPort:
                 return await self._api.annotate(tenant, route, request)
             case RewindRequest() as request:
                 return await self._api.rewind(request)
+
+    async def order(self, order: Order) -> NodeRow | Job:
+        calls: dict[str, Callable[[str], Awaitable[NodeRow | Job]]] = {
+            "D": self._api.drain_node,
+            "C": self._api.cordon_node,
+            "U": self._api.uncordon_node,
+            "X": self._api.cancel_job,
+        }
+        return await calls[order.action](order.subject)
 
     async def outcome(self, key: str) -> MoveResult | None:
         return await self._api.move(key)

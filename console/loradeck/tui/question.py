@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from loradeck.schemas.moves import AnnotateRequest, RewindRequest, UndoRequest
 from loradeck.tui.dispatch import Action, Ask
+from loradeck.tui.orders import outdated
 from loradeck.tui.preview import title
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import Line, Span, line, plural
@@ -54,6 +55,8 @@ class Question:
 
     def outdated(self, state: ConsoleState) -> str | None:
         """Why it no longer asks about what is: a pointer has moved since. None: it still holds."""
+        if self.ask.order is not None:
+            return outdated(self.ask.order, state)
         for move in self.ask.moves:
             if isinstance(move.request, RewindRequest | AnnotateRequest) or not move.tenant:
                 continue  # of many pointers the hub skips or refuses what has moved since, and says so

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
-from loradeck.schemas.feed import FeedEvents
+from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
 from loradeck.schemas.moves import MoveResult
-from loradeck.tui.moves import Move, OwnMove, Phase
+from loradeck.schemas.state import NodeRow
+from loradeck.tui.moves import Move, Order, OwnMove, Phase, Tell
+from loradeck.tui.orders import took
 from loradeck.tui.outcome import said, tell_of, tell_of_all
 from loradeck.tui.port import Port
-from loradeck.tui.state import ConsoleState
+from loradeck.tui.state import ORDERED, ConsoleState
 from loradeck.tui.text import clean
 
 LOOK_UP_S = 2.0
@@ -46,6 +48,10 @@ class Sender:
 
     def dismiss(self) -> bool:
         """Esc on the TELL line. A move that is not settled stays told. Returns whether there was one to dismiss."""
+        told = self._state.order_tell
+        if self._state.screen in ORDERED and told is not None and told.closes:
+            self._state.order_tell = None
+            return True
         if self._state.tell is None or not all(self._state.is_settled(own) for own in self._told):
             return False
         self._state.tell, self._told = None, []
@@ -67,6 +73,27 @@ class Sender:
                 await self._deliver(own)
 
         await asyncio.gather(*(one(own) for own in owns))
+
+    async def order(self, order: Order) -> None:
+        """Send an order to a node or a job and tell what became of it. Sent twice it asks for the same."""
+        state = self._state
+
+        def tell(text: str, style: str) -> None:
+            state.order_tell = Tell(text, style, state.hub_now_ms, closes=style != "warn")
+            self._changed()
+
+        tell(f"{order.says}: sending", "warn")
+        try:
+            answer = await self._port.order(order)
+        except OutcomeUnknown as error:
+            tell(f"OUTCOME UNKNOWN {order.says}: no answer from {clean(error.where)}; STATE says what holds", "bad")
+        except ApiError as error:
+            tell(f"REFUSED {order.says}: {said(error)}", "bad")
+        except ClientError as error:
+            tell(f"NOT SENT {order.says}: {said(error)}", "bad")
+        else:
+            state.apply(FeedNodes(rows=(answer,)) if isinstance(answer, NodeRow) else FeedJobs(rows=(answer,)))
+            tell(took(order, answer), "good")
 
     async def _deliver(self, own: OwnMove) -> None:
         try:

@@ -27,6 +27,7 @@ from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView, TenantRow
 from loradeck.tui.chain import ChainCheck
+from loradeck.tui.history import History
 from loradeck.tui.listing import Listing, RowFilter
 from loradeck.tui.moves import OPEN, Move, MoveKind, OwnMove, Phase, RowKey, Tell
 from loradeck.tui.registry import Fetch, Registry
@@ -71,6 +72,9 @@ class Screen(StrEnum):
 FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
 """Screens whose rows the feed does not bring."""
 
+ORDERED = frozenset({Screen.NODES, Screen.JOBS})
+"""Screens whose rows take orders."""
+
 
 @dataclass(frozen=True)
 class Changed:
@@ -110,6 +114,7 @@ class ConsoleState:
     events: dict[int, Event] = field(default_factory=dict)
     """By rev, oldest first."""
 
+    history: History = field(default_factory=History)
     chain: ChainCheck = field(default_factory=ChainCheck)
 
     received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
@@ -134,6 +139,9 @@ class ConsoleState:
     """Moves sent by this console, oldest first."""
 
     tell: Tell | None = None
+    order_tell: Tell | None = None
+    """The last order to a node or a job, until esc."""
+
     dismissed: set[str] = field(default_factory=set)
     """Events whose rollback panel was closed with esc."""
 
@@ -165,6 +173,7 @@ class ConsoleState:
         self._set_status(state.status, now)
         for row in state.tenants:
             self._learn(row)
+        self.history.keep(self.nodes)
         for node in state.nodes:
             self._learn_node(node)
         self.marks = [key for key in self.marks if key in self.tenants]
@@ -242,6 +251,7 @@ class ConsoleState:
         self.learn(row.tenant, (view for view in views if view is not None))
 
     def _learn_node(self, node: NodeRow) -> None:
+        self.history.take(node, self.clock())
         for replica in node.replicas:
             self._views.update((view.id, view) for view in replica.loaded)
 

@@ -17,6 +17,7 @@ from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck.tui.dispatch import (
+    ORDERS,
     ROLES,
     Act,
     Action,
@@ -235,13 +236,14 @@ def test_a_silent_hub_makes_R_ask(state: ConsoleState, armed: Armed, clock: Cloc
 # ---- barred ----------------------------------------------------------------------------------------------------
 
 MOVING = [Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD, Action.PROMOTE, Action.REWIND, Action.ANNOTATE]
+ACTIONS = [*MOVING, *sorted(ORDERS)]
 
 
 def test_every_moving_action_has_a_role() -> None:
-    assert set(ROLES) == set(MOVING) == set(Action) - {Action.QUIT}
+    assert set(ROLES) == set(ACTIONS) == set(Action) - {Action.QUIT}
 
 
-@pytest.mark.parametrize("action", MOVING)
+@pytest.mark.parametrize("action", ACTIONS)
 def test_read_only_leaks_nothing(state: ConsoleState, armed: Armed, action: Action) -> None:
     why = refused(decide(action, state, armed(), read_only="--read-only"))
     assert why == f"{action.value} off: read-only (--read-only)"
@@ -249,14 +251,14 @@ def test_read_only_leaks_nothing(state: ConsoleState, armed: Armed, action: Acti
     refused(decide(action, state, armed(), read_only="--read-only"))
 
 
-@pytest.mark.parametrize("action", MOVING)
+@pytest.mark.parametrize("action", ACTIONS)
 def test_a_viewer_moves_nothing(state: ConsoleState, armed: Armed, action: Action) -> None:
     assert state.me is not None
     state.me = state.me.model_copy(update={"role": Role.VIEWER})
     assert f"it needs the role {ROLES[action].value}" in refused(decide(action, state, armed()))
 
 
-@pytest.mark.parametrize("action", MOVING)
+@pytest.mark.parametrize("action", ACTIONS)
 def test_an_agents_token_moves_nothing(state: ConsoleState, armed: Armed, action: Action) -> None:
     assert state.me is not None
     state.me = state.me.model_copy(update={"role": Role.AGENT})
@@ -271,7 +273,7 @@ def test_an_operator_rolls_back_and_does_not_promote(state: ConsoleState, armed:
     assert "it needs the role releaser" in refused(verdict)
 
 
-@pytest.mark.parametrize("action", MOVING)
+@pytest.mark.parametrize("action", ACTIONS)
 def test_without_a_link_nothing_is_sent_and_the_way_out_is_named(
     state: ConsoleState, armed: Armed, clock: Clock, action: Action
 ) -> None:
@@ -280,7 +282,7 @@ def test_without_a_link_nothing_is_sent_and_the_way_out_is_named(
     assert "no link to the hub for 14s" in refused(decide(action, state, armed()))
 
 
-@pytest.mark.parametrize("action", MOVING)
+@pytest.mark.parametrize("action", ACTIONS)
 def test_before_the_first_list_nothing_is_sent(action: Action) -> None:
     assert "nothing is loaded yet" in refused(decide(action, ConsoleState(), Frame()))
 

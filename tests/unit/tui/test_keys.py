@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from loradeck.tui.acts import Acts
+from loradeck.tui.app import LISTS
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.helptext import help_lines
 from loradeck.tui.keys import BINDINGS, COMMANDS, complete, elsewhere, lookup
 from loradeck.tui.reference import updated
-from loradeck.tui.state import Screen
+from loradeck.tui.state import ORDERED, Screen
 
 DOCS = Path(__file__).parents[3] / "docs" / "console.md"
 
@@ -24,7 +25,8 @@ def test_no_key_means_two_things_on_a_screen(screen: Screen) -> None:
 
 def test_every_binding_and_command_is_done_by_the_console() -> None:
     for binding in BINDINGS:
-        assert callable(getattr(Acts, f"do_{binding.does}"))
+        for screen in binding.where:
+            assert callable(getattr(LISTS[screen], f"do_{binding.does}", None) or getattr(Acts, f"do_{binding.does}"))
     assert set(COMMANDS) - {"promote", "promote!", "q", "save", "ctx"} <= {binding.does for binding in BINDINGS}
 
 
@@ -45,10 +47,11 @@ def test_the_manual_has_the_tables_that_the_help_is_made_of() -> None:
         assert f"| `{binding.shown}` |" in text
 
 
-def test_keys_that_move_exist_on_the_tenants_screen_only() -> None:
+def test_keys_that_move_or_stop_something_exist_on_one_screen_each_and_never_on_records() -> None:
     for binding in BINDINGS:
         if binding.moves and binding.does != "confirm":
-            assert binding.where == {Screen.TENANTS}
+            assert len(binding.where) == 1
+            assert binding.where <= {Screen.TENANTS, *ORDERED}
 
 
 def test_a_key_of_another_screen_is_told_from_an_unknown_one() -> None:

@@ -10,7 +10,7 @@ from loradeck.schemas.link import EngineState
 from loradeck.schemas.route import Gap
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 from loradeck.tui.columns import node_cells
-from loradeck.tui.details import node_lines
+from loradeck.tui.hardware import node_lines
 from loradeck.tui.preview import goes_to
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import Span

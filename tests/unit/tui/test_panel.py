@@ -15,8 +15,9 @@ from loradeck.schemas.state import Health, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.bars import header_line, summary_line
 from loradeck.tui.columns import flags_in, node_cells, tenant_cells
-from loradeck.tui.details import event_lines, job_lines, node_lines
+from loradeck.tui.details import event_lines, job_lines
 from loradeck.tui.dispatch import Act, Action, decide
+from loradeck.tui.hardware import node_lines
 from loradeck.tui.moves import Phase
 from loradeck.tui.outcome import tell_of
 from loradeck.tui.panel import has_preview, is_done, panel_lines, pin_command, replica_table, wants_panel

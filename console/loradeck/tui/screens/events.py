@@ -21,6 +21,12 @@ class EventsScreen(ListScreen):
         event = self.deck.state.events.get(key)
         return event_cells(self.deck.state, event) if event is not None else None
 
+    def do_enter(self) -> None:
+        state = self.deck.state
+        event = state.events.get(state.event_list.selected or 0)
+        if event is not None and event.route and state.tenant_list.choose((event.tenant, event.route)):
+            self.deck.show_list(Screen.TENANTS)
+
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state
         event = state.events.get(state.event_list.selected or 0)

@@ -6,6 +6,8 @@ from typing import Any
 
 from loradeck.tui.columns import JOB_COLUMNS, job_cells
 from loradeck.tui.details import job_lines
+from loradeck.tui.dispatch import Action
+from loradeck.tui.preview import tell_line
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
@@ -24,4 +26,11 @@ class JobsScreen(ListScreen):
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state
         job = state.jobs.get(state.job_list.selected or "")
-        return (job_lines(state, job, width) if job is not None else nothing_selected()), None
+        told = [tell_line(state.order_tell)] if state.order_tell is not None else []
+        lines = (job_lines(state, job, width) if job is not None else nothing_selected())[: height - len(told)]
+        return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
+
+    # ---- keys ------------------------------------------------------------------------------------------------
+
+    def do_cancel(self) -> None:
+        self.deck.moving.order(Action.CANCEL)

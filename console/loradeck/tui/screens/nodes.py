@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from loradeck.tui.columns import NODE_COLUMNS, node_cells
-from loradeck.tui.details import node_lines
+from loradeck.tui.dispatch import Action
+from loradeck.tui.hardware import node_lines, node_page
+from loradeck.tui.preview import tell_line
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.screens.page import Page
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span
+from loradeck.tui.text import Line, Span, clean, line
+
+PAGE_S = 1.0
+"""How often a node's page is written anew."""
 
 
 class NodesScreen(ListScreen):
@@ -24,4 +30,32 @@ class NodesScreen(ListScreen):
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state
         node = state.nodes.get(state.node_list.selected or "")
-        return (node_lines(state, node, width, height) if node is not None else nothing_selected()), None
+        told = [tell_line(state.order_tell)] if state.order_tell is not None else []
+        room = height - len(told)
+        lines = node_lines(state, node, width, room) if node is not None else nothing_selected()
+        return [*lines, *[()] * (room - len(lines)), *told], None
+
+    # ---- keys ------------------------------------------------------------------------------------------------
+
+    def do_drain(self) -> None:
+        self.deck.moving.order(Action.DRAIN)
+
+    def do_cordon(self) -> None:
+        self.deck.moving.order(Action.CORDON)
+
+    def do_uncordon(self) -> None:
+        self.deck.moving.order(Action.UNCORDON)
+
+    def do_enter(self) -> None:
+        """Everything about the selected node, for as long as one looks at it."""
+        state, name = self.deck.state, self.deck.state.node_list.selected
+        if name is None:
+            return
+
+        def write(width: int) -> list[Line]:
+            node = state.nodes.get(name)
+            if node is None:
+                return [line(Span(f" {clean(name)}: the hub lists no such node any more", "warn"))]
+            return node_page(state, node, width)
+
+        self.app.push_screen(Page("node", write, every=PAGE_S))

@@ -13,15 +13,21 @@ from loradeck.tui.widgets.lines import Lines
 
 
 class Page(Screen[None], inherit_bindings=False):
-    """`write(width)` gives the page's lines for a terminal of that width. `leaves`: one more key that leaves it."""
+    """`write(width)` gives the page's lines for a terminal of that width. `leaves`: one more key that leaves it.
+
+    With `every` (seconds) they are written anew while one looks.
+    """
 
     DEFAULT_CSS = """
     Page { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
     Page #body { height: 1fr; }
     """
 
-    def __init__(self, name: str, write: Callable[[int], list[Line]], *, leaves: str = "") -> None:
+    def __init__(
+        self, name: str, write: Callable[[int], list[Line]], *, leaves: str = "", every: float | None = None
+    ) -> None:
         super().__init__(name=name)
+        self._every = every
         self._write = write
         self._leaves = leaves
         self._top = 0
@@ -33,6 +39,10 @@ class Page(Screen[None], inherit_bindings=False):
     def compose(self) -> ComposeResult:
         yield self.body
         yield self.bar
+
+    def on_mount(self) -> None:
+        if self._every is not None:
+            self.set_interval(self._every, self._show)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show)

@@ -23,6 +23,11 @@ class TenantsScreen(ListScreen):
         row = self.deck.state.tenants.get(key)
         return tenant_cells(self.deck.state, row) if row is not None else None
 
+    def do_enter(self) -> None:
+        row = self.deck.state.row
+        if row is not None:
+            self.deck.show_events(f" {row.tenant}/{row.route} ")
+
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         deck, state = self.deck, self.deck.state
         row = state.row
