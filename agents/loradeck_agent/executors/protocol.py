@@ -56,12 +56,21 @@ class BadSpec(ExecutorFailure):
 
 
 class Diverged(ExecutorFailure):
-    """The loss, a gradient or a weight is not finite."""
+    """The loss, a gradient or a weight is not finite, or the run goes where it should not."""
 
     exit_status = EXIT_DIVERGED
 
+    def __init__(self, message: str, code: str = "diverged") -> None:
+        super().__init__(code, message)
+
+
+class OutOfMemory(ExecutorFailure):
+    """The work does not fit into this node's memory."""
+
+    exit_status = EXIT_OUT_OF_MEMORY
+
     def __init__(self, message: str) -> None:
-        super().__init__("diverged", message)
+        super().__init__("out_of_memory", message)
 
 
 class Preempted(Exception):
@@ -74,7 +83,10 @@ class Run:
     def __init__(self, spec: ExecutorSpec) -> None:
         self.spec = spec
         self.stopping = False
-        self._events = Path(spec.events).open("ab", buffering=0)  # noqa: SIM115 - lives as long as the process
+        rank, events = int(os.environ.get("RANK", "0")), Path(spec.events)
+        # Under torchrun the first process speaks for all; what the others say is for whoever looks into the folder.
+        own = events if rank == 0 else events.with_name(f"{events.stem}.rank{rank}{events.suffix}")
+        self._events = own.open("ab", buffering=0)
         self._seq = 0
         self._last = 0.0
         self._step: tuple[int | None, int | None] = (None, None)
@@ -119,9 +131,9 @@ class Run:
         self._step = (step, of)
         self.emit(ExecutorEventType.PROGRESS, step=step, of=of, metrics=metrics, message=message)
 
-    def phase(self, message: str) -> None:
+    def phase(self, message: str, **metrics: float) -> None:
         """Says what is being done now, between the steps."""
-        self.emit(ExecutorEventType.HEARTBEAT, message=message)
+        self.emit(ExecutorEventType.HEARTBEAT, message=message, metrics=metrics)
 
     def check(self) -> None:
         """Called between steps: a heartbeat if there was nothing else to say, and the way out after SIGTERM.
@@ -131,6 +143,10 @@ class Run:
         """
         if self.stopping:
             raise Preempted
+        self.beat()
+
+    def beat(self) -> None:
+        """A heartbeat if there was nothing else to say for a while."""
         if time.monotonic() - self._last > HEARTBEAT_S:
             self.emit(ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
 

@@ -47,7 +47,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         BadSpec: `bad_data`, with file and line.
     """
-    rows = [Row(where, *_example(where, line)) for where, line in _lines(path)]
+    rows = [Row(where, *_example(where, line)) for where, line in json_lines(path)]
     if not rows:
         raise BadSpec("bad_data", f"{path.name} holds no rows")
     return rows
@@ -60,7 +60,7 @@ def read_suite(path: Path, digest: Digest) -> Suite:
         BadSpec: `bad_data`, with file and line; `manifest_mismatch`, the manifest is another suite's.
     """
     items = []
-    for where, line in _lines(path):
+    for where, line in json_lines(path):
         prompt, answer = _example(where, line)
         if not isinstance(line.get("id"), str) or not line["id"]:
             raise BadSpec("bad_data", f"{where}: an item needs an id")
@@ -86,7 +86,12 @@ def _answer_schema(path: Path, digest: Digest) -> dict[str, Any] | None:
     return schema
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSONL file, or of the JSONL files in a folder, with its file and line.
+
+    Raises:
+        BadSpec: `bad_data`, with file and line.
+    """
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     for file in files:
         try:

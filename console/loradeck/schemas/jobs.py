@@ -5,11 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loradeck.schemas.ids import Digest, Name, Strict, Wire
-from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.manifest import DecisionRecord, FileEntry
 from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.training import Form, Guards, Method, Mixing, Structure, Validation, Weights
 
 EXIT_OK = 0
 EXIT_BAD_SPEC = 65
@@ -29,7 +30,7 @@ class JobState(StrEnum):
 
 
 class TrainSpec(Strict):
-    """Supervised LoRA on prompt/answer rows; the loss is on the answer only."""
+    """A training recipe. The loss is on answers only; a step is `batch` rows, whatever they are split into."""
 
     kind: Literal["train"] = "train"
     tenant: Name
@@ -38,8 +39,12 @@ class TrainSpec(Strict):
     datasets: tuple[Digest, ...] = Field(min_length=1)
     decision: DecisionRecord
     parent: Digest | None = None
+    method: Method = Method.SUPERVISED
+    weights: Weights = Weights.LORA
     steps: int = Field(40, ge=1)
-    batch: int = Field(4, ge=1)
+    batch: int = Field(4, ge=1, description="rows of a step, over all processes")
+    accumulation: int = Field(1, ge=1, description="pieces that a process works its rows off in")
+    processes: int = Field(1, ge=1, le=64, description="more than one runs under torchrun")
     learning_rate: float = Field(1e-3, gt=0)
     rank: int = Field(8, ge=1, le=512)
     alpha: int = Field(16, ge=1)
@@ -47,6 +52,38 @@ class TrainSpec(Strict):
     dropout: float = Field(0.0, ge=0, lt=1)
     seed: int = 0
     max_tokens: int = Field(256, ge=8, description="longest row, prompt and answer, in tokens; longer rows are refused")
+    beta: float = Field(0.1, gt=0, description="preferences: how strongly the reference holds")
+    kl: float = Field(0.0, ge=0, description="weight of KL(base || model) per token, on the general rows where any")
+    mixing: Mixing | None = None
+    structure: Structure | None = None
+    validation: Validation | None = None
+    guards: Guards = Guards()
+    chat_template: Digest | None = Field(
+        None, description="SHA-256 of the chat template the rows were written for; another one is refused"
+    )
+    checkpoint_every: int = Field(20, ge=1, description="steps")
+    keep: int = Field(2, ge=1, description="checkpoints kept, the newest")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainSpec:
+        preferences = self.method is not Method.SUPERVISED
+        wrong = {
+            "batch must be a multiple of accumulation x processes": self.batch % (self.accumulation * self.processes),
+            "mixing.dataset must be one of datasets": self.mixing and self.mixing.dataset not in self.datasets,
+            "mixing needs a dataset of the task's beside the general one": self.mixing and len(set(self.datasets)) < 2,
+            "kl needs lora: the base is the model with its adapter disabled": self.kl and self.weights is Weights.FULL,
+            "full has no parent adapter": self.parent and self.weights is Weights.FULL,
+            "preferences need lora, one process and no dropout": preferences
+            and (self.weights is Weights.FULL or self.processes > 1 or self.dropout),
+            "preferences have no kl, mixing or structure": preferences and (self.kl or self.mixing or self.structure),
+            "answer_schema is for json": self.structure
+            and self.structure.answer_schema
+            and self.structure.form is not Form.JSON,
+        }
+        found = [rule for rule, broken in wrong.items() if broken]
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
 
 class EvaluateSpec(Strict):
@@ -124,7 +161,18 @@ class ExecutorSpec(Strict):
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")
     error: str = Field(description="file for the first error, with its traceback")
+    checkpoints: str | None = Field(
+        None, description="train: folder of checkpoints, which outlives the attempt; without it none are made"
+    )
+    held_out: tuple[Digest, ...] = Field((), description="train: suites among the inputs whose items no row may hold")
     threads: int = Field(1, ge=1)
+
+
+class CheckpointRef(Wire):
+    """A checkpoint whose files the hub holds, so that another node can go on from it."""
+
+    step: int = Field(ge=1)
+    files: tuple[FileEntry, ...] = Field(min_length=1)
 
 
 class JobAssignment(Wire):
@@ -136,6 +184,8 @@ class JobAssignment(Wire):
     spec: JobSpec
     release: ReleaseRef | None = Field(None, description="for prepare and evaluate")
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="of the route the job is about")
+    held_out: tuple[Digest, ...] = Field((), description="train: the tenant's suites")
+    checkpoint: CheckpointRef | None = Field(None, description="train: of an earlier attempt, the newest")
     swap: bool = Field(
         False, description="prepare: where memory forbids both engines, the one of the live release is stopped for it"
     )
@@ -162,4 +212,6 @@ class Job(Wire):
     metrics: dict[str, float] = Field(default_factory=dict)
     message: str = ""
     code: str | None = None
+    log: str = Field("", description="where it failed: the last lines that its executor left")
+    checkpoint: CheckpointRef | None = Field(None, description="train: the newest that the hub holds")
     result: dict[str, Any] | None = None

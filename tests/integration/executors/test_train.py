@@ -49,7 +49,7 @@ def test_a_run_says_each_step_and_leaves_an_adapter_that_verifies_against_its_ma
     steps = ended.of_type(ExecutorEventType.PROGRESS)
     assert [(event.step, event.of) for event in steps] == [(n, 5) for n in range(1, 6)]
     for event in steps:
-        assert event.metrics.keys() == {"loss", "grad_norm", "learning_rate", "tokens_per_second"}
+        assert event.metrics.keys() == {"loss", "token_accuracy", "grad_norm", "learning_rate", "tokens_per_second"}
         assert all(math.isfinite(value) for value in event.metrics.values())
     assert ended.last.type == ExecutorEventType.FINISHED
     manifest = manifest_of(ended)
@@ -94,28 +94,31 @@ def test_nothing_it_leaves_names_a_path_of_this_machine(bench: Bench) -> None:
 def test_the_loss_counts_the_answers_tokens_and_no_others(bench: Bench) -> None:
     from loradeck.schemas.jobs import ExecutorSpec
     from loradeck_agent.executors.base import load_base
-    from loradeck_agent.executors.rows import read_rows
-    from loradeck_agent.executors.train import _with_adapter, answer_loss, tokenised
+    from loradeck_agent.executors.supervised import Supervised
+    from loradeck_agent.executors.templates import tokenised
+    from loradeck_agent.executors.trained import prepared
+    from loradeck_agent.executors.training_rows import read_lessons
 
     folder = bench.write(bench.recipe(), {DATASET: str(write_rows(bench.root / "rows.jsonl", ROWS))})
     spec = ExecutorSpec.model_validate_json((folder / "spec.json").read_text())
     base = load_base(spec)
-    examples = [tokenised(base, row, 256) for row in read_rows(bench.root / "rows.jsonl")]
+    examples = [tokenised(base, row, 256) for row in read_lessons(bench.root / "rows.jsonl", bench.recipe())]
     assert base.pad != base.eos
     assert all(
         example.ids[-1] == base.eos and base.eos not in example.ids[example.answer_at : -1] for example in examples
     )
     assert base.tokenizer.decode(examples[0].ids[examples[0].answer_at :]) == "pong<|im_end|>"
     assert base.tokenizer.decode(examples[0].ids[: examples[0].answer_at]).endswith("<|im_start|>assistant\n")
-    model, _ = _with_adapter(base, bench.recipe())
+    trained = prepared(base, bench.recipe(), None)
+    objective = Supervised(trained, base.pad, 0.0)
     width = max(len(example.ids) for example in examples)
     ids = torch.tensor([example.ids + [base.pad] * (width - len(example.ids)) for example in examples])
     labels = torch.full_like(ids, -100)
     for i, example in enumerate(examples):
         labels[i, example.answer_at : len(example.ids)] = torch.tensor(example.ids[example.answer_at :])
     with torch.no_grad():
-        reference = model(input_ids=ids, labels=labels).loss
-        assert float(answer_loss(base, model, examples)) == pytest.approx(float(reference), abs=1e-5)
+        reference = trained.model(input_ids=ids, labels=labels).loss
+        assert float(objective.loss(examples, objective.size(examples))[0]) == pytest.approx(float(reference), abs=1e-5)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_70_and_publishes_nothing(bench: Bench) -> None:
@@ -131,17 +134,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_70_and_publishes_nothing(be
 def test_weights_that_are_not_finite_after_the_last_step_are_never_published(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loradeck_agent.executors import train
+    from loradeck_agent.executors.loop import Loop
 
-    optimise = train._optimise
+    whole = Loop.run
 
-    def overflow(current: Any, base: Any, model: Any, *rest: Any) -> float:
-        loss = optimise(current, base, model, *rest)
+    def overflow(loop: Loop) -> dict[str, Any]:
+        found = whole(loop)
         with torch.no_grad():
-            next(p for p in model.parameters() if p.requires_grad)[0, 0] = math.inf
-        return loss
+            next(iter(loop.trained.names.values()))[0, 0] = math.inf
+        return found
 
-    monkeypatch.setattr(train, "_optimise", overflow)
+    monkeypatch.setattr(Loop, "run", overflow)
     ended = bench.train(ROWS, steps=1)
     assert ended.status == EXIT_DIVERGED
     assert "finite" in ended.last.message
@@ -238,7 +241,8 @@ def test_sigterm_ends_it_after_the_step_in_hand_with_75_and_nothing_is_published
 
 
 def test_batches_give_each_row_once_before_any_twice() -> None:
-    from loradeck_agent.executors.train import Example, batches
+    from loradeck_agent.executors.batches import batches
+    from loradeck_agent.executors.templates import Example
 
     examples = [Example([i], 0) for i in range(7)]
     stream = batches(examples, 3, seed=5)
@@ -251,7 +255,7 @@ def test_batches_give_each_row_once_before_any_twice() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_and_is_never_zero_or_above_the_recipes(bench: Bench) -> None:
-    from loradeck_agent.executors.train import learning_rate
+    from loradeck_agent.executors.loop import learning_rate
 
     for steps in (1, 2, 10, 40):
         spec = bench.recipe(steps=steps, learning_rate=1e-3)

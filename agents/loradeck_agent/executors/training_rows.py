@@ -1,0 +1,172 @@
+"""Rows of a training recipe: what is asked, what is answered, and whether each answer has the form it must have.
+
+A row is one of
+
+    {"prompt": text, "answer": text}
+    {"messages": [...]}                      ends with the assistant's answer
+    {"messages": [...], "tools": [...]}      the answer may be `tool_calls` with the base's own template
+    {"prompt" or "messages", "chosen": text, "rejected": text}      preferences
+
+and may say `"negative": true`: it teaches to refuse, or to call no tool.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.training import Form, Method, Structure
+from loradeck_agent.executors.protocol import BadSpec
+from loradeck_agent.executors.rows import json_lines
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One row. `where` names its file and line; `answer` is the assistant's message, for preferences the chosen one."""
+
+    where: str
+    prompt: tuple[Message, ...]
+    answer: Message
+    rejected: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    negative: bool = False
+    general: bool = False
+
+    @property
+    def question(self) -> str:
+        """What the user says in it."""
+        return "\n".join(str(message.get("content", "")) for message in self.prompt if message["role"] == "user")
+
+
+def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[Lesson]:
+    """The rows of one of the recipe's datasets. General rows are free text, whatever the recipe's structure.
+
+    Raises:
+        BadSpec: `bad_data` with file and line; `no_negatives`, too few rows teach to refuse.
+    """
+    preferences = spec.method is not Method.SUPERVISED
+    lessons = [_lesson(where, row, preferences, general) for where, row in json_lines(path)]
+    if not lessons:
+        raise BadSpec("bad_data", f"{path.name} holds no rows")
+    if spec.structure is not None and not general:
+        _check_structure(lessons, spec.structure)
+    return lessons
+
+
+def _lesson(where: str, row: dict[str, Any], preferences: bool, general: bool) -> Lesson:
+    wanted = ("chosen", "rejected") if preferences else ("answer",)
+    messages = row.get("messages")
+    if messages is None:
+        if not _filled(row.get("prompt")):
+            raise BadSpec("bad_data", f"{where}: needs a prompt, as text, or messages")
+        messages = [{"role": "user", "content": row["prompt"]}]
+    elif not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise BadSpec("bad_data", f"{where}: messages must be a list of {{role, content}}")
+    elif not preferences and "answer" not in row:
+        row = {**row, "answer": messages[-1] if messages else None}
+        messages = messages[:-1]
+    if not messages or messages[-1]["role"] == "assistant":
+        raise BadSpec("bad_data", f"{where}: messages must end with the assistant's answer to somebody else's message")
+    for field in wanted:
+        if not _is_answer(row.get(field)):
+            raise BadSpec("bad_data", f"{where}: needs {'an' if field == 'answer' else 'a'} {field}, as text")
+    if preferences and row["chosen"] == row["rejected"]:
+        raise BadSpec("bad_data", f"{where}: chosen and rejected are the same")
+    tools = row.get("tools") or ()
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadSpec("bad_data", f"{where}: tools must be a list of objects")
+    answer = row[wanted[0]]
+    return Lesson(
+        where=where,
+        prompt=tuple(dict(message) for message in messages),
+        answer=dict(answer) if isinstance(answer, dict) else {"role": "assistant", "content": answer},
+        rejected=row["rejected"] if preferences else None,
+        tools=tuple(tools),
+        negative=row.get("negative") is True,
+        general=general,
+    )
+
+
+def _check_structure(lessons: list[Lesson], structure: Structure) -> None:
+    schema = json.loads(structure.answer_schema) if structure.answer_schema else None
+    for lesson in lessons:
+        fault = (
+            _negative_fault(lesson)
+            if lesson.negative
+            else _call_fault(lesson)
+            if structure.form is Form.TOOL_CALL
+            else _json_fault(lesson, schema)
+            if structure.form is Form.JSON
+            else None
+        )
+        if fault:
+            raise BadSpec("bad_data", f"{lesson.where}: {fault}")
+    negative = sum(lesson.negative for lesson in lessons)
+    if negative < structure.negatives * len(lessons):
+        raise BadSpec(
+            "no_negatives",
+            f"{negative} of {len(lessons)} rows teach to refuse or to call nothing, at least "
+            f"{structure.negatives:.0%} must (structure.negatives); a model taught only to call will always call",
+        )
+
+
+def _negative_fault(lesson: Lesson) -> str | None:
+    return "a negative row calls a tool" if lesson.answer.get("tool_calls") else None
+
+
+def _json_fault(lesson: Lesson, schema: Mapping[str, Any] | None) -> str | None:
+    try:
+        document = json.loads(str(lesson.answer.get("content")))
+    except ValueError as error:
+        return f"the answer is not JSON: {error}"
+    if schema is None:
+        return None
+    broken = next(jsonschema.validators.validator_for(schema)(schema).iter_errors(document), None)
+    return f"the answer does not satisfy the schema: {broken.message}" if broken else None
+
+
+def _call_fault(lesson: Lesson) -> str | None:
+    """Every call names a tool of its row, with arguments that the tool's parameters allow."""
+    known = {tool.get("function", tool).get("name"): tool.get("function", tool) for tool in lesson.tools}
+    calls = lesson.answer.get("tool_calls") or []
+    if not calls:
+        return "the answer calls no tool, and the row is not marked negative"
+    for call in calls:
+        function = call.get("function", call)
+        tool = known.get(function.get("name"))
+        if tool is None:
+            return f"the answer calls {function.get('name')!r}, the row's tools are {sorted(map(str, known))}"
+        arguments = function.get("arguments", {})
+        try:
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        except ValueError as error:
+            return f"the arguments of {function['name']} are not JSON: {error}"
+        schema = tool.get("parameters") or {}
+        broken = next(jsonschema.validators.validator_for(schema)(schema).iter_errors(arguments), None)
+        if broken:
+            return f"the arguments of {function['name']} do not fit: {broken.message}"
+    return None
+
+
+def _filled(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_answer(value: Any) -> bool:
+    if isinstance(value, dict):
+        return value.get("role") == "assistant" and (_filled(value.get("content")) or bool(value.get("tool_calls")))
+    return _filled(value)
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+        return False
+    return isinstance(value.get("content"), str) or bool(value.get("tool_calls"))

@@ -1,0 +1,72 @@
+"""The parts of a training recipe: what is taught, what is held against it, and when it is looked at."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Digest, Strict
+
+
+class Method(StrEnum):
+    """What the loss is."""
+
+    SUPERVISED = "supervised"  # cross-entropy of the answers
+    DPO = "dpo"  # chosen against rejected answers, log-sigmoid of the margin
+    IPO = "ipo"  # chosen against rejected answers, squared distance of the margin from 1 / (2 beta)
+
+
+class Weights(StrEnum):
+    """What is trained."""
+
+    LORA = "lora"
+    FULL = "full"  # every weight; the result is another base
+
+
+class Form(StrEnum):
+    """What every answer must be before a row is trained on."""
+
+    TEXT = "text"
+    JSON = "json"
+    TOOL_CALL = "tool_call"
+
+
+class Mixing(Strict):
+    """General rows among the task's, against forgetting."""
+
+    dataset: Digest = Field(description="one of the recipe's datasets")
+    share: float = Field(gt=0, lt=1, description="of all rows that are drawn")
+
+
+class Validation(Strict):
+    """Rows held back from the datasets and looked at on a schedule."""
+
+    rows: int = Field(16, ge=1, description="held back from the task's rows; general rows likewise, up to a fifth")
+    every: int = Field(10, ge=1, description="steps")
+    patience: int | None = Field(None, ge=1, description="stop after so many looks without a lower loss")
+    answers: int = Field(0, ge=0, description="of the held-back rows, so many are answered greedily at each look")
+    max_new_tokens: int = Field(32, ge=1, le=1024)
+    refusals: tuple[str, ...] = Field(
+        ("i can't", "i cannot", "i'm sorry", "i am unable"), description="phrases that mark a refusal"
+    )
+
+
+class Structure(Strict):
+    """Answers with a form that is checked row by row."""
+
+    form: Form
+    answer_schema: str | None = Field(None, description="JSON Schema of an answer, as text; for json")
+    negatives: float = Field(
+        0.1, ge=0, lt=1, description="least share of rows that teach to refuse or to call nothing (`negative: true`)"
+    )
+
+
+class Guards(Strict):
+    """When a run is given up."""
+
+    spike: float = Field(4.0, gt=1, description="a loss above so many times the median of the last steps")
+    spikes: int = Field(3, ge=1, description="so many spikes in a row end the run")
+    chosen_drop: float = Field(
+        0.5, gt=0, description="preferences: share by which log p(chosen) may fall below the reference's"
+    )
