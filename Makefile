@@ -16,7 +16,7 @@ help: ## show this list
 setup: $(STAMP) ## virtual environment and packages
 
 $(STAMP): pyproject.toml
-	@echo "Setting up $(VENV): about 350 MB to download (torch for CPU 160 MB, a model 98 MB; 3 GB where pip picks the torch for CUDA), one to five minutes."
+	@echo "Setting up $(VENV): about 420 MB to download (torch for CPU 160 MB, a model 98 MB; 3 GB where pip picks the torch for CUDA), one to five minutes."
 	@$(PYTHON) -c 'import sys; sys.exit("Loradeck needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
