@@ -34,7 +34,7 @@ from loradeck.hub.steer import Steer
 from loradeck.hub.traffic import Counts
 from loradeck.rules.errors import Refused
 from loradeck.rules.fold import Ledger
-from loradeck.rules.target import ruled_out
+from loradeck.rules.target import ways_back
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import HEARTBEAT_S, Ack, Bookmark, Hello, Report
@@ -129,7 +129,7 @@ class Hub:
         linked = [node.name for node in self.fleet.nodes.values() if not node.was_lost]
         self.settling = Settling(linked, self.clock, self.status_changed)
         self.observer = Observer(self)
-        self.steer = Steer(self.catalogue, self._usable)
+        self.steer = Steer(self.catalogue, lambda pointer: ways_back(pointer, self.facts.of(pointer.key)))
         self.promotions = Promotions(self)
         self.queue = Queue(self, self.store.now(lambda s: s.jobs()))
         self.rows = Rows(self)
@@ -335,10 +335,6 @@ class Hub:
         label = self.catalogue.view(release).label if release is not None else short(release)
         return label if label == short(release) else f"{label} ({short(release)})"
 
-    def _usable(self, key: Key, release: str) -> bool:
-        pointer = self.ledger.pointers.get(key)
-        return pointer is not None and ruled_out(release, pointer, self.facts.of(key)) is None
-
     async def knows(self, rev: int, hash_: str) -> bool:
         """Whether this log has the event that a node last saw."""
         if rev == 0:
@@ -495,7 +491,7 @@ class Hub:
             keys = [(written.tenant, written.route)]
         else:
             keys = [key for key in self.ledger.pointers if key[0] == written.tenant]
-        if written.kind in (AttestationKind.BREACHED, AttestationKind.REVOCATION):
+        if written.kind in MOVES_THE_WAY_BACK:
             self.refresh(keys)
         self.feeds.now(keys)
 
@@ -572,3 +568,8 @@ async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) 
 
 
 _DEFAULT = RouteConfig()
+
+MOVES_THE_WAY_BACK = frozenset(
+    {AttestationKind.ATTESTED, AttestationKind.SOAKED, AttestationKind.BREACHED, AttestationKind.REVOCATION}
+)
+"""What changes where R goes, and so which releases are worth a slot."""

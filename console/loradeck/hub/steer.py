@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import insort
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from loradeck.hub.catalogue import Catalogue
 from loradeck.rules.placement import fits
@@ -23,7 +23,7 @@ from loradeck.schemas.tenant import TenantState
 Key = tuple[str, str]
 
 BENEATH = 4
-"""How many of the releases under the current one a node is told of; R goes to the first that may be served."""
+"""How many of the releases under the current one a node is told of; the first is where R goes now."""
 
 
 class Table:
@@ -54,10 +54,10 @@ class Table:
 class Steer:
     """All entries and tables, kept up to date pointer by pointer."""
 
-    def __init__(self, catalogue: Catalogue, usable: Callable[[Key, str], bool]) -> None:
-        """`usable(key, release)`: whether R could go there at all, so that it is worth a slot."""
+    def __init__(self, catalogue: Catalogue, ways_back: Callable[[PointerState], Sequence[str]]) -> None:
+        """`ways_back(pointer)`: the releases R may go to, the one it would go to now first."""
         self._catalogue = catalogue
-        self._usable = usable
+        self._ways_back = ways_back
         self.entries: dict[Key, TableEntry] = {}
         self._config: dict[Key, RouteConfig] = {}
         self._texts: dict[Key, str] = {}
@@ -80,14 +80,13 @@ class Steer:
         key, epoch = pointer.key, pointer.moved_epoch
         config = tenant.routes.get(key[1], RouteConfig())
         live = pointer.release if not tenant.offboarded else None
-        beneath = pointer.beneath if live else ()
         entry = TableEntry(
             tenant=key[0],
             route=key[1],
             epoch=epoch,
             generation=pointer.generation,
             current=self._ref(live),
-            beneath=self._refs([r for r in beneath if self._usable(key, r)][:BENEATH]),
+            beneath=self._refs(self._ways_back(pointer)[:BENEATH]) if live else (),
             preparing=self._ref(preparing) if not tenant.offboarded else None,
             gap=config.gap,
             streams=config.streams,

@@ -127,5 +127,15 @@ def rollback_target(
     return Target(action=PreviewAction.FALLBACK, refused=why_none, skipped=tuple(skipped))
 
 
+def ways_back(pointer: PointerState, facts: PointerFacts) -> tuple[str, ...]:
+    """Releases beneath the live one that R may ever go to: where it would go now first, then the others in order.
+
+    Slots go to them in this order, so that the answer on the screen is the one that is kept loaded.
+    """
+    fit = [r for r in pointer.beneath if r != pointer.release and ruled_out(r, pointer, facts) is None]
+    now = rollback_target(pointer, facts, fallback_allowed=False, live_is_base=False, pending_prepare=None).release
+    return tuple(dict.fromkeys(([now] if now is not None else []) + fit))
+
+
 def _in_order(beneath: tuple[str, ...], skipped: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(skipped, key=lambda s: beneath.index(s[0])))

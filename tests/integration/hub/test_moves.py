@@ -437,3 +437,20 @@ async def test_a_wait_that_times_out_says_how_far_it_got(deck: Deck, join: Join)
     row = await deck.row()
     assert (row.flipped, row.proven, row.attested) == (1, 0, None)
     assert "UNPRVN" in row.flags
+
+
+async def test_the_first_way_back_that_a_node_is_told_is_where_r_goes(deck: Deck, join: Join) -> None:
+    """The top of `beneath` has not soaked: R goes below it, so the slot beside the live release is for that one."""
+    await deck.tenant(soak={"seconds": 0, "requests": 5})
+    one, two, three = [await deck.release(seed=seed) for seed in (1, 2, 3)]
+    agent = await join("n1")
+    for release in (one, two, three):
+        await deck.promote(release, wait="flipped")
+        await until(lambda r=release: deck.hub.facts.is_attested(("acme", "production"), r), "attested")
+        if release == one:
+            await agent.report(agent.served(admitted=5, finished=5))
+            await until(lambda: deck.hub.facts.is_soaked(("acme", "production"), one), "v1 has soaked")
+    row = await deck.row()
+    assert row.preview.target is not None
+    assert row.preview.target.id == one
+    assert [ref.id for ref in agent.entry.beneath] == [one, two]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.rules.simulated_log import facts, rid
 
-from loradeck.rules.target import PointerFacts, Target, rollback_target
+from loradeck.rules.target import PointerFacts, Target, rollback_target, ways_back
 from loradeck.schemas.log import PointerState, Quarantine
 from loradeck.schemas.state import PreviewAction
 
@@ -98,3 +98,14 @@ def test_a_pending_prepare_makes_r_its_cancel_whatever_lies_beneath() -> None:
 def test_a_hold_has_no_say_in_where_r_goes() -> None:
     state = pointer("v3").model_copy(update={"held": True})
     assert target(state, facts(*FIT)).release == rid("v3")
+
+
+def test_the_first_way_back_is_where_r_goes_though_it_lies_deeper() -> None:
+    state = pointer("v3", "v2", "v1", quarantined=("v1",))
+    assert ways_back(state, facts(*FIT, unsoaked=["v3"])) == (rid("v2"), rid("v3"))
+    assert ways_back(state, facts(*FIT)) == (rid("v3"), rid("v2"))
+
+
+def test_a_release_that_was_never_attested_is_a_way_back_only_behind_those_that_were() -> None:
+    assert ways_back(pointer("v3", "v2"), facts("v4", "v2")) == (rid("v2"), rid("v3"))
+    assert ways_back(pointer(), facts(*FIT)) == ()
