@@ -45,9 +45,6 @@ from loradeck.tui.typed import Typed
 REPAINT_S = 0.5
 """Data is drawn at most twice a second; keys, and what one's own move does, at once."""
 
-HARMLESS = frozenset({"up", "down", "page_up", "page_down", "escape"})
-"""What keys may do that came several in one read: repeated over a slow link they move the selection."""
-
 LISTS: dict[Screen, type[ListScreen]] = {
     Screen.TENANTS: TenantsScreen,
     Screen.NODES: NodesScreen,
@@ -279,7 +276,7 @@ class Deck(App[Context], inherit_bindings=False):
             typed = "space"
         count = together(event)
         binding = keys.lookup(typed, self.state.screen)
-        if count > 1 and not (binding is not None and binding.does in HARMLESS):
+        if count > 1 and not (binding is not None and binding.repeats):
             self.notice(f"{count} keys came at once: not taken as commands", "warn")
             return
         if binding is None:

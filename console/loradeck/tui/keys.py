@@ -14,8 +14,9 @@ LISTS = frozenset(Screen)
 class Binding:
     """A key. `keys` are printable characters or the toolkit's key names; `shown` is how people read it.
 
-    `moves`: it may change what is served, so it goes through the dispatch gate and means nothing when it came
-    in one read with other keys.
+    `moves`: it may change what is served, so it goes through the dispatch gate. `repeats`: it also acts when
+    several keys came in one read, as they do from a key held down over a slow link. It only moves the selection or
+    leaves something, so nothing is sent by it; every other key is no command then.
     """
 
     does: str
@@ -26,6 +27,7 @@ class Binding:
     where: frozenset[Screen] = LISTS
     moves: bool = False
     footer: bool = True
+    repeats: bool = False
 
 
 BINDINGS: tuple[Binding, ...] = (
@@ -148,7 +150,7 @@ BINDINGS: tuple[Binding, ...] = (
     ),
     Binding("json", ("J",), "J", "json", "The selected row as the hub sent it, in JSON.", footer=False),
     Binding("filter", ("/",), "/", "filter", "Show only rows that match a regular expression; `!` in front inverts."),
-    Binding("command", (":",), ":", "command", "Type a command; tab completes it, ? lists them."),
+    Binding("command", (":",), ":", "command", "Type a command; tab completes it, `:help` lists them."),
     Binding("tenants", ("1",), "1", "tenants", "Every tenant's pointer, what it serves, and where R would go."),
     Binding("nodes", ("2",), "2", "nodes", "Nodes, their GPUs, engines and loaded releases."),
     Binding("jobs", ("3",), "3", "jobs", "Training, evaluation and prepare jobs with their progress."),
@@ -156,10 +158,10 @@ BINDINGS: tuple[Binding, ...] = (
     Binding("adapters", ("5",), "5", "adapters", "Adapter versions: origin, scores, where each is live."),
     Binding("events", ("6",), "6", "events", "The log, newest first, and whether its chain holds."),
     Binding("data", ("7",), "7", "data", "Datasets and suites: origin, consent, licence, purpose."),
-    Binding("down", ("j", "down"), "j/down", "", "Next row.", footer=False),
-    Binding("up", ("k", "up"), "k/up", "", "Previous row.", footer=False),
-    Binding("page_down", ("pagedown", "ctrl+f", "ctrl+d"), "PgDn", "", "One page down.", footer=False),
-    Binding("page_up", ("pageup", "ctrl+b", "ctrl+u"), "PgUp", "", "One page up.", footer=False),
+    Binding("down", ("j", "down"), "j/down", "", "Next row.", footer=False, repeats=True),
+    Binding("up", ("k", "up"), "k/up", "", "Previous row.", footer=False, repeats=True),
+    Binding("page_down", ("pagedown", "ctrl+f", "ctrl+d"), "PgDn", "", "One page down.", footer=False, repeats=True),
+    Binding("page_up", ("pageup", "ctrl+b", "ctrl+u"), "PgUp", "", "One page up.", footer=False, repeats=True),
     Binding("first", ("g", "home"), "g", "", "First row.", footer=False),
     Binding("last", ("G", "end"), "G", "", "Last row.", footer=False),
     Binding(
@@ -178,6 +180,7 @@ BINDINGS: tuple[Binding, ...] = (
         "",
         "Leave a question, the rollback panel, the last result, a filter, the marks, then the screen.",
         footer=False,
+        repeats=True,
     ),
     Binding("help", ("?",), "?", "help", "This page.", footer=False),
     Binding("quit", ("q", "ctrl+c", "ctrl+q"), "q", "quit", "Back; on the tenants screen quit. Asks while a move "

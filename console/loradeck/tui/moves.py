@@ -128,7 +128,7 @@ class OwnMove:
 
 @dataclass(frozen=True)
 class Tell:
-    """The last result, kept on the screen until esc. `style` names an entry of the theme.
+    """The last result, kept on the screen until esc or the next one. `style` names an entry of the theme.
 
     `closes`: esc closes it; not while the outcome is open.
     """

@@ -67,9 +67,10 @@ def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: 
 
 
 def tell_line(tell: Tell | None) -> Line:
-    """The last result; it stays until esc."""
+    """The last result; it stays until esc, or until a later move has one."""
     if tell is None:
-        return line(Span(" TELL  ", "label"), Span("(empty: your last result stays here until esc)", "dim"))
+        said = "(empty: your last result stays here until esc or your next move)"
+        return line(Span(" TELL  ", "label"), Span(said, "dim"))
     hint = Span("  esc" if tell.closes else "", "dim")
     at = f"{clock(tell.at_ms, seconds=True)} " if tell.at_ms else ""
     return line(Span(" TELL  ", "label"), Span(at, "dim"), Span(clean(tell.text), tell.style), hint)

@@ -21,7 +21,7 @@ REFRESH_S = 5.0
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate result on record. `against`: the release that was live when it was judged."""
+    """A gate result on record, and the record as the hub sent it."""
 
     seq: int
     tenant: str
@@ -29,15 +29,17 @@ class Gate:
     result: GateResult
     by: str
     at_ms: int
+    record: Attestation
 
 
 @dataclass(frozen=True)
 class DataEntry:
-    """A dataset or a suite."""
+    """A dataset or a suite. `record`: as the hub sent it."""
 
     digest: str
     kind: str
     manifest: DatasetManifest | SuiteManifest
+    record: DatasetEntry | SuiteEntry
 
     @property
     def rows(self) -> int:
@@ -81,7 +83,7 @@ class Registry:
             except ValidationError:
                 self.unreadable += 1
                 continue
-            gates[found.seq] = Gate(found.seq, found.tenant, found.route or "-", result, found.by, found.at_ms)
+            gates[found.seq] = Gate(found.seq, found.tenant, found.route or "-", result, found.by, found.at_ms, found)
         self.gates = gates
 
     def take_adapters(self, versions: Iterable[AdapterVersion]) -> None:
@@ -90,8 +92,8 @@ class Registry:
 
     def take_data(self, datasets: Iterable[DatasetEntry], suites: Iterable[SuiteEntry]) -> None:
         """All datasets and suites there are."""
-        entries = [DataEntry(entry.digest, "dataset", entry.manifest) for entry in datasets]
-        entries += [DataEntry(entry.digest, "suite", entry.manifest) for entry in suites]
+        entries = [DataEntry(entry.digest, "dataset", entry.manifest, entry) for entry in datasets]
+        entries += [DataEntry(entry.digest, "suite", entry.manifest, entry) for entry in suites]
         self.data = {entry.digest: entry for entry in entries}
 
     def take_scores(self, release: str, attestations: Iterable[Attestation]) -> None:

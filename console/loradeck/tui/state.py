@@ -545,12 +545,12 @@ class ConsoleState:
                 return self.events.get(self.event_list.selected or 0)
             case Screen.GATES:
                 gate = self.registry.gates.get(self.gate_list.selected or 0)
-                return gate.result if gate is not None else None
+                return gate.record if gate is not None else None
             case Screen.ADAPTERS:
                 return self.registry.adapters.get(self.adapter_list.selected or "")
             case Screen.DATA:
                 entry = self.registry.data.get(self.data_list.selected or "")
-                return entry.manifest if entry is not None else None
+                return entry.record if entry is not None else None
 
     @property
     def identity(self) -> str | None:

@@ -98,17 +98,27 @@ async def test_gates_adapters_and_data_are_fetched_from_a_real_hub(site: Site) -
         assert await site.kinds() == []
 
 
-async def test_ctx_goes_to_another_hub_in_the_same_terminal(site: Site, tmp_path: Path) -> None:
+async def test_switched_context_clears_marks_filter_and_pending(site: Site, tmp_path: Path) -> None:
     (tmp_path / "loradeck").mkdir()
     (tmp_path / "loradeck" / "config.toml").write_text(f'[contexts.lab]\nsocket = "{site.here.socket}"\n')
     async with console(site.here, env={"XDG_CONFIG_HOME": str(tmp_path)}) as terminal:
         await terminal.shows(ARMED)
         terminal.type(" ")
         await terminal.shows("marks 1")
+        terminal.type("/")
+        await terminal.until(lambda: terminal.screen.display[-2].startswith(" /"), "a filter is typed")
+        terminal.type("acme\r")
+        await terminal.shows("filter acme: 1 of 1")
+        terminal.type("F")
+        await terminal.shows("y or esc?")
         terminal.type(":")
         await terminal.until(lambda: terminal.screen.display[-2].startswith(" :"), "a command is typed")
         terminal.type("ctx lab\r")
         await terminal.shows("marks 0", ARMED)
+        assert "filter acme" not in terminal.text
+        terminal.type("y")
+        await terminal.shows("nothing waits for y")
+        assert await site.kinds() == []
         terminal.type("q")
         assert await terminal.ended() == 0
         assert terminal.is_clean
@@ -132,7 +142,7 @@ async def test_RR_in_one_write_and_pasted_Restart_move_nothing(site: Site) -> No
         assert terminal.process.poll() is None
 
 
-async def test_R_repeated_at_30_hertz_moves_once(site: Site) -> None:
+async def test_R_repeated_at_30_Hz_moves_once(site: Site) -> None:
     async with console(site.here) as terminal:
         await terminal.shows(ARMED)
         for _ in range(60):
@@ -281,7 +291,7 @@ async def test_another_operators_move_disarms_and_is_shown(site: Site) -> None:
         assert await site.kinds() == ["rollback"]
 
 
-async def test_the_selection_follows_its_row_when_the_order_changes(site: Site) -> None:
+async def test_no_selection_jump_in_a_terminal(site: Site) -> None:
     for name in ("bolt", "cedar"):
         await site.hub.tenant(name)
         await site.hub.promote(await site.hub.release(name, seed=7), name)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from rich.cells import cell_len, set_cell_size
 from scripts import console_seed as seed
 from scripts.console_stage import Stage, stage
 from textual import events
@@ -20,10 +21,9 @@ from loradeck.schemas.moves import HoldRequest, MoveResult, PromoteRequest, Roll
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.driver import set_together
-from loradeck.tui.keys import BINDINGS
 from loradeck.tui.moves import Move
-from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.state import Screen
+from loradeck.tui.text import clean
 
 ACME = ("acme", "production")
 
@@ -55,23 +55,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-# ---- every key ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("screen", list(Screen))
-async def test_every_key_of_the_table_is_taken_and_nothing_breaks(screen: Screen) -> None:
-    async with stage(size=(80, 24)) as on:
-        for binding in [b for b in BINDINGS if screen in b.where and b.does != "quit"]:
-            for key in binding.keys:
-                on.deck.show_list(screen)
-                await on.press(key)
-                if binding.does == "help":
-                    assert isinstance(on.deck.screen, HelpScreen)
-                await on.press("escape", "escape", "escape")
-                assert on.deck.front is not None
-                assert on.deck.front.size == (80, 24)
-                assert on.deck.front.pane.text.strip()
-        assert on.deck.return_code in (None, 0)
+# ---- every key: test_every_key.py -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("screen", [Screen.NODES, Screen.JOBS, Screen.EVENTS])
@@ -108,7 +92,7 @@ async def test_R_before_half_a_second_does_nothing_and_says_why() -> None:
         assert "less than half a second" in notice(on)
 
 
-async def test_R_held_down_moves_once() -> None:
+async def test_R_held_down_at_30_Hz_moves_once() -> None:
     async with stage() as on:
         log = seed.Log()
         rows = {row.key: row for row in seed.tenants(log)}
@@ -135,7 +119,30 @@ async def test_keys_that_came_in_one_read_are_no_commands() -> None:
         assert "2 keys came at once" in notice(on)
 
 
-async def test_pasted_text_outside_inputs_does_nothing() -> None:
+async def test_of_many_keys_in_one_read_only_those_that_move_the_selection_or_leave_act() -> None:
+    async with stage() as on:
+        for name, char in (("j", "j"), ("j", "j"), ("R", "R"), ("y", "y"), ("space", " "), ("pagedown", None)):
+            key = events.Key(name, char)
+            set_together(key, 6)
+            on.deck.pressed(key)
+        await on.pause()
+        assert on.deck.front is not None
+        assert on.deck.state.tenant_list.index == 2 + on.deck.front.grid.page
+        assert on.deck.state.marks == []
+        assert on.port.sent == []
+
+
+async def test_the_last_result_gives_way_to_that_of_the_next_move() -> None:
+    async with stage() as on:
+        assert "until esc or your next move" in pane(on)
+        await press(on, "i", *"INC-1 one", "enter")
+        assert "INC-1 one" in pane(on)
+        await press(on, "i", *"INC-2 two", "enter")
+        assert "INC-2 two" in pane(on)
+        assert "INC-1 one" not in pane(on)
+
+
+async def test_pasted_Restart_outside_inputs_does_nothing() -> None:
     async with stage() as on:
         on.deck.post_message(events.Paste("Restart\ny"))
         await on.pause()
@@ -363,7 +370,7 @@ async def test_h_releases_a_hold_after_y() -> None:
 # ---- read-only ---------------------------------------------------------------------------------------------------
 
 
-async def test_read_only_sends_nothing_whatever_is_pressed() -> None:
+async def test_no_read_only_leak_whatever_is_pressed() -> None:
     async with stage(read_only="--read-only") as on:
         typed = (["R"], ["u"], ["F"], ["h"], ["p"], [":", *"rollback", "enter"], [":", *"promote! v8", "enter"])
         for keys in typed:
@@ -392,7 +399,7 @@ async def test_a_viewers_console_moves_nothing() -> None:
 # ---- lists -------------------------------------------------------------------------------------------------------
 
 
-async def test_the_selection_follows_its_row_on_the_screen() -> None:
+async def test_no_selection_jump_when_the_order_changes() -> None:
     async with stage() as on:
         await press(on, "G")
         on.clock.now += 3
@@ -458,7 +465,7 @@ async def test_an_empty_fleet_is_not_loading() -> None:
         assert on.port.sent == []
 
 
-async def test_loading_is_not_empty() -> None:
+async def test_never_loading_shown_as_empty() -> None:
     async with stage() as on:
         on.deck.state.status = None
         on.deck.state.tenants.clear()
@@ -520,7 +527,7 @@ async def test_a_lost_link_is_shown_and_nothing_is_sent() -> None:
         assert notice(on) == "", "what a key was told of the lost link is over"
 
 
-async def test_a_stale_feed_is_shown_as_stale() -> None:
+async def test_never_stale_shown_as_live() -> None:
     async with stage() as on:
         on.clock.now += 5
         on.deck._tick()
@@ -532,7 +539,7 @@ async def test_a_stale_feed_is_shown_as_stale() -> None:
 # ---- names are data ----------------------------------------------------------------------------------------------
 
 
-async def test_markup_and_control_characters_in_data_are_shown_as_they_are() -> None:
+async def test_markup_in_names_and_reasons_is_shown_as_it_is() -> None:
     listed = seed.hub_state()
     job = listed.jobs[0].model_copy(update={"message": "[bold]x[/] \x1b[2J [/nope"})
     event = listed.events[-1].model_copy(update={"reason": "[link=x]y[/link]", "actor": "[red]op"})
@@ -545,6 +552,35 @@ async def test_markup_and_control_characters_in_data_are_shown_as_they_are() -> 
         assert "[red]op" in grid(on)
         svg = on.deck.export_screenshot()
         assert "\x1b" not in svg
+
+
+WIDE_AND_RIGHT_TO_LEFT = (
+    "\u4fa1\u683c\u306e\u8aa4\u308a",
+    "\u0634\u0643\u0631\u0627 3.1",
+    "\u05e9\u05dc\u05d5\u05dd",
+    "a\u0301\u200d\U0001f469",
+    "\u202eabc",
+)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+async def test_wide_and_right_to_left_names_stay_in_their_cells(size: tuple[int, int]) -> None:
+    listed = seed.hub_state()
+    rest, last = listed.events[:-5], listed.events[-5:]
+    drawn = []
+    for names in (("op",) * 5, WIDE_AND_RIGHT_TO_LEFT):
+        named = [event.model_copy(update={"actor": n, "reason": n}) for event, n in zip(last, names, strict=True)]
+        async with stage(listed.model_copy(update={"events": (*rest, *named)}), size=size) as on:
+            await press(on, "6")
+            await on.settle()
+            drawn.append(grid(on).splitlines()[:5])
+            assert "\u202e" not in grid(on) + pane(on), "nothing turns the direction of a line"
+            assert clean(names[-1]) in pane(on)
+    for plain, row, name in zip(*drawn, reversed(WIDE_AND_RIGHT_TO_LEFT), strict=True):
+        start = plain.index(" op ") + 1
+        assert set_cell_size(row, start) == plain[:start], "what stands to the left stays where it is"
+        assert cell_len(row) == cell_len(plain) == size[0] - 1
+        assert clean(name)[:2] in row
 
 
 @pytest.mark.parametrize("size", [(80, 24), (100, 30), (160, 48), (200, 60)])

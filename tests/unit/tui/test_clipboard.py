@@ -17,7 +17,7 @@ def test_the_sequence_carries_the_text() -> None:
     assert base64.b64decode(sequence[7:-1]).decode() == "ssh gpu-04 \u00e9"
 
 
-def test_inside_tmux_it_is_wrapped_so_that_it_reaches_the_outer_terminal() -> None:
+def test_clipboard_in_tmux_is_wrapped_so_that_it_reaches_the_outer_terminal() -> None:
     sequence = copied("x", {"TMUX": "/tmp/tmux-0/default,1,0"})
     assert sequence.startswith("\x1bPtmux;\x1b\x1b]52;c;")
     assert sequence.endswith("\x1b\\")

@@ -244,7 +244,7 @@ def test_every_moving_action_has_a_role() -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_read_only_leaks_nothing(state: ConsoleState, armed: Armed, action: Action) -> None:
+def test_no_read_only_leak(state: ConsoleState, armed: Armed, action: Action) -> None:
     why = refused(decide(action, state, armed(), read_only="--read-only"))
     assert why == f"{action.value} off: read-only (--read-only)"
     state.marks.append(ACME)

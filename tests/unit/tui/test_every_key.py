@@ -1,0 +1,153 @@
+"""Each key of the binding table on each screen it is for, pressed in the app: what it does, or why not.
+
+The cases are made of the table. A binding without an entry in EFFECTS fails by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from scripts.console_stage import Stage, stage
+
+from loradeck.tui.keys import BINDINGS, Binding
+from loradeck.tui.listing import RowFilter
+from loradeck.tui.screens.help import HelpScreen
+from loradeck.tui.screens.page import Page
+from loradeck.tui.state import Screen
+from loradeck.tui.widgets.prompt import Asking
+
+AT_ONCE = {"rollback", "undo"}
+"""Keys that may act without y: R on an armed preview, u on a fresh move of one's own."""
+
+PAIRS = [(screen, binding) for screen in Screen for binding in BINDINGS if screen in binding.where]
+MOVING = [(screen, binding) for screen, binding in PAIRS if binding.moves]
+
+
+def notice(on: Stage) -> str:
+    assert on.deck.front is not None
+    return on.deck.front.prompt.notice
+
+
+def asks(what: Asking) -> Callable[[Stage], bool]:
+    return lambda on: on.deck.front is not None and on.deck.front.prompt.asking is what
+
+
+def at(line: int) -> Callable[[Stage], bool]:
+    """The selection is on a line, counted as Python does; where there are fewer, on the last."""
+
+    def check(on: Stage) -> bool:
+        listing = on.deck.state.listing
+        size = len(listing.order)
+        return listing.index == (size + line if line < 0 else min(line, size - 1))
+
+    return check
+
+
+def paged(on: Stage) -> bool:
+    assert on.deck.front is not None
+    return at(on.deck.front.grid.page)(on)
+
+
+def shows(which: Screen) -> Callable[[Stage], bool]:
+    return lambda on: on.deck.state.screen is which and on.deck.front is on.deck.lists[which]
+
+
+def entered(on: Stage) -> bool:
+    return isinstance(on.deck.screen, Page) or on.deck.state.screen in (Screen.EVENTS, Screen.TENANTS)
+
+
+def is_json(on: Stage) -> bool:
+    page = on.deck.screen
+    return isinstance(page, Page) and page.body.text.startswith("{")
+
+
+EFFECTS: dict[str, Callable[[Stage], bool]] = {
+    "incident": asks(Asking.INCIDENT),
+    "rewind": asks(Asking.MOMENT),
+    "filter": asks(Asking.FILTER),
+    "command": asks(Asking.COMMAND),
+    "confirm": lambda on: "nothing waits for y" in notice(on),
+    "copy": lambda on: notice(on).startswith("copied "),
+    "mark": lambda on: len(on.deck.state.marks) == 1,
+    "mark_shown": lambda on: len(on.deck.state.marks) == len(on.deck.state.tenant_list.order) > 1,
+    "json": is_json,
+    **{which.value: shows(which) for which in Screen},
+    "down": at(1),
+    "up": at(0),
+    "page_down": paged,
+    "page_up": at(0),
+    "first": at(0),
+    "last": at(-1),
+    "enter": entered,
+    "escape": lambda on: on.deck.state.listing.filter.pattern is None,
+    "help": lambda on: isinstance(on.deck.screen, HelpScreen),
+    "quit": lambda on: on.deck.state.screen is Screen.TENANTS,
+}
+"""What is so after a key that moves nothing, pressed on the first row of a filtered list."""
+
+
+async def on_first_row(on: Stage, screen: Screen) -> None:
+    """Whatever was before: a screen in front, its first row selected, nothing typed, nothing marked."""
+    while isinstance(on.deck.screen, Page):
+        on.deck.pop_screen()
+    if on.deck.front is not None:
+        on.deck.front.prompt.close()
+    on.deck.question = None
+    on.deck.state.marks.clear()
+    if on.deck.state.screen is not screen or on.deck.front is None:
+        on.deck.show_list(screen)
+        await on.settle()
+    for listing in (on.deck.state.listing, on.deck.state.event_list):
+        listing.filter = RowFilter()
+    on.deck.state.set_filter(RowFilter.parse("!nosuchrow"))
+    on.deck.state.listing.jump(0)
+
+
+def test_every_binding_has_its_effect_here() -> None:
+    assert {binding.does for binding in BINDINGS if not binding.moves} <= set(EFFECTS)
+
+
+@pytest.mark.parametrize("screen", list(Screen))
+async def test_every_key_does_what_the_table_says(screen: Screen) -> None:
+    async with stage(size=(100, 30)) as on:
+        await on_first_row(on, screen)
+        await on.settle()
+        assert on.deck.state.listing.order, "a screen without rows would show nothing"
+        pairs = [pair for pair in PAIRS if pair[0] is screen and pair[1].does in EFFECTS]
+        for _, binding in pairs:
+            for key in binding.keys:
+                if binding.does == "quit" and screen is Screen.TENANTS:
+                    continue  # ends it: in test_app
+                await on_first_row(on, screen)
+                await on.press(key)
+                if isinstance(on.deck.screen, Page):
+                    await on.pause()  # a page draws once it has its size
+                assert EFFECTS[binding.does](on), f"{key} on {screen.value}: {binding.does}"
+        assert on.port.sent == []
+
+
+@pytest.mark.parametrize(("screen", "binding"), MOVING, ids=lambda part: getattr(part, "does", None) or part.value)
+async def test_no_destructive_key_without_confirmation(screen: Screen, binding: Binding) -> None:
+    async with stage(size=(100, 30)) as on:
+        on.deck.show_list(screen)
+        await on.settle()
+        await on.settle()
+        for key in binding.keys:
+            await on.press(key)
+        if binding.does == "rollback":
+            assert [move.kind.value for move in on.port.sent] == ["rollback"], "armed, so R alone acts"
+            return
+        assert on.port.sent == []
+        await on.press("enter", "n")
+        assert on.port.sent == [], "neither enter nor any other key stands for y"
+        if binding.does not in AT_ONCE:
+            return
+        await on.press(*binding.keys)
+        await on.settle()
+        await on.press("y")
+        assert len(on.port.sent) == 1
+
+
+def test_what_repeats_moves_nothing() -> None:
+    assert {binding.does for binding in BINDINGS if binding.repeats and binding.moves} == set()
