@@ -60,6 +60,18 @@ def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, row
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text and number in a row, however deep, as text."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
 def entry_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Collection[Digest] = ()) -> LedgerEntry:
     """Reads every row and counts.
 
@@ -179,12 +191,17 @@ def find(task: Task) -> list[Place]:
     Raises:
         BadArtifact: `bad_rows`.
     """
-    wanted, text = set(task.rows), task.containing.casefold() if task.containing else None
+    wanted = set(task.rows)
+    if task.containing:
+        text = task.containing.casefold()
+        for held in task.datasets:
+            for _, row in rows_in(held.paths):
+                if any(text in value.casefold() for value in texts_in(row)):
+                    wanted.add(row_digest(row))  # and so the same row under another id or provenance
     places = []
     for held in task.datasets:
         for where, row in rows_in(held.paths):
-            digest = row_digest(row)
-            if digest in wanted or (text is not None and text in json.dumps(row, ensure_ascii=False).casefold()):
+            if (digest := row_digest(row)) in wanted:
                 places.append(Place(dataset=held.manifest.digest, where=where, row=digest))
     return places
 

@@ -31,7 +31,7 @@ COMMANDS = {
     "release": ("loradeck.cli.release:release", "List and show releases."),
     "adapter": ("loradeck.cli.adapter:adapter", "Import, list and show adapter versions."),
     "base": ("loradeck.cli.base:base", "Register and list base models."),
-    "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets."),
+    "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets; erase rows."),
     "suite": ("loradeck.cli.suite:suite", "Register and list suites."),
     "gate": ("loradeck.cli.gate:gate", "List gate results."),
     "job": ("loradeck.cli.job:job", "Train, evaluate, list, show, follow and cancel jobs."),

@@ -8,19 +8,21 @@ from typing import Any
 
 import click
 
-from loradeck.cli.exits import misused
+from loradeck.cli.exits import misused, refused
 from loradeck.cli.files import checked, entry_of, rows_of
 from loradeck.cli.noun import Noun
+from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.provenance import provenance_of, provenance_options
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short
+from loradeck.schemas.ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.manifest import DatasetManifest
 
 
 @click.group(cls=Noun)
 def dataset() -> None:
-    """Register and list datasets."""
+    """Register and list datasets; erase rows."""
 
 
 @dataset.command()
@@ -61,6 +63,81 @@ async def ls(s: Session, tenant: str | None) -> None:
         ],
         empty="no datasets; loradeck dataset add FILE.jsonl",
     )
+
+
+@dataset.command()
+@click.argument("rows", metavar="[ROW]...", nargs=-1)
+@click.option("--containing", metavar="TEXT", help="Rows that contain a text, whatever its case. It is not kept.")
+@click.option("--tenant", "tenants", multiple=True, help="Only this tenant's datasets; may be repeated.")
+@click.option("--retire", is_flag=True, help="Revoke the releases that descend from them too: R steps over those.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@reason_option()
+@yes_option
+@writes
+async def erase(
+    s: Session,
+    rows: tuple[str, ...],
+    containing: str | None,
+    tenants: tuple[str, ...],
+    retire: bool,
+    dry_run: bool,
+    reason: str,
+    yes: bool,
+) -> None:
+    """Erase rows, by their digests or by a text: nothing that descends from them goes forward any more.
+
+    What descends from them is listed first: datasets, runs, adapters, releases, tenants, and the pointers that serve
+    one or lose their way back.
+    """
+    fields = {"rows": rows, "containing": containing, "tenants": tenants, "retire": retire, "reason": reason}
+    request = checked(ErasureRequest, fields, where="arguments")
+    plan = await s.api.plan_erasure(request)
+    _show(s, plan)
+    if dry_run:
+        s.out.json(plan)
+        return
+    if not plan.rows:
+        raise refused("no dataset has such a row", fix="loradeck dataset erase --containing TEXT", code="unknown_row")
+    if not reason:
+        raise misused("an erasure says why", fix="--reason, with the request it answers", code="reason_required")
+    losing = sum(pointer.loses_way_back for pointer in plan.pointers)
+    warning = f" {losing} pointers lose their way back." if losing else ""
+    s.confirm(f"Erase {len(plan.rows)} rows, for ever?{warning}", yes=yes)
+    done = await s.api.erase(request.model_copy(update={"containing": None, "rows": plan.rows, "plan": plan.digest}))
+    s.out.json(done)
+    s.out.say(f"erased: {len(done.rows)} rows of {len(done.datasets)} datasets, which are not trained on any more")
+    for pointer in done.pointers:
+        if pointer.live is not None:
+            s.out.alarm(f" {pointer.tenant}/{pointer.route} still serves {pointer.live}: loradeck rollback or fallback")
+
+
+def _show(s: Session, plan: ErasurePlan) -> None:
+    s.out.heading(f"{len(plan.rows)} rows in {len(plan.datasets)} datasets; plan {short(plan.digest)}")
+    names = {one.id: one.label for one in plan.datasets}
+    s.out.table(
+        ("ROW", "DATASET", "WHERE"),
+        [(place.row[:12], f"{names[place.dataset]} {short(place.dataset)}", place.where) for place in plan.places],
+        empty="no such row",
+    )
+    for what, found in (
+        ("written by one of these releases", plan.written),
+        ("run", plan.runs),
+        ("adapter", plan.adapters),
+        ("retired" if plan.retire else "release", plan.releases),
+    ):
+        for one in found:
+            s.out.say(f" {what}: {one.label}  {one.id[:12]}")
+    for job in plan.cancelled:
+        s.out.say(f" cancelled: {job}")
+    s.out.say(f" tenants: {' '.join(plan.tenants) or 'none'}")
+    for pointer in plan.pointers:
+        serves = f"serves {pointer.live}; " if pointer.live is not None else ""
+        back = f"R goes to {pointer.way_back or 'nothing'}"
+        back += f", then to {pointer.way_back_after or 'nothing'}" if pointer.way_back_after != pointer.way_back else ""
+        say = s.out.alarm if pointer.loses_way_back or pointer.live is not None else s.out.say
+        say(f" {pointer.tenant}/{pointer.route}: {serves}{back}{'  LOSES ITS WAY BACK' * pointer.loses_way_back}")
+    for one in plan.unread:
+        s.out.alarm(f" not searched: {one.label}  {one.id[:12]}: its files are gone")
 
 
 def _described(file: Path, tenant: str, name: str, sidecar: Path | None, given: dict[str, Any]) -> DatasetManifest:

@@ -34,7 +34,7 @@ from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnd
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobRequest
-from loradeck.schemas.ledger import DataPolicy
+from loradeck.schemas.ledger import DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.moves import (
@@ -229,6 +229,16 @@ class HubApi:
 
     async def datasets(self) -> list[DatasetEntry]:
         return await self.transport.ask(list[DatasetEntry], "GET", "datasets")
+
+    async def plan_erasure(self, request: ErasureRequest) -> ErasurePlan:
+        """What descends from rows. Changes nothing."""
+        plan = request.model_copy(update={"dry_run": True})
+        return await self.transport.ask(ErasurePlan, "POST", "erasures", body=plan, repeatable=True, extra_s=600)
+
+    async def erase(self, request: ErasureRequest) -> ErasurePlan:
+        """Carries out a plan, whose rows and digest it carries. The same plan again changes nothing."""
+        sent = request.model_copy(update={"dry_run": False})
+        return await self.transport.ask(ErasurePlan, "POST", "erasures", body=sent, repeatable=True, extra_s=600)
 
     async def register_suite(self, manifest: SuiteManifest) -> Registered:
         return await self.transport.ask(Registered, "POST", "suites", body=manifest, repeatable=True)

@@ -12,6 +12,7 @@ from loradeck.hub.api import (
     attestations,
     backup,
     blobs,
+    erasures,
     events,
     health,
     jobs,
@@ -28,7 +29,7 @@ from loradeck.hub.hub import VERSION, Hub
 from loradeck.schemas.ids import Role
 
 RESOURCES = (
-    state, tenants, moves, rewind, registry, blobs, attestations, jobs, nodes, events, tokens, backup, health,
+    state, tenants, moves, rewind, registry, erasures, blobs, attestations, jobs, nodes, events, tokens, backup, health,
     link, feed,
 )  # fmt: skip
 

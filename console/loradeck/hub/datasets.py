@@ -16,8 +16,10 @@ from pydantic import TypeAdapter
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.rows import BAD, Held, Task
 from loradeck.rules import ledger
+from loradeck.rules.descent import NOTHING, Descent, descent
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.ids import short
 from loradeck.schemas.ledger import LedgerEntry, Place
 from loradeck.schemas.manifest import DatasetManifest
 from loradeck.store.interface import Doc
@@ -61,14 +63,64 @@ def check_training(hub: Hub, tenant: str, datasets: Iterable[str]) -> None:
         found = hub.catalogue.datasets.get(digest)
         if found is None or found.tenant != tenant:
             raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
+    check_descent(hub, wanted)
     ledger.check_training(
         wanted,
         hub.facts.ledger,
-        {digest: sorted(rows) for digest, rows in hub.facts.erased.items()},
         hub.tenant(tenant).data,
         now_ms=hub.now_ms(),
         names={digest: called(hub.catalogue.datasets[digest]) for digest in wanted},
     )
+
+
+def erased_descent(hub: Hub) -> Descent:
+    """Everything that descends from rows that were erased."""
+    if not hub.facts.erased:
+        return NOTHING
+    catalogue = hub.catalogue
+    return descent(
+        hub.facts.erased,
+        adapters=catalogue.adapters.values(),
+        releases=catalogue.releases,
+        ledger=hub.facts.ledger,
+    )
+
+
+def check_descent(
+    hub: Hub, datasets: Iterable[str] = (), *, parent: str | None = None, release: str | None = None
+) -> None:
+    """Nothing goes forward that descends from erased rows: no training, no new version, no promote.
+
+    Raises:
+        Refused: `erased_row`.
+    """
+    erased = erased_descent(hub)
+    for digest in datasets:
+        if digest in erased.datasets and digest not in hub.facts.erased:
+            manifest = hub.catalogue.datasets.get(digest)
+            raise Refused(
+                "erased_row",
+                "a release that descends from erased rows wrote rows of the dataset",
+                detail=called(manifest) if manifest else digest,
+                fix="register it anew without the rows of that release",
+            )
+        if digest in hub.facts.erased:
+            rows = sorted(hub.facts.erased[digest])
+            manifest = hub.catalogue.datasets.get(digest)
+            raise Refused(
+                "erased_row",
+                "rows of the dataset were erased: it may not be trained on any more",
+                detail=f"{called(manifest) if manifest else digest}: {', '.join(short(row) for row in rows)}",
+                fix="register it anew without them",
+                context={"rows": rows},
+            )
+    if parent in erased.adapters or release in erased.releases:
+        raise Refused(
+            "erased_row",
+            f"{hub.called(release) if release else 'the parent adapter'} descends from erased rows",
+            detail=release or parent or "",
+            fix="train it again from its base on a dataset without them",
+        )
 
 
 async def find(

@@ -480,6 +480,11 @@ class Hub:
         self._believe(written)
         return written
 
+    async def attest_all(self, attestations: Sequence[Attestation]) -> None:
+        """The same for several at once: all of them are written, or none."""
+        for written in await self.store(lambda s: s.attest_all(attestations)):
+            self._believe(written)
+
     async def attest_seen(self, attestations: Sequence[Attestation]) -> None:
         """The same for what this hub has seen itself: nobody waits for it as for a move."""
         for written in await self.store(lambda s: s.attest_all(attestations), background=True):

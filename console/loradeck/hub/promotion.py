@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from loradeck.hub import judging
+from loradeck.hub import datasets, judging
 from loradeck.rules import moves
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
@@ -153,6 +153,7 @@ class Promotions:
         """
         hub = self._hub
         tenant, config, pointer = hub.route(*key)
+        datasets.check_descent(hub, release=request.release)
         release = hub.catalogue.release(request.release, key[0])
         result = await judging.judge(hub, key, request.release) if config.gate and release else None
         pointer = hub.ledger.pointers.get(key) or pointer

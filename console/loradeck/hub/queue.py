@@ -166,6 +166,7 @@ class Queue:
                 if spec.base not in hub.catalogue.bases:
                     raise Refused("unknown_base", "no such base is registered", detail=spec.base)
                 datasets.check_training(hub, spec.tenant, spec.datasets)
+                datasets.check_descent(hub, parent=spec.parent)
                 parent = hub.catalogue.adapters.get(spec.parent) if spec.parent else None
                 if spec.parent and (parent is None or parent.manifest.tenant != spec.tenant):
                     raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=spec.parent)

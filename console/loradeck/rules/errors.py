@@ -60,6 +60,7 @@ STATUS: Mapping[str, int] = {
     "unknown_node": 404,
     "unknown_token": 404,
     "unknown_blob": 404,
+    "unknown_row": 404,
     # Asked wrongly.
     "bad_request": 422,
     "reason_required": 422,

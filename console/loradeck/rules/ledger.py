@@ -1,4 +1,4 @@
-"""What the ledger of datasets forbids: rows nobody read, licences, purposes, erased rows, a model's own rows."""
+"""What the ledger of datasets forbids: rows nobody read, licences, purposes, time, a model's own rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
 def check_training(
     datasets: Sequence[str],
     kept: Mapping[str, Kept],
-    erased: Mapping[str, Sequence[str]],
     policy: DataPolicy,
     *,
     now_ms: int,
@@ -51,15 +50,14 @@ def check_training(
     Args:
         datasets: digests, each once.
         kept: dataset -> its ledger entry.
-        erased: dataset -> digests of its erased rows.
         names: dataset -> what people call it.
 
     Raises:
-        Refused: `no_ledger_entry`, `erased_row`, `licence_forbidden`, `purpose_not_allowed`, `retention_over`,
+        Refused: `no_ledger_entry`, `licence_forbidden`, `purpose_not_allowed`, `retention_over`,
             `synthetic_share`, `synthetic_depth`.
     """
     for digest in datasets:
-        _check_one(digest, kept.get(digest), erased.get(digest, ()), policy, now_ms, names.get(digest, short(digest)))
+        _check_one(digest, kept.get(digest), policy, now_ms, names.get(digest, short(digest)))
     entries = [kept[digest].entry for digest in datasets]
     rows, by_model = sum(e.rows for e in entries), sum(e.model for e in entries)
     if by_model > policy.synthetic_cap * rows:
@@ -81,23 +79,13 @@ def check_training(
         )
 
 
-def _check_one(
-    digest: str, kept: Kept | None, erased: Sequence[str], policy: DataPolicy, now_ms: int, called: str
-) -> None:
+def _check_one(digest: str, kept: Kept | None, policy: DataPolicy, now_ms: int, called: str) -> None:
     if kept is None:
         raise Refused(
             "no_ledger_entry",
             "the dataset's rows were never read into the ledger",
             detail=f"{called}: {digest}",
             fix="register it again (loradeck dataset add), with the provenance of every row",
-        )
-    if erased:
-        raise Refused(
-            "erased_row",
-            "rows of the dataset were erased: it may not be trained on any more",
-            detail=f"{called}: {', '.join(short(row) for row in erased)}",
-            fix="register it anew without them",
-            context={"rows": list(erased)},
         )
     check_licences(kept.entry, policy, called)
     if TRAIN not in kept.entry.purposes:

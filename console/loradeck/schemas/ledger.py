@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Strict
+from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.manifest import Tier
 
 TRAIN = "train"
@@ -61,3 +61,58 @@ class Erasure(Strict):
     retired: bool = Field(description="the releases that descend from it were revoked with it")
     reason: str = Field(min_length=1)
     request: Digest = Field(description="digest of the plan that was carried out")
+
+
+class ErasureRequest(Strict):
+    """Rows to be erased, by their digests or by a text they contain. `dry_run` returns the plan; executing sends
+    the plan's `rows` and `digest` back.
+    """
+
+    rows: tuple[Digest, ...] = ()
+    containing: str | None = Field(None, min_length=3, max_length=1000, description="whatever its case; never kept")
+    tenants: tuple[Name, ...] = Field((), description="whose datasets; none selects all")
+    retire: bool = Field(False, description="revoke the releases that descend from the rows: R steps over them")
+    dry_run: bool = True
+    plan: Digest | None = Field(None, description="digest of the plan that is carried out")
+    reason: Reason = ""
+
+
+class Named(Wire):
+    """Something of a plan with what people call it."""
+
+    id: str
+    label: str
+
+
+class ErasurePointer(Wire):
+    """A pointer that a plan touches. `way_back`: where R goes now, and where it would go; None: nowhere."""
+
+    tenant: Name
+    route: Name
+    generation: int
+    live: str | None = Field(None, description="the release it serves, where that descends from the rows")
+    way_back: str | None
+    way_back_after: str | None
+
+    @property
+    def loses_way_back(self) -> bool:
+        return self.way_back is not None and self.way_back_after is None
+
+
+class ErasurePlan(Wire):
+    """What descends from the rows, and what an erasure would do. `digest` covers everything else."""
+
+    digest: Digest
+    rows: tuple[Digest, ...]
+    places: tuple[Place, ...]
+    datasets: tuple[Named, ...] = Field(description="with the rows in them: blocked for training")
+    written: tuple[Named, ...] = Field((), description="datasets whose rows a release that descends wrote: blocked too")
+    unread: tuple[Named, ...] = Field((), description="datasets whose files are gone: what is in them is not known")
+    runs: tuple[Named, ...] = Field((), description="train jobs")
+    cancelled: tuple[str, ...] = Field((), description="those that have not ended: they are cancelled")
+    adapters: tuple[Named, ...] = ()
+    releases: tuple[Named, ...] = ()
+    tenants: tuple[Name, ...] = ()
+    pointers: tuple[ErasurePointer, ...] = ()
+    retire: bool = False
+    done: bool = Field(False, description="carried out")

@@ -223,3 +223,15 @@ def test_a_gate_result_is_listed_check_by_check(desk: Desk, tenant: str, rows: P
     shown = desk.run("gate", "ls", tenant).stdout
     assert re.search(r"v3/B\d+ +- +FAILED +exact 60\.0% FAILED \(at least 80\.0%, n 5\)", shown), shown
     assert desk.json("gate", "ls", tenant, "--route", "staging") == []
+
+
+def test_a_row_is_erased_as_it_was_planned(desk: Desk, tenant: str, rows: Path) -> None:
+    rows.write_text('{"prompt": "mail me at Ann@example.org", "answer": "a"}\n{"prompt": "p", "answer": "a"}\n')
+    made = desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "mails", *PROVENANCE)["digest"]
+    planned = desk.json("dataset", "erase", "--containing", "ann@EXAMPLE.org", "--dry-run")
+    assert [place["dataset"] for place in planned["places"]] == [made]
+    desk.refused(2, "reason_required", "dataset", "erase", planned["rows"][0], "--yes")
+    done = desk.json("dataset", "erase", planned["rows"][0], "--reason", "request 4", "--yes")
+    assert (done["done"], done["digest"]) == (True, planned["digest"])
+    assert "erased" in desk.run("dataset", "erase", planned["rows"][0], "--reason", "again", "--yes").stdout
+    desk.refused(1, "unknown_row", "dataset", "erase", "0" * 64, "--reason", "none", "--yes")

@@ -93,4 +93,7 @@ def test_rows_are_found_by_digest_and_by_text_in_every_dataset(tmp_path: Path) -
         (one[0].digest, "rows.jsonl, line 2"),
         (two[0].digest, "rows.jsonl, line 1"),
     ]
-    assert [p.row for p in find(Task(do="find", datasets=held, containing="A3"))] == [row_digest(row(3))]
+    nested = dataset(tmp_path, [{"messages": [{"role": "user", "content": "I am Ann"}], "n": 4711}], name="three")
+    held = (*held, Held(manifest=nested[0], paths=nested[1]))
+    for text, places in (("ann", 1), ("4711", 1), ("content", 0), ("Bob", 0)):
+        assert len(find(Task(do="find", datasets=held, containing=text))) == places, text

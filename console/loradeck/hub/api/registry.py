@@ -125,6 +125,7 @@ async def register_adapter(
     _check_parts(hub, body)
     known = hub.catalogue.adapters.get(body.digest)
     if known is None:
+        datasets_of.check_descent(hub, body.datasets, parent=body.parent)
         _require_blobs(hub.blobs, body.files)
         await asyncio.to_thread(_verify, hub.blobs, body)
     release = Release(tenant=tenant, form=Form.ADAPTER, base=body.base, adapter=body.digest)

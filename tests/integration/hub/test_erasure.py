@@ -1,0 +1,154 @@
+"""Erasing rows: what descends from them is listed, then blocked or retired, and it is never forgotten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.deck import Deck, key, running
+from tests.integration.hub.test_ledger import HUMAN, dataset, manifest, row, training
+
+from loradeck.artifacts.rows import row_digest
+from loradeck.schemas.ledger import ErasurePlan
+from loradeck.schemas.moves import PromoteRequest
+
+ROW = {"prompt": "p7", "answer": "Ann Example"}
+DIGEST = row_digest(ROW)
+
+
+async def version(deck: Deck, seed: int, *datasets: str, parent: str | None = None) -> dict[str, Any]:
+    made = await deck.adapter_manifest(seed=seed)
+    body = made.model_copy(update={"datasets": datasets, "parent": parent}).model_dump(mode="json")
+    found: dict[str, Any] = await deck.ok("POST", "adapters/acme/support/versions", body)
+    return found
+
+
+async def plan(deck: Deck, **request: Any) -> ErasurePlan:
+    return ErasurePlan.model_validate(await deck.ok("POST", "erasures", request))
+
+
+def execution(found: ErasurePlan, **more: Any) -> dict[str, Any]:
+    sent = {"rows": found.rows, "plan": found.digest, "dry_run": False, "reason": "request 12", "retire": found.retire}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in {**sent, **more}.items()}
+
+
+@pytest.fixture
+async def acme(deck: Deck) -> Deck:
+    await deck.tenant()
+    await deck.base()
+    return deck
+
+
+async def test_what_descends_from_a_row_is_listed_through_parents_and_written_rows(acme: Deck) -> None:
+    holding = await dataset(acme, [row(1), ROW])
+    clean = await dataset(acme, [row(2)], name="clean")
+    first = await version(acme, 1, holding)
+    child = await version(acme, 2, clean, parent=first["digest"])
+    other = await version(acme, 3, clean)
+    wrote = HUMAN | {"origin": "synthetic", "synthetic_depth": 1, "generator_release": child["release"]}
+    written = await dataset(acme, [row(3)], wrote, name="written")
+    last = await version(acme, 4, written)
+    run = (await acme.ok("POST", "jobs", training(holding)))["id"]
+    found = await plan(acme, containing="ann ex")
+    assert [(p.dataset, p.where, p.row) for p in found.places] == [(holding, "rows.jsonl, line 2", DIGEST)]
+    assert ([d.id for d in found.datasets], [d.id for d in found.written]) == ([holding], [written])
+    assert {a.id for a in found.adapters} == {v["digest"] for v in (first, child, last)}
+    assert {r.id for r in found.releases} == {v["release"] for v in (first, child, last)}
+    assert other["release"] not in {r.id for r in found.releases}
+    assert ([r.id for r in found.runs], found.cancelled, found.tenants) == ([run], (run,), ("acme",))
+    assert (await plan(acme, rows=[DIGEST])).digest == found.digest
+
+
+async def test_an_erasure_is_refused_without_its_plan_a_reason_or_a_row_and_changes_nothing(acme: Deck) -> None:
+    await dataset(acme, [ROW])
+    found = await plan(acme, rows=[DIGEST])
+    await acme.refused(422, "invalid_request", "POST", "erasures", {})
+    await acme.refused(422, "plan_required", "POST", "erasures", execution(found, plan=None))
+    await acme.refused(422, "plan_required", "POST", "erasures", execution(found, containing="a7x"))
+    await acme.refused(422, "reason_required", "POST", "erasures", execution(found, reason=""))
+    await acme.refused(404, "unknown_row", "POST", "erasures", execution(found, rows=["0" * 64]))
+    await acme.refused(404, "unknown_tenant", "POST", "erasures", {"rows": [DIGEST], "tenants": ["none"]})
+    operator = await acme.as_role("operator")
+    await acme.refused(403, "forbidden", "POST", "erasures", execution(found), client=operator)
+
+
+async def test_a_plan_that_is_no_longer_true_is_refused_with_the_new_one(acme: Deck) -> None:
+    holding = await dataset(acme, [ROW])
+    found = await plan(acme, rows=[DIGEST])
+    await version(acme, 1, holding)
+    problem = await acme.refused(409, "plan_changed", "POST", "erasures", execution(found))
+    assert len(ErasurePlan.model_validate(problem.context["plan"]).adapters) == 1
+
+
+async def test_after_an_erasure_nothing_that_descends_goes_forward(acme: Deck, join: Join) -> None:
+    holding = await dataset(acme, [row(1), ROW])
+    clean = await dataset(acme, [row(2)], name="clean")
+    first = await version(acme, 1, holding)
+    job = (await acme.ok("POST", "jobs", training(holding)))["id"]
+    found = await plan(acme, rows=[DIGEST])
+    done = ErasurePlan.model_validate(await acme.ok("POST", "erasures", execution(found)))
+    assert done.done
+    assert (await acme.ok("GET", f"jobs/{job}"))["state"] == "cancelled"
+    again = ErasurePlan.model_validate(await acme.ok("POST", "erasures", execution(found)))
+    assert (again.done, again.digest) == (True, found.digest)
+    (stated,) = await acme.ok("GET", f"attestations?kind=erasure&subject={holding}")
+    assert (stated["body"]["rows"], stated["body"]["reason"], stated["by"] != "") == ([DIGEST], "request 12", True)
+
+    problem = await acme.refused(409, "erased_row", "POST", "jobs", training(holding, clean))
+    assert problem.context["rows"] == [DIGEST]
+    spec = training(clean)
+    spec["spec"]["parent"] = first["digest"]
+    await acme.refused(409, "erased_row", "POST", "jobs", spec)
+    late = (await acme.adapter_manifest(seed=5)).model_copy(update={"datasets": (holding,)}).model_dump(mode="json")
+    await acme.refused(409, "erased_row", "POST", "adapters/acme/support/versions", late)
+    copied = (await manifest(acme, [ROW | {"id": "new"}], name="again")).model_dump(mode="json")
+    await acme.refused(409, "erased_row", "POST", "datasets", copied)
+    await join()
+    body = PromoteRequest(release=first["release"], expected_generation=0, idempotency_key=key()).model_dump(
+        mode="json"
+    )
+    override = body | {"override": True, "reason": "please"}
+    path = "tenants/acme/routes/production/promote"
+    await acme.refused(409, "erased_row", "POST", path, override)
+
+
+async def test_retiring_previews_the_pointers_that_lose_their_way_back_and_r_steps_over_them(
+    acme: Deck, join: Join
+) -> None:
+    holding, clean = await dataset(acme, [ROW]), await dataset(acme, [row(2)], name="clean")
+    bad, good = await version(acme, 1, holding), await version(acme, 2, clean)
+    await join()
+    await acme.promote(bad["release"])
+    await acme.promote(good["release"])
+    blocked = await plan(acme, rows=[DIGEST])
+    assert [p.loses_way_back for p in blocked.pointers] == [False]
+    found = await plan(acme, rows=[DIGEST], retire=True)
+    (pointer,) = found.pointers
+    assert (pointer.live, pointer.loses_way_back, (pointer.way_back or "")[:2]) == (None, True, "v1")
+    before = acme.hub.ledger.pointers["acme", "production"]
+    await acme.ok("POST", "erasures", execution(found))
+    assert acme.hub.ledger.pointers["acme", "production"] == before
+    preview = (await acme.row()).preview
+    assert preview.target is None or preview.target.id != bad["release"]
+    assert "request 12" in acme.hub.facts.revoked[bad["release"]]
+
+
+async def test_an_erasure_outlives_the_hub(data: Any) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        await deck.base()
+        holding = await dataset(deck, [ROW])
+        await deck.ok("POST", "erasures", execution(await plan(deck, rows=[DIGEST])))
+    async with running(data) as deck:
+        await deck.refused(409, "erased_row", "POST", "jobs", training(holding))
+        body = (await manifest(deck, [ROW], name="again")).model_dump(mode="json")
+        await deck.refused(409, "erased_row", "POST", "datasets", body)
+
+
+async def test_a_dataset_whose_files_are_gone_is_said_to_be_unsearched(acme: Deck) -> None:
+    holding = await dataset(acme, [ROW])
+    file = acme.hub.catalogue.datasets[holding].files[0]
+    acme.hub.blobs.path(file.sha256).unlink()
+    found = await plan(acme, rows=[DIGEST])
+    assert (found.places, [one.id for one in found.unread]) == ((), [holding])
