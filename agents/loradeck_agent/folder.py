@@ -75,6 +75,11 @@ class StateFolder:
         return self.releases / adapter
 
     @property
+    def merged(self) -> Path:
+        """Weights that were merged on this node, by base digest: each is the `base` of an engine."""
+        return self.root / "merged"
+
+    @property
     def canaries(self) -> Path:
         """Canary records known here, so that proof does not need the hub."""
         return self.root / "canaries"
@@ -97,6 +102,7 @@ class StateFolder:
         for path in (self.root, self.router, self.root / "engines", self.releases, self.canaries, self.inputs):
             _private(path)
         _private(self.jobs)
+        _private(self.merged)
 
 
 def _private(path: Path) -> None:

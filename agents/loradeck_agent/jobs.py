@@ -25,6 +25,7 @@ from loradeck.schemas.jobs import (
     ExecutorEventType,
     ExecutorSpec,
     JobAssignment,
+    MergeSpec,
     PrepareSpec,
     TrainSpec,
 )
@@ -35,6 +36,7 @@ from loradeck_agent.executor import EXIT_CODES, Attempt, Executor, ExecutorFolde
 from loradeck_agent.folder import StateFolder
 from loradeck_agent.hub_api import HubApi
 from loradeck_agent.inputs import MANIFEST, InputStore
+from loradeck_agent.merged import keep_merged
 from loradeck_agent.prepare import prepare
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.releases import ReleaseStore, verify_adapter
@@ -262,11 +264,12 @@ class Jobs:
                 inputs[digest] = str(await self.inputs.dataset(digest))
             if spec.parent is not None:
                 inputs[spec.parent] = str(await self.inputs.adapter(spec.tenant, spec.name, spec.parent, base.folder))
-        elif isinstance(spec, EvaluateSpec):
+        elif isinstance(spec, EvaluateSpec | MergeSpec):
             if job.release is None:
                 raise AgentError("bad_job", "the job names no release", job.id)
             base = self._base(job.release.release.base)
-            inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
+            if isinstance(spec, EvaluateSpec):
+                inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
             if job.release.release.adapter is not None:
                 inputs[job.release.release.adapter] = str(
                     await self.store.ensure(job.release, base.digest, base.folder)
@@ -377,6 +380,8 @@ class Jobs:
         try:
             if isinstance(job.spec, TrainSpec):
                 return await self._trained(out, job.spec)
+            if isinstance(job.spec, MergeSpec):
+                return await asyncio.to_thread(keep_merged, out, self.folder.merged)
             report = EvaluationReport.model_validate(read_json(out / "report.json"))
             record = CanaryRecord.model_validate(read_json(out / "canary.json"))
         except ValidationError as error:

@@ -47,7 +47,6 @@ def load_base(spec: ExecutorSpec) -> Base:
         BadSpec: `wrong_base`, its files have another digest, or it is no base.
     """
     torch.set_num_threads(spec.threads)
-    transformers.utils.logging.disable_progress_bar()
     folder = Path(spec.base)
     try:
         found = base_manifest(folder, "-", "-").digest
@@ -55,6 +54,12 @@ def load_base(spec: ExecutorSpec) -> Base:
         raise BadSpec("wrong_base", str(error)) from error
     if found != spec.base_digest:
         raise BadSpec("wrong_base", f"the base's files have the digest {found}, the spec names {spec.base_digest}")
+    return read_base(folder)
+
+
+def read_base(folder: Path) -> Base:
+    """Loads the model of a folder whose files have been checked."""
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return Base(model, tokenizer, int(tokenizer.eos_token_id), pad_token(tokenizer))

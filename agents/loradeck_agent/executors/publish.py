@@ -26,11 +26,11 @@ def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path],
     Raises:
         OSError: the disk refused; `out` is as it was.
     """
-    with _staged(out) as staging:
+    with staged(out) as staging:
         for name, data in files.items():
             _write(staging / name, data)
         manifest = manifest_of(staging)
-        _write(staging / MANIFEST, _json(manifest))
+        write_document(staging / MANIFEST, manifest)
     return manifest
 
 
@@ -40,9 +40,9 @@ def publish_documents(out: Path, documents: Mapping[str, BaseModel]) -> None:
     Raises:
         OSError: the disk refused; `out` is as it was.
     """
-    with _staged(out) as staging:
+    with staged(out) as staging:
         for name, document in documents.items():
-            _write(staging / name, _json(document))
+            write_document(staging / name, document)
 
 
 def finish(staging: Path, out: Path) -> None:
@@ -55,7 +55,7 @@ def finish(staging: Path, out: Path) -> None:
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Iterator[Path]:
     """A folder to fill: it becomes `out`, or it is gone."""
     staging = out.with_name(f".{out.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
@@ -66,6 +66,11 @@ def _staged(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def write_document(path: Path, document: BaseModel) -> None:
+    """Writes a document as JSON, durably, where there is no file yet."""
+    _write(path, _json(document))
 
 
 def _json(document: BaseModel) -> bytes:

@@ -120,6 +120,19 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_plain(config: Mapping[str, Any]) -> None:
+    """Plain LoRA: no DoRA, no rank or alpha of its own for a module, no module saved whole, and so on.
+
+    Raises:
+        BadArtifact: `unsupported_adapter`.
+    """
+    for name, allowed in PLAIN_LORA.items():
+        if not any(config.get(name) is value or config.get(name) == value for value in allowed):
+            raise _unsupported(f"{CONFIG}: {name} is {config.get(name)!r}")
+    if used := [name for name in UNSUPPORTED if config.get(name)]:
+        raise _unsupported(f"{CONFIG} sets {', '.join(used)}", "train a plain LoRA")
+
+
 def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
     """Plain LoRA, with the manifest's rank, alpha and modules.
 
@@ -128,11 +141,7 @@ def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
     Raises:
         BadArtifact: `unsupported_adapter`; `manifest_mismatch`.
     """
-    for name, allowed in PLAIN_LORA.items():
-        if not any(config.get(name) is value or config.get(name) == value for value in allowed):
-            raise _unsupported(f"{CONFIG}: {name} is {config.get(name)!r}")
-    if used := [name for name in UNSUPPORTED if config.get(name)]:
-        raise _unsupported(f"{CONFIG} sets {', '.join(used)}", "train a plain LoRA")
+    check_plain(config)
     if manifest.alpha > STRONGEST * manifest.rank:
         raise _unsupported(f"alpha {manifest.alpha} is more than {STRONGEST} times its rank {manifest.rank}")
     targets = config.get("target_modules")
@@ -159,8 +168,8 @@ def check_tensors(
         BadArtifact: `unsupported_adapter`, keys or shapes that no base could take; `wrong_base`, they do not fit
             this base.
     """
-    pairs = _pairs(tensors, manifest.rank)
-    targets = {module: _target(module, manifest.target_modules) for module in pairs}
+    pairs = lora_pairs(tensors, manifest.rank)
+    targets = {module: target_of(module, manifest.target_modules) for module in pairs}
     if strange := sorted(module for module, target in targets.items() if target is None):
         raise _unsupported(f"tensors for {strange[0]}, which is no target module ({len(strange)} such)")
     if unused := sorted(set(manifest.target_modules) - set(targets.values())):
@@ -169,7 +178,7 @@ def check_tensors(
     if expected is None:
         _same_layers(pairs)
         return
-    wanted = {module: shape for module, shape in expected.items() if _target(module, manifest.target_modules)}
+    wanted = {module: shape for module, shape in expected.items() if target_of(module, manifest.target_modules)}
     if missing := sorted(wanted.keys() - pairs.keys()):
         raise _wrong_base(f"the base has {missing[0]}, the adapter has no tensors for it ({len(missing)} such)")
     if extra := sorted(pairs.keys() - wanted.keys()):
@@ -209,8 +218,12 @@ def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None
     return {f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in shapes.items()}
 
 
-def _pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
-    """(out, in) of every module that has both its tensors."""
+def lora_pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
+    """(out, in) of every module that has both its tensors.
+
+    Raises:
+        BadArtifact: `unsupported_adapter`, a tensor of another name, type or shape, or one without the other.
+    """
     sides: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
@@ -230,7 +243,7 @@ def _pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int
     return pairs
 
 
-def _target(module: str, targets: Collection[str]) -> str | None:
+def target_of(module: str, targets: Collection[str]) -> str | None:
     """The target module that a module is an instance of, as peft matches them."""
     return next((target for target in targets if module == target or module.endswith(f".{target}")), None)
 

@@ -34,7 +34,7 @@ COMMANDS = {
     "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets; erase rows."),
     "suite": ("loradeck.cli.suite:suite", "Register and list suites."),
     "gate": ("loradeck.cli.gate:gate", "List gate results."),
-    "job": ("loradeck.cli.job:job", "Train, evaluate, list, show, follow and cancel jobs."),
+    "job": ("loradeck.cli.job:job", "Train, evaluate, merge, list, show, follow and cancel jobs."),
     "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
     "event": ("loradeck.cli.event:event", "List events of the log."),
     "audit": ("loradeck.cli.event:audit", "Check the log."),

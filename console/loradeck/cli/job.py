@@ -1,4 +1,4 @@
-"""Jobs: train and evaluate on a node, and follow them."""
+"""Jobs: train, evaluate and merge on a node, and follow them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loradeck.cli.options import yes_option
 from loradeck.cli.output import span, utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import new_key
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, Job, JobRequest, JobState, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, Job, JobRequest, JobState, MergeSpec, TrainSpec
 
 _OVER = {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
 _POLL_S = 0.5
@@ -25,7 +25,7 @@ _POLL_S = 0.5
 
 @click.group(cls=Noun)
 def job() -> None:
-    """Train, evaluate, list, show, follow and cancel jobs."""
+    """Train, evaluate, merge, list, show, follow and cancel jobs."""
 
 
 @job.command()
@@ -77,6 +77,28 @@ async def evaluate(
     fields = {"tenant": tenant, "release": release.id, "suite": suite, "route": route, **numbers}
     request = JobRequest(
         spec=checked(EvaluateSpec, fields, where="options"), labels=labels_of(labels), idempotency_key=new_key()
+    )
+    await _submit(s, request, follow)
+
+
+@job.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option("--route", default="production", show_default=True, help="Route whose canaries are compared too.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry.")
+@click.option("--follow", is_flag=True, help="Follow it to its end.")
+@writes
+async def merge(s: Session, tenant: str, name: str, route: str, labels: tuple[str, ...], follow: bool) -> None:
+    """Merge an adapter's release into its base, and register what came of it as a merged release.
+
+    The sums are in fp32, cast once. The weights stay on the node that made them, in the folder that the result names;
+    the same merge on another node gives the same bytes. Before they are registered, what they say is compared with
+    base + adapter (`loradeck release show` has the figures).
+    """
+    release = await release_named(s.api, tenant, name)
+    fields = {"tenant": tenant, "release": release.id, "route": route}
+    request = JobRequest(
+        spec=checked(MergeSpec, fields, where="options"), labels=labels_of(labels), idempotency_key=new_key()
     )
     await _submit(s, request, follow)
 

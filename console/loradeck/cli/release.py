@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import click
 
 from loradeck.cli.base import named_bases
@@ -11,6 +14,13 @@ from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MergedRelease
+
+
+def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:
+    """The plain values of an attestation, those of a merge's probe with them."""
+    for key, value in {**body, **body.get("probe", {})}.items():
+        if isinstance(value, str | int | float | bool):
+            yield key, f"{value:.3g}" if isinstance(value, float) else value
 
 
 @click.group(cls=Noun)
@@ -76,7 +86,7 @@ async def show(s: Session, tenant: str, name: str) -> None:
                 a.route or "-",
                 utc(a.at_ms),
                 a.by,
-                " ".join(f"{k}={v}" for k, v in a.body.items() if isinstance(v, str | int | float | bool)),
+                " ".join(f"{k}={v}" for k, v in _scalars(a.body)),
             )
             for a in await s.api.attestations(subject=view.id)
         ],

@@ -15,6 +15,7 @@ from loradeck.schemas.attestation import (
     CanaryRecord,
     EvaluationReport,
     GateResult,
+    MergeReport,
 )
 from loradeck.schemas.ids import Digest
 
@@ -25,9 +26,10 @@ log = logging.getLogger("loradeck.hub.judging")
 
 Key = tuple[str, str]
 
-_BODIES: dict[AttestationKind, TypeAdapter[EvaluationReport] | TypeAdapter[CanaryRecord]] = {
+_BODIES: dict[AttestationKind, TypeAdapter[EvaluationReport] | TypeAdapter[CanaryRecord] | TypeAdapter[MergeReport]] = {
     AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
     AttestationKind.CANARY: TypeAdapter(CanaryRecord),
+    AttestationKind.MERGE: TypeAdapter(MergeReport),
 }
 
 

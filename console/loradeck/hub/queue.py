@@ -1,6 +1,6 @@
 """Jobs: who does what, under which lease, and what became of it.
 
-Train and evaluate jobs wait for a linked node with the labels they ask for and an engine of their base, one at
+Train, evaluate and merge jobs wait for a linked node with the labels they ask for and an engine of their base, one at
 a time on each. A lease fences: what a node says under an older one is refused. Prepares are run by
 `promotion` and only kept here.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from loradeck.hub import datasets, judging
+from loradeck.hub import datasets, judging, merging
 from loradeck.rules.errors import Refused
 from loradeck.rules.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -29,6 +29,7 @@ from loradeck.schemas.jobs import (
     JobAssignment,
     JobRequest,
     JobState,
+    MergeSpec,
     PrepareSpec,
     TrainSpec,
 )
@@ -178,6 +179,9 @@ class Queue:
                 if suite is None or suite.tenant != spec.tenant:
                     raise Refused("unknown_suite", "this tenant has no such suite", detail=spec.suite)
 
+            case MergeSpec():
+                merging.mergeable(hub, spec.tenant, spec.release)
+
     async def cancel(self, job_id: str, by: str) -> Job:
         """Stop a job. What has ended already is answered as it is."""
         job = await self.known(job_id)
@@ -242,7 +246,7 @@ class Queue:
     def _assignment(self, job: Job) -> JobAssignment:
         ref: ReleaseRef | None = None
         canaries: tuple[tuple[dict[str, str], ...], ...] = ()
-        if isinstance(job.spec, EvaluateSpec):
+        if isinstance(job.spec, EvaluateSpec | MergeSpec):
             release = self._hub.catalogue.known(job.tenant, job.spec.release)
             ref = ReleaseRef(id=release.id, release=release, label=release.label)
             canaries = self._hub.config((job.tenant, job.spec.route)).canaries
@@ -360,6 +364,8 @@ class Queue:
                 result = await self._evaluated(job, job.spec, result)
             elif isinstance(job.spec, TrainSpec):
                 self._trained(job.spec, result)
+            elif isinstance(job.spec, MergeSpec):
+                result = await merging.take_in(self._hub, job, job.spec, result)
         except Refused as refused:
             self._end(job, JobState.FAILED, code=refused.code, message=f"{refused.title} {refused.detail}".strip())
         except ValidationError as error:

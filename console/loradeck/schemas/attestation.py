@@ -13,6 +13,7 @@ from loradeck.schemas.ids import Digest, Name, Strict, Wire
 class AttestationKind(StrEnum):
     EVALUATION = "evaluation"  # EvaluationReport in `body`
     GATE = "gate"  # GateResult in `body`
+    MERGE = "merge"  # MergeReport in `body`
     CANARY = "canary"  # CanaryRecord in `body`
     SIGNATURE = "signature"
     REVOCATION = "revocation"  # of a release; `body.reason`
@@ -78,6 +79,31 @@ class EvaluationReport(Strict):
     valid: int = Field(description="items whose answer satisfies the schema")
     items: tuple[ItemResult, ...]
     seconds: float
+
+
+class MergeProbe(Strict):
+    """How near merged weights are to base + adapter, over the tokens that base + adapter answers with.
+
+    Divergences are Kullback-Leibler, of the distribution under base + adapter to the other one, nats a token.
+    """
+
+    prompts: int = Field(ge=1)
+    positions: int = Field(ge=1, description="tokens that were compared")
+    kl: float = Field(ge=0, description="to the merged weights, mean")
+    kl_worst: float = Field(ge=0, description="to the merged weights, the largest")
+    kl_base: float = Field(ge=0, description="to the base alone, mean: how much the adapter says at all")
+    agree: int = Field(ge=0, description="positions where both would say the same token")
+
+
+class MergeReport(Strict):
+    """What a merge made of which parts, and how near it came."""
+
+    release: Digest = Field(description="the merged release")
+    adapter: Digest = Field(description="the adapter's release that was merged")
+    merged: Digest = Field(description="base digest of the merged weights")
+    tensors: int = Field(ge=1, description="weights that the adapter changes")
+    probe: MergeProbe
+    seconds: float = Field(description="what the merge itself took, without the probe")
 
 
 class CheckResult(Strict):

@@ -98,6 +98,19 @@ class EvaluateSpec(Strict):
     batch: int = Field(8, ge=1)
 
 
+class MergeSpec(Strict):
+    """Merges an adapter's release into its base, in fp32 with one cast, and registers what came of it as a release.
+
+    Before that, what the merged weights say is compared with base + adapter, on fixed prompts and on the canaries of
+    `route`.
+    """
+
+    kind: Literal["merge"] = "merge"
+    tenant: Name
+    release: Digest = Field(description="the adapter's release")
+    route: Name = "production"
+
+
 class PrepareSpec(Strict):
     """Before a promote commits: fetch, verify, load and canary on every reachable placed replica of a node."""
 
@@ -108,7 +121,7 @@ class PrepareSpec(Strict):
     expected_generation: int
 
 
-JobSpec = Annotated[TrainSpec | EvaluateSpec | PrepareSpec, Field(discriminator="kind")]
+JobSpec = Annotated[TrainSpec | EvaluateSpec | MergeSpec | PrepareSpec, Field(discriminator="kind")]
 
 
 class JobRequest(Strict):
@@ -182,7 +195,7 @@ class JobAssignment(Wire):
     lease: int
     attempt: int
     spec: JobSpec
-    release: ReleaseRef | None = Field(None, description="for prepare and evaluate")
+    release: ReleaseRef | None = Field(None, description="for prepare, evaluate and merge")
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="of the route the job is about")
     held_out: tuple[Digest, ...] = Field((), description="train: the tenant's suites")
     checkpoint: CheckpointRef | None = Field(None, description="train: of an earlier attempt, the newest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from loradeck.schemas.ids import short
-from loradeck.schemas.jobs import EvaluateSpec, Job, PrepareSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.log import Event, EventKind
 from loradeck.tui.columns import progress_bar
 from loradeck.tui.preview import title
@@ -76,6 +76,8 @@ def _spec(state: ConsoleState, job: Job) -> str:
             )
         case EvaluateSpec() as spec:
             return f"{spec.tenant} {state.name_of(spec.release)} on suite {short(spec.suite)} for {spec.route}"
+        case MergeSpec() as spec:
+            return f"{spec.tenant} {state.name_of(spec.release)} into its base"
         case PrepareSpec() as spec:
             return f"{spec.tenant}/{spec.route} {state.name_of(spec.release)} before its promote commits"
 

@@ -1,5 +1,6 @@
 """A small executor: no model, but the real protocol. What it does is chosen by the job's adapter name.
 
+merge: weights with their manifest and a report, on other weights where the release's route is called `lies`.
 good: three steps and an adapter. slow: steps until SIGTERM, then 75. stubborn: ignores SIGTERM. waits: steps until
 a file `go` lies in its folder, then an adapter. lies: an adapter whose manifest names other bytes. diverges: 70,
 with a FAILED event. crashes: a traceback and 1, without an event. silent: 0, without a terminal event.
@@ -20,8 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from tests.integration.agent.artifacts import make_adapter
 from tests.integration.agent.fake_engine import BUILD
 
-from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, ExecutorSpec, TrainSpec
+from loradeck.artifacts import base_manifest
+from loradeck.schemas.attestation import (
+    CanaryItem,
+    CanaryRecord,
+    EvaluationReport,
+    ItemResult,
+    MergeProbe,
+    MergeReport,
+)
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, ExecutorSpec, MergeSpec, TrainSpec
 
 
 class Fake:
@@ -105,6 +114,26 @@ class Fake:
         self.emit(ExecutorEventType.FINISHED)
         return 0
 
+    def merge(self, spec: MergeSpec) -> int:
+        (adapter,) = (Path(path) for path in self.spec.inputs.values())
+        weights = Path(self.spec.out) / "weights"
+        weights.mkdir(parents=True)
+        for path in Path(self.spec.base).iterdir():
+            (weights / path.name).write_bytes(path.read_bytes())
+        with (weights / "model.safetensors").open("ab") as file:  # nobody reads it here; it is only another digest
+            file.write((adapter / "adapter_model.safetensors").read_bytes())
+        manifest = base_manifest(weights, spec.tenant, "merged")
+        if spec.route == "lies":
+            (weights / "config.json").write_text("{}")
+        probe = MergeProbe(prompts=4, positions=60, kl=0.001, kl_worst=0.01, kl_base=2.0, agree=60)
+        report = MergeReport(
+            release="a" * 64, adapter=spec.release, merged=manifest.digest, tensors=2, probe=probe, seconds=0.1
+        )
+        (weights.parent / "weights.manifest.json").write_text(manifest.model_dump_json())
+        (weights.parent / "report.json").write_text(report.model_dump_json())
+        self.emit(ExecutorEventType.FINISHED)
+        return 0
+
 
 def main() -> int:
     parser = argparse.ArgumentParser()
@@ -112,7 +141,14 @@ def main() -> int:
     spec = ExecutorSpec.model_validate(json.loads(parser.parse_args().spec.read_bytes()))
     assert os.getpriority(os.PRIO_PROCESS, 0) >= 0
     fake = Fake(spec)
-    return fake.train(spec.spec) if isinstance(spec.spec, TrainSpec) else fake.evaluate(spec.spec)
+    match spec.spec:
+        case TrainSpec() as work:
+            return fake.train(work)
+        case MergeSpec() as work:
+            return fake.merge(work)
+        case EvaluateSpec() as work:
+            return fake.evaluate(work)
+    raise AssertionError(spec.spec.kind)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,19 @@ from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_ada
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
+from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EvaluationReport
 from loradeck.schemas.jobs import (
     EvaluateSpec,
     ExecutorEventType,
     JobAssignment,
+    MergeSpec,
     PrepareSpec,
     TrainSpec,
 )
 from loradeck.schemas.link import Ack, Hello, JobEvent
 from loradeck.schemas.manifest import (
+    BaseManifest,
     DatasetManifest,
     DecisionRecord,
     FileEntry,
@@ -281,6 +284,35 @@ async def test_an_evaluation_brings_its_report_and_canaries_up(
     assert EvaluationReport.model_validate(end.result["report"]).release == v1.release.id
     assert end.result["canary"]["release"] == v1.release.id
     assert (node.state.inputs / suite.digest / "manifest.json").is_file()
+
+
+def merge(adapter: Adapter, route: str = "production") -> JobAssignment:
+    spec = MergeSpec(tenant="acme", release=adapter.release.id, route=route)
+    return JobAssignment(id="m1", lease=1, attempt=1, spec=spec, release=adapter.ref, canaries=CANARIES)
+
+
+async def test_merged_weights_are_verified_and_get_a_place_of_their_own_under_their_digest(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    await hub.give(merge(v1))
+    end = await hub.job_end("m1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert end.result is not None
+    folder = node.state.merged / end.result["report"]["merged"]
+    assert end.result["folder"] == str(folder)
+    assert base_manifest(folder, "-", "-").digest == folder.name
+    beside = BaseManifest.model_validate_json((node.state.merged / f"{folder.name}.manifest.json").read_text())
+    assert [file.model_dump(mode="json") for file in beside.files] == end.result["files"]
+    assert not [call for call in hub.calls if call.startswith(("PUT", "POST"))], "the weights stay here"
+
+
+async def test_merged_weights_that_are_not_those_of_the_report_come_to_nothing(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    await hub.give(merge(v1, route="lies"))
+    end = await hub.job_end("m1")
+    assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, "manifest_mismatch")
+    assert not list(node.state.merged.iterdir())
 
 
 # ---- prepare -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.cli.conftest import Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, Job, JobState, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, ExecutorEventType, Job, JobState, MergeSpec, TrainSpec
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.table import Pin
 
@@ -88,6 +88,14 @@ def test_an_evaluation_names_release_and_suite(desk: Desk, tenant: str, spec: Pa
     assert (job.spec.suite, job.spec.batch) == (digest, 4)
     assert job.spec.release == desk.row(tenant).pointer.release
     desk.refused(1, "unknown_suite", "job", "evaluate", tenant, "v2", "--suite", "none")
+
+
+def test_a_merge_names_an_adapters_release(desk: Desk, tenant: str) -> None:
+    job = Job.model_validate(desk.json("job", "merge", tenant, "v2"))
+    assert isinstance(job.spec, MergeSpec)
+    assert job.spec.release == desk.row(tenant).pointer.release
+    desk.refused(1, "unknown_adapter", "job", "merge", tenant, "base")
+    desk.refused(1, "unknown_release", "job", "merge", tenant, "v9")
 
 
 @pytest.mark.parametrize(

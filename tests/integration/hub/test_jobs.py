@@ -12,8 +12,9 @@ from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 from loradeck.hub.queue import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobNoted
-from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.release import Form, Release
 
 ROUTE = "tenants/acme/routes/production"
 FINISHED = ExecutorEventType.FINISHED
@@ -326,3 +327,68 @@ async def test_a_revoked_release_is_neither_promoted_nor_gone_back_to(deck: Deck
     await until(lambda: agent.entry.beneath == (), "nodes keep no slot for it")
     promote = PromoteRequest(release=one, expected_generation=2, idempotency_key=key()).model_dump(mode="json")
     await deck.refused(409, "revoked", "POST", f"{ROUTE}/promote", promote)
+
+
+def merged(release: str, adapter: str, **probe: float) -> dict[str, Any]:
+    """What an agent says of a merge, and the id of the release it makes."""
+    files = [{**entry.model_dump(), "sha256": "c" * 64} for entry in BASE.files]
+    weights = BaseManifest(model_id="-", revision="-", files=tuple(FileEntry(**entry) for entry in files))
+    made = Release(tenant="acme", form=Form.MERGED, base=BASE.digest, adapter=adapter, merged=weights.digest)
+    near = {"prompts": 4, "positions": 50, "kl": 0.002, "kl_worst": 0.01, "kl_base": 1.0, "agree": 50} | probe
+    said = {"release": made.id, "adapter": release, "merged": weights.digest, "tensors": 2, "seconds": 0.5}
+    return {"files": files, "folder": "/somewhere/merged", "report": {**said, "probe": near}}
+
+
+async def merge(deck: Deck, agent: FakeAgent, release: str, result: dict[str, Any]) -> dict[str, Any]:
+    submitted = await deck.ok("POST", "jobs", {"spec": {"kind": "merge", "tenant": "acme", "release": release}})
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    assert assigned.release.id == release
+    await agent.say(assigned, FINISHED, result)
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    return await job(deck, submitted["id"])
+
+
+async def test_a_merge_goes_from_the_queue_to_a_registered_release_with_its_probe_on_record(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    release = await deck.release()
+    adapter = deck.hub.catalogue.releases[release].adapter
+    assert adapter is not None
+    agent = await join("n1")
+    said = merged(release, adapter)
+    done = await merge(deck, agent, release, said)
+    assert done["state"] == "done", done
+    assert done["result"]["label"] == "v1m"
+    made = said["report"]["release"]
+    (view,) = [r for r in await deck.ok("GET", "releases?tenant=acme") if r["id"] == made]
+    assert (view["form"], view["label"], view["base"]) == ("merged", "v1m", said["report"]["merged"])
+    (base,) = [b for b in await deck.ok("GET", "bases") if b["digest"] == view["base"]]
+    assert (base["manifest"]["model_id"], base["manifest"]["revision"]) == ("acme/support", "v1 merged")
+    (attested,) = await deck.ok("GET", f"attestations?subject={made}")
+    assert (attested["kind"], attested["body"]["probe"]["kl"]) == ("merge", 0.002)
+    assert (await merge(deck, agent, release, said))["result"]["release"] == made
+    assert len(await deck.ok("GET", f"attestations?subject={made}")) == 1, "the same again is once"
+
+
+async def test_a_merge_on_other_weights_or_too_far_away_registers_nothing(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    release = await deck.release()
+    adapter = deck.hub.catalogue.releases[release].adapter
+    assert adapter is not None
+    agent = await join("n1")
+    bases, releases = dict(deck.hub.catalogue.bases), dict(deck.hub.catalogue.releases)
+    good = merged(release, adapter)
+    for spoilt in (
+        merged(release, adapter, kl=0.6),
+        good | {"report": good["report"] | {"merged": "e" * 64}},
+        good | {"report": good["report"] | {"release": release}},
+        good | {"files": []},
+        {"files": good["files"]},
+    ):
+        failed = await merge(deck, agent, release, spoilt)
+        assert (failed["state"], failed["code"]) == ("failed", "bad_report")
+    assert (deck.hub.catalogue.bases, deck.hub.catalogue.releases) == (bases, releases)
+    alone = deck.hub.catalogue.base_alone_id("acme", BASE.digest)
+    body = {"spec": {"kind": "merge", "tenant": "acme", "release": alone}}
+    await deck.refused(404, "unknown_adapter", "POST", "jobs", body)

@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 @router.post("/jobs")
 async def submit(body: JobRequest, request: Request, caller: Releaser) -> Job:
-    """Queue a train or evaluate job."""
+    """Queue a train, evaluate or merge job."""
     return await hub_of(request).queue.submit(body, caller.actor)
 
 

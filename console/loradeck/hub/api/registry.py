@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from loradeck.artifacts import Blobs, verify_adapter
 from loradeck.hub import datasets as datasets_of
+from loradeck.hub import merging
 from loradeck.hub.api.moves import Releaser, Viewer, hub_of
 from loradeck.hub.auth import Caller, allow
 from loradeck.hub.catalogue import entry_of
@@ -249,34 +250,7 @@ async def releases(request: Request, caller: Viewer, tenant: str | None = None) 
 async def register_merged(body: MergedRelease, request: Request, caller: Releaser) -> ReleaseView:
     """Merged weights as a release. Registering the same again answers the same."""
     hub = hub_of(request)
-    if hub.tenant(body.tenant).offboarded:
-        raise Refused("offboarded", f"{body.tenant} is offboarded")
-    adapted = hub.catalogue.known(body.tenant, body.adapter)
-    if adapted.form is not Form.ADAPTER:
-        raise Refused(
-            "unknown_adapter",
-            "only an adapter can have been merged into its base",
-            detail=f"{adapted.label} is of form {adapted.form.value}",
-            fix="name the adapter's release",
-        )
-    if body.merged not in hub.catalogue.bases:
-        raise Refused(
-            "unknown_base",
-            "the merged weights are not registered",
-            detail=body.merged,
-            fix="loradeck base add DIR, with the folder of the merged weights, first",
-        )
-    if body.merged == adapted.base:
-        raise Refused("wrong_base", "these are the weights of the base itself", detail=body.merged)
-    release = Release(
-        tenant=body.tenant,
-        form=Form.MERGED,
-        base=adapted.base,
-        adapter=adapted.adapter,
-        merged=body.merged,
-        label=f"{adapted.label}m",
-    )
-    await hub.register(Doc.RELEASE, release.id, release.model_dump(mode="json"), tenant=body.tenant, by=caller.actor)
+    release = await merging.register(hub, body, caller.actor)
     return hub.view(body.tenant, release.id)
 
 
