@@ -1,19 +1,75 @@
-"""Gate results on record."""
+"""A route's gate: what it asks, and what candidates made of it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
 import click
 
+from loradeck.cli.exits import misused
+from loradeck.cli.files import checked, toml_of
+from loradeck.cli.gate_file import with_digests
+from loradeck.cli.naming import pointer, release_named
 from loradeck.cli.noun import Noun
+from loradeck.cli.options import yes_option
 from loradeck.cli.output import utc
-from loradeck.cli.session import Session, hub_command
-from loradeck.schemas.attestation import AttestationKind, GateResult
+from loradeck.cli.session import Session, hub_command, writes
+from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
+from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import short
+from loradeck.schemas.route import RouteConfig
 
 
 @click.group(cls=Noun)
 def gate() -> None:
-    """List gate results."""
+    """Set a route's gate, and see what candidates made of it."""
+
+
+@gate.command("set")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--file", type=click.Path(path_type=Path), required=True, help="TOML with the gate, whole.")
+@yes_option
+@writes
+async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Path, yes: bool) -> None:
+    """Set a route's gate from TOML; its other settings stay."""
+    at = pointer(tenant, route_name)
+    before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
+    settings = await with_digests(s.api, at.tenant, await asyncio.to_thread(toml_of, file))
+    config = before.model_copy(update={"gate": checked(GateConfig, settings, where=str(file))})
+    if before.gate is not None and config != before:
+        s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)
+    kept = await s.api.set_route(at.tenant, at.route, config)
+    s.out.json(kept)
+    s.out.say(f"the gate of {at} is set")
+
+
+@gate.command("show")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--release", metavar="RELEASE", help="This candidate's newest result, instead of the newest of all.")
+@hub_command
+async def show(s: Session, tenant: str, route_name: str | None, release: str | None) -> None:
+    """Show what a route's gate asks, and the newest result on it with all its figures."""
+    at = pointer(tenant, route_name)
+    config = (await s.api.tenant(at.tenant)).routes.get(at.route)
+    if config is None or config.gate is None:
+        raise misused(f"{at} has no gate", fix=f"loradeck gate set {at.tenant} {at.route} --file FILE", code="no_gate")
+    subject = (await release_named(s.api, at.tenant, release)).id if release else None
+    found = await s.api.attestations(kind=AttestationKind.GATE, subject=subject, tenant=at.tenant, route=at.route)
+    newest = found[-1] if found else None
+    s.out.json({"gate": config.gate.model_dump(mode="json"), "result": newest and newest.model_dump(mode="json")})
+    suites = {entry.digest: entry.manifest.name for entry in await s.api.suites()}
+    s.out.heading(f"{at}  gate")
+    for part in config.gate.suites:
+        s.out.say(f"  {suites.get(part.suite, short(part.suite))} {short(part.suite)}: {_asks(part)}")
+    if newest is None:
+        s.out.say("no result yet; loradeck job evaluate TENANT RELEASE --suite SUITE")
+        return
+    names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases(at.tenant)}
+    _result(s, newest, names, suites)
 
 
 @gate.command("ls")
@@ -36,8 +92,8 @@ async def ls(s: Session, tenant: str | None, route: str | None) -> None:
                 names.get(result.against or "", short(result.against)),
                 "passed" if result.passed else "FAILED",
                 ", ".join(
-                    f"{check.name} {check.value:.1%} {'ok' if check.passed else 'FAILED'} "
-                    f"({'at most' if check.name == 'drop' else 'at least'} {check.threshold:.1%}, n {check.n})"
+                    f"{check.name} {check.in_unit(check.value)} {'ok' if check.passed else 'FAILED'} "
+                    f"({_limit(check)}, n {check.n})"
                     for check in result.checks
                 ),
             )
@@ -45,3 +101,37 @@ async def ls(s: Session, tenant: str | None, route: str | None) -> None:
         ],
         empty="no gate results; loradeck job evaluate TENANT RELEASE --suite SUITE",
     )
+
+
+def _asks(part: SuiteGate) -> str:
+    sure = " (exact 95 % lower bound)" if part.bound else ""
+    asks = [f"exact at least {part.min_exact:.1%}{sure}", f"valid at least {part.min_valid:.1%}"]
+    if part.max_drop < 1:
+        asks.append(f"drop at most {part.max_drop:.1%}")
+    if part.canaries:
+        asks.append("every canary")
+    if part.max_p95_ms is not None:
+        asks.append(f"p95 at most {part.max_p95_ms:g} ms")
+    return ", ".join(asks)
+
+
+def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: Mapping[str, str]) -> None:
+    result = GateResult.model_validate(newest.body)
+    against = f" against {names.get(result.against, short(result.against))}" if result.against else ""
+    verdict = "passed" if result.passed else "FAILED"
+    s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {verdict}  {utc(newest.at_ms)}")
+    for check in result.checks:
+        where = suites.get(check.suite or "", "")
+        s.out.say(
+            f"  {'passed' if check.passed else 'FAILED'}  {where} {check.name}: {check.in_unit(check.value)} of "
+            f"{check.n} items ({_limit(check)}), 95 % {check.in_unit(check.low)} to {check.in_unit(check.high)}"
+        )
+        if check.lost is not None and check.p is not None:
+            seen = "no drop" if check.visible is None else f"a drop of {check.in_unit(check.visible)} or more"
+            s.out.say(f"          {check.lost} lost, {check.won} won, p {check.p:.3f}; these items see {seen}")
+        if check.note:
+            s.out.say(f"          {check.note}")
+
+
+def _limit(check: CheckResult) -> str:
+    return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"

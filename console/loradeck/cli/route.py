@@ -11,7 +11,8 @@ import click
 
 from loradeck.cli.exits import misused
 from loradeck.cli.files import checked, json_of, text_of, toml_of
-from loradeck.cli.naming import labels_of, owned_named, pointer
+from loradeck.cli.gate_file import with_digests
+from loradeck.cli.naming import labels_of, pointer
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import at_fault, nearness, share, span, utc
@@ -144,9 +145,8 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
     if flags["answer_schema"] is not None:
         await asyncio.to_thread(json_of, flags["answer_schema"])
         into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))
-    gate = settings.get("gate")
-    if isinstance(gate, dict) and isinstance(gate.get("suite"), str):
-        gate["suite"] = owned_named("suite", gate["suite"], tenant, await api.suites())
+    if isinstance(settings.get("gate"), dict):
+        settings["gate"] = await with_digests(api, tenant, settings["gate"])
 
 
 def _differences(before: RouteConfig, after: RouteConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from loradeck.rules import gates
 from loradeck.rules.errors import Refused
+from loradeck.rules.gates import Evidence
 from loradeck.schemas.attestation import (
     Attestation,
     AttestationKind,
@@ -17,6 +19,7 @@ from loradeck.schemas.attestation import (
     GateResult,
     MergeReport,
 )
+from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest
 
 if TYPE_CHECKING:
@@ -69,36 +72,39 @@ async def take_in(hub: Hub, attestation: Attestation) -> Attestation:
         suite = str(attestation.body["suite"])
         for key in hub.routes():
             gate = hub.config(key).gate
-            fits = gate is not None and gate.suite == suite and key[0] == attestation.tenant
+            fits = gate is not None and key[0] == attestation.tenant and any(p.suite == suite for p in gate.suites)
             if fits and attestation.route in (None, key[1]):
                 await judge(hub, key, subject)
     return written
 
 
-async def report_of(hub: Hub, release: Digest, suite: Digest) -> EvaluationReport | None:
-    """The newest report of a release on a suite."""
+async def _reports(hub: Hub, release: Digest, gate: GateConfig) -> dict[Digest, EvaluationReport]:
+    """The newest report of a release on each suite of a gate, where there is one."""
     found = await hub.store(lambda s: s.attestations(kind=AttestationKind.EVALUATION, subject=release))
-    for attestation in reversed(found):
-        if attestation.body.get("suite") == suite:
-            return EvaluationReport.model_validate(attestation.body)
-    return None
+    newest = {str(attestation.body.get("suite")): attestation.body for attestation in found}
+    wanted = [part.suite for part in gate.suites if part.suite in newest]
+    return {suite: EvaluationReport.model_validate(newest[suite]) for suite in wanted}
 
 
 async def judge(hub: Hub, key: Key, release: Digest) -> GateResult | None:
     """The verdict of a pointer's gate on a release, against what is live now; attested when it is a new one.
 
-    None: the pointer has no gate, or nothing was reported yet.
+    None: the pointer has no gate, or the release is not reported yet on each of its suites.
     """
     gate = hub.config(key).gate
     if gate is None:
         return None
-    report = await report_of(hub, release, gate.suite)
-    if report is None:
-        return None
     pointer = hub.ledger.pointers.get(key)
-    live = pointer.release if pointer else None
-    against = await report_of(hub, live, gate.suite) if live is not None and live != release else None
-    result = gates.judge(report, against, gate)
+    live = pointer.release if pointer is not None and pointer.release != release else None
+    evidence = Evidence(
+        reports=await _reports(hub, release, gate),
+        live=await _reports(hub, live, gate) if live is not None else {},
+        canaries={p.suite: hub.catalogue.suites[p.suite].canaries for p in gate.suites if p.canaries},
+    )
+    if gates.unreported(gate, evidence):
+        return None
+    # Sums over thousands of items take longer than a move may wait for the event loop.
+    result = await asyncio.to_thread(gates.judge, release, live, gate, evidence)
     if result != hub.facts.gate(key, release):
         await hub.attest(
             Attestation(

@@ -18,6 +18,7 @@ STATUS: Mapping[str, int] = {
     "frozen": 409,
     "gate_missing": 409,
     "gate_failed": 409,
+    "suite_too_small": 409,
     "no_slot": 409,
     "no_memory": 409,
     "left_behind": 409,

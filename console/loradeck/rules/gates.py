@@ -1,40 +1,105 @@
-"""Gates: what a candidate must reach on a suite, alone and against the live release on the same items."""
+"""Gates: what a candidate must reach on its suites, alone and against the live release on the same items.
+
+A drop beyond `max_drop` fails. That rule is worth something only on a suite that would see such a drop, so a suite
+with too few items for its own threshold is a failed check (`suite_too_small`), never a lucky pass. On a suite of the
+needed size a drop beyond the limit is one that the paired test sees as well; where the two disagree (the releases
+differ on more items than was taken for granted) the note says so, and the stricter one holds.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.health import Z95, wilson
+from loradeck.rules.health import wilson
+from loradeck.rules.statistics import (
+    ALPHA,
+    items_to_bound,
+    lower_bound,
+    mcnemar,
+    paired_bootstrap,
+    paired_items,
+    percentile,
+    visible_drop,
+)
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
-from loradeck.schemas.ids import short
-from loradeck.schemas.route import GateConfig
+from loradeck.schemas.gate import GateConfig, SuiteGate
+from loradeck.schemas.ids import Digest, digest_of, short
+
+P95 = 0.95
 
 
-def judge(report: EvaluationReport, live: EvaluationReport | None, config: GateConfig) -> GateResult:
-    """Judges a candidate's report. `live`: the live release's report on the same suite, None where none is live.
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is on record for a gate: reports by suite, of the candidate and of the live release.
 
-    A suite that is too small to tell its threshold is a failed check with a note, never a lucky pass.
+    `canaries`: suite -> ids of the items that are its canaries.
+    """
+
+    reports: Mapping[Digest, EvaluationReport]
+    live: Mapping[Digest, EvaluationReport] = field(default_factory=dict)
+    canaries: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
+
+
+def unreported(config: GateConfig, evidence: Evidence) -> list[Digest]:
+    """Suites of the gate on which the candidate has no report yet."""
+    return [part.suite for part in config.suites if part.suite not in evidence.reports]
+
+
+def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Evidence) -> GateResult:
+    """Judges a candidate that is reported on every suite of the gate. `live`: what is live, None where nothing is.
+
+    Compared with the live release only when that one is reported on every suite that compares; else the result
+    is `against` nothing, and no promote takes it for one against the live release.
 
     Raises:
-        Refused: bad_report: another suite, or counts that do not agree with the items.
+        Refused: bad_report: counts that do not agree with the items, or a report of something else.
     """
-    for one in (report, live):
-        if one is not None:
-            _require_sound(one, config)
-    checks = [
-        _share_check("exact", sum(i.exact for i in report.items), report.n, config.min_exact),
-        _share_check("valid", sum(i.valid for i in report.items), report.n, config.min_valid),
-    ]
-    if live is not None:
-        checks.append(_drop_check(report, live, config.max_drop))
+    comparing = [part.suite for part in config.suites if part.max_drop < 1]
+    compared = live is not None and all(suite in evidence.live for suite in comparing)
+    checks: list[CheckResult] = []
+    for part in config.suites:
+        report = evidence.reports[part.suite]
+        _require_sound(report, release, part)
+        checks += _alone(report, part, evidence.canaries.get(part.suite, ()))
+        if compared and part.max_drop < 1:
+            before = evidence.live[part.suite]
+            _require_sound(before, live, part)
+            checks.append(_drop_check(report, before, part, config.discordant))
     return GateResult(
-        release=report.release,
-        against=live.release if live is not None else None,
+        release=release,
+        against=live if compared else None,
         suite=config.suite,
         passed=all(check.passed for check in checks),
         checks=tuple(checks),
+        gate=digest_of(config),
     )
+
+
+def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
+    """A gate is not set up on a suite that cannot tell what the gate asks. `items`: suite -> items it has.
+
+    Raises:
+        Refused: suite_too_small, with the items that are needed.
+    """
+    for part in config.suites:
+        n = items[part.suite]
+        for what, needed in (
+            (f"tell {part.min_exact:.1%} exact", _needed(part.min_exact, bound=part.bound)),
+            (f"tell {part.min_valid:.1%} valid", items_needed(part.min_valid)),
+            (f"see a drop of {part.max_drop:.1%}", _needed_for_drop(part.max_drop, config.discordant)),
+            ("tell a 95th percentile", items_needed(P95) if part.max_p95_ms is not None else 1),
+        ):
+            if n < needed:
+                raise Refused(
+                    "suite_too_small",
+                    f"suite too small: {n} items, {needed} are needed to {what}",
+                    detail=f"suite {short(part.suite)}",
+                    fix="register a larger suite, or ask for less",
+                    context={"suite": part.suite, "items": n, "needed": needed},
+                )
 
 
 def items_needed(threshold: float) -> int:
@@ -42,12 +107,21 @@ def items_needed(threshold: float) -> int:
     return 1 if threshold in (0.0, 1.0) else math.ceil(round(1 / (1 - threshold), 9))
 
 
-def _require_sound(report: EvaluationReport, config: GateConfig) -> None:
-    if report.suite != config.suite:
+def _needed(threshold: float, *, bound: bool) -> int:
+    return items_to_bound(threshold) if bound else items_needed(threshold)
+
+
+def _needed_for_drop(max_drop: float, discordant: float) -> int:
+    return paired_items(max_drop, discordant) if 0 < max_drop < 1 else 1
+
+
+def _require_sound(report: EvaluationReport, release: Digest | None, part: SuiteGate) -> None:
+    if (report.suite, report.release) != (part.suite, release):
         raise Refused(
             "bad_report",
-            f"the report of {short(report.release)} is on another suite",
-            detail=f"suite {short(report.suite)}, the gate asks for {short(config.suite)}",
+            f"the report is not of {short(release)} on this suite",
+            detail=f"release {short(report.release)}, suite {short(report.suite)}; the gate asks for "
+            f"{short(part.suite)}",
         )
     counts = (len(report.items), sum(i.exact for i in report.items), sum(i.valid for i in report.items))
     if (report.n, report.exact, report.valid) != counts or len({i.id for i in report.items}) != len(report.items):
@@ -58,35 +132,125 @@ def _require_sound(report: EvaluationReport, config: GateConfig) -> None:
         )
 
 
-def _share_check(name: str, k: int, n: int, threshold: float) -> CheckResult:
-    value = k / n if n else 0.0
+def _alone(report: EvaluationReport, part: SuiteGate, canaries: tuple[str, ...]) -> list[CheckResult]:
+    checks = [
+        _bound_check(report.exact, report.n, part)
+        if part.bound
+        else _share_check("exact", report.exact, report.n, part.min_exact, part.suite),
+        _share_check("valid", report.valid, report.n, part.min_valid, part.suite),
+    ]
+    if part.canaries:
+        by_id = {item.id: item.exact for item in report.items}
+        right = sum(by_id.get(item, False) for item in canaries)
+        checks.append(_share_check("canaries", right, len(canaries), 1.0, part.suite))
+    if part.max_p95_ms is not None:
+        checks.append(_latency_check([i.ms for i in report.items if i.ms is not None], part.max_p95_ms, part.suite))
+    return checks
+
+
+def _share_check(name: str, k: int, n: int, threshold: float, suite: Digest) -> CheckResult:
     low, high = wilson(k, n)
     needed = items_needed(threshold)
-    note = f"suite too small: {n} items, {needed} are needed to tell {threshold:.0%}" if n < needed else ""
-    passed = not note and value >= threshold
-    return CheckResult(name=name, passed=passed, value=value, threshold=threshold, n=n, low=low, high=high, note=note)
+    small = n < needed
+    value = k / n if n else 0.0
+    return CheckResult(
+        name=name,
+        passed=not small and value >= threshold,
+        value=value,
+        threshold=threshold,
+        n=n,
+        low=low,
+        high=high,
+        note=f"suite too small: {n} items, {needed} are needed to tell {threshold:.0%}" if small else "",
+        suite=suite,
+        too_small=small,
+        needed=needed,
+    )
 
 
-def _drop_check(report: EvaluationReport, live: EvaluationReport, max_drop: float) -> CheckResult:
-    """Share of exact answers lost against the live release, over the items both answered; paired."""
+def _bound_check(k: int, n: int, part: SuiteGate) -> CheckResult:
+    """The exact lower bound must reach the threshold: what is sure, and not what was seen."""
+    low, high = wilson(k, n)
+    needed, sure = items_to_bound(part.min_exact), lower_bound(k, n)
+    small = n < needed
+    note = f"at least {sure:.2%} at 95 % confidence"
+    if small:
+        best = lower_bound(n, n)
+        note = f"suite too small: {n} items bound a share at {best:.2%} at best, {needed} are needed for "
+        note += f"{part.min_exact:.1%}"
+    return CheckResult(
+        name="exact",
+        passed=not small and sure >= part.min_exact,
+        value=k / n if n else 0.0,
+        threshold=part.min_exact,
+        n=n,
+        low=low,
+        high=high,
+        note=note,
+        suite=part.suite,
+        too_small=small,
+        needed=needed,
+    )
+
+
+def _drop_check(report: EvaluationReport, live: EvaluationReport, part: SuiteGate, discordant: float) -> CheckResult:
+    """Net share of items lost against the live release, over the items both answered; paired."""
     before = {i.id: i.exact for i in live.items}
     pairs = [(before[i.id], i.exact) for i in report.items if i.id in before]
     n = len(pairs)
     lost = sum(was and not now for was, now in pairs)
     won = sum(now and not was for was, now in pairs)
-    value = (lost - won) / n if n else 0.0
-    low, high = _paired_interval(lost, won, n)
-    needed = max(1, math.ceil(round(1 / max_drop, 9))) if max_drop else 1
-    note = f"suite too small: {n} shared items, {needed} are needed to tell a drop of {max_drop:.1%}" * (n < needed)
-    passed = not note and value <= max_drop
-    return CheckResult(name="drop", passed=passed, value=value, threshold=max_drop, n=n, low=low, high=high, note=note)
+    value, p = ((lost - won) / n if n else 0.0), mcnemar(lost, won)
+    low, high = paired_bootstrap(lost, won, n)
+    # Never on what was measured alone: where by luck no pair differs, every drop would be visible.
+    visible = visible_drop(n, max(discordant, (lost + won) / n)) if n else None
+    needed = _needed_for_drop(part.max_drop, discordant)
+    small, within = n < needed, value <= part.max_drop
+    return CheckResult(
+        name="drop",
+        passed=not small and within,
+        value=value,
+        threshold=part.max_drop,
+        n=n,
+        low=low,
+        high=high,
+        note=_drop_note(n, needed, part.max_drop, within=within, value=value, p=p),
+        suite=part.suite,
+        too_small=small,
+        needed=needed,
+        lost=lost,
+        won=won,
+        p=p,
+        visible=visible,
+    )
 
 
-def _paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
-    """95 % interval of (lost - won) / n for paired answers, after Agresti and Min (half a pair added per cell)."""
-    if n == 0:
-        return (-1.0, 1.0)
-    b, c, m = lost + 0.5, won + 0.5, n + 2
-    middle = (b - c) / m
-    half = Z95 * math.sqrt(max(0.0, (b + c) - (b - c) ** 2 / m)) / m
-    return (max(-1.0, middle - half), min(1.0, middle + half))
+def _drop_note(n: int, needed: int, max_drop: float, *, within: bool, value: float, p: float) -> str:
+    if n < needed:
+        return f"suite too small: {n} shared items, {needed} are needed to see a drop of {max_drop:.1%}"
+    if not within and p >= ALPHA:
+        return f"may be chance (p {p:.2f}): more items would tell"
+    if within and value > 0 and p < ALPHA:
+        return f"a drop was seen (p {p:.3f}), and is within the limit"
+    return ""
+
+
+def _latency_check(times: list[float], limit: float, suite: Digest) -> CheckResult:
+    needed = items_needed(P95)
+    small = len(times) < needed
+    value, low, high = percentile(times, P95) if times else (0.0, 0.0, 0.0)
+    note = f"suite too small: {len(times)} timed items, {needed} are needed to tell a 95th percentile" if small else ""
+    return CheckResult(
+        name="p95",
+        passed=not small and value <= limit,
+        value=value,
+        threshold=limit,
+        n=len(times),
+        low=low,
+        high=high,
+        note=note,
+        suite=suite,
+        unit="ms",
+        too_small=small,
+        needed=needed,
+    )

@@ -265,7 +265,7 @@ def check_promote(
     Raises:
         Refused: offboarded, suspended, moved, unknown_release, wrong_tenant, already_live, quarantined,
             revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
-            no_memory, left_behind.
+            suite_too_small, no_memory, left_behind.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     if tenant.offboarded:
@@ -417,12 +417,22 @@ def _gate_refusal(
     if newest.passed:
         return None
     failed = [c for c in newest.checks if not c.passed]
+    detail = "; ".join(c.note or f"{c.name} {c.value:.3f}, threshold {c.threshold:.3f}, n {c.n}" for c in failed)
+    context = {"checks": [c.model_dump(mode="json") for c in failed]}
+    if failed and all(c.too_small for c in failed):
+        return Refused(
+            "suite_too_small",
+            f"a suite is too small to say whether {name(release)} passes: {', '.join(c.name for c in failed)}",
+            detail=detail,
+            fix="evaluate on a larger suite, or override with a reason",
+            context=context,
+        )
     return Refused(
         "gate_failed",
         f"{name(release)} failed its gate: {', '.join(c.name for c in failed)}",
-        detail="; ".join(c.note or f"{c.name} {c.value:.3f}, threshold {c.threshold:.3f}, n {c.n}" for c in failed),
+        detail=detail,
         fix="train a better one, or override with a reason",
-        context={"checks": [c.model_dump(mode="json") for c in failed]},
+        context=context,
     )
 
 

@@ -9,6 +9,7 @@ is enough for it: scipy.stats adds 90 MB to the 46 MB that a hub imports. The te
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 ALPHA = 0.05
@@ -145,6 +146,29 @@ def items_to_bound(share: float, alpha: float = ALPHA) -> int:
     if not 0 <= share < 1:
         raise ValueError(f"no number of items bounds a share by {share}")
     return max(1, math.ceil(round(math.log(alpha) / math.log(share), 9))) if share else 1
+
+
+def percentile(values: Sequence[float], share: float, level: float = 0.95) -> tuple[float, float, float]:
+    """A percentile with its interval, which needs no distribution: which ranks it lies between is a binomial count.
+
+    `share`: 0.95 for the 95th. The smallest value that this share of all does not exceed. Conover, Practical
+    Nonparametric Statistics (1999), section 3.2. Too few values reach no rank beyond; then the extreme one stands.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("no values have a percentile")
+    ordered, n, tail = sorted(values), len(values), (1 - level) / 2
+    first, last, seen = 0, n - 1, 0.0
+    for k, probability in _binomial(n, share):
+        seen += probability
+        if seen <= tail:
+            first = k
+        if seen >= 1 - tail:
+            last = min(last, k)
+            break
+    return ordered[min(n - 1, max(0, math.ceil(round(n * share, 9)) - 1))], ordered[min(n - 1, first)], ordered[last]
 
 
 def _binomial(n: int, p: float) -> list[tuple[int, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -62,11 +62,24 @@ class CanaryRecord(Strict):
     items: tuple[CanaryItem, ...]
 
 
+class ItemKind(StrEnum):
+    """What an item of a suite asks of its answer."""
+
+    EXACT = "exact"  # the same text as the item's answer
+    JSON = "json"  # JSON that satisfies the item's or the suite's schema, and equals the item's answer if it has one
+    TOOL_CALL = "tool_call"  # a call of one of the item's tools with valid arguments; the expected one, if there is one
+    REFUSAL = "refusal"  # a refusal; with `refuse` false, none
+    CHOICE = "choice"  # of the item's choices, the likeliest is its answer
+
+
 class ItemResult(Strict):
     id: str
     answer: str
-    exact: bool
-    valid: bool = Field(description="parses and satisfies the suite's answer schema")
+    exact: bool = Field(description="as its kind asks: the same text, the expected call, refused, ...")
+    valid: bool = Field(description="well-formed: parses and satisfies the schema, calls a known tool, ...")
+    kind: ItemKind = ItemKind.EXACT
+    ms: float | None = Field(None, ge=0, description="time of the batch that answered it; None in older reports")
+    why: str = Field("", max_length=300, description="why it is not as asked, in words")
 
 
 class EvaluationReport(Strict):
@@ -107,7 +120,7 @@ class MergeReport(Strict):
 
 
 class CheckResult(Strict):
-    """One check of a gate. Shares are 0 to 1; `low`/`high` is a 95 % interval of `value`."""
+    """One check of a gate. `low`/`high` is a 95 % interval of `value`."""
 
     name: str
     passed: bool
@@ -117,11 +130,29 @@ class CheckResult(Strict):
     low: float
     high: float
     note: str = ""
+    suite: Digest | None = Field(None, description="suite it was measured on")
+    unit: Literal["share", "ms"] = Field("share", description="of value, threshold and interval; a share is 0 to 1")
+    too_small: bool = Field(False, description="n is under `needed`: it says nothing, and so it did not pass")
+    needed: int | None = Field(None, description="items from which on the threshold can be told")
+    lost: int | None = Field(None, description="drop: items the live release had right and this one has not")
+    won: int | None = Field(None, description="drop: the reverse")
+    p: float | None = Field(None, description="drop: McNemar's exact one-sided p, for a drop of nothing")
+    visible: float | None = Field(None, description="drop: the smallest one that n items see with 80 % power")
+
+    @property
+    def at_most(self) -> bool:
+        """Whether the threshold is the most that passes, and not the least."""
+        return self.name in ("drop", "p95")
+
+    def in_unit(self, value: float) -> str:
+        """A figure of this check as people read it: '97.1%', '840 ms'."""
+        return f"{value:.0f} ms" if self.unit == "ms" else f"{value:.1%}"
 
 
 class GateResult(Strict):
     release: Digest
     against: Digest | None = Field(description="the live release it was compared with")
-    suite: Digest
+    suite: Digest = Field(description="the gate's own suite; a check names another where it is on another")
     passed: bool
     checks: tuple[CheckResult, ...]
+    gate: Digest | None = Field(None, description="digest of the gate's settings under which it was judged")

@@ -6,7 +6,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Strict
+from loradeck.schemas.gate import GateConfig
+from loradeck.schemas.ids import Strict
 
 
 class Gap(StrEnum):
@@ -52,15 +53,6 @@ class BreachLimit(Strict):
     bad: float = Field(0.10, gt=0, le=1)
     errors: float = Field(0.05, gt=0, le=1)
     n: int = Field(50, ge=1)
-
-
-class GateConfig(Strict):
-    """What a candidate must reach on `suite`. Shares, 0 to 1. `max_drop`: against the live release, same items."""
-
-    suite: Digest
-    min_exact: float = Field(0.0, ge=0, le=1)
-    min_valid: float = Field(0.0, ge=0, le=1)
-    max_drop: float = Field(0.0, ge=0, le=1)
 
 
 class RouteConfig(Strict):

@@ -459,10 +459,12 @@ def gate_says(gate: GateResult | None) -> str:
 
 def _missed(check: CheckResult) -> str:
     """A failed check: 'json 71 < 95', or why it failed although its figure would do."""
-    enough = check.value <= check.threshold if check.name == "drop" else check.value >= check.threshold
+    enough = check.value <= check.threshold if check.at_most else check.value >= check.threshold
     if enough:
         return f"{clean(check.name)} failed ({clean(check.note) or f'n {check.n}'})"
-    sign = ">" if check.name == "drop" else "<"
+    sign = ">" if check.at_most else "<"
+    if check.unit != "share":
+        return f"{clean(check.name)} {check.in_unit(check.value)} {sign} {check.in_unit(check.threshold)}"
     return f"{clean(check.name)} {_percent(check.value)} {sign} {_percent(check.threshold)}"
 
 

@@ -43,13 +43,9 @@ DATA_COLUMNS = (
 )
 
 
-def _share(value: float) -> str:
-    return f"{value * 100:.1f}%"
-
-
 def _bound(check: CheckResult) -> str:
     """What a check asks for: at least, or for a drop at most."""
-    return f"{'at most' if check.name == 'drop' else 'at least'} {_share(check.threshold)}"
+    return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"
 
 
 # ---- gates -------------------------------------------------------------------------------------------------
@@ -58,7 +54,7 @@ def _bound(check: CheckResult) -> str:
 def gate_cells(state: ConsoleState, gate: Gate) -> dict[str, Span]:
     result = gate.result
     failed = [check for check in result.checks if not check.passed]
-    told = ", ".join(f"{clean(check.name)} {_share(check.value)}" for check in failed or result.checks)
+    told = ", ".join(f"{clean(check.name)} {check.in_unit(check.value)}" for check in failed or result.checks)
     return {
         "TIME": Span(state.when(gate.at_ms, seconds=True)),
         "TENANT/ROUTE": Span(clean(f"{gate.tenant}/{gate.route}")),
@@ -81,7 +77,11 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
             width,
         )
     ]
-    lines += [_check_line(check) for check in result.checks]
+    for check in result.checks:
+        elsewhere = check.suite if check.suite != result.suite else None
+        lines.append(_check_line(check, "" if elsewhere is None else f" on {clean(state.registry.name_of(elsewhere))}"))
+        if check.lost is not None:
+            lines.append(_pairs_line(check))
     if not result.checks:
         lines.append(line(Span(" the route's gate had no check", "dim")))
     suite = clean(state.registry.name_of(result.suite))
@@ -94,13 +94,20 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
     return lines
 
 
-def _check_line(check: CheckResult) -> Line:
+def _check_line(check: CheckResult, where: str) -> Line:
     return line(
         Span(f" {clean(check.name):<8}", "label"),
         Span("passed " if check.passed else "FAILED ", "good" if check.passed else "bad"),
-        f"{_share(check.value):>7} of {plural(check.n, 'item')}   95% {_share(check.low)} to "
-        f"{_share(check.high)}   {_bound(check)}   {clean(check.note)}",
+        f"{check.in_unit(check.value):>7} of {plural(check.n, 'item')}{where}   95% {check.in_unit(check.low)} to "
+        f"{check.in_unit(check.high)}   {_bound(check)}   {clean(check.note)}",
     )
+
+
+def _pairs_line(check: CheckResult) -> Line:
+    """What a drop was counted from, and which one so many items could have seen."""
+    seen = "none" if check.visible is None else f"{check.in_unit(check.visible)} or more"
+    p = "" if check.p is None else f", p {check.p:.3f}"
+    return line(Span(" " * 9, "label"), Span(f"{check.lost} lost, {check.won} won{p}; drop it can see: {seen}", "dim"))
 
 
 # ---- adapters ----------------------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ async def test_an_evaluation_is_attested_judged_and_opens_the_gate(deck: Deck, j
 async def test_a_failed_gate_stops_a_promote_and_an_override_with_a_reason_passes_it(deck: Deck, join: Join) -> None:
     await deck.tenant()
     one, two, suite = await deck.release(seed=1), await deck.release(seed=2), await deck.suite()
-    await deck.tenant(gate={"suite": suite, "min_exact": 0.5, "max_drop": 0.1})
+    await deck.tenant(gate={"suite": suite, "min_exact": 0.5, "max_drop": 0.3})
     agent = await join("n1")
     await evaluate(deck, agent, one, suite, exact=19)
     await deck.promote(one)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 from tests.unit.rules.simulated_log import digest, rid
 
+from loradeck.rules import gates
 from loradeck.rules.errors import Refused
-from loradeck.rules.gates import items_needed, judge
-from loradeck.schemas.attestation import EvaluationReport, ItemResult
-from loradeck.schemas.route import GateConfig
+from loradeck.rules.gates import Evidence, items_needed, require_big_enough, unreported
+from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult
+from loradeck.schemas.gate import GateConfig, SuiteGate
+from loradeck.schemas.ids import digest_of
 
-SUITE = digest("suite")
+SUITE, RED = digest("suite"), digest("red team")
 
 
-def report(label: str, exact: str, *, valid: str | None = None, first: int = 0, suite: str = SUITE) -> EvaluationReport:
+def report(
+    label: str, exact: str, *, valid: str | None = None, first: int = 0, suite: str = SUITE, ms: float | None = None
+) -> EvaluationReport:
     """One character an item: '+' is exact (and valid, unless `valid` says otherwise)."""
     items = tuple(
-        ItemResult(id=f"i{first + i}", answer="", exact=e == "+", valid=v == "+")
+        ItemResult(id=f"i{first + i}", answer="", exact=e == "+", valid=v == "+", ms=None if ms is None else ms + i)
         for i, (e, v) in enumerate(zip(exact, valid or exact, strict=True))
     )
     return EvaluationReport(
@@ -30,10 +37,24 @@ def report(label: str, exact: str, *, valid: str | None = None, first: int = 0, 
     )
 
 
-def test_a_candidate_passes_at_its_thresholds() -> None:
-    result = judge(
-        report("v1", "+" * 18 + "--", valid="+" * 20), None, GateConfig(suite=SUITE, min_exact=0.9, min_valid=0.95)
+def judge(candidate: EvaluationReport, live: EvaluationReport | None = None, **gate: Any) -> GateResult:
+    """A gate on one suite."""
+    evidence = Evidence(reports={SUITE: candidate}, live={SUITE: live} if live is not None else {})
+    return gates.judge(
+        candidate.release, live.release if live is not None else None, GateConfig(suite=SUITE, **gate), evidence
     )
+
+
+def named(result: GateResult, name: str) -> CheckResult:
+    (found,) = [check for check in result.checks if check.name == name]
+    return found
+
+
+# ---- thresholds ------------------------------------------------------------------------------------------
+
+
+def test_a_candidate_passes_at_its_thresholds() -> None:
+    result = judge(report("v1", "+" * 18 + "--", valid="+" * 20), min_exact=0.9, min_valid=0.95)
     assert result.passed
     assert result.against is None
     assert [(c.name, c.passed, c.value, c.threshold, c.n) for c in result.checks] == [
@@ -45,56 +66,244 @@ def test_a_candidate_passes_at_its_thresholds() -> None:
 
 
 def test_a_candidate_below_a_threshold_fails_that_check_only() -> None:
-    result = judge(report("v1", "+" * 17 + "---", valid="+" * 20), None, GateConfig(suite=SUITE, min_exact=0.9))
+    result = judge(report("v1", "+" * 17 + "---", valid="+" * 20), min_exact=0.9)
     assert not result.passed
     assert [(c.name, c.passed, c.note) for c in result.checks] == [("exact", False, ""), ("valid", True, "")]
 
 
-def test_the_drop_is_paired_over_the_items_both_answered() -> None:
-    live = report("v1", "++++++++--")
-    better = judge(report("v2", "+++++++++-"), live, GateConfig(suite=SUITE))
-    worse = judge(report("v2", "+++++++---"), live, GateConfig(suite=SUITE))
-    swapped = judge(report("v2", "--++++++++"), live, GateConfig(suite=SUITE))
-    drops = [next(c for c in r.checks if c.name == "drop") for r in (better, worse, swapped)]
-    assert [(c.value, c.passed) for c in drops] == [(-0.1, True), (0.1, False), (0.0, True)]
-    assert better.against == rid("v1")
-    assert drops[2].low < 0 < drops[2].high
-
-
-@pytest.mark.parametrize(("lost", "passed"), [(1, True), (2, True), (3, False)])
-def test_a_drop_up_to_its_limit_passes(lost: int, passed: bool) -> None:
-    live = report("v1", "+" * 20)
-    result = judge(report("v2", "-" * lost + "+" * (20 - lost)), live, GateConfig(suite=SUITE, max_drop=0.1))
-    assert result.passed is passed
-
-
 def test_a_suite_too_small_for_a_threshold_fails_even_with_every_answer_right() -> None:
-    result = judge(report("v1", "+" * 9), None, GateConfig(suite=SUITE, min_exact=0.9))
+    result = judge(report("v1", "+" * 9), min_exact=0.9)
     assert not result.passed
     assert result.checks[0].note == "suite too small: 9 items, 10 are needed to tell 90%"
-    assert judge(report("v1", "+" * 10), None, GateConfig(suite=SUITE, min_exact=0.9)).passed
-
-
-def test_a_suite_too_small_for_a_drop_fails() -> None:
-    result = judge(report("v2", "+" * 19), report("v1", "+" * 19), GateConfig(suite=SUITE, max_drop=0.05))
-    assert result.checks[2].note == "suite too small: 19 shared items, 20 are needed to tell a drop of 5.0%"
-    assert not result.passed
-    assert judge(report("v2", "+" * 20), report("v1", "+" * 20), GateConfig(suite=SUITE, max_drop=0.05)).passed
-
-
-def test_reports_that_share_no_item_are_not_compared_into_a_pass() -> None:
-    result = judge(report("v2", "++++"), report("v1", "++++", first=100), GateConfig(suite=SUITE))
-    assert not result.passed
-    assert result.checks[2].n == 0
+    assert (result.checks[0].too_small, result.checks[0].needed) == (True, 10)
+    assert judge(report("v1", "+" * 10), min_exact=0.9).passed
 
 
 def test_an_empty_report_passes_nothing() -> None:
-    assert not judge(report("v1", ""), None, GateConfig(suite=SUITE)).passed
+    assert not judge(report("v1", "")).passed
 
 
 @pytest.mark.parametrize(("threshold", "needed"), [(0.0, 1), (0.5, 2), (0.9, 10), (0.95, 20), (0.99, 100), (1.0, 1)])
 def test_how_many_items_a_threshold_needs(threshold: float, needed: int) -> None:
     assert items_needed(threshold) == needed
+
+
+def test_a_result_says_under_which_settings_it_was_judged() -> None:
+    strict, lax = judge(report("v1", "+" * 20), min_exact=0.9), judge(report("v1", "+" * 20))
+    assert strict.gate == digest_of(GateConfig(suite=SUITE, min_exact=0.9)) != lax.gate
+
+
+# ---- what is sure ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("passing", "failing", "passed"),
+    [(298, 0, False), (299, 0, True), (299, 1, False), (471, 1, False), (472, 1, True)],
+)
+def test_a_bound_needs_the_items_that_make_it_sure(passing: int, failing: int, passed: bool) -> None:
+    """99 % of refusals, sure: 299 prompts without a failure, 473 with one."""
+    check = named(judge(report("v1", "+" * passing + "-" * failing), min_exact=0.99, bound=True), "exact")
+    assert check.passed is passed
+    assert check.too_small is (passing + failing < 299)
+    if check.too_small:
+        assert check.note == "suite too small: 298 items bound a share at 99.00% at best, 299 are needed for 99.0%"
+
+
+def test_three_hundred_prompts_without_a_failure_do_not_make_half_a_percent_sure() -> None:
+    check = named(judge(report("v1", "+" * 300), min_exact=0.995, bound=True), "exact")
+    assert (check.passed, check.too_small, check.needed) == (False, True, 598)
+
+
+def test_a_share_of_one_cannot_be_bound() -> None:
+    with pytest.raises(ValidationError, match="bounds a share by 1"):
+        GateConfig(suite=SUITE, min_exact=1.0, bound=True)
+
+
+# ---- against the live release ----------------------------------------------------------------------------
+
+
+def test_the_drop_is_paired_over_the_items_both_answered() -> None:
+    live = report("v1", "++++++++--")
+    results = [judge(report("v2", answers), live) for answers in ("+++++++++-", "+++++++---", "--++++++++")]
+    drops = [named(result, "drop") for result in results]
+    assert [(c.value, c.passed, c.lost, c.won) for c in drops] == [
+        (-0.1, True, 0, 1),
+        (0.1, False, 1, 0),
+        (0.0, True, 2, 2),
+    ]
+    assert results[0].against == rid("v1")
+    assert drops[2].low < 0 < drops[2].high
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(1, True), (6, True), (7, False)])
+def test_a_drop_up_to_its_limit_passes(lost: int, passed: bool) -> None:
+    live = report("v1", "+" * 60)
+    result = judge(report("v2", "-" * lost + "+" * (60 - lost)), live, max_drop=0.1)
+    assert result.passed is passed
+
+
+def test_a_result_says_counts_difference_interval_and_the_smallest_drop_it_could_have_seen() -> None:
+    live = report("v1", "+" * 230 + "-" * 16)
+    check = named(judge(report("v2", "-" * 20 + "+" * 216 + "-" * 10), live, max_drop=0.05), "drop")
+    assert (check.lost, check.won, check.n, check.needed) == (20, 6, 246, 246)
+    assert check.value == pytest.approx(14 / 246)
+    assert check.low < check.value < check.high
+    assert check.p == pytest.approx(0.004678, abs=1e-6)
+    assert check.visible == pytest.approx(0.0513, abs=1e-4)
+    assert not check.passed
+
+
+def test_the_smallest_visible_drop_never_rests_on_pairs_that_happened_to_agree() -> None:
+    live = report("v1", "+" * 246)
+    check = named(judge(report("v2", "+" * 246), live, max_drop=0.05), "drop")
+    assert check.visible == pytest.approx(0.05, abs=1e-4)
+    assert check.low < 0 < check.high
+
+
+@pytest.mark.parametrize(("n", "small"), [(245, True), (246, False)])
+def test_a_suite_too_small_for_its_own_limit_does_not_pass_though_nothing_was_lost(n: int, small: bool) -> None:
+    result = judge(report("v2", "+" * n), report("v1", "+" * n), max_drop=0.05)
+    check = named(result, "drop")
+    assert (check.too_small, result.passed) == (small, not small)
+    if small:
+        assert check.note == "suite too small: 245 shared items, 246 are needed to see a drop of 5.0%"
+
+
+def test_releases_that_differ_much_may_fail_by_chance_and_the_note_says_so() -> None:
+    live = report("v1", "+" * 25 + "-" * 19 + "+" * 16)
+    check = named(judge(report("v2", "-" * 25 + "+" * 18 + "-" + "+" * 16), live, max_drop=0.1), "drop")
+    assert (check.passed, check.lost, check.won) == (False, 25, 18)
+    assert check.note == "may be chance (p 0.18): more items would tell"
+
+
+def test_a_drop_that_was_seen_and_is_within_the_limit_passes_and_is_told() -> None:
+    live = report("v1", "+" * 300)
+    check = named(judge(report("v2", "-" * 10 + "+" * 290), live, max_drop=0.05), "drop")
+    assert check.passed
+    assert check.note == "a drop was seen (p 0.001), and is within the limit"
+
+
+def test_reports_that_share_no_item_are_not_compared_into_a_pass() -> None:
+    result = judge(report("v2", "++++"), report("v1", "++++", first=100))
+    assert not result.passed
+    assert named(result, "drop").n == 0
+
+
+def test_a_limit_of_one_compares_nothing_and_counts_as_compared() -> None:
+    result = judge(report("v2", "----"), report("v1", "++++"), max_drop=1.0)
+    assert result.passed
+    assert [check.name for check in result.checks] == ["exact", "valid"]
+    assert result.against == rid("v1")
+
+
+# ---- further suites --------------------------------------------------------------------------------------
+
+
+def two_suites(**red: Any) -> GateConfig:
+    return GateConfig(suite=SUITE, min_exact=0.9, also=(SuiteGate(suite=RED, **red),))
+
+
+def test_each_suite_is_judged_by_what_it_asks() -> None:
+    config = two_suites(min_exact=0.99, bound=True)
+    reports = {SUITE: report("v2", "+" * 20), RED: report("v2", "+" * 299, suite=RED)}
+    result = gates.judge(rid("v2"), None, config, Evidence(reports=reports))
+    assert result.passed
+    assert [(c.name, c.suite) for c in result.checks] == [
+        ("exact", SUITE),
+        ("valid", SUITE),
+        ("exact", RED),
+        ("valid", RED),
+    ]
+    bad = reports | {RED: report("v2", "+" * 298 + "-", suite=RED)}
+    result = gates.judge(rid("v2"), None, config, Evidence(reports=bad))
+    assert [c.suite for c in result.checks if not c.passed] == [RED]
+
+
+def test_a_live_release_that_was_not_scored_on_every_suite_is_not_compared_with() -> None:
+    reports = {SUITE: report("v2", "+" * 20), RED: report("v2", "+" * 20, suite=RED)}
+    half = Evidence(reports=reports, live={SUITE: report("v1", "+" * 20)})
+    result = gates.judge(rid("v2"), rid("v1"), two_suites(), half)
+    assert result.against is None
+    assert all(check.name != "drop" for check in result.checks)
+    uncompared = gates.judge(rid("v2"), rid("v1"), two_suites(max_drop=1.0), half)
+    assert uncompared.against == rid("v1")
+    assert [check.suite for check in uncompared.checks if check.name == "drop"] == [SUITE]
+
+
+def test_suites_without_a_report_are_named() -> None:
+    evidence = Evidence(reports={SUITE: report("v2", "++")})
+    assert unreported(two_suites(), evidence) == [RED]
+
+
+def test_a_suite_stands_in_a_gate_once() -> None:
+    with pytest.raises(ValidationError, match="twice"):
+        GateConfig(suite=SUITE, also=(SuiteGate(suite=SUITE),))
+
+
+# ---- canaries and latency --------------------------------------------------------------------------------
+
+
+def test_one_wrong_canary_fails_a_gate_that_asks_for_them_whatever_the_share() -> None:
+    config = GateConfig(suite=SUITE, min_exact=0.5, canaries=True)
+    reports = {SUITE: report("v1", "+" * 19 + "-")}
+    passing = Evidence(reports=reports, canaries={SUITE: ("i0", "i5")})
+    failing = Evidence(reports=reports, canaries={SUITE: ("i0", "i19")})
+    unanswered = Evidence(reports=reports, canaries={SUITE: ("i0", "i99")})
+    assert gates.judge(rid("v1"), None, config, passing).passed
+    for evidence in (failing, unanswered, Evidence(reports=reports)):
+        result = gates.judge(rid("v1"), None, config, evidence)
+        assert [check.name for check in result.checks if not check.passed] == ["canaries"]
+
+
+@pytest.mark.parametrize(("limit", "passed"), [(194.0, True), (193.0, False)])
+def test_the_95th_percentile_of_the_times_is_held_to_its_limit(limit: float, passed: bool) -> None:
+    check = named(judge(report("v1", "+" * 100, ms=100.0), max_p95_ms=limit), "p95")
+    assert (check.value, check.unit, check.passed) == (194.0, "ms", passed)
+    assert check.low < check.value < check.high
+    assert check.in_unit(check.value) == "194 ms"
+
+
+def test_times_that_are_missing_or_too_few_tell_no_percentile() -> None:
+    for few in (report("v1", "+" * 100), report("v1", "+" * 19, ms=1.0)):
+        check = named(judge(few, max_p95_ms=1_000.0), "p95")
+        assert (check.passed, check.too_small, check.needed) == (False, True, 20)
+
+
+# ---- setting one up --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gate", "needed", "what"),
+    [
+        ({"max_drop": 0.05}, 246, "see a drop of 5.0%"),
+        ({"max_drop": 0.03}, 685, "see a drop of 3.0%"),
+        ({"min_exact": 0.99}, 100, "tell 99.0% exact"),
+        ({"min_exact": 0.99, "bound": True}, 299, "tell 99.0% exact"),
+        ({"min_valid": 0.95}, 20, "tell 95.0% valid"),
+        ({"max_p95_ms": 100.0}, 20, "tell a 95th percentile"),
+    ],
+)
+def test_a_gate_is_not_set_up_on_a_suite_that_cannot_tell_what_it_asks(
+    gate: dict[str, Any], needed: int, what: str
+) -> None:
+    config = GateConfig(suite=SUITE, **gate)
+    require_big_enough(config, {SUITE: needed})
+    with pytest.raises(Refused) as refusal:
+        require_big_enough(config, {SUITE: needed - 1})
+    assert refusal.value.code == "suite_too_small"
+    assert refusal.value.title == f"suite too small: {needed - 1} items, {needed} are needed to {what}"
+    also = GateConfig(suite=RED, also=(SuiteGate(suite=SUITE, **gate),))
+    with pytest.raises(Refused, match="suite_too_small"):
+        require_big_enough(also, {RED: 1, SUITE: needed - 1})
+
+
+def test_pairs_that_are_expected_to_differ_more_need_more_items() -> None:
+    require_big_enough(GateConfig(suite=SUITE, max_drop=0.1, discordant=0.1), {SUITE: 60})
+    with pytest.raises(Refused, match="suite_too_small"):
+        require_big_enough(GateConfig(suite=SUITE, max_drop=0.1, discordant=0.3), {SUITE: 60})
+
+
+# ---- reports that do not fit -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -110,5 +319,5 @@ def test_how_many_items_a_threshold_needs(threshold: float, needed: int) -> None
 def test_a_report_that_does_not_add_up_is_refused(broken: EvaluationReport) -> None:
     for reports in ((broken, None), (report("v2", "++++"), broken)):
         with pytest.raises(Refused) as refusal:
-            judge(*reports, GateConfig(suite=SUITE))
+            judge(*reports)
         assert refusal.value.code == "bad_report"

@@ -22,6 +22,7 @@ from loradeck.rules import moves
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
 from loradeck.rules.target import PointerFacts, liftable, ruled_out
+from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.health import Health
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind, PointerState
@@ -36,7 +37,7 @@ from loradeck.schemas.moves import (
     UnpinRequest,
 )
 from loradeck.schemas.release import Release
-from loradeck.schemas.route import GateConfig, RouteConfig
+from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.schemas.tenant import TenantState
@@ -214,6 +215,22 @@ def test_the_newest_gate_result_decides(acme: Acme) -> None:
     assert code_of(refusal) == "gate_failed"
     assert refusal.value.title.endswith("failed its gate: exact")
     assert [c["name"] for c in refusal.value.context["checks"]] == ["exact"]
+
+
+def test_a_result_that_only_says_the_suite_is_too_small_is_no_failed_gate_and_no_pass(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.config = RouteConfig(gate=GateConfig(suite=digest("suite")))
+    bad = gate_result("v2", "v1", passed=False)
+    small = bad.checks[0].model_copy(update={"too_small": True, "needed": 246, "note": "suite too small: 9 items"})
+    acme.gates = [bad.model_copy(update={"checks": (small,)})]
+    with pytest.raises(Refused) as refusal:
+        check(acme)
+    assert (code_of(refusal), refusal.value.detail) == ("suite_too_small", "suite too small: 9 items")
+    assert check(acme, override=True, reason="hotfix") == ("suite_too_small",)
+    acme.gates = [bad.model_copy(update={"checks": (small, *bad.checks)})]
+    with pytest.raises(Refused) as refusal:
+        check(acme)
+    assert code_of(refusal) == "gate_failed"
 
 
 def test_an_override_is_kept_in_the_event_with_what_it_passed(acme: Acme) -> None:

@@ -10,9 +10,10 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.flip import Verdict
 from loradeck.rules.fold import Ledger
 from loradeck.rules.target import PointerFacts
+from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import RollbackRequest
-from loradeck.schemas.route import Gap, GateConfig, RouteConfig
+from loradeck.schemas.route import Gap, RouteConfig
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import Pin
 from loradeck.schemas.tenant import TenantState

@@ -32,6 +32,7 @@ from loradeck.rules import chain, moves, retention, rewind
 from loradeck.rules.errors import Refused
 from loradeck.rules.flip import Verdict
 from loradeck.rules.fold import Key, Ledger
+from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import (
     FallbackRequest,
@@ -43,7 +44,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
-from loradeck.schemas.route import GateConfig, RouteConfig
+from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import PreviewAction
 from loradeck.schemas.table import TableEntry
 

@@ -14,6 +14,7 @@ from loradeck.rules.statistics import (
     mcnemar,
     paired_bootstrap,
     paired_items,
+    percentile,
     upper_bound,
     visible_drop,
 )
@@ -110,3 +111,15 @@ def test_a_large_suite_is_no_different() -> None:
     low, high = paired_bootstrap(520, 480, 10_000)
     half = 1.96 * math.sqrt(1_000 / 10_000 - 0.004**2) / 100
     assert (low, high) == (pytest.approx(0.004 - half, abs=2e-4), pytest.approx(0.004 + half, abs=2e-4))
+
+
+def test_a_percentile_has_the_interval_of_its_ranks() -> None:
+    """Against scipy's quantile test, which inverts the same binomial."""
+    times = [float(n) for n in np.random.default_rng(3).permutation(200)]
+    value, low, high = percentile(times, 0.95)
+    expected = scipy.stats.quantile_test(times, p=0.95).confidence_interval(0.95)
+    assert value == 189.0
+    assert (low, high) == (expected.low, expected.high)
+    assert percentile([5.0], 0.95) == (5.0, 5.0, 5.0)
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 0.95)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from loradeck.hub.api.moves import PAGE, Releaser, Viewer, actor_of, hub_of, move
 from loradeck.hub.hub import Hub
-from loradeck.rules import tenants
+from loradeck.rules import gates, tenants
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Name, Reason, Strict
 from loradeck.schemas.ledger import DataPolicy
@@ -122,9 +122,14 @@ async def set_route(tenant: str, route: Name, body: RouteConfig, request: Reques
     """A route's settings, whole; makes the route where there was none."""
     hub, key = hub_of(request), (tenant, route)
     if body.gate is not None:
-        suite = hub.catalogue.suites.get(body.gate.suite)
-        if suite is None or suite.tenant != tenant:
-            raise Refused("unknown_suite", "this tenant has no such suite", detail=body.gate.suite)
+        items = {}
+        for part in body.gate.suites:
+            suite = hub.catalogue.suites.get(part.suite)
+            if suite is None or suite.tenant != tenant:
+                raise Refused("unknown_suite", "this tenant has no such suite", detail=part.suite)
+            items[part.suite] = suite.items
+        if body.gate != hub.config(key).gate:  # a gate that stands is not in the way of other settings
+            gates.require_big_enough(body.gate, items)
     await _change(
         hub,
         lambda: tenants.set_route(
