@@ -29,13 +29,14 @@ from loradeck.schemas.jobs import (
     PrepareSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import JobEvent
+from loradeck.schemas.link import JobEvent, JobLog
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.executor import EXIT_CODES, Attempt, Executor, ExecutorFolder, read_json
 from loradeck_agent.folder import StateFolder
 from loradeck_agent.hub_api import HubApi
 from loradeck_agent.inputs import MANIFEST, InputStore
+from loradeck_agent.job_log import LogTail
 from loradeck_agent.merged import keep_merged
 from loradeck_agent.prepare import prepare
 from loradeck_agent.reconcile import Reconciler
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 TAIL_S = 0.25
+LOG_S = 1.0
+"""How often an executor's printed lines are sent."""
+
 NOTED_S = 5.0
 """How long the end of a job waits for the hub to take in the events before it, while there is a link."""
 
@@ -93,7 +97,7 @@ class Jobs:
     inputs: InputStore
     reconciler: Reconciler
     upkeep: Upkeep
-    send: Callable[[JobEvent], Awaitable[bool]]
+    send: Callable[[JobEvent | JobLog], Awaitable[bool]]
     threads: int = 1
     _running: dict[str, _Running] = field(default_factory=dict)
     _said: dict[str, _Said] = field(default_factory=dict)
@@ -307,6 +311,7 @@ class Jobs:
         """
         terminal: ExecutorEvent | None = None
         patience: float | None = None
+        printed, log_due = LogTail(executor.folder.log), 0.0
         while True:
             if running.again:
                 running.again, terminal = False, None
@@ -322,12 +327,24 @@ class Jobs:
                     break
             if terminal is None:
                 executor.keep_noted()
+            if time.monotonic() >= log_due or not alive:
+                log_due = time.monotonic() + LOG_S
+                await self._print(running.job, printed, ended=not alive)
             if not alive and not running.again:
                 now = time.monotonic()
                 patience = now + NOTED_S if patience is None or not self._linked.is_set() else patience
                 if not executor.unnoted or now > patience:
                     return terminal
             await asyncio.sleep(TAIL_S)
+
+    async def _print(self, job: JobAssignment, printed: LogTail, *, ended: bool) -> None:
+        """Sends what the executor printed since the last time. Without a link it waits, the newest of it."""
+        printed.read(ended=ended)
+        first, lines = printed.waiting()
+        if lines and await self.send(
+            JobLog(job=job.id, lease=job.lease, attempt=job.attempt, first=first, lines=lines)
+        ):
+            printed.sent()
 
     async def _forward(self, running: _Running, event: ExecutorEvent) -> bool:
         """Sends an event. False: a link was lost, and everything that the hub has not taken in goes before it."""

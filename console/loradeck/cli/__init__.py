@@ -34,7 +34,10 @@ COMMANDS = {
     "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets; erase rows."),
     "suite": ("loradeck.cli.suite:suite", "Register and list suites."),
     "gate": ("loradeck.cli.gate:gate", "Set a route's gate, and see what candidates made of it."),
-    "job": ("loradeck.cli.job:job", "Train, evaluate, merge, list, show, follow and cancel jobs."),
+    "job": (
+        "loradeck.cli.job:job",
+        "Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed.",
+    ),
     "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
     "event": ("loradeck.cli.event:event", "List events of the log."),
     "audit": ("loradeck.cli.event:audit", "Check the log."),

@@ -17,7 +17,17 @@ from loradeck.cli.options import yes_option
 from loradeck.cli.output import span, utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import new_key
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEvent, Job, JobRequest, JobState, MergeSpec, TrainSpec
+from loradeck.client.job_lines import between
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    ExecutorEvent,
+    Job,
+    JobLogLine,
+    JobRequest,
+    JobState,
+    MergeSpec,
+    TrainSpec,
+)
 
 _OVER = {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
 _POLL_S = 0.5
@@ -25,7 +35,7 @@ _POLL_S = 0.5
 
 @click.group(cls=Noun)
 def job() -> None:
-    """Train, evaluate, merge, list, show, follow and cancel jobs."""
+    """Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed."""
 
 
 @job.command()
@@ -159,6 +169,39 @@ async def show(s: Session, job_id: str) -> None:
 async def follow(s: Session, job_id: str) -> None:
     """Print a job's events until it ends. Failed or cancelled is exit 1."""
     await _follow(s, await s.api.job(job_id))
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@hub_command
+async def log(s: Session, job_id: str) -> None:
+    """Print what a job's executor printed since the hub started, the newest thousand lines."""
+    lines = await s.api.job_log(job_id)
+    s.out.json(lines)
+    before: JobLogLine | None = None
+    for one in lines:
+        for told in between(before, one):
+            s.out.say(told)
+        s.out.say(one.text)
+        before = one
+    if not lines:
+        s.out.say("the hub has no line of it since it started; all of it is log.txt in the job's folder on its node")
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@yes_option
+@writes
+async def resume(s: Session, job_id: str, yes: bool) -> None:
+    """Queue a failed or cancelled job again, as its next attempt.
+
+    It goes to the node it was on where that is free, because its checkpoints are there.
+    """
+    found = await s.api.job(job_id)
+    s.confirm(f"Resume this {found.kind} job of {found.tenant} ({found.state.value})?", yes=yes)
+    resumed = await s.api.resume_job(job_id)
+    s.out.json(resumed)
+    s.out.say(f"job {resumed.id} is {resumed.state.value}; loradeck job follow {resumed.id}")
 
 
 @job.command()

@@ -33,7 +33,7 @@ from loradeck.client.connect import endpoint
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.jobs import ExecutorEvent, Job, JobRequest
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobRequest
 from loradeck.schemas.ledger import DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
@@ -298,11 +298,22 @@ class HubApi:
     async def job(self, job: str) -> Job:
         return await self.transport.ask(Job, "GET", f"jobs/{segment(job)}")
 
-    async def job_events(self, job: str) -> list[ExecutorEvent]:
-        return await self.transport.ask(list[ExecutorEvent], "GET", f"jobs/{segment(job)}/events")
+    async def job_events(self, job: str, *, attempt: int = 0, seq: int = -1) -> list[ExecutorEvent]:
+        """What its executor said after the event (attempt, seq)."""
+        params = {"attempt": attempt, "seq": seq}
+        return await self.transport.ask(list[ExecutorEvent], "GET", f"jobs/{segment(job)}/events", params=params)
+
+    async def job_log(self, job: str, *, attempt: int = 0, number: int = 0) -> list[JobLogLine]:
+        """What its executor printed after the line (attempt, number)."""
+        params = {"attempt": attempt, "number": number}
+        return await self.transport.ask(list[JobLogLine], "GET", f"jobs/{segment(job)}/log", params=params)
 
     async def cancel_job(self, job: str) -> Job:
         return await self._write(Job, f"jobs/{segment(job)}/cancel", repeatable=True)
+
+    async def resume_job(self, job: str) -> Job:
+        """Queues a failed or cancelled job again, as its next attempt."""
+        return await self._write(Job, f"jobs/{segment(job)}/resume", repeatable=True)
 
     async def nodes(self) -> list[NodeRow]:
         return await self.transport.ask(list[NodeRow], "GET", "nodes")

@@ -30,11 +30,13 @@ from loradeck.schemas.link import (
     Heartbeat,
     Hello,
     JobEvent,
+    JobLog,
     NodeOrder,
     Replica,
     Report,
     Resync,
     TableState,
+    UpMessage,
     Welcome,
     up_adapter,
 )
@@ -206,7 +208,7 @@ class Link:
         while True:
             self._take(await self._next())
 
-    async def _next(self) -> Hello | Ack | Report | Resync | TableState | JobEvent | Heartbeat:
+    async def _next(self) -> UpMessage:
         message = await self._socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
@@ -257,7 +259,7 @@ class Link:
         self.steered = True
         self.put_full()
 
-    def _take(self, message: Hello | Ack | Report | Resync | TableState | JobEvent | Heartbeat) -> None:
+    def _take(self, message: UpMessage) -> None:
         hub, node = self._hub, self.node
         assert node is not None
         hub.fleet.heard(node)
@@ -275,6 +277,8 @@ class Link:
                     self.put_full()
             case JobEvent():
                 hub.queue.event(node, message)
+            case JobLog():
+                hub.queue.printed(node, message)
             case TableState():
                 hub.recovery.table(node, message)
             case Heartbeat():

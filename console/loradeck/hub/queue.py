@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from loradeck.hub import datasets, judging, merging
+from loradeck.hub.job_logs import JobLogs
 from loradeck.rules.errors import Refused
 from loradeck.rules.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -33,7 +34,7 @@ from loradeck.schemas.jobs import (
     PrepareSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobMessage, JobNoted
+from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import StoreError
 
@@ -62,6 +63,11 @@ class Queue:
         self._absent: dict[str, float] = {}
         """Job -> since when its node is linked without running it; monotonic seconds."""
         self._closing: set[str] = set()
+        self.logs = JobLogs()
+        self._was_on: dict[str, str] = {}
+        """Job -> the node of its last attempt, where its checkpoints lie."""
+        self._counted_from: dict[str, int] = {}
+        """Job -> attempts before it was resumed: they do not count against ATTEMPTS."""
 
     # ---- looking -------------------------------------------------------------------------------------------
 
@@ -82,9 +88,9 @@ class Queue:
     def recent(self) -> list[str]:
         return [j.id for j in self.all()]
 
-    def events(self, job_id: str) -> list[ExecutorEvent]:
-        """The newest events of a job since this hub started."""
-        return list(self._events.get(job_id, ()))
+    def events(self, job_id: str, *, attempt: int = 0, seq: int = -1) -> list[ExecutorEvent]:
+        """The newest events of a job since this hub started, after one that is known."""
+        return [e for e in self._events.get(job_id, ()) if (e.attempt, e.seq) > (attempt, seq)]
 
     # ---- keeping -------------------------------------------------------------------------------------------
 
@@ -109,6 +115,9 @@ class Queue:
         over = [j for j in self._jobs.values() if j.state in OVER]
         for job in over[: max(0, len(over) - 500)]:
             del self._jobs[job.id]
+            self._events.pop(job.id, None)
+            self._was_on.pop(job.id, None)
+            self._counted_from.pop(job.id, None)
             self._events.pop(job.id, None)
 
     async def fail_interrupted(self) -> None:
@@ -200,6 +209,27 @@ class Queue:
         self.put(job.model_copy(update={"message": f"being cancelled by {by}"}))
         return self._jobs[job.id]
 
+    async def resume(self, job_id: str, by: str) -> Job:
+        """Queue a failed or cancelled job again, as its next attempt. One that is under way is answered as it is.
+
+        Raises: Refused `job_over` for one that is done or a prepare, or what `submit` would refuse now.
+        """
+        job = await self.known(job_id)
+        if job.kind == "prepare":
+            raise Refused("job_over", "a prepare belongs to its promote", detail=job.id, fix="promote again")
+        if job.state is JobState.DONE:
+            raise Refused("job_over", "the job is done", detail=job.id, fix="submit another one")
+        if job.state not in OVER:
+            return job
+        self._check(JobRequest(spec=job.spec, labels=job.labels))
+        self._counted_from[job.id] = job.attempt
+        fresh: dict[str, Any] = dict.fromkeys(("node", "started_ms", "ended_ms", "code", "step", "of", "result"))
+        update = {"state": JobState.QUEUED, "lease": job.lease + 1, "message": f"resumed by {by}", "metrics": {}}
+        self.put(job.model_copy(update=fresh | update))
+        log.info("job resumed job=%s by=%s attempts=%d", job.id, by, job.attempt)
+        self.assign()
+        return self._jobs[job.id]
+
     # ---- giving it out -------------------------------------------------------------------------------------
 
     def assign(self) -> None:
@@ -214,7 +244,8 @@ class Queue:
 
     def _fitting(self, job: Job, busy: set[str | None]) -> Node | None:
         base = self._base(job)
-        for node in sorted(self._hub.fleet.linked(), key=lambda n: n.name):
+        before = self._was_on.get(job.id)  # its checkpoints are there, as far as it made any
+        for node in sorted(self._hub.fleet.linked(), key=lambda n: (n.name != before, n.name)):
             ready = node.behind is None and not node.cordoned and not node.drained and node.name not in busy
             up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
             if ready and up and fits(node.labels, job.labels):
@@ -239,6 +270,7 @@ class Queue:
             }
         )
         self.put(given)
+        self._was_on[job.id] = node.name
         assert node.link is not None
         node.link.put_message(JobMessage(job=self._assignment(given)))
         log.info("job given job=%s kind=%s node=%s attempt=%d", job.id, job.kind, node.name, given.attempt)
@@ -256,8 +288,9 @@ class Queue:
 
     def _again(self, job: Job, why: str, code: str) -> None:
         """An attempt came to nothing: queue it once more, or give up."""
-        if job.attempt >= ATTEMPTS:
-            self._end(job, JobState.FAILED, code=code, message=f"{why}, at attempt {job.attempt} of {ATTEMPTS}")
+        last = self._counted_from.get(job.id, 0) + ATTEMPTS
+        if job.attempt >= last:
+            self._end(job, JobState.FAILED, code=code, message=f"{why}, at attempt {job.attempt} of {last}")
             return
         log.warning("job queued again job=%s node=%s why=%s", job.id, job.node, why)
         update = {"state": JobState.QUEUED, "node": None, "lease": job.lease + 1, "message": f"again: {why}"}
@@ -331,6 +364,12 @@ class Queue:
                     self._again(job, "it was preempted", "preempted")
             case _:
                 self._progress(job, event)
+
+    def printed(self, node: Node, message: JobLog) -> None:
+        """Lines that a job's executor printed. Under an older lease, or of another node's job, they are left out."""
+        job = self._jobs.get(message.job)
+        if job is not None and job.lease == message.lease and job.node == node.name:
+            self.logs.take(message)
 
     def _remember(self, job_id: str, event: ExecutorEvent) -> bool:
         """Keeps an event, in its place. False: it is kept already."""

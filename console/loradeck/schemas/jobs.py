@@ -160,6 +160,14 @@ class ExecutorEvent(Wire):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
+class JobLogLine(Wire):
+    """A line that an executor printed. `number` counts the lines of its attempt from 1; a jump is what was not sent."""
+
+    attempt: int
+    number: int
+    text: str
+
+
 class ExecutorSpec(Strict):
     """The spec.json an executor is started with. It touches these local folders and nothing else."""
 

@@ -226,11 +226,29 @@ class JobEvent(Wire):
     result: dict[str, Any] | None = Field(None, description="with a terminal event")
 
 
+LOG_LINES = 200
+LOG_LINE = 400
+"""Lines of a `JobLog` at most, and characters of each."""
+
+
+class JobLog(Wire):
+    """What a job's executor printed since the last one, at most once a second; where it is more, the newest."""
+
+    type: Literal["job_log"] = "job_log"
+    job: str
+    lease: int
+    attempt: int
+    first: int = Field(ge=1, description="number of the first of these lines, counted from 1 in each attempt")
+    lines: tuple[str, ...] = Field(max_length=LOG_LINES)
+
+
 class Heartbeat(Wire):
     type: Literal["heartbeat"] = "heartbeat"
 
 
-UpMessage = Annotated[Hello | Ack | Report | Resync | TableState | JobEvent | Heartbeat, Field(discriminator="type")]
+UpMessage = Annotated[
+    Hello | Ack | Report | Resync | TableState | JobEvent | JobLog | Heartbeat, Field(discriminator="type")
+]
 
 down_adapter: TypeAdapter[DownMessage] = TypeAdapter(DownMessage)
 up_adapter: TypeAdapter[UpMessage] = TypeAdapter(UpMessage)

@@ -5,7 +5,7 @@ They move no pointer and may be sent again: what they ask for is a state, not a 
 
 from __future__ import annotations
 
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, PrepareSpec, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.dispatch import Action, Ask, Refuse, Verdict, barrier
 from loradeck.tui.moves import Order
@@ -106,6 +106,8 @@ def _cancel(job: Job) -> Verdict:
             effect = f"the promote of {spec.tenant}/{spec.route} does not happen; nothing has moved yet"
         case TrainSpec():
             effect = "it stops at its next step; no adapter comes of it"
+        case MergeSpec():
+            effect = "it stops at its next file; no merged release comes of it"
         case EvaluateSpec():
             effect = "it stops at its next item; no report and no gate result come of it"
     where = f" on {clean(job.node)}" if job.node else ""

@@ -124,6 +124,7 @@ class HubPort:
             "C": self._api.cordon_node,
             "U": self._api.uncordon_node,
             "X": self._api.cancel_job,
+            "S": self._api.resume_job,
         }
         return await calls[order.action](order.subject)
 

@@ -87,6 +87,9 @@ class Fake:
                 self.emit(ExecutorEventType.FAILED, message="the loss is not finite at step 2", code="diverged")
                 return 70
             case "crashes":
+                sys.stdout.write("loading the base\n[red]step 1[/]\n")
+                sys.stdout.flush()
+                sys.stderr.write("no such luck")
                 Path(self.spec.error).write_text("Traceback (most recent call last):\nRuntimeError: no such luck\n")
                 return 1
             case "silent":

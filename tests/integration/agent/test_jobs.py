@@ -21,7 +21,7 @@ from loradeck.schemas.jobs import (
     PrepareSpec,
     TrainSpec,
 )
-from loradeck.schemas.link import Ack, Hello, JobEvent
+from loradeck.schemas.link import Ack, Hello, JobEvent, JobLog
 from loradeck.schemas.manifest import (
     BaseManifest,
     DatasetManifest,
@@ -370,3 +370,16 @@ async def test_a_prepare_for_a_base_that_no_engine_runs_says_what_they_run(
     end = await hub.job_end("p1")
     assert end.event.code == "no_replica"
     assert f"gpu-01 runs {base_digest[:6]}" in end.event.message
+
+
+async def test_what_an_executor_prints_goes_up_before_its_job_has_ended(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "crashes"))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FAILED
+    printed = hub.of(JobLog)
+    assert [(log.job, log.lease, log.attempt) for log in printed] == [("j1", 1, 1)] * len(printed)
+    lines = [line for log in printed for line in log.lines]
+    assert lines == ["loading the base", "[red]step 1[/]", "no such luck"]
+    assert printed[0].first == 1

@@ -11,7 +11,7 @@ from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
 from loradeck.hub.queue import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
-from loradeck.schemas.link import EngineState, JobCancel, JobNoted
+from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
@@ -392,3 +392,97 @@ async def test_a_merge_on_other_weights_or_too_far_away_registers_nothing(deck: 
     alone = deck.hub.catalogue.base_alone_id("acme", BASE.digest)
     body = {"spec": {"kind": "merge", "tenant": "acme", "release": alone}}
     await deck.refused(404, "unknown_adapter", "POST", "jobs", body)
+
+
+# ---- resume and logs -------------------------------------------------------------------------------------------
+
+
+async def printed(agent: FakeAgent, assigned: Any, first: int, *lines: str, **more: Any) -> None:
+    fields = {"job": assigned.id, "lease": assigned.lease, "attempt": assigned.attempt} | more
+    await agent.send(JobLog(first=first, lines=lines, **fields))
+
+
+async def test_a_failed_job_is_resumed_as_its_next_attempt_on_the_node_it_was_on(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n2")
+    submitted = await train(deck)
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    other = await join("n1")
+    await agent.say(assigned, ExecutorEventType.PROGRESS, seq=1, step=7, of=40, metrics={"loss": 1.5})
+    running = await deck.ok("POST", f"jobs/{submitted['id']}/resume")
+    assert (running["lease"], running["attempt"]) == (1, 1), "what is under way stays as it is"
+    for attempt in range(1, ATTEMPTS + 2):
+        assigned = await until(
+            lambda n=attempt: (j := agent.jobs.get(submitted["id"])) and j.attempt == n and j, "assigned"
+        )
+        await agent.say(assigned, ExecutorEventType.FAILED, seq=2)
+        await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "failed")  # type: ignore[union-attr]
+        again = await deck.ok("POST", f"jobs/{submitted['id']}/resume")
+        assert (again["state"], again["node"], again["attempt"]) == ("assigned", "n2", attempt + 1)
+        assert (again["code"], again["ended_ms"], again["step"], again["metrics"]) == (None, None, None, {})
+    assert not other.jobs
+    lost = await deck.ok("POST", f"jobs/{submitted['id']}/resume", None, await deck.as_role("operator"))
+    assert lost["attempt"] == ATTEMPTS + 2
+    await deck.refused(403, "forbidden", "POST", f"jobs/{submitted['id']}/resume", None, await deck.as_role("viewer"))
+
+
+async def test_what_is_done_is_not_resumed(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    finished = await done(deck, await join("n1"))
+    await deck.refused(409, "job_over", "POST", f"jobs/{finished}/resume")
+    assert (await job(deck, finished))["state"] == "done"
+    await deck.refused(404, "unknown_job", "POST", "jobs/j404/resume")
+
+
+async def done(deck: Deck, agent: FakeAgent) -> str:
+    """A job that is done."""
+    submitted = await train(deck)
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    manifest = (await deck.adapter_manifest()).model_dump(mode="json")
+    version = await deck.ok("POST", "adapters/acme/support/versions", manifest, await deck.as_role("agent", "n1"))
+    result = {"adapter": version["digest"], "version": 1, "release": version["release"]}
+    await agent.say(assigned, FINISHED, result)
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    return str(submitted["id"])
+
+
+async def test_what_a_job_printed_is_kept_to_the_newest_lines_and_asked_for_from_where_one_is(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    submitted = await train(deck)
+    where = f"jobs/{submitted['id']}/log"
+    assert await deck.ok("GET", where) == []
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    await printed(agent, assigned, 1, "loading", "[red]step 1[/]")
+    await printed(agent, assigned, 1, "loading", "[red]step 1[/]", "step 2")  # sent again after a lost link
+    await printed(agent, assigned, 900, "step 3")
+    await printed(agent, assigned, 901, "under an older lease", lease=assigned.lease - 1)
+    await printed(agent, assigned, 901, "of another job", job="j0")
+    await until(lambda: len(deck.hub.queue.logs.after(submitted["id"], 0, 0)) == 4, "printed")
+    lines = await deck.ok("GET", where)
+    assert [(line["attempt"], line["number"], line["text"]) for line in lines] == [
+        (1, 1, "loading"),
+        (1, 2, "[red]step 1[/]"),
+        (1, 3, "step 2"),
+        (1, 900, "step 3"),
+    ]
+    assert [line["number"] for line in await deck.ok("GET", f"{where}?attempt=1&number=2")] == [3, 900]
+    await deck.refused(404, "unknown_job", "GET", "jobs/j404/log")
+
+
+async def test_events_are_asked_for_from_where_one_is(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    submitted = await train(deck)
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    for step in (1, 2, 3):
+        await agent.say(assigned, ExecutorEventType.PROGRESS, seq=step, step=step, of=40)
+    await until(lambda: deck.hub.queue.get(submitted["id"]).step == 3, "progress")  # type: ignore[union-attr]
+    found = await deck.ok("GET", f"jobs/{submitted['id']}/events?attempt=1&seq=2")
+    assert [event["step"] for event in found] == [3]

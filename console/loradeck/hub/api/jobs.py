@@ -1,13 +1,17 @@
-"""Jobs: submit, look, cancel."""
+"""Jobs: submit, look, cancel, resume."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 
 from loradeck.hub.api.moves import Operator, Releaser, Viewer, hub_of
-from loradeck.schemas.jobs import ExecutorEvent, Job, JobRequest
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobRequest
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
+
+Attempt = Annotated[int, Query(ge=0)]
 
 
 @router.post("/jobs")
@@ -28,14 +32,32 @@ async def one(job: str, request: Request, caller: Viewer) -> Job:
 
 
 @router.get("/jobs/{job}/events")
-async def events(job: str, request: Request, caller: Viewer) -> list[ExecutorEvent]:
-    """What its executor said since this hub started, the newest thousand."""
+async def events(
+    job: str, request: Request, caller: Viewer, attempt: Attempt = 0, seq: Annotated[int, Query(ge=-1)] = -1
+) -> list[ExecutorEvent]:
+    """What its executor said since this hub started, the newest thousand; after the event (attempt, seq)."""
     hub = hub_of(request)
     await hub.queue.known(job)
-    return hub.queue.events(job)
+    return hub.queue.events(job, attempt=attempt, seq=seq)
+
+
+@router.get("/jobs/{job}/log")
+async def log(
+    job: str, request: Request, caller: Viewer, attempt: Attempt = 0, number: Annotated[int, Query(ge=0)] = 0
+) -> list[JobLogLine]:
+    """What its executor printed since this hub started, the newest thousand lines; after the line (attempt, number)."""
+    hub = hub_of(request)
+    await hub.queue.known(job)
+    return hub.queue.logs.after(job, attempt, number)
 
 
 @router.post("/jobs/{job}/cancel")
 async def cancel(job: str, request: Request, caller: Operator) -> Job:
     """Stop a job. One that is over stays as it is."""
     return await hub_of(request).queue.cancel(job, caller.actor)
+
+
+@router.post("/jobs/{job}/resume")
+async def resume(job: str, request: Request, caller: Operator) -> Job:
+    """Queue a failed or cancelled job again, as its next attempt. One that is under way stays as it is."""
+    return await hub_of(request).queue.resume(job, caller.actor)

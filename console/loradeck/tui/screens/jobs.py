@@ -34,3 +34,6 @@ class JobsScreen(ListScreen):
 
     def do_cancel(self) -> None:
         self.deck.moving.order(Action.CANCEL)
+
+    def do_resume(self) -> None:
+        self.deck.moving.order(Action.RESUME)
