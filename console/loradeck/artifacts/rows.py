@@ -1,4 +1,4 @@
-"""The rows of a dataset, each with its own provenance: counted into a ledger entry, and searched for erasure.
+"""The rows of a dataset, each with its own provenance: counted into a ledger entry, scanned, and searched for erasure.
 
 Reading takes as long as a dataset is large, so the hub has it done by a child, `python -m loradeck.artifacts.rows`:
 a `Task` as JSON on stdin; its answer, or the fault as a problem, on stdout.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.sensitive import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.ids import Digest, Strict, digest_of
-from loradeck.schemas.ledger import LISTED, LedgerEntry, Place
+from loradeck.schemas.ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
 
 LONGEST_ROW = 1 << 20
@@ -72,11 +73,18 @@ def texts_in(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def entry_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Collection[Digest] = ()) -> LedgerEntry:
+def entry_of(
+    manifest: DatasetManifest,
+    paths: Mapping[str, Path],
+    *,
+    erased: Collection[Digest] = (),
+    also: Callable[[str, Mapping[str, Any]], None] = lambda where, row: None,
+) -> LedgerEntry:
     """Reads every row and counts.
 
     Args:
         erased: digests of rows that may not come back.
+        also: is shown every row, with where it stands.
 
     Raises:
         BadArtifact: `bad_rows`; `ledger_incomplete`, something is not said of a row, or contradicts itself;
@@ -93,6 +101,7 @@ def entry_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Co
     for where, row in rows_in(paths):
         if erased and row_digest(row) in erased:
             raise BadArtifact("erased_row", "a row of the dataset was erased", where, "leave it out")
+        also(where, row)
         found = _provenance(manifest.provenance, whole, row, where)
         if found.origin is Origin.HUMAN:
             counts["human"] += 1
@@ -169,6 +178,49 @@ def _check(found: Provenance, where: str) -> Provenance:
     return found
 
 
+class Scan:
+    """What the rows of a dataset hold, row by row; see `sensitive`."""
+
+    def __init__(self) -> None:
+        self._context, self._detect, self._secrets = secrets()
+        self._found: dict[str, list[str]] = {}
+        self._seen = set[str]()
+        self._rows = 0
+
+    def __enter__(self) -> Scan:
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+    def row(self, where: str, row: Mapping[str, Any]) -> None:
+        self._rows += 1
+        self._seen.add(row_digest(row))
+        content = {key: value for key, value in row.items() if key not in _ASIDE}
+        for kind in kinds_in(texts_in(content), self._detect):
+            self._found.setdefault(kind, []).append(where)
+
+    def report(self, dataset: Digest) -> ScanReport:
+        findings = [Finding(kind=k, rows=len(w), where=tuple(w[:LISTED])) for k, w in sorted(self._found.items())]
+        return ScanReport(
+            dataset=dataset,
+            rows=self._rows,
+            looked_for=PERSONAL,
+            secrets=self._secrets,
+            not_looked_for=NOT_LOOKED_FOR,
+            findings=tuple(findings),
+            duplicates=self._rows - len(self._seen),
+        )
+
+
+def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Collection[Digest] = ()) -> Reading:
+    """Ledger entry and scan, of one reading. Raises as `entry_of` does."""
+    with Scan() as scan:
+        entry = entry_of(manifest, paths, erased=erased, also=scan.row)
+    return Reading(entry=entry, scan=scan.report(manifest.digest))
+
+
 class Held(Strict):
     """A dataset as the child gets it. `paths`: name of a file in the manifest -> where it lies."""
 
@@ -177,9 +229,9 @@ class Held(Strict):
 
 
 class Task(Strict):
-    """`entry` of one dataset without erased `rows`; or `find` in many: `rows`, and those that contain a text."""
+    """`read` one dataset without erased `rows`; or `find` in many: `rows`, and those that contain a text."""
 
-    do: Literal["entry", "find"]
+    do: Literal["read", "find"]
     datasets: tuple[Held, ...]
     rows: tuple[Digest, ...] = ()
     containing: str | None = None
@@ -210,9 +262,9 @@ def _main() -> int:
     os.nice(5)  # the hub answers moves meanwhile
     task = Task.model_validate_json(sys.stdin.buffer.read())
     try:
-        if task.do == "entry":
+        if task.do == "read":
             (held,) = task.datasets
-            answer: Any = entry_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
+            answer: Any = reading_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
         else:
             answer = [place.model_dump() for place in find(task)]
     except BadArtifact as bad:

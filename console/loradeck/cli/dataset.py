@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
+from loradeck.artifacts import alike
 from loradeck.cli.exits import misused, refused
 from loradeck.cli.files import checked, entry_of, rows_of
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.provenance import provenance_of, provenance_options
 from loradeck.cli.session import Session, hub_command, writes
-from loradeck.client.blobs import upload
+from loradeck.client.blobs import download, upload
+from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger import ErasurePlan, ErasureRequest
+from loradeck.schemas.ledger import ErasurePlan, ErasureRequest, ScanReport
 from loradeck.schemas.manifest import DatasetManifest
 
 
@@ -29,15 +32,63 @@ def dataset() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tenant", required=True, help="Whose it is.")
 @click.option("--name", required=True, help="What it is called; the same name may have many digests.")
+@click.option("--accept-findings", "accept", default="", metavar="WHY", help="Take them in whatever was found in them.")
 @provenance_options
 @writes
-async def add(s: Session, /, file: Path, tenant: str, name: str, sidecar: Path | None, **given: Any) -> None:
-    """Register rows {"prompt", "answer"}, one JSON object a line."""
+async def add(
+    s: Session, /, file: Path, tenant: str, name: str, accept: str, sidecar: Path | None, **given: Any
+) -> None:
+    """Register rows {"prompt", "answer"}, one JSON object a line.
+
+    The hub reads every row for the ledger and looks for personal data and secrets of a known form. Rows that are
+    almost the same, and items of the tenant's suites among them, are looked for here.
+    """
     manifest = await asyncio.to_thread(_described, file, tenant, name, sidecar, given)
+    await _alike(s, file, tenant, accept)
     await upload(s.api, file)
-    registered = await s.api.register_dataset(manifest)
+    registered = await s.api.register_dataset(manifest, accept=accept)
     s.out.json(registered)
     s.out.say(f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
+    for found in await s.api.attestations(kind=AttestationKind.SCAN, subject=registered.digest):
+        scan = ScanReport.model_validate(found.body)
+        what = "; ".join(f"{f.kind} in {f.rows} rows" for f in scan.findings) or "nothing"
+        s.out.say(f" found: {what}; {scan.duplicates} rows stand in it twice")
+        s.out.say(f" looked for {', '.join(scan.looked_for)}; secrets: {scan.secrets}")
+        s.out.say(f" not looked for: {', '.join(scan.not_looked_for)}")
+
+
+async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
+    """Rows that are almost the same, or almost an item of a suite of the tenant.
+
+    Raises:
+        CliError: `contaminated`, unless that was accepted.
+    """
+    if not alike.available():
+        s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
+        return
+    suites = [e for e in await s.api.suites() if e.manifest.tenant == tenant]
+    items: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
+        for suite in suites:
+            for entry in suite.manifest.files:
+                path = Path(folder, entry.sha256)
+                await download(s.api, entry.sha256, path)
+                for item in rows_of(path, ("id",)):
+                    items[f"{suite.manifest.name} {item['id']}"] = _question(item)
+    questions = [_question(row) for row in rows_of(file, ())]
+    found = await asyncio.to_thread(alike.find, questions, items)
+    if found.doubles:
+        s.out.say(f" {found.doubles} rows are almost the same as one before them")
+    if found.items:
+        told = ", ".join(f"line {line}: {item}" for line, item in found.items[:5])
+        if not accept:
+            raise refused(
+                f"{len(found.items)} rows are almost items of the tenant's suites",
+                where=told,
+                fix="take them out, or say why they may stay (--accept-findings WHY)",
+                code="contaminated",
+            )
+        s.out.alarm(f" {len(found.items)} rows are almost items of the tenant's suites: {told}")
 
 
 @dataset.command("ls")
@@ -138,6 +189,13 @@ def _show(s: Session, plan: ErasurePlan) -> None:
         say(f" {pointer.tenant}/{pointer.route}: {serves}{back}{'  LOSES ITS WAY BACK' * pointer.loses_way_back}")
     for one in plan.unread:
         s.out.alarm(f" not searched: {one.label}  {one.id[:12]}: its files are gone")
+
+
+def _question(row: dict[str, Any]) -> str:
+    """What a row asks: its prompt, or a conversation up to the answer."""
+    if "messages" in row and isinstance(row["messages"], list):
+        return " ".join(str(turn.get("content")) for turn in row["messages"][:-1] if isinstance(turn, dict))
+    return str(row.get("prompt", ""))
 
 
 def _described(file: Path, tenant: str, name: str, sidecar: Path | None, given: dict[str, Any]) -> DatasetManifest:

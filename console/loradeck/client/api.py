@@ -224,8 +224,12 @@ class HubApi:
     async def bases(self) -> list[BaseEntry]:
         return await self.transport.ask(list[BaseEntry], "GET", "bases")
 
-    async def register_dataset(self, manifest: DatasetManifest) -> Registered:
-        return await self.transport.ask(Registered, "POST", "datasets", body=manifest, repeatable=True)
+    async def register_dataset(self, manifest: DatasetManifest, *, accept: str = "") -> Registered:
+        """`accept`: why its rows are taken in although something was found in them. All rows are read meanwhile."""
+        params = {"accept": accept or None}
+        return await self.transport.ask(
+            Registered, "POST", "datasets", body=manifest, params=params, repeatable=True, extra_s=600
+        )
 
     async def datasets(self) -> list[DatasetEntry]:
         return await self.transport.ask(list[DatasetEntry], "GET", "datasets")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.rows import BAD, Held, Task
@@ -20,7 +20,7 @@ from loradeck.rules.descent import NOTHING, Descent, descent
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger import LedgerEntry, Place
+from loradeck.schemas.ledger import LedgerEntry, Place, Reading
 from loradeck.schemas.manifest import DatasetManifest
 from loradeck.store.interface import Doc
 
@@ -30,26 +30,43 @@ if TYPE_CHECKING:
 _places = TypeAdapter(list[Place])
 
 
-async def register(hub: Hub, manifest: DatasetManifest, by: str) -> LedgerEntry:
+async def register(hub: Hub, manifest: DatasetManifest, by: str, *, accept: str = "") -> LedgerEntry:
     """A dataset whose files are here, with its ledger entry. The same one again is answered with the first entry.
+
+    Args:
+        accept: why it is taken in although personal data or secrets were found in it.
 
     Raises:
         BadArtifact: `bad_rows`, `ledger_incomplete`, `erased_row`.
-        Refused: `licence_forbidden`. Nothing was registered.
+        Refused: `licence_forbidden`, `sensitive_rows`. Nothing was registered.
     """
     digest, tenant = manifest.digest, manifest.tenant
     kept = hub.facts.ledger.get(digest)
     if kept is not None and digest in hub.catalogue.datasets:
         return kept.entry
-    task = Task(do="entry", datasets=(_held(hub, manifest),), rows=tuple(sorted(hub.facts.erased_of.get(tenant, ()))))
-    entry = LedgerEntry.model_validate(await _read(task))
-    ledger.check_licences(entry, hub.tenant(tenant).data, called(manifest))
+    task = Task(do="read", datasets=(_held(hub, manifest),), rows=tuple(sorted(hub.facts.erased_of.get(tenant, ()))))
+    reading = Reading.model_validate(await _read(task))
+    ledger.check_licences(reading.entry, hub.tenant(tenant).data, called(manifest))
+    scan = reading.scan
+    if scan.findings and not accept:
+        told = (f"{f.kind} in {f.rows} rows ({', '.join(f.where[:3])})" for f in scan.findings)
+        raise Refused(
+            "sensitive_rows",
+            "rows hold what looks like personal data or secrets",
+            detail="; ".join(told),
+            fix="take it out, or say why it may stay (loradeck dataset add --accept-findings WHY)",
+            context={"scan": scan.model_dump(mode="json")},
+        )
+    if scan.findings:
+        scan = scan.model_copy(update={"accepted": accept})
     await hub.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
-    body = entry.model_dump(mode="json")
-    await hub.attest(
-        Attestation(kind=AttestationKind.LEDGER, subject=digest, tenant=tenant, body=body, by=by, at_ms=hub.now_ms())
-    )
-    return entry
+
+    def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
+        data = body.model_dump(mode="json")
+        return Attestation(kind=kind, subject=digest, tenant=tenant, body=data, by=by, at_ms=hub.now_ms())
+
+    await hub.attest_all([stated(AttestationKind.LEDGER, reading.entry), stated(AttestationKind.SCAN, scan)])
+    return reading.entry
 
 
 def check_training(hub: Hub, tenant: str, datasets: Iterable[str]) -> None:

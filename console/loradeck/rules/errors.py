@@ -70,6 +70,7 @@ STATUS: Mapping[str, int] = {
     "bad_artifact": 422,
     "bad_rows": 422,
     "ledger_incomplete": 422,
+    "sensitive_rows": 422,
     "digest_mismatch": 422,
     "too_large": 413,
     # Who asks.

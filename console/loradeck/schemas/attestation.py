@@ -21,6 +21,7 @@ class AttestationKind(StrEnum):
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
     BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
     LEDGER = "ledger"  # of a dataset: what the hub read of its rows; LedgerEntry in `body`
+    SCAN = "scan"  # of a dataset: what was looked for in its rows, and found; ScanReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
 
 

@@ -46,6 +46,34 @@ class DataPolicy(Strict):
     synthetic_cap: float = Field(0.5, ge=0, le=1, description="largest share of rows that a model wrote")
 
 
+class Finding(Strict):
+    """One kind of personal data or secret. What was found is never repeated."""
+
+    kind: str
+    rows: int = Field(ge=1)
+    where: tuple[str, ...] = Field(description=f"file and line, the first {LISTED}")
+
+
+class ScanReport(Strict):
+    """What the hub looked for in a dataset's rows, and found. Without findings it says no more than that."""
+
+    dataset: Digest
+    rows: int
+    looked_for: tuple[str, ...] = Field(description="kinds of personal data")
+    secrets: str = Field(description="what looked for secrets, or why nothing did")
+    not_looked_for: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    duplicates: int = Field(ge=0, description="rows whose content stood in the dataset before")
+    accepted: str | None = Field(None, description="why it was registered with findings")
+
+
+class Reading(Strict):
+    """All that one reading of a dataset's rows has told."""
+
+    entry: LedgerEntry
+    scan: ScanReport
+
+
 class Place(Strict):
     """Where a row of a dataset stands. `where`: file and line."""
 

@@ -227,7 +227,9 @@ def test_a_gate_result_is_listed_check_by_check(desk: Desk, tenant: str, rows: P
 
 def test_a_row_is_erased_as_it_was_planned(desk: Desk, tenant: str, rows: Path) -> None:
     rows.write_text('{"prompt": "mail me at Ann@example.org", "answer": "a"}\n{"prompt": "p", "answer": "a"}\n')
-    made = desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "mails", *PROVENANCE)["digest"]
+    made = desk.json(
+        "dataset", "add", rows, "--tenant", tenant, "--name", "mails", "--accept-findings", "a test", *PROVENANCE
+    )["digest"]
     planned = desk.json("dataset", "erase", "--containing", "ann@EXAMPLE.org", "--dry-run")
     assert [place["dataset"] for place in planned["places"]] == [made]
     desk.refused(2, "reason_required", "dataset", "erase", planned["rows"][0], "--yes")
@@ -313,3 +315,19 @@ def test_a_gate_that_cannot_stand_is_refused_and_the_one_before_it_stays(
     problem = desk.refused(status, code, "gate", "set", tenant, "--file", file)
     assert what in " ".join((problem["title"], problem["detail"], problem["fix"])), problem
     assert desk.json("route", "show", tenant, "--settings") == kept
+
+
+def test_rows_that_are_almost_items_of_a_suite_are_not_registered_without_a_reason(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path
+) -> None:
+    question = "my parcel with the blue lamp and both chairs has not come although your page says it was brought"
+    rows.write_text(json.dumps({"id": "i1", "prompt": question, "answer": "a"}) + "\n")
+    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "heldout", *PROVENANCE)
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(json.dumps({"prompt": question.upper() + "?", "answer": "b"}) + "\n")
+    add = ("dataset", "add", copy, "--tenant", tenant, "--name", "copied", *PROVENANCE)
+    assert "line 1: heldout i1" in desk.refused(1, "contaminated", *add)["detail"]
+    assert desk.json("dataset", "ls", "--tenant", tenant) == []
+    done = desk.run(*add, "--accept-findings", "only the wording is tested")
+    assert done.returncode == 0, done.stderr
+    assert "not looked for: names" in done.stdout

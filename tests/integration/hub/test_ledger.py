@@ -12,7 +12,7 @@ from loradeck.rules.ledger import DAY_MS
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.ledger import LedgerEntry
+from loradeck.schemas.ledger import LedgerEntry, ScanReport
 from loradeck.schemas.manifest import DatasetManifest, DecisionRecord, Provenance
 from loradeck.store.interface import Doc
 
@@ -173,3 +173,17 @@ def test_a_manifest_of_before_source_and_tier_keeps_its_digest() -> None:
         "purpose": ["train"],
     }
     assert digest_of(Provenance.model_validate(before)) == digest_of(before)
+
+
+async def test_rows_with_personal_data_or_secrets_come_in_only_with_a_reason_that_is_kept(acme: Deck) -> None:
+    secret = "AKIAIOSFODNN7EXAMPLQ"
+    body = (await manifest(acme, [row(1), {"prompt": f"{secret} ann@example.org", "answer": "a"}])).model_dump(
+        mode="json"
+    )
+    problem = await acme.refused(422, "sensitive_rows", "POST", "datasets", body)
+    assert "e-mail in 1 rows (rows.jsonl, line 2)" in problem.detail
+    assert secret not in problem.model_dump_json()
+    digest = (await acme.ok("POST", "datasets?accept=made-up", body))["digest"]
+    (found,) = await acme.ok("GET", f"attestations?kind=scan&subject={digest}")
+    scan = ScanReport.model_validate(found["body"])
+    assert ([f.kind for f in scan.findings], scan.accepted) == (["AWS Access Key", "e-mail"], "made-up")

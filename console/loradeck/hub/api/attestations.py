@@ -25,6 +25,7 @@ _OURS = frozenset(
         AttestationKind.BREACHED,
         AttestationKind.GATE,
         AttestationKind.LEDGER,
+        AttestationKind.SCAN,
         AttestationKind.ERASURE,
     }
 )

@@ -19,7 +19,7 @@ from loradeck.hub.auth import Caller, allow
 from loradeck.hub.catalogue import entry_of
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.schemas.ids import Digest, Name, Role
+from loradeck.schemas.ids import Digest, Name, Reason, Role
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import (
     AdapterManifest,
@@ -75,12 +75,17 @@ async def bases(request: Request, caller: Reader) -> list[dict[str, Any]]:
 
 
 @router.post("/datasets")
-async def register_dataset(body: DatasetManifest, request: Request, caller: Releaser) -> Registered:
-    """Rows for training. Their files must be here already; every row is read, and counted into the ledger."""
+async def register_dataset(
+    body: DatasetManifest, request: Request, caller: Releaser, accept: Reason = ""
+) -> Registered:
+    """Rows for training. Their files must be here already; every row is read, scanned, and counted into the ledger.
+
+    `accept`: why they are taken in although personal data or secrets were found in them.
+    """
     hub = hub_of(request)
     hub.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
-    await datasets_of.register(hub, body, caller.actor)
+    await datasets_of.register(hub, body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 
 

@@ -1,0 +1,109 @@
+"""Personal data and secrets in rows, as far as they have a form that a program can tell.
+
+What was looked for is part of every report. Most personal data has no form (names, addresses, what somebody is ill
+with): a report without findings is no statement that rows hold none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
+from typing import Any
+
+PERSONAL = ("e-mail", "phone", "payment card", "IBAN", "US social security number")
+
+NOT_LOOKED_FOR = (
+    "names",
+    "postal addresses",
+    "dates of birth",
+    "national ids but the US social security number",
+    "phone numbers without + or the North American form",
+    "health and other facts in free text",
+    "passwords and keys without a known form",
+)
+
+_EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])")
+_PHONE = re.compile(r"(?<![\w+])(?:\+\d[\d ().-]{6,18}\d|\(\d{3}\) ?\d{3}-\d{4}|\d{3}-\d{3}-\d{4})(?![\w-])")
+_CARD = re.compile(r"(?<![\d-])[2-6]\d{3}(?:[ -]?\d){9,15}(?![\d-])")
+_NETWORKS = re.compile(r"4\d{12}(\d{3}){0,2}|(5[1-5]|2[2-7])\d{14}|3[47]\d{13}|(6011|64[4-9]\d|65\d\d)\d{12}|35\d{14}")
+"""Numbers of the large networks, by prefix and length; one other number in ten carries a fitting check digit."""
+
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
+_SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
+
+_NOISY = frozenset({"Base64HighEntropyString", "HexHighEntropyString", "KeywordDetector", "IPPublicDetector"})
+"""Detectors of detect-secrets that call ordinary text a secret."""
+
+Detect = Callable[[str], set[str]]
+
+
+def personal(text: str) -> set[str]:
+    """Which kinds of PERSONAL a text holds."""
+    found = set()
+    if _EMAIL.search(text):
+        found.add("e-mail")
+    if any(luhn(card) and _NETWORKS.fullmatch(re.sub("[ -]", "", card)) for card in _CARD.findall(text)):
+        found.add("payment card")
+    if any(8 <= sum(c.isdigit() for c in phone) <= 15 for phone in _PHONE.findall(text)):
+        found.add("phone")
+    if any(iban(candidate) for candidate in _IBAN.findall(text)):
+        found.add("IBAN")
+    if _SSN.search(text):
+        found.add("US social security number")
+    return found
+
+
+def luhn(number: str) -> bool:
+    """Whether digits carry the check digit of ISO/IEC 7812; spaces and dashes between them are fine."""
+    digits = [int(c) for c in number if c.isdigit()]
+    if not 13 <= len(digits) <= 19:
+        return False
+    doubled = [d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(reversed(digits))]
+    return sum(doubled) % 10 == 0
+
+
+def iban(text: str) -> bool:
+    """Whether letters and digits carry the check digits of ISO 13616, mod 97.
+
+    The text may have run on into what follows it, so every length from the shortest IBAN (15) is tried.
+    """
+    compact = text.replace(" ", "")
+    return any(_mod97(compact[:length]) for length in range(15, min(len(compact), 34) + 1))
+
+
+def _mod97(text: str) -> bool:
+    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
+
+
+def secrets() -> tuple[AbstractContextManager[Any], Detect | None, str]:
+    """(a context to detect in, the detector, what it is). Without the package there is no detector."""
+    try:
+        from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+        from detect_secrets.core.scan import scan_line
+        from detect_secrets.settings import transient_settings
+    except ModuleNotFoundError:
+        return nullcontext(), None, "not looked for: pip install 'loradeck[data]'"
+    names = sorted(kind.__name__ for kind in get_mapping_from_secret_type_to_class().values())
+    plugins = [{"name": name} for name in names if name not in _NOISY]
+
+    def detect(text: str) -> set[str]:
+        return {secret.type for line in text.splitlines() for secret in scan_line(line)}
+
+    version = metadata.version("detect-secrets")
+    return (
+        transient_settings({"plugins_used": plugins}),
+        detect,
+        f"detect-secrets {version}, {len(plugins)} known forms",
+    )
+
+
+def kinds_in(texts: Iterator[str], detect: Detect | None) -> set[str]:
+    """What the texts of one row hold."""
+    found = set[str]()
+    for text in texts:
+        found |= personal(text)
+        if detect is not None:
+            found |= detect(text)
+    return found

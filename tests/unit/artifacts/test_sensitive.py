@@ -1,0 +1,64 @@
+"""What has the form of personal data or of a secret is found, and what only looks like it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.unit.artifacts.test_rows import dataset, row
+
+from loradeck.artifacts.rows import reading_of
+from loradeck.artifacts.sensitive import iban, luhn, personal
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("write to ann.lee+desk@mail.example.org.", {"e-mail"}),
+        ("user@localhost, a@b, and 3 @ 4 a piece", set()),
+        ("call +49 (0)30 901820 today", {"phone"}),
+        ("call 212-555-0187 or (212) 555-0187", {"phone"}),
+        ("order 2125550187, version 1.2.3, 2026-11-26 05:19:03, +5 points", set()),
+        ("card 4111 1111 1111 1111", {"payment card"}),
+        ("card 4111-1111-1111-1112", set()),
+        ("IBAN DE89 3704 0044 0532 0130 00 is mine", {"IBAN"}),
+        ("GB82WEST12345698765432", {"IBAN"}),
+        ("DE89 3704 0044 0532 0130 01, AB12 of shelf 4", set()),
+        ("ssn 078-05-1120", {"US social security number"}),
+        ("part 000-12-3456, 912-12-3456", set()),
+    ],
+)
+def test_personal_data_is_told_by_its_form_and_check_digits(text: str, kinds: set[str]) -> None:
+    assert personal(text) == kinds
+
+
+def test_one_wrong_digit_breaks_a_check() -> None:
+    assert luhn("4111111111111111")
+    assert not any(luhn(f"411111111111111{n}") for n in range(10) if n != 1)
+    assert iban("DE89370400440532013000")
+    assert not any(iban(f"DE8937040044053201300{n}") for n in range(1, 10))
+
+
+def test_a_scan_says_where_and_never_what_and_what_it_did_not_look_for(tmp_path: Path) -> None:
+    rows = [row(1), {"messages": [{"role": "user", "content": "key AKIAIOSFODNN7EXAMPLQ"}]}, row(1) | {"id": "x"}]
+    rows += [{"prompt": "I am ann@example.org", "answer": "-----BEGIN RSA PRIVATE KEY-----", "id": "bob@example.org"}]
+    scan = reading_of(*dataset(tmp_path, rows)).scan
+    found = {f.kind: f.where for f in scan.findings}
+    assert found == {
+        "AWS Access Key": ("rows.jsonl, line 2",),
+        "Private Key": ("rows.jsonl, line 4",),
+        "e-mail": ("rows.jsonl, line 4",),
+    }
+    assert (scan.rows, scan.duplicates) == (4, 1)
+    assert "names" in scan.not_looked_for
+    assert scan.secrets.startswith("detect-secrets 1.")
+    assert not [word for word in ("AKIA", "ann@") if word in json.dumps(scan.model_dump(mode="json"))]
+
+
+def test_without_the_package_a_scan_says_that_nothing_looked_for_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "detect_secrets.core.scan", None)
+    scan = reading_of(*dataset(tmp_path, [{"prompt": "AKIAIOSFODNN7EXAMPLQ", "answer": "a"}])).scan
+    assert (scan.findings, scan.secrets) == ((), "not looked for: pip install 'loradeck[data]'")
