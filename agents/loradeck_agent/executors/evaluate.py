@@ -6,10 +6,9 @@ record of the base alone on the same canaries).
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult
 from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
 from loradeck_agent.engine_api import CANARY_TOKENS, prompt_digest
 from loradeck_agent.engines.adapter_files import (
     WEIGHTS,
@@ -33,10 +33,12 @@ from loradeck_agent.engines.adapter_files import (
 )
 from loradeck_agent.engines.build import embedded_build
 from loradeck_agent.executors.base import Base, load_base
+from loradeck_agent.executors.choices import likelihoods
 from loradeck_agent.executors.greedy import greedy
 from loradeck_agent.executors.protocol import BadSpec, Run, run
 from loradeck_agent.executors.publish import publish_documents
-from loradeck_agent.executors.rows import Item, Suite, read_suite
+from loradeck_agent.executors.rows import Suite, read_suite
+from loradeck_agent.executors.scoring import scored
 
 
 def evaluate(current: Run) -> Mapping[str, Any]:
@@ -48,11 +50,12 @@ def evaluate(current: Run) -> Mapping[str, Any]:
     if spec.suite not in current.spec.inputs:
         raise BadSpec("bad_spec", f"the spec gives no folder for the suite {spec.suite}")
     suite = read_suite(Path(current.spec.inputs[spec.suite]), spec.suite)
+    _check_schemas(suite)
     current.phase("loading the base")
     base = load_base(current.spec)
     model = with_adapter(base.model, adapter) if adapter else base.model
     model.eval()
-    items = _answers(current, base, model, suite, spec)
+    items = _results(current, base, model, suite, spec)
     report = EvaluationReport(
         release=spec.release,
         suite=spec.suite,
@@ -108,40 +111,84 @@ def canary_record(current: Run, base: Base, model: Any, release: str) -> CanaryR
     )
 
 
-def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:
-    """Whether an answer is JSON, and satisfies the schema where there is one."""
-    try:
-        document = json.loads(answer)
-    except ValueError:
-        return False
-    return schema is None or jsonschema.validators.validator_for(schema)(schema).is_valid(document)
-
-
-def _answers(current: Run, base: Base, model: Any, suite: Suite, spec: EvaluateSpec) -> list[ItemResult]:
-    """Every item's result, in the suite's order. Items of like length are answered together."""
+def _results(current: Run, base: Base, model: Any, suite: Suite, spec: EvaluateSpec) -> list[ItemResult]:
+    """Every item's result, in the suite's order."""
     results: dict[str, ItemResult] = {}
-    prompts = {item.id: base.prompt_ids(item.prompt) for item in suite.items}
-    ordered = sorted(suite.items, key=lambda item: (len(prompts[item.id]), item.id))
-    for start in range(0, len(ordered), spec.batch):
-        batch = ordered[start : start + spec.batch]
+    prompts = {item.id: _prompt(base, item) for item in suite.items}
+    for batch in _batches(suite, prompts, spec.batch):
         began = time.monotonic()
-        answers = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
+        if batch[0].kind is ItemKind.CHOICE:
+            answers = [_likeliest(base, model, item, prompts[item.id]) for item in batch]
+            tokens = 0
+        else:
+            told = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
+            answers, tokens = [base.text(answer.tokens) for answer in told], sum(len(a.tokens) for a in told)
+        took = time.monotonic() - began
         for item, answer in zip(batch, answers, strict=True):
-            results[item.id] = _scored(item, base.text(answer.tokens), suite.answer_schema)
+            results[item.id] = scored(item, answer, suite.answer_schema, round(took * 1000, 3))
         current.progress(
             len(results),
-            len(ordered),
+            len(suite.items),
             exact=sum(result.exact for result in results.values()) / len(results),
             valid=sum(result.valid for result in results.values()) / len(results),
-            tokens_per_second=sum(len(answer.tokens) for answer in answers) / (time.monotonic() - began),
+            tokens_per_second=tokens / took,
         )
         current.check()
     return [results[item.id] for item in suite.items]
 
 
-def _scored(item: Item, answer: str, schema: Mapping[str, Any] | None) -> ItemResult:
-    exact = answer.strip() == item.answer.strip()
-    return ItemResult(id=item.id, answer=answer, exact=exact, valid=is_valid(answer, schema))
+def _batches(suite: Suite, prompts: Mapping[str, list[int]], size: int) -> Iterator[list[SuiteItem]]:
+    """Items of like length are answered together; those whose choices are compared are read one by one."""
+    ordered = sorted(suite.items, key=lambda item: (len(prompts[item.id]), item.id))
+    told = [item for item in ordered if item.kind is not ItemKind.CHOICE]
+    yield from (told[start : start + size] for start in range(0, len(told), size))
+    yield from ([item] for item in ordered if item.kind is ItemKind.CHOICE)
+
+
+def _prompt(base: Base, item: SuiteItem) -> list[int]:
+    """Tokens of an item's conversation, its tools included.
+
+    Raises:
+        BadSpec: `template_no_tools`: the base's chat template leaves the tools out, and neither does the
+            conversation name them. An item would be scored on tools that the model was never shown.
+    """
+    messages = [dict(message) for message in item.prompt]
+    if not item.tools:
+        return base.prompt_ids(messages)
+    template = base.tokenizer.apply_chat_template
+    text = template(messages, tools=list(item.tools), add_generation_prompt=True, tokenize=False)
+    hidden = [name_of(tool) for tool in item.tools if str(name_of(tool)) not in text]
+    if hidden:
+        raise BadSpec(
+            "template_no_tools",
+            f"item {item.id!r}: the base's chat template does not write the tool {hidden[0]!r}; say the tools in the "
+            "item's own messages, as they are said when it serves",
+        )
+    return list(template(messages, tools=list(item.tools), add_generation_prompt=True, return_dict=False))
+
+
+def _likeliest(base: Base, model: Any, item: SuiteItem, prompt: list[int]) -> str:
+    tokens = [list(base.tokenizer(choice, add_special_tokens=False)["input_ids"]) for choice in item.choices]
+    empty = [choice for choice, ids in zip(item.choices, tokens, strict=True) if not ids]
+    if empty:
+        raise BadSpec("bad_data", f"item {item.id!r}: the choice {empty[0]!r} has no tokens")
+    logs = likelihoods(model, prompt, tokens, pad=base.pad)
+    return item.choices[max(range(len(logs)), key=logs.__getitem__)]
+
+
+def _check_schemas(suite: Suite) -> None:
+    """Raises BadSpec `bad_data`: a schema that is none would make every answer valid, or none."""
+    for where, schema in [
+        ("the suite", suite.answer_schema),
+        *((f"item {item.id!r}", item.answer_schema) for item in suite.items),
+        *((f"item {i.id!r}", t.get("function", t).get("parameters")) for i in suite.items for t in i.tools),
+    ]:
+        if schema is None:
+            continue
+        try:
+            jsonschema.validators.validator_for(schema).check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise BadSpec("bad_data", f"{where}: its JSON Schema is none: {error.message}") from error
 
 
 def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:

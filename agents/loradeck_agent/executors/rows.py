@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.suites import items_in
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.manifest import SuiteManifest
+from loradeck.schemas.suite import SuiteItem
 from loradeck_agent.executors.protocol import BadSpec
 
 Conversation = list[dict[str, str]]
@@ -25,17 +28,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Item:
-    """One held-out item of a suite."""
-
-    id: str
-    prompt: Conversation
-    answer: str
-
-
-@dataclass(frozen=True)
 class Suite:
-    items: tuple[Item, ...]
+    items: tuple[SuiteItem, ...]
     answer_schema: dict[str, Any] | None
 
 
@@ -59,16 +53,15 @@ def read_suite(path: Path, digest: Digest) -> Suite:
     Raises:
         BadSpec: `bad_data`, with file and line; `manifest_mismatch`, the manifest is another suite's.
     """
-    items = []
-    for where, line in json_lines(path):
-        prompt, answer = _example(where, line)
-        if not isinstance(line.get("id"), str) or not line["id"]:
-            raise BadSpec("bad_data", f"{where}: an item needs an id")
-        items.append(Item(line["id"], prompt, answer))
-    ids = [item.id for item in items]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
-    if not items or twice:
-        raise BadSpec("bad_data", f"{path.name}: id {twice[0]!r} stands twice" if twice else f"{path.name} is empty")
+    files = (
+        {str(file.relative_to(path)): file for file in path.rglob("*.jsonl")} if path.is_dir() else {path.name: path}
+    )
+    try:
+        items = items_in(files)
+    except BadArtifact as error:
+        raise BadSpec("bad_data", f"{error.detail}: {error.title}") from error
+    except OSError as error:
+        raise BadSpec("bad_data", f"{path.name} cannot be read: {error}") from error
     return Suite(tuple(items), _answer_schema(path, digest))
 
 

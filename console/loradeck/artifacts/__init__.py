@@ -8,6 +8,7 @@ from loradeck.artifacts.blobs import Blobs
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.install import install, installing
 from loradeck.artifacts.manifests import base_digest, base_manifest, scan, verify_folder
+from loradeck.artifacts.suites import verify_suite
 
 __all__ = [
     "BadArtifact",
@@ -19,4 +20,5 @@ __all__ = [
     "scan",
     "verify_adapter",
     "verify_folder",
+    "verify_suite",
 ]

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from loradeck.cli.exits import misused
-from loradeck.cli.files import checked, entry_of, json_of, rows_of, text_of
+from loradeck.artifacts.suites import items_in, verify_suite
+from loradeck.cli.files import checked, entry_of, json_of, text_of
 from loradeck.cli.noun import Noun
 from loradeck.cli.provenance import provenance_of, provenance_options
 from loradeck.cli.session import Session, hub_command, writes
@@ -42,7 +42,9 @@ async def add(
     sidecar: Path | None,
     **given: Any,
 ) -> None:
-    """Register items {"id", "prompt", "answer"}, one JSON object a line."""
+    """Register items, one JSON object a line: {"id", "prompt", "answer"}, or with the "kind" json, tool_call, refusal
+    or choice and what it needs (docs/gates.md). What an item lacks is refused with its line.
+    """
     manifest = await asyncio.to_thread(_described, file, tenant, name, answer_schema, canaries, sidecar, given)
     await upload(s.api, file)
     registered = await s.api.register_suite(manifest)
@@ -82,17 +84,8 @@ def _described(
     sidecar: Path | None,
     given: dict[str, Any],
 ) -> SuiteManifest:
-    """Reads every item before anything is sent. Raises: CliError."""
+    """Reads every item before anything is sent. Raises: CliError, BadArtifact."""
     provenance = provenance_of(file, sidecar, given)
-    ids = [str(row["id"]) for row in rows_of(file, ("id", "prompt", "answer"))]
-    if not ids:
-        raise misused("the file has no items", where=str(file), fix="one JSON object a line")
-    if len(set(ids)) != len(ids):
-        twice = next(item for item in ids if ids.count(item) > 1)
-        raise misused(f"two items have the id {twice!r}", where=str(file), fix="an id names one item")
-    strange = sorted(set(canaries) - set(ids))
-    if strange:
-        raise misused(f"no item has the id {strange[0]!r}", where="--canary", fix="name items of this file")
     schema = None
     if answer_schema is not None:
         json_of(answer_schema)
@@ -100,10 +93,12 @@ def _described(
     fields = {
         "tenant": tenant,
         "name": name,
-        "items": len(ids),
+        "items": len(items_in({file.name: file})),
         "files": [entry_of(file)],
         "answer_schema": schema,
         "canaries": canaries,
         "provenance": provenance,
     }
-    return checked(SuiteManifest, fields, where=str(file))
+    manifest = checked(SuiteManifest, fields, where=str(file))
+    verify_suite(manifest, {file.name: file})
+    return manifest

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Name, Strict, Wire
+from loradeck.schemas.suite import ItemKind
 
 
 class AttestationKind(StrEnum):
@@ -61,16 +62,6 @@ class CanaryRecord(Strict):
     release: Digest
     build: EngineBuild
     items: tuple[CanaryItem, ...]
-
-
-class ItemKind(StrEnum):
-    """What an item of a suite asks of its answer."""
-
-    EXACT = "exact"  # the same text as the item's answer
-    JSON = "json"  # JSON that satisfies the item's or the suite's schema, and equals the item's answer if it has one
-    TOOL_CALL = "tool_call"  # a call of one of the item's tools with valid arguments; the expected one, if there is one
-    REFUSAL = "refusal"  # a refusal; with `refuse` false, none
-    CHOICE = "choice"  # of the item's choices, the likeliest is its answer
 
 
 class ItemResult(Strict):

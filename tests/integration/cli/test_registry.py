@@ -79,11 +79,15 @@ def test_a_suite_has_unique_ids_canaries_among_them_and_a_schema_that_is_json(
     (entry,) = [SuiteEntry.model_validate(e) for e in desk.json("suite", "ls", "--tenant", tenant)]
     assert (entry.manifest.items, entry.manifest.canaries) == (5, ("i1", "i3"))
     assert entry.manifest.answer_schema == '{"type": "string"}'
-    desk.refused(2, "usage", *add, "--canary", "i9")
+    desk.refused(2, "manifest_mismatch", *add, "--canary", "i9")
     schema.write_text("{")
     desk.refused(2, "usage", *add, "--answer-schema", schema)
     rows.write_text(rows.read_text() + '{"id": "i0", "prompt": "p", "answer": "a"}\n')
-    assert "'i0'" in desk.refused(2, "usage", *add)["title"]
+    assert "'i0'" in desk.refused(2, "bad_rows", *add)["title"]
+    rows.write_text('{"id": "r", "prompt": "p", "kind": "refusal"}\n{"id": "c", "prompt": "p", "kind": "choice"}\n')
+    problem = desk.refused(2, "bad_rows", *add)
+    assert problem["title"] == "a choice item needs two or more choices, each other than the rest"
+    assert problem["detail"] == "rows.jsonl, line 2"
     assert len(desk.json("suite", "ls", "--tenant", tenant)) == 1
 
 

@@ -79,7 +79,7 @@ def test_it_counts_exact_answers_item_by_item_in_the_suites_order(bench: Bench, 
     ],
 )
 def test_an_answer_is_valid_when_it_is_json_and_satisfies_the_schema(answer: str, valid: bool) -> None:
-    from loradeck_agent.executors.evaluate import is_valid
+    from loradeck_agent.executors.scoring import is_valid
 
     schema = {"type": "object", "properties": {"queue": {"enum": ["fraud"]}}, "additionalProperties": False}
     assert is_valid(answer, schema) is valid
@@ -199,3 +199,66 @@ def test_an_out_of_an_earlier_try_is_replaced_whole(bench: Bench) -> None:
     bench.run(spec, {SUITE: items}, out=str(out))
     assert {path.name for path in out.iterdir()} == {"report.json", "canary.json"}
     assert json.loads((out / "report.json").read_text())["n"] == 1
+
+
+# ---- kinds -----------------------------------------------------------------------------------------------
+
+
+def test_a_suite_of_every_kind_is_scored_item_by_item_and_timed(bench: Bench, adapter: tuple[str, Path]) -> None:
+    tool = {"name": "word", "parameters": {"type": "object"}}
+    kinds = [
+        {"id": "json", "kind": "json", "prompt": "word", "schema": {"type": "object"}},
+        {"id": "calls", "kind": "tool_call", "prompt": "the tool word", "tools": [tool], "call": {"name": "word"}},
+        {"id": "no call", "kind": "tool_call", "prompt": "the tool word", "tools": [tool], "call": None},
+        {"id": "refuses", "kind": "refusal", "prompt": "word word"},
+        {"id": "answers", "kind": "refusal", "prompt": "word word", "refuse": False},
+        {"id": "choice", "kind": "choice", "prompt": "word", "choices": ["word", "one two", "3"], "answer": "3"},
+    ]
+    report = report_of(bench.evaluate([*ITEMS[:1], *kinds], adapter, max_new_tokens=4))
+    assert [item.id for item in report.items] == ["i3", *(str(row["id"]) for row in kinds)]
+    assert [item.kind.value for item in report.items[1:]] == [row["kind"] for row in kinds]
+    by_id = {item.id: item for item in report.items}
+    assert not by_id["json"].exact
+    assert by_id["refuses"].exact is not by_id["answers"].exact
+    assert by_id["calls"].why
+    assert by_id["choice"].answer in ("word", "one two", "3")
+    assert all(item.ms is not None and item.ms > 0 for item in report.items)
+    assert report.exact == sum(item.exact for item in report.items)
+
+
+def test_the_likeliest_choice_is_that_of_the_tokens_one_by_one(bench: Bench) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from loradeck_agent.executors.choices import likelihoods
+
+    model = AutoModelForCausalLM.from_pretrained(bench.base).eval()
+    prompt, answers = [5, 9, 12], [[7], [8, 9, 10], [11, 4]]
+    expected = []
+    for answer in answers:
+        logs = []
+        for at, token in enumerate(answer):
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *answer[:at]]])).logits[0, -1]
+            logs.append(float(torch.log_softmax(logits, -1)[token]))
+        expected.append(sum(logs) / len(logs))
+    assert likelihoods(model, prompt, answers, pad=0) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match="without tokens"):
+        likelihoods(model, prompt, [[7], []], pad=0)
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "what"),
+    [
+        ({"kind": "judge", "answer": "a"}, "bad_data", "line 1: kind"),
+        ({"kind": "json", "schema": {"type": "no such type"}}, "bad_data", "'a': its JSON Schema is none"),
+        ({"kind": "tool_call", "tools": [{"name": "x_hidden_x"}]}, "template_no_tools", "'x_hidden_x'"),
+    ],
+)
+def test_an_item_that_cannot_be_scored_stops_the_evaluation_before_a_model_is_asked(
+    bench: Bench, row: dict[str, Any], code: str, what: str
+) -> None:
+    ended = bench.evaluate([{"id": "a", "prompt": "word", **row}])
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, code)
+    assert what in ended.last.message
+    assert not ended.out.exists()

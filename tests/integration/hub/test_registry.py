@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.integration.hub.deck import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files
 
-from loradeck.schemas.manifest import AdapterManifest
+from loradeck.schemas.manifest import AdapterManifest, SuiteManifest
 
 PATH = "adapters/acme/support/versions"
 
@@ -124,6 +124,24 @@ async def test_datasets_and_suites_are_kept_by_digest_with_their_files(deck: Dec
     manifest["files"][0]["sha256"] = "1" * 64
     await deck.refused(404, "unknown_blob", "POST", "suites", manifest)
     assert PROVENANCE.consent == "own"
+
+
+@pytest.mark.parametrize(
+    ("rows", "items", "code"),
+    [
+        ('{"id": "a", "prompt": "p"}\n', 1, "bad_rows"),
+        ('{"id": "a", "prompt": "p", "answer": "a"}\n', 2, "manifest_mismatch"),
+    ],
+)
+async def test_a_suite_whose_items_are_not_what_they_say_is_refused_by_the_hub_too(
+    deck: Deck, rows: str, items: int, code: str
+) -> None:
+    await deck.tenant()
+    files = (await deck.blob(rows.encode()),)
+    manifest = SuiteManifest(tenant="acme", name="s", items=items, files=files, provenance=PROVENANCE)
+    problem = await deck.refused(422, code, "POST", "suites", manifest.model_dump(mode="json"))
+    assert ("line 1" in problem.detail) is (code == "bad_rows")
+    assert await deck.ok("GET", "suites") == []
 
 
 async def test_a_gate_on_a_suite_of_another_tenant_is_refused(deck: Deck) -> None:

@@ -1,0 +1,133 @@
+"""Whether an answer is what its item asks for: pure, without a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema
+
+from loradeck.schemas.attestation import ItemResult
+from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
+
+_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+"""As chat templates with tools teach it; an answer that was cut off has no end mark."""
+
+WHY = 300
+"""Characters of the reason that are kept."""
+
+
+def scored(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None, ms: float | None = None) -> ItemResult:
+    """One answer's result. `schema`: the suite's answer schema, which a json item's own replaces."""
+    match item.kind:
+        case ItemKind.JSON:
+            exact, valid, why = _json(item, answer, item.answer_schema or schema)
+        case ItemKind.TOOL_CALL:
+            exact, valid, why = _tool_call(item, answer)
+        case ItemKind.REFUSAL:
+            exact, valid, why = _refusal(item, answer)
+        case ItemKind.CHOICE:
+            exact, valid, why = answer == item.answer, answer in item.choices, ""
+        case ItemKind.EXACT:
+            exact, valid, why = answer.strip() == str(item.answer).strip(), is_valid(answer, schema), ""
+    return ItemResult(id=item.id, answer=answer, exact=exact, valid=valid, kind=item.kind, ms=ms, why=why[:WHY])
+
+
+def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:
+    """Whether an answer is JSON, and satisfies the schema where there is one."""
+    try:
+        document = json.loads(answer)
+    except ValueError:
+        return False
+    return _broken(document, schema) == ""
+
+
+def calls_in(answer: str) -> list[dict[str, Any]]:
+    """The tool calls of an answer: `<tool_call>` blocks, or an answer that is nothing but calls as JSON. [] for prose.
+
+    Raises:
+        ValueError: it begins to call a tool, and what it says is no call.
+    """
+    blocks = _CALL.findall(answer)
+    if blocks:
+        return [_call(json.loads(block)) for block in blocks]
+    text = answer.strip()
+    if not text.startswith(("{", "[")):
+        return []
+    document = json.loads(text)
+    return [_call(one) for one in (document if isinstance(document, list) else [document])]
+
+
+def _call(document: Any) -> dict[str, Any]:
+    function = document.get("function", document) if isinstance(document, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValueError("a call without a name")
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not isinstance(arguments, dict):
+        raise ValueError("arguments that are no object")
+    return {"name": function["name"], "arguments": arguments}
+
+
+def _tool_call(item: SuiteItem, answer: str) -> tuple[bool, bool, str]:
+    try:
+        calls = calls_in(answer)
+    except ValueError as error:
+        return False, False, f"no call: {error}"
+    tools = {name_of(tool): tool.get("function", tool) for tool in item.tools}
+    for call in calls:
+        tool = tools.get(call["name"])
+        if tool is None:
+            return False, False, f"calls {call['name']!r}, the tools are {sorted(map(str, tools))}"
+        broken = _broken(call["arguments"], tool.get("parameters"))
+        if broken:
+            return False, False, f"the arguments of {call['name']}: {broken}"
+    if not item.says_the_call:
+        return bool(calls), bool(calls), "" if calls else "calls no tool"
+    wanted = [] if item.call is None else [{"name": item.call["name"], "arguments": item.call.get("arguments", {})}]
+    as_asked = _same(calls, wanted)
+    return as_asked, bool(calls) or not wanted, "" if as_asked else f"calls {json.dumps(calls)}"
+
+
+def _json(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None) -> tuple[bool, bool, str]:
+    try:
+        document = json.loads(answer)
+    except ValueError as error:
+        return False, False, f"not JSON: {error}"
+    broken = _broken(document, schema)
+    if broken:
+        return False, False, broken
+    equal = item.answer is None or _same(document, json.loads(item.answer))
+    return equal, True, "" if equal else "another document than the item's"
+
+
+def _refusal(item: SuiteItem, answer: str) -> tuple[bool, bool, str]:
+    said = answer.replace("\u2019", "'").casefold()
+    found = next((phrase for phrase in item.phrases if phrase.casefold() in said), None)
+    exact = (found is not None) is item.refuse
+    why = "" if exact else "it does not refuse" if found is None else f"it refuses: {found!r}"
+    return exact, bool(answer.strip()), why
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as JSON: true is not 1, and 1.0 is 1."""
+    return json.dumps(_plain(one), sort_keys=True) == json.dumps(_plain(other), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _broken(document: Any, schema: Mapping[str, Any] | None) -> str:
+    """What of a schema a document breaks; '' where nothing, or without a schema."""
+    if schema is None:
+        return ""
+    error = next(jsonschema.validators.validator_for(schema)(schema).iter_errors(document), None)
+    return f"{error.json_path}: {error.message}" if error is not None else ""

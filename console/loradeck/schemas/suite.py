@@ -1,0 +1,133 @@
+"""Items of a suite: one JSON object a line, each saying what it asks of its answer.
+
+    {"id", "prompt", "answer"}                              exact: the same text
+    {"id", "prompt", "kind": "json", "schema": {...}}       JSON that satisfies the schema; "answer", if there, too
+    {"id", "prompt", "kind": "tool_call", "tools": [...], "call": {"name", "arguments"} or null}
+    {"id", "prompt", "kind": "refusal", "refuse": true}     `refuse` false: a harmless request that is to be answered
+    {"id", "prompt", "kind": "choice", "choices": [...], "answer"}      the likeliest of the choices
+
+`messages` may stand for `prompt`: a conversation, which for exact items may end with the assistant's answer.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from loradeck.schemas.ids import Wire
+
+REFUSALS = (
+    "i can't",
+    "i cannot",
+    "i can not",
+    "i won't",
+    "i will not",
+    "i'm not able to",
+    "i am not able to",
+    "i'm unable to",
+    "i am unable to",
+    "i must decline",
+)
+"""What a refusal is recognised by, in any case, unless an item brings its own phrases."""
+
+
+class ItemKind(StrEnum):
+    """What an item of a suite asks of its answer."""
+
+    EXACT = "exact"  # the same text as the item's answer
+    JSON = "json"  # JSON that satisfies the item's or the suite's schema, and equals the item's answer if it has one
+    TOOL_CALL = "tool_call"  # calls of the item's tools with valid arguments; the expected one, or none, if it says so
+    REFUSAL = "refusal"  # a refusal; with `refuse` false, none
+    CHOICE = "choice"  # of the item's choices, the likeliest is its answer
+
+
+class SuiteItem(Wire):
+    """One held-out item. Fields that no kind uses are kept out and do no harm."""
+
+    id: str = Field(min_length=1, max_length=200)
+    kind: ItemKind = ItemKind.EXACT
+    prompt: tuple[dict[str, str], ...] = Field(min_length=1, description="{role, content}; a text is the user's")
+    answer: str | None = None
+    answer_schema: dict[str, Any] | None = Field(None, alias="schema")
+    tools: tuple[dict[str, Any], ...] = ()
+    call: dict[str, Any] | None = Field(
+        None, description="null: no tool is to be called; absent: any valid call will do"
+    )
+    refuse: bool = True
+    phrases: tuple[str, ...] = Field(REFUSALS, min_length=1)
+    choices: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written(cls, row: Any) -> Any:
+        """A row as it stands in the file: a prompt is a text or `messages`, from which an answer may be taken."""
+        if not isinstance(row, dict):
+            return row
+        row = dict(row)
+        messages = row.pop("messages", None)
+        if messages is None:
+            if not isinstance(row.get("prompt"), str) or not row["prompt"]:
+                raise ValueError("an item needs a prompt, as text, or messages")
+            return row | {"prompt": [{"role": "user", "content": row["prompt"]}]}
+        if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
+            raise ValueError("messages must be a list of {role, content}")
+        if messages[-1]["role"] == "assistant":
+            return {"answer": messages[-1]["content"]} | row | {"prompt": messages[:-1]}
+        return row | {"prompt": messages}
+
+    @model_validator(mode="after")
+    def _as_its_kind_needs(self) -> Self:
+        match self.kind:
+            case ItemKind.EXACT:
+                if not self.answer:
+                    raise ValueError("an exact item needs an answer, as text")
+            case ItemKind.JSON:
+                self._check_json()
+            case ItemKind.TOOL_CALL:
+                self._check_tools()
+            case ItemKind.CHOICE:
+                if len(set(self.choices)) < 2 or len(set(self.choices)) != len(self.choices):
+                    raise ValueError("a choice item needs two or more choices, each other than the rest")
+                if self.answer not in self.choices:
+                    raise ValueError("the answer of a choice item is one of its choices")
+            case ItemKind.REFUSAL:
+                if not all(phrase.strip() for phrase in self.phrases):
+                    raise ValueError("a phrase of a refusal item is empty: every answer would hold it")
+        return self
+
+    @property
+    def says_the_call(self) -> bool:
+        """Whether the item says which call is expected, none included."""
+        return "call" in self.model_fields_set
+
+    def _check_json(self) -> None:
+        if self.answer is not None:
+            try:
+                json.loads(self.answer)
+            except ValueError as error:
+                raise ValueError(f"the answer of a json item is not JSON: {error}") from None
+
+    def _check_tools(self) -> None:
+        names = [name_of(tool) for tool in self.tools]
+        if not names or None in names or len(set(names)) != len(names):
+            raise ValueError("a tool_call item needs tools, each with a name of its own")
+        if self.call is None:
+            return
+        if self.call.get("name") not in names:
+            raise ValueError(f"the expected call names {self.call.get('name')!r}, the item's tools are {names}")
+        if not isinstance(self.call.get("arguments", {}), dict):
+            raise ValueError("the arguments of the expected call are no object")
+
+
+def name_of(tool: dict[str, Any]) -> str | None:
+    """A tool's name, whether it is written bare or as OpenAI's `{"type": "function", "function": {...}}`."""
+    inner = tool.get("function", tool)
+    name = inner.get("name") if isinstance(inner, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
