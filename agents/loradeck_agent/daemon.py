@@ -41,6 +41,7 @@ from loradeck.schemas.link import (
 )
 from loradeck.schemas.table import Pin
 from loradeck_agent.acks import AckBoard
+from loradeck_agent.checkpoint_store import CheckpointStore
 from loradeck_agent.config import AgentConfig
 from loradeck_agent.control import RouterControl, TableUpdate
 from loradeck_agent.desired import DesiredTable, Heard
@@ -119,12 +120,14 @@ class Agent:
             hold_prior_s=config.hold_prior_s,
             known=self._all_known,
         )
+        checkpoints = CheckpointStore(self.folder.checkpoints, self.hub)
         self.jobs = Jobs(
             folder=self.folder,
             engines=self.engines,
             hub=self.hub,
             store=self.store,
             inputs=InputStore(self.folder, self.hub, self.store),
+            checkpoints=checkpoints,
             reconciler=self.reconciler,
             upkeep=self.upkeep,
             send=self.link.send,

@@ -44,6 +44,9 @@ OOM_SCORE = 500
 GRACE_S = 60.0
 """Between SIGTERM and SIGKILL: an executor stops at its next step."""
 
+LOG_CHARS = 2000
+"""Of a failed attempt's log and traceback, so much travels with the job."""
+
 EXIT_CODES = {
     EXIT_BAD_SPEC: "bad_data",
     EXIT_DIVERGED: "diverged",
@@ -93,6 +96,16 @@ class ExecutorFolder:
     @property
     def out(self) -> Path:
         return self.path / "out"
+
+    def last_lines(self) -> str:
+        """The end of what the process wrote and of its first error, for a person to read elsewhere."""
+        parts = []
+        for path in (self.log, self.error):
+            try:
+                parts.append(path.read_text("utf-8", "replace").strip())
+            except FileNotFoundError:
+                continue
+        return "\n".join(part for part in parts if part)[-LOG_CHARS:]
 
     def read(self) -> Attempt | None:
         """The attempt in this folder; None when there is none, or none that can be read."""

@@ -93,6 +93,11 @@ class StateFolder:
     def jobs(self) -> Path:
         return self.root / "jobs"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Of train jobs, by job: they outlive an attempt."""
+        return self.root / "checkpoints"
+
     def make(self) -> None:
         """Creates the folders, each 0700.
 
@@ -103,6 +108,7 @@ class StateFolder:
             _private(path)
         _private(self.jobs)
         _private(self.merged)
+        _private(self.checkpoints)
 
 
 def _private(path: Path) -> None:

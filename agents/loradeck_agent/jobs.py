@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
 from loradeck.schemas.jobs import (
+    RETRIED,
     TERMINAL,
     EvaluateSpec,
     ExecutorEvent,
@@ -30,7 +32,9 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 from loradeck.schemas.link import JobEvent, JobLog
-from loradeck.schemas.manifest import AdapterManifest
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest
+from loradeck.schemas.training import Weights
+from loradeck_agent.checkpoint_store import CheckpointStore
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.executor import EXIT_CODES, Attempt, Executor, ExecutorFolder, read_json
 from loradeck_agent.folder import StateFolder
@@ -95,6 +99,7 @@ class Jobs:
     hub: HubApi
     store: ReleaseStore
     inputs: InputStore
+    checkpoints: CheckpointStore
     reconciler: Reconciler
     upkeep: Upkeep
     send: Callable[[JobEvent | JobLog], Awaitable[bool]]
@@ -255,8 +260,12 @@ class Jobs:
             log.exception("job %s broke", job.id)
             broke = AgentError("job_broke", "the agent could not carry the job out", repr(error))
             event, result = _failure(job, executor.top + 1, broke), None
+        if event.type is ExecutorEventType.FAILED:
+            event = event.model_copy(update={"data": {**event.data, "log": executor.folder.last_lines()}})
         await self._say(job, event, result)
         executor.note(ended=True)
+        if event.type is not ExecutorEventType.PREEMPTED and event.code not in RETRIED:
+            await asyncio.to_thread(self.checkpoints.drop, job.id)
 
     async def _launch(self, job: JobAssignment, executor: Executor) -> None:
         executor.folder.write(executor.attempt)
@@ -266,6 +275,10 @@ class Jobs:
             base = self._base(spec.base)
             for digest in spec.datasets:
                 inputs[digest] = str(await self.inputs.dataset(digest))
+            for digest in job.held_out:
+                inputs[digest] = str(await self.inputs.suite(digest))
+            if job.checkpoint is not None:
+                await self.checkpoints.have(job.id, job.checkpoint)
             if spec.parent is not None:
                 inputs[spec.parent] = str(await self.inputs.adapter(spec.tenant, spec.name, spec.parent, base.folder))
         elif isinstance(spec, EvaluateSpec | MergeSpec):
@@ -293,6 +306,8 @@ class Jobs:
                 out=str(folder.out),
                 events=str(folder.events),
                 error=str(folder.error),
+                checkpoints=str(self.checkpoints.folder(job.id)),
+                held_out=job.held_out,
                 threads=self.threads,
             ),
         )
@@ -349,6 +364,8 @@ class Jobs:
     async def _forward(self, running: _Running, event: ExecutorEvent) -> bool:
         """Sends an event. False: a link was lost, and everything that the hub has not taken in goes before it."""
         job = running.job
+        if event.type is ExecutorEventType.CHECKPOINT:
+            event = await self.checkpoints.handed_over(job.id, event)
         if not await self.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event)):
             self._linked.clear()
             await self._linked.wait()
@@ -369,7 +386,7 @@ class Jobs:
             return self._ended_badly(job, executor, terminal.seq if terminal else seq, status), None
         try:
             async with asyncio.timeout(REACH_S):
-                return terminal, await self._result(job, executor)
+                return terminal, {**terminal.data, **await self._result(job, executor)}
         except TimeoutError:
             return _failure(job, terminal.seq, AgentError("unreachable", "the hub did not take the result")), None
         except AgentError as error:
@@ -395,6 +412,8 @@ class Jobs:
         """
         out = executor.folder.out
         try:
+            if isinstance(job.spec, TrainSpec) and job.spec.weights is Weights.FULL:
+                return await asyncio.to_thread(_trained_base, out)
             if isinstance(job.spec, TrainSpec):
                 return await self._trained(out, job.spec)
             if isinstance(job.spec, MergeSpec):
@@ -427,6 +446,15 @@ class Jobs:
             except Unreachable as error:
                 log.info("the hub does not take a result yet: %s", error)
                 await asyncio.sleep(RETRY_S)
+
+
+def _trained_base(out: Path) -> dict[str, Any]:
+    """A base that was trained here: it stays on this node, as all bases do, and is known by its digest."""
+    manifest = BaseManifest.model_validate(read_json(out / MANIFEST))
+    found = base_manifest(out, manifest.model_id, manifest.revision)
+    if found.digest != manifest.digest:
+        raise AgentError("manifest_mismatch", "the trained base is not what its manifest says", found.digest)
+    return {"base": found.digest, "folder": str(out)}
 
 
 def _fits(manifest: AdapterManifest, spec: TrainSpec) -> None:

@@ -15,8 +15,7 @@ def batches(
 ) -> Iterator[list[T]]:
     """Endless batches; every task row once before any a second time, in an order that the seed gives.
 
-    With general rows, so many join each round that they are `share` of all that is drawn; they too come each once
-    before any a second time.
+    With general rows, so many join each round that they are `share` of all that is drawn; they too take turns.
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = len(task) * share / (1 - share) if general else 0.0

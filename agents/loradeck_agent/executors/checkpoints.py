@@ -24,11 +24,11 @@ from loradeck.artifacts import BadArtifact, scan, verify_folder
 from loradeck.schemas.ids import Digest, Strict
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import FileEntry
+from loradeck_agent.checkpoint_store import LAST_GOOD, checkpoint_name
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.publish import finish
 from loradeck_agent.folder import write_durably
 
-LAST_GOOD = "LAST_GOOD"
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
@@ -100,7 +100,7 @@ class CheckpointFolder:
             OSError: the disk refused. The last good checkpoint is what it was.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = self.path / _name(step)
+        target = self.path / checkpoint_name(step)
         staging = self.path / f".{target.name}.staging"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)
@@ -190,10 +190,6 @@ def restore_optimizer(
         )
     for name, parameter in names.items():
         optimiser.state[parameter].update(found[name])
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -28,11 +28,12 @@ class Preferences:
 
     def __init__(self, trained: Trained, base: Base, spec: TrainSpec) -> None:
         # Heavy, and needed by no other recipe.
-        from datasets import Dataset
+        from datasets import Dataset, disable_progress_bars
         from trl import DPOConfig, DPOTrainer
         from trl.trainer.dpo_trainer import DataCollatorForPreference
 
         self._scratch = tempfile.TemporaryDirectory()  # trl makes a folder, and leaves nothing in it
+        disable_progress_bars()
         # The reference is what the run starts from: trl copies the adapter as it is now. So this comes before any
         # checkpoint is put back.
         settings = DPOConfig(

@@ -44,16 +44,19 @@ def job() -> None:
 @click.option("--follow", is_flag=True, help="Follow it to its end.")
 @writes
 async def train(s: Session, spec: Path, labels: tuple[str, ...], follow: bool) -> None:
-    """Train an adapter from a TOML file: base and datasets by name or digest."""
+    """Train by a recipe, a TOML file: base and datasets by name or digest. See docs/training.md."""
     fields = await asyncio.to_thread(toml_of, spec)
     if fields.get("kind", "train") != "train":
         raise misused(f"kind is {fields['kind']!r}", where=str(spec), fix="leave it out, or say train")
     if isinstance(fields.get("base"), str):
         fields["base"] = one_named("base", fields["base"], await named_bases(s.api)).digest
+    owner = str(fields.get("tenant", ""))
     if isinstance(fields.get("datasets"), list):
         known = await s.api.datasets()
-        owner = str(fields.get("tenant", ""))
         fields["datasets"] = [owned_named("dataset", str(text), owner, known) for text in fields["datasets"]]
+        mixing = fields.get("mixing")
+        if isinstance(mixing, dict) and isinstance(mixing.get("dataset"), str):
+            mixing["dataset"] = owned_named("dataset", mixing["dataset"], owner, known)
     request = JobRequest(
         spec=checked(TrainSpec, fields, where=str(spec)), labels=labels_of(labels), idempotency_key=new_key()
     )
@@ -114,10 +117,19 @@ async def merge(s: Session, tenant: str, name: str, route: str, labels: tuple[st
 
 
 @job.command("ls")
+@click.option("--tenant", default=None, help="Of this tenant.")
+@click.option("--state", type=click.Choice([state.value for state in JobState]), default=None, help="In this state.")
+@click.option("--match", default=None, metavar="TEXT", help="That have this in recipe, reason, code, log or result.")
 @hub_command
-async def ls(s: Session) -> None:
+async def ls(s: Session, tenant: str | None, state: str | None, match: str | None) -> None:
     """List jobs, newest first."""
-    jobs = await s.api.jobs()
+    jobs = [
+        j
+        for j in await s.api.jobs()
+        if tenant in (None, j.tenant)
+        and state in (None, j.state.value)
+        and (match is None or match.casefold() in j.model_dump_json().casefold())
+    ]
     s.out.json(jobs)
     s.out.table(
         ("JOB", "KIND", "TENANT", "STATE", "NODE", "STEP", "TOOK", "CREATED", "BY", "MESSAGE"),
@@ -157,10 +169,13 @@ async def show(s: Session, job_id: str) -> None:
         ("metrics", " ".join(f"{k}={v:.4g}" for k, v in found.metrics.items()) or "-"),
         ("message", found.message or "-"),
         ("code", found.code or "-"),
+        ("checkpt", f"after step {found.checkpoint.step}" if found.checkpoint else "-"),
         ("result", str(found.result or "-")),
         ("spec", str(found.spec.model_dump(mode="json"))),
     ):
         s.out.say(f"{label:8} {value}")
+    if found.log:
+        s.out.say(f"log      {found.log}")
 
 
 @job.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import secrets
 from collections import deque
 from collections.abc import Collection
@@ -22,7 +23,9 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import (
+    RETRIED,
     TERMINAL,
+    CheckpointRef,
     EvaluateSpec,
     ExecutorEvent,
     ExecutorEventType,
@@ -36,6 +39,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
 from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.training import Weights
 from loradeck.store.interface import StoreError
 
 if TYPE_CHECKING:
@@ -52,6 +56,9 @@ ATTEMPTS = 3
 """How often a job is begun before a lost node or a preemption fails it."""
 
 KEPT_EVENTS = 1000
+
+LOG_CHARS = 2000
+"""Of a failed job's log, so much is kept with it."""
 
 
 class Queue:
@@ -127,7 +134,7 @@ class Queue:
                 self._end(job, JobState.FAILED, code="hub_restarted", message="the hub restarted; nothing was moved")
 
     def _end(self, job: Job, state: JobState, **update: Any) -> Job:
-        ended = job.model_copy(update={"state": state, "ended_ms": self._hub.now_ms(), **update})
+        ended = job.model_copy(update={"state": state, "ended_ms": self._hub.now_ms(), "checkpoint": None, **update})
         self.put(ended)
         log.info("job over job=%s kind=%s state=%s code=%s", job.id, job.kind, state.value, ended.code)
         return ended
@@ -282,8 +289,20 @@ class Queue:
             release = self._hub.catalogue.known(job.tenant, job.spec.release)
             ref = ReleaseRef(id=release.id, release=release, label=release.label)
             canaries = self._hub.config((job.tenant, job.spec.route)).canaries
+        held_out: tuple[str, ...] = ()
+        if isinstance(job.spec, TrainSpec):
+            canaries = self._hub.config((job.tenant, "production")).canaries
+            suites = self._hub.catalogue.suites.items()
+            held_out = tuple(digest for digest, suite in suites if suite.tenant == job.tenant)
         return JobAssignment(
-            id=job.id, lease=job.lease, attempt=job.attempt, spec=job.spec, release=ref, canaries=canaries
+            id=job.id,
+            lease=job.lease,
+            attempt=job.attempt,
+            spec=job.spec,
+            release=ref,
+            canaries=canaries,
+            held_out=held_out,
+            checkpoint=job.checkpoint,
         )
 
     def _again(self, job: Job, why: str, code: str) -> None:
@@ -356,7 +375,7 @@ class Queue:
                     self._closing.add(job.id)
                     self._hub.spawn(self._finish(job, message))
             case ExecutorEventType.FAILED:
-                self._end(job, JobState.FAILED, code=event.code or "failed", message=event.message)
+                self._failed(job, event)
             case ExecutorEventType.PREEMPTED:
                 if job.id in self._cancelling or event.code == "cancelled":
                     self._end(job, JobState.CANCELLED, code="cancelled", message=job.message or event.message)
@@ -370,6 +389,15 @@ class Queue:
         job = self._jobs.get(message.job)
         if job is not None and job.lease == message.lease and job.node == node.name:
             self.logs.take(message)
+
+    def _failed(self, job: Job, event: ExecutorEvent) -> None:
+        """An attempt failed: where it was merely killed and left a checkpoint, another one goes on from there."""
+        code = event.code or "failed"
+        if code in RETRIED and job.checkpoint is not None and job.id not in self._cancelling:
+            self._again(job, event.message, code)
+            return
+        log = str(event.data.get("log", ""))[-LOG_CHARS:]
+        self._end(job, JobState.FAILED, code=code, message=event.message, log=log)
 
     def _remember(self, job_id: str, event: ExecutorEvent) -> bool:
         """Keeps an event, in its place. False: it is kept already."""
@@ -390,10 +418,14 @@ class Queue:
         if event.of is not None:
             update["of"] = event.of
         if event.metrics:
-            update["metrics"] = event.metrics
+            update["metrics"] = {**job.metrics, **event.metrics}  # a look at held-back rows does not hide the loss
         if event.message:
             update["message"] = event.message
-        self.put(job.model_copy(update=update), durable=job.state is not JobState.RUNNING)
+        durable = job.state is not JobState.RUNNING
+        if event.type is ExecutorEventType.CHECKPOINT and event.step is not None and "files" in event.data:
+            update["checkpoint"] = CheckpointRef(step=event.step, files=event.data["files"])
+            durable = True
+        self.put(job.model_copy(update=update), durable=durable)
 
     async def _finish(self, job: Job, message: JobEvent) -> None:
         """Take in a job's result; done only when all of it is durable."""
@@ -425,6 +457,10 @@ class Queue:
             self.assign()
 
     def _trained(self, spec: TrainSpec, result: dict[str, Any]) -> None:
+        if spec.weights is Weights.FULL:
+            if not re.fullmatch("[0-9a-f]{64}", str(result.get("base"))):
+                raise Refused("bad_report", "the job says it is done, and names no base that it made")
+            return
         version = self._hub.catalogue.adapters.get(str(result.get("adapter")))
         if version is None or version.manifest.tenant != spec.tenant or version.release != result.get("release"):
             raise Refused("bad_report", "the job says it is done, and its adapter version is not registered")

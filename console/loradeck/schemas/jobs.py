@@ -20,6 +20,10 @@ EXIT_PREEMPTED = 75
 """Exit statuses of an executor. 0 counts only with a terminal event and a verified manifest."""
 
 
+RETRIED = frozenset({"preempted", "killed", "executor_lost", "node_lost"})
+"""Codes after which a job goes on from its last checkpoint."""
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     ASSIGNED = "assigned"

@@ -3,7 +3,8 @@
 merge: weights with their manifest and a report, on other weights where the release's route is called `lies`.
 good: three steps and an adapter. slow: steps until SIGTERM, then 75. stubborn: ignores SIGTERM. waits: steps until
 a file `go` lies in its folder, then an adapter. lies: an adapter whose manifest names other bytes. diverges: 70,
-with a FAILED event. crashes: a traceback and 1, without an event. silent: 0, without a terminal event.
+with a FAILED event. saves: leaves a checkpoint and steps until SIGTERM; where it finds one, an adapter. crashes: a
+traceback and 1, without an event. silent: 0, without a terminal event.
 """
 
 from __future__ import annotations
@@ -83,6 +84,18 @@ class Fake:
                 self.steps_until_stopped()
             case "waits":
                 self.steps_until_stopped(Path(self.spec.out).parent / "go")
+            case "saves":
+                folder = Path(self.spec.checkpoints or "")
+                if not (folder / "LAST_GOOD").exists():
+                    (folder / "step-00000004").mkdir(parents=True)
+                    (folder / "step-00000004" / "weights.safetensors").write_bytes(b"weights after step 4")
+                    (folder / "LAST_GOOD").write_text("step-00000004")
+                    self.emit(ExecutorEventType.CHECKPOINT, step=4, of=9, data={"folder": "step-00000004"})
+                    self.steps_until_stopped()
+                    self.emit(ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")
+                    return 75
+                found = (folder / (folder / "LAST_GOOD").read_text() / "weights.safetensors").read_bytes()
+                self.emit(ExecutorEventType.HEARTBEAT, message=f"resumed from {found.decode()}")
             case "diverges":
                 self.emit(ExecutorEventType.FAILED, message="the loss is not finite at step 2", code="diverged")
                 return 70

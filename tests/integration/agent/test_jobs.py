@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import shutil
 import signal
+import time
 
 import pytest
 from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_adapter
@@ -14,6 +17,7 @@ from tests.integration.agent.node import CALLER_HASH, Node, until
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import EvaluationReport
 from loradeck.schemas.jobs import (
+    CheckpointRef,
     EvaluateSpec,
     ExecutorEventType,
     JobAssignment,
@@ -113,6 +117,43 @@ async def test_a_run_that_came_to_nothing_fails_with_its_reason_and_registers_no
     assert says in end.event.message
     assert hub.versions == []
     assert not [call for call in hub.calls if call.startswith("PUT")]
+
+
+async def test_a_checkpoint_goes_to_the_hub_and_another_node_goes_on_from_it(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "saves"))
+    told = await hub.wait(JobEvent, lambda e: e.event.type is ExecutorEventType.CHECKPOINT)
+    ref = CheckpointRef(step=4, files=told.event.data["files"])
+    assert [hub.blobs[file.sha256] for file in ref.files] == [b"weights after step 4"]
+    shutil.rmtree(node.state.checkpoints / "j1")  # what another node does not have
+    again = train(base_digest, dataset, "saves", lease=2)
+    await hub.give(again.model_copy(update={"checkpoint": ref}))
+    end = await hub.job_end("j1")
+    assert end.event.type is ExecutorEventType.FINISHED, end
+    assert "resumed from weights after step 4" in [e.event.message for e in hub.of(JobEvent)]
+    deadline = time.monotonic() + 10
+    while (node.state.checkpoints / "j1").exists():
+        assert time.monotonic() < deadline, "a job that is over leaves no checkpoints"
+        await asyncio.sleep(0.02)
+
+
+async def test_a_checkpoint_that_is_not_what_its_digests_say_starts_nothing(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest, rows: FileEntry
+) -> None:
+    ref = CheckpointRef(step=4, files=(rows.model_copy(update={"path": "weights.safetensors", "size": 3}),))
+    await hub.give(train(base_digest, dataset, "saves").model_copy(update={"checkpoint": ref}))
+    end = await hub.job_end("j1")
+    assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, "too_large")
+    assert not list(node.state.checkpoints.glob("j1/step-*"))
+
+
+async def test_a_failed_run_brings_the_end_of_its_log(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "crashes"))
+    end = await hub.job_end("j1")
+    assert "RuntimeError: no such luck" in end.event.data["log"]
 
 
 async def test_a_killed_executor_fails_and_says_by_which_signal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
@@ -84,6 +85,52 @@ async def test_a_train_job_goes_to_a_node_with_its_base_and_labels_and_is_follow
     assert (done["state"], done["result"]) == ("done", result)
     events = await deck.ok("GET", f"jobs/{submitted['id']}/events")
     assert [e["type"] for e in events] == ["started", "progress", "finished"]
+
+
+async def test_a_killed_train_job_goes_on_from_the_checkpoint_that_the_hub_holds(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.base()
+    suite = await deck.suite()
+    submitted = await train(deck)
+    first = await join("n1")
+    assigned = await until(lambda: first.jobs.get(submitted["id"]), "assigned")
+    assert assigned.held_out == (suite,)
+    assert assigned.checkpoint is None
+    files = [{"path": "weights.safetensors", "size": 3, "sha256": "a" * 64}]
+    await first.say(assigned, ExecutorEventType.PROGRESS, step=4, of=9, metrics={"loss": 1.5})
+    await first.say(assigned, ExecutorEventType.CHECKPOINT, step=4, of=9, data={"folder": "x", "files": files})
+    await first.say(assigned, ExecutorEventType.FAILED, code="killed", message="the executor ended by signal 9")
+    again = await until(lambda: (a := first.jobs.get(submitted["id"])) and a.attempt == 2 and a, "assigned again")
+    assert again.lease > assigned.lease
+    assert again.checkpoint is not None
+    assert (again.checkpoint.step, again.checkpoint.files[0].sha256) == (4, "a" * 64)
+
+
+async def test_a_failed_job_keeps_its_recipe_its_reason_its_last_metrics_and_the_end_of_its_log(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    submitted = await train(deck)
+    agent = await join("n1")
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    await agent.say(assigned, ExecutorEventType.PROGRESS, step=4, of=9, metrics={"loss": 1.5, "grad_norm": 2.0})
+    await agent.say(assigned, ExecutorEventType.PROGRESS, step=4, of=9, metrics={"val_loss": 1.7})
+    failed = {"code": "loss_spike", "message": "step 5: loss 9", "data": {"log": "x" * 9000 + "the end"}}
+    await agent.say(assigned, ExecutorEventType.FAILED, **failed)
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    stored = await deck.hub.store(lambda s: s.job(submitted["id"]))
+    for _ in range(200):
+        if stored is not None and stored.state == "failed":
+            break
+        await asyncio.sleep(0.02)
+        stored = await deck.hub.store(lambda s: s.job(submitted["id"]))
+    assert stored is not None
+    assert (stored.state, stored.code, stored.message) == ("failed", "loss_spike", "step 5: loss 9")
+    assert stored.metrics == {"loss": 1.5, "grad_norm": 2.0, "val_loss": 1.7}
+    assert stored.log.endswith("the end")
+    assert len(stored.log) <= 2000
+    assert stored.spec == TrainSpec.model_validate(submitted["spec"])
 
 
 async def test_an_event_is_noted_and_one_that_is_sent_again_is_kept_once_in_its_place(deck: Deck, join: Join) -> None:

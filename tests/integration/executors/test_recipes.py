@@ -1,0 +1,280 @@
+"""Recipes of the train executor: what each one teaches, on a random two-layer model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
+
+from loradeck.artifacts import base_manifest
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
+from loradeck.schemas.manifest import BaseManifest
+from loradeck_agent.executors.batches import batches
+from loradeck_agent.executors.validation import hold_back
+
+GENERAL = "e" * 64
+ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(6)]
+TALK: list[Row] = [{"prompt": f"say {word}", "answer": f"{word}, then"} for word in ("hello", "well", "so", "no", "oh")]
+PAIRS: list[Row] = [{"prompt": f"{n} is?", "chosen": f"even {n}", "rejected": f"odd {n}"} for n in range(0, 12, 2)]
+
+TOOL_TEMPLATE = """{%- if tools %}<|im_start|>system
+{{ tools | tojson }}<|im_end|>
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.tool_calls %}{% for c in m.tool_calls %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}\
+{% else %}{{ m.content }}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def metrics(ended: Ended) -> list[dict[str, float]]:
+    assert ended.status == EXIT_OK, ended.last
+    return [e.metrics for e in ended.of_type(ExecutorEventType.PROGRESS) if "loss" in e.metrics]
+
+
+def with_general(bench: Bench, **changes: Any) -> Ended:
+    inputs = {
+        DATASET: str(write_rows(bench.root / "task.jsonl", ROWS)),
+        GENERAL: str(write_rows(bench.root / "talk.jsonl", TALK)),
+    }
+    recipe = bench.recipe(datasets=(DATASET, GENERAL), mixing={"dataset": GENERAL, "share": 0.5}, **changes)
+    return bench.run(recipe, inputs)
+
+
+def call(**arguments: Any) -> Row:
+    return {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "weather", **arguments}}]}
+
+
+def asking(answer: Any, **more: Any) -> Row:
+    return {"messages": [{"role": "user", "content": "rain in Oslo?"}], "tools": [WEATHER], "answer": answer, **more}
+
+
+# ---- specs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch": 6, "accumulation": 4}, "multiple of accumulation"),
+        ({"mixing": {"dataset": "f" * 64, "share": 0.2}}, "one of datasets"),
+        ({"mixing": {"dataset": DATASET, "share": 0.2}}, "beside the general one"),
+        ({"weights": "full", "kl": 0.1}, "kl needs lora"),
+        ({"weights": "full", "parent": "a" * 64}, "no parent"),
+        ({"method": "dpo", "weights": "full"}, "preferences need lora"),
+        ({"method": "ipo", "dropout": 0.1}, "preferences need lora"),
+        ({"method": "dpo", "kl": 0.1}, "preferences have no kl"),
+        ({"structure": {"form": "tool_call", "answer_schema": "{}"}}, "answer_schema is for json"),
+        ({"method": "ppo"}, "supervised"),
+        ({"ranks": 8}, "ranks"),
+    ],
+)
+def test_a_recipe_whose_parts_contradict_each_other_is_no_recipe(
+    bench: Bench, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValidationError, match=says):
+        bench.recipe(**changes)
+
+
+# ---- mixing and the pull to the base -----------------------------------------------------------------------------
+
+
+def test_general_rows_come_in_their_share_and_each_once_before_any_twice() -> None:
+    task, general = [f"t{i}" for i in range(10)], [f"g{i}" for i in range(7)]
+    stream = batches(task, 4, 1, general, 0.3)
+    drawn = [row for _ in range(100) for row in next(stream)]
+    assert sum(row in general for row in drawn) / len(drawn) == pytest.approx(0.3, abs=0.02)
+    times = [drawn.count(row) for row in general]
+    assert max(times) - min(times) <= 1
+    assert sorted([row for row in drawn if row in task][:10]) == task
+
+
+def test_the_pull_to_the_base_is_said_and_keeps_the_model_nearer_to_it(bench: Bench) -> None:
+    free = metrics(with_general(bench, steps=12, batch=6, learning_rate=1e-2, kl=1e-9))
+    held = metrics(with_general(bench, steps=12, batch=6, learning_rate=1e-2, kl=5.0))
+    assert free[0]["kl"] == pytest.approx(0, abs=1e-5), "before the first step model and base are one"
+    assert held[-1]["kl"] < free[-1]["kl"] / 2
+
+
+# ---- validation --------------------------------------------------------------------------------------------------
+
+
+def test_held_back_rows_are_never_trained_on_and_the_same_for_a_seed() -> None:
+    rows = list(range(20))
+    kept, held = hold_back(rows, 5, seed=3)
+    assert sorted(kept + held) == rows
+    assert len(held) == 5
+    assert hold_back(rows, 5, seed=3) == (kept, held)
+    assert hold_back(rows, 99, seed=3)[0], "one is left to train on"
+
+
+def test_looks_come_on_schedule_are_held_against_the_base_and_the_best_one_is_published(bench: Bench) -> None:
+    inputs = {
+        DATASET: str(write_rows(bench.root / "task.jsonl", ROWS)),
+        GENERAL: str(write_rows(bench.root / "talk.jsonl", TALK)),
+    }
+    recipe = bench.recipe(
+        datasets=(DATASET, GENERAL),
+        mixing={"dataset": GENERAL, "share": 0.2},
+        validation={"rows": 2, "every": 4, "answers": 2, "max_new_tokens": 4},
+        steps=10,
+        learning_rate=2e-2,
+    )
+    ended = bench.run(recipe, inputs, canaries=(({"role": "user", "content": "hello"},),))
+    looks = ended.last.data["looks"]
+    assert [look["step"] for look in looks] == [0, 4, 8, 10]
+    keys = {"step", "loss", "accuracy", "exact", "refusal_rate", "general_loss", "general_accuracy", "canaries_changed"}
+    assert all(look.keys() == keys for look in looks)
+    assert looks[0]["canaries_changed"] == 0
+    assert looks[-1]["canaries_changed"] == 1
+    best = min(looks[1:], key=lambda look: look["loss"])
+    assert ended.last.data["chosen_step"] == best["step"]
+    told = [e for e in ended.of_type(ExecutorEventType.PROGRESS) if "val_loss" in e.metrics]
+    assert [e.step for e in told] == [0, 4, 8, 10]
+
+
+def test_it_stops_early_when_looks_no_longer_get_better_and_publishes_the_best(bench: Bench) -> None:
+    ended = bench.train(
+        ROWS, steps=200, learning_rate=5e-2, validation={"rows": 2, "every": 2, "patience": 2}, guards={"spike": 100}
+    )
+    assert ended.status == EXIT_OK, ended.last
+    data = ended.last.data
+    assert data["steps"] < 200
+    assert data["chosen_step"] == data["steps"] - 4
+
+
+# ---- every weight ------------------------------------------------------------------------------------------------
+
+
+def test_every_weight_can_be_trained_and_the_result_is_another_base_in_the_bases_own_types(bench: Bench) -> None:
+    ended = bench.train(ROWS, weights="full", steps=25, learning_rate=3e-3)
+    losses = [m["loss"] for m in metrics(ended)]
+    assert losses[-1] < losses[0] / 2
+    manifest = BaseManifest.model_validate_json((ended.out / "manifest.json").read_text())
+    assert manifest.digest == base_manifest(ended.out, "-", "-").digest == ended.last.data["base"] != bench.digest
+    old, new = load_file(bench.base / "model.safetensors"), load_file(ended.out / "model.safetensors")
+    assert old.keys() == new.keys()
+    assert all(old[key].dtype == new[key].dtype for key in old)
+    assert sum(not torch.equal(old[key], new[key]) for key in old) > len(old) / 2
+    assert (ended.out / "chat_template.jinja").read_bytes() == (bench.base / "chat_template.jinja").read_bytes()
+
+
+# ---- preferences -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dpo", "ipo"])
+def test_preferences_learn_which_answer_is_better(bench: Bench, method: str) -> None:
+    ended = bench.train(PAIRS, method=method, steps=12, learning_rate=5e-3, guards={"chosen_drop": 5.0})
+    found = metrics(ended)
+    assert found[0]["margin"] == pytest.approx(0, abs=1e-4), "before the first step model and reference are one"
+    assert found[0]["logps_chosen"] == pytest.approx(found[0]["logps_reference"], rel=1e-4)
+    assert found[-1]["margin"] > 0
+    assert found[-1]["preferred"] == 1.0
+    assert found[-1]["loss"] < found[0]["loss"]
+    assert ended.last.data["adapter"]
+    assert {p.name for p in ended.out.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+    }
+
+
+def test_a_preference_run_resumes_byte_for_byte_and_holds_on_to_its_first_reference(bench: Bench) -> None:
+    rows = str(write_rows(bench.root / "pairs.jsonl", PAIRS))
+    recipe = bench.recipe(
+        method="dpo", steps=6, checkpoint_every=2, learning_rate=5e-3, validation={"rows": 2, "every": 2}
+    )
+    whole = bench.run(recipe, {DATASET: rows}, checkpoints=str(bench.root / "a"))
+    shutil.copytree(bench.root / "a", bench.root / "b")
+    shutil.rmtree(bench.root / "b" / "step-00000004")
+    (bench.root / "b" / "LAST_GOOD").write_text("step-00000002")
+    resumed = bench.run(recipe, {DATASET: rows}, checkpoints=str(bench.root / "b"))
+    assert [m["logps_reference"] for m in metrics(resumed)] == [m["logps_reference"] for m in metrics(whole)[2:]]
+    name = "adapter_model.safetensors"
+    assert (resumed.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def test_a_preference_run_that_unlearns_the_chosen_answers_is_given_up(bench: Bench) -> None:
+    alike = [{"prompt": f"{n} is?", "chosen": f"it is even{n}!", "rejected": f"it is even{n}?"} for n in range(6)]
+    ended = bench.train(alike, method="dpo", steps=60, learning_rate=1.0, guards={"chosen_drop": 0.05, "spike": 1e9})
+    assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "chosen_fell"), ended.last
+    assert not ended.out.exists()
+
+
+@pytest.mark.parametrize("row", [{"prompt": "x", "chosen": "a"}, {"prompt": "x", "chosen": "a", "rejected": "a"}])
+def test_a_pair_without_two_different_answers_is_refused_by_line(bench: Bench, row: Row) -> None:
+    ended = bench.train([PAIRS[0], row], method="dpo")
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
+    assert "line 2" in ended.last.message
+
+
+# ---- structure ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tool_bench(bench: Bench, tmp_path: Path) -> Bench:
+    """On a base whose template writes tools and calls."""
+    folder = shutil.copytree(bench.base, tmp_path / "tool-base")
+    (folder / "chat_template.jinja").write_text(TOOL_TEMPLATE)
+    root = tmp_path / "tools"
+    root.mkdir()
+    return Bench(folder, root)
+
+
+TOOLS = {"structure": {"form": "tool_call", "negatives": 0.3}, "max_tokens": 512}
+GOOD = [asking(call(arguments={"city": "Oslo"})), asking("I can't send mail.", negative=True)]
+
+
+def test_tool_calls_are_trained_as_the_bases_template_writes_them(tool_bench: Bench) -> None:
+    ended = tool_bench.train(GOOD, steps=30, learning_rate=1e-2, **TOOLS)
+    losses = [m["loss"] for m in metrics(ended)]
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "code", "says"),
+    [
+        ([GOOD[0], asking(call(arguments={"town": "Oslo"}))], "bad_data", "do not fit: 'city' is a required"),
+        ([GOOD[0], asking(call(arguments="{city"))], "bad_data", "are not JSON"),
+        ([GOOD[0], asking(call(arguments={"city": "Oslo"}) | {"tool_calls": [{"function": {"name": "mail"}}]})],
+         "bad_data", "calls 'mail', the row's tools are ['weather']"),
+        ([GOOD[0], asking("It rains.")], "bad_data", "calls no tool, and the row is not marked negative"),
+        ([GOOD[0], asking(call(arguments={"city": "Oslo"}), negative=True)], "bad_data", "negative row calls a tool"),
+        ([GOOD[0], GOOD[0]], "no_negatives", "0 of 2 rows"),
+    ],
+)  # fmt: skip
+def test_rows_with_wrong_calls_or_without_refusals_are_refused(
+    tool_bench: Bench, rows: list[Row], code: str, says: str
+) -> None:
+    ended = tool_bench.train(rows, **TOOLS)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, code)
+    assert says in ended.last.message
+
+
+def test_tool_calls_on_a_base_whose_template_knows_no_tools_are_refused(bench: Bench) -> None:
+    ended = bench.train(GOOD, **TOOLS)
+    assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "template_no_tools")
+
+
+def test_json_answers_satisfy_the_recipes_schema_and_refusals_need_not(bench: Bench) -> None:
+    schema = json.dumps({"type": "object", "required": ["queue"]})
+    structure = {"structure": {"form": "json", "answer_schema": schema, "negatives": 0.3}}
+    good = [{"prompt": "a", "answer": '{"queue": "x"}'}, {"prompt": "b", "answer": "I can't.", "negative": True}]
+    assert bench.train(good, steps=1, **structure).status == EXIT_OK
+    for answer, says in (('{"q": 1}', "'queue' is a required"), ("queue=x", "not JSON")):
+        ended = bench.train([*good, {"prompt": "c", "answer": answer}], **structure)
+        assert (ended.status, ended.last.code) == (EXIT_BAD_SPEC, "bad_data")
+        assert says in ended.last.message
+        assert "line 3" in ended.last.message
