@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 LAST_GOOD = "LAST_GOOD"
 """File in a job's folder that names its newest whole checkpoint."""
+
+KEPT_S = 14 * 86400.0
+"""How long the checkpoints of a job that did not finish are kept on a node."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -79,6 +83,13 @@ class CheckpointStore:
     def drop(self, job: str) -> None:
         """A job that is over needs none any more."""
         shutil.rmtree(self.folder(job), ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes what nobody came back for: a job that failed or was cancelled may be resumed, but not for ever."""
+        for folder in self.root.iterdir():
+            if time.time() - folder.stat().st_mtime > KEPT_S:
+                log.info("the checkpoints of job %s are removed, nobody resumed it", folder.name)
+                self.drop(folder.name)
 
     @staticmethod
     def _newest(folder: Path) -> int:

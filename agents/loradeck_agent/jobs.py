@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
 from loradeck.schemas.jobs import (
-    RETRIED,
     TERMINAL,
     EvaluateSpec,
     ExecutorEvent,
@@ -175,6 +174,7 @@ class Jobs:
 
     async def run(self) -> None:
         """Takes up again what an earlier agent left running, then waits. Executors outlive this."""
+        await asyncio.to_thread(self.checkpoints.sweep)
         for path in sorted(self.folder.jobs.iterdir()):
             folder = ExecutorFolder(path)
             attempt = folder.read()
@@ -264,7 +264,7 @@ class Jobs:
             event = event.model_copy(update={"data": {**event.data, "log": executor.folder.last_lines()}})
         await self._say(job, event, result)
         executor.note(ended=True)
-        if event.type is not ExecutorEventType.PREEMPTED and event.code not in RETRIED:
+        if event.type is ExecutorEventType.FINISHED:  # any other may be taken up again
             await asyncio.to_thread(self.checkpoints.drop, job.id)
 
     async def _launch(self, job: JobAssignment, executor: Executor) -> None:

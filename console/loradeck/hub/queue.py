@@ -134,7 +134,7 @@ class Queue:
                 self._end(job, JobState.FAILED, code="hub_restarted", message="the hub restarted; nothing was moved")
 
     def _end(self, job: Job, state: JobState, **update: Any) -> Job:
-        ended = job.model_copy(update={"state": state, "ended_ms": self._hub.now_ms(), "checkpoint": None, **update})
+        ended = job.model_copy(update={"state": state, "ended_ms": self._hub.now_ms(), **update})
         self.put(ended)
         log.info("job over job=%s kind=%s state=%s code=%s", job.id, job.kind, state.value, ended.code)
         return ended
@@ -231,7 +231,13 @@ class Queue:
         self._check(JobRequest(spec=job.spec, labels=job.labels))
         self._counted_from[job.id] = job.attempt
         fresh: dict[str, Any] = dict.fromkeys(("node", "started_ms", "ended_ms", "code", "step", "of", "result"))
-        update = {"state": JobState.QUEUED, "lease": job.lease + 1, "message": f"resumed by {by}", "metrics": {}}
+        update = {
+            "state": JobState.QUEUED,
+            "lease": job.lease + 1,
+            "message": f"resumed by {by}",
+            "metrics": {},
+            "log": "",
+        }
         self.put(job.model_copy(update=fresh | update))
         log.info("job resumed job=%s by=%s attempts=%d", job.id, by, job.attempt)
         self.assign()
@@ -445,7 +451,7 @@ class Queue:
             self._end(job, JobState.FAILED, code=error.code, message=str(error))
         else:
             event = message.event
-            update: dict[str, Any] = {"result": result, "message": event.message, "code": None}
+            update: dict[str, Any] = {"result": result, "message": event.message, "code": None, "checkpoint": None}
             if event.metrics:
                 update["metrics"] = event.metrics
             current = self._jobs.get(job.id, job)

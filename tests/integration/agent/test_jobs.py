@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.integration.agent.artifacts import CANARIES, Adapter, entry, make_adapter
@@ -35,6 +37,8 @@ from loradeck.schemas.manifest import (
     Provenance,
     SuiteManifest,
 )
+from loradeck_agent.checkpoint_store import KEPT_S, CheckpointStore
+from loradeck_agent.hub_api import HubApi
 
 ROWS = b'{"prompt": "hello", "answer": "x"}\n'
 OWN = Provenance(origin=Origin.HUMAN, consent="own", licence_class="customer-owned", purpose=("train",))
@@ -146,6 +150,14 @@ async def test_a_checkpoint_that_is_not_what_its_digests_say_starts_nothing(
     end = await hub.job_end("j1")
     assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, "too_large")
     assert not list(node.state.checkpoints.glob("j1/step-*"))
+
+
+def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> None:
+    for name, age in (("old", KEPT_S + 60), ("new", 60.0)):
+        (tmp_path / name / "step-00000002").mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    CheckpointStore(tmp_path, cast(HubApi, None)).sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 async def test_a_failed_run_brings_the_end_of_its_log(

@@ -207,8 +207,13 @@ def test_a_preference_run_resumes_byte_for_byte_and_holds_on_to_its_first_refere
 
 
 def test_a_preference_run_that_unlearns_the_chosen_answers_is_given_up(bench: Bench) -> None:
-    alike = [{"prompt": f"{n} is?", "chosen": f"it is even{n}!", "rejected": f"it is even{n}?"} for n in range(6)]
-    ended = bench.train(alike, method="dpo", steps=60, learning_rate=1.0, guards={"chosen_drop": 0.05, "spike": 1e9})
+    """Two answers nearly alike, the better one known already: pushing them apart at any price loses both."""
+    pairs = [{"prompt": f"{n}?", "chosen": f"even{n}!", "rejected": f"even{n}?"} for n in range(3)]
+    known = bench.train([{"prompt": p["prompt"], "answer": p["chosen"]} for p in pairs], steps=60, learning_rate=1e-2)
+    parent = known.last.data["adapter"]
+    inputs = {DATASET: str(write_rows(bench.root / "pairs.jsonl", pairs)), parent: str(known.out)}
+    recipe = bench.recipe(method="dpo", parent=parent, steps=60, learning_rate=0.5, guards={"spike": 1e9})
+    ended = bench.run(recipe, inputs)
     assert (ended.status, ended.last.code) == (EXIT_DIVERGED, "chosen_fell"), ended.last
     assert not ended.out.exists()
 
