@@ -9,9 +9,10 @@ import hashlib
 import math
 from typing import Any
 
-from loradeck.client.answers import DatasetEntry, SuiteEntry
+from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.rules.chain import event_hash
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
+from loradeck.schemas.company import Companion, Company, Shared, Tie
 from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, PrepareSpec, TrainSpec
 from loradeck.schemas.link import AckState, EngineState
@@ -737,6 +738,36 @@ def scores(release: str) -> list[Attestation]:
             body=report.model_dump(mode="json"), by="gpu-03", at_ms=NOW_MS - 18 * MINUTE,
         )
     ]  # fmt: skip
+
+
+def company(tenant: str, route: str, state: HubState) -> Company:
+    """What other live releases share with a row's: acme's rows are in two others', bolt went out beside it."""
+    rows = {row.key: row for row in state.tenants}
+    asked = rows.get((tenant, route))
+    if asked is None:
+        raise KeyError((tenant, route))
+    ties = {
+        "elm": Tie(what=Shared.DATASET, name="acme/tickets-0302"),
+        "aspen": Tie(what=Shared.DATASET, name="acme/tickets-0302"),
+        "bolt": Tie(what=Shared.BATCH, name="ci-bot"),
+    }
+    found = tuple(
+        Companion(tenant=name, route="production", live=row.live, ties=(tie,), flags=row.flags)
+        for name, tie in ties.items()
+        if (row := rows.get((name, "production"))) is not None and row.live is not None and tenant == "acme"
+    )
+    return Company(tenant=tenant, route=route, generation=asked.pointer.generation, total=len(found), companions=found)
+
+
+def release_detail(release: str) -> ReleaseDetail:
+    """acme's releases with their manifests. Raises: StopIteration for any other."""
+    version = next(one for one in adapters() if one.release == release)
+    manifest = version.manifest
+    made = Release(
+        tenant=manifest.tenant, form=Form.ADAPTER, base=manifest.base,
+        adapter=digest(f"{manifest.tenant} v{version.version}"), label=f"v{version.version}",
+    )  # fmt: skip
+    return ReleaseDetail(release=made, manifest=manifest)
 
 
 def data() -> tuple[list[DatasetEntry], list[SuiteEntry]]:

@@ -11,10 +11,11 @@ from scripts import console_seed as seed
 from textual import events
 from textual.keys import _character_to_key
 
-from loradeck.client.answers import DatasetEntry, SuiteEntry
+from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, Link, LinkChange
 from loradeck.schemas.attestation import Attestation, GateResult
+from loradeck.schemas.company import Company
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.manifest import AdapterVersion
@@ -117,6 +118,14 @@ class SeededPort:
     async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]:
         self._reachable()
         return seed.data()
+
+    async def company(self, tenant: str, route: str) -> Company:
+        self._reachable()
+        return seed.company(tenant, route, self.state)
+
+    async def release(self, release: str) -> ReleaseDetail:
+        self._reachable()
+        return seed.release_detail(release)
 
     def _reachable(self) -> None:
         if self.away:

@@ -12,6 +12,7 @@ from loradeck.cli.naming import one_named, release_named
 from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command, writes
+from loradeck.client.difference import parts
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MergedRelease
 
@@ -57,6 +58,25 @@ async def ls(s: Session, tenant: str | None) -> None:
         ("RELEASE", "ID", "FORM", "BASE", "ADAPTER"),
         [(v.label, v.id[:12], v.form.value, f"{v.base_label} {short(v.base)}", short(v.adapter)) for v in views],
         empty="no releases",
+    )
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("left", metavar="RELEASE")
+@click.argument("right", metavar="RELEASE")
+@hub_command
+async def diff(s: Session, tenant: str, left: str, right: str) -> None:
+    """Show what two releases of a tenant differ in: base, data, recipe, size, why."""
+    views = [await release_named(s.api, tenant, name) for name in (left, right)]
+    one, other = [await s.api.release(view.id) for view in views]
+    names = {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in await s.api.datasets()}
+    found = parts(one, other, datasets=names)
+    s.out.json({part.name: {"left": part.left, "right": part.right, "differs": part.differs} for part in found})
+    s.out.table(
+        ("", "PART", views[0].label, views[1].label),
+        [("!" if part.differs else "", part.name, part.left, part.right) for part in found],
+        empty="nothing is on record of them",
     )
 
 

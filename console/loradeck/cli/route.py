@@ -109,6 +109,36 @@ async def show(s: Session, tenant: str, route_name: str | None, settings: bool) 
     replicas(s, row)
 
 
+@route.command("company")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@hub_command
+async def company(s: Session, tenant: str, route_name: str | None) -> None:
+    """List other live releases that share a dataset, recipe, base move or batch with this route's.
+
+    One fault may be in all of them; FLAGS say how each is doing now.
+    """
+    at = pointer(tenant, route_name)
+    found = await s.api.company(at.tenant, at.route)
+    s.out.json(found)
+    s.out.table(
+        ("TENANT/ROUTE", "LIVE", "SHARES", "BAD NOW", "FLAGS"),
+        [
+            (
+                f"{one.tenant}/{one.route}",
+                f"{one.live.label}/{one.live.base_label}",
+                ", ".join(f"{tie.what.value.replace('_', ' ')} {tie.name}" for tie in one.ties),
+                f"{share(one.bad_now)} of {one.bad_n}",
+                " ".join(one.flags) or "fine",
+            )
+            for one in found.companions
+        ],
+        empty="no other live release shares its data, recipe, base move or batch",
+    )
+    if found.total > len(found.companions):
+        s.out.say(f"{len(found.companions)} of {found.total} are listed")
+
+
 def _goes(preview: Preview) -> str:
     if preview.action is PreviewAction.CANCEL_PREPARE:
         return f"nowhere: it cancels the pending promote, job {preview.prepare}"

@@ -33,6 +33,7 @@ from loradeck.client.connect import endpoint
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.company import Company
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobRequest
 from loradeck.schemas.ledger import DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.log import Event
@@ -104,6 +105,10 @@ class HubApi:
     async def row(self, tenant: str, route: str) -> TenantRow:
         """One pointer with its preview."""
         return await self.transport.ask(TenantRow, "GET", _route(tenant, route))
+
+    async def company(self, tenant: str, route: str) -> Company:
+        """Other live releases that share something with this pointer's."""
+        return await self.transport.ask(Company, "GET", f"{_route(tenant, route)}/company")
 
     async def events(
         self, *, tenant: str | None = None, route: str | None = None, before: int | None = None, limit: int = 100

@@ -242,13 +242,15 @@ class Rows:
         prior = _some(hub.observer.total(pointer, prior_id)) if prior_id and prior_id != live else None
         base = _some(hub.observer.total(pointer, base_id)) if base_id and base_id not in (live, prior_id) else None
         others = _some(hub.counts.others(key, (r.replica for _, r in placed), hub.clock()))
+        fault = health.cause(total, prior, by_replica, others, base)
         return Cause(
             live=total,
             prior=prior,
             by_replica=by_replica,
             others=others,
             base=base,
-            verdict=health.cause(total, prior, by_replica, others, base),
+            verdict=fault.verdict,
+            figure=fault.figure,
         )
 
     # ---- nodes ---------------------------------------------------------------------------------------------

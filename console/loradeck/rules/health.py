@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from loradeck.schemas.route import BreachLimit, Soak
 from loradeck.schemas.state import Health
 
 ENOUGH = 50
-"""Answers under which a share says too little to compare."""
-
-ENOUGH_ON_A_REPLICA = 20
+"""Answers under which a share says too little to compare, on all replicas or on one."""
 
 Z95 = 1.959963984540054
 
@@ -81,14 +80,24 @@ class _Share:
         return wilson(self.k, self.n)[0] > wilson(other.k, other.n)[1]
 
 
+FIGURES = ("bad", "errors")
+
+
+class Fault(NamedTuple):
+    """`verdict`: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', by which."""
+
+    verdict: str
+    figure: str
+
+
 def cause(
     live: Health,
     prior: Health | None,
     by_replica: Mapping[str, Health],
     others: Health | None,
     base: Health | None,
-) -> str:
-    """Who is at fault: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'.
+) -> Fault:
+    """Who is at fault, and by which figure.
 
     Compares the live release with its prior in its time, replica by replica, with other tenants on the same
     replicas and with the base alone. Two shares differ only where their 95 % intervals do not meet. A fault
@@ -100,10 +109,10 @@ def cause(
         verdicts.append(
             _verdict(figure(live), _usable(prior, figure), replicas, _usable(others, figure), _usable(base, figure))
         )
-    faults = [v for v in verdicts if v in ("release", "node", "base")]
+    faults = [Fault(v, f) for v, f in zip(verdicts, FIGURES, strict=True) if v in ("release", "node", "base")]
     if faults:
         return faults[0]
-    return verdicts[0] if live.checked else verdicts[1]
+    return Fault(verdicts[0], "bad") if live.checked else Fault(verdicts[1], "errors")
 
 
 def _bad(health: Health) -> _Share:
@@ -131,7 +140,7 @@ def _verdict(
         return "unknown"
     if not live.worse_than(reference):
         return "fine"
-    told = [r for r in replicas if r.n >= ENOUGH_ON_A_REPLICA]
+    told = [r for r in replicas if r.n >= ENOUGH]
     if any(replica.worse_than(_rest(told, i)) for i, replica in enumerate(told) if len(told) > 1):
         return "node"
     if others is not None and not live.worse_than(others):

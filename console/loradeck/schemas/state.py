@@ -118,6 +118,7 @@ class Cause(Wire):
     others: Health | None = Field(None, description="other tenants on the replicas this one is placed on")
     base: Health | None = None
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
+    figure: str = Field("bad", description="what shows it: bad (bad answers of those checked) | errors (of requests)")
 
 
 class TenantRow(Wire):

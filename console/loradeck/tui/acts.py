@@ -41,6 +41,9 @@ class Acts:
     def do_promote(self) -> None:
         self._deck.moving.promote(None, override=False)
 
+    def do_override(self) -> None:
+        self._deck.moving.promote(None, override=True)
+
     def do_rewind(self) -> None:
         barred = barrier(Action.REWIND, self._deck.state, self._deck.read_only)
         if barred is not None:

@@ -254,6 +254,7 @@ class Deck(App[Context], inherit_bindings=False):
         on_events = self.front is not None and self.state.screen is Screen.EVENTS
         self.asker.show(self._looked_at())
         self.asker.records()
+        self.asker.company()
         self.asker.labels(self.front.grid.in_view if on_events and self.front is not None else [])
 
     def _looked_at(self) -> set[RowKey]:

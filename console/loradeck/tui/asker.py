@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Collection, Coroutine, Hashable
 from typing import Any
 
+from loradeck.client.answers import ReleaseDetail
 from loradeck.client.errors import ClientError
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.moves import RewindPlan, RewindRequest
@@ -21,6 +22,11 @@ from loradeck.tui.port import Port
 from loradeck.tui.registry import Fetch
 from loradeck.tui.state import FETCHED, ConsoleState, Link, Screen
 from loradeck.tui.text import clean
+
+COMPANY_S = 30.0
+"""How long what releases share is taken to hold while no pointer moves; their health is on their own rows."""
+
+COMPANY_KEPT = 50
 
 MOST_ROWS = 1000
 """Rows whose figures are asked for at once. Marked ones beyond that move all the same: the hub checks what was seen."""
@@ -50,6 +56,7 @@ class Asker:
         self._notice = notice
         self._labels = Labels(port, state)
         self._shown: frozenset[RowKey] | None = None
+        self._company: tuple[RowKey, int, float] | None = None
 
     def show(self, rows: Collection[RowKey]) -> None:
         """Ask for the figures of these rows from now on; what moves or changes a flag comes for every row."""
@@ -67,6 +74,31 @@ class Asker:
 
     async def _learn(self, tenant: str) -> None:
         await self._labels.learn(tenant)
+        self._changed()
+
+    def company(self) -> None:
+        """Ask what shares something with the selected row's release, once the selection rests on it."""
+        state, row = self._state, self._state.row
+        if row is None or state.screen is not Screen.TENANTS or state.link is not Link.LIVE:
+            return
+        asked = self._company
+        generation, now = row.pointer.generation, state.clock()
+        if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > COMPANY_S:
+            self._company = (row.key, generation, now)
+            self._start(self._learn_company(row.key))
+
+    async def _learn_company(self, key: RowKey) -> None:
+        held = self._state.company
+        try:
+            found = await self._port.company(*key)
+        except ClientError:
+            held.pop(key, None)  # the line says that it is not known
+            self._company = None
+            return
+        held.pop(key, None)
+        held[key] = found
+        while len(held) > COMPANY_KEPT:
+            del held[next(iter(held))]
         self._changed()
 
     # ---- records -------------------------------------------------------------------------------------------
@@ -146,6 +178,16 @@ class Asker:
         except ClientError as error:
             self._notice(f"p off: {said(error)}", "bad")
             return None
+
+    async def both(self, left: str, right: str) -> tuple[ReleaseDetail, ReleaseDetail, dict[str, str]] | None:
+        """Two releases with their manifests, and datasets by name; None: it was told why there is no answer."""
+        try:
+            found = await self._port.release(left), await self._port.release(right)
+            datasets, _ = await self._port.data()
+        except ClientError as error:
+            self._notice(f"d off: {said(error)}", "bad")
+            return None
+        return *found, {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in datasets}
 
     async def plan(self, request: RewindRequest) -> RewindPlan | None:
         """What the hub would do on a rewind; None: it was told why there is no answer."""

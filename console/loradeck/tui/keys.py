@@ -70,6 +70,17 @@ BINDINGS: tuple[Binding, ...] = (
         moves=True,
     ),
     Binding(
+        "override",
+        ("o",),
+        "o",
+        "override",
+        "What p does, against the gate: offers the newest release that is not live and asks for a typed reason, which "
+        "the event shows for ever. Needs the role releaser.",
+        TENANTS,
+        moves=True,
+        footer=False,
+    ),
+    Binding(
         "hold",
         ("h",),
         "h",
@@ -115,6 +126,25 @@ BINDINGS: tuple[Binding, ...] = (
         "*",
         "mark all",
         "Mark every row that the filter shows, or unmark them when all are marked.",
+        TENANTS,
+        footer=False,
+    ),
+    Binding(
+        "related",
+        ("m",),
+        "m",
+        "mark related",
+        "Mark the rows of the ALSO line: live releases that share its dataset, recipe, move to another base, or batch "
+        "of promotes. Unmark them when all are marked.",
+        TENANTS,
+        footer=False,
+    ),
+    Binding(
+        "diff",
+        ("d",),
+        "d",
+        "diff",
+        "The live release beside the one that R goes to: what differs first, then what is alike.",
         TENANTS,
         footer=False,
     ),

@@ -7,13 +7,14 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from loradeck.client.answers import DatasetEntry, SuiteEntry
+from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
 from loradeck.client.feed import Feed, FeedItem
 from loradeck.client.transport import Transport
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.company import Company
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
@@ -80,6 +81,14 @@ class Port(Protocol):
         ...
 
     async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]: ...
+
+    async def company(self, tenant: str, route: str) -> Company:
+        """Other live releases that share something with a pointer's."""
+        ...
+
+    async def release(self, release: str) -> ReleaseDetail:
+        """A release and its adapter's manifest."""
+        ...
 
     async def aclose(self) -> None: ...
 
@@ -159,6 +168,12 @@ class HubPort:
 
     async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]:
         return await self._api.datasets(), await self._api.suites()
+
+    async def company(self, tenant: str, route: str) -> Company:
+        return await self._api.company(tenant, route)
+
+    async def release(self, release: str) -> ReleaseDetail:
+        return await self._api.release(release)
 
     async def aclose(self) -> None:
         await self._api.aclose()

@@ -1,7 +1,11 @@
-"""The pinned preview of the selected pointer: NOW, CAUSE, R ->, MOVES, TELL. Lines without a toolkit."""
+"""The pinned preview of the selected pointer: NOW, CAUSE, ALSO, R ->, MOVES, TELL. Lines without a toolkit."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+from loradeck.schemas.company import Companion, Shared
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
@@ -59,6 +63,7 @@ def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: 
         head += f"  AS OF {age(state.silent_s)} AGO"
     lines = [title(head, width), _now(state, row, wide)]
     lines += _cause(row, wide)
+    lines.append(also_line(state, row))
     lines += goes_to(row, wide)
     lines.append(armed_line(rollback, undo))
     lines.append(_moves(state, row))
@@ -98,17 +103,32 @@ def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
     return (*spans, *reason, *gate) if wide else (*spans, *gate, *reason)
 
 
-def _share(health: Health | None) -> float | None:
-    return health.bad / health.checked if health is not None and health.checked else None
+class _Figure(NamedTuple):
+    """Bad answers of those that were checked, or errors of requests: `of` the health, how many of how many."""
+
+    word: str
+    unit: str
+    of: Callable[[Health], tuple[int, int]]
 
 
-def _said(health: Health | None) -> str:
+_FIGURES = {
+    "bad": _Figure("bad", "checked", lambda health: (health.bad, health.checked)),
+    "errors": _Figure("errors", "requests", lambda health: (health.errors, health.requests)),
+}
+
+
+def _share(health: Health, figure: _Figure) -> float | None:
+    """None where there are too few to compare."""
+    part, whole = figure.of(health)
+    return part / whole if whole >= ENOUGH else None
+
+
+def _said(health: Health | None, figure: _Figure) -> str:
     """`31.0% of 2,310`, `too few (12 checked)`, `not measured`."""
     if health is None:
         return "not measured"
-    if health.checked < ENOUGH:
-        return f"too few ({health.checked} checked)"
-    return f"{percent(_share(health))}% of {count(health.checked)}"
+    share, n = _share(health, figure), figure.of(health)[1]
+    return f"too few ({n} {figure.unit})" if share is None else f"{percent(share)}% of {count(n)}"
 
 
 _VERDICTS = {
@@ -123,15 +143,17 @@ _VERDICTS = {
 
 def _cause(row: TenantRow, wide: bool) -> list[Line]:
     cause = row.cause
+    figure = _FIGURES.get(cause.figure, _FIGURES["bad"])
     live = clean(row.live.label) if row.live else "nothing"
-    checked = " checked" if wide and cause.live.checked >= ENOUGH else ""
-    first = f"{live}: bad {_said(cause.live)}{checked}"
+    unit = f" {figure.unit}" if wide and _share(cause.live, figure) is not None else ""
+    first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
     if cause.by_replica:
-        first += f", {_replicas(cause.by_replica)}"
-    first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others)}"
+        first += f", {_replicas(cause.by_replica, figure)}"
+    first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others, figure)}"
     target = row.preview.target
     name = f"{clean(target.label)}{' in its time' if wide else ''}" if target else "prior"
-    second = f"{name} {_said(cause.prior)} | {'base alone' if wide else 'base'} {_said(cause.base)}   "
+    base = f"base {short(row.live.base) if row.live else ''} alone" if wide else "base"
+    second = f"{name} {_said(cause.prior, figure)} | {base} {_said(cause.base, figure)}   "
     verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
     if not wide:
         verdict = verdict.partition(";")[0].partition(",")[0]
@@ -141,9 +163,9 @@ def _cause(row: TenantRow, wide: bool) -> list[Line]:
     ]
 
 
-def _replicas(by_replica: dict[str, Health]) -> str:
+def _replicas(by_replica: dict[str, Health], figure: _Figure) -> str:
     """How the live release does replica by replica: the range, or the one that stands out for want of answers."""
-    known = {name: share for name, h in by_replica.items() if h.checked >= ENOUGH and (share := _share(h)) is not None}
+    known = {name: share for name, h in by_replica.items() if (share := _share(h, figure)) is not None}
     if not known:
         return f"too few on each of {plural(len(by_replica), 'replica')}"
     low, high = min(known.values()), max(known.values())
@@ -155,6 +177,52 @@ def _replicas(by_replica: dict[str, Health]) -> str:
         return f"alike on {len(known)}/{len(by_replica)} replicas{rest}"
     worst = max(known, key=lambda name: known[name])
     return f"{percent(low)}-{percent(high)}% by replica, worst {clean(worst)}{rest}"
+
+
+_SHARED = {
+    Shared.DATASET: "dataset",
+    Shared.RUN: "recipe",
+    Shared.BASE_MOVE: "move",
+    Shared.BATCH: "batch of",
+}
+
+
+def also_line(state: ConsoleState, row: TenantRow) -> Line:
+    """Live releases that share something with this one, those in trouble first, each under its likeliest tie."""
+    label = Span(" ALSO  ", "label")
+    company = state.company.get(row.key)
+    if company is None or company.generation != row.pointer.generation:
+        return line(label, Span("what shares its data, recipe, base move or batch: not looked up yet", "dim"))
+    if not company.companions:
+        return line(label, Span("no other live release shares its data, recipe, base move or batch", "dim"))
+    groups: dict[tuple[Shared, str], list[Companion]] = {}
+    for companion in company.companions:
+        groups.setdefault((companion.ties[0].what, companion.ties[0].name), []).append(companion)
+    told = [
+        f"{_SHARED[what]} {clean(name)}: {_companions(state, companions)}"
+        for (what, name), companions in groups.items()
+    ]
+    troubled = any(health_of(state, companion) != "fine" for companion in company.companions)
+    return line(label, f"m marks {company.total:,}   ", Span(" | ".join(told), "warn" if troubled else ""))
+
+
+def _companions(state: ConsoleState, companions: list[Companion]) -> str:
+    ordered = sorted(companions, key=lambda one: (health_of(state, one) == "fine", one.tenant, one.route))
+    named = ", ".join(
+        f"{_place(one.tenant, one.route)} {clean(one.live.label)} ({health_of(state, one)})" for one in ordered[:3]
+    )
+    return f"{named}, +{len(ordered) - 3}" if len(ordered) > 3 else named
+
+
+def health_of(state: ConsoleState, one: Companion) -> str:
+    """Its worst flag as its row says now, or fine."""
+    row = state.tenants.get((one.tenant, one.route))
+    flags = row.flags if row is not None else one.flags
+    return next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), "fine")
+
+
+def _place(tenant: str, route: str) -> str:
+    return clean(tenant if route == "production" else f"{tenant}/{route}")
 
 
 def ready(row: TenantRow) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from loradeck.schemas.company import Company
 from loradeck.schemas.feed import (
     FeedEvents,
     FeedJobs,
@@ -134,6 +135,9 @@ class ConsoleState:
     registry: Registry = field(default_factory=Registry)
     fetches: dict[Screen, Fetch] = field(default_factory=lambda: {which: Fetch() for which in FETCHED})
     marks: list[RowKey] = field(default_factory=list)
+
+    company: dict[RowKey, Company] = field(default_factory=dict)
+    """What other live releases share with a row's, of rows that were looked at."""
 
     own: list[OwnMove] = field(default_factory=list)
     """Moves sent by this console, oldest first."""

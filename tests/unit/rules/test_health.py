@@ -106,4 +106,4 @@ def test_the_cause_is_what_the_figures_tell_apart(
     base: Health | None,
     verdict: str,
 ) -> None:
-    assert cause(live, prior, by_replica, others, base) == verdict
+    assert cause(live, prior, by_replica, others, base).verdict == verdict

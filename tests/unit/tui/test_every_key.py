@@ -62,6 +62,11 @@ def is_json(on: Stage) -> bool:
     return isinstance(page, Page) and page.body.text.startswith("{")
 
 
+def is_diff(on: Stage) -> bool:
+    page = on.deck.screen
+    return isinstance(page, Page) and "v9 against v7" in page.body.text and "! recipe" in page.body.text
+
+
 EFFECTS: dict[str, Callable[[Stage], bool]] = {
     "incident": asks(Asking.INCIDENT),
     "rewind": asks(Asking.MOMENT),
@@ -72,6 +77,8 @@ EFFECTS: dict[str, Callable[[Stage], bool]] = {
     "mark": lambda on: len(on.deck.state.marks) == 1,
     "mark_shown": lambda on: len(on.deck.state.marks) == len(on.deck.state.tenant_list.order) > 1,
     "json": is_json,
+    "related": lambda on: {key[0] for key in on.deck.state.marks} == {"aspen", "bolt", "elm"},
+    "diff": is_diff,
     **{which.value: shows(which) for which in Screen},
     "down": at(1),
     "up": at(0),

@@ -14,7 +14,7 @@ from scripts.console_stage import Stage, stage
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ConfigError
 from loradeck.schemas.feed import FeedTenants
-from loradeck.schemas.moves import AnnotateRequest, MoveResult, RewindPlan, RewindStep
+from loradeck.schemas.moves import AnnotateRequest, MoveResult, PromoteRequest, RewindPlan, RewindStep
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
@@ -29,6 +29,11 @@ ACME = ("acme", "production")
 def notice(on: Stage) -> str:
     assert on.deck.front is not None
     return on.deck.front.prompt.notice
+
+
+def pane(on: Stage) -> str:
+    assert on.deck.front is not None
+    return on.deck.front.pane.text
 
 
 async def command(on: Stage, text: str) -> None:
@@ -174,7 +179,7 @@ async def test_figures_are_asked_for_where_somebody_looks() -> None:
     ]
     state = state.model_copy(update={"tenants": tuple(rows), "events": ()})
     async with stage(state, size=(80, 24)) as on:
-        in_view = 24 - 9 - 5
+        in_view = 24 - 10 - 5
         assert on.port.shown[-1] == {(f"t{n:03}", "production") for n in range(2 * in_view)}
         await on.press("space")
         await on.press("G")
@@ -322,3 +327,59 @@ async def test_of_marked_rows_the_one_that_was_refused_is_told() -> None:
         assert tell.text.startswith("R 2 rows: REFUSED acme: another move was first")
         assert "COMMITTED 1" in tell.text
         assert tell.style == "bad"
+
+
+async def test_m_marks_what_shares_something_and_says_what_the_filter_hides() -> None:
+    async with stage() as on:
+        await on.press("/", *"acme|bolt", "enter")
+        on.deck.state.tenant_list.choose(ACME)
+        await on.settle()
+        await on.press("m")
+        assert {tenant for tenant, _ in on.deck.state.marks} == {"elm", "aspen", "bolt"}
+        assert notice(on) == "marked 3 rows, 2 of them hidden by the filter; acme itself is marked by space"
+        await on.press("R")
+        await on.settle()
+        assert on.deck.question is not None
+        assert "2 hidden by the filter" in on.deck.question.ask.line
+        await on.press("escape", "m")
+        assert on.deck.state.marks == []
+
+
+async def test_m_marks_nothing_while_it_is_not_known_what_is_shared() -> None:
+    async with stage() as on:
+        on.port.away = True
+        on.deck.state.company.clear()
+        await on.press("j", "k", "m")
+        assert "not known yet" in notice(on)
+        on.port.away = False
+        await on.press("j")
+        await on.settle()
+        assert "no other live release shares" in pane(on)
+        await on.press("m")
+        assert "no other live release shares" in notice(on)
+        assert on.deck.state.marks == []
+
+
+async def test_o_asks_for_a_typed_reason_and_marks_the_move_as_an_override() -> None:
+    async with stage() as on:
+        await on.press("o")
+        await on.settle()
+        assert on.deck.question is not None
+        assert "v9/B2 > v10/B2: OVERRIDE" in on.deck.question.ask.line
+        await on.press(*"no other way", "enter")
+        (move,) = on.port.sent
+        assert isinstance(move.request, PromoteRequest)
+        assert (move.request.override, move.request.reason) == (True, "no other way")
+
+
+async def test_d_says_why_there_is_nothing_to_compare() -> None:
+    async with stage() as on:
+        on.deck.state.tenant_list.choose(("cedar", "production"))
+        await on.press("d")
+        assert "R goes nowhere from here" in notice(on)
+        on.deck.state.tenant_list.choose(ACME)
+        on.port.away = True
+        await on.press("d")
+        await on.pause()
+        assert "d off: the hub cannot be reached" in notice(on)
+        assert on.deck.front is not None

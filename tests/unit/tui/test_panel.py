@@ -93,7 +93,39 @@ def test_what_was_not_measured_is_said(state: ConsoleState, armed: Armed) -> Non
     assert preview(state, armed()).count("not measured") == 2
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 9), (100, 9), (200, 14)])
+def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    cause = row.cause.model_copy(
+        update={
+            "live": Health(requests=400, errors=200, checked=60, bad=0),
+            "by_replica": {f"gpu-{i}": Health(requests=200, errors=100 + i) for i in range(2)},
+            "prior": Health(requests=9000, errors=9, checked=9000),
+            "figure": "errors",
+        }
+    )
+    state.tenants[ACME] = row.model_copy(update={"cause": cause})
+    shown = preview(state, armed())
+    assert "v9: errors 50.0% of 400 requests, alike on 2/2 replicas" in shown
+    assert "v7 in its time 0.1% of 9,000" in shown
+    assert f"base {row.live.base[:6] if row.live else ''} alone" in shown
+
+
+def test_what_shares_something_is_named_with_its_health_as_of_now(state: ConsoleState, armed: Armed) -> None:
+    assert "ALSO  what shares its data" in preview(state, armed())
+    state.company[ACME] = seed.company(*ACME, seed.hub_state())
+    shown = preview(state, armed())
+    assert "ALSO  m marks 3   dataset acme/tickets-0302: aspen v6 (fine), elm v3 (fine) | batch of ci-bot" in shown
+    assert "batch of ci-bot: bolt v5 (UNPRVN)" in shown
+    elm = state.tenants["elm", "production"]
+    state.tenants[elm.key] = elm.model_copy(update={"flags": ("BAD",)})
+    assert "acme/tickets-0302: elm v3 (BAD), aspen v6 (fine)" in preview(state, armed())
+    row = state.tenants[ACME]
+    moved = row.model_copy(update={"pointer": row.pointer.model_copy(update={"generation": 42})})
+    state.tenants[ACME] = moved
+    assert "not looked up yet" in preview(state, armed()), "what the release before shared says nothing of this one"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 10), (100, 10), (200, 14)])
 def test_the_preview_has_as_many_lines_as_the_pane(state: ConsoleState, armed: Armed, width: int, height: int) -> None:
     assert len(preview(state, armed(), width).splitlines()) <= height
 

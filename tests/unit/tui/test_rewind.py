@@ -147,7 +147,7 @@ async def test_a_long_plan_is_scrolled_in_a_higher_pane_and_the_question_stays()
         await on.press("escape")
         await on.settle()
         assert on.deck.question is None
-        assert on.deck.front.pane.size.height == 9
+        assert on.deck.front.pane.size.height == 10
         assert on.port.sent == []
 
 

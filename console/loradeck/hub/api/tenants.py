@@ -11,9 +11,11 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from loradeck.hub.api.moves import PAGE, Releaser, Viewer, actor_of, hub_of, move
+from loradeck.hub.company import company_of
 from loradeck.hub.hub import Hub
 from loradeck.rules import gates, tenants
 from loradeck.rules.errors import Refused
+from loradeck.schemas.company import Company
 from loradeck.schemas.ids import Name, Reason, Strict
 from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.log import Draft
@@ -115,6 +117,12 @@ async def row(tenant: str, route: str, request: Request, caller: Viewer) -> Resp
     hub = hub_of(request)
     hub.route(tenant, route)
     return Response(hub.rows.tenant((tenant, route)).model_dump_json(), media_type="application/json")
+
+
+@router.get(f"{PAGE}/company")
+async def company(tenant: str, route: str, request: Request, caller: Viewer) -> Company:
+    """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
+    return company_of(hub_of(request), tenant, route)
 
 
 @router.put(PAGE)

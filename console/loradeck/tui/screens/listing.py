@@ -39,6 +39,8 @@ class ListScreen(Screen[None], inherit_bindings=False):
     WHICH: ClassVar[Which]
     COLUMNS: ClassVar[tuple[Column, ...]]
     EMPTY: ClassVar[str]
+    PANE: ClassVar[int] = PANE
+    """Lines of its pane on a terminal that is not tall."""
 
     DEFAULT_CSS = """
     ListScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
@@ -143,7 +145,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         Returns whether it has to be laid out anew first.
         """
         screen = self.size.height
-        usual = PANE_TALL if screen >= TALL else PANE
+        usual = PANE_TALL if screen >= TALL else self.PANE
         height = max(usual, min(wanted, screen - CHROME - LEAST_ROWS))
         if self._pane_height == height:
             return False

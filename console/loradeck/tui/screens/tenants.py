@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from loradeck.schemas.state import TenantRow
 from loradeck.tui.columns import TENANT_COLUMNS, tenant_cells
+from loradeck.tui.difference import difference_lines
 from loradeck.tui.dispatch import Action, Ask, Verdict, barrier, decide, shown_of
+from loradeck.tui.listing import hidden
 from loradeck.tui.panel import has_preview, panel_lines, wants_panel
 from loradeck.tui.preview import preview_lines, tell_line
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.screens.page import Page
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
 from loradeck.tui.text import Line, Span, plural
@@ -18,6 +23,7 @@ class TenantsScreen(ListScreen):
     WHICH = Screen.TENANTS
     COLUMNS = TENANT_COLUMNS
     EMPTY = "no tenants yet: loradeck tenant create NAME"
+    PANE = 10
 
     def cells(self, key: Any) -> dict[str, Span] | None:
         row = self.deck.state.tenants.get(key)
@@ -44,3 +50,49 @@ class TenantsScreen(ListScreen):
             lines = panel_lines(state, row, width, height, rollback=rollback, undo=undo)
             return lines, shown_of(row, panel=not has_preview(state, row))
         return preview_lines(state, row, width, rollback=rollback, undo=undo), shown_of(row)
+
+    def do_related(self) -> None:
+        """Mark the rows whose live releases share something with this one, or unmark them when all are marked."""
+        deck, state, row = self.deck, self.deck.state, self.deck.state.row
+        company = state.company.get(row.key) if row is not None else None
+        if row is None or company is None or company.generation != row.pointer.generation:
+            deck.notice("m off: what shares something with this row is not known yet", "warn")
+            return
+        keys = [(one.tenant, one.route) for one in company.companions if (one.tenant, one.route) in state.tenants]
+        if not keys:
+            deck.notice("m: no other live release shares its data, recipe, base move or batch", "dim")
+            return
+        if set(keys) <= set(state.marks):
+            state.marks = [key for key in state.marks if key not in keys]
+            deck.notice(f"unmarked {plural(len(keys), 'row')}")
+            return
+        state.marks += [key for key in keys if key not in state.marks]
+        away = len(hidden(keys, state.tenant_list.order))
+        more = f", {away} of them hidden by the filter" if away else ""
+        cut = f" of {company.total:,}; the hub lists no more" if company.total > len(company.companions) else ""
+        deck.notice(f"marked {plural(len(keys), 'row')}{cut}{more}; {row.tenant} itself is marked by space")
+
+    def do_diff(self) -> None:
+        """The live release beside the one that R goes to."""
+        row = self.deck.state.row
+        if row is None or row.live is None:
+            self.deck.notice("d off: nothing is served here", "warn")
+        elif row.preview.target is None:
+            self.deck.notice("d off: R goes nowhere from here, so there is nothing to compare with", "warn")
+        else:
+            self.deck.notice("looking up both releases ...", "dim")
+            work = self._show_difference(row, row.live.id, row.preview.target.id)
+            self.deck.run_worker(work, group="offer", exclusive=True)
+
+    async def _show_difference(self, row: TenantRow, left: str, right: str) -> None:
+        deck = self.deck
+        found = await deck.asker.both(left, right)
+        if found is None:
+            return
+        if deck.front is not self or deck.state.tenant_list.selected != row.key or self.prompt.asking is not None:
+            deck.notice("d dropped: you have moved on", "dim")
+            return
+        deck.notice("")
+        one, other, names = found
+        write = partial(difference_lines, f"{row.tenant}/{row.route}", one, other, names)
+        self.app.push_screen(Page("diff", write, leaves="d"))
