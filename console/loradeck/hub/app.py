@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from loradeck.hub import feed, link, problems
+from loradeck.hub import feed, problems
 from loradeck.hub.api import (
     attestations,
     backup,
@@ -30,7 +30,7 @@ from loradeck.schemas.ids import Role
 
 RESOURCES = (
     state, tenants, moves, rewind, registry, erasures, blobs, attestations, jobs, nodes, events, tokens, backup, health,
-    link, feed,
+    feed,
 )  # fmt: skip
 
 

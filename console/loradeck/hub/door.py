@@ -11,10 +11,12 @@ from asyncio.transports import BaseTransport
 from pathlib import Path
 from typing import Any
 
+from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from loradeck.hub.auth import LOCAL
+from loradeck.hub.link import PATH, link
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 
@@ -54,7 +56,11 @@ class LocalWebSocket(WebSocketsSansIOProtocol):
 
 
 class Door:
-    """ASGI wrapper that marks each connection with the way it came in."""
+    """ASGI wrapper that marks each connection with the way it came in.
+
+    Links do not go through the app: what the framework keeps on the stack of each connection would be
+    15 kB for every node of the fleet.
+    """
 
     def __init__(self, app: Any, *, local: bool) -> None:
         self._app = app
@@ -62,6 +68,9 @@ class Door:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         scope[LOCAL] = self._local
+        if scope["type"] == "websocket" and scope["path"] == PATH:
+            await link(WebSocket(scope, receive, send), self._app.state.hub)
+            return
         await self._app(scope, receive, send)
 
 

@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, WebSocket
 from pydantic import BaseModel, ValidationError
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loradeck.hub.auth import Caller, caller_of
 from loradeck.hub.problems import problem_of, problem_response
@@ -47,7 +46,8 @@ if TYPE_CHECKING:
     from loradeck.hub.steer import Table
 
 log = logging.getLogger("loradeck.hub.link")
-router = APIRouter()
+
+PATH = "/v1/link"
 
 Key = tuple[str, str]
 
@@ -205,6 +205,7 @@ class Link:
             )
         self._own(hello.replicas, hello.node)
         await self._greet(hello)
+        del hello  # it would be held as long as the link
         while True:
             self._take(await self._next())
 
@@ -287,9 +288,8 @@ class Link:
                 raise Refused("invalid_request", "a link has one hello")
 
 
-@router.websocket("/v1/link")
-async def link(socket: WebSocket) -> None:
-    hub: Hub = socket.app.state.hub
+async def link(socket: WebSocket, hub: Hub) -> None:
+    """A connection to `/v1/link`, from its handshake to its end."""
     try:
         caller = caller_of(socket, hub.tokens)
         if caller.role is not Role.AGENT:
