@@ -14,7 +14,16 @@ from loradeck.rules.chain import event_hash
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.company import Companion, Company, Shared, Tie
 from loradeck.schemas.ids import Role
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, PrepareSpec, TrainSpec
+from loradeck.schemas.jobs import (
+    EvaluateSpec,
+    ExecutorEvent,
+    ExecutorEventType,
+    Job,
+    JobLogLine,
+    JobState,
+    PrepareSpec,
+    TrainSpec,
+)
 from loradeck.schemas.link import AckState, EngineState
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.manifest import (
@@ -571,6 +580,43 @@ def jobs() -> list[Job]:
             result={"passed": False, "exact": 364, "valid": 284, "n": 400},
         ),
     ]  # fmt: skip
+
+
+def job_events(job: str) -> list[ExecutorEvent]:
+    """What an executor reported: of the training run its 26 steps, of which the console missed three."""
+    found = next(one for one in jobs() if one.id == job)
+    if found.kind != "train" or found.started_ms is None:
+        return []
+    began, kind = found.started_ms / 1000, ExecutorEventType
+    made = [_said(job, 0, began, kind.STARTED), _said(job, 1, began + 2, kind.HEARTBEAT, message="loading the base")]
+    for step in range(1, (found.step or 0) + 1):
+        if 12 <= step <= 14:
+            continue
+        metrics = {
+            "loss": 2.4 * math.exp(-step / 11) + 0.17 + 0.05 * math.sin(step * 2.1),
+            "grad_norm": 1.3 + 1.8 * math.exp(-step / 6) + 0.3 * math.sin(step * 1.3),
+            "tokens_per_second": 150 + 10 * math.sin(step),
+        }
+        if step == found.step:
+            metrics = found.metrics
+        ts = began + 5 + 4 * step
+        made.append(_said(job, len(made), ts, kind.PROGRESS, step=step, of=40, metrics=metrics))
+        if step == 20:
+            made.append(_said(job, len(made), ts, kind.CHECKPOINT, step=20, of=40, message="whole, synced and named"))
+    return made
+
+
+def _said(job: str, seq: int, ts: float, type_: ExecutorEventType, **more: Any) -> ExecutorEvent:
+    return ExecutorEvent(run=job, attempt=1, seq=seq, ts=ts, type=type_, **more)
+
+
+def job_log(job: str) -> list[JobLogLine]:
+    """What the training run printed."""
+    if job != "job-7be10c44":
+        return []
+    texts = ["base 4ed2e5: 32 layers, 8.03 B parameters", "320 rows, longest 212 tokens; padding 11 %"]
+    texts += [f"batch {step}: {180 + step * 7 % 31} tokens of answers" for step in range(1, 27)]
+    return [JobLogLine(attempt=1, number=i + 1, text=text) for i, text in enumerate(texts)]
 
 
 def hub_state(*, role: Role = Role.RELEASER, production: bool = True, at_ms: int = NOW_MS) -> HubState:

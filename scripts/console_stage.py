@@ -17,7 +17,7 @@ from loradeck.client.feed import FeedItem, Link, LinkChange
 from loradeck.schemas.attestation import Attestation, GateResult
 from loradeck.schemas.company import Company
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
-from loradeck.schemas.jobs import Job
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
@@ -82,6 +82,14 @@ class SeededPort:
         if self.obeys is None:
             raise OutcomeUnknown(None, where="https://hub.eu-1.example:7400")
         return self.obeys(order)
+
+    async def job_events(self, job: str, attempt: int, seq: int) -> list[ExecutorEvent]:
+        self._reachable()
+        return [event for event in seed.job_events(job) if (event.attempt, event.seq) > (attempt, seq)]
+
+    async def job_log(self, job: str, attempt: int, number: int) -> list[JobLogLine]:
+        self._reachable()
+        return [line for line in seed.job_log(job) if (line.attempt, line.number) > (attempt, number)]
 
     async def outcome(self, key: str) -> MoveResult | None:
         await asyncio.Event().wait()

@@ -87,6 +87,18 @@ async def jobs(stage: Stage) -> None:
     await stage.settle()
 
 
+async def job(stage: Stage) -> None:
+    await stage.press("3", "g", *"jj", "enter")
+    await stage.pause()
+    await stage.pause()
+
+
+async def job_not_followed(stage: Stage) -> None:
+    await job(stage)
+    await stage.press("k", "k", "k")
+    await stage.pause()
+
+
 async def events(stage: Stage) -> None:
     await stage.press("6")
     await stage.settle()
@@ -150,6 +162,8 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "node": (node, WIDE),
     "drain": (drain, WIDE),
     "jobs": (jobs, WIDE),
+    "job": (job, WIDE),
+    "job-80x24": (job_not_followed, (80, 24)),
     "gates": (gates, WIDE),
     "adapters": (adapters, WIDE),
     "events": (events, WIDE),

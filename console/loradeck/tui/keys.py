@@ -208,8 +208,9 @@ BINDINGS: tuple[Binding, ...] = (
         ("enter",),
         "enter",
         "",
-        "On a tenant: its events. On an event: its tenant. On a node: everything about it.",
-        frozenset({Screen.TENANTS, Screen.EVENTS, Screen.NODES}),
+        "On a tenant: its events. On an event: its tenant. On a node: everything about it. On a job: its plots and "
+        "its log.",
+        frozenset({Screen.TENANTS, Screen.EVENTS, Screen.NODES, Screen.JOBS}),
         footer=False,
     ),
     Binding(

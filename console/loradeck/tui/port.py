@@ -15,7 +15,7 @@ from loradeck.client.feed import Feed, FeedItem
 from loradeck.client.transport import Transport
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.company import Company
-from loradeck.schemas.jobs import Job
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
     AnnotateRequest,
@@ -52,6 +52,14 @@ class Port(Protocol):
 
     async def order(self, order: Order) -> NodeRow | Job:
         """What an order has made of its node or job. Raises like `send`."""
+        ...
+
+    async def job_events(self, job: str, attempt: int, seq: int) -> list[ExecutorEvent]:
+        """What a job's executor reported after an event, the newest thousand."""
+        ...
+
+    async def job_log(self, job: str, attempt: int, number: int) -> list[JobLogLine]:
+        """What a job's executor printed after a line, the newest thousand lines."""
         ...
 
     async def outcome(self, key: str) -> MoveResult | None:
@@ -136,6 +144,12 @@ class HubPort:
             "S": self._api.resume_job,
         }
         return await calls[order.action](order.subject)
+
+    async def job_events(self, job: str, attempt: int, seq: int) -> list[ExecutorEvent]:
+        return await self._api.job_events(job, attempt=attempt, seq=seq)
+
+    async def job_log(self, job: str, attempt: int, number: int) -> list[JobLogLine]:
+        return await self._api.job_log(job, attempt=attempt, number=number)
 
     async def outcome(self, key: str) -> MoveResult | None:
         return await self._api.move(key)

@@ -13,6 +13,7 @@ from scripts.console_stage import Stage, stage
 from loradeck.tui.keys import BINDINGS, Binding
 from loradeck.tui.listing import RowFilter
 from loradeck.tui.screens.help import HelpScreen
+from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.page import Page
 from loradeck.tui.state import Screen
 from loradeck.tui.widgets.prompt import Asking
@@ -54,7 +55,7 @@ def shows(which: Screen) -> Callable[[Stage], bool]:
 
 
 def entered(on: Stage) -> bool:
-    return isinstance(on.deck.screen, Page) or on.deck.state.screen in (Screen.EVENTS, Screen.TENANTS)
+    return isinstance(on.deck.screen, Page | JobScreen) or on.deck.state.screen in (Screen.EVENTS, Screen.TENANTS)
 
 
 def is_json(on: Stage) -> bool:
@@ -96,7 +97,7 @@ EFFECTS: dict[str, Callable[[Stage], bool]] = {
 
 async def on_first_row(on: Stage, screen: Screen) -> None:
     """Whatever was before: a screen in front, its first row selected, nothing typed, nothing marked."""
-    while isinstance(on.deck.screen, Page):
+    while isinstance(on.deck.screen, Page | JobScreen):
         on.deck.pop_screen()
     if on.deck.front is not None:
         on.deck.front.prompt.close()

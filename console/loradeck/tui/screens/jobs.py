@@ -7,7 +7,9 @@ from typing import Any
 from loradeck.tui.columns import JOB_COLUMNS, job_cells
 from loradeck.tui.details import job_lines
 from loradeck.tui.dispatch import Action
+from loradeck.tui.following import Following
 from loradeck.tui.preview import tell_line
+from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
@@ -31,6 +33,12 @@ class JobsScreen(ListScreen):
         return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
 
     # ---- keys ------------------------------------------------------------------------------------------------
+
+    def do_enter(self) -> None:
+        """The selected job's plots and log, for as long as one looks at them."""
+        job = self.deck.state.job_list.selected
+        if job is not None:
+            self.app.push_screen(JobScreen(Following(job)))
 
     def do_cancel(self) -> None:
         self.deck.moving.order(Action.CANCEL)

@@ -1,0 +1,101 @@
+"""One job: plots above, its log below, which follows its end until one moves up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from textual import events
+from textual.app import ComposeResult
+from textual.screen import Screen
+
+from loradeck.tui.following import Following
+from loradeck.tui.jobplots import job_head
+from loradeck.tui.text import Line, Span, clean, line, spread
+from loradeck.tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from loradeck.tui.app import Deck
+
+POLL_S = 1.0
+
+
+class JobScreen(Screen[None], inherit_bindings=False):
+    DEFAULT_CSS = """
+    JobScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
+    JobScreen #head { height: 12; }
+    JobScreen #log { height: 1fr; }
+    """
+
+    def __init__(self, following: Following) -> None:
+        super().__init__(name="job")
+        self.following = following
+        self.head = Lines(id="head")
+        self.log_lines = Lines(id="log")
+        self.bar = Lines(id="bar")
+        self._left = False
+
+    def compose(self) -> ComposeResult:
+        yield self.head
+        yield self.log_lines
+        yield self.bar
+
+    @property
+    def deck(self) -> Deck:
+        return cast("Deck", self.app)
+
+    def on_mount(self) -> None:
+        self.set_interval(POLL_S, self.poll)
+        self.poll()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show)
+
+    def poll(self) -> None:
+        """Ask for what is new, unless an answer is still on its way."""
+        if not self.following.fetch.running:
+            self.run_worker(self._poll())
+        self.show()
+
+    async def _poll(self) -> None:
+        await self.following.poll(self.deck.port, self.deck.state.clock())
+        self.show()
+
+    def show(self) -> None:
+        """Draw what is known now; lines that look the same are not written again."""
+        width, height = self.size.width, self.log_lines.size.height
+        if not self.is_mounted or not width or not height:
+            return
+        state, following = self.deck.state, self.following
+        self.head.show(job_head(state, state.jobs.get(following.job), following, width))
+        self.log_lines.show(self._log(height))
+        left = [Span(" j/k PgDn/PgUp scroll   G follows the end   esc leaves", "dim")]
+        self.bar.show([spread(left, line(Span(f"{len(following.log):,} lines held ", "dim")), width)])
+
+    def _log(self, height: int) -> list[Line]:
+        lines = [line(f" {clean(text)}") for text in self.following.log.window(height)]
+        if lines:
+            return lines
+        none = "loading ..." if self.following.fetch.at is None else "it printed nothing since the hub started"
+        return [line(Span(f" {none}", "dim"))]
+
+    def on_key(self, event: events.Key) -> None:
+        event.stop()
+        event.prevent_default()
+        log, height = self.following.log, max(1, self.log_lines.size.height)
+        steps = {
+            "j": 1, "down": 1, "k": -1, "up": -1, "pagedown": height - 1, "space": height - 1,
+            "pageup": 1 - height, "g": -len(log), "home": -len(log),
+        }  # fmt: skip
+        if event.key in ("escape", "q", "ctrl+c", "ctrl+q"):
+            if not self._left:  # keys may come faster than the screen goes
+                self._left = True
+                self.dismiss()
+            return
+        if event.key in ("G", "end"):
+            log.follow()
+        elif event.key in steps:
+            log.move(steps[event.key], height)
+        self.show()
+
+    def on_paste(self, event: events.Paste) -> None:
+        event.stop()
