@@ -79,7 +79,11 @@ class HubApi:
         return _versions.validate_json(reply.body)
 
     async def canary_records(self, release: str) -> tuple[Attestation, ...]:
-        query = urlencode({"kind": AttestationKind.CANARY.value, "subject": release})
+        return await self.attestations(AttestationKind.CANARY, release)
+
+    async def attestations(self, kind: AttestationKind, subject: str) -> tuple[Attestation, ...]:
+        """Oldest first."""
+        query = urlencode({"kind": kind.value, "subject": subject})
         reply = _checked(await self._http.get(f"/v1/attestations?{query}", timeout=CALL_S))
         return tuple(sorted(_attestations.validate_json(reply.body), key=lambda a: a.seq))
 

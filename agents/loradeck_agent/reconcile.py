@@ -28,7 +28,7 @@ from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.records import CanaryRecords
 from loradeck_agent.releases import ReleaseStore
 from loradeck_agent.replica import EngineReplica
-from loradeck_agent.verify import Canaries, base_ref, canaries_of, verify_idle
+from loradeck_agent.verify import Canaries, base_ref, canaries_of, signers_of, verify_idle
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +278,8 @@ class Reconciler:
         assert name is not None, "the base alone is never loaded"
         base, was_here = engine.build.base, ref.release.adapter in self.store.stored
         began = time.monotonic()
-        folder = await self.store.ensure(ref, base, engine.config.base, engine.config.rank_limit)
+        signers = signers_of(self._named(), ref.id)
+        folder = await self.store.ensure(ref, base, engine.config.base, engine.config.rank_limit, signers)
         if not was_here:
             engine.measured.note(base, fetch=time.monotonic() - began)
             began = time.monotonic()

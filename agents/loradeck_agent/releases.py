@@ -7,21 +7,25 @@ shapes, tensors that match nothing, a file that is cut short, a pickle.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from loradeck import artifacts
+from loradeck.artifacts.signing import verify_apart
+from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.engine_config import RANKS
-from loradeck_agent.errors import AgentError
+from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.fetch import disk_error, fetch, told
 from loradeck_agent.folder import StateFolder, write_durably
 from loradeck_agent.hub_api import HubApi
+
+_kept_signatures = TypeAdapter(list[Signature])
 
 
 class ReleaseStore:
@@ -38,17 +42,25 @@ class ReleaseStore:
         """Digests of the adapters that lie here whole, with their manifests."""
         return frozenset(self._stored)
 
-    async def ensure(self, ref: ReleaseRef, base: str, base_folder: Path, rank_limit: int | None = None) -> Path:
+    async def ensure(
+        self,
+        ref: ReleaseRef,
+        base: str,
+        base_folder: Path,
+        rank_limit: int | None = None,
+        signers: Sequence[frozenset[str]] = (),
+    ) -> Path:
         """The folder of a release's adapter, present and verified against the base it is about to be loaded on.
 
         Args:
             base: digest of the base the engine runs.
             rank_limit: highest rank that the engine takes; None where it takes any.
+            signers: public keys, one set for each route that asks for a signature by one of them.
 
         Raises:
             AgentError: `wrong_base`, `rank_too_high`, `manifest_mismatch`, `truncated_safetensors`,
-                `pickle_in_adapter`, ...; `disk_full`; or why the hub did not give it. No file of another release was
-                touched.
+                `pickle_in_adapter`, `unsigned`, `bad_signature`, ...; `disk_full`; or why the hub did not give it. No
+                file of another release was touched.
         """
         adapter = ref.release.adapter
         if adapter is None:
@@ -58,7 +70,45 @@ class ReleaseStore:
             _guard(ref, manifest, adapter, base)
             if rank_limit is not None and manifest.rank > rank_limit:
                 raise _rank_too_high(manifest.rank, rank_limit)
-            return await self.have(manifest, base_folder)
+            folder = await self.have(manifest, base_folder)
+            if signers:
+                await self._verify_signatures(ref, manifest, folder, signers)
+            return folder
+
+    async def _verify_signatures(
+        self, ref: ReleaseRef, manifest: AdapterManifest, folder: Path, signers: Sequence[frozenset[str]]
+    ) -> None:
+        """Every route's wish is met by a signature that holds for the files as they lie here.
+
+        Raises:
+            AgentError: `unsigned`, `bad_signature`, `signing_unavailable`; or why the hub did not answer.
+        """
+        kept = await self._signatures(ref, manifest.digest)
+        files = {entry.path: folder / entry.path for entry in manifest.files}
+        for wanted in signers:
+            ours = [signature for signature in kept if signature.public_key.strip() in wanted]
+            if not ours:
+                raise AgentError(
+                    "unsigned",
+                    "the route asks for a signature, and the adapter carries none by its signers",
+                    f"{len(wanted)} signers, {len(kept)} signatures",
+                    "loradeck adapter sign TENANT NAME VERSION --key FILE",
+                )
+            with told(folder):
+                await verify_apart(files, ours[0], beside=self._folder.releases)
+
+    async def _signatures(self, ref: ReleaseRef, adapter: str) -> list[Signature]:
+        """Asked of the hub; what it said last is kept beside the files, for when it cannot be asked."""
+        path = self._folder.releases / f"{adapter}.signatures.json"
+        try:
+            stated = await self._hub.attestations(AttestationKind.SIGNATURE, adapter)
+        except Unreachable:
+            if not path.is_file():
+                raise
+            return _kept_signatures.validate_json(path.read_bytes())
+        found = [Signature.model_validate(attestation.body) for attestation in stated]
+        await asyncio.to_thread(write_durably, path, _kept_signatures.dump_json(found))
+        return found
 
     async def have(self, manifest: AdapterManifest, base_folder: Path) -> Path:
         """The folder of an adapter whose manifest is trusted; fetched when it is not here."""

@@ -22,6 +22,16 @@ def base_ref(tenant: str, base: str) -> ReleaseRef:
     return ReleaseRef(id=release.id, release=release, label="base")
 
 
+def signers_of(entries: Iterable[TableEntry], release: str) -> tuple[frozenset[str], ...]:
+    """Of every entry that names a release and asks for signatures, whose it takes."""
+    found = set()
+    for entry in entries:
+        refs = (entry.current, entry.preparing, *entry.beneath)
+        if entry.signers and any(ref is not None and ref.id == release for ref in refs):
+            found.add(frozenset(key.strip() for key in entry.signers))
+    return tuple(found)
+
+
 def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
     """Canaries of every entry that names a release, each once."""
     found: dict[str, tuple[dict[str, str], ...]] = {}

@@ -12,7 +12,8 @@ class BadArtifact(Exception):
 
     `code` is stable and goes on the wire: pickle_in_adapter, truncated_safetensors, bad_safetensors,
     manifest_mismatch, path_traversal, wrong_base, unsupported_adapter, bad_values, digest_mismatch, too_large,
-    unknown_blob, bad_artifact, disk_full; of rows: bad_rows, ledger_incomplete, erased_row.
+    unknown_blob, bad_artifact, disk_full; of rows: bad_rows, ledger_incomplete, erased_row; of
+    signatures: bad_signature, key_exposed, key_exists, bad_key, signing_unavailable.
     """
 
     def __init__(self, code: str, title: str, detail: str = "", fix: str = "") -> None:

@@ -1,13 +1,11 @@
 """The rows of a dataset, each with its own provenance: counted into a ledger entry, scanned, and searched for erasure.
 
-Reading takes as long as a dataset is large, so the hub has it done by a child, `python -m loradeck.artifacts.rows`:
-a `Task` as JSON on stdin; its answer, or the fault as a problem, on stdout.
+Reading takes as long as a dataset is large, so the hub has it done by a child, which is given a `Task`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from loradeck.artifacts import child
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.sensitive import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.ids import Digest, Strict, digest_of
@@ -23,9 +22,6 @@ from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
 
 LONGEST_ROW = 1 << 20
 """Bytes of one JSONL row."""
-
-BAD = 65
-"""Exit status of the child where the fault is the dataset's."""
 
 _ASIDE = frozenset({"id", "provenance"})
 
@@ -258,22 +254,13 @@ def find(task: Task) -> list[Place]:
     return places
 
 
-def _main() -> int:
-    os.nice(5)  # the hub answers moves meanwhile
-    task = Task.model_validate_json(sys.stdin.buffer.read())
-    try:
-        if task.do == "read":
-            (held,) = task.datasets
-            answer: Any = reading_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
-        else:
-            answer = [place.model_dump() for place in find(task)]
-    except BadArtifact as bad:
-        answer = {"code": bad.code, "title": bad.title, "detail": bad.detail, "fix": bad.fix}
-        json.dump(answer, sys.stdout)
-        return BAD
-    json.dump(answer, sys.stdout)
-    return 0
+def _work(request: bytes) -> Any:
+    task = Task.model_validate_json(request)
+    if task.do == "read":
+        (held,) = task.datasets
+        return reading_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
+    return [place.model_dump() for place in find(task)]
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(child.answer(_work))

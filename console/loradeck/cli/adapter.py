@@ -1,14 +1,17 @@
-"""Adapter versions: import a trained adapter, list, show."""
+"""Adapter versions: import a trained adapter, list, show, sign."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from loradeck.artifacts import verify_adapter
+from loradeck.artifacts import signing, verify_adapter
 from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
 from loradeck.artifacts.manifests import plain_files
 from loradeck.cli.base import named_bases
@@ -16,8 +19,11 @@ from loradeck.cli.exits import misused, refused
 from loradeck.cli.files import checked, entry_of, json_of, upload_all
 from loradeck.cli.naming import one_named
 from loradeck.cli.noun import Noun
-from loradeck.cli.output import utc
+from loradeck.cli.options import json_option, told, wants_json
+from loradeck.cli.output import Output, utc
 from loradeck.cli.session import Session, hub_command, writes
+from loradeck.client.blobs import download
+from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 
@@ -27,7 +33,7 @@ MANIFEST = "manifest.json"
 
 @click.group(cls=Noun)
 def adapter() -> None:
-    """Import, list and show adapter versions."""
+    """Import, list, show and sign adapter versions."""
 
 
 @adapter.command("import")
@@ -118,6 +124,79 @@ async def show(s: Session, tenant: str, name: str, version: str) -> None:
     ):
         s.out.say(f"{label:13} {value}")
     s.out.table(("FILE", "BYTES", "SHA-256"), [(f.path, f.size, f.sha256) for f in manifest.files], empty="no files")
+
+
+@adapter.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@click.pass_context
+def key(ctx: click.Context, file: Path) -> None:
+    """Make a key to sign with: FILE (0600, keep it) and FILE.pub, which routes are told of."""
+
+    def work() -> None:
+        public = file.with_name(f"{file.name}.pub")
+        made, out = signing.new_key(file, public), Output(as_json=wants_json(ctx))
+        out.json({"key": made, "private": str(file), "public": str(public)})
+        out.say(f"key {made[:12]}: {file}, and {public} for `loradeck route set TENANT --signer {public}`")
+
+    told(work, as_json=wants_json(ctx))
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@click.option(
+    "--key", "key_file", required=True, type=click.Path(path_type=Path), help="Private key; KEY.pub beside it."
+)
+@writes
+async def sign(s: Session, tenant: str, name: str, version: str, key_file: Path) -> None:
+    """Sign a version's files; the hub keeps the signature once it has verified it."""
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    async with _files_of(s, found) as folder:
+        public = key_file.with_name(f"{key_file.name}.pub")
+        signature = await asyncio.to_thread(signing.sign, folder, found.digest, key_file, public)
+    kind = AttestationKind.SIGNATURE
+    body = signature.model_dump(mode="json")
+    stated = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=tenant, body=body, by=""))
+    s.out.json(stated)
+    s.out.say(f"{tenant}/{name} v{found.version} is signed by {signing.key_id(signature.public_key)[:12]}")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@hub_command
+async def verify(s: Session, tenant: str, name: str, version: str) -> None:
+    """Fetch a version's files and verify every signature on them, here."""
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    stated = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=found.digest)
+    signatures = [Signature.model_validate(one.body) for one in stated]
+    if not signatures:
+        raise refused(
+            "nobody has signed this version",
+            where=f"{tenant}/{name} v{found.version}",
+            fix="loradeck adapter sign",
+            code="unsigned",
+        )
+    async with _files_of(s, found) as folder:
+        for signature in signatures:
+            await asyncio.to_thread(signing.verify, folder, signature)
+    s.out.json(stated)
+    for one, signature in zip(stated, signatures, strict=True):
+        s.out.say(f"holds: key {signing.key_id(signature.public_key)[:12]}, by {one.by}, {utc(one.at_ms)}")
+
+
+@asynccontextmanager
+async def _files_of(s: Session, version: AdapterVersion) -> AsyncIterator[Path]:
+    """A version's files, fetched into a folder for a while. Each is what its digest says."""
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as name:
+        for entry in version.manifest.files:
+            path = Path(name, entry.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await download(s.api, entry.sha256, path)
+        yield Path(name)
 
 
 def _version(versions: list[AdapterVersion], text: str) -> AdapterVersion:

@@ -49,6 +49,13 @@ def route() -> None:
 @click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
 @click.option("--fallback/--no-fallback", default=None, help="Whether the base alone may stand in.")
 @click.option("--refuse-after", "refuse_after_s", type=float, help="Seconds without a hub after which it refuses.")
+@click.option(
+    "--signer",
+    "signers",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Public key (KEY.pub); adapters that none of these has signed are not served. May be repeated.",
+)
 @click.option("--canary", "canaries", multiple=True, metavar="PROMPT", help="Fixed prompt; may be repeated.")
 @yes_option
 @writes
@@ -164,6 +171,8 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
             settings[key] = flags[key]
     if flags["canaries"]:
         settings["canaries"] = [[{"role": "user", "content": prompt}] for prompt in flags["canaries"]]
+    if flags["signers"]:
+        settings["signers"] = [(await asyncio.to_thread(text_of, path)).strip() for path in flags["signers"]]
     into("soak", "seconds", flags["soak_seconds"])
     into("soak", "requests", flags["soak_requests"])
     into("gate", "suite", flags["gate_suite"])

@@ -5,16 +5,13 @@ Rows are read by a child process, so that a move never waits for them.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, TypeAdapter
 
-from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.rows import BAD, Held, Task
+from loradeck.artifacts import child, rows
+from loradeck.artifacts.rows import Held, Task
 from loradeck.rules import ledger
 from loradeck.rules.descent import NOTHING, Descent, descent
 from loradeck.rules.errors import Refused
@@ -45,7 +42,7 @@ async def register(hub: Hub, manifest: DatasetManifest, by: str, *, accept: str 
     if kept is not None and digest in hub.catalogue.datasets:
         return kept.entry
     task = Task(do="read", datasets=(_held(hub, manifest),), rows=tuple(sorted(hub.facts.erased_of.get(tenant, ()))))
-    reading = Reading.model_validate(await _read(task))
+    reading = Reading.model_validate(await child.ask(rows.__name__, task))
     ledger.check_licences(reading.entry, hub.tenant(tenant).data, called(manifest))
     scan = reading.scan
     if scan.findings and not accept:
@@ -122,14 +119,14 @@ def check_descent(
                 fix="register it anew without the rows of that release",
             )
         if digest in hub.facts.erased:
-            rows = sorted(hub.facts.erased[digest])
+            gone = sorted(hub.facts.erased[digest])
             manifest = hub.catalogue.datasets.get(digest)
             raise Refused(
                 "erased_row",
                 "rows of the dataset were erased: it may not be trained on any more",
-                detail=f"{called(manifest) if manifest else digest}: {', '.join(short(row) for row in rows)}",
+                detail=f"{called(manifest) if manifest else digest}: {', '.join(short(row) for row in gone)}",
                 fix="register it anew without them",
-                context={"rows": rows},
+                context={"rows": gone},
             )
     if parent in erased.adapters or release in erased.releases:
         raise Refused(
@@ -141,15 +138,16 @@ def check_descent(
 
 
 async def find(
-    hub: Hub, datasets: Sequence[DatasetManifest], rows: Sequence[str], containing: str | None
+    hub: Hub, datasets: Sequence[DatasetManifest], wanted: Sequence[str], containing: str | None
 ) -> list[Place]:
     """Where rows stand, by their digests or a text in them, in datasets whose files are here.
 
     Raises:
         BadArtifact: `bad_rows`.
     """
-    task = Task(do="find", datasets=tuple(_held(hub, one) for one in datasets), rows=tuple(rows), containing=containing)
-    return _places.validate_python(await _read(task))
+    held = tuple(_held(hub, one) for one in datasets)
+    task = Task(do="find", datasets=held, rows=tuple(wanted), containing=containing)
+    return _places.validate_python(await child.ask(rows.__name__, task))
 
 
 def called(manifest: DatasetManifest) -> str:
@@ -158,26 +156,3 @@ def called(manifest: DatasetManifest) -> str:
 
 def _held(hub: Hub, manifest: DatasetManifest) -> Held:
     return Held(manifest=manifest, paths={file.path: hub.blobs.path(file.sha256) for file in manifest.files})
-
-
-async def _read(task: Task) -> Any:
-    """What the child says. Raises BadArtifact; RuntimeError, the child broke."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "loradeck.artifacts.rows",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await child.communicate(task.model_dump_json().encode())
-    except asyncio.CancelledError:
-        child.kill()
-        raise
-    if child.returncode == BAD:
-        raise BadArtifact(**json.loads(out))
-    if child.returncode != 0:
-        last = err.decode(errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"reading rows ended with status {child.returncode}: {' '.join(last)}")
-    return json.loads(out)

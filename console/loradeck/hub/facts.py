@@ -22,6 +22,7 @@ _KEPT = (
     AttestationKind.GATE,
     AttestationKind.LEDGER,
     AttestationKind.ERASURE,
+    AttestationKind.SIGNATURE,
 )
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
 
@@ -36,6 +37,9 @@ class Facts:
         self.revoked: dict[str, str] = {}
         self.ledger: dict[str, Kept] = {}
         """Dataset -> its ledger entry."""
+
+        self.signed: dict[str, set[str]] = defaultdict(set)
+        """Adapter -> public keys that have signed it; each signature was verified when it came in."""
 
         self.erased: dict[str, set[str]] = defaultdict(set)
         """Dataset -> digests of its erased rows."""
@@ -56,6 +60,8 @@ class Facts:
         body, subject = attestation.body, attestation.subject
         if attestation.kind is AttestationKind.REVOCATION:
             self.revoked[subject] = str(body.get("reason", ""))
+        elif attestation.kind is AttestationKind.SIGNATURE and "bundle" in body:
+            self.signed[subject].add(str(body["public_key"]))
         elif attestation.kind is AttestationKind.LEDGER:
             # The first counts: retention runs from when the rows came in.
             self.ledger.setdefault(subject, Kept(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))

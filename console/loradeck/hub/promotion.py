@@ -15,6 +15,7 @@ from loradeck.hub import datasets, judging
 from loradeck.rules import moves
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
+from loradeck.rules.signatures import check_signed
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobEvent, JobMessage
 from loradeck.schemas.log import PointerState
@@ -155,6 +156,9 @@ class Promotions:
         tenant, config, pointer = hub.route(*key)
         datasets.check_descent(hub, release=request.release)
         release = hub.catalogue.release(request.release, key[0])
+        if release is not None:
+            signed_by = hub.facts.signed.get(release.adapter or "", ())
+            check_signed(release, config.signers, signed_by, hub.called(release.id))
         result = await judging.judge(hub, key, request.release) if config.gate and release else None
         pointer = hub.ledger.pointers.get(key) or pointer
         placed = hub.fleet.placed(config.placement, release.served_base) if release else ()

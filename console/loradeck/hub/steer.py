@@ -92,6 +92,7 @@ class Steer:
             streams=config.streams,
             checks=config.checks,
             canaries=config.canaries,
+            signers=config.signers,
             refuse_after_s=config.refuse_after_s,
             suspended=tenant.suspended or tenant.offboarded,
             keys=tuple(k.sha256 for k in tenant.keys),

@@ -16,6 +16,7 @@ STATUS: Mapping[str, int] = {
     "quarantined": 409,
     "revoked": 409,
     "frozen": 409,
+    "unsigned": 409,
     "gate_missing": 409,
     "gate_failed": 409,
     "suite_too_small": 409,
@@ -71,6 +72,8 @@ STATUS: Mapping[str, int] = {
     "bad_rows": 422,
     "ledger_incomplete": 422,
     "sensitive_rows": 422,
+    "bad_signature": 422,
+    "signing_unavailable": 501,
     "digest_mismatch": 422,
     "too_large": 413,
     # Who asks.

@@ -16,7 +16,7 @@ class AttestationKind(StrEnum):
     GATE = "gate"  # GateResult in `body`
     MERGE = "merge"  # MergeReport in `body`
     CANARY = "canary"  # CanaryRecord in `body`
-    SIGNATURE = "signature"
+    SIGNATURE = "signature"  # of an adapter; Signature in `body`, verified when the hub took it in
     REVOCATION = "revocation"  # of a release; `body.reason`
     ATTESTED = "attested"  # a pointer's generation was proven on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
@@ -35,6 +35,14 @@ class Attestation(Wire):
     body: dict[str, Any]
     by: str
     at_ms: int = 0
+
+
+class Signature(Strict):
+    """What OpenSSF model-signing says of an artifact's files, and the key it says it with."""
+
+    subject: Digest = Field(description="of the artifact")
+    public_key: str = Field(max_length=4000, description="PEM")
+    bundle: str = Field(max_length=1_000_000, description="sigstore bundle, JSON as text")
 
 
 class CanaryItem(Strict):

@@ -67,6 +67,9 @@ class RouteConfig(Strict):
     fallback: bool = Field(True, description="base alone may stand in where no release can")
     refuse_after_s: float | None = Field(None, ge=0, description="on hub loss: None serves on; else refuse after")
     freeze: tuple[tuple[int, int], ...] = Field((), description="[from_ms, to_ms) during which nothing is promoted")
+    signers: tuple[str, ...] = Field(
+        (), description="public keys (PEM); where there are any, an adapter is served only if one of them signed it"
+    )
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"
     )

@@ -6,6 +6,7 @@ import json
 import resource
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from tests.integration.agent.artifacts import Adapter, adapter_files, entry, mak
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node
 
+from loradeck.artifacts.signing import new_key, sign
+from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.table import ReleaseRef, TableEntry
 
 KEYS = (CALLER_HASH,)
 WEIGHTS = "adapter_model.safetensors"
@@ -68,6 +71,39 @@ async def test_an_adapter_of_another_base_never_reaches_the_engine(
     release = Release(tenant="acme", form=Form.ADAPTER, base=base_digest, adapter=foreign.manifest.digest, label="v9")
     hub.add_release(release, foreign.manifest, foreign.files)
     await refused(node, hub, v1, ReleaseRef(id=release.id, release=release, label="v9"), "wrong_base")
+
+
+async def test_an_adapter_that_no_signer_of_the_route_signed_is_verified_and_refused_before_the_engine(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter, tmp_path: Path
+) -> None:
+    await hub.desire(first := entry(v1.ref, 1, keys=KEYS))
+    await hub.ack(first, "proven")
+    public, folder = tmp_path / "k.pub", tmp_path / "files"
+    new_key(tmp_path / "k", public)
+    folder.mkdir()
+    for name, data in v2.files.items():
+        (folder / name).write_bytes(data)
+    right = sign(folder, v2.manifest.digest, tmp_path / "k", public)
+    (folder / WEIGHTS).write_bytes(v1.files[WEIGHTS])
+    wrong = sign(folder, v2.manifest.digest, tmp_path / "k", public)
+
+    async def desired(generation: int, signature: Signature | None) -> TableEntry:
+        if signature is not None:
+            body = signature.model_dump(mode="json")
+            kind = AttestationKind.SIGNATURE
+            hub.attestations[:] = [Attestation(kind=kind, subject=v2.manifest.digest, tenant="acme", body=body, by="x")]
+        wanted = entry(v2.ref, generation, beneath=(v1.ref,), keys=KEYS)
+        wanted = wanted.model_copy(update={"signers": (public.read_text(),)})
+        await hub.desire(wanted)
+        return wanted
+
+    for generation, signature, code in ((2, None, "unsigned"), (3, wrong, "bad_signature")):
+        failed = await hub.ack(await desired(generation, signature), "failed")
+        assert failed.code == code, failed
+        assert f"load {v2.ref.engine_name}" not in node.engine_calls()
+        assert await node.tokens("hello") == v1.tokens("hello")
+    await hub.ack(await desired(4, right), "proven")
+    assert await node.tokens("hello") == v2.tokens("hello")
 
 
 async def test_bytes_that_are_not_the_manifests_never_reach_the_engine(

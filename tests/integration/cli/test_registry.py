@@ -335,3 +335,20 @@ def test_rows_that_are_almost_items_of_a_suite_are_not_registered_without_a_reas
     done = desk.run(*add, "--accept-findings", "only the wording is tested")
     assert done.returncode == 0, done.stderr
     assert "not looked for: names" in done.stdout
+
+
+def test_a_version_is_signed_with_a_key_by_its_path_and_a_route_is_told_whose_signatures_it_takes(
+    desk: Desk, tenant: str, tmp_path: Path
+) -> None:
+    key = tmp_path / "k"
+    made = desk.json("adapter", "key", key)
+    assert key.stat().st_mode & 0o777 == 0o600
+    desk.refused(2, "key_exists", "adapter", "key", key)
+    desk.json("route", "set", tenant, "production", "--signer", f"{key}.pub")
+    desk.refused(1, "unsigned", "adapter", "verify", tenant, "words", "v2")
+    desk.refused(1, "unsigned", "promote", tenant, "v2", "--yes")
+    desk.json("adapter", "sign", tenant, "words", "v2", "--key", key)
+    shown = desk.run("adapter", "verify", tenant, "words", "v2").stdout
+    assert f"holds: key {made['key'][:12]}" in shown
+    key.chmod(0o644)
+    desk.refused(2, "key_exposed", "adapter", "sign", tenant, "words", "v3", "--key", key)

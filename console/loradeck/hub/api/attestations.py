@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import ValidationError
 
+from loradeck.artifacts.signing import verify_apart
 from loradeck.hub import judging
 from loradeck.hub.api.moves import hub_of
 from loradeck.hub.auth import Caller, allow
+from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.ids import Role
 
 router = APIRouter(prefix="/v1", tags=["attestations"])
@@ -47,8 +50,27 @@ async def attest(body: Attestation, request: Request, caller: Writer) -> Attesta
         hub.catalogue.known(body.tenant, body.subject)
     if body.kind is AttestationKind.REVOCATION and not str(body.body.get("reason", "")).strip():
         raise Refused("reason_required", "a revocation says why", detail="body.reason")
+    if body.kind is AttestationKind.SIGNATURE:
+        await _verify(hub, body)
     stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.now_ms(), "seq": 0})
     return await judging.take_in(hub, stated)
+
+
+async def _verify(hub: Hub, body: Attestation) -> None:
+    """Raises: Refused `unknown_adapter`, `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`."""
+    version = hub.catalogue.adapters.get(body.subject)
+    if version is None or version.manifest.tenant != body.tenant:
+        raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=body.subject)
+    try:
+        signature = Signature.model_validate(body.body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, ("body", *first["loc"])))
+        raise Refused("invalid_request", "the body is no signature", detail=f"{where}: {first['msg']}") from None
+    if signature.subject != body.subject:
+        raise Refused("invalid_request", "the body speaks of another adapter than `subject`", detail="body.subject")
+    files = {file.path: hub.blobs.path(file.sha256) for file in version.manifest.files}
+    await verify_apart(files, signature, beside=hub.blobs.folder)
 
 
 @router.get("/attestations")

@@ -1,0 +1,60 @@
+"""A route with signers: a promote needs an adapter that one of them has signed, and the hub checks what it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.integration.hub.conftest import Join
+from tests.integration.hub.deck import Deck, key
+
+from loradeck.artifacts.signing import new_key, sign
+from loradeck.schemas.moves import PromoteRequest
+
+PROMOTE = "tenants/acme/routes/production/promote"
+
+
+async def adapter(deck: Deck, folder: Path) -> dict[str, Any]:
+    """A registered version, and its files in a folder."""
+    manifest = await deck.adapter_manifest()
+    for file in manifest.files:
+        path = folder / file.path
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(deck.hub.blobs.path(file.sha256).read_bytes())
+    path = "adapters/acme/support/versions"
+    version: dict[str, Any] = await deck.ok("POST", path, manifest.model_dump(mode="json"))
+    return version
+
+
+async def test_an_unsigned_adapter_is_not_promoted_where_the_route_has_signers(
+    deck: Deck, join: Join, tmp_path: Path
+) -> None:
+    for name in ("k", "other"):
+        new_key(tmp_path / name, tmp_path / f"{name}.pub")
+    await deck.tenant(signers=[(tmp_path / "k.pub").read_text()])
+    await deck.base()
+    agent = await join()
+    folder = tmp_path / "files"
+    version = await adapter(deck, folder)
+    body = PromoteRequest(
+        release=version["release"], expected_generation=0, idempotency_key=key(), override=True, reason="please"
+    ).model_dump(mode="json")
+    await deck.refused(409, "unsigned", "POST", PROMOTE, body)
+
+    def stated(name: str, **wrong: Any) -> dict[str, Any]:
+        made = sign(folder, version["digest"], tmp_path / name, tmp_path / f"{name}.pub").model_copy(update=wrong)
+        fields = {"kind": "signature", "subject": version["digest"], "tenant": "acme", "by": ""}
+        return {**fields, "body": made.model_dump(mode="json")}
+
+    trusted = (tmp_path / "k.pub").read_text().strip()
+    await deck.refused(422, "bad_signature", "POST", "attestations", stated("other", public_key=trusted))
+    await deck.refused(422, "invalid_request", "POST", "attestations", stated("k", subject="0" * 64))
+    await deck.refused(422, "invalid_request", "POST", "attestations", stated("k") | {"body": {}})
+    await deck.ok("POST", "attestations", stated("other"))
+    await deck.refused(409, "unsigned", "POST", PROMOTE, body)
+    await deck.ok("POST", "attestations", stated("k"))
+    await deck.promote(version["release"])
+    assert deck.hub.ledger.pointers["acme", "production"].release == version["release"]
+    assert agent.entries["acme", "production"].signers == ((tmp_path / "k.pub").read_text(),)
+    base = deck.hub.catalogue.base_alone_id("acme", next(iter(deck.hub.catalogue.bases)))
+    await deck.promote(base)
