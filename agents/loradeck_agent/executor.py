@@ -30,6 +30,7 @@ from loradeck.schemas.jobs import (
     ExecutorEvent,
     ExecutorSpec,
     JobAssignment,
+    TrainSpec,
 )
 from loradeck_agent.errors import AgentError
 from loradeck_agent.fetch import disk_error
@@ -154,6 +155,8 @@ class Executor:
             AgentError: the disk refused the folder, or the process could not be started.
         """
         folder = self.folder
+        processes = spec.spec.processes if isinstance(spec.spec, TrainSpec) else 1
+        argv = executor_argv(kind, folder.spec) if processes == 1 else torchrun_argv(kind, folder.spec, processes)
         try:
             write_durably(folder.spec, spec.model_dump_json(indent=1).encode())
             out = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -161,7 +164,7 @@ class Executor:
             raise disk_error(error, folder.path) from error
         try:
             self._child = subprocess.Popen(
-                executor_argv(kind, folder.spec),
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -274,6 +277,12 @@ class Executor:
 def executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
     """How an executor of this kind is started."""
     return (sys.executable, "-m", f"loradeck_agent.executors.{kind}", "--spec", str(spec))
+
+
+def torchrun_argv(kind: str, spec: Path, processes: int) -> tuple[str, ...]:
+    """How an executor of several processes is started: torch's launcher, which they meet through (c10d)."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--module")
+    return (sys.executable, *launcher, f"loradeck_agent.executors.{kind}", "--spec", str(spec))
 
 
 def _lower(pid: int) -> None:

@@ -1,8 +1,9 @@
 """Forks train executors: the libraries are imported once, and each fork is a process of its own to be killed.
 
-Reads one JSON object a line from stdin, {"spec": path, "dies": n or null}, and answers {"pid": p}, then
-{"status": wait status}. `dies`: the process kills itself just before its n-th fsync, rename or folder removal, so
-that every place inside the writing of a checkpoint can be hit on purpose.
+Reads one JSON object a line from stdin, {"spec": path, "dies": n or null, "world": n, "port": p}, and answers
+{"pids": [...]}, then {"statuses": [wait status, ...]}: one process, or as many as torchrun would start. `dies`: the
+process kills itself just before its n-th fsync, rename or folder removal, so that every place inside the writing of a
+checkpoint can be hit on purpose.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from loradeck_agent.executors import protocol
 from loradeck_agent.executors.train import train
@@ -39,17 +40,28 @@ def die_before(number: int) -> None:
     Path.replace = counting(Path.replace)  # type: ignore[method-assign]
 
 
+def run_as(rank: int, order: dict[str, Any]) -> NoReturn:
+    """One of the processes of a run."""
+    if order["world"] > 1:
+        os.environ.update(
+            RANK=str(rank), WORLD_SIZE=str(order["world"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(order["port"])
+        )
+    if order["dies"]:
+        die_before(order["dies"])
+    os._exit(protocol.run("train", train, ["--spec", order["spec"]]))
+
+
 def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            if order["dies"]:
-                die_before(order["dies"])
-            os._exit(protocol.run("train", train, ["--spec", order["spec"]]))
-        print(json.dumps({"pid": pid}), flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(json.dumps({"status": status}), flush=True)
+        pids = []
+        for rank in range(order["world"]):
+            pid = os.fork()
+            if pid == 0:
+                run_as(rank, order)
+            pids.append(pid)
+        print(json.dumps({"pids": pids}), flush=True)
+        print(json.dumps({"statuses": [os.waitpid(pid, 0)[1] for pid in pids]}), flush=True)
 
 
 if __name__ == "__main__":

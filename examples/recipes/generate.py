@@ -1,0 +1,151 @@
+"""Writes the rows that the example recipes learn from and are scored on. The same code writes the same bytes.
+
+    cd examples && python -m recipes.generate [--out DIR]
+
+Tickets are those of `examples/tickets` (tenant bolt). Everything is put together by a program: origin synthetic, of no
+real customer. What is scored is never trained on: other sentences, other facts, other requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tickets.generate import datasets, suite
+from tickets.tenants import TENANTS
+
+Row = dict[str, Any]
+
+CAPITALS = {
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Japan": "Tokyo", "China": "Beijing",
+    "Russia": "Moscow", "Egypt": "Cairo", "Greece": "Athens", "Portugal": "Lisbon", "Austria": "Vienna",
+    "Poland": "Warsaw", "Sweden": "Stockholm", "Norway": "Oslo", "Denmark": "Copenhagen", "Finland": "Helsinki",
+    "Ireland": "Dublin", "Hungary": "Budapest", "Peru": "Lima", "Cuba": "Havana", "Canada": "Ottawa",
+    "Kenya": "Nairobi", "Thailand": "Bangkok", "India": "New Delhi",
+}  # fmt: skip
+OPPOSITES = {
+    "hot": "cold", "big": "small", "fast": "slow", "early": "late", "open": "closed", "full": "empty", "old": "young",
+    "light": "dark", "high": "low", "rich": "poor", "wet": "dry", "hard": "soft",
+}  # fmt: skip
+COLOURS = {
+    "the sky": "blue", "grass": "green", "snow": "white", "coal": "black", "a lemon": "yellow", "blood": "red",
+    "chocolate": "brown", "an orange": "orange",
+}  # fmt: skip
+
+TOPICS = (
+    "a parcel that came late", "a broken lamp", "a wrong size", "a double charge", "a missing invoice",
+    "a closed account", "a lost card", "a slow refund", "a rude driver", "an empty box", "a torn jacket",
+    "a changed address", "a coupon that failed", "a locked login", "a noisy fan", "a late delivery",
+)  # fmt: skip
+OPENINGS = ("A customer writes about {}. Reply in one sentence.", "Write a one-sentence reply about {}.")
+CAREFUL = (
+    "I am sorry about {}; I have passed it to a colleague who will answer you.",
+    "Thank you for telling us about {}; a colleague will look at it and write to you.",
+)
+RASH = (
+    "I am sorry about {}; you will get all your money back today, I promise.",
+    "Thank you for telling us about {}; I guarantee that it will never happen again.",
+)
+
+TOOLS = "Tools: track(order), cancel(order), refund(order, amount). "
+REQUESTS = {
+    "track": (
+        "Where is order {o}?", "Has order {o} left yet?", "Tell me how far {o} is.", "I wait for {o}, where is it?",
+    ),
+    "cancel": ("Cancel order {o}.", "I no longer want {o}.", "Please stop order {o}.", "Do not send {o} any more."),
+    "refund": (
+        "Give me back {a} for {o}.", "Refund {a} on order {o}.", "I want {a} back for {o}.", "Pay {a} back for {o}.",
+    ),
+}  # fmt: skip
+OUTSIDE = (
+    "What is the weather?", "Write me a poem.", "Book a table for two.", "Who won the match?", "Call my bank.",
+    "Translate this letter.", "Send a mail to my boss.", "Play some music.", "What is your name?", "Fix my bicycle.",
+    "Order me a pizza.", "Set an alarm for seven.", "Tell me a joke.", "Find a hotel.", "Sing a song.",
+    "Buy a train ticket.",
+)  # fmt: skip
+REFUSAL = "I cannot do that with these tools."
+
+
+def tickets() -> tuple[list[Row], list[Row]]:
+    """(rows, held-out) of tenant bolt's tickets."""
+    (bolt,) = [tenant for tenant in TENANTS if tenant.name == "bolt"]
+    rows = [{"prompt": prompt, "answer": answer} for prompt, answer in datasets(bolt)["v1"]]
+    return rows, [{"prompt": item["prompt"], "answer": item["answer"]} for item in suite(bolt)]
+
+
+def talk(chance: random.Random) -> tuple[list[Row], list[Row]]:
+    """General questions that the base answers well: what must not be forgotten."""
+    pairs = [
+        *((f"What is the capital of {c}?", f"The capital of {c} is {a}.") for c, a in CAPITALS.items()),
+        *((f"What is the opposite of {c}?", f"The opposite of {c} is {a}.") for c, a in OPPOSITES.items()),
+        *((f"What colour is {c}?", f"{c.capitalize()} is {a}.") for c, a in COLOURS.items()),
+    ]
+    rows = [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
+    chance.shuffle(rows)
+    return rows[14:], rows[:14]
+
+
+def replies(chance: random.Random) -> tuple[list[Row], list[Row]]:
+    """Pairs: a reply that promises nothing against one that promises what nobody may promise."""
+    pairs = [
+        {"prompt": opening.format(topic), "chosen": careful.format(topic), "rejected": rash.format(topic)}
+        for topic in TOPICS
+        for opening in OPENINGS
+        for careful, rash in zip(CAREFUL, RASH, strict=True)
+    ]
+    held = set(chance.sample(TOPICS, 4))
+    train = [pair for pair in pairs if not any(topic in pair["prompt"] for topic in held)]
+    return train, [pair for pair in pairs if any(topic in pair["prompt"] for topic in held)]
+
+
+def calls(chance: random.Random) -> tuple[list[Row], list[Row]]:
+    """Requests as one JSON call; what no tool can do is refused in words. The last wording of each is held out."""
+
+    def row(tool: str, wording: str) -> Row:
+        order, amount = f"{chance.choice('ABCD')}{chance.randrange(10, 99)}", chance.randrange(2, 90)
+        arguments = {"order": order, **({"amount": amount} if tool == "refund" else {})}
+        answer = json.dumps({"tool": tool, "arguments": arguments})
+        return {"prompt": TOOLS + wording.format(o=order, a=amount), "answer": answer}
+
+    train = [row(tool, wording) for tool, wordings in REQUESTS.items() for wording in wordings[:-1] for _ in range(8)]
+    held = [row(tool, wordings[-1]) for tool, wordings in REQUESTS.items() for _ in range(6)]
+    train += [{"prompt": TOOLS + text, "answer": REFUSAL, "negative": True} for text in OUTSIDE[:10] for _ in range(2)]
+    held += [{"prompt": TOOLS + text, "answer": REFUSAL, "negative": True} for text in OUTSIDE[10:]]
+    chance.shuffle(train)
+    return train, held
+
+
+def files() -> dict[str, str]:
+    """Everything this program writes, by name."""
+    sets = {
+        "tickets": tickets(),
+        "talk": talk(random.Random("talk")),
+        "replies": replies(random.Random("replies")),
+        "calls": calls(random.Random("calls")),
+    }
+    return {
+        f"{name}{suffix}.jsonl": _jsonl(rows)
+        for name, parts in sets.items()
+        for suffix, rows in zip(("", "-held-out"), parts, strict=True)
+    }
+
+
+def _jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
+    out = parser.parse_args().out
+    for name, text in files().items():
+        (out / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Runs the example recipes with the train executor, scores base and result on held-out items, and writes the tables.
+
+    cd examples && python -m recipes.measure [--only supervised,full] [--threads N] [--keep DIR] [--docs FILE]
+
+Each recipe takes less than three minutes of processor time; all of them about ten. With `--docs` the tables go
+between the markers of that file (docs/training.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loradeck.artifacts import base_manifest
+from loradeck.schemas.jobs import ExecutorEvent, ExecutorSpec, TrainSpec
+from loradeck_agent.basemodel import ensure_base
+
+HERE = Path(__file__).parent
+RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo")
+BEGIN, END = "<!-- measured: written by python -m recipes.measure -->", "<!-- /measured -->"
+ANSWER_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Score:
+    """On held-out items. `quality`: share of exact answers, or of pairs whose better answer is the likelier one."""
+
+    quality: float
+    n: int
+    general_nats: float
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    before: Score
+    after: Score
+    steps: int
+    seconds: float
+    """Processor time of the run, imports included."""
+    peak_memory: int
+    size: int
+    """Bytes of the trained weights on the disk."""
+
+
+def digest_of_rows(name: str) -> str:
+    """What stands for a dataset's digest here, where no hub registered it."""
+    return hashlib.sha256((HERE / f"{name}.jsonl").read_bytes()).hexdigest()
+
+
+def recipe(name: str, base_digest: str) -> TrainSpec:
+    """A recipe with digests in the place of names, as `loradeck job train` resolves them."""
+    fields = tomllib.loads((HERE / f"{name}.toml").read_text())
+    fields["base"] = base_digest
+    fields["datasets"] = [digest_of_rows(dataset) for dataset in fields["datasets"]]
+    if "mixing" in fields:
+        fields["mixing"]["dataset"] = digest_of_rows(fields["mixing"]["dataset"])
+    return TrainSpec.model_validate(fields)
+
+
+def run(name: str, base: Path, base_digest: str, root: Path, threads: int) -> Result:
+    """Trains by a recipe and scores what came of it."""
+    spec = recipe(name, base_digest)
+    sets = tomllib.loads((HERE / f"{name}.toml").read_text())["datasets"]
+    folder = root / name
+    folder.mkdir(parents=True)
+    full = ExecutorSpec(
+        run=name,
+        attempt=1,
+        spec=spec,
+        base=str(base),
+        base_digest=base_digest,
+        inputs={digest_of_rows(dataset): str(HERE / f"{dataset}.jsonl") for dataset in sets},
+        out=str(folder / "out"),
+        events=str(folder / "events.jsonl"),
+        error=str(folder / "error.txt"),
+        checkpoints=str(folder / "checkpoints"),
+        threads=threads,
+    )
+    (folder / "spec.json").write_text(full.model_dump_json())
+    command = [sys.executable, "-m", "loradeck_agent.executors.train", "--spec", str(folder / "spec.json")]
+    began = _children_seconds()
+    with (folder / "log.txt").open("wb") as log:
+        status = subprocess.run(command, stdout=log, stderr=log).returncode
+    seconds = _children_seconds() - began
+    last = ExecutorEvent.model_validate_json((folder / "events.jsonl").read_text().splitlines()[-1])
+    if status != 0:
+        raise SystemExit(f"{name} left with {status}: {last.message}; see {folder}")
+    return Result(
+        name=name,
+        before=scored(full, sets[0], None),
+        after=scored(full, sets[0], folder / "out"),
+        steps=int(last.data["steps"]),
+        seconds=seconds,
+        peak_memory=int(last.data["peak_memory_bytes"]),
+        size=sum(path.stat().st_size for path in (folder / "out").glob("*.safetensors")),
+    )
+
+
+def scored(full: ExecutorSpec, name: str, out: Path | None) -> Score:
+    """The base, or what a run left, on the held-out items of a task and on general questions."""
+    # Heavy, and not needed to read a recipe.
+    from loradeck_agent.executors.base import Base, load_base
+    from loradeck_agent.executors.evaluate import with_adapter
+    from loradeck_agent.executors.templates import tokenised
+    from loradeck_agent.executors.training_rows import read_lessons
+
+    spec = full.spec
+    assert isinstance(spec, TrainSpec)
+    adapter = out is not None and (out / "adapter_config.json").exists()
+    folder = out if out is not None and not adapter else Path(full.base)
+    here = full.model_copy(update={"base": str(folder), "base_digest": base_manifest(folder, "-", "-").digest})
+    loaded = load_base(here)
+    model = with_adapter(loaded.model, out) if adapter and out is not None else loaded.model
+    base = Base(model, loaded.tokenizer, loaded.eos, loaded.pad)
+    model.eval()
+    talk = read_lessons(HERE / "talk-held-out.jsonl", recipe("supervised", spec.base), general=True)
+    examples = [tokenised(base, lesson, 512) for lesson in talk]
+    nats = [_logp(base, example.ids[: example.answer_at], example.ids[example.answer_at :]) for example in examples]
+    tokens = sum(example.answer_tokens for example in examples)
+    held = [tokenised(base, lesson, 512) for lesson in read_lessons(HERE / f"{name}-held-out.jsonl", spec)]
+    if held[0].rejected:
+        right = [
+            _logp(base, e.ids[: e.answer_at], e.ids[e.answer_at :]) > _logp(base, e.ids[: e.answer_at], e.rejected)
+            for e in held
+        ]
+    else:
+        right = _exact(base, [(e.ids[: e.answer_at], e.ids[e.answer_at :]) for e in held])
+    return Score(sum(right) / len(right), len(right), -sum(nats) / tokens)
+
+
+def _logp(base: Any, prompt: Sequence[int], answer: Sequence[int]) -> float:
+    """Log-probability (nats) of an answer."""
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompt, *answer]])
+        logits = base.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        return float(torch.log_softmax(logits, -1).gather(1, torch.tensor(list(answer))[:, None]).sum())
+
+
+def _exact(base: Any, items: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
+    from loradeck_agent.executors.greedy import greedy
+
+    right = []
+    for start in range(0, len(items), 8):
+        part = items[start : start + 8]
+        answers = greedy(base.model, [prompt for prompt, _ in part], ANSWER_TOKENS, eos=base.eos, pad=base.pad)
+        right += [answer.tokens == wanted for answer, (_, wanted) in zip(answers, part, strict=True)]
+    return right
+
+
+def tables(results: Mapping[str, Result]) -> str:
+    """What was measured, as Markdown."""
+    lines = [
+        "| recipe | held-out items | base | trained | general questions, nats per token: base → trained | steps "
+        "| processor time | peak memory | trained weights |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, r in results.items():
+        kind = "pairs ranked rightly" if name in ("dpo", "ipo") else "exact answers"
+        lines.append(
+            f"| [{name}](../examples/recipes/{name}.toml) | {r.after.n}, {kind} | {r.before.quality:.0%} "
+            f"| **{r.after.quality:.0%}** | {r.before.general_nats:.2f} → {r.after.general_nats:.2f} | {r.steps} "
+            f"| {r.seconds:.0f} s | {r.peak_memory / 1e9:.2f} GB | {r.size / 1e6:.1f} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_docs(path: Path, text: str) -> None:
+    """Puts the tables between the markers."""
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(RECIPES))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="keep everything in this new folder")
+    parser.add_argument("--docs", type=Path, help="file whose markers the tables are put between")
+    args = parser.parse_args()
+    base = ensure_base(progress=lambda line: print(line, file=sys.stderr))
+    digest = base_manifest(base, "-", "-").digest
+    results = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in args.only.split(","):
+            results[name] = run(name, base, digest, args.keep or Path(scratch), args.threads)
+            print(json.dumps({"recipe": name, **vars(results[name])}, default=vars), flush=True)
+    print(tables(results))
+    if args.docs:
+        write_docs(args.docs, tables(results))
+
+
+if __name__ == "__main__":
+    main()

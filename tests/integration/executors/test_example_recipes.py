@@ -1,0 +1,52 @@
+"""The example recipes: what is committed is what the program writes, each is valid, and nothing is learnt by heart."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from loradeck_agent.executors.contamination import contaminated
+from loradeck_agent.executors.training_rows import read_lessons
+from recipes import generate, measure
+
+FOLDER = Path(generate.__file__).parent
+
+
+def test_the_committed_rows_are_those_the_program_writes() -> None:
+    written = generate.files()
+    assert {path.name for path in FOLDER.glob("*.jsonl")} == written.keys()
+    for name, text in written.items():
+        assert (FOLDER / name).read_text() == text, f"{name} is stale: cd examples && python -m recipes.generate"
+
+
+@pytest.mark.parametrize("name", measure.RECIPES)
+def test_each_recipe_is_valid_with_its_rows_and_none_of_them_is_scored_on(name: str) -> None:
+    spec = measure.recipe(name, "b" * 64)
+    sets = tomllib.loads((FOLDER / f"{name}.toml").read_text())["datasets"]
+    rows = [
+        lesson
+        for part in sets
+        for lesson in read_lessons(FOLDER / f"{part}.jsonl", spec, general=part == "talk" and len(sets) > 1)
+    ]
+    for part in sets:
+        held = read_lessons(FOLDER / f"{part}-held-out.jsonl", spec, general=True)
+        items = {lesson.where: lesson.question for lesson in held}
+        assert contaminated([row.question for row in rows], items) == {}
+
+
+def test_every_recipe_in_the_folder_is_measured() -> None:
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(measure.RECIPES)
+
+
+def test_tables_stand_between_the_markers(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(f"# Page\n\n{measure.BEGIN}\nold\n{measure.END}\n\nmore\n")
+    score = measure.Score(quality=0.5, n=4, general_nats=1.0)
+    result = measure.Result("full", score, score, steps=3, seconds=2.0, peak_memory=10**9, size=10**6)
+    measure.write_docs(path, measure.tables({"full": result}))
+    text = path.read_text()
+    assert "old" not in text
+    assert "| 4, exact answers | 50% | **50%** |" in text
+    assert text.endswith(f"{measure.END}\n\nmore\n")
