@@ -39,7 +39,7 @@ COMMANDS = {
         "Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed.",
     ),
     "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
-    "event": ("loradeck.cli.event:event", "List events of the log."),
+    "event": ("loradeck.cli.event:event", "List events of the log; export a timeline."),
     "audit": ("loradeck.cli.event:audit", "Check the log."),
     "hub": ("loradeck.cli.hub:hub", "Run a hub on this machine, recover it, back it up."),
     "sim": ("loradeck.cli.sim:sim", "Simulate a fleet, to see how a hub and a console do with one."),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import click
 
-from loradeck.cli.exits import Exit
-from loradeck.cli.naming import called, pointer
+from loradeck.cli.exits import Exit, misused
+from loradeck.cli.naming import called, moment, pointer
 from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command
+from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.schemas.ids import short
+from loradeck.schemas.log import Event
 
 
 @click.group(cls=Noun)
 def event() -> None:
-    """List events of the log."""
+    """List events of the log; export a timeline."""
 
 
 @event.command("ls")
@@ -51,6 +56,67 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
         ],
         empty="no events",
     )
+
+
+@event.command()
+@click.argument("tenant", required=False)
+@click.argument("route", required=False)
+@click.option("--since", metavar="TIME", help="From this time on: 14:05Z, '2h ago'.")
+@click.option("--until", metavar="TIME", help="Up to this time.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file, .md or .json.")
+@hub_command
+async def export(
+    s: Session, tenant: str | None, route: str | None, since: str | None, until: str | None, out: Path | None
+) -> None:
+    """Write a timeline for the post-mortem: every event of the log, or a tenant's, oldest first.
+
+    Markdown, or JSON with --json or a FILE that ends in .json. Each event is hashed again; a break is exit 1.
+    """
+    if out is not None and out.suffix.lower() not in (".md", ".json"):
+        raise misused("the file's ending says which kind it is", where=str(out), fix="name it .md or .json")
+    if tenant is not None and "/" in tenant:
+        at = pointer(tenant, route)
+        tenant, route = at.tenant, at.route
+    first = moment(since, interactive=s.interactive) if since is not None else None
+    last = moment(until, interactive=s.interactive) if until is not None else None
+    events = await _between(s, tenant, route, first, last)
+    where = "/".join(part for part in (tenant, route) if part) or "every tenant"
+    times = (f" since {utc(first)}" if first is not None else "") + (f" until {utc(last)}" if last is not None else "")
+    status = (await s.api.state()).status
+    made = timeline(events, hub=status.hub, made_ms=status.at_ms, scope=f"events of {where}{times}")
+    as_document = s.out.as_json if out is None else out.suffix.lower() == ".json"
+    text = (as_json if as_document else as_markdown)(made, await called(s.api, events))
+    if out is None:
+        s.out.raw(text.rstrip("\n"))
+    else:
+        await asyncio.to_thread(_write, out, text)
+        s.out.json({"file": str(out), "events": len(made.events), "intact": made.broken is None})
+        s.out.say(f"{len(made.events):,} events in {out}; chain: {made.chain}")
+    if made.broken is not None:
+        raise click.exceptions.Exit(Exit.REFUSED)
+
+
+async def _between(
+    s: Session, tenant: str | None, route: str | None, first: int | None, last: int | None
+) -> list[Event]:
+    """Events by their times, both included, newest first. The log's times need not grow: all of it is read."""
+    found: list[Event] = []
+    before: int | None = None
+    while page := await s.api.events(tenant=tenant, route=route, before=before, limit=1000):
+        found += [e for e in page if (first is None or e.at_ms >= first) and (last is None or e.at_ms <= last)]
+        before = page[-1].rev
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """Raises: CliError where there is such a file, or the disk refuses."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise misused("there is such a file", where=str(path), fix="name another one") from None
+    except OSError as error:
+        raise misused("the file cannot be written", where=str(path), fix=error.strerror or "") from None
 
 
 @click.group()

@@ -265,6 +265,7 @@ COMMANDS: dict[str, str] = {
     "hold": "what h does",
     "rewind": "rewind TIME or REV: what W does",
     "save": "save FILE: the list in front and its pane as text; without FILE a name with the time",
+    "export": "export FILE.md or FILE.json: the events that the events screen lists, as a timeline for the post-mortem",
     "ctx": "ctx NAME: another hub of config.toml; without NAME: which there are",
     "help": "keys and commands",
     "q": "quit",

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from loradeck.client.chain import ChainCheck
 from loradeck.schemas.company import Company
 from loradeck.schemas.feed import (
     FeedEvents,
@@ -27,7 +28,6 @@ from loradeck.schemas.feed import (
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView, TenantRow
-from loradeck.tui.chain import ChainCheck
 from loradeck.tui.history import History
 from loradeck.tui.listing import Listing, RowFilter
 from loradeck.tui.moves import OPEN, Move, MoveKind, OwnMove, Phase, RowKey, Tell

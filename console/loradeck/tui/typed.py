@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradeck.client.errors import ClientError
+from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.dispatch import Action, annotate, barrier
 from loradeck.tui.listing import FilterError, RowFilter
@@ -124,6 +125,8 @@ class Typed:
                 self._deck.show_events(argument)
             case "save":
                 self.save(argument)
+            case "export":
+                self.export(argument)
             case "ctx":
                 self.switch(argument)
             case "rewind":
@@ -142,17 +145,43 @@ class Typed:
         if front is None:
             return
         now_ms = self._deck.state.hub_now_ms or int(time.time() * 1000)
-        path = Path(name) if name else default_name(front.WHICH.value, now_ms)
+        path = self._write(name or str(default_name(front.WHICH.value, now_ms)), front.as_text())
+        if path is not None:
+            self._deck.notice(f"saved {plural(len(self._deck.state.listing.order), 'row')} to {path}")
+
+    def _write(self, name: str, text: str) -> str | None:
+        """Writes a new file. Returns where it is; None: it was told why there is none."""
+        path = Path(name)
         try:
             path = path.expanduser()
-            save(path, front.as_text())
+            save(path, text)
         except (OSError, RuntimeError, ValueError) as error:  # the last two: no such user, a zero byte
             why = error.strerror if isinstance(error, OSError) else str(error)
             self._deck.notice(f"not saved: {clean(str(path))}: {clean(why or '')}", "bad")
-        else:
-            self._deck.notice(
-                f"saved {plural(len(self._deck.state.listing.order), 'row')} to {clean(str(path.resolve()))}"
-            )
+            return None
+        return clean(str(path.resolve()))
+
+    def export(self, name: str) -> None:
+        """The events that the events screen lists, as a timeline in a new file. Its ending says which kind."""
+        state = self._deck.state
+        write = {".md": as_markdown, ".json": as_json}.get(Path(name).suffix.lower())
+        if write is None:
+            self._deck.notice("export FILE.md or FILE.json", "warn")
+            return
+        state.arrange(force=True)
+        shown, kept = state.event_list, len(state.events)
+        scope = f"{len(shown.order):,} of the {kept:,} newest events that a console held"
+        scope += f", filter {shown.filter.text}" if shown.filter.text else ""
+        made = timeline(
+            (state.events[rev] for rev in shown.order),
+            hub=state.status.hub if state.status is not None else self._deck.context,
+            made_ms=state.hub_now_ms or int(time.time() * 1000),
+            scope=scope,
+        )
+        path = self._write(name, write(made, state.name_of))
+        if path is not None:
+            told = f"exported {plural(len(made.events), 'event')} to {path}; chain: {made.chain}"
+            self._deck.notice(told, "bad" if made.broken else "")
 
     def switch(self, name: str) -> None:
         """Another hub: this console ends, and one on that hub begins without marks, filter or anything pending."""

@@ -8,6 +8,7 @@ import re
 import select
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 from tests.integration.cli.conftest import LORADECK, Desk, wait_until
@@ -274,3 +275,20 @@ def _control_the_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_a_timeline_is_exported_with_each_event_hashed_again(desk: Desk, tenant: str, tmp_path: Path) -> None:
+    desk.json("rollback", tenant, "--yes", "--reason", "bad answers")
+    desk.json("incident", tenant, "--incident", "INC-1", "--reason", "why")
+    file = tmp_path / "night.md"
+    done = desk.process("event", "export", tenant, "--out", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "chain: all" in done.stdout
+    assert "INC-1" in file.read_text()
+    document = desk.json("event", "export", tenant)
+    assert document["chain"]["intact"] is True
+    assert "rollback" in [entry["event"]["kind"] for entry in document["events"]]
+    assert {entry["event"]["tenant"] for entry in document["events"]} == {tenant}
+    assert desk.json("event", "export", tenant, "--until", "2001-01-01T00:00Z")["events"] == []
+    desk.refused(2, "usage", "event", "export", "--out", str(file))
+    desk.refused(2, "usage", "event", "export", "--out", str(tmp_path / "night.txt"))

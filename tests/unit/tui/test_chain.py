@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from scripts import console_seed as seed
 
+from loradeck.client.chain import ChainCheck
 from loradeck.schemas.log import Event
-from loradeck.tui.chain import ChainCheck
 
 
 def events() -> list[Event]:

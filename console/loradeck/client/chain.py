@@ -1,4 +1,4 @@
-"""Whether the events held here chain and hash as they say. The console recomputes; it takes nobody's word."""
+"""Whether events chain and hash as they say. Who reads them recomputes; nobody is taken at his word."""
 
 from __future__ import annotations
 

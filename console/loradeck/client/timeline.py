@@ -1,0 +1,130 @@
+"""Events of the log as a timeline for the post-mortem: Markdown for people, JSON for programs.
+
+Oldest first. What was added to an event afterwards (incident, reason) stands with it, and the event that added it
+keeps its own line. The events are in the JSON as they are in the log, so that anybody can hash them again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from loradeck.client.chain import ChainCheck
+from loradeck.schemas.log import Event, EventKind
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Events, oldest first, and what was found when they were hashed again.
+
+    `scope`: which events these are, in words. `links`: neighbours in the log of which both are here. `broken`: the
+    first fault, None where there is none.
+    """
+
+    hub: str
+    made_ms: int
+    scope: str
+    events: tuple[Event, ...]
+    links: int
+    broken: str | None
+
+    @property
+    def chain(self) -> str:
+        """The verdict in words."""
+        if self.broken is not None:
+            return f"BROKEN {self.broken}"
+        if not self.events:
+            return "no event"
+        pairs = len(self.events) - 1
+        gaps = "" if self.links == pairs else f"; {pairs - self.links} gaps in the revs, so not each follows the other"
+        return f"all {len(self.events):,} events hash as they say, {self.links:,} links between neighbours hold{gaps}"
+
+
+def timeline(events: Iterable[Event], *, hub: str, made_ms: int, scope: str) -> Timeline:
+    """Sorts the events and hashes them again."""
+    ordered = tuple(sorted(events, key=lambda event: event.rev))
+    check = ChainCheck()
+    check.take(ordered)
+    links = sum(later.rev == earlier.rev + 1 for earlier, later in itertools.pairwise(ordered))
+    return Timeline(hub, made_ms, scope, ordered, links, check.broken)
+
+
+def as_json(made: Timeline, name: Callable[[str | None], str]) -> str:
+    """One document; each event as it is in the log, with its releases by name and what was added to it."""
+    notes = _notes(made.events)
+    document: dict[str, Any] = {
+        "hub": made.hub,
+        "made_ms": made.made_ms,
+        "scope": made.scope,
+        "chain": {"intact": made.broken is None, "links": made.links, "broken": made.broken, "says": made.chain},
+        "events": [
+            {
+                "event": event.model_dump(mode="json"),
+                "from": name(event.from_release) if event.from_release else None,
+                "to": name(event.to_release) if event.to_release else None,
+                "added": [
+                    {"by": note.actor, "at_ms": note.at_ms, "incident": note.incident, "reason": note.reason}
+                    for note in notes.get(event.id, ())
+                ],
+            }
+            for event in made.events
+        ],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_markdown(made: Timeline, name: Callable[[str | None], str]) -> str:
+    """A page with one table."""
+    notes = _notes(made.events)
+    head = ("time (UTC)", "rev", "what", "where", "from > to", "by", "incident", "reason")
+    rows = [head, tuple("---" for _ in head), *(_row(event, notes.get(event.id, []), name) for event in made.events)]
+    lines = [
+        f"# Timeline of {_plain(made.hub)}",
+        "",
+        f"- Made {_stamp(made.made_ms)}: {_plain(made.scope)}.",
+        f"- Chain: {_plain(made.chain)}.",
+        "",
+        *("| " + " | ".join(cells) + " |" for cells in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]) -> tuple[str, ...]:
+    moved = event.from_release != event.to_release and event.to_release is not None
+    incidents = [event.incident or "", *(note.incident or "" for note in notes)]
+    reasons = [event.reason, *(f"{note.reason} ({note.actor}, {_stamp(note.at_ms)})" for note in notes if note.reason)]
+    return (
+        _stamp(event.at_ms),
+        str(event.rev),
+        _plain(event.kind.value.replace("_", " ")) + (" **OVERRIDE**" if event.override else ""),
+        _plain(f"{event.tenant}/{event.route}" if event.route else event.tenant),
+        f"{_plain(name(event.from_release)) if event.from_release else 'none'} > {_plain(name(event.to_release))}"
+        if moved
+        else "",
+        _plain(event.actor),
+        _plain(", ".join(dict.fromkeys(incident for incident in incidents if incident))),
+        "; ".join(_plain(reason) for reason in reasons if reason),
+    )
+
+
+def _notes(events: Sequence[Event]) -> dict[str, list[Event]]:
+    """What was added afterwards, by the id of the event it is about."""
+    notes: dict[str, list[Event]] = {}
+    for event in events:
+        if event.kind is EventKind.ANNOTATE:
+            notes.setdefault(str(event.payload.get("event")), []).append(event)
+    return notes
+
+
+def _stamp(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _plain(text: str) -> str:
+    """Text from outside as text: nothing in it is markup, a line break or a control character."""
+    kept = "".join(char if char.isprintable() else " " for char in text)
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#~" else char for char in kept)
