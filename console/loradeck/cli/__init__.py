@@ -41,7 +41,7 @@ COMMANDS = {
     "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
     "event": ("loradeck.cli.event:event", "List events of the log; export a timeline."),
     "audit": ("loradeck.cli.event:audit", "Check the log."),
-    "hub": ("loradeck.cli.hub:hub", "Run a hub on this machine, recover it, back it up."),
+    "hub": ("loradeck.cli.hub:hub", "Run a hub on this machine, recover it, back it up, collect."),
     "sim": ("loradeck.cli.sim:sim", "Simulate a fleet, to see how a hub and a console do with one."),
     "token": ("loradeck.cli.token:token", "Create, list and revoke tokens (on the hub's host)."),
     "completion": ("loradeck.cli.completion:completion", "Print the completion script of a shell."),

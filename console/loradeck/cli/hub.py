@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from loradeck.cli.exits import CliError, Exit, misused
+from loradeck.cli.exits import CliError, Exit, misused, refused
 from loradeck.cli.options import reason_option, told, yes_option
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, writes
 from loradeck.client.api import new_key
 from loradeck.client.config import state_path
+from loradeck.schemas.ledger import CollectRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +42,7 @@ def _run_options(command: F) -> F:
 @_run_options
 @click.pass_context
 def hub(ctx: click.Context, /, **settings: Any) -> None:
-    """Run a hub on this machine, recover it, back it up.
+    """Run a hub on this machine, recover it, back it up, collect.
 
     Without a command: run.
     """
@@ -95,6 +96,36 @@ async def backup(s: Session, file: Path) -> None:
     made = await s.api.backup(str(file))
     s.out.json(made)
     s.out.say(f"{made.path}: {made.size / 1e6:,.1f} MB, the log up to rev {made.rev}")
+
+
+@hub.command()
+@click.option("--older-than", "days", type=float, default=30, show_default=True, help="Days that adapters are kept.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@yes_option
+@writes
+async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:
+    """Remove files that no pointer can go back to, and those of datasets with erased rows.
+
+    Kept: what a pointer serves or may return to, the last attested releases, what an engine lists, what a job, a pin or
+    a prepare holds. Manifests, attestations and the log are never collected.
+    """
+    request = CollectRequest(older_than_days=days)
+    plan = await s.api.collect(request)
+    s.out.heading(f"{plan.files} files, {plan.size / 1e6:,.1f} MB; {plan.roots} releases must stay")
+    for what, found in (("adapter", plan.adapters), ("erased dataset", plan.datasets), ("listed, kept", plan.listed)):
+        for one in found:
+            s.out.say(f" {what}: {one.label}  {one.id[:12]}")
+    for node in plan.unheard:
+        s.out.alarm(f" not heard from: {node}")
+    if dry_run:
+        s.out.json(plan)
+        return
+    if not plan.files:
+        raise refused("there is nothing to collect", fix="see --older-than", code="nothing_to_collect")
+    s.confirm(f"Remove {plan.files} files for ever?", yes=yes)
+    done = await s.api.collect(request.model_copy(update={"dry_run": False, "plan": plan.digest}))
+    s.out.json(done)
+    s.out.say(f"collected: {done.files} files, {done.size / 1e6:,.1f} MB")
 
 
 def _serve(**settings: Any) -> None:

@@ -35,7 +35,7 @@ from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.company import Company
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobRequest
-from loradeck.schemas.ledger import DataPolicy, ErasurePlan, ErasureRequest
+from loradeck.schemas.ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.moves import (
@@ -351,6 +351,10 @@ class HubApi:
     async def backup(self, path: str) -> BackupMade:
         """A consistent copy of the hub's database at an absolute path of its host."""
         return await self._write(BackupMade, "backup", {"path": path}, extra_s=600)
+
+    async def collect(self, request: CollectRequest) -> CollectPlan:
+        """Files of the hub that nothing can go back to: the plan, or its execution."""
+        return await self._write(CollectPlan, "collect", request, repeatable=request.dry_run, extra_s=600)
 
     # ---- how moves and other writes are sent -----------------------------------------------------------------
 

@@ -47,6 +47,7 @@ STATUS: Mapping[str, int] = {
     "synthetic_depth": 409,
     "erased_row": 409,
     "plan_changed": 409,
+    "node_unheard": 409,
     # Not there.
     "not_found": 404,
     "unknown_tenant": 404,

@@ -144,3 +144,28 @@ class ErasurePlan(Wire):
     pointers: tuple[ErasurePointer, ...] = ()
     retire: bool = False
     done: bool = Field(False, description="carried out")
+
+
+class CollectRequest(Strict):
+    """`dry_run` returns the plan; executing sends the plan's `digest` back."""
+
+    older_than_days: float = Field(30, ge=0, description="adapters registered since then are kept, served or not")
+    dry_run: bool = True
+    plan: Digest | None = None
+
+
+class CollectPlan(Wire):
+    """Which files go from the hub's artifacts. Documents, attestations and the log stay for ever."""
+
+    digest: Digest
+    adapters: tuple[Named, ...] = Field(description="whose files go; their releases are revoked with it")
+    datasets: tuple[Named, ...] = Field(description="whose files go: rows of theirs were erased")
+    releases: tuple[Named, ...] = Field(description="of these adapters")
+    listed: tuple[Named, ...] = Field(description="no roots, and kept: an engine lists them")
+    roots: int = Field(description="releases that must stay")
+    files: int
+    size: int = Field(description="bytes")
+    unheard: tuple[str, ...] = Field(
+        description="nodes whose engines' lists are not known; while there are any, none go"
+    )
+    done: bool = False

@@ -1,4 +1,7 @@
-"""A copy of the database, made while the hub serves. Artifacts are files that never change: any tool copies them."""
+"""What is done with the hub's own files: a copy of the database while it serves, and collection.
+
+Artifacts are files that never change: any tool copies them.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
+from loradeck.hub import collecting
 from loradeck.hub.api.moves import hub_of
 from loradeck.hub.auth import Caller, own_socket
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Strict
+from loradeck.schemas.ledger import CollectPlan, CollectRequest
 from loradeck.store.interface import Store
 
 router = APIRouter(prefix="/v1", tags=["backup"])
@@ -40,6 +45,17 @@ async def backup(body: BackupRequest, request: Request, caller: Annotated[Caller
         raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="say where")
     rev = hub.ledger.rev
     return BackupMade(path=body.path, rev=rev, size=await hub.store(lambda s: _copied(s, path)))
+
+
+@router.post("/collect")
+async def collect(
+    body: CollectRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]
+) -> CollectPlan:
+    """Files that nothing can go back to. A dry run answers with a plan; executing sends its digest back."""
+    hub = hub_of(request)
+    if body.dry_run:
+        return await collecting.plan(hub, body)
+    return await collecting.carry_out(hub, body, caller.actor)
 
 
 def _copied(store: Store, path: Path) -> int:
