@@ -218,6 +218,18 @@ def desk() -> Iterator[Desk]:
         shutil.rmtree(desk.root)
 
 
+@pytest.fixture
+def far() -> Iterator[Desk]:
+    """Another hub, which knows nothing of the first."""
+    desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
+    try:
+        desk.start_hub()
+        yield desk
+    finally:
+        desk.stop_hub()
+        shutil.rmtree(desk.root)
+
+
 @pytest.fixture(scope="module")
 def base(desk: Desk) -> str:
     """Digest of the hub's one base."""

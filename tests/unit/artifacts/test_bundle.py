@@ -1,0 +1,174 @@
+"""A bundle is read as it was written, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from tests.unit.artifacts.made import manifest_of, write_adapter
+
+from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.bundle import MANIFEST, SUMS, read_bundle, write_bundle
+from loradeck.schemas.bundle import BundleManifest
+from loradeck.schemas.ids import canonical_json
+from loradeck.schemas.manifest import BaseManifest, FileEntry
+
+BASE = BaseManifest(
+    model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
+)
+Members = list[tuple[tarfile.TarInfo, bytes]]
+
+
+def contents(folder: Path) -> dict[str, Path]:
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in folder.iterdir()}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> BundleManifest:
+    write_adapter(tmp_path / "v1")
+    adapter = manifest_of(tmp_path / "v1", base=BASE.digest)
+    child = manifest_of(tmp_path / "v1", base=BASE.digest, parent=adapter.digest, config_hash="d" * 64)
+    return BundleManifest(base=BASE, adapters=(adapter, child))
+
+
+@pytest.fixture
+def file(manifest: BundleManifest, tmp_path: Path) -> Path:
+    target = tmp_path / "v1.bundle"
+    assert write_bundle(target, manifest, contents(tmp_path / "v1").__getitem__) == target.stat().st_size
+    return target
+
+
+def refused(file: Path, tmp_path: Path) -> BadArtifact:
+    folder = tmp_path / "read"
+    folder.mkdir()
+    with pytest.raises(BadArtifact) as caught:
+        read_bundle(file, folder)
+    assert not [path for path in tmp_path.iterdir() if path.name not in {"read", "v1", file.name}], "nothing elsewhere"
+    return caught.value
+
+
+def members(file: Path) -> Members:
+    with tarfile.open(file) as tar:
+        return [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+
+
+def rewrite(file: Path, made: Iterable[tuple[tarfile.TarInfo, bytes]]) -> None:
+    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in made:
+            member.size = len(data) if member.isreg() else 0
+            tar.addfile(member, io.BytesIO(data))
+
+
+def named(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
+
+
+def test_a_bundle_is_read_as_it_was_written_and_the_same_parts_give_the_same_bytes(
+    file: Path, manifest: BundleManifest, tmp_path: Path
+) -> None:
+    folder = tmp_path / "read"
+    folder.mkdir()
+    assert read_bundle(file, folder) == manifest
+    assert {path.name for path in folder.iterdir()} == {entry.sha256 for entry in manifest.files}
+    again = tmp_path / "again"
+    write_bundle(again, manifest, contents(tmp_path / "v1").__getitem__)
+    assert again.read_bytes() == file.read_bytes()
+    assert len(manifest.files) == 2, "what both adapters hold is carried once"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_sha256sum_itself_can_check_what_it_holds(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["tar", "-xf", file, "-C", out], check=True)
+    subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=out, check=True)
+
+
+def test_a_bundle_that_is_there_is_not_written_over(file: Path, manifest: BundleManifest, tmp_path: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(BadArtifact, match="there is such a file") as caught:
+        write_bundle(file, manifest, contents(tmp_path / "v1").__getitem__)
+    assert caught.value.code == "exists"
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [0, 300, 700, 4000, -3000, -10240])
+def test_a_bundle_that_ends_early_is_told_as_that(file: Path, tmp_path: Path, kept: int) -> None:
+    whole = file.read_bytes()
+    body = len(whole.rstrip(b"\0"))
+    file.write_bytes(whole[: kept if kept >= 0 else body + kept])
+    assert refused(file, tmp_path).code == "truncated_bundle"
+
+
+def test_a_byte_that_was_altered_anywhere_is_noticed(file: Path, manifest: BundleManifest, tmp_path: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    weights = max(manifest.files, key=lambda entry: entry.size)
+    name = f"blobs/{weights.sha256}".encode()
+    whole[whole.index(name) + 512 + 4000] ^= 1
+    file.write_bytes(whole)
+    error = refused(file, tmp_path)
+    assert error.code == "digest_mismatch"
+    assert weights.path in error.detail
+
+
+def test_a_manifest_that_was_altered_is_noticed(file: Path, tmp_path: Path) -> None:
+    made = members(file)
+    content = made[0][1].replace(b'"revision":"1"', b'"revision":"2"')
+    assert content != made[0][1]
+    rewrite(file, [(made[0][0], content), *made[1:]])
+    error = refused(file, tmp_path)
+    assert (error.code, error.detail.split(":")[0]) == ("digest_mismatch", SUMS)
+
+
+def swap(made: Members, at: int, member: tarfile.TarInfo, data: bytes = b"x") -> Members:
+    return [*made[:at], (member, data), *made[at + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda made: swap(made, 1, named("../../escaped")), "path_traversal"),
+        (lambda made: swap(made, 1, named("/tmp/escaped")), "path_traversal"),
+        (lambda made: swap(made, 1, named(made[1][0].name, tarfile.SYMTYPE, "/etc/passwd"), b""), "path_traversal"),
+        (lambda made: swap(made, 1, named(made[1][0].name, tarfile.LNKTYPE, MANIFEST), b""), "path_traversal"),
+        (lambda made: [made[0], made[2], made[1], made[3]], "bad_bundle"),
+        (lambda made: [*made, (named("more"), b"x")], "bad_bundle"),
+        (lambda made: made[1:], "bad_bundle"),
+        (lambda made: swap(made, 0, named(MANIFEST), b"{}"), "bad_bundle"),
+    ],
+)
+def test_members_that_lead_elsewhere_or_do_not_belong_are_refused(
+    file: Path, tmp_path: Path, change: Callable[[Members], Members], code: str
+) -> None:
+    rewrite(file, change(members(file)))
+    assert refused(file, tmp_path).code == code
+    assert not Path("/tmp/escaped").exists()
+
+
+def test_a_file_of_an_adapter_that_would_leave_its_folder_is_refused(file: Path, tmp_path: Path) -> None:
+    made = members(file)
+    content = made[0][1].replace(b'"path":"adapter_config.json"', b'"path":"../adapter_config.js"')
+    rewrite(file, [(made[0][0], content), *made[1:]])
+    assert refused(file, tmp_path).code == "path_traversal"
+
+
+def test_an_adapter_of_another_base_is_refused(file: Path, manifest: BundleManifest, tmp_path: Path) -> None:
+    made = members(file)
+    other = BASE.model_copy(update={"files": (FileEntry(path="model.safetensors", size=1, sha256="c" * 64),)})
+    content = canonical_json(manifest.model_copy(update={"base": other}))
+    rewrite(file, [(made[0][0], content), *made[1:]])
+    assert refused(file, tmp_path).code == "wrong_base"
+
+
+def test_what_is_no_tar_at_all_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    file = tmp_path / "x.bundle"
+    file.write_bytes(b"\x80\x02" + b"pickle" * 1000)
+    assert refused(file, tmp_path).code == "bad_bundle"
