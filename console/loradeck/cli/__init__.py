@@ -29,7 +29,7 @@ COMMANDS = {
     "tenant": ("loradeck.cli.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
     "route": ("loradeck.cli.route:route", "Set and show a tenant's routes."),
     "release": ("loradeck.cli.release:release", "List and show releases."),
-    "adapter": ("loradeck.cli.adapter:adapter", "Import, list, show and sign adapter versions."),
+    "adapter": ("loradeck.cli.adapter:adapter", "Import, list, show, compare, sign and deprecate adapter versions."),
     "bundle": ("loradeck.cli.bundle:bundle", "Carry an adapter version to a hub that no network reaches."),
     "base": ("loradeck.cli.base:base", "Register and list base models."),
     "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets; erase rows."),

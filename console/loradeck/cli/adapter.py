@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ import click
 from loradeck.artifacts import signing, verify_adapter
 from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
 from loradeck.artifacts.manifests import plain_files
+from loradeck.cli import card as cards
 from loradeck.cli.base import named_bases
 from loradeck.cli.exits import misused, refused
 from loradeck.cli.files import checked, entry_of, json_of, upload_all
 from loradeck.cli.naming import one_named
 from loradeck.cli.noun import Noun
-from loradeck.cli.options import json_option, told, wants_json
+from loradeck.cli.options import json_option, reason_option, told, wants_json
 from loradeck.cli.output import Output, utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.blobs import download
-from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
+from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 
@@ -33,7 +35,7 @@ MANIFEST = "manifest.json"
 
 @click.group(cls=Noun)
 def adapter() -> None:
-    """Import, list, show and sign adapter versions."""
+    """Import, list, show, compare, sign and deprecate adapter versions."""
 
 
 @adapter.command("import")
@@ -124,6 +126,71 @@ async def show(s: Session, tenant: str, name: str, version: str) -> None:
     ):
         s.out.say(f"{label:13} {value}")
     s.out.table(("FILE", "BYTES", "SHA-256"), [(f.path, f.size, f.sha256) for f in manifest.files], empty="no files")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@hub_command
+async def card(s: Session, tenant: str, name: str, version: str) -> None:
+    """Print a version's model card, as Markdown, from what is on record."""
+    known = await cards.record(s.api, _version(await s.api.adapter_versions(tenant, name), version))
+    s.out.json(cards.facts(known))
+    for line in cards.markdown(known).splitlines():
+        s.out.say(line)
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("before")
+@click.argument("after")
+@hub_command
+async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> None:
+    """Show what is not the same in the cards of two versions."""
+    versions = await s.api.adapter_versions(tenant, name)
+    old, new = [await cards.record(s.api, _version(versions, text)) for text in (before, after)]
+    found = cards.differences(old, new)
+    s.out.json({"differences": [{"what": what, "before": a, "after": b} for what, a, b in found]})
+    for what, a, b in found:
+        s.out.heading(what)
+        s.out.say(f" - {a}")
+        s.out.say(f" + {b}")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@click.option(
+    "--from", "day", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Day (UTC) it is not promoted from."
+)
+@reason_option(required=True)
+@writes
+async def deprecate(s: Session, tenant: str, name: str, version: str, day: datetime, reason: str) -> None:
+    """Say from which day on a version is not promoted any more, and show who still uses it.
+
+    What serves it goes on. Said again with another day, that one counts.
+    """
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    body = Deprecation(from_ms=int(day.replace(tzinfo=UTC).timestamp() * 1000), reason=reason).model_dump(mode="json")
+    kind = AttestationKind.DEPRECATION
+    stated = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=tenant, body=body, by=""))
+    rows = await cards.users(s.api, found)
+    s.out.json({"deprecation": stated.model_dump(mode="json"), "users": [row.pointer.model_dump() for row in rows]})
+    s.out.say(f"{tenant}/{name} v{found.version} is deprecated from {day:%Y-%m-%d}")
+    s.out.table(
+        ("STILL USED BY", "HOW"),
+        [
+            (
+                f"{row.pointer.tenant}/{row.pointer.route}",
+                "serves it" if row.pointer.release == found.release else "may go back to it",
+            )
+            for row in rows
+        ],
+        empty="no pointer uses it",
+    )
 
 
 @adapter.command()

@@ -7,7 +7,7 @@ from collections import defaultdict
 from loradeck.rules.health import Breach
 from loradeck.rules.ledger import Kept
 from loradeck.rules.target import PointerFacts, breach_of
-from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, GateResult
 from loradeck.schemas.ledger import Erasure, LedgerEntry
 from loradeck.schemas.log import PointerState
 from loradeck.store.interface import Store
@@ -23,6 +23,7 @@ _KEPT = (
     AttestationKind.LEDGER,
     AttestationKind.ERASURE,
     AttestationKind.SIGNATURE,
+    AttestationKind.DEPRECATION,
 )
 """Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
 
@@ -40,6 +41,9 @@ class Facts:
 
         self.signed: dict[str, set[str]] = defaultdict(set)
         """Adapter -> public keys that have signed it; each signature was verified when it came in."""
+
+        self.deprecated: dict[str, Deprecation] = {}
+        """Adapter -> from when on it is not promoted."""
 
         self.erased: dict[str, set[str]] = defaultdict(set)
         """Dataset -> digests of its erased rows."""
@@ -62,6 +66,8 @@ class Facts:
             self.revoked[subject] = str(body.get("reason", ""))
         elif attestation.kind is AttestationKind.SIGNATURE and "bundle" in body:
             self.signed[subject].add(str(body["public_key"]))
+        elif attestation.kind is AttestationKind.DEPRECATION:
+            self.deprecated[subject] = Deprecation.model_validate(body)
         elif attestation.kind is AttestationKind.LEDGER:
             # The first counts: retention runs from when the rows came in.
             self.ledger.setdefault(subject, Kept(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))

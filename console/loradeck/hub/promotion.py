@@ -158,6 +158,15 @@ class Promotions:
         release = hub.catalogue.release(request.release, key[0])
         if release is not None:
             signed_by = hub.facts.signed.get(release.adapter or "", ())
+            old = hub.facts.deprecated.get(release.adapter or "")
+            if old is not None and hub.now_ms() >= old.from_ms:
+                raise Refused(
+                    "deprecated",
+                    f"{hub.called(release.id)} is deprecated, and is not promoted any more",
+                    detail=old.reason,
+                    fix="promote another one, or deprecate it from a later day on",
+                    context={"from_ms": old.from_ms},
+                )
             check_signed(release, config.signers, signed_by, hub.called(release.id))
         result = await judging.judge(hub, key, request.release) if config.gate and release else None
         pointer = hub.ledger.pointers.get(key) or pointer

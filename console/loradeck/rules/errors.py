@@ -17,6 +17,7 @@ STATUS: Mapping[str, int] = {
     "revoked": 409,
     "frozen": 409,
     "unsigned": 409,
+    "deprecated": 409,
     "gate_missing": 409,
     "gate_failed": 409,
     "suite_too_small": 409,

@@ -21,6 +21,7 @@ class AttestationKind(StrEnum):
     ATTESTED = "attested"  # a pointer's generation was proven on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
     BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
+    DEPRECATION = "deprecation"  # of an adapter; Deprecation in `body`, the newest counts
     LEDGER = "ledger"  # of a dataset: what the hub read of its rows; LedgerEntry in `body`
     SCAN = "scan"  # of a dataset: what was looked for in its rows, and found; ScanReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
@@ -43,6 +44,13 @@ class Signature(Strict):
     subject: Digest = Field(description="of the artifact")
     public_key: str = Field(max_length=4000, description="PEM")
     bundle: str = Field(max_length=1_000_000, description="sigstore bundle, JSON as text")
+
+
+class Deprecation(Strict):
+    """From when on an adapter version is not promoted any more. What serves it goes on."""
+
+    from_ms: int = Field(ge=0, description="milliseconds since 1970 UTC")
+    reason: str = Field(min_length=1, max_length=500)
 
 
 class CanaryItem(Strict):

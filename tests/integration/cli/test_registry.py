@@ -352,3 +352,56 @@ def test_a_version_is_signed_with_a_key_by_its_path_and_a_route_is_told_whose_si
     assert f"holds: key {made['key'][:12]}" in shown
     key.chmod(0o644)
     desk.refused(2, "key_exposed", "adapter", "sign", tenant, "words", "v3", "--key", key)
+
+
+def test_a_card_is_put_together_from_what_is_on_record_and_two_are_compared(
+    desk: Desk, tenant: str, base: str, rows: Path, tmp_path: Path
+) -> None:
+    data = desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "train", *PROVENANCE)["digest"]
+    folder = write_adapter(tmp_path / "new", 9)
+    add = ("adapter", "import", folder, "--tenant", tenant, "--name", "words", "--base", base[:8])
+    made = AdapterVersion.model_validate(desk.json(*add, "--why", "shorter", "--dataset", data))
+    suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)["digest"]
+    report = {"release": made.release, "suite": suite, "n": 4, "exact": 3, "valid": 4, "items": [], "seconds": 1.0}
+
+    async def attest() -> None:
+        async with desk.api() as api:
+            kind = AttestationKind.EVALUATION
+            await api.attest(Attestation(kind=kind, subject=made.release, tenant=tenant, body=report, by=""))
+
+    asyncio.run(attest())
+    card = desk.run("adapter", "card", tenant, "words", "v4").stdout
+    for line in (
+        f"# {tenant}/words v4",
+        "- why in weights: shorter",
+        f"## Data: {tenant}/train",
+        "- rows: 5: 5 human, 0 by programs, 0 by models",
+        "- scan found: nothing",
+        "- run: none that the hub still lists",
+        "3 of 4 exact (75.0%), 4 valid",
+        "- signed by: nobody",
+    ):
+        assert line in card, line
+    assert desk.run("adapter", "card", tenant, "words", "v4").stdout == card
+    found = {
+        d["what"]: (d["before"], d["after"])
+        for d in desk.json("adapter", "diff", tenant, "words", "v3", "v4")["differences"]
+    }
+    assert found[f"Data: {tenant}/train: licence"] == ("-", "Apache-2.0")
+    assert "Adapter: base" not in found
+    assert desk.json("adapter", "diff", tenant, "words", "v4", "v4")["differences"] == []
+
+
+def test_a_deprecated_version_is_promoted_until_its_day_and_its_users_are_shown(desk: Desk, tenant: str) -> None:
+    live = desk.row(tenant).live
+    assert live is not None
+    shown = desk.run(
+        "adapter", "deprecate", tenant, "words", live.label, "--from", "2199-01-01", "--reason", "new terms"
+    )
+    assert re.search(rf"{tenant}/production +serves it", shown.stdout), shown
+    assert "deprecated: from 2199-01-01" in desk.run("adapter", "card", tenant, "words", live.label).stdout
+    desk.json("adapter", "deprecate", tenant, "words", "v3", "--from", "2020-01-01", "--reason", "new terms")
+    problem = desk.refused(1, "deprecated", "promote", tenant, "v3", "--yes")
+    assert problem["detail"] == "new terms"
+    assert desk.row(tenant).live == live
+    assert desk.run("adapter", "deprecate", tenant, "words", "v3", "--from", "soon", "--reason", "x").returncode == 2

@@ -13,8 +13,9 @@ from loradeck.hub.api.moves import hub_of
 from loradeck.hub.auth import Caller, allow
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
+from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
 from loradeck.schemas.ids import Role
+from loradeck.schemas.manifest import AdapterManifest
 
 router = APIRouter(prefix="/v1", tags=["attestations"])
 
@@ -50,27 +51,35 @@ async def attest(body: Attestation, request: Request, caller: Writer) -> Attesta
         hub.catalogue.known(body.tenant, body.subject)
     if body.kind is AttestationKind.REVOCATION and not str(body.body.get("reason", "")).strip():
         raise Refused("reason_required", "a revocation says why", detail="body.reason")
-    if body.kind is AttestationKind.SIGNATURE:
-        await _verify(hub, body)
+    if body.kind in (AttestationKind.SIGNATURE, AttestationKind.DEPRECATION):
+        version = hub.catalogue.adapters.get(body.subject)
+        if version is None or version.manifest.tenant != body.tenant:
+            raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=body.subject)
+        await _check(hub, body, version.manifest)
     stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.now_ms(), "seq": 0})
     return await judging.take_in(hub, stated)
 
 
-async def _verify(hub: Hub, body: Attestation) -> None:
-    """Raises: Refused `unknown_adapter`, `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`."""
-    version = hub.catalogue.adapters.get(body.subject)
-    if version is None or version.manifest.tenant != body.tenant:
-        raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=body.subject)
+async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest) -> None:
+    """What is said of an adapter.
+
+    Raises:
+        Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
+    """
+    kind = Signature if body.kind is AttestationKind.SIGNATURE else Deprecation
     try:
-        signature = Signature.model_validate(body.body)
+        stated = kind.model_validate(body.body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, ("body", *first["loc"])))
-        raise Refused("invalid_request", "the body is no signature", detail=f"{where}: {first['msg']}") from None
-    if signature.subject != body.subject:
+        title = f"the body is no {body.kind.value}"
+        raise Refused("invalid_request", title, detail=f"{where}: {first['msg']}") from None
+    if not isinstance(stated, Signature):
+        return
+    if stated.subject != body.subject:
         raise Refused("invalid_request", "the body speaks of another adapter than `subject`", detail="body.subject")
-    files = {file.path: hub.blobs.path(file.sha256) for file in version.manifest.files}
-    await verify_apart(files, signature, beside=hub.blobs.folder)
+    files = {file.path: hub.blobs.path(file.sha256) for file in manifest.files}
+    await verify_apart(files, stated, beside=hub.blobs.folder)
 
 
 @router.get("/attestations")
