@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def dataset() -> None:
 async def add(
     s: Session, /, file: Path, tenant: str, name: str, accept: str, sidecar: Path | None, **given: Any
 ) -> None:
-    """Register rows {"prompt", "answer"}, one JSON object a line.
+    """Register rows {"prompt", "answer"}, {"messages"} or {"prompt", "chosen", "rejected"}, one JSON object a line.
 
     The hub reads every row for the ledger and looks for personal data and secrets of a known form. Rows that are
     almost the same, and items of the tenant's suites among them, are looked for here.
@@ -191,6 +192,13 @@ def _show(s: Session, plan: ErasurePlan) -> None:
         s.out.alarm(f" not searched: {one.label}  {one.id[:12]}: its files are gone")
 
 
+def _needed(row: dict[str, Any]) -> Sequence[str]:
+    """A conversation, a pair of answers to prefer one of, or a prompt with its answer."""
+    if "messages" in row:
+        return ("messages",)
+    return ("prompt", "chosen", "rejected") if "chosen" in row else ("prompt", "answer")
+
+
 def _question(row: dict[str, Any]) -> str:
     """What a row asks: its prompt, or a conversation up to the answer."""
     if "messages" in row and isinstance(row["messages"], list):
@@ -201,7 +209,7 @@ def _question(row: dict[str, Any]) -> str:
 def _described(file: Path, tenant: str, name: str, sidecar: Path | None, given: dict[str, Any]) -> DatasetManifest:
     """Reads every row before anything is sent. Raises: CliError."""
     provenance = provenance_of(file, sidecar, given)
-    rows = sum(1 for _ in rows_of(file, ("prompt", "answer")))
+    rows = sum(1 for _ in rows_of(file, _needed))
     if rows == 0:
         raise misused("the file has no rows", where=str(file), fix="one JSON object a line")
     fields = {"tenant": tenant, "name": name, "rows": rows, "files": [entry_of(file)], "provenance": provenance}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,8 +30,12 @@ def entry_of(path: Path, name: str | None = None) -> FileEntry:
     return checked(FileEntry, {"path": name or path.name, "size": size, "sha256": sha256}, where=str(path))
 
 
-def rows_of(path: Path, needed: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file, each an object with the needed string fields.
+Needed = Sequence[str] | Callable[[dict[str, Any]], Sequence[str]]
+"""Fields that a row needs; or what they are, told by the row."""
+
+
+def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, each an object with the needed fields.
 
     Raises:
         CliError: with the line that is wrong.
@@ -48,9 +52,12 @@ def rows_of(path: Path, needed: Sequence[str]) -> Iterator[dict[str, Any]]:
                     raise misused(
                         "a row is not JSON", where=f"{where}: {error}", fix="one JSON object a line"
                     ) from None
-                missing = [key for key in needed if not isinstance(row, dict) or not _filled(row.get(key))]
+                if not isinstance(row, dict):
+                    raise misused("a row is no JSON object", where=where, fix="one JSON object a line")
+                fields = needed(row) if callable(needed) else needed
+                missing = [key for key in fields if not _filled(row.get(key))]
                 if missing:
-                    raise misused(f"a row has no {missing[0]!r}", where=where, fix=f"each row has: {', '.join(needed)}")
+                    raise misused(f"a row has no {missing[0]!r}", where=where, fix=f"this row has: {', '.join(fields)}")
                 yield row
     except OSError as error:
         raise misused("the file cannot be read", where=f"{path}: {error.strerror}", fix="name another") from None

@@ -53,7 +53,8 @@ def test_provenance_comes_from_the_file_beside_the_rows_and_options_win(desk: De
     [
         ('{"prompt": "a", "answer": "b"}\n{"prompt": "a"}\n', PROVENANCE, "no 'answer'", "line 2"),
         ('{"prompt": "a", "answer": "b"}\nnot json\n', PROVENANCE, "not JSON", "line 2"),
-        ("[1]\n", PROVENANCE, "no 'prompt'", "line 1"),
+        ("[1]\n", PROVENANCE, "no JSON object", "line 1"),
+        ('{"messages": []}\n{"prompt": "a", "chosen": "b"}\n', PROVENANCE, "no 'rejected'", "line 2"),
         ("", PROVENANCE, "no rows", ""),
         ('{"prompt": "a", "answer": "b"}\n', (), "consent: Field required", "provenance"),
         ('{"prompt": "a", "answer": "b"}\n', (*PROVENANCE, "--retention-days", "0"), "retention_days", ""),
@@ -405,3 +406,28 @@ def test_a_deprecated_version_is_promoted_until_its_day_and_its_users_are_shown(
     assert problem["detail"] == "new terms"
     assert desk.row(tenant).live == live
     assert desk.run("adapter", "deprecate", tenant, "words", "v3", "--from", "soon", "--reason", "x").returncode == 2
+
+
+def test_conversations_and_pairs_are_rows_too(desk: Desk, tenant: str, rows: Path) -> None:
+    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+    rows.write_text(json.dumps({"messages": talk}) + "\n" + '{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    desk.json("dataset", "add", rows, "--tenant", tenant, "--name", "talk", *PROVENANCE)
+    (entry,) = desk.json("dataset", "ls", "--tenant", tenant)
+    assert entry["manifest"]["rows"] == 2
+
+
+def test_a_tenants_data_policy_is_shown_and_set_whole(desk: Desk, tenant: str) -> None:
+    before = desk.json("tenant", "data", tenant)
+    assert (before["synthetic_cap"], before["forbidden_licences"]) == (0.5, ["NONE", "NOASSERTION"])
+    desk.json("tenant", "data", tenant, "--forbid-licence", "cc-by-nc-*", "--reason", "sold")
+    after = desk.json("tenant", "data", tenant, "--synthetic-cap", "0.2")
+    assert (after["synthetic_cap"], after["forbidden_licences"]) == (0.2, ["cc-by-nc-*"])
+    desk.refused(2, "usage", "tenant", "data", tenant, "--synthetic-cap", "1.5")
+    assert desk.json("tenant", "data", tenant) == after
+
+
+def test_a_collection_shows_its_plan_and_keeps_what_was_registered_lately(desk: Desk, tenant: str) -> None:
+    assert desk.json("hub", "collect", "--dry-run")["adapters"] == []
+    desk.refused(1, "nothing_to_collect", "hub", "collect", "--yes")
+    free = desk.json("hub", "collect", "--older-than", "0", "--dry-run")
+    assert f"{free['files']} files" in desk.run("hub", "collect", "--older-than", "0", "--dry-run").stdout
