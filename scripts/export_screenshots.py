@@ -115,6 +115,18 @@ async def adapters(stage: Stage) -> None:
     await stage.settle()
 
 
+async def lineage(stage: Stage) -> None:
+    await adapters(stage)
+    await stage.press("enter")
+    await stage.pause()
+
+
+async def compared(stage: Stage) -> None:
+    await adapters(stage)
+    await stage.press("space", "j", "d")
+    await stage.pause()
+
+
 async def data(stage: Stage) -> None:
     await stage.press("7")
     await stage.settle()
@@ -166,6 +178,8 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "job-80x24": (job_not_followed, (80, 24)),
     "gates": (gates, WIDE),
     "adapters": (adapters, WIDE),
+    "lineage": (lineage, WIDE),
+    "adapters-compared": (compared, WIDE),
     "events": (events, WIDE),
     "data": (data, WIDE),
     "rewind": (rewind, WIDE),

@@ -25,6 +25,7 @@ from loradeck.cli.options import json_option, reason_option, told, wants_json
 from loradeck.cli.output import Output, utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.blobs import download
+from loradeck.client.lineage import ancestors
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
@@ -264,6 +265,50 @@ async def _files_of(s: Session, version: AdapterVersion) -> AsyncIterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             await download(s.api, entry.sha256, path)
         yield Path(name)
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@hub_command
+async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
+    """Show what a version was trained on from, back to fresh weights, with data, evaluations and gate results."""
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    known = {one.digest: one for one in await s.api.adapters(tenant)}
+    chain = [found, *ancestors(found, known)]
+    document = []
+    for one in chain:
+        about = [
+            record
+            for kind in (AttestationKind.EVALUATION, AttestationKind.GATE)
+            for record in await s.api.attestations(kind=kind, subject=one.release)
+        ]
+        bodies = [{**record.model_dump(mode="json"), "body": _brief(record.body)} for record in about]
+        document.append({"version": one.model_dump(mode="json"), "attestations": bodies})
+        data = " ".join(short(digest) for digest in one.manifest.datasets) or "no dataset on record"
+        s.out.heading(f"{tenant}/{one.manifest.name} v{one.version}  {short(one.digest)}  {utc(one.created_ms)}")
+        s.out.say(f"  data {data}   recipe {short(one.manifest.config_hash)}   base {short(one.manifest.base)}")
+        for record in about:
+            s.out.say(f"  {record.kind.value} {record.route or '-'} {utc(record.at_ms)}: {_said(record.body)}")
+        if not about:
+            s.out.say("  never evaluated")
+    root = chain[-1].manifest
+    s.out.json({"lineage": document, "complete": root.parent is None})
+    s.out.say("from fresh weights" if root.parent is None else f"its parent {short(root.parent)} is not on record")
+
+
+def _brief(body: dict[str, Any]) -> dict[str, Any]:
+    """Without the items of an evaluation: they may be many."""
+    return {key: value for key, value in body.items() if key != "items"}
+
+
+def _said(body: dict[str, Any]) -> str:
+    """An evaluation or a gate result in a line."""
+    if "passed" in body:
+        failed = [str(check.get("name")) for check in body.get("checks", ()) if not check.get("passed")]
+        return "passed" if body["passed"] else f"FAILED {', '.join(failed)}"
+    return f"exact {body.get('exact')}/{body.get('n')}, valid {body.get('valid')}/{body.get('n')}"
 
 
 def _version(versions: list[AdapterVersion], text: str) -> AdapterVersion:

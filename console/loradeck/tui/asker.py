@@ -11,6 +11,7 @@ from typing import Any
 
 from loradeck.client.answers import ReleaseDetail
 from loradeck.client.errors import ClientError
+from loradeck.client.lineage import ancestors
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.moves import RewindPlan, RewindRequest
 from loradeck.schemas.state import ReleaseView
@@ -30,6 +31,10 @@ COMPANY_KEPT = 50
 
 MOST_ROWS = 1000
 """Rows whose figures are asked for at once. Marked ones beyond that move all the same: the hub checks what was seen."""
+
+
+ANCESTORS = 4
+"""Versions before the selected one whose evaluations are asked for."""
 
 
 class Asker:
@@ -113,18 +118,19 @@ class Asker:
             self._start(self._fetch(which))
         version = state.registry.adapters.get(state.adapter_list.selected or "")
         if which is Screen.ADAPTERS and version is not None:
-            scores = state.registry.score_fetches.setdefault(version.release, Fetch())
-            if scores.due(state.clock()):
-                scores.running = True
-                self._start(self._fetch_scores(version.release, scores))
+            for one in (version, *ancestors(version, state.registry.adapters)[:ANCESTORS]):
+                scores = state.registry.score_fetches.setdefault(one.release, Fetch())
+                if scores.due(state.clock()):
+                    scores.running = True
+                    self._start(self._fetch_scores(one.release, scores))
 
     async def _fetch(self, which: Screen) -> None:
         state, registry = self._state, self._state.registry
         fetch = state.fetches[which]
         fetch.tried = state.clock()
         try:
-            gates = await self._port.gates() if which is Screen.GATES else None
-            # Each of the three screens names what is on the other two.
+            gates = await self._port.gates() if which is not Screen.DATA else None
+            # Each of the three screens names what is on the others.
             adapters, data = await self._port.adapters(), await self._port.data()
         except ClientError as error:
             fetch.trouble = said(error)

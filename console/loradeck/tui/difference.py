@@ -14,13 +14,22 @@ _LABEL = 10
 
 
 def difference_lines(
-    name: str, left: ReleaseDetail, right: ReleaseDetail, datasets: Mapping[str, str], width: int
+    name: str,
+    left: ReleaseDetail,
+    right: ReleaseDetail,
+    datasets: Mapping[str, str],
+    width: int,
+    *,
+    sides: tuple[str, str] = ("live", "R goes to"),
 ) -> list[Line]:
-    """Both beside each other; what differs first and marked `!`, what is alike once, below it."""
+    """Both beside each other; what differs first and marked `!`, what is alike once, below it.
+
+    `sides`: what the two are, in front of their labels.
+    """
     found = parts(left, right, datasets=datasets)
     column = max(16, (width - _LABEL - 8) // 2)
     labels = [clean(one.release.label) or one.release.id[:6] for one in (left, right)]
-    head = f"   {'':<{_LABEL}} {f'live {labels[0]}':<{column}}  R goes to {labels[1]}"
+    head = f"   {'':<{_LABEL}} {f'{sides[0]} {labels[0]}':<{column}}  {sides[1]} {labels[1]}"
     lines = [title(f"{clean(name)}   {labels[0]} against {labels[1]}", width), line(Span(head, "head"))]
     for part in found:
         if part.differs:

@@ -149,6 +149,22 @@ BINDINGS: tuple[Binding, ...] = (
         footer=False,
     ),
     Binding(
+        "mark_version",
+        ("space",),
+        "space",
+        "mark",
+        "Mark the version to compare with, or unmark it.",
+        frozenset({Screen.ADAPTERS}),
+    ),
+    Binding(
+        "compare",
+        ("d",),
+        "d",
+        "compare",
+        "The marked version beside the selected one: what differs first, then what is alike.",
+        frozenset({Screen.ADAPTERS}),
+    ),
+    Binding(
         "drain",
         ("D",),
         "D",
@@ -209,8 +225,8 @@ BINDINGS: tuple[Binding, ...] = (
         "enter",
         "",
         "On a tenant: its events. On an event: its tenant. On a node: everything about it. On a job: its plots and "
-        "its log.",
-        frozenset({Screen.TENANTS, Screen.EVENTS, Screen.NODES, Screen.JOBS}),
+        "its log. On an adapter: what it was built from.",
+        frozenset({Screen.TENANTS, Screen.EVENTS, Screen.NODES, Screen.JOBS, Screen.ADAPTERS}),
         footer=False,
     ),
     Binding(

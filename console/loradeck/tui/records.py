@@ -113,7 +113,8 @@ def _pairs_line(check: CheckResult) -> Line:
 # ---- adapters ----------------------------------------------------------------------------------------------
 
 
-def _live_on(state: ConsoleState, version: AdapterVersion) -> list[str]:
+def live_on(state: ConsoleState, version: AdapterVersion) -> list[str]:
+    """Routes of its tenant that serve a version now."""
     return [
         row.route
         for row in state.tenants.values()
@@ -121,7 +122,8 @@ def _live_on(state: ConsoleState, version: AdapterVersion) -> list[str]:
     ]
 
 
-def _base(state: ConsoleState, version: AdapterVersion) -> str:
+def base_of(state: ConsoleState, version: AdapterVersion) -> str:
+    """The base of a version, as people call it."""
     view = state.view(version.release)
     return clean(view.base_label) if view is not None else short(version.manifest.base)
 
@@ -133,12 +135,12 @@ def _size(version: AdapterVersion) -> str:
 
 def adapter_cells(state: ConsoleState, version: AdapterVersion) -> dict[str, Span]:
     manifest = version.manifest
-    live = ", ".join(_live_on(state, version))
+    live = ", ".join(live_on(state, version))
     return {
         "ADAPTER": Span(clean(f"{manifest.tenant}/{manifest.name}"), "bold" if live else ""),
         "VERSION": Span(f"v{version.version}"),
         "LIVE ON": Span(clean(live) or "-", "good" if live else "dim"),
-        "BASE": Span(_base(state, version)),
+        "BASE": Span(base_of(state, version)),
         "RANK": Span(str(manifest.rank)),
         "SIZE": Span(_size(version)),
         "DATASETS": Span(str(len(manifest.datasets))),
@@ -154,7 +156,7 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
     lines.append(
         line(
             Span(" IS    ", "label"),
-            f"release {short(version.release)}   adapter {short(version.digest)}   on {_base(state, version)} "
+            f"release {short(version.release)}   adapter {short(version.digest)}   on {base_of(state, version)} "
             f"{short(manifest.base)}   rank {manifest.rank} alpha {manifest.alpha}   {_size(version)}",
         )
     )

@@ -118,6 +118,9 @@ def test_an_adapter_is_imported_as_the_next_version(desk: Desk, tenant: str, bas
     assert made.digest in [version["digest"] for version in desk.json("adapter", "ls")]
     assert desk.json("adapter", "ls", tenant, "others") == []
     assert AdapterVersion.model_validate(desk.json("adapter", "show", tenant, "words", "v4")) == made
+    lineage = desk.json("adapter", "lineage", tenant, "words", "v4")
+    assert [AdapterVersion.model_validate(step["version"]) for step in lineage["lineage"]] == [made]
+    assert lineage["complete"] is True
     (folder / "manifest.json").write_text(made.manifest.model_dump_json())
     short = ("adapter", "import", folder, "--tenant", tenant, "--name", "words")
     assert AdapterVersion.model_validate(desk.json(*short)) == made

@@ -80,6 +80,8 @@ EFFECTS: dict[str, Callable[[Stage], bool]] = {
     "json": is_json,
     "related": lambda on: {key[0] for key in on.deck.state.marks} == {"aspen", "bolt", "elm"},
     "diff": is_diff,
+    "mark_version": lambda on: " is marked; d on another one" in notice(on),
+    "compare": lambda on: notice(on).startswith("d off: "),
     **{which.value: shows(which) for which in Screen},
     "down": at(1),
     "up": at(0),

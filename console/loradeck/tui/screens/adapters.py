@@ -1,14 +1,25 @@
-"""Adapter versions: where each comes from, what it scored, and where it is live."""
+"""Adapter versions: where each comes from, what it scored, where it is live, and what any two differ in."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
+from loradeck.client.answers import ReleaseDetail
+from loradeck.schemas.manifest import AdapterVersion
+from loradeck.schemas.release import Form, Release
+from loradeck.tui.difference import difference_lines
+from loradeck.tui.lineage import lineage_lines
 from loradeck.tui.records import ADAPTER_COLUMNS, adapter_cells, adapter_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.screens.page import Page
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span
+from loradeck.tui.text import Line, Span, clean
+
+PAGE_S = 1.0
+"""How often a version's page is written anew: what its ancestors scored comes one after the other."""
 
 
 class AdaptersScreen(ListScreen):
@@ -16,11 +27,75 @@ class AdaptersScreen(ListScreen):
     COLUMNS = ADAPTER_COLUMNS
     EMPTY = "no adapter yet: loradeck job train RECIPE, or loradeck adapter import"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.mark: str | None = None
+        """The version that `d` compares the selected one with."""
+
     def cells(self, key: Any) -> dict[str, Span] | None:
         version = self.deck.state.registry.adapters.get(key)
         return adapter_cells(self.deck.state, version) if version is not None else None
 
+    def marked(self) -> frozenset[Hashable]:
+        return frozenset({self.mark} if self.mark is not None else ())
+
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        version = self._selected
+        return (adapter_lines(self.deck.state, version, width) if version is not None else nothing_selected()), None
+
+    @property
+    def _selected(self) -> AdapterVersion | None:
         state = self.deck.state
-        version = state.registry.adapters.get(state.adapter_list.selected or "")
-        return (adapter_lines(state, version, width) if version is not None else nothing_selected()), None
+        return state.registry.adapters.get(state.adapter_list.selected or "")
+
+    # ---- keys ------------------------------------------------------------------------------------------------
+
+    def do_mark_version(self) -> None:
+        selected = self._selected
+        if selected is None:
+            self.deck.notice("nothing is selected", "dim")
+            return
+        self.mark = None if self.mark == selected.digest else selected.digest
+        if self.mark is not None:
+            self.deck.notice(f"{_name(selected)} is marked; d on another one compares them", "dim")
+
+    def do_compare(self) -> None:
+        """The marked version beside the selected one."""
+        adapters, selected = self.deck.state.registry.adapters, self._selected
+        marked = adapters.get(self.mark or "")
+        if selected is None or marked is None:
+            self.deck.notice("d off: mark a version with space, then select the one to compare it with", "warn")
+        elif marked is selected:
+            self.deck.notice("d off: the selected version is the marked one; select another", "warn")
+        else:
+            names = {digest: self.deck.state.registry.name_of(digest) for digest in self.deck.state.registry.data}
+            what = " and ".join(dict.fromkeys(_adapter(one) for one in (marked, selected)))
+            one, other = _detail(marked), _detail(selected)
+            write = partial(difference_lines, what, one, other, names, sides=("marked", "selected"))
+            self.app.push_screen(Page("difference", write, leaves="d"))
+
+    def do_enter(self) -> None:
+        """What the selected version was built from."""
+        version = self._selected
+        if version is not None:
+            self.app.push_screen(Page("lineage", partial(lineage_lines, self.deck.state, version), every=PAGE_S))
+
+
+def _adapter(version: AdapterVersion) -> str:
+    return clean(f"{version.manifest.tenant}/{version.manifest.name}")
+
+
+def _name(version: AdapterVersion) -> str:
+    return f"{_adapter(version)} v{version.version}"
+
+
+def _detail(version: AdapterVersion) -> ReleaseDetail:
+    manifest = version.manifest
+    release = Release(
+        tenant=manifest.tenant,
+        form=Form.ADAPTER,
+        base=manifest.base,
+        adapter=version.digest,
+        label=f"v{version.version}",
+    )
+    return ReleaseDetail(release=release, manifest=manifest)

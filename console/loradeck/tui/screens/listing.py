@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import events
@@ -80,6 +81,10 @@ class ListScreen(Screen[None], inherit_bindings=False):
         """What the pane says of the selected row, and what R would act on if it is a preview."""
         raise NotImplementedError
 
+    def marked(self) -> frozenset[Hashable]:
+        """Keys of the marked rows."""
+        return frozenset()
+
     def as_text(self) -> str:
         """Header, names, every row of the list and the pane, as they would stand on this terminal."""
         width = self.size.width
@@ -106,8 +111,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         )
         self.summary.show([bars.summary_line(state, width)])
         self.column_names.show([heading(self.COLUMNS, width)])
-        marks = frozenset(state.marks) if self.WHICH is Which.TENANTS else frozenset()
-        self.grid.sync(state.listing, marks=marks, old=state.link is not Link.LIVE, message=self._message())
+        self.grid.sync(state.listing, marks=self.marked(), old=state.link is not Link.LIVE, message=self._message())
         self._sync_pane(width)
         self.footer.show(
             [bars.footer_line(self.WHICH, width, in_view=self.grid.rows_in_view, total=len(state.listing.order))]

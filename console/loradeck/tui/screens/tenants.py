@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,9 @@ class TenantsScreen(ListScreen):
         row = self.deck.state.row
         if row is not None:
             self.deck.show_events(f" {row.tenant}/{row.route} ")
+
+    def marked(self) -> frozenset[Hashable]:
+        return frozenset(self.deck.state.marks)
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         deck, state = self.deck, self.deck.state
