@@ -106,7 +106,10 @@ def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
         raise BadSpec("template_drift", f"{lesson.where}: the template does not end the answer with {end!r}")
     for call in answer.get("tool_calls") or ():
         _check_call(lesson, call, text)
+    # Tokens are compared where the texts differ: to some tokenizers a space at the end is nothing.
     if not answer.get("tool_calls") and text != answer["content"]:
+        if base.answer_ids(text) == base.answer_ids(answer["content"]):
+            return prompt, text
         raise BadSpec(
             "template_drift",
             f"{lesson.where}: the template writes the answer as {text[:60]!r}, the row has {answer['content'][:60]!r}",

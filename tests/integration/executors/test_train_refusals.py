@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
+from tests.words import TEMPLATE, write_base
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import (
@@ -110,6 +111,12 @@ def test_a_template_that_does_not_write_answers_as_they_stand_is_refused_by_row(
     assert "line 1" in said
 
 
+def test_a_template_that_adds_what_the_tokenizer_leaves_out_is_fine(tmp_path: Path) -> None:
+    bench = Bench(write_base(tmp_path / "words"), tmp_path)
+    assert "content }} <|im_end|>" in TEMPLATE, "it puts a space behind each answer"
+    assert bench.train([{"prompt": "w1 w2", "answer": "w3"}], steps=1, rank=2).status == EXIT_OK
+
+
 def test_a_padding_token_that_ends_answers_is_refused(other_base: Any) -> None:
     """transformers#48016: pad among the eos tokens took a benchmark from 76 to 0."""
     assert "padding token 0" in refused(other_base(generation={"eos_token_id": [2, 0]}).train(ROWS), "pad_in_eos")
@@ -202,7 +209,7 @@ def test_chosen_answers_that_become_unlikely_end_a_preference_run() -> None:
     watch = Watch(Guards(chosen_drop=0.5))
     for step in range(2 * SETTLED):
         watch.chosen(step, -24.0, -20.0)  # a fifth: usual
-    for step in range(SETTLED // 2):
+    for step in range(SETTLED // 4):
         watch.chosen(step, -40.0, -20.0)  # over the last steps it is not yet half
     with pytest.raises(Diverged, match=r"log p\(chosen\) fell to -80") as gave_up:
         watch.chosen(20, -80.0, -20.0)
