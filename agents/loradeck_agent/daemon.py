@@ -98,6 +98,7 @@ class Agent:
         self.acks = AckBoard(self.link.send)
         self.records = CanaryRecords(self.folder.canaries, self.hub)
         self.store = ReleaseStore(self.folder, self.hub)
+        self.inputs = InputStore(self.folder, self.hub, self.store)
         self.reconciler = Reconciler(
             table=self.table,
             engines=self.engines,
@@ -126,7 +127,7 @@ class Agent:
             engines=self.engines,
             hub=self.hub,
             store=self.store,
-            inputs=InputStore(self.folder, self.hub, self.store),
+            inputs=self.inputs,
             checkpoints=checkpoints,
             reconciler=self.reconciler,
             upkeep=self.upkeep,
@@ -188,6 +189,7 @@ class Agent:
             self._watch_pins(),
             self._push_behind(),
             self.jobs.run(),
+            self.inputs.run(),
             self.telemetry.run(),
         ]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from pathlib import Path
 
+from loradeck.artifacts.staging import remove
+from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.ids import canonical_json
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, SuiteManifest
 from loradeck_agent.errors import AgentError
@@ -13,7 +17,12 @@ from loradeck_agent.folder import StateFolder
 from loradeck_agent.hub_api import HubApi
 from loradeck_agent.releases import ReleaseStore
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
+
+ERASED_S = 600.0
+"""How often the hub is asked which datasets had rows erased."""
 
 
 class InputStore:
@@ -25,9 +34,38 @@ class InputStore:
         self._releases = releases
 
     async def dataset(self, digest: str) -> Path:
-        """Raises AgentError: `unknown_dataset`, `manifest_mismatch`, `disk_full`, or why the hub did not answer."""
+        """Raises AgentError: `unknown_dataset`, `erased_row`, `manifest_mismatch`, `disk_full`, or why the hub did not
+        answer.
+        """
+        if digest in await self.forget_erased():
+            raise AgentError("erased_row", "rows of the dataset were erased: it is not trained on any more", digest)
         here = self._folder.inputs / digest
         return here if here.is_dir() else await self._install(await self._hub.dataset(digest), here)
+
+    async def run(self) -> None:
+        """Removes, for ever, what must not lie here any more."""
+        while True:
+            await asyncio.sleep(ERASED_S)
+            try:
+                if any(self._folder.inputs.iterdir()):
+                    await self.forget_erased()
+            except AgentError as error:
+                log.warning("it is not known which datasets had rows erased: %s", error)
+
+    async def forget_erased(self) -> frozenset[str]:
+        """Removes the files of datasets with erased rows from this node. Returns all such datasets.
+
+        Raises:
+            AgentError: why the hub did not answer.
+        """
+        stated = await self._hub.attestations(AttestationKind.ERASURE)
+        erased = frozenset(attestation.subject for attestation in stated)
+        for digest in erased:
+            here = self._folder.inputs / digest
+            if here.is_dir():
+                await asyncio.to_thread(remove, here)
+                log.info("rows of dataset %s were erased: its files are removed", digest[:12])
+        return erased
 
     async def suite(self, digest: str) -> Path:
         """Raises AgentError: `unknown_suite`, `manifest_mismatch`, `disk_full`, or why the hub did not answer."""

@@ -286,7 +286,7 @@ class FakeHub:
 
     async def _get_attestations(self, request: web.Request) -> web.Response:
         kind, subject = request.query.get("kind"), request.query.get("subject")
-        found = [a for a in self.attestations if a.kind.value == kind and a.subject == subject]
+        found = [a for a in self.attestations if a.kind.value == kind and subject in (None, a.subject)]
         return _json([a.model_dump(mode="json") for a in found])
 
     async def _post_attestation(self, request: web.Request) -> web.Response:

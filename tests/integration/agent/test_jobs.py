@@ -17,7 +17,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.attestation import EvaluationReport
+from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.jobs import (
     CheckpointRef,
     EvaluateSpec,
@@ -88,6 +88,21 @@ async def test_a_trained_adapter_is_registered_before_the_job_says_it_is_finishe
     assert [e.step for e in events if e.type is ExecutorEventType.PROGRESS] == [1, 2, 3]
     posts = [call for call in hub.calls if call.startswith(("PUT", "POST"))]
     assert [call.split()[0] for call in posts] == ["PUT", "PUT", "POST"]
+
+
+async def test_a_dataset_with_erased_rows_is_removed_from_the_node_and_not_trained_on(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "good"))
+    await hub.job_end("j1")
+    here = node.state.inputs / dataset.digest
+    assert here.is_dir()
+    kind = AttestationKind.ERASURE
+    hub.attestations.append(Attestation(kind=kind, subject=dataset.digest, tenant="acme", body={}, by="x"))
+    await hub.give(train(base_digest, dataset, "good", job="j2"))
+    end = await hub.job_end("j2")
+    assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, "erased_row")
+    assert not here.exists()
 
 
 async def test_the_same_lease_given_twice_is_done_once(
