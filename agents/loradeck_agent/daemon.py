@@ -291,8 +291,10 @@ class Agent:
                 self._order(message)
 
     def _order(self, order: NodeOrder) -> None:
-        """A drained node lets go of the driver, so that its GPUs can be reset or taken out."""
+        """A drained node lets go of its jobs and of the driver, so that its GPUs can be reset or taken out."""
         before, self.order = self.order, order
+        if order.drained:
+            self.jobs.preempt()
         if order.drained and not before.drained:
             self._aside(self._quiesce())
         elif before.drained and not order.drained:

@@ -59,6 +59,7 @@ NOTED_S = 5.0
 """How long the end of a job waits for the hub to take in the events before it, while there is a link."""
 
 RETRY_S = 1.0
+DRAINED = "the node is drained"
 REACH_S = 600.0
 """How long a finished job tries to reach the hub with its results before it is given up."""
 
@@ -73,6 +74,7 @@ class _Running:
     job: JobAssignment
     task: asyncio.Task[None]
     executor: Executor | None = None
+    leaving: bool = False
     again: bool = False
     """The link was lost since: what the hub has not taken in is to be sent again."""
 
@@ -136,6 +138,20 @@ class Jobs:
             self._aside(held.executor.end())
         else:
             held.task.cancel("cancelled by the hub")
+
+    def preempt(self) -> None:
+        """Everything but prepares leaves at its next step, with a checkpoint where it makes some. The hub gives it to
+        another node."""
+        for held in self._running.values():
+            if isinstance(held.job.spec, PrepareSpec) or held.leaving:
+                continue
+            held.leaving = True
+            log.info("job %s leaves: the node is drained", held.job.id)
+            if held.executor is not None and held.executor.started:
+                self._aside(held.executor.end())
+            else:
+                # Not at once: one that was given just now has to begin before it can say that it ends.
+                asyncio.get_running_loop().call_soon(held.task.cancel, DRAINED)
 
     def _aside(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -250,9 +266,12 @@ class Jobs:
                 terminal = await self._tail(running, executor)
             event, result = await self._outcome(job, executor, terminal)
         except asyncio.CancelledError as cancelled:
-            if "cancelled" not in str(cancelled):
+            if DRAINED in str(cancelled):
+                event = _event(job, 0, ExecutorEventType.PREEMPTED, "drained before it began", code="preempted")
+            elif "cancelled" in str(cancelled):
+                event = _event(job, 0, ExecutorEventType.PREEMPTED, "cancelled before it began", code="cancelled")
+            else:
                 raise
-            event = _event(job, 0, ExecutorEventType.PREEMPTED, "cancelled before it began", code="cancelled")
             result = None
         except AgentError as error:
             event, result = _failure(job, executor.top + 1, error), None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -38,12 +39,28 @@ def job() -> None:
     """Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed."""
 
 
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def _placed(command: C) -> C:
+    """The options that say where and when a job is done."""
+    for option in (
+        click.option("--follow", is_flag=True, help="Follow it to its end."),
+        click.option(
+            "--memory-gb", type=float, help="GB that must be free on one GPU of the node, or on a host without one."
+        ),
+        click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first, -100 to 100."),
+        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry."),
+    ):
+        command = option(command)
+    return command
+
+
 @job.command()
 @click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path))
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry.")
-@click.option("--follow", is_flag=True, help="Follow it to its end.")
+@_placed
 @writes
-async def train(s: Session, spec: Path, labels: tuple[str, ...], follow: bool) -> None:
+async def train(s: Session, /, spec: Path, **placed: Any) -> None:
     """Train by a recipe, a TOML file: base and datasets by name or digest. See docs/training.md."""
     fields = await asyncio.to_thread(toml_of, spec)
     if fields.get("kind", "train") != "train":
@@ -57,10 +74,7 @@ async def train(s: Session, spec: Path, labels: tuple[str, ...], follow: bool) -
         mixing = fields.get("mixing")
         if isinstance(mixing, dict) and isinstance(mixing.get("dataset"), str):
             mixing["dataset"] = owned_named("dataset", mixing["dataset"], owner, known)
-    request = JobRequest(
-        spec=checked(TrainSpec, fields, where=str(spec)), labels=labels_of(labels), idempotency_key=new_key()
-    )
-    await _submit(s, request, follow)
+    await _submit(s, checked(TrainSpec, fields, where=str(spec)), **placed)
 
 
 @job.command()
@@ -70,8 +84,7 @@ async def train(s: Session, spec: Path, labels: tuple[str, ...], follow: bool) -
 @click.option("--route", default="production", show_default=True, help="Route whose canaries are recorded.")
 @click.option("--max-new-tokens", type=int, default=48, show_default=True, help="Longest answer, in tokens.")
 @click.option("--batch", type=int, default=8, show_default=True, help="Items answered at once.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry.")
-@click.option("--follow", is_flag=True, help="Follow it to its end.")
+@_placed
 @writes
 async def evaluate(
     s: Session,
@@ -80,28 +93,25 @@ async def evaluate(
     name: str,
     suite_name: str,
     route: str,
-    labels: tuple[str, ...],
-    follow: bool,
-    **numbers: Any,
+    max_new_tokens: int,
+    batch: int,
+    **placed: Any,
 ) -> None:
     """Score a release on a suite's held-out items and record its canaries."""
     release = await release_named(s.api, tenant, name)
     suite = owned_named("suite", suite_name, tenant, await s.api.suites())
-    fields = {"tenant": tenant, "release": release.id, "suite": suite, "route": route, **numbers}
-    request = JobRequest(
-        spec=checked(EvaluateSpec, fields, where="options"), labels=labels_of(labels), idempotency_key=new_key()
-    )
-    await _submit(s, request, follow)
+    fields: dict[str, Any] = {"tenant": tenant, "release": release.id, "suite": suite, "route": route}
+    fields |= {"max_new_tokens": max_new_tokens, "batch": batch}
+    await _submit(s, checked(EvaluateSpec, fields, where="options"), **placed)
 
 
 @job.command()
 @click.argument("tenant")
 @click.argument("name", metavar="RELEASE")
 @click.option("--route", default="production", show_default=True, help="Route whose canaries are compared too.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry.")
-@click.option("--follow", is_flag=True, help="Follow it to its end.")
+@_placed
 @writes
-async def merge(s: Session, tenant: str, name: str, route: str, labels: tuple[str, ...], follow: bool) -> None:
+async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any) -> None:
     """Merge an adapter's release into its base, and register what came of it as a merged release.
 
     The sums are in fp32, cast once. The weights stay on the node that made them, in the folder that the result names;
@@ -110,10 +120,7 @@ async def merge(s: Session, tenant: str, name: str, route: str, labels: tuple[st
     """
     release = await release_named(s.api, tenant, name)
     fields = {"tenant": tenant, "release": release.id, "route": route}
-    request = JobRequest(
-        spec=checked(MergeSpec, fields, where="options"), labels=labels_of(labels), idempotency_key=new_key()
-    )
-    await _submit(s, request, follow)
+    await _submit(s, checked(MergeSpec, fields, where="options"), **placed)
 
 
 @job.command("ls")
@@ -232,7 +239,17 @@ async def cancel(s: Session, job_id: str, yes: bool) -> None:
     s.out.say(f"job {cancelled.id} is {cancelled.state.value}")
 
 
-async def _submit(s: Session, request: JobRequest, follow: bool) -> None:
+async def _submit(
+    s: Session,
+    spec: TrainSpec | EvaluateSpec | MergeSpec,
+    *,
+    labels: tuple[str, ...],
+    priority: int,
+    memory_gb: float | None,
+    follow: bool,
+) -> None:
+    fields = {"labels": labels_of(labels), "priority": priority, "memory_gb": memory_gb}
+    request = checked(JobRequest, {"spec": spec, "idempotency_key": new_key(), **fields}, where="options")
     submitted = await s.api.submit_job(request)
     if follow:
         s.out.say(f"job {submitted.id} is {submitted.state.value}")

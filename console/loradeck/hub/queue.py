@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from loradeck.hub import datasets, judging, merging
 from loradeck.hub.job_logs import JobLogs
 from loradeck.rules.errors import Refused
+from loradeck.rules.jobs import ATTEMPTS, has_memory, in_order, tried_again
 from loradeck.rules.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import (
-    RETRIED,
     TERMINAL,
     CheckpointRef,
     EvaluateSpec,
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("loradeck.hub.queue")
 
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
-ATTEMPTS = 3
-"""How often a job is begun before a lost node or a preemption fails it."""
-
 KEPT_EVENTS = 1000
 
 LOG_CHARS = 2000
@@ -162,6 +159,8 @@ class Queue:
             tenant=spec.tenant,
             spec=spec,
             labels=request.labels,
+            priority=request.priority,
+            memory_gb=request.memory_gb,
             state=JobState.QUEUED,
             created_ms=self._hub.now_ms(),
             by=by,
@@ -246,10 +245,10 @@ class Queue:
     # ---- giving it out -------------------------------------------------------------------------------------
 
     def assign(self) -> None:
-        """Give queued jobs to nodes that can do them, oldest first; take back what no node is doing."""
+        """Give queued jobs to nodes that can do them, by priority and age; take back what no node is doing."""
         self._take_back()
         busy = {j.node for j in self._jobs.values() if j.kind != "prepare" and j.state in _GIVEN}
-        for job in [j for j in self._jobs.values() if j.state is JobState.QUEUED and j.kind != "prepare"]:
+        for job in in_order(j for j in self._jobs.values() if j.state is JobState.QUEUED and j.kind != "prepare"):
             node = self._fitting(job, busy)
             if node is not None:
                 busy.add(node.name)
@@ -261,7 +260,8 @@ class Queue:
         for node in sorted(self._hub.fleet.linked(), key=lambda n: (n.name != before, n.name)):
             ready = node.behind is None and not node.cordoned and not node.drained and node.name not in busy
             up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
-            if ready and up and fits(node.labels, job.labels):
+            room = has_memory(job.memory_gb, node.host, node.gpus)
+            if ready and up and room and fits(node.labels, job.labels):
                 return node
         return None
 
@@ -313,8 +313,9 @@ class Queue:
 
     def _again(self, job: Job, why: str, code: str) -> None:
         """An attempt came to nothing: queue it once more, or give up."""
-        last = self._counted_from.get(job.id, 0) + ATTEMPTS
-        if job.attempt >= last:
+        before = self._counted_from.get(job.id, 0)
+        if not tried_again(code, job.attempt, before):
+            last = before + ATTEMPTS
             self._end(job, JobState.FAILED, code=code, message=f"{why}, at attempt {job.attempt} of {last}")
             return
         log.warning("job queued again job=%s node=%s why=%s", job.id, job.node, why)
@@ -382,11 +383,15 @@ class Queue:
                     self._hub.spawn(self._finish(job, message))
             case ExecutorEventType.FAILED:
                 self._failed(job, event)
+                self.assign()
             case ExecutorEventType.PREEMPTED:
                 if job.id in self._cancelling or event.code == "cancelled":
                     self._end(job, JobState.CANCELLED, code="cancelled", message=job.message or event.message)
                 else:
-                    self._again(job, "it was preempted", "preempted")
+                    if node.drained:
+                        self._counted_from[job.id] = self._counted_from.get(job.id, 0) + 1
+                    self._again(job, f"{node.name} was drained" if node.drained else "it was preempted", "preempted")
+                self.assign()
             case _:
                 self._progress(job, event)
 
@@ -397,9 +402,9 @@ class Queue:
             self.logs.take(message)
 
     def _failed(self, job: Job, event: ExecutorEvent) -> None:
-        """An attempt failed: where it was merely killed and left a checkpoint, another one goes on from there."""
+        """An attempt failed: after a crash another one goes on from its last checkpoint; else the job is over."""
         code = event.code or "failed"
-        if code in RETRIED and job.checkpoint is not None and job.id not in self._cancelling:
+        if tried_again(code, job.attempt, self._counted_from.get(job.id, 0)) and job.id not in self._cancelling:
             self._again(job, event.message, code)
             return
         log = str(event.data.get("log", ""))[-LOG_CHARS:]

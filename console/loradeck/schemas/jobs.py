@@ -20,8 +20,12 @@ EXIT_PREEMPTED = 75
 """Exit statuses of an executor. 0 counts only with a terminal event and a verified manifest."""
 
 
-RETRIED = frozenset({"preempted", "killed", "executor_lost", "node_lost"})
-"""Codes after which a job goes on from its last checkpoint."""
+CRASHES = frozenset({"killed", "executor_failed", "executor_lost", "no_terminal_event"})
+"""Codes of an executor that ended without saying why, or by an error nobody foresaw."""
+
+MOVED_ON = frozenset({"preempted", "node_lost", "job_lost"})
+"""Codes of an attempt that was taken away from its node. After these and a crash the job is tried again, from its last
+checkpoint where it made one."""
 
 
 class JobState(StrEnum):
@@ -131,6 +135,8 @@ JobSpec = Annotated[TrainSpec | EvaluateSpec | MergeSpec | PrepareSpec, Field(di
 class JobRequest(Strict):
     spec: JobSpec
     labels: dict[str, str] = Field(default_factory=dict, description="labels the node must carry")
+    priority: int = Field(0, ge=-100, le=100, description="higher goes first; of the same, the older")
+    memory_gb: float | None = Field(None, gt=0, description="GB that must be free on one GPU, or on a host without one")
     idempotency_key: str | None = None
 
 
@@ -224,6 +230,8 @@ class Job(Wire):
     tenant: Name
     spec: JobSpec
     labels: dict[str, str] = Field(default_factory=dict)
+    priority: int = 0
+    memory_gb: float | None = None
     state: JobState
     node: Name | None = None
     lease: int = 0

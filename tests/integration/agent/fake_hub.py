@@ -26,6 +26,7 @@ from loradeck.schemas.link import (
     JobEvent,
     JobMessage,
     JobNoted,
+    NodeOrder,
     Report,
     Resync,
     TableAsk,
@@ -209,6 +210,9 @@ class FakeHub:
 
     async def cancel(self, job: str, lease: int) -> None:
         await self.send(JobCancel(job=job, lease=lease))
+
+    async def order(self, *, drained: bool) -> None:
+        await self.send(NodeOrder(cordoned=drained, drained=drained))
 
     async def ask_table(self) -> TableState:
         await self.send(TableAsk())

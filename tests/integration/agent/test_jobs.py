@@ -217,6 +217,19 @@ async def test_a_cancel_under_an_older_lease_is_ignored(
     assert (await hub.job_end("j1")).event.type is ExecutorEventType.FINISHED
 
 
+async def test_a_drained_node_gives_its_jobs_back_those_that_wait_for_their_turn_too(
+    node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
+) -> None:
+    await hub.give(train(base_digest, dataset, "slow"))
+    await started(hub)
+    await hub.give(train(base_digest, dataset, "good", job="j2"))
+    await hub.order(drained=True)
+    for job in ("j1", "j2"):
+        end = await hub.job_end(job)
+        assert (end.event.type, end.event.code) == (ExecutorEventType.PREEMPTED, "preempted"), end
+    assert hub.versions == []
+
+
 async def test_a_newer_lease_replaces_the_attempt_that_runs(
     node: Node, hub: FakeHub, base_digest: str, dataset: DatasetManifest
 ) -> None:

@@ -91,10 +91,12 @@ def test_an_evaluation_names_release_and_suite(desk: Desk, tenant: str, spec: Pa
 
 
 def test_a_merge_names_an_adapters_release(desk: Desk, tenant: str) -> None:
-    job = Job.model_validate(desk.json("job", "merge", tenant, "v2"))
+    job = Job.model_validate(desk.json("job", "merge", tenant, "v2", "--priority", 3, "--memory-gb", 1.5))
+    assert (job.priority, job.memory_gb) == (3, 1.5)
     assert isinstance(job.spec, MergeSpec)
     assert job.spec.release == desk.row(tenant).pointer.release
     desk.refused(1, "unknown_adapter", "job", "merge", tenant, "base")
+    desk.refused(2, "usage", "job", "merge", tenant, "v2", "--priority", 1000)
     desk.refused(1, "unknown_release", "job", "merge", tenant, "v9")
 
 

@@ -10,12 +10,13 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
-from loradeck.hub.queue import ATTEMPTS
+from loradeck.rules.jobs import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.telemetry import Host
 
 ROUTE = "tenants/acme/routes/production"
 FINISHED = ExecutorEventType.FINISHED
@@ -180,6 +181,70 @@ async def test_a_node_does_one_job_at_a_time_and_the_next_when_it_is_over(deck: 
     await until(lambda: agent.jobs.get(second["id"]), "the second is assigned")
     failed = await job(deck, first["id"])
     assert (failed["state"], failed["code"], failed["message"]) == ("failed", "diverged", "loss is NaN")
+
+
+async def test_a_job_of_higher_priority_goes_first_and_one_that_fits_nowhere_holds_up_nobody(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    huge = await train(deck, priority=100, memory_gb=500)
+    old, new = await train(deck), await train(deck, priority=7)
+    agent = await join("n1")
+    assigned = await until(lambda: agent.jobs.get(new["id"]), "the one of higher priority is assigned")
+    assert set(agent.jobs) == {new["id"]}
+    await agent.say(assigned, ExecutorEventType.FAILED, code="diverged")
+    await until(lambda: agent.jobs.get(old["id"]), "then the older one")
+    waiting = await job(deck, huge["id"])
+    assert (waiting["state"], waiting["priority"], waiting["memory_gb"]) == ("queued", 100, 500)
+    node = deck.hub.fleet.nodes["n1"]
+    node.host = Host(cpu_percent=1.0, memory_used=0, memory_total=512 * 10**9, load1=0.0)
+    await agent.say(agent.jobs[old["id"]], ExecutorEventType.FAILED, code="diverged")
+    await until(lambda: agent.jobs.get(huge["id"]), "and where there is room, the huge one")
+
+
+@pytest.mark.parametrize(("code", "attempts"), [("killed", 3), ("executor_failed", 3), ("out_of_memory", 1)])
+async def test_a_crash_is_tried_again_so_many_times_and_what_would_end_the_same_way_is_not(
+    deck: Deck, join: Join, code: str, attempts: int
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    agent = await join("n1")
+    submitted = await train(deck)
+    leases = []
+    for attempt in range(1, attempts + 1):
+        assigned = await until(
+            lambda n=attempt: (j := agent.jobs.get(submitted["id"])) and j.attempt == n and j, f"attempt {attempt}"
+        )
+        leases.append(assigned.lease)
+        await agent.say(assigned, ExecutorEventType.FAILED, code=code, message="it broke")
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    failed = await job(deck, submitted["id"])
+    assert (failed["state"], failed["code"], failed["attempt"]) == ("failed", code, attempts)
+    assert leases == sorted(set(leases)), "each attempt under a lease of its own"
+
+
+async def test_what_a_drained_node_gives_back_goes_to_another_and_does_not_count_as_an_attempt(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    agents = {name: await join(name) for name in ("n1", "n2")}
+    submitted = await train(deck)
+    for attempt in range(1, 5):
+        owner = await until(
+            lambda n=attempt: next(
+                (name for name, a in agents.items() if (j := a.jobs.get(submitted["id"])) and j.attempt == n), None
+            ),
+            f"attempt {attempt}",
+        )
+        assigned = agents[owner].jobs[submitted["id"]]
+        await deck.ok("POST", f"nodes/{owner}/drain")
+        await agents[owner].say(assigned, ExecutorEventType.PREEMPTED, code="preempted")
+        other = "n2" if owner == "n1" else "n1"
+        await until(lambda o=other: agents[o].jobs.get(submitted["id"]), "the other node has it")
+        await deck.ok("POST", f"nodes/{owner}/uncordon")
+    assert (await job(deck, submitted["id"]))["state"] == "assigned"
 
 
 async def test_a_cordoned_node_and_an_engine_that_is_down_get_no_job(deck: Deck, join: Join) -> None:
