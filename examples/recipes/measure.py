@@ -2,8 +2,8 @@
 
     cd examples && python -m recipes.measure [--only supervised,full] [--threads N] [--keep DIR] [--docs FILE]
 
-Each recipe takes less than three minutes of processor time; all of them about ten. With `--docs` the tables go
-between the markers of that file (docs/training.md).
+Each recipe takes less than three minutes of processor time. What stands in the folder of `--keep` already is not
+done again. With `--docs` the tables go between the markers of that file (docs/training.md).
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def recipe(name: str, base_digest: str) -> TrainSpec:
 def run(name: str, base: Path, base_digest: str, root: Path, threads: int) -> Result:
     """Trains by a recipe and scores what came of it."""
     spec = recipe(name, base_digest)
+    kept = root / name / "result.json"
+    if kept.exists():
+        return _result(json.loads(kept.read_text()))
     sets = tomllib.loads((HERE / f"{name}.toml").read_text())["datasets"]
     folder = root / name
     folder.mkdir(parents=True)
@@ -96,15 +99,29 @@ def run(name: str, base: Path, base_digest: str, root: Path, threads: int) -> Re
     last = ExecutorEvent.model_validate_json((folder / "events.jsonl").read_text().splitlines()[-1])
     if status != 0:
         raise SystemExit(f"{name} left with {status}: {last.message}; see {folder}")
-    return Result(
+    result = Result(
         name=name,
-        before=scored(full, sets[0], None),
+        before=_base_score(full, sets[0], root),
         after=scored(full, sets[0], folder / "out"),
         steps=int(last.data["steps"]),
         seconds=seconds,
         peak_memory=int(last.data["peak_memory_bytes"]),
         size=sum(path.stat().st_size for path in (folder / "out").glob("*.safetensors")),
     )
+    kept.write_text(json.dumps(vars(result), default=vars))
+    return result
+
+
+def _base_score(full: ExecutorSpec, name: str, root: Path) -> Score:
+    """The base's score on a task; the same for every recipe of it."""
+    kept = root / f"base-{name}.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(vars(scored(full, name, None))))
+    return Score(**json.loads(kept.read_text()))
+
+
+def _result(kept: dict[str, Any]) -> Result:
+    return Result(**{**kept, "before": Score(**kept["before"]), "after": Score(**kept["after"])})
 
 
 def scored(full: ExecutorSpec, name: str, out: Path | None) -> Score:
@@ -194,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(RECIPES))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="keep everything in this new folder")
+    parser.add_argument("--keep", type=Path, help="folder to keep everything in")
     parser.add_argument("--docs", type=Path, help="file whose markers the tables are put between")
     args = parser.parse_args()
     base = ensure_base(progress=lambda line: print(line, file=sys.stderr))
@@ -203,7 +220,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.only.split(","):
             results[name] = run(name, base, digest, args.keep or Path(scratch), args.threads)
-            print(json.dumps({"recipe": name, **vars(results[name])}, default=vars), flush=True)
+            print(json.dumps(vars(results[name]), default=vars), flush=True)
     print(tables(results))
     if args.docs:
         write_docs(args.docs, tables(results))

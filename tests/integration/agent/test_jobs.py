@@ -38,7 +38,9 @@ from loradeck.schemas.manifest import (
     SuiteManifest,
 )
 from loradeck_agent.checkpoint_store import KEPT_S, CheckpointStore
+from loradeck_agent.errors import AgentError
 from loradeck_agent.hub_api import HubApi
+from loradeck_agent.jobs import _trained_base
 
 ROWS = b'{"prompt": "hello", "answer": "x"}\n'
 OWN = Provenance(origin=Origin.HUMAN, consent="own", licence_class="customer-owned", purpose=("train",))
@@ -165,6 +167,17 @@ async def test_a_checkpoint_that_is_not_what_its_digests_say_starts_nothing(
     end = await hub.job_end("j1")
     assert (end.event.type, end.event.code) == (ExecutorEventType.FAILED, "too_large")
     assert not list(node.state.checkpoints.glob("j1/step-*"))
+
+
+def test_a_trained_base_is_known_by_its_digest_and_one_that_was_changed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    made = base_manifest(tmp_path, "acme/tickets", "abc")
+    (tmp_path / "manifest.json").write_text(made.model_dump_json())
+    assert _trained_base(tmp_path) == {"base": made.digest, "folder": str(tmp_path)}
+    (tmp_path / "model.safetensors").write_bytes(b"heights")
+    with pytest.raises(AgentError, match="not what its manifest says"):
+        _trained_base(tmp_path)
 
 
 def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> None:

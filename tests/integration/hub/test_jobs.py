@@ -17,13 +17,15 @@ from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.telemetry import Host
+from loradeck.schemas.training import Weights
 
 ROUTE = "tenants/acme/routes/production"
 FINISHED = ExecutorEventType.FINISHED
 
 
-async def train(deck: Deck, **more: Any) -> dict[str, Any]:
+async def train(deck: Deck, weights: str = "lora", **more: Any) -> dict[str, Any]:
     spec = TrainSpec(
+        weights=Weights(weights),
         tenant="acme",
         name="support",
         base=BASE.digest,
@@ -105,6 +107,20 @@ async def test_a_killed_train_job_goes_on_from_the_checkpoint_that_the_hub_holds
     assert again.lease > assigned.lease
     assert again.checkpoint is not None
     assert (again.checkpoint.step, again.checkpoint.files[0].sha256) == (4, "a" * 64)
+
+
+@pytest.mark.parametrize(("result", "state"), [({"base": "c" * 64}, "done"), ({"adapter": "c" * 64}, "failed")])
+async def test_a_run_that_trained_every_weight_is_done_when_it_names_the_base_it_made(
+    deck: Deck, join: Join, result: dict[str, Any], state: str
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    submitted = await train(deck, weights="full")
+    agent = await join("n1")
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    await agent.say(assigned, FINISHED, result)
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    assert (await job(deck, submitted["id"]))["state"] == state
 
 
 async def test_a_failed_job_keeps_its_recipe_its_reason_its_last_metrics_and_the_end_of_its_log(
