@@ -9,7 +9,7 @@ import loradeck.rules
 from loradeck.rules.errors import STATUS, Refused
 
 FOLDER = Path(loradeck.rules.__file__).parent
-ALLOWED = {"__future__", "collections.abc", "dataclasses", "enum", "fnmatch", "math", "typing"}
+ALLOWED = {"__future__", "collections.abc", "dataclasses", "enum", "fnmatch", "math", "statistics", "typing"}
 
 
 def imports(tree: ast.Module) -> set[str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-PURE = (
-    "bars", "chain", "clipboard", "columns", "commands", "details", "dispatch", "helptext", "keys", "listing",
-    "moves", "outcome", "panel", "port", "preview", "question", "seen", "state", "text",
-)  # fmt: skip
+import loradeck.tui
+
+SCREEN = {"acts", "app", "driver", "moving", "typed"}
+"""The app itself, by what it does; everything else is told what is on the screen and knows no toolkit."""
+
+FOLDER = Path(loradeck.tui.__file__).parent
+PURE = sorted({path.stem for path in FOLDER.glob("*.py")} - SCREEN - {"__init__"})
 
 
 @pytest.mark.parametrize("module", ["state", "dispatch"])
