@@ -27,7 +27,7 @@ COMMANDS = {
     "incident": ("loradeck.cli.pointer:incident", "Add an incident or a reason to a move, afterwards."),
     "open": ("loradeck.cli.open:open_", "Start the console on a tenant's row."),
     "tenant": ("loradeck.cli.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
-    "route": ("loradeck.cli.route:route", "Set and show a tenant's routes."),
+    "route": ("loradeck.cli.route:route", "List, set and show tenants' routes."),
     "release": ("loradeck.cli.release:release", "List and show releases."),
     "adapter": ("loradeck.cli.adapter:adapter", "Import, list, show, compare, sign and deprecate adapter versions."),
     "bundle": ("loradeck.cli.bundle:bundle", "Carry an adapter version to a hub that no network reaches."),

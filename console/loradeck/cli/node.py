@@ -85,7 +85,7 @@ async def show(s: Session, name: str) -> None:
         cpu, load = found.host.cpu_percent, found.host.load1
         s.out.say(f"host: CPU {cpu:.0f}%, memory {used:.1f} of {total:.1f} GB, load {load}")
     s.out.table(
-        ("GPU", "NAME", "USE", "MEMORY GB", "POWER W", "TEMP C", "THROTTLE", "XID", "ECC"),
+        ("GPU", "NAME", "USE", "MEMORY GB", "POWER W", "TEMP C", "CLOCK MHZ", "THROTTLE", "XID", "ECC", "REMAPPED"),
         [
             (
                 g.index,
@@ -94,9 +94,11 @@ async def show(s: Session, name: str) -> None:
                 _pair(g.memory_used, g.memory_total, 1e9),
                 _pair(g.power_w, g.power_limit_w, 1),
                 "-" if g.temperature_c is None else g.temperature_c,
+                "-" if g.clock_sm_mhz is None else g.clock_sm_mhz,
                 " ".join(g.throttle) or "-",
                 " ".join(map(str, g.xids)) or "-",
                 "-" if g.ecc_uncorrected is None else g.ecc_uncorrected,
+                "-" if g.remapped_rows is None else g.remapped_rows,
             )
             for g in found.gpus
         ],

@@ -18,6 +18,7 @@ from loradeck.cli.options import yes_option
 from loradeck.cli.output import at_fault, nearness, share, span, utc
 from loradeck.cli.progress import replicas
 from loradeck.cli.session import Session, hub_command, writes
+from loradeck.cli.state import by_urgency, pointers
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
@@ -27,7 +28,7 @@ from loradeck.schemas.state import Preview, PreviewAction
 
 @click.group(cls=Noun)
 def route() -> None:
-    """Set and show a tenant's routes."""
+    """List, set and show tenants' routes."""
 
 
 @route.command("set")
@@ -78,6 +79,17 @@ async def set_route(
     kept = await s.api.set_route(at.tenant, at.route, config)
     s.out.json(kept)
     s.out.say(f"route {at} is set")
+
+
+@route.command("ls")
+@click.argument("tenant", metavar="[TENANT]", required=False)
+@hub_command
+async def ls(s: Session, tenant: str | None) -> None:
+    """List what every route serves, how it does and where R would take it: the console's first screen."""
+    state = await s.api.state()
+    rows = by_urgency(row for row in state.tenants if tenant in (None, row.tenant))
+    s.out.json(rows)
+    pointers(s, rows, state.status.at_ms)
 
 
 @route.command("show")

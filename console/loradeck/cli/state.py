@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from loradeck.cli.output import share, span, utc
 from loradeck.cli.session import Session, hub_command
 from loradeck.schemas.ids import short
@@ -28,11 +30,7 @@ def _told(s: Session, state: HubState) -> None:
     )
     if status.refusing:
         s.out.alarm(f"EVERY MOVE IS REFUSED: {status.refusing}")
-    s.out.table(
-        ("TENANT", "LIVE", "FOR", "REQ/S", "ERR%", "BAD% WAS>NOW", "PROVEN", "R GOES TO", "READY", "FLAG"),
-        [_line(row, status.at_ms) for row in sorted(state.tenants, key=_urgency)],
-        empty="no routes; loradeck tenant create NAME, then loradeck route set NAME",
-    )
+    pointers(s, state.tenants, status.at_ms)
     lost = [node.node for node in state.nodes if node.lost or not node.linked]
     if lost:
         s.out.alarm(f"link lost: {' '.join(lost)}")
@@ -40,6 +38,20 @@ def _told(s: Session, state: HubState) -> None:
     for job in running:
         progress = f" {job.step}/{job.of or '?'}" if job.step is not None else ""
         s.out.say(f"job {job.id} {job.kind} {job.tenant} {job.state.value}{progress} on {job.node or 'no node yet'}")
+
+
+def pointers(s: Session, rows: Iterable[TenantRow], now_ms: int) -> None:
+    """The console's first screen as a table: what needs somebody comes first."""
+    s.out.table(
+        ("TENANT", "LIVE", "FOR", "REQ/S", "ERR%", "BAD% WAS>NOW", "PROVEN", "R GOES TO", "READY", "FLAG"),
+        [_line(row, now_ms) for row in by_urgency(rows)],
+        empty="no routes; loradeck tenant create NAME, then loradeck route set NAME",
+    )
+
+
+def by_urgency(rows: Iterable[TenantRow]) -> list[TenantRow]:
+    """Bad, unproven and without a way back first, then by name."""
+    return sorted(rows, key=_urgency)
 
 
 def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:

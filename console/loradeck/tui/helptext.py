@@ -28,6 +28,18 @@ READY = (
 )
 
 
+TWINS: dict[Screen, tuple[str, ...]] = {
+    Screen.TENANTS: ("route ls",),
+    Screen.NODES: ("node ls",),
+    Screen.JOBS: ("job ls",),
+    Screen.GATES: ("gate ls",),
+    Screen.ADAPTERS: ("adapter ls",),
+    Screen.EVENTS: ("event ls",),
+    Screen.DATA: ("dataset ls", "suite ls"),
+}
+"""The commands that print what a screen lists; with --json for programs."""
+
+
 def help_lines(screen: Screen, width: int) -> list[Line]:
     """Keys that mean something on a screen, commands, and what the columns say."""
     lines: list[Line] = [line(Span(f" Keys on the {screen.value} screen", "head")), BLANK]
@@ -38,6 +50,8 @@ def help_lines(screen: Screen, width: int) -> list[Line]:
     lines += [BLANK, line(Span(" Commands after :", "head")), BLANK]
     for name, says in COMMANDS.items():
         lines += _entry(name, says, room)
+    lines += [BLANK, line(Span(" Without the console", "head")), BLANK]
+    lines += [line(f" loradeck {twin} [--json]") for twin in TWINS[screen]]
     lines += [BLANK, line(Span(" Flags", "head")), BLANK]
     for name, says in FLAGS:
         lines += _entry(name, says, room)

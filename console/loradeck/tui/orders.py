@@ -126,9 +126,18 @@ def _resume(job: Job) -> Verdict:
     order = Order(Action.RESUME.value, job.id, f"S resume {clean(job.id)}", job_mark(job))
     return Ask(
         f"S resume {clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}{ended}: it is queued again as attempt "
-        f"{job.attempt + 1}",
+        f"{job.attempt + 1}, {_from(job)}",
         order=order,
     )
+
+
+def _from(job: Job) -> str:
+    """Where a resumed job begins, as far as the hub knows."""
+    if not isinstance(job.spec, TrainSpec):
+        return "from its beginning"
+    if job.checkpoint is not None:
+        return f"from its checkpoint after step {job.checkpoint.step}, or a later one on its node"
+    return "from a checkpoint on its node if there is one, else from its beginning"
 
 
 def took(order: Order, answer: NodeRow | Job) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loradeck.tui.helptext import FLAGS, READY
+from loradeck.tui.helptext import FLAGS, READY, TWINS
 from loradeck.tui.keys import BINDINGS, COMMANDS
 from loradeck.tui.state import Screen
 
@@ -31,6 +31,14 @@ def reference() -> str:
         _table(("key", "screens", ""), keys),
         "## Commands after `:`",
         _table(("command", ""), [(f"`{name}`", says) for name, says in COMMANDS.items()]),
+        "## Screens without the console",
+        _table(
+            ("screen", ""),
+            [
+                (f"`{screen.value}`", ", ".join(f"`loradeck {twin} --json`" for twin in TWINS[screen]))
+                for screen in TWINS
+            ],
+        ),
         "## Flags",
         _table(("flag", ""), FLAGS),
         "## READY",
