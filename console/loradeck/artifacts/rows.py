@@ -218,9 +218,10 @@ def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: 
 
 
 class Held(Strict):
-    """A dataset as the child gets it. `paths`: name of a file in the manifest -> where it lies."""
+    """A dataset to read, or a dataset or suite to search. `paths`: name of a file in the manifest -> where it lies."""
 
-    manifest: DatasetManifest
+    digest: Digest
+    manifest: DatasetManifest | None = None
     paths: dict[str, Path]
 
 
@@ -250,7 +251,7 @@ def find(task: Task) -> list[Place]:
     for held in task.datasets:
         for where, row in rows_in(held.paths):
             if (digest := row_digest(row)) in wanted:
-                places.append(Place(dataset=held.manifest.digest, where=where, row=digest))
+                places.append(Place(dataset=held.digest, where=where, row=digest))
     return places
 
 
@@ -258,6 +259,7 @@ def _work(request: bytes) -> Any:
     task = Task.model_validate_json(request)
     if task.do == "read":
         (held,) = task.datasets
+        assert held.manifest is not None
         return reading_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
     return [place.model_dump() for place in find(task)]
 

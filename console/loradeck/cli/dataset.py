@@ -188,6 +188,8 @@ def _show(s: Session, plan: ErasurePlan) -> None:
         back += f", then to {pointer.way_back_after or 'nothing'}" if pointer.way_back_after != pointer.way_back else ""
         say = s.out.alarm if pointer.loses_way_back or pointer.live is not None else s.out.say
         say(f" {pointer.tenant}/{pointer.route}: {serves}{back}{'  LOSES ITS WAY BACK' * pointer.loses_way_back}")
+    for one in plan.items:
+        s.out.alarm(f" stays, in a suite: {one.label}  {one.id[:12]}: register the suite anew without it")
     for one in plan.unread:
         s.out.alarm(f" not searched: {one.label}  {one.id[:12]}: its files are gone")
 

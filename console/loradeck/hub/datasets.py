@@ -18,7 +18,7 @@ from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.ledger import LedgerEntry, Place, Reading
-from loradeck.schemas.manifest import DatasetManifest
+from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 from loradeck.store.interface import Doc
 
 if TYPE_CHECKING:
@@ -138,21 +138,23 @@ def check_descent(
 
 
 async def find(
-    hub: Hub, datasets: Sequence[DatasetManifest], wanted: Sequence[str], containing: str | None
+    hub: Hub, among: Sequence[DatasetManifest | SuiteManifest], wanted: Sequence[str], containing: str | None
 ) -> list[Place]:
-    """Where rows stand, by their digests or a text in them, in datasets whose files are here.
+    """Where rows stand, by their digests or a text in them, in datasets and suites whose files are here.
 
     Raises:
         BadArtifact: `bad_rows`.
     """
-    held = tuple(_held(hub, one) for one in datasets)
+    held = tuple(_held(hub, one) for one in among)
     task = Task(do="find", datasets=held, rows=tuple(wanted), containing=containing)
     return _places.validate_python(await child.ask(rows.__name__, task))
 
 
-def called(manifest: DatasetManifest) -> str:
+def called(manifest: DatasetManifest | SuiteManifest) -> str:
     return f"{manifest.tenant}/{manifest.name}"
 
 
-def _held(hub: Hub, manifest: DatasetManifest) -> Held:
-    return Held(manifest=manifest, paths={file.path: hub.blobs.path(file.sha256) for file in manifest.files})
+def _held(hub: Hub, one: DatasetManifest | SuiteManifest) -> Held:
+    manifest = one if isinstance(one, DatasetManifest) else None
+    paths = {file.path: hub.blobs.path(file.sha256) for file in one.files}
+    return Held(digest=one.digest, manifest=manifest, paths=paths)

@@ -18,6 +18,7 @@ from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import Job, TrainSpec
 from loradeck.schemas.ledger import Erasure, ErasurePlan, ErasurePointer, ErasureRequest, Named, Place
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 
 if TYPE_CHECKING:
     from loradeck.hub.hub import Hub
@@ -54,9 +55,9 @@ async def carry_out(hub: Hub, request: ErasureRequest, by: str) -> ErasurePlan:
         raise Refused("reason_required", "an erasure says why", detail="reason", fix="name the request it answers")
     places, unread = await _search(hub, request)
     async with hub.moving:  # no pointer moves between the plan and what follows from it
-        done = [a for d in {p.dataset for p in places} for a in await _erasures(hub, d) if a.request == request.plan]
+        stated = [erasure for dataset in {p.dataset for p in places} for erasure in await _erasures(hub, dataset)]
         found = await _plan(hub, request, places, unread)
-        if done:
+        if any(erasure.request == request.plan for erasure in stated):
             return found.model_copy(update={"done": True, "digest": request.plan})
         if not found.rows:
             raise Refused(
@@ -82,8 +83,10 @@ async def _search(hub: Hub, request: ErasureRequest) -> tuple[list[Place], list[
         raise Refused("invalid_request", "which rows?", detail="rows, containing", fix="send one of them")
     for tenant in request.tenants:
         hub.tenant(tenant)
-    here, unread = [], []
-    for digest, manifest in sorted(hub.catalogue.datasets.items()):
+    here: list[DatasetManifest | SuiteManifest] = []
+    unread = []
+    known: dict[str, DatasetManifest | SuiteManifest] = {**hub.catalogue.datasets, **hub.catalogue.suites}
+    for digest, manifest in sorted(known.items()):
         if request.tenants and manifest.tenant not in request.tenants:
             continue
         if all(hub.blobs.has(file.sha256) for file in manifest.files):
@@ -95,6 +98,8 @@ async def _search(hub: Hub, request: ErasureRequest) -> tuple[list[Place], list[
 
 async def _plan(hub: Hub, request: ErasureRequest, places: list[Place], unread: list[Named]) -> ErasurePlan:
     catalogue = hub.catalogue
+    items = [place for place in places if place.dataset not in catalogue.datasets]
+    places = [place for place in places if place.dataset in catalogue.datasets]
     holding = {place.dataset for place in places}
     found = descent(holding, adapters=catalogue.adapters.values(), releases=catalogue.releases, ledger=hub.facts.ledger)
     runs = [(job, spec) for job, spec in await _train_jobs(hub) if _descends(spec, found)]
@@ -105,6 +110,10 @@ async def _plan(hub: Hub, request: ErasureRequest, places: list[Place], unread: 
         "places": [place.model_dump() for place in places],
         "datasets": [_dataset(hub, digest) for digest in sorted(holding)],
         "written": [_dataset(hub, digest) for digest in sorted(found.datasets - holding)],
+        "items": [
+            {"id": place.dataset, "label": f"{datasets.called(catalogue.suites[place.dataset])}: {place.where}"}
+            for place in items
+        ],
         "unread": [one.model_dump() for one in unread],
         "runs": [{"id": job.id, "label": f"{spec.tenant}/{spec.name}"} for job, spec in runs],
         "cancelled": [job.id for job, _ in runs if job.state not in OVER],

@@ -135,7 +135,8 @@ class ErasurePlan(Wire):
     places: tuple[Place, ...]
     datasets: tuple[Named, ...] = Field(description="with the rows in them: blocked for training")
     written: tuple[Named, ...] = Field((), description="datasets whose rows a release that descends wrote: blocked too")
-    unread: tuple[Named, ...] = Field((), description="datasets whose files are gone: what is in them is not known")
+    items: tuple[Named, ...] = Field((), description="items of suites that are such rows: they stay, and are told")
+    unread: tuple[Named, ...] = Field((), description="whose files are gone: what is in them is not known")
     runs: tuple[Named, ...] = Field((), description="train jobs")
     cancelled: tuple[str, ...] = Field((), description="those that have not ended: they are cancelled")
     adapters: tuple[Named, ...] = ()

@@ -50,7 +50,11 @@ async def test_what_descends_from_a_row_is_listed_through_parents_and_written_ro
     written = await dataset(acme, [row(3)], wrote, name="written")
     last = await version(acme, 4, written)
     run = (await acme.ok("POST", "jobs", training(holding)))["id"]
+    suite = (await manifest(acme, [ROW | {"id": "i1"}])).model_dump(mode="json")
+    suite = {k: v for k, v in suite.items() if k != "rows"} | {"items": 1, "name": "held-out"}
+    held_out = (await acme.ok("POST", "suites", suite))["digest"]
     found = await plan(acme, containing="ann ex")
+    assert [(i.id, i.label) for i in found.items] == [(held_out, "acme/held-out: rows.jsonl, line 1")]
     assert [(p.dataset, p.where, p.row) for p in found.places] == [(holding, "rows.jsonl, line 2", DIGEST)]
     assert ([d.id for d in found.datasets], [d.id for d in found.written]) == ([holding], [written])
     assert {a.id for a in found.adapters} == {v["digest"] for v in (first, child, last)}

@@ -87,13 +87,13 @@ def test_an_erased_row_does_not_come_back_under_another_id(tmp_path: Path) -> No
 
 def test_rows_are_found_by_digest_and_by_text_in_every_dataset(tmp_path: Path) -> None:
     one, two = dataset(tmp_path, [row(1), row(2)], name="one"), dataset(tmp_path, [row(2), row(3)], name="two")
-    held = tuple(Held(manifest=manifest, paths=paths) for manifest, paths in (one, two))
+    held = tuple(Held(digest=manifest.digest, paths=paths) for manifest, paths in (one, two))
     found = find(Task(do="find", datasets=held, rows=(row_digest(row(2)),)))
     assert [(p.dataset, p.where) for p in found] == [
         (one[0].digest, "rows.jsonl, line 2"),
         (two[0].digest, "rows.jsonl, line 1"),
     ]
     nested = dataset(tmp_path, [{"messages": [{"role": "user", "content": "I am Ann"}], "n": 4711}], name="three")
-    held = (*held, Held(manifest=nested[0], paths=nested[1]))
+    held = (*held, Held(digest=nested[0].digest, paths=nested[1]))
     for text, places in (("ann", 1), ("4711", 1), ("content", 0), ("Bob", 0)):
         assert len(find(Task(do="find", datasets=held, containing=text))) == places, text
