@@ -10,8 +10,9 @@ import click
 
 from loradeck.cli.exits import misused
 from loradeck.cli.files import checked, toml_of
-from loradeck.cli.gate_file import with_digests
-from loradeck.cli.naming import pointer, release_named
+from loradeck.cli.gate_file import freeze_of, with_digests
+from loradeck.cli.gate_review import review
+from loradeck.cli.naming import Pointer, moment, pointer, release_named
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import utc
@@ -34,16 +35,55 @@ def gate() -> None:
 @yes_option
 @writes
 async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Path, yes: bool) -> None:
-    """Set a route's gate from TOML; its other settings stay."""
+    """Set a route's gate, and its freeze windows where the file has them, from TOML; other settings stay."""
     at = pointer(tenant, route_name)
     before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
-    settings = await with_digests(s.api, at.tenant, await asyncio.to_thread(toml_of, file))
-    config = before.model_copy(update={"gate": checked(GateConfig, settings, where=str(file))})
+    settings = await asyncio.to_thread(toml_of, file)
+    freeze = freeze_of(settings.pop("freeze")) if "freeze" in settings else before.freeze
+    gate = checked(GateConfig, await with_digests(s.api, at.tenant, settings), where=str(file))
+    config = before.model_copy(update={"gate": gate, "freeze": freeze})
     if before.gate is not None and config != before:
         s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)
     kept = await s.api.set_route(at.tenant, at.route, config)
     s.out.json(kept)
     s.out.say(f"the gate of {at} is set")
+
+
+@gate.command("freeze")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--from", "start", metavar="TIME", required=True, help="With a zone: 2026-12-24T18:00Z, 18:00+01:00.")
+@click.option("--until", "end", metavar="TIME", required=True, help="With a zone.")
+@writes
+async def freeze_route(s: Session, /, tenant: str, route_name: str | None, start: str, end: str) -> None:
+    """Let nothing be promoted on a route for a time. R, undo and rewind go on working."""
+    at = pointer(tenant, route_name)
+    window = (moment(start, interactive=False, ahead=True), moment(end, interactive=False, ahead=True))
+    if window[0] >= window[1]:
+        raise misused(
+            "the window ends before it begins", where=f"{utc(window[0])} to {utc(window[1])}", fix="give dates, too"
+        )
+    before = await _route(s, at)
+    kept = await s.api.set_route(
+        at.tenant, at.route, before.model_copy(update={"freeze": tuple(sorted({*before.freeze, window}))})
+    )
+    s.out.json(kept)
+    s.out.say(f"nothing is promoted on {at} from {utc(window[0])} to {utc(window[1])}")
+
+
+@gate.command("thaw")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@writes
+async def thaw_route(s: Session, /, tenant: str, route_name: str | None) -> None:
+    """End a route's freeze windows, those to come too."""
+    at = pointer(tenant, route_name)
+    before = await _route(s, at)
+    if not before.freeze:
+        raise misused(f"{at} has no freeze window", fix=f"loradeck gate show {at.tenant} {at.route}", code="no_change")
+    kept = await s.api.set_route(at.tenant, at.route, before.model_copy(update={"freeze": ()}))
+    s.out.json(kept)
+    s.out.say(f"{at} has no freeze window any more")
 
 
 @gate.command("show")
@@ -65,6 +105,12 @@ async def show(s: Session, tenant: str, route_name: str | None, release: str | N
     s.out.heading(f"{at}  gate")
     for part in config.gate.suites:
         s.out.say(f"  {suites.get(part.suite, short(part.suite))} {short(part.suite)}: {_asks(part)}")
+    if config.gate.after is not None:
+        s.out.say(f"  proven on {config.gate.after} first")
+    if (asked := config.gate.review) is not None:
+        s.out.say(f"  review of {asked.items} answers, at most {asked.max_bad} bad, signed by {asked.people}")
+    for start, end in config.freeze:
+        s.out.say(f"  frozen from {utc(start)} to {utc(end)}")
     if newest is None:
         s.out.say("no result yet; loradeck job evaluate TENANT RELEASE --suite SUITE")
         return
@@ -101,6 +147,16 @@ async def ls(s: Session, tenant: str | None, route: str | None) -> None:
         ],
         empty="no gate results; loradeck job evaluate TENANT RELEASE --suite SUITE",
     )
+
+
+gate.add_command(review)
+
+
+async def _route(s: Session, at: Pointer) -> RouteConfig:
+    config = (await s.api.tenant(at.tenant)).routes.get(at.route)
+    if config is None:
+        raise misused(f"{at.tenant} has no route {at.route!r}", fix=f"loradeck tenant show {at.tenant}")
+    return config
 
 
 def _asks(part: SuiteGate) -> str:

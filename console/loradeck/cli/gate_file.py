@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from loradeck.cli.exits import misused
@@ -25,3 +26,31 @@ async def with_digests(api: HubApi, tenant: str, gate: dict[str, Any]) -> dict[s
         return part | {"suite": owned_named("suite", name, tenant, known)} if isinstance(name, str) else part
 
     return resolved(gate) | ({"also": [resolved(part) for part in also]} if also else {})
+
+
+def freeze_of(windows: Any) -> tuple[tuple[int, int], ...]:
+    """Freeze windows as TOML has them: `[[freeze]]` with `from` and `until`, times with a zone.
+
+    Raises:
+        CliError: something else, a time without a zone, or a window that ends before it begins.
+    """
+    if not isinstance(windows, list) or not all(isinstance(one, dict) for one in windows):
+        raise misused("`freeze` is no list of tables", where="freeze", fix="write [[freeze]], one for each window")
+    found = []
+    for number, one in enumerate(windows, start=1):
+        where = f"freeze, window {number}"
+        if set(one) != {"from", "until"}:
+            raise misused("a freeze window has `from` and `until`", where=where, fix="from = 2026-12-24T18:00:00Z")
+        start, end = (_millis(one[key], f"{where}: {key}") for key in ("from", "until"))
+        if start >= end:
+            raise misused("a freeze window ends before it begins", where=where, fix="give the earlier time first")
+        found.append((start, end))
+    return tuple(found)
+
+
+def _millis(value: Any, where: str) -> int:
+    if not isinstance(value, datetime):
+        raise misused("this is no date and time", where=where, fix="write 2026-12-24T18:00:00Z, without quotes")
+    if value.tzinfo is None:
+        raise misused("a time without a zone", where=where, fix=f"write {value.isoformat()}Z for UTC", code="no_zone")
+    return int(value.timestamp() * 1000)

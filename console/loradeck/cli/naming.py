@@ -190,16 +190,16 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
     return labels
 
 
-def moment(text: str, *, interactive: bool, now_ms: int | None = None) -> int:
+def moment(text: str, *, interactive: bool, now_ms: int | None = None, ahead: bool = False) -> int:
     """Milliseconds since 1970 UTC of a time as people type it (`loradeck.client.moments`).
 
     A time without a zone is taken as this machine's local time where somebody sees what it came to before it
     counts, and refused where nobody does.
 
     Raises:
-        CliError: not a time, without a zone when not interactive, or in the future.
+        CliError: not a time, without a zone when not interactive, or in the future (`ahead`: that is taken).
     """
     try:
-        return moments.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive)
+        return moments.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive, ahead=ahead)
     except moments.MomentError as error:
         raise misused(str(error), where=repr(text), fix=error.fix, code=error.code) from None

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from loradeck.client.answers import (
     AuditVerdict,
@@ -32,7 +32,7 @@ from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.client.transport import AnswerLost, Transport, segment
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.company import Company
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobRequest
 from loradeck.schemas.ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
@@ -52,6 +52,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
+from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
@@ -66,6 +67,9 @@ SETTLE_S = 10.0
 def new_key() -> str:
     """An idempotency key. Made before the first attempt, kept for every further one."""
     return secrets.token_hex(16)
+
+
+_gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None)
 
 
 class HubApi:
@@ -220,6 +224,15 @@ class HubApi:
     async def set_route(self, tenant: str, route: str, config: RouteConfig) -> RouteConfig:
         """The whole of a route's settings; creates the route where there was none."""
         return await self.transport.ask(RouteConfig, "PUT", _route(tenant, route), body=config, repeatable=True)
+
+    async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
+        """The sampled answers of a candidate that the route's gate wants looked at."""
+        return await self.transport.ask(ReviewSheet, "GET", f"{_route(tenant, route)}/reviews/{segment(release)}")
+
+    async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
+        """Signed by the caller's name. The same review again changes nothing."""
+        path = f"{_route(tenant, route)}/reviews"
+        return await self.transport.ask(_gate_result, "POST", path, body=review, repeatable=True)
 
     # ---- registry ------------------------------------------------------------------------------------------
 

@@ -22,10 +22,11 @@ class MomentError(ValueError):
         self.code = code
 
 
-def moment(text: str, *, now_ms: int, zoneless: bool) -> int:
+def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> int:
     """Milliseconds since 1970 UTC of `2026-03-01T14:05Z`, `14:05Z` (the last one passed), `14:05+01:00`, `20m ago`.
 
     Args:
+        ahead: a time to come is taken too, and a bare clock time is the next one.
         zoneless: take a time without a zone as this machine's local time. Only where somebody sees what it came
             to before it counts.
 
@@ -48,9 +49,9 @@ def moment(text: str, *, now_ms: int, zoneless: bool) -> int:
             when = when.astimezone()
         except (ValueError, OverflowError):
             raise MomentError("this time is too long ago", "give a time since 1970") from None
-    if bare_clock and when > now:
-        when -= timedelta(days=1)
-    if when > now:
+    if bare_clock and (when > now) is not ahead:
+        when += timedelta(days=1 if ahead else -1)
+    if when > now and not ahead:
         raise MomentError("this time has not come yet", "give a time in the past")
     return int(when.timestamp() * 1000)
 

@@ -19,6 +19,7 @@ from loradeck.hub.api import (
     moves,
     nodes,
     registry,
+    reviews,
     rewind,
     state,
     tenants,
@@ -29,8 +30,8 @@ from loradeck.hub.hub import VERSION, Hub
 from loradeck.schemas.ids import Role
 
 RESOURCES = (
-    state, tenants, moves, rewind, registry, erasures, blobs, attestations, jobs, nodes, events, tokens, backup, health,
-    feed,
+    state, tenants, moves, rewind, registry, erasures, reviews, blobs, attestations, jobs, nodes, events, tokens,
+    backup, health, feed,
 )  # fmt: skip
 
 

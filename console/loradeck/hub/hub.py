@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loradeck.artifacts import Blobs
-from loradeck.hub import feed
+from loradeck.hub import feed, judging
 from loradeck.hub.auth import Tokens
 from loradeck.hub.catalogue import Catalogue, view_of
 from loradeck.hub.facts import Facts
@@ -498,6 +498,7 @@ class Hub:
             keys = [key for key in self.ledger.pointers if key[0] == written.tenant]
         if written.kind in MOVES_THE_WAY_BACK:
             self.refresh(keys)
+            judging.stage_passed(self, written)
         self.feeds.now(keys)
 
     # ---- what nodes say ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from loradeck.schemas.attestation import (
 )
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest
+from loradeck.schemas.review import Review
 
 if TYPE_CHECKING:
     from loradeck.hub.hub import Hub
@@ -86,6 +87,34 @@ async def _reports(hub: Hub, release: Digest, gate: GateConfig) -> dict[Digest, 
     return {suite: EvaluationReport.model_validate(newest[suite]) for suite in wanted}
 
 
+async def report_on(hub: Hub, release: Digest, gate: GateConfig) -> EvaluationReport | None:
+    """The newest report of a release on a gate's own suite."""
+    return (await _reports(hub, release, gate)).get(gate.suite)
+
+
+async def reviews_of(hub: Hub, key: Key, release: Digest) -> list[Attestation]:
+    """What people have signed of a release on a route, oldest first."""
+    tenant, route = key
+    return await hub.store(
+        lambda s: s.attestations(kind=AttestationKind.REVIEW, subject=release, tenant=tenant, route=route)
+    )
+
+
+def stage_passed(hub: Hub, attestation: Attestation) -> None:
+    """Something became known of a release on a route: gates that come after that route are judged again."""
+    for key in hub.routes() if attestation.route is not None else ():
+        gate = hub.config(key).gate
+        if key[0] == attestation.tenant and gate is not None and gate.after == attestation.route:
+            hub.spawn(judge(hub, key, attestation.subject))
+
+
+def _stage(hub: Hub, tenant: str, gate: GateConfig, release: Digest) -> str:
+    if gate.after is None:
+        return ""
+    key = (tenant, gate.after)
+    return gates.lacks(release, gate.after, hub.ledger.pointers.get(key), hub.facts.of(key))
+
+
 async def judge(hub: Hub, key: Key, release: Digest) -> GateResult | None:
     """The verdict of a pointer's gate on a release, against what is live now; attested when it is a new one.
 
@@ -100,6 +129,8 @@ async def judge(hub: Hub, key: Key, release: Digest) -> GateResult | None:
         reports=await _reports(hub, release, gate),
         live=await _reports(hub, live, gate) if live is not None else {},
         canaries={p.suite: hub.catalogue.suites[p.suite].canaries for p in gate.suites if p.canaries},
+        reviews=[(one.by, Review.model_validate(one.body)) for one in await reviews_of(hub, key, release)],
+        stage=_stage(hub, key[0], gate, release),
     )
     if gates.unreported(gate, evidence):
         return None

@@ -9,11 +9,12 @@ differ on more items than was taken for granted) the note says so, and the stric
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.health import wilson
+from loradeck.rules.review import Signed, review_check
 from loradeck.rules.statistics import (
     ALPHA,
     items_to_bound,
@@ -24,9 +25,12 @@ from loradeck.rules.statistics import (
     percentile,
     visible_drop,
 )
+from loradeck.rules.target import PointerFacts, ruled_out
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.route import RouteConfig
 
 P95 = 0.95
 
@@ -35,12 +39,15 @@ P95 = 0.95
 class Evidence:
     """What is on record for a gate: reports by suite, of the candidate and of the live release.
 
-    `canaries`: suite -> ids of the items that are its canaries.
+    `canaries`: suite -> ids of the items that are its canaries. `reviews`: of this candidate on this route, with who
+    signed, oldest first. `stage`: what the candidate still lacks on the route before this one; '' where nothing.
     """
 
     reports: Mapping[Digest, EvaluationReport]
     live: Mapping[Digest, EvaluationReport] = field(default_factory=dict)
     canaries: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
+    reviews: Sequence[Signed] = ()
+    stage: str = ""
 
 
 def unreported(config: GateConfig, evidence: Evidence) -> list[Digest]:
@@ -68,6 +75,10 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Ev
             before = evidence.live[part.suite]
             _require_sound(before, live, part)
             checks.append(_drop_check(report, before, part, config.discordant))
+    if config.after is not None:
+        checks.append(_stage_check(config.after, evidence.stage))
+    if config.review is not None:
+        checks.append(review_check(evidence.reports[config.suite], config.review, evidence.reviews))
     return GateResult(
         release=release,
         against=live if compared else None,
@@ -253,4 +264,54 @@ def _latency_check(times: list[float], limit: float, suite: Digest) -> CheckResu
         unit="ms",
         too_small=small,
         needed=needed,
+    )
+
+
+def lacks(release: Digest, route: str, pointer: PointerState | None, facts: PointerFacts) -> str:
+    """What a candidate lacks on the route before: it must have been proven there, and nothing may speak against it."""
+    if release not in facts.attested:
+        return f"it was never proven on {route}"
+    why = ruled_out(release, pointer, facts) if pointer is not None else None
+    return f"it is {why} on {route}" if why is not None else ""
+
+
+def require_stages(tenant: Mapping[str, RouteConfig], route: str, config: GateConfig) -> None:
+    """The route before exists, and the way to it does not lead back.
+
+    Raises:
+        Refused: unknown_route, stages_in_a_circle.
+    """
+    way, before = [route], config.after
+    while before is not None:
+        way.append(before)
+        if before in way[:-1]:
+            raise Refused(
+                "stages_in_a_circle",
+                "no release could ever pass: each of these routes wants another one passed first",
+                detail=" after ".join(way),
+                fix="leave `after` out on the first stage",
+            )
+        if before not in tenant:
+            raise Refused(
+                "unknown_route",
+                f"there is no route {before!r} to come after",
+                detail=f"it has: {', '.join(sorted(tenant)) or 'none'}",
+                fix="set that route first",
+            )
+        gate = tenant[before].gate
+        before = gate.after if gate is not None else None
+
+
+def _stage_check(route: str, lacking: str) -> CheckResult:
+    done = float(not lacking)
+    return CheckResult(
+        name=f"after {route}",
+        passed=not lacking,
+        value=done,
+        threshold=1.0,
+        n=1,
+        low=done,
+        high=done,
+        note=lacking or f"proven on {route}",
+        unit="stage",
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.fold import Key
@@ -367,10 +368,19 @@ def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
             return Refused(
                 "frozen",
                 "this route is in a freeze window",
+                detail=f"{_utc(start)} to {_utc(end)}",
                 fix="wait until it ends, or override with a reason",
                 context={"from_ms": start, "to_ms": end},
             )
     return None
+
+
+def _utc(ms: int) -> str:
+    """'2026-12-24 18:00 UTC'; a time beyond the calendar in milliseconds since 1970."""
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
 
 
 def _memory_refusal(memory_short: str) -> Refused | None:

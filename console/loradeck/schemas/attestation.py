@@ -14,6 +14,7 @@ from loradeck.schemas.suite import ItemKind
 class AttestationKind(StrEnum):
     EVALUATION = "evaluation"  # EvaluationReport in `body`
     GATE = "gate"  # GateResult in `body`
+    REVIEW = "review"  # of a release on a route: what a person found in sampled answers; Review in `body`
     MERGE = "merge"  # MergeReport in `body`
     CANARY = "canary"  # CanaryRecord in `body`
     SIGNATURE = "signature"  # of an adapter; Signature in `body`, verified when the hub took it in
@@ -139,7 +140,9 @@ class CheckResult(Strict):
     high: float
     note: str = ""
     suite: Digest | None = Field(None, description="suite it was measured on")
-    unit: Literal["share", "ms"] = Field("share", description="of value, threshold and interval; a share is 0 to 1")
+    unit: Literal["share", "ms", "people", "stage"] = Field(
+        "share", description="of value, threshold and interval; a share is 0 to 1, a stage 1 where it was passed"
+    )
     too_small: bool = Field(False, description="n is under `needed`: it says nothing, and so it did not pass")
     needed: int | None = Field(None, description="items from which on the threshold can be told")
     lost: int | None = Field(None, description="drop: items the live release had right and this one has not")
@@ -153,8 +156,8 @@ class CheckResult(Strict):
         return self.name in ("drop", "p95")
 
     def in_unit(self, value: float) -> str:
-        """A figure of this check as people read it: '97.1%', '840 ms'."""
-        return f"{value:.0f} ms" if self.unit == "ms" else f"{value:.1%}"
+        """A figure of this check as people read it: '97.1%', '840 ms', '2'."""
+        return f"{value:.1%}" if self.unit == "share" else f"{value:.0f} ms" if self.unit == "ms" else f"{value:g}"
 
 
 class GateResult(Strict):

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from loradeck.schemas.ids import Digest, Strict
+from loradeck.schemas.ids import Digest, Name, Strict
 
 
 class SuiteGate(Strict):
@@ -37,6 +37,14 @@ class SuiteGate(Strict):
         return self
 
 
+class ReviewGate(Strict):
+    """A spot check by people: sampled answers on the gate's own suite are looked at and signed off by name."""
+
+    items: int = Field(20, ge=1, le=200, description="answers that are sampled")
+    max_bad: int = Field(0, ge=0, description="bad ones among them up to which a review passes")
+    people: int = Field(1, ge=1, le=2, description="different people who must sign; 2 wants a second one")
+
+
 class GateConfig(SuiteGate):
     """A route's gate. Its own suite is what `max_drop` is about in the first place; `also` holds further ones."""
 
@@ -44,6 +52,10 @@ class GateConfig(SuiteGate):
     discordant: float = Field(
         0.10, gt=0, le=1, description="share of items on which two releases are taken to differ, to size a suite"
     )
+    after: Name | None = Field(
+        None, description="route of this tenant on which a candidate must have been proven first: staging"
+    )
+    review: ReviewGate | None = None
 
     @property
     def suites(self) -> tuple[SuiteGate, ...]:

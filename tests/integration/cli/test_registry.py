@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 from pathlib import Path
 
 import pytest
 from tests.integration.cli.conftest import Desk, write_adapter, write_base
 
 from loradeck.client.answers import BaseEntry, DatasetEntry, SuiteEntry
-from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
@@ -208,31 +205,6 @@ def test_the_suite_of_a_gate_is_the_tenants_own_although_another_has_a_newer_one
     assert config["gate"]["suite"] == own != other
 
 
-def test_a_gate_result_is_listed_check_by_check(desk: Desk, tenant: str, rows: Path) -> None:
-    suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)["digest"]
-    assert "no gate results" in desk.run("gate", "ls", tenant).stdout
-    desk.json("route", "set", tenant, "--gate-suite", "judge", "--min-exact", "0.8")
-    release = desk.json("adapter", "show", tenant, "words", "v3")["release"]
-    items = [{"id": f"i{n}", "answer": "x", "exact": n < 3, "valid": True} for n in range(5)]
-    report = EvaluationReport.model_validate(
-        {"release": release, "suite": suite, "n": 5, "exact": 3, "valid": 5, "items": items, "seconds": 1.0}
-    )
-    evaluation = Attestation(
-        kind=AttestationKind.EVALUATION, subject=release, tenant=tenant, body=report.model_dump(mode="json"), by=""
-    )
-
-    async def attest() -> None:
-        async with desk.api() as api:
-            await api.attest(evaluation)
-
-    asyncio.run(attest())
-    (found,) = desk.json("gate", "ls", tenant, "--route", "production")
-    assert (found["kind"], found["subject"], found["body"]["passed"]) == ("gate", release, False)
-    shown = desk.run("gate", "ls", tenant).stdout
-    assert re.search(r"v3/B\d+ +- +FAILED +exact 60\.0% FAILED \(at least 80\.0%, n 5\)", shown), shown
-    assert desk.json("gate", "ls", tenant, "--route", "staging") == []
-
-
 def test_a_row_is_erased_as_it_was_planned(desk: Desk, tenant: str, rows: Path) -> None:
     rows.write_text('{"prompt": "mail me at Ann@example.org", "answer": "a"}\n{"prompt": "p", "answer": "a"}\n')
     made = desk.json(
@@ -245,84 +217,6 @@ def test_a_row_is_erased_as_it_was_planned(desk: Desk, tenant: str, rows: Path) 
     assert (done["done"], done["digest"]) == (True, planned["digest"])
     assert "erased" in desk.run("dataset", "erase", planned["rows"][0], "--reason", "again", "--yes").stdout
     desk.refused(1, "unknown_row", "dataset", "erase", "0" * 64, "--reason", "none", "--yes")
-
-
-GATE = """
-suite = "judge"
-min_exact = 0.8
-
-[[also]]
-suite = "red"
-min_exact = 0.75
-canaries = true
-max_drop = 1.0
-"""
-
-
-def test_a_gate_is_set_from_toml_shown_with_its_figures_and_leaves_other_settings_alone(
-    desk: Desk, tenant: str, rows: Path, tmp_path: Path
-) -> None:
-    for name, more in (("judge", ()), ("red", ("--canary", "i1"))):
-        desk.json("suite", "add", rows, "--tenant", tenant, "--name", name, *more, *PROVENANCE)
-    before = RouteConfig.model_validate(desk.json("route", "show", tenant, "--settings"))
-    desk.refused(2, "no_gate", "gate", "show", tenant)
-    file = tmp_path / "gate.toml"
-    file.write_text(GATE)
-    kept = RouteConfig.model_validate(desk.json("gate", "set", tenant, "--file", file))
-    assert kept.gate is not None
-    assert [part.min_exact for part in kept.gate.suites] == [0.8, 0.75]
-    assert kept.model_copy(update={"gate": before.gate}) == before
-    shown = desk.run("gate", "show", tenant).stdout
-    assert re.search(r"judge \w{6}: exact at least 80.0%, valid at least 0.0%, drop at most 0.0%\n", shown), shown
-    assert re.search(r"red \w{6}: exact at least 75.0%, valid at least 0.0%, every canary\n", shown), shown
-    assert "no result yet" in shown
-    assert desk.json("gate", "show", tenant)["result"] is None
-    release, suites = desk.json("adapter", "show", tenant, "words", "v3")["release"], {}
-    for part, right in zip(kept.gate.suites, (5, 4), strict=True):
-        items = [{"id": f"i{n}", "answer": "x", "exact": n < right, "valid": True} for n in range(5)]
-        suites[part.suite] = {
-            "release": release, "suite": part.suite, "n": 5, "exact": right, "valid": 5, "items": items, "seconds": 1.0
-        }  # fmt: skip
-
-    async def attest() -> None:
-        async with desk.api() as api:
-            for body in suites.values():
-                await api.attest(
-                    Attestation(kind=AttestationKind.EVALUATION, subject=release, tenant=tenant, body=body, by="")
-                )
-
-    asyncio.run(attest())
-    result = desk.json("gate", "show", tenant, "--release", "v3")["result"]
-    assert result["body"]["passed"]
-    assert len(desk.json("gate", "ls", tenant)) == 1, "a verdict before the second suite was scored"
-    shown = desk.run("gate", "show", tenant, "--release", "v3").stdout
-    assert "passed  red canaries: 100.0% of 1 items (at least 100.0%)" in shown, shown
-
-
-@pytest.mark.parametrize(
-    ("text", "status", "code", "what"),
-    [
-        ('suite = "judge"\nmax_drop = 0.05\n', 1, "suite_too_small", "5 items, 246 are needed to see a drop of 5.0%"),
-        ('suite = "judge"\nmin_exact = 0.99\nbound = true\n', 1, "suite_too_small", "299 are needed"),
-        ('suite = "judge"\nmin_exact = 1.5\n', 2, "usage", "min_exact"),
-        ('suite = "judge"\nsurprise = 1\n', 2, "usage", "surprise"),
-        ('suite = "none"\n', 1, "unknown_suite", "'none'"),
-        ('suite = "judge"\nalso = 3\n', 2, "usage", "[[also]]"),
-        ('suite = "judge"\n[[also]]\nsuite = "judge"\n', 2, "usage", "twice"),
-        ("suite =", 2, "usage", "gate.toml: Invalid value"),
-    ],
-)
-def test_a_gate_that_cannot_stand_is_refused_and_the_one_before_it_stays(
-    desk: Desk, tenant: str, rows: Path, tmp_path: Path, text: str, status: int, code: str, what: str
-) -> None:
-    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
-    file = tmp_path / "gate.toml"
-    file.write_text('suite = "judge"\nmin_exact = 0.8\n')
-    kept = desk.json("gate", "set", tenant, "--file", file)
-    file.write_text(text)
-    problem = desk.refused(status, code, "gate", "set", tenant, "--file", file)
-    assert what in " ".join((problem["title"], problem["detail"], problem["fix"])), problem
-    assert desk.json("route", "show", tenant, "--settings") == kept
 
 
 def test_rows_that_are_almost_items_of_a_suite_are_not_registered_without_a_reason(

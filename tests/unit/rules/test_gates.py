@@ -11,9 +11,12 @@ from tests.unit.rules.simulated_log import digest, rid
 from loradeck.rules import gates
 from loradeck.rules.errors import Refused
 from loradeck.rules.gates import Evidence, items_needed, require_big_enough, unreported
+from loradeck.rules.target import PointerFacts
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of
+from loradeck.schemas.log import PointerState, Quarantine
+from loradeck.schemas.route import RouteConfig
 
 SUITE, RED = digest("suite"), digest("red team")
 
@@ -301,6 +304,58 @@ def test_pairs_that_are_expected_to_differ_more_need_more_items() -> None:
     require_big_enough(GateConfig(suite=SUITE, max_drop=0.1, discordant=0.1), {SUITE: 60})
     with pytest.raises(Refused, match="suite_too_small"):
         require_big_enough(GateConfig(suite=SUITE, max_drop=0.1, discordant=0.3), {SUITE: 60})
+
+
+# ---- the route before ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "pointer", "lacking"),
+    [
+        (PointerFacts(), None, "it was never proven on staging"),
+        (PointerFacts(attested=(rid("v1"),)), None, "it was never proven on staging"),
+        (PointerFacts(attested=(rid("v2"),)), PointerState(tenant="acme", route="staging"), ""),
+        (
+            PointerFacts(attested=(rid("v2"),), breached={rid("v2"): "bad 20.0% of 50"}),
+            PointerState(tenant="acme", route="staging"),
+            "it is breached: bad 20.0% of 50 on staging",
+        ),
+        (
+            PointerFacts(attested=(rid("v2"),)),
+            PointerState(tenant="acme", route="staging", quarantined=(Quarantine(release=rid("v2"), event="e1"),)),
+            "it is quarantined on staging",
+        ),
+    ],
+)
+def test_a_gate_that_comes_after_a_route_wants_the_candidate_proven_there_and_nothing_against_it(
+    facts: PointerFacts, pointer: PointerState | None, lacking: str
+) -> None:
+    assert gates.lacks(rid("v2"), "staging", pointer, facts) == lacking
+    config = GateConfig(suite=SUITE, after="staging")
+    evidence = Evidence(reports={SUITE: report("v2", "++++")}, stage=lacking)
+    result = gates.judge(rid("v2"), None, config, evidence)
+    check = named(result, "after staging")
+    assert (check.passed, result.passed) == (not lacking, not lacking)
+    assert check.note == (lacking or "proven on staging")
+
+
+def test_the_way_to_production_leads_through_routes_that_are_there_and_never_back() -> None:
+    def after(route: str | None) -> RouteConfig:
+        return RouteConfig(gate=GateConfig(suite=SUITE, after=route))
+
+    routes = {"development": RouteConfig(), "staging": after("development"), "loop": after("production")}
+    gates.require_stages(routes, "production", GateConfig(suite=SUITE, after="staging"))
+    gates.require_stages(routes, "production", GateConfig(suite=SUITE))
+    for before, code in (
+        ("none", "unknown_route"),
+        ("production", "stages_in_a_circle"),
+        ("loop", "stages_in_a_circle"),
+    ):
+        with pytest.raises(Refused) as refusal:
+            gates.require_stages(routes, "production", GateConfig(suite=SUITE, after=before))
+        assert refusal.value.code == code
+    with pytest.raises(Refused, match="stages_in_a_circle"):
+        gates.require_stages({"production": RouteConfig()}, "production", GateConfig(suite=SUITE, after="production"))
 
 
 # ---- reports that do not fit -----------------------------------------------------------------------------

@@ -184,8 +184,9 @@ def test_a_freeze_window_binds_from_its_first_to_before_its_last_millisecond(
 ) -> None:
     acme.config = RouteConfig(**FREEZE)
     if frozen:
-        with pytest.raises(Refused, match="frozen"):
+        with pytest.raises(Refused, match="frozen") as refusal:
             check(acme, now_ms=now_ms)
+        assert refusal.value.detail == "1970-01-01 00:00 UTC to 1970-01-01 00:00 UTC"
     assert check(acme, now_ms=now_ms, override=True, reason="hotfix") == (("frozen",) if frozen else ())
 
 

@@ -28,6 +28,7 @@ _OURS = frozenset(
         AttestationKind.SOAKED,
         AttestationKind.BREACHED,
         AttestationKind.GATE,
+        AttestationKind.REVIEW,
         AttestationKind.LEDGER,
         AttestationKind.SCAN,
         AttestationKind.ERASURE,

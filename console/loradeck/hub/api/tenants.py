@@ -138,6 +138,15 @@ async def set_route(tenant: str, route: Name, body: RouteConfig, request: Reques
             items[part.suite] = suite.items
         if body.gate != hub.config(key).gate:  # a gate that stands is not in the way of other settings
             gates.require_big_enough(body.gate, items)
+            gates.require_stages(hub.tenant(tenant).routes, route, body.gate)
+    for start, end in body.freeze:
+        if start >= end:
+            raise Refused(
+                "invalid_request",
+                "a freeze window ends before it begins",
+                detail=f"freeze {start} to {end}",
+                fix="give [from_ms, to_ms)",
+            )
     await _change(
         hub,
         lambda: tenants.set_route(

@@ -1,0 +1,104 @@
+"""Spot checks by people: the answers that a route's gate wants looked at, and what somebody signs of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+
+from loradeck.artifacts.suites import items_in
+from loradeck.hub import judging
+from loradeck.hub.api.moves import PAGE, Operator, Viewer, hub_of
+from loradeck.hub.hub import Hub
+from loradeck.rules.errors import Refused
+from loradeck.rules.review import answers_digest, require_fitting, sample
+from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
+from loradeck.schemas.gate import GateConfig, ReviewGate
+from loradeck.schemas.review import Review, ReviewSheet, SampledItem, SignedReview
+
+router = APIRouter(prefix="/v1", tags=["reviews"])
+
+
+async def _asked(hub: Hub, key: tuple[str, str], release: str) -> tuple[GateConfig, ReviewGate, EvaluationReport]:
+    """The gate that asks for a review, and the report whose answers are sampled.
+
+    Raises: Refused `no_review`, `gate_missing`.
+    """
+    hub.route(*key)
+    hub.catalogue.known(key[0], release)
+    gate = hub.config(key).gate
+    if gate is None or gate.review is None:
+        raise Refused(
+            "no_review",
+            "this route's gate asks for no review",
+            detail=f"{key[0]}/{key[1]}",
+            fix="set [review] in the gate: loradeck gate set",
+        )
+    report = await judging.report_on(hub, release, gate)
+    if report is None:
+        raise Refused(
+            "gate_missing",
+            f"{hub.called(release)} has no report on this gate's suite: there are no answers to look at",
+            detail=f"{key[0]}/{key[1]}",
+            fix="loradeck job evaluate, first",
+        )
+    return gate, gate.review, report
+
+
+@router.get(f"{PAGE}/reviews/{{release}}")
+async def sheet(tenant: str, route: str, release: str, request: Request, caller: Viewer) -> ReviewSheet:
+    """The sampled answers of a candidate, with what was asked and wanted, and who has signed."""
+    hub, key = hub_of(request), (tenant, route)
+    gate, review, report = await _asked(hub, key, release)
+    paths = {file.path: hub.blobs.path(file.sha256) for file in hub.catalogue.suites[gate.suite].files}
+    by_id = {item.id: item for item in await asyncio.to_thread(items_in, paths)}
+    now = answers_digest(report, review.items)
+    signed = [(one, Review.model_validate(one.body)) for one in await judging.reviews_of(hub, key, release)]
+    return ReviewSheet(
+        tenant=tenant,
+        route=route,
+        release=release,
+        suite=gate.suite,
+        answers=now,
+        people=review.people,
+        max_bad=review.max_bad,
+        items=tuple(
+            SampledItem(
+                id=result.id,
+                prompt=by_id[result.id].prompt if result.id in by_id else (),
+                wanted=(by_id[result.id].answer if result.id in by_id else None) or result.kind.value,
+                answer=result.answer,
+                exact=result.exact,
+            )
+            for result in sample(report, review.items)
+        ),
+        signed=tuple(
+            SignedReview(by=one.by, at_ms=one.at_ms, bad=said.bad, n=len(said.items), current=said.answers == now)
+            for one, said in signed
+        ),
+    )
+
+
+@router.post(f"{PAGE}/reviews")
+async def sign(tenant: str, route: str, body: Review, request: Request, caller: Operator) -> GateResult | None:
+    """Sign a review with one's own name; the gate is judged again. None: another suite has no report yet."""
+    hub, key = hub_of(request), (tenant, route)
+    gate, review, report = await _asked(hub, key, body.release)
+    if body.suite != gate.suite:
+        raise Refused("stale_review", "this gate is on another suite by now", detail=body.suite, fix="look again")
+    require_fitting(body, report, review)
+    stated = body.model_dump(mode="json")
+    newest = [one.body for one in await judging.reviews_of(hub, key, body.release) if one.by == caller.actor][-1:]
+    if newest != [stated]:
+        await hub.attest(
+            Attestation(
+                kind=AttestationKind.REVIEW,
+                subject=body.release,
+                tenant=tenant,
+                route=route,
+                body=stated,
+                by=caller.actor,
+                at_ms=hub.now_ms(),
+            )
+        )
+    return await judging.judge(hub, key, body.release)

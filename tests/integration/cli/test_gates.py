@@ -1,0 +1,265 @@
+"""Gates at the command line: set from TOML, shown with their figures, reviewed by name, frozen for a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tests.integration.cli.conftest import Desk
+
+from loradeck.client.moments import MomentError, moment
+from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
+from loradeck.schemas.route import RouteConfig
+
+PROVENANCE = (
+    *("--source", "a test", "--tier", "public", "--origin", "human"),
+    *("--consent", "own", "--licence", "Apache-2.0", "--purpose", "evaluate"),
+)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"id": f"i{n}", "prompt": f"p{n}", "answer": "a"}) + "\n" for n in range(5)))
+    return file
+
+
+def test_a_gate_result_is_listed_check_by_check(desk: Desk, tenant: str, rows: Path) -> None:
+    suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)["digest"]
+    assert "no gate results" in desk.run("gate", "ls", tenant).stdout
+    desk.json("route", "set", tenant, "--gate-suite", "judge", "--min-exact", "0.8")
+    release = desk.json("adapter", "show", tenant, "words", "v3")["release"]
+    items = [{"id": f"i{n}", "answer": "x", "exact": n < 3, "valid": True} for n in range(5)]
+    report = EvaluationReport.model_validate(
+        {"release": release, "suite": suite, "n": 5, "exact": 3, "valid": 5, "items": items, "seconds": 1.0}
+    )
+    evaluation = Attestation(
+        kind=AttestationKind.EVALUATION, subject=release, tenant=tenant, body=report.model_dump(mode="json"), by=""
+    )
+
+    async def attest() -> None:
+        async with desk.api() as api:
+            await api.attest(evaluation)
+
+    asyncio.run(attest())
+    (found,) = desk.json("gate", "ls", tenant, "--route", "production")
+    assert (found["kind"], found["subject"], found["body"]["passed"]) == ("gate", release, False)
+    shown = desk.run("gate", "ls", tenant).stdout
+    assert re.search(r"v3/B\d+ +- +FAILED +exact 60\.0% FAILED \(at least 80\.0%, n 5\)", shown), shown
+    assert desk.json("gate", "ls", tenant, "--route", "staging") == []
+
+
+GATE = """
+suite = "judge"
+min_exact = 0.8
+
+[[also]]
+suite = "red"
+min_exact = 0.75
+canaries = true
+max_drop = 1.0
+"""
+
+
+def test_a_gate_is_set_from_toml_shown_with_its_figures_and_leaves_other_settings_alone(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path
+) -> None:
+    for name, more in (("judge", ()), ("red", ("--canary", "i1"))):
+        desk.json("suite", "add", rows, "--tenant", tenant, "--name", name, *more, *PROVENANCE)
+    before = RouteConfig.model_validate(desk.json("route", "show", tenant, "--settings"))
+    desk.refused(2, "no_gate", "gate", "show", tenant)
+    file = tmp_path / "gate.toml"
+    file.write_text(GATE)
+    kept = RouteConfig.model_validate(desk.json("gate", "set", tenant, "--file", file))
+    assert kept.gate is not None
+    assert [part.min_exact for part in kept.gate.suites] == [0.8, 0.75]
+    assert kept.model_copy(update={"gate": before.gate}) == before
+    shown = desk.run("gate", "show", tenant).stdout
+    assert re.search(r"judge \w{6}: exact at least 80.0%, valid at least 0.0%, drop at most 0.0%\n", shown), shown
+    assert re.search(r"red \w{6}: exact at least 75.0%, valid at least 0.0%, every canary\n", shown), shown
+    assert "no result yet" in shown
+    assert desk.json("gate", "show", tenant)["result"] is None
+    release, suites = desk.json("adapter", "show", tenant, "words", "v3")["release"], {}
+    for part, right in zip(kept.gate.suites, (5, 4), strict=True):
+        items = [{"id": f"i{n}", "answer": "x", "exact": n < right, "valid": True} for n in range(5)]
+        suites[part.suite] = {
+            "release": release, "suite": part.suite, "n": 5, "exact": right, "valid": 5, "items": items, "seconds": 1.0
+        }  # fmt: skip
+
+    async def attest() -> None:
+        async with desk.api() as api:
+            for body in suites.values():
+                await api.attest(
+                    Attestation(kind=AttestationKind.EVALUATION, subject=release, tenant=tenant, body=body, by="")
+                )
+
+    asyncio.run(attest())
+    result = desk.json("gate", "show", tenant, "--release", "v3")["result"]
+    assert result["body"]["passed"]
+    assert len(desk.json("gate", "ls", tenant)) == 1, "a verdict before the second suite was scored"
+    shown = desk.run("gate", "show", tenant, "--release", "v3").stdout
+    assert "passed  red canaries: 100.0% of 1 items (at least 100.0%)" in shown, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "code", "what"),
+    [
+        ('suite = "judge"\nmax_drop = 0.05\n', 1, "suite_too_small", "5 items, 246 are needed to see a drop of 5.0%"),
+        ('suite = "judge"\nmin_exact = 0.99\nbound = true\n', 1, "suite_too_small", "299 are needed"),
+        ('suite = "judge"\nmin_exact = 1.5\n', 2, "usage", "min_exact"),
+        ('suite = "judge"\nsurprise = 1\n', 2, "usage", "surprise"),
+        ('suite = "none"\n', 1, "unknown_suite", "'none'"),
+        ('suite = "judge"\nalso = 3\n', 2, "usage", "[[also]]"),
+        ('suite = "judge"\n[[also]]\nsuite = "judge"\n', 2, "usage", "twice"),
+        ("suite =", 2, "usage", "gate.toml: Invalid value"),
+    ],
+)
+def test_a_gate_that_cannot_stand_is_refused_and_the_one_before_it_stays(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path, text: str, status: int, code: str, what: str
+) -> None:
+    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
+    file = tmp_path / "gate.toml"
+    file.write_text('suite = "judge"\nmin_exact = 0.8\n')
+    kept = desk.json("gate", "set", tenant, "--file", file)
+    file.write_text(text)
+    problem = desk.refused(status, code, "gate", "set", tenant, "--file", file)
+    assert what in " ".join((problem["title"], problem["detail"], problem["fix"])), problem
+    assert desk.json("route", "show", tenant, "--settings") == kept
+
+
+# ---- reviews ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def candidate(desk: Desk, tenant: str, rows: Path, tmp_path: Path) -> str:
+    """v3, reported on a suite whose gate wants three answers looked at."""
+    suite = desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)["digest"]
+    file = tmp_path / "gate.toml"
+    file.write_text('suite = "judge"\nmax_drop = 1.0\n[review]\nitems = 3\n')
+    desk.json("gate", "set", tenant, "--file", file)
+    release: str = desk.json("adapter", "show", tenant, "words", "v3")["release"]
+    items = [{"id": f"i{n}", "answer": f"\x1b[31manswer {n}", "exact": n > 0, "valid": True} for n in range(5)]
+    body = {"release": release, "suite": suite, "n": 5, "exact": 4, "valid": 5, "items": items, "seconds": 1.0}
+
+    async def attest() -> None:
+        async with desk.api() as api:
+            await api.attest(
+                Attestation(kind=AttestationKind.EVALUATION, subject=release, tenant=tenant, body=body, by="")
+            )
+
+    asyncio.run(attest())
+    return release
+
+
+def test_answers_are_looked_at_and_signed_for_by_name(desk: Desk, tenant: str, candidate: str, tmp_path: Path) -> None:
+    sheet = desk.json("gate", "review", tenant, "v3", "--show")
+    assert (sheet["release"], len(sheet["items"]), sheet["signed"]) == (candidate, 3, [])
+    shown = desk.run("gate", "review", tenant, "v3", "--show").stdout
+    assert re.search(r"1 of 3  i\d.*\n  user +p\d\n  wanted    a\n  answered  .*answer \d", shown), shown
+    assert "\x1b" not in shown
+    verdicts = tmp_path / "verdicts.jsonl"
+
+    def say(bad: int) -> None:
+        rows = [
+            {"id": item["id"], "good": n >= bad, "note": "rude" * (n < bad)} for n, item in enumerate(sheet["items"])
+        ]
+        verdicts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    say(bad=1)
+    result = desk.json("gate", "review", tenant, "v3", "--verdicts", verdicts, "--note", "before lunch")
+    assert [check["passed"] for check in result["checks"] if check["name"] == "review"] == [False]
+    say(bad=0)
+    told = desk.run("gate", "review", tenant, "v3", "--verdicts", verdicts)
+    assert re.search(r"signed: 0 of 3 bad\n  passed  review: signed off by \S+\n", told.stdout), told
+    assert [one["bad"] for one in desk.json("gate", "review", tenant, "v3", "--show")["signed"]] == [1, 0]
+    assert "review: 1 of 3 items (at least 1)" in desk.run("gate", "show", tenant).stdout
+
+
+def test_a_review_that_nobody_looked_at_or_that_does_not_fit_is_refused(
+    desk: Desk, tenant: str, candidate: str, tmp_path: Path
+) -> None:
+    desk.refused(2, "not_confirmed", "gate", "review", tenant, "v3")
+    verdicts = tmp_path / "verdicts.jsonl"
+    verdicts.write_text('{"id": "i0", "good": true}\n')
+    desk.refused(1, "bad_review", "gate", "review", tenant, "v3", "--verdicts", verdicts)
+    verdicts.write_text('{"id": "i0", "good": "perhaps"}\n')
+    assert "good" in desk.refused(2, "usage", "gate", "review", tenant, "v3", "--verdicts", verdicts)["title"]
+    assert desk.json("gate", "review", tenant, "v3", "--show")["signed"] == []
+
+
+# ---- freeze windows --------------------------------------------------------------------------------------
+
+
+def test_a_route_is_frozen_for_a_time_and_thawed(desk: Desk, tenant: str) -> None:
+    desk.json("gate", "freeze", tenant, "--from", "2020-12-24T19:00+01:00", "--until", "2199-01-02T07:00Z")
+    told = desk.run("gate", "freeze", tenant, "--from", "2198-01-01T00:00Z", "--until", "2198-01-02T00:00Z").stdout
+    assert told == f"nothing is promoted on {tenant}/production from 2198-01-01 00:00:00Z to 2198-01-02 00:00:00Z\n"
+    kept = RouteConfig.model_validate(desk.json("route", "show", tenant, "--settings"))
+    assert [start for start, _ in kept.freeze] == [1_608_832_800_000, 7_195_046_400_000]
+    problem = desk.refused(1, "frozen", "promote", tenant, "v3", "--yes")
+    assert problem["detail"] == "2020-12-24 18:00 UTC to 2199-01-02 07:00 UTC"
+    assert desk.run("rollback", tenant, "--yes").returncode == 0, "a freeze window is in nobody's way back"
+    assert desk.json("gate", "thaw", tenant)["freeze"] == []
+    desk.refused(2, "no_change", "gate", "thaw", tenant)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "code"),
+    [
+        ("2198-01-02T00:00Z", "2198-01-01T00:00Z", "usage"),
+        ("2198-01-02T00:00", "2198-01-03T00:00Z", "no_zone"),
+        ("tomorrow", "2198-01-03T00:00Z", "usage"),
+    ],
+)
+def test_a_window_without_a_zone_or_the_wrong_way_round_is_refused(
+    desk: Desk, tenant: str, start: str, end: str, code: str
+) -> None:
+    desk.refused(2, code, "gate", "freeze", tenant, "--from", start, "--until", end)
+    assert desk.json("route", "show", tenant, "--settings")["freeze"] == []
+
+
+@pytest.mark.parametrize(
+    ("freeze", "code"),
+    [
+        ("[[freeze]]\nfrom = 2198-01-01T00:00:00Z\nuntil = 2198-01-02T00:00:00+01:00\n", ""),
+        ("[[freeze]]\nfrom = 2198-01-01T00:00:00\nuntil = 2198-01-02T00:00:00Z\n", "no_zone"),
+        ('[[freeze]]\nfrom = "2198-01-01T00:00:00Z"\nuntil = 2198-01-02T00:00:00Z\n', "usage"),
+        ("[[freeze]]\nfrom = 2198-01-03T00:00:00Z\nuntil = 2198-01-02T00:00:00Z\n", "usage"),
+        ("[[freeze]]\nfrom = 2198-01-03T00:00:00Z\n", "usage"),
+        ("freeze = 3\n", "usage"),
+    ],
+)
+def test_freeze_windows_stand_in_the_gates_file(
+    desk: Desk, tenant: str, rows: Path, tmp_path: Path, freeze: str, code: str
+) -> None:
+    desk.json("suite", "add", rows, "--tenant", tenant, "--name", "judge", *PROVENANCE)
+    file = tmp_path / "gate.toml"
+    file.write_text(f'suite = "judge"\n{freeze}')
+    if code:
+        desk.refused(2, code, "gate", "set", tenant, "--file", file)
+        return
+    assert desk.json("gate", "set", tenant, "--file", file)["freeze"] == [[7_195_046_400_000, 7_195_129_200_000]]
+    file.write_text('suite = "judge"\nmin_exact = 0.5\n')
+    assert len(desk.json("gate", "set", tenant, "--file", file)["freeze"]) == 1, "a file without any leaves them"
+
+
+NOW = 1_767_225_600_000  # 2026-01-01 00:00Z
+
+
+@pytest.mark.parametrize(
+    ("text", "ahead", "expected"),
+    [
+        ("14:00Z", True, NOW + 14 * 3_600_000),
+        ("14:00Z", False, NOW - 10 * 3_600_000),
+        ("2026-02-01T00:00Z", True, NOW + 31 * 86_400_000),
+        ("20m ago", True, NOW - 1_200_000),
+    ],
+)
+def test_a_time_to_come_is_taken_where_one_is_asked_for(text: str, ahead: bool, expected: int) -> None:
+    assert moment(text, now_ms=NOW, zoneless=False, ahead=ahead) == expected
+    if expected > NOW:
+        with pytest.raises(MomentError):
+            moment("2026-02-01T00:00Z", now_ms=NOW, zoneless=False)
