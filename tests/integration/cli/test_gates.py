@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.conftest import Desk
 
+from incident.groundwork import ROUTE_FLAGS, SUITE, TICKETS, VERSIONS
 from loradeck.client.moments import MomentError, moment
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.route import RouteConfig
@@ -128,6 +129,14 @@ def test_a_gate_that_cannot_stand_is_refused_and_the_one_before_it_stays(
     problem = desk.refused(status, code, "gate", "set", tenant, "--file", file)
     assert what in " ".join((problem["title"], problem["detail"], problem["fix"])), problem
     assert desk.json("route", "show", tenant, "--settings") == kept
+
+
+def test_the_demos_gate_stands_on_the_suites_that_it_is_for(desk: Desk, base: str) -> None:
+    for tenant in VERSIONS:
+        desk.json("tenant", "create", tenant)
+        desk.json("suite", "add", TICKETS / tenant / f"{SUITE}.jsonl", "--tenant", tenant, "--name", SUITE)
+        kept = desk.json("route", "set", tenant, "--file", TICKETS / tenant / "route.toml", *ROUTE_FLAGS, "--yes")
+        assert kept["gate"]["max_drop"] > 0
 
 
 # ---- reviews ---------------------------------------------------------------------------------------------
