@@ -174,12 +174,16 @@ def _asks(part: SuiteGate) -> str:
 def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: Mapping[str, str]) -> None:
     result = GateResult.model_validate(newest.body)
     against = f" against {names.get(result.against, short(result.against))}" if result.against else ""
-    verdict = "passed" if result.passed else "FAILED"
-    s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {verdict}  {utc(newest.at_ms)}")
+    told = "passed" if result.passed else "FAILED"
+    s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {told}  {utc(newest.at_ms)}")
     for check in result.checks:
+        verdict = f"  {'passed' if check.passed else 'FAILED'} "
+        if check.unit in ("people", "stage"):
+            s.out.say(f"{verdict} {check.name}: {check.note}")
+            continue
         where = suites.get(check.suite or "", "")
         s.out.say(
-            f"  {'passed' if check.passed else 'FAILED'}  {where} {check.name}: {check.in_unit(check.value)} of "
+            f"{verdict} {where} {check.name}: {check.in_unit(check.value)} of "
             f"{check.n} items ({_limit(check)}), 95 % {check.in_unit(check.low)} to {check.in_unit(check.high)}"
         )
         if check.lost is not None and check.p is not None:

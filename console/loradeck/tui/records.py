@@ -95,12 +95,19 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
 
 
 def _check_line(check: CheckResult, where: str) -> Line:
+    words = (Span(f" {clean(check.name):<8}", "label"), _verdict(check))
+    if check.unit in ("people", "stage"):
+        told = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   " * (check.unit == "people")
+        return line(*words, f"{told}{clean(check.note)}")
     return line(
-        Span(f" {clean(check.name):<8}", "label"),
-        Span("passed " if check.passed else "FAILED ", "good" if check.passed else "bad"),
+        *words,
         f"{check.in_unit(check.value):>7} of {plural(check.n, 'item')}{where}   95% {check.in_unit(check.low)} to "
         f"{check.in_unit(check.high)}   {_bound(check)}   {clean(check.note)}",
     )
+
+
+def _verdict(check: CheckResult) -> Span:
+    return Span("passed " if check.passed else "FAILED ", "good" if check.passed else "bad")
 
 
 def _pairs_line(check: CheckResult) -> Line:

@@ -7,7 +7,8 @@ from scripts import console_seed as seed
 from scripts.console_stage import Stage, stage
 
 from loradeck.client.feed import Link, LinkChange
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
+from loradeck.tui.records import gate_lines
 from loradeck.tui.registry import REFRESH_S, Registry
 from loradeck.tui.state import FETCHED, Screen
 
@@ -131,3 +132,30 @@ def test_a_gate_result_of_another_version_is_counted_and_left_out() -> None:
     registry.take_gates([*seed.gates(), strange])
     assert len(registry.gates) == 3
     assert registry.unreadable == 1
+
+
+async def test_a_drop_says_what_it_was_counted_from_and_a_review_who_signed() -> None:
+    suite, other = seed.digest("suite"), seed.digest("red team")
+    share = {"n": 246, "low": 0.01, "high": 0.1, "suite": suite}
+    drop = CheckResult(
+        name="drop", passed=False, value=0.057, threshold=0.05, lost=20, won=6, p=0.0047, visible=0.0513, **share
+    )
+    red = drop.model_copy(update={"name": "exact", "suite": other, "lost": None})
+    signed = CheckResult(
+        name="review", passed=True, value=1, threshold=2, n=20, low=1, high=1, unit="people", note="signed off by ann"
+    )
+    result = GateResult(release=seed.digest("r"), against=None, suite=suite, passed=False, checks=(drop, red, signed))
+    written = Attestation(
+        seq=9, kind=AttestationKind.GATE, subject=result.release, tenant="acme", route="production", by="hub",
+        body=result.model_dump(mode="json"),
+    )  # fmt: skip
+    registry = Registry()
+    registry.take_gates([written])
+    async with stage() as on:
+        await look(on, Screen.GATES)
+        lines = gate_lines(on.deck.state, registry.gates[9], 160)
+    told = ["".join(span.text for span in line) for line in lines]
+    assert "5.7% of 246 items   95% 1.0% to 10.0%   at most 5.0%" in told[1]
+    assert told[2].strip() == "20 lost, 6 won, p 0.005; drop it can see: 5.1% or more"
+    assert f"of 246 items on {other[:6]}   95%" in told[3]
+    assert told[4].split("passed")[1].split() == ["1", "of", "2", "signed", "signed", "off", "by", "ann"]
