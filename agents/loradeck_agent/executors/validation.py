@@ -1,11 +1,12 @@
 """Looks at rows that are held back, at general rows and at the canaries, on a schedule, against the base.
 
-What is chosen for the release is the look with the lowest loss, not the last step.
+What is chosen for the release is the best look, not the last step: the one with the most exact answers where some are
+given, since a lower loss is not yet a right answer; among equals the one with the lowest loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -44,6 +45,11 @@ def hold_back(rows: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = set(order[: min(count, len(rows) - 1)])
     return [row for i, row in enumerate(rows) if i not in chosen], [row for i, row in enumerate(rows) if i in chosen]
+
+
+def _rank(look: Mapping[str, float]) -> tuple[float, float]:
+    """Looks by how good they are, the best first."""
+    return -look.get("exact", 0.0), look["loss"]
 
 
 class Looks:
@@ -85,7 +91,7 @@ class Looks:
     def look(self, step: int) -> bool:
         """Looks after a step. True: it is the best so far."""
         self.history.append(self._look(step))
-        if self.best is None or self.history[-1]["loss"] < self.history[self.best]["loss"]:
+        if self.best is None or _rank(self.history[-1]) < _rank(self.history[self.best]):
             self.best = len(self.history) - 1
             return True
         return False

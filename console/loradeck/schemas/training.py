@@ -44,8 +44,10 @@ class Validation(Strict):
 
     rows: int = Field(16, ge=1, description="held back from the task's rows; general rows likewise, up to a fifth")
     every: int = Field(10, ge=1, description="steps")
-    patience: int | None = Field(None, ge=1, description="stop after so many looks without a lower loss")
-    answers: int = Field(0, ge=0, description="of the held-back rows, so many are answered greedily at each look")
+    patience: int | None = Field(None, ge=1, description="stop after so many looks that are not better")
+    answers: int = Field(
+        0, ge=0, description="so many held-back rows are answered at each look; exact answers then say which is best"
+    )
     max_new_tokens: int = Field(32, ge=1, le=1024)
     refusals: tuple[str, ...] = Field(
         ("i can't", "i cannot", "i'm sorry", "i am unable"), description="phrases that mark a refusal"

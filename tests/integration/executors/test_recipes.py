@@ -17,7 +17,7 @@ from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
 from loradeck.schemas.manifest import BaseManifest
 from loradeck_agent.executors.batches import batches
-from loradeck_agent.executors.validation import hold_back
+from loradeck_agent.executors.validation import _rank, hold_back
 
 GENERAL = "e" * 64
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(6)]
@@ -139,10 +139,16 @@ def test_looks_come_on_schedule_are_held_against_the_base_and_the_best_one_is_pu
     assert all(look.keys() == keys for look in looks)
     assert looks[0]["canaries_changed"] == 0
     assert looks[-1]["canaries_changed"] == 1
-    best = min(looks[1:], key=lambda look: look["loss"])
+    best = min(looks[1:], key=lambda look: (-look["exact"], look["loss"]))
     assert ended.last.data["chosen_step"] == best["step"]
     told = [e for e in ended.of_type(ExecutorEventType.PROGRESS) if "val_loss" in e.metrics]
     assert [e.step for e in told] == [0, 4, 8, 10]
+
+
+def test_more_exact_answers_are_better_than_a_lower_loss() -> None:
+    looks = [{"loss": 0.1, "exact": 0.2}, {"loss": 0.3, "exact": 0.9}, {"loss": 0.2, "exact": 0.9}]
+    assert sorted(looks, key=_rank) == [looks[2], looks[1], looks[0]]
+    assert min([{"loss": 0.3}, {"loss": 0.2}], key=_rank) == {"loss": 0.2}
 
 
 def test_it_stops_early_when_looks_no_longer_get_better_and_publishes_the_best(bench: Bench) -> None:
