@@ -12,14 +12,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from loradeck.rules.vram import Rank
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck_agent.secret import read_secret
-
-Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-"""vLLM's memory for adapters is laid out for one of these."""
-
-RANKS: tuple[Rank, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 OUR_FLAGS = {
     "--model": "write `base`",

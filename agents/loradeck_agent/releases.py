@@ -15,11 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from loradeck import artifacts
 from loradeck.artifacts.signing import verify_apart
+from loradeck.rules.vram import RANKS
 from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
 from loradeck.schemas.table import ReleaseRef
-from loradeck_agent.engine_config import RANKS
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.fetch import disk_error, fetch, told
 from loradeck_agent.folder import StateFolder, write_durably

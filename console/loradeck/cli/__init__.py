@@ -39,6 +39,7 @@ COMMANDS = {
         "loradeck.cli.job:job",
         "Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed.",
     ),
+    "plan": ("loradeck.cli.plan:plan", "Work out what fits before it is built."),
     "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
     "event": ("loradeck.cli.event:event", "List events of the log; export a timeline."),
     "audit": ("loradeck.cli.event:audit", "Check the log."),

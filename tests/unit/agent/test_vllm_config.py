@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from loradeck.rules.vram import RANKS
 from loradeck_agent.config import AgentConfig
-from loradeck_agent.engine_config import RANKS, VllmEngine
+from loradeck_agent.engine_config import VllmEngine
 from loradeck_agent.engines.vllm import vllm_argv, vllm_environment
 from loradeck_agent.errors import ConfigError
 

@@ -1,0 +1,74 @@
+"""How many adapters fit on an engine, from the shapes of its base.
+
+vLLM lays memory out for `max_loras` adapters of `max_lora_rank` when it starts, whatever their own ranks are; the
+embedded engine takes what each adapter needs when it is loaded. Sizes are bytes; `shapes` are (out, in) of every
+linear layer that adapters target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+
+RANKS: tuple[Rank, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""vLLM's memory for adapters is laid out for one of these."""
+
+UTILISATION = 0.9
+"""Share of a GPU that vLLM takes, its own default (`--gpu-memory-utilization`)."""
+
+Shapes = Mapping[str, tuple[int, int]]
+
+
+def targeted(shapes: Shapes, targets: Collection[str]) -> Shapes:
+    """The layers that adapters with these target modules change; all where none are named."""
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        if not targets or name in targets or name.rpartition(".")[2] in targets
+    }
+
+
+def rank_bytes(shapes: Shapes, item: int) -> int:
+    """What one rank of an adapter takes: a row of A and a column of B in every layer. `item`: bytes of a value."""
+    return sum(out + into for out, into in shapes.values()) * item
+
+
+def vllm_bytes(shapes: Shapes, item: int, *, max_loras: int, max_rank: int, parallel: int = 1) -> int:
+    """What vLLM lays out on each GPU: max_loras x max_lora_rank x sum(in + out) x bytes / tensor parallel."""
+    return max_loras * max_rank * rank_bytes(shapes, item) // parallel
+
+
+def embedded_bytes(shapes: Shapes, item: int, ranks: Iterable[int]) -> int:
+    """What the embedded engine holds with adapters of these ranks resident.
+
+    Twice their size: each adapter's own matrices, and those of all of them stacked along their ranks.
+    """
+    return 2 * sum(ranks) * rank_bytes(shapes, item)
+
+
+def token_bytes(layers: int, key_heads: int, head: int, item: int) -> int:
+    """What one token takes in the key-value cache: a key and a value for each head of each layer."""
+    return 2 * layers * key_heads * head * item
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What an engine has on one device, in bytes. `cache`: of keys and values."""
+
+    total: float
+    weights: float
+    cache: float
+    share: float = UTILISATION
+
+    @property
+    def for_adapters(self) -> float:
+        """What is left beside base and cache; never below nothing."""
+        return max(0.0, self.total * self.share - self.weights - self.cache)
+
+
+def slots(room: Room, one: int) -> int:
+    """How many adapters of `one` bytes each fit."""
+    return int(room.for_adapters // one) if one else 0

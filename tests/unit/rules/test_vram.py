@@ -1,0 +1,73 @@
+"""What adapters take on an engine: vLLM's layout against figures that were measured, ours against its own tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loradeck.artifacts.adapters import base_modules, read_base_config
+from loradeck.rules import vram
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 32,
+}
+MIB = 1 << 20
+
+
+def shapes(config: dict[str, Any] = LLAMA_8B) -> vram.Shapes:
+    found = base_modules(config)
+    assert found is not None
+    return found
+
+
+def test_vllm_lays_out_llama_8b_as_it_was_measured() -> None:
+    assert vram.rank_bytes(shapes(), 2) == 5_242_880
+    assert vram.vllm_bytes(shapes(), 2, max_loras=1, max_rank=16) == 80 * MIB
+    assert vram.vllm_bytes(shapes(), 2, max_loras=1, max_rank=64) == 320 * MIB
+    assert vram.vllm_bytes(shapes(), 2, max_loras=8, max_rank=64, parallel=4) == 640 * MIB
+
+
+def test_only_targeted_modules_count() -> None:
+    some = vram.targeted(shapes(), ("q_proj", "v_proj"))
+    assert len(some) == 64
+    assert vram.rank_bytes(some, 2) == 32 * 2 * (4096 + 4096 + 4096 + 1024)
+    assert vram.targeted(shapes(), ()) == shapes()
+
+
+def test_slots_are_what_is_left_beside_base_and_cache() -> None:
+    token = vram.token_bytes(32, 8, 128, 2)
+    assert token == 131_072
+    room = vram.Room(total=24e9, weights=16.06e9, cache=16_384 * token)
+    one = vram.vllm_bytes(shapes(), 2, max_loras=1, max_rank=16)
+    count = vram.slots(room, one)
+    assert count == int((24e9 * 0.9 - 16.06e9 - 16_384 * token) // (80 * MIB)) == 40
+    assert vram.slots(vram.Room(total=16e9, weights=16.06e9, cache=0), one) == 0
+
+
+@pytest.mark.parametrize("ranks", [(4,), (4, 8), (2, 16, 2)])
+def test_the_embedded_engine_holds_what_the_formula_says(
+    tiny_base: Path, make_adapter: Any, tmp_path: Path, ranks: tuple[int, ...]
+) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from loradeck_agent.engines.adapter_files import read_adapter
+    from loradeck_agent.engines.bank import AdapterBank
+
+    bank = AdapterBank(LlamaForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16))
+    for handle, rank in enumerate(ranks):
+        folder = make_adapter(tiny_base, tmp_path / str(handle), seed=handle, rank=rank)
+        bank.add(handle, read_adapter(folder, bank.shapes, torch.bfloat16))
+    held = [t for layer in bank._layers.values() for t in (layer.a, layer.b) if t is not None]
+    held += [t for weights in bank._resident.values() for pair in weights.modules.values() for t in pair]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    planned = base_modules(read_base_config(tiny_base))
+    assert planned is not None
+    assert sum(storages.values()) == vram.embedded_bytes(planned, 2, ranks)
