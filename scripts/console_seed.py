@@ -687,6 +687,15 @@ def rolled_back(
             "settled": proofs == before.placed,
             "attested": (proofs, before.placed) if proofs == before.placed else None,
             "flags": ("HELD",) if proofs == before.placed else ("UNPRVN", "HELD"),
+            "cause": before.cause.model_copy(
+                update={
+                    "live": Health(requests=6_180, checked=412, bad=2) if proofs else Health(),
+                    "by_replica": {replica.replica: Health(checked=103, bad=i % 2) for i, replica in enumerate(rows)}
+                    if proofs
+                    else {},
+                    "verdict": "fine" if proofs else "too_few",
+                }
+            ),
             "bad_before": before.bad_now,
             "bad_now": 0.004 if proofs else None,
             "bad_n": 412 if proofs else 0,

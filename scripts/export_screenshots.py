@@ -14,7 +14,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,22 +188,29 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
 }
 
 
-async def draw(name: str) -> str:
-    """One picture as SVG. The viewer's local time in it is Paris's."""
-    act, size = PICTURES[name]
+@contextmanager
+def in_zone(name: str) -> Iterator[None]:
+    """The viewer's local time is that of a zone."""
     zone = os.environ.get("TZ")
-    os.environ["TZ"] = "Europe/Paris"
+    os.environ["TZ"] = name
     time.tzset()
     try:
-        async with stage(size=size) as on:
-            await act(on)
-            return tidy(on.deck.export_screenshot(title="loradeck"), name)
+        yield
     finally:
         if zone is None:
             del os.environ["TZ"]
         else:
             os.environ["TZ"] = zone
         time.tzset()
+
+
+async def draw(name: str) -> str:
+    """One picture as SVG. The viewer's local time in it is Paris's."""
+    act, size = PICTURES[name]
+    with in_zone("Europe/Paris"):
+        async with stage(size=size) as on:
+            await act(on)
+            return tidy(on.deck.export_screenshot(title="loradeck"), name)
 
 
 _TEXT = re.compile(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from scripts.export_recording import FRAMES, frames
+from scripts.export_recording import OUT as RECORDING
 from scripts.export_screenshots import OUT, PICTURES, draw, lines_of
 
 
@@ -13,6 +15,17 @@ async def test_the_picture_is_current(name: str) -> None:
     drawn = lines_of(await draw(name))
     assert len(drawn) > 10
     assert drawn == lines_of(committed.read_text(encoding="utf-8")), "run: python scripts/export_screenshots.py"
+
+
+async def test_the_recording_is_current_and_small() -> None:
+    kept = RECORDING.read_text(encoding="utf-8")
+    drawn = [lines_of(svg) for svg in await frames()]
+    assert len(drawn) == len(FRAMES) == kept.count('<g class="show-f')
+    shown = [lines_of(part) for part in kept.split('<g class="show-f')[1:]]
+    assert shown == drawn, "run: python scripts/export_recording.py"
+    assert "R ARMED" in " ".join(shown[0])
+    assert "BACK ON v7/B2" in " ".join(shown[4])
+    assert len(kept) < 1_500_000
 
 
 def test_no_picture_is_left_over() -> None:
