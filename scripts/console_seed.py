@@ -56,6 +56,7 @@ from loradeck.schemas.state import (
 )
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.trace import NodeTraced, Traced, TraceRow
 
 NOW_MS = 1_772_593_964_000
 """2026-03-04 03:12:44Z."""
@@ -812,6 +813,26 @@ def company(tenant: str, route: str, state: HubState) -> Company:
         if (row := rows.get((name, "production"))) is not None and row.live is not None and tenant == "acme"
     )
     return Company(tenant=tenant, route=route, generation=asked.pointer.generation, total=len(found), companions=found)
+
+
+def traces(tenant: str, route: str, release: str | None) -> Traced:
+    """Three requests of a row, the first under the release before; one router does not answer."""
+    served = [(view(tenant, "v8"), 40, False), (view(tenant, "v9"), 41, True), (view(tenant, "v9"), 41, False)]
+    rows = tuple(
+        TraceRow(
+            seq=n + 1, request=f"req-{tenant}-{n + 1}", tenant=tenant, route=route, release=one.id,
+            generation=generation, replica="gpu-01", admitted_mono_ns=n, admitted_ms=NOW_MS - (15 - 6 * n) * MINUTE,
+            finished_ms=NOW_MS - (15 - 6 * n) * MINUTE + 900 + n, status=200, checked=True, bad=bad,
+        )
+        for n, (one, generation, bad) in enumerate(served)
+        if release in (None, one.id)
+    )  # fmt: skip
+    return Traced(
+        tenant=tenant, route=route, release=release, at_ms=NOW_MS, rows=rows,
+        counted=4_310 if release is not None else None,
+        nodes=(NodeTraced(node="gpu-01", rows=len(rows), complete=True, since_ms=NOW_MS - DAY),
+               NodeTraced(node="gpu-04", why="not linked")),
+    )  # fmt: skip
 
 
 def release_detail(release: str) -> ReleaseDetail:

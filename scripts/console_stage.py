@@ -21,6 +21,7 @@ from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
+from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
 from loradeck.tui.history import SLOT_S
 from loradeck.tui.moves import Move, Order, RowKey
@@ -134,6 +135,10 @@ class SeededPort:
     async def release(self, release: str) -> ReleaseDetail:
         self._reachable()
         return seed.release_detail(release)
+
+    async def traces(self, tenant: str, route: str, release: str | None, last: int) -> Traced:
+        self._reachable()
+        return seed.traces(tenant, route, release)
 
     def _reachable(self) -> None:
         if self.away:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from loradeck.schemas.ids import Wire
-from loradeck.schemas.link import Ack, Traffic
+from loradeck.schemas.link import Ack, TraceAsk, TraceRows, Traffic
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.errors import AgentError
 from loradeck_agent.folder import StateFolder
@@ -111,6 +112,12 @@ class RouterControl:
     async def trace(self, query: str) -> dict[str, Any]:
         document: dict[str, Any] = (await self._ok("GET", f"/control/trace?{query}")).json()
         return document
+
+    async def newest(self, ask: TraceAsk) -> TraceRows:
+        """One pointer's newest rows of the trace, as the hub asks for them."""
+        query = urlencode(ask.model_dump(exclude={"type", "ask"}, exclude_none=True))
+        found = _parsed(TraceRows, await self._ok("GET", f"/control/trace/newest?{query}"))
+        return found.model_copy(update={"ask": ask.ask})
 
     async def proof(self, body: dict[str, Any]) -> Reply:
         """One canary through the router. Any status: 409 `not_current` is an answer too."""

@@ -36,6 +36,8 @@ from loradeck.schemas.link import (
     Resync,
     TableAsk,
     TableState,
+    TraceAsk,
+    TraceRows,
     Traffic,
     Welcome,
 )
@@ -287,6 +289,8 @@ class Agent:
                 self.jobs.noted(message.job, message.lease, message.seq)
             case TableAsk():
                 await self._send_table()
+            case TraceAsk():
+                self._aside(self._send_trace(message))
             case NodeOrder():
                 self._order(message)
 
@@ -386,6 +390,13 @@ class Agent:
             log.error("the hub asked for the table and the router did not answer: %s", error)
             return
         await self.link.send(TableState(epoch=state.epoch, rev=state.rev, hash=state.hash, entries=state.entries))
+
+    async def _send_trace(self, ask: TraceAsk) -> None:
+        try:
+            answer = await self.router.newest(ask)
+        except AgentError as error:
+            answer = TraceRows(ask=ask.ask, rows=(), trouble=f"its router does not answer: {error}"[:200])
+        await self.link.send(answer)
 
     async def _link_changed(self, connected: bool) -> None:
         self._aside(self._after_link_change(connected))

@@ -44,6 +44,8 @@ from loradeck.schemas.link import (
     Resync,
     TableAsk,
     TableState,
+    TraceAsk,
+    TraceRows,
     Traffic,
     Welcome,
 )
@@ -143,6 +145,8 @@ class Node:
                 cursor = self.table.cursor
                 entries = tuple(self.table.entries.values())
                 await self.link.send(TableState(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries))
+            case TraceAsk():
+                await self.link.send(TraceRows(ask=message.ask, rows=(), trouble="a simulated node has no router"))
             case NodeOrder():
                 pass  # there is no driver to let go of
             case _:

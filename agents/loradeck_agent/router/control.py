@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from loradeck.schemas.ids import Digest, Name, Wire
-from loradeck.schemas.link import Ack
+from loradeck.schemas.link import Ack, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.router.admit import Admission
@@ -89,6 +89,7 @@ class Control:
         app.router.add_get("/control/state", self._state)
         app.router.add_get("/control/stats", self._get_stats)
         app.router.add_get("/control/trace", self._get_trace)
+        app.router.add_get("/control/trace/newest", self._get_newest)
         app.router.add_post("/control/table", self._table)
         app.router.add_post("/control/engines", self._engines)
         app.router.add_post("/control/pin", self._pin)
@@ -142,6 +143,15 @@ class Control:
                 400, "bad_query", "`after` is no number.", request.query["after"], "Give the last row's seq."
             )
         return _json({"rows": _dump(self._trace.after(after, request.query.get("tenant")))})
+
+    async def _get_newest(self, request: web.Request) -> web.Response:
+        asked = TraceAsk.model_validate({"ask": "", **request.query})
+        rows, more = self._trace.newest(
+            asked.tenant, asked.route, release=asked.release, before=asked.before, last=asked.last
+        )
+        trace = self._trace
+        found = TraceRows(ask="", rows=tuple(rows), more=more, turned_over=trace.turned_over, since_ms=trace.since_ms)
+        return web.Response(text=found.model_dump_json(), content_type="application/json")
 
     # ---- changing ------------------------------------------------------------------------------------------
 

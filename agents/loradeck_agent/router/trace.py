@@ -62,6 +62,8 @@ class Trace:
     def __init__(self, kept: int = KEPT) -> None:
         self._rows: deque[Row] = deque(maxlen=kept)
         self._seq = 0
+        self.since_ms = now_ms()
+        """Wall clock when it began: requests before that are in no trace."""
 
     def add(self, row: Row) -> None:
         self._seq += 1
@@ -73,6 +75,31 @@ class Trace:
         oldest = self._seq - len(self._rows)
         rows = islice(self._rows, max(0, seq - oldest), None)
         return [row.typed() for row in rows if tenant is None or row.tenant == tenant]
+
+    def newest(
+        self, tenant: str, route: str, *, release: str | None, before: int | None, last: int
+    ) -> tuple[list[TraceRow], bool]:
+        """One pointer's newest rows, oldest first, and whether there are more before them.
+
+        Args:
+            release: only those that it served.
+            before: only rows completed before this seq; None: the newest there are.
+            last: at most so many.
+        """
+        found: list[Row] = []
+        for row in reversed(self._rows):
+            if before is not None and row.seq >= before:
+                continue
+            if (row.tenant, row.route) == (tenant, route) and release in (None, row.release):
+                if len(found) == last:
+                    return [row.typed() for row in reversed(found)], True
+                found.append(row)
+        return [row.typed() for row in reversed(found)], False
+
+    @property
+    def turned_over(self) -> bool:
+        """Whether rows of this router have been dropped."""
+        return self._seq > len(self._rows)
 
 
 def now_ms() -> int:

@@ -12,14 +12,16 @@ import click
 from loradeck.cli.exits import misused
 from loradeck.cli.files import checked, json_of, text_of, toml_of
 from loradeck.cli.gate_file import with_digests
-from loradeck.cli.naming import labels_of, pointer
+from loradeck.cli.naming import labels_of, pointer, release_named
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import yes_option
 from loradeck.cli.output import at_fault, nearness, share, span, utc
 from loradeck.cli.progress import replicas
+from loradeck.cli.secret_file import new_secret_file
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.cli.state import by_urgency, pointers
 from loradeck.client.api import HubApi
+from loradeck.client.traced import export, missing
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import Gap, RouteConfig, Streams
@@ -156,6 +158,64 @@ async def company(s: Session, tenant: str, route_name: str | None) -> None:
     )
     if found.total > len(found.companions):
         s.out.say(f"{len(found.companions)} of {found.total} are listed")
+
+
+@route.command("traces")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--left", is_flag=True, help="Only requests that the release answered which the last move left.")
+@click.option("--release", "name", metavar="RELEASE", help="Only requests that this release answered.")
+@click.option("--last", type=click.IntRange(1, 20_000), default=200, show_default=True, help="Of each router at most.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new file for the request ids.")
+@hub_command
+async def traces(
+    s: Session, tenant: str, route_name: str | None, left: bool, name: str | None, last: int, out: Path | None
+) -> None:
+    """List a route's newest requests: who was served by which release.
+
+    Routers keep their newest requests only, in memory; what may be missing is said.
+    """
+    at = pointer(tenant, route_name)
+    if left and name:
+        raise misused("two releases are named at once", where="--left and --release", fix="give one of them")
+    views = {view.id: view for view in await s.api.releases(at.tenant)}
+    wanted = (await release_named(s.api, at.tenant, name)).id if name else None
+    if left:
+        event = (await s.api.row(at.tenant, at.route)).last_event
+        wanted = event.from_release if event is not None else None
+        if wanted is None:
+            raise misused(f"{at} has left no release", fix=f"loradeck event ls {at.tenant}")
+    found = await s.api.traces(at.tenant, at.route, release=wanted, last=last)
+    if out is not None:
+        label = views[wanted].label if wanted in views else short(wanted)
+        await asyncio.to_thread(_write, out, export(found, label))
+        s.out.say(f"{len(found.rows)} request ids in {out}")
+    s.out.json(found)
+    if out is None:
+        s.out.table(
+            ("ADMITTED", "RELEASE", "GEN", "REPLICA", "STATUS", "MS", "CHECKED", "REQUEST"),
+            [
+                (
+                    utc(row.admitted_ms),
+                    views[row.release].label if row.release in views else short(row.release),
+                    str(row.generation),
+                    row.replica,
+                    str(row.status),
+                    str(row.finished_ms - row.admitted_ms),
+                    "bad" if row.bad else "ok" if row.checked else "-",
+                    row.request,
+                )
+                for row in found.rows
+            ],
+            empty="no request in any router's trace",
+        )
+    for told in missing(found):
+        s.out.say(f"not all: {told}")
+
+
+def _write(path: Path, text: str) -> None:
+    with new_secret_file(path) as write:
+        write(text.rstrip("\n"))
 
 
 def _goes(preview: Preview) -> str:

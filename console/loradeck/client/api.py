@@ -56,6 +56,7 @@ from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
+from loradeck.schemas.trace import Traced
 
 T = TypeVar("T")
 Wait = Literal["committed", "flipped", "proven"]
@@ -113,6 +114,11 @@ class HubApi:
     async def company(self, tenant: str, route: str) -> Company:
         """Other live releases that share something with this pointer's."""
         return await self.transport.ask(Company, "GET", f"{_route(tenant, route)}/company")
+
+    async def traces(self, tenant: str, route: str, *, release: str | None = None, last: int = 200) -> Traced:
+        """The newest requests of each router; `release`: only those that it served."""
+        params = {"release": release, "last": last}
+        return await self.transport.ask(Traced, "GET", f"{_route(tenant, route)}/traces", params=params, extra_s=60)
 
     async def events(
         self, *, tenant: str | None = None, route: str | None = None, before: int | None = None, limit: int = 100

@@ -31,6 +31,7 @@ from loradeck.hub.recovery import BEHIND, EPOCH, Recovery
 from loradeck.hub.rows import Rows
 from loradeck.hub.settling import SETTLING, Settling
 from loradeck.hub.steer import Steer
+from loradeck.hub.traces import Traces
 from loradeck.hub.traffic import Counts
 from loradeck.rules.errors import Refused
 from loradeck.rules.fold import Ledger
@@ -123,6 +124,7 @@ class Hub:
         self.fleet = Fleet(self.clock, [Node.of(name, node) for name, node in kept.items()])
         boots = json.loads(self.store.now(lambda s: s.meta("router_boots")) or "{}")
         self.counts = Counts(self.store.now(lambda s: s.served()), boots, self.clock())
+        self.traces = Traces(self)
         self.pins = Pins(self, json.loads(self.store.now(lambda s: s.meta("unpins")) or "[]"), self.recent)
         behind, recovered = self.store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
         self.recovery = Recovery(self, behind=bool(behind), epoch=int(recovered or 0))

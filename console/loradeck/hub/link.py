@@ -35,6 +35,7 @@ from loradeck.schemas.link import (
     Report,
     Resync,
     TableState,
+    TraceRows,
     UpMessage,
     Welcome,
     up_adapter,
@@ -280,6 +281,8 @@ class Link:
                 hub.queue.event(node, message)
             case JobLog():
                 hub.queue.printed(node, message)
+            case TraceRows():
+                hub.traces.answered(node, message)
             case TableState():
                 hub.recovery.table(node, message)
             case Heartbeat():

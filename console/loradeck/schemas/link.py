@@ -15,6 +15,7 @@ from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.schemas.trace import TraceRow
 
 LINK_TTL_S = 10.0
 """A node not heard from for this long is lost; after a start of the hub, counted from that start."""
@@ -74,6 +75,22 @@ class TableAsk(Wire):
     type: Literal["table_ask"] = "table_ask"
 
 
+TRACE_ROWS = 200
+"""Rows of the trace in one answer at most: a router puts them together beside the requests it serves."""
+
+
+class TraceAsk(Wire):
+    """Send one pointer's newest rows of the router's trace; `before` is a seq of an earlier answer."""
+
+    type: Literal["trace_ask"] = "trace_ask"
+    ask: str = Field(description="comes back with the answer")
+    tenant: Name
+    route: Name
+    release: Digest | None = Field(None, description="only requests that it served")
+    before: int | None = Field(None, ge=1)
+    last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
+
+
 class NodeOrder(Wire):
     """Drain or cordon, level-triggered: sent whole after each hello."""
 
@@ -93,7 +110,8 @@ class Welcome(Wire):
 
 
 DownMessage = Annotated[
-    Welcome | Desired | Bookmark | JobMessage | JobCancel | JobNoted | TableAsk | NodeOrder, Field(discriminator="type")
+    Welcome | Desired | Bookmark | JobMessage | JobCancel | JobNoted | TableAsk | TraceAsk | NodeOrder,
+    Field(discriminator="type"),
 ]
 
 
@@ -242,12 +260,24 @@ class JobLog(Wire):
     lines: tuple[str, ...] = Field(max_length=LOG_LINES)
 
 
+class TraceRows(Wire):
+    """Answer to a `TraceAsk`, oldest first."""
+
+    type: Literal["trace_rows"] = "trace_rows"
+    ask: str
+    rows: tuple[TraceRow, ...] = Field(max_length=TRACE_ROWS)
+    more: bool = Field(False, description="there are more before them")
+    turned_over: bool = Field(False, description="the router has dropped its oldest rows, of whatever pointer")
+    since_ms: int | None = Field(None, description="wall clock when the trace began, with the router")
+    trouble: str = Field("", description="why the router could not be asked")
+
+
 class Heartbeat(Wire):
     type: Literal["heartbeat"] = "heartbeat"
 
 
 UpMessage = Annotated[
-    Hello | Ack | Report | Resync | TableState | JobEvent | JobLog | Heartbeat, Field(discriminator="type")
+    Hello | Ack | Report | Resync | TableState | JobEvent | JobLog | TraceRows | Heartbeat, Field(discriminator="type")
 ]
 
 down_adapter: TypeAdapter[DownMessage] = TypeAdapter(DownMessage)

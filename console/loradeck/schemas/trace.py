@@ -7,6 +7,16 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Name, Wire
 
 
+class NodeTraced(Wire):
+    """What one node's router knew. Not `complete`: it keeps its newest requests only, or did not answer."""
+
+    node: Name
+    rows: int = 0
+    complete: bool = False
+    why: str = Field("", description="why it is not complete")
+    since_ms: int | None = Field(None, description="when its router started: it knows nothing of before")
+
+
 class TraceRow(Wire):
     """One admission. A request that was looked up again has one row for each look-up, with one `request` id."""
 
@@ -27,3 +37,21 @@ class TraceRow(Wire):
     streamed: bool = False
     checked: bool = False
     bad: bool = False
+
+
+class Traced(Wire):
+    """`GET /v1/tenants/{t}/routes/{r}/traces`: a pointer's newest requests as the routers know them now."""
+
+    tenant: Name
+    route: Name
+    release: Digest | None = Field(None, description="only requests that it served")
+    at_ms: int = Field(description="hub's wall clock")
+    rows: tuple[TraceRow, ...] = Field(description="oldest first, by the nodes' wall clocks")
+    counted: int | None = Field(None, description="requests that the release has answered here by the hub's count")
+    nodes: tuple[NodeTraced, ...] = ()
+
+    @property
+    def truncated(self) -> bool:
+        """Whether requests are missing, or may be."""
+        known = all(node.complete for node in self.nodes)
+        return not known or (self.counted is not None and len(self.rows) < self.counted)

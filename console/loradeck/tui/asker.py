@@ -15,6 +15,7 @@ from loradeck.client.lineage import ancestors
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.moves import RewindPlan, RewindRequest
 from loradeck.schemas.state import ReleaseView
+from loradeck.schemas.trace import Traced
 from loradeck.tui.dispatch import newest
 from loradeck.tui.labels import Labels
 from loradeck.tui.moves import RowKey
@@ -194,6 +195,14 @@ class Asker:
             self._notice(f"d off: {said(error)}", "bad")
             return None
         return *found, {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in datasets}
+
+    async def traces(self, key: str, at: RowKey, release: str | None, last: int) -> Traced | None:
+        """A row's newest requests; None: it was told why there is no answer. `key`: which key asked."""
+        try:
+            return await self._port.traces(*at, release, last)
+        except ClientError as error:
+            self._notice(f"{key} off: {said(error)}", "bad")
+            return None
 
     async def plan(self, request: RewindRequest) -> RewindPlan | None:
         """What the hub would do on a rewind; None: it was told why there is no answer."""

@@ -165,6 +165,25 @@ BINDINGS: tuple[Binding, ...] = (
         frozenset({Screen.ADAPTERS}),
     ),
     Binding(
+        "traces",
+        ("l",),
+        "l",
+        "traces",
+        "The row's newest requests as its routers know them: who was served by which release, how long, and how it was "
+        "judged.",
+        TENANTS,
+        footer=False,
+    ),
+    Binding(
+        "export",
+        ("x",),
+        "x",
+        "export ids",
+        "Write the ids of the requests that the left release answered to a file; it says what may be missing.",
+        TENANTS,
+        footer=False,
+    ),
+    Binding(
         "drain",
         ("D",),
         "D",

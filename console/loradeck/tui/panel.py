@@ -282,7 +282,7 @@ def _settled(
         tally.append(Span(f"   last {left} token {clock(row.last_left_ms, seconds=True)}"))
     lines.append(tuple(tally))
     if row.left_answered:
-        lines.append(line(f" {left} answered {count(row.left_answered)} requests while it was live"))
+        lines.append(line(f" {left} answered {count(row.left_answered)} requests while it was live   x export ids"))
     now = f"{percent(row.bad_now)}% of {count(row.bad_n)}" if row.bad_now is not None else "none checked yet"
     hold = "h releases the hold   " if row.pointer.held else ""
     lines.append(line(f" bad {percent(row.bad_before)} > {now}   {hold}esc closes"))

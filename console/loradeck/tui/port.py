@@ -29,6 +29,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
 )
 from loradeck.schemas.state import NodeRow, ReleaseView
+from loradeck.schemas.trace import Traced
 from loradeck.tui.moves import Move, Order, RowKey
 
 ANSWER_S = 2.0
@@ -96,6 +97,10 @@ class Port(Protocol):
 
     async def release(self, release: str) -> ReleaseDetail:
         """A release and its adapter's manifest."""
+        ...
+
+    async def traces(self, tenant: str, route: str, release: str | None, last: int) -> Traced:
+        """The newest requests of each router, at most `last` of each."""
         ...
 
     async def aclose(self) -> None: ...
@@ -188,6 +193,9 @@ class HubPort:
 
     async def release(self, release: str) -> ReleaseDetail:
         return await self._api.release(release)
+
+    async def traces(self, tenant: str, route: str, release: str | None, last: int) -> Traced:
+        return await self._api.traces(tenant, route, release=release, last=last)
 
     async def aclose(self) -> None:
         await self._api.aclose()

@@ -12,7 +12,7 @@ from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
-from loradeck.schemas.link import Hello
+from loradeck.schemas.link import Hello, TraceAsk, TraceRows
 
 KEYS = (CALLER_HASH,)
 
@@ -49,6 +49,26 @@ async def test_a_pin_without_the_hub_holds_and_is_reported_as_drift(
     report = await hub.report(lambda r: bool(r.pins))
     assert report.pins[0].release.id == v1.release.id
     assert await node.tokens("hello") == v1.tokens("hello"), "reconnecting does not undo it"
+
+
+async def test_the_hub_is_told_who_was_served_by_which_release(
+    node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
+) -> None:
+    await serving(node, hub, v1, v2)
+    await node.tokens("hello")
+
+    async def asked() -> TraceRows:
+        after = len(hub.heard)
+        await hub.send(TraceAsk(ask=str(after), tenant="acme", route="production"))
+        return await hub.wait(TraceRows, lambda rows: rows.ask == str(after), after=after)
+
+    async def told() -> bool:
+        return any(row.release == v2.release.id for row in (await asked()).rows)
+
+    await until(told, "the trace has the request once it is judged")
+    answer = await asked()
+    assert (answer.trouble, answer.turned_over) == ("", False)
+    assert {row.replica for row in answer.rows} == {"gpu-01"}
 
 
 async def test_a_pin_ends_by_an_unpin_of_the_hub_only(node: Node, hub: FakeHub, v1: Adapter, v2: Adapter) -> None:

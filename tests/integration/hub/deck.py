@@ -43,6 +43,8 @@ from loradeck.schemas.link import (
     Resync,
     TableAsk,
     TableState,
+    TraceAsk,
+    TraceRows,
     Traffic,
     Welcome,
     down_adapter,
@@ -64,6 +66,7 @@ from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck.schemas.telemetry import NvmlState
+from loradeck.schemas.trace import TraceRow
 
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
@@ -363,6 +366,8 @@ class FakeAgent:
         self.memory_gb: float | None = None
         self.others: tuple[Replica, ...] = ()
         """Further replicas of the node, which are only reported."""
+        self.traced: tuple[TraceRow, ...] | None = ()
+        """What its router remembers; None: it does not answer."""
         self.has_served: set[tuple[str, str]] = set()
         self.closed: tuple[int, str] | None = None
         self.welcome: Welcome | None = None
@@ -458,8 +463,19 @@ class FakeAgent:
                 await self.send(
                     TableState(epoch=self.epoch, rev=self.rev, hash=self.hash, entries=tuple(self.entries.values()))
                 )
+            case TraceAsk():
+                await self._trace(message)
             case _:
                 pass
+
+    async def _trace(self, ask: TraceAsk) -> None:
+        """Its router's trace, from `traced`; nothing, where that is None."""
+        if self.traced is None:
+            return
+        fit = [row for row in self.traced if ask.release in (None, row.release)]
+        fit = [row for row in fit if ask.before is None or row.seq < ask.before]
+        rows = tuple(fit[-ask.last :])
+        await self.send(TraceRows(ask=ask.ask, rows=rows, more=len(fit) > len(rows), since_ms=1))
 
     async def _desired(self, message: Desired) -> None:
         if not message.full and message.prev_rev != self.rev:

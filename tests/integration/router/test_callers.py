@@ -325,6 +325,14 @@ async def test_the_trace_says_who_was_served_by_which_release(served: Running) -
     assert [row["seq"] for row in (await served.get("/control/trace?after=1"))["rows"]] == [2, 3]
     assert [row["tenant"] for row in (await served.get("/control/trace?tenant=globex"))["rows"]] == ["globex"]
 
+    newest = "/control/trace/newest?tenant=acme&route=production&last=1"
+    page = await served.get(newest)
+    assert ([row["request"] for row in page["rows"]], page["more"], page["turned_over"]) == ([ids[1]], True, False)
+    page = await served.get(f"{newest}&before=2")
+    assert ([row["request"] for row in page["rows"]], page["more"]) == ([ids[0]], False)
+    assert (await served.get(f"{newest}&release={V1.id}"))["rows"][0]["request"] == ids[0]
+    assert page["since_ms"] <= by_id[ids[0]]["admitted_ms"]
+
 
 async def test_answers_carry_no_stale_mark_while_the_hub_is_there_and_its_age_when_it_is_not(served: Running) -> None:
     assert "x-loradeck-stale" not in (await served.ask()).headers

@@ -6,6 +6,7 @@ The cases are made of the table. A binding without an entry in EFFECTS fails by 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from scripts.console_stage import Stage, stage
@@ -68,6 +69,11 @@ def is_diff(on: Stage) -> bool:
     return isinstance(page, Page) and "v9 against v7" in page.body.text and "! recipe" in page.body.text
 
 
+def is_trace(on: Stage) -> bool:
+    page = on.deck.screen
+    return isinstance(page, Page) and "not all: gpu-04: not linked" in page.body.text and "req-acme-3" in page.body.text
+
+
 EFFECTS: dict[str, Callable[[Stage], bool]] = {
     "incident": asks(Asking.INCIDENT),
     "rewind": asks(Asking.MOMENT),
@@ -82,6 +88,8 @@ EFFECTS: dict[str, Callable[[Stage], bool]] = {
     "diff": is_diff,
     "mark_version": lambda on: " is marked; d on another one" in notice(on),
     "compare": lambda on: notice(on).startswith("d off: "),
+    "traces": is_trace,
+    "export": lambda on: notice(on).startswith("x: 1 of 4,310 request ids of v8 to loradeck-ids-acme-production-v8-"),
     **{which.value: shows(which) for which in Screen},
     "down": at(1),
     "up": at(0),
@@ -119,7 +127,10 @@ def test_every_binding_has_its_effect_here() -> None:
 
 
 @pytest.mark.parametrize("screen", list(Screen))
-async def test_every_key_does_what_the_table_says(screen: Screen) -> None:
+async def test_every_key_does_what_the_table_says(
+    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # x writes where the console was started
     async with stage(size=(100, 30)) as on:
         await on_first_row(on, screen)
         await on.settle()

@@ -383,3 +383,28 @@ async def test_d_says_why_there_is_nothing_to_compare() -> None:
         await on.pause()
         assert "d off: the hub cannot be reached" in notice(on)
         assert on.deck.front is not None
+
+
+async def test_x_writes_the_ids_that_the_left_release_answered_and_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with stage() as on:
+        await on.press("x")
+        await on.pause()
+        assert "1 of 4,310 request ids of v8" in notice(on)
+        assert "TRUNCATED" in notice(on)
+        (file,) = tmp_path.glob("loradeck-ids-*.txt")  # noqa: ASYNC240 (a local folder)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        text = file.read_text()
+        assert "# requests on acme/production answered by v8" in text
+        assert "#   gpu-04: not linked" in text
+        assert [line.split("\t")[0] for line in text.splitlines() if line.startswith("req-")] == ["req-acme-1"]
+        await on.press("x")
+        await on.pause()
+        assert "x: not saved" in notice(on)
+        assert file.read_text() == text
+        on.port.away = True
+        await on.press("l")
+        await on.pause()
+        assert "l off: the hub cannot be reached" in notice(on)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -16,14 +17,18 @@ from loradeck.hub.hub import Hub
 from loradeck.rules import gates, tenants
 from loradeck.rules.errors import Refused
 from loradeck.schemas.company import Company
-from loradeck.schemas.ids import Name, Reason, Strict
+from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.log import Draft
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
+from loradeck.schemas.trace import Traced
 
 router = APIRouter(prefix="/v1", tags=["tenants"])
+
+
+Last = Annotated[int, Query(ge=1, le=20_000, description="requests of each router at most")]
 
 
 class Why(Strict):
@@ -123,6 +128,16 @@ async def row(tenant: str, route: str, request: Request, caller: Viewer) -> Resp
 async def company(tenant: str, route: str, request: Request, caller: Viewer) -> Company:
     """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
     return company_of(hub_of(request), tenant, route)
+
+
+@router.get(f"{PAGE}/traces")
+async def traces(
+    tenant: str, route: str, request: Request, caller: Viewer, release: Digest | None = None, last: Last = 200
+) -> Traced:
+    """The newest requests of each router, with the ids that callers were given; what may be missing is said."""
+    hub = hub_of(request)
+    hub.route(tenant, route)
+    return await hub.traces.collect((tenant, route), release, last)
 
 
 @router.put(PAGE)

@@ -6,18 +6,22 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
+from loradeck.client.traced import export
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.columns import TENANT_COLUMNS, tenant_cells
 from loradeck.tui.difference import difference_lines
 from loradeck.tui.dispatch import Action, Ask, Verdict, barrier, decide, shown_of
 from loradeck.tui.listing import hidden
+from loradeck.tui.moves import RowKey
 from loradeck.tui.panel import has_preview, panel_lines, wants_panel
 from loradeck.tui.preview import preview_lines, tell_line
+from loradeck.tui.saving import default_name, save
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span, plural
+from loradeck.tui.text import Line, Span, clean, plural
+from loradeck.tui.traces import EXPORTED, SHOWN, trace_lines
 
 
 class TenantsScreen(ListScreen):
@@ -100,3 +104,51 @@ class TenantsScreen(ListScreen):
         one, other, names = found
         write = partial(difference_lines, f"{row.tenant}/{row.route}", one, other, names)
         self.app.push_screen(Page("diff", write, leaves="d"))
+
+    def do_traces(self) -> None:
+        """The row's newest requests, from the routers."""
+        row = self.deck.state.row
+        if row is None:
+            self.deck.notice("l off: no row is selected", "warn")
+            return
+        self.deck.notice("asking the routers ...", "dim")
+        self.deck.run_worker(self._show_traces(row.key), group="offer", exclusive=True)
+
+    async def _show_traces(self, key: RowKey) -> None:
+        deck = self.deck
+        traced = await deck.asker.traces("l", key, None, SHOWN)
+        if traced is None:
+            return
+        if deck.front is not self or deck.state.tenant_list.selected != key or self.prompt.asking is not None:
+            deck.notice("l dropped: you have moved on", "dim")
+            return
+        deck.notice("")
+        self.app.push_screen(Page("traces", partial(trace_lines, deck.state, traced), leaves="l"))
+
+    def do_export(self) -> None:
+        """The ids of the requests that the left release answered, into a file."""
+        state, row = self.deck.state, self.deck.state.row
+        event = state.last_move(row) if row is not None else None
+        if row is None or event is None or event.from_release is None:
+            self.deck.notice("x off: this row has left no release", "warn")
+            return
+        self.deck.notice(f"asking the routers for what {state.label_of(event.from_release)} answered ...", "dim")
+        self.deck.run_worker(self._export(row.key, event.from_release), group="export", exclusive=True)
+
+    async def _export(self, key: RowKey, release: str) -> None:
+        deck, state = self.deck, self.deck.state
+        traced = await deck.asker.traces("x", key, release, EXPORTED)
+        if traced is None:
+            return
+        label = state.label_of(release)
+        path = default_name(f"ids-{key[0]}-{key[1]}-{label}", traced.at_ms)
+        try:
+            save(path, export(traced, label))
+        except OSError as error:
+            deck.notice(f"x: not saved: {clean(str(path))}: {clean(error.strerror or '')}", "bad")
+            return
+        of = f" of {traced.counted:,}" if traced.counted is not None else ""
+        cut = "; TRUNCATED, the file says why" if traced.truncated or not traced.nodes else ""
+        deck.notice(
+            f"x: {len(traced.rows):,}{of} request ids of {label} to {clean(str(path))}{cut}", "warn" if cut else ""
+        )

@@ -1,0 +1,52 @@
+"""Traces for people: what may be missing, and the file of request ids that `x` and the CLI write."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from loradeck.schemas.ids import short
+from loradeck.schemas.trace import Traced
+
+
+def missing(traced: Traced) -> list[str]:
+    """Why requests are missing or may be, one line a node; [] where none is."""
+    if not traced.nodes:
+        return ["no node serves it"]
+    told = [f"{node.node}: {node.why}" for node in traced.nodes if not node.complete]
+    if traced.truncated:
+        told += [
+            f"{node.node}: its router knows nothing from before {_at(node.since_ms)}"
+            for node in traced.nodes
+            if node.complete and node.since_ms is not None
+        ]
+    return told
+
+
+def export(traced: Traced, label: str) -> str:
+    """Request ids with when, how and where they were answered, tab-separated; what may be missing is said on top."""
+    release = f" by {label} {short(traced.release)}" if traced.release else ""
+    head = [f"# requests on {traced.tenant}/{traced.route} answered{release}, as of {_at(traced.at_ms)}"]
+    counted = f" of {traced.counted:,} that the hub counted" if traced.counted is not None else ""
+    head.append(f"# {len(traced.rows):,} ids{counted}")
+    told = missing(traced)
+    head.append("# TRUNCATED: requests are missing or may be" if told else "# no router has dropped a request")
+    head += [f"#   {line}" for line in told]
+    rows = ["\t".join(("request", "admitted", "status", "checked", "release", "replica"))]
+    rows += [
+        "\t".join(
+            (
+                row.request,
+                _at(row.admitted_ms),
+                str(row.status),
+                "bad" if row.bad else "ok" if row.checked else "-",
+                short(row.release),
+                row.replica,
+            )
+        )
+        for row in traced.rows
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _at(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
