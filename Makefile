@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint bench faults setup clean
+.PHONY: help demo test test-vllm lint bench bench-console faults setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ faults: $(STAMP) ## the long fault loops (50 rounds)
 
 bench: $(STAMP) $(VLLM_STAMP) ## the budgets, measured beside floors and peers
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench $(ARGS)
+
+bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (an hour)
+	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only console --full $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ class SeededPort:
         while True:
             yield await self.says.get()
 
-    async def show(self, rows: frozenset[RowKey]) -> None:
+    async def show(self, rows: frozenset[RowKey], nodes: frozenset[str]) -> None:
         self.shown.append(rows)
 
     async def send(self, move: Move) -> MoveResult:

@@ -242,12 +242,15 @@ def tidy(svg: str, name: str) -> str:
 
 
 def lines_of(svg: str) -> list[str]:
-    """The text of a picture, line by line: what the test compares."""
+    """The text of a picture, line by line and without blanks: what the test compares.
+
+    Where one piece of a line ends and the next begins is no part of it.
+    """
     found: dict[float, list[tuple[float, str]]] = {}
     for match in _TEXT.finditer(svg):
         text = html.unescape(match["text"]).replace("\xa0", " ")
         found.setdefault(float(match["y"]), []).append((float(match["x"]), text))
-    return [" ".join(text for _, text in sorted(parts)) for _, parts in sorted(found.items())]
+    return ["".join("".join(text.split()) for _, text in sorted(parts)) for _, parts in sorted(found.items())]
 
 
 async def draw_all() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """`make bench`: the budgets of the design, each beside its floor or peer, measured in this run; a miss says MISSED.
 
 All parts together are written to docs/benchmarks.json, and from it docs/benchmarks.md and the README's table. Some
-parts alone (`--only flip,router`) are printed, and written with `--write`; `--quick` does few rounds, for a look.
+parts alone (`--only flip,router`) are printed, and written with `--write`; `--quick` does few rounds, for a look;
+`--full` does what takes long as well (`make bench-console`).
 Ends with 1 when something failed or must not be waived and was missed.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 os.environ.setdefault("TQDM_DISABLE", "1")  # before anything of transformers is imported
 
 from tests.bench import (
+    console,
     daemon,
     fleet,
     flip,
@@ -35,11 +37,12 @@ from tests.bench.rows import Row
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the benchmark. `quick` are the arguments for few rounds."""
+    """A part of the benchmark. `quick` are the arguments for few rounds, `full` those for what takes long."""
 
     title: str
     measure: Callable[..., list[Row]]
     quick: dict[str, Any] = field(default_factory=dict)
+    full: dict[str, Any] = field(default_factory=dict)
 
 
 PARTS = {
@@ -51,6 +54,12 @@ PARTS = {
     "vllm": Part("Today: unload and load through vLLM", vllm_reload.measure, {"rounds": 3}),
     "router": Part("Router", router.measure, {"share": 0.1}),
     "daemon": Part("Agent", daemon.measure, {"watched_s": 10.0}),
+    "console": Part(
+        "Console",
+        console.measure,
+        {"sizes": (100,), "nodes": 20, "keys": 30, "rest_s": 5.0, "hours": 0.01},
+        {"sizes": (100, 1_000, 10_000), "hours": 8},
+    ),
     "scale": Part("Hub with 5,000 nodes", scale.measure, {"nodes": 200, "tenants": 20, "asked": 40}),
 }
 
@@ -58,7 +67,9 @@ PARTS = {
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", metavar="PART,PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="few rounds; the figures say nothing")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="few rounds; the figures say nothing")
+    how.add_argument("--full", action="store_true", help="what takes long as well, where a part has such")
     parser.add_argument("--write", action="store_true", help="write the parts of --only into the documents")
     given = parser.parse_args(argv)
     names = given.only.split(",") if given.only else list(PARTS)
@@ -66,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no part is called {', '.join(sorted(unknown))}")
     sections: dict[str, report.Section] = {}
     for name in names:
-        sections[name] = _run(PARTS[name], given.quick)
+        part = PARTS[name]
+        sections[name] = _run(part, part.quick if given.quick else part.full if given.full else {})
         if given.write or not (given.only or given.quick):
             report.write({name: sections[name]}, order=list(PARTS))  # at once: the next part may not come to its end
     missed = [row for section in sections.values() for row in section.rows if row.missed]
@@ -80,12 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed or any(row.unwaivable for row in missed) else 0
 
 
-def _run(part: Part, quick: bool) -> report.Section:
+def _run(part: Part, arguments: dict[str, Any]) -> report.Section:
     """A part that fails is told as failed, and the others go on."""
     print(f"-- {part.title}", flush=True)
     began, rows, failed = time.monotonic(), [], ""
     try:
-        rows = part.measure(**(part.quick if quick else {}))
+        rows = part.measure(**arguments)
     except Exception as error:
         traceback.print_exc()
         failed = f"{type(error).__name__}: {error}".splitlines()[0][:200]

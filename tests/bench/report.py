@@ -39,6 +39,12 @@ IN_README = (
     "router, requests per second",
     "router overhead against LiteLLM's",
     "agent daemon",
+    "console, 10,000 tenants: first paint",
+    "console, 10,000 tenants: key to paint, p95",
+    "console, 10,000 tenants: bytes for a cursor key",
+    "console, 10,000 tenants: at rest, of a core",
+    "console, 10,000 tenants: resident memory after",
+    "peer: a Textual DataTable, 10,000 tenants: key to paint, p95",
     "hub, 5,000 nodes reporting every 5 s: a row, p99",
     "hub, 5,000 nodes reporting every 5 s: resident",
     "hub killed and started again",
@@ -105,7 +111,8 @@ environment), measured in the same run. A budget that was not kept says **MISSED
 measurements: where it is small, the figure is a look and not a result.
 
 `make bench` takes about fifteen minutes on two free cores, after installing the peers (two gigabytes in the cache
-folder). Run some parts with `PYTHONPATH=.:examples .venv/bin/python -m tests.bench --only flip,router`.
+folder); `make bench-console` measures the console alone, at three sizes, for an hour. Run some parts with
+`PYTHONPATH=.:examples .venv/bin/python -m tests.bench --only flip,router`.
 """
 
 

@@ -4,8 +4,8 @@
         async for item in items:
             match item: ...
 
-Items are `LinkChange` (the link came up, was lost, waits), `HubState` (everything, after each connect: replace
-all rows by it), and feed messages in the hub's order. The follower never ends by itself; it reconnects with
+Items are `LinkChange` (the link came up, was lost, waits), `Listed` (everything, after each connect: replace all
+rows by it), and feed messages in the hub's order. The follower never ends by itself; it reconnects with
 full-jitter back-off, and lists again each time, because rows that changed meanwhile are not in the log.
 """
 
@@ -28,6 +28,7 @@ from loradeck.client.backoff import full_jitter
 from loradeck.client.config import Context
 from loradeck.client.connect import Endpoint, endpoint, websocket
 from loradeck.client.errors import ApiError, ClientError, NotUnderstood
+from loradeck.client.listed import Listed
 from loradeck.client.transport import Transport, refusal
 from loradeck.schemas.feed import FeedMessage, FeedReset, FeedShow, feed_adapter
 from loradeck.schemas.state import HubState
@@ -62,7 +63,7 @@ class LinkChange:
     retry_s: float | None = None
 
 
-FeedItem = LinkChange | HubState | FeedMessage
+FeedItem = LinkChange | Listed | HubState | FeedMessage
 
 
 class Feed:
@@ -75,7 +76,9 @@ class Feed:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         silence_s: float = SILENCE_S,
+        show: FeedShow | None = None,
     ) -> None:
+        """`show`: what to say is on the screen until `show` is called; None: say nothing, and be told of all."""
         self.context = context
         self.link = Link.CONNECTING
         self._clock = clock
@@ -83,15 +86,15 @@ class Feed:
         self._silence_s = silence_s
         self._heard: float | None = None
         self._connection: ClientConnection | None = None
-        self._wanted: FeedShow | None = None
+        self._wanted = show
 
     def heard_age(self) -> float | None:
         """Seconds since anything came from the hub, by this machine's monotonic clock. None: nothing ever did."""
         return None if self._heard is None else self._clock() - self._heard
 
-    async def show(self, rows: tuple[str, ...] | None) -> None:
-        """Say which rows ('tenant/route') are on the screen; None asks for all. Kept over reconnects."""
-        self._wanted = FeedShow(rows=rows)
+    async def show(self, rows: tuple[str, ...] | None, nodes: tuple[str, ...] | None = None) -> None:
+        """Say which rows ('tenant/route') and nodes are on the screen; None asks for all. Kept over reconnects."""
+        self._wanted = FeedShow(rows=rows, nodes=nodes)
         if self._connection is not None:
             # A link that has just broken is no error here: the next one is told on connecting.
             with contextlib.suppress(ConnectionClosed):
@@ -128,8 +131,8 @@ class Feed:
     async def _session(self, point: Endpoint) -> AsyncGenerator[FeedItem]:
         """One connection: the list, then messages. Ends when the hub asks to list again."""
         async with HubApi(Transport(point)) as api:
-            listed = await api.state()
-        cursor = f"{listed.status.epoch}:{listed.status.rev}"
+            listed = await api.listed()
+        cursor = f"{listed.status.epoch}:{listed.status.rev}&seq={listed.status.seq}"
         try:
             async with websocket(point, f"/v1/feed?since={cursor}") as connection:
                 self._heard = self._clock()
@@ -138,6 +141,7 @@ class Feed:
                     await self._say(connection)
                 yield self._changed(Link.UP)
                 yield listed
+                del listed  # many megabytes
                 while True:
                     async with asyncio.timeout(self._silence_s):
                         data = await connection.recv(decode=False)

@@ -1,4 +1,5 @@
-"""`/v1/feed`: list, then watch. Log events and rows that just moved go at once, telemetry once a second.
+"""`/v1/feed?since=epoch:rev&seq=n`: list, then watch. Log events and rows that just moved go at once, telemetry
+once a second.
 
 A subscriber is owed a set of rows, not a queue of messages: however slow it reads, what it costs is bounded by
 the number of rows. Events cannot be left out; whoever is too far behind with them is told to list again.
@@ -33,6 +34,11 @@ router = APIRouter()
 Key = tuple[str, str]
 T = TypeVar("T")
 
+Mark = tuple[int, int]
+"""When something changed: the log's rev, and the hub's own count of changes."""
+
+NEVER: Mark = (0, 0)
+
 TICK_S = 1.0
 STATUS_EVERY = 2
 """Ticks between statuses."""
@@ -51,11 +57,14 @@ RESET, REVOKED = 4410, 4401
 
 
 class Subscriber:
-    """What one console is owed. `shown`: keys it wants telemetry of; None: of all."""
+    """What one console is owed. `shown` and `shown_nodes`: what it wants telemetry of; None: of all."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self.shown: frozenset[Key] | None = None
+        self.shown_nodes: frozenset[str] | None = None
+        self.figured: tuple[list[Key], list[str]] = ([], [])
+        """Rows and nodes of which only figures are newer than its cursor: owed once it is known what it shows."""
         self.events: deque[Event] = deque()
         self.tenants: dict[Key, None] = {}
         self.nodes: dict[str, None] = {}
@@ -85,10 +94,16 @@ class Feeds:
         self._soon: dict[Key, None] = {}
         self._soon_for_all: dict[Key, None] = {}
         self._nodes: dict[str, None] = {}
+        self._node_figures: dict[str, None] = {}
         self._texts: dict[Key, str] = {}
-        self._touched: dict[Key, int] = {}
-        """Rev at which a row last changed in any way, for feeds that resume."""
-        self._touched_nodes: dict[str, int] = {}
+        self.seq = 0
+        """Grows with every change of a row or a node."""
+        self._touched: dict[Key, Mark] = {}
+        """When a row last changed, but for its figures, for feeds that resume."""
+        self._figured: dict[Key, Mark] = {}
+        """When a row's figures last changed."""
+        self._touched_nodes: dict[str, Mark] = {}
+        self._figured_nodes: dict[str, Mark] = {}
         self._ticks = 0
 
     @property
@@ -103,31 +118,41 @@ class Feeds:
 
     def now(self, keys: Collection[Key]) -> None:
         """Rows that moved or were acknowledged: to everybody, at once."""
-        self._touch(keys)
+        self._touch(keys, self._touched)
         for subscriber in self._subscribers:
             subscriber.owe_rows(keys)
 
     def soon(self, keys: Iterable[Key]) -> None:
         """Rows with new telemetry: with the next tick, to those who show them."""
         keys = tuple(keys)
-        self._touch(keys)
+        self._touch(keys, self._figured)
         self._soon.update(dict.fromkeys(keys))
 
     def soon_for_all(self, keys: Iterable[Key]) -> None:
         """Rows whose flags may have changed without a move (a node, a pin): with the next tick, to everybody."""
         keys = tuple(keys)
-        self._touch(keys)
+        self._touch(keys, self._touched)
         self._soon_for_all.update(dict.fromkeys(keys))
 
-    def _touch(self, keys: Iterable[Key]) -> None:
-        rev = self._hub.ledger.rev
+    def _touch(self, keys: Iterable[Key], touched: dict[Key, Mark]) -> None:
+        mark = self._mark()
         for key in keys:
-            self._touched[key] = rev
+            touched[key] = mark
             self._texts.pop(key, None)
 
+    def _mark(self) -> Mark:
+        self.seq += 1
+        return self._hub.ledger.rev, self.seq
+
     def node(self, name: str) -> None:
+        """A node came, went, or holds something else: with the next tick, to everybody."""
         self._nodes[name] = None
-        self._touched_nodes[name] = self._hub.ledger.rev
+        self._touched_nodes[name] = self._mark()
+
+    def node_figures(self, name: str) -> None:
+        """A node's new telemetry: with the next tick, to those who show it."""
+        self._node_figures[name] = None
+        self._figured_nodes[name] = self._mark()
 
     def job(self, job_id: str) -> None:
         for subscriber in self._subscribers:
@@ -149,15 +174,20 @@ class Feeds:
     async def tick(self) -> None:
         """Hand out the telemetry of the last second."""
         self._ticks += 1
-        keys, for_all, nodes = tuple(self._soon), tuple(self._soon_for_all), tuple(self._nodes)
-        self._soon.clear()
-        self._soon_for_all.clear()
-        self._nodes.clear()
+        keys, for_all = tuple(self._soon), tuple(self._soon_for_all)
+        nodes, figures = tuple(self._nodes), tuple(self._node_figures)
+        for news in (self._soon, self._soon_for_all, self._nodes, self._node_figures):
+            news.clear()
         self._texts.clear()  # ages in them have gone on
         for subscriber in self._subscribers:
-            shown = subscriber.shown
-            subscriber.owe_rows(keys if shown is None else [k for k in keys if k in shown])
+            shown, shown_nodes = subscriber.shown, subscriber.shown_nodes
+            missed, missed_nodes = subscriber.figured
+            subscriber.figured = ([], [])
+            subscriber.owe_rows(k for k in (*missed, *keys) if shown is None or k in shown)
             subscriber.owe_rows(for_all)
+            subscriber.nodes.update(
+                dict.fromkeys(n for n in (*missed_nodes, *figures) if shown_nodes is None or n in shown_nodes)
+            )
             subscriber.nodes.update(dict.fromkeys(nodes))
             if self._ticks % STATUS_EVERY == 0:
                 subscriber.status = True
@@ -165,8 +195,12 @@ class Feeds:
 
     # ---- one subscriber ------------------------------------------------------------------------------------
 
-    def subscribe(self, caller: Caller, since: str) -> Subscriber:
-        """A subscriber that is owed everything after its cursor, or a reset."""
+    def subscribe(self, caller: Caller, since: str, seq: int | None = None) -> Subscriber:
+        """A subscriber that is owed everything after its cursor, or a reset.
+
+        `seq`: of the status it listed with. A rev alone cannot tell which rows have changed since it was committed,
+        so without it all of these are owed.
+        """
         subscriber = Subscriber(caller)
         hub = self._hub
         cursor = _cursor(since)
@@ -177,10 +211,17 @@ class Feeds:
         else:
             subscriber.owe_events(backlog)
             again = epoch == hub.ledger.epoch
-            subscriber.owe_rows(k for k in hub.steer.entries if not again or self._touched.get(k, 0) >= rev)
-            subscriber.nodes = dict.fromkeys(
-                n for n in hub.fleet.nodes if not again or self._touched_nodes.get(n, 0) >= rev
-            )
+
+            def newer(mark: Mark) -> bool:
+                return not again or (mark[0] >= rev if seq is None else mark[1] > seq)
+
+            subscriber.owe_rows(k for k in hub.steer.entries if newer(self._touched.get(k, NEVER)))
+            subscriber.nodes = dict.fromkeys(n for n in hub.fleet.nodes if newer(self._touched_nodes.get(n, NEVER)))
+            if again:
+                subscriber.figured = (
+                    [k for k in hub.steer.entries if newer(self._figured.get(k, NEVER))],
+                    [n for n in hub.fleet.nodes if newer(self._figured_nodes.get(n, NEVER))],
+                )
             subscriber.jobs = dict.fromkeys(hub.queue.recent())
         self._subscribers.add(subscriber)
         return subscriber
@@ -276,6 +317,11 @@ async def _listen(subscriber: Subscriber, socket: WebSocket) -> None:
             subscriber.reset = "a message that is no 'show'"
             subscriber.wake.set()
             continue
+        before_nodes = subscriber.shown_nodes or frozenset()
+        subscriber.shown_nodes = None if show.nodes is None else frozenset(show.nodes)
+        if subscriber.shown_nodes is not None:
+            subscriber.nodes.update(dict.fromkeys(subscriber.shown_nodes - before_nodes))
+            subscriber.wake.set()
         if show.rows is None:
             subscriber.shown = None
         else:
@@ -286,7 +332,7 @@ async def _listen(subscriber: Subscriber, socket: WebSocket) -> None:
 
 
 @router.websocket("/v1/feed")
-async def feed(socket: WebSocket, since: str = "") -> None:
+async def feed(socket: WebSocket, since: str = "", seq: int | None = None) -> None:
     hub: Hub = socket.app.state.hub
     try:
         caller = check(caller_of(socket, hub.tokens), Role.VIEWER)
@@ -294,7 +340,7 @@ async def feed(socket: WebSocket, since: str = "") -> None:
         await socket.send_denial_response(problem_response(problem_of(refused)))
         return
     await socket.accept()
-    subscriber = hub.feeds.subscribe(caller, since)
+    subscriber = hub.feeds.subscribe(caller, since, seq)
     reader = asyncio.ensure_future(_listen(subscriber, socket))
     writer = asyncio.ensure_future(hub.feeds.send(subscriber, socket))
     try:

@@ -277,6 +277,7 @@ class Hub:
             started_ms=self.started_ms,
             refusing=self.refusing,
             sqlite=self._sqlite,
+            seq=self.feeds.seq,
         )
 
     def bookmark(self) -> str:
@@ -553,7 +554,10 @@ class Hub:
         known = [key for key in changed if key in self.steer.entries]
         for key in known:
             self.observer.traffic(key)
-        self.feeds.node(node.name)
+        if change is Change.NOTHING:
+            self.feeds.node_figures(node.name)
+        else:
+            self.feeds.node(node.name)
         self.feeds.soon(known)
         if change is Change.PLACED:
             self.node_changed(node)

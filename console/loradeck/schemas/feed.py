@@ -58,7 +58,8 @@ feed_adapter: TypeAdapter[FeedMessage] = TypeAdapter(FeedMessage)
 
 
 class FeedShow(Wire):
-    """Sent by a console: telemetry is wanted for these rows ('tenant/route'). None: for all of them."""
+    """Sent by a console: telemetry is wanted for these rows ('tenant/route') and nodes. None: for all of them."""
 
     type: Literal["show"] = "show"
     rows: tuple[str, ...] | None = None
+    nodes: tuple[str, ...] | None = None

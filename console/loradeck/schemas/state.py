@@ -202,6 +202,7 @@ class HubStatus(Wire):
     started_ms: int
     refusing: str | None = Field(None, description="problem code that every move gets: log_behind, ...")
     sqlite: str = ""
+    seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")
 
 
 class HubState(Wire):

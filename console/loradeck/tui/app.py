@@ -14,8 +14,10 @@ from textual.app import App
 from textual.driver import Driver
 
 from loradeck.client.config import Context, load_contexts
-from loradeck.client.feed import FeedItem, LinkChange
 from loradeck.client.feed import Link as FeedLink
+from loradeck.client.feed import LinkChange
+from loradeck.client.listed import Listed
+from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
 from loradeck.tui.acts import Acts
@@ -27,6 +29,7 @@ from loradeck.tui.moves import RowKey
 from loradeck.tui.moving import Moving
 from loradeck.tui.port import HubPort, Port
 from loradeck.tui.question import Question
+from loradeck.tui.rows import give_back
 from loradeck.tui.screens.adapters import AdaptersScreen
 from loradeck.tui.screens.data import DataScreen
 from loradeck.tui.screens.events import EventsScreen
@@ -200,9 +203,22 @@ class Deck(App[Context], inherit_bindings=False):
     async def _follow(self) -> None:
         async with contextlib.aclosing(self.port.follow()) as items:
             async for item in items:
-                self._take(item)
+                if isinstance(item, Listed | HubState):
+                    await self._load(item)
+                else:
+                    self._take(item)
+                del item
 
-    def _take(self, item: FeedItem) -> None:
+    async def _load(self, listed: Listed | HubState) -> None:
+        """Everything, anew. Keys come through meanwhile."""
+        for _ in self.state.loading(listed):
+            await asyncio.sleep(0)
+        self.set_timer(1.0, give_back)  # the text it came in is let go by then
+        self._start_row()
+        self.sender.retell()
+        self.draw_front()
+
+    def _take(self, item: LinkChange | FeedMessage) -> None:
         """One item of the feed. What concerns one's own moves is drawn at once."""
         match item:
             case LinkChange():
@@ -211,11 +227,6 @@ class Deck(App[Context], inherit_bindings=False):
                     self.notice("")  # what a key was told about the link is over
                 elif item.state is not FeedLink.CONNECTING:
                     self.state.link_down("; ".join(part for part in (item.why, item.fix) if part))
-                self.draw_front()
-            case HubState():
-                self.state.load(item)
-                self._start_row()
-                self.sender.retell()
                 self.draw_front()
             case _:
                 changed = self.state.apply(item)
@@ -252,10 +263,20 @@ class Deck(App[Context], inherit_bindings=False):
     def _ask(self) -> None:
         """Figures where somebody looks, records of the screen in front, and names of releases that nobody described."""
         on_events = self.front is not None and self.state.screen is Screen.EVENTS
-        self.asker.show(self._looked_at())
+        self._show()
         self.asker.records()
         self.asker.company()
         self.asker.labels(self.front.grid.in_view if on_events and self.front is not None else [])
+
+    def _show(self) -> None:
+        self.asker.show(self._looked_at(), self._nodes_looked_at())
+
+    def _nodes_looked_at(self) -> set[str]:
+        """Nodes in view and a page around them."""
+        if self.state.screen is not Screen.NODES:
+            return set()
+        nodes = self.state.node_list
+        return {*nodes.order[self.lists[Screen.NODES].grid.near], *([nodes.selected] if nodes.selected else [])}
 
     def _looked_at(self) -> set[RowKey]:
         """Rows in view and a page around them, marked rows, and those of own moves."""
@@ -291,7 +312,7 @@ class Deck(App[Context], inherit_bindings=False):
         own = getattr(self.front, f"do_{binding.does}", None)  # what a key means on this list alone
         (own or getattr(self.acts, f"do_{binding.does}"))()
         self.draw_front()
-        self.asker.show(self._looked_at())
+        self._show()
 
     def _answers(self, binding: keys.Binding) -> bool:
         """Whether a key goes on although a question is open. Anything but y and esc drops the question."""

@@ -33,6 +33,9 @@ COMPANY_KEPT = 50
 MOST_ROWS = 1000
 """Rows whose figures are asked for at once. Marked ones beyond that move all the same: the hub checks what was seen."""
 
+FOLLOWED = 64
+"""Nodes of a fleet that is small."""
+
 
 ANCESTORS = 4
 """Versions before the selected one whose evaluations are asked for."""
@@ -61,17 +64,22 @@ class Asker:
         self._changed = changed
         self._notice = notice
         self._labels = Labels(port, state)
-        self._shown: frozenset[RowKey] | None = None
+        self._shown: tuple[frozenset[RowKey], frozenset[str]] | None = None
         self._company: tuple[RowKey, int, float] | None = None
 
-    def show(self, rows: Collection[RowKey]) -> None:
-        """Ask for the figures of these rows from now on; what moves or changes a flag comes for every row."""
-        known = (key for key in rows if key in self._state.tenants)
-        shown = frozenset(itertools.islice(known, MOST_ROWS))
-        if shown != self._shown and self._state.link is not Link.CONNECTING:
+    def show(self, rows: Collection[RowKey], nodes: Collection[str]) -> None:
+        """Ask for the figures of these rows and nodes from now on; what moves or changes a flag comes for every row.
+
+        Of a small fleet all nodes are followed, so that there is something to see of each when one looks.
+        """
+        state = self._state
+        known = (key for key in rows if key in state.tenants)
+        wanted = state.nodes if len(state.nodes) <= FOLLOWED else (name for name in nodes if name in state.nodes)
+        shown = (frozenset(itertools.islice(known, MOST_ROWS)), frozenset(wanted))
+        if shown != self._shown and state.link is not Link.CONNECTING:
             self._shown = shown
-            self._state.ask_for(shown)
-            self._start(self._port.show(shown))
+            state.ask_for(*shown)
+            self._start(self._port.show(*shown))
 
     def labels(self, in_view: Collection[Hashable]) -> None:
         """Ask what releases are called that events name and no row has described. `in_view`: revs on the screen."""

@@ -27,7 +27,7 @@ def header_line(state: ConsoleState, width: int, *, context: str, production: bo
         spans.append(Span("  "))
     spans.append(link_span(state))
     if state.nodes:
-        up = sum(node.linked and not node.lost for node in state.nodes.values())
+        up = state.nodes.counts.up
         whole = up == len(state.nodes)
         live = state.link is Link.LIVE
         words = f"  nodes {up}/{len(state.nodes)} up" if live else f"  nodes were {up}/{len(state.nodes)} up"
@@ -86,7 +86,7 @@ def summary_line(state: ConsoleState, width: int) -> Line:
 
 
 def _tenants(state: ConsoleState) -> list[Span]:
-    counts = state.counts()
+    counts = state.tenants.counts
     spans = [Span(f" {counts.need} need you" if counts.need else " none needs you", "bold" if counts.need else "good")]
     spans.append(Span("  "))
     if counts.bad:
@@ -101,14 +101,12 @@ def _tenants(state: ConsoleState) -> list[Span]:
 
 
 def _nodes(state: ConsoleState) -> list[Span]:
-    lost = sum(node.lost for node in state.nodes.values())
-    gpus = sum(len(node.gpus) for node in state.nodes.values())
-    spans = [Span(f" {plural(len(state.nodes), 'node')}   {plural(gpus, 'GPU')}")]
-    if lost:
-        spans.append(Span(f"   {lost} LOST", "bad"))
-    pins = sum(len(node.pins) for node in state.nodes.values())
-    if pins:
-        spans.append(Span(f"   {plural(pins, 'pin')} set on nodes, against the hub", "warn"))
+    counts = state.nodes.counts
+    spans = [Span(f" {plural(counts.nodes, 'node')}   {plural(counts.gpus, 'GPU')}")]
+    if counts.lost:
+        spans.append(Span(f"   {counts.lost} LOST", "bad"))
+    if counts.pins:
+        spans.append(Span(f"   {plural(counts.pins, 'pin')} set on nodes, against the hub", "warn"))
     return spans
 
 

@@ -168,8 +168,8 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
 
 
 def node_heard(state: ConsoleState, node: NodeRow) -> float | None:
-    """Seconds since the hub heard from a node, counted on while the link is down."""
-    if node.heard_age_s is None:
+    """Seconds since the hub heard from a node, counted on while the link is down; None: never, or not asked for."""
+    if node.heard_age_s is None or not (node.lost or state.is_fresh_node(node.node)):
         return None
     return node.heard_age_s + state.since_received("node", node.node)
 
@@ -204,18 +204,19 @@ def gpu_summary(node: NodeRow) -> Span:
 
 
 def node_cells(state: ConsoleState, node: NodeRow) -> dict[str, Span]:
-    host = node.host
+    known = node.lost or state.is_fresh_node(node.node)  # figures of a node that nobody looked at may be hours old
+    host = node.host if known else None
     heard = node_heard(state, node)
     up = sum(replica.state is EngineState.UP for replica in node.replicas)
     stopped = sum(replica.state is EngineState.STOPPED for replica in node.replicas)  # nothing wants them
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
     old = "" if node.linked and not node.lost else "dim"  # what it said last
-    gpu = gpu_summary(node)
+    gpu = gpu_summary(node) if known else Span("-")
     engines = Span(f"{up}/{len(node.replicas)} up", "" if up + stopped == len(node.replicas) else "warn")
     return {
         "NODE": Span(clean(node.node), "bold" if node.lost else ""),
         "STATE": node_state(node),
-        "HEARD": Span(age(heard) if heard is not None else "never"),
+        "HEARD": Span(age(heard) if heard is not None else "never" if node.heard_age_s is None else "-"),
         "CPU%": Span(f"{host.cpu_percent:.0f}" if host else "-", old),
         "MEM GB": Span(f"{gigabytes(host.memory_used)}/{gigabytes(host.memory_total)}" if host else "-", old),
         "GPU": Span(gpu.text, old) if old else gpu,

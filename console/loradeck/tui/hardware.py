@@ -87,7 +87,8 @@ def _is_now(state: ConsoleState, node: NodeRow) -> bool:
 
 def _head(state: ConsoleState, node: NodeRow) -> str:
     heard = node_heard(state, node)
-    said = f"heard {age(heard)} ago" if heard is not None else "never heard since the hub started"
+    unheard = "never heard since the hub started" if node.heard_age_s is None else "asking for its figures ..."
+    said = f"heard {age(heard)} ago" if heard is not None else unheard
     return f"{clean(node.node)}   {node_state(node).text}   {said}   agent {clean(node.version)}"
 
 

@@ -49,16 +49,20 @@ class Listing(Generic[K]):
     selected: K | None = None
     filter: RowFilter = field(default_factory=RowFilter)
     total: int = 0
+    _at: int = 0
 
     @property
     def index(self) -> int | None:
         """Line of the selected row; None when nothing is selected or it is not shown."""
         if self.selected is None:
             return None
+        if self._at < len(self.order) and self.order[self._at] == self.selected:
+            return self._at  # where it was the last time
         try:
-            return self.order.index(self.selected)
+            self._at = self.order.index(self.selected)
         except ValueError:
             return None
+        return self._at
 
     def arrange(
         self, rows: Iterable[K], *, by: Callable[[K], object], haystack: Callable[[K], str], frozen: bool
@@ -92,7 +96,8 @@ class Listing(Generic[K]):
         """Move the selection by lines, stopping at the ends."""
         if self.order:
             at = (self.index or 0) + by
-            self.selected = self.order[max(0, min(at, len(self.order) - 1))]
+            self._at = max(0, min(at, len(self.order) - 1))
+            self.selected = self.order[self._at]
 
     def jump(self, to: int) -> None:
         """Select a line; negative ones count from the end."""

@@ -10,7 +10,7 @@ from loradeck.schemas.state import NodeRow
 from loradeck.tui.dispatch import Action, Ask, Refuse, Verdict, barrier
 from loradeck.tui.moves import Order
 from loradeck.tui.state import ConsoleState
-from loradeck.tui.text import clean, plural, release
+from loradeck.tui.text import clean, plural
 
 _OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
@@ -86,12 +86,12 @@ def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
 def _served(state: ConsoleState, node: NodeRow) -> list[str]:
     """Pointers with a replica on a node, those that are served nowhere else first."""
     found: list[tuple[bool, str]] = []
-    for row in state.tenants.values():
-        here = sum(replica.node == node.node for replica in row.replicas)
+    for (tenant, route), brief in state.tenants.briefs.items():
+        here = brief.nodes.count(node.node)
         if here:
-            alone = here == len(row.replicas)
-            many = "SERVED NOWHERE ELSE" if alone else f"{here} of {plural(len(row.replicas), 'replica')}"
-            found.append((not alone, f"serves   {clean(row.tenant)}/{clean(row.route)} {release(row.live)}: {many}"))
+            alone = here == len(brief.nodes)
+            many = "SERVED NOWHERE ELSE" if alone else f"{here} of {plural(len(brief.nodes), 'replica')}"
+            found.append((not alone, f"serves   {clean(tenant)}/{clean(route)} {brief.live}: {many}"))
     return [text for _, text in sorted(found)]
 
 

@@ -15,6 +15,7 @@ from loradeck.client.feed import Feed, FeedItem
 from loradeck.client.transport import Transport
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.company import Company
+from loradeck.schemas.feed import FeedShow
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
@@ -43,8 +44,8 @@ class Port(Protocol):
         """The feed, for ever."""
         ...
 
-    async def show(self, rows: frozenset[RowKey]) -> None:
-        """Say whose figures are wanted. What moves or changes a flag comes for every row."""
+    async def show(self, rows: frozenset[RowKey], nodes: frozenset[str]) -> None:
+        """Say whose figures are wanted. What moves, comes, goes or changes a flag comes for every row and node."""
         ...
 
     async def send(self, move: Move) -> MoveResult:
@@ -111,14 +112,15 @@ class HubPort:
 
     def __init__(self, context: Context) -> None:
         """Raises: ConfigError (unsafe token file, unusable certificate authority)."""
-        self._feed = Feed(context)
+        # Nothing is on the screen yet. Who says nothing gets the figures of the whole fleet.
+        self._feed = Feed(context, show=FeedShow(rows=(), nodes=()))
         self._api = HubApi(Transport(endpoint(context)), settle_s=ANSWER_S)
 
     def follow(self) -> AsyncGenerator[FeedItem]:
         return self._feed.follow()
 
-    async def show(self, rows: frozenset[RowKey]) -> None:
-        await self._feed.show(tuple(f"{tenant}/{route}" for tenant, route in sorted(rows)))
+    async def show(self, rows: frozenset[RowKey], nodes: frozenset[str]) -> None:
+        await self._feed.show(tuple(f"{tenant}/{route}" for tenant, route in sorted(rows)), tuple(sorted(nodes)))
 
     async def send(self, move: Move) -> MoveResult:
         tenant, route = move.row

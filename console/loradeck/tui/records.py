@@ -120,19 +120,16 @@ def _pairs_line(check: CheckResult) -> Line:
 # ---- adapters ----------------------------------------------------------------------------------------------
 
 
-def live_on(state: ConsoleState, version: AdapterVersion) -> list[str]:
+def live_on(state: ConsoleState, version: AdapterVersion) -> tuple[str, ...]:
     """Routes of its tenant that serve a version now."""
-    return [
-        row.route
-        for row in state.tenants.values()
-        if row.tenant == version.manifest.tenant and row.live is not None and row.live.id == version.release
-    ]
+    return state.tenants.counts.live.get(version.release, ())
 
 
 def base_of(state: ConsoleState, version: AdapterVersion) -> str:
     """The base of a version, as people call it."""
     view = state.view(version.release)
-    return clean(view.base_label) if view is not None else short(version.manifest.base)
+    label = view.base_label if view is not None else state.base_label(version.manifest.base)
+    return clean(label) if label is not None else short(version.manifest.base)
 
 
 def _size(version: AdapterVersion) -> str:

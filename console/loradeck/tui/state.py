@@ -7,7 +7,7 @@ followed by its status messages and counted on by the monotonic clock in between
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from loradeck.client.chain import ChainCheck
+from loradeck.client.listed import StateRead
 from loradeck.schemas.company import Company
 from loradeck.schemas.feed import (
     FeedEvents,
@@ -27,7 +28,8 @@ from loradeck.schemas.feed import (
 )
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, ReleaseView, TenantRow
+from loradeck.schemas.state import HubStatus, Me, NodeRow, ReleaseView, TenantRow
+from loradeck.tui.briefs import NodeRows, TenantRows, node_rows, tenant_rows
 from loradeck.tui.history import History
 from loradeck.tui.listing import Listing, RowFilter
 from loradeck.tui.moves import OPEN, Move, MoveKind, OwnMove, Phase, RowKey, Tell
@@ -49,6 +51,12 @@ SETTLING_S = 10.0
 DAY_S = 24 * 3600.0
 
 EVENTS_KEPT = 2000
+
+STEP = 40
+"""Rows taken in between two turns of the event loop: some milliseconds."""
+
+VIEWS_KEPT = 8000
+"""Releases whose names are remembered; those seen last."""
 
 
 class Link(StrEnum):
@@ -92,25 +100,14 @@ K = TypeVar("K", bound=Hashable)
 
 
 @dataclass
-class Counts:
-    """The summary line."""
-
-    need: int = 0
-    bad: int = 0
-    unproven: int = 0
-    no_way_back: int = 0
-    fine: int = 0
-
-
-@dataclass
 class ConsoleState:
     """The last that the hub said, applied message by message."""
 
     clock: Callable[[], float] = time.monotonic
     status: HubStatus | None = None
     me: Me | None = None
-    tenants: dict[RowKey, TenantRow] = field(default_factory=dict)
-    nodes: dict[str, NodeRow] = field(default_factory=dict)
+    tenants: TenantRows = field(default_factory=tenant_rows)
+    nodes: NodeRows = field(default_factory=node_rows)
     jobs: dict[str, Job] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
     """By rev, oldest first."""
@@ -119,10 +116,13 @@ class ConsoleState:
     chain: ChainCheck = field(default_factory=ChainCheck)
 
     received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
-    """When a row last came: ("tenant", key) or ("node", name) to monotonic seconds."""
+    """When a row came since the whole was listed: ("tenant", key) or ("node", name) to monotonic seconds."""
 
     asked: dict[RowKey, float] | None = None
     """Rows whose figures the hub was asked for, and since when figures of theirs are new enough; None: of all."""
+
+    asked_nodes: dict[str, float] | None = None
+    """The same of nodes."""
 
     screen: Screen = Screen.TENANTS
     tenant_list: Listing[RowKey] = field(default_factory=Listing)
@@ -155,34 +155,55 @@ class ConsoleState:
     link_lost_at: float | None = None
     link_trouble: str = ""
     _status_at: float = 0.0
-    _unsorted: bool = True
-    """Rows came since the lists were last arranged."""
+    _listed_at: float = 0.0
+    _unsorted: set[Screen] = field(default_factory=lambda: set(Screen))
+    """Lists of which something that decides the order, or what a filter shows, has changed."""
+
+    _frozen: set[Screen] = field(default_factory=set)
+    """Those of them that were arranged while frozen, and are sorted when it thaws."""
 
     _arranged_at: float = 0.0
+    _bases: dict[str, str] = field(default_factory=dict)
     _views: dict[str, ReleaseView] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
 
     # ---- the feed ------------------------------------------------------------------------------------------
 
-    def load(self, state: HubState) -> Changed:
+    def load(self, state: StateRead) -> Changed:
         """A full list: replaces everything the hub had said before."""
-        now = self._heard()
         before = set(self.tenants)
+        for _ in self.loading(state):
+            pass
+        return Changed(frozenset(before | set(self.tenants)), nodes=True, jobs=True, events=True, status=True)
+
+    def loading(self, state: StateRead) -> Iterator[None]:
+        """`load` in steps of a few milliseconds, so that keys come through. Rows are replaced with the last step."""
+        tenants, nodes = tenant_rows(), node_rows()
+        named = {event.tenant for event in state.events}
+        for n, row in enumerate(state.tenants):
+            tenants[row.key] = row
+            if row.tenant in named:
+                self._learn(row)
+            self._learn_bases(row)
+            if n % STEP == STEP - 1:
+                yield
+        for n, node in enumerate(state.nodes):
+            nodes[node.node] = node
+            self.history.take(node, self.clock())
+            if n % STEP == STEP - 1:
+                yield
+        now = self._heard()
         self.me = state.me
-        self.tenants = {row.key: row for row in state.tenants}
-        self.nodes = {row.node: row for row in state.nodes}
+        self.tenants, self.nodes = tenants, nodes
         self.jobs = {job.id: job for job in state.jobs}
-        self.received = {("tenant", key): now for key in self.tenants} | {("node", name): now for name in self.nodes}
+        self.received = {}
+        self._listed_at = now
         self._add_events(state.events, replace=True)
         self._set_status(state.status, now)
-        for row in state.tenants:
-            self._learn(row)
         self.history.keep(self.nodes)
-        for node in state.nodes:
-            self._learn_node(node)
+        self._unsorted.update(Screen)
         self.marks = [key for key in self.marks if key in self.tenants]
         self.arrange()
-        return Changed(frozenset(before | set(self.tenants)), nodes=True, jobs=True, events=True, status=True)
 
     def apply(self, message: FeedMessage) -> Changed:
         """One message of the feed, in the order they came."""
@@ -208,9 +229,11 @@ class ConsoleState:
             case FeedJobs():
                 for job in message.rows:
                     self.jobs[job.id] = job
+                self._unsorted.add(Screen.JOBS)
                 return Changed(jobs=True)
             case FeedEvents():
                 self._add_events(message.events)
+                self._unsorted.add(Screen.EVENTS)
                 return Changed(events=True)
             case FeedStatus():
                 self._set_status(message.status, now)
@@ -233,7 +256,6 @@ class ConsoleState:
 
     def _heard(self) -> float:
         now = self.clock()
-        self._unsorted = True
         self.heard_at = now
         self.link_up()
         return now
@@ -253,11 +275,16 @@ class ConsoleState:
     def _learn(self, row: TenantRow) -> None:
         views = [row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped)]
         self.learn(row.tenant, (view for view in views if view is not None))
+        self._learn_bases(row)
+
+    def _learn_bases(self, row: TenantRow) -> None:
+        if row.live is not None:
+            self._bases[row.live.base] = row.live.base_label
 
     def _learn_node(self, node: NodeRow) -> None:
         self.history.take(node, self.clock())
         for replica in node.replicas:
-            self._views.update((view.id, view) for view in replica.loaded)
+            self._remember(replica.loaded)
 
     # ---- ages and the link ---------------------------------------------------------------------------------
 
@@ -288,21 +315,30 @@ class ConsoleState:
 
     def since_received(self, kind: str, key: Hashable) -> float:
         """Seconds a row's own ages have to be counted on by."""
-        at = self.received.get((kind, key))
-        return self.clock() - at if at is not None else 0.0
+        if self.status is None:
+            return 0.0
+        return self.clock() - self.received.get((kind, key), self._listed_at)
 
-    def ask_for(self, rows: Collection[RowKey]) -> None:
-        """The hub has been asked for the figures of these rows, and of no others."""
-        before, now = self.asked or {}, self.clock()
+    def ask_for(self, rows: Collection[RowKey], nodes: Collection[str]) -> None:
+        """The hub has been asked for the figures of these rows and nodes, and of no others."""
+        now = self.clock()
         # What came within the last seconds is as new as what a live row shows.
-        self.asked = {key: before.get(key, now - STALE_S) for key in rows}
+        self.asked = {key: (self.asked or {}).get(key, now - STALE_S) for key in rows}
+        self.asked_nodes = {name: (self.asked_nodes or {}).get(name, now - STALE_S) for name in nodes}
+
+    def is_fresh_node(self, name: str) -> bool:
+        """The same of a node."""
+        if self.asked_nodes is None:
+            return True
+        since = self.asked_nodes.get(name)
+        return since is not None and self.received.get(("node", name), self._listed_at) >= since
 
     def is_fresh(self, key: RowKey) -> bool:
         """Whether a row's figures are of now; those of a row that nobody looked at may be hours old."""
         if self.asked is None:
             return True
         since = self.asked.get(key)
-        return since is not None and self.received.get(("tenant", key), 0.0) >= since
+        return since is not None and self.received.get(("tenant", key), self._listed_at) >= since
 
     def age_of(self, at_ms: int | None) -> float | None:
         """Seconds since a moment of the hub's clock."""
@@ -322,9 +358,23 @@ class ConsoleState:
 
     def learn(self, tenant: str, views: Iterable[ReleaseView]) -> None:
         """What a tenant's releases are called."""
+        found = tuple(views)
+        self._owners.update((view.id, tenant) for view in found)
+        self._remember(found)
+
+    def _remember(self, views: Iterable[ReleaseView]) -> None:
+        """Of a fleet that moves all day the names would be without end."""
         for view in views:
+            self._views.pop(view.id, None)
             self._views[view.id] = view
-            self._owners[view.id] = tenant
+        while len(self._views) > VIEWS_KEPT:
+            oldest = next(iter(self._views))
+            del self._views[oldest]
+            self._owners.pop(oldest, None)
+
+    def base_label(self, base: str) -> str | None:
+        """What a base is called, as far as any row has shown it: 'B1'."""
+        return self._bases.get(base)
 
     def unnamed(self, events: Iterable[Event]) -> list[str]:
         """Tenants of whose releases events name one that no row has described, each once."""
@@ -362,19 +412,6 @@ class ConsoleState:
                 return event
         return last if last is not None and last.kind in MOVES else None
 
-    def counts(self) -> Counts:
-        counts = Counts()
-        for row in self.tenants.values():
-            bad, unproven, no_prior = "BAD" in row.flags, "UNPRVN" in row.flags, "NOPRIOR" in row.flags
-            counts.bad += bad
-            counts.unproven += unproven
-            counts.no_way_back += no_prior
-            if bad or unproven or no_prior:
-                counts.need += 1
-            else:
-                counts.fine += 1
-        return counts
-
     # ---- order, selection, marks -----------------------------------------------------------------------------
 
     def touched(self) -> None:
@@ -387,38 +424,73 @@ class ConsoleState:
 
     def attention(self, key: RowKey) -> tuple[int, str, str]:
         """Rank of a row: bad, unproven, no way back, moved within an hour, the rest; then by name."""
-        row = self.tenants[key]
-        for rank, flag in enumerate(("BAD", "UNPRVN", "NOPRIOR")):
-            if flag in row.flags:
-                return (rank, *key)
-        moved = self.age_of(row.pointer.moved_ms)
-        return (3 if moved is not None and moved < RECENT_S else 4, *key)
+        return self._attention(self.hub_now_ms, key)
+
+    def _attention(self, now_ms: int | None, key: RowKey) -> tuple[int, str, str]:
+        brief = self.tenants.briefs[key]
+        if brief.flags:
+            for rank, flag in enumerate(("BAD", "UNPRVN", "NOPRIOR")):
+                if flag in brief.flags:
+                    return (rank, *key)
+        moved = brief.moved_ms
+        recent = moved is not None and now_ms is not None and now_ms - moved < RECENT_S * 1000
+        return (3 if recent else 4, *key)
 
     def arrange(self, *, force: bool = False) -> bool:
         """Put every list in its order. Returns whether the list of the screen in front changed.
 
-        Without news nothing is sorted again, except twice a minute, for rows that stop being recent.
+        A list of which nothing has changed that decides its order is not sorted again, except twice a minute, for
+        rows that stop being recent.
         """
         frozen = self.frozen and not force
-        now = self.clock()
-        if not (self._unsorted or force or now - self._arranged_at > 30):
+        now, now_ms = self.clock(), self.hub_now_ms
+        for which, rows in ((Screen.TENANTS, self.tenants), (Screen.NODES, self.nodes)):
+            if rows.news:
+                rows.news = False
+                self._unsorted.add(which)
+        if force or now - self._arranged_at > 30:
+            self._unsorted.update(Screen)
+        due, changed = set(self._unsorted), False
+        self._unsorted.clear()
+        if frozen:
+            self._frozen |= due
+        else:
+            due |= self._frozen
+            self._frozen.clear()
+        if not due:
             return False
-        self._unsorted = frozen  # what came while frozen is sorted when it thaws
         self._arranged_at = now
-        changed = {
-            Screen.TENANTS: self.tenant_list.arrange(
-                self.tenants, by=self.attention, haystack=self._tenant_text, frozen=frozen
-            ),
-            Screen.NODES: self.node_list.arrange(
-                self.nodes, by=lambda name: (not self.nodes[name].lost, name), haystack=self._node_text, frozen=frozen
-            ),
-            Screen.JOBS: self.job_list.arrange(self.jobs, by=self._job_rank, haystack=self._job_text, frozen=frozen),
-            Screen.EVENTS: self.event_list.arrange(
-                self.events, by=lambda rev: -rev, haystack=self._event_text, frozen=frozen
-            ),
-            **self._arrange_registry(frozen=frozen),
-        }
-        return changed[self.screen]
+        nodes = self.nodes.briefs
+        if Screen.TENANTS in due:
+            changed |= (
+                self.tenant_list.arrange(
+                    self.tenants,
+                    by=lambda key: self._attention(now_ms, key),
+                    haystack=self._tenant_text,
+                    frozen=frozen,
+                )
+                and self.screen is Screen.TENANTS
+            )
+        if Screen.NODES in due:
+            changed |= (
+                self.node_list.arrange(
+                    nodes, by=lambda name: (not nodes[name].lost, name), haystack=self._node_text, frozen=frozen
+                )
+                and self.screen is Screen.NODES
+            )
+        if Screen.JOBS in due:
+            changed |= (
+                self.job_list.arrange(self.jobs, by=self._job_rank, haystack=self._job_text, frozen=frozen)
+                and self.screen is Screen.JOBS
+            )
+        if Screen.EVENTS in due:
+            changed |= (
+                self.event_list.arrange(self.events, by=lambda rev: -rev, haystack=self._event_text, frozen=frozen)
+                and self.screen is Screen.EVENTS
+            )
+        if due & FETCHED:
+            changed |= self._arrange_registry(frozen=frozen).get(self.screen, False)
+        return changed
 
     def _arrange_registry(self, *, frozen: bool) -> dict[Screen, bool]:
         gates, adapters, data = self.registry.gates, self.registry.adapters, self.registry.data
@@ -444,7 +516,7 @@ class ConsoleState:
         """A screen's rows have come from the hub."""
         self.fetches[which].at = self.clock()
         self.fetches[which].trouble = ""
-        self._unsorted = True
+        self._unsorted.add(which)
 
     @property
     def listing(self) -> Listing[RowKey] | Listing[str] | Listing[int]:
@@ -472,13 +544,11 @@ class ConsoleState:
         return (rank, -(job.ended_ms or job.started_ms or job.created_ms))
 
     def _tenant_text(self, key: RowKey) -> str:
-        row = self.tenants[key]
-        return f"{row.tenant}/{row.route} {release(row.live)} {' '.join(row.flags)}"
+        brief = self.tenants.briefs[key]
+        return f"{key[0]}/{key[1]} {brief.live} {' '.join(brief.flags)}"
 
     def _node_text(self, name: str) -> str:
-        node = self.nodes[name]
-        labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
-        return f"{name} {labels} {'LOST' if node.lost else 'up'}"
+        return self.nodes.briefs[name].text
 
     def _job_text(self, job_id: str) -> str:
         job = self.jobs[job_id]

@@ -170,6 +170,50 @@ async def test_a_node_that_goes_is_told_also_to_who_shows_none_of_its_rows(deck:
         await watch(socket, lambda ms: any(not r.replicas[0].linked for r in rows(ms)))
 
 
+async def test_figures_of_nodes_come_for_those_that_are_shown_and_what_they_hold_for_all(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    agents = [await join("n1"), await join("n2")]
+    await deck.promote(await deck.release())
+    for agent in agents:
+        await agent.report(agent.served(admitted=1, finished=1))  # what is loaded there is news once
+
+    def named(messages: list[FeedMessage]) -> list[str]:
+        return [node.node for m in messages if isinstance(m, FeedNodes) for node in m.rows]
+
+    async with feed(deck, cursor(deck)) as socket:
+        await watch(socket, lambda ms: sum(isinstance(m, FeedStatus) for m in ms) == 2)
+        await socket.send(FeedShow(rows=(), nodes=("n2",)).model_dump_json())
+        await watch(socket, lambda ms: "n2" in named(ms))
+        for agent in agents:
+            await agent.report(agent.served(admitted=5, finished=5))
+        seen = await watch(socket, lambda ms: "n2" in named(ms))
+        seen += await watch(socket, lambda ms: any(isinstance(m, FeedStatus) for m in ms))
+        assert "n1" not in named(seen)
+        await agents[0].leave()
+        await watch(socket, lambda ms: "n1" in named(ms))
+
+
+async def test_what_was_in_the_list_does_not_come_again_and_what_changed_since_does(deck: Deck, join: Join) -> None:
+    for name in ("acme", "bolt"):
+        await deck.tenant(name)
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    await agent.report(agent.served(admitted=1, finished=1))
+    await asyncio.sleep(1.2)  # a tick: what that changed has been handed out
+    state = HubState.model_validate(await deck.ok("GET", "state"))
+    since = f"{state.status.epoch}:{state.status.rev}&seq={state.status.seq}"
+    async with feed(deck, since) as socket:
+        await socket.send(FeedShow(rows=(), nodes=()).model_dump_json())
+        seen = await watch(socket, lambda ms: sum(isinstance(m, FeedStatus) for m in ms) == 2)
+        assert rows(seen) == []
+        assert not any(isinstance(m, FeedNodes) for m in seen)
+    await agent.leave()  # no event of the log: its rev stays
+    async with feed(deck, since) as socket:
+        await watch(socket, lambda ms: any(r.replicas and not r.replicas[0].linked for r in rows(ms)))
+
+
 async def test_the_hub_says_its_status_at_least_every_two_seconds(deck: Deck) -> None:
     async with feed(deck, cursor(deck)) as socket:
         messages = await watch(socket, lambda ms: sum(isinstance(m, FeedStatus) for m in ms) == 3)

@@ -19,6 +19,7 @@ from websockets.http11 import Request, Response
 
 from loradeck.client.config import Context
 from loradeck.client.feed import Feed, FeedItem, Link, LinkChange
+from loradeck.client.listed import Listed
 from loradeck.schemas.feed import FeedReset, FeedStatus
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import GENESIS
@@ -118,14 +119,27 @@ def status(rev: int) -> str:
     return FeedStatus(status=STATUS.model_copy(update={"rev": rev})).model_dump_json()
 
 
+def whole(item: FeedItem) -> HubState:
+    """What was listed, with all its rows."""
+    assert isinstance(item, Listed)
+    return HubState(
+        status=item.status,
+        me=item.me,
+        tenants=tuple(item.tenants),
+        nodes=tuple(item.nodes),
+        jobs=item.jobs,
+        events=item.events,
+    )
+
+
 async def test_it_lists_then_watches_from_the_lists_cursor(small_hub: tuple[SmallHub, Context]) -> None:
     hub, context = small_hub
     hub.sessions = [says(status(8), status(9))]
     items = await take(Feed(context), 5)
     assert links(items) == [Link.CONNECTING, Link.UP]
-    assert items[2] == STATE
+    assert whole(items[2]) == STATE
     assert [item.status.rev for item in items if isinstance(item, FeedStatus)] == [8, 9]
-    assert hub.opened == ["/v1/feed?since=3:7"]
+    assert hub.opened == ["/v1/feed?since=3:7&seq=0"]
 
 
 async def test_a_broken_link_is_said_to_be_lost_and_listed_again(small_hub: tuple[SmallHub, Context]) -> None:
@@ -153,7 +167,7 @@ async def test_a_reset_lists_again_without_calling_the_link_lost(small_hub: tupl
     hub.sessions = [says(FeedReset(why="too old").model_dump_json()), quiet]
     items = await take(Feed(context), 5)
     assert links(items) == [Link.CONNECTING, Link.UP, Link.UP]
-    assert items[2] == items[4] == STATE
+    assert whole(items[2]) == whole(items[4]) == STATE
 
 
 async def test_a_kind_of_message_that_is_not_known_is_passed_over(small_hub: tuple[SmallHub, Context]) -> None:
@@ -221,11 +235,11 @@ async def test_the_rows_on_the_screen_are_said_again_after_a_reconnect(small_hub
     feed = Feed(context)
     async with asyncio.timeout(10), contextlib.aclosing(feed.follow()) as stream:
         async for item in stream:
-            if isinstance(item, HubState) and not said:
+            if isinstance(item, Listed) and not said:
                 await feed.show(("acme/production",))
             if isinstance(item, FeedStatus):
                 break
-    assert said == [{"type": "show", "rows": ["acme/production"]}] * 2
+    assert said == [{"type": "show", "rows": ["acme/production"], "nodes": None}] * 2
 
 
 async def test_a_token_file_that_becomes_unsafe_stops_the_next_connection(

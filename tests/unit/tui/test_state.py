@@ -29,7 +29,7 @@ def test_attention_comes_first_bad_unproven_no_way_back_moved_within_an_hour(sta
 
 
 def test_the_summary_counts_each_row_once(state: ConsoleState) -> None:
-    counts = state.counts()
+    counts = state.tenants.counts
     assert (counts.need, counts.bad, counts.unproven, counts.no_way_back) == (3, 1, 1, 1)
     assert counts.need + counts.fine == len(state.tenants)
 

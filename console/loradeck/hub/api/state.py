@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
+from pydantic import BaseModel
+from starlette.responses import Response, StreamingResponse
 
 from loradeck.hub.api.moves import hub_of
 from loradeck.hub.auth import Caller, allow
@@ -15,6 +17,7 @@ from loradeck.schemas.state import HubState, Me
 
 router = APIRouter(prefix="/v1", tags=["state"])
 
+K = TypeVar("K")
 Viewer = Annotated[Caller, Depends(allow(Role.VIEWER))]
 
 BATCH = 10
@@ -31,14 +34,25 @@ async def state(request: Request, caller: Viewer) -> Response:
     status = hub.status().model_dump_json()
     events = ",".join(e.model_dump_json() for e in list(hub.recent)[-NEWEST_EVENTS:])
     me = Me(actor=caller.actor, role=caller.role, local=caller.local).model_dump_json()
-    rows: list[str] = []
-    for i, key in enumerate(sorted(filter(hub.is_listed, hub.steer.entries))):
-        rows.append(hub.feeds.row(key))
-        if i % BATCH == BATCH - 1:
-            await asyncio.sleep(0)
-    nodes = ",".join(row.model_dump_json() for row in hub.rows.nodes())
-    jobs = ",".join(job.model_dump_json() for job in hub.queue.all())
-    return Response(
-        f'{{"status":{status},"me":{me},"tenants":[{",".join(rows)}],"nodes":[{nodes}],"jobs":[{jobs}],"events":[{events}]}}',
-        media_type="application/json",
-    )
+
+    async def parts() -> AsyncIterator[str]:
+        # In pieces, as they are put together: of a large fleet that takes seconds, and nobody waits for silence.
+        yield f'{{"status":{status},"me":{me},"events":[{events}],"tenants":['
+        async for piece in _joined(sorted(filter(hub.is_listed, hub.steer.entries)), hub.feeds.row):
+            yield piece
+        yield '],"nodes":['
+        async for piece in _joined(sorted(hub.fleet.nodes), lambda name: hub.rows.node(hub.fleet.nodes[name])):
+            yield piece
+        jobs = ",".join(job.model_dump_json() for job in hub.queue.all())
+        yield f'],"jobs":[{jobs}]}}'
+
+    return StreamingResponse(parts(), media_type="application/json")
+
+
+async def _joined(keys: Sequence[K], row: Callable[[K], str | BaseModel]) -> AsyncIterator[str]:
+    """The rows of an array, some at a time, with a turn of the event loop after them."""
+    for at in range(0, len(keys), BATCH):
+        rows = (row(key) for key in keys[at : at + BATCH])
+        text = ",".join(one if isinstance(one, str) else one.model_dump_json() for one in rows)
+        yield text if at == 0 else f",{text}"
+        await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from textual.widget import Widget
 from loradeck.tui.listing import Listing
 from loradeck.tui.text import BLANK, Line, Span
 from loradeck.tui.theme import CURSOR, OLD
-from loradeck.tui.widgets.lines import strip_of
+from loradeck.tui.widgets.lines import changed_to, strip_of
 
 Drawn = tuple[Line, bool, bool]
 """A line's spans, whether it is selected, whether its figures are old."""
@@ -82,8 +82,14 @@ class Grid(Widget):
             self._bring_into_view(index)
         self._top = max(0, min(self._top, len(self._order) - self.page))
         for y in range(self.size.height):
-            if self._drawn.get(y) != self._line(y):
-                self.refresh(Region(0, y, self.size.width, 1))
+            before, after = self._drawn.get(y), self._line(y)
+            if before == after:
+                continue
+            end = self.size.width
+            if before is not None and before[1:] == after[1:] == (False, False):
+                end = changed_to(before[0], after[0], end)
+            if end:
+                self.refresh(Region(0, y, end, 1))
 
     def _bring_into_view(self, index: int) -> None:
         """Scroll by half a page when the selection leaves the window: one repaint for many steps."""

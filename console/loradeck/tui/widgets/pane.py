@@ -26,13 +26,17 @@ class Pane(Lines):
         self._painted: dict[int, Token] = {}
 
     def show_as(self, lines: Sequence[Line], shown: Shown | None, question: int | None) -> None:
-        """Show lines that stand for a preview or a question; all of them are painted anew for another one."""
-        token = (shown, question)
-        renewed = token != self._token
-        self._token = token
-        self.show(lines)
-        if renewed:
-            self.refresh()
+        """Show lines that stand for a preview or a question.
+
+        For another one all of them have to be on the terminal: those that differ are painted anew, and those that
+        stand there already, painted for the one before, stay.
+        """
+        before, self._token = self._token, (shown, question)
+        changed = self.show(lines)
+        if before != self._token:
+            for y, painted in self._painted.items():
+                if painted == before and y not in changed:
+                    self._painted[y] = self._token
 
     def forget(self) -> None:
         """Something else covered the terminal: nothing counts as painted until it is painted again."""

@@ -1,0 +1,162 @@
+"""`GET /v1/state`, read row by row: a fleet's rows are many megabytes, and as objects ten times that.
+
+    async with HubApi.to(context) as api:
+        listed = await api.listed()
+        for row in listed.tenants: ...
+
+Rows are validated as they are read, and none is kept here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from loradeck.client.errors import NotUnderstood
+from loradeck.schemas.jobs import Job
+from loradeck.schemas.log import Event
+from loradeck.schemas.state import HubStatus, Me, NodeRow, TenantRow
+
+M = TypeVar("M", bound=BaseModel)
+Row = TypeVar("Row", bound=BaseModel, covariant=True)
+
+_decoder = json.JSONDecoder()
+_BLANK = " \t\r\n"
+
+
+class RowsOf(Protocol[Row]):
+    """Rows that can be counted and gone through."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+
+class StateRead(Protocol):
+    """What a console takes in as the whole of a hub's state: a `HubState`, or one that is read row by row."""
+
+    @property
+    def status(self) -> HubStatus: ...
+    @property
+    def me(self) -> Me: ...
+    @property
+    def tenants(self) -> RowsOf[TenantRow]: ...
+    @property
+    def nodes(self) -> RowsOf[NodeRow]: ...
+    @property
+    def jobs(self) -> tuple[Job, ...]: ...
+    @property
+    def events(self) -> tuple[Event, ...]: ...
+
+
+class TextRows(Generic[M]):
+    """Rows in a text. Going through them validates one after the other. Raises: NotUnderstood."""
+
+    def __init__(self, kind: type[M], text: str, ends: list[tuple[int, int]], where: str) -> None:
+        self._kind = kind
+        self._text = text
+        self._ends = ends
+        self._where = where
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[M]:
+        for start, end in self._ends:
+            yield _checked(lambda text: self._kind.model_validate_json(text), self._text[start:end], self._where)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Everything a console lists, at one rev."""
+
+    status: HubStatus
+    me: Me
+    tenants: TextRows[TenantRow]
+    nodes: TextRows[NodeRow]
+    jobs: tuple[Job, ...]
+    events: tuple[Event, ...]
+
+
+_REST: dict[str, TypeAdapter[Any]] = {
+    "status": TypeAdapter(HubStatus),
+    "me": TypeAdapter(Me),
+    "jobs": TypeAdapter(tuple[Job, ...]),
+    "events": TypeAdapter(tuple[Event, ...]),
+}
+_ROWS: dict[str, type[BaseModel]] = {"tenants": TenantRow, "nodes": NodeRow}
+
+
+def listed(body: bytes, where: str) -> Listed:
+    """The answer's parts. Takes no lock of an event loop for long: run it in a thread.
+
+    Raises: NotUnderstood: it is not what a hub of this version answers.
+    """
+    try:
+        text = body.decode()
+        parts: dict[str, Any] = {}
+        at = _past(text, 0, "{")
+        while not (parts and text[at] == "}"):
+            if parts:
+                at = _past(text, at, ",")
+            name, at = _decoder.raw_decode(text, _blank(text, at))
+            at = _blank(text, _past(text, at, ":"))
+            if name in _ROWS:
+                ends, at = _elements(text, at)
+                parts[name] = TextRows(_ROWS[name], text, ends, where)
+            else:
+                start = at
+                _, at = _decoder.raw_decode(text, at)
+                rest = _REST.get(name)
+                parts[name] = _checked(rest.validate_json, text[start:at], where) if rest is not None else None
+            at = _blank(text, at)
+        return Listed(**{name: parts[name] for name in (*_REST, *_ROWS)})
+    except (ValueError, IndexError, KeyError) as error:
+        raise _not_understood(where, f"{type(error).__name__}: {error}") from None
+
+
+def _elements(text: str, at: int) -> tuple[list[tuple[int, int]], int]:
+    """Where each element of an array begins and ends, and the place after the array."""
+    ends: list[tuple[int, int]] = []
+    at = _blank(text, _past(text, at, "["))
+    while text[at] != "]":
+        if ends:
+            at = _blank(text, _past(text, at, ","))
+        _, end = _decoder.raw_decode(text, at)
+        ends.append((at, end))
+        at = _blank(text, end)
+    return ends, at + 1
+
+
+def _past(text: str, at: int, sign: str) -> int:
+    at = _blank(text, at)
+    if text[at] != sign:
+        raise ValueError(f"{sign!r} expected at {at}")
+    return at + 1
+
+
+def _blank(text: str, at: int) -> int:
+    while text[at] in _BLANK:
+        at += 1
+    return at
+
+
+def _checked(validate: Callable[[str], M], text: str, where: str) -> M:
+    try:
+        return validate(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        at = ".".join(str(part) for part in first["loc"]) or "the answer"
+        raise _not_understood(where, f"{at}: {first['msg']}") from None
+
+
+def _not_understood(where: str, what: str) -> NotUnderstood:
+    return NotUnderstood(
+        "the hub's answer is not understood",
+        where=f"{where}: {what}",
+        fix="bring this console and its hub to the same version (loradeck --version)",
+    )

@@ -1,0 +1,415 @@
+"""A real hub with thousands of tenants that stands within a minute: its log and its fleet are laid into it.
+
+`loradeck sim fleet` lays its tenants out one request at a time, which takes a quarter of an hour for ten thousand.
+Here the same log (tenants, routes, two releases each, both promoted, the first one proven) is put into the file
+through the store, and the nodes say hello, acknowledge and report inside the hub's process, where their links would
+have been read. Consoles get it as ever: `loradeck hub`'s own rows, list and feed, over its own socket. Every tenant
+is on two nodes, and a node reports every REPORT_S seconds.
+
+On SIGUSR1 this hub hands out what TICKS seconds bring to consoles, each tick as soon as everybody has taken the one
+before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from incident.fleet import NotReady, wait_for
+from loradeck.cli.sim import FLEET, RACK, ROUTE
+from loradeck.hub import server
+from loradeck.hub.hub import VERSION, Hub
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.ids import Role, digest_of
+from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica, Report, Traffic
+from loradeck.schemas.log import GENESIS, Draft, EventKind, PointerState
+from loradeck.schemas.manifest import BaseManifest, FileEntry
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.route import RouteConfig, Soak
+from loradeck.schemas.table import TableEntry
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck.store.interface import Doc
+from loradeck.store.sqlite import SqliteStore
+from loradeck_agent.simulated import BUILD, GPUS
+
+REPORT_S = 5.0
+"""Time between a node's reports. Each tenant is on two nodes, and the figures of its row change with both."""
+
+STANDS_S = 600.0
+STANDS, HURRIED = "stands", "hurried"
+"""Files by which the hub's process says how far it is."""
+
+BASE = BaseManifest(
+    model_id="simulated/base",
+    revision="1",
+    files=(FileEntry(path="simulated.safetensors", size=0, sha256=digest_of({"simulated": "base"})),),
+)
+
+
+@dataclass
+class Seeded:
+    """A running hub on a seeded log."""
+
+    root: Path
+    hub: subprocess.Popen[str]
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "hub" / "hub.sock"
+
+    def hurry(self, meanwhile: Callable[[], None], seconds: float) -> None:
+        """Until consoles have been given what TICKS seconds bring. `meanwhile` is done again and again.
+
+        Raises: NotReady.
+        """
+        deadline, marker = time.monotonic() + seconds, self.root / HURRIED
+        self.hub.send_signal(signal.SIGUSR1)
+        while not marker.exists():
+            meanwhile()
+            if time.monotonic() > deadline:
+                raise NotReady(f"not within {seconds:g} s: the hub hands out its ticks")
+        marker.unlink()
+
+
+@contextmanager
+def seeded(nodes: int, tenants: int, *, ticks: int = 0) -> Iterator[Seeded]:
+    """A hub where `tenants` tenants are served by `nodes` simulated nodes, all of them proven.
+
+    `ticks`: what `hurry` hands out.
+    """
+    with tempfile.TemporaryDirectory(prefix="ld") as folder:
+        root = Path(folder)
+        _write_log(root / "hub", tenants, max(1, nodes // RACK))
+        command = [sys.executable, "-m", "tests.bench.seeded", str(root), str(nodes), str(ticks)]
+        with (root / "hub.log").open("w") as log:
+            hub = subprocess.Popen(command, stdout=log, stderr=log, text=True)
+        try:
+            wait_for(f"the hub (log: {_tail(root)})", lambda: _stands(root, hub), STANDS_S)
+            yield Seeded(root, hub)
+        finally:
+            hub.terminate()
+            hub.wait(60)
+
+
+def _stands(root: Path, hub: subprocess.Popen[str]) -> bool:
+    if hub.poll() is not None:
+        raise NotReady(f"the hub ended with {hub.returncode}: {_tail(root)}")
+    return (root / STANDS).exists()
+
+
+def _tail(root: Path) -> str:
+    return "\n".join((root / "hub.log").read_text().splitlines()[-5:]) if (root / "hub.log").exists() else ""
+
+
+# ---- the log -------------------------------------------------------------------------------------------------------
+
+
+def _releases(tenant: str) -> tuple[Release, Release]:
+    first, second = (
+        Release(
+            tenant=tenant,
+            form=Form.ADAPTER,
+            base=BASE.digest,
+            adapter=digest_of({"simulated": tenant, "version": version}),
+            label=f"v{version}",
+        )
+        for version in (1, 2)
+    )
+    return first, second
+
+
+def _write_log(data: Path, tenants: int, racks: int) -> None:
+    data.mkdir(mode=0o700)
+    store = SqliteStore(data / "hub.db")
+    with store._database.reading() as connection:
+        connection.execute("PRAGMA synchronous=OFF")  # nobody relies on a benchmark's database
+    store.take_lease("bench")
+    store.register(Doc.BASE, BASE.digest, BASE.model_dump(mode="json"), tenant=None, by="bench")
+    now_ms = time.time_ns() // 1_000_000
+    names = [f"sim-{n:05}" for n in range(1, tenants + 1)]
+    _register(store, [release for name in names for release in _releases(name)], now_ms)
+    for part in _chunks(names):
+        _commit(store, [_draft(EventKind.TENANT_CREATE, name) for name in part])
+    for at, part in enumerate(_chunks(names)):
+        _commit(store, [_route(name, racks, at * CHUNK + n) for n, name in enumerate(part)])
+    for generation in (1, 2):
+        for part in _chunks(names):
+            _commit(store, [_promote(name, generation) for name in part])
+        if generation == 1:
+            store.attest_all([_attested(name) for name in names])
+    store.close()
+
+
+CHUNK = 500
+
+
+def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[at : at + CHUNK] for at in range(0, len(names), CHUNK))
+
+
+def _register(store: SqliteStore, releases: Sequence[Release], now_ms: int) -> None:
+    """As `Store.register` writes them, all in one transaction."""
+    with store._database.transaction():
+        store._database.tables["documents"].insert_all(
+            {
+                "kind": Doc.RELEASE.value,
+                "digest": release.id,
+                "serial": serial,
+                "tenant": release.tenant,
+                "name": None,
+                "version": None,
+                "created_ms": now_ms,
+                "created_by": "bench",
+                "body": json.dumps(release.model_dump(mode="json")),
+            }
+            for serial, release in enumerate(releases, 1)
+        )
+
+
+def _commit(store: SqliteStore, drafts: Sequence[Draft]) -> None:
+    first = drafts[0]
+    store.commit(drafts, key=f"bench-{first.kind.value}-{first.tenant}-{first.expected_generation}")
+
+
+def _draft(kind: EventKind, tenant: str, **more: object) -> Draft:
+    return Draft.model_validate({"kind": kind, "tenant": tenant, "actor": "bench", "role": Role.RELEASER, **more})
+
+
+def _route(tenant: str, racks: int, number: int) -> Draft:
+    config = RouteConfig(placement={"rack": f"r{number % racks:04}"}, soak=Soak(seconds=0, requests=0))
+    return _draft(
+        EventKind.ROUTE,
+        tenant,
+        route=ROUTE,
+        pointer=PointerState(tenant=tenant, route=ROUTE),
+        payload={"config": config.model_dump(mode="json")},
+    )
+
+
+def _promote(tenant: str, generation: int) -> Draft:
+    first, second = (release.id for release in _releases(tenant))
+    return _draft(
+        EventKind.PROMOTE,
+        tenant,
+        route=ROUTE,
+        pointer=PointerState(
+            tenant=tenant,
+            route=ROUTE,
+            generation=generation,
+            release=first if generation == 1 else second,
+            beneath=() if generation == 1 else (first,),
+        ),
+        expected_generation=generation - 1,
+        from_release=None if generation == 1 else first,
+    )
+
+
+def _attested(tenant: str) -> Attestation:
+    return Attestation(
+        kind=AttestationKind.ATTESTED,
+        subject=_releases(tenant)[0].id,
+        tenant=tenant,
+        route=ROUTE,
+        body={"generation": 1, "n": RACK, "m": RACK, "level": "proven"},
+        by="bench",
+    )
+
+
+# ---- the hub's program ---------------------------------------------------------------------------------------------
+
+
+class _NoLink:
+    """What stands for a node's connection: nothing is sent."""
+
+    def replaced(self) -> None:
+        """No other link of the same node comes."""
+
+
+class _Nodes:
+    """The nodes of a hub, in its own process."""
+
+    def __init__(self, hub: Hub, nodes: int) -> None:
+        self._hub = hub
+        self._names = [f"sim-{n:04}" for n in range(1, nodes + 1)]
+        self._racks = max(1, nodes // RACK)
+        self._on: dict[str, list[tuple[TableEntry, list[int]]]] = {name: [] for name in self._names}
+        self._replicas: dict[str, Replica] = {}
+        self._due = 0
+
+    async def stand(self) -> None:
+        """Say hello and acknowledge everything; returns once the hub has counted every tenant as proven."""
+        hub = self._hub
+        by_rack: dict[str, list[TableEntry]] = {}
+        for key, entry in hub.steer.entries.items():
+            by_rack.setdefault(hub.config(key).placement["rack"], []).append(entry)
+        for n, name in enumerate(self._names):
+            rack = f"r{n // RACK % self._racks:04}"
+            entries = by_rack.get(rack, [])
+            self._on[name] = [(entry, [0]) for entry in entries]
+            loaded = {ref.id for entry in entries for ref in (entry.current, *entry.beneath) if ref is not None}
+            self._replicas[name] = replica = Replica(
+                replica=name, state=EngineState.UP, base=BASE.digest, build=BUILD, slots=64, loaded=tuple(loaded)
+            )
+            hello = Hello(
+                node=name,
+                boot="seeded",
+                version=VERSION,
+                labels={**FLEET, "rack": rack},
+                epoch=0,
+                rev=0,
+                hash=GENESIS,
+                replicas=(replica,),
+            )
+            hub.fleet_hello(hello, cast("Any", _NoLink()))
+        await asyncio.sleep(1)
+        for n, (name, served) in enumerate(self._on.items()):
+            for entry, _ in served:
+                hub.acknowledged(_proven(entry, name))
+            if n % 20 == 0:
+                self._heard()
+                await asyncio.sleep(0)
+        while any(hub.facts.attested_generation(key, 2) is None for key in hub.steer.entries):
+            self._heard()
+            await asyncio.sleep(0.2)
+
+    def _heard(self) -> None:
+        for node in self._hub.fleet.nodes.values():
+            self._hub.fleet.heard(node)
+
+    def report(self, share: float) -> None:
+        """The next nodes say how they are, and how much each tenant was served."""
+        many = max(1, round(len(self._names) * share))
+        for _ in range(many):
+            name = self._names[self._due % len(self._names)]
+            self._due += 1
+            self._hub.fleet.heard(self._hub.fleet.nodes[name])
+            self._hub.reported(self._hub.fleet.nodes[name], self._said(name))
+
+    def _said(self, name: str) -> Report:
+        now_ms = time.time_ns() // 1_000_000
+        traffic = []
+        for entry, served in self._on[name]:
+            assert entry.current is not None
+            served[0] += random.randrange(1, 40)
+            traffic.append(
+                Traffic.model_construct(
+                    tenant=entry.tenant,
+                    route=entry.route,
+                    generation=entry.generation,
+                    release=entry.current.id,
+                    replica=name,
+                    admitted=served[0],
+                    finished=served[0],
+                    checked=served[0],
+                    last_admitted_ms=now_ms,
+                    last_token_ms=now_ms,
+                    ttft_ms=(0, 0, 0, 0, served[0]),
+                )
+            )
+        host = Host(
+            cpu_percent=random.uniform(5, 60), memory_used=64 << 30, memory_total=1024 << 30, load1=random.uniform(1, 9)
+        )
+        ledger = self._hub.ledger
+        return Report(
+            replicas=(self._replicas[name],),
+            router_boot="seeded",
+            traffic=tuple(traffic),
+            host=host,
+            gpus=tuple(_gpu(name, index) for index in range(GPUS)),
+            nvml=NvmlState.OK,
+            rev=ledger.rev,
+            epoch=ledger.epoch,
+        )
+
+
+def _proven(entry: TableEntry, replica: str) -> Ack:
+    return Ack(
+        tenant=entry.tenant,
+        route=entry.route,
+        epoch=entry.epoch,
+        generation=entry.generation,
+        release=entry.current.id if entry.current else None,
+        replica=replica,
+        state=AckState.PROVEN,
+        at_ms=time.time_ns() // 1_000_000,
+    )
+
+
+def _gpu(name: str, index: int) -> Gpu:
+    return Gpu.model_construct(
+        index=index,
+        uuid=f"SIM-{name}-{index}",
+        name="Simulated 80GB",
+        utilisation=random.randrange(101),
+        memory_used=random.randrange(20, 79) << 30,
+        memory_total=80 << 30,
+        power_w=round(random.uniform(90, 690), 1),
+        power_limit_w=700.0,
+        temperature_c=random.randrange(35, 80),
+        clock_sm_mhz=random.randrange(600, 1980),
+        clock_mem_mhz=2619,
+        ecc_uncorrected=0,
+        ecc_corrected=0,
+        remapped_rows=0,
+    )
+
+
+async def _report(nodes: _Nodes) -> None:
+    """A fifth of a second's share at a time, so that nothing waits for long."""
+    while True:
+        began = time.monotonic()
+        nodes.report(0.2 / REPORT_S)
+        await asyncio.sleep(max(0.0, 0.2 - (time.monotonic() - began)))
+
+
+async def _hurry(hub: Hub, ticks: int, marker: Path) -> None:
+    """`ticks` seconds of telemetry of every tenant and node, to those who watch, as fast as they take it."""
+    feeds = hub.feeds
+    for _ in range(ticks):
+        feeds.soon(hub.steer.entries)
+        for name in hub.fleet.nodes:
+            feeds.node(name)
+        await feeds.tick()
+        while any(s.tenants or s.nodes or s.wake.is_set() for s in feeds._subscribers):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    marker.touch()  # noqa: ASYNC240
+
+
+def _serve(root: Path, nodes: int, ticks: int) -> None:
+    usual = Hub.run
+    running = set[asyncio.Task[None]]()
+
+    async def run(self: Hub) -> None:
+        loop, fleet = asyncio.get_running_loop(), _Nodes(self, nodes)
+
+        async def begin() -> None:
+            await fleet.stand()
+            (root / STANDS).touch()
+            await _report(fleet)
+
+        def start(work: Coroutine[Any, Any, None]) -> None:
+            task = loop.create_task(work)
+            task.add_done_callback(lambda done: done.cancelled() or done.result())
+            running.add(task)
+
+        loop.add_signal_handler(signal.SIGUSR1, lambda: start(_hurry(self, ticks, root / HURRIED)))
+        start(begin())
+        await usual(self)
+
+    Hub.run = run  # type: ignore[method-assign]
+    server.serve(root / "hub", name="bench")
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
