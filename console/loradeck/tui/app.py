@@ -156,6 +156,11 @@ class Deck(App[Context], inherit_bindings=False):
     def _accepted(self) -> int:
         return self._driver.accepted if isinstance(self._driver, DeckDriver) else 0
 
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the terminal has taken all that was written. What repeats itself waits until it has."""
+        return self._written() == self._accepted()
+
     def post_display_hook(self) -> None:
         """Textual calls this after each frame it has handed to the driver."""
         if self._batch_count or not self.is_running:
@@ -189,7 +194,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.state.arrange()
         self.moving.drop_outdated()
         self._ask()
-        if self._written() == self._accepted():
+        if self.keeps_up:
             self.draw_front()
 
     def notice(self, text: str, style: str = "") -> None:

@@ -58,9 +58,11 @@ def _plain(value: object) -> str:
 
 
 def _left(state: ConsoleState, job: Job) -> str:
-    """Time left at the speed so far; only while it runs and has done a few steps."""
+    """Time left at the speed so far; only of a first attempt that has done a few steps: others began further on."""
     now = state.hub_now_ms
-    if job.ended_ms is not None or job.started_ms is None or now is None or not job.step or not job.of:
+    if job.attempt > 1 or job.ended_ms is not None or job.started_ms is None:
+        return ""
+    if now is None or not job.step or not job.of:
         return ""
     left = (now - job.started_ms) / 1000 / job.step * (job.of - job.step)
     return f"about {age(left)} left" if job.step >= 3 and left > 0 else ""

@@ -54,11 +54,13 @@ class JobScreen(Screen[None], inherit_bindings=False):
         """Ask for what is new, unless an answer is still on its way."""
         if not self.following.fetch.running:
             self.run_worker(self._poll())
-        self.show()
+        if self.deck.keeps_up:
+            self.show()
 
     async def _poll(self) -> None:
         await self.following.poll(self.deck.port, self.deck.state.clock())
-        self.show()
+        if self.deck.keeps_up:  # a terminal that has not taken the last frame gets no new one
+            self.show()
 
     def show(self) -> None:
         """Draw what is known now; lines that look the same are not written again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from textual import events
 from textual.app import ComposeResult
@@ -10,6 +11,9 @@ from textual.screen import Screen
 
 from loradeck.tui.text import Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from loradeck.tui.app import Deck
 
 
 class Page(Screen[None], inherit_bindings=False):
@@ -42,7 +46,12 @@ class Page(Screen[None], inherit_bindings=False):
 
     def on_mount(self) -> None:
         if self._every is not None:
-            self.set_interval(self._every, self._show)
+            self.set_interval(self._every, self._again)
+
+    def _again(self) -> None:
+        """A terminal that has not taken the last frame gets no new one."""
+        if cast("Deck", self.app).keeps_up:
+            self._show()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show)
