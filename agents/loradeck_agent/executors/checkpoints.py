@@ -189,7 +189,9 @@ def restore_optimizer(
             + (f": {len(missing)} missing, first {missing[0]}" if missing else ""),
         )
     for name, parameter in names.items():
-        optimiser.state[parameter].update(found[name])
+        # AdamW counts its steps on the CPU.
+        kept = {part: value if part == "step" else value.to(parameter.device) for part, value in found[name].items()}
+        optimiser.state[parameter].update(kept)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -109,7 +109,7 @@ class Loop:
             stopping = self.world.any(self.current.stopping)
             if step < spec.steps and (stopping or step % spec.checkpoint_every == 0):
                 self._save(step)
-            if stopping:
+            if stopping and step < spec.steps:  # after the last one, publishing is the quickest way out
                 raise Preempted
             self.current.beat()
         if self._best is not None:

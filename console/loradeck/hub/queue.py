@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from loradeck.hub import datasets, judging, merging
+from loradeck.hub import checkpoints, datasets, judging, merging
 from loradeck.hub.job_logs import JobLogs
 from loradeck.rules.errors import Refused
 from loradeck.rules.jobs import ATTEMPTS, has_memory, in_order, tried_again
@@ -100,7 +100,10 @@ class Queue:
 
     def put(self, job: Job, *, durable: bool = True) -> None:
         """Keep a job's new state and show it."""
+        before = self._jobs.get(job.id)
         self._jobs[job.id] = job
+        if before is not None and before.checkpoint != job.checkpoint:
+            checkpoints.let_go(self._hub, self._jobs.values(), before.checkpoint)
         self._hub.feeds.job(job.id)
         if durable:
             self._hub.spawn(self._write(job))

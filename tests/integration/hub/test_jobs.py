@@ -123,6 +123,35 @@ async def test_a_run_that_trained_every_weight_is_done_when_it_names_the_base_it
     assert (await job(deck, submitted["id"]))["state"] == state
 
 
+async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_anything_else_names(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    suite = deck.hub.catalogue.suites[await deck.suite()].files[0]
+    submitted = await train(deck)
+    agent = await join("n1")
+    assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
+    both, first, second = [await deck.blob(data) for data in (b"the best so far", b"step 2", b"step 4")]
+
+    async def checkpoint(step: int, *files: FileEntry) -> None:
+        named = [{**file.model_dump(), "path": f"{n}.safetensors"} for n, file in enumerate(files)]
+        data = {"folder": "x", "files": named}
+        await agent.say(assigned, ExecutorEventType.CHECKPOINT, seq=step, step=step, of=9, data=data)
+        await until(lambda: deck.hub.queue.get(submitted["id"]).step == step, "taken in")  # type: ignore[union-attr]
+
+    def held() -> list[bool]:
+        return [deck.hub.blobs.has(file.sha256) for file in (both, first, second, suite)]
+
+    await checkpoint(2, both, first, suite)
+    assert held() == [True, True, True, True]
+    await checkpoint(4, both, second)
+    assert held() == [True, False, True, True], "only what nothing names any more"
+    await agent.say(assigned, ExecutorEventType.FAILED, seq=5, code="loss_spike")
+    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    assert held() == [True, False, True, True], "it may be resumed"
+
+
 async def test_a_failed_job_keeps_its_recipe_its_reason_its_last_metrics_and_the_end_of_its_log(
     deck: Deck, join: Join
 ) -> None:
