@@ -30,5 +30,7 @@ def let_go(hub: Hub, jobs: Iterable[Job], old: CheckpointRef | None) -> None:
 def _registered(catalogue: Catalogue) -> Iterator[str]:
     for version in catalogue.adapters.values():
         yield from (file.sha256 for file in version.manifest.files)
-    for manifest in (*catalogue.datasets.values(), *catalogue.suites.values()):
-        yield from (file.sha256 for file in manifest.files)
+    for dataset in catalogue.datasets.values():
+        yield from (file.sha256 for file in dataset.files)
+    for suite in catalogue.suites.values():
+        yield from (file.sha256 for file in suite.files)
