@@ -32,6 +32,7 @@ from loradeck.schemas.jobs import (
 )
 from loradeck.schemas.link import JobEvent, JobLog
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
+from loradeck.schemas.release import Form
 from loradeck.schemas.training import Weights
 from loradeck_agent.checkpoint_store import CheckpointStore
 from loradeck_agent.errors import AgentError, Unreachable
@@ -303,13 +304,13 @@ class Jobs:
         elif isinstance(spec, EvaluateSpec | MergeSpec):
             if job.release is None:
                 raise AgentError("bad_job", "the job names no release", job.id)
-            base = self._base(job.release.release.base)
+            release = job.release.release
+            evaluates = isinstance(spec, EvaluateSpec)
+            base = self._base(release.served_base if evaluates else release.base)
             if isinstance(spec, EvaluateSpec):
                 inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
-            if job.release.release.adapter is not None:
-                inputs[job.release.release.adapter] = str(
-                    await self.store.ensure(job.release, base.digest, base.folder)
-                )
+            if release.adapter is not None and not (evaluates and release.form is Form.MERGED):
+                inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
         else:
             raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
         executor.start(
@@ -321,6 +322,7 @@ class Jobs:
                 base=str(base.folder),
                 base_digest=base.digest,
                 inputs=inputs,
+                release=job.release.release if job.release is not None else None,
                 canaries=job.canaries,
                 out=str(folder.out),
                 events=str(folder.events),

@@ -192,7 +192,7 @@ def _check_schemas(suite: Suite) -> None:
 
 
 def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:
-    """Folder of the release's adapter; None for the base alone.
+    """Folder of the release's adapter; None for the base alone, and for merged weights, which are a base of their own.
 
     Raises:
         BadSpec: the inputs are not those of the release.
@@ -201,6 +201,11 @@ def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:
     if len(others) > 1:
         raise BadSpec("bad_spec", f"the spec gives {len(others)} adapters, a release has one")
     adapter = others[0] if others else None
+    named = current.spec.release
+    if named is not None and named.form is Form.MERGED and adapter is None:
+        if (named.id, named.merged) != (spec.release, current.spec.base_digest):
+            raise BadSpec("bad_spec", f"the merged weights are not those of the release {spec.release}")
+        return None
     form = Form.ADAPTER if adapter else Form.BASE
     found = Release(tenant=spec.tenant, form=form, base=current.spec.base_digest, adapter=adapter).id
     if found != spec.release:

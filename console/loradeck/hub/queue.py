@@ -272,7 +272,9 @@ class Queue:
         if isinstance(job.spec, TrainSpec):
             return job.spec.base
         release = self._hub.catalogue.release(job.spec.release, job.tenant)
-        return release.base if release else None
+        if release is None:
+            return None
+        return release.served_base if isinstance(job.spec, EvaluateSpec) else release.base
 
     def _give(self, job: Job, node: Node) -> None:
         given = job.model_copy(

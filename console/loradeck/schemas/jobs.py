@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from loradeck.schemas.ids import Digest, Name, Strict, Wire
 from loradeck.schemas.manifest import DecisionRecord, FileEntry
+from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import Form, Guards, Method, Mixing, Structure, Validation, Weights
 
@@ -188,6 +189,7 @@ class ExecutorSpec(Strict):
     base: str = Field(description="folder of the base model")
     base_digest: Digest
     inputs: dict[str, str] = Field(description="digest of a dataset, suite or adapter -> its folder or file")
+    release: Release | None = Field(None, description="evaluate and merge: what the job is about, by its parts")
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")

@@ -11,13 +11,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.integration.executors.running import Bench, Ended
+from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
 from transformers import AutoModelForCausalLM
 
 from loradeck.artifacts import base_manifest
-from loradeck.schemas.attestation import MergeReport
-from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType, MergeSpec
+from loradeck.schemas.attestation import EvaluationReport, MergeReport
+from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, EvaluateSpec, ExecutorEventType, MergeSpec
 from loradeck.schemas.manifest import BaseManifest
+from loradeck.schemas.release import Form, Release
 from loradeck_agent.executors import merge_weights
 from loradeck_agent.executors.protocol import Run
 
@@ -95,6 +96,28 @@ def test_the_merged_weights_are_a_base_of_their_own_with_the_same_template_and_r
     assert report.probe.kl < 1e-6 < 0.1 < report.probe.kl_base, "stored in fp32, nothing is lost"
     assert ended.last.data == {"merged": manifest.digest, "kl": report.probe.kl, "kl_base": report.probe.kl_base}
     assert run_merge(bench, adapter).last.data["merged"] == manifest.digest, "the same again"
+
+
+def test_merged_weights_are_evaluated_as_the_release_they_are(bench: Bench, adapter: Path) -> None:
+    ended = run_merge(bench, adapter)
+    report = MergeReport.model_validate_json((ended.out / "report.json").read_text())
+    items = [{"id": f"i{n}", "prompt": "word " * n, "answer": "?"} for n in (3, 1)]
+    under = bench.evaluate(items, (ADAPTER, adapter), max_new_tokens=6)
+    parts = {"tenant": "acme", "form": Form.MERGED, "base": bench.digest, "adapter": ADAPTER, "merged": report.merged}
+    release = Release.model_validate(parts)
+    assert release.id == report.release
+    suite = write_rows(bench.root / "held-out.jsonl", items)
+    spec = EvaluateSpec(tenant="acme", release=release.id, suite=SUITE, max_new_tokens=6)
+    weights = {"base": str(ended.out / "weights"), "base_digest": report.merged, "release": release}
+    merged = bench.run(spec, {SUITE: str(suite)}, **weights)
+    assert merged.status == EXIT_OK, merged.last
+    answers = [
+        [item.answer for item in EvaluationReport.model_validate_json((e.out / "report.json").read_text()).items]
+        for e in (under, merged)
+    ]
+    assert answers[0] == answers[1]
+    refused = bench.run(spec, {SUITE: str(suite)}, **weights | {"release": release.model_copy(update={"tenant": "x"})})
+    assert (refused.status, refused.last.code) == (EXIT_BAD_SPEC, "bad_spec")
 
 
 def test_a_cast_to_bf16_is_measured_and_is_near(bench: Bench, adapter: Path, tmp_path: Path) -> None:

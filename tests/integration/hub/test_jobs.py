@@ -528,6 +528,21 @@ async def test_a_merge_goes_from_the_queue_to_a_registered_release_with_its_prob
     assert len(await deck.ok("GET", f"attestations?subject={made}")) == 1, "the same again is once"
 
 
+async def test_a_merged_release_is_evaluated_where_an_engine_has_its_weights(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    release, suite = await deck.release(), await deck.suite()
+    adapter = deck.hub.catalogue.releases[release].adapter
+    assert adapter is not None
+    agent = await join("n1")
+    said = merged(release, adapter)
+    await merge(deck, agent, release, said)
+    spec = EvaluateSpec(tenant="acme", release=said["report"]["release"], suite=suite)
+    submitted = await deck.ok("POST", "jobs", JobRequest(spec=spec).model_dump(mode="json"))
+    assert (await job(deck, submitted["id"]))["state"] == "queued"
+    other = await join("n2", base=said["report"]["merged"])
+    await until(lambda: other.jobs.get(submitted["id"]), "it goes to the node with the merged weights")
+
+
 async def test_a_merge_on_other_weights_or_too_far_away_registers_nothing(deck: Deck, join: Join) -> None:
     await deck.tenant()
     release = await deck.release()
