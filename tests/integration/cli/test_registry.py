@@ -327,7 +327,10 @@ def test_a_tenants_data_policy_is_shown_and_set_whole(desk: Desk, tenant: str) -
 
 
 def test_a_collection_shows_its_plan_and_keeps_what_was_registered_lately(desk: Desk, tenant: str) -> None:
-    assert desk.json("hub", "collect", "--dry-run")["adapters"] == []
+    plan = desk.json("hub", "collect", "--dry-run")
+    assert plan["adapters"] == []
+    if plan["files"]:  # of datasets with erased rows, whose time has come at once
+        desk.run("hub", "collect", "--yes")
     desk.refused(1, "nothing_to_collect", "hub", "collect", "--yes")
     shown = desk.run("hub", "collect", "--older-than", "0", "--dry-run").stdout
     assert re.search(r"\d+ files", shown), shown
