@@ -70,11 +70,11 @@ async def take_in(hub: Hub, attestation: Attestation) -> Attestation:
             return known
     written = await hub.attest(attestation)
     if kind is AttestationKind.EVALUATION:
+        # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
         suite = str(attestation.body["suite"])
         for key in hub.routes():
             gate = hub.config(key).gate
-            fits = gate is not None and key[0] == attestation.tenant and any(p.suite == suite for p in gate.suites)
-            if fits and attestation.route in (None, key[1]):
+            if gate is not None and key[0] == attestation.tenant and any(p.suite == suite for p in gate.suites):
                 await judge(hub, key, subject)
     return written
 

@@ -14,10 +14,12 @@ from loradeck.schemas.moves import PromoteRequest
 ROUTE = "tenants/acme/routes/production"
 
 
-async def reported(deck: Deck, release: str, suite: str, answer: str = "a", n: int = 20) -> None:
+async def reported(
+    deck: Deck, release: str, suite: str, answer: str = "a", n: int = 20, route: str | None = None
+) -> None:
     items = [{"id": f"i{i}", "answer": f"{answer}{i}", "exact": True, "valid": True} for i in range(n)]
     body = {"release": release, "suite": suite, "n": n, "exact": n, "valid": n, "items": items, "seconds": 1.0}
-    stated = {"kind": "evaluation", "subject": release, "tenant": "acme", "body": body, "by": ""}
+    stated = {"kind": "evaluation", "subject": release, "tenant": "acme", "route": route, "body": body, "by": ""}
     await deck.ok("POST", "attestations", stated)
 
 
@@ -86,7 +88,10 @@ async def test_a_release_reaches_production_through_staging(deck: Deck, join: Jo
     await deck.tenant(route="staging")
     await deck.tenant(gate=gate)
     await join("n1")
-    await reported(deck, release, suite)
+    await reported(deck, release, suite, route="staging")
+    judged_at_once = deck.hub.facts.gate(("acme", "production"), release)
+    assert judged_at_once is not None
+    assert not judged_at_once.passed
     problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(release, 0))
     assert problem.detail == "it was never proven on staging"
     await deck.ok("POST", "tenants/acme/routes/staging/promote?wait=proven&timeout=20", promote(release, 0))
