@@ -2,7 +2,8 @@
 
     cd examples && python -m recipes.measure [--only supervised,full] [--threads N] [--keep DIR] [--docs FILE]
 
-The supervised recipe took 75 s of processor time. What stands in the folder of `--keep` already is not done again. With `--docs` the tables go between the markers of that file (docs/training.md).
+The supervised recipe took 75 s of processor time. What stands in the folder of `--keep` already is not done again.
+With `--docs` the tables go between the markers of that file (docs/training.md).
 """
 
 from __future__ import annotations
