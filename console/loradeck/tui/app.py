@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -25,6 +26,7 @@ from loradeck.tui.asker import Asker
 from loradeck.tui.dispatch import NewKey, new_key
 from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
 from loradeck.tui.listing import RowFilter
+from loradeck.tui.logfile import keep_log, tell_end
 from loradeck.tui.moves import RowKey
 from loradeck.tui.moving import Moving
 from loradeck.tui.port import HubPort, Port
@@ -44,6 +46,11 @@ from loradeck.tui.state import ConsoleState, Screen
 from loradeck.tui.text import clean
 from loradeck.tui.theme import THEME
 from loradeck.tui.typed import Typed
+
+log = logging.getLogger("loradeck.console")
+
+TAKEN_S = 0.02
+"""How often a slow terminal is looked at: a frame is drawn once it has taken the one before."""
 
 REPAINT_S = 0.5
 """Data is drawn at most twice a second; keys, and what one's own move does, at once."""
@@ -98,6 +105,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.question: Question | None = None
         self.question_top = 0  # first entry of its list that is in view
         self._at = at
+        self._owes_frame = False
         self.contexts = contexts
         self.make_key = make_key
         self.sender = Sender(port, self.state, self.draw_front)
@@ -123,7 +131,12 @@ class Deck(App[Context], inherit_bindings=False):
 
     def _end(self, number: signal.Signals) -> None:
         """A signal: leave the terminal clean. What was sent goes on at the hub."""
+        log.warning("ended by %s", number.name)
         self.exit(return_code=128 + number)
+
+    def _handle_exception(self, error: Exception) -> None:
+        log.error("ended by a fault of its own", exc_info=error)
+        super()._handle_exception(error)
 
     def on_terminal_gone(self, event: TerminalGone) -> None:
         self._end(signal.SIGHUP)
@@ -184,18 +197,26 @@ class Deck(App[Context], inherit_bindings=False):
     # ---- drawing ---------------------------------------------------------------------------------------------
 
     def draw_front(self) -> None:
-        """Draw what the list in front knows now."""
+        """Draw what the list in front knows now; as soon as the terminal has taken the last frame."""
         front = self.front
-        if front is not None:
-            front.sync()
+        if front is None or self._owes_frame:
+            return
+        if not self.keeps_up:
+            self._owes_frame = True
+            self.set_timer(TAKEN_S, self._draw_owed)
+            return
+        front.sync()
+
+    def _draw_owed(self) -> None:
+        self._owes_frame = False
+        self.draw_front()
 
     def _tick(self) -> None:
-        """Twice a second: order, ages, figures. A terminal that has not taken the last frame gets no new one."""
+        """Twice a second: order, ages, figures."""
         self.state.arrange()
         self.moving.drop_outdated()
         self._ask()
-        if self.keeps_up:
-            self.draw_front()
+        self.draw_front()
 
     def notice(self, text: str, style: str = "") -> None:
         """One line above the footer, until the next key."""
@@ -373,6 +394,7 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
     Raises:
         ConfigError: unsafe token file, unusable certificate authority.
     """
+    kept = keep_log()
     while True:
         why = "--read-only" if read_only else f"context {context.name}" if context.read_only else None
         deck = Deck(
@@ -386,5 +408,8 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
         )
         chosen = deck.run(mouse=False)
         if chosen is None:
-            return deck.return_code or 0
+            status = deck.return_code or 0
+            if status:
+                tell_end(status, kept)
+            return status
         context, at = chosen, None

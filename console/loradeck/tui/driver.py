@@ -123,6 +123,15 @@ class DeckDriver(LinuxDriver):
         """Characters the terminal's file has taken."""
         return self._counted.taken
 
+    def start_application_mode(self) -> None:
+        """As Textual's, but what is written never waits for the terminal: a full queue would hold up the keys.
+
+        What piles up is bounded by the app, which draws nothing new before its last frame has been taken.
+        """
+        super().start_application_mode()  # type: ignore[no-untyped-call]
+        if self._writer_thread is not None:
+            self._writer_thread._queue.maxsize = 0
+
     def write(self, data: str) -> None:
         self.written += len(data)
         super().write(data)

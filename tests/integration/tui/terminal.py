@@ -50,7 +50,7 @@ class Terminal:
         self.raw = b""
         self.answers = True
         self.unanswered = 0
-        self.reading = True
+        self.program = START
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, context: Context, *, read_only: bool, at: str, env: dict[str, str]) -> None:
@@ -64,7 +64,7 @@ class Terminal:
         ]
         clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLORTERM", "TMUX", "COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START, *arguments],
+            [sys.executable, "-c", self.program, *arguments],
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,
@@ -82,6 +82,9 @@ class Terminal:
         if not data:
             asyncio.get_running_loop().remove_reader(self.master)
             return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         self.raw += data
         for _ in range(data.count(REQUEST)):
             if self.answers:
@@ -89,6 +92,14 @@ class Terminal:
             else:
                 self.unanswered += 1
         self._stream.feed(_QUERIES.sub(b"", data).replace(REQUEST, b""))
+
+    async def drain(self, bytes_per_s: int) -> None:
+        """Read so many bytes a second and no more, until cancelled."""
+        self.stall()
+        while True:
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(BlockingIOError):
+                self._take(os.read(self.master, bytes_per_s // 20))
 
     def stall(self) -> None:
         """Nobody reads what the console writes any more."""
@@ -179,9 +190,11 @@ async def console(
     at: str = "",
     answers: bool = True,
     env: dict[str, str] | None = None,
+    program: str = START,
 ) -> AsyncIterator[Terminal]:
-    """A console in a terminal of its own, killed at the end if it still runs."""
+    """A console in a terminal of its own, killed at the end if it still runs. `program`: what starts it."""
     terminal = Terminal(columns, lines)
+    terminal.program = program
     terminal.answers = answers
     try:
         terminal.start(context, read_only=read_only, at=at, env=env or {})

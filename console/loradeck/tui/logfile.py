@@ -1,0 +1,46 @@
+"""The console's own log: why one ended, kept where the next one, or a person, can look."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import signal
+import sys
+import time
+from pathlib import Path
+
+from loradeck.client.config import state_path
+
+MOST_BYTES = 1_000_000
+"""Of one file; the one before it is kept beside it."""
+
+
+def keep_log() -> Path | None:
+    """Write what the console logs to its file from now on; None where there is no writing: it runs without."""
+    path = state_path() / "console.log"
+    logger = logging.getLogger("loradeck.console")
+    if logger.handlers:
+        return path
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=MOST_BYTES, backupCount=1, encoding="utf-8")
+        path.chmod(0o600)
+    except OSError:
+        return None
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(process)d %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return path
+
+
+def tell_end(status: int, path: Path | None) -> None:
+    """One line on stderr after a console that was not left by its own key. A terminal that is gone is not told."""
+    why = f"ended by {signal.Signals(status - 128).name}" if status > 128 else "ended by a fault of its own"
+    where = f"; log: {path}" if path is not None else ""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"loradeck: {why}; what was sent goes on at the hub{where}\n")
+        sys.stderr.flush()
