@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from scripts.console_stage import stage
 from textual.app import App, ComposeResult
 
 from loradeck.tui.seen import Shown
@@ -76,3 +79,17 @@ async def test_a_line_that_is_not_painted_yet_does_not_count_for_the_preview_aft
         assert pane.painted == (None, None)
         await pilot.pause()
         assert pane.painted == (ONE, None)
+
+
+async def test_footer_growth_a_thousand_redraws_make_no_widget_and_no_timer() -> None:
+    async with stage() as on:
+        await on.press("j")
+        widgets, tasks = len(list(on.deck.screen.walk_children())), len(asyncio.all_tasks())
+        for _ in range(500):
+            on.deck.state.listing.step(1)
+            on.deck.draw_front()
+            on.deck.state.listing.step(-1)
+            on.deck.draw_front()
+        await on.pause()
+        assert len(list(on.deck.screen.walk_children())) == widgets
+        assert len(asyncio.all_tasks()) <= tasks + 2
