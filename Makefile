@@ -8,10 +8,10 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint bench bench-console faults setup clean
+.PHONY: help demo test test-vllm lint bench bench-console bench-executors faults setup clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
 
 setup: $(STAMP) ## virtual environment and packages
 
@@ -52,6 +52,9 @@ bench: $(STAMP) $(VLLM_STAMP) ## the budgets, measured beside floors and peers
 
 bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (an hour)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only console --full $(ARGS)
+
+bench-executors: $(STAMP) ## a merge beside peft and beside cp + fsync
+	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only merge --write $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from tests.bench import (
     fleet,
     flip,
     load,
+    merging,
     mlflow_alias,
     readiness,
     report,
@@ -53,6 +54,7 @@ PARTS = {
     "mlflow": Part("Today: an alias and polling", mlflow_alias.measure, {"slow": 4, "fast": 20}),
     "vllm": Part("Today: unload and load through vLLM", vllm_reload.measure, {"rounds": 3}),
     "router": Part("Router", router.measure, {"share": 0.1}),
+    "merge": Part("Merge", merging.measure, {"rounds": 1}),
     "daemon": Part("Agent", daemon.measure, {"watched_s": 10.0}),
     "console": Part(
         "Console",

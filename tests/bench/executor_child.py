@@ -1,0 +1,89 @@
+"""One measurement of a benchmark of executors in a process of its own, so that its memory is its own.
+
+    python -m tests.bench.executor_child merge|peft|copy FOLDER
+
+FOLDER holds `task.json`; one JSON object is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import peft
+import torch
+import transformers
+
+from loradeck_agent.executors.merge_weights import merge_weights
+
+Task = dict[str, Any]
+
+
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds of some work, and the most memory it took above what the imports hold, in MB of 10^6 bytes."""
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
+    before = _status("VmRSS")
+    began = time.monotonic()
+    work()
+    took = time.monotonic() - began
+    return {"seconds": took, "peak_mb": max(0.0, _status("VmHWM") - before)}
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
+
+
+def merge(task: Task) -> dict[str, float]:
+    """Ours: hashed, written and on the disk."""
+    out = Path(task["out"])
+    out.mkdir()
+    return measured(lambda: merge_weights(Path(task["base"]), Path(task["adapter"]), out))
+
+
+def by_peft(task: Task) -> dict[str, float]:
+    """What the library offers: the model in fp32, merged in memory, cast and saved."""
+
+    def work() -> None:
+        model = transformers.AutoModelForCausalLM.from_pretrained(task["base"], dtype=torch.float32)
+        merged = peft.PeftModel.from_pretrained(model, task["adapter"]).merge_and_unload()
+        merged.to(torch.bfloat16).save_pretrained(task["out"])
+
+    return measured(work)
+
+
+def copy(task: Task) -> dict[str, float]:
+    """The floor: the same bytes to the same disk."""
+
+    def work() -> None:
+        shutil.copytree(task["base"], task["out"])
+        for path in (*Path(task["out"]).iterdir(), Path(task["out"])):
+            fd = os.open(path, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+
+    return measured(work)
+
+
+WORK = {"merge": merge, "peft": by_peft, "copy": copy}
+
+
+def main() -> None:
+    kind, folder = sys.argv[1:]
+    task = json.loads((Path(folder) / "task.json").read_text())
+    torch.set_num_threads(task["threads"])
+    transformers.utils.logging.disable_progress_bar()
+    sys.stdout.write(json.dumps(WORK[kind](task)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
