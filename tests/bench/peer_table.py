@@ -12,8 +12,9 @@ from textual.widgets import DataTable, Footer, Header
 
 from loradeck.client.config import Context
 from loradeck.client.feed import Feed
+from loradeck.client.listed import Listed
 from loradeck.schemas.feed import FeedTenants
-from loradeck.schemas.state import HubState, TenantRow
+from loradeck.schemas.state import TenantRow
 
 COLUMNS = ("TENANT", "LIVE", "REQ/S", "ERR%", "BAD% was", "now", "TTFT95", "PROVEN", "R GOES TO", "FLAG")
 AROUND = 40
@@ -58,7 +59,7 @@ class Table(App[None]):
     async def follow(self) -> None:
         async with contextlib.aclosing(self.feed.follow()) as items:
             async for item in items:
-                if isinstance(item, HubState):
+                if isinstance(item, Listed):
                     self.table.clear()
                     for row in item.tenants:
                         self.table.add_row(*cells(row), key="/".join(row.key))
