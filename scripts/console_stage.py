@@ -25,6 +25,7 @@ from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
 from loradeck.tui.history import SLOT_S
 from loradeck.tui.moves import Move, Order, RowKey
+from loradeck.tui.session import Session
 
 
 class Clock:
@@ -215,12 +216,16 @@ def _cut_off(row: TenantRow) -> TenantRow:
 
 @asynccontextmanager
 async def stage(
-    state: HubState | None = None, *, size: tuple[int, int] = (100, 30), read_only: str | None = None
+    state: HubState | None = None,
+    *,
+    size: tuple[int, int] = (100, 30),
+    read_only: str | None = None,
+    session: Session | None = None,
 ) -> AsyncIterator[Stage]:
     """A console that has listed the fleet, with its preview on the screen for half a second."""
     port = SeededPort(state or seed.hub_state())
     clock = Clock()
-    deck = Deck(port, context="eu-1", clock=clock, read_only=read_only, make_key=Keys())
+    deck = Deck(port, context="eu-1", clock=clock, read_only=read_only, session=session, make_key=Keys())
     async with deck.run_test(size=size) as pilot:
         await pilot.pause()
         made = Stage(deck, port, clock, pilot.pause)

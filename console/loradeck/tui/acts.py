@@ -137,6 +137,10 @@ class Acts:
         self._deck.state.toggle_mark()
         self._deck.state.listing.step(1)
 
+    def do_sort(self) -> None:
+        self._deck.state.next_sort()
+        self._deck.notice(f"sorted by {self._deck.state.sort.value}", "dim")
+
     def do_mark_shown(self) -> None:
         self._deck.state.toggle_marks()
 
@@ -195,8 +199,9 @@ class Acts:
     def do_filter(self) -> None:
         if self._deck.front is not None:
             self._deck.filter_before = self._deck.state.listing.filter
-            self._deck.front.prompt.open(Asking.FILTER, self._deck.filter_before.text)
+            before = self._deck.filter_before.text
+            self._deck.front.prompt.open(Asking.FILTER, before, self._deck.typed.filters)
 
     def do_command(self) -> None:
         if self._deck.front is not None:
-            self._deck.front.prompt.open(Asking.COMMAND)
+            self._deck.front.prompt.open(Asking.COMMAND, "", self._deck.typed.commands)

@@ -21,6 +21,7 @@ from loradeck.client.listed import Listed
 from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.state import HubState
 from loradeck.tui import keys
+from loradeck.tui import session as sessions
 from loradeck.tui.acts import Acts
 from loradeck.tui.asker import Asker
 from loradeck.tui.dispatch import NewKey, new_key
@@ -42,6 +43,7 @@ from loradeck.tui.screens.nodes import NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.seen import Sight
 from loradeck.tui.sender import Sender
+from loradeck.tui.session import Session
 from loradeck.tui.state import ConsoleState, Screen
 from loradeck.tui.text import clean
 from loradeck.tui.theme import THEME
@@ -80,6 +82,7 @@ class Deck(App[Context], inherit_bindings=False):
         production: bool = False,
         read_only: str | None = None,
         at: str | None = None,
+        session: Session | None = None,
         contexts: Callable[[], Mapping[str, Context]] = dict,
         clock: Callable[[], float] = time.monotonic,
         make_key: NewKey = new_key,
@@ -92,6 +95,7 @@ class Deck(App[Context], inherit_bindings=False):
             read_only: why nothing may be changed from here; None: it may.
             contexts: reads the hubs that `:ctx` may go to, by name; may raise ConfigError. The app ends with the one
                 that was chosen.
+            session: the last one on this hub; gone on with when it was cut off lately and nothing else is asked for.
             at: 'tenant' or 'tenant/route' to start on; with '@MS' (milliseconds since 1970 UTC) on its events
                 of that time.
         """
@@ -113,6 +117,9 @@ class Deck(App[Context], inherit_bindings=False):
         self.filter_before = RowFilter()  # what esc in a filter input goes back to
         self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
         self.moving, self.typed, self.acts = Moving(self), Typed(self), Acts(self)
+        self._session = session or Session()
+        self.typed.commands.lines = list(self._session.commands)
+        self.typed.filters.lines = list(self._session.filters)
         self.lists = {which: kind() for which, kind in LISTS.items()}
 
     # ---- life ------------------------------------------------------------------------------------------------
@@ -240,6 +247,7 @@ class Deck(App[Context], inherit_bindings=False):
         for _ in self.state.loading(listed):
             await asyncio.sleep(0)
         self.set_timer(1.0, give_back)  # the text it came in is let go by then
+        self._go_on()
         self._start_row()
         self.sender.retell()
         self.draw_front()
@@ -259,6 +267,12 @@ class Deck(App[Context], inherit_bindings=False):
                 if changed.tenants & self.sender.watched:
                     self.sender.retell()
                     self.draw_front()
+
+    def _go_on(self) -> None:
+        """Where the last console on this hub was cut off; once, with the first list."""
+        session, self._session = self._session, Session()
+        if self._at is None:
+            sessions.go_on(self, session, int(time.time() * 1000))
 
     def _start_row(self) -> None:
         """Start on the row that was asked for."""
@@ -397,18 +411,21 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
     kept = keep_log()
     while True:
         why = "--read-only" if read_only else f"context {context.name}" if context.read_only else None
+        path = sessions.path_of(context.name)
         deck = Deck(
             HubPort(context),
             context=context.name,
             production=context.production,
             read_only=why,
             at=at,
+            session=sessions.read(path),
             contexts=lambda: load_contexts()[0],
             driver_class=DeckDriver,
         )
         chosen = deck.run(mouse=False)
+        status = deck.return_code or 0
+        sessions.write(path, sessions.of(deck, int(time.time() * 1000), cut=bool(status)))
         if chosen is None:
-            status = deck.return_code or 0
             if status:
                 tell_end(status, kept)
             return status

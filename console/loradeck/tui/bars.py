@@ -77,7 +77,7 @@ def summary_line(state: ConsoleState, width: int) -> Line:
     if listing.filter.pattern is not None:
         right.append(Span(f"filter {clean(listing.filter.text)}: {len(listing.order)} of {listing.total:,} ", "warn"))
     elif state.screen is Screen.TENANTS and width >= 100:
-        right.append(Span("sort attention ", "dim"))
+        right.append(Span(f"sort {state.sort.value} ", "dim"))
     return (
         spread(spans, right, width)
         if width_of(spans) + width_of(right) + 2 <= width

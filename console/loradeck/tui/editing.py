@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 
@@ -10,6 +10,39 @@ from loradeck.tui.text import Line, Span, clean
 
 LONGEST = 500
 """Characters; what a reason may have."""
+
+
+KEPT = 100
+"""Lines that a history holds."""
+
+
+@dataclass
+class Recall:
+    """Lines typed before, oldest first, and where one is in going through them."""
+
+    lines: list[str] = field(default_factory=list)
+    _at: int | None = None
+    _typing: str = ""
+
+    def add(self, text: str) -> None:
+        """A line was given. One that is there already moves to the end."""
+        text = text.strip()
+        if text:
+            self.lines = [*(line for line in self.lines if line != text), text][-KEPT:]
+        self._at = None
+
+    def begin(self) -> None:
+        """A new line is typed: the next step back is the newest."""
+        self._at = None
+
+    def step(self, by: int, typed: str) -> str:
+        """The line before (-1) or after (1) the one that is shown; past the newest comes what was being typed."""
+        at = len(self.lines) if self._at is None else self._at
+        if self._at is None:
+            self._typing = typed
+        to = max(0, min(at + by, len(self.lines)))
+        self._at = to
+        return self.lines[to] if to < len(self.lines) else self._typing
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
@@ -38,6 +38,27 @@ class Sender:
         self._told = owns
         self.retell()
         return owns
+
+    @property
+    def told(self) -> Sequence[OwnMove]:
+        """The moves that the TELL line speaks of."""
+        return self._told
+
+    def take_up(self, moves: Iterable[tuple[Move, int]], now_ms: int) -> list[OwnMove]:
+        """Moves that a console which was cut off had sent, with when it did (wall-clock milliseconds).
+
+        What became of them is not known here; `look_up` asks.
+        """
+        now = self._state.clock()
+        owns = [OwnMove(move, now - max(0, now_ms - ms) / 1000, ms, phase=Phase.UNKNOWN) for move, ms in moves]
+        self._state.own += owns
+        self._told = owns
+        self.retell()
+        return owns
+
+    async def look_up(self, owns: Sequence[OwnMove]) -> None:
+        """Find out what became of moves whose answer is not here."""
+        await asyncio.gather(*(self._look_up(own) for own in owns))
 
     def retell(self) -> None:
         """Keep the TELL line at the newest that is known of the last moves."""

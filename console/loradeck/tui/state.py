@@ -78,6 +78,15 @@ class Screen(StrEnum):
     DATA = "data"
 
 
+class Sort(StrEnum):
+    """What the tenants are sorted by. Only what is known of every row, looked at or not."""
+
+    ATTENTION = "attention"
+    TENANT = "tenant"
+    LIVE = "live release"
+    MOVED = "newest move"
+
+
 FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
 """Screens whose rows the feed does not bring."""
 
@@ -125,6 +134,7 @@ class ConsoleState:
     """The same of nodes."""
 
     screen: Screen = Screen.TENANTS
+    sort: Sort = Sort.ATTENTION
     tenant_list: Listing[RowKey] = field(default_factory=Listing)
     node_list: Listing[str] = field(default_factory=Listing)
     job_list: Listing[str] = field(default_factory=Listing)
@@ -426,6 +436,23 @@ class ConsoleState:
         """Rank of a row: bad, unproven, no way back, moved within an hour, the rest; then by name."""
         return self._attention(self.hub_now_ms, key)
 
+    def next_sort(self) -> None:
+        """Sort the tenants by the next thing, at once; the selection stays on its row."""
+        turns = list(Sort)
+        self.sort = turns[(turns.index(self.sort) + 1) % len(turns)]
+        self.arrange(force=True)
+
+    def _rank(self, now_ms: int | None, key: RowKey) -> tuple[int | str, ...]:
+        match self.sort:
+            case Sort.ATTENTION:
+                return self._attention(now_ms, key)
+            case Sort.TENANT:
+                return key
+            case Sort.LIVE:
+                return (self.tenants.briefs[key].live, *key)
+            case Sort.MOVED:
+                return (-(self.tenants.briefs[key].moved_ms or 0), *key)
+
     def _attention(self, now_ms: int | None, key: RowKey) -> tuple[int, str, str]:
         brief = self.tenants.briefs[key]
         if brief.flags:
@@ -465,7 +492,7 @@ class ConsoleState:
             changed |= (
                 self.tenant_list.arrange(
                     self.tenants,
-                    by=lambda key: self._attention(now_ms, key),
+                    by=lambda key: self._rank(now_ms, key),
                     haystack=self._tenant_text,
                     frozen=frozen,
                 )

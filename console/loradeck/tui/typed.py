@@ -11,6 +11,7 @@ from loradeck.client.errors import ClientError
 from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.tui.commands import CommandError, parse
 from loradeck.tui.dispatch import Action, annotate, barrier
+from loradeck.tui.editing import Recall
 from loradeck.tui.listing import FilterError, RowFilter
 from loradeck.tui.outcome import said
 from loradeck.tui.port import HubPort
@@ -37,6 +38,7 @@ class Typed:
 
     def __init__(self, deck: Deck) -> None:
         self._deck = deck
+        self.commands, self.filters = Recall(), Recall()
 
     def filter_typed(self, text: str) -> None:
         """While a filter is typed the list follows; a half-typed expression leaves it as it is."""
@@ -79,6 +81,7 @@ class Typed:
                 front.prompt.close()
         elif asking is Asking.FILTER:
             front.prompt.close()
+            self.filters.add(text)
             try:
                 self._deck.state.set_filter(RowFilter.parse(text))
             except FilterError as error:
@@ -86,6 +89,7 @@ class Typed:
                 self._deck.notice(clean(str(error)), "bad")
         else:
             front.prompt.close()
+            self.commands.add(text)
             self._run_command(text)
         self._deck.draw_front()
 

@@ -16,7 +16,7 @@ from loradeck.tui.listing import RowFilter
 from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.page import Page
-from loradeck.tui.state import Screen
+from loradeck.tui.state import Screen, Sort
 from loradeck.tui.widgets.prompt import Asking
 
 AT_ONCE = {"rollback", "undo"}
@@ -83,6 +83,7 @@ EFFECTS: dict[str, Callable[[Stage], bool]] = {
     "copy": lambda on: notice(on).startswith("copied "),
     "mark": lambda on: len(on.deck.state.marks) == 1,
     "mark_shown": lambda on: len(on.deck.state.marks) == len(on.deck.state.tenant_list.order) > 1,
+    "sort": lambda on: on.deck.state.sort is Sort.TENANT and "sorted by tenant" in notice(on),
     "json": is_json,
     "related": lambda on: {key[0] for key in on.deck.state.marks} == {"aspen", "bolt", "elm"},
     "diff": is_diff,
@@ -112,6 +113,7 @@ async def on_first_row(on: Stage, screen: Screen) -> None:
     if on.deck.front is not None:
         on.deck.front.prompt.close()
     on.deck.question = None
+    on.deck.state.sort = Sort.ATTENTION
     on.deck.state.marks.clear()
     if on.deck.state.screen is not screen or on.deck.front is None:
         on.deck.show_list(screen)

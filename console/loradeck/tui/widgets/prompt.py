@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from textual import events
 
-from loradeck.tui.editing import TypedLine
+from loradeck.tui.editing import Recall, TypedLine
 from loradeck.tui.keys import complete
 from loradeck.tui.text import Span, line
 from loradeck.tui.widgets.lines import Lines
@@ -32,6 +32,7 @@ class Prompt(Lines):
         super().__init__(id="prompt")
         self.asking: Asking | None = None
         self._typed = TypedLine()
+        self._recall: Recall | None = None
         self._notice = ("", "")
 
     def say(self, text: str, style: str = "") -> None:
@@ -48,9 +49,12 @@ class Prompt(Lines):
         """What has been typed so far."""
         return self._typed.text
 
-    def open(self, asking: Asking, text: str = "") -> None:
-        """Take typed text from now on."""
+    def open(self, asking: Asking, text: str = "", recall: Recall | None = None) -> None:
+        """Take typed text from now on. `recall`: what up and down go through."""
         self.asking = asking
+        self._recall = recall
+        if recall is not None:
+            recall.begin()
         self._typed.replace(text)
         self._draw()
 
@@ -65,6 +69,8 @@ class Prompt(Lines):
         if event.key == "tab":
             if self.asking is Asking.COMMAND:
                 self._typed.replace(complete(self._typed.text))
+        elif event.key in ("up", "down") and self._recall is not None:
+            self._typed.replace(self._recall.step(-1 if event.key == "up" else 1, before))
         elif not self._typed.key(event.key) and event.is_printable and event.character:
             self._typed.insert(event.character)
         self._draw()

@@ -1,0 +1,127 @@
+"""What outlives a console that was cut off, what one leaves that was left with q, and how the tenants are sorted."""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+
+from scripts import console_seed as seed
+from scripts.console_stage import Stage, stage
+
+from loradeck.schemas.moves import RollbackRequest
+from loradeck.tui import session as sessions
+from loradeck.tui.editing import Recall
+from loradeck.tui.moves import Move, MoveKind
+from loradeck.tui.session import SentMove, Session
+from loradeck.tui.state import Screen, Sort
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def notice(on: Stage) -> str:
+    assert on.deck.front is not None
+    return on.deck.front.prompt.notice
+
+
+def sent(said_ms: int) -> SentMove:
+    request = RollbackRequest(expected_generation=41, to=seed.digest("acme v7"), idempotency_key="k" * 16)
+    return SentMove.of(Move(MoveKind.ROLLBACK, "acme", "production", request, "R acme/production v9 > v7"), said_ms)
+
+
+async def test_a_console_that_was_cut_off_is_gone_on_with_and_its_last_move_is_looked_up() -> None:
+    cut = Session(
+        at_ms=now_ms() - 60_000,
+        cut=True,
+        sort=Sort.TENANT,
+        filter="a",
+        row=("acme", "production"),
+        told=(sent(now_ms() - 61_000),),
+    )
+    async with stage(session=cut) as on:
+        state = on.deck.state
+        assert (state.sort, state.tenant_list.filter.text) == (Sort.TENANT, "a")
+        assert state.tenant_list.selected == ("acme", "production")
+        assert state.tenant_list.order == sorted(state.tenant_list.order)
+        assert state.tell is not None
+        assert "OUTCOME UNKNOWN" in state.tell.text
+        assert "filter a, esc clears it" in notice(on)
+        assert on.port.sent == []
+
+
+async def test_a_console_that_was_left_with_q_leaves_what_was_typed_and_nothing_that_hides_a_row() -> None:
+    left = Session(at_ms=now_ms(), sort=Sort.MOVED, filter="bolt", screen=Screen.JOBS, commands=("nodes", "jobs"))
+    async with stage(session=left) as on:
+        assert (on.deck.state.screen, on.deck.state.sort) == (Screen.TENANTS, Sort.ATTENTION)
+        assert on.deck.state.tenant_list.filter.text == ""
+        await on.press(":", "up", "up", "enter")
+        assert on.deck.state.screen is Screen.NODES
+
+
+async def test_a_session_of_yesterday_is_not_gone_on_with() -> None:
+    async with stage(session=Session(at_ms=now_ms() - 24 * 3600_000, cut=True, screen=Screen.EVENTS)) as on:
+        assert on.deck.state.screen is Screen.TENANTS
+
+
+async def test_what_is_kept_is_what_was_on_the_screen_without_marks_and_questions() -> None:
+    async with stage() as on:
+        await on.press("s", "/", *"cedar", "enter", "space", "F", ":", *"events", "enter")
+        kept = sessions.of(on.deck, 5, cut=True)
+    assert kept == Session(
+        at_ms=5,
+        cut=True,
+        screen=Screen.EVENTS,
+        sort=Sort.TENANT,
+        filter="cedar",
+        row=("cedar", "production"),
+        commands=("events",),
+        filters=("cedar",),
+    )
+
+
+def test_a_session_is_read_as_it_was_written_by_its_owner_alone(tmp_path: Path) -> None:
+    path, session = tmp_path / "s" / "eu-1.json", Session(at_ms=7, cut=True, told=(sent(5),), row=("a", "b"))
+    sessions.write(path, session)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sessions.read(path) == session
+    ((move, at_ms),) = session.moves()
+    assert (move.key, move.row, at_ms) == ("k" * 16, ("acme", "production"), 5)
+
+
+def test_what_is_no_session_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "broken").write_text('{"cut": tru')
+    assert sessions.read(tmp_path / "broken") == sessions.read(tmp_path / "missing") == Session()
+    other = Session(told=(sent(5).model_copy(update={"form": "NoSuchRequest"}),))
+    assert list(other.moves()) == []
+
+
+def test_a_context_with_a_slash_in_its_name_has_a_file_of_its_own() -> None:
+    assert sessions.path_of("eu/1").name == "eu%2F1.json"
+
+
+async def test_s_sorts_by_what_is_known_of_every_row_and_the_selection_stays() -> None:
+    async with stage() as on:
+        state = on.deck.state
+        selected = state.tenant_list.selected
+        seen = [state.sort]
+        for _ in Sort:
+            await on.press("s")
+            seen.append(state.sort)
+            assert state.tenant_list.selected == selected
+        assert seen == [*Sort, Sort.ATTENTION]
+        await on.press("s", "s", "s")
+        moved = [state.tenants[key].pointer.moved_ms or 0 for key in state.tenant_list.order]
+        assert moved == sorted(moved, reverse=True)
+        assert on.deck.front is not None
+        assert "sort newest move" in on.deck.front.summary.text
+
+
+def test_up_and_down_go_through_what_was_typed_and_back_to_what_is_being_typed() -> None:
+    recall = Recall(["a", "b"])
+    recall.add("a")
+    assert recall.lines == ["b", "a"]
+    recall.begin()
+    assert [recall.step(-1, "x"), recall.step(-1, ""), recall.step(-1, "")] == ["a", "b", "b"]
+    assert [recall.step(1, ""), recall.step(1, ""), recall.step(1, "")] == ["a", "x", "x"]
