@@ -25,6 +25,7 @@ from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
 from loradeck.tui.history import SLOT_S
 from loradeck.tui.moves import Move, Order, RowKey
+from loradeck.tui.screens.page import Page
 from loradeck.tui.session import Session
 
 
@@ -178,6 +179,9 @@ class Stage:
             await self.pause()
             self.deck._tick()
         await self.pause()
+        if isinstance(self.deck.screen, Page):
+            self.deck.screen._show()  # it follows the real clock, and this one has moved
+            await self.pause()
 
     async def live_nodes(self) -> None:
         """Four minutes of reports of every node; for half a minute of them the link was lost."""
