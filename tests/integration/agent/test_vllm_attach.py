@@ -273,7 +273,7 @@ async def test_another_process_on_its_socket_is_noticed_and_everything_is_loaded
     vllm.kill()
     void = await hub.ack(first, "waiting", after=heard)
     assert void.code == "engine_down"
-    assert (await node.ask("hello"))[0] == 503
+    assert (await node.ask("hello"))[0] in (502, 503)
     vllm.start()
     await hub.ack(first, "flipped", after=heard)
     await hub.ack(first, "proven", after=heard)

@@ -21,10 +21,10 @@ from tests.integration.cli.conftest import LORADECK, Desk
 
 from loradeck.client.config import Context
 from loradeck.client.feed import Feed, Link, LinkChange
+from loradeck.client.listed import Listed
 from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import HoldRequest
-from loradeck.schemas.state import HubState
 
 
 async def test_the_feed_lists_and_then_says_what_happens(desk: Desk, tenant: str) -> None:
@@ -35,7 +35,7 @@ async def test_the_feed_lists_and_then_says_what_happens(desk: Desk, tenant: str
             match item:
                 case LinkChange():
                     seen.append(item.state)
-                case HubState():
+                case Listed():
                     seen.append("listed")
                     row = next(row for row in item.tenants if row.tenant == tenant)
                     request = HoldRequest(

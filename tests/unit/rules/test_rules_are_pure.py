@@ -9,7 +9,18 @@ import loradeck.rules
 from loradeck.rules.errors import STATUS, Refused
 
 FOLDER = Path(loradeck.rules.__file__).parent
-ALLOWED = {"__future__", "collections.abc", "dataclasses", "enum", "fnmatch", "math", "statistics", "typing"}
+ALLOWED = {
+    "__future__",
+    "collections.abc",
+    "dataclasses",
+    "datetime",
+    "enum",
+    "fnmatch",
+    "hashlib",
+    "math",
+    "statistics",
+    "typing",
+}
 
 
 def imports(tree: ast.Module) -> set[str]:
@@ -29,6 +40,7 @@ def test_rules_import_schemas_and_a_handful_of_pure_modules() -> None:
         names = imports(ast.parse(module.read_text()))
         others = {n for n in names if not n.startswith(("loradeck.rules", "loradeck.schemas"))}
         assert others <= ALLOWED, f"{module.name} imports {others - ALLOWED}"
+        assert "now(" not in module.read_text(), f"{module.name} looks at a clock"
 
 
 def test_every_code_that_a_rule_raises_has_a_status() -> None:
