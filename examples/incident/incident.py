@@ -39,8 +39,8 @@ THIN_S = 0.5
 STEADY = 50
 """At most so many at that pace: an engine is not to be buried by a move that takes long."""
 
-AFTER = 24
-BURST = 32
+AFTER = 18
+BURST = 26
 
 
 @dataclass(frozen=True, kw_only=True)
