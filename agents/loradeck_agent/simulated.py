@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import uvloop
@@ -283,18 +284,7 @@ class Node:
         return Gpu(
             index=index,
             uuid=f"SIM-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}-{index}",
-            name="Simulated 80GB",
-            utilisation=random.randrange(101),
-            memory_used=random.randrange(20, 79) << 30,
-            memory_total=80 << 30,
-            power_w=round(random.uniform(90, 690), 1),
-            power_limit_w=700.0,
-            temperature_c=random.randrange(35, 80),
-            clock_sm_mhz=random.randrange(600, 1980),
-            clock_mem_mhz=2619,
-            ecc_uncorrected=0,
-            ecc_corrected=0,
-            remapped_rows=0,
+            **gpu_figures(),
         )
 
 
@@ -367,6 +357,24 @@ def main(hub: str, ca: Path | None, base: Digest, report_every: float) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     nodes = [Node(one, hub=hub, ca=ca, base=base, report_s=report_every) for one in read_nodes(sys.stdin.buffer.read())]
     uvloop.run(play(nodes))
+
+
+def gpu_figures() -> dict[str, Any]:
+    """What a GPU that does not exist says of itself now: fields of `Gpu` beside its index and uuid."""
+    return {
+        "name": "Simulated 80GB",
+        "utilisation": random.randrange(101),
+        "memory_used": random.randrange(20, 79) << 30,
+        "memory_total": 80 << 30,
+        "power_w": round(random.uniform(90, 690), 1),
+        "power_limit_w": 700.0,
+        "temperature_c": random.randrange(35, 80),
+        "clock_sm_mhz": random.randrange(600, 1980),
+        "clock_mem_mhz": 2619,
+        "ecc_uncorrected": 0,
+        "ecc_corrected": 0,
+        "remapped_rows": 0,
+    }
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.store.interface import Doc
 from loradeck.store.sqlite import SqliteStore
-from loradeck_agent.simulated import BUILD, GPUS
+from loradeck_agent.simulated import BUILD, GPUS, gpu_figures
 
 REPORT_S = 5.0
 """Time between a node's reports. Each tenant is on two nodes, and the figures of its row change with both."""
@@ -350,18 +350,7 @@ def _gpu(name: str, index: int) -> Gpu:
     return Gpu.model_construct(
         index=index,
         uuid=f"SIM-{name}-{index}",
-        name="Simulated 80GB",
-        utilisation=random.randrange(101),
-        memory_used=random.randrange(20, 79) << 30,
-        memory_total=80 << 30,
-        power_w=round(random.uniform(90, 690), 1),
-        power_limit_w=700.0,
-        temperature_c=random.randrange(35, 80),
-        clock_sm_mhz=random.randrange(600, 1980),
-        clock_mem_mhz=2619,
-        ecc_uncorrected=0,
-        ecc_corrected=0,
-        remapped_rows=0,
+        **gpu_figures(),
     )
 
 

@@ -206,9 +206,9 @@ def wait_until(what: str, condition: Any, timeout: float = 20.0) -> Any:
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def desk() -> Iterator[Desk]:
-    """One hub a module; each test takes a tenant of its own."""
+@contextlib.contextmanager
+def running() -> Iterator[Desk]:
+    """A hub with a folder of its own."""
     desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
     try:
         desk.start_hub()
@@ -216,18 +216,20 @@ def desk() -> Iterator[Desk]:
     finally:
         desk.stop_hub()
         shutil.rmtree(desk.root)
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[Desk]:
+    """One hub a module; each test takes a tenant of its own."""
+    with running() as desk:
+        yield desk
 
 
 @pytest.fixture
 def far() -> Iterator[Desk]:
     """Another hub, which knows nothing of the first."""
-    desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
-    try:
-        desk.start_hub()
+    with running() as desk:
         yield desk
-    finally:
-        desk.stop_hub()
-        shutil.rmtree(desk.root)
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.cli.conftest import LORADECK, Desk
+from tests.integration.cli.conftest import LORADECK, Desk, running
 
 from loradeck.schemas.moves import RollbackRequest
 from loradeck.schemas.state import HubState, PreviewAction
@@ -22,13 +19,8 @@ from loradeck.schemas.state import HubState, PreviewAction
 @pytest.fixture
 def own() -> Iterator[Desk]:
     """A running hub of the test's own."""
-    desk = Desk(root=Path(tempfile.mkdtemp(prefix="ld")))
-    try:
-        desk.start_hub()
+    with running() as desk:
         yield desk
-    finally:
-        desk.stop_hub()
-        shutil.rmtree(desk.root)
 
 
 class _Sim:
