@@ -171,12 +171,13 @@ class EngineLife:
         async with engine.changing:
             with self._faults():
                 version = await engine.api.take_over()
+            listed = await engine.api.models()
             engine.fault = ""
+            # From here to what is ready nothing waits: else the router might be told of an engine that holds nothing.
             first = not engine.up
             engine.came_up(version)
             if first and took is not None:
                 engine.measured.note(engine.build.base, start=took)
-            listed = await engine.api.models()
             passed_boot, passed = self._journal.passed.get(engine.name, ("", ()))
             ours = {name[-64:]: name for name, root in listed.items() if self._is_ours(root)}
             kept = {release: ours[release] for release in passed if release in ours} if passed_boot == boot else {}

@@ -4,7 +4,8 @@ The tokens of an answer are taken from a digest of (weights that are loaded, pro
 bare base and the right adapter answer differently, and the same bytes answer the same in every process.
 
 Files in its state folder change its behaviour: `bare_base` makes it answer with the base whatever is asked for,
-`unhealthy` makes it start and never become ready.
+`unhealthy` makes it start and never become ready. The named pipe `held_models` keeps whoever asks what is loaded
+waiting until somebody writes to it.
 """
 
 from __future__ import annotations
@@ -95,6 +96,10 @@ class FakeEngine:
         )
 
     async def models(self, _: web.Request) -> web.Response:
+        held = self.state / "held_models"
+        if held.exists():
+            self.note("models held")
+            await asyncio.to_thread(held.read_bytes)
         rows: list[dict[str, Any]] = [{"id": "base", "root": "base", "parent": None}]
         rows += [{"id": name, "root": root, "parent": "base"} for name, (root, _) in self.adapters.items()]
         return web.json_response({"data": rows})
