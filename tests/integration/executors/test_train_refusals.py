@@ -217,7 +217,9 @@ def test_chosen_answers_that_become_unlikely_end_a_preference_run() -> None:
 
 
 def test_a_spike_in_a_run_ends_it_with_70_and_publishes_nothing(bench: Bench) -> None:
-    ended = bench.train(ROWS, steps=40, learning_rate=3.0, guards={"spike": 1.5, "spikes": 2})
+    """It hardly learns, so that a row whose loss is above the median is one again whenever it is drawn."""
+    hard = {"prompt": "zq#9", "answer": "}~^"}
+    ended = bench.train([*ROWS, hard], steps=40, batch=1, learning_rate=1e-6, guards={"spike": 1.001, "spikes": 1})
     assert ended.status == EXIT_DIVERGED, ended.last
     assert ended.last.code == "loss_spike"
     assert not ended.out.exists()
