@@ -17,11 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlite_utils import Database as Tables
-from sqlite_utils.utils import sqlite3  # pysqlite3 where it is installed
-
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
+from loradeck.store.tables import Tables, sqlite3
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
