@@ -30,10 +30,10 @@ demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it
 	@PYTHONPATH=examples $(BIN)/python -m incident $(if $(FRESH),--fresh) $(ARGS)
 
 test: $(STAMP) ## everything that must hold, on real parts
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
-	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 --timeout 900 tests/contract/engine tests/vllm
+	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm
 
 $(VLLM_STAMP): tests/vllm/requirements.txt
 	@echo "Setting up $(VLLM): about 900 MB to download (vLLM and torch for CPU), 3.3 GB on disk, two to ten minutes."
