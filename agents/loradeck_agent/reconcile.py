@@ -268,6 +268,8 @@ class Reconciler:
                         "give the engine more slots, or move a tenant away",
                     )
                 return await self._load(engine, ref, canaries)
+            if ref.release.form is Form.MERGED and (signers := signers_of(self._named(), ref.id)):
+                await self.store.check_weights(ref, engine.config.base, signers)
             verdict = await verify_idle(engine, self.records, ref, canaries, self._near(ref.id))
             if verdict.level is Level.FAILED:
                 raise _wrong_answers(verdict)

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from loradeck import artifacts
-from loradeck.artifacts.signing import verify_apart
+from loradeck.artifacts.signing import verify_apart, verify_weights_apart
 from loradeck.rules.vram import RANKS
 from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck.schemas.ids import short
@@ -71,37 +71,58 @@ class ReleaseStore:
             if rank_limit is not None and manifest.rank > rank_limit:
                 raise _rank_too_high(manifest.rank, rank_limit)
             folder = await self.have(manifest, base_folder)
-            if signers:
-                await self._verify_signatures(ref, manifest, folder, signers)
+            files = {entry.path: folder / entry.path for entry in manifest.files}
+            for signature in await self._asked_for(adapter, signers):
+                with told(folder):
+                    await verify_apart(files, signature, beside=self._folder.releases)
             return folder
 
-    async def _verify_signatures(
-        self, ref: ReleaseRef, manifest: AdapterManifest, folder: Path, signers: Sequence[frozenset[str]]
-    ) -> None:
-        """Every route's wish is met by a signature that holds for the files as they lie here.
+    async def check_weights(self, ref: ReleaseRef, folder: Path, signers: Sequence[frozenset[str]]) -> None:
+        """Whether merged weights, as they lie in an engine's folder, are those of the release and signed.
 
         Raises:
-            AgentError: `unsigned`, `bad_signature`, `signing_unavailable`; or why the hub did not answer.
+            AgentError: `manifest_mismatch`, `unsigned`, `bad_signature`, `signing_unavailable`; or why the hub did not
+                answer.
         """
-        kept = await self._signatures(ref, manifest.digest)
-        files = {entry.path: folder / entry.path for entry in manifest.files}
+        with told(folder):
+            here = await asyncio.to_thread(artifacts.base_here, folder, cache=self._folder.digests)
+        if here.digest != ref.release.merged:
+            raise AgentError(
+                "manifest_mismatch",
+                "the engine's folder does not hold the release's merged weights",
+                f"{folder}: digest {short(here.digest)}, the release names {short(ref.release.merged)}",
+            )
+        for signature in await self._asked_for(here.digest, signers):
+            with told(folder):
+                await verify_weights_apart(here, signature)
+
+    async def _asked_for(self, subject: str, signers: Sequence[frozenset[str]]) -> list[Signature]:
+        """For each set of signers a signature by one of them, which is still to be verified.
+
+        Raises:
+            AgentError: `unsigned`; or why the hub did not answer.
+        """
+        if not signers:
+            return []
+        kept = await self._signatures(subject)
+        found = []
         for wanted in signers:
             ours = [signature for signature in kept if signature.public_key.strip() in wanted]
             if not ours:
                 raise AgentError(
                     "unsigned",
-                    "the route asks for a signature, and the adapter carries none by its signers",
+                    "the route asks for a signature, and the release carries none by its signers",
                     f"{len(wanted)} signers, {len(kept)} signatures",
-                    "loradeck adapter sign TENANT NAME VERSION --key FILE",
+                    "loradeck adapter sign, or loradeck release sign for merged weights",
                 )
-            with told(folder):
-                await verify_apart(files, ours[0], beside=self._folder.releases)
+            found.append(ours[0])
+        return found
 
-    async def _signatures(self, ref: ReleaseRef, adapter: str) -> list[Signature]:
+    async def _signatures(self, subject: str) -> list[Signature]:
         """Asked of the hub; what it said last is kept beside the files, for when it cannot be asked."""
-        path = self._folder.releases / f"{adapter}.signatures.json"
+        path = self._folder.releases / f"{subject}.signatures.json"
         try:
-            stated = await self._hub.attestations(AttestationKind.SIGNATURE, adapter)
+            stated = await self._hub.attestations(AttestationKind.SIGNATURE, subject)
         except Unreachable:
             if not path.is_file():
                 raise

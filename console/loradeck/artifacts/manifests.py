@@ -122,7 +122,12 @@ def base_files(folder: Path) -> list[Path]:
 
 
 def base_digest(folder: Path, *, cache: Path | None = None) -> str:
-    """Digest of the base in a folder. Files that have not changed since the last call are not read again.
+    """Digest of the base in a folder; see `base_here`."""
+    return base_here(folder, cache=cache).digest
+
+
+def base_here(folder: Path, *, cache: Path | None = None) -> BaseManifest:
+    """The base in a folder, without a name. Files that have not changed since the last call are not read again.
 
     Args:
         cache: file that remembers digests by path, size, inode and times; in the user's cache folder if None.
@@ -131,9 +136,9 @@ def base_digest(folder: Path, *, cache: Path | None = None) -> str:
         BadArtifact: `bad_artifact`, see `base_files`.
     """
     remembered = RememberedDigests(cache or Path(user_cache_path("loradeck")) / "digests.json")
-    digest = base_manifest(folder, "-", "-", sha256=remembered).digest  # the names are no part of the digest
+    found = base_manifest(folder, "-", "-", sha256=remembered)
     remembered.save()
-    return digest
+    return found
 
 
 class RememberedDigests:

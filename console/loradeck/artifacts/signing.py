@@ -1,11 +1,13 @@
 """Signatures of artifacts, by OpenSSF model-signing with keys of our own (elliptic curve), without any network.
 
-A signature covers every file of a folder, by name and content. Keys travel by path; a private key that others may
-read is refused. Verifying imports a great deal, so that hub and agent have it done by a child.
+A signature covers every file of a folder, by name and content. Merged weights stay on their nodes; what is signed of
+them is the listing of their files, with the SHA-256 of each. Keys travel by path; a private key that others may read is
+refused. Verifying imports a great deal, so that hub and agent have it done by a child.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sys
@@ -17,6 +19,10 @@ from loradeck.artifacts import child
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.schemas.attestation import Signature
 from loradeck.schemas.ids import Digest, Strict
+from loradeck.schemas.manifest import BaseManifest
+
+LISTING = "files.json"
+"""Name of the one file that is signed of merged weights: its SHA-256 is their digest."""
 
 
 def key_id(public_key: str) -> str:
@@ -83,6 +89,13 @@ def sign(folder: Path, subject: Digest, private: Path, public: Path) -> Signatur
     return made
 
 
+def sign_weights(weights: BaseManifest, private: Path, public: Path) -> Signature:
+    """Signs merged weights by the listing of their files. Raises as `sign` does."""
+    with tempfile.TemporaryDirectory(prefix="loradeck-listing-") as name:
+        Path(name, LISTING).write_bytes(weights.listing)
+        return sign(Path(name), weights.digest, private, public)
+
+
 def verify(folder: Path, signature: Signature) -> None:
     """Whether a signature is of exactly these files and by its key. Blocks, and imports for a second.
 
@@ -126,6 +139,14 @@ async def verify_apart(files: Mapping[str, Path], signature: Signature, *, besid
         BadArtifact: `bad_signature`; `signing_unavailable`.
     """
     await child.ask(__name__, Check(files=dict(files), beside=beside, signature=signature))
+
+
+async def verify_weights_apart(weights: BaseManifest, signature: Signature) -> None:
+    """Whether a signature is of exactly the files of this listing, by a child. Raises as `verify_apart` does."""
+    with tempfile.TemporaryDirectory(prefix="loradeck-listing-") as name:
+        listing = Path(name, LISTING)
+        await asyncio.to_thread(listing.write_bytes, weights.listing)
+        await verify_apart({LISTING: listing}, signature, beside=Path(name))
 
 
 def _work(task: bytes) -> None:

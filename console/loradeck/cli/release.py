@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
+from loradeck.artifacts import signing
 from loradeck.cli.base import named_bases
+from loradeck.cli.exits import refused
 from loradeck.cli.naming import one_named, release_named
 from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.difference import parts
+from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MergedRelease
+from loradeck.schemas.release import Form
 
 
 def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:
@@ -45,6 +51,35 @@ async def add(s: Session, tenant: str, name: str, base: str) -> None:
     view = await s.api.register_merged(MergedRelease(tenant=tenant, adapter=adapter.id, merged=merged))
     s.out.json(view)
     s.out.say(f"release {view.label} {short(view.id)} on {view.base_label} {short(view.base)}")
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option(
+    "--key", "key_file", required=True, type=click.Path(path_type=Path), help="Private key; KEY.pub beside it."
+)
+@writes
+async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
+    """Sign a release's merged weights, by the digests of their files; the hub keeps what it has verified.
+
+    The weights themselves are not needed here: nodes compare their files with what was signed.
+    """
+    view = await release_named(s.api, tenant, name)
+    if view.form is not Form.MERGED:
+        raise refused(
+            "only merged weights are signed as a release",
+            where=f"{tenant} {view.label} is of form {view.form.value}",
+            fix="loradeck adapter sign TENANT NAME VERSION signs an adapter; a base alone needs no signature",
+            code="not_merged",
+        )
+    (weights,) = [entry.manifest for entry in await s.api.bases() if entry.digest == view.base]
+    public = key_file.with_name(f"{key_file.name}.pub")
+    signature = await asyncio.to_thread(signing.sign_weights, weights, key_file, public)
+    kind, body = AttestationKind.SIGNATURE, signature.model_dump(mode="json")
+    stated = await s.api.attest(Attestation(kind=kind, subject=view.base, tenant=tenant, body=body, by=""))
+    s.out.json(stated)
+    s.out.say(f"{tenant} {view.label} is signed by {signing.key_id(signature.public_key)[:12]}")
 
 
 @release.command("ls")
@@ -93,6 +128,10 @@ async def show(s: Session, tenant: str, name: str) -> None:
     s.out.say(f"form        {view.form.value}")
     s.out.say(f"base        {view.base_label} {view.base}")
     s.out.say(f"adapter     {view.adapter or '-'}")
+    signable = view.base if view.form is Form.MERGED else view.adapter
+    signed = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=signable) if signable else []
+    keys = [signing.key_id(one.body["public_key"])[:12] for one in signed]
+    s.out.say(f"signed by   {' '.join(keys) or 'nobody'}")
     if detail.manifest is not None:
         s.out.say(f"name        {detail.manifest.name}, rank {detail.manifest.rank}")
         s.out.say(f"why weights {detail.manifest.decision.why_weights}")

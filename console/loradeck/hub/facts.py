@@ -40,7 +40,7 @@ class Facts:
         """Dataset -> its ledger entry."""
 
         self.signed: dict[str, set[str]] = defaultdict(set)
-        """Adapter -> public keys that have signed it; each signature was verified when it came in."""
+        """Adapter or merged weights -> public keys that have signed it; each was verified when it came in."""
 
         self.deprecated: dict[str, Deprecation] = {}
         """Adapter -> from when on it is not promoted."""

@@ -157,7 +157,7 @@ class Promotions:
         datasets.check_descent(hub, release=request.release)
         release = hub.catalogue.release(request.release, key[0])
         if release is not None:
-            signed_by = hub.facts.signed.get(release.adapter or "", ())
+            signed_by = hub.facts.signed.get(release.merged or release.adapter or "", ())
             old = hub.facts.deprecated.get(release.adapter or "")
             if old is not None and hub.now_ms() >= old.from_ms:
                 raise Refused(

@@ -17,7 +17,7 @@ class AttestationKind(StrEnum):
     REVIEW = "review"  # of a release on a route: what a person found in sampled answers; Review in `body`
     MERGE = "merge"  # MergeReport in `body`
     CANARY = "canary"  # CanaryRecord in `body`
-    SIGNATURE = "signature"  # of an adapter; Signature in `body`, verified when the hub took it in
+    SIGNATURE = "signature"  # of an adapter or merged weights; Signature in `body`, verified when it came in
     REVOCATION = "revocation"  # of a release; `body.reason`
     ATTESTED = "attested"  # a pointer's generation was proven on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}

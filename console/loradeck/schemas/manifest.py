@@ -7,12 +7,13 @@ all) is here from the first version.
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from loradeck.schemas.ids import Digest, Name, Strict, digest_of
+from loradeck.schemas.ids import Digest, Name, Strict, canonical_json, digest_of
 
 
 class FileEntry(Strict):
@@ -43,9 +44,14 @@ class BaseManifest(Strict):
     files: tuple[FileEntry, ...] = Field(min_length=1)
 
     @property
+    def listing(self) -> bytes:
+        """What the base *is*: its files, as canonical JSON. Names are no part of it."""
+        return canonical_json({"files": [f.model_dump() for f in sorted(self.files, key=lambda f: f.path)]})
+
+    @property
     def digest(self) -> str:
-        """Digest of what the base *is*: its files. The same files under another name are the same base."""
-        return digest_of({"files": [f.model_dump() for f in sorted(self.files, key=lambda f: f.path)]})
+        """SHA-256 (hex) of the listing: the same files under another name are the same base."""
+        return hashlib.sha256(self.listing).hexdigest()
 
 
 class Origin(StrEnum):

@@ -68,7 +68,7 @@ class RouteConfig(Strict):
     refuse_after_s: float | None = Field(None, ge=0, description="on hub loss: None serves on; else refuse after")
     freeze: tuple[tuple[int, int], ...] = Field((), description="[from_ms, to_ms) during which nothing is promoted")
     signers: tuple[str, ...] = Field(
-        (), description="public keys (PEM); where there are any, an adapter is served only if one of them signed it"
+        (), description="public keys (PEM); where there are any, only what one of them signed is served"
     )
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"

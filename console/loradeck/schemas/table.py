@@ -41,7 +41,7 @@ class TableEntry(Wire):
     streams: Streams = Streams.FINISH
     checks: ResponseChecks = ResponseChecks()
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
-    signers: tuple[str, ...] = Field((), description="public keys (PEM); some: an adapter one of them signed, or none")
+    signers: tuple[str, ...] = Field((), description="public keys (PEM); some: what one of them signed, or nothing")
     refuse_after_s: float | None = None
     suspended: bool = False
     keys: tuple[Digest, ...] = Field((), description="SHA-256 of the callers' keys that may use this tenant")

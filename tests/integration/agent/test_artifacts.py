@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.agent.artifacts import Adapter, adapter_files, entry, make_adapter
+from tests.integration.agent.artifacts import CANARIES, Adapter, adapter_files, base_release, entry, make_adapter
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node
 
-from loradeck.artifacts.signing import new_key, sign
+from loradeck.artifacts import base_manifest
+from loradeck.artifacts.signing import new_key, sign, sign_weights
 from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
+from loradeck.schemas.jobs import ExecutorEventType, JobAssignment, PrepareSpec
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
@@ -104,6 +106,34 @@ async def test_an_adapter_that_no_signer_of_the_route_signed_is_verified_and_ref
         assert await node.tokens("hello") == v1.tokens("hello")
     await hub.ack(await desired(4, right), "proven")
     assert await node.tokens("hello") == v2.tokens("hello")
+
+
+async def test_merged_weights_are_prepared_only_under_a_signature_of_the_files_that_the_engine_runs(
+    node: Node, hub: FakeHub, v1: Adapter, base: Path, base_digest: str, tmp_path: Path
+) -> None:
+    private, public = tmp_path / "k", tmp_path / "k.pub"
+    new_key(private, public)
+    weights = base_manifest(base, "-", "-")
+    changed = weights.files[0].model_copy(update={"sha256": "f" * 64})
+    others = weights.model_copy(update={"files": (changed, *weights.files[1:])})
+    made = Release(tenant="acme", form=Form.MERGED, base="b" * 64, adapter=v1.manifest.digest, merged=base_digest)
+    ref = ReleaseRef(id=made.id, release=made, label="v1m")
+    first = entry(base_release(base_digest), 1, preparing=ref, keys=KEYS)
+    await hub.desire(first.model_copy(update={"signers": (public.read_text(),)}))
+    await hub.ack(first, "listed")
+    spec = PrepareSpec(tenant="acme", route="production", release=made.id, expected_generation=1)
+
+    signatures = (None, sign_weights(others, private, public), sign_weights(weights, private, public))
+    for job, (signature, code) in enumerate(zip(signatures, ("unsigned", "bad_signature", None), strict=True)):
+        body = signature.model_dump(mode="json") if signature is not None else {}
+        kind = AttestationKind.SIGNATURE
+        stated = Attestation(kind=kind, subject=base_digest, tenant="acme", body=body, by="x")
+        hub.attestations[:] = [one for one in hub.attestations if one.kind is not kind] + [stated] * bool(body)
+        await hub.give(JobAssignment(id=f"p{job}", lease=1, attempt=1, spec=spec, release=ref, canaries=CANARIES))
+        end = await hub.job_end(f"p{job}")
+        assert end.event.code == code, end
+        assert end.event.type is (ExecutorEventType.FAILED if code else ExecutorEventType.FINISHED)
+        assert not [call for call in node.engine_calls() if call.startswith("load")]
 
 
 async def test_bytes_that_are_not_the_manifests_never_reach_the_engine(

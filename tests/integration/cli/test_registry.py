@@ -255,6 +255,24 @@ def test_a_version_is_signed_with_a_key_by_its_path_and_a_route_is_told_whose_si
     desk.refused(2, "key_exposed", "adapter", "sign", tenant, "words", "v3", "--key", key)
 
 
+def test_merged_weights_are_signed_by_their_listing_and_the_release_says_by_whom(
+    desk: Desk, tenant: str, tmp_path: Path
+) -> None:
+    key = tmp_path / "k"
+    made = desk.json("adapter", "key", key)["key"][:12]
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(tenant.encode())
+    desk.json("base", "add", folder, "--model-id", f"{tenant}/merged", "--revision", "1")
+    desk.json("release", "add", tenant, "v2", "--merged", f"{tenant}/merged")
+    assert "signed by   nobody" in desk.run("release", "show", tenant, "v2m").stdout
+    desk.refused(1, "not_merged", "release", "sign", tenant, "v2", "--key", key)
+    desk.json("release", "sign", tenant, "v2m", "--key", key)
+    assert f"signed by   {made}" in desk.run("release", "show", tenant, "v2m").stdout
+    assert "signed by   nobody" in desk.run("release", "show", tenant, "v2").stdout
+
+
 def test_a_card_is_put_together_from_what_is_on_record_and_two_are_compared(
     desk: Desk, tenant: str, base: str, rows: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""A route with signers: a promote needs an adapter that one of them has signed, and the hub checks what it keeps."""
+"""A route with signers: a promote needs what one of them has signed, and the hub checks what it keeps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, key
+from tests.integration.hub.deck import BASE, OTHER_BASE, Deck, key
 
-from loradeck.artifacts.signing import new_key, sign
+from loradeck.artifacts.signing import new_key, sign, sign_weights
+from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.moves import PromoteRequest
 
 PROMOTE = "tenants/acme/routes/production/promote"
@@ -58,3 +59,38 @@ async def test_an_unsigned_adapter_is_not_promoted_where_the_route_has_signers(
     assert agent.entries["acme", "production"].signers == ((tmp_path / "k.pub").read_text(),)
     base = deck.hub.catalogue.base_alone_id("acme", next(iter(deck.hub.catalogue.bases)))
     await deck.promote(base)
+
+
+async def test_merged_weights_are_promoted_under_a_signature_of_their_own_and_not_under_their_adapters(
+    deck: Deck, join: Join, tmp_path: Path
+) -> None:
+    private, public = tmp_path / "k", tmp_path / "k.pub"
+    new_key(private, public)
+    await deck.tenant(signers=[public.read_text()])
+    for base in (BASE, OTHER_BASE):
+        await deck.base(base)
+    await join(base=OTHER_BASE.digest)
+    version = await adapter(deck, tmp_path / "files")
+
+    def stated(subject: str, weights: BaseManifest) -> dict[str, Any]:
+        body = sign_weights(weights, private, public).model_copy(update={"subject": subject})
+        fields = {"kind": "signature", "subject": subject, "tenant": "acme", "by": ""}
+        return {**fields, "body": body.model_dump(mode="json")}
+
+    weights = OTHER_BASE.digest
+    await deck.refused(404, "unknown_adapter", "POST", "attestations", stated(weights, OTHER_BASE))
+    body = {"tenant": "acme", "adapter": version["release"], "merged": weights}
+    release = (await deck.ok("POST", "releases", body))["id"]
+    made = sign(tmp_path / "files", version["digest"], private, public).model_dump(mode="json")
+    fields = {"kind": "signature", "subject": version["digest"], "tenant": "acme", "by": ""}
+    await deck.ok("POST", "attestations", {**fields, "body": made})
+    promote = PromoteRequest(
+        release=release, expected_generation=0, idempotency_key=key(), override=True, reason="please"
+    ).model_dump(mode="json")
+    problem = await deck.refused(409, "unsigned", "POST", PROMOTE, promote)
+    assert problem.fix == "loradeck release sign TENANT RELEASE --key FILE"
+    await deck.refused(422, "bad_signature", "POST", "attestations", stated(weights, BASE))
+    await deck.refused(409, "unsigned", "POST", PROMOTE, promote)
+    await deck.ok("POST", "attestations", stated(weights, OTHER_BASE))
+    await deck.promote(release)
+    assert deck.hub.ledger.pointers["acme", "production"].release == release

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.signing import key_id, new_key, sign, verify
+from loradeck.artifacts.signing import key_id, new_key, sign, sign_weights, verify, verify_weights_apart
 from loradeck.schemas.attestation import Signature
+from loradeck.schemas.manifest import BaseManifest, FileEntry
 
 SUBJECT = "5" * 64
 
@@ -98,3 +99,15 @@ def test_a_private_key_is_its_owners_and_is_never_overwritten(folder: Path, key:
 
 def test_space_around_a_public_key_makes_no_other_key() -> None:
     assert key_id("-----BEGIN\nx\n") == key_id("\n-----BEGIN\nx")
+
+
+async def test_merged_weights_are_signed_by_their_files_and_whatever_they_are_called(key: Path) -> None:
+    files = (FileEntry(path="model.safetensors", size=9, sha256="a" * 64),)
+    weights = BaseManifest(model_id="acme/support", revision="v1 merged", files=files)
+    signature = sign_weights(weights, key, key.with_name("k.pub"))
+    assert signature.subject == weights.digest
+    await verify_weights_apart(weights.model_copy(update={"model_id": "-", "revision": "-"}), signature)
+    other = files[0].model_copy(update={"sha256": "b" * 64})
+    with pytest.raises(BadArtifact) as bad:
+        await verify_weights_apart(weights.model_copy(update={"files": (other,)}), signature)
+    assert bad.value.code == "bad_signature"

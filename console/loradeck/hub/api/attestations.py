@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
 
-from loradeck.artifacts.signing import verify_apart
+from loradeck.artifacts.signing import verify_apart, verify_weights_apart
 from loradeck.hub import judging
 from loradeck.hub.api.moves import hub_of
 from loradeck.hub.auth import Caller, allow
@@ -15,7 +15,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
 from loradeck.schemas.ids import Role
-from loradeck.schemas.manifest import AdapterManifest
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 
 router = APIRouter(prefix="/v1", tags=["attestations"])
 
@@ -53,16 +53,28 @@ async def attest(body: Attestation, request: Request, caller: Writer) -> Attesta
     if body.kind is AttestationKind.REVOCATION and not str(body.body.get("reason", "")).strip():
         raise Refused("reason_required", "a revocation says why", detail="body.reason")
     if body.kind in (AttestationKind.SIGNATURE, AttestationKind.DEPRECATION):
-        version = hub.catalogue.adapters.get(body.subject)
-        if version is None or version.manifest.tenant != body.tenant:
-            raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=body.subject)
-        await _check(hub, body, version.manifest)
+        await _check(hub, body, _artifact(hub, body))
     stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.now_ms(), "seq": 0})
     return await judging.take_in(hub, stated)
 
 
-async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest) -> None:
-    """What is said of an adapter.
+def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
+    """The tenant's adapter that something is said of, or, of signatures, its merged weights.
+
+    Raises:
+        Refused: `unknown_adapter`.
+    """
+    version = hub.catalogue.adapters.get(body.subject)
+    if version is not None and version.manifest.tenant == body.tenant:
+        return version.manifest
+    merged = (release.merged for release in hub.catalogue.releases.values() if release.tenant == body.tenant)
+    if body.kind is AttestationKind.SIGNATURE and body.subject in merged:
+        return hub.catalogue.bases[body.subject]
+    raise Refused("unknown_adapter", "this tenant has no such adapter version or merged weights", detail=body.subject)
+
+
+async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseManifest) -> None:
+    """What is said of an adapter, or of merged weights.
 
     Raises:
         Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
@@ -78,7 +90,10 @@ async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest) -> None
     if not isinstance(stated, Signature):
         return
     if stated.subject != body.subject:
-        raise Refused("invalid_request", "the body speaks of another adapter than `subject`", detail="body.subject")
+        raise Refused("invalid_request", "the body speaks of something else than `subject`", detail="body.subject")
+    if isinstance(manifest, BaseManifest):
+        await verify_weights_apart(manifest, stated)
+        return
     files = {file.path: hub.blobs.path(file.sha256) for file in manifest.files}
     await verify_apart(files, stated, beside=hub.blobs.folder)
 
