@@ -105,7 +105,9 @@ class CheckpointFolder:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)
         for group, values in tensors.items():
-            _write(staging / f"{group}.safetensors", save({k: v.detach().contiguous() for k, v in values.items()}))
+            _write(
+                staging / f"{group}.safetensors", save({k: v.detach().cpu().contiguous() for k, v in values.items()})
+            )
         _write(staging / STATE, json.dumps(state, sort_keys=True, allow_nan=False).encode())
         manifest = CheckpointManifest(step=step, token=self._token, files=scan(staging))
         _write(staging / MANIFEST, manifest.model_dump_json(indent=1).encode())

@@ -18,8 +18,8 @@ def likelihoods(model: Any, prompt: list[int], answers: list[list[int]], *, pad:
     if not all(answers):
         raise ValueError("an answer without tokens")
     width = max(len(answer) for answer in answers)
-    ids = torch.tensor([[*prompt, *answer, *([pad] * (width - len(answer)))] for answer in answers])
-    mask = torch.tensor([[1] * (len(prompt) + len(a)) + [0] * (width - len(a)) for a in answers])
+    ids = torch.tensor([[*prompt, *a, *([pad] * (width - len(a)))] for a in answers], device=model.device)
+    mask = torch.tensor([[1] * (len(prompt) + len(a)) + [0] * (width - len(a)) for a in answers], device=model.device)
     logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=width + 1).logits
     # The first kept position is the prompt's last token: it says what the answer begins with.
     logs = torch.log_softmax(logits[:, :-1].float(), -1)

@@ -23,10 +23,10 @@ class Greedy:
 
 @torch.inference_mode()
 def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, *, eos: int, pad: int) -> list[Greedy]:
-    """The greedy answer to each prompt. Prompts are padded on the left to one batch."""
+    """The greedy answer to each prompt. Prompts are padded on the left to one batch, on the model's device."""
     width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     answers = [Greedy() for _ in prompts]
     cache = DynamicCache()

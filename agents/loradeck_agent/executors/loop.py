@@ -202,7 +202,7 @@ class Loop:
         self._watch.restore(state["watch"])
         self._last = state["last"]
         if self.looks is not None:
-            self.looks.resume(state["looks"], state["best"])
+            self.looks.resume(state["looks"], state["best"], state["base_canaries"])
         self._saved = checkpoint.step
         differing = [
             f"{k} {state['made_by'].get(k)}, now {v}"
@@ -239,6 +239,7 @@ class Loop:
             "last": self._last,
             "looks": self.looks.history if self.looks else [],
             "best": self.looks.best if self.looks else None,
+            "base_canaries": self.looks.base_canaries if self.looks else [],
             "made_by": self._made_by(),
         }
 

@@ -81,7 +81,7 @@ def _said(model: Any, prompts: list[list[int]], answers: list[list[int]], betwee
     """What the model would say at each token of each answer, given the tokens before it."""
     said = []
     for prompt, answer in zip(prompts, answers, strict=True):
-        ids = torch.tensor([prompt + answer[:-1]])
+        ids = torch.tensor([prompt + answer[:-1]], device=model.device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits[0]
         between()
         said.append(torch.log_softmax(logits.float(), -1))

@@ -66,7 +66,8 @@ class Looks:
         self._settings = settings
         self._canaries = [base.prompt_ids([dict(m) for m in messages]) for messages in current.spec.canaries]
         self.history: list[dict[str, float]] = []
-        self._base_canaries: list[list[int]] = []
+        self.base_canaries: list[list[int]] = []
+        """The base's answers to the canaries, tokens."""
         self.best: int | None = None
         """Place in `history` of the best look after a step."""
 
@@ -79,14 +80,12 @@ class Looks:
     def begin(self) -> None:
         """Looks at the base, before the first step; its canaries' answers are what later ones are held against."""
         with self._trained.as_base():
-            self._base_canaries = self._greedy(self._canaries, CANARY_TOKENS)
+            self.base_canaries = self._greedy(self._canaries, CANARY_TOKENS)
             self.history = [self._look(0)]
 
-    def resume(self, history: list[dict[str, float]], best: int | None) -> None:
-        """Takes up what an earlier attempt found."""
-        with self._trained.as_base():
-            self._base_canaries = self._greedy(self._canaries, CANARY_TOKENS)
-        self.history, self.best = history, best
+    def resume(self, history: list[dict[str, float]], best: int | None, base_canaries: list[list[int]]) -> None:
+        """Takes up what an earlier attempt found. Where every weight is trained, the base can no longer be asked."""
+        self.history, self.best, self.base_canaries = history, best, base_canaries
 
     def look(self, step: int) -> bool:
         """Looks after a step. True: it is the best so far."""
@@ -114,7 +113,7 @@ class Looks:
             found["refusal_rate"] = sum(refused) / len(refused)
         if self._canaries:
             now = self._greedy(self._canaries, CANARY_TOKENS)
-            found["canaries_changed"] = sum(a != b for a, b in zip(now, self._base_canaries, strict=True)) / len(now)
+            found["canaries_changed"] = sum(a != b for a, b in zip(now, self.base_canaries, strict=True)) / len(now)
         model.train(training)
         return found
 

@@ -35,8 +35,9 @@ RECIPE: dict[str, Any] = {
 class Runs:
     """One recipe, run as often as wanted over the same folder of checkpoints."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, canaries: Any = ()) -> None:
         self.bench = bench
+        self._canaries = canaries
         self.checkpoints = bench.root / "checkpoints"
         self._inputs = {
             DATASET: str(write_rows(bench.root / "task.jsonl", ROWS)),
@@ -45,7 +46,7 @@ class Runs:
 
     def run(self, **changes: Any) -> Ended:
         spec = self.bench.recipe(**{**RECIPE, **changes})
-        return self.bench.run(spec, self._inputs, checkpoints=str(self.checkpoints))
+        return self.bench.run(spec, self._inputs, checkpoints=str(self.checkpoints), canaries=self._canaries)
 
     @property
     def folders(self) -> list[str]:
@@ -105,6 +106,18 @@ def test_a_resumed_run_is_the_undisturbed_one_byte_for_byte(runs: Runs, cut_off:
     assert adapter(resumed) == adapter(whole)
     for key in ("looks", "chosen_step", "loss", "grad_norm", "adapter"):
         assert resumed.last.data[key] == whole.last.data[key]
+
+
+def test_a_resumed_run_of_every_weight_still_holds_its_canaries_against_the_base(bench: Bench, cut_off: Any) -> None:
+    runs = Runs(bench, canaries=(({"role": "user", "content": "hello"},),))
+    every = {"weights": "full", "kl": 0.0, "dropout": 0.0}
+    whole = runs.run(**every)
+    shutil.rmtree(runs.checkpoints)
+    cut_off(runs, 6, **every)
+    resumed = runs.run(**every)
+    assert "resumed after step 4, bit for bit" in said(resumed)
+    assert whole.last.data["looks"][-1]["canaries_changed"] == 1
+    assert resumed.last.data["looks"] == whole.last.data["looks"]
 
 
 def test_a_run_that_is_told_to_stop_keeps_a_checkpoint_of_its_last_step(
