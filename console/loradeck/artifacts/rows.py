@@ -95,8 +95,7 @@ def entry_of(
     if manifest.provenance.origin is not Origin.MIXED:
         _check(manifest.provenance, "the dataset's provenance")
     for where, row in rows_in(paths):
-        if erased and row_digest(row) in erased:
-            raise BadArtifact("erased_row", "a row of the dataset was erased", where, "leave it out")
+        _check_erased(row, erased, where)
         also(where, row)
         found = _provenance(manifest.provenance, whole, row, where)
         if found.origin is Origin.HUMAN:
@@ -137,6 +136,12 @@ def entry_of(
     )
 
 
+def _check_erased(row: Mapping[str, Any], erased: Collection[Digest], where: str) -> None:
+    """Raises: BadArtifact `erased_row`."""
+    if erased and row_digest(row) in erased:
+        raise BadArtifact("erased_row", "the row was erased, and does not come in again", where, "leave it out")
+
+
 def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Provenance:
     own = row.get("provenance")
     if own is None and dataset.origin is not Origin.MIXED:
@@ -175,7 +180,7 @@ def _check(found: Provenance, where: str) -> Provenance:
 
 
 class Scan:
-    """What the rows of a dataset hold, row by row; see `sensitive`."""
+    """What the rows of a dataset or suite hold, row by row; see `sensitive`."""
 
     def __init__(self) -> None:
         self._context, self._detect, self._secrets = secrets()
@@ -218,17 +223,28 @@ def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: 
 
 
 class Held(Strict):
-    """A dataset to read, or a dataset or suite to search. `paths`: name of a file in the manifest -> where it lies."""
+    """A dataset to read, a suite to scan, or either to search. `paths`: name of a file in the manifest -> its place."""
 
     digest: Digest
     manifest: DatasetManifest | None = None
     paths: dict[str, Path]
 
 
-class Task(Strict):
-    """`read` one dataset without erased `rows`; or `find` in many: `rows`, and those that contain a text."""
+def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
+    """What the items of a suite hold. Raises: BadArtifact `bad_rows`, `erased_row`."""
+    with Scan() as scan:
+        for where, row in rows_in(held.paths):
+            _check_erased(row, erased, where)
+            scan.row(where, row)
+    return scan.report(held.digest)
 
-    do: Literal["read", "find"]
+
+class Task(Strict):
+    """`read` one dataset or `scan` one suite, without erased `rows`; or `find` in many: `rows`, and those that contain
+    a text.
+    """
+
+    do: Literal["read", "scan", "find"]
     datasets: tuple[Held, ...]
     rows: tuple[Digest, ...] = ()
     containing: str | None = None
@@ -261,6 +277,9 @@ def _work(request: bytes) -> Any:
         (held,) = task.datasets
         assert held.manifest is not None
         return reading_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
+    if task.do == "scan":
+        (held,) = task.datasets
+        return scan_of(held, erased=set(task.rows)).model_dump(mode="json")
     return [place.model_dump() for place in find(task)]
 
 

@@ -16,11 +16,11 @@ from loradeck.cli.files import checked, entry_of, rows_of
 from loradeck.cli.noun import Noun
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.provenance import provenance_of, provenance_options
+from loradeck.cli.scan import accept_option, say_scan
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.blobs import download, upload
-from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger import ErasurePlan, ErasureRequest, ScanReport
+from loradeck.schemas.ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.manifest import DatasetManifest
 
 
@@ -33,7 +33,7 @@ def dataset() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tenant", required=True, help="Whose it is.")
 @click.option("--name", required=True, help="What it is called; the same name may have many digests.")
-@click.option("--accept-findings", "accept", default="", metavar="WHY", help="Take them in whatever was found in them.")
+@accept_option
 @provenance_options
 @writes
 async def add(
@@ -50,12 +50,7 @@ async def add(
     registered = await s.api.register_dataset(manifest, accept=accept)
     s.out.json(registered)
     s.out.say(f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
-    for found in await s.api.attestations(kind=AttestationKind.SCAN, subject=registered.digest):
-        scan = ScanReport.model_validate(found.body)
-        what = "; ".join(f"{f.kind} in {f.rows} rows" for f in scan.findings) or "nothing"
-        s.out.say(f" found: {what}; {scan.duplicates} rows stand in it twice")
-        s.out.say(f" looked for {', '.join(scan.looked_for)}; secrets: {scan.secrets}")
-        s.out.say(f" not looked for: {', '.join(scan.not_looked_for)}")
+    await say_scan(s, registered.digest)
 
 
 async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:

@@ -12,6 +12,7 @@ from loradeck.artifacts.suites import items_in, verify_suite
 from loradeck.cli.files import checked, entry_of, json_of, text_of
 from loradeck.cli.noun import Noun
 from loradeck.cli.provenance import provenance_of, provenance_options
+from loradeck.cli.scan import accept_option, say_scan
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short
@@ -29,6 +30,7 @@ def suite() -> None:
 @click.option("--name", required=True, help="What it is called; the same name may have many digests.")
 @click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that an answer must satisfy.")
 @click.option("--canary", "canaries", multiple=True, metavar="ID", help="Item whose tokens fingerprint a release.")
+@accept_option
 @provenance_options
 @writes
 async def add(
@@ -37,6 +39,7 @@ async def add(
     file: Path,
     tenant: str,
     name: str,
+    accept: str,
     answer_schema: Path | None,
     canaries: tuple[str, ...],
     sidecar: Path | None,
@@ -44,12 +47,15 @@ async def add(
 ) -> None:
     """Register items, one JSON object a line: {"id", "prompt", "answer"}, or with the "kind" json, tool_call, refusal
     or choice and what it needs (docs/gates.md). What an item lacks is refused with its line.
+
+    The hub looks in every item for personal data and secrets of a known form.
     """
     manifest = await asyncio.to_thread(_described, file, tenant, name, answer_schema, canaries, sidecar, given)
     await upload(s.api, file)
-    registered = await s.api.register_suite(manifest)
+    registered = await s.api.register_suite(manifest, accept=accept)
     s.out.json(registered)
     s.out.say(f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
+    await say_scan(s, registered.digest)
 
 
 @suite.command("ls")

@@ -274,8 +274,12 @@ class HubApi:
         sent = request.model_copy(update={"dry_run": False})
         return await self.transport.ask(ErasurePlan, "POST", "erasures", body=sent, repeatable=True, extra_s=600)
 
-    async def register_suite(self, manifest: SuiteManifest) -> Registered:
-        return await self.transport.ask(Registered, "POST", "suites", body=manifest, repeatable=True)
+    async def register_suite(self, manifest: SuiteManifest, *, accept: str = "") -> Registered:
+        """`accept`: why its items are taken in although something was found in them. All are read meanwhile."""
+        params = {"accept": accept or None}
+        return await self.transport.ask(
+            Registered, "POST", "suites", body=manifest, params=params, repeatable=True, extra_s=600
+        )
 
     async def suites(self) -> list[SuiteEntry]:
         return await self.transport.ask(list[SuiteEntry], "GET", "suites")

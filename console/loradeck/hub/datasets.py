@@ -1,23 +1,25 @@
-"""Datasets and their ledger: every row is read when a dataset comes in, and asked about when it is trained on.
+"""Datasets and their ledger: every row is read when a dataset comes in, and asked about when it is trained on. The
+items of suites are read and scanned as rows are.
 
 Rows are read by a child process, so that a move never waits for them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, TypeAdapter
 
-from loradeck.artifacts import child, rows
+from loradeck.artifacts import child, rows, verify_suite
 from loradeck.artifacts.rows import Held, Task
 from loradeck.rules import ledger
 from loradeck.rules.descent import NOTHING, Descent, descent
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger import LedgerEntry, Place, Reading
+from loradeck.schemas.ledger import LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 from loradeck.store.interface import Doc
 
@@ -44,18 +46,7 @@ async def register(hub: Hub, manifest: DatasetManifest, by: str, *, accept: str 
     task = Task(do="read", datasets=(_held(hub, manifest),), rows=tuple(sorted(hub.facts.erased_of.get(tenant, ()))))
     reading = Reading.model_validate(await child.ask(rows.__name__, task))
     ledger.check_licences(reading.entry, hub.tenant(tenant).data, called(manifest))
-    scan = reading.scan
-    if scan.findings and not accept:
-        told = (f"{f.kind} in {f.rows} rows ({', '.join(f.where[:3])})" for f in scan.findings)
-        raise Refused(
-            "sensitive_rows",
-            "rows hold what looks like personal data or secrets",
-            detail="; ".join(told),
-            fix="take it out, or say why it may stay (loradeck dataset add --accept-findings WHY)",
-            context={"scan": scan.model_dump(mode="json")},
-        )
-    if scan.findings:
-        scan = scan.model_copy(update={"accepted": accept})
+    scan = _accepted(reading.scan, accept)
     await hub.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
     def stated(kind: AttestationKind, body: BaseModel) -> Attestation:
@@ -64,6 +55,48 @@ async def register(hub: Hub, manifest: DatasetManifest, by: str, *, accept: str 
 
     await hub.attest_all([stated(AttestationKind.LEDGER, reading.entry), stated(AttestationKind.SCAN, scan)])
     return reading.entry
+
+
+async def register_suite(hub: Hub, manifest: SuiteManifest, by: str, *, accept: str = "") -> None:
+    """A suite whose files are here. The same one again changes nothing.
+
+    Args:
+        accept: why it is taken in although personal data or secrets were found in it.
+
+    Raises:
+        BadArtifact: `bad_rows`, `manifest_mismatch`, `erased_row`.
+        Refused: `sensitive_rows`. Nothing was registered.
+    """
+    digest, tenant = manifest.digest, manifest.tenant
+    if digest in hub.catalogue.suites:
+        return
+    held = _held(hub, manifest)
+    await asyncio.to_thread(verify_suite, manifest, held.paths)
+    task = Task(do="scan", datasets=(held,), rows=tuple(sorted(hub.facts.erased_of.get(tenant, ()))))
+    scan = _accepted(ScanReport.model_validate(await child.ask(rows.__name__, task)), accept)
+    body, kind, now = scan.model_dump(mode="json"), AttestationKind.SCAN, hub.now_ms()
+    await hub.attest_all([Attestation(kind=kind, subject=digest, tenant=tenant, body=body, by=by, at_ms=now)])
+    await hub.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
+
+
+def _accepted(scan: ScanReport, accept: str) -> ScanReport:
+    """A scan as it is attested: without findings, or with the reason why they may stay.
+
+    Raises:
+        Refused: `sensitive_rows`.
+    """
+    if not scan.findings:
+        return scan
+    if not accept:
+        told = (f"{f.kind} in {f.rows} rows ({', '.join(f.where[:3])})" for f in scan.findings)
+        raise Refused(
+            "sensitive_rows",
+            "rows hold what looks like personal data or secrets",
+            detail="; ".join(told),
+            fix="take it out, or say why it may stay (--accept-findings WHY)",
+            context={"scan": scan.model_dump(mode="json")},
+        )
+    return scan.model_copy(update={"accepted": accept})
 
 
 def check_training(hub: Hub, tenant: str, datasets: Iterable[str]) -> None:

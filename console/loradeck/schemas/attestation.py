@@ -24,7 +24,7 @@ class AttestationKind(StrEnum):
     BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
     DEPRECATION = "deprecation"  # of an adapter; Deprecation in `body`, the newest counts
     LEDGER = "ledger"  # of a dataset: what the hub read of its rows; LedgerEntry in `body`
-    SCAN = "scan"  # of a dataset: what was looked for in its rows, and found; ScanReport in `body`
+    SCAN = "scan"  # of a dataset or suite: what was looked for in its rows; ScanReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
 
 

@@ -57,7 +57,7 @@ class Finding(Strict):
 class ScanReport(Strict):
     """What the hub looked for in a dataset's rows, and found. Without findings it says no more than that."""
 
-    dataset: Digest
+    dataset: Digest = Field(description="or suite")
     rows: int
     looked_for: tuple[str, ...] = Field(description="kinds of personal data")
     secrets: str = Field(description="what looked for secrets, or why nothing did")

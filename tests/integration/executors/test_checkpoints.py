@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -184,6 +185,7 @@ def one_bit(folder: Path) -> None:
         (without_manifest, "manifest.json"),
         (shutil.rmtree, "manifest.json"),
     ],
+    ids=["truncated", "missing optimizer state", "one bit flipped", "missing manifest", "missing folder"],
 )
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_with_the_reason(
     runs: Runs, cut_off: Any, damage: Callable[[Path], None], reason: str
@@ -210,6 +212,20 @@ def test_where_no_good_checkpoint_is_whole_the_run_is_refused_and_the_folder_sta
     assert "optimizer.safetensors" in ended.last.message
     assert not ended.out.exists()
     assert sorted(path.name for path in runs.checkpoints.rglob("*")) == before
+
+
+def test_a_checkpoint_that_never_had_an_optimizer_state_is_passed_over_though_its_manifest_agrees(
+    runs: Runs, cut_off: Any
+) -> None:
+    cut_off(runs, 7)
+    folder = runs.checkpoints / "step-00000006"
+    without_optimizer(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = [file for file in manifest["files"] if file["path"] != "optimizer.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    resumed = runs.run()
+    assert "step-00000006 is not whole: it has no optimizer" in said(resumed)
+    assert steps(resumed)[0] == 5
 
 
 def test_an_optimizer_state_of_other_weights_is_refused_even_where_its_hash_is_right(bench: Bench) -> None:

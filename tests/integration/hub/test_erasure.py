@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, key, running
-from tests.integration.hub.test_ledger import HUMAN, dataset, manifest, row, training
+from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
 from loradeck.artifacts.rows import row_digest
 from loradeck.schemas.ledger import ErasurePlan
@@ -50,9 +50,8 @@ async def test_what_descends_from_a_row_is_listed_through_parents_and_written_ro
     written = await dataset(acme, [row(3)], wrote, name="written")
     last = await version(acme, 4, written)
     run = (await acme.ok("POST", "jobs", training(holding)))["id"]
-    suite = (await manifest(acme, [ROW | {"id": "i1"}])).model_dump(mode="json")
-    suite = {k: v for k, v in suite.items() if k != "rows"} | {"items": 1, "name": "held-out"}
-    held_out = (await acme.ok("POST", "suites", suite))["digest"]
+    suite = await items(acme, [ROW | {"id": "i1"}])
+    held_out = (await acme.ok("POST", "suites", suite.model_dump(mode="json")))["digest"]
     found = await plan(acme, containing="ann ex")
     assert [(i.id, i.label) for i in found.items] == [(held_out, "acme/held-out: rows.jsonl, line 1")]
     assert [(p.dataset, p.where, p.row) for p in found.places] == [(holding, "rows.jsonl, line 2", DIGEST)]
@@ -108,6 +107,9 @@ async def test_after_an_erasure_nothing_that_descends_goes_forward(acme: Deck, j
     await acme.refused(409, "erased_row", "POST", "adapters/acme/support/versions", late)
     copied = (await manifest(acme, [ROW | {"id": "new"}], name="again")).model_dump(mode="json")
     await acme.refused(409, "erased_row", "POST", "datasets", copied)
+    asked = (await items(acme, [ROW | {"id": "i1"}])).model_dump(mode="json")
+    await acme.refused(409, "erased_row", "POST", "suites", asked)
+    assert await acme.ok("GET", "suites") == []
     await join()
     body = PromoteRequest(release=first["release"], expected_generation=0, idempotency_key=key()).model_dump(
         mode="json"

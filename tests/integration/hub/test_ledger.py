@@ -13,7 +13,7 @@ from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.ledger import LedgerEntry, ScanReport
-from loradeck.schemas.manifest import DatasetManifest, DecisionRecord, Provenance
+from loradeck.schemas.manifest import DatasetManifest, DecisionRecord, Provenance, SuiteManifest
 from loradeck.store.interface import Doc
 
 HUMAN = PROVENANCE.model_dump(mode="json")
@@ -39,6 +39,13 @@ async def dataset(deck: Deck, rows: list[dict[str, Any]], whole: dict[str, Any] 
     body = (await manifest(deck, rows, whole, **more)).model_dump(mode="json")
     digest: str = (await deck.ok("POST", "datasets", body))["digest"]
     return digest
+
+
+async def items(deck: Deck, rows: list[dict[str, Any]], *, tenant: str = "acme") -> SuiteManifest:
+    """A suite of these items, whose file is at the hub."""
+    held = await manifest(deck, rows, name="held-out", tenant=tenant)
+    fields = {"tenant": tenant, "name": held.name, "files": held.files, "provenance": held.provenance}
+    return SuiteManifest(items=len(rows), **fields)
 
 
 def training(*datasets: str, tenant: str = "acme") -> dict[str, Any]:
@@ -187,3 +194,28 @@ async def test_rows_with_personal_data_or_secrets_come_in_only_with_a_reason_tha
     (found,) = await acme.ok("GET", f"attestations?kind=scan&subject={digest}")
     scan = ScanReport.model_validate(found["body"])
     assert ([f.kind for f in scan.findings], scan.accepted) == (["AWS Access Key", "e-mail"], "made-up")
+
+
+async def test_items_with_personal_data_or_secrets_come_in_only_with_a_reason_that_is_kept(acme: Deck) -> None:
+    secret = "AKIAIOSFODNN7EXAMPLQ"
+    item = {"id": "i1", "prompt": f"mail {secret} to ann@example.org", "answer": "no"}
+    body = (await items(acme, [{"id": "i0", "prompt": "hello", "answer": "hi"}, item])).model_dump(mode="json")
+    problem = await acme.refused(422, "sensitive_rows", "POST", "suites", body)
+    assert "e-mail in 1 rows (rows.jsonl, line 2)" in problem.detail
+    assert secret not in problem.model_dump_json()
+    assert await acme.ok("GET", "suites") == []
+    digest = (await acme.ok("POST", "suites?accept=made-up", body))["digest"]
+    (found,) = await acme.ok("GET", f"attestations?kind=scan&subject={digest}")
+    scan = ScanReport.model_validate(found["body"])
+    assert ([f.kind for f in scan.findings], scan.accepted) == (["AWS Access Key", "e-mail"], "made-up")
+    await acme.ok("POST", "suites", body)
+    assert len(await acme.ok("GET", f"attestations?kind=scan&subject={digest}")) == 1, "the same again is once"
+
+
+async def test_a_suite_that_is_clean_says_what_was_looked_for(acme: Deck) -> None:
+    body = (await items(acme, [{"id": "i0", "prompt": "hello", "answer": "hi"}])).model_dump(mode="json")
+    digest = (await acme.ok("POST", "suites", body))["digest"]
+    (found,) = await acme.ok("GET", f"attestations?kind=scan&subject={digest}")
+    scan = ScanReport.model_validate(found["body"])
+    assert (scan.rows, scan.findings, scan.accepted) == (1, (), None)
+    assert "names" in scan.not_looked_for

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
-from loradeck.artifacts import Blobs, verify_adapter, verify_suite
+from loradeck.artifacts import Blobs, verify_adapter
 from loradeck.hub import datasets as datasets_of
 from loradeck.hub import merging
 from loradeck.hub.api.moves import Releaser, Viewer, hub_of
@@ -95,15 +95,15 @@ async def datasets(request: Request, caller: Reader) -> list[dict[str, Any]]:
 
 
 @router.post("/suites")
-async def register_suite(body: SuiteManifest, request: Request, caller: Releaser) -> Registered:
-    """Held-out items to score a candidate on. Their files must be here already, and every item is read."""
+async def register_suite(body: SuiteManifest, request: Request, caller: Releaser, accept: Reason = "") -> Registered:
+    """Held-out items to score a candidate on. Their files must be here already; every item is read and scanned.
+
+    `accept`: why they are taken in although personal data or secrets were found in them.
+    """
     hub = hub_of(request)
     hub.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
-    if body.digest not in hub.catalogue.suites:
-        paths = {file.path: hub.blobs.path(file.sha256) for file in body.files}
-        await asyncio.to_thread(verify_suite, body, paths)
-    await hub.register(Doc.SUITE, body.digest, body.model_dump(mode="json"), tenant=body.tenant, by=caller.actor)
+    await datasets_of.register_suite(hub, body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 
 
