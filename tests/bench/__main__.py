@@ -31,6 +31,7 @@ from tests.bench import (
     report,
     router,
     scale,
+    training,
     vllm_reload,
 )
 from tests.bench.rows import Row
@@ -55,6 +56,7 @@ PARTS = {
     "vllm": Part("Today: unload and load through vLLM", vllm_reload.measure, {"rounds": 3}),
     "router": Part("Router", router.measure, {"share": 0.1}),
     "merge": Part("Merge", merging.measure, {"rounds": 1}),
+    "train": Part("Train", training.measure, {"steps": 8, "kills": 1}),
     "daemon": Part("Agent", daemon.measure, {"watched_s": 10.0}),
     "console": Part(
         "Console",

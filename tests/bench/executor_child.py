@@ -1,6 +1,6 @@
 """One measurement of a benchmark of executors in a process of its own, so that its memory is its own.
 
-    python -m tests.bench.executor_child merge|peft|copy FOLDER
+    python -m tests.bench.executor_child merge|peft|copy|turns FOLDER
 
 FOLDER holds `task.json`; one JSON object is printed.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import peft
 import torch
 import transformers
+from tests.bench.bare_loop import turns
+from tests.bench.executors import copy_synced
 
 from loradeck_agent.executors.merge_weights import merge_weights
 
@@ -63,18 +64,20 @@ def by_peft(task: Task) -> dict[str, float]:
 
 def copy(task: Task) -> dict[str, float]:
     """The floor: the same bytes to the same disk."""
-
-    def work() -> None:
-        shutil.copytree(task["base"], task["out"])
-        for path in (*Path(task["out"]).iterdir(), Path(task["out"])):
-            fd = os.open(path, os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
-
-    return measured(work)
+    return measured(lambda: copy_synced(Path(task["base"]), Path(task["out"])))
 
 
-WORK = {"merge": merge, "peft": by_peft, "copy": copy}
+def take_turns(task: Task) -> dict[str, Any]:
+    """The train executor's loop in turns with the bare one."""
+    return turns(Path(task["spec"]))
+
+
+WORK: dict[str, Callable[[Task], dict[str, Any]]] = {
+    "merge": merge,
+    "peft": by_peft,
+    "copy": copy,
+    "turns": take_turns,
+}
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,25 @@ def child(kind: str, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}"},
+        env=environment(),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+def environment() -> dict[str, str]:
+    """Of a process that imports the tests and the examples."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}"}
+
+
+def copy_synced(source: Path, target: Path) -> None:
+    """cp + fsync of a folder of files."""
+    shutil.copytree(source, target)
+    for path in (*target.iterdir(), target):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
 
 
 def cores() -> int:

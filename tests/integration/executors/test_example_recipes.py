@@ -50,3 +50,16 @@ def test_tables_stand_between_the_markers(tmp_path: Path) -> None:
     assert "old" not in text
     assert "| 4, exact answers | 50% | **50%** |" in text
     assert text.endswith(f"{measure.END}\n\nmore\n")
+
+
+def test_an_adapter_stands_beside_every_weight_once_both_were_measured() -> None:
+    def result(name: str, general: float, size: int) -> measure.Result:
+        before, after = measure.Score(0.0, 40, 0.5), measure.Score(0.9, 40, general)
+        return measure.Result(name, before, after, steps=3, seconds=2.0, peak_memory=10**9, size=size)
+
+    some = {"supervised": result("supervised", 0.75, 10**7), "full": result("full", 0.45, 10**8)}
+    assert "every weight" not in measure.tables(some)
+    text = measure.tables({**some, "mixed": result("mixed", 0.5, 10**7)})
+    assert "| an adapter (supervised) | an adapter, general rows mixed in (mixed) | every weight (full) |" in text
+    assert "| +0.25 | +0.00 | -0.05 |" in text
+    assert "| 10.0 MB | 10.0 MB | 100.0 MB |" in text
