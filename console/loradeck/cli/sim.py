@@ -20,9 +20,9 @@ from loradeck.cli.noun import Noun
 from loradeck.cli.session import Session, writes
 from loradeck.client.api import HubApi, new_key
 from loradeck.client.blobs import upload
-from loradeck.client.connect import endpoint, http_client
+from loradeck.client.connect import endpoint
 from loradeck.client.errors import ClientError
-from loradeck.client.transport import Transport
+from loradeck.client.transport import Transport, http_client
 from loradeck.schemas.ids import Wire, digest_of
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest

@@ -1,4 +1,4 @@
-"""Connections to a hub: HTTP and WebSocket, over TLS, loopback or its own Unix socket.
+"""Where a hub is, and a WebSocket to it: over TLS, loopback or its own Unix socket.
 
 Proxies named in the environment are not used: a console speaks to its hub directly or not at all.
 """
@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import httpx
 
 from loradeck.client.config import Context, read_token
 from loradeck.client.errors import ConfigError
@@ -62,24 +60,6 @@ def endpoint(context: Context) -> Endpoint:
         )
     tls = _tls(context.ca_file) if url.startswith("https:") else None
     return Endpoint(where=context.where, base_url=url, socket=None, token=token, tls=tls)
-
-
-def http_client(point: Endpoint, *, connections: int = 8) -> httpx.AsyncClient:
-    """An HTTP client bound to the hub. The caller closes it."""
-    transport = httpx.AsyncHTTPTransport(
-        uds=str(point.socket) if point.socket else None,
-        verify=point.tls or False,  # without TLS there is nothing to verify, and loading authorities takes 20 ms
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        trust_env=False,
-    )
-    return httpx.AsyncClient(
-        transport=transport,
-        base_url=f"{point.base_url}/v1/",
-        headers={**point.headers, "accept": "application/json"},
-        timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-        trust_env=False,
-        follow_redirects=False,  # a redirect would carry the token elsewhere
-    )
 
 
 @contextlib.asynccontextmanager

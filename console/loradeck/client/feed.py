@@ -23,13 +23,11 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from loradeck.client.api import HubApi
 from loradeck.client.backoff import full_jitter
 from loradeck.client.config import Context
 from loradeck.client.connect import Endpoint, endpoint, websocket
 from loradeck.client.errors import ApiError, ClientError, NotUnderstood
 from loradeck.client.listed import Listed
-from loradeck.client.transport import Transport, refusal
 from loradeck.schemas.feed import FeedMessage, FeedReset, FeedShow, feed_adapter
 from loradeck.schemas.state import HubState
 
@@ -130,6 +128,9 @@ class Feed:
 
     async def _session(self, point: Endpoint) -> AsyncGenerator[FeedItem]:
         """One connection: the list, then messages. Ends when the hub asks to list again."""
+        from loradeck.client.api import HubApi
+        from loradeck.client.transport import Transport, refusal
+
         async with HubApi(Transport(point)) as api:
             listed = await api.listed()
         cursor = f"{listed.status.epoch}:{listed.status.rev}&seq={listed.status.seq}"

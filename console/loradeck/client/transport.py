@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from loradeck.client.connect import READ_S, Endpoint, http_client
+from loradeck.client.connect import CONNECT_S, READ_S, Endpoint
 from loradeck.client.errors import ApiError, ClientError, HubUnreachable, NotUnderstood
 from loradeck.schemas.problem import Problem
 
@@ -25,6 +25,24 @@ Params = Mapping[str, str | int | float | None]
 # Anything that could change the path's shape is refused here; whether it names something is the hub's to say.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+def http_client(point: Endpoint, *, connections: int = 8) -> httpx.AsyncClient:
+    """An HTTP client bound to the hub. The caller closes it."""
+    transport = httpx.AsyncHTTPTransport(
+        uds=str(point.socket) if point.socket else None,
+        verify=point.tls or False,  # without TLS there is nothing to verify, and loading authorities takes 20 ms
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        trust_env=False,
+    )
+    return httpx.AsyncClient(
+        transport=transport,
+        base_url=f"{point.base_url}/v1/",
+        headers={**point.headers, "accept": "application/json"},
+        timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+        trust_env=False,
+        follow_redirects=False,  # a redirect would carry the token elsewhere
+    )
 
 
 class AnswerLost(ClientError):
@@ -61,7 +79,7 @@ class Transport:
             content = _json(body)
             headers["content-type"] = "application/json"
         sent = {k: v for k, v in (params or {}).items() if v is not None}
-        timeout = httpx.Timeout(READ_S + extra_s, connect=5.0)
+        timeout = httpx.Timeout(READ_S + extra_s, connect=CONNECT_S)
         attempts = 2 if (method in ("GET", "HEAD") if repeatable is None else repeatable) else 1
         while True:
             attempts -= 1

@@ -110,6 +110,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.question_top = 0  # first entry of its list that is in view
         self._at = at
         self._owes_frame = False
+        self._painted = asyncio.Event()
         self.contexts = contexts
         self.make_key = make_key
         self.sender = Sender(port, self.state, self.draw_front)
@@ -185,6 +186,7 @@ class Deck(App[Context], inherit_bindings=False):
         """Textual calls this after each frame it has handed to the driver."""
         if self._batch_count or not self.is_running:
             return
+        self._painted.set()
         front = self.front
         before = self.sight.look()
         self.sight.frame(*(front.pane.painted if front is not None else (None, None)))
@@ -234,6 +236,7 @@ class Deck(App[Context], inherit_bindings=False):
     # ---- the feed --------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
+        await self._painted.wait()  # what speaks to a hub is imported behind the first frame
         async with contextlib.aclosing(self.port.follow()) as items:
             async for item in items:
                 if isinstance(item, Listed | HubState):

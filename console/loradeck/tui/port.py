@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
 from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
-from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
 from loradeck.client.feed import Feed, FeedItem
-from loradeck.client.transport import Transport
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.company import Company
 from loradeck.schemas.feed import FeedShow
@@ -32,6 +31,9 @@ from loradeck.schemas.moves import (
 from loradeck.schemas.state import NodeRow, ReleaseView
 from loradeck.schemas.trace import Traced
 from loradeck.tui.moves import Move, Order, RowKey
+
+if TYPE_CHECKING:
+    from loradeck.client.api import HubApi
 
 ANSWER_S = 2.0
 """How long a lost answer is asked for before the console says OUTCOME UNKNOWN; it goes on asking after that."""
@@ -114,7 +116,15 @@ class HubPort:
         """Raises: ConfigError (unsafe token file, unusable certificate authority)."""
         # Nothing is on the screen yet. Who says nothing gets the figures of the whole fleet.
         self._feed = Feed(context, show=FeedShow(rows=(), nodes=()))
-        self._api = HubApi(Transport(endpoint(context)), settle_s=ANSWER_S)
+        self._endpoint = endpoint(context)
+
+    @cached_property
+    def _api(self) -> HubApi:
+        # HTTP and all of the hub's calls: nothing that the first frame waits for.
+        from loradeck.client.api import HubApi
+        from loradeck.client.transport import Transport
+
+        return HubApi(Transport(self._endpoint), settle_s=ANSWER_S)
 
     def follow(self) -> AsyncGenerator[FeedItem]:
         return self._feed.follow()
@@ -200,4 +210,5 @@ class HubPort:
         return await self._api.traces(tenant, route, release=release, last=last)
 
     async def aclose(self) -> None:
-        await self._api.aclose()
+        if "_api" in self.__dict__:
+            await self._api.aclose()
