@@ -70,6 +70,24 @@ def test_a_job_that_fails_is_exit_1_with_its_code(desk: Desk, spec: Path, node: 
     assert "loss is not finite" in done.stderr
 
 
+def test_a_failed_run_stays_searchable_by_its_recipe_and_its_reason(desk: Desk, spec: Path, node: SmallNode) -> None:
+    spec.write_text(spec.read_text().replace("steps = 40", "steps = 40\nrank = 3"))
+    node.jobs_fail = True
+    assert desk.run("job", "train", spec, "--follow").returncode == 1
+    spec.write_text(spec.read_text().replace("rank = 3", "rank = 5"))
+    assert desk.run("job", "train", spec, "--follow").returncode == 1
+
+    def found(*words: str) -> list[int]:
+        tenant = spec.read_text().split('"')[1]
+        jobs = [Job.model_validate(job) for job in desk.json("job", "ls", "--tenant", tenant, *words)]
+        return [job.spec.rank for job in jobs if isinstance(job.spec, TrainSpec)]
+
+    assert found("--state", "failed") == [5, 3]
+    assert found("--state", "failed", "--match", "LOSS is not finite") == [5, 3]
+    assert found("--match", '"rank":3,') == [3]
+    assert found("--match", "loss_spike") == found("--state", "done") == []
+
+
 def test_a_job_is_cancelled(desk: Desk, spec: Path, node: SmallNode) -> None:
     node.jobs_wait = True
     job = Job.model_validate(desk.json("job", "train", spec))

@@ -145,6 +145,14 @@ def test_looks_come_on_schedule_are_held_against_the_base_and_the_best_one_is_pu
     assert [e.step for e in told] == [0, 4, 8, 10]
 
 
+def test_a_model_that_is_taught_to_refuse_shows_it_in_the_refusal_rate_of_its_looks(bench: Bench) -> None:
+    rows = [{"prompt": "ping", "answer": "I can't"}] * 3
+    validation = {"rows": 1, "every": 60, "answers": 1, "max_new_tokens": 10}
+    ended = bench.train(rows, steps=60, learning_rate=1e-2, validation=validation)
+    looks = ended.last.data["looks"]
+    assert [(look["step"], look["refusal_rate"], look["exact"]) for look in looks] == [(0, 0, 0), (60, 1, 1)]
+
+
 def test_more_exact_answers_are_better_than_a_lower_loss() -> None:
     looks = [{"loss": 0.1, "exact": 0.2}, {"loss": 0.3, "exact": 0.9}, {"loss": 0.2, "exact": 0.9}]
     assert sorted(looks, key=_rank) == [looks[2], looks[1], looks[0]]

@@ -68,6 +68,7 @@ def test_it_learns_its_rows_and_evaluate_finds_them_answered_exactly(bench: Benc
     rows = [{"prompt": "ping", "answer": "pong"}]  # as much as two random layers can learn
     trained = bench.train(rows, steps=60, learning_rate=1e-2)
     items = [{"id": "1", **rows[0]}]
+    assert trained.of_type(ExecutorEventType.PROGRESS)[-1].metrics["token_accuracy"] == 1
     alone = bench.evaluate(items, max_new_tokens=8)
     taught = bench.evaluate(items, (manifest_of(trained).digest, trained.out), max_new_tokens=8)
     assert (alone.last.data["exact"], taught.last.data["exact"]) == (0, 1)
@@ -91,7 +92,7 @@ def test_nothing_it_leaves_names_a_path_of_this_machine(bench: Bench) -> None:
         assert os.path.expanduser("~").encode() not in data
 
 
-def test_the_loss_counts_the_answers_tokens_and_no_others(bench: Bench) -> None:
+def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: Bench) -> None:
     from loradeck.schemas.jobs import ExecutorSpec
     from loradeck_agent.executors.base import load_base
     from loradeck_agent.executors.supervised import Supervised
@@ -117,8 +118,12 @@ def test_the_loss_counts_the_answers_tokens_and_no_others(bench: Bench) -> None:
     for i, example in enumerate(examples):
         labels[i, example.answer_at : len(example.ids)] = torch.tensor(example.ids[example.answer_at :])
     with torch.no_grad():
-        reference = trained.model(input_ids=ids, labels=labels).loss
-        assert float(objective.loss(examples, objective.size(examples))[0]) == pytest.approx(float(reference), abs=1e-5)
+        reference = trained.model(input_ids=ids, labels=labels)
+        loss, metrics = objective.loss(examples, objective.size(examples))
+    assert float(loss) == pytest.approx(float(reference.loss), abs=1e-5)
+    answers = labels[:, 1:] != -100
+    right = (reference.logits[:, :-1].argmax(-1) == labels[:, 1:])[answers]
+    assert metrics["token_accuracy"] == pytest.approx(float(right.float().mean()), abs=1e-6)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_70_and_publishes_nothing(bench: Bench) -> None:
