@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loradeck.hub import datasets, judging
-from loradeck.rules import moves
+from loradeck.rules import forward
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
 from loradeck.rules.signatures import check_signed
@@ -171,7 +171,7 @@ class Promotions:
         result = await judging.judge(hub, key, request.release) if config.gate and release else None
         pointer = hub.ledger.pointers.get(key) or pointer
         placed = hub.fleet.placed(config.placement, release.served_base) if release else ()
-        return moves.check_promote(
+        return forward.check_promote(
             pointer,
             request,
             hub.facts.of(key),
@@ -308,7 +308,7 @@ class Promotions:
                     tenant=promotion.key[0], route=promotion.key[1]
                 )
                 attested = pointer.release is not None and hub.facts.is_attested(promotion.key, pointer.release)
-                draft = moves.promote(
+                draft = forward.promote(
                     pointer, promotion.request, promotion.actor, live_attested=attested, overridden=overridden
                 )
                 # From here on R must not cancel it, and the entry that goes out names no candidate any more.

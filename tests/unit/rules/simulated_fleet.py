@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
 
-from loradeck.rules import flip, moves, proof, recover, residency, retention, rewind
+from loradeck.rules import backward, flip, forward, proof, recover, residency, retention, rewind
 from loradeck.rules.flip import Admission, Verdict
 from loradeck.rules.fold import Key
 from loradeck.rules.target import PointerFacts, Target, rollback_target
@@ -75,7 +75,7 @@ class SimulatedHub:
         return next((e for e in self.log.events if e.id == wanted), None)
 
     def undo_drafts(self, events: Sequence[Event], request: UndoRequest) -> list[Draft]:
-        return moves.undo(self.log.ledger.pointers, events, self.log.before(events), request, OPERATOR)
+        return backward.undo(self.log.ledger.pointers, events, self.log.before(events), request, OPERATOR)
 
     def rewind_plan(self, request: RewindRequest, to_rev: int) -> RewindPlan:
         return rewind.plan(
@@ -92,7 +92,7 @@ class SimulatedHub:
         self, key: Key, request: PromoteRequest, config: RouteConfig, gates: Sequence[GateResult]
     ) -> tuple[str, ...]:
         wanted = REFS[request.release].release if request.release in self.stored else None
-        return moves.check_promote(
+        return forward.check_promote(
             self.pointer(key),
             request,
             self.facts[key],

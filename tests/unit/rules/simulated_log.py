@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
-from loradeck.rules import chain, moves, rewind
+from loradeck.rules import backward, chain, forward, moves, rewind
 from loradeck.rules.fold import Key, Ledger
 from loradeck.rules.moves import Actor
 from loradeck.rules.target import PointerFacts, Target, rollback_target
@@ -220,7 +220,7 @@ class Acme:
             override=override,
             reason=reason,
         )
-        passed = moves.check_promote(
+        passed = forward.check_promote(
             self.pointer,
             request,
             self.facts,
@@ -235,7 +235,7 @@ class Acme:
         )
         attested = self.pointer.release in self.facts.attested
         (event,) = self.log.commit(
-            moves.promote(self.pointer, request, actor, live_attested=attested, overridden=passed)
+            forward.promote(self.pointer, request, actor, live_attested=attested, overridden=passed)
         )
         if attest:
             self.attest(label)
@@ -273,7 +273,7 @@ class Acme:
         )
 
     def rollback(self, request: RollbackRequest | None = None, *, confirmed: bool = False) -> Event:
-        draft = moves.rollback(
+        draft = backward.rollback(
             self.pointer, request or self.rollback_request(confirmed=confirmed), self.target(), OPERATOR
         )
         assert isinstance(draft, Draft), "R cancels a prepare here"
@@ -283,13 +283,13 @@ class Acme:
     def fallback(self) -> Event:
         request = FallbackRequest(expected_generation=self.pointer.generation, idempotency_key="fallback-key")
         (event,) = self.log.commit(
-            moves.fallback(self.pointer, request, OPERATOR, rid("base"), allowed=self.config.fallback)
+            backward.fallback(self.pointer, request, OPERATOR, rid("base"), allowed=self.config.fallback)
         )
         return event
 
     def undo(self, event: Event) -> Event:
         request = UndoRequest(event=event.id, idempotency_key="undo-key-1")
-        drafts = moves.undo(
+        drafts = backward.undo(
             self.log.ledger.pointers,
             [event],
             self.log.before([event]),

@@ -18,7 +18,7 @@ from tests.unit.rules.simulated_log import (
     rid,
 )
 
-from loradeck.rules import moves
+from loradeck.rules import backward, forward, moves
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import Actor
 from loradeck.rules.target import PointerFacts, liftable, ruled_out
@@ -79,7 +79,7 @@ def test_a_release_stands_in_the_stack_once(acme: Acme) -> None:
 def test_the_stack_does_not_grow_for_ever(acme: Acme) -> None:
     for i in range(1, 31):
         acme.promote(f"v{i}")
-    assert acme.beneath == [f"v{i}" for i in range(29, 29 - moves.BENEATH_LIMIT, -1)]
+    assert acme.beneath == [f"v{i}" for i in range(29, 29 - forward.BENEATH_LIMIT, -1)]
 
 
 def test_the_release_that_is_live_is_not_promoted_again(acme: Acme) -> None:
@@ -108,7 +108,7 @@ def check(acme: Acme, label: str = "v2", **changes: Any) -> tuple[str, ...]:
         override=changes.pop("override", False),
         reason=changes.pop("reason", ""),
     )
-    return moves.check_promote(acme.pointer, request, acme.facts, acme.config, **{**asked, **changes})
+    return forward.check_promote(acme.pointer, request, acme.facts, acme.config, **{**asked, **changes})
 
 
 NEVER_OVERRIDDEN: dict[str, dict[str, Any]] = {
@@ -134,7 +134,7 @@ def test_a_release_of_another_tenant_is_refused(acme: Acme) -> None:
     other = release("v2", "bolt")
     request = PromoteRequest(release=other.id, expected_generation=0, idempotency_key=KEY)
     with pytest.raises(Refused) as refusal:
-        moves.check_promote(
+        forward.check_promote(
             acme.pointer,
             request,
             acme.facts,
@@ -262,7 +262,7 @@ def test_a_promote_whose_pointer_moved_during_its_prepare_is_refused_at_its_comm
     acme.promote("v1")
     request = PromoteRequest(release=rid("v2"), expected_generation=0, idempotency_key=KEY)
     with pytest.raises(Refused) as refusal:
-        moves.promote(acme.pointer, request, PIPELINE, live_attested=True)
+        forward.promote(acme.pointer, request, PIPELINE, live_attested=True)
     assert code_of(refusal) == "moved"
 
 
@@ -373,10 +373,10 @@ def test_a_fallback_is_refused_where_it_would_change_nothing(acme: Acme, state: 
         acme.promote(state)
     request = FallbackRequest(expected_generation=acme.pointer.generation, idempotency_key=KEY)
     if code is None:
-        assert moves.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=True).pointer is not None
+        assert backward.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=True).pointer is not None
         code = "fallback_not_allowed"
     with pytest.raises(Refused) as refusal:
-        moves.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=False)
+        backward.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=False)
     assert code_of(refusal) == code
 
 
@@ -479,7 +479,7 @@ def test_an_undo_names_one_event_or_one_txn_that_exists(
 ) -> None:
     request = UndoRequest(event=event, txn=txn, idempotency_key=KEY)
     with pytest.raises(Refused) as refusal:
-        moves.undo({}, [], {}, request, OPERATOR)
+        backward.undo({}, [], {}, request, OPERATOR)
     assert code_of(refusal) == code
 
 

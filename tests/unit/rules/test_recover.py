@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
-from loradeck.rules import moves, recover, tenants
+from loradeck.rules import backward, recover, tenants
 from loradeck.rules.errors import Refused
 from loradeck.schemas.log import Draft, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import UndoRequest
@@ -116,7 +116,7 @@ def test_a_recover_is_not_undone(acme: Acme) -> None:
     (event,) = acme.log.commit(*drafts)
     assert acme.pointer.generation == 8
     with pytest.raises(Refused) as refusal:
-        moves.undo(
+        backward.undo(
             acme.log.ledger.pointers,
             [event],
             acme.log.before([event]),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.rules.simulated_log import OPERATOR, Acme, digest
 
-from loradeck.rules import moves, rewind
+from loradeck.rules import backward, rewind
 from loradeck.rules.errors import Refused
 from loradeck.rules.fold import Key
 from loradeck.rules.target import PointerFacts
@@ -151,7 +151,9 @@ def test_an_undo_of_its_txn_gives_back_every_pointer_of_a_rewind(acme: Acme) -> 
     assert (acme.live, acme.beneath) == ("v1", [])
     request = UndoRequest(txn=events[0].txn, idempotency_key="undo-key-1")
     acme.log.commit(
-        *moves.undo(acme.log.ledger.pointers, acme.log.txn(events[0].txn), acme.log.before(events), request, OPERATOR)
+        *backward.undo(
+            acme.log.ledger.pointers, acme.log.txn(events[0].txn), acme.log.before(events), request, OPERATOR
+        )
     )
     assert (acme.pointer.release, acme.pointer.beneath) == (before.release, before.beneath)
     assert acme.pointer.generation == before.generation + 2
@@ -172,7 +174,7 @@ def test_an_undo_of_a_txn_is_refused_whole_when_one_of_its_pointers_moved_since(
     moved["cedar", "production"] = moved["cedar", "production"].model_copy(update={"last_move": "f" * 32})
     undo = UndoRequest(txn=events[0].txn, idempotency_key="undo-key-1")
     with pytest.raises(Refused) as refusal:
-        moves.undo(moved, events, now, undo, OPERATOR)
+        backward.undo(moved, events, now, undo, OPERATOR)
     assert refusal.value.code == "moved"
     assert "cedar" in refusal.value.title
-    assert len(moves.undo(acme.log.ledger.pointers, events, now, undo, OPERATOR)) == 3
+    assert len(backward.undo(acme.log.ledger.pointers, events, now, undo, OPERATOR)) == 3

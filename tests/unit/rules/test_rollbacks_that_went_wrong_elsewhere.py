@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, PIPELINE, Acme, digest, entry, gate_result, ref, rid
 
-from loradeck.rules import chain, flip, moves, residency, retention
+from loradeck.rules import backward, chain, flip, residency, retention
 from loradeck.rules.errors import Refused
 from loradeck.rules.flip import Verdict
 from loradeck.rules.fold import Ledger
@@ -144,8 +144,8 @@ def test_helm_12516_a_pending_operation_does_not_block_the_way_back(acme: Acme) 
     acme.promote("v2")
     acme.pending = "job-7"
     assert acme.target().action is PreviewAction.CANCEL_PREPARE
-    answer = moves.rollback(acme.pointer, acme.rollback_request(), acme.target(), OPERATOR)
-    assert answer == moves.Cancel(prepare="job-7")
+    answer = backward.rollback(acme.pointer, acme.rollback_request(), acme.target(), OPERATOR)
+    assert answer == backward.Cancel(prepare="job-7")
     assert acme.pointer.generation == 2
     acme.pending = None
     acme.rollback()

@@ -28,7 +28,7 @@ from tests.unit.rules.simulated_fleet import (
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, digest, gate_result
 from tests.unit.rules.simulated_log import ref as ref_of
 
-from loradeck.rules import chain, moves, retention, rewind
+from loradeck.rules import backward, chain, forward, moves, retention, rewind
 from loradeck.rules.errors import Refused
 from loradeck.rules.flip import Verdict
 from loradeck.rules.fold import Key, Ledger
@@ -151,7 +151,7 @@ class Fleet(RuleBasedStateMachine):
 
         def commit() -> list[Draft]:
             self.hub.check_promote(key, pending.request, RouteConfig(), [])
-            return [moves.promote(pointer, pending.request, RELEASER, live_attested=attested)]
+            return [forward.promote(pointer, pending.request, RELEASER, live_attested=attested)]
 
         outcome = self.attempt(commit)
         hypothesis.event(f"promote: {outcome if isinstance(outcome, str) else 'done'}")
@@ -229,7 +229,7 @@ class Fleet(RuleBasedStateMachine):
             self._roll_back(key, request)
 
     def _rollback_drafts(self, key: Key, request: RollbackRequest) -> list[Draft]:
-        answer = moves.rollback(self.hub.pointer(key), request, self.hub.target(key), OPERATOR)
+        answer = backward.rollback(self.hub.pointer(key), request, self.hub.target(key), OPERATOR)
         return [answer] if isinstance(answer, Draft) else []
 
     def _roll_back(self, key: Key, request: RollbackRequest) -> None:
@@ -272,7 +272,7 @@ class Fleet(RuleBasedStateMachine):
     def fall_back(self, key: Key) -> None:
         pointer = self.hub.pointer(key)
         request = FallbackRequest(expected_generation=pointer.generation, idempotency_key=KEY)
-        outcome = self.attempt(lambda: [moves.fallback(pointer, request, OPERATOR, BASES[key[0]], allowed=True)])
+        outcome = self.attempt(lambda: [backward.fallback(pointer, request, OPERATOR, BASES[key[0]], allowed=True)])
         if pointer.release is None or pointer.release == BASES[key[0]]:
             assert outcome == ("nothing_live" if pointer.release is None else "already_live")
             return
@@ -553,7 +553,7 @@ class Fleet(RuleBasedStateMachine):
             assert BASES[key[0]] not in quarantined
             assert pointer.release not in quarantined
             assert len(set(pointer.beneath)) == len(pointer.beneath)
-            assert len(pointer.beneath) <= moves.BENEATH_LIMIT
+            assert len(pointer.beneath) <= forward.BENEATH_LIMIT
 
     @invariant()
     def every_way_back_is_still_there(self) -> None:

@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from loradeck.hub.auth import Caller, allow
 from loradeck.hub.hub import Hub
-from loradeck.rules import moves
+from loradeck.rules import backward, moves
+from loradeck.rules.backward import Cancel
 from loradeck.rules.errors import Refused
 from loradeck.rules.fold import Key
-from loradeck.rules.moves import Actor, Cancel
+from loradeck.rules.moves import Actor
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
 from loradeck.schemas.moves import (
@@ -133,7 +134,7 @@ async def rollback(
 
     def decide() -> Sequence[Draft] | Cancel:
         _, _, pointer = hub.route(tenant, route)
-        drafted = moves.rollback(pointer, body, hub.rows.target(key, pointer), actor_of(caller), name=hub.called)
+        drafted = backward.rollback(pointer, body, hub.rows.target(key, pointer), actor_of(caller), name=hub.called)
         if isinstance(drafted, Cancel):
             hub.promotions.cancel(drafted.prepare, caller.actor)
             return drafted
@@ -166,7 +167,7 @@ async def fallback(
     def decide() -> Sequence[Draft]:
         _, config, now = hub.route(tenant, route)
         moves.expect_generation(now, body.expected_generation)
-        return [moves.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
+        return [backward.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
 
     if base is not None and hub.refusing is None and _may(decide):
         await hub.use(tenant, base.id, caller.actor)
@@ -229,7 +230,7 @@ async def _undo(
 
     def decide() -> Sequence[Draft]:
         pointers, revoked = hub.ledger.pointers, hub.facts.revoked
-        return moves.undo(pointers, undone, before, body, actor_of(caller), revoked=revoked, name=hub.called)
+        return backward.undo(pointers, undone, before, body, actor_of(caller), revoked=revoked, name=hub.called)
 
     return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
 

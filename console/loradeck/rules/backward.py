@@ -1,0 +1,185 @@
+"""Moves back: rollback, fallback and undo. Gates, freeze windows and quotas never ask here.
+
+Rollback and fallback quarantine the release that they leave; undo puts back what was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.fold import Key
+from loradeck.rules.moves import Actor, Named, drafted, expect_generation, moved
+from loradeck.rules.target import Target
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
+from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.state import PreviewAction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel:
+    """R met a pending prepare: that job is cancelled and nothing moves."""
+
+    prepare: str
+
+
+def rollback(
+    pointer: PointerState, request: RollbackRequest, target: Target, actor: Actor, *, name: Named = short
+) -> Draft | Cancel:
+    """R. `target` is what `rollback_target` says now; the request must name the same one.
+
+    The left release is quarantined (never base alone), the pointer is held, and what lay under the target
+    stays beneath.
+
+    Raises:
+        Refused: moved, target_changed, needs_confirmation, no_prior.
+    """
+    expect_generation(pointer, request.expected_generation)
+    if target.action is PreviewAction.CANCEL_PREPARE and target.prepare is not None:
+        if request.cancels != target.prepare:
+            raise _target_changed(target, f"a promote is being prepared ({target.prepare}): R would cancel that")
+        return Cancel(prepare=target.prepare)
+    if request.cancels is not None:
+        raise _target_changed(target, f"the prepare {request.cancels} is no longer pending")
+    if target.action is not PreviewAction.ROLLBACK or target.release is None:
+        raise Refused(
+            "no_prior",
+            target.refused or "there is no release to go back to",
+            detail=", ".join(f"{name(release)} {why}" for release, why in target.skipped),
+            fix="fall back to the base alone" if target.action is PreviewAction.FALLBACK else "promote a fit release",
+            context={"skipped": [list(s) for s in target.skipped]},
+        )
+    if request.to != target.release:
+        asked = f"the request names {name(request.to)}" if request.to else "the request names no target"
+        raise _target_changed(target, f"R now goes to {name(target.release)}; {asked}")
+    if target.asks is not None and not request.confirmed:
+        raise Refused(
+            "needs_confirmation",
+            f"R goes to a release that is {target.asks}",
+            detail=f"target {name(target.release)}",
+            fix="confirm it, or fall back to the base alone",
+            context={"to": target.release, "asks": target.asks},
+        )
+    depth = pointer.beneath.index(target.release)
+    after = moved(
+        pointer,
+        release=target.release,
+        beneath=pointer.beneath[depth + 1 :],
+        held=True,
+        quarantined=pointer.quarantined if target.live_is_base else _quarantining_live(pointer),
+    )
+    return drafted(EventKind.ROLLBACK, pointer, after, actor, reason=request.reason, incident=request.incident)
+
+
+def fallback(
+    pointer: PointerState, request: FallbackRequest, actor: Actor, base_release_id: str, *, allowed: bool
+) -> Draft:
+    """F: to the base alone of the current release. The stack beneath stays, so that R later leaves the base.
+
+    Raises:
+        Refused: moved, nothing_live, already_live, fallback_not_allowed.
+    """
+    expect_generation(pointer, request.expected_generation)
+    if pointer.release is None:
+        raise Refused("nothing_live", f"nothing is live on {pointer.tenant}/{pointer.route}", fix="promote a release")
+    if pointer.release == base_release_id:
+        raise Refused("already_live", "the base alone is live already")
+    if not allowed:
+        raise Refused(
+            "fallback_not_allowed",
+            f"{pointer.tenant}/{pointer.route} allows no fallback to the base alone",
+            fix="set `fallback` in the route's settings, or roll back",
+        )
+    after = moved(pointer, release=base_release_id, quarantined=_quarantining_live(pointer))
+    return drafted(EventKind.FALLBACK, pointer, after, actor, reason=request.reason)
+
+
+def undo(
+    pointers: Mapping[Key, PointerState],
+    undone: Sequence[Event],
+    before: Mapping[Key, PointerState],
+    request: UndoRequest,
+    actor: Actor,
+    *,
+    revoked: Mapping[str, str] | None = None,
+    name: Named = short,
+) -> list[Draft]:
+    """Puts every pointer back to what it was before the undone events; all of them or none.
+
+    `before` is each pointer's state before its undone event (absent: it did not exist). Release and beneath
+    come back exactly. Held and quarantined come back as far as the undone event changed them: a hold or a
+    lift that a person made since is theirs, and stays. An undo is itself an event, so undoing it is a redo.
+
+    Raises:
+        Refused: bad_request, unknown_event, not_undoable, moved, revoked.
+    """
+    if (request.event is None) == (request.txn is None):
+        raise Refused("bad_request", "an undo names one event or one txn", fix="send `event` or `txn`, not both")
+    if not undone:
+        raise Refused("unknown_event", f"there is no {'event' if request.event else 'txn'} to undo by that id")
+    drafts = []
+    for event in undone:
+        after = event.pointer
+        if event.kind not in MOVES or event.kind is EventKind.RECOVER or after is None:
+            raise Refused(
+                "not_undoable",
+                f"a {event.kind.value} cannot be undone",
+                detail=f"event {event.id}",
+                fix="hold, lift, suspend and settings have their own opposites",
+            )
+        now = pointers.get(after.key)
+        if now is None or now.last_move != event.id:
+            raise Refused(
+                "moved",
+                f"{after.tenant}/{after.route} has moved since",
+                detail=f"event {event.id} is not its last move",
+                fix="undo its last move, or roll back",
+                context={
+                    "generation": now.generation if now else None,
+                    "release": now.release if now else None,
+                    "last_move": now.last_move if now else None,
+                },
+            )
+        was = before.get(after.key) or PointerState(tenant=after.tenant, route=after.route)
+        if was.release is not None and was.release in (revoked or {}):
+            raise Refused(
+                "revoked",
+                f"{name(was.release)}, which was live before, is revoked",
+                detail=(revoked or {})[was.release],
+                fix="roll back instead",
+            )
+        restored = moved(
+            now,
+            release=was.release,
+            beneath=was.beneath,
+            held=was.held if was.held != after.held else now.held,
+            quarantined=_quarantined_before(now, was, after),
+        )
+        drafts.append(drafted(EventKind.UNDO, now, restored, actor, reason=request.reason, undoes=(event.id,)))
+    return drafts
+
+
+def _quarantined_before(now: PointerState, was: PointerState, after: PointerState) -> tuple[Quarantine, ...]:
+    """Without those that the undone event set, with those that it took away."""
+    if now.quarantined == after.quarantined:
+        return was.quarantined
+    kept = tuple(q for q in now.quarantined if q in was.quarantined or q not in after.quarantined)
+    back = tuple(q for q in was.quarantined if q not in after.quarantined and q not in kept)
+    return kept + back
+
+
+def _target_changed(target: Target, title: str) -> Refused:
+    return Refused(
+        "target_changed",
+        title,
+        fix="look at the preview again and decide anew",
+        context={"action": target.action.value, "to": target.release, "prepare": target.prepare},
+    )
+
+
+def _quarantining_live(pointer: PointerState) -> tuple[Quarantine, ...]:
+    if pointer.release is None:
+        return pointer.quarantined
+    return (*pointer.quarantined, Quarantine(release=pointer.release, event=""))

@@ -1,0 +1,234 @@
+"""The move forward: what a promote needs, and the promote itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import Actor, Named, drafted, expect_generation, moved
+from loradeck.rules.target import PointerFacts
+from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.ids import Role, short
+from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.release import Release
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.tenant import TenantState
+
+BENEATH_LIMIT = 10
+"""Releases kept beneath the current one. Each event carries them, so the stack must not grow for ever."""
+
+
+def check_promote(
+    pointer: PointerState,
+    request: PromoteRequest,
+    facts: PointerFacts,
+    config: RouteConfig,
+    *,
+    actor: Actor,
+    release: Release | None,
+    gate_results: Sequence[GateResult],
+    tenant: TenantState,
+    now_ms: int,
+    slots_ok: bool,
+    base_placed: bool,
+    revoked: str | None = None,
+    memory_short: str = "",
+    left_behind: Sequence[str] = (),
+    name: Named = short,
+) -> tuple[str, ...]:
+    """Whether a promote may go ahead; asked before its prepare and again before its commit.
+
+    `release`: what the registry holds under the requested id. `gate_results`: oldest first; the newest one
+    of this release against the live one on the route's suite decides. `slots_ok`: every placed replica has a
+    slot for the candidate and for what it would leave. `base_placed`: a placed replica runs its base.
+    `revoked`: why the candidate was revoked.
+
+    `memory_short`: where memory does not hold the candidate's engine beside those that must run. `left_behind`:
+    nodes that serve the pointer now and have no engine of the candidate's base.
+
+    An override (releaser, with a reason) passes the gate, the freeze window, `no_memory` and `left_behind`, and
+    nothing else. Returns the codes it passed: () where none was needed.
+
+    Raises:
+        Refused: offboarded, suspended, moved, unknown_release, wrong_tenant, already_live, quarantined,
+            revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
+            suite_too_small, no_memory, left_behind.
+    """
+    where = f"{pointer.tenant}/{pointer.route}"
+    if tenant.offboarded:
+        raise Refused("offboarded", f"{tenant.name} is offboarded", fix="create a new tenant")
+    if tenant.suspended:
+        raise Refused("suspended", f"{tenant.name} is suspended: nothing is promoted", fix="resume the tenant first")
+    expect_generation(pointer, request.expected_generation)
+    if release is None or release.id != request.release:
+        raise Refused(
+            "unknown_release", f"no release {name(request.release)} is registered", fix="register its adapter version"
+        )
+    if release.tenant != pointer.tenant:
+        raise Refused("wrong_tenant", f"{name(request.release)} is a release of {release.tenant}", detail=where)
+    if pointer.release == request.release:
+        raise Refused("already_live", f"{name(request.release)} is live on {where} already")
+    for quarantine in pointer.quarantined:
+        if quarantine.release == request.release:
+            raise Refused(
+                "quarantined",
+                f"{name(request.release)} is quarantined on {where}",
+                detail=f"since event {quarantine.event}",
+                fix=f"loradeck lift {where} {short(request.release)} --reason WHY; no override passes it",
+                context={"event": quarantine.event},
+            )
+    why_revoked = revoked if revoked is not None else facts.revoked.get(request.release)
+    if why_revoked is not None:
+        raise Refused("revoked", f"{name(request.release)} is revoked", detail=why_revoked, fix="promote another one")
+    if pointer.held:
+        raise Refused(
+            "held",
+            f"{where} is held: nothing is promoted until a person clears it",
+            fix="release the hold",
+            context={"last_move": pointer.last_move},
+        )
+    if not base_placed:
+        raise Refused(
+            "wrong_base",
+            f"no replica placed for {where} runs the base of {name(request.release)}",
+            detail=f"base {short(release.served_base)}",
+            fix="start an engine with that base on a node with the route's labels",
+        )
+    if not slots_ok:
+        raise Refused(
+            "no_slot",
+            "a placed replica has no slot for the candidate beside the release it would leave",
+            detail=where,
+            fix="raise the engine's slots, or move a tenant away",
+        )
+    if request.override:
+        if actor.role is not Role.RELEASER:
+            raise Refused("forbidden", "an override needs the releaser role", detail=f"{actor.name}: {actor.role}")
+        if not request.reason:
+            raise Refused("reason_required", "an override needs a reason", fix="say why; the event keeps it for ever")
+    passed = []
+    for refusal in (
+        _freeze_refusal(config, now_ms),
+        _gate_refusal(pointer, request.release, config, gate_results, name),
+        _memory_refusal(memory_short),
+        _left_behind_refusal(where, left_behind),
+    ):
+        if refusal is not None:
+            if not request.override:
+                raise refusal
+            passed.append(refusal.code)
+    return tuple(passed)
+
+
+def promote(
+    pointer: PointerState, request: PromoteRequest, actor: Actor, *, live_attested: bool, overridden: Sequence[str] = ()
+) -> Draft:
+    """Pushes the release. `live_attested`: the left one was attested on this pointer, so it goes beneath.
+
+    `overridden` is what `check_promote` returned; the event keeps it.
+
+    Raises:
+        Refused: moved.
+    """
+    expect_generation(pointer, request.expected_generation)
+    pushed = (pointer.release,) if pointer.release is not None and live_attested else ()
+    # A release stands in the stack once: R never goes to the one that is live, and ten moves to and fro
+    # between two releases must not bury the third.
+    under = tuple(r for r in pointer.beneath if r != request.release and r not in pushed)
+    after = moved(pointer, release=request.release, beneath=(pushed + under)[:BENEATH_LIMIT])
+    return drafted(
+        EventKind.PROMOTE,
+        pointer,
+        after,
+        actor,
+        reason=request.reason,
+        incident=request.incident,
+        override=request.override,
+        payload={"overridden": list(overridden)} if overridden else {},
+    )
+
+
+def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
+    for start, end in config.freeze:
+        if start <= now_ms < end:
+            return Refused(
+                "frozen",
+                "this route is in a freeze window",
+                detail=f"{_utc(start)} to {_utc(end)}",
+                fix="wait until it ends, or override with a reason",
+                context={"from_ms": start, "to_ms": end},
+            )
+    return None
+
+
+def _utc(ms: int) -> str:
+    """'2026-12-24 18:00 UTC'; a time beyond the calendar in milliseconds since 1970."""
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
+
+
+def _memory_refusal(memory_short: str) -> Refused | None:
+    if not memory_short:
+        return None
+    return Refused(
+        "no_memory",
+        "memory does not hold the engine of its base beside those that must run",
+        detail=memory_short,
+        fix="override with a reason: the live release's engine is then stopped for it, nothing answers meanwhile, and "
+        "the way back is cold",
+    )
+
+
+def _left_behind_refusal(where: str, nodes: Sequence[str]) -> Refused | None:
+    if not nodes:
+        return None
+    return Refused(
+        "left_behind",
+        f"nodes that serve {where} have no engine of its base",
+        detail=", ".join(nodes[:8]) + (f" and {len(nodes) - 8} more" if len(nodes) > 8 else ""),
+        fix="start an engine of that base there, place the route elsewhere, or override with a reason: what they "
+        "answer with is then up to the gap policy",
+        context={"nodes": list(nodes)},
+    )
+
+
+def _gate_refusal(
+    pointer: PointerState, release: str, config: RouteConfig, results: Sequence[GateResult], name: Named
+) -> Refused | None:
+    if config.gate is None:
+        return None
+    fitting = [
+        r for r in results if r.release == release and r.suite == config.gate.suite and r.against == pointer.release
+    ]
+    if not fitting:
+        return Refused(
+            "gate_missing",
+            f"{name(release)} has no gate result on this route's suite against the live release",
+            detail=f"suite {short(config.gate.suite)}, live {name(pointer.release)}",
+            fix="evaluate both on that suite, or override with a reason",
+        )
+    newest = fitting[-1]
+    if newest.passed:
+        return None
+    failed = [c for c in newest.checks if not c.passed]
+    detail = "; ".join(c.note or f"{c.name} {c.value:.3f}, threshold {c.threshold:.3f}, n {c.n}" for c in failed)
+    context = {"checks": [c.model_dump(mode="json") for c in failed]}
+    if failed and all(c.too_small for c in failed):
+        return Refused(
+            "suite_too_small",
+            f"a suite is too small to say whether {name(release)} passes: {', '.join(c.name for c in failed)}",
+            detail=detail,
+            fix="evaluate on a larger suite, or override with a reason",
+            context=context,
+        )
+    return Refused(
+        "gate_failed",
+        f"{name(release)} failed its gate: {', '.join(c.name for c in failed)}",
+        detail=detail,
+        fix="train a better one, or override with a reason",
+        context=context,
+    )
