@@ -53,7 +53,7 @@ bench: $(STAMP) $(VLLM_STAMP) ## the budgets, measured beside floors and peers
 bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (an hour)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only console --full $(ARGS)
 
-bench-executors: $(STAMP) ## merge and train executors beside the bare libraries and cp + fsync (six minutes)
+bench-executors: $(STAMP) ## merge and train executors beside the bare libraries and cp + fsync (three minutes)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only merge,train --write $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter

@@ -39,7 +39,7 @@ WHAT = "train executor, SmolLM2-135M, rank 8"
 
 
 def measure(*, steps: int = STEPS, kills: int = KILLS) -> list[Row]:
-    """About two and a half minutes on two free cores."""
+    """About two minutes on two free cores."""
     with tempfile.TemporaryDirectory(prefix="ld") as name:
         maker = _Specs(Path(name), steps)
         whole = maker.write("whole", checkpoints=False)
