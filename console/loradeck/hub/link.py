@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
@@ -68,6 +67,12 @@ _parts = itertools.cycle(range(PARTS))
 class Link:
     """One node's connection. `put*` note what is to be sent; one task sends it."""
 
+    __slots__ = (
+        *("caller", "node", "part", "steered", "full"),
+        *("_hub", "_socket", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_wake", "_welcome"),
+        *("_closing", "_tasks", "_table"),
+    )
+
     def __init__(self, hub: Hub, socket: WebSocket, caller: Caller) -> None:
         self.caller = caller
         self.node: Node | None = None
@@ -78,7 +83,7 @@ class Link:
         self._socket = socket
         self._dirty: set[Key] = set()
         self._unpin: set[Key] = set()
-        self._messages: deque[str] = deque()
+        self._messages: list[str] = []
         self._bookmark = False
         self._sent_rev = 0
         self._wake = asyncio.Event()
@@ -160,7 +165,7 @@ class Link:
             if self.steered and (self.full or self._dirty or self._unpin):
                 await self._send(self._desired())
             while self._messages:
-                await self._send(self._messages.popleft())
+                await self._send(self._messages.pop(0))
             if self._bookmark:
                 self._bookmark = False
                 if self.steered and self._sent_rev != self._hub.ledger.rev:
@@ -303,6 +308,7 @@ async def link(socket: WebSocket, hub: Hub) -> None:
         await socket.send_denial_response(problem_response(problem_of(refused)))
         return
     await socket.accept()
+    socket.scope["headers"].clear()  # nobody reads them again, and they would be held as long as the link
     await serve_link(Link(hub, socket, caller), hub)
 
 

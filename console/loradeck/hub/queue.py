@@ -263,8 +263,7 @@ class Queue:
         for node in sorted(self._hub.fleet.linked(), key=lambda n: (n.name != before, n.name)):
             ready = node.behind is None and not node.cordoned and not node.drained and node.name not in busy
             up = any(r.base == base and r.state is EngineState.UP for r in node.replicas)
-            room = has_memory(job.memory_gb, node.host, node.gpus)
-            if ready and up and room and fits(node.labels, job.labels):
+            if ready and up and fits(node.labels, job.labels) and has_memory(job.memory_gb, node.host, node.gpus):
                 return node
         return None
 
