@@ -6,6 +6,7 @@ Names and figures are invented. One fixed moment, so that what is drawn of it ne
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from typing import Any
 
@@ -38,6 +39,7 @@ from loradeck.schemas.manifest import (
     Tier,
 )
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.review import ReviewSheet, SampledItem, SignedReview
 from loradeck.schemas.state import (
     Cause,
     Health,
@@ -745,6 +747,32 @@ def gates() -> list[Attestation]:
             _check("drop", 0.22, 0.03, 246, note="58 items lost, 4 won"),
         ),
     ]  # fmt: skip
+
+
+ANSWERED = (
+    ("ticket-0131", "I was charged twice for March.", "refund", "refund"),
+    ("ticket-0148", "The app closes when I open a report.", "bug", "bug"),
+    ("ticket-0160", "Where do I change my\ninvoice address?", "billing", "Sure! Here is how you change it."),
+    ("ticket-0177", "Please delete my account.", "account", "account"),
+)
+"""Sampled items: id, what was asked, what is wanted, what was answered."""
+
+
+def review_sheet(tenant: str, route: str, release: str) -> ReviewSheet:
+    """What acme's gate wants looked at; somebody has signed an earlier evaluation's answers."""
+    return ReviewSheet(
+        tenant=tenant, route=route, release=release, suite=digest(f"{tenant} suite"), answers=digest("answers"),
+        people=2, max_bad=0,
+        items=tuple(
+            SampledItem(
+                id=id_, prompt=({"role": "system", "content": "Sort the ticket."}, {"role": "user", "content": asked}),
+                wanted=json.dumps({"category": wanted}),
+                answer=json.dumps({"category": said}) if said == wanted else said, exact=said == wanted,
+            )
+            for id_, asked, wanted, said in ANSWERED
+        ),
+        signed=(SignedReview(by="op2", at_ms=NOW_MS - DAY, bad=0, n=4, current=False),),
+    )  # fmt: skip
 
 
 def adapters() -> list[AdapterVersion]:

@@ -20,6 +20,7 @@ from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
+from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
@@ -62,6 +63,8 @@ class SeededPort:
         self.answer: Callable[[Move], MoveResult] | None = None
         self.planned: list[RewindRequest] = []
         self.plan: RewindPlan | None = None
+        self.signed: list[Review] = []
+        self.judges: Callable[[Review], GateResult | None] | None = None
         self.away = False
         self.shown: list[frozenset[RowKey]] = []
 
@@ -118,6 +121,16 @@ class SeededPort:
     async def gates(self) -> list[Attestation]:
         self._reachable()
         return seed.gates()
+
+    async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
+        self._reachable()
+        return seed.review_sheet(tenant, route, release)
+
+    async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
+        self.signed.append(review)
+        if self.judges is None:
+            raise OutcomeUnknown(None, where="https://hub.eu-1.example:7400")
+        return self.judges(review)
 
     async def adapters(self) -> list[AdapterVersion]:
         self._reachable()

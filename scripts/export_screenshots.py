@@ -110,6 +110,14 @@ async def gates(stage: Stage) -> None:
     await stage.settle()
 
 
+async def review(stage: Stage) -> None:
+    await gates(stage)
+    await stage.press("enter")
+    await stage.pause()
+    await stage.press("+", "+")
+    await stage.pause()
+
+
 async def adapters(stage: Stage) -> None:
     await stage.press("5")
     await stage.settle()
@@ -178,6 +186,7 @@ PICTURES: dict[str, tuple[Callable[[Stage], Awaitable[None]], tuple[int, int]]] 
     "job": (job, WIDE),
     "job-80x24": (job_not_followed, (80, 24)),
     "gates": (gates, WIDE),
+    "review": (review, WIDE),
     "adapters": (adapters, WIDE),
     "lineage": (lineage, WIDE),
     "adapters-compared": (compared, WIDE),

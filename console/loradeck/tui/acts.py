@@ -79,6 +79,8 @@ class Acts:
             self._deck.exit()
         elif question.ask.order is not None:
             self._deck.run_worker(self._deck.sender.order(question.ask.order), group="moves")
+        elif question.ask.signing is not None:
+            self._deck.run_worker(self._deck.sender.sign(question.ask.signing), group="moves")
         else:
             self._deck.moving.send(question.ask.moves)
 

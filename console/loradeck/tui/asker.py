@@ -22,6 +22,7 @@ from loradeck.tui.moves import RowKey
 from loradeck.tui.outcome import said
 from loradeck.tui.port import Port
 from loradeck.tui.registry import Fetch
+from loradeck.tui.reviewing import Reviewing
 from loradeck.tui.state import FETCHED, ConsoleState, Link, Screen
 from loradeck.tui.text import clean
 
@@ -168,6 +169,13 @@ class Asker:
         finally:
             fetch.running = False
         self._changed()
+
+    async def sheet(self, reviewing: Reviewing) -> None:
+        """A candidate's sampled answers, as the hub has them now."""
+        try:
+            reviewing.take(await self._port.review_sheet(*reviewing.candidate))
+        except ClientError as error:
+            reviewing.trouble = said(error)
 
     # ---- before a question ---------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from loradeck.schemas.moves import (
 )
 from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 from loradeck.tui.listing import hidden
-from loradeck.tui.moves import Move, MoveKind, Order, Phase
+from loradeck.tui.moves import Move, MoveKind, Order, Phase, Signing
 from loradeck.tui.seen import Frame, Shown
 from loradeck.tui.state import SETTLING_S, ConsoleState, Link
 from loradeck.tui.text import age, clean, clock, plural, release, stamp
@@ -60,11 +60,12 @@ class Action(StrEnum):
     UNCORDON = "U"
     CANCEL = "X"
     RESUME = "S"
+    SIGN = "V"
     QUIT = "q"
 
 
-ORDERS = frozenset({Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME})
-"""Of nodes and jobs. They move no pointer: a hub that refuses moves takes them."""
+ORDERS = frozenset({Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME, Action.SIGN})
+"""Of nodes and jobs, and a signature. They move no pointer: a hub that refuses moves takes them."""
 
 
 ROLES = {
@@ -100,6 +101,7 @@ class Ask:
     wants_reason: bool = False
     listed: tuple[str, ...] = ()
     order: Order | None = None
+    signing: Signing | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def decide(
         case Action.ANNOTATE:
             return Refuse("i types its text through `annotate`")
         case _:
-            return Refuse(f"{action.value} is an order, through `order_of`")
+            return Refuse(f"{action.value} is of no pointer: `order_of`, `signing_of`")
 
 
 def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:

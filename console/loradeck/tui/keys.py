@@ -223,6 +223,16 @@ BINDINGS: tuple[Binding, ...] = (
         moves=True,
     ),
     Binding(
+        "sign",
+        ("V",),
+        "V",
+        "sign",
+        "Sign the review of the candidate with your name, once you have found each of its sampled answers good or bad "
+        "(enter). Says how many are bad; asks for y.",
+        frozenset({Screen.GATES}),
+        moves=True,
+    ),
+    Binding(
         "sort",
         ("s",),
         "s",
@@ -260,8 +270,8 @@ BINDINGS: tuple[Binding, ...] = (
         "enter",
         "",
         "On a tenant: its events. On an event: its tenant. On a node: everything about it. On a job: its plots and "
-        "its log. On an adapter: what it was built from.",
-        frozenset({Screen.TENANTS, Screen.EVENTS, Screen.NODES, Screen.JOBS, Screen.ADAPTERS}),
+        "its log. On a gate result: the sampled answers to look at, one by one. On an adapter: what it was built from.",
+        LISTS - {Screen.DATA},
         footer=False,
     ),
     Binding(

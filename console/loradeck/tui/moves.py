@@ -20,6 +20,7 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
+from loradeck.schemas.review import Review
 
 Request = (
     RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest | RewindRequest | AnnotateRequest
@@ -72,6 +73,16 @@ class Order:
     subject: str
     says: str
     seen: str
+
+
+@dataclass(frozen=True)
+class Signing:
+    """A person's review of a candidate on a route, as it will be sent; the hub writes the name under it."""
+
+    tenant: str
+    route: str
+    review: Review
+    says: str
 
 
 class Phase(StrEnum):

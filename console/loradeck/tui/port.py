@@ -28,6 +28,7 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
+from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import NodeRow, ReleaseView
 from loradeck.schemas.trace import Traced
 from loradeck.tui.moves import Move, Order, RowKey
@@ -82,6 +83,14 @@ class Port(Protocol):
 
     async def gates(self) -> list[Attestation]:
         """Every gate result on record."""
+        ...
+
+    async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
+        """A candidate's answers to look at, and who has signed."""
+        ...
+
+    async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
+        """The gate as judged with it; None: a report is missing. Raises like `send`; sent twice it is one."""
         ...
 
     async def adapters(self) -> list[AdapterVersion]:
@@ -190,6 +199,12 @@ class HubPort:
 
     async def gates(self) -> list[Attestation]:
         return await self._api.attestations(kind=AttestationKind.GATE)
+
+    async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
+        return await self._api.review_sheet(tenant, route, release)
+
+    async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
+        return await self._api.sign_review(tenant, route, review)
 
     async def adapters(self) -> list[AdapterVersion]:
         return await self._api.adapters()

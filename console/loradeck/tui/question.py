@@ -57,6 +57,11 @@ class Question:
         """Why it no longer asks about what is: a pointer has moved since. None: it still holds."""
         if self.ask.order is not None:
             return outdated(self.ask.order, state)
+        if (signing := self.ask.signing) is not None:
+            reviewing = state.reviews.get((signing.tenant, signing.route, signing.review.release))
+            if reviewing is None or reviewing.left or reviewing.review != signing.review:
+                return "the answers or the verdicts are others by now"
+            return None
         for move in self.ask.moves:
             if isinstance(move.request, RewindRequest | AnnotateRequest) or not move.tenant:
                 continue  # of many pointers the hub skips or refuses what has moved since, and says so

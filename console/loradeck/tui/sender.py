@@ -9,7 +9,8 @@ from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import NodeRow
-from loradeck.tui.moves import Move, Order, OwnMove, Phase, Tell
+from loradeck.tui.answersheet import after_signing
+from loradeck.tui.moves import Move, Order, OwnMove, Phase, Signing, Tell
 from loradeck.tui.orders import took
 from loradeck.tui.outcome import said, tell_of, tell_of_all
 from loradeck.tui.port import Port
@@ -95,14 +96,13 @@ class Sender:
 
         await asyncio.gather(*(one(own) for own in owns))
 
+    def _tell_order(self, text: str, style: str) -> None:
+        self._state.order_tell = Tell(text, style, self._state.hub_now_ms, closes=style != "warn")
+        self._changed()
+
     async def order(self, order: Order) -> None:
         """Send an order to a node or a job and tell what became of it. Sent twice it asks for the same."""
-        state = self._state
-
-        def tell(text: str, style: str) -> None:
-            state.order_tell = Tell(text, style, state.hub_now_ms, closes=style != "warn")
-            self._changed()
-
+        state, tell = self._state, self._tell_order
         tell(f"{order.says}: sending", "warn")
         try:
             answer = await self._port.order(order)
@@ -115,6 +115,24 @@ class Sender:
         else:
             state.apply(FeedNodes(rows=(answer,)) if isinstance(answer, NodeRow) else FeedJobs(rows=(answer,)))
             tell(took(order, answer), "good")
+
+    async def sign(self, signing: Signing) -> None:
+        """Send a signature and tell what became of it. Sent twice it is one."""
+        tell = self._tell_order
+        tell(f"{signing.says}: sending", "warn")
+        try:
+            result = await self._port.sign_review(signing.tenant, signing.route, signing.review)
+        except OutcomeUnknown as error:
+            tell(
+                f"OUTCOME UNKNOWN {signing.says}: no answer from {clean(error.where)}; enter shows who has signed",
+                "bad",
+            )
+        except ApiError as error:
+            tell(f"REFUSED {signing.says}: {said(error)}", "bad")
+        except ClientError as error:
+            tell(f"NOT SENT {signing.says}: {said(error)}", "bad")
+        else:
+            tell(f"{signing.says}; {after_signing(result)}", "good")
 
     async def _deliver(self, own: OwnMove) -> None:
         try:

@@ -34,6 +34,7 @@ from loradeck.tui.history import History
 from loradeck.tui.listing import Listing, RowFilter
 from loradeck.tui.moves import OPEN, Move, MoveKind, OwnMove, Phase, RowKey, Tell
 from loradeck.tui.registry import Fetch, Registry
+from loradeck.tui.reviewing import Candidate, Reviewing
 from loradeck.tui.text import clean, clock, dated, release
 
 STALE_S = 4.0
@@ -90,8 +91,8 @@ class Sort(StrEnum):
 FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
 """Screens whose rows the feed does not bring."""
 
-ORDERED = frozenset({Screen.NODES, Screen.JOBS})
-"""Screens whose rows take orders."""
+ORDERED = frozenset({Screen.NODES, Screen.JOBS, Screen.GATES})
+"""Screens whose rows take orders or signatures."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,9 @@ class ConsoleState:
     data_list: Listing[str] = field(default_factory=Listing)
     registry: Registry = field(default_factory=Registry)
     fetches: dict[Screen, Fetch] = field(default_factory=lambda: {which: Fetch() for which in FETCHED})
+    reviews: dict[Candidate, Reviewing] = field(default_factory=dict)
+    """Candidates whose answers were looked at here."""
+
     marks: list[RowKey] = field(default_factory=list)
 
     company: dict[RowKey, Company] = field(default_factory=dict)
@@ -154,7 +158,7 @@ class ConsoleState:
 
     tell: Tell | None = None
     order_tell: Tell | None = None
-    """The last order to a node or a job, until esc."""
+    """The last order to a node or a job, or signature, until esc."""
 
     dismissed: set[str] = field(default_factory=set)
     """Events whose rollback panel was closed with esc."""

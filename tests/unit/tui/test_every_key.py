@@ -16,6 +16,7 @@ from loradeck.tui.listing import RowFilter
 from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.page import Page
+from loradeck.tui.screens.review import ReviewScreen
 from loradeck.tui.state import Screen, Sort
 from loradeck.tui.widgets.prompt import Asking
 
@@ -56,7 +57,10 @@ def shows(which: Screen) -> Callable[[Stage], bool]:
 
 
 def entered(on: Stage) -> bool:
-    return isinstance(on.deck.screen, Page | JobScreen) or on.deck.state.screen in (Screen.EVENTS, Screen.TENANTS)
+    return isinstance(on.deck.screen, Page | JobScreen | ReviewScreen) or on.deck.state.screen in (
+        Screen.EVENTS,
+        Screen.TENANTS,
+    )
 
 
 def is_json(on: Stage) -> bool:
@@ -108,7 +112,7 @@ EFFECTS: dict[str, Callable[[Stage], bool]] = {
 
 async def on_first_row(on: Stage, screen: Screen) -> None:
     """Whatever was before: a screen in front, its first row selected, nothing typed, nothing marked."""
-    while isinstance(on.deck.screen, Page | JobScreen):
+    while isinstance(on.deck.screen, Page | JobScreen | ReviewScreen):
         on.deck.pop_screen()
     if on.deck.front is not None:
         on.deck.front.prompt.close()

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from loradeck.tui.answersheet import signing_of
+from loradeck.tui.dispatch import Action
+from loradeck.tui.preview import tell_line
 from loradeck.tui.records import GATE_COLUMNS, gate_cells, gate_lines
+from loradeck.tui.registry import Gate
+from loradeck.tui.reviewing import Reviewing
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.screens.review import ReviewScreen
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
 from loradeck.tui.text import Line, Span
@@ -22,5 +28,32 @@ class GatesScreen(ListScreen):
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state
-        gate = state.registry.gates.get(state.gate_list.selected or 0)
-        return (gate_lines(state, gate, width) if gate is not None else nothing_selected()), None
+        gate = self._selected
+        told = [tell_line(state.order_tell)] if state.order_tell is not None else []
+        lines = (gate_lines(state, gate, width) if gate is not None else nothing_selected())[: height - len(told)]
+        return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
+
+    # ---- keys ------------------------------------------------------------------------------------------------
+
+    @property
+    def _selected(self) -> Gate | None:
+        state = self.deck.state
+        return state.registry.gates.get(state.gate_list.selected or 0)
+
+    def do_enter(self) -> None:
+        """The candidate's sampled answers, for as long as one looks at them."""
+        gate = self._selected
+        if gate is not None:
+            candidate = gate.tenant, gate.route, gate.result.release
+            reviewing = self.deck.state.reviews.setdefault(candidate, Reviewing(candidate))
+            self.app.push_screen(ReviewScreen(reviewing), self._reviewed)
+
+    def _reviewed(self, sign: bool | None) -> None:
+        if sign:
+            self.do_sign()
+
+    def do_sign(self) -> None:
+        gate, state = self._selected, self.deck.state
+        candidate = (gate.tenant, gate.route, gate.result.release) if gate is not None else None
+        reviewing = state.reviews.get(candidate) if candidate is not None else None
+        self.deck.moving.follow(Action.SIGN, signing_of(reviewing, gate, state, self.deck.read_only))

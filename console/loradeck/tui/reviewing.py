@@ -1,0 +1,68 @@
+"""What somebody at this console has said so far of a candidate's sampled answers.
+
+Verdicts stay here until they are signed; answers that are others by then take the verdicts with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loradeck.schemas.review import Review, ReviewedItem, ReviewSheet, SampledItem
+
+Candidate = tuple[str, str, str]
+"""Tenant, route, release."""
+
+
+@dataclass
+class Reviewing:
+    """One candidate's answers and the verdicts on them. `at`: the one that is looked at."""
+
+    candidate: Candidate
+    sheet: ReviewSheet | None = None
+    said: dict[str, bool] = field(default_factory=dict)
+    """Item id -> whether its answer is good."""
+
+    at: int = 0
+    trouble: str = ""
+    """Why the hub has no answers to look at."""
+
+    def take(self, sheet: ReviewSheet) -> None:
+        """The sheet as the hub has it now."""
+        if self.sheet is None or self.sheet.answers != sheet.answers:
+            self.said, self.at = {}, 0
+        self.sheet, self.trouble = sheet, ""
+
+    @property
+    def items(self) -> tuple[SampledItem, ...]:
+        return self.sheet.items if self.sheet is not None else ()
+
+    @property
+    def review(self) -> Review:
+        """What would be signed, once every answer has a verdict."""
+        assert self.sheet is not None
+        return Review(
+            release=self.sheet.release,
+            suite=self.sheet.suite,
+            answers=self.sheet.answers,
+            items=tuple(ReviewedItem(id=item.id, good=self.said[item.id]) for item in self.items),
+        )
+
+    @property
+    def left(self) -> int:
+        """Answers without a verdict."""
+        return len(self.items) - len(self.said)
+
+    @property
+    def bad(self) -> int:
+        return sum(not good for good in self.said.values())
+
+    def step(self, by: int) -> None:
+        self.at = max(0, min(len(self.items) - 1, self.at + by))
+
+    def say(self, good: bool) -> None:
+        """A verdict on the answer that is looked at; then on to the next one that has none."""
+        if not self.items:
+            return
+        self.said[self.items[self.at].id] = good
+        after = [n for n, item in enumerate(self.items) if item.id not in self.said]
+        self.at = next((n for n in after if n > self.at), after[0] if after else self.at)

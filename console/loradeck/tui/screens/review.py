@@ -1,0 +1,105 @@
+"""A candidate's sampled answers, one at a time: each is found good or bad, and V goes on to sign."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from textual import events
+from textual.app import ComposeResult
+from textual.screen import Screen
+
+from loradeck.tui.answersheet import item_lines, review_head
+from loradeck.tui.driver import together
+from loradeck.tui.reviewing import Reviewing
+from loradeck.tui.text import BLANK, Line, Span, line, spread
+from loradeck.tui.widgets.lines import Lines
+
+if TYPE_CHECKING:
+    from loradeck.tui.app import Deck
+
+
+class ReviewScreen(Screen[bool], inherit_bindings=False):
+    """Ends with whether the review is to be signed."""
+
+    DEFAULT_CSS = """
+    ReviewScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
+    ReviewScreen #body { height: 1fr; }
+    """
+
+    def __init__(self, reviewing: Reviewing) -> None:
+        super().__init__(name="review")
+        self.reviewing = reviewing
+        self.body = Lines(id="body")
+        self.bar = Lines(id="bar")
+        self._top = 0
+        self._left = False
+
+    def compose(self) -> ComposeResult:
+        yield self.body
+        yield self.bar
+
+    @property
+    def deck(self) -> Deck:
+        return cast("Deck", self.app)
+
+    def on_mount(self) -> None:
+        self.run_worker(self._fetch())
+        self.show()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show)
+
+    async def _fetch(self) -> None:
+        await self.deck.asker.sheet(self.reviewing)
+        self.show()
+
+    def show(self, told: str = "") -> None:
+        """Draw what is known now. `told`: said instead of the keys."""
+        width, height = self.body.size
+        if not self.is_mounted or not width or not height:
+            return
+        head = [*review_head(self.deck.state, self.reviewing, width), BLANK]
+        item = item_lines(self.reviewing, width)
+        room = max(1, height - len(head))
+        self._top = max(0, min(self._top, len(item) - room))
+        self.body.show([*head, *item[self._top : self._top + room]])
+        keys = Span(told, "warn") if told else Span("+ good   - bad   j/k answers   V sign   esc leaves", "dim")
+        more = len(item) - self._top - room
+        right: Line = line(Span(f"{more} more lines: PgDn ", "dim")) if more > 0 else ()
+        self.bar.show([spread(line(" ", keys), right, width)])
+
+    def on_key(self, event: events.Key) -> None:
+        event.stop()
+        event.prevent_default()
+        page = max(1, self.body.size.height - 8)
+        key = event.character if event.is_printable and event.character else event.key
+        if key in ("escape", "q", "ctrl+c", "ctrl+q"):
+            self._leave(sign=False)
+        elif key in ("pagedown", "space", " ", "pageup"):
+            self._top += -page if key == "pageup" else page
+            self.show()
+        elif key in ("j", "down", "k", "up"):
+            self.reviewing.step(1 if key in ("j", "down") else -1)
+            self._top = 0
+            self.show()
+        elif key in ("+", "-", "V"):
+            self._judge(key, together(event))
+
+    def _judge(self, key: str, count: int) -> None:
+        if count > 1:
+            self.show(f"{count} keys came at once: not taken as verdicts")
+        elif key == "V":
+            self._leave(sign=True)
+        else:
+            self.reviewing.say(key == "+")
+            self._top = 0
+            self.show()
+
+    def _leave(self, *, sign: bool) -> None:
+        if not self._left:  # keys may come faster than the screen goes
+            self._left = True
+            self.dismiss(sign)
+
+    def on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        self.show("pasted text ignored")
