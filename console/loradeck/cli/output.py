@@ -12,11 +12,11 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from pydantic import BaseModel
 
+from loradeck.client.moments import stamp
 from loradeck.schemas.state import Preview, Readiness
 
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
@@ -126,9 +126,7 @@ def nearness(preview: Preview) -> str:
 
 def utc(ms: int | None) -> str:
     """`2026-03-01 03:12:44Z`; `-` for none."""
-    if ms is None:
-        return "-"
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return "-" if ms is None else stamp(ms)
 
 
 def span(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Times as people type them: `14:05Z`, `2026-03-01T14:05+01:00`, `20 minutes ago`."""
+"""Times as people type them (`14:05Z`, `2026-03-01T14:05+01:00`, `20 minutes ago`), and as they are shown."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> in
     if when > now and not ahead:
         raise MomentError("this time has not come yet", "give a time in the past")
     return int(when.timestamp() * 1000)
+
+
+def stamp(ms: int) -> str:
+    """Milliseconds since 1970 UTC with the date: `2026-03-01 03:12:44Z`."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _parse(text: str, now: datetime) -> tuple[datetime, bool] | None:

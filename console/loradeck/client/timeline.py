@@ -10,10 +10,10 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from loradeck.client.chain import ChainCheck
+from loradeck.client.moments import stamp
 from loradeck.schemas.log import Event, EventKind
 
 
@@ -85,7 +85,7 @@ def as_markdown(made: Timeline, name: Callable[[str | None], str]) -> str:
     lines = [
         f"# Timeline of {_plain(made.hub)}",
         "",
-        f"- Made {_stamp(made.made_ms)}: {_plain(made.scope)}.",
+        f"- Made {stamp(made.made_ms)}: {_plain(made.scope)}.",
         f"- Chain: {_plain(made.chain)}.",
         "",
         *("| " + " | ".join(cells) + " |" for cells in rows),
@@ -96,9 +96,9 @@ def as_markdown(made: Timeline, name: Callable[[str | None], str]) -> str:
 def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]) -> tuple[str, ...]:
     moved = event.from_release != event.to_release and event.to_release is not None
     incidents = [event.incident or "", *(note.incident or "" for note in notes)]
-    reasons = [event.reason, *(f"{note.reason} ({note.actor}, {_stamp(note.at_ms)})" for note in notes if note.reason)]
+    reasons = [event.reason, *(f"{note.reason} ({note.actor}, {stamp(note.at_ms)})" for note in notes if note.reason)]
     return (
-        _stamp(event.at_ms),
+        stamp(event.at_ms),
         str(event.rev),
         _plain(event.kind.value.replace("_", " ")) + (" **OVERRIDE**" if event.override else ""),
         _plain(f"{event.tenant}/{event.route}" if event.route else event.tenant),
@@ -118,10 +118,6 @@ def _notes(events: Sequence[Event]) -> dict[str, list[Event]]:
         if event.kind is EventKind.ANNOTATE:
             notes.setdefault(str(event.payload.get("event")), []).append(event)
     return notes
-
-
-def _stamp(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _plain(text: str) -> str:

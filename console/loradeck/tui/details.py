@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from loradeck.client.moments import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.log import Event, EventKind
@@ -17,7 +18,6 @@ from loradeck.tui.text import (
     clean,
     line,
     plural,
-    stamp,
 )
 
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
+from loradeck.client.moments import stamp
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.link import LINK_TTL_S
@@ -33,7 +34,7 @@ from loradeck.tui.listing import hidden
 from loradeck.tui.moves import Move, MoveKind, Order, Phase, Signing
 from loradeck.tui.seen import Frame, Shown
 from loradeck.tui.state import SETTLING_S, ConsoleState, Link
-from loradeck.tui.text import age, clean, clock, plural, release, stamp
+from loradeck.tui.text import age, clean, clock, plural, release
 
 ARM_S = 0.5
 """How long a preview must have been on the terminal before R acts on it."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 
 from loradeck.client.lineage import ancestors, children
+from loradeck.client.moments import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.tui.preview import title
 from loradeck.tui.records import base_of, live_on
 from loradeck.tui.state import ConsoleState, Link
-from loradeck.tui.text import BLANK, Line, Span, age, clean, line, percent, stamp
+from loradeck.tui.text import BLANK, Line, Span, age, clean, line, percent
 
 
 def lineage_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:

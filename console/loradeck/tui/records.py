@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loradeck.client.moments import stamp
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
@@ -9,7 +10,7 @@ from loradeck.tui.columns import Column
 from loradeck.tui.preview import title
 from loradeck.tui.registry import DataEntry, Gate
 from loradeck.tui.state import ConsoleState
-from loradeck.tui.text import Line, Span, clean, count, line, plural, release, stamp
+from loradeck.tui.text import Line, Span, clean, count, line, plural, release
 
 GATE_COLUMNS = (
     Column("TIME", 12),

@@ -187,11 +187,6 @@ def dated(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%m-%d %H:%MZ")
 
 
-def stamp(ms: int) -> str:
-    """Hub milliseconds with the date: 2026-03-04 02:58:07Z."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
 def release(view: ReleaseView | None, missing: str = "none") -> str:
     """`v7/B2`: a release as columns show it."""
     if view is None:
