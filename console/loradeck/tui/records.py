@@ -160,14 +160,14 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
     lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)} v{version.version}", width)]
     lines.append(
         line(
-            Span(" IS    ", "label"),
+            Span(" IS     ", "label"),
             f"release {short(version.release)}   adapter {short(version.digest)}   on {base_of(state, version)} "
             f"{short(manifest.base)}   rank {manifest.rank} alpha {manifest.alpha}   {_size(version)}",
         )
     )
     data = ", ".join(clean(state.registry.name_of(digest)) for digest in manifest.datasets) or "no dataset on record"
     lines.append(
-        line(Span(" FROM  ", "label"), f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}")
+        line(Span(" FROM   ", "label"), f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}")
     )
     scores = state.registry.scores.get(version.release)
     fetch = state.registry.score_fetches.get(version.release)
@@ -183,9 +183,9 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
             f"valid {report.valid}/{report.n}"
             for report in scores[-3:]
         )
-    lines.append(line(Span(" SCORED", "label"), " ", told))
-    lines.append(line(Span(" WHY   ", "label"), clean(manifest.decision.why_weights)))
-    for name, text in (("ELSE  ", manifest.decision.alternatives), ("COST  ", manifest.decision.cost)):
+    lines.append(line(Span(" SCORED ", "label"), told))
+    lines.append(line(Span(" WHY    ", "label"), clean(manifest.decision.why_weights)))
+    for name, text in (("ELSE   ", manifest.decision.alternatives), ("COST   ", manifest.decision.cost)):
         if text:
             lines.append(line(Span(f" {name}", "label"), clean(text)))
     return lines
@@ -225,7 +225,7 @@ def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
     by = f" by release {state.name_of(provenance.generator_release)}" if provenance.generator_release else ""
     lines.append(
         line(
-            Span(" ORIGIN ", "label"),
+            Span(" ORIGIN  ", "label"),
             f"{provenance.origin.value}{by}   synthetic depth {provenance.synthetic_depth}   {count(entry.rows)} rows",
         )
     )
@@ -234,15 +234,15 @@ def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
     )
     lines.append(
         line(
-            Span(" MAY    ", "label"),
+            Span(" MAY     ", "label"),
             f"{clean(', '.join(provenance.purpose))}   consent {clean(provenance.consent)}   licence "
             f"{clean(provenance.licence_class)}   kept {kept}",
         )
     )
     raters = plural(len(provenance.rater_ids), "rater") if provenance.rater_ids else "no raters"
-    lines.append(line(Span(" CHECKED", "label"), f" {clean(provenance.verifier or 'by nothing on record')}   {raters}"))
+    lines.append(line(Span(" CHECKED ", "label"), f"{clean(provenance.verifier or 'by nothing on record')}   {raters}"))
     used = [v for v in state.registry.adapters.values() if entry.digest in v.manifest.datasets]
     told = ", ".join(clean(f"{v.manifest.tenant}/{v.manifest.name} v{v.version}") for v in used)
     if entry.kind == "dataset":
-        lines.append(line(Span(" IN     ", "label"), told or Span("no adapter on record", "dim")))
+        lines.append(line(Span(" IN      ", "label"), told or Span("no adapter on record", "dim")))
     return lines

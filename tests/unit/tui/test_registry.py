@@ -159,3 +159,13 @@ async def test_a_drop_says_what_it_was_counted_from_and_a_review_who_signed() ->
     assert told[2].strip() == "20 lost, 6 won, p 0.005; drop it can see: 5.1% or more"
     assert f"of 246 items on {other[:6]}   95%" in told[3]
     assert told[4].split("passed")[1].split() == ["1", "of", "2", "signed", "signed", "off", "by", "ann"]
+
+
+@pytest.mark.parametrize("which", [Screen.ADAPTERS, Screen.DATA])
+async def test_what_the_pane_says_begins_in_one_column(which: Screen) -> None:
+    async with stage() as on:
+        await look(on, which)
+        said = [text for text in pane(on).splitlines()[1:] if text.strip()]
+        columns = {len(text) - len(text[1:].partition(" ")[2].lstrip()) for text in said}
+        assert len(said) >= 4
+        assert len(columns) == 1
