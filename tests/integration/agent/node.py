@@ -147,6 +147,10 @@ class Node:
         except Unreachable:
             return await until(self._state_or_none, "the router answers")
 
+    async def router_has(self, release: str) -> bool:
+        """Whether the router was told that its engine may be asked for a release."""
+        return release in (await self.router_state()).ready.get("gpu-01", ())
+
     async def _state_or_none(self) -> RouterState | None:
         try:
             return await self.router.state()

@@ -22,11 +22,7 @@ async def serving(node: Node, hub: FakeHub, v1: Adapter, v2: Adapter) -> None:
     await hub.desire(first)
     await hub.ack(first, "proven")
     await until(lambda: f"load {v1.ref.engine_name}" in node.engine_calls(), "the prior is resident")
-    await until(lambda: _ready(node, v1), "the router knows that it is")
-
-
-async def _ready(node: Node, adapter: Adapter) -> bool:
-    return adapter.release.id in (await node.router_state()).ready.get("gpu-01", ())
+    await until(lambda: node.router_has(v1.release.id), "the router knows that it is")
 
 
 async def pin(node: Node, to: str = "v1") -> str:

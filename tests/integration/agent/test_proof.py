@@ -112,7 +112,7 @@ async def test_a_newer_generation_ends_the_proof_of_the_older(
     both = entry(v1.ref, 1, beneath=(v2.ref,), keys=KEYS)
     await hub.desire(both)
     await hub.ack(both, "proven")
-    await hub.report(lambda report: v2.release.id in report.replicas[0].loaded)
+    await until(lambda: node.router_has(v2.release.id), "the router knows that v2 is ready")
     slow = (({"role": "user", "content": "slow 2.0"},),)
     second = entry(v2.ref, 2, beneath=(v1.ref,), keys=KEYS, canaries=slow)
     third = entry(v1.ref, 3, beneath=(v2.ref,), keys=KEYS)
