@@ -368,7 +368,7 @@ async def _hurry(hub: Hub, ticks: int, marker: Path) -> None:
     for _ in range(ticks):
         feeds.soon(hub.steer.entries)
         for name in hub.fleet.nodes:
-            feeds.node(name)
+            feeds.node_figures(name)
         await feeds.tick()
         while any(s.tenants or s.nodes or s.wake.is_set() for s in feeds._subscribers):  # noqa: ASYNC110
             await asyncio.sleep(0)

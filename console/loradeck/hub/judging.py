@@ -72,9 +72,8 @@ async def take_in(hub: Hub, attestation: Attestation) -> Attestation:
     if kind is AttestationKind.EVALUATION:
         # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
         suite = str(attestation.body["suite"])
-        for key in hub.routes():
-            gate = hub.config(key).gate
-            if gate is not None and key[0] == attestation.tenant and any(p.suite == suite for p in gate.suites):
+        for key, gate in _gates_of(hub, attestation.tenant):
+            if any(part.suite == suite for part in gate.suites):
                 await judge(hub, key, subject)
     return written
 
@@ -102,10 +101,19 @@ async def reviews_of(hub: Hub, key: Key, release: Digest) -> list[Attestation]:
 
 def stage_passed(hub: Hub, attestation: Attestation) -> None:
     """Something became known of a release on a route: gates that come after that route are judged again."""
-    for key in hub.routes() if attestation.route is not None else ():
-        gate = hub.config(key).gate
-        if key[0] == attestation.tenant and gate is not None and gate.after == attestation.route:
+    if attestation.route is None:
+        return
+    for key, gate in _gates_of(hub, attestation.tenant):
+        if gate.after == attestation.route:
             hub.spawn(judge(hub, key, attestation.subject))
+
+
+def _gates_of(hub: Hub, tenant: str | None) -> list[tuple[Key, GateConfig]]:
+    """The gates of a tenant's routes. Every attestation asks for them: the other tenants must not be gone through."""
+    state = hub.ledger.tenants.get(tenant or "")
+    if state is None:
+        return []
+    return [((state.name, route), config.gate) for route, config in sorted(state.routes.items()) if config.gate]
 
 
 def _stage(hub: Hub, tenant: str, gate: GateConfig, release: Digest) -> str:

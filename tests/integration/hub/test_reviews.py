@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, key, until
 
+from loradeck.hub.hub import Hub
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.moves import PromoteRequest
@@ -107,3 +109,19 @@ async def test_a_release_reaches_production_through_staging(deck: Deck, join: Jo
 async def test_a_freeze_window_that_ends_before_it_begins_is_refused(deck: Deck) -> None:
     await deck.tenant()
     await deck.refused(422, "invalid_request", "PUT", ROUTE, {"freeze": [[2000, 1000]]})
+
+
+async def test_what_becomes_known_of_one_tenant_does_not_go_through_the_routes_of_all(
+    deck: Deck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ten thousand tenants each proof took the hub milliseconds for gates that were none of its tenant's."""
+    await deck.tenant()
+    release, suite = await deck.release(), await deck.suite()
+    await deck.tenant(gate=GateConfig(suite=suite).model_dump(mode="json"))
+
+    def all_of_them(hub: Hub) -> list[tuple[str, str]]:
+        raise AssertionError("every tenant's routes were asked for")
+
+    monkeypatch.setattr(Hub, "routes", all_of_them)
+    await reported(deck, release, suite, route="production")
+    assert deck.hub.facts.gate(("acme", "production"), release) is not None
