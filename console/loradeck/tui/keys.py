@@ -231,6 +231,7 @@ BINDINGS: tuple[Binding, ...] = (
         "(enter). Says how many are bad; asks for y.",
         frozenset({Screen.GATES}),
         moves=True,
+        footer=False,  # the page of answers names it, where there is something to sign
     ),
     Binding(
         "sort",
