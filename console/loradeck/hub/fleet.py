@@ -7,7 +7,7 @@ not come back is counted as unreachable, and not forgotten.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
@@ -354,17 +354,19 @@ class Fleet:
         return self._bases <= {base}
 
     def left_behind(
-        self, placement: dict[str, str], base: str, acks: Mapping[str, AckRecord]
+        self, key: Key, fence: Fence, placement: dict[str, str], base: str
     ) -> tuple[tuple[Node, Replica], ...]:
         """Replicas of another base that a pointer is left on: its node has no engine of the `base` it moved to.
 
-        Their router says so itself (it waits, and the gap policy holds), and may answer with the left release.
+        Their router says so itself (it waits, and the gap policy holds), and may answer with the left release. One
+        that served the pointer before and has said nothing of this `fence` yet answers with it in any case.
         """
         if self.one_base(base):  # as in most fleets: then this costs nothing
             return ()
         behind = []
-        for name, ack in acks.items():
-            node = self.nodes.get(self._where.get(name, "")) if ack.state is AckState.WAITING else None
+        for name, ack in self._acks.get(key, {}).items():
+            left = ack.state is AckState.WAITING if ack.fence == fence else ack.is_flipped
+            node = self.nodes.get(self._where.get(name, "")) if left else None
             if node is None or not fits(node.labels, placement):
                 continue
             replica = next(r for r in node.replicas if r.replica == name)

@@ -80,7 +80,7 @@ class Observer:
         if entry is None or entry.current is None:
             return ()
         placement, base = hub.config(key).placement, entry.current.release.served_base
-        return (*hub.fleet.placed(placement, base), *hub.fleet.left_behind(placement, base, self.acks(key)))
+        return (*hub.fleet.placed(placement, base), *hub.fleet.left_behind(key, entry.fence, placement, base))
 
     def acks(self, key: Key) -> dict[str, AckRecord]:
         entry = self._hub.steer.entries.get(key)

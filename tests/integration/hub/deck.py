@@ -341,8 +341,8 @@ async def folder() -> AsyncIterator[Path]:
 class FakeAgent:
     """One node: keeps its table as an agent does, and acknowledges what it is told to.
 
-    `flips`, `proves`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received` is everything that
-    came down. Its cursor and table outlive a link, as an agent's journal does.
+    `acknowledges`, `flips`, `proves`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received` is
+    everything that came down. Its cursor and table outlive a link, as an agent's journal does.
     """
 
     def __init__(self, deck: Deck, node: str = "n1", *, base: str = BASE.digest, slots: int = 4, **labels: str) -> None:
@@ -352,6 +352,7 @@ class FakeAgent:
         self.replica = Replica(
             replica=node, state=EngineState.UP, boot="b1", base=base, build=BUILD, slots=slots, loaded=()
         )
+        self.acknowledges = True
         self.flips = True
         self.proves = True
         self.prepares = "finish"
@@ -495,7 +496,7 @@ class FakeAgent:
 
     async def acknowledge(self, entry: TableEntry) -> None:
         """Flip and prove as told; what it has no engine for leaves behind the replica that served the pointer."""
-        if entry.current is None:
+        if entry.current is None or not self.acknowledges:
             return
         if entry.current.release.served_base != self.replica.base:
             if entry.key in self.has_served:

@@ -165,6 +165,27 @@ async def test_replicas_that_a_move_to_another_base_leaves_behind_count_as_not_f
     assert [r.replica for r in (await deck.row()).replicas] == ["n1", "n2"]
 
 
+async def test_a_replica_that_has_said_nothing_yet_of_a_move_to_another_base_counts_as_not_flipped(
+    deck: Deck, join: Join
+) -> None:
+    """What it served last is all that is known of it: nothing may be attested meanwhile."""
+    await deck.tenant()
+    one, other = await deck.release(seed=1), await deck.release(seed=2, base=OTHER_BASE)
+    old = await join("n1", base=BASE.digest)
+    await join("n2", base=OTHER_BASE.digest)
+    await deck.promote(one)
+    old.acknowledges = False
+    await deck.promote(other, wait="flipped", timeout=0.3, override=True, reason="n1 follows")
+
+    await until(lambda: deck.hub.observer.progress(("acme", "production")).proven == 1, "n2 has proven it")
+    row = await deck.row()
+    assert (row.flipped, row.placed, row.settled, row.attested) == (1, 2, False, None)
+    old.acknowledges = True
+    await old.acknowledge(old.entry)
+    await until(lambda: deck.hub.observer.acks(("acme", "production")).get("n1"), "n1 says that it stays behind")
+    assert (await deck.row()).placed == 2
+
+
 async def test_the_preview_names_nodes_that_a_rollback_to_another_base_would_leave_behind(
     deck: Deck, join: Join
 ) -> None:
