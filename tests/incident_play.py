@@ -27,8 +27,8 @@ async def play(
         HubApi.to(Context(name="tests", socket=fleet.socket)) as api,
         Callers(routers, {TENANT: key}, max_tokens=12) as callers,
     ):
-        incident = Incident(fleet, api, callers, cast, report, Progress(), proven_within_s=60 if spoil is None else 8)
-        callers.start({TENANT: cast.prompts}, every_s=0.05)
+        incident = Incident(fleet, api, callers, cast, report, Progress(), proven_within_s=60 if spoil is None else 4)
+        callers.start({TENANT: cast.prompts}, every_s=0.1)
         await incident.promote("v3")
         if spoil is not None:
             spoil()

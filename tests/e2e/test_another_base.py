@@ -64,7 +64,7 @@ async def moved_across(fleet: Fleet, cast: Cast, key: str, *moves: str) -> tuple
         Callers(routers, {TENANT: key}, max_tokens=12) as callers,
     ):
         incident = Incident(fleet, api, callers, cast, report, Progress())
-        callers.start({TENANT: cast.prompts}, every_s=0.05)
+        callers.start({TENANT: cast.prompts}, every_s=0.1)
         for move in moves:
             if move == "R":
                 await incident.rollback()
