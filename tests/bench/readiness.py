@@ -23,7 +23,7 @@ from loradeck.client.api import HubApi, new_key
 from loradeck.client.config import Context
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.moves import RollbackRequest, UndoRequest
-from loradeck.schemas.state import Readiness
+from loradeck.schemas.state import Preview, Readiness
 from loradeck_agent.folder import StateFolder
 
 RESIDENT = 30
@@ -45,24 +45,27 @@ def measure() -> list[Row]:
 
 
 async def _both_run(material: Material, other: Path) -> list[Row]:
-    slots = {("gpu-01", "b1"): 2}
+    slots = {("gpu-01", "b1"): 3}
     with fleet_at(material, TwoBases, names=("gpu-01",), other=other, slots_of=slots) as fleet:
         cast, _ = lay(fleet, material)
         cast = lay_other(fleet, other, material, cast)
-        # From here on a release has to answer somebody before R goes to it unasked, and here nobody asks.
-        fleet.cli("route", "set", TENANT, "--soak-requests", "1", "--yes")
+        for route, label in (("staging", "v3"), ("canary", "v1")):
+            _lay_route(fleet, route)
+            _promote_on(fleet, route, cast.releases[label])
+            _promote_on(fleet, route, cast.releases["x3"])
         promote(fleet, cast.releases["x1"])
         async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
             resident = await _rounds(api, Readiness.RESIDENT, RESIDENT)
 
-            # Two other routes whose ways back take both slots, and a target that is not the top of its own pointer
-            # (the top has not soaked): it lies on disk, and has no slot until it is live.
-            promote(fleet, cast.releases["x2"])
-            for route, first in (("staging", "v3"), ("canary", "v1")):
-                _lay_route(fleet, route)
-                for label in (first, "x3"):
-                    _promote_on(fleet, route, cast.releases[label])
-            warm = await _rounds(api, Readiness.WARM, WARM)
+            # A slot less, as after a change of its settings: it is the pointer moved longest ago whose way back lies
+            # on disk. So the two others are moved before each round.
+            await asyncio.to_thread(_restart, fleet, fleet.nodes[0], slots, 2)
+
+            async def move_others() -> None:
+                for route in ("staging", "canary"):
+                    await _there_and_back(api, route)
+
+            warm = await _rounds(api, Readiness.WARM, WARM, move_others)
     return [
         *_rows("resident", "a pointer move: both engines run and hold their adapters", *resident),
         *_rows("warm", "its engine runs, and the adapter is loaded from disk into a slot that is taken", *warm),
@@ -106,24 +109,31 @@ async def _rounds(
             assert time.monotonic() < deadline, preview
             await asyncio.sleep(0.05)
             preview = (await api.row(TENANT, ROUTE)).preview
-        assert preview.target is not None
         wait = preview.estimate_ms if near is Readiness.RESIDENT else (preview.wait_s or 0.0) * 1000
-        request = RollbackRequest(
-            expected_generation=preview.generation,
-            to=preview.target.id,
-            confirmed=preview.asks is not None,
-            idempotency_key=new_key(),
-            reason="bench",
-        )
-        began = time.perf_counter()
-        result = await api.rollback(TENANT, ROUTE, request, wait="flipped", timeout=PATIENCE_S)
-        taken.append((time.perf_counter() - began) * 1000)
-        assert result.reached == "flipped", result
+        taken.append(await _there_and_back(api, ROUTE, preview))
         if wait:  # nothing is said where nothing was measured yet
             said.append(wait)
-        undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
-        await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=PATIENCE_S)
     return taken, said
+
+
+async def _there_and_back(api: HubApi, route: str, preview: Preview | None = None) -> float:
+    """R and its undo, proven; ms from sending R to its answer 'flipped'."""
+    preview = preview or (await api.row(TENANT, route)).preview
+    assert preview.target is not None
+    request = RollbackRequest(
+        expected_generation=preview.generation,
+        to=preview.target.id,
+        confirmed=preview.asks is not None,
+        idempotency_key=new_key(),
+        reason="bench",
+    )
+    began = time.perf_counter()
+    result = await api.rollback(TENANT, route, request, wait="flipped", timeout=PATIENCE_S)
+    ms = (time.perf_counter() - began) * 1000
+    assert result.reached == "flipped", result
+    undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
+    await api.undo(TENANT, route, undo, wait="proven", timeout=PATIENCE_S)
+    return ms
 
 
 def _rows(near: str, how: str, taken: list[float], said: list[float]) -> list[Row]:
@@ -153,6 +163,15 @@ async def _stopped(api: HubApi) -> None:
             return
         assert time.monotonic() < deadline, states
         await asyncio.sleep(0.1)
+
+
+def _restart(fleet: Fleet, node: Node, slots: dict[tuple[str, str], int], fewer: int) -> None:
+    """Starts a node again with another number of slots of its first engine."""
+    fleet.stop_node(node)
+    slots[node.name, "b1"] = fewer
+    fleet.write_configs()
+    fleet.start_agent(node)
+    fleet.wait_until_up()
 
 
 def _forget(fleet: Fleet, node: Node, adapter: str) -> None:
