@@ -110,7 +110,7 @@ Written by `make bench`; not by hand. Every budget of the design that can be mea
 environment), measured in the same run. A budget that was not kept says **MISSED**. `n` is the number of
 measurements: where it is small, the figure is a look and not a result.
 
-`make bench` takes about fifteen minutes on two free cores, after installing the peers (two gigabytes in the cache
+`make bench` takes about half an hour on two free cores, after installing the peers (two gigabytes in the cache
 folder); `make bench-console` measures the console alone, at three sizes, for an hour. Run some parts with
 `PYTHONPATH=.:examples .venv/bin/python -m tests.bench --only flip,router`.
 """
