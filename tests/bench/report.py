@@ -111,7 +111,7 @@ environment), measured in the same run. A budget that was not kept says **MISSED
 measurements: where it is small, the figure is a look and not a result.
 
 `make bench` takes about half an hour on two free cores, after installing the peers (two gigabytes in the cache
-folder); `make bench-console` measures the console alone, at three sizes, for an hour. Run some parts with
+folder); `make bench-console` measures the console alone, at three sizes, with eight hours of updates. Some parts alone:
 `PYTHONPATH=.:examples .venv/bin/python -m tests.bench --only flip,router`.
 """
 

@@ -130,7 +130,7 @@ def _counted_over(hub: _Hub) -> list[Any]:
         for replica in node.replicas
         if replica.base == base
     ]
-    return [*placed, *hub.fleet.left_behind(PLACEMENT, base, hub.observer.acks(KEY))]
+    return [*placed, *hub.fleet.left_behind(KEY, hub.steer.entries[KEY].fence, PLACEMENT, base)]
 
 
 def _comparable(progress: Any) -> Any:
