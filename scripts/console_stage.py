@@ -224,6 +224,18 @@ class Stage:
         await self.settle()
 
 
+def pane(on: Stage) -> str:
+    """What the pane of the screen in front says."""
+    assert on.deck.front is not None
+    return on.deck.front.pane.text
+
+
+def notice(on: Stage) -> str:
+    """What the prompt line of the screen in front says."""
+    assert on.deck.front is not None
+    return on.deck.front.prompt.notice
+
+
 def _cut_off(row: TenantRow) -> TenantRow:
     """The last replica is not heard from."""
     *rest, last = row.replicas

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from rich.cells import cell_len, set_cell_size
 from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import Stage, notice, pane, stage
 from textual import events
 
 from loradeck.client.errors import ApiError, HubUnreachable
@@ -26,16 +26,6 @@ from loradeck.tui.state import Screen
 from loradeck.tui.text import clean
 
 ACME = ("acme", "production")
-
-
-def pane(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.pane.text
-
-
-def notice(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.prompt.notice
 
 
 def grid(on: Stage) -> str:

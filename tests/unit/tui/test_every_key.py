@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import Stage, notice, stage
 
 from loradeck.tui.keys import BINDINGS, Binding
 from loradeck.tui.listing import RowFilter
@@ -25,11 +25,6 @@ AT_ONCE = {"rollback", "undo"}
 
 PAIRS = [(screen, binding) for screen in Screen for binding in BINDINGS if screen in binding.where]
 MOVING = [(screen, binding) for screen, binding in PAIRS if binding.moves]
-
-
-def notice(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.prompt.notice
 
 
 def asks(what: Asking) -> Callable[[Stage], bool]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ConfigError
@@ -24,16 +24,6 @@ from loradeck.tui.screens.page import Page
 from loradeck.tui.state import ConsoleState, Screen
 
 ACME = ("acme", "production")
-
-
-def notice(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.prompt.notice
-
-
-def pane(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.pane.text
 
 
 async def command(on: Stage, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.errors import ApiError
 from loradeck.client.feed import Link, LinkChange
@@ -14,16 +14,6 @@ from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.moves import Order
-
-
-def pane(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.pane.text
-
-
-def notice(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.prompt.notice
 
 
 async def at_node(on: Stage, name: str) -> None:

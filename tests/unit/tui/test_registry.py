@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import Stage, pane, stage
 
 from loradeck.client.feed import Link, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
@@ -13,11 +13,6 @@ from loradeck.tui.registry import REFRESH_S, Registry
 from loradeck.tui.state import FETCHED, Screen
 
 KEYS = {Screen.GATES: "4", Screen.ADAPTERS: "5", Screen.DATA: "7"}
-
-
-def pane(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.pane.text
 
 
 def grid(on: Stage) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.errors import ApiError
 from loradeck.schemas.attestation import CheckResult, GateResult
@@ -14,16 +14,6 @@ from loradeck.schemas.problem import Problem
 from loradeck.schemas.review import Review
 from loradeck.tui.reviewing import Reviewing
 from loradeck.tui.screens.review import ReviewScreen
-
-
-def pane(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.pane.text
-
-
-def notice(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.prompt.notice
 
 
 def judged(review: Review) -> GateResult:

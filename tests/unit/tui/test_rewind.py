@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import Stage, notice, pane, stage
 
 from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind
@@ -11,16 +11,6 @@ from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest, Rewind
 from loradeck.tui.moves import MoveKind
 
 ACME = ("acme", "production")
-
-
-def pane(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.pane.text
-
-
-def notice(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.prompt.notice
 
 
 def step(tenant: str, generation: int, skipped: str | None = None) -> RewindStep:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from scripts.console_stage import notice, stage
 
 from loradeck.schemas.moves import RollbackRequest
 from loradeck.tui import session as sessions
@@ -19,11 +19,6 @@ from loradeck.tui.state import Screen, Sort
 
 def now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def notice(on: Stage) -> str:
-    assert on.deck.front is not None
-    return on.deck.front.prompt.notice
 
 
 def sent(said_ms: int) -> SentMove:
