@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import random
-import resource
 import signal
 import sys
 import time
@@ -56,6 +55,7 @@ from loradeck_agent.acks import AckBoard, agent_ack
 from loradeck_agent.config import AgentConfig, RouterConfig
 from loradeck_agent.desired import DesiredTable, Heard
 from loradeck_agent.link import Link
+from loradeck_agent.open_files import allow_open_files
 
 log = logging.getLogger(__name__)
 
@@ -353,8 +353,7 @@ def main(hub: str, ca: Path | None, base: Digest, report_every: float) -> None:
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("loradeck_agent.link").setLevel(logging.ERROR)  # a thousand nodes would say it a thousand times
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_open_files()
     nodes = [Node(one, hub=hub, ca=ca, base=base, report_s=report_every) for one in read_nodes(sys.stdin.buffer.read())]
     uvloop.run(play(nodes))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from loradeck_agent.errors import AgentError
 from loradeck_agent.folder import locked
+from loradeck_agent.open_files import allow_open_files
 
 log = logging.getLogger("loradeck_agent.engines.embedded")
 
@@ -97,6 +98,7 @@ def main(argv: Args[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.umask(0o077)
     args.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    allow_open_files()
     # The event loop must get the interpreter within a fraction of a decoding step.
     sys.setswitchinterval(0.0005)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 import uvloop
 
 from loradeck.schemas.address import is_loopback
+from loradeck_agent.open_files import allow_open_files
 from loradeck_agent.router.serve import Router
 from loradeck_agent.router.table import TableFault
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.tls_cert is None and not is_loopback(host):
         parser.error("--listen beyond loopback needs --tls-cert and --tls-key: callers send their keys")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    allow_open_files()
     tls = None
     if options.tls_cert is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +86,17 @@ class Running:
 
     # ---- the process ---------------------------------------------------------------------------------------
 
-    async def spawn(self, env: dict[str, str] | None = None, module: str = "loradeck_agent.router") -> None:
-        """Starts the process without waiting for it to serve."""
+    async def spawn(
+        self, env: dict[str, str] | None = None, module: str = "loradeck_agent.router", open_files: int | None = None
+    ) -> None:
+        """Starts the process without waiting for it to serve.
+
+        `open_files`: the limit that it inherits, as from a shell or a service manager.
+        """
+        lower = None
+        if open_files is not None:
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lower = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (open_files, most))
         with self.errors.open("ab") as errors:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -98,6 +109,7 @@ class Running:
                 env={**os.environ, **(env or {})},
                 stderr=errors,
                 start_new_session=True,
+                preexec_fn=lower,
             )
 
     async def start_here(self) -> None:
@@ -141,6 +153,12 @@ class Running:
             if session is not None:
                 await session.close()
         self._control = self._callers = None
+
+    async def leave_control(self) -> None:
+        """Closes the agent's connections: its next call opens one."""
+        if self._control is not None:
+            await self._control.close()
+        self._control = None
 
     async def close(self) -> None:
         if self.process is not None:

@@ -101,3 +101,24 @@ async def test_a_router_that_flips_late_is_caught_by_answers_and_by_its_own_trac
     assert callers.wrong
     assert all("answered between" in wrong for wrong in callers.wrong)
     assert late
+
+
+async def test_more_answers_under_way_than_files_it_may_open_by_default_keep_no_flip_waiting(
+    stopped: Running, engine: Upstream
+) -> None:
+    """A bad release that answers slowly piles them up: that is when it is rolled back."""
+    await stopped.spawn(open_files=64)
+    await stopped.until_up()
+    await stopped.engines(("e0", engine.socket, RELEASES[:2]))
+    await stopped.table(entry(RELEASES[1], 1))
+    slow = [asyncio.create_task(stopped.ask(delay=3600)) for _ in range(100)]
+    try:
+        await until(lambda: len(engine.seen) == len(slow))
+        await stopped.leave_control()  # an agent that has just come back has no connection yet
+        (ack,) = await stopped.table(entry(RELEASES[0], 2))
+        assert (ack["state"], ack["release"]) == ("flipped", RELEASES[0].id)
+        assert (await stopped.ask()).text == f"e0:{RELEASES[0].engine_name}"
+    finally:
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
