@@ -22,6 +22,7 @@ from pathlib import Path
 
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.folder import holder_of
+from loradeck_agent.process_log import keep_trimmed, trim
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ WATCH_S = 0.5
 
 SILENCES = 3
 """Looks without an answer in time after which such a program counts as gone. A refused connection is the end."""
-
-LOG_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,13 @@ class Supervised:
         self._child: subprocess.Popen[bytes] | None = None
 
     async def run(self) -> None:
+        trimming = asyncio.create_task(keep_trimmed(self.program.log))
+        try:
+            await self._life_after_life()
+        finally:
+            trimming.cancel()
+
+    async def _life_after_life(self) -> None:
         failures = 0
         while True:
             began = time.monotonic()
@@ -163,7 +169,7 @@ class Supervised:
 
     def _start(self) -> int:
         program = self.program
-        _rotate(program.log)
+        trim(program.log)
         out = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._child = subprocess.Popen(
@@ -293,11 +299,6 @@ class Watched:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _rotate(path: Path) -> None:
-    if path.exists() and path.stat().st_size > LOG_BYTES:
-        path.replace(path.with_name(path.name + ".1"))
 
 
 def end_process(pid: int, what: str, *, grace_s: float) -> str:

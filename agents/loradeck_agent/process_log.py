@@ -1,0 +1,55 @@
+"""What router and engines print goes to a file each, and no such file grows for ever.
+
+They run for months, and a disk that their words have filled refuses the router's table: then nothing can be
+rolled back on this node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES = 16 * 2**20
+LOOK_S = 30.0
+
+
+async def keep_trimmed(path: Path) -> None:
+    """Trims a log again and again, for ever, while its writer goes on."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        await asyncio.to_thread(trim, path)
+
+
+def trim(path: Path) -> None:
+    """Empties a log of more than LOG_BYTES; the newest of it are kept beside it, as `NAME.1`. Blocks.
+
+    It is emptied where it lies: its writer has it open, to append. What is written meanwhile may be lost. On a
+    disk that has no room for the copy it is emptied all the same.
+    """
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return
+    if size <= LOG_BYTES:
+        return
+    try:
+        _copy_end(path, path.with_name(path.name + ".1"), size - LOG_BYTES)
+    except OSError as error:
+        log.warning("the end of %s is not kept: %s", path, error)
+    try:
+        os.truncate(path, 0)
+    except OSError as error:
+        log.error("%s cannot be emptied: %s", path, error)
+
+
+def _copy_end(path: Path, kept: Path, start: int) -> None:
+    kept.unlink(missing_ok=True)
+    target = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with path.open("rb") as source, open(target, "wb") as file:
+        source.seek(start)
+        shutil.copyfileobj(source, file)
