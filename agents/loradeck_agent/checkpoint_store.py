@@ -23,7 +23,7 @@ LAST_GOOD = "LAST_GOOD"
 """File in a job's folder that names its newest whole checkpoint."""
 
 KEPT_S = 14 * 86400.0
-"""How long the checkpoints of a job that did not finish are kept on a node."""
+"""How long what attempts at a job left is kept on a node, and the checkpoints of one that did not finish."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 

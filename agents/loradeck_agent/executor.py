@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from loradeck.artifacts.staging import remove
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.jobs import (
     EXIT_BAD_SPEC,
@@ -32,6 +33,8 @@ from loradeck.schemas.jobs import (
     JobAssignment,
     TrainSpec,
 )
+from loradeck.schemas.training import Weights
+from loradeck_agent.checkpoint_store import KEPT_S
 from loradeck_agent.errors import AgentError
 from loradeck_agent.fetch import disk_error
 from loradeck_agent.folder import start_time, write_durably
@@ -125,6 +128,23 @@ class ExecutorFolder:
             write_durably(self.job, attempt.model_dump_json().encode())
         except OSError as error:
             raise disk_error(error, self.path) from error
+
+
+def sweep(jobs: Path) -> None:
+    """Removes attempts that ended long ago: what came of them is with the hub. Blocks.
+
+    A base that one has trained stays where it is: an engine may run on it.
+    """
+    for path in jobs.iterdir():
+        folder = ExecutorFolder(path)
+        attempt = folder.read()
+        if attempt is None or not attempt.ended or time.time() - folder.job.stat().st_mtime < KEPT_S:
+            continue
+        spec = attempt.job.spec
+        if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL and folder.out.exists():
+            continue
+        log.info("what attempt %d at job %s left here is removed", attempt.job.attempt, attempt.job.id)
+        remove(path)
 
 
 @dataclass

@@ -36,7 +36,7 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.training import Weights
 from loradeck_agent.checkpoint_store import CheckpointStore
 from loradeck_agent.errors import AgentError, Unreachable
-from loradeck_agent.executor import EXIT_CODES, Attempt, Executor, ExecutorFolder, read_json
+from loradeck_agent.executor import EXIT_CODES, Attempt, Executor, ExecutorFolder, read_json, sweep
 from loradeck_agent.folder import StateFolder
 from loradeck_agent.hub_api import HubApi
 from loradeck_agent.inputs import MANIFEST, InputStore
@@ -63,6 +63,9 @@ RETRY_S = 1.0
 DRAINED = "the node is drained"
 REACH_S = 600.0
 """How long a finished job tries to reach the hub with its results before it is given up."""
+
+SWEEP_S = 6 * 3600.0
+"""How often what old jobs left is looked through."""
 
 REPEAT_S = 600.0
 """Terminal events younger than this are sent again after the link was lost."""
@@ -190,8 +193,7 @@ class Jobs:
     # ---- life ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Takes up again what an earlier agent left running, then waits. Executors outlive this."""
-        await asyncio.to_thread(self.checkpoints.sweep)
+        """Takes up again what an earlier agent left running, then tidies up, for ever. Executors outlive this."""
         for path in sorted(self.folder.jobs.iterdir()):
             folder = ExecutorFolder(path)
             attempt = folder.read()
@@ -199,12 +201,22 @@ class Jobs:
                 log.info("job %s is taken up again", attempt.job.id)
                 self._start(attempt.job, Executor(folder, attempt), after=None)
         try:
-            await asyncio.get_running_loop().create_future()
+            while True:
+                await asyncio.to_thread(self._sweep)
+                await asyncio.sleep(SWEEP_S)
         finally:
             tasks = [running.task for running in self._running.values()]
             for task in tasks:
                 task.cancel("the agent ends")
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _sweep(self) -> None:
+        """Removes what nobody will come back for: a disk that fills up refuses the router's table in the end."""
+        try:
+            self.checkpoints.sweep()
+            sweep(self.folder.jobs)
+        except OSError as error:
+            log.error("what old jobs left cannot be removed: %s", error)
 
     def _start(self, job: JobAssignment, executor: Executor | None, *, after: Awaitable[None] | None) -> None:
         async def run() -> None:

@@ -37,8 +37,10 @@ from loradeck.schemas.manifest import (
     Provenance,
     SuiteManifest,
 )
+from loradeck.schemas.training import Weights
 from loradeck_agent.checkpoint_store import KEPT_S, CheckpointStore
 from loradeck_agent.errors import AgentError
+from loradeck_agent.executor import Attempt, ExecutorFolder, sweep
 from loradeck_agent.hub_api import HubApi
 from loradeck_agent.jobs import _trained_base
 
@@ -186,6 +188,27 @@ def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> No
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     CheckpointStore(tmp_path, cast(HubApi, None)).sweep()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_attempts_that_ended_long_ago_are_removed_but_never_a_base_that_one_trained(
+    tmp_path: Path, dataset: DatasetManifest
+) -> None:
+    adapter = train("b" * 64, dataset, "good")
+    full = adapter.model_copy(update={"spec": adapter.spec.model_copy(update={"weights": Weights.FULL})})
+    for name, job, ended, age in (
+        ("old", adapter, True, KEPT_S + 60),
+        ("new", adapter, True, 60.0),
+        ("running", adapter, False, KEPT_S + 60),
+        ("base", full, True, KEPT_S + 60),
+    ):
+        folder = ExecutorFolder(tmp_path / name)
+        folder.write(Attempt(job=job, ended=ended))
+        folder.out.mkdir(mode=0o500)
+        os.utime(folder.job, (time.time() - age,) * 2)
+    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "unreadable" / "job.json").write_text("{")
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "new", "running", "unreadable"]
 
 
 async def test_a_failed_run_brings_the_end_of_its_log(
