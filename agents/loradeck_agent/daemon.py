@@ -148,6 +148,8 @@ class Agent:
         self._stop = asyncio.Event()
         self._router_boot = ""
         self._unpins: set[tuple[str, str]] = set()
+        self._pinning = asyncio.Lock()
+        """Held while pins are read or ended: one that was read before its end must not be noted after it."""
         self._resync_at = 0.0
         self._stored_said: frozenset[str] = frozenset()
         self._background: set[asyncio.Task[None]] = set()
@@ -375,13 +377,14 @@ class Agent:
         await self.link.send(Resync(why=why))
 
     async def _unpin(self, tenant: str, route: str) -> None:
-        # First the journal: a pin that it still held would be put back at the next start.
-        await self._note(partial(self.journal.unpin, tenant, route))
-        self._unpins.add((tenant, route))
-        await self._acked(await self.router.unpin(tenant, route))
-        self._unpins.discard((tenant, route))
-        self.pins.pop((tenant, route), None)
-        self.reconciler.pins = dict(self.pins)
+        async with self._pinning:
+            # First the journal: a pin that it still held would be put back at the next start.
+            await self._note(partial(self.journal.unpin, tenant, route))
+            self._unpins.add((tenant, route))
+            await self._acked(await self.router.unpin(tenant, route))
+            self._unpins.discard((tenant, route))
+            self.pins.pop((tenant, route), None)
+            self.reconciler.pins = dict(self.pins)
 
     async def _send_table(self) -> None:
         try:
@@ -436,19 +439,20 @@ class Agent:
 
     async def _router_up(self, boot: str, adopted: bool) -> None:
         """Takes over what the router holds, and tells it what it missed."""
-        state = await self.router.state()
-        self._router_boot = boot
-        for entry in state.entries:
-            known = self.table.entries.get(entry.key) or self.table.orphans.get(entry.key)
-            if known is None or entry.fence > known.fence:
-                self.table.entries[entry.key] = entry
-        there = Cursor(state.epoch, state.rev, state.hash)
-        self._durable = max(self._durable, there)
-        self.table.cursor = max(self.table.cursor, there)
-        self.pins = {(pin.tenant, pin.route): pin for pin in state.pins}
-        for key, pin in self.journal.pins.items():
-            if key not in self.pins:
-                await self._pin_again(pin)
+        async with self._pinning:
+            state = await self.router.state()
+            self._router_boot = boot
+            for entry in state.entries:
+                known = self.table.entries.get(entry.key) or self.table.orphans.get(entry.key)
+                if known is None or entry.fence > known.fence:
+                    self.table.entries[entry.key] = entry
+            there = Cursor(state.epoch, state.rev, state.hash)
+            self._durable = max(self._durable, there)
+            self.table.cursor = max(self.table.cursor, there)
+            self.pins = {(pin.tenant, pin.route): pin for pin in state.pins}
+            for key, pin in list(self.journal.pins.items()):
+                if key not in self.pins:
+                    await self._pin_again(pin)
         for tenant, route in sorted(self._unpins):
             await self._unpin(tenant, route)
         self.reconciler.pins = dict(self.pins)
@@ -562,16 +566,20 @@ class Agent:
                     await self._pins_changed.wait()
             self._pins_changed.clear()
             try:
-                state = await self.router.state()
+                await self._read_pins()
             except AgentError as error:
                 log.debug("pins cannot be read: %s", error)
                 continue
+            self.reconciler.wake()
+            self.upkeep.wake()
+
+    async def _read_pins(self) -> None:
+        async with self._pinning:
+            state = await self.router.state()
             self.pins = {(pin.tenant, pin.route): pin for pin in state.pins}
             self.reconciler.pins = dict(self.pins)
             for pin in state.pins:
                 await self._note(partial(self.journal.pin, pin))
-            self.reconciler.wake()
-            self.upkeep.wake()
 
     def _write_status(self) -> None:
         """For `loradeck-agent status`. Lost with the machine, so it is not synced."""

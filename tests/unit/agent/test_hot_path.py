@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -14,7 +11,6 @@ from pydantic import BaseModel
 from loradeck.schemas.link import Ack, AckState, Desired
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
-from loradeck_agent.config import AgentConfig
 from loradeck_agent.control import TableUpdate
 from loradeck_agent.daemon import Agent
 from loradeck_agent.errors import Unreachable
@@ -54,16 +50,9 @@ class RouterDouble:
 
 
 @pytest.fixture
-async def agent() -> AsyncIterator[Agent]:
-    with tempfile.TemporaryDirectory(prefix="ld") as folder:
-        path = Path(folder) / "agent.toml"
-        path.write_text(
-            'node = "gpu-01"\nhub = "http://127.0.0.1:1"\ntoken = "t"\nstate = "s"\n[router]\nlisten = "127.0.0.1:1"\n'
-        )
-        made = Agent(AgentConfig.load(path), "secret")
-        made.router = RouterDouble()  # type: ignore[assignment]
-        yield made
-        await made._close()
+def agent(agent: Agent) -> Agent:
+    agent.router = RouterDouble()  # type: ignore[assignment]
+    return agent
 
 
 def directive(generation: int, rev: int) -> Desired:

@@ -1,0 +1,58 @@
+"""A pin that was ended stays ended, whatever was read of it before."""
+
+from __future__ import annotations
+
+import asyncio
+
+from loradeck.schemas.link import Ack
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import Pin, ReleaseRef
+from loradeck_agent.control import RouterState
+from loradeck_agent.daemon import Agent
+from loradeck_agent.journal import Journal
+
+BASE = Release(tenant="acme", form=Form.BASE, base="b" * 64)
+PIN = Pin(
+    tenant="acme",
+    route="production",
+    release=ReleaseRef(id=BASE.id, release=BASE),
+    over=(1, 1),
+    actor="ann",
+    reason="night shift",
+    at_ms=1,
+)
+
+
+class SlowRouter:
+    """Holds one pin. What it says of itself stays on its way until it may arrive."""
+
+    def __init__(self) -> None:
+        self.pins: tuple[Pin, ...] = (PIN,)
+        self.asked, self.may_arrive = asyncio.Event(), asyncio.Event()
+
+    def close(self) -> None: ...
+
+    async def state(self) -> RouterState:
+        state = RouterState(pid=1, boot="b", epoch=1, rev=1, hash=GENESIS, entries=(), pins=self.pins)
+        self.asked.set()
+        await self.may_arrive.wait()
+        return state
+
+    async def unpin(self, tenant: str, route: str) -> tuple[Ack, ...]:
+        self.pins = ()
+        return ()
+
+
+async def test_a_pin_that_was_read_before_its_end_is_not_noted_after_it(agent: Agent) -> None:
+    """It would be put back in force by the next agent, over the hub, weeks later."""
+    agent.router = router = SlowRouter()  # type: ignore[assignment]
+    agent.journal.pin(PIN)
+    reading = asyncio.create_task(agent._read_pins())
+    await router.asked.wait()
+    ending = asyncio.create_task(agent._unpin("acme", "production"))
+    await asyncio.wait([ending], timeout=0.2)  # as far as it gets before the answer arrives
+    router.may_arrive.set()
+    await asyncio.gather(reading, ending)
+    assert (router.pins, agent.pins, agent.journal.pins) == ((), {}, {})
+    assert Journal.open(agent.folder.journal).pins == {}
