@@ -236,7 +236,7 @@ async def test_an_agent_states_canaries_but_not_what_the_hub_saw_or_a_releaser_d
     await deck.tenant()
     release = await deck.release()
     agent = await deck.as_role("agent", "n1")
-    for kind in ("attested", "soaked", "breached", "gate", "revocation"):
+    for kind in ("attested", "soaked", "breached", "gate", "revocation", "evaluation"):
         body = {"kind": kind, "subject": release, "tenant": "acme", "body": {}, "by": "n1"}
         await deck.refused(403, "forbidden", "POST", "attestations", body, agent)
     canary = {

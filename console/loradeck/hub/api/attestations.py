@@ -36,7 +36,8 @@ _OURS = frozenset(
 )
 """Kinds that only the hub states: they are what it saw itself."""
 
-_AGENTS = frozenset({AttestationKind.CANARY, AttestationKind.EVALUATION})
+_AGENTS = frozenset({AttestationKind.CANARY})
+"""Kinds that an agent states. A report comes with the job that made it, or one node could open any gate."""
 
 
 @router.post("/attestations")
