@@ -6,6 +6,11 @@ is collected go: a file that any other document names, or that no document names
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradeck.hub import datasets
@@ -17,18 +22,22 @@ from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import EvaluateSpec, TrainSpec
 from loradeck.schemas.ledger import CollectPlan, CollectRequest
-from loradeck.schemas.log import PointerState
+from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.release import Form
 from loradeck.store.interface import Store
 
 if TYPE_CHECKING:
     from loradeck.hub.hub import Hub
 
+PIECE = 100
+"""Pointers whose earlier events are read at a time."""
+
+Before = dict[str, PointerState | None]
+
 
 async def plan(hub: Hub, request: CollectRequest) -> CollectPlan:
     """What would go. Changes nothing."""
-    before = await hub.store(lambda s: _before(s, list(hub.ledger.pointers.values()), hub))
-    return _plan(hub, request, before)
+    return _plan(hub, request, await _before(hub))
 
 
 async def carry_out(hub: Hub, request: CollectRequest, by: str) -> CollectPlan:
@@ -40,8 +49,9 @@ async def carry_out(hub: Hub, request: CollectRequest, by: str) -> CollectPlan:
     """
     if request.plan is None:
         raise Refused("plan_required", "a collection sends back the digest of its plan", fix="ask for the plan first")
+    known = await _before(hub)  # the most of it before moves have to wait
     async with hub.moving:
-        found = await plan(hub, request)
+        found = _plan(hub, request, await _before(hub, known))
         if found.unheard:
             raise Refused(
                 "node_unheard",
@@ -70,40 +80,66 @@ async def carry_out(hub: Hub, request: CollectRequest, by: str) -> CollectPlan:
         ]
         if revoked:
             await hub.attest_all(revoked)
-        for sha256 in _files(hub, {a.id for a in found.adapters}, {d.id for d in found.datasets}):
-            hub.blobs.path(sha256).unlink(missing_ok=True)
+        files = _files(hub, {a.id for a in found.adapters}, {d.id for d in found.datasets})
+    await asyncio.to_thread(_remove, [hub.blobs.path(sha256) for sha256 in files])
     return found.model_copy(update={"done": True})
 
 
-def _before(store: Store, pointers: list[PointerState], hub: Hub) -> list[PointerState]:
-    """Each pointer as it was before its last move: where undo returns to."""
-    found = []
-    for pointer in pointers:
-        last = hub.last_move(pointer)
-        if last is None:
-            continue
-        earlier = store.history(tenant=pointer.tenant, route=pointer.route, before_rev=last.rev, limit=100)
-        found += [event.pointer for event in earlier if event.pointer is not None][:1]
+async def _before(hub: Hub, known: Before | None = None) -> Before:
+    """Each pointer as it was before its last move, by the id of that: where undo returns to.
+
+    Read in pieces, behind every move that comes meanwhile. `known`: what was read already; only pointers that have
+    moved since are read again.
+    """
+    known = known or {}
+    lasts = [last for pointer in hub.ledger.pointers.values() if (last := hub.last_move(pointer)) is not None]
+    found = {last.id: known[last.id] for last in lasts if last.id in known}
+    missing = [last for last in lasts if last.id not in found]
+    for at in range(0, len(missing), PIECE):
+        found |= await hub.store(partial(_earlier, missing[at : at + PIECE]), background=True)
     return found
 
 
-def _plan(hub: Hub, request: CollectRequest, before: list[PointerState]) -> CollectPlan:
+def _earlier(moves: Sequence[Event], store: Store) -> Before:
+    return {move.id: _pointer_before(store, move) for move in moves}
+
+
+def _pointer_before(store: Store, move: Event) -> PointerState | None:
+    """The pointer before a move; None where that was its first."""
+    before_rev = move.rev
+    while page := store.history(tenant=move.tenant, route=move.route, before_rev=before_rev, limit=5):
+        for event in page:
+            if event.pointer is not None:
+                return event.pointer
+        before_rev = page[-1].rev
+    return None
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _plan(hub: Hub, request: CollectRequest, before: Before) -> CollectPlan:
     catalogue, pointers = hub.catalogue, list(hub.ledger.pointers.values())
     since = hub.now_ms() - request.older_than_days * DAY_MS
     recent = {r for r, release in catalogue.releases.items() if _made_ms(hub, release.adapter) > since}
     roots = retention.roots(
         pointers,
         {pointer.key: hub.facts.of(pointer.key).attested for pointer in pointers},
-        before=before,
+        before=[pointer for pointer in before.values() if pointer is not None],
         also={*recent, *_in_use(hub)},
     )
     listed = {release for node in hub.fleet.nodes.values() for r in node.replicas for release in r.loaded}
     of_adapters = {r for r, release in catalogue.releases.items() if release.form is not Form.BASE}
     free = retention.collectable(of_adapters, roots, listed)
+    releases_of: dict[str | None, list[str]] = defaultdict(list)
+    for r, release in catalogue.releases.items():
+        releases_of[release.adapter].append(r)
     adapters = {
         digest
         for digest, version in catalogue.adapters.items()
-        if all(r in free for r, release in catalogue.releases.items() if release.adapter == digest)
+        if all(r in free for r in releases_of[digest])
         and any(hub.blobs.has(file.sha256) for file in version.manifest.files)
     }
     erased = {

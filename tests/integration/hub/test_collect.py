@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, FakeAgent, running, until
 from tests.integration.hub.test_erasure import execution, plan, row_digest
 from tests.integration.hub.test_ledger import dataset, row
 
+from loradeck.hub import collecting
 from loradeck.schemas.ledger import CollectPlan
+from loradeck.store.interface import Store
 
 
 async def collected(deck: Deck, **request: Any) -> CollectPlan:
@@ -48,6 +52,33 @@ async def test_no_root_goes_and_nothing_that_an_engine_lists(deck: Deck, join: J
     assert (await collected(deck)).files == 0
     remote = await deck.as_role("releaser")
     await deck.refused(403, "local_only", "POST", "collect", {}, client=remote)
+
+
+async def test_the_log_is_read_in_pieces_and_behind_every_move(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R does not wait for the nightly collection of ten thousand pointers."""
+    await join()
+    tenants = ("acme", "bolt", "cedar")
+    for tenant in tenants:
+        await deck.tenant(tenant)
+        for seed in (1, 2):
+            await deck.promote(await deck.release(tenant, seed=seed), tenant)
+    stray = await deck.release("acme", seed=3)
+    store = deck.hub.store
+    reads: list[tuple[bool, bool]] = []
+
+    async def watched(call: Callable[[Store], Any], *, background: bool = False) -> Any:
+        if getattr(call, "func", None) is collecting._earlier:
+            reads.append((background, deck.hub.moving.locked()))
+        return await store(call, background=background)
+
+    monkeypatch.setattr(deck.hub, "store", watched)
+    monkeypatch.setattr(collecting, "PIECE", 1)
+    found = await collected(deck)
+    assert [r.id for r in found.releases] == [stray]
+    await collected(deck, dry_run=False, plan=found.digest)
+    assert reads == [(True, False)] * 2 * len(tenants), "each in the background, none while moves wait"
 
 
 async def test_a_file_that_something_else_names_stays(deck: Deck) -> None:
