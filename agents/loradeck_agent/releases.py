@@ -136,7 +136,10 @@ class ReleaseStore:
         digest = manifest.digest
         target, verify = self._folder.release(digest), partial(verify_adapter, manifest=manifest, base=base_folder)
         if target.is_dir():
-            await asyncio.to_thread(verify, target)
+            try:
+                await asyncio.to_thread(verify, target)
+            except AgentError as error:
+                raise _damaged(error, target) from error
             return target
         self._stored.discard(digest)
         await fetch(self._hub, manifest.files, target, verify=verify)
@@ -161,6 +164,7 @@ class ReleaseStore:
                 "manifest_mismatch",
                 "the manifest kept on this node is damaged",
                 f"{self._manifest_path(adapter)}: {error}",
+                "move that file away: the hub is asked for it again",
             ) from error
         document = await self._hub.release(ref.id)
         if document.manifest is None:
@@ -191,6 +195,17 @@ def _guard(ref: ReleaseRef, manifest: AdapterManifest, adapter: str, base: str) 
             f"it names {short(manifest.base)}, the release {short(ref.release.base)}, the engine runs {short(base)}",
             "promote an adapter of this base, or place the route on nodes with the other",
         )
+
+
+def _damaged(error: AgentError, folder: Path) -> AgentError:
+    """What verifying an adapter here found, with the way out where its files have changed since they were fetched.
+
+    Nothing is removed by itself: an engine that lists the adapter would end with its next request.
+    """
+    if error.code != "manifest_mismatch":
+        return error
+    fix = f"once no engine of this node lists it, move {folder} away: it is fetched again"
+    return AgentError(error.code, "files of the adapter on this node have changed", error.detail, fix)
 
 
 def _rank_too_high(rank: int, limit: int) -> AgentError:

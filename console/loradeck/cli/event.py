@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -109,9 +110,9 @@ async def _between(
 
 
 def _write(path: Path, text: str) -> None:
-    """Raises: CliError where there is such a file, or the disk refuses."""
+    """A new file that only this user can read. Raises: CliError where there is such a file, or the disk refuses."""
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
         raise misused("there is such a file", where=str(path), fix="name another one") from None

@@ -285,6 +285,7 @@ def test_a_timeline_is_exported_with_each_event_hashed_again(desk: Desk, tenant:
     assert done.returncode == 0, done.stderr
     assert "chain: all" in done.stdout
     assert "INC-1" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
     document = desk.json("event", "export", tenant)
     assert document["chain"]["intact"] is True
     assert "rollback" in [entry["event"]["kind"] for entry in document["events"]]

@@ -1,0 +1,70 @@
+"""Adapters that lie on a node and have changed since: refused, left alone, and with a way out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+import pytest
+from tests.integration.agent.artifacts import Adapter, make_adapter, make_base
+
+from loradeck_agent.errors import AgentError
+from loradeck_agent.folder import StateFolder
+from loradeck_agent.hub_api import HubApi
+from loradeck_agent.releases import ReleaseStore
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateFolder:
+    folder = StateFolder(tmp_path / "state")
+    folder.make()
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def adapter(state: StateFolder, base: Path) -> Adapter:
+    """One that was fetched before."""
+    made = make_adapter(make_base(base), 1)
+    folder = state.release(made.manifest.digest)
+    folder.mkdir()
+    for name, data in made.files.items():
+        (folder / name).write_bytes(data)
+    folder.with_suffix(".json").write_text(made.manifest.model_dump_json())
+    return made
+
+
+async def ensured(state: StateFolder, adapter: Adapter, base: Path) -> Path:
+    hub = cast(HubApi, None)  # nothing of what is here needs it
+    return await ReleaseStore(state, hub).ensure(adapter.ref, adapter.manifest.base, base)
+
+
+async def test_changed_files_are_refused_and_left_with_the_way_to_have_them_again(
+    state: StateFolder, base: Path, adapter: Adapter
+) -> None:
+    folder = state.release(adapter.manifest.digest)
+    assert await ensured(state, adapter, base) == folder
+    (folder / WEIGHTS).write_bytes(adapter.files[WEIGHTS][:-1] + b"!")
+    with pytest.raises(AgentError) as refused:
+        await ensured(state, adapter, base)
+    assert (refused.value.code, f"move {folder} away" in refused.value.fix) == ("manifest_mismatch", True)
+    assert sorted(os.listdir(folder)) == sorted(adapter.files), "an engine may list it"
+
+
+async def test_a_manifest_that_was_damaged_here_names_the_file_to_move_away(
+    state: StateFolder, base: Path, adapter: Adapter
+) -> None:
+    kept = state.release(adapter.manifest.digest).with_suffix(".json")
+    kept.write_text("{")
+    with pytest.raises(AgentError) as refused:
+        await ensured(state, adapter, base)
+    assert (refused.value.code, str(kept) in refused.value.detail) == ("manifest_mismatch", True)
+    assert refused.value.fix == "move that file away: the hub is asked for it again"
+    assert kept.read_text() == "{"
