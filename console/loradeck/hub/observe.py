@@ -61,7 +61,8 @@ class Observer:
         self.committed: dict[Key, float] = {}
         """When the current generation was committed, if in this life of the hub; monotonic seconds."""
         self.bad_before: dict[Key, float | None] = {}
-        self._measured: set[tuple[Key, Fence]] = set()
+        self._measured: dict[Key, Fence] = {}
+        """The newest move of each pointer whose flip was timed."""
         self._flips: deque[float] = deque(maxlen=50)
         self._flips_of: dict[Key, deque[float]] = defaultdict(lambda: deque(maxlen=10))
         self._unattested: set[Key] = set()
@@ -190,8 +191,8 @@ class Observer:
             return
         progress = self.progress(key)
         committed = self.committed.get(key)
-        if progress.flipped_at is not None and committed is not None and (key, entry.fence) not in self._measured:
-            self._measured.add((key, entry.fence))
+        if progress.flipped_at is not None and committed is not None and self._measured.get(key) != entry.fence:
+            self._measured[key] = entry.fence
             if progress.flipped_at >= committed:
                 took = progress.flipped_at - committed
                 self._hub.metrics.flipped.observe(took)
