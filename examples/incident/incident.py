@@ -12,14 +12,13 @@ from incident.fleet import Fleet, NotReady
 from incident.progress import Progress
 from incident.report import Move, Report, Window
 from incident.traffic import Answer, Callers, Prompt
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import (
     HoldRequest,
     LiftRequest,
     MoveResult,
     PromoteRequest,
-    RollbackRequest,
     UndoRequest,
 )
 from loradeck.schemas.state import PreviewAction, TenantRow
@@ -117,13 +116,7 @@ class Incident:
         """R: to where the row's preview says, at the generation it says."""
         row = await self.row()
         target = _target(row)
-        request = RollbackRequest(
-            expected_generation=row.preview.generation,
-            to=target,
-            confirmed=row.preview.asks is not None,
-            idempotency_key=new_key(),
-            reason="bad answers",
-        )
+        request = rollback_of(row.preview, "bad answers")
         await self._around(
             "R", row, target, self._sent(lambda: self._api.rollback(*self._at, request, wait="flipped", timeout=10))
         )

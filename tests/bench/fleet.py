@@ -24,9 +24,9 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from incident.fleet import BIN, Fleet, NotReady, free_port
 from loradeck.cli.sim import EVERYWHERE, ROUTE
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
-from loradeck.schemas.moves import RewindRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.moves import RewindRequest, UndoRequest
 
 NODES = 1000
 TENANTS = 1000
@@ -150,14 +150,7 @@ async def _flips(fleet: Simulated, moves: int) -> list[float]:
     async with fleet.api() as api:
         for turn in range(moves + WARM):
             row = await api.row(EVERYWHERE, ROUTE)
-            assert row.preview.target is not None, row.preview
-            request = RollbackRequest(
-                expected_generation=row.preview.generation,
-                to=row.preview.target.id,
-                confirmed=row.preview.asks is not None,
-                idempotency_key=new_key(),
-                reason="bench",
-            )
+            request = rollback_of(row.preview, "bench")
             began = time.perf_counter()
             result = await api.rollback(EVERYWHERE, ROUTE, request, wait="flipped", timeout=30)
             ms = (time.perf_counter() - began) * 1000

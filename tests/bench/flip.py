@@ -18,11 +18,11 @@ from tests.fleet import TENANT, fleet_at, lay, make_material
 
 from incident.fleet import BIN, Fleet
 from incident.keyboard import Keyboard
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
-from loradeck.schemas.moves import RollbackRequest, UndoRequest
+from loradeck.schemas.moves import UndoRequest
 from loradeck.store.sqlite import SqliteStore
 
 MOVES = 200
@@ -77,14 +77,7 @@ async def _flips(fleet: Fleet, moves: int) -> list[float]:
     async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
         for turn in range(moves + 5):
             row = await api.row(TENANT, ROUTE)
-            assert row.preview.target is not None, row.preview
-            back = RollbackRequest(
-                expected_generation=row.preview.generation,
-                to=row.preview.target.id,
-                confirmed=row.preview.asks is not None,
-                idempotency_key=new_key(),
-                reason="bench",
-            )
+            back = rollback_of(row.preview, "bench")
             began = time.perf_counter()
             result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=10)
             ms = (time.perf_counter() - began) * 1000

@@ -20,10 +20,10 @@ from tests.words import reference_answers
 
 from incident.fleet import Fleet
 from incident.traffic import Answer, Callers, Prompt
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.log import Event
-from loradeck.schemas.moves import MoveResult, RollbackRequest, UndoRequest
+from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.trace import TraceRow
 
 ROUTE = "production"
@@ -230,14 +230,7 @@ class _Run:
             result = await api.undo(TENANT, ROUTE, undo, wait="proven" if wait == "proven" else "flipped", timeout=10)
         else:
             row = await api.row(TENANT, ROUTE)
-            assert row.preview.target is not None, row.preview
-            back = RollbackRequest(
-                expected_generation=row.preview.generation,
-                to=row.preview.target.id,
-                confirmed=row.preview.asks is not None,
-                idempotency_key=new_key(),
-                reason="bench",
-            )
+            back = rollback_of(row.preview, "bench")
             result = await api.rollback(
                 TENANT, ROUTE, back, wait="proven" if wait == "proven" else "flipped", timeout=10
             )

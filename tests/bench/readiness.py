@@ -19,10 +19,10 @@ from tests.fleet import TENANT, Material, fleet_at, lay, make_material, promote
 from tests.two_bases import TwoBases, lay_other, write_other_base
 
 from incident.fleet import Fleet, Node
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.link import EngineState
-from loradeck.schemas.moves import RollbackRequest, UndoRequest
+from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.state import Preview, Readiness
 from loradeck_agent.folder import StateFolder
 
@@ -119,14 +119,7 @@ async def _rounds(
 async def _there_and_back(api: HubApi, route: str, preview: Preview | None = None) -> float:
     """R and its undo, proven; ms from sending R to its answer 'flipped'."""
     preview = preview or (await api.row(TENANT, route)).preview
-    assert preview.target is not None
-    request = RollbackRequest(
-        expected_generation=preview.generation,
-        to=preview.target.id,
-        confirmed=preview.asks is not None,
-        idempotency_key=new_key(),
-        reason="bench",
-    )
+    request = rollback_of(preview, "bench")
     began = time.perf_counter()
     result = await api.rollback(TENANT, route, request, wait="flipped", timeout=PATIENCE_S)
     ms = (time.perf_counter() - began) * 1000

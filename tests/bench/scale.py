@@ -14,8 +14,9 @@ from tests.bench.fleet import Simulated, simulated
 from tests.bench.rows import Row, cpu_s, quantile, rss_mb
 
 from loradeck.cli.sim import ROUTE
-from loradeck.client.api import HubApi, new_key
-from loradeck.schemas.moves import RollbackRequest, UndoRequest
+from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.schemas.moves import UndoRequest
+from loradeck.schemas.state import Preview
 
 NODES = 5000
 TENANTS = 100
@@ -82,8 +83,7 @@ async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float],
             rows.append((time.perf_counter() - began) * 1000)
             began = time.perf_counter()
             if undo is None:
-                assert row.preview.target is not None, row.preview
-                undo = await _back(api, tenant, row.preview.generation, row.preview.target.id)
+                undo = await _back(api, tenant, row.preview)
             else:
                 await api.undo(tenant, ROUTE, undo, wait="flipped", timeout=10)
                 undo = None
@@ -92,12 +92,9 @@ async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float],
     return rows, moves
 
 
-async def _back(api: HubApi, tenant: str, generation: int, to: str) -> UndoRequest:
+async def _back(api: HubApi, tenant: str, preview: Preview) -> UndoRequest:
     """R; what undoes it."""
-    request = RollbackRequest(
-        expected_generation=generation, to=to, confirmed=True, idempotency_key=new_key(), reason="bench"
-    )
-    result = await api.rollback(tenant, ROUTE, request, wait="flipped", timeout=10)
+    result = await api.rollback(tenant, ROUTE, rollback_of(preview, "bench"), wait="flipped", timeout=10)
     assert result.reached == "flipped", result
     return UndoRequest(event=result.events[0].id, idempotency_key=new_key())
 

@@ -26,9 +26,9 @@ from tests.vllm_server import Server, asked
 from tests.words import MODULES
 
 from incident.fleet import Fleet
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
-from loradeck.schemas.moves import RollbackRequest, UndoRequest
+from loradeck.schemas.moves import UndoRequest
 from loradeck_agent.basemodel import ensure_base
 
 ROUTE = "production"
@@ -207,14 +207,7 @@ async def _ours(fleet: Fleet, key: str, rounds: int) -> Seen:
             row = await api.row(TENANT, ROUTE)
             began = time.perf_counter()
             if undo is None:
-                assert row.preview.target is not None, row.preview
-                back = RollbackRequest(
-                    expected_generation=row.preview.generation,
-                    to=row.preview.target.id,
-                    confirmed=row.preview.asks is not None,
-                    idempotency_key=new_key(),
-                    reason="bench",
-                )
+                back = rollback_of(row.preview, "bench")
                 result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=30)
                 undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
             else:

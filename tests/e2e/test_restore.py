@@ -19,10 +19,10 @@ from tests.words import reference_answers, write_adapter
 from incident.fleet import CommandFailed, Fleet, NotReady
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
 from incident.traffic import Callers
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.log import MOVES
-from loradeck.schemas.moves import MoveResult, RollbackRequest, UndoRequest
+from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.state import TenantRow
 
 PAGE = f"tenants/{TENANT}/routes/{ROUTE}"
@@ -137,14 +137,7 @@ async def promote(api: HubApi, release: str) -> None:
 async def roll_back(api: HubApi) -> str:
     """R, as the row's preview says; the key it was sent under."""
     preview = (await api.row(TENANT, ROUTE)).preview
-    assert preview.target is not None, preview
-    request = RollbackRequest(
-        expected_generation=preview.generation,
-        to=preview.target.id,
-        confirmed=preview.asks is not None,
-        idempotency_key=new_key(),
-        reason="bad answers",
-    )
+    request = rollback_of(preview, "bad answers")
     await api.rollback(TENANT, ROUTE, request, wait="proven", timeout=WITHIN_S)
     return request.idempotency_key
 

@@ -21,10 +21,10 @@ from tests.fleet import TENANT, Material, fleet_at, lay, told
 from incident.fleet import Fleet, Node, wait_for
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
 from incident.traffic import Callers
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, rollback_of
 from loradeck.client.config import Context
 from loradeck.client.errors import ClientError, OutcomeUnknown
-from loradeck.schemas.moves import MoveResult, RollbackRequest
+from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck_agent.folder import StateFolder, holder_of
 
@@ -132,13 +132,7 @@ async def _move_under(
         assert preview.action is PreviewAction.ROLLBACK, preview
         assert preview.target is not None
         to = preview.target.id
-        back = RollbackRequest(
-            expected_generation=preview.generation,
-            to=to,
-            confirmed=preview.asks is not None,
-            idempotency_key=new_key(),
-            reason="fault loop",
-        )
+        back = rollback_of(preview, "fault loop")
         move = asyncio.create_task(api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=20))
     await asyncio.sleep(pause)
     await asyncio.to_thread(kill)

@@ -25,10 +25,10 @@ from tests.fleet import TENANT, Material, fleet_at, lay, told
 from incident.fleet import BIN, Fleet, Node
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
 from incident.traffic import Answer, Callers
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.log import Event
-from loradeck.schemas.moves import MoveResult, RollbackRequest, UndoRequest
+from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.state import ReplicaRow, TenantRow
 from loradeck_agent.folder import StateFolder
 from loradeck_agent.router.table import Change
@@ -102,14 +102,7 @@ class Scene:
 
     async def roll_back(self, *, wait: str, timeout: float = WITHIN_S) -> MoveResult:
         preview = (await self.row()).preview
-        assert preview.target is not None, preview
-        request = RollbackRequest(
-            expected_generation=preview.generation,
-            to=preview.target.id,
-            confirmed=preview.asks is not None,
-            idempotency_key=new_key(),
-            reason="v3 answers nonsense",
-        )
+        request = rollback_of(preview, "v3 answers nonsense")
         return await self.api.rollback(TENANT, ROUTE, request, wait=wait, timeout=timeout)  # type: ignore[arg-type]
 
     async def pin(self, to: str) -> str:

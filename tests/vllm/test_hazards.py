@@ -26,10 +26,9 @@ from tests.words import write_adapter, write_base
 from incident.fleet import wait_for
 from incident.incident import ROUTE
 from loradeck.artifacts import base_manifest, scan
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
-from loradeck.schemas.moves import RollbackRequest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.errors import AgentError
@@ -206,14 +205,7 @@ async def test_3_a_stream_ends_under_the_weights_it_began_with_whatever_moves(te
         httpx.AsyncClient(base_url=tenant.fleet.nodes[0].url, headers=tenant.http.headers, timeout=120) as http,
     ):
         preview = (await api.row(TENANT, ROUTE)).preview
-        assert preview.target is not None
-        request = RollbackRequest(
-            expected_generation=preview.generation,
-            to=preview.target.id,
-            confirmed=preview.asks is not None,
-            idempotency_key=new_key(),
-            reason="tests",
-        )
+        request = rollback_of(preview, "tests")
         said, went_on = await streamed(
             http, TENANT, lambda: api.rollback(TENANT, ROUTE, request, wait="flipped", timeout=60)
         )

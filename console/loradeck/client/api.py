@@ -55,7 +55,7 @@ from loradeck.schemas.moves import (
 )
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
+from loradeck.schemas.state import HubState, NodeRow, Preview, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
 
@@ -69,6 +69,23 @@ SETTLE_S = 10.0
 def new_key() -> str:
     """An idempotency key. Made before the first attempt, kept for every further one."""
     return secrets.token_hex(16)
+
+
+def rollback_of(preview: Preview, reason: str = "") -> RollbackRequest:
+    """R as a row's preview says: to its target, at its generation, and confirmed where R asks first.
+
+    Raises:
+        ValueError: R goes to no release; the preview says why.
+    """
+    if preview.target is None:
+        raise ValueError(f"R goes nowhere: {preview.refused or preview.action.value}")
+    return RollbackRequest(
+        expected_generation=preview.generation,
+        to=preview.target.id,
+        confirmed=preview.asks is not None,
+        idempotency_key=new_key(),
+        reason=reason,
+    )
 
 
 _gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None)
