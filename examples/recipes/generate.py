@@ -8,13 +8,12 @@ real customer. What is scored is never trained on: other sentences, other facts,
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from example_files import jsonl, write
 from tickets.generate import datasets, suite
 from tickets.tenants import TENANTS
 
@@ -128,24 +127,11 @@ def files() -> dict[str, str]:
         "calls": calls(random.Random("calls")),
     }
     return {
-        f"{name}{suffix}.jsonl": _jsonl(rows)
+        f"{name}{suffix}.jsonl": jsonl(rows)
         for name, parts in sets.items()
         for suffix, rows in zip(("", "-held-out"), parts, strict=True)
     }
 
 
-def _jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
-    out = parser.parse_args().out
-    for name, text in files().items():
-        (out / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write(__doc__, files, Path(__file__).parent)

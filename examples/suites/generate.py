@@ -7,11 +7,12 @@ The same program writes the same bytes, and a test keeps the committed files so.
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from example_files import jsonl, write
 
 TOOLS: tuple[dict[str, Any], ...] = tuple(
     {
@@ -248,23 +249,10 @@ def files() -> dict[str, str]:
     """Everything this program writes, by path."""
     out = {"gate.toml": GATE}
     for name, made in SUITES.items():
-        out[f"{name}.jsonl"] = _jsonl(made())
+        out[f"{name}.jsonl"] = jsonl(made())
         out[f"{name}.toml"] = PROVENANCE
     return out
 
 
-def _jsonl(lines: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
-    out = parser.parse_args().out
-    for name, text in files().items():
-        (out / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write(__doc__, files, Path(__file__).parent)

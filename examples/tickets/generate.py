@@ -7,13 +7,13 @@ Everything is put together from the sentences in `tenants.py` by a program: orig
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from example_files import jsonl, write
 from tickets.tenants import SLOTS, TENANTS, Tenant, Topic
 
 PROMPT = "Ticket to JSON: "
@@ -174,30 +174,15 @@ def files() -> dict[str, str]:
         items = suite(tenant)
         for version, rows in datasets(tenant).items():
             lines = [{"prompt": prompt, "answer": text} for prompt, text in rows]
-            out[f"{tenant.name}/tickets-{version}.jsonl"] = _jsonl(lines)
+            out[f"{tenant.name}/tickets-{version}.jsonl"] = jsonl(lines)
             out[f"{tenant.name}/tickets-{version}.toml"] = provenance("train")
             out[f"{tenant.name}/train-{version}.toml"] = recipe(tenant, version)
-        out[f"{tenant.name}/held-out.jsonl"] = _jsonl(items)
+        out[f"{tenant.name}/held-out.jsonl"] = jsonl(items)
         out[f"{tenant.name}/held-out.toml"] = provenance("evaluate")
         out[f"{tenant.name}/answer.schema.json"] = json.dumps(answer_schema(tenant), indent=2) + "\n"
         out[f"{tenant.name}/route.toml"] = route(tenant, items)
     return out
 
 
-def _jsonl(lines: Sequence[Mapping[str, str]]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
-    out = parser.parse_args().out
-    for name, text in files().items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write(__doc__, files, Path(__file__).parent)
