@@ -60,9 +60,8 @@ async def carry_out(hub: Hub, request: ErasureRequest, by: str) -> ErasurePlan:
         if any(erasure.request == request.plan for erasure in stated):
             return found.model_copy(update={"done": True, "digest": request.plan})
         if not found.rows:
-            raise Refused(
-                "unknown_row", "no dataset has such a row", fix="loradeck dataset rows NAME --containing TEXT"
-            )
+            fix = "loradeck dataset erase --containing TEXT --dry-run lists rows and their digests"
+            raise Refused("unknown_row", "no dataset has such a row", fix=fix)
         if found.digest != request.plan:
             raise Refused(
                 "plan_changed",
