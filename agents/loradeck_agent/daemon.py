@@ -71,6 +71,9 @@ REPORT_S = 1.0
 PINS_S = 30.0
 ROUTER_READY_S = 30.0
 TABLE_RETRY_S = 2.0
+ROUTER_SILENCES = 3
+"""After so many reports without a word of the router it is an alarm: one that is started again is back by then."""
+
 RESYNC_S = 10.0
 """At most one request for the whole table in this time: a difference that stays must not become a storm."""
 
@@ -425,7 +428,7 @@ class Agent:
         )
         if self.config.router.tls_cert is not None:
             argv += ("--tls-cert", str(self.config.router.tls_cert), "--tls-key", str(self.config.router.tls_key))
-        program = Program("router", argv, self.folder.router_lock, self.folder.router / "router.log", ROUTER_READY_S)
+        program = Program("router", argv, self.folder.router_lock, self.folder.router_log, ROUTER_READY_S)
         return Supervised(program, probe=self._probe_router, came_up=self._router_up, went_down=self._router_down)
 
     async def _probe_router(self) -> str | None:
@@ -530,6 +533,7 @@ class Agent:
 
     async def _report(self) -> None:
         """Once a second while there is a link."""
+        silences = 0
         while True:
             await asyncio.sleep(REPORT_S)
             with contextlib.suppress(OSError):  # not written yet: there is no age to show either
@@ -540,12 +544,17 @@ class Agent:
             try:
                 stats = await self.router.stats()
                 self._router_boot, traffic = stats.boot, stats.traffic
+                silences = 0
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
+                silences += 1
+            unreached = ""
+            if silences >= ROUTER_SILENCES:
+                unreached = f"the router does not answer; its log is {self.folder.router_log}"
             seen = self.telemetry.snapshot()
             await self.link.send(
                 Report(
-                    replicas=tuple(engine.report() for engine in self.engines),
+                    replicas=tuple(engine.report(unreached) for engine in self.engines),
                     router_boot=self._router_boot,
                     traffic=traffic,
                     host=seen.host,

@@ -47,6 +47,10 @@ class StateFolder:
     def router_lock(self) -> Path:
         return self.router / "router.lock"
 
+    @property
+    def router_log(self) -> Path:
+        return self.router / "router.log"
+
     def engine(self, name: str) -> Path:
         return self.root / "engines" / name
 

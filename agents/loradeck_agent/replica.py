@@ -136,7 +136,8 @@ class EngineReplica:
         """What an on-call engineer should know of this engine, in one line; empty where nothing is wrong."""
         return self.fault or "; ".join(self.short)
 
-    def report(self) -> Replica:
+    def report(self, unreached: str = "") -> Replica:
+        """What the hub is told. `unreached`: why no caller reaches this engine, whatever it holds."""
         version = self.version
         took = self.measured.of(self.base)
         return Replica(
@@ -148,7 +149,7 @@ class EngineReplica:
             build=version.build if version else None,
             slots=self.slots if version and self.up else self.config.slots,
             loaded=tuple(sorted(self.ready)),
-            alarm=self.alarm[:500],
+            alarm=(unreached or self.alarm)[:500],
             start_s=took.start_s,
             fetch_s=took.fetch_s,
             load_s=took.load_s,

@@ -85,6 +85,26 @@ async def _served(node: Node, adapter: Adapter) -> bool:
     return status == 200 and tokens == adapter.tokens("hello")
 
 
+async def test_a_router_that_cannot_start_is_an_alarm_with_its_log_and_is_back_once_its_table_is_moved_away(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    await serving(hub, v1)
+    table, pid = node.state.router / "table.jsonl", node.router_pid
+    assert pid is not None
+    assert all(replica.alarm == "" for replica in (await hub.report(lambda r: True)).replicas)
+    whole = table.read_bytes()
+    table.write_bytes(b"damaged\n" + whole)
+    os.kill(pid, signal.SIGKILL)
+    told = (await hub.report(lambda r: bool(r.replicas[0].alarm))).replicas[0].alarm
+    assert told == f"the router does not answer; its log is {node.state.router_log}"
+    await until(lambda: "table_corrupt" in node.state.router_log.read_text(), "its log says why")
+    table.rename(table.with_name("table.damaged"))
+    heard = len(hub.heard)
+    await hub.ack(hub.entries["acme", "production"], "flipped", after=heard)
+    await hub.report(lambda r: not r.replicas[0].alarm)
+    assert await node.tokens("hello") == v1.tokens("hello")
+
+
 async def test_a_directive_while_the_router_is_away_is_carried_out_when_it_is_back(
     node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
 ) -> None:
