@@ -57,8 +57,8 @@ class AckBoard:
             fails = proof is not None and (proof.epoch, proof.generation) == fence and proof.state is AckState.FAILED
             if ack.state is AckState.WAITING and fails:
                 return False  # the hub knows already why it waits
-            if proof is not None and (proof.epoch, proof.generation) < fence:
-                del self.proofs[key]
+            if proof is not None and ((proof.epoch, proof.generation) < fence or proof.release != ack.release):
+                del self.proofs[key]  # a tombstone, or the entry after it, is under the same fence
             self.flips[key] = ack
         await self.send(ack)
         proof = self.proofs.get(key)

@@ -225,7 +225,8 @@ class Switch:
 
         Args:
             newer: the directive is not behind the table's (epoch, rev). Under an equal fence only such a one
-                may change an entry's settings: keys, checks and policies carry no fence of their own.
+                may change an entry's settings (keys, checks and policies carry no fence of their own), withdraw it,
+                or place it here again.
         """
         pin = self._held.pins.get(entry.key)
         standing = _standing(self._held.in_force.get(entry.key))

@@ -38,18 +38,21 @@ def decide(
 
     `current`: the entry in force; `waiting`: a newer one that was not ready; `ready`: the wanted release is
     loaded and listed in a running engine of its base, in this engine's lifetime.
+
+    An entry and its tombstone share a fence: a pointer is withdrawn from a node, and placed there again, without
+    having moved. Which of the two is the newer, the revision tells that they were sent under.
     """
     newest = max((e for e in (current, waiting) if e is not None), key=lambda e: e.fence, default=None)
     if newest is not None:
         if wanted.fence < newest.fence:
             return Verdict.STALE
-        if wanted.fence == newest.fence and wanted.current is not None and _id(wanted) != _id(newest):
+        if wanted.fence == newest.fence and None not in (_id(wanted), _id(newest)) and _id(wanted) != _id(newest):
             return Verdict.STALE
     if pin is not None:
         return Verdict.PINNED
     if wanted.current is None:
         return Verdict.TOMBSTONE
-    if current is not None and wanted.fence == current.fence:
+    if current is not None and wanted.fence == current.fence and current.current is not None:
         return Verdict.SAME
     return Verdict.FLIP if ready else Verdict.WAIT
 

@@ -107,6 +107,22 @@ async def test_a_removed_entry_is_refused_at_once(node: Node, hub: FakeHub, v1: 
     assert status >= 400
 
 
+async def test_a_route_that_is_placed_on_the_node_again_is_flipped_and_proven_though_it_has_not_moved(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    here, withdrawn = entry(v1.ref, 1, keys=KEYS), entry(None, 1, keys=KEYS)
+    await hub.desire(here)
+    await hub.ack(here, "proven")
+    heard = len(hub.heard)
+    await hub.desire(withdrawn)
+    await hub.wait(Ack, lambda ack: ack.release is None and ack.state == "flipped", after=heard)
+    assert (await node.ask("hello"))[0] >= 400
+    heard = len(hub.heard)
+    await hub.desire(here)
+    await hub.ack(here, "proven", after=heard)
+    assert await node.tokens("hello") == v1.tokens("hello")
+
+
 async def test_what_no_entry_names_is_unloaded_only_for_room_and_not_while_it_answers(
     stopped: Node, hub: FakeHub, v1: Adapter, v2: Adapter, v3: Adapter
 ) -> None:

@@ -194,6 +194,21 @@ async def test_a_tombstone_refuses_and_what_was_before_it_does_not_come_back(rou
     assert (await router.ask("acme/staging")).text == f"e0:{V1.engine_name}"
 
 
+async def test_a_route_that_is_withdrawn_from_a_node_and_placed_there_again_is_served_again(
+    router: Running, engine: Upstream
+) -> None:
+    """Its pointer has not moved meanwhile: what is told is the same release under the same fence."""
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1))
+    assert said(await router.table(entry(None))) == [("e0", "flipped", None, 1, None)]
+    assert (await router.ask()).code == "removed"
+    assert said(await router.table(entry(V1), rev=1)) == [("e0", "failed", "stale", 1, V1.id)], "said before that"
+    assert (await router.ask()).code == "removed"
+    assert said(await router.table(entry(V1), rev=3)) == [("e0", "flipped", None, 1, V1.id)]
+    assert (await router.ask()).text == f"e0:{V1.engine_name}"
+    assert said(await router.table(entry(V2), rev=4)) == [("e0", "failed", "stale", 1, V2.id)], "another release"
+
+
 async def test_a_tombstone_takes_its_tenants_keys_with_it(router: Running, engine: Upstream) -> None:
     await router.engines(("e0", engine.socket, [V1]))
     await router.table(entry(V1))

@@ -67,6 +67,17 @@ async def test_a_newer_flip_ends_the_older_proof() -> None:
     assert wire.sent == [("flipped", 2)]
 
 
+async def test_a_tombstone_under_the_same_fence_ends_the_proof_of_what_was_there_before_it() -> None:
+    wire = Wire()
+    board = AckBoard(wire.send)
+    await board.post(ack("flipped"))
+    await board.post(ack("proven"))
+    wire.sent.clear()
+    await board.post(ack("flipped").model_copy(update={"release": None}))
+    await board.post(ack("flipped"))
+    assert wire.sent == [("flipped", 1), ("flipped", 1)], "placed here again, it has to be proven again"
+
+
 async def test_a_flip_said_again_does_not_take_the_proof_back() -> None:
     wire = Wire()
     board = AckBoard(wire.send)

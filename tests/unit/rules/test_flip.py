@@ -32,7 +32,9 @@ ALL = {rid(v) for v in ("v1", "v2", "v7")}
         (NOW, entry(None, 5), False, None, Verdict.TOMBSTONE),
         (NOW, entry(None, 4), False, None, Verdict.TOMBSTONE),
         (NOW, entry(None, 3), False, None, Verdict.STALE),
-        (entry(None, 4), NOW, True, None, Verdict.STALE),
+        (entry(None, 4), NOW, True, None, Verdict.FLIP),
+        (entry(None, 4), NOW, False, None, Verdict.WAIT),
+        (entry(None, 4), entry("v2", 3), True, None, Verdict.STALE),
         (entry(None, 4), entry("v2", 5), True, None, Verdict.FLIP),
     ],
 )
