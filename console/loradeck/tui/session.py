@@ -16,9 +16,10 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from loradeck.client.config import state_path
+from loradeck.tui.arranging import Sort
 from loradeck.tui.listing import FilterError, RowFilter
 from loradeck.tui.moves import Move, MoveKind, Request, RowKey
-from loradeck.tui.state import Screen, Sort
+from loradeck.tui.state import Screen
 from loradeck.tui.text import age, clean
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -26,9 +27,11 @@ from loradeck.schemas.feed import (
     FeedStatus,
     FeedTenants,
 )
-from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.state import HubStatus, Me, NodeRow, ReleaseView, TenantRow
+from loradeck.tui import arranging as order
+from loradeck.tui.arranging import Arranging, Ordered, Sort
 from loradeck.tui.briefs import NodeRows, TenantRows, node_rows, tenant_rows
 from loradeck.tui.history import History
 from loradeck.tui.listing import Listing, RowFilter
@@ -42,9 +45,6 @@ STALE_S = 4.0
 
 FREEZE_S = 2.0
 """The order of rows stays as it is for this long after a key."""
-
-RECENT_S = 3600.0
-"""A pointer that moved within this long is worth attention."""
 
 SETTLING_S = 10.0
 """How long a move may be under way before what has not acknowledged is called NOT DONE."""
@@ -79,15 +79,6 @@ class Screen(StrEnum):
     DATA = "data"
 
 
-class Sort(StrEnum):
-    """What the tenants are sorted by. Only what is known of every row, looked at or not."""
-
-    ATTENTION = "attention"
-    TENANT = "tenant"
-    LIVE = "live release"
-    MOVED = "newest move"
-
-
 FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
 """Screens whose rows the feed does not bring."""
 
@@ -107,6 +98,8 @@ class Changed:
 
 
 K = TypeVar("K", bound=Hashable)
+Rank = Callable[["ConsoleState"], Callable[[K], object]]
+Text = Callable[["ConsoleState", K], str]
 
 
 @dataclass
@@ -170,16 +163,28 @@ class ConsoleState:
     link_trouble: str = ""
     _status_at: float = 0.0
     _listed_at: float = 0.0
-    _unsorted: set[Screen] = field(default_factory=lambda: set(Screen))
-    """Lists of which something that decides the order, or what a filter shows, has changed."""
-
-    _frozen: set[Screen] = field(default_factory=set)
-    """Those of them that were arranged while frozen, and are sorted when it thaws."""
-
-    _arranged_at: float = 0.0
     _bases: dict[str, str] = field(default_factory=dict)
     _views: dict[str, ReleaseView] = field(default_factory=dict)
     _owners: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def ordered(listing: Listing[K], rows: Callable[[], Iterable[K]], by: Rank[K], text: Text[K]) -> Ordered[K]:
+            return Ordered(listing, rows, partial(by, self), partial(text, self))
+
+        registry = self.registry
+        self._arranging = Arranging[Screen](
+            {
+                Screen.TENANTS: ordered(self.tenant_list, lambda: self.tenants, order.tenants, order.tenant_text),
+                Screen.NODES: ordered(self.node_list, lambda: self.nodes, order.nodes, order.node_text),
+                Screen.JOBS: ordered(self.job_list, lambda: self.jobs, order.jobs, order.job_text),
+                Screen.GATES: ordered(self.gate_list, lambda: registry.gates, order.newest_first, order.gate_text),
+                Screen.ADAPTERS: ordered(
+                    self.adapter_list, lambda: registry.adapters, order.adapters, order.adapter_text
+                ),
+                Screen.EVENTS: ordered(self.event_list, lambda: self.events, order.newest_first, order.event_text),
+                Screen.DATA: ordered(self.data_list, lambda: registry.data, order.data, order.data_text),
+            }
+        )
 
     # ---- the feed ------------------------------------------------------------------------------------------
 
@@ -215,7 +220,7 @@ class ConsoleState:
         self._add_events(state.events, replace=True)
         self._set_status(state.status, now)
         self.history.keep(self.nodes)
-        self._unsorted.update(Screen)
+        self._arranging.due(*Screen)
         self.marks = [key for key in self.marks if key in self.tenants]
         self.arrange()
 
@@ -243,11 +248,11 @@ class ConsoleState:
             case FeedJobs():
                 for job in message.rows:
                     self.jobs[job.id] = job
-                self._unsorted.add(Screen.JOBS)
+                self._arranging.due(Screen.JOBS)
                 return Changed(jobs=True)
             case FeedEvents():
                 self._add_events(message.events)
-                self._unsorted.add(Screen.EVENTS)
+                self._arranging.due(Screen.EVENTS)
                 return Changed(events=True)
             case FeedStatus():
                 self._set_status(message.status, now)
@@ -436,36 +441,11 @@ class ConsoleState:
     def frozen(self) -> bool:
         return self.last_key_at is not None and self.clock() - self.last_key_at < FREEZE_S
 
-    def attention(self, key: RowKey) -> tuple[int, str, str]:
-        """Rank of a row: bad, unproven, no way back, moved within an hour, the rest; then by name."""
-        return self._attention(self.hub_now_ms, key)
-
     def next_sort(self) -> None:
         """Sort the tenants by the next thing, at once; the selection stays on its row."""
         turns = list(Sort)
         self.sort = turns[(turns.index(self.sort) + 1) % len(turns)]
         self.arrange(force=True)
-
-    def _rank(self, now_ms: int | None, key: RowKey) -> tuple[int | str, ...]:
-        match self.sort:
-            case Sort.ATTENTION:
-                return self._attention(now_ms, key)
-            case Sort.TENANT:
-                return key
-            case Sort.LIVE:
-                return (self.tenants.briefs[key].live, *key)
-            case Sort.MOVED:
-                return (-(self.tenants.briefs[key].moved_ms or 0), *key)
-
-    def _attention(self, now_ms: int | None, key: RowKey) -> tuple[int, str, str]:
-        brief = self.tenants.briefs[key]
-        if brief.flags:
-            for rank, flag in enumerate(("BAD", "UNPRVN", "NOPRIOR")):
-                if flag in brief.flags:
-                    return (rank, *key)
-        moved = brief.moved_ms
-        recent = moved is not None and now_ms is not None and now_ms - moved < RECENT_S * 1000
-        return (3 if recent else 4, *key)
 
     def arrange(self, *, force: bool = False) -> bool:
         """Put every list in its order. Returns whether the list of the screen in front changed.
@@ -473,145 +453,23 @@ class ConsoleState:
         A list of which nothing has changed that decides its order is not sorted again, except twice a minute, for
         rows that stop being recent.
         """
-        frozen = self.frozen and not force
-        now, now_ms = self.clock(), self.hub_now_ms
         for which, rows in ((Screen.TENANTS, self.tenants), (Screen.NODES, self.nodes)):
             if rows.news:
                 rows.news = False
-                self._unsorted.add(which)
-        if force or now - self._arranged_at > 30:
-            self._unsorted.update(Screen)
-        due, changed = set(self._unsorted), False
-        self._unsorted.clear()
-        if frozen:
-            self._frozen |= due
-        else:
-            due |= self._frozen
-            self._frozen.clear()
-        if not due:
-            return False
-        self._arranged_at = now
-        nodes = self.nodes.briefs
-        if Screen.TENANTS in due:
-            changed |= (
-                self.tenant_list.arrange(
-                    self.tenants,
-                    by=lambda key: self._rank(now_ms, key),
-                    haystack=self._tenant_text,
-                    frozen=frozen,
-                )
-                and self.screen is Screen.TENANTS
-            )
-        if Screen.NODES in due:
-            changed |= (
-                self.node_list.arrange(
-                    nodes, by=lambda name: (not nodes[name].lost, name), haystack=self._node_text, frozen=frozen
-                )
-                and self.screen is Screen.NODES
-            )
-        if Screen.JOBS in due:
-            changed |= (
-                self.job_list.arrange(self.jobs, by=self._job_rank, haystack=self._job_text, frozen=frozen)
-                and self.screen is Screen.JOBS
-            )
-        if Screen.EVENTS in due:
-            changed |= (
-                self.event_list.arrange(self.events, by=lambda rev: -rev, haystack=self._event_text, frozen=frozen)
-                and self.screen is Screen.EVENTS
-            )
-        if due & FETCHED:
-            changed |= self._arrange_registry(frozen=frozen).get(self.screen, False)
-        return changed
-
-    def _arrange_registry(self, *, frozen: bool) -> dict[Screen, bool]:
-        gates, adapters, data = self.registry.gates, self.registry.adapters, self.registry.data
-
-        def by_name(digest: str) -> tuple[str, str, int]:
-            version = adapters[digest]
-            return (version.manifest.tenant, version.manifest.name, -version.version)
-
-        return {
-            Screen.GATES: self.gate_list.arrange(gates, by=lambda seq: -seq, haystack=self._gate_text, frozen=frozen),
-            Screen.ADAPTERS: self.adapter_list.arrange(
-                adapters, by=by_name, haystack=self._adapter_text, frozen=frozen
-            ),
-            Screen.DATA: self.data_list.arrange(
-                data,
-                by=lambda digest: (data[digest].manifest.tenant, data[digest].kind, data[digest].manifest.name, digest),
-                haystack=self._data_text,
-                frozen=frozen,
-            ),
-        }
+                self._arranging.due(which)
+        changed = self._arranging.arrange(self.clock(), frozen=self.frozen and not force, every=force)
+        return self.screen in changed
 
     def fetched(self, which: Screen) -> None:
         """A screen's rows have come from the hub."""
         self.fetches[which].at = self.clock()
         self.fetches[which].trouble = ""
-        self._unsorted.add(which)
+        self._arranging.due(which)
 
     @property
     def listing(self) -> Listing[RowKey] | Listing[str] | Listing[int]:
         """The list of the screen in front."""
-        match self.screen:
-            case Screen.TENANTS:
-                return self.tenant_list
-            case Screen.NODES:
-                return self.node_list
-            case Screen.JOBS:
-                return self.job_list
-            case Screen.EVENTS:
-                return self.event_list
-            case Screen.GATES:
-                return self.gate_list
-            case Screen.ADAPTERS:
-                return self.adapter_list
-            case Screen.DATA:
-                return self.data_list
-
-    def _job_rank(self, job_id: str) -> tuple[int, int]:
-        job = self.jobs[job_id]
-        running = job.state in (JobState.RUNNING, JobState.ASSIGNED)
-        rank = 0 if running else 1 if job.state is JobState.QUEUED else 2
-        return (rank, -(job.ended_ms or job.started_ms or job.created_ms))
-
-    def _tenant_text(self, key: RowKey) -> str:
-        brief = self.tenants.briefs[key]
-        return f"{key[0]}/{key[1]} {brief.live} {' '.join(brief.flags)}"
-
-    def _node_text(self, name: str) -> str:
-        return self.nodes.briefs[name].text
-
-    def _job_text(self, job_id: str) -> str:
-        job = self.jobs[job_id]
-        return f"{job.id} {job.kind} {job.tenant} {job.state.value} {job.node or ''} {job.message}"
-
-    def _event_text(self, rev: int) -> str:
-        event = self.events[rev]
-        return (
-            f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
-            f"{event.incident or ''} {self.name_of(event.to_release)}"
-        )
-
-    def _gate_text(self, seq: int) -> str:
-        gate = self.registry.gates[seq]
-        checks = " ".join(check.name for check in gate.result.checks)
-        return (
-            f"{gate.tenant}/{gate.route} {self.name_of(gate.result.release)} "
-            f"{'passed' if gate.result.passed else 'failed'} {checks} {gate.by}"
-        )
-
-    def _adapter_text(self, digest: str) -> str:
-        version = self.registry.adapters[digest]
-        manifest = version.manifest
-        return f"{manifest.tenant}/{manifest.name} v{version.version} {version.release} {digest} {version.created_by}"
-
-    def _data_text(self, digest: str) -> str:
-        entry = self.registry.data[digest]
-        provenance = entry.manifest.provenance
-        return (
-            f"{entry.manifest.tenant}/{entry.manifest.name} {entry.kind} {provenance.origin.value} {digest} "
-            f"{provenance.licence_class} {provenance.consent} {' '.join(provenance.purpose)}"
-        )
+        return self._arranging.lists[self.screen].listing
 
     def set_filter(self, filter_: RowFilter) -> None:
         """Filter the list in front, at once."""

@@ -9,7 +9,7 @@ from tests.unit.tui.conftest import put
 
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.state import TenantRow
-from loradeck.tui import rows
+from loradeck.tui import arranging, rows
 from loradeck.tui.briefs import TenantRows, node_rows, tenant_rows
 from loradeck.tui.state import ConsoleState
 
@@ -93,7 +93,7 @@ def test_figures_that_tick_sort_nothing_again(
     state: ConsoleState, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.arrange()
-    monkeypatch.setattr(ConsoleState, "_attention", lambda *_: pytest.fail("sorted again"))
+    monkeypatch.setattr(arranging, "attention", lambda *_: pytest.fail("sorted again"))
     row = state.tenants["delta", "production"]
     put(state, row.model_copy(update={"requests_per_s": 99.0, "bad_now": 0.001}))
     state.arrange()

@@ -11,10 +11,11 @@ from scripts.console_stage import notice, stage
 
 from loradeck.schemas.moves import RollbackRequest
 from loradeck.tui import session as sessions
+from loradeck.tui.arranging import Sort
 from loradeck.tui.editing import Recall
 from loradeck.tui.moves import Move, MoveKind
 from loradeck.tui.session import SentMove, Session
-from loradeck.tui.state import Screen, Sort
+from loradeck.tui.state import Screen
 
 
 def now_ms() -> int:
