@@ -26,6 +26,10 @@ from scripts.export_screenshots import in_zone  # noqa: E402
 from loradeck.tui.state import Screen  # noqa: E402
 
 OUT = ROOT / "tests" / "unit" / "tui" / "snapshots"
+REVIEW = "review"
+NAMES = (*(screen.value for screen in Screen), REVIEW)
+"""The lists, and the page of a gate's sampled answers."""
+
 SIZES = ((80, 24), (160, 48))
 MODES = ("dark", "no-color")
 CASES = [(size, mode) for size in SIZES for mode in MODES]
@@ -47,6 +51,11 @@ def _no_color(on: bool) -> Iterator[None]:
             os.environ["NO_COLOR"] = before
 
 
+def file_of(name: str, size: tuple[int, int], mode: str) -> str:
+    """The file of one of NAMES."""
+    return f"{name}-{size[0]}x{size[1]}-{mode}.txt"
+
+
 async def draw(size: tuple[int, int], mode: str) -> dict[str, str]:
     """Every screen of one size and mode, by the name of its file."""
     drawn = {}
@@ -56,8 +65,11 @@ async def draw(size: tuple[int, int], mode: str) -> dict[str, str]:
                 on.deck.show_list(screen)
                 await on.settle()
                 await on.settle()
-                name = f"{screen.value}-{size[0]}x{size[1]}-{mode}.txt"
-                drawn[name] = told(on.deck.export_screenshot())
+                drawn[file_of(screen.value, size, mode)] = told(on.deck.export_screenshot())
+            on.deck.show_list(Screen.GATES)
+            await on.press("g", "enter")
+            await on.press("+", "n", *"wrong queue", "enter", "k")
+            drawn[file_of(REVIEW, size, mode)] = told(on.deck.export_screenshot())
     return drawn
 
 

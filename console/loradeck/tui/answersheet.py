@@ -40,9 +40,16 @@ def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleSta
     found = f"{review.bad} of {plural(len(review.items), 'answer')} bad"
     question = f"{says} as {name}: {found}, at most {sheet.max_bad} may be; your name stays on record"
     listed = tuple(
-        f"bad  {clean(item.id)}: {clean(item.answer)}" for item in sheet.items if not reviewing.said[item.id]
+        f"bad  {clean(item.id)}: {_why(reviewing, item.id)}{clean(item.answer)}"
+        for item in sheet.items
+        if not reviewing.said[item.id]
     )
     return Ask(question, listed=listed, signing=Signing(tenant, route, review, f"{says}: {found}"))
+
+
+def _why(reviewing: Reviewing, item: str) -> str:
+    note = reviewing.notes.get(item)
+    return f'"{clean(note)}" ' if note else ""
 
 
 def after_signing(result: GateResult | None) -> str:
@@ -101,6 +108,8 @@ def item_lines(reviewing: Reviewing, width: int) -> list[Line]:
         lines += _text(message.get("role", "?"), message.get("content", ""), width)
     lines += _text("wanted", item.wanted, width)
     lines += _text("answered", item.answer or "(nothing)", width)
+    if note := reviewing.notes.get(item.id):
+        lines += _text("wrong", note, width)
     return lines
 
 

@@ -98,8 +98,11 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
 def _check_line(check: CheckResult, where: str) -> Line:
     words = (Span(f" {clean(check.name):<8}", "label"), _verdict(check))
     if check.unit in ("people", "stage"):
-        told = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   " * (check.unit == "people")
-        return line(*words, f"{told}{clean(check.note)}")
+        note = clean(check.note)
+        if check.unit == "stage":
+            return line(*words, note)
+        told = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   "
+        return line(*words, told, Span("enter: the answers   ", "key"), note)
     return line(
         *words,
         f"{check.in_unit(check.value):>7} of {plural(check.n, 'item')}{where}   95% {check.in_unit(check.low)} to "

@@ -22,6 +22,9 @@ class Reviewing:
     said: dict[str, bool] = field(default_factory=dict)
     """Item id -> whether its answer is good."""
 
+    notes: dict[str, str] = field(default_factory=dict)
+    """Item id -> what is wrong with a bad answer."""
+
     at: int = 0
     trouble: str = ""
     """Why the hub has no answers to look at."""
@@ -29,7 +32,7 @@ class Reviewing:
     def take(self, sheet: ReviewSheet) -> None:
         """The sheet as the hub has it now."""
         if self.sheet is None or self.sheet.answers != sheet.answers:
-            self.said, self.at = {}, 0
+            self.said, self.notes, self.at = {}, {}, 0
         self.sheet, self.trouble = sheet, ""
 
     @property
@@ -44,7 +47,10 @@ class Reviewing:
             release=self.sheet.release,
             suite=self.sheet.suite,
             answers=self.sheet.answers,
-            items=tuple(ReviewedItem(id=item.id, good=self.said[item.id]) for item in self.items),
+            items=tuple(
+                ReviewedItem(id=item.id, good=self.said[item.id], note=self.notes.get(item.id, ""))
+                for item in self.items
+            ),
         )
 
     @property
@@ -59,10 +65,17 @@ class Reviewing:
     def step(self, by: int) -> None:
         self.at = max(0, min(len(self.items) - 1, self.at + by))
 
-    def say(self, good: bool) -> None:
-        """A verdict on the answer that is looked at; then on to the next one that has none."""
+    def say(self, good: bool, note: str = "") -> None:
+        """A verdict on the answer that is looked at; then on to the next one that has none.
+
+        `note`: what is wrong with a bad one; without it none is kept of an earlier verdict.
+        """
         if not self.items:
             return
-        self.said[self.items[self.at].id] = good
+        item = self.items[self.at]
+        self.said[item.id] = good
+        self.notes.pop(item.id, None)
+        if note:
+            self.notes[item.id] = note
         after = [n for n, item in enumerate(self.items) if item.id not in self.said]
         self.at = next((n for n in after if n > self.at), after[0] if after else self.at)

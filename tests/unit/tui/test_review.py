@@ -131,7 +131,52 @@ async def test_a_question_is_dropped_when_a_verdict_has_changed() -> None:
         assert "the answers or the verdicts are others by now" in notice(on)
 
 
-@pytest.mark.parametrize("key", ["+", "-", "V"])
+async def test_a_bad_answer_is_signed_with_what_is_wrong_with_it() -> None:
+    async with stage() as on:
+        on.port.judges = judged
+        page = await look(on)
+        await on.press("+", "+", "n", *"not json+", "enter")
+        assert page.reviewing.at == 3
+        await on.press("k")
+        assert "ticket-0160   scored as wrong   BAD" in page.body.text
+        assert "wrong    not json+" in page.body.text
+        await on.press("j", "+", "V")
+        await on.settle()
+        assert 'bad ticket-0160: "not json+" Sure!' in " ".join(pane(on).split())
+        await on.press("y")
+        await on.settle()
+        (review,) = on.port.signed
+        assert [(item.good, item.note) for item in review.items] == [
+            (True, ""),
+            (True, ""),
+            (False, "not json+"),
+            (True, ""),
+        ]
+
+
+async def test_what_is_wrong_is_dropped_with_esc_and_with_another_verdict() -> None:
+    async with stage() as on:
+        page = await look(on)
+        await on.press("n", *"oh", "escape")
+        assert on.deck.screen is page
+        assert page.reviewing.said == {}
+        await on.press("n", *"oh", "enter", "k", "+")
+        assert page.reviewing.notes == {}
+        assert "+ good" in page.bar.text
+
+
+async def test_where_answers_are_to_be_looked_at_the_pane_names_the_key() -> None:
+    async with stage(size=(80, 24)) as on:
+        await on.press("4")
+        await on.settle()
+        await on.settle()
+        await on.press("g")
+        assert "0 of 2 signed   enter: the answers" in pane(on)
+        await on.press("G")
+        assert "enter" not in pane(on)
+
+
+@pytest.mark.parametrize("key", ["+", "-", "n", "V"])
 async def test_keys_that_come_at_once_are_no_verdicts(key: str) -> None:
     async with stage() as on:
         page = await look(on)

@@ -1,4 +1,4 @@
-"""A candidate's sampled answers, one at a time: each is found good or bad, and V goes on to sign."""
+"""A candidate's sampled answers, one at a time: each is found good or bad, and why, and V goes on to sign."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from textual.screen import Screen
 
 from loradeck.tui.answersheet import item_lines, review_head
 from loradeck.tui.driver import together
+from loradeck.tui.editing import TypedLine
 from loradeck.tui.reviewing import Reviewing
 from loradeck.tui.text import BLANK, Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
@@ -33,6 +34,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         self.bar = Lines(id="bar")
         self._top = 0
         self._left = False
+        self._note: TypedLine | None = None  # while what is wrong is being typed
 
     def compose(self) -> ComposeResult:
         yield self.body
@@ -63,7 +65,12 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         room = max(1, height - len(head))
         self._top = max(0, min(self._top, len(item) - room))
         self.body.show([*head, *item[self._top : self._top + room]])
-        keys = Span(told, "warn") if told else Span("+ good   - bad   j/k answers   V sign   esc leaves", "dim")
+        if self._note is not None:
+            lead = " what is wrong> "
+            self.bar.show([(Span(lead, "question"), *self._note.spans(width - len(lead) - 1))])
+            return
+        said = "+ good   - bad   n bad, and why   j/k answers   V sign   esc leaves"
+        keys = Span(told, "warn") if told else Span(said, "dim")
         more = len(item) - self._top - room
         right: Line = line(Span(f"{more} more lines: PgDn ", "dim")) if more > 0 else ()
         self.bar.show([spread(line(" ", keys), right, width)])
@@ -71,6 +78,9 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
     def on_key(self, event: events.Key) -> None:
         event.stop()
         event.prevent_default()
+        if self._note is not None:
+            self._typed(self._note, event)
+            return
         page = max(1, self.body.size.height - 8)
         key = event.character if event.is_printable and event.character else event.key
         if key in ("escape", "q", "ctrl+c", "ctrl+q"):
@@ -82,7 +92,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             self.reviewing.step(1 if key in ("j", "down") else -1)
             self._top = 0
             self.show()
-        elif key in ("+", "-", "V"):
+        elif key in ("+", "-", "n", "V"):
             self._judge(key, together(event))
 
     def _judge(self, key: str, count: int) -> None:
@@ -90,10 +100,26 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             self.show(f"{count} keys came at once: not taken as verdicts")
         elif key == "V":
             self._leave(sign=True)
-        else:
-            self.reviewing.say(key == "+")
-            self._top = 0
+        elif key == "n":
+            self._note = TypedLine() if self.reviewing.items else None
             self.show()
+        else:
+            self._say(key == "+")
+
+    def _say(self, good: bool, note: str = "") -> None:
+        self.reviewing.say(good, note)
+        self._top = 0
+        self.show()
+
+    def _typed(self, note: TypedLine, event: events.Key) -> None:
+        """A key while what is wrong is being typed: enter finds the answer bad with it, esc drops it."""
+        if event.key in ("enter", "escape", "ctrl+c"):
+            self._note = None
+            if event.key == "enter":
+                self._say(False, note.text.strip())
+        elif not note.key(event.key) and event.is_printable and event.character:
+            note.insert(event.character)
+        self.show()
 
     def _leave(self, *, sign: bool) -> None:
         if not self._left:  # keys may come faster than the screen goes
@@ -102,4 +128,8 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
 
     def on_paste(self, event: events.Paste) -> None:
         event.stop()
-        self.show("pasted text ignored")
+        if self._note is not None:
+            self._note.insert(event.text)
+            self.show()
+        else:
+            self.show("pasted text ignored")
