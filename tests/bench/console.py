@@ -30,6 +30,9 @@ SETTLES_S = 8.0
 QUIET_S = 0.02
 """A frame is over when nothing follows for this long."""
 
+MOVES_S = 10.0
+"""A cursor that has not moved for this long after its key never will."""
+
 STARTS_S = 180.0
 HURRIES_S = 3600.0
 
@@ -123,13 +126,20 @@ def measure(
     rows: list[Row] = []
     for size in sizes:
         with seeded(nodes, size, ticks=round(hours * 3600)) as hub:
-            console = _watched(Program.console(hub), keys, rest_s, hub)
-            peer = _watched(Program.peer(hub), keys, rest_s, None)
+            pressed = cursor_keys(keys, size)
+            console = _watched(Program.console(hub), pressed, rest_s, hub)
+            peer = _watched(Program.peer(hub), pressed, rest_s, None)
         rows += _rows(size, nodes, hours, rest_s, console, peer)
     return rows
 
 
-def _watched(program: Program, keys: int, rest_s: float, hub: Seeded | None) -> Seen:
+def cursor_keys(many: int, rows: int) -> str:
+    """So many keys that each move the cursor, from the first of `rows` rows on: down, and back up from the last."""
+    there = rows - 1
+    return "".join("k" if n // there % 2 else "j" for n in range(many))
+
+
+def _watched(program: Program, keys: str, rest_s: float, hub: Seeded | None) -> Seen:
     """`hub`: hands out hours of updates at the end; None: it does not."""
     seen = Seen()
     began = time.monotonic_ns()
@@ -143,8 +153,8 @@ def _watched(program: Program, keys: int, rest_s: float, hub: Seeded | None) -> 
         seen.rows_ms = (at - began) / 1e6
         terminal.watch(SETTLES_S)
         seen.start_mb = rss_mb(terminal.pid)
-        for _ in range(keys):
-            _press(terminal, program.lines, seen)
+        for key in keys:
+            _press(terminal, key, program.lines, seen)
         terminal.watch(3.0)  # the order of rows thaws
         before, cpu, started = terminal.bytes, cpu_s(terminal.pid), time.monotonic()
         terminal.watch(rest_s)
@@ -164,16 +174,16 @@ def _next(terminal: Counted, began: int) -> int:
     return terminal.take(1.0)
 
 
-def _press(terminal: Counted, lines: range, seen: Seen) -> None:
+def _press(terminal: Counted, key: str, lines: range, seen: Seen) -> None:
     """One cursor key: the time to the bytes that moved the cursor, and the bytes of that frame."""
     terminal.watch(0.05)
     terminal.quiet()
     before, cursor = terminal.bytes, terminal.cursor(lines)
-    pressed = terminal.press("j")
+    pressed = terminal.press(key)
     at = pressed
     while terminal.cursor(lines) == cursor:
-        at = terminal.take(10.0)
-        if not at:
+        at = terminal.take(MOVES_S)
+        if not at or at - pressed > MOVES_S * 1e9:
             raise NotReady(f"the cursor did not move:\n{terminal.text}")
     seen.keys_ms.append((at - pressed) / 1e6)
     terminal.quiet()

@@ -32,7 +32,7 @@ from loradeck.tui.moves import RowKey
 from loradeck.tui.moving import Moving
 from loradeck.tui.port import HubPort, Port
 from loradeck.tui.question import Question
-from loradeck.tui.rows import give_back
+from loradeck.tui.rows import settle
 from loradeck.tui.screens.adapters import AdaptersScreen
 from loradeck.tui.screens.data import DataScreen
 from loradeck.tui.screens.events import EventsScreen
@@ -249,7 +249,7 @@ class Deck(App[Context], inherit_bindings=False):
         """Everything, anew. Keys come through meanwhile."""
         for _ in self.state.loading(listed):
             await asyncio.sleep(0)
-        self.set_timer(1.0, give_back)  # the text it came in is let go by then
+        self.set_timer(1.0, settle)  # the text it came in is let go by then
         self._go_on()
         self._start_row()
         self.sender.retell()
@@ -355,7 +355,7 @@ class Deck(App[Context], inherit_bindings=False):
         own = getattr(self.front, f"do_{binding.does}", None)  # what a key means on this list alone
         (own or getattr(self.acts, f"do_{binding.does}"))()
         self.draw_front()
-        self._show()
+        self.call_after_refresh(self._show)  # the frame goes first
 
     def _answers(self, binding: keys.Binding) -> bool:
         """Whether a key goes on although a question is open. Anything but y and esc drops the question."""

@@ -29,7 +29,11 @@ from loradeck.tui.text import clean
 COMPANY_S = 30.0
 """How long what releases share is taken to hold while no pointer moves; their health is on their own rows."""
 
-COMPANY_KEPT = 50
+COMPANY_KEPT = 4
+"""Rows whose company is held: the selected one and those just left. Of a batch it is hundreds of releases each."""
+
+RESTS_S = 0.4
+"""After the last key the selection rests: what a row is passed by for is not asked of the hub."""
 
 MOST_ROWS = 1000
 """Rows whose figures are asked for at once. Marked ones beyond that move all the same: the hub checks what was seen."""
@@ -98,6 +102,8 @@ class Asker:
             return
         asked = self._company
         generation, now = row.pointer.generation, state.clock()
+        if state.last_key_at is not None and now - state.last_key_at < RESTS_S:
+            return
         if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > COMPANY_S:
             self._company = (row.key, generation, now)
             self._start(self._learn_company(row.key))

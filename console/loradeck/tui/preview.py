@@ -216,8 +216,8 @@ def _companions(state: ConsoleState, companions: list[Companion]) -> str:
 
 def health_of(state: ConsoleState, one: Companion) -> str:
     """Its worst flag as its row says now, or fine."""
-    row = state.tenants.get((one.tenant, one.route))
-    flags = row.flags if row is not None else one.flags
+    brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
+    flags = brief.flags if brief is not None else one.flags
     return next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), "fine")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripts import console_seed as seed
@@ -13,11 +14,13 @@ from scripts.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ConfigError
+from loradeck.schemas.company import Company
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.moves import AnnotateRequest, MoveResult, PromoteRequest, RewindPlan, RewindStep
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
+from loradeck.tui.asker import COMPANY_KEPT, RESTS_S
 from loradeck.tui.dispatch import Refuse, annotate
 from loradeck.tui.moves import Move, MoveKind
 from loradeck.tui.screens.page import Page
@@ -348,6 +351,53 @@ async def test_m_marks_nothing_while_it_is_not_known_what_is_shared() -> None:
         await on.press("m")
         assert "no other live release shares" in notice(on)
         assert on.deck.state.marks == []
+
+
+async def test_what_shares_something_is_asked_for_once_the_selection_rests_and_of_few_rows_kept() -> None:
+    async with stage() as on:
+        asked: list[str] = []
+        answer = on.port.company
+
+        async def company(tenant: str, route: str) -> Company:
+            asked.append(tenant)
+            return await answer(tenant, route)
+
+        on.port.company = company  # type: ignore[method-assign]
+        await on.press("j")
+        on.deck._tick()
+        await on.pause()
+        assert asked == []
+        on.clock.now += RESTS_S + 0.01
+        on.deck._tick()
+        await on.pause()
+        assert asked == [on.deck.state.tenant_list.order[1][0]]
+        for _ in range(COMPANY_KEPT + 2):
+            await on.press("j")
+            on.deck.state.heard_at = on.clock.now
+            await on.settle()
+        assert len(asked) > COMPANY_KEPT == len(on.deck.state.company)
+        assert on.deck.state.tenant_list.selected in on.deck.state.company
+
+
+async def test_a_key_draws_each_row_once_and_its_frame_goes_before_what_is_asked() -> None:
+    async with stage() as on:
+        front, drawn, order = on.deck.lists[Screen.TENANTS], [], []
+        draw, show, hook = front.grid._draw, on.port.show, on.deck.post_display_hook
+        front.grid._draw = lambda *given: drawn.append(given[0]) or draw(*given)  # type: ignore[func-returns-value]
+
+        async def asked(*given: Any) -> None:
+            order.append("asked")
+            await show(*given)
+
+        def framed() -> None:
+            order.append("frame")
+            hook()
+
+        on.port.show, on.deck.post_display_hook = asked, framed  # type: ignore[method-assign]
+        on.deck.asker._shown = None
+        await on.press("j")
+        assert sorted(drawn) == sorted(front.grid.in_view)
+        assert order[:2] == ["frame", "asked"]
 
 
 async def test_o_asks_for_a_typed_reason_and_marks_the_move_as_an_override() -> None:

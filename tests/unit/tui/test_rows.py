@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from scripts import console_seed as seed
 from scripts.console_stage import Clock
@@ -138,6 +140,18 @@ def test_names_of_releases_do_not_pile_up(state: ConsoleState, monkeypatch: pyte
     assert len(state._views) == 50
     assert len(state._owners) <= 50 + 10
     assert state.name_of(seed.view("delta", "v199").id) == "v199/B2"
+
+
+def test_what_stays_of_a_list_is_not_gone_through_by_the_collector_again() -> None:
+    held = filled(list(seed.hub_state().tenants))
+    try:
+        rows.settle()
+        assert gc.get_freeze_count() > 0
+        assert not any(one is held for one in gc.get_objects())
+        rows.settle()
+        assert len(held) == len(seed.hub_state().tenants)
+    finally:
+        gc.unfreeze()
 
 
 def test_ten_thousand_rows_moved_at_once_stay_packed(state: ConsoleState, many: list[TenantRow]) -> None:

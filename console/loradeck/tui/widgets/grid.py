@@ -34,6 +34,7 @@ class Grid(Widget):
         self._old = False
         self._message = ""
         self._top = 0
+        self._now: dict[int, Drawn] = {}  # lines as of the last sync; drawing them twice is most of a frame's time
         self._drawn: dict[int, Drawn] = {}
 
     @property
@@ -83,6 +84,7 @@ class Grid(Widget):
         self._top = max(0, min(self._top, len(self._order) - self.page))
         for y in range(self.size.height):
             before, after = self._drawn.get(y), self._line(y)
+            self._now[y] = after
             if before == after:
                 continue
             end = self.size.width
@@ -110,11 +112,12 @@ class Grid(Widget):
         return (self._draw(key, lead, self.size.width), selected, self._old)
 
     def on_resize(self) -> None:
+        self._now.clear()
         self._drawn.clear()
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        spans, selected, old = self._drawn[y] = self._line(y)
+        spans, selected, old = self._drawn[y] = self._now.get(y) or self._line(y)
         over = CURSOR if selected else None
         if old:
             over = over + OLD if over else OLD
