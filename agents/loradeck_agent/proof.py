@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from loradeck.rules.proof import Judgement, Level
@@ -39,9 +40,13 @@ PACE_S = 1.0
 """Between two repeated proofs on one node, however many pointers it has: engines are there for callers."""
 
 AT_ONCE = 4
-"""Proofs that run beside each other on one node."""
+"""Proofs that run beside each other on one engine. One that hangs must not keep those of another from being made."""
 
 _STATE = {Level.PROVEN: AckState.PROVEN, Level.LISTED: AckState.LISTED, Level.FAILED: AckState.FAILED}
+
+
+def _room() -> asyncio.Semaphore:
+    return asyncio.Semaphore(AT_ONCE)
 
 
 class Superseded(Exception):
@@ -68,7 +73,9 @@ class Prover:
     _left: dict[tuple[str, str, str], ReleaseRef] = field(default_factory=dict)
     """What a replica served of a pointer before: what it serves now must differ from that to be proven."""
     _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _rooms: dict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
+    )
 
     def flipped(self, ack: Ack) -> None:
         """A router acknowledged: starts the proof of that generation and ends one of an older."""
@@ -115,7 +122,7 @@ class Prover:
                 return
             pause = REPEAT_S * random.uniform(0.8, 1.2)
             try:
-                async with self._room:
+                async with self._rooms[replica]:
                     verdict = await self._prove(entry, self.engines[replica])
             except Superseded:
                 return

@@ -1,0 +1,69 @@
+"""Which proofs wait for which."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from loradeck.rules.proof import Judgement, Level
+from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.acks import AckBoard
+from loradeck_agent.desired import DesiredTable
+from loradeck_agent.proof import AT_ONCE, Prover
+
+HUNG, WELL = "gpu-01.e0", "gpu-01.e1"
+
+
+def entry(tenant: str) -> TableEntry:
+    release = Release(tenant=tenant, form=Form.BASE, base="b" * 64)
+    ref = ReleaseRef(id=release.id, release=release)
+    return TableEntry(tenant=tenant, route="production", epoch=1, generation=1, current=ref)
+
+
+def flipped(at: TableEntry, replica: str) -> Ack:
+    assert at.current is not None
+    return Ack(
+        tenant=at.tenant,
+        route=at.route,
+        epoch=at.epoch,
+        generation=at.generation,
+        release=at.current.id,
+        replica=replica,
+        state=AckState.FLIPPED,
+        at_ms=0,
+    )
+
+
+async def test_an_engine_that_hangs_keeps_no_proof_of_another_engine_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R on the tenants of the good one would stay unproven for as long as the other one is silent."""
+    table = DesiredTable()
+    proven = asyncio.Event()
+
+    async def send(ack: Ack) -> bool:
+        if (ack.replica, ack.state) == (WELL, AckState.PROVEN):
+            proven.set()
+        return True
+
+    prover = Prover(table, cast(Any, {HUNG: HUNG, WELL: WELL}), cast(Any, None), cast(Any, None), AckBoard(send))
+
+    async def prove(at: TableEntry, engine: object) -> Judgement:
+        if engine == HUNG:
+            await asyncio.get_running_loop().create_future()
+        return Judgement(level=Level.PROVEN)
+
+    monkeypatch.setattr(prover, "_prove", prove)
+    for number in range(2 * AT_ONCE):
+        hung = entry(f"t{number}")
+        table.entries[hung.key] = hung
+        prover.flipped(flipped(hung, HUNG))
+    await asyncio.sleep(0)
+    well = entry("acme")
+    table.entries[well.key] = well
+    prover.flipped(flipped(well, WELL))
+    async with asyncio.timeout(5):
+        await proven.wait()
+    await prover.close()
