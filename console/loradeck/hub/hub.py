@@ -198,6 +198,7 @@ class Hub:
             self.promotions.nodes_changed()
         self.settling.tick()
         self.observer.tick()
+        self.queue.forget_checkpoints()
         self.queue.assign()
 
     async def flush(self) -> None:

@@ -54,6 +54,9 @@ log = logging.getLogger("loradeck.hub.queue")
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 KEPT_EVENTS = 1000
 
+CHECKPOINT_KEPT_MS = 14 * 86_400_000
+"""How long the checkpoint of a job that failed or was cancelled waits for somebody who resumes it."""
+
 LOG_CHARS = 2000
 """Of a failed job's log, so much is kept with it."""
 
@@ -121,11 +124,26 @@ class Queue:
     def _trim(self) -> None:
         over = [j for j in self._jobs.values() if j.state in OVER]
         for job in over[: max(0, len(over) - 500)]:
+            if job.checkpoint is not None:
+                self._forget_checkpoint(job)
             del self._jobs[job.id]
             self._events.pop(job.id, None)
             self._was_on.pop(job.id, None)
             self._counted_from.pop(job.id, None)
-            self._events.pop(job.id, None)
+
+    def forget_checkpoints(self) -> None:
+        """Lets go of checkpoints of jobs that ended long ago and nobody resumed: the hub's disk is the log's too."""
+        before = self._hub.now_ms() - CHECKPOINT_KEPT_MS
+        for job in self._jobs.values():
+            if job.checkpoint is not None and job.state in OVER and (job.ended_ms or 0) < before:
+                self._forget_checkpoint(job)
+
+    def _forget_checkpoint(self, job: Job) -> None:
+        """Resumed after this, a job begins anew."""
+        old, forgotten = job.checkpoint, job.model_copy(update={"checkpoint": None})
+        self._jobs[job.id] = forgotten
+        self._hub.spawn(self._write(forgotten))
+        checkpoints.let_go(self._hub, self._jobs.values(), old)
 
     async def fail_interrupted(self) -> None:
         """At the start: prepares that ran under the last hub came to nothing, and committed nothing."""

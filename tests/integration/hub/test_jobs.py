@@ -10,6 +10,7 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
+from loradeck.hub.queue import CHECKPOINT_KEPT_MS
 from loradeck.rules.jobs import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted
@@ -150,6 +151,21 @@ async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_a
     await agent.say(assigned, ExecutorEventType.FAILED, seq=5, code="loss_spike")
     await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert held() == [True, False, True, True], "it may be resumed"
+
+    queue = deck.hub.queue
+    over = await queue.known(submitted["id"])
+    queue.forget_checkpoints()
+    assert queue.get(over.id) == over, "for two weeks"
+    queue.put(over.model_copy(update={"ended_ms": deck.hub.now_ms() - CHECKPOINT_KEPT_MS - 1}))
+    queue.forget_checkpoints()
+    assert held() == [False, False, False, True]
+    for _ in range(200):
+        stored = await deck.hub.store(lambda s: s.job(over.id))
+        if stored is not None and stored.checkpoint is None:
+            break
+        await asyncio.sleep(0.02)
+    assert stored is not None
+    assert (stored.checkpoint, stored.state) == (None, "failed")
 
 
 async def test_a_failed_job_keeps_its_recipe_its_reason_its_last_metrics_and_the_end_of_its_log(
