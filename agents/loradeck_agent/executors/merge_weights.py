@@ -1,19 +1,18 @@
 """A LoRA adapter merged into the files of its base, tensor by tensor.
 
 Every shard is read once and written once, front to back: a weight that the adapter changes is widened to fp32, has
-`B @ A * alpha / rank` added, and is cast back once; every other byte is copied. So memory holds one weight at a
-time, and the sums are those of peft's own merge in fp32. Both files are hashed as they pass.
+`B @ A * alpha / rank` added, and is cast back once; every other byte is copied. So memory holds a few weights and never
+a shard, and the sums are those of peft's own merge in fp32. Both files are hashed as they pass, beside the sums.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -22,9 +21,9 @@ from loradeck.artifacts.adapters import CONFIG, WEIGHTS, check_plain, lora_pairs
 from loradeck.artifacts.manifests import base_files
 from loradeck.artifacts.tensors import Tensor, read_header
 from loradeck.schemas.manifest import FileEntry
+from loradeck_agent.executors.passing import Passing
 
 DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-CHUNK = 4 << 20
 INDEX = "model.safetensors.index.json"
 
 Between = Callable[[int, int], None]
@@ -76,15 +75,10 @@ def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
     lora = _adapter(adapter, {name: tensor for header in headers.values() for name, tensor in header.items()})
     read, written, done = [], [], 0
     for path in found:
-        if path not in headers:
-            entry = _copy(path, out / path.name)
-            read.append(entry)
-            written.append(entry)
-            continue
-        ordered = sorted(headers[path].items(), key=lambda item: item[1].begin)
-        with path.open("rb", buffering=0) as source, (out / path.name).open("xb") as target:
-            passing = _Passing(source, target)
-            passing.copy(ordered[0][1].begin if ordered else path.stat().st_size)
+        ordered = sorted(headers.get(path, {}).items(), key=lambda item: item[1].begin)
+        size = path.stat().st_size
+        with Passing(path, out / path.name) as passing:
+            passing.copy(ordered[0][1].begin if ordered else size)
             for name, tensor in ordered:
                 if name not in lora.pairs:
                     passing.copy(tensor.end - tensor.begin)
@@ -92,58 +86,22 @@ def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
                 passing.put(_sum(name, passing.take(tensor.end - tensor.begin), tensor, lora))
                 done += 1
                 between(done, len(lora.pairs))
-            target.flush()
-            os.fsync(target.fileno())
-        before, after = passing.digests()
-        size = path.stat().st_size
-        read.append(FileEntry(path=path.name, size=size, sha256=before))
-        written.append(FileEntry(path=path.name, size=size, sha256=after))
+            before, after = passing.finish()
+        read.append(before)
+        written.append(after)
     return Merged(tuple(read), tuple(written), done)
-
-
-class _Passing:
-    """Bytes on their way from one file to another, hashed on both sides."""
-
-    def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
-        self._source, self._target = source, target
-        self._before, self._after = hashlib.sha256(), hashlib.sha256()
-
-    def take(self, size: int) -> bytearray:
-        """The next bytes of the source. Raises: BadArtifact `truncated_safetensors`."""
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            count = self._source.readinto(view)  # type: ignore[attr-defined]
-            if not count:
-                raise BadArtifact("truncated_safetensors", "a file of the base became shorter while it was read")
-            view = view[count:]
-        self._before.update(data)
-        return data
-
-    def put(self, data: memoryview | bytearray) -> None:
-        self._target.write(data)
-        self._after.update(data)
-
-    def copy(self, size: int) -> None:
-        while size:
-            data = self.take(min(CHUNK, size))
-            self.put(data)
-            size -= len(data)
-
-    def digests(self) -> tuple[str, str]:
-        return self._before.hexdigest(), self._after.hexdigest()
 
 
 def _sum(name: str, data: bytearray, tensor: Tensor, lora: _Adapter) -> memoryview:
     """A weight with its pair added, as bytes. Raises: BadArtifact `bad_values`."""
     dtype = DTYPES[tensor.dtype]
     a, b = (_read(lora.path, side) for side in lora.pairs[name])
-    weight = torch.frombuffer(data, dtype=dtype).reshape(tensor.shape).float()
-    delta = b @ a
-    delta *= lora.scale
-    weight += delta
-    cast = weight.to(dtype)
-    if not bool(torch.isfinite(cast).all()):
+    merged = b @ a
+    merged *= lora.scale
+    merged += torch.frombuffer(data, dtype=dtype).reshape(tensor.shape)  # `data` is being hashed: it stays as it is
+    cast = merged.to(dtype)
+    # Both ends are finite only where all is: a NaN is either end. Asking each value takes longer than all of the sum.
+    if not all(map(math.isfinite, (end.item() for end in cast.aminmax()))):
         raise BadArtifact(
             "bad_values",
             "a merged weight is not a finite number",
@@ -202,19 +160,6 @@ def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping
     there = {name: path.name for path, header in headers.items() for name in header}
     if listed != there or len(there) != sum(map(len, headers.values())):
         raise _unsupported_base(f"{INDEX} does not list exactly the tensors of its weight files")
-
-
-def _copy(path: Path, target: Path) -> FileEntry:
-    """A file as it is."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as source, target.open("xb") as file:
-        while data := source.read(CHUNK):
-            file.write(data)
-            digest.update(data)
-            size += len(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return FileEntry(path=path.name, size=size, sha256=digest.hexdigest())
 
 
 def _wrong_base(detail: str) -> BadArtifact:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
+import shutil
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from tests.integration.executors.running import SUITE, Bench, Ended, write_rows
 from transformers import AutoModelForCausalLM
 
-from loradeck.artifacts import base_manifest
+from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.attestation import EvaluationReport, MergeReport
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, EvaluateSpec, ExecutorEventType, MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.executors import merge_weights
+from loradeck_agent.executors import merge_weights, passing
 from loradeck_agent.executors.protocol import Run
 
 ADAPTER = "a" * 64
@@ -218,10 +222,10 @@ def test_a_merge_with_the_wrong_scale_does_not_pass_its_probe(
     assert not ended.out.exists()
 
 
-def test_it_holds_one_weight_in_memory_at_a_time(
+def test_it_holds_a_few_weights_in_memory_and_not_the_shard(
     bench: Bench, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_weights, "CHUNK", 4096)  # of what is copied: the model here is smaller than a real piece
+    monkeypatch.setattr(passing, "CHUNK", 4096)  # of what is copied: the model here is smaller than a real piece
     out = tmp_path / "out"
     out.mkdir()
     shard = (bench.base / "model.safetensors").stat().st_size
@@ -246,3 +250,68 @@ def test_a_merge_that_is_stopped_leaves_with_75_and_no_result(
     assert ended.status == EXIT_PREEMPTED
     assert ended.last.type is ExecutorEventType.PREEMPTED
     assert not [path for path in ended.folder.iterdir() if "out" in path.name]
+
+
+def test_a_disk_that_refuses_what_is_written_beside_the_sums_ends_the_merge_with_its_code(
+    bench: Bench, adapter: Path
+) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    shard = (bench.base / "model.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (shard // 2, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as refused:
+            merged_beside(bench, adapter)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert refused.value.errno == errno.EFBIG
+
+
+def test_a_base_that_is_cut_short_and_one_who_raises_between_two_weights_end_the_merge_and_its_threads(
+    bench: Bench, adapter: Path
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def between(done: int, of: int) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        merged_beside(bench, adapter, between)
+
+    bench = copied(bench)
+    shard = bench.base / "model.safetensors"
+
+    def cut(done: int, of: int) -> None:
+        with shard.open("r+b") as file:
+            file.truncate(4096)
+
+    with pytest.raises(BadArtifact) as bad:
+        merged_beside(bench, adapter, cut)
+    assert bad.value.code == "truncated_safetensors"
+
+
+def copied(bench: Bench) -> Bench:
+    """With a base of its own, to spoil."""
+    return Bench(Path(shutil.copytree(bench.base, bench.root / "base")), bench.root)
+
+
+def merged_beside(bench: Bench, adapter: Path, between: merge_weights.Between = lambda done, of: None) -> None:
+    """A merge in this process; whatever comes of it, it leaves no thread."""
+    before, out = set(threading.enumerate()), bench.root / f"out{len(list(bench.root.glob('out*')))}"
+    out.mkdir()
+    try:
+        merge_weights.merge_weights(bench.base, adapter, out, between)
+    finally:
+        assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused_wherever_it_lies(bench: Bench, adapter: Path, value: float) -> None:
+    bench = copied(bench)
+    tensors = load_file(bench.base / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][-1, -1] = value
+    save_file(tensors, bench.base / "model.safetensors")
+    with pytest.raises(BadArtifact) as bad:
+        merged_beside(bench, adapter)
+    assert bad.value.code == "bad_values"
+    assert "model.layers.1.mlp.up_proj.weight" in bad.value.detail
