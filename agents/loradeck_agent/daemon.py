@@ -44,6 +44,7 @@ from loradeck.schemas.link import (
 from loradeck.schemas.table import Pin
 from loradeck_agent.acks import AckBoard
 from loradeck_agent.checkpoint_store import CheckpointStore
+from loradeck_agent.collecting import Collector
 from loradeck_agent.config import AgentConfig
 from loradeck_agent.control import RouterControl, TableUpdate
 from loradeck_agent.desired import DesiredTable, Heard
@@ -139,6 +140,9 @@ class Agent:
             send=self.link.send,
             threads=config.jobs.threads,
         )
+        self.collector = Collector(
+            self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more
+        )
         self.telemetry = Telemetry()
         self.pins: dict[tuple[str, str], Pin] = {}
         self.order = NodeOrder()
@@ -197,6 +201,7 @@ class Agent:
             self._push_behind(),
             self.jobs.run(),
             self.inputs.run(),
+            self.collector.run(),
             self.telemetry.run(),
         ]
 
@@ -213,6 +218,10 @@ class Agent:
         """Until the table (the router's, at first) and the bases of the engines are known."""
         await self._router_known.wait()
         await self._bases_known.wait()
+
+    def _may_name_more(self) -> bool:
+        """Whether releases may be needed here that neither table nor pins name."""
+        return not self._router_known.is_set() or bool(self.jobs.running())
 
     async def _close(self) -> None:
         for task in self._background:

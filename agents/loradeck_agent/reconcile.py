@@ -123,6 +123,14 @@ class Reconciler:
         )
         return (*self.table.named(), *prepared)
 
+    def names(self) -> set[str]:
+        """Ids of the releases that the table, a pin, a prepare or an engine holds on to."""
+        held = {release for engine in self.engines for release in engine.loaded}
+        held |= {pin.release.id for pin in self.pins.values()}
+        for entry in self._named():
+            held |= {ref.id for ref in (entry.current, entry.preparing, entry.left, *entry.beneath) if ref is not None}
+        return held
+
     async def _plan(self, engine: EngineReplica) -> residency.Residency:
         return residency.plan(
             self._named(),

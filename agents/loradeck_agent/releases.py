@@ -7,7 +7,8 @@ shapes, tensors that match nothing, a file that is cut short, a pickle.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,17 @@ from loradeck.rules.vram import RANKS
 from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
+from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.fetch import disk_error, fetch, told
 from loradeck_agent.folder import StateFolder, write_durably
 from loradeck_agent.hub_api import HubApi
+
+log = logging.getLogger(__name__)
+
+_LEAVING = ".leaving"
+"""How the name of a folder ends that is being removed."""
 
 _kept_signatures = TypeAdapter(list[Signature])
 
@@ -41,6 +48,34 @@ class ReleaseStore:
     def stored(self) -> frozenset[str]:
         """Digests of the adapters that lie here whole, with their manifests."""
         return frozenset(self._stored)
+
+    def releases(self) -> dict[str, str]:
+        """Of each release of an adapter that lies here whole: its id -> the adapter's digest."""
+        found = {}
+        for digest in self._stored:
+            try:
+                manifest = AdapterManifest.model_validate_json(self._manifest_path(digest).read_bytes())
+            except (OSError, ValidationError) as error:
+                log.warning("the manifest of %s cannot be read: %s", digest[:12], error)
+                continue
+            release = Release(tenant=manifest.tenant, form=Form.ADAPTER, base=manifest.base, adapter=digest)
+            found[release.id] = digest
+        return found
+
+    def forget(self, digests: Iterable[str]) -> list[Path]:
+        """Takes adapters out of this store at once. Returns the folders that are to be removed.
+
+        One that is being fetched or verified stays, and so does what it was asked for.
+        """
+        for digest in digests:
+            if (turn := self._turns.get(digest)) is not None and turn.locked():
+                continue
+            folder = self._folder.release(digest)
+            folder.rename(folder.with_name(f".{digest}{_LEAVING}"))
+            self._stored.discard(digest)
+            self._manifest_path(digest).unlink(missing_ok=True)
+            (self._folder.releases / f"{digest}.signatures.json").unlink(missing_ok=True)
+        return sorted(self._folder.releases.glob(f".*{_LEAVING}"))
 
     async def ensure(
         self,
