@@ -85,19 +85,18 @@ def drafts(
     request: RewindRequest,
     actor: Actor,
     *,
-    known: Collection[str] | None = None,
+    known: Collection[str],
 ) -> list[Draft]:
     """The events of a plan, for one txn. Release and beneath are as they were then; holds and quarantines stay.
 
-    `known`: ids of the releases that are still kept; what lay beneath then and is gone does not come back
-    (None: nothing was ever collected).
+    `known`: ids of the releases that are still registered; what lay beneath then and no longer is does not come back.
     """
     events = []
     for step in plan.steps:
         if step.skipped is not None:
             continue
         pointer, was = now[step.tenant, step.route], then[step.tenant, step.route]
-        beneath = tuple(r for r in was.beneath if known is None or r in known)
+        beneath = tuple(r for r in was.beneath if r in known)
         after = pointer.model_copy(
             update={"generation": pointer.generation + 1, "release": was.release, "beneath": beneath}
         )

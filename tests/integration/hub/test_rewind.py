@@ -51,6 +51,21 @@ async def test_a_dry_run_changes_nothing_and_executing_it_moves_all_in_one_txn(d
     assert {name: deck.hub.ledger.pointers[name, "production"].release for name in first} == first
 
 
+async def test_what_lay_beneath_then_and_is_not_registered_any_more_does_not_come_back(deck: Deck, join: Join) -> None:
+    """As after a registry was restored from an older copy: R must not be told to go where no node can follow."""
+    await join("n1", slots=16)
+    await deck.tenant()
+    lost, then, now = [await deck.release(seed=n) for n in range(3)]
+    await deck.promote(lost)
+    await deck.promote(then)
+    rev = deck.hub.ledger.rev
+    await deck.promote(now)
+    del deck.hub.catalogue.releases[lost]
+    await execute(deck, await plan(deck, to_rev=rev))
+    pointer = deck.hub.ledger.pointers["acme", "production"]
+    assert (pointer.release, pointer.beneath) == (then, ())
+
+
 async def test_a_pointer_that_moved_between_plan_and_execution_is_skipped_and_listed(deck: Deck, join: Join) -> None:
     rev, first, _ = await three_tenants(deck, join)
     planned = await plan(deck, to_rev=rev)

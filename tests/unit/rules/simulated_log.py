@@ -160,6 +160,10 @@ class SimulatedLog:
         return f"{next(self._ids):032x}"
 
 
+REGISTERED = frozenset(rid(name) for name in ("base", *(f"v{i}" for i in range(40))))
+"""Releases that a registry has."""
+
+
 class Acme:
     """acme's production pointer, and moves on it by label. Every move checks what an operator would see."""
 
@@ -318,7 +322,7 @@ class Acme:
             {ACME: self.facts},
             to_rev=to_rev,
             at_ms=None,
-            known={rid(name) for name in ("base", *(f"v{i}" for i in range(40)))},
+            known=REGISTERED,
         )
 
     def rewind(self, to_rev: int) -> list[Event]:
@@ -326,6 +330,5 @@ class Acme:
         seen = {f"{s.tenant}/{s.route}": s.generation for s in self.rewind_plan(to_rev).steps}
         request = RewindRequest(to_rev=to_rev, dry_run=False, generations=seen, idempotency_key="rewind-key")
         plan = self.rewind_plan(to_rev, dry_run=False, generations=seen)
-        return self.log.commit(
-            *rewind.drafts(plan, self.log.ledger.pointers, self.log.pointers_at(to_rev), request, OPERATOR)
-        )
+        now, then = self.log.ledger.pointers, self.log.pointers_at(to_rev)
+        return self.log.commit(*rewind.drafts(plan, now, then, request, OPERATOR, known=REGISTERED))

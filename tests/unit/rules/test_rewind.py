@@ -133,7 +133,7 @@ def test_the_events_bring_back_release_and_beneath_and_keep_holds_and_quarantine
         incident="INC-4711",
     )
     made = plan(now, then, dry_run=False, generations=request.generations)
-    (draft,) = rewind.drafts(made, now, then, request, OPERATOR)
+    (draft,) = rewind.drafts(made, now, then, request, OPERATOR, known={digest("old"), digest("older")})
     assert draft.pointer is not None
     assert (draft.pointer.release, draft.pointer.beneath) == (digest("old"), (digest("older"),))
     assert (draft.pointer.generation, draft.expected_generation) == (8, 7)
@@ -167,7 +167,7 @@ def test_an_undo_of_a_txn_is_refused_whole_when_one_of_its_pointers_moved_since(
     acme = Acme()
     acme.log.ledger.pointers = dict(now)
     made = plan(now, then, dry_run=False, generations=request.generations)
-    events = acme.log.commit(*rewind.drafts(made, now, then, request, OPERATOR))
+    events = acme.log.commit(*rewind.drafts(made, now, then, request, OPERATOR, known=KNOWN))
     assert len(events) == 3
     assert len({e.txn for e in events}) == 1
     moved = dict(acme.log.ledger.pointers)

@@ -98,7 +98,8 @@ async def rewind(
 
     def decide() -> Sequence[Draft]:
         plans.append(plan())
-        drafts = rules.drafts(plans[0], hub.ledger.pointers, then, body, actor_of(caller))
+        known = hub.catalogue.releases.keys()
+        drafts = rules.drafts(plans[0], hub.ledger.pointers, then, body, actor_of(caller), known=known)
         if not drafts:
             raise Refused("nothing_to_move", "no pointer of the plan moves", detail=f"rev {rev}")
         return drafts
