@@ -305,7 +305,9 @@ async def test_a_restart_that_no_look_saw_is_told_by_the_new_start_time(
         node.process.send_signal(signal.SIGCONT)
     await hub.ack(first, "waiting", after=heard)
     # Its list, which lacks the release now, may be looked at before its start time is.
-    await until(lambda: any(told in node.log_text() for told in ("was started again", "is gone")), "the restart is told")
+    await until(
+        lambda: any(told in node.log_text() for told in ("was started again", "is gone")), "the restart is told"
+    )
     await hub.ack(first, "proven", after=heard)
     assert vllm.listed() == {v1.ref.engine_name}
 
