@@ -174,7 +174,7 @@ class Observer:
         left = before.release if before else None
         self.bad_before[key] = None
         if before is not None and left is not None:
-            recent = hub.counts.recent(key, left, hub.fleet.clock(), before.generation)
+            recent = hub.counts.recent(key, before.generation, left, hub.fleet.clock())
             total = self.total(before, left)
             checked, bad = (recent.checked, recent.bad) if recent.checked else (total.checked, total.bad)
             self.bad_before[key] = bad / checked if checked else None

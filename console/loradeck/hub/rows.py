@@ -71,7 +71,7 @@ class Rows:
         placed, acks, now = hub.observer.placed(key), hub.observer.acks(key), hub.clock()
         progress = hub.observer.progress(key)
         preview = self._preview(key, pointer)
-        recent = hub.counts.recent(key, live, now, pointer.generation) if live else Recent(seconds=1)
+        recent = hub.counts.recent(key, pointer.generation, live, now) if live else Recent(seconds=1)
         attested = hub.facts.attested_generation(key, pointer.generation)
         last = hub.last_move(pointer)
         left = last.from_release if last else None

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import NamedTuple
 
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
 from loradeck.schemas.state import Health
@@ -24,6 +26,9 @@ Stint = tuple[int, str]
 WINDOW_S = 60.0
 """How far back 'now' reaches for shares and rates."""
 
+BUCKET_S = 1.0
+"""Slices of a window closer than this are added together; each is let go of up to this much early."""
+
 BUCKETS = len(TTFT_BUCKETS_MS) + 1
 
 
@@ -37,6 +42,19 @@ class Slice:
     checked: int = 0
     bad: int = 0
     ttft: tuple[int, ...] = ()
+
+    def add(self, part: Slice) -> None:
+        """All but times to first token."""
+        self.finished += part.finished
+        self.errors += part.errors
+        self.checked += part.checked
+        self.bad += part.bad
+
+    def take(self, part: Slice) -> None:
+        self.finished -= part.finished
+        self.errors -= part.errors
+        self.checked -= part.checked
+        self.bad -= part.bad
 
     def within(self, seconds: float) -> Slice:
         """Its part of the last minute, where it adds up more than that: what a router counted without a link."""
@@ -65,14 +83,6 @@ class Recent:
     seconds: float = 0.0
     ttft: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
-    def add(self, part: Slice) -> None:
-        self.finished += part.finished
-        self.errors += part.errors
-        self.checked += part.checked
-        self.bad += part.bad
-        for i, n in enumerate(part.ttft[:BUCKETS]):
-            self.ttft[i] += n
-
     def health(self) -> Health:
         return Health(requests=self.finished, errors=self.errors, checked=self.checked, bad=self.bad)
 
@@ -91,30 +101,73 @@ class Recent:
 
 
 class Window:
-    """Slices of the last minute. A list, because there are two for each node and an empty deque takes 600 bytes."""
+    """Slices of the last minute, and their sum, kept up so that asking for it costs nothing.
 
-    __slots__ = ("slices",)
+    Slices less than `BUCKET_S` apart are one: a thousand replicas report in every second. A list, because there are
+    two for each node and an empty deque takes 600 bytes.
+    """
+
+    __slots__ = ("_sum", "slices")
 
     def __init__(self) -> None:
         self.slices: list[Slice] = []
+        self._sum = Slice(0.0)
 
     def put(self, part: Slice) -> None:
+        """Takes a slice over; it may be added to later."""
         self.prune(part.at)
-        self.slices.append(part)
+        self._sum.add(part)
+        if self.slices and part.at - self.slices[-1].at < BUCKET_S:
+            last = self.slices[-1]
+            last.add(part)
+            last.ttft = tuple(map(sum, zip_longest(last.ttft, part.ttft, fillvalue=0)))
+        else:
+            self.slices.append(part)
 
     def prune(self, now: float) -> None:
         over = 0
         for part in self.slices:
             if part.at >= now - WINDOW_S:
                 break
+            self._sum.take(part)
             over += 1
         if over:
             del self.slices[:over]
 
-    def into(self, sums: Recent, now: float) -> None:
+    def sum(self, now: float) -> Slice:
+        """Of the last minute, without times to first token. To be read at once: it goes on."""
         self.prune(now)
-        for part in self.slices:
-            sums.add(part)
+        return self._sum
+
+    def recent(self, now: float, seconds: float) -> Recent:
+        """The same with them. `seconds`: how much of that minute has been watched."""
+        part = self.sum(now)
+        sums = Recent(part.finished, part.errors, part.checked, part.bad, seconds)
+        for one in self.slices:
+            for i, n in enumerate(one.ttft[:BUCKETS]):
+                sums.ttft[i] += n
+        return sums
+
+
+class Counted(NamedTuple):
+    """What a router said last of one counter. As the model it came in, it would take 3 kB, for each of thousands."""
+
+    admitted: int = 0
+    finished: int = 0
+    errors: int = 0
+    checked: int = 0
+    bad: int = 0
+    streams: int = 0
+    last_admitted_ms: int = 0
+    last_token_ms: int = 0
+    ttft_ms: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, row: Traffic) -> Counted:
+        return cls(*(getattr(row, name) for name in cls._fields))
+
+
+NOTHING = Counted()
 
 
 @dataclass(slots=True)
@@ -124,8 +177,11 @@ class Counter:
     release: str
     generation: int
     replica: str
+    node: str
     boot: str = ""
-    last: Traffic | None = None
+    seen: float = 0.0
+    """When its router last reported it, on the hub's monotonic clock."""
+    last: Counted | None = None
     admitted: int = 0
     finished: int = 0
     errors: int = 0
@@ -134,7 +190,6 @@ class Counter:
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
-    window: Window = field(default_factory=Window)
     mark: tuple[int, int] | None = None
     """(time of a flip, `admitted` when first looked at after it), to count what came in too late."""
 
@@ -159,8 +214,12 @@ class Counts:
     def __init__(self, served: Iterable[Served], known_boots: dict[str, str], started: float) -> None:
         self._counters: dict[Key, dict[str, dict[Stint, Counter]]] = defaultdict(dict)
         """Pointer -> replica -> what it has served there: a row asks for each of a thousand replicas."""
+        self._windows: dict[Key, dict[Stint, Window]] = defaultdict(dict)
+        """The last minute of a pointer's stints, over all replicas."""
         self._replicas: dict[str, Window] = defaultdict(Window)
-        self._replica_sums: dict[str, tuple[float, Recent]] = {}
+        """The last minute of a replica, over all pointers."""
+        self._shares: dict[Key, dict[str, Window]] = defaultdict(dict)
+        """A pointer's part of it, by replica."""
         self._totals: dict[Key, dict[str, Served]] = defaultdict(dict)
         self._live: dict[Key, dict[Stint, list[int]]] = defaultdict(dict)
         """(generation, release) -> finished, errors, checked, bad of all replicas."""
@@ -180,20 +239,16 @@ class Counts:
         self._met[node] = self._now = now
         by_replica: dict[str, Slice] = {}
         for row in rows:
-            part = self._count(row, boot, now, since, baseline=baseline)
+            part = self._count(row, node, boot, now, since, baseline=baseline)
             if part is None:
                 continue
             changed.add((row.tenant, row.route))
-            sums = by_replica.setdefault(row.replica, Slice(now))
-            sums.finished += part.finished
-            sums.errors += part.errors
-            sums.checked += part.checked
-            sums.bad += part.bad
+            by_replica.setdefault(row.replica, Slice(now)).add(part)
         for replica, sums in by_replica.items():
             self._replicas[replica].put(sums)
         return changed
 
-    def _count(self, row: Traffic, boot: str, now: float, since: float, *, baseline: bool) -> Slice | None:
+    def _count(self, row: Traffic, node: str, boot: str, now: float, since: float, *, baseline: bool) -> Slice | None:
         """What a row adds to the last minute; None when it says nothing new.
 
         Args:
@@ -203,25 +258,27 @@ class Counts:
         counters = self._counters[row.tenant, row.route].setdefault(row.replica, {})
         counter = counters.get(stint)
         if counter is None:
-            counter = counters[stint] = Counter(row.release, row.generation, row.replica)
-        before = counter.last if counter.boot == boot else None
-        counter.last, counter.boot = row, boot
-        if before == row:
+            counter = counters[stint] = Counter(row.release, row.generation, row.replica, node)
+        said = Counted.of(row)
+        known = counter.last if counter.boot == boot else None
+        counter.last, counter.boot, counter.seen = said, boot, now
+        if known == said:
             return None
+        before = known or NOTHING
         part = Slice(
             now,
-            row.finished - (before.finished if before else 0),
-            row.errors - (before.errors if before else 0),
-            row.checked - (before.checked if before else 0),
-            row.bad - (before.bad if before else 0),
-            _grown(row.ttft_ms, before.ttft_ms if before else ()),
+            row.finished - before.finished,
+            row.errors - before.errors,
+            row.checked - before.checked,
+            row.bad - before.bad,
+            _grown(row.ttft_ms, before.ttft_ms),
         )
-        counter.admitted += row.admitted - (before.admitted if before else 0)
+        counter.admitted += row.admitted - before.admitted
         counter.finished += part.finished
         counter.errors += part.errors
         counter.checked += part.checked
         counter.bad += part.bad
-        live = self._live[row.tenant, row.route].setdefault((row.generation, row.release), [0, 0, 0, 0])
+        live = self._live[row.tenant, row.route].setdefault(stint, [0, 0, 0, 0])
         for index, grown in enumerate((part.finished, part.errors, part.checked, part.bad)):
             live[index] += grown
         counter.streams = row.streams
@@ -230,7 +287,10 @@ class Counts:
         if baseline:
             return Slice(now)
         recent = part.within(since)
-        counter.window.put(recent)
+        self._windows[row.tenant, row.route].setdefault(stint, Window()).put(recent)
+        share = Slice(now)
+        share.add(recent)
+        self._shares[row.tenant, row.route].setdefault(row.replica, Window()).put(share)
         if part.finished or part.errors or part.checked:
             self._add_total(
                 Served(
@@ -253,17 +313,25 @@ class Counts:
     def left(self, key: Key, release: str, seconds: float, keep: int) -> None:
         """A release was current on a pointer for so many seconds and no longer is.
 
-        Counters of generations before `keep` are forgotten once their last minute is over.
+        What was counted in generations before `keep` is forgotten once their last minute is over, and no router
+        reports it any more: one that was forgotten earlier would be counted again.
         """
         self._add_total(Served(tenant=key[0], route=key[1], release=release, seconds=max(0.0, seconds)))
         for counters in self._counters.get(key, {}).values():
-            for counter in counters.values():
-                counter.window.prune(self._now)
-            for stint in [s for s, c in counters.items() if s[0] < keep and not c.window.slices]:
+            for stint in [s for s, c in counters.items() if s[0] < keep and not self._is_reported(c)]:
                 del counters[stint]
+        windows = self._windows.get(key, {})
+        for stint in [s for s in windows if s[0] < keep]:
+            windows[stint].prune(self._now)
+            if not windows[stint].slices:
+                del windows[stint]
         sums = self._live.get(key, {})
         for stint in [s for s in sums if s[0] < keep]:
             del sums[stint]
+
+    def _is_reported(self, counter: Counter) -> bool:
+        """Whether its router's last report had it: a report has all that its router still counts."""
+        return counter.boot == self.boots.get(counter.node) and counter.seen >= self._met.get(counter.node, 0.0)
 
     def take_pending(self) -> list[Served]:
         """What the store has not been told yet; from here on it is the caller's to write."""
@@ -298,40 +366,26 @@ class Counts:
         finished, errors, checked, bad = self._live.get(key, {}).get((generation, release), (0, 0, 0, 0))
         return Health(requests=finished, errors=errors, checked=checked, bad=bad)
 
-    def recent(self, key: Key, release: str, now: float, generation: int | None = None) -> Recent:
-        """The last minute of one release, in one generation or in all."""
-        sums = Recent(seconds=max(1.0, min(WINDOW_S, now - self._started)))
-        for counter in self.counters(key):
-            if counter.release == release and generation in (None, counter.generation):
-                counter.window.into(sums, now)
-        return sums
+    def recent(self, key: Key, generation: int, release: str, now: float) -> Recent:
+        """The last minute of a release in one generation, on all replicas."""
+        seconds = max(1.0, min(WINDOW_S, now - self._started))
+        window = self._windows.get(key, {}).get((generation, release))
+        return window.recent(now, seconds) if window is not None else Recent(seconds=seconds)
 
     def others(self, key: Key, replicas: Iterable[str], now: float) -> Health:
         """The last minute of all that some replicas served, but for this pointer."""
-        everything, own = Recent(), Recent()
-        names = set(replicas)
-        for replica in names:
-            sums = self._replica_recent(replica, now)
-            everything.add(Slice(now, sums.finished, sums.errors, sums.checked, sums.bad))
-        for counter in self.counters(key):
-            if counter.replica in names:
-                counter.window.into(own, now)
-        return Health(
-            requests=max(0, everything.finished - own.finished),
-            errors=max(0, everything.errors - own.errors),
-            checked=max(0, everything.checked - own.checked),
-            bad=max(0, everything.bad - own.bad),
-        )
-
-    def _replica_recent(self, replica: str, now: float) -> Recent:
-        """Summed at most once a second a replica, whatever number of rows asks."""
-        cached = self._replica_sums.get(replica)
-        if cached is None or now - cached[0] > 1.0:
-            sums = Recent()
+        sums, shares = Slice(now), self._shares.get(key, {})
+        for replica in set(replicas):
             if replica in self._replicas:
-                self._replicas[replica].into(sums, now)
-            cached = self._replica_sums[replica] = (now, sums)
-        return cached[1]
+                sums.add(self._replicas[replica].sum(now))
+            if replica in shares:
+                sums.take(shares[replica].sum(now))
+        return Health(
+            requests=max(0, sums.finished),
+            errors=max(0, sums.errors),
+            checked=max(0, sums.checked),
+            bad=max(0, sums.bad),
+        )
 
     def late(self, key: Key, generation: int, replica: str, flipped_ms: int) -> int:
         """Requests a router admitted to another generation after it had acknowledged this one (at its `flipped_ms`).
