@@ -28,6 +28,8 @@ Fence = tuple[int, int]
 
 _gpus = TypeAdapter(tuple[Gpu, ...])
 _REPLICA_FIELDS = set(Replica.model_fields)
+_HOST_FIELDS = set(Host.model_fields)
+"""One set for all models of a kind that are kept: each would hold one of its own."""
 
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
 
@@ -201,7 +203,8 @@ class Fleet:
 
     def report(self, node: Node, report: Report) -> Change:
         """A node's telemetry; what it changed."""
-        node.host, node.nvml = report.host, report.nvml
+        node.nvml = report.nvml
+        node.host = Host.model_construct(_HOST_FIELDS, **report.host.__dict__) if report.host is not None else None
         node.gpus_json = _gpus.dump_json(report.gpus, exclude_defaults=True)
         stored = node.stored if report.stored is None else frozenset(report.stored)
         moved = (report.replicas, report.pins, stored) != (node.replicas, node.pins, node.stored)

@@ -21,6 +21,7 @@ from loradeck.hub.catalogue import Catalogue, view_of
 from loradeck.hub.facts import Facts
 from loradeck.hub.feed import Feeds
 from loradeck.hub.fleet import Change, Fleet, Node
+from loradeck.hub.heap import Heap
 from loradeck.hub.link import PARTS, Beats, Link, beat
 from loradeck.hub.metrics import Metrics
 from loradeck.hub.observe import Observer
@@ -92,6 +93,7 @@ class Hub:
         self.moving = asyncio.Lock()
         """Held from the rules' decision until its event is folded: one move at a time."""
         self.links: set[Link] = set()
+        self.heap = Heap()
         self.metrics = Metrics()
         self.recent: deque[Event] = deque(maxlen=RECENT)
         self._sqlite = sqlite
@@ -197,6 +199,7 @@ class Hub:
             self.queue.lost({node.name for node in lost})
             self.promotions.nodes_changed()
         self.settling.tick()
+        self.heap.tick(len(self.links))
         self.observer.tick()
         self.queue.forget_checkpoints()
         self.queue.assign()

@@ -81,8 +81,8 @@ class Link:
         self.full = False
         self._hub = hub
         self._socket = socket
-        self._dirty: set[Key] = set()
-        self._unpin: set[Key] = set()
+        self._dirty: frozenset[Key] = frozenset()  # most links owe nothing most of the time: no empty set for each
+        self._unpin: frozenset[Key] = frozenset()
         self._messages: list[str] = []
         self._bookmark = False
         self._sent_rev = 0
@@ -105,7 +105,7 @@ class Link:
 
     def put(self, keys: Iterable[Key]) -> None:
         """Entries have changed."""
-        self._dirty.update(keys)
+        self._dirty = self._dirty.union(keys)
         self._wake.set()
 
     def put_full(self) -> None:
@@ -114,7 +114,7 @@ class Link:
         self._wake.set()
 
     def put_unpin(self, key: Key) -> None:
-        self._unpin.add(key)
+        self._unpin = self._unpin.union((key,))
         self._wake.set()
 
     def put_message(self, message: BaseModel) -> None:
@@ -188,7 +188,7 @@ class Link:
             unpin=unpin,
         )
         self.full, self._sent_rev = False, ledger.rev
-        self._dirty, self._unpin = set(), set()
+        self._dirty = self._unpin = frozenset()
         return text
 
     # ---- receiving -----------------------------------------------------------------------------------------
@@ -317,6 +317,7 @@ async def serve_link(link: Link, hub: Hub) -> None:
     name = link.caller.node
     reader, writer = link.start()
     hub.links.add(link)
+    hub.heap.changed()
     try:
         await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         error = reader.exception() if reader.done() and not reader.cancelled() else None
@@ -329,6 +330,7 @@ async def serve_link(link: Link, hub: Hub) -> None:
             log.error("link failed node=%s", name, exc_info=error)
     finally:
         hub.links.discard(link)
+        hub.heap.changed()
         for task in (reader, writer):
             task.cancel()
         await asyncio.gather(reader, writer, return_exceptions=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import resource
@@ -219,7 +218,7 @@ async def _until_signalled(
     async with serving(hub, local, tcp, cert, key) as ended:
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_, stop.set)
-        gc.freeze()  # what was loaded stays; going through it again and again would delay moves
+        hub.heap.settle()
         print(f"loradeck hub ready {' '.join(where)}", file=sys.stderr, flush=True)  # noqa: T201
         either = [asyncio.create_task(event.wait()) for event in (stop, ended)]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

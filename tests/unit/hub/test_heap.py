@@ -1,0 +1,72 @@
+"""When the collector goes through everything: after links have come or gone, once they no longer do."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from loradeck.hub.heap import FEW, Heap
+
+
+@pytest.fixture
+def collections() -> Iterator[list[int]]:
+    """Generations of the collections while the test runs. The collector is as before afterwards."""
+    found: list[int] = []
+
+    def noted(phase: str, info: dict[str, Any]) -> None:
+        if phase == "stop":
+            found.append(info["generation"])
+
+    thresholds = gc.get_threshold()
+    gc.disable()
+    gc.callbacks.append(noted)
+    yield found
+    gc.callbacks.remove(noted)
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+    gc.enable()
+
+
+def test_everything_is_gone_through_once_after_a_wave_of_links(collections: list[int]) -> None:
+    heap = Heap()
+    for _ in range(FEW):
+        heap.changed()
+    heap.tick(FEW)
+    assert collections == []  # they are still coming
+    heap.tick(FEW)
+    heap.tick(FEW)
+    assert collections == [2]
+    assert gc.get_freeze_count() > 0
+
+
+def test_a_few_links_are_left_to_the_collector(collections: list[int]) -> None:
+    heap = Heap()
+    for _ in range(FEW):
+        heap.changed()
+    for _ in range(3):
+        heap.tick(10 * FEW + 10)
+    assert collections == []
+
+
+def test_what_links_that_ended_have_left_is_found(collections: list[int]) -> None:
+    class Gone:
+        itself: Gone
+
+    heap = Heap()
+    gone = Gone()
+    gone.itself = gone
+    heap.settle()
+    del gone
+    before = sum(isinstance(thing, Gone) for thing in gc.get_objects())
+    gc.unfreeze()
+    heap.settle()
+    for _ in range(FEW):
+        heap.changed()
+    heap.tick(0)
+    heap.tick(0)
+    assert before == 0, "it was frozen, and the collector did not see it"
+    gc.unfreeze()
+    assert not any(isinstance(thing, Gone) for thing in gc.get_objects())
