@@ -9,6 +9,7 @@ import select
 import signal
 import struct
 import subprocess
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Sequence
@@ -40,10 +41,13 @@ class Keyboard:
         self._stream = pyte.ByteStream(self._screen)
 
     def __enter__(self) -> Keyboard:
+        # Not the user's: a console goes on where the one before it was cut off.
+        self._state = tempfile.TemporaryDirectory(prefix="ld")
         self._master, slave = pty.openpty()
         columns, lines = self._size
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(lines)}
+        env["XDG_STATE_HOME"] = self._state.name
         env.pop("NO_COLOR", None)
         self._process = subprocess.Popen(
             self._command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
@@ -62,6 +66,7 @@ class Keyboard:
                 self._process.kill()
                 self._process.wait()
         os.close(self._master)
+        self._state.cleanup()
 
     def press(self, keys: str) -> int:
         """Send keys; CLOCK_MONOTONIC in nanoseconds just before the first byte."""

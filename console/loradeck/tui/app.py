@@ -414,7 +414,7 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
     kept = keep_log()
     while True:
         why = "--read-only" if read_only else f"context {context.name}" if context.read_only else None
-        path = sessions.path_of(context.name)
+        path = sessions.path_of(context)
         deck = Deck(
             HubPort(context),
             context=context.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.link import EngineState
@@ -86,6 +87,7 @@ EVENT_COLUMNS = (
 )
 
 
+@lru_cache(maxsize=32)
 def shown(columns: tuple[Column, ...], width: int) -> list[tuple[Column, int]]:
     """The columns for a terminal's width, each with its cells. One cell stands between two."""
     kept = [column for column in columns if width >= WIDE or not column.wide]

@@ -6,6 +6,7 @@ Of one that was left with q only what was typed is kept: a filter of yesterday w
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
-from loradeck.client.config import state_path
+from loradeck.client.config import Context, state_path
 from loradeck.tui.arranging import Sort
 from loradeck.tui.listing import FilterError, RowFilter
 from loradeck.tui.moves import Move, MoveKind, Request, RowKey
@@ -123,9 +124,10 @@ def go_on(deck: Deck, session: Session, now_ms: int) -> None:
     deck.notice(clean(f"as it was when the last console was cut off {ago} ago{hidden}"))
 
 
-def path_of(context: str) -> Path:
-    """Where the session on a hub is kept (0600)."""
-    return state_path() / "sessions" / f"{quote(context, safe='')}.json"
+def path_of(context: Context) -> Path:
+    """Where the session on a hub is kept (0600). Hubs that are given by their address all have one name."""
+    address = hashlib.sha256(context.where.encode()).hexdigest()[:12]
+    return state_path() / "sessions" / f"{quote(context.name, safe='')}-{address}.json"
 
 
 def read(path: Path) -> Session:

@@ -9,6 +9,7 @@ from pathlib import Path
 from scripts import console_seed as seed
 from scripts.console_stage import notice, stage
 
+from loradeck.client.config import Context, resolve
 from loradeck.schemas.moves import RollbackRequest
 from loradeck.tui import session as sessions
 from loradeck.tui.arranging import Sort
@@ -93,8 +94,15 @@ def test_what_is_no_session_begins_anew(tmp_path: Path) -> None:
     assert list(other.moves()) == []
 
 
+def test_a_session_belongs_to_one_hub_also_where_hubs_have_one_name() -> None:
+    one, other = (sessions.path_of(resolve(hub=hub)) for hub in ("unix:/run/one/hub.sock", "unix:/run/other/hub.sock"))
+    assert one != other
+    assert one.parent == other.parent
+
+
 def test_a_context_with_a_slash_in_its_name_has_a_file_of_its_own() -> None:
-    assert sessions.path_of("eu/1").name == "eu%2F1.json"
+    path = sessions.path_of(Context(name="eu/1", url="https://hub.eu-1.example:7400"))
+    assert path.name.startswith("eu%2F1-")
 
 
 async def test_s_sorts_by_what_is_known_of_every_row_and_the_selection_stays() -> None:

@@ -82,12 +82,13 @@ class Grid(Widget):
         if index is not None:
             self._bring_into_view(index)
         self._top = max(0, min(self._top, len(self._order) - self.page))
-        for y in range(self.size.height):
-            before, after = self._drawn.get(y), self._line(y)
+        width, height = self.size
+        for y in range(height):
+            before, after = self._drawn.get(y), self._line(y, width)
             self._now[y] = after
             if before == after:
                 continue
-            end = self.size.width
+            end = width
             if before is not None and before[1:] == after[1:] == (False, False):
                 end = changed_to(before[0], after[0], end)
             if end:
@@ -100,7 +101,7 @@ class Grid(Widget):
         elif index >= self._top + self.page:
             self._top = max(index - self.page + 1, index - self.page // 2)
 
-    def _line(self, y: int) -> Drawn:
+    def _line(self, y: int, width: int) -> Drawn:
         at = self._top + y
         if not self._order:
             return ((Span(f"  {self._message}", "dim"),) if y == 1 else BLANK, False, False)
@@ -109,7 +110,7 @@ class Grid(Widget):
         key = self._order[at]
         selected = key == self._selected
         lead = Span((">" if selected else " ") + ("*" if key in self._marks else " "))
-        return (self._draw(key, lead, self.size.width), selected, self._old)
+        return (self._draw(key, lead, width), selected, self._old)
 
     def on_resize(self) -> None:
         self._now.clear()
@@ -117,13 +118,15 @@ class Grid(Widget):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        spans, selected, old = self._drawn[y] = self._now.get(y) or self._line(y)
+        width = self.size.width
+        spans, selected, old = self._drawn[y] = self._now.get(y) or self._line(y, width)
         over = CURSOR if selected else None
         if old:
             over = over + OLD if over else OLD
-        return strip_of(spans, self.size.width, over)
+        return strip_of(spans, width, over)
 
     @property
     def text(self) -> str:
         """The visible rows, without styles."""
-        return "\n".join("".join(span.text for span in self._line(y)[0]) for y in range(self.size.height))
+        width, height = self.size
+        return "\n".join("".join(span.text for span in self._line(y, width)[0]) for y in range(height))
