@@ -56,7 +56,7 @@ EVENTS_KEPT = 2000
 STEP = 40
 """Rows taken in between two turns of the event loop: some milliseconds."""
 
-VIEWS_KEPT = 8000
+VIEWS_KEPT = 4000
 """Releases whose names are remembered; those seen last."""
 
 
