@@ -536,7 +536,9 @@ class Agent:
 
     async def _note_passed(self, engine: EngineReplica) -> None:
         boot = engine.version.boot if engine.version else ""
-        await self._note(partial(self.journal.engine, engine.name, boot, tuple(sorted(engine.ready))))
+        await self._note(
+            partial(self.journal.engine, engine.name, boot, tuple(sorted(engine.ready)), tuple(sorted(engine.let_in)))
+        )
 
     # ---- reports -------------------------------------------------------------------------------------------
 

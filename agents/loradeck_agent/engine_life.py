@@ -182,6 +182,7 @@ class EngineLife:
             ours = {name[-64:]: name for name, root in listed.items() if self._is_ours(root)}
             kept = {release: ours[release] for release in passed if release in ours} if passed_boot == boot else {}
             engine.loaded, engine.ready = dict(kept), set(kept)
+            engine.let_in = set(self._journal.let_in.get(engine.name, ())) if passed_boot == boot else set()
             engine.listed_in_router = passed_boot == boot
             await self._note_passed(engine)
             await self._reconciler.tell_router()

@@ -42,6 +42,8 @@ class Journal:
     pins: dict[tuple[str, str], Pin] = field(default_factory=dict)
     passed: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     """Replica -> (boot of its engine, releases that were loaded and verified in that lifetime)."""
+    let_in: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Replica -> merged releases that the router may ask it for, in that same lifetime."""
     _lines: int = 0
 
     @classmethod
@@ -85,10 +87,10 @@ class Journal:
         if (tenant, route) in self.pins:
             self._append({"t": "unpin", "tenant": tenant, "route": route})
 
-    def engine(self, replica: str, boot: str, releases: tuple[str, ...]) -> None:
-        """Notes which releases this lifetime of an engine may be asked for."""
-        if self.passed.get(replica) != (boot, releases):
-            self._append({"t": "engine", "replica": replica, "boot": boot, "releases": list(releases)})
+    def engine(self, replica: str, boot: str, releases: tuple[str, ...], let_in: tuple[str, ...] = ()) -> None:
+        """Notes which releases this lifetime of an engine may be asked for: those loaded, and those merged."""
+        if (self.passed.get(replica), self.let_in.get(replica, ())) != ((boot, releases), let_in):
+            self._append(_engine_line(replica, boot, releases, let_in))
 
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
@@ -120,6 +122,7 @@ class Journal:
             self.pins.pop((line["tenant"], line["route"]), None)
         elif kind == "engine":
             self.passed[line["replica"]] = (line["boot"], tuple(line["releases"]))
+            self.let_in[line["replica"]] = tuple(line.get("let_in", ()))
 
     def _rewrite(self) -> None:
         """The same content in as few lines as it needs."""
@@ -128,8 +131,13 @@ class Journal:
         ]
         lines += [{"t": "pin", "pin": pin.model_dump(mode="json")} for pin in self.pins.values()]
         lines += [
-            {"t": "engine", "replica": replica, "boot": boot, "releases": list(releases)}
+            _engine_line(replica, boot, releases, self.let_in.get(replica, ()))
             for replica, (boot, releases) in self.passed.items()
         ]
         write_durably(self.path, b"".join(json.dumps(x, separators=(",", ":")).encode() + b"\n" for x in lines))
         self._lines = len(lines)
+
+
+def _engine_line(replica: str, boot: str, releases: tuple[str, ...], let_in: tuple[str, ...]) -> dict[str, Any]:
+    line = {"t": "engine", "replica": replica, "boot": boot, "releases": list(releases)}
+    return line | ({"let_in": list(let_in)} if let_in else {})

@@ -28,7 +28,7 @@ from loradeck_agent.errors import AgentError, Unreachable
 from loradeck_agent.records import CanaryRecords
 from loradeck_agent.releases import ReleaseStore
 from loradeck_agent.replica import EngineReplica
-from loradeck_agent.verify import Canaries, base_ref, canaries_of, signers_of, verify_idle
+from loradeck_agent.verify import Canaries, base_ref, canaries_of, merged_on, signers_of, verify_idle
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +174,8 @@ class Reconciler:
         """One round. Returns seconds until the next one is due."""
         due = ROUND_S
         async with engine.changing:
+            for ref in merged_on(self._named(), self.pins.values(), engine.build.base):
+                due = min(due, await self._attempt(engine, ref, self._let_in))
             if not engine.listed_in_router:
                 await self._check_base(engine)
             plan = await self._plan(engine)
@@ -184,18 +186,45 @@ class Reconciler:
             if plan.short:
                 due = min(due, SHORT_S)
             for ref in plan.load:
-                failure = self._failures.get((engine.name, ref.id))
-                if failure is not None and failure.retry_at > time.monotonic():
-                    due = min(due, failure.retry_at - time.monotonic())
-                    continue
-                if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
-                    due = min(due, UNLOAD_RETRY_S)  # a slot comes free when the last stream on it ends
-                    continue
-                try:
-                    await self._load(engine, ref, canaries_of(self._named(), ref.id))
-                except AgentError as error:
-                    due = min(due, await self._failed(engine, ref, error))
+                due = min(due, await self._attempt(engine, ref, self._load_wanted))
         return max(due, 0.05)
+
+    async def _attempt(
+        self, engine: EngineReplica, ref: ReleaseRef, step: Callable[[EngineReplica, ReleaseRef], Awaitable[float]]
+    ) -> float:
+        """A step towards serving a release, unless it failed a moment ago. Returns seconds until it is due again."""
+        failure = self._failures.get((engine.name, ref.id))
+        if failure is not None and failure.retry_at > time.monotonic():
+            return failure.retry_at - time.monotonic()
+        try:
+            return await step(engine, ref)
+        except AgentError as error:
+            return await self._failed(engine, ref, error)
+
+    async def _load_wanted(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+        if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
+            return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
+        await self._load(engine, ref, canaries_of(self._named(), ref.id))
+        return ROUND_S
+
+    async def _let_in(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+        """Lets the router ask for merged weights: an engine has them, and where signers are asked for, one signed."""
+        if ref.id not in engine.let_in:
+            await self._check_signed(engine, ref)
+            engine.let_in.add(ref.id)
+            await self._may_be_asked(engine, ref)
+        return ROUND_S
+
+    async def _check_signed(self, engine: EngineReplica, ref: ReleaseRef) -> None:
+        """Raises AgentError where a route asks for signers of these merged weights and none of them signed them."""
+        if signers := signers_of(self._named(), ref.id):
+            await self.store.check_weights(ref, engine.config.base, signers)
+
+    async def _may_be_asked(self, engine: EngineReplica, ref: ReleaseRef) -> None:
+        """A release was added to those of an engine that the router may ask for."""
+        await self._note_passed(engine)
+        self._failures.pop((engine.name, ref.id), None)
+        await self.tell_router()
 
     def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
         """Says of what is served, or is the next way back, that this engine has no slot for it."""
@@ -276,11 +305,14 @@ class Reconciler:
                         "give the engine more slots, or move a tenant away",
                     )
                 return await self._load(engine, ref, canaries)
-            if ref.release.form is Form.MERGED and (signers := signers_of(self._named(), ref.id)):
-                await self.store.check_weights(ref, engine.config.base, signers)
+            if ref.release.form is Form.MERGED:
+                await self._check_signed(engine, ref)
             verdict = await verify_idle(engine, self.records, ref, canaries, self._near(ref.id))
             if verdict.level is Level.FAILED:
                 raise _wrong_answers(verdict)
+            if ref.release.form is Form.MERGED:
+                engine.let_in.add(ref.id)
+                await self._may_be_asked(engine, ref)
             return verdict
 
     async def _load(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
@@ -310,12 +342,10 @@ class Reconciler:
             await engine.api.unload(name)
             del engine.loaded[ref.id]
             raise _wrong_answers(verdict)
-        engine.ready.add(ref.id)
         engine.measured.note(base, load=time.monotonic() - began)
-        await self._note_passed(engine)
-        self._failures.pop((engine.name, ref.id), None)
+        engine.ready.add(ref.id)
+        await self._may_be_asked(engine, ref)
         log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
-        await self.tell_router()
         return verdict
 
     async def _unload(self, engine: EngineReplica, release: str) -> bool:

@@ -44,6 +44,8 @@ class EngineReplica:
     """Release id -> name under which the engine lists it."""
     ready: set[str] = field(default_factory=set)
     """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
+    let_in: set[str] = field(default_factory=set)
+    """Merged releases of the weights that it runs, signed where that is asked: the router may ask for them too."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""
@@ -112,6 +114,7 @@ class EngineReplica:
         self.state = state
         self.loaded.clear()
         self.ready.clear()
+        self.let_in.clear()
         self.foreign.clear()
         self.short = ()
         self.listed_in_router = False
@@ -128,7 +131,7 @@ class EngineReplica:
             key=self.api.address.key,
             base=self.version.base,
             base_name=self.version.base_name,
-            ready=tuple(sorted(self.ready)),
+            ready=tuple(sorted(self.ready | self.let_in)),
         )
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from loradeck.rules.proof import Judgement, Level, judge
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.engine_api import Conversation, prompt_digest
 from loradeck_agent.records import CanaryRecords
 from loradeck_agent.replica import EngineReplica
@@ -30,6 +30,13 @@ def signers_of(entries: Iterable[TableEntry], release: str) -> tuple[frozenset[s
         if entry.signers and any(ref is not None and ref.id == release for ref in refs):
             found.add(frozenset(key.strip() for key in entry.signers))
     return tuple(found)
+
+
+def merged_on(entries: Iterable[TableEntry], pins: Iterable[Pin], base: str) -> tuple[ReleaseRef, ...]:
+    """Merged releases that these entries and pins name, of the weights with this digest."""
+    refs = [ref for entry in entries for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
+    refs += [pin.release for pin in pins]
+    return tuple({ref.id: ref for ref in refs if ref.release.merged == base}.values())
 
 
 def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:

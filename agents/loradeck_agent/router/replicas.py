@@ -76,7 +76,7 @@ class Replica:
         """Whether a request for this release can be answered now, by these weights and no others."""
         if not self.runs(ref.release.served_base):
             return False
-        return ref.release.form is not Form.ADAPTER or ref.id in self.at.ready
+        return ref.release.form is Form.BASE or ref.id in self.at.ready
 
     def model_name(self, ref: ReleaseRef) -> str:
         return ref.engine_name or self.at.base_name

@@ -37,7 +37,9 @@ class EngineAt(Wire):
     key: str = Field("", description="path of the file with the key that it asks for; the key itself is not kept")
     base: Digest
     base_name: str = "base"
-    ready: tuple[Digest, ...] = Field((), description="releases loaded and listed in this engine's lifetime")
+    ready: tuple[Digest, ...] = Field(
+        (), description="adapters loaded and listed, merged weights let in, in this engine's lifetime"
+    )
 
 
 class InForce(Wire):

@@ -18,6 +18,7 @@ from loradeck.artifacts import base_manifest
 from loradeck.artifacts.signing import new_key, sign, sign_weights
 from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
 from loradeck.schemas.jobs import ExecutorEventType, JobAssignment, PrepareSpec
+from loradeck.schemas.link import EngineState, Hello
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
@@ -134,6 +135,47 @@ async def test_merged_weights_are_prepared_only_under_a_signature_of_the_files_t
         assert end.event.code == code, end
         assert end.event.type is (ExecutorEventType.FAILED if code else ExecutorEventType.FINISHED)
         assert not [call for call in node.engine_calls() if call.startswith("load")]
+
+
+async def test_a_node_that_joins_later_serves_merged_weights_only_under_a_signature_of_its_own_files(
+    stopped: Node, hub: FakeHub, v1: Adapter, base: Path, base_digest: str, tmp_path: Path
+) -> None:
+    node, (private, public) = stopped, (tmp_path / "k", tmp_path / "k.pub")
+    new_key(private, public)
+    weights = base_manifest(base, "-", "-")
+    changed = weights.files[0].model_copy(update={"sha256": "f" * 64})
+    others = weights.model_copy(update={"files": (changed, *weights.files[1:])})
+    made = Release(tenant="acme", form=Form.MERGED, base="b" * 64, adapter=v1.manifest.digest, merged=base_digest)
+    ref = ReleaseRef(id=made.id, release=made, label="v1m")
+
+    async def desired(generation: int, signature: Signature | None) -> TableEntry:
+        kind, body = AttestationKind.SIGNATURE, signature.model_dump(mode="json") if signature is not None else {}
+        stated = Attestation(kind=kind, subject=base_digest, tenant="acme", body=body, by="x")
+        hub.attestations[:] = [one for one in hub.attestations if one.kind is not kind] + [stated] * bool(body)
+        wanted = entry(ref, generation, keys=KEYS).model_copy(update={"signers": (public.read_text(),)})
+        await hub.desire(wanted)
+        return wanted
+
+    wanted = await desired(1, None)  # it was prepared and committed on others, before this node was there
+    node.start()
+    for signature, code in ((None, "unsigned"), (sign_weights(others, private, public), "bad_signature")):
+        if signature is not None:
+            wanted = await desired(2, signature)
+        failed = await hub.ack(wanted, "failed")
+        assert failed.code == code, failed
+        assert (await node.router_state()).in_force == ()
+        assert (await node.ask("hello"))[0] == 503
+    await hub.ack(await desired(3, sign_weights(weights, private, public)), "flipped")
+    assert (await node.ask("hello"))[0] == 200
+
+    hub.attestations.clear()
+    heard = len(hub.heard)
+    await node.end_agent()
+    node.start()
+    await hub.wait(Hello, after=heard)
+    await hub.report(lambda report: report.replicas[0].state is EngineState.UP)
+    assert await node.router_has(ref.id)
+    assert (await node.ask("hello"))[0] == 200, "it was let in already, in this lifetime of the engine"
 
 
 async def test_bytes_that_are_not_the_manifests_never_reach_the_engine(

@@ -175,8 +175,10 @@ async def test_a_release_listed_as_ready_by_an_engine_of_another_base_is_not_ser
 
 async def test_merged_weights_are_served_under_their_engines_own_name(router: Running, engine: Upstream) -> None:
     made = Release(tenant="acme", form=Form.MERGED, base=V1.release.base, adapter=V1.release.adapter, merged=OTHER_BASE)
+    ref = ReleaseRef(id=made.id, release=made)
     await router.engines(("e0", engine.socket, []), base=OTHER_BASE)
-    acks = await router.table(entry(ReleaseRef(id=made.id, release=made)))
+    assert said(await router.table(entry(ref))) == [("e0", "waiting", "not_ready", 1, made.id)], "not let in yet"
+    acks = await router.engines(("e0", engine.socket, [ref]), base=OTHER_BASE)
     assert said(acks) == [("e0", "flipped", None, 1, made.id)]
     answer = await router.ask()
     assert (answer.text, answer.headers["x-loradeck-base"]) == ("e0:base", OTHER_BASE)

@@ -31,11 +31,12 @@ def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "j")
     journal.advance(Cursor(1, 7, "c" * 64))
     journal.pin(a_pin())
-    journal.engine("gpu-01", "boot1", ("r1", "r2"))
+    journal.engine("gpu-01", "boot1", ("r1", "r2"), ("m1",))
     again = Journal.open(tmp_path / "j")
     assert (again.cursor, again.cursor.hash) == (Cursor(1, 7), "c" * 64)
     assert again.pins == {("acme", "production"): a_pin()}
     assert again.passed == {"gpu-01": ("boot1", ("r1", "r2"))}
+    assert again.let_in == {"gpu-01": ("m1",)}
 
 
 def test_the_cursor_never_goes_back(tmp_path: Path) -> None:
