@@ -469,6 +469,7 @@ def nodes() -> list[NodeRow]:
                         build="embedded",
                         slots=8,
                         loaded=(view("acme", "v9"), view("acme", "v7"), view("bolt", "v5"))[: 1 + i % 3],
+                        gpus=(i % 2,),
                     ),
                 ),
                 host=Host(cpu_percent=20 + i * 3, memory_used=(90 + i) * 2**30, memory_total=512 * 2**30, load1=3.1),
@@ -509,6 +510,7 @@ def nodes() -> list[NodeRow]:
             "node": "cpu-12",
             "nvml": NvmlState.NO_GPU,
             "gpus": (),
+            "replicas": tuple(one.model_copy(update={"gpus": ()}) for one in made[11].replicas),
             "host": Host(cpu_percent=61, memory_used=13 * 2**30, memory_total=24 * 2**30, load1=1.7),
         }
     )

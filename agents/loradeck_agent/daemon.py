@@ -267,7 +267,7 @@ class Agent:
             epoch=self._durable.epoch,
             rev=self._durable.rev,
             hash=self._durable.hash,
-            replicas=tuple(engine.report() for engine in self.engines),
+            replicas=tuple(life.report(self.telemetry.snapshot().gpus) for life in self.lives),
             pins=tuple(self.pins.values()),
             jobs=self.jobs.running(),
             stored=tuple(sorted(self._say_stored())),
@@ -565,7 +565,7 @@ class Agent:
             seen = self.telemetry.snapshot()
             await self.link.send(
                 Report(
-                    replicas=tuple(engine.report(unreached) for engine in self.engines),
+                    replicas=tuple(life.report(seen.gpus, unreached) for life in self.lives),
                     router_boot=self._router_boot,
                     traffic=traffic,
                     host=seen.host,

@@ -7,10 +7,11 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from loradeck.schemas.link import AckState, EngineState
+from loradeck.schemas.link import AckState, EngineState, Replica
+from loradeck.schemas.telemetry import Gpu
 from loradeck_agent.acks import AckBoard, agent_ack
 from loradeck_agent.desired import DesiredTable
 from loradeck_agent.engine_config import EmbeddedEngine, EngineConfig, VllmEngine
@@ -22,6 +23,7 @@ from loradeck_agent.proof import Prover
 from loradeck_agent.reconcile import Reconciler
 from loradeck_agent.replica import EngineReplica
 from loradeck_agent.supervise import Program, Supervised, Watched
+from loradeck_agent.telemetry.holders import gpus_of
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,14 @@ class EngineLife:
             self._wanted.set()
         else:
             engine.state = EngineState.STOPPED
+
+    def report(self, gpus: Sequence[Gpu], unreached: str = "") -> Replica:
+        """What the hub is told of the engine, with those of the node's GPUs on which its processes were seen.
+
+        `unreached`: why no caller reaches it, whatever it holds. Of an engine that somebody else runs no process is known, so none is named.
+        """
+        leader = self._process.pid if self._process is not None else None
+        return self.engine.report(unreached).model_copy(update={"gpus": gpus_of(leader, gpus)})
 
     def start(self) -> None:
         """From now on the engine is kept running."""

@@ -228,6 +228,7 @@ class Node:
             build=BUILD,
             slots=SLOTS,
             loaded=tuple(sorted(loaded)),
+            gpus=tuple(range(GPUS)),
         )
 
     async def _report(self) -> None:

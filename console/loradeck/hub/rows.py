@@ -276,6 +276,7 @@ class Rows:
                     build=r.build.key if r.build else "",
                     slots=r.slots,
                     loaded=tuple(catalogue.view(release) for release in r.loaded),
+                    gpus=r.gpus,
                     alarm=r.alarm,
                 )
                 for r in node.replicas

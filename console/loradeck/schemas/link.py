@@ -141,6 +141,7 @@ class Replica(Wire):
     fetch_s: float | None = Field(None, description="how long the last adapter took from the hub to this node's disk")
     memory_gb: float | None = Field(None, description="what its engine takes, as configured; None: not said")
     always: bool = Field(True, description="False: it runs only while something wants its base")
+    gpus: tuple[int, ...] = Field((), description="indices of GPUs on which its processes were seen; (): on none")
     alarm: str = Field("", description="one line: why the engine is not used, or which way back has no slot in it")
 
 

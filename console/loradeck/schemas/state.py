@@ -165,6 +165,7 @@ class NodeReplica(Wire):
     build: str
     slots: int
     loaded: tuple[ReleaseView, ...]
+    gpus: tuple[int, ...] = Field((), description="indices of the node's GPUs on which its processes were seen")
     alarm: str = Field("", description="one line: why the engine is not used, or which way back has no slot in it")
 
 
