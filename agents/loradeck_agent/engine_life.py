@@ -76,7 +76,8 @@ class EngineLife:
     def report(self, gpus: Sequence[Gpu], unreached: str = "") -> Replica:
         """What the hub is told of the engine, with those of the node's GPUs on which its processes were seen.
 
-        `unreached`: why no caller reaches it, whatever it holds. Of an engine that somebody else runs no process is known, so none is named.
+        `unreached`: why no caller reaches it, whatever it holds. Of an engine that somebody else runs no process is
+        known, so no GPU is named.
         """
         leader = self._process.pid if self._process is not None else None
         return self.engine.report(unreached).model_copy(update={"gpus": gpus_of(leader, gpus)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from rich.cells import chop_cells
+
 from loradeck.tui.clipboard import TooLong, copied
 from loradeck.tui.dispatch import Action, barrier
 from loradeck.tui.listing import RowFilter
@@ -18,6 +20,11 @@ from loradeck.tui.widgets.prompt import Asking
 
 if TYPE_CHECKING:
     from loradeck.tui.app import Deck
+
+
+def _cut(text: str, width: int) -> list[str]:
+    """A long line of JSON in pieces, so that digests and messages can be read whole."""
+    return chop_cells(text, max(2, width)) or [""]
 
 
 class Acts:
@@ -106,6 +113,8 @@ class Acts:
             state.marks.clear()
         elif state.screen is not Screen.TENANTS:
             self._deck.show_list(Screen.TENANTS)
+        else:
+            self._deck.notice("nothing is open here; q quits", "dim")
 
     def _closes_panel(self, key: RowKey) -> bool:
         row = self._deck.state.tenants[key]
@@ -144,6 +153,8 @@ class Acts:
         self._deck.notice(f"sorted by {self._deck.state.sort.value}", "dim")
 
     def do_mark_shown(self) -> None:
+        if not self._deck.state.tenant_list.order:
+            self._deck.notice("* off: no row is shown", "dim")
         self._deck.state.toggle_marks()
 
     def do_json(self) -> None:
@@ -153,7 +164,11 @@ class Acts:
             return
         text = selected.model_dump_json(indent=2)
         self._deck.push_screen(
-            Page("json", lambda width: [line(clean(part)) for part in text.splitlines()], leaves="J")
+            Page(
+                "json",
+                lambda width: [line(part) for whole in text.splitlines() for part in _cut(clean(whole), width)],
+                leaves="J",
+            )
         )
 
     def do_down(self) -> None:

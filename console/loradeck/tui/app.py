@@ -345,12 +345,13 @@ class Deck(App[Context], inherit_bindings=False):
             self.notice(f"{count} keys came at once: not taken as commands", "warn")
             return
         if binding is None:
-            other = keys.elsewhere(typed, self.state.screen)
-            if other is not None:
-                self.notice(f"{other.shown} ({other.label or other.does}) means nothing on this screen", "dim")
+            self.notice(keys.means_nothing(typed, self.state.screen), "dim")
             return
         self.notice("")
         if self.question is not None and not self._answers(binding):
+            return
+        if binding.does in ("enter", "mark") and self.state.listing.index is None:
+            self.notice(f"{binding.shown} off: no row is selected", "dim")
             return
         own = getattr(self.front, f"do_{binding.does}", None)  # what a key means on this list alone
         (own or getattr(self.acts, f"do_{binding.does}"))()

@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
+
+from rich.cells import cell_len
 
 from loradeck.schemas.jobs import JobState
-from loradeck.tui.keys import hints
+from loradeck.tui.keys import BINDINGS, Binding, hints
 from loradeck.tui.registry import REFRESH_S
 from loradeck.tui.state import ConsoleState, Link, Screen
-from loradeck.tui.text import Line, Span, age, clean, clock, fit_line, plural, spread, width_of
+from loradeck.tui.text import Line, Span, age, clean, clock, fit, fit_line, plural, spread, width_of
 
 
 def header_line(state: ConsoleState, width: int, *, context: str, production: bool, read_only: str | None) -> Line:
-    """Where this console looks, the hub's time, how the link is, and who one is there."""
+    """Where this console looks, the hub's time, how the link is, what is refused here, and who one is there.
+
+    Where it is narrow, what is dropped is dropped whole: the local time first, then who one is, then the nodes.
+    """
     status = state.status
     name = clean(status.hub if status else context)
+    name = fit(name, width // 4) if cell_len(name) > width // 4 else name
     prod = production or (status.production if status else False)
     spans = [Span(f" PROD {name} " if prod else f" {name} ", "production" if prod else "bar"), Span("  ")]
-    now_ms = state.hub_now_ms
-    if now_ms is not None:
-        utc = datetime.fromtimestamp(now_ms / 1000, UTC)
-        local = utc.astimezone()
+    local: list[Span] = []
+    if state.hub_now_ms is not None:
+        utc = datetime.fromtimestamp(state.hub_now_ms / 1000, UTC)
         spans.append(Span(utc.strftime("%H:%M:%SZ")))
-        if local.utcoffset() and width >= 100:
-            spans.append(Span(local.strftime(" (%H:%M local)"), "dim"))
-        spans.append(Span("  "))
-    spans.append(link_span(state))
-    if state.nodes:
-        up = state.nodes.counts.up
-        whole = up == len(state.nodes)
-        live = state.link is Link.LIVE
-        words = f"  nodes {up}/{len(state.nodes)} up" if live else f"  nodes were {up}/{len(state.nodes)} up"
-        spans.append(Span(words, "dim" if not live else "" if whole else "bad"))
-    if status is not None and status.refusing:
-        spans.append(Span(f"  REFUSING MOVES: {clean(status.refusing)}", "bad"))
-    if state.me is not None:
-        spans.append(Span(f"  {clean(state.me.actor)} {state.me.role.value}"))
+        if utc.astimezone().utcoffset():
+            local.append(Span(utc.astimezone().strftime(" (%H:%M local)"), "dim"))
+    bound = [Span("  "), link_span(state)]
     if read_only:
-        spans.append(Span("  READ-ONLY", "warn"))
-    return spread(spans, [Span("? keys ", "dim")], width)
+        bound.append(Span("  READ-ONLY", "warn"))
+    if status is not None and status.refusing:
+        bound.append(Span(f"  REFUSING MOVES: {clean(status.refusing)}", "bad"))
+    me = Span(f"  {clean(state.me.actor)} {state.me.role.value}") if state.me is not None else Span("")
+    for more in ([_nodes_up(state)], [me]):
+        if width_of([*spans, *bound, *more]) <= width:
+            bound += more
+    if width_of([*spans, *local, *bound]) + len("  ? keys ") <= width:
+        spans += local
+    return spread([*spans, *bound], [Span("? keys ", "dim")], width)
+
+
+def _nodes_up(state: ConsoleState) -> Span:
+    if not state.nodes:
+        return Span("")
+    up = state.nodes.counts.up
+    live = state.link is Link.LIVE
+    words = f"  nodes {up}/{len(state.nodes)} up" if live else f"  nodes were {up}/{len(state.nodes)} up"
+    return Span(words, "dim" if not live else "" if up == len(state.nodes) else "bad")
 
 
 def link_span(state: ConsoleState) -> Span:
@@ -87,7 +99,12 @@ def summary_line(state: ConsoleState, width: int) -> Line:
 
 def _tenants(state: ConsoleState) -> list[Span]:
     counts = state.tenants.counts
-    spans = [Span(f" {counts.need} need you" if counts.need else " none needs you", "bold" if counts.need else "good")]
+    spans = [
+        Span(
+            f" {counts.need} need{'s' if counts.need == 1 else ''} you" if counts.need else " none needs you",
+            "bold" if counts.need else "good",
+        )
+    ]
     spans.append(Span("  "))
     if counts.bad:
         spans.append(Span(f" {plural(counts.bad, 'bad release')} ", "bad"))
@@ -161,16 +178,37 @@ def _fetched(state: ConsoleState, which: Screen) -> list[Span]:
     return [Span(f"   as of {age(old)} ago", "dim")] if old > 2 * REFRESH_S else []
 
 
+SCREENS_HINT = 2
+"""How soon the footer names the keys of the screens, among the hints of `keys`."""
+
+EACH_SCREEN_HINT = 11
+"""How soon it names each of them."""
+
+
 def footer_line(screen: Screen, width: int, *, in_view: tuple[int, int], total: int) -> Line:
     """Keys that mean something here, and which rows are in view."""
-    spans: list[Span] = [Span(" ")]
-    for binding in hints(screen):
-        if binding.does == screen.value:
-            continue
-        spans += [Span(binding.shown, "key"), Span(f" {binding.label}  ", "dim")]
     first, last = in_view
     right = [Span(f"{first}-{last}/{total:,} ", "dim")] if total else []
-    room = width - width_of(right) - 2
-    while width_of(spans) > room and len(spans) > 3:
-        del spans[-2:]
-    return spread(spans, right, width)
+    return spread(_hints_in(screen, width - width_of(right) - 2), right, width)
+
+
+@lru_cache(maxsize=64)
+def _hints_in(screen: Screen, room: int) -> Line:
+    """Help, always, and as many other hints as fit into so many cells: those that matter most."""
+    named = hints(screen)
+    offers: list[tuple[int, float, Line]] = [(one.hint, at, _hint(one)) for at, one in enumerate(named)]
+    others = [binding for binding in BINDINGS if binding.does in set(Screen) - {screen}]
+    before_the_last = len(named) - 1.5  # which is the way out
+    offers.append((SCREENS_HINT, before_the_last, (Span("1-7", "key"), Span(" screens  ", "dim"))))
+    offers.append((EACH_SCREEN_HINT, before_the_last, tuple(span for binding in others for span in _hint(binding))))
+    help_ = (Span("?", "key"), Span(" help", "dim"))
+    kept: dict[float, Line] = {}
+    for _, at, spans in sorted(offers, key=lambda offer: offer[0]):
+        more = {**kept, at: spans}
+        if 1 + sum(map(width_of, more.values())) + width_of(help_) <= room:
+            kept = more
+    return (Span(" "), *(span for _, spans in sorted(kept.items()) for span in spans), *help_)
+
+
+def _hint(binding: Binding) -> Line:
+    return (Span(binding.shown, "key"), Span(f" {binding.label}  ", "dim"))

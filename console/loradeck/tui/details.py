@@ -31,11 +31,11 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
         ran = f"   ran {age((until - job.started_ms) / 1000)}"
     where = f"on {clean(job.node)}" if job.node else "not on a node yet"
     if isinstance(job.spec, PrepareSpec) and not job.node:
-        where = "on every node it is placed on"
+        where = "on all placed nodes"
     lines.append(
         line(
             Span(" WHERE ", "label"),
-            f"{where}   attempt {job.attempt}   asked by {clean(job.by)} {state.when(job.created_ms)}{ran}",
+            f"{where}   attempt {job.attempt}{ran}   asked by {clean(job.by)} {state.when(job.created_ms)}",
         )
     )
     lines.append(line(Span(" AT    ", "label"), progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))
@@ -120,7 +120,7 @@ def event_lines(state: ConsoleState, event: Event, width: int) -> list[Line]:
         line(
             Span(" CHAIN ", "label"),
             f"event {short(event.id)}   txn {short(event.txn)}   epoch {event.epoch}   "
-            f"hash {event.hash[:12]} after {event.prev_hash[:12]}",
+            f"hash {event.hash[:8]} after {event.prev_hash[:8]}",
         )
     )
     return lines

@@ -26,22 +26,35 @@ _PANE_SPARK = 12
 
 
 def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> list[Line]:
-    """A node in the pane: its GPUs or, where it has none, CPU and memory; then engines with what they have loaded."""
+    """A node in the pane: its GPUs or, where it has none, CPU and memory; then engines with what they have loaded.
+
+    Where not all fits, GPUs are left out, those in trouble last.
+    """
     now = _is_now(state, node)
     lines = [title(_head(state, node), width)]
+    below = []
+    gpus = list(node.gpus)
     if node.nvml is NvmlState.NO_GPU:
         lines.append(line(Span(" no GPU", "label"), f"   {_host(node)}"))
+        gpus.clear()
     else:
         if node.nvml is not NvmlState.OK:
             lines.append(_nvml(node))
-        lines += [_gpu(state, node, gpu, width, now=now) for gpu in node.gpus]
-        lines.append(line(Span(" host  ", "label"), _host(node)))
+        below.append(line(Span(" host  ", "label"), _host(node)))
     for replica in node.replicas:
-        lines.append(_engine(state, replica, now=now))
-        lines += _alarm(replica, now=now)
+        below.append(_engine(state, replica, now=now))
+        below += _alarm(replica, now=now)
     if not node.replicas:
-        lines.append(line(Span(" no engine on this node", "dim")))
-    lines += _pins(state, node)
+        below.append(line(Span(" no engine on this node", "dim")))
+    below += _pins(state, node)
+    room = height - len(lines) - len(below)
+    shown = gpus if len(gpus) <= room else sorted(gpus, key=lambda gpu: not _troubles(gpu))[: max(0, room - 1)]
+    lines += [_gpu(state, node, gpu, width, now=now) for gpu in gpus if gpu in shown]
+    if len(shown) < len(gpus):
+        left = [gpu for gpu in gpus if gpu not in shown]
+        fine = "" if any(map(_troubles, left)) else ", none slowed or with errors"
+        lines.append(line(Span(f" and {plural(len(left), 'more GPU')}{fine}; enter shows all", "dim")))
+    lines += below
     if len(lines) > height:
         hidden = len(lines) - height + 1
         lines = [*lines[: height - 1], line(Span(f" and {plural(hidden, 'more line')}; enter shows them", "dim"))]
@@ -58,17 +71,23 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
         lines.append(line(Span(" it is away: this is what it said last", "bad")))
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
     cells = max(12, min(SLOTS, (width - 44) // 2))
-    lines.append(line(Span(" LABELS ", "label"), clean(labels) or "-", Span(f"   lines: {_spanned(cells)}", "dim")))
+    lines.append(line(Span(" LABELS ", "label"), clean(labels) or "-"))
+    for replica in node.replicas:
+        lines.append(_engine(state, replica, now=now, loaded=False))
+        lines += _alarm(replica, now=now)
+    if not node.replicas:
+        lines.append(line(Span(" no engine on this node", "dim")))
+    lines += _pins(state, node)
+    lines.append(line(Span(f" lines: {_spanned(cells)}", "dim")))
     if node.nvml is NvmlState.NO_GPU:
         lines.append(line(Span(" no GPU ", "label"), "this host has none, or no driver for it"))
     elif node.nvml is not NvmlState.OK:
         lines.append(_nvml(node))
     for gpu in node.gpus if node.nvml is not NvmlState.NO_GPU else ():
         lines += [BLANK, *_gpu_block(state, node, gpu, cells)]
-    lines += [BLANK, *_host_block(state, node, cells), BLANK]
+    lines += [BLANK, *_host_block(state, node, cells)]
     for replica in node.replicas:
-        lines.append(_engine(state, replica, now=now, loaded=False))
-        lines += _alarm(replica, now=now)
+        lines += [BLANK, line(Span(f" loaded in {clean(replica.replica)}", "label"))]
         lines += [
             line(f"     {clean(state.owner_of(view.id) or '')} {clean(view.label)}/{clean(view.base_label)}  ", Span(
                 short(view.id), "dim"))
@@ -76,9 +95,7 @@ def node_page(state: ConsoleState, node: NodeRow, width: int) -> list[Line]:
         ]  # fmt: skip
         if not replica.loaded:
             lines.append(line(Span("     nothing loaded", "dim")))
-    if not node.replicas:
-        lines.append(line(Span(" no engine on this node", "dim")))
-    return [*lines, *_pins(state, node)]
+    return lines
 
 
 def _is_now(state: ConsoleState, node: NodeRow) -> bool:
@@ -165,9 +182,8 @@ def _gpu_block(state: ConsoleState, node: NodeRow, gpu: Gpu, cells: int) -> list
     ]
     ecc = f"{_or_dash(gpu.ecc_uncorrected)} uncorrected, {_or_dash(gpu.ecc_corrected)} corrected"
     xids = " ".join(map(str, gpu.xids)) or "none"
-    slowed = clean(", ".join(gpu.throttle)).replace("_", " ") or "nothing"
     rows = f"remapped rows {_or_dash(gpu.remapped_rows)}"
-    lines.append(line(f"   {'errors':<7}", f"ECC {ecc}   {rows}   XID {xids}   slowed by {slowed}"))
+    lines.append(line(f"   {'errors':<7}", f"XID {xids}   ECC {ecc}   {rows}"))
     if gpu.processes:
         told = ", ".join(f"{process.pid} ({gigabytes(process.memory_bytes)} GB)" for process in gpu.processes[:8])
         more = f" and {len(gpu.processes) - 8} more" if len(gpu.processes) > 8 else ""
@@ -214,9 +230,15 @@ def _engine(state: ConsoleState, replica: NodeReplica, *, now: bool, loaded: boo
     return line(
         Span(f" {clean(replica.replica)}  ", "label"),
         Span(replica.state.value, style) if now else Span(f"was {replica.state.value}", "dim"),
-        f"  {clean(replica.base_label) or '-'} {short(replica.base)}  {len(replica.loaded)}/{replica.slots} slots  ",
+        f"  {clean(replica.base_label) or '-'} {short(replica.base)}{on_gpus(replica)}  "
+        f"{len(replica.loaded)}/{replica.slots} slots  ",
         Span(held or "nothing loaded", "" if held else "dim") if loaded else Span(clean(replica.build), "dim"),
     )
+
+
+def on_gpus(replica: NodeReplica) -> str:
+    """The GPUs on which the driver sees an engine's processes; nothing where it sees none."""
+    return f" on {', '.join(f'gpu{index}' for index in replica.gpus)}" if replica.gpus else ""
 
 
 def _alarm(replica: NodeReplica, *, now: bool) -> list[Line]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.tui.columns import progress_bar
 from loradeck.tui.following import Following
 from loradeck.tui.plots import plot
@@ -26,7 +26,9 @@ def job_head(state: ConsoleState, job: Job | None, following: Following, width: 
 
 
 def _title(state: ConsoleState, job: Job, width: int) -> Line:
-    where = f"on {clean(job.node)}" if job.node else "on no node"
+    where = f"on {clean(job.node)}" if job.node else "not on a node yet"
+    if isinstance(job.spec, PrepareSpec) and not job.node:
+        where = "on all placed nodes"
     name = f"{clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}"
     text = f"{name}   {job.state.value}   {where}   attempt {job.attempt}"
     if state.link is not Link.LIVE:

@@ -16,7 +16,8 @@ class Binding:
 
     `moves`: it may change what is served, so it goes through the dispatch gate. `repeats`: it also acts when
     several keys came in one read, as they do from a key held down over a slow link. It only moves the selection or
-    leaves something, so nothing is sent by it; every other key is no command then.
+    leaves something, so nothing is sent by it; every other key is no command then. `hint`: how soon the footer names
+    it, 1 first; 0: never. What does not fit is dropped from the highest on.
     """
 
     does: str
@@ -26,7 +27,7 @@ class Binding:
     help: str
     where: frozenset[Screen] = LISTS
     moves: bool = False
-    footer: bool = True
+    hint: int = 0
     repeats: bool = False
 
 
@@ -40,6 +41,7 @@ BINDINGS: tuple[Binding, ...] = (
         "second and nothing stands against it; else it says why, or asks for y. With marks: all marked rows.",
         TENANTS,
         moves=True,
+        hint=1,
     ),
     Binding(
         "undo",
@@ -49,6 +51,7 @@ BINDINGS: tuple[Binding, ...] = (
         "Undo the last move of this row. At once if it is your own and under 60 s old; else asks for y.",
         TENANTS,
         moves=True,
+        hint=2,
     ),
     Binding(
         "fallback",
@@ -58,6 +61,7 @@ BINDINGS: tuple[Binding, ...] = (
         "Fall back to the base alone. Asks for y.",
         TENANTS,
         moves=True,
+        hint=3,
     ),
     Binding(
         "promote",
@@ -68,6 +72,7 @@ BINDINGS: tuple[Binding, ...] = (
         "the gate: `:promote! vN`, with a typed reason.",
         TENANTS,
         moves=True,
+        hint=8,
     ),
     Binding(
         "override",
@@ -78,7 +83,6 @@ BINDINGS: tuple[Binding, ...] = (
         "the event shows for ever. Needs the role releaser.",
         TENANTS,
         moves=True,
-        footer=False,
     ),
     Binding(
         "hold",
@@ -88,6 +92,7 @@ BINDINGS: tuple[Binding, ...] = (
         "Set or release the hold that keeps automation from promoting. Asks for y.",
         TENANTS,
         moves=True,
+        hint=9,
     ),
     Binding(
         "rewind",
@@ -98,7 +103,7 @@ BINDINGS: tuple[Binding, ...] = (
         "the pointers of the marked tenants. Shows what would move and what would stay; asks for y.",
         TENANTS,
         moves=True,
-        footer=False,
+        hint=6,
     ),
     Binding(
         "incident",
@@ -107,19 +112,10 @@ BINDINGS: tuple[Binding, ...] = (
         "incident",
         "Add an incident and a reason to the last move of the row, or to the selected event: INC-2210 what happened.",
         frozenset({Screen.TENANTS, Screen.EVENTS}),
-        footer=False,
+        hint=12,
     ),
-    Binding("confirm", ("y",), "y", "yes", "Do what the question above the footer says.", moves=True, footer=False),
-    Binding(
-        "copy",
-        ("c",),
-        "c",
-        "copy",
-        "Copy what names the selection: the live release's id, a node, a job, an event, a digest. While a move is not "
-        "done: the command for the node that does not answer.",
-        footer=False,
-    ),
-    Binding("mark", ("space",), "space", "mark", "Mark or unmark the row; esc clears.", TENANTS, footer=False),
+    Binding("confirm", ("y",), "y", "yes", "Do what the question above the footer says.", moves=True),
+    Binding("mark", ("space",), "space", "mark", "Mark or unmark the row; esc clears.", TENANTS, hint=10),
     Binding(
         "mark_shown",
         ("*",),
@@ -127,7 +123,6 @@ BINDINGS: tuple[Binding, ...] = (
         "mark all",
         "Mark every row that the filter shows, or unmark them when all are marked.",
         TENANTS,
-        footer=False,
     ),
     Binding(
         "related",
@@ -137,7 +132,7 @@ BINDINGS: tuple[Binding, ...] = (
         "Mark the rows of the ALSO line: live releases that share its dataset, recipe, move to another base, or batch "
         "of promotes. Unmark them when all are marked.",
         TENANTS,
-        footer=False,
+        hint=11,
     ),
     Binding(
         "diff",
@@ -146,7 +141,7 @@ BINDINGS: tuple[Binding, ...] = (
         "diff",
         "The live release beside the one that R goes to: what differs first, then what is alike.",
         TENANTS,
-        footer=False,
+        hint=11,
     ),
     Binding(
         "mark_version",
@@ -155,6 +150,7 @@ BINDINGS: tuple[Binding, ...] = (
         "mark",
         "Mark the version to compare with, or unmark it.",
         frozenset({Screen.ADAPTERS}),
+        hint=2,
     ),
     Binding(
         "compare",
@@ -163,6 +159,7 @@ BINDINGS: tuple[Binding, ...] = (
         "compare",
         "The marked version beside the selected one: what differs first, then what is alike.",
         frozenset({Screen.ADAPTERS}),
+        hint=3,
     ),
     Binding(
         "traces",
@@ -172,7 +169,7 @@ BINDINGS: tuple[Binding, ...] = (
         "The row's newest requests as its routers know them: who was served by which release, how long, and how it was "
         "judged.",
         TENANTS,
-        footer=False,
+        hint=12,
     ),
     Binding(
         "export",
@@ -181,7 +178,7 @@ BINDINGS: tuple[Binding, ...] = (
         "export ids",
         "Write the ids of the requests that the left release answered to a file; it says what may be missing.",
         TENANTS,
-        footer=False,
+        hint=13,
     ),
     Binding(
         "drain",
@@ -191,9 +188,17 @@ BINDINGS: tuple[Binding, ...] = (
         "Give the node no new jobs and let go of its GPU driver. Names what it serves and runs; asks for y.",
         frozenset({Screen.NODES}),
         moves=True,
+        hint=1,
     ),
     Binding(
-        "cordon", ("C",), "C", "cordon", "Give the node no new jobs. Asks for y.", frozenset({Screen.NODES}), moves=True
+        "cordon",
+        ("C",),
+        "C",
+        "cordon",
+        "Give the node no new jobs. Asks for y.",
+        frozenset({Screen.NODES}),
+        moves=True,
+        hint=2,
     ),
     Binding(
         "uncordon",
@@ -203,6 +208,7 @@ BINDINGS: tuple[Binding, ...] = (
         "End a cordon or a drain. Asks for y.",
         frozenset({Screen.NODES}),
         moves=True,
+        hint=3,
     ),
     Binding(
         "cancel",
@@ -212,6 +218,7 @@ BINDINGS: tuple[Binding, ...] = (
         "Stop the job. Says what will not come of it; asks for y.",
         frozenset({Screen.JOBS}),
         moves=True,
+        hint=1,
     ),
     Binding(
         "resume",
@@ -221,6 +228,7 @@ BINDINGS: tuple[Binding, ...] = (
         "Queue a failed or cancelled job again, as its next attempt, on its node where that is free. Asks for y.",
         frozenset({Screen.JOBS}),
         moves=True,
+        hint=2,
     ),
     Binding(
         "sign",
@@ -231,7 +239,7 @@ BINDINGS: tuple[Binding, ...] = (
         "(enter). Says how many are bad; asks for y.",
         frozenset({Screen.GATES}),
         moves=True,
-        footer=False,  # the page of answers names it, where there is something to sign
+        # The page of answers names it in its bar, where there is something to sign.
     ),
     Binding(
         "sort",
@@ -241,16 +249,33 @@ BINDINGS: tuple[Binding, ...] = (
         "Sort by attention, tenant, live release or newest move in turn; the header says which. Not by figures: those "
         "of rows that nobody looks at are not known.",
         TENANTS,
-        footer=False,
+        hint=14,
     ),
-    Binding("json", ("J",), "J", "json", "The selected row as the hub sent it, in JSON.", footer=False),
-    Binding("filter", ("/",), "/", "filter", "Show only rows that match a regular expression; `!` in front inverts."),
+    Binding(
+        "copy",
+        ("c",),
+        "c",
+        "copy",
+        "Copy what names the selection: the live release's id, a node, a job, an event, a digest. While a move is not "
+        "done: the command for the node that does not answer.",
+        hint=15,
+    ),
+    Binding("json", ("J",), "J", "json", "The selected row as the hub sent it, in JSON.", hint=16),
+    Binding(
+        "filter",
+        ("/",),
+        "/",
+        "filter",
+        "Show only rows that match a regular expression; `!` in front inverts.",
+        hint=4,
+    ),
     Binding(
         "command",
         (":",),
         ":",
         "command",
         "Type a command; tab completes it, up and down go through the earlier ones, `:help` lists them.",
+        hint=7,
     ),
     Binding("tenants", ("1",), "1", "tenants", "Every tenant's pointer, what it serves, and where R would go."),
     Binding("nodes", ("2",), "2", "nodes", "Nodes, their GPUs, engines and loaded releases."),
@@ -259,21 +284,22 @@ BINDINGS: tuple[Binding, ...] = (
     Binding("adapters", ("5",), "5", "adapters", "Adapter versions: origin, scores, where each is live."),
     Binding("events", ("6",), "6", "events", "The log, newest first, and whether its chain holds."),
     Binding("data", ("7",), "7", "data", "Datasets and suites: origin, consent, licence, purpose."),
-    Binding("down", ("j", "down"), "j/down", "", "Next row.", footer=False, repeats=True),
-    Binding("up", ("k", "up"), "k/up", "", "Previous row.", footer=False, repeats=True),
-    Binding("page_down", ("pagedown", "ctrl+f", "ctrl+d"), "PgDn", "", "One page down.", footer=False, repeats=True),
-    Binding("page_up", ("pageup", "ctrl+b", "ctrl+u"), "PgUp", "", "One page up.", footer=False, repeats=True),
-    Binding("first", ("g", "home"), "g", "", "First row.", footer=False),
-    Binding("last", ("G", "end"), "G", "", "Last row.", footer=False),
-    Binding(
-        "enter",
-        ("enter",),
-        "enter",
-        "",
-        "On a tenant: its events. On an event: its tenant. On a node: everything about it. On a job: its plots and "
-        "its log. On a gate result: the sampled answers to look at, one by one. On an adapter: what it was built from.",
-        LISTS - {Screen.DATA},
-        footer=False,
+    Binding("down", ("j", "down"), "j/down", "", "Next row.", repeats=True),
+    Binding("up", ("k", "up"), "k/up", "", "Previous row.", repeats=True),
+    Binding("page_down", ("pagedown", "ctrl+f", "ctrl+d"), "PgDn", "", "One page down.", repeats=True),
+    Binding("page_up", ("pageup", "ctrl+b", "ctrl+u"), "PgUp", "", "One page up.", repeats=True),
+    Binding("first", ("g", "home"), "g", "", "First row."),
+    Binding("last", ("G", "end"), "G", "", "Last row."),
+    *(
+        Binding("enter", ("enter",), "enter", label, says, frozenset({screen}), hint=hint)
+        for screen, label, says, hint in (
+            (Screen.TENANTS, "events", "The row's events.", 10),
+            (Screen.NODES, "details", "Everything about the node, with its last five minutes.", 3),
+            (Screen.JOBS, "plots, log", "The job's plots and its log.", 1),
+            (Screen.GATES, "answers", "The candidate's sampled answers, to look at one by one and to sign for.", 1),
+            (Screen.ADAPTERS, "built from", "What the version was built from.", 1),
+            (Screen.EVENTS, "its row", "The event's row on the tenants screen.", 1),
+        )
     ),
     Binding(
         "escape",
@@ -281,12 +307,12 @@ BINDINGS: tuple[Binding, ...] = (
         "esc",
         "",
         "Leave a question, the rollback panel, the last result, a filter, the marks, then the screen.",
-        footer=False,
         repeats=True,
     ),
-    Binding("help", ("?",), "?", "help", "This page.", footer=False),
-    Binding("quit", ("q", "ctrl+c", "ctrl+q"), "q", "quit", "Back; on the tenants screen quit. Asks while a move "
-            "of yours has not settled."),
+    Binding("help", ("?",), "?", "help", "This page."),
+    Binding("quit", ("q", "ctrl+c", "ctrl+q"), "q", "back", "Back to the tenants screen.", LISTS - TENANTS, hint=14),
+    Binding("quit", ("q", "ctrl+c", "ctrl+q"), "q", "quit", "Quit. Asks while a move of yours has not settled.",
+            TENANTS, hint=14),
 )  # fmt: skip
 
 
@@ -306,9 +332,19 @@ def elsewhere(pressed: str, screen: Screen) -> Binding | None:
     return None
 
 
+def means_nothing(pressed: str, screen: Screen) -> str:
+    """What is said of a key that does nothing on a screen: where it does something, if anywhere."""
+    other = elsewhere(pressed, screen)
+    if other is None:
+        name = pressed if len(pressed) > 1 or pressed.isprintable() else repr(pressed)
+        return f"{name} is no key here; ? shows which are"
+    where = ", ".join(one.value for one in Screen if one in other.where)
+    return f"{other.shown} ({other.label or other.does}) is a key of the {where} screen; ? shows those of this one"
+
+
 def hints(screen: Screen) -> list[Binding]:
-    """What the footer shows."""
-    return [binding for binding in BINDINGS if screen in binding.where and binding.footer]
+    """What the footer may name, in the table's order."""
+    return [binding for binding in BINDINGS if screen in binding.where and binding.hint]
 
 
 COMMANDS: dict[str, str] = {

@@ -6,8 +6,9 @@ They move no pointer and may be sent again: what they ask for is a state, not a 
 from __future__ import annotations
 
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
-from loradeck.schemas.state import NodeRow
+from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.tui.dispatch import Action, Ask, Refuse, Verdict, barrier
+from loradeck.tui.hardware import on_gpus
 from loradeck.tui.moves import Order
 from loradeck.tui.state import ConsoleState
 from loradeck.tui.text import clean, plural
@@ -79,8 +80,18 @@ def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
     away = "" if node.linked and not node.lost else "; it is away and hears of it when it is back"
     verb = {Action.DRAIN: "drain", Action.CORDON: "cordon", Action.UNCORDON: "uncordon"}[action]
     order = Order(key, node.node, f"{key} {verb} {name}", seen)
-    serving = f"; it serves {plural(len(served), 'pointer')}" if action is Action.DRAIN else ""
+    serving = ""
+    if action is Action.DRAIN:
+        engines = ", ".join(f"{clean(one.replica)}{_where(node, one)}" for one in node.replicas)
+        serving = f"; it serves {plural(len(served), 'pointer')}" + (f" by {engines}" if engines else "")
     return Ask(f"{key} {verb} {name} ({seen}): {effect}{away}{serving}", order=order, listed=tuple(listed))
+
+
+def _where(node: NodeRow, replica: NodeReplica) -> str:
+    """On which GPUs an engine is, as the driver says; where it does not say, that."""
+    if replica.gpus or not node.gpus:
+        return on_gpus(replica)
+    return " (on which GPU is not known)"
 
 
 def _served(state: ConsoleState, node: NodeRow) -> list[str]:

@@ -70,14 +70,15 @@ def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     took = f" +{result.commit_ms:.0f}ms" if result is not None and result.commit_ms is not None else ""
     rev = f" rev {result.rev}" if result is not None else ""
     row = state.tenants.get(own.move.row)
-    text = f"{name} COMMITTED{rev}{took}"
+    committed = f"COMMITTED{rev}{took}"
     if row is None or own.generation is None or row.pointer.generation < own.generation:
-        return Tell(text, "good", own.sent_ms)
+        return Tell(f"{name} {committed}", "good", own.sent_ms)
     if row.pointer.generation > own.generation:
-        return Tell(f"{text}; moved again since", "", own.sent_ms)
+        return Tell(f"{name} {committed}; moved again since", "", own.sent_ms)
     slowest = [replica.flipped_ms for replica in row.replicas if replica.flipped_ms is not None]
     last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
-    text += f" FLIPPED {row.flipped}/{row.placed}{last} PROVEN {proven(row)}/{row.placed}"
+    # What one waits for comes first: a narrow terminal cuts the end.
+    text = f"{name} PROVEN {proven(row)}/{row.placed} FLIPPED {row.flipped}/{row.placed}{last} {committed}"
     return Tell(text, "good" if is_done(row) else "warn", own.sent_ms)
 
 
@@ -94,8 +95,9 @@ def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     since = sum(row is not None and row.pointer.generation > own.moved[key] for key, row in rows.items())
     flipped = sum(row.flipped >= row.placed for row in here)
     done = sum(is_done(row) for row in here)
-    text = f"{name} COMMITTED rev {result.rev}{took} FLIPPED {flipped}/{len(rows)} PROVEN {done}/{len(rows)}{stayed}"
-    text += f"; {since} moved again since" if since else ""
+    text = f"{name} PROVEN {done}/{len(rows)} FLIPPED {flipped}/{len(rows)}{stayed}"
+    text += f", {since} moved again since" if since else ""
+    text += f" COMMITTED rev {result.rev}{took}"
     return Tell(text, "good" if done + since == len(rows) else "warn", own.sent_ms)
 
 

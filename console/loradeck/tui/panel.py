@@ -10,9 +10,9 @@ from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.state import ReplicaRow, TenantRow
 from loradeck.tui.dispatch import Verdict, proven
 from loradeck.tui.moves import OwnMove, Phase
-from loradeck.tui.preview import WIDE, armed_line, goes_to, tell_line, title
+from loradeck.tui.preview import WIDE, armed_line, goes_to, tell_lines, title
 from loradeck.tui.state import SETTLING_S, ConsoleState
-from loradeck.tui.text import Line, Span, age, clean, clock, count, fit, line, percent, plural
+from loradeck.tui.text import Line, Span, age, clean, clock, count, fit, line, percent, plural, width_of
 
 WATCHED_S = 60.0
 """How long somebody else's move shows its panel instead of the preview while it is under way."""
@@ -55,7 +55,7 @@ def has_preview(state: ConsoleState, row: TenantRow) -> bool:
 def panel_lines(
     state: ConsoleState, row: TenantRow, width: int, height: int, *, rollback: Verdict, undo: Verdict
 ) -> list[Line]:
-    """The move's lines, at most `height`; the last one is always the TELL line."""
+    """The move's lines, at most `height`; the TELL line comes last, in whatever room is left."""
     own = state.own_move(row)
     if own is not None and (own.phase in (Phase.SENDING, Phase.UNKNOWN) or _ahead(own, row)):
         lines = _under_way(state, row, own, width)
@@ -69,7 +69,8 @@ def panel_lines(
             lines = _settled(state, row, event, own, width, height, rollback, undo)
         else:
             lines = _moving(state, row, event, own, width, room, not_done=old or failed or row.settled)
-    return [*lines[: height - 1], tell_line(state.tell)]
+    lines = lines[: height - 1]
+    return [*lines, *tell_lines(state.tell, width, max(1, height - len(lines)))]
 
 
 def _ahead(own: OwnMove, row: TenantRow) -> bool:
@@ -97,7 +98,7 @@ def _under_way(state: ConsoleState, row: TenantRow, own: OwnMove, width: int) ->
     ]
 
 
-def _head(state: ConsoleState, row: TenantRow, event: Event | None, own: OwnMove | None) -> list[Span]:
+def _head(state: ConsoleState, row: TenantRow, event: Event | None, own: OwnMove | None, width: int) -> list[Span]:
     if event is None:
         return [Span(f" gen {row.pointer.generation}")]
     spans = [Span(f" {state.name_of(event.from_release)} >> {state.name_of(event.to_release)}", "bold")]
@@ -109,7 +110,8 @@ def _head(state: ConsoleState, row: TenantRow, event: Event | None, own: OwnMove
     ):
         spans.append(Span(f"   {clean(left.label) if left else short(event.from_release)} quarantined"))
     if row.pointer.held:
-        spans.append(Span("   HELD: automation cannot promote"))
+        whole = Span("   HELD: automation cannot promote")
+        spans.append(whole if width_of([*spans, whole]) <= width else Span("   HELD"))
     return spans
 
 
@@ -143,7 +145,7 @@ def _moving(
     else:
         before = row.pointer.generation - 1
         lines.append(title(f"{name}  gen {before}>{row.pointer.generation}   {who}", width))
-        lines.append(tuple(_head(state, row, event, own)))
+        lines.append(tuple(_head(state, row, event, own, width)))
     command = pin_command(row, state) if not_done else None
     told = command_lines(command, width) if command is not None else []
     lines += replica_table(state, row, left, room - max(0, len(told) - 1), not_done=not_done)
@@ -272,7 +274,7 @@ def _settled(
     word = "BACK ON" if back else "NOW ON"
     left = _left(state, event)
     name = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
-    lines = [title(f"{name}   {word} {to}", width, "good"), tuple(_head(state, row, event, own))]
+    lines = [title(f"{name}   {word} {to}", width, "good"), tuple(_head(state, row, event, own, width))]
     proof_ages = [r.proof_age_s for r in row.replicas if r.proof_age_s is not None]
     oldest = ""
     if proof_ages:
@@ -287,7 +289,7 @@ def _settled(
     hold = "h releases the hold   " if row.pointer.held else ""
     lines.append(line(f" bad {percent(row.bad_before)} > {now}   {hold}esc closes"))
     lines.append(goes_to(row, width >= WIDE)[0])
-    lines.append(armed_line(rollback, undo))
+    lines.append(armed_line(rollback, undo, width))
     room = height - 1 - len(lines)
     if room >= 3:
         lines += replica_table(state, row, left, room, not_done=False)

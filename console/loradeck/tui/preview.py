@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rich.cells import cell_len
+
 from loradeck.schemas.company import Companion, Shared
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
@@ -22,7 +24,22 @@ from loradeck.schemas.state import (
 from loradeck.tui.dispatch import Act, Ask, Refuse, Verdict, gate_says
 from loradeck.tui.moves import Tell
 from loradeck.tui.state import ConsoleState, Link
-from loradeck.tui.text import BLANK, Line, Span, age, clean, clock, count, line, percent, plural, span
+from loradeck.tui.text import (
+    BLANK,
+    Line,
+    Span,
+    age,
+    clean,
+    clock,
+    count,
+    fit,
+    line,
+    percent,
+    plural,
+    span,
+    width_of,
+    wrapped,
+)
 
 WIDE = 100
 """From this many columns on the wide form of a line is shown."""
@@ -41,10 +58,13 @@ def title(text: str, width: int, style: str = "rule") -> Line:
     return line(Span(body + "-" * max(0, width - len(body)), style))
 
 
-def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: Verdict, undo: Verdict) -> list[Line]:
+def preview_lines(
+    state: ConsoleState, row: TenantRow, width: int, height: int, *, rollback: Verdict, undo: Verdict
+) -> list[Line]:
     """What R would do on this row and why, before it is pressed.
 
     Args:
+        height: lines of the pane; more than the preview needs go to the TELL line.
         rollback: what the gate would make of R now.
         undo: what the gate would make of u now.
     """
@@ -65,20 +85,24 @@ def preview_lines(state: ConsoleState, row: TenantRow, width: int, *, rollback: 
     lines += _cause(row, wide)
     lines.append(also_line(state, row))
     lines += goes_to(row, wide)
-    lines.append(armed_line(rollback, undo))
+    lines.append(armed_line(rollback, undo, width))
     lines.append(_moves(state, row))
-    lines.append(tell_line(state.tell))
-    return lines
+    return [*lines, *tell_lines(state.tell, width, max(1, height - len(lines)))]
 
 
-def tell_line(tell: Tell | None) -> Line:
-    """The last result; it stays until esc, or until a later move has one."""
+def tell_lines(tell: Tell | None, width: int, room: int = 1) -> list[Line]:
+    """The last result; it stays until esc, or until a later move has one. In at most `room` lines, the last one cut."""
+    label, indent = Span(" TELL  ", "label"), Span("       ")
     if tell is None:
-        said = "(empty: your last result stays here until esc or your next move)"
-        return line(Span(" TELL  ", "label"), Span(said, "dim"))
+        return [line(label, Span("(empty: your last result stays here until esc or your next move)", "dim"))]
     hint = Span("  esc" if tell.closes else "", "dim")
-    at = f"{clock(tell.at_ms, seconds=True)} " if tell.at_ms else ""
-    return line(Span(" TELL  ", "label"), Span(at, "dim"), Span(clean(tell.text), tell.style), hint)
+    at = Span(f"{clock(tell.at_ms, seconds=True)} " if tell.at_ms else "", "dim")
+    parts = wrapped(f"{at.text}{clean(tell.text)}", width - width_of([indent, hint]))
+    if len(parts) > room:
+        parts[room - 1 :] = [" ".join(parts[room - 1 :])]
+    parts[0] = parts[0].removeprefix(at.text)
+    lines = [line(label, at, Span(parts[0], tell.style)), *(line(indent, Span(part, tell.style)) for part in parts[1:])]
+    return [*lines[:-1], (*lines[-1], hint)]
 
 
 def _full(view: ReleaseView | None, wide: bool) -> str:
@@ -150,10 +174,12 @@ def _cause(row: TenantRow, wide: bool) -> list[Line]:
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"
     first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others, figure)}"
-    target = row.preview.target
-    name = f"{clean(target.label)}{' in its time' if wide else ''}" if target else "prior"
+    target = row.preview.target if row.preview.action is not PreviewAction.FALLBACK else None
+    name = (
+        f"{clean(target.label)}{' in its time' if wide else ''} {_said(cause.prior, figure)}" if target else "no prior"
+    )
     base = f"base {short(row.live.base) if row.live else ''} alone" if wide else "base"
-    second = f"{name} {_said(cause.prior, figure)} | {base} {_said(cause.base, figure)}   "
+    second = f"{name} | {base} {_said(cause.base, figure)}   "
     verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
     if not wide:
         verdict = verdict.partition(";")[0].partition(",")[0]
@@ -198,11 +224,12 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
     groups: dict[tuple[Shared, str], list[Companion]] = {}
     for companion in company.companions:
         groups.setdefault((companion.ties[0].what, companion.ties[0].name), []).append(companion)
+    fine = {tie: all(health_of(state, one) == "fine" for one in companions) for tie, companions in groups.items()}
     told = [
-        f"{_SHARED[what]} {clean(name)}: {_companions(state, companions)}"
-        for (what, name), companions in groups.items()
+        f"{_SHARED[tie[0]]} {clean(tie[1])}: {_companions(state, groups[tie])}"
+        for tie in sorted(groups, key=lambda tie: fine[tie])
     ]
-    troubled = any(health_of(state, companion) != "fine" for companion in company.companions)
+    troubled = not all(fine.values())
     return line(label, f"m marks {company.total:,}   ", Span(" | ".join(told), "warn" if troubled else ""))
 
 
@@ -323,7 +350,7 @@ def _skipped(row: TenantRow) -> Line:
     if preview.streams and preview.action is PreviewAction.ROLLBACK:
         parts.append(f"{plural(preview.streams, 'stream')} under way")
     if row.soak != _DEFAULT_SOAK:
-        parts.append(f"soak {row.soak[0]:g}s/{row.soak[1]} req")
+        parts.append(f"soaks {row.soak[0]:g} s, {row.soak[1]:,} requests here")
     return line("       ", "     ".join(parts)) if parts else BLANK
 
 
@@ -331,7 +358,8 @@ def _pointer(row: TenantRow) -> str:
     return row.tenant if row.route == "production" else f"{row.tenant} {row.route}"
 
 
-def armed_line(rollback: Verdict, undo: Verdict) -> Line:
+def armed_line(rollback: Verdict, undo: Verdict, width: int) -> Line:
+    """What R and u would do now. Of a long reason why not R, as much as leaves room for u."""
     match rollback:
         case Act():
             first = Span("R ARMED", "armed")
@@ -346,11 +374,13 @@ def armed_line(rollback: Verdict, undo: Verdict) -> Line:
             second = Span("u asks y")
         case Refuse():
             second = Span("u nothing to undo" if "nothing has moved" in undo.why else "u off", "dim")
+    room = width - 7 - 5 - cell_len(second.text)
+    first = first if cell_len(first.text) <= room else Span(fit(first.text, room), first.style)
     return line("       ", first, "     ", second)
 
 
 def _moves(state: ConsoleState, row: TenantRow) -> Line:
-    """This tenant's last two moves, and what else moved last in the fleet."""
+    """This tenant's last two moves, and after them what else moved last in the fleet."""
     own: list[Event] = []
     others: list[Event] = []
     for event in reversed(state.events.values()):
@@ -358,7 +388,7 @@ def _moves(state: ConsoleState, row: TenantRow) -> Line:
             (own if event.tenant == row.tenant else others).append(event)
         if len(own) >= 2 and len(others) >= 3:
             break
-    events = sorted([*own[:2], *others[: 4 - len(own[:2])]], key=lambda event: -event.rev)
+    events = [*own[:2], *others[: 4 - len(own[:2])]]
     if not events:
         return line(Span(" MOVES ", "label"), Span("none in the log shown here", "dim"))
     return line(Span(" MOVES ", "label"), " | ".join(_move(state, event) for event in events))

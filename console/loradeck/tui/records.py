@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
+
 from loradeck.client.moments import stamp
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.ids import short
@@ -10,22 +12,22 @@ from loradeck.tui.columns import Column
 from loradeck.tui.preview import title
 from loradeck.tui.registry import DataEntry, Gate
 from loradeck.tui.state import ConsoleState
-from loradeck.tui.text import Line, Span, clean, count, line, plural, release
+from loradeck.tui.text import Line, Span, clean, count, line, plural, release, width_of
 
 GATE_COLUMNS = (
     Column("TIME", 12),
     Column("TENANT/ROUTE", 20),
     Column("CANDIDATE", 9),
-    Column("AGAINST", 9),
-    Column("RESULT", 7),
+    Column("AGAINST", 8),
+    Column("RESULT", 6),
     Column("CHECKS", 0),
     Column("BY", 10, wide=True),
 )
 ADAPTER_COLUMNS = (
     Column("ADAPTER", 0),
     Column("VERSION", 7),
-    Column("LIVE ON", 20),
-    Column("BASE", 7),
+    Column("LIVE ON", 14),
+    Column("BASE", 6),
     Column("RANK", 4, right=True),
     Column("SIZE", 8, right=True),
     Column("DATASETS", 8, right=True, wide=True),
@@ -56,6 +58,7 @@ def gate_cells(state: ConsoleState, gate: Gate) -> dict[str, Span]:
     result = gate.result
     failed = [check for check in result.checks if not check.passed]
     told = ", ".join(f"{clean(check.name)} {check.in_unit(check.value)}" for check in failed or result.checks)
+    told = f"{len(failed)} of {len(result.checks)}: {told}" if failed else told
     return {
         "TIME": Span(state.when(gate.at_ms, seconds=True)),
         "TENANT/ROUTE": Span(clean(f"{gate.tenant}/{gate.route}")),
@@ -80,7 +83,8 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
     ]
     for check in result.checks:
         elsewhere = check.suite if check.suite != result.suite else None
-        lines.append(_check_line(check, "" if elsewhere is None else f" on {clean(state.registry.name_of(elsewhere))}"))
+        where = "" if elsewhere is None else f" on {clean(state.registry.name_of(elsewhere))}"
+        lines += _check_lines(check, where, width)
         if check.lost is not None:
             lines.append(_pairs_line(check))
     if not result.checks:
@@ -95,19 +99,23 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
     return lines
 
 
-def _check_line(check: CheckResult, where: str) -> Line:
+def _check_lines(check: CheckResult, where: str, width: int) -> list[Line]:
+    """What was measured and what was asked for; the note beside it, or below it where there is no room."""
     words = (Span(f" {clean(check.name):<8}", "label"), _verdict(check))
     if check.unit in ("people", "stage"):
         note = clean(check.note)
         if check.unit == "stage":
-            return line(*words, note)
+            return [line(*words, note)]
         told = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   "
-        return line(*words, told, Span("enter: the answers   ", "key"), note)
-    return line(
+        return [line(*words, told, Span("enter: the answers   ", "key"), note)]
+    measured = line(
         *words,
-        f"{check.in_unit(check.value):>7} of {plural(check.n, 'item')}{where}   95% {check.in_unit(check.low)} to "
-        f"{check.in_unit(check.high)}   {_bound(check)}   {clean(check.note)}",
+        f"{check.in_unit(check.value):>7} of {check.n:,}{where}   {_bound(check)}   95% interval "
+        f"{check.in_unit(check.low)} to {check.in_unit(check.high)}",
     )
+    if not check.note or width_of(measured) + 3 + cell_len(clean(check.note)) <= width:
+        return [line(*measured, f"   {clean(check.note)}")]
+    return [measured, line(" " * 9, clean(check.note))]
 
 
 def _verdict(check: CheckResult) -> Span:
@@ -138,6 +146,8 @@ def base_of(state: ConsoleState, version: AdapterVersion) -> str:
 
 def _size(version: AdapterVersion) -> str:
     size = sum(entry.size for entry in version.manifest.files)
+    if size < 1e5:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 from loradeck.schemas.state import ReleaseView
 
@@ -92,6 +92,18 @@ def fit_line(spans: Sequence[Span], width: int) -> Line:
     if left:
         fitted.append(Span(" " * left))
     return tuple(fitted)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Text in lines of at most so many cells, broken between words, or within one that is longer than a line."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and cell_len(lines[-1]) + 1 + cell_len(word) <= width:
+            lines[-1] += f" {word}"
+            continue
+        *full, rest = chop_cells(word, max(2, width)) or [""]
+        lines += [*full, rest]
+    return lines
 
 
 def spread(left: Sequence[Span], right: Sequence[Span], width: int) -> Line:

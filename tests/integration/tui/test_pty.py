@@ -67,7 +67,7 @@ async def test_W_shows_the_plan_of_a_rewind_and_y_puts_it_in_force_as_one_move(s
         await terminal.shows(f"W 1 pointer back to rev {second}, committed", "moves  acme/production: v3/B1 > v2/B1")
         assert await site.kinds() == []
         await terminal.confirms()
-        await terminal.shows("FLIPPED 1/1 PROVEN 1/1", "R asks y: this goes one release further back")
+        await terminal.shows("PROVEN 1/1 FLIPPED 1/1", "R asks y: this goes one release further back")
         assert site.live == site.releases[1]
         assert await site.kinds() == ["rewind"]
         terminal.type("u")

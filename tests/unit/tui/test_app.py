@@ -57,7 +57,7 @@ async def test_moving_keys_do_nothing_on_other_screens(screen: Screen) -> None:
             await press(on, key)
             assert on.port.sent == []
             assert on.deck.question is None
-            assert "means nothing on this screen" in notice(on)
+            assert "is a key of the tenants screen" in notice(on)
 
 
 # ---- R -----------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ async def test_R_moves_once_and_the_panel_opens() -> None:
         assert isinstance(move.request, RollbackRequest)
         assert (move.row, move.request.expected_generation) == (ACME, 41)
         assert "BACK ON v7/B2" in pane(on)
-        assert "FLIPPED 4/4 +7ms PROVEN 4/4" in pane(on)
+        assert "PROVEN 4/4 FLIPPED 4/4 +7ms" in pane(on)
 
 
 async def test_R_before_half_a_second_does_nothing_and_says_why() -> None:

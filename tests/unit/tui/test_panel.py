@@ -41,7 +41,7 @@ def preview(state: ConsoleState, frame: Frame, width: int = 100) -> str:
     verdicts = {
         name: decide(action, state, frame) for name, action in (("rollback", Action.ROLLBACK), ("undo", Action.UNDO))
     }
-    return text(preview_lines(state, row, width, **verdicts))
+    return text(preview_lines(state, row, width, 10, **verdicts))
 
 
 def panel(state: ConsoleState, row: TenantRow, *, width: int = 100, height: int = 9) -> str:
@@ -75,7 +75,7 @@ def test_the_preview_says_why_R_is_not_armed(state: ConsoleState, armed: Armed, 
     state.tenant_list.choose(("birch", "staging"))
     shown = preview(state, armed())
     assert "R asks y: not soaked" in shown
-    assert "soak 5s/5 req" in shown
+    assert "soaks 5 s, 5 requests here" in shown
 
 
 def test_too_few_answers_are_called_too_few(state: ConsoleState, armed: Armed) -> None:
@@ -115,8 +115,7 @@ def test_what_shares_something_is_named_with_its_health_as_of_now(state: Console
     assert "ALSO  what shares its data" in preview(state, armed())
     state.company[ACME] = seed.company(*ACME, seed.hub_state())
     shown = preview(state, armed())
-    assert "ALSO  m marks 3   dataset acme/tickets-0302: aspen v6 (fine), elm v3 (fine) | batch of ci-bot" in shown
-    assert "batch of ci-bot: bolt v5 (UNPRVN)" in shown
+    assert "ALSO  m marks 3   batch of ci-bot: bolt v5 (UNPRVN) | dataset acme/tickets-0302: aspen v6 (fine)" in shown
     elm = state.tenants["elm", "production"]
     state.tenants[elm.key] = elm.model_copy(update={"flags": ("BAD",)})
     assert "acme/tickets-0302: elm v3 (BAD), aspen v6 (fine)" in preview(state, armed())
@@ -295,7 +294,7 @@ def test_the_tell_line_follows_a_move_until_it_is_proven(state: ConsoleState, ar
     assert row.last_event is not None
     own.phase = Phase.COMMITTED
     own.result = MoveResult(events=(row.last_event,), rev=row.last_event.rev, epoch=3, commit_ms=2.1)
-    assert tell_of(state, own).text.endswith("+2ms FLIPPED 3/4 PROVEN 1/4")
+    assert tell_of(state, own).text.endswith("PROVEN 1/4 FLIPPED 3/4 COMMITTED rev 88401 +2ms")
     assert tell_of(state, own).style == "warn"
     state.tenants[ACME] = row.model_copy(update={"settled": True, "flipped": 4, "proven": 4})
     assert tell_of(state, own).style == "good"
@@ -386,12 +385,23 @@ def test_a_pin_in_the_log_says_from_what_to_what_where_and_when_by_whose_clock(s
     assert "by its clock" in shown
 
 
+def test_of_more_gpus_than_fit_those_in_trouble_are_shown_and_the_engine_always(state: ConsoleState) -> None:
+    node = state.nodes["gpu-06"]
+    hot, fine = node.gpus
+    node = node.model_copy(update={"gpus": (*(fine.model_copy(update={"index": n}) for n in range(7)), hot)})
+    shown = text(node_lines(state, node, 100, 9))
+    assert len(shown.splitlines()) == 9
+    assert "hw thermal slowdown" in shown
+    assert "and 3 more GPUs, none slowed or with errors; enter shows all" in shown
+    assert "gpu-06  up  B2" in shown
+
+
 def test_more_lines_than_fit_are_counted(state: ConsoleState) -> None:
     node = state.nodes["gpu-01"]
-    node = node.model_copy(update={"gpus": node.gpus * 8})
+    node = node.model_copy(update={"replicas": node.replicas * 8})
     lines = node_lines(state, node, 100, 9)
     assert len(lines) == 9
-    assert "and 11 more lines" in text(lines)
+    assert "and 3 more lines" in text(lines)
 
 
 def test_a_job_shows_progress_loss_speed_and_what_it_said(state: ConsoleState) -> None:
@@ -410,7 +420,7 @@ def test_an_event_shows_who_why_and_its_place_in_the_chain(state: ConsoleState) 
     shown = text(event_lines(state, event, 100))
     assert "2026-03-04 02:58:44Z   14m ago   by ci-bot (releaser)   OVERRIDE" in shown
     assert "v8/B2 > v9/B2   gen 41" in shown
-    assert event.hash[:12] in shown
+    assert f"hash {event.hash[:8]} after {event.prev_hash[:8]}" in shown
 
 
 def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: Clock) -> None:

@@ -78,7 +78,7 @@ async def test_a_rewind_is_told_pointer_by_pointer_until_all_are_proven() -> Non
         await on.settle()
         tell = on.deck.state.tell
         assert tell is not None
-        assert "W 1 pointer > rev 88000 COMMITTED rev 88500 +3ms FLIPPED 0/1 PROVEN 0/1, 1 stayed" in tell.text
+        assert "W 1 pointer > rev 88000 PROVEN 0/1 FLIPPED 0/1, 1 stayed COMMITTED rev 88500 +3ms" in tell.text
         assert on.deck.state.unsettled
         assert ACME in on.deck.sender.watched
 

@@ -9,7 +9,7 @@ from loradeck.tui.details import event_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.seen import Shown
 from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span
+from loradeck.tui.text import Line, Span, clean
 
 
 class EventsScreen(ListScreen):
@@ -24,8 +24,15 @@ class EventsScreen(ListScreen):
     def do_enter(self) -> None:
         state = self.deck.state
         event = state.events.get(state.event_list.selected or 0)
-        if event is not None and event.route and state.tenant_list.choose((event.tenant, event.route)):
+        if event is None:
+            return
+        if not event.route:
+            self.deck.notice(f"enter off: this event is of no pointer of {clean(event.tenant)}", "dim")
+        elif state.tenant_list.choose((event.tenant, event.route)):
             self.deck.show_list(Screen.TENANTS)
+        else:
+            name = clean(f"{event.tenant}/{event.route}")
+            self.deck.notice(f"enter off: {name} is gone, or the filter of the tenants screen hides it", "warn")
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state

@@ -6,7 +6,7 @@ from typing import Any
 
 from loradeck.tui.answersheet import signing_of
 from loradeck.tui.dispatch import Action
-from loradeck.tui.preview import tell_line
+from loradeck.tui.preview import tell_lines
 from loradeck.tui.records import GATE_COLUMNS, gate_cells, gate_lines
 from loradeck.tui.registry import Gate
 from loradeck.tui.reviewing import Reviewing
@@ -29,7 +29,7 @@ class GatesScreen(ListScreen):
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state
         gate = self._selected
-        told = [tell_line(state.order_tell)] if state.order_tell is not None else []
+        told = tell_lines(state.order_tell, width, 2) if state.order_tell is not None else []
         lines = (gate_lines(state, gate, width) if gate is not None else nothing_selected())[: height - len(told)]
         return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
 

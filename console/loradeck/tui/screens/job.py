@@ -10,6 +10,7 @@ from textual.screen import Screen
 
 from loradeck.tui.following import Following
 from loradeck.tui.jobplots import job_head
+from loradeck.tui.screens.page import pressed
 from loradeck.tui.text import Line, Span, clean, line, spread
 from loradeck.tui.widgets.lines import Lines
 
@@ -62,15 +63,16 @@ class JobScreen(Screen[None], inherit_bindings=False):
         if self.deck.keeps_up:  # a terminal that has not taken the last frame gets no new one
             self.show()
 
-    def show(self) -> None:
-        """Draw what is known now; lines that look the same are not written again."""
+    def show(self, told: str = "") -> None:
+        """Draw what is known now; lines that look the same are not written again. `told`: said beside the keys."""
         width, height = self.size.width, self.log_lines.size.height
         if not self.is_mounted or not width or not height:
             return
         state, following = self.deck.state, self.following
         self.head.show(job_head(state, state.jobs.get(following.job), following, width))
         self.log_lines.show(self._log(height))
-        left = [Span(" j/k PgDn/PgUp scroll   G follows the end   esc leaves", "dim")]
+        keys = " j/k PgDn/PgUp scroll   G follows the end   esc leaves"
+        left = [Span(keys, "dim"), Span(f"   {told}" if told else "", "warn")]
         self.bar.show([spread(left, line(Span(f"{len(following.log):,} lines held ", "dim")), width)])
 
     def _log(self, height: int) -> list[Line]:
@@ -97,6 +99,9 @@ class JobScreen(Screen[None], inherit_bindings=False):
             log.follow()
         elif event.key in steps:
             log.move(steps[event.key], height)
+        else:
+            self.show(f"no key here: {pressed(event)}")
+            return
         self.show()
 
     def on_paste(self, event: events.Paste) -> None:

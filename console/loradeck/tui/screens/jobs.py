@@ -8,7 +8,7 @@ from loradeck.tui.columns import JOB_COLUMNS, job_cells
 from loradeck.tui.details import job_lines
 from loradeck.tui.dispatch import Action
 from loradeck.tui.following import Following
-from loradeck.tui.preview import tell_line
+from loradeck.tui.preview import tell_lines
 from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.seen import Shown
@@ -28,7 +28,7 @@ class JobsScreen(ListScreen):
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state
         job = state.jobs.get(state.job_list.selected or "")
-        told = [tell_line(state.order_tell)] if state.order_tell is not None else []
+        told = tell_lines(state.order_tell, width, 2) if state.order_tell is not None else []
         lines = (job_lines(state, job, width) if job is not None else nothing_selected())[: height - len(told)]
         return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
 

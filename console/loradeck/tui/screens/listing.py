@@ -111,6 +111,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         )
         self.summary.show([bars.summary_line(state, width)])
         self.column_names.show([heading(self.COLUMNS, width)])
+        self.prompt.fit()
         self.grid.sync(state.listing, marks=self.marked(), old=state.link is not Link.LIVE, message=self._message())
         self._sync_pane(width)
         self.footer.show(
@@ -138,19 +139,23 @@ class ListScreen(Screen[None], inherit_bindings=False):
         if question is not None:
             self.deck.question_top = min(self.deck.question_top, question.last_top(width, height))
             lines = [fit_line(spans, width) for spans in question.lines(width, height, self.deck.question_top)]
-            self.pane.show_as(lines, None, question.number)
+            self.pane.show_as(lines[:height], None, question.number if len(lines) <= height else None)
             return
         lines, shown = self.pane_lines(width, height)
-        self.pane.show_as(lines[:height], shown, None)
+        whole = height >= self.PANE  # a preview of which the terminal shows a part arms nothing
+        self.pane.show_as(lines[:height], shown if whole else None, None)
 
     def _fit_pane(self, wanted: int) -> bool:
         """Give the pane its height: the usual one, or for a long list as much as leaves some rows in view.
 
-        Returns whether it has to be laid out anew first.
+        On a terminal that is too low it is cut rather than the prompt and the footer. Returns whether it has to be
+        laid out anew first.
         """
         screen = self.size.height
         usual = PANE_TALL if screen >= TALL else self.PANE
-        height = max(usual, min(wanted, screen - CHROME - LEAST_ROWS))
+        chrome = CHROME - 1 + self.prompt.height
+        height = max(usual, min(wanted, screen - chrome - LEAST_ROWS))
+        height = max(1, min(height, screen - chrome - 1))
         if self._pane_height == height:
             return False
         self._pane_height = height

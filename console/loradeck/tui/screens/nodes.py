@@ -7,7 +7,7 @@ from typing import Any
 from loradeck.tui.columns import NODE_COLUMNS, node_cells
 from loradeck.tui.dispatch import Action
 from loradeck.tui.hardware import node_lines, node_page
-from loradeck.tui.preview import tell_line
+from loradeck.tui.preview import tell_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
 from loradeck.tui.seen import Shown
@@ -30,7 +30,7 @@ class NodesScreen(ListScreen):
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         state = self.deck.state
         node = state.nodes.get(state.node_list.selected or "")
-        told = [tell_line(state.order_tell)] if state.order_tell is not None else []
+        told = tell_lines(state.order_tell, width, 2) if state.order_tell is not None else []
         room = height - len(told)
         lines = node_lines(state, node, width, room) if node is not None else nothing_selected()
         return [*lines, *[()] * (room - len(lines)), *told], None

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from loradeck.tui.app import Deck
 
 
+def pressed(event: events.Key) -> str:
+    """A key as people read it."""
+    return event.character if event.is_printable and event.character else event.key
+
+
 class Page(Screen[None], inherit_bindings=False):
     """`write(width)` gives the page's lines for a terminal of that width. `leaves`: one more key that leaves it.
 
@@ -56,12 +61,13 @@ class Page(Screen[None], inherit_bindings=False):
     def on_resize(self) -> None:
         self.call_after_refresh(self._show)
 
-    def _show(self) -> None:
+    def _show(self, told: str = "") -> None:
+        """Draw the page. `told`: said beside the keys."""
         width, height = self.body.size
         self._lines = self._write(width)
         self._top = max(0, min(self._top, len(self._lines) - height))
         self.body.show(self._lines[self._top : self._top + height])
-        left = [Span(" j/k PgDn/PgUp scroll   esc leaves", "dim")]
+        left = [Span(" j/k PgDn/PgUp scroll   esc leaves", "dim"), Span(f"   {told}" if told else "", "warn")]
         last = min(len(self._lines), self._top + height)
         self.bar.show([spread(left, line(Span(f"{self._top + 1}-{last}/{len(self._lines)} ", "dim")), width)])
 
@@ -80,6 +86,8 @@ class Page(Screen[None], inherit_bindings=False):
         elif event.key in steps:
             self._top += steps[event.key]
             self._show()
+        else:
+            self._show(f"{pressed(event)} means nothing on this page")
 
     def on_paste(self, event: events.Paste) -> None:
         event.stop()

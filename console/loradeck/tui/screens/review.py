@@ -94,6 +94,8 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             self.show()
         elif key in ("+", "-", "n", "V"):
             self._judge(key, together(event))
+        else:
+            self.show(f"{key} means nothing here: + good, - bad, j/k answers, V sign, esc leaves")
 
     def _judge(self, key: str, count: int) -> None:
         if count > 1:

@@ -10,11 +10,11 @@ from loradeck.client.traced import export
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.columns import TENANT_COLUMNS, tenant_cells
 from loradeck.tui.difference import difference_lines
-from loradeck.tui.dispatch import Action, Ask, Verdict, barrier, decide, shown_of
+from loradeck.tui.dispatch import Action, Ask, Refuse, Verdict, barrier, decide, shown_of
 from loradeck.tui.listing import hidden
 from loradeck.tui.moves import RowKey
 from loradeck.tui.panel import has_preview, panel_lines, wants_panel
-from loradeck.tui.preview import preview_lines, tell_line
+from loradeck.tui.preview import preview_lines, tell_lines
 from loradeck.tui.saving import default_name, save
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
@@ -46,7 +46,7 @@ class TenantsScreen(ListScreen):
         deck, state = self.deck, self.deck.state
         row = state.row
         if row is None:
-            return [*nothing_selected(), tell_line(state.tell)], None
+            return [*nothing_selected(), *tell_lines(state.tell, width, 2)], None
         frame = deck.sight.look()
         if state.marks:  # the list is put together when R is pressed, and not at every frame
             barred = barrier(Action.ROLLBACK, state, deck.read_only)
@@ -54,10 +54,20 @@ class TenantsScreen(ListScreen):
         else:
             rollback = decide(Action.ROLLBACK, state, frame, read_only=deck.read_only)
         undo = decide(Action.UNDO, state, frame, read_only=deck.read_only)
+        self._keep_true(rollback, undo)
         if wants_panel(state, row):
             lines = panel_lines(state, row, width, height, rollback=rollback, undo=undo)
             return lines, shown_of(row, panel=not has_preview(state, row))
-        return preview_lines(state, row, width, rollback=rollback, undo=undo), shown_of(row)
+        return preview_lines(state, row, width, height, rollback=rollback, undo=undo), shown_of(row)
+
+    def _keep_true(self, rollback: Verdict, undo: Verdict) -> None:
+        """A notice that R or u is locked or not armed follows what is so, and goes once it is not."""
+        notice = self.prompt.notice
+        for key, verdict in (("R", rollback), ("u", undo)):
+            if notice.startswith((f"{key} not armed", f"{key} locked")):
+                now = verdict.why if isinstance(verdict, Refuse) else ""
+                if now != notice:
+                    self.prompt.say(now, "warn")
 
     def do_related(self) -> None:
         """Mark the rows whose live releases share something with this one, or unmark them when all are marked."""

@@ -1,4 +1,4 @@
-"""The line above the footer: a notice, or a filter, a command, a reason or a time being typed."""
+"""Above the footer: a notice, or a filter, a command, a reason or a time being typed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from textual import events
 
 from loradeck.tui.editing import Recall, TypedLine
 from loradeck.tui.keys import complete
-from loradeck.tui.text import Span, line
+from loradeck.tui.text import Span, line, wrapped
 from loradeck.tui.widgets.lines import Lines
 
 
@@ -20,6 +20,10 @@ class Asking(StrEnum):
     REASON = "reason> "
     MOMENT = "back to> "
     INCIDENT = "incident> "
+
+
+NOTICE_LINES = 3
+"""Lines that a notice may take. What is still longer is cut."""
 
 
 class Prompt(Lines):
@@ -34,6 +38,7 @@ class Prompt(Lines):
         self._typed = TypedLine()
         self._recall: Recall | None = None
         self._notice = ("", "")
+        self._height = 1
 
     def say(self, text: str, style: str = "") -> None:
         """The notice: replaces the one before. It is seen when nothing is being typed."""
@@ -43,6 +48,11 @@ class Prompt(Lines):
     @property
     def notice(self) -> str:
         return self._notice[0]
+
+    @property
+    def height(self) -> int:
+        """Lines that it takes: one, or as many as a long notice needs."""
+        return self._height
 
     @property
     def value(self) -> str:
@@ -81,12 +91,28 @@ class Prompt(Lines):
         self._typed.insert(text)
         self._draw()
 
+    def fit(self) -> None:
+        """Break the notice anew where the terminal has another width."""
+        if self.asking is None:
+            self._draw()
+
     def _draw(self) -> None:
         if self.asking is None:
             text, style = self._notice
-            self.show([line(Span(f" {text}" if text else "", style))])
+            width = self.size.width - 2
+            parts = wrapped(text, width) if width > 0 else [text]
+            if len(parts) > NOTICE_LINES:
+                parts[NOTICE_LINES - 1 :] = [" ".join(parts[NOTICE_LINES - 1 :])]
+            self._take_lines(len(parts) or 1)
+            self.show([line(Span(f" {part}", style)) for part in parts])
             return
+        self._take_lines(1)
         lead = f" {self.asking.value}"
         said = f"   {self._notice[0]}" if self._notice[0] else ""
         room = max(8, self.size.width - len(lead) - 1)
         self.show([(Span(lead, "question"), *self._typed.spans(room), Span(said, self._notice[1]))])
+
+    def _take_lines(self, height: int) -> None:
+        if self._height != height:
+            self._height = height
+            self.styles.height = height
