@@ -27,6 +27,23 @@ READY = (
     ("y?", "R asks for y first"),
 )
 
+NODE_WORDS = (
+    ("2x 48% 65C", "two GPUs, their mean use, the temperature of the hottest"),
+    ("!", "a GPU is slowed, or reports XIDs or memory errors; enter says which"),
+    ("1/2 up", "engines that run, of those the node has"),
+    ("was", "what the node said last, before it went silent"),
+    ("cordoned", "it is given no new jobs"),
+    ("drained", "it is given no new jobs and has let go of the GPU driver; it serves on"),
+)
+
+DATA_WORDS = (("d2", "synthetic rows that were made from synthetic rows: two generations deep"),)
+
+LEGENDS: dict[Screen, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
+    Screen.TENANTS: (("Flags", FLAGS), ("READY", READY)),
+    Screen.NODES: (("What stands in the columns", NODE_WORDS),),
+    Screen.DATA: (("ORIGIN", DATA_WORDS),),
+}
+"""What a screen abbreviates."""
 
 TWINS: dict[Screen, tuple[str, ...]] = {
     Screen.TENANTS: ("route ls",),
@@ -41,7 +58,7 @@ TWINS: dict[Screen, tuple[str, ...]] = {
 
 
 def help_lines(screen: Screen, width: int) -> list[Line]:
-    """Keys that mean something on a screen, commands, and what the columns say."""
+    """Keys that mean something on a screen, commands, and what its columns abbreviate."""
     lines: list[Line] = [line(Span(f" Keys on the {screen.value} screen", "head")), BLANK]
     room = max(30, width - 14)
     for binding in BINDINGS:
@@ -52,12 +69,10 @@ def help_lines(screen: Screen, width: int) -> list[Line]:
         lines += _entry(name, says, room)
     lines += [BLANK, line(Span(" Without the console", "head")), BLANK]
     lines += [line(f" loradeck {twin} [--json]") for twin in TWINS[screen]]
-    lines += [BLANK, line(Span(" Flags", "head")), BLANK]
-    for name, says in FLAGS:
-        lines += _entry(name, says, room)
-    lines += [BLANK, line(Span(" READY", "head")), BLANK]
-    for name, says in READY:
-        lines += _entry(name, says, room)
+    for head, words in LEGENDS.get(screen, ()):
+        lines += [BLANK, line(Span(f" {head}", "head")), BLANK]
+        for name, says in words:
+            lines += _entry(name, says, room)
     return lines
 
 

@@ -41,6 +41,16 @@ def test_help_names_every_key_and_command_and_fits(screen: Screen, width: int) -
     assert set(COMMANDS) <= firsts
 
 
+def test_help_explains_what_its_own_screen_abbreviates_and_not_what_others_do() -> None:
+    told = {
+        screen: "\n".join("".join(span.text for span in line) for line in help_lines(screen, 80)) for screen in Screen
+    }
+    assert "NOPRIOR" in told[Screen.TENANTS]
+    assert "NOPRIOR" not in told[Screen.NODES]
+    assert "slowed, or reports XIDs" in told[Screen.NODES]
+    assert "two generations deep" in told[Screen.DATA]
+
+
 def test_the_manual_has_the_tables_that_the_help_is_made_of() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert updated(text) == text, "run: python -m loradeck.tui.reference docs/console.md"
