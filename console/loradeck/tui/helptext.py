@@ -36,7 +36,7 @@ NODE_WORDS = (
     ("drained", "it is given no new jobs and has let go of the GPU driver; it serves on"),
 )
 
-DATA_WORDS = (("d2", "synthetic rows that were made from synthetic rows: two generations deep"),)
+DATA_WORDS = (("d2", "a model wrote the rows, itself trained on rows that a model wrote; d3 is one further"),)
 
 LEGENDS: dict[Screen, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     Screen.TENANTS: (("Flags", FLAGS), ("READY", READY)),

@@ -48,7 +48,7 @@ def test_help_explains_what_its_own_screen_abbreviates_and_not_what_others_do() 
     assert "NOPRIOR" in told[Screen.TENANTS]
     assert "NOPRIOR" not in told[Screen.NODES]
     assert "slowed, or reports XIDs" in told[Screen.NODES]
-    assert "two generations deep" in told[Screen.DATA]
+    assert "itself trained on rows that a model" in told[Screen.DATA]
 
 
 def test_the_manual_has_the_tables_that_the_help_is_made_of() -> None:
