@@ -86,7 +86,8 @@ def promote(fleet: Fleet, release: str, *words: str) -> Any:
 
 
 def row(fleet: Fleet) -> dict[str, Any]:
-    found: dict[str, Any] = fleet.cli("route", "show", TENANT)
+    """As `loradeck route show` has it; it is asked again and again, and a command takes longer than a move."""
+    found: dict[str, Any] = fleet.ask(f"tenants/{TENANT}/routes/production")
     return found
 
 

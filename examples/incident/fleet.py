@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 BIN = Path(sys.executable).parent
 """Where the commands of this environment are."""
 
@@ -199,7 +201,7 @@ class Fleet:
             for node in self.nodes:
                 if node.process is not None and node.process.poll() is not None:
                     raise NotReady(f"agent of {node.name} ended with {node.process.returncode}: {_tail(node.log)}")
-            rows = {row["node"]: row for row in self.cli("node", "ls")}
+            rows = {row["node"]: row for row in self.ask("nodes")}
             return all(
                 (row := rows.get(node.name)) is not None
                 and row["linked"]
@@ -268,6 +270,12 @@ class Fleet:
         if done.returncode != 0 and check:
             raise CommandFailed(["loradeck", *words], done.returncode, done.stderr)
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def ask(self, path: str) -> Any:
+        """What the hub answers to GET /v1/`path` over its own socket: for what is asked again and again."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=30) as client:
+            answer = client.get(f"http://hub/v1/{path}").raise_for_status()
+        return answer.json()
 
     def agent_cli(self, node: Node, *words: str) -> Any:
         """`loradeck-agent … --config … --json` on a node."""
