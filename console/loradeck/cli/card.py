@@ -21,7 +21,7 @@ from loradeck.schemas.attestation import (
     Signature,
 )
 from loradeck.schemas.ids import short
-from loradeck.schemas.jobs import Job, TrainSpec
+from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
 from loradeck.schemas.ledger import Erasure, LedgerEntry, ScanReport
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
 from loradeck.schemas.state import TenantRow
@@ -57,7 +57,8 @@ async def record(api: HubApi, version: AdapterVersion) -> Record:
     """Asks the hub. Raises: ApiError, HubUnreachable."""
     manifest = version.manifest
     subjects = (version.digest, version.release, *manifest.datasets)
-    bases, datasets, suites, jobs = await asyncio.gather(api.bases(), api.datasets(), api.suites(), api.jobs())
+    made = JobQuery(kind="train", match=version.digest)
+    bases, datasets, suites, jobs = await asyncio.gather(api.bases(), api.datasets(), api.suites(), api.jobs(made))
     stated = await asyncio.gather(*(api.attestations(subject=subject) for subject in subjects))
     base = next((b for b in bases if b.digest == manifest.base), None)
     return Record(

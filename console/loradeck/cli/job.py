@@ -20,10 +20,12 @@ from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import new_key
 from loradeck.client.job_lines import between
 from loradeck.schemas.jobs import (
+    LISTED,
     EvaluateSpec,
     ExecutorEvent,
     Job,
     JobLogLine,
+    JobQuery,
     JobRequest,
     JobState,
     MergeSpec,
@@ -126,17 +128,18 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
 @job.command("ls")
 @click.option("--tenant", default=None, help="Of this tenant.")
 @click.option("--state", type=click.Choice([state.value for state in JobState]), default=None, help="In this state.")
+@click.option(
+    "--kind", type=click.Choice(["train", "evaluate", "merge", "prepare"]), default=None, help="Of this kind."
+)
 @click.option("--match", default=None, metavar="TEXT", help="That have this in recipe, reason, code, log or result.")
+@click.option("--before", default=None, metavar="JOB", help="That were submitted before this one.")
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=LISTED, show_default=True, metavar="N", help="So many at most."
+)
 @hub_command
-async def ls(s: Session, tenant: str | None, state: str | None, match: str | None) -> None:
-    """List jobs, newest first."""
-    jobs = [
-        j
-        for j in await s.api.jobs()
-        if tenant in (None, j.tenant)
-        and state in (None, j.state.value)
-        and (match is None or match.casefold() in j.model_dump_json().casefold())
-    ]
+async def ls(s: Session, /, limit: int, **asked: str | None) -> None:
+    """List jobs, newest first, of all that were ever submitted."""
+    jobs = await s.api.jobs(checked(JobQuery, {"limit": limit, **asked}, where="options"))
     s.out.json(jobs)
     s.out.table(
         ("JOB", "KIND", "TENANT", "STATE", "NODE", "STEP", "TOOK", "CREATED", "BY", "MESSAGE"),
@@ -155,8 +158,10 @@ async def ls(s: Session, tenant: str | None, state: str | None, match: str | Non
             )
             for j in jobs
         ],
-        empty="no jobs",
+        empty="no such jobs" if any(asked.values()) else "no jobs",
     )
+    if len(jobs) == limit:
+        s.out.say(f"there may be more: --before {jobs[-1].id}")
 
 
 @job.command()

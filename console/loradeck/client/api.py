@@ -35,7 +35,7 @@ from loradeck.client.listed import Listed, listed
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.company import Company
-from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobRequest
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
@@ -346,9 +346,10 @@ class HubApi:
         keyed = request if request.idempotency_key else request.model_copy(update={"idempotency_key": new_key()})
         return await self._write(Job, "jobs", keyed, repeatable=True)
 
-    async def jobs(self) -> list[Job]:
-        """Unfinished ones and the newest finished ones, newest first."""
-        return await self.transport.ask(list[Job], "GET", "jobs")
+    async def jobs(self, query: JobQuery | None = None) -> list[Job]:
+        """Newest first; the newest ones where nothing is asked for."""
+        params = query.model_dump(mode="json", exclude_none=True) if query is not None else {}
+        return await self.transport.ask(list[Job], "GET", "jobs", params=params)
 
     async def job(self, job: str) -> Job:
         return await self.transport.ask(Job, "GET", f"jobs/{segment(job)}")

@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ from loradeck.rules.jobs import ATTEMPTS, has_memory, in_order, tried_again
 from loradeck.rules.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import (
+    LISTED,
     TERMINAL,
     CheckpointRef,
     EvaluateSpec,
@@ -31,6 +32,7 @@ from loradeck.schemas.jobs import (
     ExecutorEventType,
     Job,
     JobAssignment,
+    JobQuery,
     JobRequest,
     JobState,
     MergeSpec,
@@ -40,7 +42,7 @@ from loradeck.schemas.jobs import (
 from loradeck.schemas.link import LINK_TTL_S, EngineState, Hello, JobCancel, JobEvent, JobLog, JobMessage, JobNoted
 from loradeck.schemas.table import ReleaseRef
 from loradeck.schemas.training import Weights
-from loradeck.store.interface import StoreError
+from loradeck.store.interface import Store, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,6 +58,9 @@ KEPT_EVENTS = 1000
 
 CHECKPOINT_KEPT_MS = 14 * 86_400_000
 """How long the checkpoint of a job that failed or was cancelled waits for somebody who resumes it."""
+
+PIECE = 200
+"""Jobs that are read at a time when they are searched."""
 
 LOG_CHARS = 2000
 """Of a failed job's log, so much is kept with it."""
@@ -90,10 +95,32 @@ class Queue:
 
     def all(self) -> list[Job]:
         """Unfinished ones and the newest finished ones, newest first."""
-        return sorted(self._jobs.values(), key=lambda j: j.created_ms, reverse=True)[:200]
+        jobs = sorted(self._jobs.values(), key=lambda j: j.created_ms, reverse=True)
+        room = LISTED - sum(j.state not in OVER for j in jobs)
+        kept = {j.id for j in [j for j in jobs if j.state in OVER][: max(0, room)]}
+        return [j for j in jobs if j.state not in OVER or j.id in kept]
 
     def recent(self) -> list[str]:
         return [j.id for j in self.all()]
+
+    async def find(self, query: JobQuery) -> list[Job]:
+        """The jobs that a query asks for, of all that were ever submitted.
+
+        They are read in pieces, behind whatever else the store has to do: a search keeps no move waiting.
+
+        Raises: Refused `unknown_job`: there is none to begin before.
+        """
+        if query.before is not None:
+            await self.known(query.before)
+        found: list[Job] = []
+        before = query.before
+        while len(found) < query.limit:
+            piece = await self._hub.store(_piece(before), background=True)
+            found += [job for job in (self._jobs.get(j.id, j) for j in piece) if query.takes(job)]
+            if len(piece) < PIECE:
+                break
+            before = piece[-1].id
+        return found[: query.limit]
 
     def events(self, job_id: str, *, attempt: int = 0, seq: int = -1) -> list[ExecutorEvent]:
         """The newest events of a job since this hub started, after one that is known."""
@@ -518,3 +545,7 @@ class Queue:
 
 _GIVEN = frozenset({JobState.ASSIGNED, JobState.RUNNING})
 _ALIVE = frozenset({ExecutorEventType.STARTED, ExecutorEventType.PROGRESS, ExecutorEventType.HEARTBEAT})
+
+
+def _piece(before: str | None) -> Callable[[Store], list[Job]]:
+    return lambda store: store.jobs_before(before, limit=PIECE)

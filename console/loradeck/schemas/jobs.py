@@ -250,3 +250,29 @@ class Job(Wire):
     log: str = Field("", description="where it failed: the last lines that its executor left")
     checkpoint: CheckpointRef | None = Field(None, description="train: the newest that the hub holds")
     result: dict[str, Any] | None = None
+
+
+LISTED = 200
+"""Jobs in one answer where none other is asked for."""
+
+
+class JobQuery(Strict):
+    """Which jobs are listed, newest first: those for which all that is given here holds."""
+
+    tenant: Name | None = None
+    state: JobState | None = None
+    kind: str | None = Field(None, description="train, evaluate, merge or prepare")
+    match: str | None = Field(
+        None, max_length=200, description="in recipe, reason, code, log, figures or result; case is not told apart"
+    )
+    before: str | None = Field(None, description="id of a job: only what was submitted before it")
+    limit: int = Field(LISTED, ge=1, le=500)
+
+    def takes(self, job: Job) -> bool:
+        """Whether a job is one of them, wherever in the list it stands."""
+        return (
+            self.tenant in (None, job.tenant)
+            and self.state in (None, job.state)
+            and self.kind in (None, job.kind)
+            and (self.match is None or self.match.casefold() in job.model_dump_json().casefold())
+        )

@@ -194,6 +194,15 @@ class SqliteRecords:
             )
         return [Job.model_validate_json(body) for _, body in sorted(rows, reverse=True)]
 
+    def jobs_before(self, job_id: str | None, *, limit: int) -> list[Job]:
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT body FROM jobs WHERE :id IS NULL OR seq < (SELECT seq FROM jobs WHERE id = :id)"
+                " ORDER BY seq DESC LIMIT :limit",
+                {"id": job_id, "limit": limit},
+            ).fetchall()
+        return [Job.model_validate_json(body) for (body,) in rows]
+
     def job(self, job_id: str) -> Job | None:
         with self._database.reading() as connection:
             row = connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()

@@ -141,6 +141,16 @@ def test_unfinished_jobs_are_never_left_out(store: Store) -> None:
     assert store.job("job-9") is None
 
 
+def test_jobs_are_read_in_the_order_in_which_they_were_submitted_whatever_became_of_them(store: Store) -> None:
+    for number in range(1, 6):
+        store.put_job(job(number, JobState.QUEUED))
+    store.put_job(job(2, JobState.FAILED))
+    assert [j.id for j in store.jobs_before(None, limit=2)] == ["job-5", "job-4"]
+    assert store.jobs_before("job-4", limit=2) == [job(3, JobState.QUEUED), job(2, JobState.FAILED)]
+    assert store.jobs_before("job-1", limit=2) == []
+    assert store.jobs_before("job-9", limit=2) == []
+
+
 def test_a_token_is_replaced_by_its_id(store: Store) -> None:
     token = TokenRecord(id="t1", name="ann", role="operator", sha256=digest(1))
     other = TokenRecord(id="t0", name="gpu-01", role="agent", node="gpu-01", sha256=digest(2))

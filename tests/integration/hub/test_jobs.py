@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
-from loradeck.hub.queue import CHECKPOINT_KEPT_MS
+from loradeck.hub.queue import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.jobs import ATTEMPTS
-from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.telemetry import Host
 from loradeck.schemas.training import Weights
+from loradeck.store.interface import Store
 
 ROUTE = "tenants/acme/routes/production"
 FINISHED = ExecutorEventType.FINISHED
@@ -674,3 +676,60 @@ async def test_events_are_asked_for_from_where_one_is(deck: Deck, join: Join) ->
     await until(lambda: deck.hub.queue.get(submitted["id"]).step == 3, "progress")  # type: ignore[union-attr]
     found = await deck.ok("GET", f"jobs/{submitted['id']}/events?attempt=1&seq=2")
     assert [event["step"] for event in found] == [3]
+
+
+# ---- looking for old ones ----------------------------------------------------------------------------------
+
+
+async def old_jobs(deck: Deck, count: int) -> None:
+    """Failed train jobs in the store that this hub no longer has in memory; every tenth by a loss spike."""
+    await deck.tenant()
+    await deck.base()
+    one = Job.model_validate(await train(deck)).model_copy(update={"state": JobState.FAILED, "code": "killed"})
+    jobs = [
+        one.model_copy(update={"id": f"old-{n:04}", "code": "killed" if n % 10 else "loss_spike", "created_ms": n})
+        for n in range(count)
+    ]
+
+    def write(store: Store) -> None:
+        for job_ in jobs:
+            store.put_job(job_)
+
+    await deck.hub.store(write)
+
+
+async def listed(deck: Deck, **query: Any) -> list[str]:
+    found = await deck.ok("GET", f"jobs?{urlencode(query)}")
+    return [one["id"] for one in found]
+
+
+async def test_a_job_that_failed_hundreds_of_jobs_ago_is_found_by_its_reason_and_its_recipe(deck: Deck) -> None:
+    await old_jobs(deck, 3 * PIECE)
+    assert await listed(deck, match="LOSS_spike", limit=2) == ["old-0590", "old-0580"]
+    assert len(await listed(deck, match="loss_spike", state="failed", kind="train", tenant="acme")) == 3 * PIECE // 10
+    assert await listed(deck, match="loss_spike", before="old-0020") == ["old-0010", "old-0000"]
+    assert await listed(deck, match="support", limit=1) == ["old-0599"]
+    assert await listed(deck, tenant="bolt") == []
+    assert await listed(deck, state="queued") != []
+
+
+async def test_pages_of_jobs_leave_none_out_and_give_none_twice(deck: Deck) -> None:
+    await old_jobs(deck, PIECE + 30)
+    pages: list[str] = []
+    while page := await listed(deck, limit=50, **({"before": pages[-1]} if pages else {})):
+        pages += page
+    assert len(pages) == len(set(pages)) == PIECE + 31
+    assert pages[:2] == ["old-0229", "old-0228"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ("limit=0", 422, "invalid_request"),
+        ("state=lost", 422, "invalid_request"),
+        ("sate=failed", 422, "invalid_request"),
+        ("before=nothing", 404, "unknown_job"),
+    ],
+)
+async def test_a_search_for_what_there_is_not_is_refused(deck: Deck, query: str, status: int, code: str) -> None:
+    await deck.refused(status, code, "GET", f"jobs?{query}")

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from loradeck.hub.api.moves import Operator, Releaser, Viewer, hub_of
-from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobRequest
+from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -21,9 +21,9 @@ async def submit(body: JobRequest, request: Request, caller: Releaser) -> Job:
 
 
 @router.get("/jobs")
-async def listed(request: Request, caller: Viewer) -> list[Job]:
-    """Unfinished ones and the newest finished ones, newest first."""
-    return hub_of(request).queue.all()
+async def listed(query: Annotated[JobQuery, Query()], request: Request, caller: Viewer) -> list[Job]:
+    """Newest first, of all that were ever submitted; `before` the last one goes on from there."""
+    return await hub_of(request).queue.find(query)
 
 
 @router.get("/jobs/{job}")
