@@ -50,7 +50,7 @@ faults: $(STAMP) ## the long fault loops (50 rounds)
 bench: $(STAMP) $(VLLM_STAMP) ## the budgets, measured beside floors and peers
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench $(ARGS)
 
-bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (25 minutes)
+bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and eight hours of updates (18 minutes)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only console --full $(ARGS)
 
 bench-executors: $(STAMP) ## merge and train executors beside the bare libraries and cp + fsync (three minutes)
