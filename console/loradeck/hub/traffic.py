@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from operator import attrgetter
 from typing import NamedTuple
 
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
@@ -164,8 +165,10 @@ class Counted(NamedTuple):
 
     @classmethod
     def of(cls, row: Traffic) -> Counted:
-        return cls(*(getattr(row, name) for name in cls._fields))
+        return cls._make(_counted(row))
 
+
+_counted = attrgetter(*Counted._fields)
 
 NOTHING = Counted()
 
