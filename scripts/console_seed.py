@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
-from loradeck.rules.chain import event_hash
+from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.company import Companion, Company, Shared, Tie
 from loradeck.schemas.ids import Role

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from loradeck.rules.vram import Rank
+from loradeck.rules.serving.vram import Rank
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck_agent.secret import read_secret

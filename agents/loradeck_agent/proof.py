@@ -12,7 +12,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from loradeck.rules.proof import Judgement, Level
+from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry

@@ -15,8 +15,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from loradeck.rules import residency
-from loradeck.rules.proof import Judgement, Level
+from loradeck.rules.serving import residency
+from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.link import Ack, AckState, EngineState
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry

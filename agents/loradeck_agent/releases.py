@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from loradeck import artifacts
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
-from loradeck.rules.vram import RANKS
+from loradeck.rules.serving.vram import RANKS
 from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from loradeck.rules.engines import Engine, to_run, wanted_bases
+from loradeck.rules.serving.engines import Engine, to_run, wanted_bases
 from loradeck.schemas.jobs import JobAssignment, PrepareSpec
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.desired import DesiredTable

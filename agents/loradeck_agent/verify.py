@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from loradeck.rules.proof import Judgement, Level, judge
+from loradeck.rules.serving.proof import Judgement, Level, judge
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry

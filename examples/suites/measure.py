@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 
 from loradeck.artifacts import scan
-from loradeck.rules.gates import Evidence, judge
+from loradeck.rules.quality.gates import Evidence, judge
 from loradeck.schemas.attestation import CheckResult, EvaluationReport
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.jobs import EvaluateSpec

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from loradeck.artifacts import BadArtifact
-from loradeck.rules.merge import fault
+from loradeck.rules.serving.merge import fault
 from loradeck.schemas.attestation import MergeReport
 from loradeck.schemas.jobs import MergeSpec
 from loradeck.schemas.manifest import BaseManifest

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from loradeck.rules import flip as rules
+from loradeck.rules.serving import flip as rules
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry

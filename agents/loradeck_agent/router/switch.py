@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from loradeck.rules.flip import Verdict, decide
+from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry

@@ -15,7 +15,7 @@ from loradeck.artifacts.tensors import ITEM_BYTES, read_header
 from loradeck.cli.exits import misused, refused
 from loradeck.cli.noun import Noun
 from loradeck.cli.session import Session, hub_command
-from loradeck.rules import vram
+from loradeck.rules.serving import vram
 
 ITEMS = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of a value."""

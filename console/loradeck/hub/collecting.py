@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from loradeck.hub import datasets
 from loradeck.hub.queue import OVER
-from loradeck.rules import retention
+from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.errors import Refused
-from loradeck.rules.ledger import DAY_MS
+from loradeck.rules.serving import retention
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import EvaluateSpec, TrainSpec

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loradeck.rules import company
-from loradeck.rules.company import Member
+from loradeck.rules.data import related
+from loradeck.rules.data.related import Member
 from loradeck.schemas.company import Companion, Company, Shared, Tie
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
@@ -29,7 +29,7 @@ def company_of(hub: Hub, tenant: str, route: str) -> Company:
     found = []
     for key, other in hub.ledger.pointers.items():
         member = _member(hub, other) if key != pointer.key and key in hub.steer.entries else None
-        ties = company.shared(one, member) if member is not None else []
+        ties = related.shared(one, member) if member is not None else []
         if ties:
             found.append((min(_RANK[what] for what, _ in ties), key, ties))
     found.sort()

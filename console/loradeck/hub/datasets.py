@@ -14,8 +14,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from loradeck.artifacts import child, rows, verify_suite
 from loradeck.artifacts.rows import Held, Task
-from loradeck.rules import ledger
-from loradeck.rules.descent import NOTHING, Descent, descent
+from loradeck.rules.data import policy
+from loradeck.rules.data.descent import NOTHING, Descent, descent
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
@@ -45,7 +45,7 @@ async def register(hub: Hub, manifest: DatasetManifest, by: str, *, accept: str 
         return kept.entry
     task = Task(do="read", datasets=(_held(hub, manifest),), rows=tuple(sorted(hub.facts.erased_of.get(tenant, ()))))
     reading = Reading.model_validate(await child.ask(rows.__name__, task))
-    ledger.check_licences(reading.entry, hub.tenant(tenant).data, called(manifest))
+    policy.check_licences(reading.entry, hub.tenant(tenant).data, called(manifest))
     scan = _accepted(reading.scan, accept)
     await hub.register(Doc.DATASET, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
 
@@ -111,7 +111,7 @@ def check_training(hub: Hub, tenant: str, datasets: Iterable[str]) -> None:
         if found is None or found.tenant != tenant:
             raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
     check_descent(hub, wanted)
-    ledger.check_training(
+    policy.check_training(
         wanted,
         hub.facts.ledger,
         hub.tenant(tenant).data,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from loradeck.hub import datasets
 from loradeck.hub.queue import OVER
-from loradeck.rules.descent import Descent, descent
+from loradeck.rules.data.descent import Descent, descent
 from loradeck.rules.errors import Refused
-from loradeck.rules.target import PointerFacts, rollback_target
+from loradeck.rules.moves.target import PointerFacts, rollback_target
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import Job, TrainSpec

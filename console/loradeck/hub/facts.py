@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from loradeck.rules.health import Breach
-from loradeck.rules.ledger import Kept
-from loradeck.rules.target import PointerFacts, breach_of
+from loradeck.rules.data.policy import Kept
+from loradeck.rules.moves.target import PointerFacts, breach_of
+from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, GateResult
 from loradeck.schemas.ledger import Erasure, LedgerEntry
 from loradeck.schemas.log import PointerState

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from loradeck.rules.placement import fits
+from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.table import Pin

@@ -35,8 +35,8 @@ from loradeck.hub.steer import Steer
 from loradeck.hub.traces import Traces
 from loradeck.hub.traffic import Counts
 from loradeck.rules.errors import Refused
-from loradeck.rules.fold import Ledger
-from loradeck.rules.target import ways_back
+from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.target import ways_back
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import HEARTBEAT_S, Ack, Bookmark, Hello, Report

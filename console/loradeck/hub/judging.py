@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from loradeck.rules import gates
 from loradeck.rules.errors import Refused
-from loradeck.rules.gates import Evidence
+from loradeck.rules.quality import gates
+from loradeck.rules.quality.gates import Evidence
 from loradeck.schemas.attestation import (
     Attestation,
     AttestationKind,

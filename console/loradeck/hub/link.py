@@ -18,8 +18,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loradeck.hub.auth import Caller, caller_of
 from loradeck.hub.problems import problem_of, problem_response
-from loradeck.rules import recover
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves import recover
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import (
     HEARTBEAT_S,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from loradeck.hub import judging
-from loradeck.rules import merge
 from loradeck.rules.errors import Refused
+from loradeck.rules.serving import merge
 from loradeck.schemas.attestation import Attestation, AttestationKind, MergeReport
 from loradeck.schemas.jobs import Job, MergeSpec
 from loradeck.schemas.manifest import BaseManifest

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from loradeck.hub.fleet import AckRecord, Group, Node
 from loradeck.hub.tally import Progress, Tally, share
-from loradeck.rules import health, proof
-from loradeck.rules.target import lifted_of
+from loradeck.rules.moves.target import lifted_of
+from loradeck.rules.quality import health
+from loradeck.rules.serving import proof
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.link import LINK_TTL_S, Ack, Replica
 from loradeck.schemas.log import Event, PointerState

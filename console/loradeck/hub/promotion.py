@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loradeck.hub import datasets, judging
-from loradeck.rules import forward
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import Actor
-from loradeck.rules.signatures import check_signed
+from loradeck.rules.moves import forward
+from loradeck.rules.moves.common import Actor
+from loradeck.rules.quality.signatures import check_signed
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobEvent, JobMessage
 from loradeck.schemas.log import PointerState

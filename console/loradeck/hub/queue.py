@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from loradeck.hub import checkpoints, datasets, judging, merging
 from loradeck.hub.job_logs import JobLogs
 from loradeck.rules.errors import Refused
-from loradeck.rules.jobs import ATTEMPTS, has_memory, in_order, tried_again
-from loradeck.rules.placement import fits
+from loradeck.rules.scheduling import ATTEMPTS, has_memory, in_order, tried_again
+from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.jobs import (
     LISTED,

@@ -15,9 +15,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from loradeck.rules import recover
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import Actor
+from loradeck.rules.moves import recover
+from loradeck.rules.moves.common import Actor
 from loradeck.schemas.link import Hello, TableAsk, TableState
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import TableEntry

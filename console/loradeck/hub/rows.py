@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from loradeck.hub.fleet import AckRecord, Node
 from loradeck.hub.traffic import Recent
-from loradeck.rules import health, readiness
-from loradeck.rules.target import Target, liftable, rollback_target
+from loradeck.rules.moves.target import Target, liftable, rollback_target
+from loradeck.rules.quality import health
+from loradeck.rules.serving import readiness
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form

@@ -13,7 +13,7 @@ from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from loradeck.hub.catalogue import Catalogue
-from loradeck.rules.placement import fits
+from loradeck.rules.serving.placement import fits
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import RouteConfig

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loradeck.rules.chain import ChainBreak, verify
-from loradeck.rules.fold import Ledger
+from loradeck.rules.moves.chain import ChainBreak, verify
+from loradeck.rules.moves.fold import Ledger
 from loradeck.schemas.log import Event
 from loradeck.store.interface import Store, Unreadable
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from loradeck.rules.chain import seal
-from loradeck.rules.fold import Ledger
+from loradeck.rules.moves.chain import seal
+from loradeck.rules.moves.fold import Ledger
 from loradeck.schemas.ids import canonical_json
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState

@@ -6,7 +6,7 @@ import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move, note
 
-from loradeck.rules.chain import event_hash
+from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.log import EventKind
 from loradeck.store.audit import LogAudit, verify_log
 from loradeck.store.interface import Store, Unreadable

@@ -10,7 +10,7 @@ import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move, note
 
-from loradeck.rules.chain import verify
+from loradeck.rules.moves.chain import verify
 from loradeck.schemas.log import GENESIS, EventKind, Quarantine
 from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import Committed, LeaseLost, Moved, Store, StoreError

@@ -11,7 +11,7 @@ import pytest
 
 from loradeck.artifacts.rows import Scan, rows_in
 from loradeck.artifacts.suites import items_in
-from loradeck.rules.gates import require_big_enough
+from loradeck.rules.quality.gates import require_big_enough
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.manifest import Provenance
 from loradeck.schemas.suite import ItemKind

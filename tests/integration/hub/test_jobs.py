@@ -12,7 +12,7 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
 from loradeck.hub.queue import CHECKPOINT_KEPT_MS, PIECE
-from loradeck.rules.jobs import ATTEMPTS
+from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted
 from loradeck.schemas.manifest import BaseManifest, DecisionRecord, FileEntry

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.integration.hub.deck import BASE, PROVENANCE, Deck
 
-from loradeck.rules.ledger import DAY_MS
+from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from loradeck.rules.proof import Judgement, Level
+from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.rules.vram import RANKS
+from loradeck.rules.serving.vram import RANKS
 from loradeck_agent.config import AgentConfig
 from loradeck_agent.engine_config import VllmEngine
 from loradeck_agent.engines.vllm import vllm_argv, vllm_environment

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
 
-from loradeck.rules import backward, flip, forward, proof, recover, residency, retention, rewind
-from loradeck.rules.flip import Admission, Verdict
-from loradeck.rules.fold import Key
-from loradeck.rules.target import PointerFacts, Target, rollback_target
+from loradeck.rules.moves import backward, forward, recover, rewind
+from loradeck.rules.moves.fold import Key
+from loradeck.rules.moves.target import PointerFacts, Target, rollback_target
+from loradeck.rules.serving import flip, proof, residency, retention
+from loradeck.rules.serving.flip import Admission, Verdict
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import PromoteRequest, RewindPlan, RewindRequest, UndoRequest

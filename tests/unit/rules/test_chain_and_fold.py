@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tests.unit.rules.simulated_log import RELEASER, Acme, SimulatedLog, digest
 
-from loradeck.rules import chain, tenants
 from loradeck.rules.errors import Refused
-from loradeck.rules.fold import Ledger, LogGap
+from loradeck.rules.moves import chain, tenants
+from loradeck.rules.moves.fold import Ledger, LogGap
 from loradeck.schemas.feed import FeedEvents
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from scripts import console_seed as seed
 
-from loradeck.rules.company import BATCH_MS, Member, shared
+from loradeck.rules.data.related import BATCH_MS, Member, shared
 from loradeck.schemas.company import Shared
 from loradeck.schemas.log import EventKind
 

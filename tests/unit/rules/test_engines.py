@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from loradeck.rules.engines import Engine, to_run, wanted_bases
+from loradeck.rules.serving.engines import Engine, to_run, wanted_bases
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.rules.simulated_log import entry, ref, rid
 
-from loradeck.rules.flip import RETRY_AFTER_S, Admission, Verdict, decide, in_force
+from loradeck.rules.serving.flip import RETRY_AFTER_S, Admission, Verdict, decide, in_force
 from loradeck.schemas.route import Gap
 from loradeck.schemas.table import Pin, TableEntry
 

@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 from tests.unit.rules.simulated_log import digest, rid
 
-from loradeck.rules import gates
 from loradeck.rules.errors import Refused
-from loradeck.rules.gates import Evidence, items_needed, require_big_enough, unreported
-from loradeck.rules.target import PointerFacts
+from loradeck.rules.moves.target import PointerFacts
+from loradeck.rules.quality import gates
+from loradeck.rules.quality.gates import Evidence, items_needed, require_big_enough, unreported
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import digest_of

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.health import breached, cause, soaked, wilson
+from loradeck.rules.quality.health import breached, cause, soaked, wilson
 from loradeck.schemas.route import BreachLimit, Soak
 from loradeck.schemas.state import Health
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.rules.jobs import ATTEMPTS, has_memory, in_order, tried_again
+from loradeck.rules.scheduling import ATTEMPTS, has_memory, in_order, tried_again
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState
 from loradeck.schemas.telemetry import Gpu, Host
 

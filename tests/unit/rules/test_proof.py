@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from tests.unit.rules.simulated_log import digest, rid
 
-from loradeck.rules.proof import CLEAR_NATS, Level, attested, counted, distinct, judge
+from loradeck.rules.serving.proof import CLEAR_NATS, Level, attested, counted, distinct, judge
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EngineBuild
 
 BUILD = EngineBuild(engine="embedded", device="cpu", dtype="float32")

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from loradeck.rules import readiness
-from loradeck.rules.readiness import Wanted
+from loradeck.rules.serving import readiness
+from loradeck.rules.serving.readiness import Wanted
 from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.release import Form
 from loradeck.schemas.state import Readiness, ReplicaReadiness

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
-from loradeck.rules import backward, recover, tenants
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves import backward, recover, tenants
 from loradeck.schemas.log import Draft, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.route import Gap, RouteConfig

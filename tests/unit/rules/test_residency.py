@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import digest, ref
 
-from loradeck.rules.residency import Residency, plan, wanted
+from loradeck.rules.serving.residency import Residency, plan, wanted
 from loradeck.schemas.table import Pin, TableEntry
 
 

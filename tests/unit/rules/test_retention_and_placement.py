@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.rules.simulated_log import ACME, digest
 
-from loradeck.rules.placement import ReplicaFacts, fits, placed, placed_nodes
-from loradeck.rules.retention import collectable, roots
+from loradeck.rules.serving.placement import ReplicaFacts, fits, placed, placed_nodes
+from loradeck.rules.serving.retention import collectable, roots
 from loradeck.schemas.log import PointerState, Quarantine
 
 LIVE, UNDER, BAD = digest("live"), digest("under"), digest("bad")

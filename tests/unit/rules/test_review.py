@@ -6,7 +6,7 @@ import pytest
 from tests.unit.rules.simulated_log import digest, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.review import answers_digest, require_fitting, review_check, sample
+from loradeck.rules.quality.review import answers_digest, require_fitting, review_check, sample
 from loradeck.schemas.attestation import EvaluationReport, ItemResult
 from loradeck.schemas.gate import ReviewGate
 from loradeck.schemas.review import Review, ReviewedItem

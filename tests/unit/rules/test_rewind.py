@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from tests.unit.rules.simulated_log import OPERATOR, Acme, digest
 
-from loradeck.rules import backward, rewind
 from loradeck.rules.errors import Refused
-from loradeck.rules.fold import Key
-from loradeck.rules.target import PointerFacts
+from loradeck.rules.moves import backward, rewind
+from loradeck.rules.moves.fold import Key
+from loradeck.rules.moves.target import PointerFacts
 from loradeck.schemas.log import EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import RewindPlan, RewindRequest, UndoRequest
 

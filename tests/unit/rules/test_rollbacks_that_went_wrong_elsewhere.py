@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, PIPELINE, Acme, digest, entry, gate_result, ref, rid
 
-from loradeck.rules import backward, chain, flip, residency, retention
 from loradeck.rules.errors import Refused
-from loradeck.rules.flip import Verdict
-from loradeck.rules.fold import Ledger
-from loradeck.rules.target import PointerFacts
+from loradeck.rules.moves import backward, chain
+from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.target import PointerFacts
+from loradeck.rules.serving import flip, residency, retention
+from loradeck.rules.serving.flip import Verdict
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import RollbackRequest

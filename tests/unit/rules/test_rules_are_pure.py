@@ -34,7 +34,7 @@ def imports(tree: ast.Module) -> set[str]:
 
 
 def test_rules_import_schemas_and_a_handful_of_pure_modules() -> None:
-    modules = sorted(FOLDER.glob("*.py"))
+    modules = sorted(FOLDER.rglob("*.py"))
     assert len(modules) > 10
     for module in modules:
         names = imports(ast.parse(module.read_text()))
@@ -45,7 +45,7 @@ def test_rules_import_schemas_and_a_handful_of_pure_modules() -> None:
 
 def test_every_code_that_a_rule_raises_has_a_status() -> None:
     raised = set()
-    for module in FOLDER.glob("*.py"):
+    for module in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refused":
                 code = node.args[0]

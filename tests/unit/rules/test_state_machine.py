@@ -28,10 +28,11 @@ from tests.unit.rules.simulated_fleet import (
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, digest, gate_result
 from tests.unit.rules.simulated_log import ref as ref_of
 
-from loradeck.rules import backward, chain, forward, moves, retention, rewind
 from loradeck.rules.errors import Refused
-from loradeck.rules.flip import Verdict
-from loradeck.rules.fold import Key, Ledger
+from loradeck.rules.moves import backward, chain, common, forward, rewind
+from loradeck.rules.moves.fold import Key, Ledger
+from loradeck.rules.serving import retention
+from loradeck.rules.serving.flip import Verdict
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import (
@@ -362,7 +363,7 @@ class Fleet(RuleBasedStateMachine):
     def hold(self, key: Key, held: bool) -> None:
         pointer = self.hub.pointer(key)
         request = HoldRequest(held=held, expected_generation=pointer.generation, idempotency_key=KEY)
-        outcome = self.attempt(lambda: [moves.hold(pointer, request, OPERATOR)])
+        outcome = self.attempt(lambda: [common.hold(pointer, request, OPERATOR)])
         assert (outcome == "no_change") == (pointer.held == held)
         assert self.hub.pointer(key) == pointer.model_copy(update={"held": held})
 
@@ -371,7 +372,7 @@ class Fleet(RuleBasedStateMachine):
     def lift(self, key: Key, label: str) -> None:
         pointer, release = self.hub.pointer(key), ref_of(label, key[0]).id
         request = LiftRequest(release=release, idempotency_key=KEY, reason="it was the node")
-        outcome = self.attempt(lambda: [moves.lift(pointer, request, RELEASER)])
+        outcome = self.attempt(lambda: [common.lift(pointer, request, RELEASER)])
         assert (outcome == "not_quarantined") == (release not in {q.release for q in pointer.quarantined})
         assert release not in {q.release for q in self.hub.pointer(key).quarantined}
         assert same(self.hub.pointer(key), pointer)
@@ -473,7 +474,7 @@ class Fleet(RuleBasedStateMachine):
     def unpin(self, i: int, key: Key) -> None:
         node, pointer = self.nodes[i], self.hub.pointer(key)
         request = UnpinRequest(node=node.name, idempotency_key=KEY)
-        assert isinstance(self.attempt(lambda: [moves.unpin(pointer, request, OPERATOR)]), list)
+        assert isinstance(self.attempt(lambda: [common.unpin(pointer, request, OPERATOR)]), list)
         assert self.hub.pointer(key) == pointer
         self.unpinned.add((node.name, key))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from loradeck.rules.statistics import (
+from loradeck.rules.quality.statistics import (
     items_to_bound,
     lower_bound,
     mcnemar,

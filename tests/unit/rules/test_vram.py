@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loradeck.artifacts.adapters import base_modules, read_base_config
-from loradeck.rules import vram
+from loradeck.rules.serving import vram
 
 LLAMA_8B = {
     "model_type": "llama",

@@ -46,7 +46,7 @@ def test_a_gap_is_no_fault() -> None:
 
 
 def test_the_hash_is_the_one_the_hub_takes() -> None:
-    from loradeck.rules.chain import event_hash
+    from loradeck.rules.moves.chain import event_hash
 
     for event in events():
         assert event.hash == event_hash(event)

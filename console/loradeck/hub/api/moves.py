@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from loradeck.hub.auth import Caller, allow
 from loradeck.hub.hub import Hub
-from loradeck.rules import backward, moves
-from loradeck.rules.backward import Cancel
 from loradeck.rules.errors import Refused
-from loradeck.rules.fold import Key
-from loradeck.rules.moves import Actor
+from loradeck.rules.moves import backward, common
+from loradeck.rules.moves.backward import Cancel
+from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves.fold import Key
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
 from loradeck.schemas.moves import (
@@ -129,7 +129,7 @@ async def rollback(
     wait: Wait = "committed",
     timeout: Timeout = 60,
 ) -> Response:
-    """R. While a promote is being prepared it cancels that, and nothing moves."""
+    """R. While a promote is being prepared it cancels that, and nothing common."""
     hub, key = hub_of(request), (tenant, route)
 
     def decide() -> Sequence[Draft] | Cancel:
@@ -166,7 +166,7 @@ async def fallback(
 
     def decide() -> Sequence[Draft]:
         _, config, now = hub.route(tenant, route)
-        moves.expect_generation(now, body.expected_generation)
+        common.expect_generation(now, body.expected_generation)
         return [backward.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
 
     if base is not None and hub.refusing is None and _may(decide):
@@ -304,7 +304,7 @@ async def hold(tenant: str, route: str, body: HoldRequest, request: Request, cal
     """Holds the pointer, or clears its hold: held, nothing is promoted."""
     hub = hub_of(request)
     return await _said(
-        hub, body.idempotency_key, lambda: moves.hold(hub.route(tenant, route)[2], body, actor_of(caller))
+        hub, body.idempotency_key, lambda: common.hold(hub.route(tenant, route)[2], body, actor_of(caller))
     )
 
 
@@ -315,12 +315,12 @@ async def lift(tenant: str, route: str, body: LiftRequest, request: Request, cal
 
     def draft() -> Draft:
         pointer = hub.route(tenant, route)[2]
-        return moves.lift(
+        return common.lift(
             pointer,
             body,
             actor_of(caller),
             hub.facts.of(pointer.key),
-            live=hub.observer.counted(pointer) if pointer.release is not None else moves.NOTHING,
+            live=hub.observer.counted(pointer) if pointer.release is not None else common.NOTHING,
             total=hub.observer.counted_total(pointer.key, body.release),
             name=hub.called,
         )
@@ -338,7 +338,7 @@ async def unpin(tenant: str, route: str, body: UnpinRequest, request: Request, c
 
     def draft() -> Draft:
         pointer = hub.route(tenant, route)[2]
-        return moves.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
+        return common.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
 
     return await _said(hub, body.idempotency_key, draft)
 
@@ -351,7 +351,7 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, request: Requ
     event = await hub.store(lambda s: s.event(body.event))
     if event is None or (event.tenant, event.route) != (tenant, route):
         raise Refused("unknown_event", f"{tenant}/{route} has no such event", detail=body.event)
-    return await _said(hub, body.idempotency_key, lambda: moves.annotate(event, body, actor_of(caller)))
+    return await _said(hub, body.idempotency_key, lambda: common.annotate(event, body, actor_of(caller)))
 
 
 @router.get("/moves/{key}", response_model=MoveResult)

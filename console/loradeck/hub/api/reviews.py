@@ -11,7 +11,7 @@ from loradeck.hub import judging
 from loradeck.hub.api.moves import PAGE, Operator, Viewer, hub_of
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.review import answers_digest, require_fitting, sample
+from loradeck.rules.quality.review import answers_digest, require_fitting, sample
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.review import Review, ReviewSheet, SampledItem, SignedReview

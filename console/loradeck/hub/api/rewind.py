@@ -12,9 +12,9 @@ from starlette.responses import Response
 from loradeck.hub.api.moves import Operator, Timeout, Wait, actor_of, answer, hub_of, move, outcome
 from loradeck.hub.auth import Caller, own_socket
 from loradeck.hub.hub import Hub
-from loradeck.rules import rewind as rules
 from loradeck.rules.errors import Refused
-from loradeck.rules.fold import Key
+from loradeck.rules.moves import rewind as rules
+from loradeck.rules.moves.fold import Key
 from loradeck.schemas.ids import Reason, Strict
 from loradeck.schemas.log import Draft, PointerState
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest

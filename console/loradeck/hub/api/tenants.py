@@ -14,8 +14,9 @@ from starlette.responses import Response
 from loradeck.hub.api.moves import PAGE, Releaser, Viewer, actor_of, hub_of, move
 from loradeck.hub.company import company_of
 from loradeck.hub.hub import Hub
-from loradeck.rules import gates, tenants
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves import tenants
+from loradeck.rules.quality import gates
 from loradeck.schemas.company import Company
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.ledger import DataPolicy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from loradeck.rules.fold import Key
+from loradeck.rules.moves.fold import Key
 from loradeck.schemas.log import PointerState
 
 KEPT_ATTESTED = 3

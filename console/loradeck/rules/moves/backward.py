@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.fold import Key
-from loradeck.rules.moves import Actor, Named, drafted, expect_generation, moved
-from loradeck.rules.target import Target
+from loradeck.rules.moves.common import Actor, Named, drafted, expect_generation, moved
+from loradeck.rules.moves.fold import Key
+from loradeck.rules.moves.target import Target
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest

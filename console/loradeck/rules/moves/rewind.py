@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.fold import Key
-from loradeck.rules.moves import Actor
-from loradeck.rules.target import PointerFacts, ruled_out
+from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves.fold import Key
+from loradeck.rules.moves.target import PointerFacts, ruled_out
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import RewindPlan, RewindRequest, RewindStep
 

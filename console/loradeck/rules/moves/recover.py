@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from loradeck.rules.fold import Key
-from loradeck.rules.moves import Actor
+from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves.fold import Key
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import TableEntry

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from loradeck.rules.fold import Key
+from loradeck.rules.moves.fold import Key
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 

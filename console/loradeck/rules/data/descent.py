@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from loradeck.rules.ledger import Kept
+from loradeck.rules.data.policy import Kept
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Release
 

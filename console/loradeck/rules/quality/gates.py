@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.health import wilson
-from loradeck.rules.review import Signed, review_check
-from loradeck.rules.statistics import (
+from loradeck.rules.moves.target import PointerFacts, ruled_out
+from loradeck.rules.quality.health import wilson
+from loradeck.rules.quality.review import Signed, review_check
+from loradeck.rules.quality.statistics import (
     ALPHA,
     items_to_bound,
     lower_bound,
@@ -25,7 +26,6 @@ from loradeck.rules.statistics import (
     percentile,
     visible_drop,
 )
-from loradeck.rules.target import PointerFacts, ruled_out
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate
 from loradeck.schemas.ids import Digest, digest_of, short

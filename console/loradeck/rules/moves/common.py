@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.target import PointerFacts, breach_of
+from loradeck.rules.moves.target import PointerFacts, breach_of
 from loradeck.schemas.health import Health
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, Event, EventKind, Lifted, PointerState

@@ -1,0 +1,1 @@
+"""Rules of serving: placement, residency, flips, proof, readiness, memory and retention."""
