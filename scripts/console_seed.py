@@ -10,10 +10,9 @@ import json
 import math
 from typing import Any
 
-from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
+from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
-from loradeck.schemas.company import Companion, Company, Shared, Tie
 from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import (
     EvaluateSpec,
@@ -38,6 +37,7 @@ from loradeck.schemas.manifest import (
     SuiteManifest,
     Tier,
 )
+from loradeck.schemas.related import Companion, Company, Shared, Tie
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.review import ReviewSheet, SampledItem, SignedReview
 from loradeck.schemas.state import (

@@ -11,23 +11,23 @@ from scripts import console_seed as seed
 from textual import events
 from textual.keys import _character_to_key
 
-from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, Link, LinkChange
+from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, GateResult
-from loradeck.schemas.company import Company
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
+from loradeck.schemas.related import Company
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
-from loradeck.tui.history import SLOT_S
-from loradeck.tui.moves import Move, Order, RowKey
+from loradeck.tui.model.hardware_history import SLOT_S
+from loradeck.tui.model.own_moves import Move, Order, RowKey
+from loradeck.tui.model.session import Session
 from loradeck.tui.screens.page import Page
-from loradeck.tui.session import Session
 
 
 class Clock:

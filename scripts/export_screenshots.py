@@ -25,7 +25,7 @@ from scripts.console_stage import Stage, stage  # noqa: E402
 
 from loradeck.client.feed import Link, LinkChange  # noqa: E402
 from loradeck.schemas.moves import RewindPlan, RewindStep  # noqa: E402
-from loradeck.tui import text  # noqa: E402
+from loradeck.tui.text import spans  # noqa: E402
 
 OUT = ROOT / "screenshots"
 
@@ -150,8 +150,8 @@ async def rewind(stage: Stage) -> None:
             generation=row.pointer.generation,
             from_release=row.pointer.release,
             to_release=row.preview.target.id if row.preview.target else None,
-            from_label=text.release(row.live),
-            to_label=text.release(row.preview.target),
+            from_label=spans.release(row.live),
+            to_label=spans.release(row.preview.target),
             skipped=stays.get(row.tenant),
         )
         for row in stage.deck.state.tenants.values()

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from scripts.console_stage import stage  # noqa: E402
 from scripts.export_screenshots import in_zone  # noqa: E402
 
-from loradeck.tui.state import Screen  # noqa: E402
+from loradeck.tui.model.state import Screen  # noqa: E402
 
 OUT = ROOT / "tests" / "unit" / "tui" / "snapshots"
 REVIEW = "review"

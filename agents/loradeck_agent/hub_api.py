@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from pydantic import TypeAdapter, ValidationError
 
-from loradeck.client.answers import DatasetEntry, ReleaseDetail, SuiteEntry
+from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
 from loradeck_agent.config import AgentConfig

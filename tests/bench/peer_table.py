@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Footer, Header
 
 from loradeck.client.config import Context
 from loradeck.client.feed import Feed
-from loradeck.client.listed import Listed
+from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.state import TenantRow
 

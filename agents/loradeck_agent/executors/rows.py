@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.suites import items_in
+from loradeck.artifacts.suite_items import items_in
 from loradeck.schemas.ids import Digest
 from loradeck.schemas.manifest import SuiteManifest
 from loradeck.schemas.suite import SuiteItem

@@ -8,7 +8,7 @@ from loradeck.artifacts.blobs import Blobs
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.install import install, installing
 from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan, verify_folder
-from loradeck.artifacts.suites import verify_suite
+from loradeck.artifacts.suite_items import verify_suite
 
 __all__ = [
     "BadArtifact",

@@ -2,7 +2,7 @@
 
 A signature covers every file of a folder, by name and content. Merged weights stay on their nodes; what is signed of
 them is the listing of their files, with the SHA-256 of each. Keys travel by path; a private key that others may read is
-refused. Verifying imports a great deal, so that hub and agent have it done by a child.
+refused. Verifying imports a great deal, so that hub and agent have it done by a child process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from loradeck.artifacts import child
+from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.schemas.attestation import Signature
 from loradeck.schemas.ids import Digest, Strict
@@ -130,7 +130,7 @@ class Check(Strict):
 
 
 async def verify_apart(files: Mapping[str, Path], signature: Signature, *, beside: Path) -> None:
-    """As `verify`, by a child, of files that lie under other names.
+    """As `verify`, by a child process, of files that lie under other names.
 
     Args:
         beside: a folder on the same file system, for links.
@@ -138,11 +138,11 @@ async def verify_apart(files: Mapping[str, Path], signature: Signature, *, besid
     Raises:
         BadArtifact: `bad_signature`; `signing_unavailable`.
     """
-    await child.ask(__name__, Check(files=dict(files), beside=beside, signature=signature))
+    await child_process.ask(__name__, Check(files=dict(files), beside=beside, signature=signature))
 
 
 async def verify_weights_apart(weights: BaseManifest, signature: Signature) -> None:
-    """Whether a signature is of exactly the files of this listing, by a child. Raises as `verify_apart` does."""
+    """Verify in a child process that a signature is of exactly the files of this listing. Raises as `verify_apart`."""
     with tempfile.TemporaryDirectory(prefix="loradeck-listing-") as name:
         listing = Path(name, LISTING)
         await asyncio.to_thread(listing.write_bytes, weights.listing)
@@ -169,4 +169,4 @@ def _unavailable(error: ModuleNotFoundError) -> BadArtifact:
 
 
 if __name__ == "__main__":
-    sys.exit(child.answer(_work))
+    sys.exit(child_process.answer(_work))

@@ -13,8 +13,8 @@ from loradeck.cli.files import checked, json_of
 from loradeck.cli.naming import Named
 from loradeck.cli.noun import Noun
 from loradeck.cli.session import Session, hub_command, writes
-from loradeck.client.answers import BaseEntry
 from loradeck.client.api import HubApi
+from loradeck.client.responses import BaseEntry
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest
 

@@ -20,9 +20,9 @@ from loradeck.schemas.attestation import (
     GateResult,
     Signature,
 )
+from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
-from loradeck.schemas.ledger import Erasure, LedgerEntry, ScanReport
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
 from loradeck.schemas.state import TenantRow
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts import alike
+from loradeck.artifacts import near_duplicates
 from loradeck.cli.exits import misused, refused
 from loradeck.cli.files import checked, entry_of, rows_of
 from loradeck.cli.noun import Noun
@@ -19,8 +19,8 @@ from loradeck.cli.provenance import provenance_of, provenance_options
 from loradeck.cli.scan import accept_option, say_scan
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.blobs import download, upload
+from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.manifest import DatasetManifest
 
 
@@ -59,7 +59,7 @@ async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
     Raises:
         CliError: `contaminated`, unless that was accepted.
     """
-    if not alike.available():
+    if not near_duplicates.available():
         s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
         return
     suites = [e for e in await s.api.suites() if e.manifest.tenant == tenant]
@@ -72,7 +72,7 @@ async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
                 for item in rows_of(path, ("id",)):
                     items[f"{suite.manifest.name} {item['id']}"] = _question(item)
     questions = [_question(row) for row in rows_of(file, ())]
-    found = await asyncio.to_thread(alike.find, questions, items)
+    found = await asyncio.to_thread(near_duplicates.find, questions, items)
     if found.doubles:
         s.out.say(f" {found.doubles} rows are almost the same as one before them")
     if found.items:

@@ -14,7 +14,7 @@ from loradeck.cli.output import utc
 from loradeck.cli.session import Session, writes
 from loradeck.client.api import new_key
 from loradeck.client.config import state_path
-from loradeck.schemas.ledger import CollectRequest
+from loradeck.schemas.dataset_ledger import CollectRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 

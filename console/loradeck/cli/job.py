@@ -18,7 +18,7 @@ from loradeck.cli.options import yes_option
 from loradeck.cli.output import span, utc
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.client.api import new_key
-from loradeck.client.job_lines import between
+from loradeck.client.log_gaps import between
 from loradeck.schemas.jobs import (
     LISTED,
     EvaluateSpec,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from loradeck.cli.exits import misused, refused
-from loradeck.client import moments
-from loradeck.client.answers import DatasetEntry, SuiteEntry
+from loradeck.client import times
 from loradeck.client.api import HubApi
+from loradeck.client.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import ReleaseView
@@ -191,7 +191,7 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def moment(text: str, *, interactive: bool, now_ms: int | None = None, ahead: bool = False) -> int:
-    """Milliseconds since 1970 UTC of a time as people type it (`loradeck.client.moments`).
+    """Milliseconds since 1970 UTC of a time as people type it (`loradeck.client.times`).
 
     A time without a zone is taken as this machine's local time where somebody sees what it came to before it
     counts, and refused where nobody does.
@@ -200,6 +200,6 @@ def moment(text: str, *, interactive: bool, now_ms: int | None = None, ahead: bo
         CliError: not a time, without a zone when not interactive, or in the future (`ahead`: that is taken).
     """
     try:
-        return moments.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive, ahead=ahead)
-    except moments.MomentError as error:
+        return times.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive, ahead=ahead)
+    except times.MomentError as error:
         raise misused(str(error), where=repr(text), fix=error.fix, code=error.code) from None

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel
 
-from loradeck.client.moments import stamp
+from loradeck.client.times import stamp
 from loradeck.schemas.state import Preview, Readiness
 
 _BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"

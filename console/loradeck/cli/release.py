@@ -16,7 +16,7 @@ from loradeck.cli.naming import one_named, release_named
 from loradeck.cli.noun import Noun
 from loradeck.cli.output import utc
 from loradeck.cli.session import Session, hub_command, writes
-from loradeck.client.difference import parts
+from loradeck.client.release_difference import parts
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import MergedRelease

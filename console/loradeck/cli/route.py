@@ -21,7 +21,7 @@ from loradeck.cli.secret_file import new_secret_file
 from loradeck.cli.session import Session, hub_command, writes
 from loradeck.cli.state import by_urgency, pointers
 from loradeck.client.api import HubApi
-from loradeck.client.traced import export, missing
+from loradeck.client.traces import export, missing
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import Gap, RouteConfig, Streams

@@ -6,8 +6,8 @@ import click
 
 from loradeck.cli.session import Session
 from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.dataset_ledger import ScanReport
 from loradeck.schemas.ids import Digest
-from loradeck.schemas.ledger import ScanReport
 
 accept_option = click.option(
     "--accept-findings", "accept", default="", metavar="WHY", help="Take them in whatever was found in them."

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from loradeck.artifacts.suites import items_in, verify_suite
+from loradeck.artifacts.suite_items import items_in, verify_suite
 from loradeck.cli.files import checked, entry_of, json_of, text_of
 from loradeck.cli.noun import Noun
 from loradeck.cli.provenance import provenance_of, provenance_options

@@ -12,8 +12,8 @@ from loradeck.cli.noun import Noun
 from loradeck.cli.options import reason_option, yes_option
 from loradeck.cli.secret_file import new_secret_file
 from loradeck.cli.session import Session, hub_command, writes
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.tenant import TenantCreate, TenantState
 
 

@@ -16,7 +16,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from loradeck.client.answers import (
+from loradeck.client.backoff import full_jitter
+from loradeck.client.config import Context
+from loradeck.client.connect import endpoint
+from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
+from loradeck.client.responses import (
     AuditVerdict,
     BackupMade,
     BaseEntry,
@@ -27,16 +31,11 @@ from loradeck.client.answers import (
     SuiteEntry,
     TokenCreated,
 )
-from loradeck.client.backoff import full_jitter
-from loradeck.client.config import Context
-from loradeck.client.connect import endpoint
-from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
-from loradeck.client.listed import Listed, listed
+from loradeck.client.state_list import Listed, listed
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
-from loradeck.schemas.company import Company
+from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
-from loradeck.schemas.ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.moves import (
@@ -53,6 +52,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
+from loradeck.schemas.related import Company
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import HubState, NodeRow, Preview, ReleaseView, TenantRow

@@ -27,7 +27,7 @@ from loradeck.client.backoff import full_jitter
 from loradeck.client.config import Context
 from loradeck.client.connect import Endpoint, endpoint, websocket
 from loradeck.client.errors import ApiError, ClientError, NotUnderstood
-from loradeck.client.listed import Listed
+from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedMessage, FeedReset, FeedShow, feed_adapter
 from loradeck.schemas.state import HubState
 

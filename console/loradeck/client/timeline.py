@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loradeck.client.chain import ChainCheck
-from loradeck.client.moments import stamp
+from loradeck.client.times import stamp
 from loradeck.schemas.log import Event, EventKind
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from loradeck.hub import feed, problems
+from loradeck.hub.access import problems
+from loradeck.hub.access.auth import allow
 from loradeck.hub.api import (
     attestations,
     backup,
@@ -25,8 +26,8 @@ from loradeck.hub.api import (
     tenants,
     tokens,
 )
-from loradeck.hub.auth import allow
 from loradeck.hub.hub import VERSION, Hub
+from loradeck.hub.views import feed
 from loradeck.schemas.ids import Role
 
 RESOURCES = (

@@ -15,8 +15,8 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from loradeck.hub.auth import LOCAL
-from loradeck.hub.link import PATH, link
+from loradeck.hub.access.auth import LOCAL
+from loradeck.hub.fleet.link import PATH, link
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 

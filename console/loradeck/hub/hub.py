@@ -15,25 +15,26 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loradeck.artifacts import Blobs
-from loradeck.hub import feed, judging
-from loradeck.hub.auth import Tokens
-from loradeck.hub.catalogue import Catalogue, view_of
-from loradeck.hub.facts import Facts
-from loradeck.hub.feed import Feeds
-from loradeck.hub.fleet import Change, Fleet, Node
-from loradeck.hub.heap import Heap
-from loradeck.hub.link import PARTS, Beats, Link, beat
-from loradeck.hub.metrics import Metrics
-from loradeck.hub.observe import Observer
-from loradeck.hub.pins import Pins
-from loradeck.hub.promotion import Promotions
-from loradeck.hub.queue import Queue
-from loradeck.hub.recovery import BEHIND, EPOCH, Recovery
-from loradeck.hub.rows import Rows
-from loradeck.hub.settling import SETTLING, Settling
-from loradeck.hub.steer import Steer
-from loradeck.hub.traces import Traces
-from loradeck.hub.traffic import Counts
+from loradeck.hub.access.auth import Tokens
+from loradeck.hub.fleet.gc_tuning import Heap
+from loradeck.hub.fleet.link import PARTS, Beats, Link, beat
+from loradeck.hub.fleet.move_progress import Observer
+from loradeck.hub.fleet.node_tables import Steer
+from loradeck.hub.fleet.nodes import Change, Fleet, Node
+from loradeck.hub.fleet.pins import Pins
+from loradeck.hub.fleet.recovery import BEHIND, EPOCH, Recovery
+from loradeck.hub.fleet.request_counts import Counts
+from loradeck.hub.fleet.startup import SETTLING, Settling
+from loradeck.hub.jobs import gates
+from loradeck.hub.jobs.promotion import Promotions
+from loradeck.hub.jobs.queue import Queue
+from loradeck.hub.log.catalogue import Catalogue, view_of
+from loradeck.hub.log.facts import Facts
+from loradeck.hub.views import feed
+from loradeck.hub.views.feed import Feeds
+from loradeck.hub.views.metrics import Metrics
+from loradeck.hub.views.rows import Rows
+from loradeck.hub.views.traces import Traces
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import Ledger
 from loradeck.rules.moves.target import ways_back
@@ -47,7 +48,7 @@ from loradeck.schemas.tenant import TenantState
 from loradeck.store.interface import Committed, Doc, LeaseLost, OutcomeUnknown, Registered, Store, StoreError
 
 if TYPE_CHECKING:
-    from loradeck.hub.store_thread import StoreThread
+    from loradeck.hub.log.store_thread import StoreThread
 
 log = logging.getLogger("loradeck.hub")
 
@@ -505,7 +506,7 @@ class Hub:
             keys = [key for key in self.ledger.pointers if key[0] == written.tenant]
         if written.kind in MOVES_THE_WAY_BACK:
             self.refresh(keys)
-            judging.stage_passed(self, written)
+            gates.stage_passed(self, written)
         self.feeds.now(keys)
 
     # ---- what nodes say ------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest, Name, Strict, Wire
-from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.route import RouteConfig
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
-from loradeck.store.tables import Tables, sqlite3
+from loradeck.store.sqlite_utils_tables import Tables, sqlite3
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

@@ -17,22 +17,25 @@ from textual.driver import Driver
 from loradeck.client.config import Context, load_contexts
 from loradeck.client.feed import Link as FeedLink
 from loradeck.client.feed import LinkChange
-from loradeck.client.listed import Listed
+from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.state import HubState
-from loradeck.tui import keys
-from loradeck.tui import session as sessions
-from loradeck.tui.acts import Acts
-from loradeck.tui.asker import Asker
-from loradeck.tui.dispatch import NewKey, new_key
-from loradeck.tui.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
-from loradeck.tui.listing import RowFilter
-from loradeck.tui.logfile import keep_log, tell_end
-from loradeck.tui.moves import RowKey
-from loradeck.tui.moving import Moving
-from loradeck.tui.port import HubPort, Port
-from loradeck.tui.question import Question
-from loradeck.tui.rows import settle
+from loradeck.tui.actions.key_actions import Acts
+from loradeck.tui.actions.moves import Moving
+from loradeck.tui.actions.typed_text import Typed
+from loradeck.tui.gate import key_bindings
+from loradeck.tui.gate.decide import NewKey, new_key
+from loradeck.tui.gate.question import Question
+from loradeck.tui.gate.seen_frames import Sight
+from loradeck.tui.hub.move_sender import Sender
+from loradeck.tui.hub.port import HubPort, Port
+from loradeck.tui.hub.queries import Asker
+from loradeck.tui.model import session as sessions
+from loradeck.tui.model.own_moves import RowKey
+from loradeck.tui.model.packed_rows import settle
+from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.session import Session
+from loradeck.tui.model.state import ConsoleState, Screen
 from loradeck.tui.screens.adapters import AdaptersScreen
 from loradeck.tui.screens.data import DataScreen
 from loradeck.tui.screens.events import EventsScreen
@@ -41,13 +44,10 @@ from loradeck.tui.screens.jobs import JobsScreen
 from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.nodes import NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
-from loradeck.tui.seen import Sight
-from loradeck.tui.sender import Sender
-from loradeck.tui.session import Session
-from loradeck.tui.state import ConsoleState, Screen
-from loradeck.tui.text import clean
-from loradeck.tui.theme import THEME
-from loradeck.tui.typed import Typed
+from loradeck.tui.terminal.console_log import keep_log, tell_end
+from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
+from loradeck.tui.text.spans import clean
+from loradeck.tui.text.theme import THEME
 
 log = logging.getLogger("loradeck.console")
 
@@ -340,12 +340,12 @@ class Deck(App[Context], inherit_bindings=False):
         if typed == " ":
             typed = "space"
         count = together(event)
-        binding = keys.lookup(typed, self.state.screen)
+        binding = key_bindings.lookup(typed, self.state.screen)
         if count > 1 and not (binding is not None and binding.repeats):
             self.notice(f"{count} keys came at once: not taken as commands", "warn")
             return
         if binding is None:
-            self.notice(keys.means_nothing(typed, self.state.screen), "dim")
+            self.notice(key_bindings.means_nothing(typed, self.state.screen), "dim")
             return
         self.notice("")
         if self.question is not None and not self._answers(binding):
@@ -358,7 +358,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.draw_front()
         self.call_after_refresh(self._show)  # the frame goes first
 
-    def _answers(self, binding: keys.Binding) -> bool:
+    def _answers(self, binding: key_bindings.Binding) -> bool:
         """Whether a key goes on although a question is open. Anything but y and esc drops the question."""
         assert self.question is not None
         if binding.does in ("confirm", "escape"):
@@ -371,7 +371,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.question = None
         return True
 
-    def _scrolls_list(self, binding: keys.Binding) -> bool:
+    def _scrolls_list(self, binding: key_bindings.Binding) -> bool:
         """Whether a key moves the question's list. Drawing stops it at the end."""
         page = max(1, (self.front.pane.size.height if self.front else 9) - 4)
         steps = {"down": 1, "up": -1, "page_down": page, "page_up": -page, "first": -100_000, "last": 100_000}

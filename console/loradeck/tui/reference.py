@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loradeck.tui.helptext import FLAGS, READY, TWINS
-from loradeck.tui.keys import BINDINGS, COMMANDS
-from loradeck.tui.state import Screen
+from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS
+from loradeck.tui.lines.help_text import FLAGS, READY, TWINS
+from loradeck.tui.model.state import Screen
 
 BEGIN = "<!-- keys: written by python -m loradeck.tui.reference -->"
 END = "<!-- /keys -->"

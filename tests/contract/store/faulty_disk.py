@@ -15,8 +15,8 @@ from typing import Any
 
 from drafts import move
 
-from loradeck.store.audit import verify_log
 from loradeck.store.interface import Committed, StoreError
+from loradeck.store.log_audit import verify_log
 from loradeck.store.sqlite import SqliteStore
 
 

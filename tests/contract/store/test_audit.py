@@ -8,8 +8,8 @@ from tests.contract.store.drafts import digest, move, note
 
 from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.log import EventKind
-from loradeck.store.audit import LogAudit, verify_log
 from loradeck.store.interface import Store, Unreadable
+from loradeck.store.log_audit import LogAudit, verify_log
 
 
 def fill(store: Store) -> None:
@@ -34,13 +34,13 @@ def test_a_whole_log_verifies(store: Store) -> None:
 
 
 def test_a_log_longer_than_one_batch_verifies(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.store.audit.BATCH", 2)
+    monkeypatch.setattr("loradeck.store.log_audit.BATCH", 2)
     fill(store)
     assert verify_log(store).rev == 6
 
 
 def test_an_audit_takes_in_what_is_committed_between_its_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.store.audit.BATCH", 2)
+    monkeypatch.setattr("loradeck.store.log_audit.BATCH", 2)
     fill(store)
     audit, steps = LogAudit(), 0
     while (report := audit.step(store)) is None:
@@ -53,7 +53,7 @@ def test_an_audit_takes_in_what_is_committed_between_its_steps(store: Store, mon
 def test_an_epoch_that_goes_back_is_found_even_where_every_hash_fits(
     store_factory: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loradeck.store.audit.BATCH", 2)
+    monkeypatch.setattr("loradeck.store.log_audit.BATCH", 2)
     store = store_factory.open()
     fill(store)
     store.adopt([move(to=9, generation=9, kind=EventKind.RECOVER, expected=5)], epoch_above=4, key="key-0002")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.contract.store.conftest import Backend
 
-from loradeck.store.audit import verify_log
+from loradeck.store.log_audit import verify_log
 
 ROUNDS = 10
 

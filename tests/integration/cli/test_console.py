@@ -21,7 +21,7 @@ from tests.integration.cli.conftest import LORADECK, Desk
 
 from loradeck.client.config import Context
 from loradeck.client.feed import Feed, Link, LinkChange
-from loradeck.client.listed import Listed
+from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import HoldRequest

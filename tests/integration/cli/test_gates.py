@@ -11,7 +11,7 @@ import pytest
 from tests.integration.cli.conftest import Desk
 
 from incident.groundwork import ROUTE_FLAGS, SUITE, TICKETS, VERSIONS
-from loradeck.client.moments import MomentError, moment
+from loradeck.client.times import MomentError, moment
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport
 from loradeck.schemas.route import RouteConfig
 

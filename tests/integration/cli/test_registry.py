@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.conftest import Desk, write_adapter, write_base
 
-from loradeck.client.answers import BaseEntry, DatasetEntry, SuiteEntry
+from loradeck.client.responses import BaseEntry, DatasetEntry, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.route import RouteConfig

@@ -6,14 +6,14 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from tests.integration.cli.conftest import Desk
 
-from loradeck.client.answers import DatasetEntry, SuiteEntry
+from loradeck.client.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.state import NodeRow, TenantRow
-from loradeck.tui.helptext import TWINS
-from loradeck.tui.state import Screen
+from loradeck.tui.lines.help_text import TWINS
+from loradeck.tui.model.state import Screen
 
 KINDS: dict[str, type[BaseModel]] = {
     "route ls": TenantRow,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.artifacts.rows import Scan, rows_in
-from loradeck.artifacts.suites import items_in
+from loradeck.artifacts.dataset_rows import Scan, rows_in
+from loradeck.artifacts.suite_items import items_in
 from loradeck.rules.quality.gates import require_big_enough
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.manifest import Provenance

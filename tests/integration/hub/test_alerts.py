@@ -15,7 +15,7 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck
 
 from loradeck.cli import cli
-from loradeck.client.moments import moment
+from loradeck.client.times import moment
 
 RULES: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[3] / "docs" / "alerts.yml").read_text(encoding="utf-8")

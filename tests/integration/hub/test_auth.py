@@ -13,7 +13,7 @@ from tests.integration.hub.deck import BASE, Deck, FakeAgent, feed, key, to_the_
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from loradeck.hub.auth import LOCAL, Tokens, new_token
+from loradeck.hub.access.auth import LOCAL, Tokens, new_token
 from loradeck.hub.door import tcp_socket
 from loradeck.rules.errors import Refused
 from loradeck.schemas.feed import FeedReset
@@ -262,7 +262,7 @@ async def test_a_feed_over_the_own_socket_needs_no_token(deck: Deck) -> None:
 def test_a_scope_without_the_doors_mark_is_never_local() -> None:
     from starlette.requests import HTTPConnection
 
-    from loradeck.hub.auth import caller_of
+    from loradeck.hub.access.auth import caller_of
 
     bare = HTTPConnection({"type": "http", "headers": [], "client": ("root", 0)})
     with pytest.raises(Refused, match="unauthenticated"):

@@ -12,8 +12,8 @@ from tests.integration.hub.deck import Deck, FakeAgent, running, until
 from tests.integration.hub.test_erasure import execution, plan, row_digest
 from tests.integration.hub.test_ledger import dataset, row
 
-from loradeck.hub import collecting
-from loradeck.schemas.ledger import CollectPlan
+from loradeck.hub.data import garbage
+from loradeck.schemas.dataset_ledger import CollectPlan
 from loradeck.store.interface import Store
 
 
@@ -69,12 +69,12 @@ async def test_the_log_is_read_in_pieces_and_behind_every_move(
     reads: list[tuple[bool, bool]] = []
 
     async def watched(call: Callable[[Store], Any], *, background: bool = False) -> Any:
-        if getattr(call, "func", None) is collecting._earlier:
+        if getattr(call, "func", None) is garbage._earlier:
             reads.append((background, deck.hub.moving.locked()))
         return await store(call, background=background)
 
     monkeypatch.setattr(deck.hub, "store", watched)
-    monkeypatch.setattr(collecting, "PIECE", 1)
+    monkeypatch.setattr(garbage, "PIECE", 1)
     found = await collected(deck)
     assert [r.id for r in found.releases] == [stray]
     await collected(deck, dry_run=False, plan=found.digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck
 
-from loradeck.schemas.company import Company, Shared
+from loradeck.schemas.related import Company, Shared
 
 
 async def test_promotes_of_one_actor_and_a_shared_recipe_are_named_with_their_health(deck: Deck, join: Join) -> None:

@@ -9,8 +9,8 @@ from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, key, running
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
-from loradeck.artifacts.rows import row_digest
-from loradeck.schemas.ledger import ErasurePlan
+from loradeck.artifacts.dataset_rows import row_digest
+from loradeck.schemas.dataset_ledger import ErasurePlan
 from loradeck.schemas.moves import PromoteRequest
 
 ROW = {"prompt": "p7", "answer": "Ann Example"}

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, feed, restore, running, to_the_end, until, watch
 
-from loradeck.hub import feed as feeds
+from loradeck.hub.views import feed as feeds
 from loradeck.schemas.feed import (
     FeedEvents,
     FeedJobs,

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
-from loradeck.hub.queue import CHECKPOINT_KEPT_MS, PIECE
+from loradeck.hub.jobs.queue import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted

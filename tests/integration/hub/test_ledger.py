@@ -10,9 +10,9 @@ from tests.integration.hub.deck import BASE, PROVENANCE, Deck
 
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.dataset_ledger import LedgerEntry, ScanReport
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
-from loradeck.schemas.ledger import LedgerEntry, ScanReport
 from loradeck.schemas.manifest import DatasetManifest, DecisionRecord, Provenance, SuiteManifest
 from loradeck.store.interface import Doc
 

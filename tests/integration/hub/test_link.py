@@ -10,7 +10,7 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, FakeAgent, restore, running, until
 
-from loradeck.hub.link import beat
+from loradeck.hub.fleet.link import beat
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import table_digest

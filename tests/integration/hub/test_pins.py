@@ -9,7 +9,7 @@ from typing import Any
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
 
-from loradeck.hub.pins import AT_MOST
+from loradeck.hub.fleet.pins import AT_MOST
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import AckState, Desired
 from loradeck.schemas.log import Event, EventKind

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.integration.hub.deck import Deck, FakeAgent, key, restore, running, until
 
-from loradeck.hub.settling import HOLD_S
+from loradeck.hub.fleet.startup import HOLD_S
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.moves import MoveResult
 

@@ -8,8 +8,8 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, FakeAgent
 
-from loradeck.client.traced import export, missing
-from loradeck.hub import traces
+from loradeck.client.traces import export, missing
+from loradeck.hub.views import traces
 from loradeck.schemas.link import TRACE_ROWS, TraceRows
 from loradeck.schemas.trace import Traced, TraceRow
 

@@ -90,7 +90,7 @@ CRASH = START.replace(
     "name, url,",
     """
 def fails(self): raise RuntimeError("on purpose")
-from loradeck.tui.acts import Acts
+from loradeck.tui.actions.key_actions import Acts
 Acts.do_help = fails
 name, url,""",
 )

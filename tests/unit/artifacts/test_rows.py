@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loradeck.artifacts import BadArtifact
-from loradeck.artifacts.rows import Held, Task, entry_of, find, row_digest
+from loradeck.artifacts.dataset_rows import Held, Task, entry_of, find, row_digest
 from loradeck.schemas.manifest import DatasetManifest, FileEntry, Provenance
 
 HUMAN: dict[str, Any] = {

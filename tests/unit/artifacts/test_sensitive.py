@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.unit.artifacts.test_rows import dataset, row
 
-from loradeck.artifacts.rows import reading_of
-from loradeck.artifacts.sensitive import iban, luhn, personal
+from loradeck.artifacts.dataset_rows import reading_of
+from loradeck.artifacts.personal_data import iban, luhn, personal
 
 
 @pytest.mark.parametrize(

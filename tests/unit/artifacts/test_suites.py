@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loradeck.artifacts import BadArtifact, scan, verify_suite
-from loradeck.artifacts.suites import items_in
+from loradeck.artifacts.suite_items import items_in
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import ItemKind
 

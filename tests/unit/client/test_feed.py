@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 
 from loradeck.client.config import Context
 from loradeck.client.feed import Feed, FeedItem, Link, LinkChange
-from loradeck.client.listed import Listed
+from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedReset, FeedStatus
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import GENESIS

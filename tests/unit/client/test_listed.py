@@ -8,7 +8,7 @@ import pytest
 from scripts import console_seed as seed
 
 from loradeck.client.errors import NotUnderstood
-from loradeck.client.listed import listed
+from loradeck.client.state_list import listed
 
 STATE = seed.hub_state()
 BODY = STATE.model_dump_json()

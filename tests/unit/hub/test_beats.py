@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.hub.link import PARTS, Beats
+from loradeck.hub.fleet.link import PARTS, Beats
 from loradeck.schemas.link import HEARTBEAT_S
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.hub.heap import FEW, Heap
+from loradeck.hub.fleet.gc_tuning import FEW, Heap
 
 
 @pytest.fixture

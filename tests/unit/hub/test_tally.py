@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loradeck.hub.fleet import Fleet
-from loradeck.hub.observe import Observer
-from loradeck.hub.tally import Tally
+from loradeck.hub.fleet.move_progress import Observer
+from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.replica_counts import Tally
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.telemetry import NvmlState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.hub.traffic import Counts
+from loradeck.hub.fleet.request_counts import Counts
 from loradeck.schemas.link import Traffic
 
 KEY = ("acme", "production")

@@ -8,8 +8,8 @@ import pytest
 from scripts import console_seed as seed
 
 from loradeck.rules.data.related import BATCH_MS, Member, shared
-from loradeck.schemas.company import Shared
 from loradeck.schemas.log import EventKind
+from loradeck.schemas.related import Shared
 
 PROMOTE = next(row.last_event for row in seed.tenants(seed.Log()) if row.tenant == "acme")
 assert PROMOTE is not None

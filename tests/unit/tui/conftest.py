@@ -10,9 +10,9 @@ from scripts.console_stage import Clock
 
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.dispatch import shown_of
-from loradeck.tui.seen import Frame
-from loradeck.tui.state import ConsoleState
+from loradeck.tui.gate.decide import shown_of
+from loradeck.tui.gate.seen_frames import Frame
+from loradeck.tui.model.state import ConsoleState
 
 ACME = ("acme", "production")
 

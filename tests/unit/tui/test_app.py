@@ -20,10 +20,10 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.moves import HoldRequest, MoveResult, PromoteRequest, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
-from loradeck.tui.driver import set_together
-from loradeck.tui.moves import Move
-from loradeck.tui.state import Screen
-from loradeck.tui.text import clean
+from loradeck.tui.model.own_moves import Move
+from loradeck.tui.model.state import Screen
+from loradeck.tui.terminal.driver import set_together
+from loradeck.tui.text.spans import clean
 
 ACME = ("acme", "production")
 
@@ -250,7 +250,7 @@ async def test_a_lost_answer_is_unknown_locks_R_and_holds_q() -> None:
 
 
 async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.tui.sender.LOOK_UP_S", 0.01)
+    monkeypatch.setattr("loradeck.tui.hub.move_sender.LOOK_UP_S", 0.01)
     async with stage() as on:
         event, row = seed.rolled_back(on.deck.state.tenants[ACME], seed.Log(), acks=4, proofs=4)
         asked: list[str] = []
@@ -269,7 +269,7 @@ async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.Mon
 
 
 async def test_a_key_the_hub_has_never_seen_moved_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.tui.sender.LOOK_UP_S", 0.01)
+    monkeypatch.setattr("loradeck.tui.hub.move_sender.LOOK_UP_S", 0.01)
     async with stage() as on:
 
         async def outcome(key: str) -> MoveResult | None:

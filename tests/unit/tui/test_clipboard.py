@@ -7,7 +7,7 @@ import base64
 import pytest
 from scripts.console_stage import stage
 
-from loradeck.tui.clipboard import MOST_BYTES, TooLong, copied
+from loradeck.tui.terminal.clipboard import MOST_BYTES, TooLong, copied
 
 
 def test_the_sequence_carries_the_text() -> None:

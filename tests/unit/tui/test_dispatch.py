@@ -16,7 +16,7 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck.tui.dispatch import (
+from loradeck.tui.gate.decide import (
     ORDERS,
     ROLES,
     Act,
@@ -29,10 +29,10 @@ from loradeck.tui.dispatch import (
     offer,
     shown_of,
 )
-from loradeck.tui.listing import RowFilter
-from loradeck.tui.moves import OwnMove, Phase
-from loradeck.tui.seen import Frame
-from loradeck.tui.state import ConsoleState
+from loradeck.tui.gate.seen_frames import Frame
+from loradeck.tui.model.own_moves import OwnMove, Phase
+from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.state import ConsoleState
 
 ACME = ("acme", "production")
 Armed = Callable[[], Frame]

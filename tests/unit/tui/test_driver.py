@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from textual import events
 from textual._xterm_parser import XTermParser
 
-from loradeck.tui.driver import AnswerFilter, CountedFile
+from loradeck.tui.terminal.driver import AnswerFilter, CountedFile
 
 ANSWER = "\x1b[24;80R"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.tui.editing import LONGEST, TypedLine
+from loradeck.tui.text.line_editor import LONGEST, TypedLine
 
 
 def typed(text: str, *keys: str) -> TypedLine:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from scripts.console_stage import Stage, notice, stage
 
-from loradeck.tui.arranging import Sort
-from loradeck.tui.keys import BINDINGS, Binding
-from loradeck.tui.listing import RowFilter
+from loradeck.tui.gate.key_bindings import BINDINGS, Binding
+from loradeck.tui.model.list_order import Sort
+from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.page import Page
 from loradeck.tui.screens.review import ReviewScreen
-from loradeck.tui.state import Screen
 from loradeck.tui.widgets.prompt import Asking
 
 AT_ONCE = {"rollback", "undo"}

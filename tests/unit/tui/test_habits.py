@@ -14,17 +14,17 @@ from scripts.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ConfigError
-from loradeck.schemas.company import Company
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.moves import AnnotateRequest, MoveResult, PromoteRequest, RewindPlan, RewindStep
 from loradeck.schemas.problem import Problem
+from loradeck.schemas.related import Company
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
-from loradeck.tui.asker import COMPANY_KEPT, RESTS_S
-from loradeck.tui.dispatch import Refuse, annotate
-from loradeck.tui.moves import Move, MoveKind
+from loradeck.tui.gate.decide import Refuse, annotate
+from loradeck.tui.hub.queries import COMPANY_KEPT, RESTS_S
+from loradeck.tui.model.own_moves import Move, MoveKind
+from loradeck.tui.model.state import ConsoleState, Screen
 from loradeck.tui.screens.page import Page
-from loradeck.tui.state import ConsoleState, Screen
 
 ACME = ("acme", "production")
 

@@ -9,11 +9,11 @@ from scripts.console_stage import Clock, stage
 from loradeck.schemas.feed import FeedNodes
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.telemetry import NvmlState
-from loradeck.tui.hardware import node_lines, node_page
-from loradeck.tui.history import SLOT_S, SLOTS, Figure, History
-from loradeck.tui.sparks import BARS, sparkline
-from loradeck.tui.state import ConsoleState
-from loradeck.tui.text import Line
+from loradeck.tui.lines.hardware import node_lines, node_page
+from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure, History
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import Line
+from loradeck.tui.text.sparklines import BARS, sparkline
 
 
 def node(use: int | None = 50, **more: object) -> NodeRow:

@@ -40,7 +40,7 @@ import asyncio, sys
 from pathlib import Path
 from loradeck.client.config import Context
 from loradeck.tui.app import Deck
-from loradeck.tui.port import HubPort
+from loradeck.tui.hub.port import HubPort
 
 class Watched(Deck):
     loaded = None

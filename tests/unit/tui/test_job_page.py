@@ -9,12 +9,12 @@ from scripts import console_seed as seed
 from scripts.console_stage import Stage, stage
 
 from loradeck.client.feed import Link, LinkChange
-from loradeck.client.job_lines import between
+from loradeck.client.log_gaps import between
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine, JobState
-from loradeck.tui.following import STEPS, Following
-from loradeck.tui.logview import KEPT, LogView
-from loradeck.tui.plots import GUTTER, plot
+from loradeck.tui.hub.job_follower import STEPS, Following
 from loradeck.tui.screens.job import JobScreen
+from loradeck.tui.text.log_view import KEPT, LogView
+from loradeck.tui.text.plots import GUTTER, plot
 
 TRAIN = "job-7be10c44"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from loradeck.tui.acts import Acts
+from loradeck.tui.actions.command_line import CommandError, parse
+from loradeck.tui.actions.key_actions import Acts
 from loradeck.tui.app import LISTS
-from loradeck.tui.commands import CommandError, parse
-from loradeck.tui.helptext import help_lines
-from loradeck.tui.keys import BINDINGS, COMMANDS, complete, elsewhere, lookup
+from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS, complete, elsewhere, lookup
+from loradeck.tui.lines.help_text import help_lines
+from loradeck.tui.model.state import ORDERED, Screen
 from loradeck.tui.reference import updated
-from loradeck.tui.state import ORDERED, Screen
 
 DOCS = Path(__file__).parents[3] / "docs" / "console.md"
 

@@ -8,8 +8,8 @@ from scripts.console_stage import SeededPort
 from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.feed import FeedEvents
 from loradeck.schemas.state import ReleaseView
-from loradeck.tui.labels import Labels
-from loradeck.tui.state import ConsoleState
+from loradeck.tui.hub.release_labels import Labels
+from loradeck.tui.model.state import ConsoleState
 
 RETIRED = seed.view("dune", "v77")
 

@@ -6,9 +6,9 @@ from scripts.console_stage import Stage, stage
 
 from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.attestation import Attestation
-from loradeck.tui.lineage import lineage_lines
+from loradeck.tui.lines.lineage import lineage_lines
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.page import Page
-from loradeck.tui.state import Screen
 
 
 async def adapters(on: Stage) -> None:

@@ -8,8 +8,8 @@ import pytest
 from scripts.console_stage import stage
 from textual.app import App, ComposeResult
 
-from loradeck.tui.seen import Shown
-from loradeck.tui.text import Line, Span, line
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.text.spans import Line, Span, line
 from loradeck.tui.widgets.lines import changed_to, strip_of
 from loradeck.tui.widgets.pane import Pane
 

@@ -11,11 +11,11 @@ from textual.events import Resize
 from textual.geometry import Size
 
 from loradeck.schemas.feed import FeedStatus
-from loradeck.tui.bars import footer_line
-from loradeck.tui.keys import hints, means_nothing
+from loradeck.tui.gate.key_bindings import hints, means_nothing
+from loradeck.tui.lines.header_footer import footer_line
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.page import Page
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Span, wrapped
+from loradeck.tui.text.spans import Span, wrapped
 
 
 def said(spans: tuple[Span, ...]) -> str:

@@ -9,11 +9,11 @@ import pytest
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.route import Gap
 from loradeck.schemas.state import Readiness, ReplicaReadiness
-from loradeck.tui.columns import node_cells
-from loradeck.tui.hardware import node_lines
-from loradeck.tui.preview import goes_to
-from loradeck.tui.state import ConsoleState
-from loradeck.tui.text import Span
+from loradeck.tui.lines.columns import node_cells
+from loradeck.tui.lines.hardware import node_lines
+from loradeck.tui.lines.preview import goes_to
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import Span
 
 
 def lines(state: ConsoleState, **fields: Any) -> list[str]:

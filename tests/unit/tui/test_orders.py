@@ -13,7 +13,7 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import NodeRow
-from loradeck.tui.moves import Order
+from loradeck.tui.model.own_moves import Order
 
 
 async def at_node(on: Stage, name: str) -> None:

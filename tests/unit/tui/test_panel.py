@@ -13,19 +13,19 @@ from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import Health, TenantRow
 from loradeck.schemas.telemetry import NvmlState
-from loradeck.tui import rows
-from loradeck.tui.bars import header_line, summary_line
-from loradeck.tui.columns import flags_in, node_cells, tenant_cells
-from loradeck.tui.details import event_lines, job_lines
-from loradeck.tui.dispatch import Act, Action, decide
-from loradeck.tui.hardware import node_lines
-from loradeck.tui.moves import Phase
-from loradeck.tui.outcome import tell_of
-from loradeck.tui.panel import has_preview, is_done, panel_lines, pin_command, replica_table, wants_panel
-from loradeck.tui.preview import also_line, preview_lines
-from loradeck.tui.seen import Frame
-from loradeck.tui.state import ConsoleState, Screen
-from loradeck.tui.text import Line
+from loradeck.tui.gate.decide import Act, Action, decide
+from loradeck.tui.gate.seen_frames import Frame
+from loradeck.tui.lines.columns import flags_in, node_cells, tenant_cells
+from loradeck.tui.lines.details import event_lines, job_lines
+from loradeck.tui.lines.hardware import node_lines
+from loradeck.tui.lines.header_footer import header_line, summary_line
+from loradeck.tui.lines.outcome import tell_of
+from loradeck.tui.lines.preview import also_line, preview_lines
+from loradeck.tui.lines.rollback_panel import has_preview, is_done, panel_lines, pin_command, replica_table, wants_panel
+from loradeck.tui.model import packed_rows
+from loradeck.tui.model.own_moves import Phase
+from loradeck.tui.model.state import ConsoleState, Screen
+from loradeck.tui.text.spans import Line
 
 ACME = ("acme", "production")
 Armed = Callable[[], Frame]
@@ -126,12 +126,12 @@ def test_what_shares_something_is_named_with_its_health_as_of_now(state: Console
 
 
 def test_the_health_of_what_shares_something_opens_no_packed_row(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "OPEN", 1)
+    monkeypatch.setattr(packed_rows, "OPEN", 1)
     state = ConsoleState(clock=clock)
     state.load(seed.hub_state())
     row = state.tenants[ACME]
     state.company[ACME] = seed.company(*ACME, seed.hub_state())
-    monkeypatch.setattr(rows.Rows, "_unpacked", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(packed_rows.Rows, "_unpacked", lambda *_: pytest.fail("opened"))
     assert "bolt v5 (UNPRVN)" in "".join(span.text for span in also_line(state, row))
 
 

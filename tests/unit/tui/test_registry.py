@@ -8,9 +8,9 @@ from scripts.console_stage import Stage, pane, stage
 
 from loradeck.client.feed import Link, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
-from loradeck.tui.records import gate_lines
-from loradeck.tui.registry import REFRESH_S, Registry
-from loradeck.tui.state import FETCHED, Screen
+from loradeck.tui.lines.records import gate_lines
+from loradeck.tui.model.registry import REFRESH_S, Registry
+from loradeck.tui.model.state import FETCHED, Screen
 
 KEYS = {Screen.GATES: "4", Screen.ADAPTERS: "5", Screen.DATA: "7"}
 

@@ -12,7 +12,7 @@ from loradeck.schemas.feed import FeedStatus
 from loradeck.schemas.ids import Role
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.review import Review
-from loradeck.tui.reviewing import Reviewing
+from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.screens.review import ReviewScreen
 
 

@@ -11,9 +11,9 @@ from tests.unit.tui.conftest import put
 
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.state import TenantRow
-from loradeck.tui import arranging, rows
-from loradeck.tui.briefs import TenantRows, node_rows, tenant_rows
-from loradeck.tui.state import ConsoleState
+from loradeck.tui.model import list_order, packed_rows
+from loradeck.tui.model.row_summaries import TenantRows, node_rows, tenant_rows
+from loradeck.tui.model.state import ConsoleState
 
 
 def renamed(row: TenantRow, tenant: str, **fields: object) -> TenantRow:
@@ -25,7 +25,8 @@ def many() -> list[TenantRow]:
     """Three times as many rows as are held open, each with something of its own."""
     some = seed.hub_state().tenants
     return [
-        renamed(some[n % len(some)], f"t{n:04}", requests_per_s=float(n), left_answered=n) for n in range(3 * rows.OPEN)
+        renamed(some[n % len(some)], f"t{n:04}", requests_per_s=float(n), left_answered=n)
+        for n in range(3 * packed_rows.OPEN)
     ]
 
 
@@ -40,7 +41,7 @@ def test_a_row_that_was_packed_is_opened_as_it_was(many: list[TenantRow]) -> Non
     held = filled(many)
     assert [held[row.key] for row in many] == many
     assert list(held) == [row.key for row in many]
-    assert len(held._open) == rows.OPEN
+    assert len(held._open) == packed_rows.OPEN
 
 
 def test_a_row_that_changes_while_it_is_packed_is_not_opened_as_it_was_before(many: list[TenantRow]) -> None:
@@ -95,7 +96,7 @@ def test_figures_that_tick_sort_nothing_again(
     state: ConsoleState, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.arrange()
-    monkeypatch.setattr(arranging, "attention", lambda *_: pytest.fail("sorted again"))
+    monkeypatch.setattr(list_order, "attention", lambda *_: pytest.fail("sorted again"))
     row = state.tenants["delta", "production"]
     put(state, row.model_copy(update={"requests_per_s": 99.0, "bad_now": 0.001}))
     state.arrange()
@@ -133,7 +134,7 @@ def test_a_list_is_taken_in_by_steps_and_replaces_the_rows_at_the_end(state: Con
 
 
 def test_names_of_releases_do_not_pile_up(state: ConsoleState, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.tui.state.VIEWS_KEPT", 50)
+    monkeypatch.setattr("loradeck.tui.model.state.VIEWS_KEPT", 50)
     row = state.tenants["delta", "production"]
     for n in range(200):
         put(state, row.model_copy(update={"live": seed.view("delta", f"v{n}")}))
@@ -145,10 +146,10 @@ def test_names_of_releases_do_not_pile_up(state: ConsoleState, monkeypatch: pyte
 def test_what_stays_of_a_list_is_not_gone_through_by_the_collector_again() -> None:
     held = filled(list(seed.hub_state().tenants))
     try:
-        rows.settle()
+        packed_rows.settle()
         assert gc.get_freeze_count() > 0
         assert not any(one is held for one in gc.get_objects())
-        rows.settle()
+        packed_rows.settle()
         assert len(held) == len(seed.hub_state().tenants)
     finally:
         gc.unfreeze()
@@ -156,6 +157,6 @@ def test_what_stays_of_a_list_is_not_gone_through_by_the_collector_again() -> No
 
 def test_ten_thousand_rows_moved_at_once_stay_packed(state: ConsoleState, many: list[TenantRow]) -> None:
     state.apply(FeedTenants(rows=tuple(many)))
-    assert len(state.tenants._open) <= rows.OPEN
+    assert len(state.tenants._open) <= packed_rows.OPEN
     packed = sum(len(text) for text in state.tenants._packed.values()) / len(state.tenants._packed)
     assert packed < len(many[0].model_dump_json()) / 4

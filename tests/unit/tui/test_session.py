@@ -11,12 +11,12 @@ from scripts.console_stage import notice, stage
 
 from loradeck.client.config import Context, resolve
 from loradeck.schemas.moves import RollbackRequest
-from loradeck.tui import session as sessions
-from loradeck.tui.arranging import Sort
-from loradeck.tui.editing import Recall
-from loradeck.tui.moves import Move, MoveKind
-from loradeck.tui.session import SentMove, Session
-from loradeck.tui.state import Screen
+from loradeck.tui.model import session as sessions
+from loradeck.tui.model.list_order import Sort
+from loradeck.tui.model.own_moves import Move, MoveKind
+from loradeck.tui.model.session import SentMove, Session
+from loradeck.tui.model.state import Screen
+from loradeck.tui.text.line_editor import Recall
 
 
 def now_ms() -> int:

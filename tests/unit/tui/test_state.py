@@ -7,9 +7,9 @@ from scripts import console_seed as seed
 from scripts.console_stage import Clock
 
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes, FeedReset, FeedStatus, FeedTenants
-from loradeck.tui.columns import node_heard
-from loradeck.tui.listing import FilterError, Listing, RowFilter
-from loradeck.tui.state import ConsoleState, Link, Screen
+from loradeck.tui.lines.columns import node_heard
+from loradeck.tui.model.selectable_list import FilterError, Listing, RowFilter
+from loradeck.tui.model.state import ConsoleState, Link, Screen
 
 ACME = ("acme", "production")
 BOLT = ("bolt", "production")

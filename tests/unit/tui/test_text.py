@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from loradeck.tui.text import (
+from loradeck.tui.text.spans import (
     Span,
     age,
     clean,

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import ValidationError
 
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
-from loradeck.hub import judging
+from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.api.moves import hub_of
-from loradeck.hub.auth import Caller, allow
 from loradeck.hub.hub import Hub
+from loradeck.hub.jobs import gates
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
 from loradeck.schemas.ids import Role
@@ -56,7 +56,7 @@ async def attest(body: Attestation, request: Request, caller: Writer) -> Attesta
     if body.kind in (AttestationKind.SIGNATURE, AttestationKind.DEPRECATION):
         await _check(hub, body, _artifact(hub, body))
     stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.now_ms(), "seq": 0})
-    return await judging.take_in(hub, stated)
+    return await gates.take_in(hub, stated)
 
 
 def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:

@@ -11,12 +11,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from loradeck.hub import collecting
+from loradeck.hub.access.auth import Caller, own_socket
 from loradeck.hub.api.moves import hub_of
-from loradeck.hub.auth import Caller, own_socket
+from loradeck.hub.data import garbage
 from loradeck.rules.errors import Refused
+from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict
-from loradeck.schemas.ledger import CollectPlan, CollectRequest
 from loradeck.store.interface import Store
 
 router = APIRouter(prefix="/v1", tags=["backup"])
@@ -54,8 +54,8 @@ async def collect(
     """Files that nothing can go back to. A dry run answers with a plan; executing sends its digest back."""
     hub = hub_of(request)
     if body.dry_run:
-        return await collecting.plan(hub, body)
-    return await collecting.carry_out(hub, body, caller.actor)
+        return await garbage.plan(hub, body)
+    return await garbage.carry_out(hub, body, caller.actor)
 
 
 def _copied(store: Store, path: Path) -> int:

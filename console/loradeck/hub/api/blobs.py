@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response, StreamingResponse
 
+from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.api.moves import hub_of
-from loradeck.hub.auth import Caller, allow
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 

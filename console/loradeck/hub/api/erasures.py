@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from loradeck.hub import erasure
 from loradeck.hub.api.moves import Releaser, hub_of
-from loradeck.schemas.ledger import ErasurePlan, ErasureRequest
+from loradeck.hub.data import erasure
+from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 
 router = APIRouter(prefix="/v1", tags=["registry"])
 

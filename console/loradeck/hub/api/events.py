@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 
 from loradeck.hub.api.moves import Viewer, hub_of
 from loradeck.schemas.log import Event
-from loradeck.store.audit import LogAudit
+from loradeck.store.log_audit import LogAudit
 
 router = APIRouter(prefix="/v1", tags=["events"])
 

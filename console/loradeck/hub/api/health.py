@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from loradeck.hub.access.auth import caller_of
 from loradeck.hub.api.moves import Viewer, hub_of
-from loradeck.hub.auth import caller_of
-from loradeck.hub.metrics import pointer_metrics
+from loradeck.hub.views.metrics import pointer_metrics
 
 router = APIRouter(tags=["health"])
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from loradeck.hub.auth import Caller, allow
+from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, common
@@ -129,7 +129,7 @@ async def rollback(
     wait: Wait = "committed",
     timeout: Timeout = 60,
 ) -> Response:
-    """R. While a promote is being prepared it cancels that, and nothing common."""
+    """R. While a promote is being prepared it cancels that, and nothing moves."""
     hub, key = hub_of(request), (tenant, route)
 
     def decide() -> Sequence[Draft] | Cancel:

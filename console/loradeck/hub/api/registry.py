@@ -12,12 +12,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from loradeck.artifacts import Blobs, verify_adapter
-from loradeck.hub import datasets as datasets_of
-from loradeck.hub import merging
+from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.api.moves import Releaser, Viewer, hub_of
-from loradeck.hub.auth import Caller, allow
-from loradeck.hub.catalogue import entry_of
+from loradeck.hub.data import datasets as datasets_of
 from loradeck.hub.hub import Hub
+from loradeck.hub.jobs import merging
+from loradeck.hub.log.catalogue import entry_of
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Digest, Name, Reason, Role
 from loradeck.schemas.jobs import TrainSpec

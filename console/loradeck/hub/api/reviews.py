@@ -6,10 +6,10 @@ import asyncio
 
 from fastapi import APIRouter, Request
 
-from loradeck.artifacts.suites import items_in
-from loradeck.hub import judging
+from loradeck.artifacts.suite_items import items_in
 from loradeck.hub.api.moves import PAGE, Operator, Viewer, hub_of
 from loradeck.hub.hub import Hub
+from loradeck.hub.jobs import gates
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.review import answers_digest, require_fitting, sample
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
@@ -34,7 +34,7 @@ async def _asked(hub: Hub, key: tuple[str, str], release: str) -> tuple[GateConf
             detail=f"{key[0]}/{key[1]}",
             fix="set [review] in the gate: loradeck gate set",
         )
-    report = await judging.report_on(hub, release, gate)
+    report = await gates.report_on(hub, release, gate)
     if report is None:
         raise Refused(
             "gate_missing",
@@ -53,7 +53,7 @@ async def sheet(tenant: str, route: str, release: str, request: Request, caller:
     paths = {file.path: hub.blobs.path(file.sha256) for file in hub.catalogue.suites[gate.suite].files}
     by_id = {item.id: item for item in await asyncio.to_thread(items_in, paths)}
     now = answers_digest(report, review.items)
-    signed = [(one, Review.model_validate(one.body)) for one in await judging.reviews_of(hub, key, release)]
+    signed = [(one, Review.model_validate(one.body)) for one in await gates.reviews_of(hub, key, release)]
     return ReviewSheet(
         tenant=tenant,
         route=route,
@@ -88,7 +88,7 @@ async def sign(tenant: str, route: str, body: Review, request: Request, caller: 
         raise Refused("stale_review", "this gate is on another suite by now", detail=body.suite, fix="look again")
     require_fitting(body, report, review)
     stated = body.model_dump(mode="json")
-    newest = [one.body for one in await judging.reviews_of(hub, key, body.release) if one.by == caller.actor][-1:]
+    newest = [one.body for one in await gates.reviews_of(hub, key, body.release) if one.by == caller.actor][-1:]
     if newest != [stated]:
         await hub.attest(
             Attestation(
@@ -101,4 +101,4 @@ async def sign(tenant: str, route: str, body: Review, request: Request, caller: 
                 at_ms=hub.now_ms(),
             )
         )
-    return await judging.judge(hub, key, body.release)
+    return await gates.judge(hub, key, body.release)

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from loradeck.hub.access.auth import Caller, own_socket
 from loradeck.hub.api.moves import Operator, Timeout, Wait, actor_of, answer, hub_of, move, outcome
-from loradeck.hub.auth import Caller, own_socket
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rewind as rules

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
+from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.api.moves import hub_of
-from loradeck.hub.auth import Caller, allow
 from loradeck.schemas.ids import Role
 from loradeck.schemas.state import HubState, Me
 

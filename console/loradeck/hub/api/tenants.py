@@ -12,15 +12,15 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from loradeck.hub.api.moves import PAGE, Releaser, Viewer, actor_of, hub_of, move
-from loradeck.hub.company import company_of
 from loradeck.hub.hub import Hub
+from loradeck.hub.views.related import company_of
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
 from loradeck.rules.quality import gates
-from loradeck.schemas.company import Company
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
-from loradeck.schemas.ledger import DataPolicy
 from loradeck.schemas.log import Draft
+from loradeck.schemas.related import Company
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState

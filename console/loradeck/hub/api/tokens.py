@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from loradeck.hub.access.auth import Caller, new_token, own_socket
 from loradeck.hub.api.moves import hub_of
-from loradeck.hub.auth import Caller, new_token, own_socket
 from loradeck.rules.errors import Refused
 from loradeck.schemas.tenant import TokenCreate, TokenRecord
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from loradeck.rules.errors import Refused
+from loradeck.schemas.dataset_ledger import TRAIN, DataPolicy, LedgerEntry
 from loradeck.schemas.ids import short
-from loradeck.schemas.ledger import TRAIN, DataPolicy, LedgerEntry
 
 DAY_MS = 86_400_000
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loradeck.schemas.company import Shared
 from loradeck.schemas.log import Event, EventKind
+from loradeck.schemas.related import Shared
 
 BATCH_MS = 10 * 60_000
 """Promotes of one actor that are no further apart are one batch."""

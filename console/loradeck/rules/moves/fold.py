@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from loradeck.schemas.ledger import DataPolicy
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, TenantState

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.common import Actor
-from loradeck.schemas.ledger import DataPolicy
+from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, TenantState

@@ -6,17 +6,17 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from loradeck.client.answers import ReleaseDetail
+from loradeck.client.responses import ReleaseDetail
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Form, Release
-from loradeck.tui.difference import difference_lines
-from loradeck.tui.lineage import lineage_lines
-from loradeck.tui.records import ADAPTER_COLUMNS, adapter_cells, adapter_lines
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.lines.difference import difference_lines
+from loradeck.tui.lines.lineage import lineage_lines
+from loradeck.tui.lines.records import ADAPTER_COLUMNS, adapter_cells, adapter_lines
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span, clean
+from loradeck.tui.text.spans import Line, Span, clean
 
 PAGE_S = 1.0
 """How often a version's page is written anew: what its ancestors scored comes one after the other."""

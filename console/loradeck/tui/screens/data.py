@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from loradeck.tui.records import DATA_COLUMNS, data_cells, data_lines
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.lines.records import DATA_COLUMNS, data_cells, data_lines
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span
+from loradeck.tui.text.spans import Line, Span
 
 
 class DataScreen(ListScreen):

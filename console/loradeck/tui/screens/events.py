@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from loradeck.tui.columns import EVENT_COLUMNS, event_cells
-from loradeck.tui.details import event_lines
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.lines.columns import EVENT_COLUMNS, event_cells
+from loradeck.tui.lines.details import event_lines
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span, clean
+from loradeck.tui.text.spans import Line, Span, clean
 
 
 class EventsScreen(ListScreen):

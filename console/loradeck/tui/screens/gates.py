@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from loradeck.tui.answersheet import signing_of
-from loradeck.tui.dispatch import Action
-from loradeck.tui.preview import tell_lines
-from loradeck.tui.records import GATE_COLUMNS, gate_cells, gate_lines
-from loradeck.tui.registry import Gate
-from loradeck.tui.reviewing import Reviewing
+from loradeck.tui.gate.decide import Action
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.lines.preview import tell_lines
+from loradeck.tui.lines.records import GATE_COLUMNS, gate_cells, gate_lines
+from loradeck.tui.lines.review_sheet import signing_of
+from loradeck.tui.model.registry import Gate
+from loradeck.tui.model.review_draft import Reviewing
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.review import ReviewScreen
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span
+from loradeck.tui.text.spans import Line, Span
 
 
 class GatesScreen(ListScreen):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from loradeck.tui.helptext import help_lines
+from loradeck.tui.lines.help_text import help_lines
+from loradeck.tui.model.state import Screen as Which
 from loradeck.tui.screens.page import Page
-from loradeck.tui.state import Screen as Which
 
 
 class HelpScreen(Page):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from loradeck.tui.columns import JOB_COLUMNS, job_cells
-from loradeck.tui.details import job_lines
-from loradeck.tui.dispatch import Action
-from loradeck.tui.following import Following
-from loradeck.tui.preview import tell_lines
+from loradeck.tui.gate.decide import Action
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.hub.job_follower import Following
+from loradeck.tui.lines.columns import JOB_COLUMNS, job_cells
+from loradeck.tui.lines.details import job_lines
+from loradeck.tui.lines.preview import tell_lines
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span
+from loradeck.tui.text.spans import Line, Span
 
 
 class JobsScreen(ListScreen):

@@ -9,12 +9,12 @@ from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
-from loradeck.tui import bars
-from loradeck.tui.columns import Column, heading, laid_out
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import FETCHED, Link
-from loradeck.tui.state import Screen as Which
-from loradeck.tui.text import Line, Span, fit_line, line, plural
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.lines import header_footer
+from loradeck.tui.lines.columns import Column, heading, laid_out
+from loradeck.tui.model.state import FETCHED, Link
+from loradeck.tui.model.state import Screen as Which
+from loradeck.tui.text.spans import Line, Span, fit_line, line, plural
 from loradeck.tui.widgets.grid import Grid
 from loradeck.tui.widgets.lines import Lines
 from loradeck.tui.widgets.pane import Pane
@@ -107,15 +107,23 @@ class ListScreen(Screen[None], inherit_bindings=False):
         if not self.is_mounted or not width:
             return
         self.header.show(
-            [bars.header_line(state, width, context=deck.context, production=deck.production, read_only=deck.read_only)]
+            [
+                header_footer.header_line(
+                    state, width, context=deck.context, production=deck.production, read_only=deck.read_only
+                )
+            ]
         )
-        self.summary.show([bars.summary_line(state, width)])
+        self.summary.show([header_footer.summary_line(state, width)])
         self.column_names.show([heading(self.COLUMNS, width)])
         self.prompt.fit()
         self.grid.sync(state.listing, marks=self.marked(), old=state.link is not Link.LIVE, message=self._message())
         self._sync_pane(width)
         self.footer.show(
-            [bars.footer_line(self.WHICH, width, in_view=self.grid.rows_in_view, total=len(state.listing.order))]
+            [
+                header_footer.footer_line(
+                    self.WHICH, width, in_view=self.grid.rows_in_view, total=len(state.listing.order)
+                )
+            ]
         )
 
     def _message(self) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from loradeck.tui.columns import NODE_COLUMNS, node_cells
-from loradeck.tui.dispatch import Action
-from loradeck.tui.hardware import node_lines, node_page
-from loradeck.tui.preview import tell_lines
+from loradeck.tui.gate.decide import Action
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.lines.columns import NODE_COLUMNS, node_cells
+from loradeck.tui.lines.hardware import node_lines, node_page
+from loradeck.tui.lines.preview import tell_lines
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span, clean, line
+from loradeck.tui.text.spans import Line, Span, clean, line
 
 PAGE_S = 1.0
 """How often a node's page is written anew."""

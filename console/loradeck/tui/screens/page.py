@@ -9,7 +9,7 @@ from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
-from loradeck.tui.text import Line, Span, line, spread
+from loradeck.tui.text.spans import Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
 
 if TYPE_CHECKING:

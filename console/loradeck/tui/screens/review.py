@@ -8,11 +8,11 @@ from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
-from loradeck.tui.answersheet import item_lines, review_head
-from loradeck.tui.driver import together
-from loradeck.tui.editing import TypedLine
-from loradeck.tui.reviewing import Reviewing
-from loradeck.tui.text import BLANK, Line, Span, line, spread
+from loradeck.tui.lines.review_sheet import item_lines, review_head
+from loradeck.tui.model.review_draft import Reviewing
+from loradeck.tui.terminal.driver import together
+from loradeck.tui.text.line_editor import TypedLine
+from loradeck.tui.text.spans import BLANK, Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
 
 if TYPE_CHECKING:

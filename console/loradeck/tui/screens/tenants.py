@@ -6,22 +6,22 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from loradeck.client.traced import export
+from loradeck.client.traces import export
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.columns import TENANT_COLUMNS, tenant_cells
-from loradeck.tui.difference import difference_lines
-from loradeck.tui.dispatch import Action, Ask, Refuse, Verdict, barrier, decide, shown_of
-from loradeck.tui.listing import hidden
-from loradeck.tui.moves import RowKey
-from loradeck.tui.panel import has_preview, panel_lines, wants_panel
-from loradeck.tui.preview import preview_lines, tell_lines
-from loradeck.tui.saving import default_name, save
+from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier, decide, shown_of
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.lines.columns import TENANT_COLUMNS, tenant_cells
+from loradeck.tui.lines.difference import difference_lines
+from loradeck.tui.lines.preview import preview_lines, tell_lines
+from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
+from loradeck.tui.lines.traces import EXPORTED, SHOWN, trace_lines
+from loradeck.tui.model.own_moves import RowKey
+from loradeck.tui.model.selectable_list import hidden
+from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
-from loradeck.tui.seen import Shown
-from loradeck.tui.state import Screen
-from loradeck.tui.text import Line, Span, clean, plural
-from loradeck.tui.traces import EXPORTED, SHOWN, trace_lines
+from loradeck.tui.terminal.save_screen import default_name, save
+from loradeck.tui.text.spans import Line, Span, clean, plural
 
 
 class TenantsScreen(ListScreen):

@@ -9,9 +9,9 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from loradeck.tui.listing import Listing
-from loradeck.tui.text import BLANK, Line, Span
-from loradeck.tui.theme import CURSOR, OLD
+from loradeck.tui.model.selectable_list import Listing
+from loradeck.tui.text.spans import BLANK, Line, Span
+from loradeck.tui.text.theme import CURSOR, OLD
 from loradeck.tui.widgets.lines import changed_to, strip_of
 
 Drawn = tuple[Line, bool, bool]

@@ -12,8 +12,8 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from loradeck.tui.text import BLANK, Line, fit_line
-from loradeck.tui.theme import STYLES
+from loradeck.tui.text.spans import BLANK, Line, fit_line
+from loradeck.tui.text.theme import STYLES
 
 
 def strip_of(spans: Line, width: int, over: Style | None = None) -> Strip:

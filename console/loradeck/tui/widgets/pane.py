@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from textual.strip import Strip
 
-from loradeck.tui.seen import Shown
-from loradeck.tui.text import Line
+from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.text.spans import Line
 from loradeck.tui.widgets.lines import Lines
 
 Token = tuple[Shown | None, int | None]

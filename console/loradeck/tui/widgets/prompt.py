@@ -6,9 +6,9 @@ from enum import StrEnum
 
 from textual import events
 
-from loradeck.tui.editing import Recall, TypedLine
-from loradeck.tui.keys import complete
-from loradeck.tui.text import Span, line, wrapped
+from loradeck.tui.gate.key_bindings import complete
+from loradeck.tui.text.line_editor import Recall, TypedLine
+from loradeck.tui.text.spans import Span, line, wrapped
 from loradeck.tui.widgets.lines import Lines
 
 

@@ -1,0 +1,287 @@
+"""The rows of a dataset, each with its own provenance: counted into a ledger entry, scanned, and searched for erasure.
+
+Reading takes as long as a dataset is large, so the hub has it done by a child process, which is given a `Task`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from loradeck.artifacts import child_process
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
+from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
+from loradeck.schemas.ids import Digest, Strict, digest_of
+from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
+
+LONGEST_ROW = 1 << 20
+"""Bytes of one JSONL row."""
+
+_ASIDE = frozenset({"id", "provenance"})
+
+
+def row_digest(row: Mapping[str, Any]) -> str:
+    """What a row is known by, in every dataset: the digest of its content, without `id` and `provenance`."""
+    return digest_of({key: value for key, value in row.items() if key not in _ASIDE})
+
+
+def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every row of a dataset with where it stands: `tickets.jsonl, line 3`. Blank lines are none.
+
+    Args:
+        paths: name of a file in the manifest -> where it lies.
+
+    Raises:
+        BadArtifact: `bad_rows`, with the line.
+    """
+    for name, path in sorted(paths.items()):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{name}, line {number}"
+                if len(line) > LONGEST_ROW:
+                    raise BadArtifact("bad_rows", "a row is too long", where, f"at most {LONGEST_ROW:,} bytes")
+                try:
+                    row = json.loads(line)
+                except ValueError:  # its message would repeat what stands in the row
+                    raise BadArtifact("bad_rows", "a row is not JSON", where, "one JSON object a line") from None
+                if not isinstance(row, dict):
+                    raise BadArtifact("bad_rows", "a row is no JSON object", where, "one JSON object a line")
+                yield where, row
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text and number in a row, however deep, as text."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_in(inner)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def entry_of(
+    manifest: DatasetManifest,
+    paths: Mapping[str, Path],
+    *,
+    erased: Collection[Digest] = (),
+    also: Callable[[str, Mapping[str, Any]], None] = lambda where, row: None,
+) -> LedgerEntry:
+    """Reads every row and counts.
+
+    Args:
+        erased: digests of rows that may not come back.
+        also: is shown every row, with where it stands.
+
+    Raises:
+        BadArtifact: `bad_rows`; `ledger_incomplete`, something is not said of a row, or contradicts itself;
+            `erased_row`.
+    """
+    counts = {"human": 0, "program": 0, "model": 0}
+    sources, licences, consents, generators = set[str](), set[str](), set[str](), set[str]()
+    tiers, days = set(), set[int]()
+    purposes: set[str] | None = None
+    deepest = 0
+    whole = manifest.provenance.model_dump(mode="json")
+    if manifest.provenance.origin is not Origin.MIXED:
+        _check(manifest.provenance, "the dataset's provenance")
+    for where, row in rows_in(paths):
+        _check_erased(row, erased, where)
+        also(where, row)
+        found = _provenance(manifest.provenance, whole, row, where)
+        if found.origin is Origin.HUMAN:
+            counts["human"] += 1
+        else:
+            counts["model" if found.synthetic_depth else "program"] += 1
+        deepest = max(deepest, found.synthetic_depth)
+        assert found.source is not None  # checked
+        sources.add(found.source)
+        licences.add(found.licence_class)
+        consents.add(found.consent)
+        tiers.add(found.tier)
+        if found.retention_days is not None:
+            days.add(found.retention_days)
+        if found.generator_release is not None:
+            generators.add(found.generator_release)
+        purposes = set(found.purpose) if purposes is None else purposes & set(found.purpose)
+    rows = sum(counts.values())
+    if rows != manifest.rows:
+        raise BadArtifact(
+            "bad_rows", "the files hold another number of rows than the manifest", f"{rows:,}, not {manifest.rows:,}"
+        )
+    return LedgerEntry.model_validate(
+        {
+            "dataset": manifest.digest,
+            "rows": rows,
+            **counts,
+            "deepest": deepest,
+            "sources": sorted(sources)[:LISTED],
+            "distinct_sources": len(sources),
+            "licence_classes": sorted(licences),
+            "consents": sorted(consents),
+            "tiers": sorted(tiers),
+            "purposes": sorted(purposes or ()),
+            "retention_days": min(days, default=None),
+            "generators": sorted(generators),
+        }
+    )
+
+
+def _check_erased(row: Mapping[str, Any], erased: Collection[Digest], where: str) -> None:
+    """Raises: BadArtifact `erased_row`."""
+    if erased and row_digest(row) in erased:
+        raise BadArtifact("erased_row", "the row was erased, and does not come in again", where, "leave it out")
+
+
+def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Provenance:
+    own = row.get("provenance")
+    if own is None and dataset.origin is not Origin.MIXED:
+        return dataset
+    try:
+        found = Provenance.model_validate({**whole, **(own or {})})
+    except (ValidationError, TypeError) as error:
+        what = "it is no object"
+        if isinstance(error, ValidationError):
+            first = error.errors(include_input=False, include_url=False)[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise BadArtifact("ledger_incomplete", "a row's own provenance does not fit", f"{where}: {what}") from None
+    return _check(found, where)
+
+
+def _check(found: Provenance, where: str) -> Provenance:
+    missing = [name for name, value in (("source", found.source), ("tier", found.tier)) if value is None]
+    if found.origin is Origin.MIXED:
+        missing.append("origin (human or synthetic)")
+    if missing:
+        raise BadArtifact(
+            "ledger_incomplete",
+            f"the ledger needs to know more of every row: {', '.join(missing)}",
+            where,
+            "say it in the provenance of the dataset, or in the row's own `provenance`",
+        )
+    if found.origin is Origin.HUMAN and (found.synthetic_depth or found.generator_release):
+        raise BadArtifact(
+            "ledger_incomplete", "a human row has no synthetic depth and no generator", where, "say which it is"
+        )
+    if found.generator_release and not found.synthetic_depth:
+        raise BadArtifact(
+            "ledger_incomplete", "a row that a release wrote has a depth of 1 at least", where, "set synthetic_depth"
+        )
+    return found
+
+
+class Scan:
+    """What the rows of a dataset or suite hold, row by row; see `sensitive`."""
+
+    def __init__(self) -> None:
+        self._context, self._detect, self._secrets = secrets()
+        self._found: dict[str, list[str]] = {}
+        self._seen = set[str]()
+        self._rows = 0
+
+    def __enter__(self) -> Scan:
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+    def row(self, where: str, row: Mapping[str, Any]) -> None:
+        self._rows += 1
+        self._seen.add(row_digest(row))
+        content = {key: value for key, value in row.items() if key not in _ASIDE}
+        for kind in kinds_in(texts_in(content), self._detect):
+            self._found.setdefault(kind, []).append(where)
+
+    def report(self, dataset: Digest) -> ScanReport:
+        findings = [Finding(kind=k, rows=len(w), where=tuple(w[:LISTED])) for k, w in sorted(self._found.items())]
+        return ScanReport(
+            dataset=dataset,
+            rows=self._rows,
+            looked_for=PERSONAL,
+            secrets=self._secrets,
+            not_looked_for=NOT_LOOKED_FOR,
+            findings=tuple(findings),
+            duplicates=self._rows - len(self._seen),
+        )
+
+
+def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Collection[Digest] = ()) -> Reading:
+    """Ledger entry and scan, of one reading. Raises as `entry_of` does."""
+    with Scan() as scan:
+        entry = entry_of(manifest, paths, erased=erased, also=scan.row)
+    return Reading(entry=entry, scan=scan.report(manifest.digest))
+
+
+class Held(Strict):
+    """A dataset to read, a suite to scan, or either to search. `paths`: name of a file in the manifest -> its place."""
+
+    digest: Digest
+    manifest: DatasetManifest | None = None
+    paths: dict[str, Path]
+
+
+def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
+    """What the items of a suite hold. Raises: BadArtifact `bad_rows`, `erased_row`."""
+    with Scan() as scan:
+        for where, row in rows_in(held.paths):
+            _check_erased(row, erased, where)
+            scan.row(where, row)
+    return scan.report(held.digest)
+
+
+class Task(Strict):
+    """`read` one dataset or `scan` one suite, without erased `rows`; or `find` in many: `rows`, and those that contain
+    a text.
+    """
+
+    do: Literal["read", "scan", "find"]
+    datasets: tuple[Held, ...]
+    rows: tuple[Digest, ...] = ()
+    containing: str | None = None
+
+
+def find(task: Task) -> list[Place]:
+    """The wanted rows, wherever they stand. Text is found whatever its case, in any value of a row.
+
+    Raises:
+        BadArtifact: `bad_rows`.
+    """
+    wanted = set(task.rows)
+    if task.containing:
+        text = task.containing.casefold()
+        for held in task.datasets:
+            for _, row in rows_in(held.paths):
+                if any(text in value.casefold() for value in texts_in(row)):
+                    wanted.add(row_digest(row))  # and so the same row under another id or provenance
+    places = []
+    for held in task.datasets:
+        for where, row in rows_in(held.paths):
+            if (digest := row_digest(row)) in wanted:
+                places.append(Place(dataset=held.digest, where=where, row=digest))
+    return places
+
+
+def _work(request: bytes) -> Any:
+    task = Task.model_validate_json(request)
+    if task.do == "read":
+        (held,) = task.datasets
+        assert held.manifest is not None
+        return reading_of(held.manifest, held.paths, erased=set(task.rows)).model_dump(mode="json")
+    if task.do == "scan":
+        (held,) = task.datasets
+        return scan_of(held, erased=set(task.rows)).model_dump(mode="json")
+    return [place.model_dump() for place in find(task)]
+
+
+if __name__ == "__main__":
+    sys.exit(child_process.answer(_work))

@@ -1,0 +1,73 @@
+"""The items of a suite, read and checked line by line: on the machine that registers it, by the hub, by executors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from loradeck.artifacts.dataset_rows import rows_in
+from loradeck.artifacts.errors import BadArtifact
+from loradeck.schemas.manifest import SuiteManifest
+from loradeck.schemas.suite import ItemKind, SuiteItem
+
+
+def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
+    """Every item of a suite, in its order.
+
+    Args:
+        paths: name of a file -> where it lies.
+
+    Raises:
+        BadArtifact: `bad_rows`, with the file and the line that is wrong.
+    """
+    found: dict[str, str] = {}
+    items = []
+    for where, row in rows_in(paths):
+        try:
+            item = SuiteItem.model_validate(row)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            what = first["msg"].removeprefix("Value error, ")
+            title = f"{field}: {what}" if field else what
+            raise BadArtifact("bad_rows", title, where, "docs/gates.md lists what each kind needs") from None
+        if item.id in found:
+            raise BadArtifact(
+                "bad_rows",
+                f"two items have the id {item.id!r}",
+                f"{where}; the first is {found[item.id]}",
+                "an id names one item",
+            )
+        found[item.id] = where
+        items.append(item)
+    if not items:
+        raise BadArtifact("bad_rows", "the suite has no items", ", ".join(paths), "one JSON object a line")
+    return items
+
+
+def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
+    """Whether the files are the suite that its manifest describes.
+
+    Raises:
+        BadArtifact: `bad_rows`, with the line; `manifest_mismatch`.
+    """
+    items = items_in(paths)
+    if len(items) != manifest.items:
+        raise BadArtifact(
+            "manifest_mismatch",
+            "the files hold another number of items than the manifest",
+            f"{len(items):,}, not {manifest.items:,}",
+        )
+    strange = sorted(set(manifest.canaries) - {item.id for item in items})
+    if strange:
+        raise BadArtifact("manifest_mismatch", f"no item has the id {strange[0]!r}", "canaries", "name items of it")
+    bare = [item.id for item in items if item.kind is ItemKind.JSON and item.answer_schema is None]
+    if bare and manifest.answer_schema is None:
+        raise BadArtifact(
+            "bad_rows",
+            f"the json item {bare[0]!r} has no schema, and neither has the suite",
+            manifest.name,
+            "give the item a `schema`, or the suite an answer schema",
+        )

@@ -1,0 +1,1 @@
+"""Access to the hub: who calls and what they may do, and how errors are reported."""

@@ -1,0 +1,1 @@
+"""Data at the hub: datasets, erasure of rows, and garbage collection of files."""

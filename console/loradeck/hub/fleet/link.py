@@ -1,0 +1,370 @@
+"""The hub's end of `/v1/link`: hello, welcome, what is desired, and what the node says back.
+
+A link keeps no queue of directives, only which entries its node has not been sent in their newest form: a
+slow node gets fewer messages and the same outcome. Everything sent carries `prev_rev`, so that a node notices
+what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from loradeck.hub.access.auth import Caller, caller_of
+from loradeck.hub.access.problems import problem_of, problem_response
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import recover
+from loradeck.schemas.ids import Role
+from loradeck.schemas.link import (
+    HEARTBEAT_S,
+    LINK_TTL_S,
+    Ack,
+    Heartbeat,
+    Hello,
+    JobEvent,
+    JobLog,
+    NodeOrder,
+    Replica,
+    Report,
+    Resync,
+    TableState,
+    TraceRows,
+    UpMessage,
+    Welcome,
+    up_adapter,
+)
+
+if TYPE_CHECKING:
+    from loradeck.hub.fleet.node_tables import Table
+    from loradeck.hub.fleet.nodes import Node
+    from loradeck.hub.hub import Hub
+
+log = logging.getLogger("loradeck.hub.fleet.link")
+
+PATH = "/v1/link"
+
+Key = tuple[str, str]
+
+CLOSE_S = 2.0
+"""How long a close waits for a node that does not read."""
+
+BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED = 4400, 4403, 4409, 4408, 4401
+"""Close codes; the reason is a problem code."""
+
+
+PARTS = 20
+"""Parts into which the links are divided for their heartbeats."""
+
+_parts = itertools.cycle(range(PARTS))
+
+
+class Link:
+    """One node's connection. `put*` note what is to be sent; one task sends it."""
+
+    __slots__ = (
+        *("caller", "node", "part", "steered", "full"),
+        *("_hub", "_socket", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_wake", "_welcome"),
+        *("_closing", "_tasks", "_table"),
+    )
+
+    def __init__(self, hub: Hub, socket: WebSocket, caller: Caller) -> None:
+        self.caller = caller
+        self.node: Node | None = None
+        self.part = next(_parts)
+        self.steered = False
+        self.full = False
+        self._hub = hub
+        self._socket = socket
+        self._dirty: frozenset[Key] = frozenset()  # most links owe nothing most of the time: no empty set for each
+        self._unpin: frozenset[Key] = frozenset()
+        self._messages: list[str] = []
+        self._bookmark = False
+        self._sent_rev = 0
+        self._wake = asyncio.Event()
+        self._welcome: str | None = None
+        self._closing: tuple[int, str] | None = None
+        self._tasks: tuple[asyncio.Future[None], ...] = ()
+        self._table: tuple[int, Table] | None = None
+
+    # ---- what is to be sent --------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Table:
+        """The entries this node is placed for, as the placements are now."""
+        assert self.node is not None
+        version = self._hub.steer.version
+        if self._table is None or self._table[0] != version:
+            self._table = (version, self._hub.steer.table(self.node.labels))
+        return self._table[1]
+
+    def put(self, keys: Iterable[Key]) -> None:
+        """Entries have changed."""
+        self._dirty = self._dirty.union(keys)
+        self._wake.set()
+
+    def put_full(self) -> None:
+        """The node needs the whole table."""
+        self.full = True
+        self._wake.set()
+
+    def put_unpin(self, key: Key) -> None:
+        self._unpin = self._unpin.union((key,))
+        self._wake.set()
+
+    def put_message(self, message: BaseModel) -> None:
+        self._messages.append(message.model_dump_json())
+        self._wake.set()
+
+    def put_bookmark(self) -> None:
+        self._bookmark = True
+        self._wake.set()
+
+    def close(self, code: int, reason: str) -> None:
+        """Ends the link; at once where the node no longer takes anything."""
+        self._closing = (code, reason)
+        self._wake.set()
+        asyncio.get_running_loop().call_later(CLOSE_S, self._cut)
+
+    def replaced(self) -> None:
+        """The node has opened another link: this one is of no use to anybody."""
+        self.close(REPLACED, "replaced")
+
+    def revoked(self) -> None:
+        """The token it was opened with was withdrawn."""
+        self.close(REVOKED, "unauthenticated")
+
+    def _cut(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def start(self) -> tuple[asyncio.Future[None], asyncio.Future[None]]:
+        """The task that reads and the task that writes."""
+        reader, writer = asyncio.ensure_future(self.read()), asyncio.ensure_future(self.write())
+        self._tasks = (reader, writer)
+        return reader, writer
+
+    # ---- sending -------------------------------------------------------------------------------------------
+
+    async def write(self) -> None:
+        """Sends until the link is closed. What a node waits for goes first."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._closing is not None:
+                await self._socket.close(*self._closing)
+                return
+            if self._welcome is not None:
+                welcome, self._welcome = self._welcome, None
+                await self._send(welcome)
+            if self.steered and (self.full or self._dirty or self._unpin):
+                await self._send(self._desired())
+            while self._messages:
+                await self._send(self._messages.pop(0))
+            if self._bookmark:
+                self._bookmark = False
+                if self.steered and self._sent_rev != self._hub.ledger.rev:
+                    await self._send(self._desired())  # nothing of it concerns this node, but its rev goes on
+                await self._send(self._hub.bookmark())
+
+    async def _send(self, text: str) -> None:
+        await self._socket.send({"type": "websocket.send", "text": text})
+
+    def _desired(self) -> str:
+        ledger, keys = self._hub.ledger, None if self.full else self._dirty
+        unpin = tuple(sorted(self._unpin))
+        text = self._hub.steer.desired(
+            self.table,
+            epoch=ledger.epoch,
+            rev=ledger.rev,
+            hash_=ledger.hash,
+            prev_rev=self._sent_rev,
+            keys=keys,
+            unpin=unpin,
+        )
+        self.full, self._sent_rev = False, ledger.rev
+        self._dirty = self._unpin = frozenset()
+        return text
+
+    # ---- receiving -----------------------------------------------------------------------------------------
+
+    async def read(self) -> None:
+        """Takes in what the node says until it leaves.
+
+        Raises: WebSocketDisconnect; Refused `wrong_node` or `invalid_request`, which end the link.
+        """
+        async with asyncio.timeout(LINK_TTL_S):
+            hello = await self._next()
+        if not isinstance(hello, Hello):
+            raise Refused("invalid_request", "the first message of a link is a hello", detail=hello.type)
+        if hello.node != self.caller.node:
+            raise Refused(
+                "wrong_node",
+                f"this token belongs to the node {self.caller.node}",
+                detail=f"the hello says {hello.node}",
+                fix="give each node a token of its own",
+            )
+        self._own(hello.replicas, hello.node)
+        await self._greet(hello)
+        del hello  # it would be held as long as the link
+        while True:
+            self._take(await self._next())
+
+    async def _next(self) -> UpMessage:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        try:
+            return up_adapter.validate_json(message.get("text") or message.get("bytes") or b"")
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise Refused(
+                "invalid_request", "a message that does not fit its schema", detail=f"{where}: {first['msg']}"
+            ) from None
+
+    def _own(self, replicas: Iterable[Replica], node: str) -> None:
+        for replica in replicas:
+            if replica.replica != node and not replica.replica.startswith(f"{node}."):
+                raise Refused(
+                    "wrong_node",
+                    f"the replica {replica.replica} does not belong to the node {node}",
+                    fix=f"a replica is named '{node}' or '{node}.<engine>'",
+                )
+
+    async def _greet(self, hello: Hello) -> None:
+        hub = self._hub
+        has_hash = await hub.knows(hello.rev, hello.hash)
+        behind = recover.behind(epoch=hello.epoch, rev=hello.rev, hub_epoch=hub.ledger.epoch, has_hash=has_hash)
+        node = self.node = hub.fleet_hello(hello, self)
+        refuse = "log_behind" if behind else None
+        node.behind = refuse
+        ledger = hub.ledger
+        welcome = Welcome(epoch=ledger.epoch, rev=ledger.rev, hash=ledger.hash, refuse=refuse)
+        self._welcome = welcome.model_dump_json()
+        self._sent_rev = min(hello.rev, ledger.rev)
+        if refuse:
+            hub.log_is_behind(node, hello)
+        else:
+            hub.settling.heard(node.name)
+            # The whole table, whatever the node holds already: its answer tells how far every entry is.
+            self.steer()
+            for pin in hello.pins:
+                if hub.pins.is_over(node.name, pin):
+                    self.put_unpin((pin.tenant, pin.route))
+        hub.pins.heard(node)
+        self.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
+        hub.queue.hello(self, hello)
+
+    def steer(self) -> None:
+        """From here on the node is told what is desired, beginning with all of it."""
+        self.steered = True
+        self.put_full()
+
+    def _take(self, message: UpMessage) -> None:
+        hub, node = self._hub, self.node
+        assert node is not None
+        hub.fleet.heard(node)
+        match message:
+            case Ack():
+                if hub.fleet.node_of(message.replica) != node.name:
+                    raise Refused("wrong_node", f"the replica {message.replica} does not belong to {node.name}")
+                hub.acknowledged(message)
+            case Report():
+                self._own(message.replicas, node.name)
+                hub.reported(node, message)
+            case Resync():
+                log.info("resync node=%s why=%s", node.name, message.why[:200])
+                if self.steered:
+                    self.put_full()
+            case JobEvent():
+                hub.queue.event(node, message)
+            case JobLog():
+                hub.queue.printed(node, message)
+            case TraceRows():
+                hub.traces.answered(node, message)
+            case TableState():
+                hub.recovery.table(node, message)
+            case Heartbeat():
+                pass
+            case Hello():
+                raise Refused("invalid_request", "a link has one hello")
+
+
+async def link(socket: WebSocket, hub: Hub) -> None:
+    """A connection to `/v1/link`, from its handshake to its end."""
+    try:
+        caller = caller_of(socket, hub.tokens)
+        if caller.role is not Role.AGENT:
+            raise Refused(
+                "forbidden", "only an agent's token opens a link", fix="loradeck token create --role agent --node NAME"
+            )
+    except Refused as refused:
+        await socket.send_denial_response(problem_response(problem_of(refused)))
+        return
+    await socket.accept()
+    socket.scope["headers"].clear()  # nobody reads them again, and they would be held as long as the link
+    await serve_link(Link(hub, socket, caller), hub)
+
+
+async def serve_link(link: Link, hub: Hub) -> None:
+    """Reads and writes until either ends; tells the fleet."""
+    name = link.caller.node
+    reader, writer = link.start()
+    hub.links.add(link)
+    hub.heap.changed()
+    try:
+        await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+        error = reader.exception() if reader.done() and not reader.cancelled() else None
+        if isinstance(error, Refused):
+            log.warning("link refused node=%s code=%s %s %s", name, error.code, error.title, error.detail)
+            if not writer.done():
+                link.close(WRONG_NODE if error.code == "wrong_node" else BAD_MESSAGE, error.code)
+                await asyncio.wait((writer,), timeout=LINK_TTL_S)
+        elif error is not None and not isinstance(error, WebSocketDisconnect):
+            log.error("link failed node=%s", name, exc_info=error)
+    finally:
+        hub.links.discard(link)
+        hub.heap.changed()
+        for task in (reader, writer):
+            task.cancel()
+        await asyncio.gather(reader, writer, return_exceptions=True)
+        if link.node is not None:
+            hub.unlinked(link.node, link)
+
+
+class Beats:
+    """Which parts of the links are due. However late it is asked, every part is due once in `HEARTBEAT_S`."""
+
+    def __init__(self, now: float) -> None:
+        self._done = self._step(now)
+
+    def due(self, now: float) -> frozenset[int]:
+        """The parts whose time came since the last call; `now` is monotonic seconds."""
+        step = self._step(now)
+        first = max(self._done, step - PARTS) + 1
+        self._done = step
+        return frozenset(n % PARTS for n in range(first, step + 1))
+
+    def _step(self, now: float) -> int:
+        return int(now / (HEARTBEAT_S / PARTS))
+
+
+def beat(hub: Hub, parts: Collection[int] = range(PARTS)) -> None:
+    """Closes links that are silent for longer than the TTL, and gives the others a bookmark.
+
+    In parts, because thousands of links that are written to at once keep moves waiting.
+    """
+    now = hub.fleet.clock()
+    for link in list(hub.links):
+        if link.node is None or link.part not in parts:
+            continue
+        if link.node.heard is not None and now - link.node.heard > LINK_TTL_S:
+            link.close(SILENT, "silent")
+        else:
+            link.put_bookmark()

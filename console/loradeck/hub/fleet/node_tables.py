@@ -1,0 +1,217 @@
+"""What the hub wants of the nodes: one table entry a pointer, the same for every node it is placed on.
+
+Nodes that the placements do not tell apart share one `Table`, so that a directive to a thousand of them is
+put together once. An entry's epoch is that of the event which last moved its pointer: a restart of the hub
+changes no entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import insort
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.rules.serving.placement import fits
+from loradeck.schemas.link import Desired
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.tenant import TenantState
+
+Key = tuple[str, str]
+
+BENEATH = 4
+"""How many of the releases under the current one a node is told of; the first is where R goes now."""
+
+
+class Table:
+    """The entries of all nodes with the same placement. `keys` are sorted; withdrawn ones stay as tombstones."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self.labels = labels
+        self.keys: list[Key] = []
+        self.withdrawn: set[Key] = set()
+        self.members: set[Key] = set()
+        self.digest: str | None = None
+
+    def put(self, key: Key, placed: bool) -> bool:
+        """Whether the entry concerns these nodes: it is placed there, or was and must now be withdrawn."""
+        if not placed and key not in self.members:
+            return False
+        if key not in self.members:
+            self.members.add(key)
+            insort(self.keys, key)
+        if placed:
+            self.withdrawn.discard(key)
+        else:
+            self.withdrawn.add(key)
+        self.digest = None
+        return True
+
+
+class Steer:
+    """All entries and tables, kept up to date pointer by pointer."""
+
+    def __init__(self, catalogue: Catalogue, ways_back: Callable[[PointerState], Sequence[str]]) -> None:
+        """`ways_back(pointer)`: the releases R may go to, the one it would go to now first."""
+        self._catalogue = catalogue
+        self._ways_back = ways_back
+        self.entries: dict[Key, TableEntry] = {}
+        self._config: dict[Key, RouteConfig] = {}
+        self._texts: dict[Key, str] = {}
+        self._tombs: dict[Key, str] = {}
+        self._rows: dict[Key, str] = {}
+        self._tables: dict[frozenset[tuple[str, str]], Table] = {}
+        self._homes: dict[Key, set[Table]] = {}
+        """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
+        self._labels: set[tuple[str, str]] = set()
+        self.version = 0
+        """Grows when the tables were made anew."""
+        self._memo: dict[tuple[int, int, frozenset[Key] | None, tuple[Key, ...]], str] = {}
+
+    # ---- entries -------------------------------------------------------------------------------------------
+
+    def refresh(
+        self, pointer: PointerState, tenant: TenantState, preparing: str | None, left: str | None = None
+    ) -> bool:
+        """Recompute one entry; whether it changed. `left`: the release that the pointer's last move left."""
+        key, epoch = pointer.key, pointer.moved_epoch
+        config = tenant.routes.get(key[1], RouteConfig())
+        live = pointer.release if not tenant.offboarded else None
+        entry = TableEntry(
+            tenant=key[0],
+            route=key[1],
+            epoch=epoch,
+            generation=pointer.generation,
+            current=self._ref(live),
+            beneath=self._refs(self._ways_back(pointer)[:BENEATH]) if live else (),
+            preparing=self._ref(preparing) if not tenant.offboarded else None,
+            gap=config.gap,
+            streams=config.streams,
+            checks=config.checks,
+            canaries=config.canaries,
+            signers=config.signers,
+            refuse_after_s=config.refuse_after_s,
+            suspended=tenant.suspended or tenant.offboarded,
+            keys=tuple(k.sha256 for k in tenant.keys),
+            left=self._ref(left) if live else None,
+            moved_ms=pointer.moved_ms,
+        )
+        old_config = self._config.get(key)
+        if entry == self.entries.get(key) and old_config is not None and old_config.placement == config.placement:
+            return False
+        self.entries[key] = entry
+        self._config[key] = config
+        self._texts[key] = entry.model_dump_json()
+        self._tombs.pop(key, None)
+        current = entry.current.id if entry.current else ""
+        self._rows[key] = _row(key, str(epoch), str(entry.generation), current)
+        if not self._labels.issuperset(config.placement.items()):
+            # Nodes that were alike may now differ: tables are made anew as links ask for them.
+            self._labels.update(config.placement.items())
+            self._tables.clear()
+            self._homes.clear()
+            self.version += 1
+        if old_config is not None and old_config.placement == config.placement:
+            for table in self._homes.get(key, ()):
+                table.put(key, key not in table.withdrawn)
+        else:
+            for table in self._tables.values():
+                if table.put(key, fits(table.labels, config.placement)):
+                    self._homes.setdefault(key, set()).add(table)
+        self._memo.clear()
+        return True
+
+    def _ref(self, release: str | None) -> ReleaseRef | None:
+        return self._catalogue.ref(release) if release else None
+
+    def _refs(self, releases: Iterable[str]) -> tuple[ReleaseRef, ...]:
+        return tuple(ref for ref in (self._catalogue.ref(r) for r in releases) if ref is not None)
+
+    # ---- tables --------------------------------------------------------------------------------------------
+
+    def table(self, labels: Mapping[str, str]) -> Table:
+        """The table of nodes with these labels. Ask anew for each message: placements change."""
+        relevant = frozenset(item for item in labels.items() if item in self._labels)
+        table = self._tables.get(relevant)
+        if table is None:
+            table = self._tables[relevant] = Table(dict(relevant))
+            placed = [k for k, c in self._config.items() if fits(table.labels, c.placement)]
+            table.keys = sorted(placed)
+            table.members = set(placed)
+            for key in placed:
+                self._homes.setdefault(key, set()).add(table)
+        return table
+
+    def withdraw(self, old: Table, new: Table) -> None:
+        """Nodes go from one table to another: what is not placed on them any more they get as tombstones."""
+        for key in old.members - new.members:
+            new.put(key, placed=True)
+            new.put(key, placed=False)
+            self._homes.setdefault(key, set()).add(new)
+        self._memo.clear()
+
+    def digest(self, table: Table) -> str:
+        """`schemas.table.table_digest` of the table's entries, from rows that are kept encoded."""
+        if table.digest is None:
+            rows = ",".join(self._tomb_row(k) if k in table.withdrawn else self._rows[k] for k in table.keys)
+            table.digest = hashlib.sha256(f'{{"entries":[{rows}]}}'.encode()).hexdigest()
+        return table.digest
+
+    def _tomb_row(self, key: Key) -> str:
+        entry = self.entries[key]
+        return _row(key, str(entry.epoch), str(entry.generation), "")
+
+    def _text(self, table: Table, key: Key) -> str:
+        if key not in table.withdrawn:
+            return self._texts[key]
+        text = self._tombs.get(key)
+        if text is None:
+            gone = self.entries[key].model_copy(update={"current": None, "beneath": (), "preparing": None})
+            text = self._tombs[key] = gone.model_dump_json()
+        return text
+
+    # ---- messages ------------------------------------------------------------------------------------------
+
+    def desired(
+        self,
+        table: Table,
+        *,
+        epoch: int,
+        rev: int,
+        hash_: str,
+        prev_rev: int,
+        keys: Collection[Key] | None,
+        unpin: tuple[Key, ...] = (),
+    ) -> str:
+        """A `Desired` as JSON: the entries of `keys`, or the whole table for None. Put together once for all links."""
+        name = (id(table), prev_rev, None if keys is None else frozenset(keys), unpin)
+        text = self._memo.get(name)
+        if text is None:
+            wanted = table.keys if keys is None else [k for k in keys if k in table.members]
+            head = Desired.model_construct(
+                epoch=epoch,
+                rev=rev,
+                prev_rev=prev_rev,
+                hash=hash_,
+                entries=(),
+                full=keys is None,
+                table=self.digest(table),
+                unpin=unpin,
+            ).model_dump_json()
+            entries = ",".join(self._text(table, k) for k in wanted)
+            text = head.replace('"entries":[]', f'"entries":[{entries}]', 1)
+            if len(self._memo) > 256:
+                self._memo.clear()
+            self._memo[name] = text
+        return text
+
+    def forget_messages(self) -> None:
+        """The log has gone on: what was put together for an older rev is of no use."""
+        self._memo.clear()
+
+
+def _row(key: Key, epoch: str, generation: str, release: str) -> str:
+    return json.dumps([*key, epoch, generation, release], separators=(",", ":"))

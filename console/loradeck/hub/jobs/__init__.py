@@ -1,0 +1,1 @@
+"""Jobs at the hub: the queue, promotion, gates, merges, checkpoints and logs."""

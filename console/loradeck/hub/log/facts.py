@@ -1,0 +1,123 @@
+"""What attestations say of releases on pointers, in memory: the facts that the rules ask for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from loradeck.rules.data.policy import Kept
+from loradeck.rules.moves.target import PointerFacts, breach_of
+from loradeck.rules.quality.health import Breach
+from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, GateResult
+from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
+from loradeck.schemas.log import PointerState
+from loradeck.store.interface import Store
+
+Key = tuple[str, str]
+
+_KEPT = (
+    AttestationKind.ATTESTED,
+    AttestationKind.SOAKED,
+    AttestationKind.BREACHED,
+    AttestationKind.REVOCATION,
+    AttestationKind.GATE,
+    AttestationKind.LEDGER,
+    AttestationKind.ERASURE,
+    AttestationKind.SIGNATURE,
+    AttestationKind.DEPRECATION,
+)
+"""Kinds held in memory. Reports and canaries are large, and read from the store when somebody asks."""
+
+
+class Facts:
+    def __init__(self) -> None:
+        self._attested: dict[Key, dict[str, int]] = defaultdict(dict)
+        self._generations: dict[Key, dict[int, tuple[int, int]]] = defaultdict(dict)
+        self._soaked: dict[Key, set[str]] = defaultdict(set)
+        self._breached: dict[Key, dict[str, tuple[str, int]]] = defaultdict(dict)
+        self._gates: dict[Key, dict[str, GateResult]] = defaultdict(dict)
+        self.revoked: dict[str, str] = {}
+        self.ledger: dict[str, Kept] = {}
+        """Dataset -> its ledger entry."""
+
+        self.signed: dict[str, set[str]] = defaultdict(set)
+        """Adapter or merged weights -> public keys that have signed it; each was verified when it came in."""
+
+        self.deprecated: dict[str, Deprecation] = {}
+        """Adapter -> from when on it is not promoted."""
+
+        self.erased: dict[str, set[str]] = defaultdict(set)
+        """Dataset -> digests of its erased rows."""
+
+        self.erased_of: dict[str, set[str]] = defaultdict(set)
+        """Tenant -> digests of rows that may not come back."""
+
+    @classmethod
+    def load(cls, store: Store) -> Facts:
+        facts = cls()
+        for kind in _KEPT:
+            for attestation in store.attestations(kind=kind):
+                facts.add(attestation)
+        return facts
+
+    def add(self, attestation: Attestation) -> None:
+        """Take in what the store has attested."""
+        body, subject = attestation.body, attestation.subject
+        if attestation.kind is AttestationKind.REVOCATION:
+            self.revoked[subject] = str(body.get("reason", ""))
+        elif attestation.kind is AttestationKind.SIGNATURE and "bundle" in body:
+            self.signed[subject].add(str(body["public_key"]))
+        elif attestation.kind is AttestationKind.DEPRECATION:
+            self.deprecated[subject] = Deprecation.model_validate(body)
+        elif attestation.kind is AttestationKind.LEDGER:
+            # The first counts: retention runs from when the rows came in.
+            self.ledger.setdefault(subject, Kept(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
+        elif attestation.kind is AttestationKind.ERASURE:
+            rows = Erasure.model_validate(body).rows
+            self.erased[subject].update(rows)
+            self.erased_of[attestation.tenant].update(rows)
+        if attestation.route is None:
+            return
+        key = (attestation.tenant, attestation.route)
+        match attestation.kind:
+            case AttestationKind.ATTESTED:
+                self._attested[key][subject] = attestation.seq
+                self._generations[key][int(body["generation"])] = (int(body["n"]), int(body["m"]))
+            case AttestationKind.SOAKED:
+                self._soaked[key].add(subject)
+            case AttestationKind.BREACHED:
+                breach = Breach(what=body["what"], share=body["share"], n=body["n"])
+                self._breached[key][subject] = (str(breach), attestation.seq)
+            case AttestationKind.GATE:
+                self._gates[key][subject] = GateResult.model_validate(body)
+            case _:
+                pass
+
+    def of(self, key: Key) -> PointerFacts:
+        attested, breached = self._attested.get(key, {}), self._breached.get(key, {})
+        return PointerFacts(
+            attested=tuple(sorted(attested, key=lambda r: attested[r], reverse=True)),
+            soaked=frozenset(self._soaked.get(key, ())),
+            breached={release: why for release, (why, _) in breached.items()},
+            revoked=self.revoked,
+            breaches={release: seq for release, (_, seq) in breached.items()},
+        )
+
+    def attested_generation(self, key: Key, generation: int) -> tuple[int, int] | None:
+        """(n, m) with which a generation was attested."""
+        return self._generations.get(key, {}).get(generation)
+
+    def is_attested(self, key: Key, release: str) -> bool:
+        return release in self._attested.get(key, {})
+
+    def is_soaked(self, key: Key, release: str) -> bool:
+        return release in self._soaked.get(key, set())
+
+    def is_breached(self, pointer: PointerState, release: str) -> bool:
+        """Whether a release counts as breached: seen to be, and not lifted since."""
+        if release not in self._breached.get(pointer.key, {}):
+            return False
+        return breach_of(release, pointer, self.of(pointer.key)) is not None
+
+    def gate(self, key: Key, release: str) -> GateResult | None:
+        """The newest judgement of a release's gate on a pointer."""
+        return self._gates.get(key, {}).get(release)

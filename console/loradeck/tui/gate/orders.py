@@ -1,0 +1,160 @@
+"""Orders to nodes and jobs: drain, cordon, uncordon, cancel, resume. Each asks first and says what would happen.
+
+They move no pointer and may be sent again: what they ask for is a state, not a step. Nothing here sends anything.
+"""
+
+from __future__ import annotations
+
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
+from loradeck.schemas.state import NodeReplica, NodeRow
+from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier
+from loradeck.tui.lines.hardware import on_gpus
+from loradeck.tui.model.own_moves import Order
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import clean, plural
+
+_OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+
+
+def order_of(action: Action, state: ConsoleState, *, read_only: str | None = None) -> Verdict:
+    """What becomes of a key that orders something of the selected node or job. It never acts at once."""
+    barred = barrier(action, state, read_only)
+    if barred is not None:
+        return barred
+    if action in (Action.CANCEL, Action.RESUME):
+        job = state.jobs.get(state.job_list.selected or "")
+        if job is None:
+            return Refuse(f"{action.value} off: no job is selected")
+        return _cancel(job) if action is Action.CANCEL else _resume(job)
+    node = state.nodes.get(state.node_list.selected or "")
+    if node is None:
+        return Refuse(f"{action.value} off: no node is selected")
+    return _node(action, state, node)
+
+
+def outdated(order: Order, state: ConsoleState) -> str | None:
+    """Why a question no longer asks about what is; None: it still holds."""
+    if order.action in (Action.CANCEL.value, Action.RESUME.value):
+        job = state.jobs.get(order.subject)
+        now = job_mark(job) if job is not None else None
+    else:
+        node = state.nodes.get(order.subject)
+        now = node_mark(node) if node is not None else None
+    if now is None:
+        return f"{clean(order.subject)} is gone"
+    return None if now == order.seen else f"{clean(order.subject)} is {now} now"
+
+
+def node_mark(node: NodeRow) -> str:
+    """What of a node an order changes."""
+    return "drained" if node.drained else "cordoned" if node.cordoned else "taking jobs"
+
+
+def job_mark(job: Job) -> str:
+    """What of a job an order is about: its state, and the attempt that is in it."""
+    return f"{job.state.value}, attempt {job.attempt}"
+
+
+# ---- nodes -------------------------------------------------------------------------------------------------
+
+
+def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
+    key, name, seen = action.value, clean(node.node), node_mark(node)
+    if action is Action.DRAIN and node.drained:
+        return Refuse(f"D off: {name} is drained already; U gives it work again")
+    if action is Action.CORDON and node.cordoned:
+        return Refuse(f"C off: {name} is {seen} already; U gives it work again")
+    if action is Action.UNCORDON and not node.cordoned and not node.drained:
+        return Refuse(f"U off: {name} is neither cordoned nor drained")
+    jobs = [job for job in state.jobs.values() if job.node == node.node and job.state not in _OVER]
+    served = _served(state, node)
+    effect = {
+        Action.DRAIN: "no new jobs, and its sampler lets go of the GPU driver, so no GPU figures from it; it serves "
+        "on until you stop it, and once it is silent no pointer waits for it",
+        Action.CORDON: "no new jobs; it serves on, and what runs there goes on",
+        Action.UNCORDON: "it is given jobs again" + (", and reports its GPUs again" if node.drained else ""),
+    }[action]
+    listed = [f"goes on  job {clean(job.id)} {clean(job.kind)} of {clean(job.tenant)}" for job in jobs]
+    if action is Action.DRAIN:
+        listed = [*served, *listed]
+    away = "" if node.linked and not node.lost else "; it is away and hears of it when it is back"
+    verb = {Action.DRAIN: "drain", Action.CORDON: "cordon", Action.UNCORDON: "uncordon"}[action]
+    order = Order(key, node.node, f"{key} {verb} {name}", seen)
+    serving = ""
+    if action is Action.DRAIN:
+        engines = ", ".join(f"{clean(one.replica)}{_where(node, one)}" for one in node.replicas)
+        serving = f"; it serves {plural(len(served), 'pointer')}" + (f" by {engines}" if engines else "")
+    return Ask(f"{key} {verb} {name} ({seen}): {effect}{away}{serving}", order=order, listed=tuple(listed))
+
+
+def _where(node: NodeRow, replica: NodeReplica) -> str:
+    """On which GPUs an engine is, as the driver says; where it does not say, that."""
+    if replica.gpus or not node.gpus:
+        return on_gpus(replica)
+    return " (on which GPU is not known)"
+
+
+def _served(state: ConsoleState, node: NodeRow) -> list[str]:
+    """Pointers with a replica on a node, those that are served nowhere else first."""
+    found: list[tuple[bool, str]] = []
+    for (tenant, route), brief in state.tenants.briefs.items():
+        here = brief.nodes.count(node.node)
+        if here:
+            alone = here == len(brief.nodes)
+            many = "SERVED NOWHERE ELSE" if alone else f"{here} of {plural(len(brief.nodes), 'replica')}"
+            found.append((not alone, f"serves   {clean(tenant)}/{clean(route)} {brief.live}: {many}"))
+    return [text for _, text in sorted(found)]
+
+
+# ---- jobs --------------------------------------------------------------------------------------------------
+
+
+def _cancel(job: Job) -> Verdict:
+    if job.state in _OVER:
+        return Refuse(f"X off: {clean(job.id)} is {job.state.value} already")
+    match job.spec:
+        case PrepareSpec() as spec:
+            effect = f"the promote of {spec.tenant}/{spec.route} does not happen; nothing has moved yet"
+        case TrainSpec():
+            effect = "it stops at its next step; no adapter comes of it"
+        case MergeSpec():
+            effect = "it stops at its next file; no merged release comes of it"
+        case EvaluateSpec():
+            effect = "it stops at its next item; no report and no gate result come of it"
+    where = f" on {clean(job.node)}" if job.node else ""
+    far = f", {job.step}/{job.of or '?'}" if job.step is not None else ""
+    order = Order(Action.CANCEL.value, job.id, f"X cancel {clean(job.id)}", job_mark(job))
+    line = f"X cancel {clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}{where} ({job.state.value}{far}), asked "
+    return Ask(f"{line}for by {clean(job.by)}: {effect}", order=order)
+
+
+def _resume(job: Job) -> Verdict:
+    if job.state not in (JobState.FAILED, JobState.CANCELLED):
+        return Refuse(f"S off: {clean(job.id)} is {job.state.value}; only a failed or cancelled job is resumed")
+    if isinstance(job.spec, PrepareSpec):
+        return Refuse("S off: a prepare belongs to its promote; p on the tenant begins again")
+    ended = f" ({job.state.value}{f': {clean(job.code)}' if job.code else ''})"
+    order = Order(Action.RESUME.value, job.id, f"S resume {clean(job.id)}", job_mark(job))
+    return Ask(
+        f"S resume {clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}{ended}: it is queued again as attempt "
+        f"{job.attempt + 1}, {_from(job)}",
+        order=order,
+    )
+
+
+def _from(job: Job) -> str:
+    """Where a resumed job begins, as far as the hub knows."""
+    if not isinstance(job.spec, TrainSpec):
+        return "from its beginning"
+    if job.checkpoint is not None:
+        return f"from its checkpoint after step {job.checkpoint.step}, or a later one on its node"
+    return "from a checkpoint on its node if there is one, else from its beginning"
+
+
+def took(order: Order, answer: NodeRow | Job) -> str:
+    """What the hub's answer to an order says."""
+    if isinstance(answer, NodeRow):
+        return f"{order.says}: it is {node_mark(answer)}"
+    if order.action == Action.CANCEL.value and answer.state not in _OVER:
+        return f"{order.says}: its node has been told to stop it"
+    return f"{order.says}: it is {answer.state.value}"

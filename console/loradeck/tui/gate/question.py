@@ -1,0 +1,77 @@
+"""The question that waits for y: frozen when it was asked, dropped when what it is about changes."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from dataclasses import dataclass, field
+
+from loradeck.schemas.moves import AnnotateRequest, RewindRequest, UndoRequest
+from loradeck.tui.gate.decide import Action, Ask
+from loradeck.tui.gate.orders import outdated
+from loradeck.tui.lines.preview import title
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import Line, Span, line, plural
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Question:
+    """An `Ask` on the screen. `number` tells one question from the next, also on the terminal."""
+
+    action: Action
+    ask: Ask
+    number: int = field(default_factory=lambda: next(_numbers))
+
+    def height(self, width: int) -> int:
+        """Lines that all of it takes."""
+        return len(self._head(width)) + len(self.ask.listed) + 1
+
+    def _head(self, width: int) -> list[Line]:
+        lines = [title("y or esc?", width, "question")]
+        return lines + [line(Span(f" {part}", "bold")) for part in textwrap.wrap(self.ask.line, max(20, width - 2))]
+
+    def last_top(self, width: int, height: int) -> int:
+        """The entry of the list that is on top when its end is in view."""
+        room = height - len(self._head(width)) - 1
+        return max(0, len(self.ask.listed) - room + 1) if len(self.ask.listed) > room else 0
+
+    def lines(self, width: int, height: int, top: int = 0) -> list[Line]:
+        """The question in the pane: from, to, author and reason first, then the frozen list, then the keys.
+
+        `top`: the first entry of a list that is longer than the pane.
+        """
+        lines = self._head(width)
+        room = height - len(lines) - 1
+        listed = list(self.ask.listed)
+        if len(listed) > room > 0:
+            shown = listed[top : top + room - 1]
+            listed = [*shown, f"{top + 1}-{top + len(shown)} of {plural(len(listed), 'row')}: j and k scroll"]
+        lines += [line(f"   {entry}") for entry in listed]
+        keys = "type the reason below, enter sends, esc leaves" if self.ask.wants_reason else "y does it, esc leaves"
+        lines.append(line(Span(f" {keys}; nothing has been sent", "question")))
+        return lines
+
+    def outdated(self, state: ConsoleState) -> str | None:
+        """Why it no longer asks about what is: a pointer has moved since. None: it still holds."""
+        if self.ask.order is not None:
+            return outdated(self.ask.order, state)
+        if (signing := self.ask.signing) is not None:
+            reviewing = state.reviews.get((signing.tenant, signing.route, signing.review.release))
+            if reviewing is None or reviewing.left or reviewing.review != signing.review:
+                return "the answers or the verdicts are others by now"
+            return None
+        for move in self.ask.moves:
+            if isinstance(move.request, RewindRequest | AnnotateRequest) or not move.tenant:
+                continue  # of many pointers the hub skips or refuses what has moved since, and says so
+            row = state.tenants.get(move.row)
+            name = f"{move.tenant}/{move.route}"
+            if row is None:
+                return f"{name} is gone"
+            if isinstance(move.request, UndoRequest):
+                if row.pointer.last_move != move.request.event:
+                    return f"{name} has moved since"
+            elif row.pointer.generation != move.request.expected_generation:
+                return f"{name} has moved since (now gen {row.pointer.generation})"
+        return None

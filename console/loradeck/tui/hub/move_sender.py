@@ -1,0 +1,182 @@
+"""Sends the moves that the gate let through, each once and under its own key, and finds out what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
+from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
+from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.state import NodeRow
+from loradeck.tui.gate.orders import took
+from loradeck.tui.hub.port import Port
+from loradeck.tui.lines.outcome import said, tell_of, tell_of_all
+from loradeck.tui.lines.review_sheet import after_signing
+from loradeck.tui.model.own_moves import Move, Order, OwnMove, Phase, Signing, Tell
+from loradeck.tui.model.state import ORDERED, ConsoleState
+from loradeck.tui.text.spans import clean
+
+LOOK_UP_S = 2.0
+"""Pause between two look-ups of a move whose outcome is unknown."""
+
+AT_ONCE = 8
+"""Marked rows that are sent at the same time."""
+
+
+class Sender:
+    """Moves on their way. `changed` is called whenever something new is known of one."""
+
+    def __init__(self, port: Port, state: ConsoleState, changed: Callable[[], None]) -> None:
+        self._port = port
+        self._state = state
+        self._changed = changed
+        self._told: list[OwnMove] = []
+
+    def begin(self, moves: Sequence[Move]) -> list[OwnMove]:
+        """Take moves in before the first byte is sent, so that no second key can send them again."""
+        owns = [self._state.sent(move) for move in moves]
+        self._told = owns
+        self.retell()
+        return owns
+
+    @property
+    def told(self) -> Sequence[OwnMove]:
+        """The moves that the TELL line speaks of."""
+        return self._told
+
+    def take_up(self, moves: Iterable[tuple[Move, int]], now_ms: int) -> list[OwnMove]:
+        """Moves that a console which was cut off had sent, with when it did (wall-clock milliseconds).
+
+        What became of them is not known here; `look_up` asks.
+        """
+        now = self._state.clock()
+        owns = [OwnMove(move, now - max(0, now_ms - ms) / 1000, ms, phase=Phase.UNKNOWN) for move, ms in moves]
+        self._state.own += owns
+        self._told = owns
+        self.retell()
+        return owns
+
+    async def look_up(self, owns: Sequence[OwnMove]) -> None:
+        """Find out what became of moves whose answer is not here."""
+        await asyncio.gather(*(self._look_up(own) for own in owns))
+
+    def retell(self) -> None:
+        """Keep the TELL line at the newest that is known of the last moves."""
+        if len(self._told) == 1:
+            self._state.tell = tell_of(self._state, self._told[0])
+        elif self._told:
+            self._state.tell = tell_of_all(self._state, self._told)
+
+    def dismiss(self) -> bool:
+        """Esc on the TELL line. A move that is not settled stays told. Returns whether there was one to dismiss."""
+        told = self._state.order_tell
+        if self._state.screen in ORDERED and told is not None and told.closes:
+            self._state.order_tell = None
+            return True
+        if self._state.tell is None or not all(self._state.is_settled(own) for own in self._told):
+            return False
+        self._state.tell, self._told = None, []
+        return True
+
+    @property
+    def watched(self) -> set[tuple[str, str]]:
+        """Rows whose changes are drawn at once: those of moves that have not settled, and of the last one."""
+        waiting = [own for own in self._state.own[-20:] if not self._state.is_settled(own)]
+        waiting += self._told
+        return {key for own in waiting for key in (own.move.row, *own.moved)}
+
+    async def deliver(self, owns: Sequence[OwnMove]) -> None:
+        """Send, and stay until the outcome of each is known."""
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def one(own: OwnMove) -> None:
+            async with slots:
+                await self._deliver(own)
+
+        await asyncio.gather(*(one(own) for own in owns))
+
+    def _tell_order(self, text: str, style: str) -> None:
+        self._state.order_tell = Tell(text, style, self._state.hub_now_ms, closes=style != "warn")
+        self._changed()
+
+    async def order(self, order: Order) -> None:
+        """Send an order to a node or a job and tell what became of it. Sent twice it asks for the same."""
+        state, tell = self._state, self._tell_order
+        tell(f"{order.says}: sending", "warn")
+        try:
+            answer = await self._port.order(order)
+        except OutcomeUnknown as error:
+            tell(f"OUTCOME UNKNOWN {order.says}: no answer from {clean(error.where)}; STATE says what holds", "bad")
+        except ApiError as error:
+            tell(f"REFUSED {order.says}: {said(error)}", "bad")
+        except ClientError as error:
+            tell(f"NOT SENT {order.says}: {said(error)}", "bad")
+        else:
+            state.apply(FeedNodes(rows=(answer,)) if isinstance(answer, NodeRow) else FeedJobs(rows=(answer,)))
+            tell(took(order, answer), "good")
+
+    async def sign(self, signing: Signing) -> None:
+        """Send a signature and tell what became of it. Sent twice it is one."""
+        tell = self._tell_order
+        tell(f"{signing.says}: sending", "warn")
+        try:
+            result = await self._port.sign_review(signing.tenant, signing.route, signing.review)
+        except OutcomeUnknown as error:
+            tell(
+                f"OUTCOME UNKNOWN {signing.says}: no answer from {clean(error.where)}; enter shows who has signed",
+                "bad",
+            )
+        except ApiError as error:
+            tell(f"REFUSED {signing.says}: {said(error)}", "bad")
+        except ClientError as error:
+            tell(f"NOT SENT {signing.says}: {said(error)}", "bad")
+        else:
+            tell(f"{signing.says}; {after_signing(result)}", "good")
+
+    async def _deliver(self, own: OwnMove) -> None:
+        try:
+            result = await self._port.send(own.move)
+        except ApiError as error:
+            self._settle(own, Phase.REFUSED, said(error))
+        except OutcomeUnknown as error:
+            self._settle(own, Phase.UNKNOWN, clean(error.where))
+            await self._look_up(own)
+        except ClientError as error:
+            self._settle(own, Phase.NOT_SENT, said(error))
+        else:
+            self._answered(own, result)
+
+    async def _look_up(self, own: OwnMove) -> None:
+        """Ask for a lost answer by its key until the hub knows. Two answers 'never seen' make it unmoved."""
+        unseen = 0
+        while unseen < 2:
+            await asyncio.sleep(LOOK_UP_S)
+            try:
+                result = await self._port.outcome(own.move.key)
+            except ClientError:
+                unseen = 0
+                continue
+            if result is not None:
+                self._answered(own, result)
+                return
+            unseen += 1
+        self._settle(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
+
+    def _answered(self, own: OwnMove, result: MoveResult) -> None:
+        own.result = result
+        phase = Phase.COMMITTED
+        if result.cancelled is not None:
+            phase = Phase.CANCELLED
+        elif result.pending is not None:
+            phase = Phase.PENDING
+        if result.events:
+            self._state.apply(FeedEvents(events=result.events))
+        self._settle(own, phase, "")
+
+    def _settle(self, own: OwnMove, phase: Phase, trouble: str) -> None:
+        own.phase = phase
+        own.trouble = trouble
+        own.answered_at = self._state.clock()
+        self.retell()
+        self._changed()

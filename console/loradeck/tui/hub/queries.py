@@ -1,0 +1,235 @@
+"""What the console asks of its hub beside moves: figures, records, labels, a promote's candidate, a rewind's plan.
+
+Nothing here changes anything at the hub. Answers go into the state; what stands in the way is told once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Coroutine, Hashable
+from typing import Any
+
+from loradeck.client.errors import ClientError
+from loradeck.client.lineage import ancestors
+from loradeck.client.responses import ReleaseDetail
+from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.moves import RewindPlan, RewindRequest
+from loradeck.schemas.state import ReleaseView
+from loradeck.schemas.trace import Traced
+from loradeck.tui.gate.decide import newest
+from loradeck.tui.hub.port import Port
+from loradeck.tui.hub.release_labels import Labels
+from loradeck.tui.lines.outcome import said
+from loradeck.tui.model.own_moves import RowKey
+from loradeck.tui.model.registry import Fetch
+from loradeck.tui.model.review_draft import Reviewing
+from loradeck.tui.model.state import FETCHED, ConsoleState, Link, Screen
+from loradeck.tui.text.spans import clean
+
+COMPANY_S = 30.0
+"""How long what releases share is taken to hold while no pointer moves; their health is on their own rows."""
+
+COMPANY_KEPT = 4
+"""Rows whose company is held: the selected one and those just left. Of a batch it is hundreds of releases each."""
+
+RESTS_S = 0.4
+"""After the last key the selection rests: what a row is passed by for is not asked of the hub."""
+
+MOST_ROWS = 1000
+"""Rows whose figures are asked for at once. Marked ones beyond that move all the same: the hub checks what was seen."""
+
+FOLLOWED = 64
+"""Nodes of a fleet that is small."""
+
+
+ANCESTORS = 4
+"""Versions before the selected one whose evaluations are asked for."""
+
+
+class Asker:
+    """
+    Args:
+        start: runs a coroutine beside the keys.
+        changed: called when an answer has changed what is on the screen.
+        notice: tells a line, with its style.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        state: ConsoleState,
+        *,
+        start: Callable[[Coroutine[Any, Any, None]], None],
+        changed: Callable[[], None],
+        notice: Callable[[str, str], None],
+    ) -> None:
+        self._port = port
+        self._state = state
+        self._start = start
+        self._changed = changed
+        self._notice = notice
+        self._labels = Labels(port, state)
+        self._shown: tuple[frozenset[RowKey], frozenset[str]] | None = None
+        self._company: tuple[RowKey, int, float] | None = None
+
+    def show(self, rows: Collection[RowKey], nodes: Collection[str]) -> None:
+        """Ask for the figures of these rows and nodes from now on; what moves or changes a flag comes for every row.
+
+        Of a small fleet all nodes are followed, so that there is something to see of each when one looks.
+        """
+        state = self._state
+        known = (key for key in rows if key in state.tenants)
+        wanted = state.nodes if len(state.nodes) <= FOLLOWED else (name for name in nodes if name in state.nodes)
+        shown = (frozenset(itertools.islice(known, MOST_ROWS)), frozenset(wanted))
+        if shown != self._shown and state.link is not Link.CONNECTING:
+            self._shown = shown
+            state.ask_for(*shown)
+            self._start(self._port.show(*shown))
+
+    def labels(self, in_view: Collection[Hashable]) -> None:
+        """Ask what releases are called that events name and no row has described. `in_view`: revs on the screen."""
+        for tenant in self._labels.wanted(in_view):
+            self._start(self._learn(tenant))
+
+    async def _learn(self, tenant: str) -> None:
+        await self._labels.learn(tenant)
+        self._changed()
+
+    def company(self) -> None:
+        """Ask what shares something with the selected row's release, once the selection rests on it."""
+        state, row = self._state, self._state.row
+        if row is None or state.screen is not Screen.TENANTS or state.link is not Link.LIVE:
+            return
+        asked = self._company
+        generation, now = row.pointer.generation, state.clock()
+        if state.last_key_at is not None and now - state.last_key_at < RESTS_S:
+            return
+        if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > COMPANY_S:
+            self._company = (row.key, generation, now)
+            self._start(self._learn_company(row.key))
+
+    async def _learn_company(self, key: RowKey) -> None:
+        held = self._state.company
+        try:
+            found = await self._port.company(*key)
+        except ClientError:
+            held.pop(key, None)  # the line says that it is not known
+            self._company = None
+            return
+        held.pop(key, None)
+        held[key] = found
+        while len(held) > COMPANY_KEPT:
+            del held[next(iter(held))]
+        self._changed()
+
+    # ---- records -------------------------------------------------------------------------------------------
+
+    def records(self) -> None:
+        """Fetch the rows of the screen in front when they are missing or old, and the selected adapter's scores."""
+        which, state = self._state.screen, self._state
+        if which not in FETCHED or state.link not in (Link.LIVE, Link.STALE):
+            return
+        if state.fetches[which].due(state.clock()):
+            state.fetches[which].running = True
+            self._start(self._fetch(which))
+        version = state.registry.adapters.get(state.adapter_list.selected or "")
+        if which is Screen.ADAPTERS and version is not None:
+            for one in (version, *ancestors(version, state.registry.adapters)[:ANCESTORS]):
+                scores = state.registry.score_fetches.setdefault(one.release, Fetch())
+                if scores.due(state.clock()):
+                    scores.running = True
+                    self._start(self._fetch_scores(one.release, scores))
+
+    async def _fetch(self, which: Screen) -> None:
+        state, registry = self._state, self._state.registry
+        fetch = state.fetches[which]
+        fetch.tried = state.clock()
+        try:
+            gates = await self._port.gates() if which is not Screen.DATA else None
+            # Each of the three screens names what is on the others.
+            adapters, data = await self._port.adapters(), await self._port.data()
+        except ClientError as error:
+            fetch.trouble = said(error)
+        else:
+            if gates is not None:
+                registry.take_gates(gates)
+                state.fetched(Screen.GATES)
+            registry.take_adapters(adapters)
+            registry.take_data(*data)
+            state.fetched(Screen.ADAPTERS)
+            state.fetched(Screen.DATA)
+        finally:
+            fetch.running = False
+        for tenant in self._labels.of(registry):
+            await self._labels.learn(tenant)
+        state.arrange()
+        self._changed()
+
+    async def _fetch_scores(self, release: str, fetch: Fetch) -> None:
+        fetch.tried = self._state.clock()
+        try:
+            self._state.registry.take_scores(release, await self._port.scores(release))
+            fetch.at, fetch.trouble = self._state.clock(), ""
+        except ClientError as error:
+            fetch.trouble = said(error)
+        finally:
+            fetch.running = False
+        self._changed()
+
+    async def sheet(self, reviewing: Reviewing) -> None:
+        """A candidate's sampled answers, as the hub has them now."""
+        try:
+            reviewing.take(await self._port.review_sheet(*reviewing.candidate))
+        except ClientError as error:
+            reviewing.trouble = said(error)
+
+    # ---- before a question ---------------------------------------------------------------------------------
+
+    async def candidate(self, key: RowKey, label: str | None) -> tuple[ReleaseView, GateResult | None] | None:
+        """The release that `p` would offer on a row, and its newest gate result; None: it was told why there is none.
+
+        `label`: the release that was named; None: the newest that is not live.
+        """
+        tenant, route = key
+        try:
+            releases = await self._port.releases(tenant)
+            row = self._state.tenants.get(key)
+            if row is None:
+                return None
+            named = [view for view in releases if label in (view.label, f"v{view.label}", view.id)]
+            found = (named[-1] if named else None) if label else newest(releases, row)
+            if found is None:
+                known = ", ".join(clean(view.label) for view in releases) or "none"
+                what = clean(label) if label else "but the live one"
+                self._notice(f"p off: no release {what} (known: {known})", "warn")
+                return None
+            return found, await self._port.gate(tenant, route, found.id, row.pointer.release)
+        except ClientError as error:
+            self._notice(f"p off: {said(error)}", "bad")
+            return None
+
+    async def both(self, left: str, right: str) -> tuple[ReleaseDetail, ReleaseDetail, dict[str, str]] | None:
+        """Two releases with their manifests, and datasets by name; None: it was told why there is no answer."""
+        try:
+            found = await self._port.release(left), await self._port.release(right)
+            datasets, _ = await self._port.data()
+        except ClientError as error:
+            self._notice(f"d off: {said(error)}", "bad")
+            return None
+        return *found, {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in datasets}
+
+    async def traces(self, key: str, at: RowKey, release: str | None, last: int) -> Traced | None:
+        """A row's newest requests; None: it was told why there is no answer. `key`: which key asked."""
+        try:
+            return await self._port.traces(*at, release, last)
+        except ClientError as error:
+            self._notice(f"{key} off: {said(error)}", "bad")
+            return None
+
+    async def plan(self, request: RewindRequest) -> RewindPlan | None:
+        """What the hub would do on a rewind; None: it was told why there is no answer."""
+        try:
+            return await self._port.plan_rewind(request)
+        except ClientError as error:
+            self._notice(f"W off: {said(error)}", "bad")
+            return None

@@ -1,0 +1,286 @@
+"""What each list shows: fixed sets of columns for 80 and for 100 and more, and a row's cells in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.link import EngineState
+from loradeck.schemas.log import Event
+from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
+from loradeck.schemas.telemetry import NvmlState
+from loradeck.tui.gate.decide import proven
+from loradeck.tui.lines.preview import WIDE, ready
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import (
+    Line,
+    Span,
+    age,
+    clean,
+    coarse_age,
+    fit,
+    fit_right,
+    gigabytes,
+    latency,
+    percent,
+    release,
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """`width` 0: takes what is left. `right`: figures, aligned at their end. `wide`: only from WIDE on."""
+
+    name: str
+    width: int
+    right: bool = False
+    wide: bool = False
+
+
+_FLAG_WIDTH = 11
+
+TENANT_COLUMNS = (
+    Column("TENANT", 0),
+    Column("LIVE", 7),
+    Column("FOR", 5, wide=True),
+    Column("REQ/S", 6, right=True, wide=True),
+    Column("ERR%", 5, right=True, wide=True),
+    Column("BAD% was>now", 12, right=True),
+    Column("TTFT95", 6, right=True, wide=True),
+    Column("PROVEN", 6),
+    Column("R GOES TO", 9),
+    Column("READY", 10, wide=True),
+    Column("FLAG", _FLAG_WIDTH),
+)
+NODE_COLUMNS = (
+    Column("NODE", 0),
+    Column("STATE", 10),
+    Column("HEARD", 6, right=True),
+    Column("CPU%", 5, right=True),
+    Column("MEM GB", 9, right=True),
+    Column("GPU", 16),
+    Column("ENGINES", 8),
+    Column("LOADED", 7, right=True),
+    Column("LABELS", 20, wide=True),
+)
+JOB_COLUMNS = (
+    Column("JOB", 9),
+    Column("KIND", 9),
+    Column("TENANT", 0),
+    Column("STATE", 10),
+    Column("NODE", 10, wide=True),
+    Column("PROGRESS", 20),
+    Column("LOSS", 6, right=True),
+    Column("TOK/S", 6, right=True),
+    Column("AGE", 6, right=True, wide=True),
+)
+EVENT_COLUMNS = (
+    Column("TIME", 12),
+    Column("REV", 6, right=True),
+    Column("KIND", 13),
+    Column("TENANT/ROUTE", 20),
+    Column("FROM > TO", 15),
+    Column("BY", 10),
+    Column("REASON", 0, wide=True),
+)
+
+
+@lru_cache(maxsize=32)
+def shown(columns: tuple[Column, ...], width: int) -> list[tuple[Column, int]]:
+    """The columns for a terminal's width, each with its cells. One cell stands between two."""
+    kept = [column for column in columns if width >= WIDE or not column.wide]
+    if not any(column.width == 0 for column in kept):
+        kept[-1] = Column(kept[-1].name, 0, kept[-1].right)
+    fixed = sum(column.width for column in kept) + len(kept) - 1 + 3  # cursor, mark, right margin
+    return [(column, column.width or max(6, width - fixed)) for column in kept]
+
+
+def heading(columns: tuple[Column, ...], width: int) -> Line:
+    """The line of column names."""
+    names = [(fit_right if column.right else fit)(column.name, cells) for column, cells in shown(columns, width)]
+    return (Span(fit("  " + " ".join(names), width), "head"),)
+
+
+def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, lead: Span) -> Line:
+    """A row's cells in their columns. `lead`: two cells for the cursor and the mark."""
+    spans = [lead]
+    for column, size in shown(columns, width):
+        cell = cells.get(column.name, Span(""))
+        text = (fit_right if column.right else fit)(cell.text, size)
+        spans += [Span(text, cell.style), Span(" ")]
+    return tuple(spans[:-1])
+
+
+# ---- tenants -----------------------------------------------------------------------------------------------
+
+_FLAG_STYLE = {"BAD": "bad", "UNPRVN": "warn", "NOPRIOR": "warn", "PIN": "warn", "OVR": "warn", "SUSP": "warn"}
+
+
+def flags_in(flags: Sequence[str], width: int) -> str:
+    """As many flags as fit, whole, and how many more there are: `BAD UNPRVN +2`."""
+    for shown in range(len(flags), 0, -1):
+        rest = len(flags) - shown
+        text = " ".join([*flags[:shown], *([f"+{rest}"] if rest else [])])
+        if len(text) <= width:
+            return text
+    return " ".join(flags)
+
+
+def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
+    """One pointer. What is unknown is '-', never a zero."""
+    flags = row.flags
+    moved = state.age_of(row.pointer.moved_ms)
+    bad = "BAD" in flags
+    was_now = "-"
+    if not state.is_fresh(row.key):
+        was_now = "- !" if bad else "-"
+    elif row.bad_now is not None:
+        was_now = f"{percent(row.bad_before)}>{percent(row.bad_now)}{' !' if bad else '  '}"
+    elif row.bad_before is not None:
+        was_now = f"{percent(row.bad_before)}>?{' !' if bad else '  '}"
+    complete = proven(row) >= row.placed > 0
+    name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
+    target = {
+        PreviewAction.ROLLBACK: release(row.preview.target) + (" y?" if row.preview.asks else ""),
+        PreviewAction.CANCEL_PREPARE: "cancels",
+        PreviewAction.FALLBACK: "none",
+        PreviewAction.NONE: "none",
+    }[row.preview.action]
+    # Nobody there to say: what was counted before runs out of the last minute and would pass for silence.
+    heard = state.is_fresh(row.key) and (not row.replicas or any(replica.linked for replica in row.replicas))
+    worst = next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), flags[0] if flags else "")
+    return {
+        "TENANT": Span(clean(name), "bold" if flags else ""),
+        "LIVE": Span(release(row.live, "-")),
+        "FOR": Span(coarse_age(moved) if moved is not None else "-"),
+        "REQ/S": Span(f"{row.requests_per_s:.1f}" if heard else "-"),
+        "ERR%": Span(percent(row.error_share) if heard else "-", "bad" if (row.error_share or 0) > 0.05 else ""),
+        "BAD% was>now": Span(was_now, "bad" if bad else ""),
+        "TTFT95": Span(latency(row.ttft95_ms if heard else None)),
+        "PROVEN": Span(f" {proven(row)}/{row.placed}", "" if complete else "warn"),
+        "R GOES TO": Span(target, "warn" if target == "none" else ""),
+        "READY": Span(ready(row)),
+        "FLAG": Span(clean(flags_in(flags, _FLAG_WIDTH)), _FLAG_STYLE.get(worst, "")),
+    }
+
+
+# ---- nodes -------------------------------------------------------------------------------------------------
+
+
+def node_heard(state: ConsoleState, node: NodeRow) -> float | None:
+    """Seconds since the hub heard from a node, counted on while the link is down; None: never, or not asked for."""
+    if node.heard_age_s is None or not (node.lost or state.is_fresh_node(node.node)):
+        return None
+    return node.heard_age_s + state.since_received("node", node.node)
+
+
+def node_state(node: NodeRow) -> Span:
+    if node.lost:
+        return Span("LINK LOST", "bad")
+    if not node.linked:
+        return Span("unlinked", "warn")
+    if node.behind:
+        return Span(clean(node.behind), "warn")
+    if node.drained:
+        return Span("drained", "warn")
+    if node.cordoned:
+        return Span("cordoned", "warn")
+    return Span("up", "good")
+
+
+def gpu_summary(node: NodeRow) -> Span:
+    """'2x 87% 61C', or what is the matter. Nothing is invented where there is none."""
+    if node.nvml is NvmlState.NO_GPU:
+        return Span("no GPU", "dim")
+    if node.nvml is not NvmlState.OK:
+        return Span(node.nvml.value.replace("_", " "), "dim" if node.nvml is NvmlState.STARTING else "bad")
+    used = [gpu.utilisation for gpu in node.gpus if gpu.utilisation is not None]
+    hottest = max((gpu.temperature_c for gpu in node.gpus if gpu.temperature_c is not None), default=None)
+    text = f"{len(node.gpus)}x"
+    text += f" {sum(used) / len(used):.0f}%" if used else " -"
+    text += f" {hottest}C" if hottest is not None else ""
+    troubled = any(gpu.xids or gpu.throttle or gpu.ecc_uncorrected for gpu in node.gpus)
+    return Span(text + (" !" if troubled else ""), "warn" if troubled else "")
+
+
+def node_cells(state: ConsoleState, node: NodeRow) -> dict[str, Span]:
+    known = node.lost or state.is_fresh_node(node.node)  # figures of a node that nobody looked at may be hours old
+    host = node.host if known else None
+    heard = node_heard(state, node)
+    up = sum(replica.state is EngineState.UP for replica in node.replicas)
+    stopped = sum(replica.state is EngineState.STOPPED for replica in node.replicas)  # nothing wants them
+    labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
+    old = "" if node.linked and not node.lost else "dim"  # what it said last
+    gpu = gpu_summary(node) if known else Span("-")
+    engines = Span(f"{up}/{len(node.replicas)} up", "" if up + stopped == len(node.replicas) else "warn")
+    return {
+        "NODE": Span(clean(node.node), "bold" if node.lost else ""),
+        "STATE": node_state(node),
+        "HEARD": Span(age(heard) if heard is not None else "never" if node.heard_age_s is None else "-"),
+        "CPU%": Span(f"{host.cpu_percent:.0f}" if host else "-", old),
+        "MEM GB": Span(f"{gigabytes(host.memory_used)}/{gigabytes(host.memory_total)}" if host else "-", old),
+        "GPU": Span(gpu.text, old) if old else gpu,
+        "ENGINES": Span(f"was {up}/{len(node.replicas)}", old) if old else engines,
+        "LOADED": Span(str(sum(len(replica.loaded) for replica in node.replicas)), old),
+        "LABELS": Span(clean(labels), "dim"),
+    }
+
+
+# ---- jobs --------------------------------------------------------------------------------------------------
+
+_JOB_STYLE = {JobState.FAILED: "bad", JobState.RUNNING: "good", JobState.CANCELLED: "dim", JobState.DONE: "dim"}
+
+
+def progress_bar(step: int | None, of: int | None, width: int) -> str:
+    """`[#####-----] 20/40`; without a known end only the step."""
+    if step is None:
+        return "-"
+    if not of:
+        return f"step {step}"
+    figures = f" {step}/{of}"
+    room = width - len(figures) - 2
+    if room < 4:
+        return figures.strip()
+    full = min(room, round(room * step / of))
+    return f"[{'#' * full}{'-' * (room - full)}]{figures}"
+
+
+def job_cells(state: ConsoleState, job: Job) -> dict[str, Span]:
+    loss = job.metrics.get("loss")
+    speed = job.metrics.get("tokens_per_second")
+    since = state.age_of(job.ended_ms or job.started_ms or job.created_ms)
+    return {
+        "JOB": Span(clean(job.id[:8])),
+        "KIND": Span(clean(job.kind)),
+        "TENANT": Span(clean(job.tenant), "bold" if job.state is JobState.FAILED else ""),
+        "STATE": Span(job.state.value, _JOB_STYLE.get(job.state, "")),
+        "NODE": Span(clean(job.node or "-")),
+        "PROGRESS": Span(progress_bar(job.step, job.of, 20)),
+        "LOSS": Span(f"{loss:.3f}" if loss is not None else "-"),
+        "TOK/S": Span(f"{speed:.0f}" if speed is not None else "-"),
+        "AGE": Span(age(since) if since is not None else "-"),
+    }
+
+
+# ---- events ------------------------------------------------------------------------------------------------
+
+
+def event_cells(state: ConsoleState, event: Event) -> dict[str, Span]:
+    where = clean(f"{event.tenant}/{event.route}" if event.route else event.tenant)
+    moved = event.from_release != event.to_release and event.to_release is not None
+    path = f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}" if moved else ""
+    style = "bold" if event.kind.value in ("rollback", "fallback", "rewind") else ""
+    reason = clean(event.reason)
+    if event.override:
+        reason = f"OVERRIDE {reason}"
+    return {
+        "TIME": Span(state.when(event.at_ms, seconds=True)),
+        "REV": Span(str(event.rev)),
+        "KIND": Span(event.kind.value.replace("_", " "), style),
+        "TENANT/ROUTE": Span(where),
+        "FROM > TO": Span(path),
+        "BY": Span(clean(event.actor)),
+        "REASON": Span(reason, "warn" if event.override else ""),
+    }

@@ -1,0 +1,214 @@
+"""The header, the summary and the footer: one line each."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from rich.cells import cell_len
+
+from loradeck.schemas.jobs import JobState
+from loradeck.tui.gate.key_bindings import BINDINGS, Binding, hints
+from loradeck.tui.model.registry import REFRESH_S
+from loradeck.tui.model.state import ConsoleState, Link, Screen
+from loradeck.tui.text.spans import Line, Span, age, clean, clock, fit, fit_line, plural, spread, width_of
+
+
+def header_line(state: ConsoleState, width: int, *, context: str, production: bool, read_only: str | None) -> Line:
+    """Where this console looks, the hub's time, how the link is, what is refused here, and who one is there.
+
+    Where it is narrow, what is dropped is dropped whole: the local time first, then who one is, then the nodes.
+    """
+    status = state.status
+    name = clean(status.hub if status else context)
+    name = fit(name, width // 4) if cell_len(name) > width // 4 else name
+    prod = production or (status.production if status else False)
+    spans = [Span(f" PROD {name} " if prod else f" {name} ", "production" if prod else "bar"), Span("  ")]
+    local: list[Span] = []
+    if state.hub_now_ms is not None:
+        utc = datetime.fromtimestamp(state.hub_now_ms / 1000, UTC)
+        spans.append(Span(utc.strftime("%H:%M:%SZ")))
+        if utc.astimezone().utcoffset():
+            local.append(Span(utc.astimezone().strftime(" (%H:%M local)"), "dim"))
+    bound = [Span("  "), link_span(state)]
+    if read_only:
+        bound.append(Span("  READ-ONLY", "warn"))
+    if status is not None and status.refusing:
+        bound.append(Span(f"  REFUSING MOVES: {clean(status.refusing)}", "bad"))
+    me = Span(f"  {clean(state.me.actor)} {state.me.role.value}") if state.me is not None else Span("")
+    for more in ([_nodes_up(state)], [me]):
+        if width_of([*spans, *bound, *more]) <= width:
+            bound += more
+    if width_of([*spans, *local, *bound]) + len("  ? keys ") <= width:
+        spans += local
+    return spread([*spans, *bound], [Span("? keys ", "dim")], width)
+
+
+def _nodes_up(state: ConsoleState) -> Span:
+    if not state.nodes:
+        return Span("")
+    up = state.nodes.counts.up
+    live = state.link is Link.LIVE
+    words = f"  nodes {up}/{len(state.nodes)} up" if live else f"  nodes were {up}/{len(state.nodes)} up"
+    return Span(words, "dim" if not live else "" if up == len(state.nodes) else "bad")
+
+
+def link_span(state: ConsoleState) -> Span:
+    """How the link is, in words that cannot be taken for one another."""
+    match state.link:
+        case Link.CONNECTING:
+            return Span("CONNECTING", "warn")
+        case Link.LIVE:
+            return Span(f"hub ok {int(state.silent_s)}s", "good")
+        case Link.STALE:
+            return Span(f"hub STALE {int(state.silent_s)}s", "warn")
+        case Link.LOST:
+            return Span(f"LINK LOST {age(state.silent_s)}", "bad")
+
+
+def summary_line(state: ConsoleState, width: int) -> Line:
+    """What the list in front adds up to. While the link is down: from when the figures are."""
+    if state.link is Link.CONNECTING:
+        return fit_line(
+            [Span(f" {clean(state.link_trouble) or 'loading'}", "warn" if state.link_trouble else "dim")], width
+        )
+    spans = {
+        Screen.TENANTS: _tenants,
+        Screen.NODES: _nodes,
+        Screen.JOBS: _jobs,
+        Screen.EVENTS: _events,
+        Screen.GATES: _gates,
+        Screen.ADAPTERS: _adapters,
+        Screen.DATA: _data,
+    }[state.screen](state)
+    if state.link is Link.LOST:
+        said = (state.hub_now_ms or 0) - int(state.silent_s * 1000)
+        spans = [Span(f" figures are from {clock(said, seconds=True)}: {clean(state.link_trouble)}", "bad")]
+    listing = state.listing
+    right: list[Span] = []
+    if listing.filter.pattern is not None:
+        right.append(Span(f"filter {clean(listing.filter.text)}: {len(listing.order)} of {listing.total:,} ", "warn"))
+    elif state.screen is Screen.TENANTS and width >= 100:
+        right.append(Span(f"sort {state.sort.value} ", "dim"))
+    return (
+        spread(spans, right, width)
+        if width_of(spans) + width_of(right) + 2 <= width
+        else fit_line([*right, Span(" "), *spans] if right and listing.filter.pattern else spans, width)
+    )
+
+
+def _tenants(state: ConsoleState) -> list[Span]:
+    counts = state.tenants.counts
+    spans = [
+        Span(
+            f" {counts.need} need{'s' if counts.need == 1 else ''} you" if counts.need else " none needs you",
+            "bold" if counts.need else "good",
+        )
+    ]
+    spans.append(Span("  "))
+    if counts.bad:
+        spans.append(Span(f" {plural(counts.bad, 'bad release')} ", "bad"))
+    if counts.unproven:
+        spans.append(Span(f" {counts.unproven} unproven ", "warn"))
+    if counts.no_way_back:
+        spans.append(Span(f" {counts.no_way_back} no way back ", "warn"))
+    spans.append(Span(f" {counts.fine:,} fine  "))
+    spans.append(Span(f" marks {len(state.marks)}", "bold" if state.marks else "dim"))
+    return spans
+
+
+def _nodes(state: ConsoleState) -> list[Span]:
+    counts = state.nodes.counts
+    spans = [Span(f" {plural(counts.nodes, 'node')}   {plural(counts.gpus, 'GPU')}")]
+    if counts.lost:
+        spans.append(Span(f"   {counts.lost} LOST", "bad"))
+    if counts.pins:
+        spans.append(Span(f"   {plural(counts.pins, 'pin')} set on nodes, against the hub", "warn"))
+    return spans
+
+
+def _jobs(state: ConsoleState) -> list[Span]:
+    by_state = {kind: sum(job.state is kind for job in state.jobs.values()) for kind in JobState}
+    words = "   ".join(f"{n} {kind.value}" for kind, n in by_state.items() if n)
+    return [Span(f" {words or 'no jobs'}")]
+
+
+def _events(state: ConsoleState) -> list[Span]:
+    if state.chain.broken:
+        return [Span(f" chain BROKEN {state.chain.broken}", "bad")]
+    if not state.events:
+        return [Span(" no events", "dim")]
+    revs = list(state.events)
+    span = f"rev {revs[0]} to {revs[-1]}"
+    return [Span(f" {plural(len(revs), 'event')} held here, {span}: chain recomputed, intact", "good")]
+
+
+def _gates(state: ConsoleState) -> list[Span]:
+    gates = state.registry.gates.values()
+    failed = sum(not gate.result.passed for gate in gates)
+    spans = [Span(f" {plural(len(gates), 'gate result')}")]
+    if failed:
+        spans.append(Span(f"   {failed} failed", "warn"))
+    if state.registry.unreadable:
+        spans.append(Span(f"   {state.registry.unreadable} not readable by this console", "warn"))
+    return [*spans, *_fetched(state, Screen.GATES)]
+
+
+def _adapters(state: ConsoleState) -> list[Span]:
+    versions = state.registry.adapters.values()
+    names = {(version.manifest.tenant, version.manifest.name) for version in versions}
+    spans = [Span(f" {plural(len(versions), 'version')} of {plural(len(names), 'adapter')}")]
+    return [*spans, *_fetched(state, Screen.ADAPTERS)]
+
+
+def _data(state: ConsoleState) -> list[Span]:
+    kinds = [entry.kind for entry in state.registry.data.values()]
+    spans = [Span(f" {plural(kinds.count('dataset'), 'dataset')}   {plural(kinds.count('suite'), 'suite')}")]
+    return [*spans, *_fetched(state, Screen.DATA)]
+
+
+def _fetched(state: ConsoleState, which: Screen) -> list[Span]:
+    """How old fetched rows are, once that is worth saying, and what stands in the way of newer ones."""
+    fetch = state.fetches[which]
+    if fetch.at is None:
+        return []
+    old = state.clock() - fetch.at
+    if fetch.trouble:
+        return [Span(f"   as of {age(old)} ago: {clean(fetch.trouble)}", "bad")]
+    return [Span(f"   as of {age(old)} ago", "dim")] if old > 2 * REFRESH_S else []
+
+
+SCREENS_HINT = 2
+"""How soon the footer names the keys of the screens, among the hints of `keys`."""
+
+EACH_SCREEN_HINT = 11
+"""How soon it names each of them."""
+
+
+def footer_line(screen: Screen, width: int, *, in_view: tuple[int, int], total: int) -> Line:
+    """Keys that mean something here, and which rows are in view."""
+    first, last = in_view
+    right = [Span(f"{first}-{last}/{total:,} ", "dim")] if total else []
+    return spread(_hints_in(screen, width - width_of(right) - 2), right, width)
+
+
+@lru_cache(maxsize=64)
+def _hints_in(screen: Screen, room: int) -> Line:
+    """Help, always, and as many other hints as fit into so many cells: those that matter most."""
+    named = hints(screen)
+    offers: list[tuple[int, float, Line]] = [(one.hint, at, _hint(one)) for at, one in enumerate(named)]
+    others = [binding for binding in BINDINGS if binding.does in set(Screen) - {screen}]
+    before_the_last = len(named) - 1.5  # which is the way out
+    offers.append((SCREENS_HINT, before_the_last, (Span("1-7", "key"), Span(" screens  ", "dim"))))
+    offers.append((EACH_SCREEN_HINT, before_the_last, tuple(span for binding in others for span in _hint(binding))))
+    help_ = (Span("?", "key"), Span(" help", "dim"))
+    kept: dict[float, Line] = {}
+    for _, at, spans in sorted(offers, key=lambda offer: offer[0]):
+        more = {**kept, at: spans}
+        if 1 + sum(map(width_of, more.values())) + width_of(help_) <= room:
+            kept = more
+    return (Span(" "), *(span for _, spans in sorted(kept.items()) for span in spans), *help_)
+
+
+def _hint(binding: Binding) -> Line:
+    return (Span(binding.shown, "key"), Span(f" {binding.label}  ", "dim"))

@@ -1,0 +1,82 @@
+"""The help page, made from the binding table."""
+
+from __future__ import annotations
+
+import textwrap
+
+from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS
+from loradeck.tui.model.state import Screen
+from loradeck.tui.text.spans import BLANK, Line, Span, line
+
+FLAGS = (
+    ("BAD", "the live release passed the route's limit of bad answers or errors"),
+    ("UNPRVN", "not every placed replica has proven that it serves the live release"),
+    ("NOPRIOR", "there is no release R could go back to"),
+    ("OVR", "the live release was promoted against its gate"),
+    ("HELD", "automation cannot promote until a person releases it"),
+    ("PIN", "a node serves something else, chosen on the node"),
+    ("PREP", "a promote is being prepared; R cancels it"),
+    ("SUSP", "the tenant is suspended"),
+)
+
+READY = (
+    ("res", "loaded and listed in a running engine: R is a pointer move"),
+    ("warm", "the engine runs, the adapter is on disk"),
+    ("cached", "on disk only"),
+    ("absent", "has to be fetched first"),
+    ("y?", "R asks for y first"),
+)
+
+NODE_WORDS = (
+    ("2x 48% 65C", "two GPUs, their mean use, the temperature of the hottest"),
+    ("!", "a GPU is slowed, or reports XIDs or memory errors; enter says which"),
+    ("1/2 up", "engines that run, of those the node has"),
+    ("was", "what the node said last, before it went silent"),
+    ("cordoned", "it is given no new jobs"),
+    ("drained", "it is given no new jobs and has let go of the GPU driver; it serves on"),
+)
+
+DATA_WORDS = (("d2", "a model wrote the rows, itself trained on rows that a model wrote; d3 is one further"),)
+
+LEGENDS: dict[Screen, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
+    Screen.TENANTS: (("Flags", FLAGS), ("READY", READY)),
+    Screen.NODES: (("What stands in the columns", NODE_WORDS),),
+    Screen.DATA: (("ORIGIN", DATA_WORDS),),
+}
+"""What a screen abbreviates."""
+
+TWINS: dict[Screen, tuple[str, ...]] = {
+    Screen.TENANTS: ("route ls",),
+    Screen.NODES: ("node ls",),
+    Screen.JOBS: ("job ls",),
+    Screen.GATES: ("gate ls",),
+    Screen.ADAPTERS: ("adapter ls",),
+    Screen.EVENTS: ("event ls",),
+    Screen.DATA: ("dataset ls", "suite ls"),
+}
+"""The commands that print what a screen lists; with --json for programs."""
+
+
+def help_lines(screen: Screen, width: int) -> list[Line]:
+    """Keys that mean something on a screen, commands, and what its columns abbreviate."""
+    lines: list[Line] = [line(Span(f" Keys on the {screen.value} screen", "head")), BLANK]
+    room = max(30, width - 14)
+    for binding in BINDINGS:
+        if screen in binding.where:
+            lines += _entry(binding.shown, binding.help, room)
+    lines += [BLANK, line(Span(" Commands after :", "head")), BLANK]
+    for name, says in COMMANDS.items():
+        lines += _entry(name, says, room)
+    lines += [BLANK, line(Span(" Without the console", "head")), BLANK]
+    lines += [line(f" loradeck {twin} [--json]") for twin in TWINS[screen]]
+    for head, words in LEGENDS.get(screen, ()):
+        lines += [BLANK, line(Span(f" {head}", "head")), BLANK]
+        for name, says in words:
+            lines += _entry(name, says, room)
+    return lines
+
+
+def _entry(name: str, says: str, room: int) -> list[Line]:
+    wrapped = textwrap.wrap(says, room) or [""]
+    first = line(Span(f" {name:<10} ", "key"), wrapped[0])
+    return [first, *(line(" " * 12 + more) for more in wrapped[1:])]

@@ -1,0 +1,87 @@
+"""The page of an adapter version: what it was built from, what each step scored, and what it went into."""
+
+from __future__ import annotations
+
+import textwrap
+
+from loradeck.client.lineage import ancestors, children
+from loradeck.client.times import stamp
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import AdapterVersion
+from loradeck.tui.lines.preview import title
+from loradeck.tui.lines.records import base_of, live_on
+from loradeck.tui.model.state import ConsoleState, Link
+from loradeck.tui.text.spans import BLANK, Line, Span, age, clean, line, percent
+
+
+def lineage_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:
+    """From the version back to fresh weights, or to where the record ends."""
+    manifest = version.manifest
+    name = f"{clean(manifest.tenant)}/{clean(manifest.name)}"
+    lines = [title(f"{name} v{version.version}   lineage", width)]
+    if state.link is not Link.LIVE:
+        lines.append(line(Span(f" AS OF {age(state.silent_s)} AGO: {state.link.value}", "bad")))
+    chain = [version, *ancestors(version, state.registry.adapters)]
+    for step, one in enumerate(chain):
+        lines += _version(state, one, width, first=step == 0)
+        lines.append(BLANK)
+    root = chain[-1].manifest
+    if root.parent is None:
+        lines.append(
+            line(Span("   from fresh weights ", "label"), f"on base {base_of(state, chain[-1])} {short(root.base)}")
+        )
+    else:
+        lines.append(line(Span(f"   its parent {short(root.parent)} is not on record here", "warn")))
+    into = children(version, state.registry.adapters)
+    told = ", ".join(f"v{one.version}" for one in into) or "no other version"
+    lines += [BLANK, line(Span(" WENT INTO ", "label"), told), BLANK, line(Span(" WHY", "label"))]
+    decision = manifest.decision
+    for label, text in (("weights", decision.why_weights), ("else", decision.alternatives), ("cost", decision.cost)):
+        for part in textwrap.wrap(clean(text), max(20, width - 14)) if text else []:
+            lines.append(line(Span(f"   {label:<8} ", "dim"), part))
+            label = ""
+    return lines
+
+
+def _version(state: ConsoleState, version: AdapterVersion, width: int, *, first: bool) -> list[Line]:
+    manifest = version.manifest
+    live = ", ".join(live_on(state, version))
+    served = Span(f"   live on {clean(live)}", "good") if live else Span("")
+    lead = "   " if first else " ^ "
+    made = f"made {stamp(version.created_ms)} by {clean(version.created_by)}"
+    lines = [line(Span(f"{lead}v{version.version} ", "bold"), f"{short(version.digest)}   {made}", served)]
+    data = ", ".join(clean(state.registry.name_of(digest)) for digest in manifest.datasets) or "no dataset on record"
+    recipe = f"recipe {short(manifest.config_hash)}   rank {manifest.rank} alpha {manifest.alpha}"
+    lines.append(line(Span("     data   ", "label"), data))
+    lines.append(
+        line(Span("     config ", "label"), f"{recipe}   base {base_of(state, version)} {short(manifest.base)}")
+    )
+    lines += [line(Span("     scored ", "label"), part) for part in _scores(state, version)]
+    for gate in state.registry.gates.values():
+        result = gate.result
+        if result.release != version.release:
+            continue
+        failed = ", ".join(
+            f"{clean(check.name)} {percent(check.value)} ({percent(check.threshold)})"
+            for check in result.checks
+            if not check.passed
+        )
+        against = f" against {state.name_of(result.against)}" if result.against else ""
+        verdict = Span("passed", "good") if result.passed else Span(f"FAILED {failed}", "bad")
+        lines.append(line(Span("     gate   ", "label"), f"{clean(gate.route)}{against}: ", verdict))
+    return lines
+
+
+def _scores(state: ConsoleState, version: AdapterVersion) -> list[str | Span]:
+    """One line an evaluation; what has not come is told from what there is none of."""
+    fetch = state.registry.score_fetches.get(version.release)
+    scores = state.registry.scores.get(version.release)
+    if fetch is not None and fetch.trouble:
+        return [Span(f"not known: {clean(fetch.trouble)}", "bad")]
+    if scores is None:
+        return [Span("looking up ...", "dim")]
+    told: list[str | Span] = []
+    for report in scores:
+        suite = clean(state.registry.name_of(report.suite))
+        told.append(f"{suite}   exact {report.exact}/{report.n}   valid {report.valid}/{report.n}")
+    return told or [Span("never evaluated", "warn")]

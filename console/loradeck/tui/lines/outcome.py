@@ -1,0 +1,106 @@
+"""What became of this console's own moves, in words: the TELL line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loradeck.client.errors import ClientError
+from loradeck.tui.gate.decide import proven
+from loradeck.tui.lines.rollback_panel import is_done
+from loradeck.tui.model.own_moves import OPEN, OwnMove, Phase, Tell
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import clean
+
+
+def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
+    """The newest that is known of a move."""
+    move = own.move
+    key, _, path = move.says.partition(" ")
+    at = move.tenant if move.route in ("", "production") else f"{move.tenant}/{move.route}"
+    name = " ".join(part for part in (key, at, path) if part)
+    match own.phase:
+        case Phase.SENDING:
+            return Tell(f"{name}: sending", "warn", own.sent_ms, closes=False)
+        case Phase.UNKNOWN:
+            return Tell(f"OUTCOME UNKNOWN {name}: being looked up by its key", "bad", own.sent_ms, closes=False)
+        case Phase.REFUSED:
+            return Tell(f"REFUSED {name}: {own.trouble}", "bad", own.sent_ms)
+        case Phase.NOT_SENT:
+            return Tell(f"NOT MOVED {name}: {own.trouble}", "bad", own.sent_ms)
+        case Phase.CANCELLED:
+            return Tell(f"{name}: the prepare is cancelled, nothing moved", "good", own.sent_ms)
+        case Phase.PENDING:
+            return Tell(f"{name}: preparing on the nodes, not committed yet", "warn", own.sent_ms)
+        case Phase.COMMITTED:
+            return _many(state, own, name) if not move.tenant else _committed(state, own, name)
+
+
+def tell_of_all(state: ConsoleState, owns: Sequence[OwnMove]) -> Tell:
+    """The newest that is known of several marked rows: what went wrong first, by name."""
+    words = {
+        Phase.UNKNOWN: "OUTCOME UNKNOWN",
+        Phase.REFUSED: "REFUSED",
+        Phase.NOT_SENT: "NOT MOVED",
+        Phase.SENDING: "sending",
+        Phase.PENDING: "preparing",
+        Phase.CANCELLED: "prepares cancelled",
+    }
+    parts = []
+    for phase, word in words.items():
+        of_phase = [own for own in owns if own.phase is phase]
+        if of_phase and phase in (Phase.UNKNOWN, Phase.REFUSED, Phase.NOT_SENT):
+            names = ", ".join(own.move.tenant for own in of_phase[:3])
+            more = f" and {len(of_phase) - 3} more" if len(of_phase) > 3 else ""
+            parts.append(f"{word} {names}{more}" + (f": {of_phase[0].trouble}" if of_phase[0].trouble else ""))
+        elif of_phase:
+            parts.append(f"{len(of_phase)} {word}")
+    committed = [own for own in owns if own.phase is Phase.COMMITTED]
+    done = sum(state.is_settled(own) for own in committed)
+    if committed:
+        parts.append(f"COMMITTED {len(committed)}, PROVEN {done}")
+    key = owns[0].move.says.partition(" ")[0]
+    wrong = any(own.phase in (Phase.UNKNOWN, Phase.REFUSED, Phase.NOT_SENT) for own in owns)
+    style = "bad" if wrong else "good" if done == len(owns) else "warn"
+    text = f"{key} {len(owns)} rows: {'; '.join(parts)}"
+    return Tell(text, style, owns[0].sent_ms, closes=all(own.phase not in OPEN for own in owns))
+
+
+def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
+    result = own.result
+    took = f" +{result.commit_ms:.0f}ms" if result is not None and result.commit_ms is not None else ""
+    rev = f" rev {result.rev}" if result is not None else ""
+    row = state.tenants.get(own.move.row)
+    committed = f"COMMITTED{rev}{took}"
+    if row is None or own.generation is None or row.pointer.generation < own.generation:
+        return Tell(f"{name} {committed}", "good", own.sent_ms)
+    if row.pointer.generation > own.generation:
+        return Tell(f"{name} {committed}; moved again since", "", own.sent_ms)
+    slowest = [replica.flipped_ms for replica in row.replicas if replica.flipped_ms is not None]
+    last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
+    # What one waits for comes first: a narrow terminal cuts the end.
+    text = f"{name} PROVEN {proven(row)}/{row.placed} FLIPPED {row.flipped}/{row.placed}{last} {committed}"
+    return Tell(text, "good" if is_done(row) else "warn", own.sent_ms)
+
+
+def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
+    """A rewind, or its undo, counts pointers: one is flipped or proven when all its replicas are."""
+    result = own.result
+    assert result is not None
+    if not own.moved:
+        return Tell(f"{name}: nothing moved, every pointer has moved since the plan", "warn", own.sent_ms)
+    took = f" +{result.commit_ms:.0f}ms" if result.commit_ms is not None else ""
+    stayed = f", {len(result.skipped)} stayed" if result.skipped else ""
+    rows = {key: state.tenants.get(key) for key in own.moved}
+    here = [row for key, row in rows.items() if row is not None and row.pointer.generation == own.moved[key]]
+    since = sum(row is not None and row.pointer.generation > own.moved[key] for key, row in rows.items())
+    flipped = sum(row.flipped >= row.placed for row in here)
+    done = sum(is_done(row) for row in here)
+    text = f"{name} PROVEN {done}/{len(rows)} FLIPPED {flipped}/{len(rows)}{stayed}"
+    text += f", {since} moved again since" if since else ""
+    text += f" COMMITTED rev {result.rev}{took}"
+    return Tell(text, "good" if done + since == len(rows) else "warn", own.sent_ms)
+
+
+def said(error: ClientError) -> str:
+    """An error in one line: what was wrong, where, what to do."""
+    return clean("; ".join(part for part in (error.title, error.where, error.fix) if part))

@@ -1,0 +1,401 @@
+"""The pinned preview of the selected pointer: NOW, CAUSE, ALSO, R ->, MOVES, TELL. Lines without a toolkit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rich.cells import cell_len
+
+from loradeck.schemas.ids import short
+from loradeck.schemas.link import AckState
+from loradeck.schemas.log import MOVES, Event, EventKind
+from loradeck.schemas.related import Companion, Shared
+from loradeck.schemas.route import Soak
+from loradeck.schemas.state import (
+    Health,
+    Preview,
+    PreviewAction,
+    Readiness,
+    ReleaseView,
+    ReplicaReadiness,
+    TenantRow,
+)
+from loradeck.tui.gate.decide import Act, Ask, Refuse, Verdict, gate_says
+from loradeck.tui.model.own_moves import Tell
+from loradeck.tui.model.state import ConsoleState, Link
+from loradeck.tui.text.spans import (
+    BLANK,
+    Line,
+    Span,
+    age,
+    clean,
+    clock,
+    count,
+    fit,
+    line,
+    percent,
+    plural,
+    span,
+    width_of,
+    wrapped,
+)
+
+WIDE = 100
+"""From this many columns on the wide form of a line is shown."""
+
+ENOUGH = 50
+"""Checked answers below which a share is not compared: 'too few'."""
+
+_DEFAULT_SOAK = (Soak().seconds, Soak().requests)
+_MARK = {EventKind.PROMOTE: "", EventKind.ROLLBACK: "R ", EventKind.UNDO: "u ", EventKind.FALLBACK: "F ",
+         EventKind.REWIND: "W ", EventKind.RECOVER: "recover "}  # fmt: skip
+
+
+def title(text: str, width: int, style: str = "rule") -> Line:
+    """`-- text -----` across the width."""
+    body = f"-- {text} "
+    return line(Span(body + "-" * max(0, width - len(body)), style))
+
+
+def preview_lines(
+    state: ConsoleState, row: TenantRow, width: int, height: int, *, rollback: Verdict, undo: Verdict
+) -> list[Line]:
+    """What R would do on this row and why, before it is pressed.
+
+    Args:
+        height: lines of the pane; more than the preview needs go to the TELL line.
+        rollback: what the gate would make of R now.
+        undo: what the gate would make of u now.
+    """
+    wide = width >= WIDE
+    head = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
+    head += "  HELD: automation cannot promote" if row.pointer.held else ""
+    head += "  SUSPENDED" if row.suspended else ""
+    proof = (AckState.PROVEN, AckState.LISTED)
+    unproven = [clean(r.replica) for r in row.replicas if r.state not in proof or not r.linked]
+    if "UNPRVN" in row.flags and unproven:
+        head += f"  NOT PROVEN on {', '.join(unproven[:3])}{' ...' if len(unproven) > 3 else ''}"
+    drift = [f"{clean(r.replica)} to {state.label_of(r.pinned)}" for r in row.replicas if r.pinned]
+    if drift:
+        head += f"  PINNED on {', '.join(drift[:2])}{' ...' if len(drift) > 2 else ''}"
+    if state.link is Link.LOST or state.link is Link.STALE:
+        head += f"  AS OF {age(state.silent_s)} AGO"
+    lines = [title(head, width), _now(state, row, wide)]
+    lines += _cause(row, wide)
+    lines.append(also_line(state, row))
+    lines += goes_to(row, wide)
+    lines.append(armed_line(rollback, undo, width))
+    lines.append(_moves(state, row))
+    return [*lines, *tell_lines(state.tell, width, max(1, height - len(lines)))]
+
+
+def tell_lines(tell: Tell | None, width: int, room: int = 1) -> list[Line]:
+    """The last result; it stays until esc, or until a later move has one. In at most `room` lines, the last one cut."""
+    label, indent = Span(" TELL  ", "label"), Span("       ")
+    if tell is None:
+        return [line(label, Span("(empty: your last result stays here until esc or your next move)", "dim"))]
+    hint = Span("  esc" if tell.closes else "", "dim")
+    at = Span(f"{clock(tell.at_ms, seconds=True)} " if tell.at_ms else "", "dim")
+    parts = wrapped(f"{at.text}{clean(tell.text)}", width - width_of([indent, hint]))
+    if len(parts) > room:
+        parts[room - 1 :] = [" ".join(parts[room - 1 :])]
+    parts[0] = parts[0].removeprefix(at.text)
+    lines = [line(label, at, Span(parts[0], tell.style)), *(line(indent, Span(part, tell.style)) for part in parts[1:])]
+    return [*lines[:-1], (*lines[-1], hint)]
+
+
+def _full(view: ReleaseView | None, wide: bool) -> str:
+    """`v9 3fa9c1 on B2 7d10aa`; where it is narrow without the base's digest."""
+    if view is None:
+        return "nothing"
+    base = f" {short(view.base)}" if wide else ""
+    return f"{clean(view.label)} {short(view.id)} on {clean(view.base_label)}{base}"
+
+
+def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
+    spans = [Span(" NOW   ", "label"), Span(_full(row.live, wide), "bold")]
+    event = state.last_move(row)
+    reason: list[Span] = []
+    if event is not None:
+        spans.append(Span(f"   {state.when(event.at_ms)} {clean(event.actor)} "))
+        if event.override:
+            spans.append(Span("OVERRIDE ", "warn"))
+        if event.reason:
+            reason = [Span(f'"{clean(event.reason)}"'), Span("   ")]
+    gate = [Span(gate_says(row.gate), "" if row.gate.passed else "warn"), Span("   ")] if row.gate is not None else []
+    return (*spans, *reason, *gate) if wide else (*spans, *gate, *reason)
+
+
+class _Figure(NamedTuple):
+    """Bad answers of those that were checked, or errors of requests: `of` the health, how many of how many."""
+
+    word: str
+    unit: str
+    of: Callable[[Health], tuple[int, int]]
+
+
+_FIGURES = {
+    "bad": _Figure("bad", "checked", lambda health: (health.bad, health.checked)),
+    "errors": _Figure("errors", "requests", lambda health: (health.errors, health.requests)),
+}
+
+
+def _share(health: Health, figure: _Figure) -> float | None:
+    """None where there are too few to compare."""
+    part, whole = figure.of(health)
+    return part / whole if whole >= ENOUGH else None
+
+
+def _said(health: Health | None, figure: _Figure) -> str:
+    """`31.0% of 2,310`, `too few (12 checked)`, `not measured`."""
+    if health is None:
+        return "not measured"
+    share, n = _share(health, figure), figure.of(health)[1]
+    return f"too few ({n} {figure.unit})" if share is None else f"{percent(share)}% of {count(n)}"
+
+
+_VERDICTS = {
+    "release": ("the release; node and base clear", "bad"),
+    "node": ("a node, not the release", "warn"),
+    "base": ("the base, not the release", "warn"),
+    "fine": ("nothing wrong here", "good"),
+    "too_few": ("too few answers to tell", "dim"),
+    "unknown": ("cannot tell", "dim"),
+}
+
+
+def _cause(row: TenantRow, wide: bool) -> list[Line]:
+    cause = row.cause
+    figure = _FIGURES.get(cause.figure, _FIGURES["bad"])
+    live = clean(row.live.label) if row.live else "nothing"
+    unit = f" {figure.unit}" if wide and _share(cause.live, figure) is not None else ""
+    first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
+    if cause.by_replica:
+        first += f", {_replicas(cause.by_replica, figure)}"
+    first += f" | {'other tenants there' if wide else 'others'} {_said(cause.others, figure)}"
+    target = row.preview.target if row.preview.action is not PreviewAction.FALLBACK else None
+    name = (
+        f"{clean(target.label)}{' in its time' if wide else ''} {_said(cause.prior, figure)}" if target else "no prior"
+    )
+    base = f"base {short(row.live.base) if row.live else ''} alone" if wide else "base"
+    second = f"{name} | {base} {_said(cause.base, figure)}   "
+    verdict, style = _VERDICTS.get(cause.verdict, (clean(cause.verdict), ""))
+    if not wide:
+        verdict = verdict.partition(";")[0].partition(",")[0]
+    return [
+        line(Span(" CAUSE ", "label"), first),
+        line("       ", second, Span(f"=> {verdict}", style)),
+    ]
+
+
+def _replicas(by_replica: dict[str, Health], figure: _Figure) -> str:
+    """How the live release does replica by replica: the range, or the one that stands out for want of answers."""
+    known = {name: share for name, h in by_replica.items() if (share := _share(h, figure)) is not None}
+    if not known:
+        return f"too few on each of {plural(len(by_replica), 'replica')}"
+    low, high = min(known.values()), max(known.values())
+    few = len(by_replica) - len(known)
+    rest = f", too few on {few}" if few else ""
+    if len(known) == 1:
+        return f"on {clean(next(iter(known)))}{rest}"
+    if high - low <= max(0.05, high / 4):
+        return f"alike on {len(known)}/{len(by_replica)} replicas{rest}"
+    worst = max(known, key=lambda name: known[name])
+    return f"{percent(low)}-{percent(high)}% by replica, worst {clean(worst)}{rest}"
+
+
+_SHARED = {
+    Shared.DATASET: "dataset",
+    Shared.RUN: "recipe",
+    Shared.BASE_MOVE: "move",
+    Shared.BATCH: "batch of",
+}
+
+
+def also_line(state: ConsoleState, row: TenantRow) -> Line:
+    """Live releases that share something with this one, those in trouble first, each under its likeliest tie."""
+    label = Span(" ALSO  ", "label")
+    company = state.company.get(row.key)
+    if company is None or company.generation != row.pointer.generation:
+        return line(label, Span("what shares its data, recipe, base move or batch: not looked up yet", "dim"))
+    if not company.companions:
+        return line(label, Span("no other live release shares its data, recipe, base move or batch", "dim"))
+    groups: dict[tuple[Shared, str], list[Companion]] = {}
+    for companion in company.companions:
+        groups.setdefault((companion.ties[0].what, companion.ties[0].name), []).append(companion)
+    fine = {tie: all(health_of(state, one) == "fine" for one in companions) for tie, companions in groups.items()}
+    told = [
+        f"{_SHARED[tie[0]]} {clean(tie[1])}: {_companions(state, groups[tie])}"
+        for tie in sorted(groups, key=lambda tie: fine[tie])
+    ]
+    troubled = not all(fine.values())
+    return line(label, f"m marks {company.total:,}   ", Span(" | ".join(told), "warn" if troubled else ""))
+
+
+def _companions(state: ConsoleState, companions: list[Companion]) -> str:
+    ordered = sorted(companions, key=lambda one: (health_of(state, one) == "fine", one.tenant, one.route))
+    named = ", ".join(
+        f"{_place(one.tenant, one.route)} {clean(one.live.label)} ({health_of(state, one)})" for one in ordered[:3]
+    )
+    return f"{named}, +{len(ordered) - 3}" if len(ordered) > 3 else named
+
+
+def health_of(state: ConsoleState, one: Companion) -> str:
+    """Its worst flag as its row says now, or fine."""
+    brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
+    flags = brief.flags if brief is not None else one.flags
+    return next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), "fine")
+
+
+def _place(tenant: str, route: str) -> str:
+    return clean(tenant if route == "production" else f"{tenant}/{route}")
+
+
+def ready(row: TenantRow) -> str:
+    """`res 4/4`: how near the target of R is to serving."""
+    preview = row.preview
+    if preview.action is PreviewAction.FALLBACK:
+        return "F only"
+    if preview.action in (PreviewAction.NONE, PreviewAction.CANCEL_PREPARE):
+        return "-"
+    if preview.readiness is Readiness.UNKNOWN:
+        return "unknown"
+    word = "res" if preview.readiness is Readiness.RESIDENT else preview.readiness.value
+    return f"{word} {preview.ready}/{preview.placed}"
+
+
+def goes_to(row: TenantRow, wide: bool) -> list[Line]:
+    """Where R goes on a row, how near that release is, and what was skipped on the way there."""
+    preview = row.preview
+    label = Span(" R ->  ", "label")
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        return [
+            line(
+                label,
+                Span("cancels the prepare that is under way", "bold"),
+                f"   job {clean(preview.prepare or '')[:8]}",
+            ),
+            line("       nothing moves; the live release stays"),
+        ]
+    if preview.target is None or preview.action is not PreviewAction.ROLLBACK:
+        why = clean(preview.refused or "no release to go back to")
+        word = "none" if preview.action is PreviewAction.FALLBACK else "refused"
+        first = line(label, Span(word, "warn"), f"   {why}")
+        return [first, _skipped(row)]
+    served = "never served here"
+    if preview.served_s is not None:
+        served = f"served {age(preview.served_s)}, {count(preview.served_requests)} req"
+    style = "good" if preview.readiness is Readiness.RESIDENT else "warn"
+    first = line(
+        label,
+        Span(_full(preview.target, wide), "bold"),
+        f"   {served}   ",
+        Span(holds(preview), style),
+        f"   {takes(preview)}",
+    )
+    return [first, _skipped(row)]
+
+
+def holds(preview: Preview) -> str:
+    """`resident 4/4`, `warm 3/4`: how near the target is to serving at worst, and on how many replicas it is ready."""
+    if preview.readiness is Readiness.UNKNOWN:
+        return "no replica is heard from"
+    return f"{preview.readiness.value} {preview.ready}/{preview.placed}"
+
+
+def takes(preview: Preview) -> str:
+    """How long R would take until every replica answers with the target, by what was measured; never a guess."""
+    if preview.readiness is Readiness.RESIDENT:
+        return f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
+    if preview.readiness is Readiness.UNKNOWN:
+        return ""
+    late = [one for one in preview.behind if one.engine and one.readiness is not Readiness.UNKNOWN]
+    if not late:
+        return "no engine of its base there"
+    if all(one.readiness is Readiness.WARM for one in late):
+        return f"loads in {span(preview.wait_s)}" if preview.wait_s is not None else "its load was never timed"
+    return f"cold, {span(preview.wait_s)}" if preview.wait_s is not None else "cold, never timed"
+
+
+def _behind(preview: Preview) -> str:
+    """The replicas that would answer later than the others, and what they do until then."""
+    if not preview.behind:
+        return ""
+    named = ", ".join(_one_behind(one, preview) for one in preview.behind[:2])
+    more = f" and {len(preview.behind) - 2} more" if len(preview.behind) > 2 else ""
+    return f"not on {named}{more}; gap policy {preview.gap.value}"
+
+
+def _one_behind(one: ReplicaReadiness, preview: Preview) -> str:
+    if not one.engine:
+        base = clean(preview.target.base_label) if preview.target else "its base"
+        return f"{clean(one.replica)} (no engine of {base})"
+    took = f" {span(one.seconds)}" if one.seconds is not None else ""
+    how = "unheard" if one.readiness is Readiness.UNKNOWN else one.readiness.value
+    return f"{clean(one.replica)} ({how}{took})"
+
+
+def _skipped(row: TenantRow) -> Line:
+    preview = row.preview
+    behind = _behind(preview) if preview.action is PreviewAction.ROLLBACK else ""
+    parts = [behind] if behind else []
+    liftable = next((skipped for skipped in preview.skipped[:2] if skipped.liftable), None)
+    for skipped in preview.skipped[:2]:
+        label = clean(skipped.release.label)
+        way_out = f" (loradeck lift {_pointer(row)} {label})" if skipped is liftable else ""
+        parts.append(f"skipped {label} {short(skipped.release.id)}: {clean(skipped.reason)}{way_out}")
+    if len(preview.skipped) > 2:
+        parts.append(f"{len(preview.skipped) - 2} more skipped")
+    if preview.streams and preview.action is PreviewAction.ROLLBACK:
+        parts.append(f"{plural(preview.streams, 'stream')} under way")
+    if row.soak != _DEFAULT_SOAK:
+        parts.append(f"soaks {row.soak[0]:g} s, {row.soak[1]:,} requests here")
+    return line("       ", "     ".join(parts)) if parts else BLANK
+
+
+def _pointer(row: TenantRow) -> str:
+    return row.tenant if row.route == "production" else f"{row.tenant} {row.route}"
+
+
+def armed_line(rollback: Verdict, undo: Verdict, width: int) -> Line:
+    """What R and u would do now. Of a long reason why not R, as much as leaves room for u."""
+    match rollback:
+        case Act():
+            first = Span("R ARMED", "armed")
+        case Ask():
+            first = Span(f"R asks y: {rollback.line.rpartition('asks: ')[2]}", "warn")
+        case Refuse():
+            first = Span(rollback.why, "dim" if "not armed" in rollback.why else "warn")
+    match undo:
+        case Act():
+            second = Span("u undoes your last move", "bold")
+        case Ask():
+            second = Span("u asks y")
+        case Refuse():
+            second = Span("u nothing to undo" if "nothing has moved" in undo.why else "u off", "dim")
+    room = width - 7 - 5 - cell_len(second.text)
+    first = first if cell_len(first.text) <= room else Span(fit(first.text, room), first.style)
+    return line("       ", first, "     ", second)
+
+
+def _moves(state: ConsoleState, row: TenantRow) -> Line:
+    """This tenant's last two moves, and after them what else moved last in the fleet."""
+    own: list[Event] = []
+    others: list[Event] = []
+    for event in reversed(state.events.values()):
+        if event.kind in MOVES:
+            (own if event.tenant == row.tenant else others).append(event)
+        if len(own) >= 2 and len(others) >= 3:
+            break
+    events = [*own[:2], *others[: 4 - len(own[:2])]]
+    if not events:
+        return line(Span(" MOVES ", "label"), Span("none in the log shown here", "dim"))
+    return line(Span(" MOVES ", "label"), " | ".join(_move(state, event) for event in events))
+
+
+def _move(state: ConsoleState, event: Event) -> str:
+    name = clean(event.tenant if event.route in (None, "production") else f"{event.tenant}/{event.route}")
+    override = " OVR" if event.override else ""
+    left, to = (state.label_of(digest) for digest in (event.from_release, event.to_release))
+    return f"{state.when(event.at_ms)} {name} {_MARK.get(event.kind, '')}{left}>{to} {clean(event.actor)}{override}"

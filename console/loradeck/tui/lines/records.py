@@ -1,0 +1,261 @@
+"""Gate results, adapter versions, datasets and suites as cells of a row and lines of the pane."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+
+from loradeck.client.times import stamp
+from loradeck.schemas.attestation import CheckResult
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import AdapterVersion
+from loradeck.tui.lines.columns import Column
+from loradeck.tui.lines.preview import title
+from loradeck.tui.model.registry import DataEntry, Gate
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import Line, Span, clean, count, line, plural, release, width_of
+
+GATE_COLUMNS = (
+    Column("TIME", 12),
+    Column("TENANT/ROUTE", 20),
+    Column("CANDIDATE", 9),
+    Column("AGAINST", 8),
+    Column("RESULT", 6),
+    Column("CHECKS", 0),
+    Column("BY", 10, wide=True),
+)
+ADAPTER_COLUMNS = (
+    Column("ADAPTER", 0),
+    Column("VERSION", 7),
+    Column("LIVE ON", 14),
+    Column("BASE", 6),
+    Column("RANK", 4, right=True),
+    Column("SIZE", 8, right=True),
+    Column("DATASETS", 8, right=True, wide=True),
+    Column("MADE", 12),
+    Column("BY", 10, wide=True),
+)
+DATA_COLUMNS = (
+    Column("NAME", 0),
+    Column("KIND", 7),
+    Column("ROWS", 7, right=True),
+    Column("ORIGIN", 12),
+    Column("LICENCE", 14),
+    Column("CONSENT", 9),
+    Column("KEPT", 9, wide=True),
+    Column("PURPOSE", 16, wide=True),
+)
+
+
+def _bound(check: CheckResult) -> str:
+    """What a check asks for: at least, or for a drop at most."""
+    return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"
+
+
+# ---- gates -------------------------------------------------------------------------------------------------
+
+
+def gate_cells(state: ConsoleState, gate: Gate) -> dict[str, Span]:
+    result = gate.result
+    failed = [check for check in result.checks if not check.passed]
+    told = ", ".join(f"{clean(check.name)} {check.in_unit(check.value)}" for check in failed or result.checks)
+    told = f"{len(failed)} of {len(result.checks)}: {told}" if failed else told
+    return {
+        "TIME": Span(state.when(gate.at_ms, seconds=True)),
+        "TENANT/ROUTE": Span(clean(f"{gate.tenant}/{gate.route}")),
+        "CANDIDATE": Span(state.name_of(result.release)),
+        "AGAINST": Span(state.name_of(result.against) if result.against else "-"),
+        "RESULT": Span("passed" if result.passed else "FAILED", "good" if result.passed else "bad"),
+        "CHECKS": Span(told),
+        "BY": Span(clean(gate.by)),
+    }
+
+
+def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
+    """Check by check: what was asked, what was measured on how many items, and its 95 % interval."""
+    result = gate.result
+    against = f" against {state.name_of(result.against)}" if result.against else ", compared with no other"
+    lines = [
+        title(
+            f"{clean(gate.tenant)}/{clean(gate.route)}   {state.name_of(result.release)}{against}   "
+            f"{'passed' if result.passed else 'FAILED'}",
+            width,
+        )
+    ]
+    for check in result.checks:
+        elsewhere = check.suite if check.suite != result.suite else None
+        where = "" if elsewhere is None else f" on {clean(state.registry.name_of(elsewhere))}"
+        lines += _check_lines(check, where, width)
+        if check.lost is not None:
+            lines.append(_pairs_line(check))
+    if not result.checks:
+        lines.append(line(Span(" the route's gate had no check", "dim")))
+    suite = clean(state.registry.name_of(result.suite))
+    lines.append(line(Span(" SUITE   ", "label"), f"{suite} {short(result.suite)}   judged {stamp(gate.at_ms)}"))
+    row = state.tenants.get((gate.tenant, gate.route))
+    if row is not None:
+        live = row.live
+        now = "this candidate" if live is not None and live.id == result.release else release(live)
+        lines.append(line(Span(" LIVE    ", "label"), f"{now} is live there now"))
+    return lines
+
+
+def _check_lines(check: CheckResult, where: str, width: int) -> list[Line]:
+    """What was measured and what was asked for; the note beside it, or below it where there is no room."""
+    words = (Span(f" {clean(check.name):<8}", "label"), _verdict(check))
+    if check.unit in ("people", "stage"):
+        note = clean(check.note)
+        if check.unit == "stage":
+            return [line(*words, note)]
+        told = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   "
+        return [line(*words, told, Span("enter: the answers   ", "key"), note)]
+    measured = line(
+        *words,
+        f"{check.in_unit(check.value):>7} of {check.n:,}{where}   {_bound(check)}   95% interval "
+        f"{check.in_unit(check.low)} to {check.in_unit(check.high)}",
+    )
+    if not check.note or width_of(measured) + 3 + cell_len(clean(check.note)) <= width:
+        return [line(*measured, f"   {clean(check.note)}")]
+    return [measured, line(" " * 9, clean(check.note))]
+
+
+def _verdict(check: CheckResult) -> Span:
+    return Span("passed " if check.passed else "FAILED ", "good" if check.passed else "bad")
+
+
+def _pairs_line(check: CheckResult) -> Line:
+    """What a drop was counted from, and which one so many items could have seen."""
+    seen = "none" if check.visible is None else f"{check.in_unit(check.visible)} or more"
+    p = "" if check.p is None else f", p {check.p:.3f}"
+    return line(Span(" " * 9, "label"), Span(f"{check.lost} lost, {check.won} won{p}; drop it can see: {seen}", "dim"))
+
+
+# ---- adapters ----------------------------------------------------------------------------------------------
+
+
+def live_on(state: ConsoleState, version: AdapterVersion) -> tuple[str, ...]:
+    """Routes of its tenant that serve a version now."""
+    return state.tenants.counts.live.get(version.release, ())
+
+
+def base_of(state: ConsoleState, version: AdapterVersion) -> str:
+    """The base of a version, as people call it."""
+    view = state.view(version.release)
+    label = view.base_label if view is not None else state.base_label(version.manifest.base)
+    return clean(label) if label is not None else short(version.manifest.base)
+
+
+def _size(version: AdapterVersion) -> str:
+    size = sum(entry.size for entry in version.manifest.files)
+    if size < 1e5:
+        return f"{size / 1e3:.1f} kB"
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+
+
+def adapter_cells(state: ConsoleState, version: AdapterVersion) -> dict[str, Span]:
+    manifest = version.manifest
+    live = ", ".join(live_on(state, version))
+    return {
+        "ADAPTER": Span(clean(f"{manifest.tenant}/{manifest.name}"), "bold" if live else ""),
+        "VERSION": Span(f"v{version.version}"),
+        "LIVE ON": Span(clean(live) or "-", "good" if live else "dim"),
+        "BASE": Span(base_of(state, version)),
+        "RANK": Span(str(manifest.rank)),
+        "SIZE": Span(_size(version)),
+        "DATASETS": Span(str(len(manifest.datasets))),
+        "MADE": Span(state.when(version.created_ms, seconds=True)),
+        "BY": Span(clean(version.created_by)),
+    }
+
+
+def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:
+    """Where a version comes from, what it scored, and why it is in weights."""
+    manifest = version.manifest
+    lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)} v{version.version}", width)]
+    lines.append(
+        line(
+            Span(" IS     ", "label"),
+            f"release {short(version.release)}   adapter {short(version.digest)}   on {base_of(state, version)} "
+            f"{short(manifest.base)}   rank {manifest.rank} alpha {manifest.alpha}   {_size(version)}",
+        )
+    )
+    data = ", ".join(clean(state.registry.name_of(digest)) for digest in manifest.datasets) or "no dataset on record"
+    lines.append(
+        line(Span(" FROM   ", "label"), f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}")
+    )
+    scores = state.registry.scores.get(version.release)
+    fetch = state.registry.score_fetches.get(version.release)
+    if fetch is not None and fetch.trouble:
+        told: str | Span = Span(f"not known: {clean(fetch.trouble)}", "bad")
+    elif scores is None:
+        told = Span("looking up ...", "dim")
+    elif not scores:
+        told = Span("never evaluated", "warn")
+    else:
+        told = "   ".join(
+            f"{clean(state.registry.name_of(report.suite))} exact {report.exact}/{report.n} "
+            f"valid {report.valid}/{report.n}"
+            for report in scores[-3:]
+        )
+    lines.append(line(Span(" SCORED ", "label"), told))
+    lines.append(line(Span(" WHY    ", "label"), clean(manifest.decision.why_weights)))
+    for name, text in (("ELSE   ", manifest.decision.alternatives), ("COST   ", manifest.decision.cost)):
+        if text:
+            lines.append(line(Span(f" {name}", "label"), clean(text)))
+    return lines
+
+
+def _parent(state: ConsoleState, version: AdapterVersion) -> str:
+    parent = version.manifest.parent
+    if parent is None:
+        return "trained from fresh weights"
+    known = state.registry.adapters.get(parent)
+    return f"trained on from {f'v{known.version}' if known is not None else short(parent)}"
+
+
+# ---- data --------------------------------------------------------------------------------------------------
+
+
+def data_cells(entry: DataEntry) -> dict[str, Span]:
+    manifest, provenance = entry.manifest, entry.manifest.provenance
+    kept = f"{provenance.retention_days} d" if provenance.retention_days is not None else "no limit"
+    origin = provenance.origin.value + (f" d{provenance.synthetic_depth}" if provenance.synthetic_depth > 1 else "")
+    return {
+        "NAME": Span(clean(f"{manifest.tenant}/{manifest.name}")),
+        "KIND": Span(entry.kind),
+        "ROWS": Span(count(entry.rows)),
+        "ORIGIN": Span(origin, "warn" if provenance.synthetic_depth > 1 else ""),
+        "LICENCE": Span(clean(provenance.licence_class)),
+        "CONSENT": Span(clean(provenance.consent)),
+        "KEPT": Span(kept),
+        "PURPOSE": Span(clean(", ".join(provenance.purpose))),
+    }
+
+
+def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
+    """Provenance of a dataset or suite, and which adapters were trained on it."""
+    manifest, provenance = entry.manifest, entry.manifest.provenance
+    lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)}   {entry.kind} {short(entry.digest)}", width)]
+    by = f" by release {state.name_of(provenance.generator_release)}" if provenance.generator_release else ""
+    lines.append(
+        line(
+            Span(" ORIGIN  ", "label"),
+            f"{provenance.origin.value}{by}   synthetic depth {provenance.synthetic_depth}   {count(entry.rows)} rows",
+        )
+    )
+    kept = (
+        f"{provenance.retention_days} days" if provenance.retention_days is not None else "until erasure is asked for"
+    )
+    lines.append(
+        line(
+            Span(" MAY     ", "label"),
+            f"{clean(', '.join(provenance.purpose))}   consent {clean(provenance.consent)}   licence "
+            f"{clean(provenance.licence_class)}   kept {kept}",
+        )
+    )
+    raters = plural(len(provenance.rater_ids), "rater") if provenance.rater_ids else "no raters"
+    lines.append(line(Span(" CHECKED ", "label"), f"{clean(provenance.verifier or 'by nothing on record')}   {raters}"))
+    used = [v for v in state.registry.adapters.values() if entry.digest in v.manifest.datasets]
+    told = ", ".join(clean(f"{v.manifest.tenant}/{v.manifest.name} v{v.version}") for v in used)
+    if entry.kind == "dataset":
+        lines.append(line(Span(" IN      ", "label"), told or Span("no adapter on record", "dim")))
+    return lines

@@ -1,0 +1,205 @@
+"""How each list is ordered, what a filter finds in a row of it, and when it has to be put in order again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from loradeck.schemas.jobs import JobState
+from loradeck.tui.model.own_moves import RowKey
+from loradeck.tui.model.selectable_list import Listing
+
+if TYPE_CHECKING:
+    from loradeck.tui.model.row_summaries import TenantBrief
+    from loradeck.tui.model.state import ConsoleState
+
+RECENT_S = 3600.0
+"""A pointer that moved within this long is worth attention."""
+
+AGAIN_S = 30.0
+"""At the latest after this long everything is sorted again, for rows that stop being recent."""
+
+K = TypeVar("K", bound=Hashable)
+W = TypeVar("W", bound=Hashable)
+
+
+class Sort(StrEnum):
+    """What the tenants are sorted by. Only what is known of every row, looked at or not."""
+
+    ATTENTION = "attention"
+    TENANT = "tenant"
+    LIVE = "live release"
+    MOVED = "newest move"
+
+
+@dataclass(frozen=True)
+class Ordered(Generic[K]):
+    """A list and what it is made of.
+
+    Args:
+        rows: the keys there are now.
+        by: makes what the keys are sorted by, once for each time they are sorted.
+        text: what a filter looks for its words in.
+    """
+
+    listing: Listing[K]
+    rows: Callable[[], Iterable[K]]
+    by: Callable[[], Callable[[K], object]]
+    text: Callable[[K], str]
+
+    def arrange(self, *, frozen: bool) -> bool:
+        """Returns whether the order changed."""
+        return self.listing.arrange(self.rows(), by=self.by(), haystack=self.text, frozen=frozen)
+
+
+class Arranging(Generic[W]):
+    """Sorts lists of which something that decides their order, or what a filter shows, has changed.
+
+    What was arranged while the order was frozen is sorted when it thaws.
+    """
+
+    def __init__(self, lists: Mapping[W, Ordered[Any]]) -> None:
+        self.lists = lists
+        self._due = set(lists)
+        self._frozen: set[W] = set()
+        self._at = 0.0
+
+    def due(self, *which: W) -> None:
+        """These lists are to be put in order."""
+        self._due.update(which)
+
+    def arrange(self, now: float, *, frozen: bool, every: bool = False) -> set[W]:
+        """Which lists have changed. `now`: seconds; `every`: also those of which nothing is known to have changed."""
+        if every or now - self._at > AGAIN_S:
+            self._due.update(self.lists)
+        due = set(self._due)
+        self._due.clear()
+        if frozen:
+            self._frozen |= due
+        else:
+            due |= self._frozen
+            self._frozen.clear()
+        if due:
+            self._at = now
+        return {which for which, ordered in self.lists.items() if which in due and ordered.arrange(frozen=frozen)}
+
+
+# ---- ranks -------------------------------------------------------------------------------------------------
+
+
+def tenants(state: ConsoleState) -> Callable[[RowKey], tuple[int | str, ...]]:
+    """What the tenants are sorted by now."""
+    briefs, now_ms = state.tenants.briefs, state.hub_now_ms
+    match state.sort:
+        case Sort.ATTENTION:
+            return lambda key: (attention(briefs[key], now_ms), *key)
+        case Sort.TENANT:
+            return lambda key: key
+        case Sort.LIVE:
+            return lambda key: (briefs[key].live, *key)
+        case Sort.MOVED:
+            return lambda key: (-(briefs[key].moved_ms or 0), *key)
+
+
+def attention(brief: TenantBrief, now_ms: int | None) -> int:
+    """Rank of a row: bad, unproven, no way back, moved within an hour, the rest."""
+    if brief.flags:
+        for rank, flag in enumerate(("BAD", "UNPRVN", "NOPRIOR")):
+            if flag in brief.flags:
+                return rank
+    moved = brief.moved_ms
+    return 3 if moved is not None and now_ms is not None and now_ms - moved < RECENT_S * 1000 else 4
+
+
+def nodes(state: ConsoleState) -> Callable[[str], tuple[bool, str]]:
+    """Lost ones first."""
+    briefs = state.nodes.briefs
+    return lambda name: (not briefs[name].lost, name)
+
+
+def jobs(state: ConsoleState) -> Callable[[str], tuple[int, int]]:
+    """Running, queued, ended; the newest first."""
+
+    def rank(job_id: str) -> tuple[int, int]:
+        job = state.jobs[job_id]
+        running = job.state in (JobState.RUNNING, JobState.ASSIGNED)
+        order = 0 if running else 1 if job.state is JobState.QUEUED else 2
+        return (order, -(job.ended_ms or job.started_ms or job.created_ms))
+
+    return rank
+
+
+def newest_first(_: ConsoleState) -> Callable[[int], int]:
+    """By rev or number."""
+    return lambda number: -number
+
+
+def adapters(state: ConsoleState) -> Callable[[str], tuple[str, str, int]]:
+    """By tenant and name; the newest version first."""
+
+    def rank(digest: str) -> tuple[str, str, int]:
+        version = state.registry.adapters[digest]
+        return (version.manifest.tenant, version.manifest.name, -version.version)
+
+    return rank
+
+
+def data(state: ConsoleState) -> Callable[[str], tuple[str, str, str, str]]:
+    """By tenant, kind and name."""
+
+    def rank(digest: str) -> tuple[str, str, str, str]:
+        entry = state.registry.data[digest]
+        return (entry.manifest.tenant, entry.kind, entry.manifest.name, digest)
+
+    return rank
+
+
+# ---- what a filter finds -----------------------------------------------------------------------------------
+
+
+def tenant_text(state: ConsoleState, key: RowKey) -> str:
+    brief = state.tenants.briefs[key]
+    return f"{key[0]}/{key[1]} {brief.live} {' '.join(brief.flags)}"
+
+
+def node_text(state: ConsoleState, name: str) -> str:
+    return state.nodes.briefs[name].text
+
+
+def job_text(state: ConsoleState, job_id: str) -> str:
+    job = state.jobs[job_id]
+    return f"{job.id} {job.kind} {job.tenant} {job.state.value} {job.node or ''} {job.message}"
+
+
+def event_text(state: ConsoleState, rev: int) -> str:
+    event = state.events[rev]
+    return (
+        f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
+        f"{event.incident or ''} {state.name_of(event.to_release)}"
+    )
+
+
+def gate_text(state: ConsoleState, seq: int) -> str:
+    gate = state.registry.gates[seq]
+    checks = " ".join(check.name for check in gate.result.checks)
+    return (
+        f"{gate.tenant}/{gate.route} {state.name_of(gate.result.release)} "
+        f"{'passed' if gate.result.passed else 'failed'} {checks} {gate.by}"
+    )
+
+
+def adapter_text(state: ConsoleState, digest: str) -> str:
+    version = state.registry.adapters[digest]
+    manifest = version.manifest
+    return f"{manifest.tenant}/{manifest.name} v{version.version} {version.release} {digest} {version.created_by}"
+
+
+def data_text(state: ConsoleState, digest: str) -> str:
+    entry = state.registry.data[digest]
+    provenance = entry.manifest.provenance
+    return (
+        f"{entry.manifest.tenant}/{entry.manifest.name} {entry.kind} {provenance.origin.value} {digest} "
+        f"{provenance.licence_class} {provenance.consent} {' '.join(provenance.purpose)}"
+    )

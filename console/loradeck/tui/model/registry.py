@@ -1,0 +1,112 @@
+"""What the hub has on record beside pointers: gate results, adapter versions, datasets and suites.
+
+The feed does not carry it. It is fetched when its screen comes to the front and again while it is there, and
+says how old it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from loradeck.client.responses import DatasetEntry, SuiteEntry
+from loradeck.schemas.attestation import Attestation, EvaluationReport, GateResult
+from loradeck.schemas.manifest import AdapterVersion, DatasetManifest, SuiteManifest
+
+REFRESH_S = 5.0
+"""How often a screen in front is fetched again."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate result on record, and the record as the hub sent it."""
+
+    seq: int
+    tenant: str
+    route: str
+    result: GateResult
+    by: str
+    at_ms: int
+    record: Attestation
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """A dataset or a suite. `record`: as the hub sent it."""
+
+    digest: str
+    kind: str
+    manifest: DatasetManifest | SuiteManifest
+    record: DatasetEntry | SuiteEntry
+
+    @property
+    def rows(self) -> int:
+        manifest = self.manifest
+        return manifest.rows if isinstance(manifest, DatasetManifest) else manifest.items
+
+
+@dataclass
+class Fetch:
+    """When something was last fetched and last tried (seconds of the console's clock), and what stood in the way."""
+
+    at: float | None = None
+    tried: float | None = None
+    trouble: str = ""
+    running: bool = False
+
+    def due(self, now: float) -> bool:
+        return not self.running and (self.tried is None or now - self.tried >= REFRESH_S)
+
+
+@dataclass
+class Registry:
+    """Records by their key, as they were last fetched."""
+
+    gates: dict[int, Gate] = field(default_factory=dict)
+    adapters: dict[str, AdapterVersion] = field(default_factory=dict)
+    data: dict[str, DataEntry] = field(default_factory=dict)
+    scores: dict[str, tuple[EvaluationReport, ...]] = field(default_factory=dict)
+    """Evaluations by release, without their items; only of releases that were looked at."""
+
+    score_fetches: dict[str, Fetch] = field(default_factory=dict)
+    unreadable: int = 0
+    """Gate results of another version of the hub, left out."""
+
+    def take_gates(self, attestations: Iterable[Attestation]) -> None:
+        """All gate results there are."""
+        gates, self.unreadable = {}, 0
+        for found in attestations:
+            try:
+                result = GateResult.model_validate(found.body)
+            except ValidationError:
+                self.unreadable += 1
+                continue
+            gates[found.seq] = Gate(found.seq, found.tenant, found.route or "-", result, found.by, found.at_ms, found)
+        self.gates = gates
+
+    def take_adapters(self, versions: Iterable[AdapterVersion]) -> None:
+        """All adapter versions there are."""
+        self.adapters = {version.digest: version for version in versions}
+
+    def take_data(self, datasets: Iterable[DatasetEntry], suites: Iterable[SuiteEntry]) -> None:
+        """All datasets and suites there are."""
+        entries = [DataEntry(entry.digest, "dataset", entry.manifest, entry) for entry in datasets]
+        entries += [DataEntry(entry.digest, "suite", entry.manifest, entry) for entry in suites]
+        self.data = {entry.digest: entry for entry in entries}
+
+    def take_scores(self, release: str, attestations: Iterable[Attestation]) -> None:
+        """The evaluations of one release, oldest first. Items are dropped: they may be many."""
+        reports = []
+        for found in attestations:
+            try:
+                reports.append(EvaluationReport.model_validate(found.body).model_copy(update={"items": ()}))
+            except ValidationError:
+                continue
+        self.scores[release] = tuple(reports)
+
+    def name_of(self, digest: str) -> str:
+        """A dataset or suite by its name; the beginning of its digest where it has not been fetched."""
+        entry = self.data.get(digest)
+        return f"{entry.manifest.tenant}/{entry.manifest.name}" if entry is not None else digest[:6]

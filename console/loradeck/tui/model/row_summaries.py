@@ -1,0 +1,124 @@
+"""What is kept of every row, so that a list is sorted, searched and counted without opening its rows."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from loradeck.schemas.state import NodeRow, TenantRow
+from loradeck.tui.model.own_moves import RowKey
+from loradeck.tui.model.packed_rows import Rows
+from loradeck.tui.text.spans import release
+
+
+class TenantBrief(NamedTuple):
+    """Of a pointer: its flags, when it was last moved, and its live release for people and by its id."""
+
+    flags: tuple[str, ...]
+    moved_ms: int | None
+    live: str
+    release: str | None
+    route: str
+    nodes: tuple[str, ...]
+    """The node of each replica."""
+
+
+class NodeBrief(NamedTuple):
+    """Of a node: whether it is there, what it has, and what it is searched by."""
+
+    linked: bool
+    lost: bool
+    gpus: int
+    pins: int
+    text: str
+
+
+_flags: dict[tuple[str, ...], tuple[str, ...]] = {}
+"""The few combinations that occur, each held once."""
+
+_routes: dict[tuple[str, ...], tuple[str, ...]] = {}
+_nodes: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+
+def brief_tenant(row: TenantRow) -> TenantBrief:
+    flags = _flags.setdefault(row.flags, row.flags)
+    live = sys.intern(release(row.live))
+    release_id = row.live.id if row.live else None
+    nodes = tuple(replica.node for replica in row.replicas)
+    nodes = _nodes.setdefault(nodes, nodes)
+    return TenantBrief(flags, row.pointer.moved_ms, live, release_id, sys.intern(row.route), nodes)
+
+
+def brief_node(node: NodeRow) -> NodeBrief:
+    labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
+    text = sys.intern(f"{node.node} {labels} {'LOST' if node.lost else 'up'}")
+    return NodeBrief(node.linked, node.lost, len(node.gpus), len(node.pins), text)
+
+
+@dataclass
+class Counts:
+    """The summary line of the tenants, counted as rows come and go."""
+
+    bad: int = 0
+    unproven: int = 0
+    no_way_back: int = 0
+    need: int = 0
+    fine: int = 0
+    live: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Release -> the routes it is live on."""
+
+    def changed(self, before: TenantBrief | None, after: TenantBrief | None) -> None:
+        for brief, by in ((before, -1), (after, 1)):
+            if brief is None:
+                continue
+            self._live(brief, by)
+            bad, unproven, no_prior = ("BAD" in brief.flags, "UNPRVN" in brief.flags, "NOPRIOR" in brief.flags)
+            self.bad += by * bad
+            self.unproven += by * unproven
+            self.no_way_back += by * no_prior
+            if bad or unproven or no_prior:
+                self.need += by
+            else:
+                self.fine += by
+
+    def _live(self, brief: TenantBrief, by: int) -> None:
+        if brief.release is None:
+            return
+        others = tuple(route for route in self.live.pop(brief.release, ()) if route != brief.route)
+        routes = others if by < 0 else _routes.setdefault((*others, brief.route), (*others, brief.route))
+        if routes:
+            self.live[brief.release] = routes
+
+
+@dataclass
+class NodeCounts:
+    """The summary line of the nodes."""
+
+    nodes: int = 0
+    up: int = 0
+    lost: int = 0
+    gpus: int = 0
+    pins: int = 0
+
+    def changed(self, before: NodeBrief | None, after: NodeBrief | None) -> None:
+        for brief, by in ((before, -1), (after, 1)):
+            if brief is None:
+                continue
+            self.nodes += by
+            self.up += by * (brief.linked and not brief.lost)
+            self.lost += by * brief.lost
+            self.gpus += by * brief.gpus
+            self.pins += by * brief.pins
+
+
+TenantRows = Rows[RowKey, TenantRow, TenantBrief, Counts]
+NodeRows = Rows[str, NodeRow, NodeBrief, NodeCounts]
+
+
+def tenant_rows() -> TenantRows:
+    return Rows(TenantRow, brief_tenant, Counts())
+
+
+def node_rows() -> NodeRows:
+    return Rows(NodeRow, brief_node, NodeCounts())

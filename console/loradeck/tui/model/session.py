@@ -1,0 +1,154 @@
+"""What was on the screen of a console that was cut off: the next one on that hub goes on there.
+
+Of one that was left with q only what was typed is kept: a filter of yesterday would hide a tenant of tonight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from loradeck.client.config import Context, state_path
+from loradeck.tui.model.list_order import Sort
+from loradeck.tui.model.own_moves import Move, MoveKind, Request, RowKey
+from loradeck.tui.model.selectable_list import FilterError, RowFilter
+from loradeck.tui.model.state import Screen
+from loradeck.tui.text.spans import age, clean
+
+if TYPE_CHECKING:
+    from loradeck.tui.app import Deck
+
+log = logging.getLogger("loradeck.console")
+
+FRESH_MS = 3600_000
+"""So long after it was cut off a session is gone on with."""
+
+_REQUESTS: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in get_args(Request)}
+
+
+class SentMove(BaseModel):
+    """A move whose result was on the screen. Its key finds out what became of it."""
+
+    kind: MoveKind
+    tenant: str
+    route: str
+    says: str
+    sent_ms: int
+    form: str
+    request: dict[str, Any]
+
+    @classmethod
+    def of(cls, move: Move, sent_ms: int) -> SentMove:
+        return cls(
+            kind=move.kind,
+            tenant=move.tenant,
+            route=move.route,
+            says=move.says,
+            sent_ms=sent_ms,
+            form=type(move.request).__name__,
+            request=move.request.model_dump(mode="json"),
+        )
+
+    def move(self) -> Move:
+        """Raises: ValidationError, KeyError: it was written by another version."""
+        request: Any = _REQUESTS[self.form].model_validate(self.request)
+        return Move(self.kind, self.tenant, self.route, request, self.says)
+
+
+class Session(BaseModel):
+    """`cut`: the console was ended by a signal or a fault and not by q. Times are wall-clock milliseconds."""
+
+    at_ms: int = 0
+    cut: bool = False
+    screen: Screen = Screen.TENANTS
+    sort: Sort = Sort.ATTENTION
+    filter: str = ""
+    """Of the tenants."""
+
+    row: RowKey | None = None
+    told: tuple[SentMove, ...] = ()
+    commands: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+
+    def goes_on(self, now_ms: int) -> bool:
+        """Whether the next console begins where this one was cut off."""
+        return self.cut and 0 <= now_ms - self.at_ms < FRESH_MS
+
+    def moves(self) -> Iterable[tuple[Move, int]]:
+        """The moves that were told, with when they were sent; those of another version are left out."""
+        for sent in self.told:
+            with contextlib.suppress(ValidationError, KeyError):
+                yield sent.move(), sent.sent_ms
+
+
+def of(deck: Deck, now_ms: int, *, cut: bool) -> Session:
+    """What the next console on this hub needs to go on where this one is. Marks and open questions are not kept."""
+    state = deck.state
+    return Session(
+        at_ms=now_ms,
+        cut=cut,
+        screen=state.screen,
+        sort=state.sort,
+        filter=state.tenant_list.filter.text,
+        row=state.tenant_list.selected,
+        told=tuple(SentMove.of(own.move, own.sent_ms) for own in deck.sender.told),
+        commands=tuple(deck.typed.commands.lines),
+        filters=tuple(deck.typed.filters.lines),
+    )
+
+
+def go_on(deck: Deck, session: Session, now_ms: int) -> None:
+    """Put a session that was cut off lately on the screen, and find out what became of its last moves."""
+    if not session.goes_on(now_ms):
+        return
+    state = deck.state
+    state.sort = session.sort
+    with contextlib.suppress(FilterError):
+        state.tenant_list.filter = RowFilter.parse(session.filter)
+    state.arrange(force=True)
+    if session.row is not None:
+        state.tenant_list.choose(session.row)
+    deck.show_list(session.screen)
+    owns = deck.sender.take_up(session.moves(), now_ms)
+    deck.run_worker(deck.sender.look_up(owns), group="moves")
+    ago = age((now_ms - session.at_ms) / 1000)
+    hidden = f"; filter {session.filter}, esc clears it" if session.filter else ""
+    deck.notice(clean(f"as it was when the last console was cut off {ago} ago{hidden}"))
+
+
+def path_of(context: Context) -> Path:
+    """Where the session on a hub is kept (0600). Hubs that are given by their address all have one name."""
+    address = hashlib.sha256(context.where.encode()).hexdigest()[:12]
+    return state_path() / "sessions" / f"{quote(context.name, safe='')}-{address}.json"
+
+
+def read(path: Path) -> Session:
+    """The last session; an empty one where there is none that can be read."""
+    try:
+        return Session.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Session()
+    except (OSError, ValidationError) as error:
+        log.warning("session not read: %s: %s", path, type(error).__name__)
+        return Session()
+
+
+def write(path: Path, session: Session) -> None:
+    """Keep a session. Where there is no writing, the next console begins anew; the log says so."""
+    staged = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(session.model_dump_json().encode())
+        staged.replace(path)
+    except OSError as error:
+        log.warning("session not kept: %s: %s", path, error.strerror)
