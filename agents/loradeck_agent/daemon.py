@@ -42,29 +42,29 @@ from loradeck.schemas.link import (
     Welcome,
 )
 from loradeck.schemas.table import Pin
-from loradeck_agent.acks import AckBoard
-from loradeck_agent.checkpoint_store import CheckpointStore
-from loradeck_agent.collecting import Collector
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.control import RouterControl, TableUpdate
-from loradeck_agent.desired import DesiredTable, Heard
-from loradeck_agent.engine_life import EngineLife
-from loradeck_agent.errors import AgentError, Unreachable
-from loradeck_agent.folder import StateFolder, locked
-from loradeck_agent.hub_api import HubApi
-from loradeck_agent.inputs import InputStore
-from loradeck_agent.jobs import Jobs
-from loradeck_agent.journal import Cursor, Journal
-from loradeck_agent.link import Link
-from loradeck_agent.measured import Measured
-from loradeck_agent.proof import Prover
-from loradeck_agent.reconcile import Reconciler
-from loradeck_agent.records import CanaryRecords
-from loradeck_agent.releases import ReleaseStore
-from loradeck_agent.replica import EngineReplica, open_api
-from loradeck_agent.supervise import Program, Supervised
-from loradeck_agent.telemetry.watch import Telemetry
-from loradeck_agent.upkeep import Upkeep
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.durations import Measured
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.state_folder import StateFolder, locked
+from loradeck_agent.host.supervisor import Program, Supervised
+from loradeck_agent.jobs.jobs import Jobs
+from loradeck_agent.router.client import RouterControl, TableUpdate
+from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.engine_lifecycle import EngineLife
+from loradeck_agent.serving.engine_schedule import Upkeep
+from loradeck_agent.serving.garbage import Collector
+from loradeck_agent.serving.proof import Prover
+from loradeck_agent.serving.reconciler import Reconciler
+from loradeck_agent.serving.replica import EngineReplica, open_api
+from loradeck_agent.store.checkpoints import CheckpointStore
+from loradeck_agent.store.inputs import InputStore
+from loradeck_agent.store.releases import ReleaseStore
+from loradeck_agent.telemetry.sampler_watch import Telemetry
+from loradeck_agent.uplink.acknowledgements import AckBoard
+from loradeck_agent.uplink.desired_table import DesiredTable, Heard
+from loradeck_agent.uplink.hub_api import HubApi
+from loradeck_agent.uplink.journal import Cursor, Journal
+from loradeck_agent.uplink.link import Link
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from incident.play import run
 from incident.progress import Progress
 from incident.sabotage import CONTROLS
 from loradeck.client.errors import ClientError
-from loradeck_agent.basemodel import BaseModelError, ensure_base
+from loradeck_agent.testing.base_model import BaseModelError, ensure_base
 
 
 def main() -> int:

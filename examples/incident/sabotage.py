@@ -23,11 +23,12 @@ CONTROLS = ("late-router", "wrong-file", "bare-base")
 
 def agent(control: str) -> None:
     """Run the agent's command line with the breakage in it, or in what it starts."""
-    from loradeck_agent import daemon, engine_life
+    from loradeck_agent import daemon
     from loradeck_agent.cli import main
-    from loradeck_agent.supervise import Program
+    from loradeck_agent.host.supervisor import Program
+    from loradeck_agent.serving import engine_lifecycle
 
-    child = {"late-router": "loradeck_agent.router", "bare-base": "loradeck_agent.engines.embedded"}.get(control)
+    child = {"late-router": "loradeck_agent.router", "bare-base": "loradeck_agent.embedded.serve"}.get(control)
     if child is not None:
         program = Program
 
@@ -36,7 +37,7 @@ def agent(control: str) -> None:
                 argv = (argv[0], str(Path(__file__).resolve()), control, "child", *argv[3:])
             return program(name, argv, *rest, **named)
 
-        for starts in (daemon, engine_life):
+        for starts in (daemon, engine_lifecycle):
             starts.Program = broken  # type: ignore[attr-defined]
     else:
         _load_the_wrong_file()
@@ -44,7 +45,7 @@ def agent(control: str) -> None:
 
 
 def _load_the_wrong_file() -> None:
-    from loradeck_agent.engine_api import EngineApi
+    from loradeck_agent.serving.engine_api import EngineApi
 
     load = EngineApi.load
     first: dict[str, Path] = {}
@@ -70,8 +71,8 @@ def late_router(argv: list[str]) -> int:
 
 
 def bare_base(argv: list[str]) -> int:
-    from loradeck_agent.engines.bank import BASE, AdapterBank
-    from loradeck_agent.engines.embedded import main
+    from loradeck_agent.embedded.adapter_bank import BASE, AdapterBank
+    from loradeck_agent.embedded.serve import main
 
     select = AdapterBank.select
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorSpec, TrainSpec
-from loradeck_agent.basemodel import ensure_base
+from loradeck_agent.testing.base_model import ensure_base
 
 HERE = Path(__file__).parent
 RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo")
@@ -129,8 +129,8 @@ def scored(full: ExecutorSpec, name: str, out: Path | None) -> Score:
     # Heavy, and not needed to read a recipe.
     from loradeck_agent.executors.base import Base, load_base
     from loradeck_agent.executors.evaluate import with_adapter
-    from loradeck_agent.executors.templates import tokenised
-    from loradeck_agent.executors.training_rows import read_lessons
+    from loradeck_agent.executors.training.templates import tokenised
+    from loradeck_agent.executors.training.training_rows import read_lessons
 
     spec = full.spec
     assert isinstance(spec, TrainSpec)
@@ -167,7 +167,7 @@ def _logp(base: Any, prompt: Sequence[int], answer: Sequence[int]) -> float:
 
 
 def _exact(base: Any, items: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
-    from loradeck_agent.executors.greedy import greedy
+    from loradeck_agent.executors.evaluation.greedy import greedy
 
     right = []
     for start in range(0, len(items), 8):

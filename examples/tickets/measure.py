@@ -23,7 +23,7 @@ from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobSpec, TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.basemodel import ensure_base
+from loradeck_agent.testing.base_model import ensure_base
 
 HERE = Path(__file__).parent
 TENANTS = ("acme", "bolt", "cedar")

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from loradeck.schemas.jobs import ExecutorSpec, TrainSpec
 from loradeck_agent.executors.base import Base, load_base
-from loradeck_agent.executors.batches import batches
-from loradeck_agent.executors.loop import CLIP, learning_rate
 from loradeck_agent.executors.protocol import Run
-from loradeck_agent.executors.templates import Example, tokenised
 from loradeck_agent.executors.train import train
-from loradeck_agent.executors.training_rows import read_lessons
+from loradeck_agent.executors.training.batches import batches
+from loradeck_agent.executors.training.loop import CLIP, learning_rate
+from loradeck_agent.executors.training.templates import Example, tokenised
+from loradeck_agent.executors.training.training_rows import read_lessons
 
 IGNORED = -100
 """The label of a token that is not trained on."""

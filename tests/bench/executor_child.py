@@ -24,7 +24,7 @@ import transformers
 from tests.bench.bare_loop import turns
 from tests.bench.executors import copy_synced
 
-from loradeck_agent.executors.merge_weights import merge_weights
+from loradeck_agent.executors.merging.merge_weights import merge_weights
 
 Task = dict[str, Any]
 

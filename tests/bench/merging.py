@@ -18,7 +18,7 @@ from tests.bench.executors import child, cores, version
 from tests.bench.rows import Row
 from tests.words import MODULES
 
-from loradeck_agent.basemodel import ensure_base
+from loradeck_agent.testing.base_model import ensure_base
 
 ROUNDS = 5
 

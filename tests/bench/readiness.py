@@ -24,7 +24,7 @@ from loradeck.client.config import Context
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.state import Preview, Readiness
-from loradeck_agent.folder import StateFolder
+from loradeck_agent.host.state_folder import StateFolder
 
 RESIDENT = 30
 WARM = 10

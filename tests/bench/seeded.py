@@ -41,7 +41,7 @@ from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.store.interface import Doc
 from loradeck.store.sqlite import SqliteStore
-from loradeck_agent.simulated import BUILD, GPUS, gpu_figures
+from loradeck_agent.testing.simulated_nodes import BUILD, GPUS, gpu_figures
 
 REPORT_S = 5.0
 """Time between a node's reports. Each tenant is on two nodes, and the figures of its row change with both."""

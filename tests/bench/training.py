@@ -25,8 +25,8 @@ from tests.bench.rows import Row
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, ExecutorSpec
-from loradeck_agent.basemodel import ensure_base
-from loradeck_agent.checkpoint_store import LAST_GOOD
+from loradeck_agent.store.checkpoints import LAST_GOOD
+from loradeck_agent.testing.base_model import ensure_base
 from recipes.measure import HERE, digest_of_rows, recipe
 
 STEPS = 20

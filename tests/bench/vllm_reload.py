@@ -29,7 +29,7 @@ from incident.fleet import Fleet
 from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.moves import UndoRequest
-from loradeck_agent.basemodel import ensure_base
+from loradeck_agent.testing.base_model import ensure_base
 
 ROUTE = "production"
 NAME = "today"

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from loradeck.hub.app import create_app
 from loradeck.schemas.attestation import EngineBuild
-from loradeck_agent.engines.server import EngineServer
+from loradeck_agent.embedded.server import EngineServer
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.proxy import COMPLETIONS
 

@@ -33,7 +33,7 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica
 from loradeck.schemas.manifest import DecisionRecord
 from loradeck.schemas.state import TenantRow
-from loradeck_agent.folder import StateFolder
+from loradeck_agent.host.state_folder import StateFolder
 
 PAGE = f"tenants/{TENANT}/routes/{ROUTE}"
 WEIGHTS = "adapter_model.safetensors"

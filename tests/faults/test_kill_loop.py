@@ -26,7 +26,7 @@ from loradeck.client.config import Context
 from loradeck.client.errors import ClientError, OutcomeUnknown
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck_agent.folder import StateFolder, holder_of
+from loradeck_agent.host.state_folder import StateFolder, holder_of
 
 ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "10"))
 SEED = int(os.environ.get("LORADECK_FAULT_SEED", random.SystemRandom().randrange(2**32)))

@@ -30,7 +30,7 @@ from loradeck.client.config import Context
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.state import ReplicaRow, TenantRow
-from loradeck_agent.folder import StateFolder
+from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.router.table import Change
 
 NEAR, FAR = "gpu-01", "gpu-02"

@@ -22,7 +22,7 @@ import pytest
 from tests.integration.executors.running import DATASET, Bench, read_events, write_rows
 
 from loradeck.schemas.jobs import EXIT_PREEMPTED, ExecutorEventType
-from loradeck_agent.executors.checkpoints import LAST_GOOD
+from loradeck_agent.executors.training.checkpoints import LAST_GOOD
 
 ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "5"))
 SEED = int(os.environ.get("LORADECK_FAULT_SEED", random.SystemRandom().randrange(2**32)))

@@ -34,7 +34,7 @@ from incident.traffic import Callers
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.schemas.trace import TraceRow
-from loradeck_agent.folder import StateFolder
+from loradeck_agent.host.state_folder import StateFolder
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(1500)]
 

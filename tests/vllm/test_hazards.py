@@ -31,9 +31,9 @@ from loradeck.client.config import Context
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
-from loradeck_agent.errors import AgentError
-from loradeck_agent.folder import StateFolder
-from loradeck_agent.releases import ReleaseStore
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.store.releases import ReleaseStore
 
 WEIGHTS = "adapter_model.safetensors"
 PROMPT = PROMPTS[0]

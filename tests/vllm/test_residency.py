@@ -15,9 +15,9 @@ from tests import vllm_server
 from tests.fleet import Material
 from tests.vllm_server import Server
 
-from loradeck_agent.engine_api import EngineAddress
-from loradeck_agent.engine_config import VllmEngine
-from loradeck_agent.vllm_api import VllmApi
+from loradeck_agent.host.engine_config import VllmEngine
+from loradeck_agent.serving.engine_api import EngineAddress
+from loradeck_agent.serving.vllm_api import VllmApi
 
 SLOTS = 2
 _ADDED = re.compile(r"Adding lora\. Model id: (\d+)")

@@ -16,11 +16,11 @@ from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.cli.shared import config_option
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.control import RouterControl
-from loradeck_agent.errors import AgentError
-from loradeck_agent.folder import StateFolder, holder_of, locked
-from loradeck_agent.journal import Journal
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder, holder_of, locked
+from loradeck_agent.router.client import RouterControl
+from loradeck_agent.uplink.journal import Journal
 
 
 @click.command()

@@ -11,7 +11,7 @@ import time
 import click
 
 from loradeck_agent.cli.shared import config_option
-from loradeck_agent.config import AgentConfig
+from loradeck_agent.host.config import AgentConfig
 
 
 @click.command()

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from loradeck_agent.config import DEFAULT_CONFIG, AgentConfig
-from loradeck_agent.errors import AgentError, ConfigError, Unreachable
+from loradeck_agent.host.config import DEFAULT_CONFIG, AgentConfig
+from loradeck_agent.host.errors import AgentError, ConfigError, Unreachable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

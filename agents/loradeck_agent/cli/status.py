@@ -13,14 +13,14 @@ import click
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.control import RouterControl
-from loradeck_agent.engine_config import EngineConfig
-from loradeck_agent.errors import AgentError
-from loradeck_agent.executor import Executor, ExecutorFolder
-from loradeck_agent.folder import StateFolder, holder_of
-from loradeck_agent.journal import Journal
-from loradeck_agent.replica import open_api
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.engine_config import EngineConfig
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder, holder_of
+from loradeck_agent.jobs.executor import Executor, ExecutorFolder
+from loradeck_agent.router.client import RouterControl
+from loradeck_agent.serving.replica import open_api
+from loradeck_agent.uplink.journal import Journal
 
 
 @click.command()

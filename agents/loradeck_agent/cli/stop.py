@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from loradeck_agent.cli.shared import config_option
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.executor import Executor, ExecutorFolder
-from loradeck_agent.folder import StateFolder, holder_of
-from loradeck_agent.supervise import end_process
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.state_folder import StateFolder, holder_of
+from loradeck_agent.host.supervisor import end_process
+from loradeck_agent.jobs.executor import Executor, ExecutorFolder
 
 AGENT_GRACE_S = 15.0
 ROUTER_GRACE_S = 20.0

@@ -12,9 +12,9 @@ import click
 
 from loradeck.schemas.ids import short
 from loradeck_agent.cli.shared import config_option
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.control import RouterControl
-from loradeck_agent.folder import StateFolder
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.router.client import RouterControl
 
 
 @click.command()

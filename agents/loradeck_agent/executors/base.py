@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loradeck.artifacts import BadArtifact, base_manifest
 from loradeck.schemas.jobs import ExecutorSpec
-from loradeck_agent.engines.model import pad_token
+from loradeck_agent.embedded.model import pad_token
 from loradeck_agent.executors.protocol import BadSpec
 from loradeck_agent.executors.rows import Conversation
 

@@ -22,8 +22,7 @@ from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationRep
 from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
-from loradeck_agent.engine_api import CANARY_TOKENS, prompt_digest
-from loradeck_agent.engines.adapter_files import (
+from loradeck_agent.embedded.adapter_files import (
     WEIGHTS,
     AdapterFault,
     check_tensors,
@@ -31,14 +30,15 @@ from loradeck_agent.engines.adapter_files import (
     linear_shapes,
     read_config,
 )
-from loradeck_agent.engines.build import embedded_build
+from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.executors.base import Base, load_base
-from loradeck_agent.executors.choices import likelihoods
-from loradeck_agent.executors.greedy import greedy
+from loradeck_agent.executors.evaluation.choices import likelihoods
+from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.evaluation.scoring import scored
 from loradeck_agent.executors.protocol import BadSpec, Run, run
 from loradeck_agent.executors.publish import publish_documents
 from loradeck_agent.executors.rows import Suite, read_suite
-from loradeck_agent.executors.scoring import scored
+from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 
 
 def evaluate(current: Run) -> Mapping[str, Any]:

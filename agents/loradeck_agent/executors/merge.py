@@ -21,11 +21,11 @@ from loradeck.schemas.attestation import MergeReport
 from loradeck.schemas.jobs import MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.executors.merge_probe import probe
-from loradeck_agent.executors.merge_weights import merge_weights
+from loradeck_agent.executors.merging.merge_probe import probe
+from loradeck_agent.executors.merging.merge_weights import merge_weights
 from loradeck_agent.executors.protocol import BadSpec, Run, run
 from loradeck_agent.executors.publish import staged, write_document
-from loradeck_agent.folder import fsync_folder
+from loradeck_agent.host.state_folder import fsync_folder
 
 WEIGHTS = "weights"
 WEIGHTS_MANIFEST = f"{WEIGHTS}.manifest.json"

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from loradeck_agent.folder import fsync_folder
+from loradeck_agent.host.state_folder import fsync_folder
 
 MANIFEST = "manifest.json"
 

@@ -20,18 +20,18 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Method
 from loradeck_agent.executors.base import Base, load_base
-from loradeck_agent.executors.checkpoints import CheckpointFolder, ResumeToken
-from loradeck_agent.executors.contamination import contaminated
-from loradeck_agent.executors.loop import Loop
-from loradeck_agent.executors.preferences import Preferences
 from loradeck_agent.executors.protocol import BadSpec, Run, run
 from loradeck_agent.executors.rows import read_suite
-from loradeck_agent.executors.supervised import Supervised
-from loradeck_agent.executors.templates import Example, check_base, tokenised
-from loradeck_agent.executors.trained import Trained, prepared
-from loradeck_agent.executors.training_rows import Lesson, read_lessons
-from loradeck_agent.executors.validation import HeldBack, Looks, hold_back
-from loradeck_agent.executors.world import World, joined
+from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
+from loradeck_agent.executors.training.contamination import contaminated
+from loradeck_agent.executors.training.loop import Loop
+from loradeck_agent.executors.training.preferences import Preferences
+from loradeck_agent.executors.training.supervised import Supervised
+from loradeck_agent.executors.training.templates import Example, check_base, tokenised
+from loradeck_agent.executors.training.trained import Trained, prepared
+from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
+from loradeck_agent.executors.training.validation import HeldBack, Looks, hold_back
+from loradeck_agent.executors.training.world import World, joined
 
 
 def train(current: Run) -> Mapping[str, Any]:

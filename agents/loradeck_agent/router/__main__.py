@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 
 from loradeck.schemas.address import is_loopback
-from loradeck_agent.open_files import allow_open_files
+from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.router.serve import Router
 from loradeck_agent.router.table import TableFault
 

@@ -15,9 +15,9 @@ from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.link import Ack, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.table import Pin, TableEntry
-from loradeck_agent.router.admit import Admission
-from loradeck_agent.router.contact import Contact
-from loradeck_agent.router.stats import Stats
+from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.counters import Stats
+from loradeck_agent.router.hub_contact import Contact
 from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Contents, EngineAt, TableFault
 from loradeck_agent.router.trace import Trace

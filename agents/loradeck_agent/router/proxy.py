@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from loradeck_agent.router.admit import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
-from loradeck_agent.router.checks import ANSWER_CAP, Checks
-from loradeck_agent.router.replicas import COMPLETIONS, Replica
+from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
+from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
+from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.table import Key
 from loradeck_agent.router.trace import Trace
 

@@ -12,13 +12,13 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
-from loradeck_agent.router.admit import Admission
-from loradeck_agent.router.checks import Checks
-from loradeck_agent.router.contact import Contact
+from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.control import Control
+from loradeck_agent.router.counters import Stats
+from loradeck_agent.router.engine_pools import Replicas
+from loradeck_agent.router.hub_contact import Contact
 from loradeck_agent.router.proxy import BODY_CAP, Proxy
-from loradeck_agent.router.replicas import Replicas
-from loradeck_agent.router.stats import Stats
+from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.router.table import Table
 from loradeck_agent.router.trace import Trace

@@ -16,8 +16,8 @@ from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
-from loradeck_agent.router.admit import Admission
-from loradeck_agent.router.replicas import Replica, Replicas
+from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.engine_pools import Replica, Replicas
 from loradeck_agent.router.table import Change, EngineAt, InForce, Key, Table, TableFault
 from loradeck_agent.router.trace import now_ms
 

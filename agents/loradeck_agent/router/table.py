@@ -20,7 +20,7 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
-from loradeck_agent.folder import fsync_folder
+from loradeck_agent.host.state_folder import fsync_folder
 
 Key = tuple[str, str]
 """(tenant, route)."""

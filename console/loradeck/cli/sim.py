@@ -231,7 +231,7 @@ class _Fleet:
     @asynccontextmanager
     async def _nodes(self, base: str, tokens: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
         """The process that plays the nodes."""
-        command = [sys.executable, "-m", "loradeck_agent.simulated", "--hub", self._link, "--base", base]
+        command = [sys.executable, "-m", "loradeck_agent.testing.simulated_nodes", "--hub", self._link, "--base", base]
         command += ["--report-every", str(self._report_every)]
         if self._ca is not None:
             command += ["--ca", str(self._ca)]

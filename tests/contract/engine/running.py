@@ -23,7 +23,7 @@ Load = Callable[..., httpx.Response]
 
 
 def start_embedded(state: Path, base: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "loradeck_agent.engines.embedded", "--state", str(state), "--base", str(base)]
+    command = [sys.executable, "-m", "loradeck_agent.embedded.serve", "--state", str(state), "--base", str(base)]
     with log.open("wb") as out:
         return subprocess.Popen([*command, "--slots", str(SLOTS), "--threads", "1"], stdout=out, stderr=out)
 

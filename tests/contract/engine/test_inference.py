@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from loradeck_agent.engines.bank import BASE, AdapterBank
-from loradeck_agent.engines.batch import Batch
-from loradeck_agent.engines.inference import MAX_WAITING, Inference, Overloaded
-from loradeck_agent.engines.sequence import Output, Sampling, Sequence
+from loradeck_agent.embedded.adapter_bank import BASE, AdapterBank
+from loradeck_agent.embedded.batch import Batch
+from loradeck_agent.embedded.inference import MAX_WAITING, Inference, Overloaded
+from loradeck_agent.embedded.sequence import Output, Sampling, Sequence
 
 EOS = frozenset({2})
 
@@ -124,7 +124,7 @@ class Direct:
     def __init__(self, base: Path, adapters: dict[int, Path]) -> None:
         from transformers import AutoModelForCausalLM
 
-        from loradeck_agent.engines.adapter_files import read_adapter
+        from loradeck_agent.embedded.adapter_files import read_adapter
 
         model = AutoModelForCausalLM.from_pretrained(base).eval().requires_grad_(False)
         bank = AdapterBank(model)

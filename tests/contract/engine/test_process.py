@@ -38,7 +38,7 @@ def test_socket_and_folder_are_private(engine: Engine) -> None:
 
 @EMBEDDED_ONLY
 def test_a_second_engine_on_the_same_folder_is_refused_and_the_first_serves_on(engine: Engine) -> None:
-    command = [sys.executable, "-m", "loradeck_agent.engines.embedded", "--state", str(engine.socket.parent)]
+    command = [sys.executable, "-m", "loradeck_agent.embedded.serve", "--state", str(engine.socket.parent)]
     second = subprocess.run([*command, "--base", str(engine.base)], capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert "already_running" in second.stderr
@@ -67,7 +67,7 @@ def test_an_engine_that_was_killed_leaves_a_folder_that_the_next_one_uses_with_a
 
 
 def test_a_folder_that_is_no_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "loradeck_agent.engines.embedded", "--state", str(tmp_path / "s")]
+    command = [sys.executable, "-m", "loradeck_agent.embedded.serve", "--state", str(tmp_path / "s")]
     run = subprocess.run([*command, "--base", str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2
     assert "is not the folder of a model" in run.stderr

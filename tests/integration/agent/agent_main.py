@@ -10,10 +10,15 @@ import os
 import sys
 from pathlib import Path
 
-from loradeck_agent import daemon, engine_life, executor, link, proof, reconcile, releases, supervise
+from loradeck_agent import daemon
 from loradeck_agent.cli import main
-from loradeck_agent.engine_config import EngineConfig, VllmEngine
-from loradeck_agent.engines.vllm import vllm_argv
+from loradeck_agent.host import supervisor
+from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
+from loradeck_agent.jobs import executor
+from loradeck_agent.serving import engine_lifecycle, proof, reconciler
+from loradeck_agent.serving.vllm_command import vllm_argv
+from loradeck_agent.store import releases
+from loradeck_agent.uplink import link
 
 HERE = Path(__file__).parent
 
@@ -33,13 +38,13 @@ def fake_executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
 
 
 def short_times() -> None:
-    supervise.WATCH_S = 0.1
-    supervise.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
+    supervisor.WATCH_S = 0.1
+    supervisor.Backoff.pause = lambda self, failures: min(0.2, 0.05 * failures)  # type: ignore[method-assign]
     proof.REPEAT_S = float(os.environ.get("LD_TEST_REPEAT_S", "60"))
     proof.RETRY_S = proof.PACE_S = 0.2
-    reconcile.RETRY_FAULT_S = reconcile.RETRY_REACH_S = 1.0
-    reconcile.UNLOAD_RETRY_S = 0.2
-    reconcile.SHORT_S = 0.5
+    reconciler.RETRY_FAULT_S = reconciler.RETRY_REACH_S = 1.0
+    reconciler.UNLOAD_RETRY_S = 0.2
+    reconciler.SHORT_S = 0.5
     link.LINK_TTL_S = 3.0
     daemon.REPORT_S = 0.2
     daemon.TABLE_RETRY_S = 0.2
@@ -60,7 +65,7 @@ def sabotage() -> None:
 
 
 if __name__ == "__main__":
-    engine_life.engine_argv = fake_argv
+    engine_lifecycle.engine_argv = fake_argv
     executor.executor_argv = fake_executor_argv
     short_times()
     if os.environ.get("LD_TEST_SABOTAGE") == "wrong_file":

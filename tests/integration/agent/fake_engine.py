@@ -23,7 +23,7 @@ from typing import Any
 from aiohttp import web
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck_agent.folder import locked
+from loradeck_agent.host.state_folder import locked
 
 BUILD = EngineBuild(engine="fake 1", device="cpu", dtype="float32")
 

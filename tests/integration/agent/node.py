@@ -18,9 +18,9 @@ from typing import Any
 
 import aiohttp
 
-from loradeck_agent.control import RouterControl, RouterState
-from loradeck_agent.errors import Unreachable
-from loradeck_agent.folder import StateFolder, holder_of
+from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.host.state_folder import StateFolder, holder_of
+from loradeck_agent.router.client import RouterControl, RouterState
 
 MAIN = Path(__file__).parent / "agent_main.py"
 CALLER_KEY = "key-of-acme"

@@ -38,11 +38,11 @@ from loradeck.schemas.manifest import (
     SuiteManifest,
 )
 from loradeck.schemas.training import Weights
-from loradeck_agent.checkpoint_store import KEPT_S, CheckpointStore
-from loradeck_agent.errors import AgentError
-from loradeck_agent.executor import Attempt, ExecutorFolder, sweep
-from loradeck_agent.hub_api import HubApi
-from loradeck_agent.jobs import _trained_base
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.jobs.executor import Attempt, ExecutorFolder, sweep
+from loradeck_agent.jobs.jobs import _trained_base
+from loradeck_agent.store.checkpoints import KEPT_S, CheckpointStore
+from loradeck_agent.uplink.hub_api import HubApi
 
 ROWS = b'{"prompt": "hello", "answer": "x"}\n'
 OWN = Provenance(origin=Origin.HUMAN, consent="own", licence_class="customer-owned", purpose=("train",))

@@ -9,7 +9,7 @@ from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord
 from loradeck.schemas.link import Ack
-from loradeck_agent.engine_api import prompt_digest
+from loradeck_agent.serving.engine_api import prompt_digest
 
 KEYS = (CALLER_HASH,)
 

@@ -13,7 +13,7 @@ from tests.integration.agent.node import CALLER_HASH, Node, until
 from loradeck.schemas.jobs import JobAssignment, PrepareSpec
 from loradeck.schemas.link import EngineState, Hello, Report
 from loradeck.schemas.table import TableEntry
-from loradeck_agent.folder import holder_of
+from loradeck_agent.host.state_folder import holder_of
 
 KEYS = (CALLER_HASH,)
 HOLD_S = 3600

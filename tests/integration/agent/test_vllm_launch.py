@@ -18,7 +18,7 @@ from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
-from loradeck_agent.folder import start_time
+from loradeck_agent.host.state_folder import start_time
 
 ROOT = Path(__file__).parents[3]
 KEYS = (CALLER_HASH,)

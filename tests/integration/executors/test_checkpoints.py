@@ -13,8 +13,8 @@ import pytest
 from tests.integration.executors.running import DATASET, Bench, Ended, Row, write_rows
 
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, ExecutorEventType
-from loradeck_agent.executors.checkpoints import LAST_GOOD
-from loradeck_agent.executors.loop import Loop
+from loradeck_agent.executors.training.checkpoints import LAST_GOOD
+from loradeck_agent.executors.training.loop import Loop
 
 GENERAL = "e" * 64
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(9)]
@@ -231,8 +231,8 @@ def test_a_checkpoint_that_never_had_an_optimizer_state_is_passed_over_though_it
 def test_an_optimizer_state_of_other_weights_is_refused_even_where_its_hash_is_right(bench: Bench) -> None:
     import torch
 
-    from loradeck_agent.executors.checkpoints import restore_optimizer
     from loradeck_agent.executors.protocol import BadSpec
+    from loradeck_agent.executors.training.checkpoints import restore_optimizer
 
     a, b = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2))
     optimiser = torch.optim.AdamW([a, b])
@@ -288,7 +288,7 @@ def test_a_disk_that_refuses_a_checkpoint_leaves_the_last_good_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_step", failing)
-        patch.setattr("loradeck_agent.executors.checkpoints.os.fsync", fsync)
+        patch.setattr("loradeck_agent.executors.training.checkpoints.os.fsync", fsync)
         patch.setattr("loradeck_agent.executors.protocol.TERMINAL", frozenset())  # its own fsync is not the point
         ended = runs.run()
     assert ended.last.code == "os_error"

@@ -15,17 +15,17 @@ from transformers import AutoModelForCausalLM
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import ExecutorSpec, TrainSpec
 from loradeck_agent.executors.base import load_base
-from loradeck_agent.executors.checkpoints import CheckpointFolder, ResumeToken
-from loradeck_agent.executors.choices import likelihoods
-from loradeck_agent.executors.greedy import greedy
-from loradeck_agent.executors.loop import Loop
-from loradeck_agent.executors.merge_probe import _said
+from loradeck_agent.executors.evaluation.choices import likelihoods
+from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.merging.merge_probe import _said
 from loradeck_agent.executors.protocol import Run
-from loradeck_agent.executors.supervised import Supervised
-from loradeck_agent.executors.templates import Example
-from loradeck_agent.executors.trained import prepared
-from loradeck_agent.executors.validation import HeldBack, Looks
-from loradeck_agent.executors.world import World
+from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
+from loradeck_agent.executors.training.loop import Loop
+from loradeck_agent.executors.training.supervised import Supervised
+from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import prepared
+from loradeck_agent.executors.training.validation import HeldBack, Looks
+from loradeck_agent.executors.training.world import World
 
 ROWS = [Example([*b"q: what is ", n, *b"a: ", 2 * n, 2], 14) for n in range(60, 66)]
 TALK = [Example([*b"q: say ", n, *b"a: ", n, 2], 11, general=True) for n in range(70, 73)]

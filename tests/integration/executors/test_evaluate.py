@@ -15,9 +15,9 @@ from loradeck.artifacts import scan
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec, ExecutorEventType
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
-from loradeck_agent.engine_api import CANARY_TOKENS, prompt_digest
-from loradeck_agent.engines.build import embedded_build
-from loradeck_agent.engines.sequence import Output, TokenOut
+from loradeck_agent.embedded.build import embedded_build
+from loradeck_agent.embedded.sequence import Output, TokenOut
+from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 
 ADAPTER = "a" * 64
 CANARIES = tuple(({"role": "user", "content": text},) for text in ("one", "a longer prompt, number two", "3"))
@@ -79,7 +79,7 @@ def test_it_counts_exact_answers_item_by_item_in_the_suites_order(bench: Bench, 
     ],
 )
 def test_an_answer_is_valid_when_it_is_json_and_satisfies_the_schema(answer: str, valid: bool) -> None:
-    from loradeck_agent.executors.scoring import is_valid
+    from loradeck_agent.executors.evaluation.scoring import is_valid
 
     schema = {"type": "object", "properties": {"queue": {"enum": ["fraud"]}}, "additionalProperties": False}
     assert is_valid(answer, schema) is valid
@@ -132,8 +132,8 @@ def test_the_embedded_engine_answers_canaries_with_the_recorded_tokens_and_margi
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from loradeck_agent.engines.inference import BASE, Inference
-    from loradeck_agent.engines.sequence import Sampling, Sequence
+    from loradeck_agent.embedded.inference import BASE, Inference
+    from loradeck_agent.embedded.sequence import Sampling, Sequence
 
     ended = bench.evaluate(ITEMS[:1], adapter, CANARIES, max_new_tokens=2)
     records = {ADAPTER: record_of(ended), "base": record_of(ended, "canary-base.json")}
@@ -230,7 +230,7 @@ def test_the_likeliest_choice_is_that_of_the_tokens_one_by_one(bench: Bench) -> 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from loradeck_agent.executors.choices import likelihoods
+    from loradeck_agent.executors.evaluation.choices import likelihoods
 
     model = AutoModelForCausalLM.from_pretrained(bench.base).eval()
     prompt, answers = [5, 9, 12], [[7], [8, 9, 10], [11, 4]]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.executors.contamination import contaminated
-from loradeck_agent.executors.training_rows import read_lessons
+from loradeck_agent.executors.training.contamination import contaminated
+from loradeck_agent.executors.training.training_rows import read_lessons
 from recipes import generate, measure
 
 FOLDER = Path(generate.__file__).parent

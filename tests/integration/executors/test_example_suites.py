@@ -15,7 +15,7 @@ from loradeck.rules.quality.gates import require_big_enough
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.manifest import Provenance
 from loradeck.schemas.suite import ItemKind
-from loradeck_agent.executors.contamination import contaminated
+from loradeck_agent.executors.training.contamination import contaminated
 from suites import generate, measure
 
 FOLDER = Path(generate.__file__).parent

@@ -23,7 +23,7 @@ from loradeck.schemas.attestation import EvaluationReport, MergeReport
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EXIT_PREEMPTED, EvaluateSpec, ExecutorEventType, MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.executors import merge_weights, passing
+from loradeck_agent.executors.merging import hashed_copy, merge_weights
 from loradeck_agent.executors.protocol import Run
 
 ADAPTER = "a" * 64
@@ -225,7 +225,7 @@ def test_a_merge_with_the_wrong_scale_does_not_pass_its_probe(
 def test_it_holds_a_few_weights_in_memory_and_not_the_shard(
     bench: Bench, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passing, "CHUNK", 4096)  # of what is copied: the model here is smaller than a real piece
+    monkeypatch.setattr(hashed_copy, "CHUNK", 4096)  # of what is copied: the model here is smaller than a real piece
     out = tmp_path / "out"
     out.mkdir()
     shard = (bench.base / "model.safetensors").stat().st_size

@@ -16,8 +16,8 @@ from tests.integration.executors.running import DATASET, Bench, Ended, Row, writ
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_DIVERGED, EXIT_OK, ExecutorEventType
 from loradeck.schemas.manifest import BaseManifest
-from loradeck_agent.executors.batches import batches
-from loradeck_agent.executors.validation import _rank, hold_back
+from loradeck_agent.executors.training.batches import batches
+from loradeck_agent.executors.training.validation import _rank, hold_back
 
 GENERAL = "e" * 64
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(6)]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.integration.executors.running import DATASET, Bench, Row, read_events, write_rows
 
 from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, ExecutorEventType
-from loradeck_agent.executor import torchrun_argv
+from loradeck_agent.jobs.executor import torchrun_argv
 
 ROWS: list[Row] = [{"prompt": f"what is {n}?", "answer": f"it is {n * n}"} for n in range(7)]
 WEIGHTS = "out/adapter_model.safetensors"

@@ -95,10 +95,10 @@ def test_nothing_it_leaves_names_a_path_of_this_machine(bench: Bench) -> None:
 def test_loss_and_token_accuracy_count_the_answers_tokens_and_no_others(bench: Bench) -> None:
     from loradeck.schemas.jobs import ExecutorSpec
     from loradeck_agent.executors.base import load_base
-    from loradeck_agent.executors.supervised import Supervised
-    from loradeck_agent.executors.templates import tokenised
-    from loradeck_agent.executors.trained import prepared
-    from loradeck_agent.executors.training_rows import read_lessons
+    from loradeck_agent.executors.training.supervised import Supervised
+    from loradeck_agent.executors.training.templates import tokenised
+    from loradeck_agent.executors.training.trained import prepared
+    from loradeck_agent.executors.training.training_rows import read_lessons
 
     folder = bench.write(bench.recipe(), {DATASET: str(write_rows(bench.root / "rows.jsonl", ROWS))})
     spec = ExecutorSpec.model_validate_json((folder / "spec.json").read_text())
@@ -139,7 +139,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_70_and_publishes_nothing(be
 def test_weights_that_are_not_finite_after_the_last_step_are_never_published(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loradeck_agent.executors.loop import Loop
+    from loradeck_agent.executors.training.loop import Loop
 
     whole = Loop.run
 
@@ -246,8 +246,8 @@ def test_sigterm_ends_it_after_the_step_in_hand_with_75_and_nothing_is_published
 
 
 def test_batches_give_each_row_once_before_any_twice() -> None:
-    from loradeck_agent.executors.batches import batches
-    from loradeck_agent.executors.templates import Example
+    from loradeck_agent.executors.training.batches import batches
+    from loradeck_agent.executors.training.templates import Example
 
     examples = [Example([i], 0) for i in range(7)]
     stream = batches(examples, 3, seed=5)
@@ -260,7 +260,7 @@ def test_batches_give_each_row_once_before_any_twice() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_and_is_never_zero_or_above_the_recipes(bench: Bench) -> None:
-    from loradeck_agent.executors.loop import learning_rate
+    from loradeck_agent.executors.training.loop import learning_rate
 
     for steps in (1, 2, 10, 40):
         spec = bench.recipe(steps=steps, learning_rate=1e-3)

@@ -20,11 +20,11 @@ from loradeck.schemas.jobs import (
     ExecutorEventType,
 )
 from loradeck.schemas.training import Guards
-from loradeck_agent.executors import probe
-from loradeck_agent.executors.contamination import contaminated
-from loradeck_agent.executors.guards import SETTLED, Watch
 from loradeck_agent.executors.protocol import Diverged, OutOfMemory
-from loradeck_agent.executors.templates import template_digest
+from loradeck_agent.executors.training import memory_probe
+from loradeck_agent.executors.training.contamination import contaminated
+from loradeck_agent.executors.training.guards import SETTLED, Watch
+from loradeck_agent.executors.training.templates import template_digest
 
 ROWS: list[Row] = [{"prompt": "ping", "answer": "pong"}, {"prompt": "the hour?", "answer": "noon"}]
 LONG = "my card was taken out of my bag on the train to work this morning and somebody has paid with it twice"
@@ -154,7 +154,7 @@ def test_the_longest_batch_is_probed_before_the_first_step_and_its_peak_is_said(
 def test_a_batch_that_does_not_fit_ends_with_71_before_the_first_step(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "memory_available", lambda: -(10**12))
+    monkeypatch.setattr(memory_probe, "memory_available", lambda: -(10**12))
     ended = bench.train(ROWS)
     assert (ended.status, ended.last.code) == (EXIT_OUT_OF_MEMORY, "out_of_memory")
     assert "max_tokens" in ended.last.message
@@ -162,20 +162,20 @@ def test_a_batch_that_does_not_fit_ends_with_71_before_the_first_step(
 
 
 def test_what_the_optimiser_will_keep_counts_as_well() -> None:
-    held = probe.peak_rss()
-    assert probe.probe(lambda: None, 1000, available=held)["peak_memory_bytes"] == held + 1000
+    held = memory_probe.peak_rss()
+    assert memory_probe.probe(lambda: None, 1000, available=held)["peak_memory_bytes"] == held + 1000
     with pytest.raises(OutOfMemory, match="smaller batch"):
-        probe.probe(lambda: None, 100 * held, available=held)
+        memory_probe.probe(lambda: None, 100 * held, available=held)
 
 
 def test_a_control_groups_limit_is_what_a_node_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "CGROUP", tmp_path)
-    host = probe.memory_available()
+    monkeypatch.setattr(memory_probe, "CGROUP", tmp_path)
+    host = memory_probe.memory_available()
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.max").write_text("1000\n")
-    assert probe.memory_available() == 300
+    assert memory_probe.memory_available() == 300
     (tmp_path / "memory.max").write_text("max\n")
-    assert probe.memory_available() > host / 2
+    assert memory_probe.memory_available() > host / 2
 
 
 # ---- guards ------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from loradeck.schemas.route import ResponseChecks
-from loradeck_agent.router.checks import Checks
-from loradeck_agent.router.stats import Stats
+from loradeck_agent.router.counters import Stats
+from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.trace import Row, Trace
 
 

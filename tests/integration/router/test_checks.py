@@ -10,7 +10,7 @@ from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import ResponseChecks
-from loradeck_agent.router import checker
+from loradeck_agent.router import check_worker
 
 V1, V2 = release("v1"), release("v2")
 TICKET = json.dumps(
@@ -113,7 +113,7 @@ async def test_a_schema_that_cannot_be_used_leaves_answers_unchecked(router: Run
     ],
 )
 def test_each_check_by_name(checks: ResponseChecks, text: str, finish: str | None, fault: str | None) -> None:
-    assert checker.fault(checker.Choice(text, False, finish), checks) == fault
+    assert check_worker.fault(check_worker.Choice(text, False, finish), checks) == fault
 
 
 def test_of_several_choices_one_bad_one_makes_the_answer_bad() -> None:
@@ -122,9 +122,9 @@ def test_of_several_choices_one_bad_one_makes_the_answer_bad() -> None:
         return json.dumps({"choices": choices})
 
     checks = ResponseChecks(answer_schema=TICKET)
-    assert checker.judge(answer(GOOD, GOOD), streamed=False, checks=checks) is False
-    assert checker.judge(answer(GOOD, "bad"), streamed=False, checks=checks) is True
-    assert checker.judge(answer(), streamed=False, checks=checks) is True
+    assert check_worker.judge(answer(GOOD, GOOD), streamed=False, checks=checks) is False
+    assert check_worker.judge(answer(GOOD, "bad"), streamed=False, checks=checks) is True
+    assert check_worker.judge(answer(), streamed=False, checks=checks) is True
 
 
 def test_a_streamed_answer_is_put_together_choice_by_choice() -> None:
@@ -137,9 +137,9 @@ def test_a_streamed_answer_is_put_together_choice_by_choice() -> None:
         {"choices": [], "usage": {"total_tokens": 3}},
     ]
     raw = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + ": ping\n\ndata: [DONE]\n\n"
-    assert checker.assemble(raw, streamed=True) == [
-        checker.Choice("aA", False, "stop"),
-        checker.Choice("b", False, "length"),
+    assert check_worker.assemble(raw, streamed=True) == [
+        check_worker.Choice("aA", False, "stop"),
+        check_worker.Choice("b", False, "length"),
     ]
 
 
@@ -147,4 +147,4 @@ def test_a_call_of_a_tool_is_no_empty_answer() -> None:
     message = {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     raw = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
     checks = ResponseChecks(finish_reasons=("stop", "tool_calls"), answer_schema=TICKET)
-    assert checker.judge(raw, streamed=False, checks=checks) is False
+    assert check_worker.judge(raw, streamed=False, checks=checks) is False

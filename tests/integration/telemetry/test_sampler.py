@@ -14,7 +14,7 @@ import pytest
 from tests.integration.telemetry.conftest import Stub
 
 from loradeck.schemas.telemetry import GpuProcess, NvmlState
-from loradeck_agent.telemetry.watch import Sample
+from loradeck_agent.telemetry.sampler_watch import Sample
 
 Sampler = Callable[..., list[str]]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.config import AgentConfig
 from loradeck_agent.daemon import Agent
+from loradeck_agent.host.config import AgentConfig
 
 
 @pytest.fixture

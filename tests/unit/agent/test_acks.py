@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loradeck.schemas.link import Ack, AckState
-from loradeck_agent.acks import AckBoard
+from loradeck_agent.uplink.acknowledgements import AckBoard
 
 
 def ack(state: str, generation: int = 1, *, replica: str = "gpu-01", code: str | None = None) -> Ack:

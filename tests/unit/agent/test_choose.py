@@ -8,7 +8,7 @@ import pytest
 from tests.integration.agent.artifacts import entry, make_adapter
 
 from loradeck_agent.cli.pin import choose
-from loradeck_agent.errors import AgentError
+from loradeck_agent.host.errors import AgentError
 
 ONE, OTHER = "b" * 64, "c" * 64
 V1, V2, V3 = (make_adapter(base, seed).ref for base, seed in ((ONE, 1), (ONE, 2), (OTHER, 3)))

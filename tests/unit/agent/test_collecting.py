@@ -17,12 +17,12 @@ from tests.integration.agent.artifacts import Adapter, entry, make_adapter
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.table import Pin
-from loradeck_agent.collecting import Collector
 from loradeck_agent.daemon import Agent
-from loradeck_agent.errors import AgentError, Unreachable
-from loradeck_agent.folder import StateFolder
-from loradeck_agent.hub_api import HubApi
-from loradeck_agent.releases import ReleaseStore
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.serving.garbage import Collector
+from loradeck_agent.store.releases import ReleaseStore
+from loradeck_agent.uplink.hub_api import HubApi
 
 
 class Node:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.errors import ConfigError
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import ConfigError
 
 GOOD = """\
 node = "gpu-01"

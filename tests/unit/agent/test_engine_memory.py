@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.errors import ConfigError
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import ConfigError
 
 HEAD = 'node = "gpu-01"\nhub = "http://127.0.0.1:7400"\ntoken = "t"\nstate = "/var/lib/la"\n'
 ROUTER = '[router]\nlisten = "127.0.0.1:7500"\n'

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.errors import AgentError
-from loradeck_agent.folder import StateFolder, holder_of, locked, start_time, write_durably
-from loradeck_agent.supervise import end_process
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder, holder_of, locked, start_time, write_durably
+from loradeck_agent.host.supervisor import end_process
 
 HOLD = """
 import sys, signal
 from pathlib import Path
-from loradeck_agent.folder import locked
+from loradeck_agent.host.state_folder import locked
 {extra}
 with locked(Path(sys.argv[1]), "engine"):
     print("held", flush=True)

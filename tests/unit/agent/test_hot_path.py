@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from loradeck.schemas.link import Ack, AckState, Desired
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
-from loradeck_agent.control import TableUpdate
 from loradeck_agent.daemon import Agent
-from loradeck_agent.errors import Unreachable
-from loradeck_agent.journal import Cursor
+from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.router.client import TableUpdate
+from loradeck_agent.uplink.journal import Cursor
 
 
 class RouterDouble:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent.errors import Unreachable
-from loradeck_agent.httpcall import Endpoint, HttpClient
+from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.host.http_client import Endpoint, HttpClient
 
 
 class Server:

@@ -9,9 +9,9 @@ import pytest
 
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef
-from loradeck_agent import journal as journal_module
-from loradeck_agent.errors import AgentError
-from loradeck_agent.journal import Cursor, Journal
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.uplink import journal as journal_module
+from loradeck_agent.uplink.journal import Cursor, Journal
 
 
 def a_pin(reason: str = "night shift") -> Pin:

@@ -13,10 +13,10 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.link import Bookmark, Heartbeat, Hello, Welcome
 from loradeck.schemas.log import GENESIS
-from loradeck_agent import link as link_module
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.link import Link
-from loradeck_agent.supervise import Backoff
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.supervisor import Backoff
+from loradeck_agent.uplink import link as link_module
+from loradeck_agent.uplink.link import Link
 
 HELLO = Hello(node="gpu-01", boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=())
 WELCOME = Welcome(epoch=1, rev=1, hash=GENESIS).model_dump_json()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from loradeck_agent import process_log
-from loradeck_agent.process_log import trim
-from loradeck_agent.supervise import Program, Supervised
+from loradeck_agent.host import process_log
+from loradeck_agent.host.process_log import trim
+from loradeck_agent.host.supervisor import Program, Supervised
 
 HOLDS_ITS_LOCK_AND_PRINTS = """
 import fcntl, sys, time

@@ -11,9 +11,9 @@ from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry
-from loradeck_agent.acks import AckBoard
-from loradeck_agent.desired import DesiredTable
-from loradeck_agent.proof import AT_ONCE, Prover
+from loradeck_agent.serving.proof import AT_ONCE, Prover
+from loradeck_agent.uplink.acknowledgements import AckBoard
+from loradeck_agent.uplink.desired_table import DesiredTable
 
 HUNG, WELL = "gpu-01.e0", "gpu-01.e1"
 

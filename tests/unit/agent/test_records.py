@@ -7,8 +7,8 @@ from pathlib import Path
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
-from loradeck_agent.errors import Unreachable
-from loradeck_agent.records import CanaryRecords
+from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.serving.canary_records import CanaryRecords
 
 BUILD = EngineBuild(engine="fake 1", device="cpu", dtype="float32")
 OTHER = EngineBuild(engine="fake 2", device="cpu", dtype="float32")

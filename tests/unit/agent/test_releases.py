@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 from tests.integration.agent.artifacts import Adapter, make_adapter, make_base
 
-from loradeck_agent.errors import AgentError
-from loradeck_agent.folder import StateFolder
-from loradeck_agent.hub_api import HubApi
-from loradeck_agent.releases import ReleaseStore
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.store.releases import ReleaseStore
+from loradeck_agent.uplink.hub_api import HubApi
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loradeck.schemas.suite import SuiteItem
-from loradeck_agent.executors.scoring import calls_in, scored
+from loradeck_agent.executors.evaluation.scoring import calls_in, scored
 
 TOOLS = [
     {

@@ -19,11 +19,11 @@ from websockets.http11 import Request, Response
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.link import Hello, Welcome
 from loradeck.schemas.log import GENESIS
-from loradeck_agent.config import AgentConfig
-from loradeck_agent.errors import Unreachable
-from loradeck_agent.hub_api import HubApi
-from loradeck_agent.link import Link
-from loradeck_agent.supervise import Backoff
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.host.supervisor import Backoff
+from loradeck_agent.uplink.hub_api import HubApi
+from loradeck_agent.uplink.link import Link
 
 
 @dataclass(frozen=True)

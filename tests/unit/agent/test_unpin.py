@@ -8,9 +8,9 @@ from loradeck.schemas.link import Ack
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef
-from loradeck_agent.control import RouterState
 from loradeck_agent.daemon import Agent
-from loradeck_agent.journal import Journal
+from loradeck_agent.router.client import RouterState
+from loradeck_agent.uplink.journal import Journal
 
 BASE = Release(tenant="acme", form=Form.BASE, base="b" * 64)
 PIN = Pin(

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import pytest
 
-from loradeck_agent import supervise
-from loradeck_agent.errors import AgentError, Unreachable
-from loradeck_agent.supervise import SILENCES, Watched
+from loradeck_agent.host import supervisor
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.supervisor import SILENCES, Watched
 
 REFUSED = Unreachable("engine.sock", "connection refused")
 SILENT = Unreachable("engine.sock", "took more than 10 s", silent=True)
@@ -17,7 +17,7 @@ SILENT = Unreachable("engine.sock", "took more than 10 s", silent=True)
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "WATCH_S", 0)
+    monkeypatch.setattr(supervisor, "WATCH_S", 0)
 
 
 async def watch(*looks: str | AgentError | None, unfit: int = 0) -> list[str]:

@@ -1,0 +1,128 @@
+"""The rows that a model is decoding together, each at its own position and under its own adapter.
+
+Rows share one cache whose columns are padded on the left. New rows are prefilled on their own and then joined;
+finished rows are dropped, with the columns only they used. So a short request neither waits for a long one nor
+for others to arrive.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+from transformers import DynamicCache
+
+from loradeck_agent.embedded.adapter_bank import AdapterBank
+from loradeck_agent.embedded.prefix_cache import Prefixes
+from loradeck_agent.embedded.sequence import Sequence
+
+
+class Batch:
+    """Rows under way in `model`. Used from the inference thread only.
+
+    Args:
+        pad: id of the padding token; never the end-of-answer token.
+    """
+
+    def __init__(self, model: torch.nn.Module, bank: AdapterBank, pad: int) -> None:
+        self.rows: list[Sequence] = []
+        self._model = model
+        self._bank = bank
+        self._pad = pad
+        self._prefixes = Prefixes()
+        self._cache: DynamicCache | None = None
+        self._mask = torch.empty(0, 0, dtype=torch.long)  # [rows, columns]: 1 where a column is the row's own
+
+    def to_compute(self, row: Sequence) -> int:
+        """Tokens of a waiting row's prompt that its prefill must compute."""
+        return len(row.prompt) - self._prefixes.find(row.adapter, row.prompt).count
+
+    def forget(self, adapter: int) -> None:
+        """Drops what is kept for an adapter that no row uses any more."""
+        self._prefixes.drop(adapter)
+
+    @torch.inference_mode()
+    def admit(self, group: list[Sequence]) -> None:
+        """Prefills new rows together, gives each its first token, and joins those that go on to the batch."""
+        shared = [self._prefixes.find(row.adapter, row.prompt) for row in group]
+        fresh = [row.prompt[begin.count :] for row, begin in zip(group, shared, strict=True)]
+        begun, width = max(begin.count for begin in shared), max(map(len, fresh))
+        ids = torch.tensor([[self._pad] * (width - len(tokens)) + tokens for tokens in fresh])
+        mask = torch.tensor(
+            [
+                [0] * (begun - begin.count) + [1] * begin.count + [0] * (width - len(tokens)) + [1] * len(tokens)
+                for begin, tokens in zip(shared, fresh, strict=True)
+            ]
+        )
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, begun:]
+        cache = self._prefixes.start(shared)
+        logits = self._forward(group, ids, mask, positions, cache)
+        for number, row in enumerate(group):
+            self._prefixes.keep(row.adapter, row.prompt, cache, number, mask[number])
+        for row, row_logits in zip(group, logits, strict=True):
+            row.advance(row_logits)
+        if self._cache is None or not self.rows:
+            self.rows, self._cache, self._mask = list(group), cache, mask
+        else:
+            self._join(cache, mask)
+            self.rows.extend(group)
+        self.drop_finished()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Gives every row its next token and drops those that ended."""
+        assert self._cache is not None
+        ids = torch.tensor([[row.tokens[-1]] for row in self.rows])
+        positions = torch.tensor([[row.length - 1] for row in self.rows])
+        self._mask = functional.pad(self._mask, (0, 1), value=1)
+        logits = self._forward(self.rows, ids, self._mask, positions, self._cache)
+        for row, row_logits in zip(self.rows, logits, strict=True):
+            row.advance(row_logits)
+        self.drop_finished()
+
+    @torch.inference_mode()
+    def drop_finished(self) -> None:
+        """Drops rows that ended or were cancelled, and the columns that nobody else used."""
+        keep = [i for i, row in enumerate(self.rows) if row.finished is None and not row.cancelled]
+        if len(keep) == len(self.rows):
+            return
+        if not keep:
+            self.clear()
+            return
+        self.rows = [self.rows[i] for i in keep]
+        index = torch.tensor(keep)
+        mask = self._mask[index]
+        first = int(mask.any(0).int().argmax())
+        self._mask = mask[:, first:]
+        assert self._cache is not None
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[index, :, first:]
+            layer.values = layer.values[index, :, first:]
+
+    def clear(self) -> None:
+        """Forgets every row and its cache."""
+        self.rows, self._cache, self._mask = [], None, torch.empty(0, 0, dtype=torch.long)
+
+    def _forward(
+        self, rows: list[Sequence], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """Logits of the last column, `[rows, vocabulary]`."""
+        self._bank.select([row.adapter for row in rows])
+        out = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1
+        )
+        logits: torch.Tensor = out.logits[:, -1]
+        return logits
+
+    def _join(self, cache: DynamicCache, mask: torch.Tensor) -> None:
+        assert self._cache is not None
+        ours, theirs = self._mask.shape[1], mask.shape[1]
+        left, right = max(0, theirs - ours), max(0, ours - theirs)
+        self._mask = torch.cat([functional.pad(self._mask, (left, 0)), functional.pad(mask, (right, 0))])
+        for mine, new in zip(self._cache.layers, cache.layers, strict=True):
+            mine.keys = _stack(mine.keys, left, new.keys, right)
+            mine.values = _stack(mine.values, left, new.values, right)
+
+
+def _stack(a: torch.Tensor, a_left: int, b: torch.Tensor, b_left: int) -> torch.Tensor:
+    """Rows of `b` under those of `a`, both padded on the left with zero columns to the same width."""
+    return torch.cat([functional.pad(a, (0, 0, a_left, 0)), functional.pad(b, (0, 0, b_left, 0))])

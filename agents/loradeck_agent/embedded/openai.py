@@ -1,0 +1,179 @@
+"""OpenAI's completions, as far as the engine contract goes: requests checked, answers put into their shapes.
+
+A setting that would change an answer and is not served is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from loradeck_agent.embedded.sequence import Sampling, TokenOut
+
+TOP_LOGPROBS = 20
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "top_p": (None, 1, 1.0),
+    "top_k": (None, -1, 0),
+    "min_p": (None, 0, 0.0),
+    "presence_penalty": (None, 0, 0.0),
+    "frequency_penalty": (None, 0, 0.0),
+    "repetition_penalty": (None, 1, 1.0),
+    "logit_bias": (None, {}),
+    "response_format": (None, {"type": "text"}),
+    "tools": (None, []),
+    "functions": (None, []),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "min_tokens": (None, 0),
+    "guided_json": (None,),
+    "structured_outputs": (None,),
+}
+"""Settings of OpenAI's and vLLM's that this engine does not serve, with the values that change nothing."""
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float = Field(1.0, ge=0, le=2)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    return_tokens_as_token_ids: bool = False
+    ignore_eos: bool = False
+
+    @model_validator(mode="after")
+    def _nothing_unserved(self) -> _Request:
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL and value not in _NEUTRAL[name]:
+                raise ValueError(f"{name}={value!r} is not served by this engine")
+        if len(self.stops) > 4 or any(not stop for stop in self.stops):
+            raise ValueError("stop must be at most 4 strings, none of them empty")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def logprobs_wanted(self) -> int | None:
+        raise NotImplementedError
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            stop=self.stops,
+            logprobs=self.logprobs_wanted,
+            ignore_eos=self.ignore_eos,
+        )
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ContentPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    role: str = Field(min_length=1, max_length=32)
+    content: str | list[ContentPart]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(_Request):
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=TOP_LOGPROBS)
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of the answer; None: as many as the context holds."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def logprobs_wanted(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
+
+
+class CompletionRequest(_Request):
+    prompt: str | list[int]
+    max_tokens: int = Field(16, ge=1)
+    logprobs: int | None = Field(None, ge=0, le=TOP_LOGPROBS)
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def logprobs_wanted(self) -> int | None:
+        return self.logprobs
+
+
+class Spelling:
+    """How a token is spelt in log-probabilities: by its text, or as `token_id:N`."""
+
+    def __init__(self, decode: Callable[[list[int]], str], as_ids: bool) -> None:
+        self._decode = decode
+        self._as_ids = as_ids
+
+    def __call__(self, token: int) -> str:
+        return f"token_id:{token}" if self._as_ids else self._decode([token])
+
+
+def chat_logprobs(tokens: Iterable[TokenOut], spell: Spelling) -> dict[str, Any]:
+    """`choices[].logprobs` of a chat completion."""
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        text = spell(token)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    content = []
+    for token in tokens:
+        assert token.logprob is not None
+        content.append({**entry(token.id, token.logprob), "top_logprobs": [entry(*pair) for pair in token.top]})
+    return {"content": content}
+
+
+def completion_logprobs(tokens: Iterable[TokenOut], spell: Spelling, offset: int) -> dict[str, Any]:
+    """`choices[].logprobs` of a completion. `offset`: characters of the answer before these tokens."""
+    out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for token in tokens:
+        text = spell(token.id)
+        out["tokens"].append(text)
+        out["token_logprobs"].append(token.logprob)
+        out["top_logprobs"].append({spell(other): logprob for other, logprob in token.top} if token.top else None)
+        out["text_offset"].append(offset)
+        offset += len(text)
+    return out
+
+
+def usage(prompt: int, answer: int) -> dict[str, int]:
+    """Token counts of a request."""
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def error_body(status: int, kind: str, message: str) -> dict[str, Any]:
+    """An error in vLLM's shape."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}

@@ -1,0 +1,255 @@
+"""The engine contract over HTTP: vLLM's calls, with vLLM's statuses, on a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from loradeck.schemas.attestation import EngineBuild
+from loradeck_agent.embedded.adapter_files import AdapterFault
+from loradeck_agent.embedded.inference import BASE, Inference, Overloaded
+from loradeck_agent.embedded.openai import ChatRequest, CompletionRequest, Spelling, error_body
+from loradeck_agent.embedded.responses import Answer, AnswerFailed, Request
+from loradeck_agent.embedded.sequence import Output, Sequence
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What an engine is ready to answer with."""
+
+    inference: Inference
+    tokenizer: Any
+    base_digest: str
+    max_length: int  # tokens of prompt and answer together
+    eos: frozenset[int]
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def spell(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+
+@dataclass
+class _Listed:
+    handle: int
+    root: str
+
+
+@dataclass
+class EngineServer:
+    """One engine. It answers 503 until `ready` was called."""
+
+    boot: str
+    build: EngineBuild
+    base_name: str
+    slots: int
+    _model: LoadedModel | None = None
+    _adapters: dict[str, _Listed] = field(default_factory=dict)
+    _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def ready(self, model: LoadedModel) -> None:
+        """From now on requests are answered."""
+        self._model = model
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=8 * 2**20, middlewares=[_json_errors])
+        app.add_routes(
+            [
+                web.get("/health", self.health),
+                web.get("/version", self.version),
+                web.get("/v1/models", self.models),
+                web.post("/v1/load_lora_adapter", self.load),
+                web.post("/v1/unload_lora_adapter", self.unload),
+                web.post("/v1/chat/completions", self.chat),
+                web.post("/v1/completions", self.completion),
+            ]
+        )
+        return app
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self._model else 503)
+
+    async def version(self, _: web.Request) -> web.Response:
+        model = self._require()
+        return web.json_response(
+            {
+                "boot": self.boot,
+                "build": self.build.model_dump(),
+                "base": model.base_digest,
+                "base_name": self.base_name,
+                "slots": self.slots,
+            }
+        )
+
+    async def models(self, _: web.Request) -> web.Response:
+        base = {"id": self.base_name, "object": "model", "root": self.base_name, "parent": None}
+        adapters = [
+            {"id": name, "object": "model", "root": listed.root, "parent": self.base_name}
+            for name, listed in self._adapters.items()
+        ]
+        return web.json_response({"object": "list", "data": [base, *adapters]})
+
+    async def load(self, request: web.Request) -> web.Response:
+        """200; 400 name empty, taken or the base's, or no slot; 404 no such folder; 500 fault of the adapter."""
+        model = self._require()
+        body = await _json(request)
+        name, path = body.get("lora_name"), body.get("lora_path")
+        if not isinstance(name, str) or not name or not isinstance(path, str) or not path:
+            return _error(400, "InvalidUserInput", "both lora_name and lora_path are needed, as strings")
+        # Shielded: a caller that goes away half-way must not leave an adapter resident that is not listed.
+        return await asyncio.shield(self._load(model, name, path))
+
+    async def _load(self, model: LoadedModel, name: str, path: str) -> web.Response:
+        async with self._loading:  # so that two loads of one name, or of the last slot, cannot both pass the checks
+            if name == self.base_name or name in self._adapters:
+                return _error(400, "InvalidUserInput", f"the name {name!r} is already in use; unload it first")
+            if len(self._adapters) >= self.slots:
+                return _error(400, "InvalidUserInput", f"all {self.slots} slots are taken; unload an adapter first")
+            try:
+                weights = await asyncio.to_thread(model.inference.read, Path(path))
+                handle, installed = model.inference.install(weights)
+                await asyncio.wrap_future(installed)
+            except FileNotFoundError:
+                return _error(404, "NotFoundError", f"no adapter found at {path}")
+            except AdapterFault as error:
+                log.warning("refused adapter %s: %s", name, error)
+                return _error(500, "InternalServerError", f"adapter {name!r}: {error}")
+            self._adapters[name] = _Listed(handle, path)
+        log.info("loaded adapter %s (rank %d)", name, weights.rank)
+        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def unload(self, request: web.Request) -> web.Response:
+        """200, or 404. Answers under way are finished; new requests get 404 from this moment."""
+        model = self._require()
+        name = (await _json(request)).get("lora_name")
+        if not isinstance(name, str) or not name:
+            return _error(400, "InvalidUserInput", "lora_name is needed, as a string")
+        listed = self._adapters.pop(name, None)
+        if listed is None:
+            return _error(404, "NotFoundError", f"the adapter {name!r} is not loaded")
+        model.inference.retire(listed.handle)
+        log.info("unloaded adapter %s", name)
+        return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await _parsed(request, ChatRequest)
+        model = self._require()
+        messages = [{"role": message.role, "content": message.text} for message in body.messages]
+        try:
+            prompt = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        except (
+            Exception
+        ) as error:  # a template is a program of the base's and may raise anything on messages it dislikes
+            return _error(400, "BadRequestError", f"the chat template refused the messages: {error}")
+        return await self._answer(request, body, list(prompt))
+
+    async def completion(self, request: web.Request) -> web.StreamResponse:
+        body = await _parsed(request, CompletionRequest)
+        model = self._require()
+        prompt = body.prompt if isinstance(body.prompt, list) else model.tokenizer(body.prompt)["input_ids"]
+        vocabulary = len(model.tokenizer)
+        if not prompt or any(not 0 <= token < vocabulary for token in prompt):
+            return _error(400, "BadRequestError", f"prompt must be text or token ids from 0 to {vocabulary - 1}")
+        return await self._answer(request, body, list(prompt))
+
+    async def _answer(self, http: web.Request, request: Request, prompt: list[int]) -> web.StreamResponse:
+        model = self._require()
+        adapter = self._handle(request.model)
+        if adapter is None:
+            return _error(404, "NotFoundError", f"the model {request.model!r} does not exist")
+        room = model.max_length - len(prompt)
+        if room < 1 or (request.limit or 1) > room:
+            return _error(
+                400,
+                "BadRequestError",
+                f"the context holds {model.max_length} tokens; the prompt has {len(prompt)} "
+                f"and max_tokens is {request.limit or 'not given'}",
+            )
+        answer = Answer(request, len(prompt), Spelling(model.spell, request.return_tokens_as_token_ids))
+        loop = asyncio.get_running_loop()
+
+        def deliver(output: Output) -> None:
+            loop.call_soon_threadsafe(answer.outputs.put_nowait, output)
+
+        sampling = request.sampling(request.limit or room)
+        sequence = Sequence(prompt, adapter, sampling, deliver, model.decode, model.eos)
+        try:
+            model.inference.submit(sequence)
+        except Overloaded:
+            return _error(503, "ServiceUnavailable", "too many requests are waiting", {"Retry-After": "1"})
+        try:
+            if request.stream:
+                return await _stream(http, answer)
+            return web.json_response(await answer.whole())
+        except AnswerFailed as error:
+            return _error(500, "InternalServerError", str(error))
+        finally:
+            # Reached early when the caller has gone away: its row is given to others.
+            model.inference.cancel(sequence)
+
+    def _handle(self, name: str) -> int | None:
+        if name == self.base_name:
+            return BASE
+        listed = self._adapters.get(name)
+        return listed.handle if listed else None
+
+    def _require(self) -> LoadedModel:
+        if self._model is None:
+            raise web.HTTPServiceUnavailable(text="the engine is starting", headers={"Retry-After": "1"})
+        return self._model
+
+
+async def _stream(http: web.Request, answer: Answer) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(http)
+    async for event in answer.events():
+        await response.write(event)
+    await response.write_eof()
+    return response
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise web.HTTPBadRequest(text="the body must be a JSON object")
+    return body
+
+
+R = TypeVar("R", ChatRequest, CompletionRequest)
+
+
+async def _parsed(request: web.Request, kind: type[R]) -> R:
+    try:
+        return kind.model_validate(await _json(request))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise web.HTTPBadRequest(text=f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        response: web.StreamResponse = await handler(request)
+        return response
+    except web.HTTPException as error:
+        headers = {k: v for k, v in error.headers.items() if k == "Retry-After"}
+        return _error(error.status, type(error).__name__.removeprefix("HTTP"), error.text or error.reason, headers)
+
+
+def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response(error_body(status, kind, message), status=status, headers=headers)

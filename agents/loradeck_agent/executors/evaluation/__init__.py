@@ -1,0 +1,1 @@
+"""Parts of the evaluate executor: greedy answers and how they are scored."""

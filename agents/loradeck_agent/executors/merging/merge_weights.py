@@ -1,0 +1,170 @@
+"""A LoRA adapter merged into the files of its base, tensor by tensor.
+
+Every shard is read once and written once, front to back: a weight that the adapter changes is widened to fp32, has
+`B @ A * alpha / rank` added, and is cast back once; every other byte is copied. So memory holds a few weights and never
+a shard, and the sums are those of peft's own merge in fp32. Both files are hashed as they pass, beside the sums.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loradeck.artifacts import BadArtifact
+from loradeck.artifacts.adapters import CONFIG, WEIGHTS, check_plain, lora_pairs, read_config, target_of
+from loradeck.artifacts.manifests import base_files
+from loradeck.artifacts.tensors import Tensor, read_header
+from loradeck.schemas.manifest import FileEntry
+from loradeck_agent.executors.merging.hashed_copy import Passing
+
+DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INDEX = "model.safetensors.index.json"
+
+Between = Callable[[int, int], None]
+"""Told after each weight how many of how many are merged. May raise, to end the merge."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Files of the base as they were read, and of the merged weights as they were written."""
+
+    base: tuple[FileEntry, ...]
+    files: tuple[FileEntry, ...]
+    tensors: int
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    """Where the pairs of an adapter lie in its file, by the base's name of the weight they change."""
+
+    path: Path
+    pairs: Mapping[str, tuple[Tensor, Tensor]]
+    scale: float
+
+
+def merge_weights(base: Path, adapter: Path, out: Path, between: Between = lambda done, of: None) -> Merged:
+    """Writes the base in `base` with the adapter in `adapter` merged into it to the empty folder `out`, durably.
+
+    The caller compares `Merged.base` with the base that the adapter was trained on.
+
+    Raises:
+        BadArtifact: `unsupported_adapter`, what is no plain LoRA; `wrong_base`, its tensors are not exactly those of
+            the base's target modules; `unsupported_base`, weights that cannot be added to; `bad_values`, a merged
+            weight is not finite; or a file is damaged.
+        OSError: the disk refused.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # hundreds of small sums: on a busy node, threads that wait for each other take far longer
+    try:
+        return _merge(base, adapter, out, between)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
+    found = base_files(base)
+    shards = [path for path in found if path.suffix == ".safetensors"]
+    headers = {path: read_header(path) for path in shards}
+    _check_shards(base, shards, headers)
+    lora = _adapter(adapter, {name: tensor for header in headers.values() for name, tensor in header.items()})
+    read, written, done = [], [], 0
+    for path in found:
+        ordered = sorted(headers.get(path, {}).items(), key=lambda item: item[1].begin)
+        size = path.stat().st_size
+        with Passing(path, out / path.name) as passing:
+            passing.copy(ordered[0][1].begin if ordered else size)
+            for name, tensor in ordered:
+                if name not in lora.pairs:
+                    passing.copy(tensor.end - tensor.begin)
+                    continue
+                passing.put(_sum(name, passing.take(tensor.end - tensor.begin), tensor, lora))
+                done += 1
+                between(done, len(lora.pairs))
+            before, after = passing.finish()
+        read.append(before)
+        written.append(after)
+    return Merged(tuple(read), tuple(written), done)
+
+
+def _sum(name: str, data: bytearray, tensor: Tensor, lora: _Adapter) -> memoryview:
+    """A weight with its pair added, as bytes. Raises: BadArtifact `bad_values`."""
+    dtype = DTYPES[tensor.dtype]
+    a, b = (_read(lora.path, side) for side in lora.pairs[name])
+    merged = b @ a
+    merged *= lora.scale
+    merged += torch.frombuffer(data, dtype=dtype).reshape(tensor.shape)  # `data` is being hashed: it stays as it is
+    cast = merged.to(dtype)
+    # Both ends are finite only where all is: a NaN is either end. Asking each value takes longer than all of the sum.
+    if not all(map(math.isfinite, (end.item() for end in cast.aminmax()))):
+        raise BadArtifact(
+            "bad_values",
+            "a merged weight is not a finite number",
+            f"{name}, stored as {tensor.dtype}",
+            "train the adapter again, at a lower learning rate",
+        )
+    return memoryview(cast.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def _read(path: Path, tensor: Tensor) -> torch.Tensor:
+    """A tensor of an adapter, in fp32."""
+    with path.open("rb") as file:
+        file.seek(tensor.begin)
+        data = bytearray(file.read(tensor.end - tensor.begin))
+    return torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).reshape(tensor.shape).float()
+
+
+def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> _Adapter:
+    """An adapter whose tensors are exactly an A and a B for every target module of a base with these weights."""
+    config = read_config(folder / CONFIG)
+    check_plain(config)
+    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
+    if type(rank) is not int or rank < 1 or not isinstance(alpha, (int, float)) or not isinstance(targets, list):
+        raise BadArtifact("unsupported_adapter", "the configuration lacks rank, alpha or target modules", CONFIG)
+    tensors = read_header(folder / WEIGHTS)
+    shapes = {f"{module}.weight": shape for module, shape in lora_pairs(tensors, rank).items()}
+    wanted = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name.endswith(".weight") and target_of(name.removesuffix(".weight"), targets)
+    }
+    if odd := sorted(wanted.keys() ^ shapes.keys()):
+        who = "the base has" if odd[0] in wanted else "the adapter has tensors for"
+        raise _wrong_base(f"{who} {odd[0]}, the other does not ({len(odd)} such)")
+    for name, shape in sorted(shapes.items()):
+        if wanted[name].shape != shape:
+            raise _wrong_base(f"{name} is {list(wanted[name].shape)} in the base, {list(shape)} by the adapter")
+        if wanted[name].dtype not in DTYPES:
+            raise _unsupported_base(f"{name} is stored as {wanted[name].dtype}, not as F32, F16 or BF16")
+    module = {name: f"base_model.model.{name.removesuffix('.weight')}" for name in shapes}
+    pairs = {
+        name: (tensors[f"{place}.lora_A.weight"], tensors[f"{place}.lora_B.weight"]) for name, place in module.items()
+    }
+    return _Adapter(folder / WEIGHTS, pairs, alpha / rank)
+
+
+def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping[str, Tensor]]) -> None:
+    """All weight files belong to one model: a second copy would be served unmerged by the engine that prefers it."""
+    index = base / INDEX
+    if not index.exists():
+        if len(shards) > 1:
+            raise _unsupported_base(f"{len(shards)} weight files, and no {INDEX} that says what belongs together")
+        return
+    document: Any = json.loads(index.read_bytes())
+    listed = document.get("weight_map") if isinstance(document, dict) else None
+    there = {name: path.name for path, header in headers.items() for name in header}
+    if listed != there or len(there) != sum(map(len, headers.values())):
+        raise _unsupported_base(f"{INDEX} does not list exactly the tensors of its weight files")
+
+
+def _wrong_base(detail: str) -> BadArtifact:
+    return BadArtifact("wrong_base", "the adapter does not fit this base", detail, "merge it into its own base")
+
+
+def _unsupported_base(detail: str) -> BadArtifact:
+    return BadArtifact("unsupported_base", "nothing can be merged into this base", detail, "use unquantized weights")

@@ -1,0 +1,1 @@
+"""Parts of the train executor: rows, templates, objectives, the loop and its checkpoints."""

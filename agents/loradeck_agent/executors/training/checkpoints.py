@@ -1,0 +1,203 @@
+"""Checkpoints of a run: whole or not there, and never resumed from on trust.
+
+A checkpoint is written under a staging name, each file synced, then its `manifest.json` with the size and hash of
+every file; then the folder gets its name, and only then `LAST_GOOD` names it. Reading starts at `LAST_GOOD`: a
+folder with a higher number that it does not name was never finished. One that is not what its manifest says is
+passed over for the one before, with the reason. Tensors are safetensors; nothing here is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save
+
+from loradeck.artifacts import BadArtifact, scan, verify_folder
+from loradeck.schemas.ids import Digest, Strict
+from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.manifest import FileEntry
+from loradeck_agent.executors.protocol import BadSpec
+from loradeck_agent.executors.publish import finish
+from loradeck_agent.host.state_folder import write_durably
+from loradeck_agent.store.checkpoints import LAST_GOOD, checkpoint_name
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class ResumeToken(Strict):
+    """What must be the same for a resumed run to be the run it resumes."""
+
+    base: Digest
+    datasets: tuple[Digest, ...]
+    recipe: Digest
+    seed: int
+    batch: int
+    accumulation: int
+    world: int
+
+    @staticmethod
+    def of(spec: TrainSpec, recipe: Digest, world: int) -> ResumeToken:
+        return ResumeToken(
+            base=spec.base,
+            datasets=spec.datasets,
+            recipe=recipe,
+            seed=spec.seed,
+            batch=spec.batch,
+            accumulation=spec.accumulation,
+            world=world,
+        )
+
+    def check(self, saved: ResumeToken) -> None:
+        """Raises BadSpec `resume_mismatch`, naming each field that differs."""
+        ours, theirs = self.model_dump(mode="json"), saved.model_dump(mode="json")
+        differing = [f"{field} was {theirs[field]}, is {ours[field]}" for field in ours if ours[field] != theirs[field]]
+        if differing:
+            raise BadSpec(
+                "resume_mismatch",
+                f"the checkpoint is of another run: {'; '.join(differing)}. Give it back what it was, or start anew",
+            )
+
+
+class CheckpointManifest(Strict):
+    v: int = 1
+    step: int = Field(ge=1)
+    token: ResumeToken
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint in memory: named groups of tensors, and the state as JSON."""
+
+    step: int
+    tensors: Mapping[str, dict[str, torch.Tensor]]
+    state: dict[str, Any]
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, over all its attempts."""
+
+    def __init__(self, path: Path, token: ResumeToken, keep: int) -> None:
+        self.path = path
+        self._token = token
+        self._keep = keep
+
+    def save(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+        """Writes a checkpoint, makes it the last good one and removes those beyond `keep`.
+
+        Raises:
+            OSError: the disk refused. The last good checkpoint is what it was.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = self.path / checkpoint_name(step)
+        staging = self.path / f".{target.name}.staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700)
+        for group, values in tensors.items():
+            _write(
+                staging / f"{group}.safetensors", save({k: v.detach().cpu().contiguous() for k, v in values.items()})
+            )
+        _write(staging / STATE, json.dumps(state, sort_keys=True, allow_nan=False).encode())
+        manifest = CheckpointManifest(step=step, token=self._token, files=scan(staging))
+        _write(staging / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        finish(staging, target)
+        write_durably(self.path / LAST_GOOD, target.name.encode())
+        for old in self._complete()[self._keep :]:
+            shutil.rmtree(old)
+        return target
+
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The last good checkpoint that is whole, and why newer ones were passed over.
+
+        None with no reasons: no checkpoint was ever finished.
+
+        Raises:
+            BadSpec: `resume_mismatch`, it is of another run; `bad_checkpoint`, there were good ones and none is whole.
+        """
+        try:
+            last = (self.path / LAST_GOOD).read_text().strip()
+        except FileNotFoundError:
+            return None, []
+        named = self.path / last
+        older = [folder for folder in self._complete() if folder.name < last]
+        reasons: list[str] = []
+        for folder in (named, *older):
+            try:
+                return self._read(folder), reasons
+            except (BadArtifact, OSError, ValueError) as error:
+                reasons.append(f"{folder.name} is not whole: {error}")
+        raise BadSpec(
+            "bad_checkpoint", f"{'; '.join(reasons)}. No earlier one is left; remove {self.path.name} to start anew"
+        )
+
+    def _read(self, folder: Path) -> Checkpoint:
+        """Raises BadArtifact, OSError or ValueError when the folder is not what its manifest says."""
+        try:
+            manifest = CheckpointManifest.model_validate_json((folder / MANIFEST).read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{MANIFEST}: {error.errors()[0]['msg']}") from error
+        self._token.check(manifest.token)
+        verify_folder(manifest.files, folder, beside={MANIFEST})
+        groups = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+        missing = {"weights", "optimizer"} - groups.keys()
+        if missing:
+            raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
+        return Checkpoint(manifest.step, groups, json.loads((folder / STATE).read_bytes()))
+
+    def _complete(self) -> list[Path]:
+        """Folders with a final name, newest first."""
+        return sorted((p for p in self.path.glob("step-*") if p.is_dir()), reverse=True)
+
+
+def optimizer_tensors(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The optimiser's state as tensors: `NAME/KEY`, with the parameter's name."""
+    return dict(_entries(optimiser, names))
+
+
+def _entries(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in names.items():
+        for key, value in optimiser.state[parameter].items():
+            yield f"{name}/{key}", value if isinstance(value, torch.Tensor) else torch.tensor(value)
+
+
+def restore_optimizer(
+    optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Puts a saved state back.
+
+    Raises:
+        BadSpec: `bad_checkpoint`, it is not the state of these parameters, each with all its parts.
+    """
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, part = key.rpartition("/")
+        found.setdefault(name, {})[part] = value
+    if found.keys() != names.keys() or any(part.keys() != {"step", "exp_avg", "exp_avg_sq"} for part in found.values()):
+        missing = sorted(names.keys() - found.keys())
+        raise BadSpec(
+            "bad_checkpoint",
+            "the checkpoint's optimizer state is not that of the recipe's weights"
+            + (f": {len(missing)} missing, first {missing[0]}" if missing else ""),
+        )
+    for name, parameter in names.items():
+        # AdamW counts its steps on the CPU.
+        kept = {part: value if part == "step" else value.to(parameter.device) for part, value in found[name].items()}
+        optimiser.state[parameter].update(kept)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,265 @@
+"""The loop that every recipe runs through: steps, guards, looks, checkpoints.
+
+The same recipe on the same kind of machine gives the same bytes, interrupted or not: rows are drawn from the
+seed, and the random numbers of a step (dropout) come from seed, step and process alone, so a step is the same
+whether the one before it ran in this process or in another. The learning rate rises over the first tenth of the
+steps and falls to zero over the rest; gradients are clipped at norm 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import peft
+import torch
+import transformers
+
+from loradeck.schemas.jobs import ExecutorEventType, TrainSpec
+from loradeck_agent.executors.protocol import Preempted, Run
+from loradeck_agent.executors.training.batches import batches
+from loradeck_agent.executors.training.checkpoints import CheckpointFolder, optimizer_tensors, restore_optimizer
+from loradeck_agent.executors.training.guards import Watch
+from loradeck_agent.executors.training.memory_probe import probe
+from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import Trained
+from loradeck_agent.executors.training.validation import Looks
+from loradeck_agent.executors.training.world import World
+
+WARM_UP = 0.1
+CLIP = 1.0
+
+
+class Objective(Protocol):
+    """A loss over pieces of a step."""
+
+    def size(self, examples: Sequence[Example]) -> float: ...
+
+    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]: ...
+
+
+def learning_rate(spec: TrainSpec, step: int) -> float:
+    """Of the step with this number, counted from 0."""
+    warm = max(1, round(spec.steps * WARM_UP))
+    rising = (step + 1) / warm
+    falling = (spec.steps - step) / max(1, spec.steps - warm)
+    return spec.learning_rate * min(1.0, rising, falling)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of a step's random numbers, for torch's generator."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
+
+
+@dataclass
+class Loop:
+    """One attempt at a run's steps."""
+
+    current: Run
+    spec: TrainSpec
+    trained: Trained
+    objective: Objective
+    task: list[Example]
+    general: list[Example]
+    looks: Looks | None
+    folder: CheckpointFolder | None
+    world: World
+
+    def __post_init__(self) -> None:
+        self._parameters = list(self.trained.names.values())
+        self._optimiser = torch.optim.AdamW(self._parameters, weight_decay=0.0)
+        self._watch = Watch(self.spec.guards)
+        self._best: dict[str, torch.Tensor] | None = None
+        self._saved = 0
+        self._last: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Takes the steps that are left; the trained weights are the best look's, else the last step's.
+
+        Raises:
+            Diverged: a guard gave up; the step in hand was not taken.
+            Preempted: stopped on request; a checkpoint of the last step is on the disk.
+            OutOfMemory: the longest batch does not fit.
+            BadSpec: see `CheckpointFolder.latest`.
+        """
+        spec = self.spec
+        done = self._resume()
+        memory = self._probe()
+        self.trained.model.train()
+        if self.looks is not None and not self.looks.history:
+            self.current.phase("looking at the base")
+            self.looks.begin()
+            self._say_look(0)
+        share = spec.mixing.share if spec.mixing else 0.0
+        drawn = batches(self.task, spec.batch, spec.seed, self.general, share)
+        for step, rows in enumerate(islice(drawn, done, spec.steps), done + 1):
+            if self._stopped_early():
+                break
+            self._last = self._step(step, rows)
+            done = step
+            if self.looks is not None and (step % self.looks_every == 0 or step == spec.steps):
+                if self.looks.look(step):
+                    self._best = self.trained.weights()
+                self._say_look(step)
+            stopping = self.world.any(self.current.stopping)
+            if step < spec.steps and (stopping or step % spec.checkpoint_every == 0):
+                self._save(step)
+            if stopping and step < spec.steps:  # after the last one, publishing is the quickest way out
+                raise Preempted
+            self.current.beat()
+        if self._best is not None:
+            self.trained.restore(self._best)
+        return {"steps": done, **self._last, **memory, **self._chosen()}
+
+    @property
+    def looks_every(self) -> int:
+        return self.spec.validation.every if self.spec.validation else self.spec.steps
+
+    def _stopped_early(self) -> bool:
+        return self.looks is not None and self.looks.stop
+
+    def _step(self, step: int, rows: list[Example]) -> dict[str, float]:
+        """One step: gradients of all pieces and processes, guards, and only then the weights."""
+        began = time.monotonic()
+        rate = learning_rate(self.spec, step - 1)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(step_seed(self.spec.seed, step, self.world.rank))
+        metrics = self._gradients(rows)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, CLIP))
+        self._watch.look(step, metrics["loss"], norm)
+        if "logps_chosen" in metrics:
+            self._watch.chosen(step, metrics["logps_chosen"], metrics["logps_reference"])
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        tokens = sum(len(example.ids) + len(example.rejected) for example in rows)
+        found: dict[str, float] = {
+            **metrics,
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "tokens_per_second": tokens / (time.monotonic() - began),
+        }
+        self.current.progress(step, self.spec.steps, "", **found)
+        return found
+
+    def _gradients(self, rows: list[Example]) -> dict[str, float]:
+        size = self.objective.size(rows)
+        total: dict[str, float] = {}
+        for piece in self.world.share(rows, self.spec.accumulation):
+            loss, metrics = self.objective.loss(piece, size)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for key, value in metrics.items():
+                total[key] = total.get(key, 0.0) + value
+        if self.world.size == 1:
+            return total
+        flat = torch.cat(
+            [p.grad.reshape(-1) if p.grad is not None else torch.zeros_like(p).reshape(-1) for p in self._parameters]
+        )
+        self.world.sum(flat)
+        for parameter, part in zip(
+            self._parameters, torch.split(flat, [p.numel() for p in self._parameters]), strict=True
+        ):
+            parameter.grad = part.view_as(parameter)
+        summed = self.world.sum(torch.tensor(list(total.values()), dtype=torch.float64, device=flat.device))
+        return dict(zip(total, summed.tolist(), strict=True))
+
+    def _probe(self) -> dict[str, float]:
+        """The longest rows that a process could have to hold at once, forward and backward."""
+        everything = sorted([*self.task, *self.general], key=lambda example: example.longest, reverse=True)
+        rows = everything[: max(1, self.spec.batch // (self.spec.accumulation * self.world.size))]
+
+        def step() -> None:
+            self.trained.model.train()
+            loss, _ = self.objective.loss(rows, self.objective.size(rows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimiser.zero_grad(set_to_none=True)
+
+        self.current.phase("probing the longest batch")
+        kept = 0 if self._saved else 2 * sum(p.numel() * p.element_size() for p in self._parameters)
+        found = probe(step, kept)
+        longest = float(rows[0].longest)
+        self.current.phase("the longest batch fits", longest_tokens=longest, **found)
+        return found
+
+    def _resume(self) -> int:
+        """Goes on from the last good checkpoint. Returns the steps it had done."""
+        if self.folder is None:
+            return 0
+        checkpoint, reasons = self.folder.latest()
+        for reason in reasons:
+            self.current.phase(f"passed over a checkpoint: {reason}")
+        if checkpoint is None:
+            return 0
+        self.trained.restore(checkpoint.tensors["weights"])
+        restore_optimizer(self._optimiser, self.trained.names, checkpoint.tensors["optimizer"])
+        self._best = checkpoint.tensors.get("best")
+        state = checkpoint.state
+        self._watch.restore(state["watch"])
+        self._last = state["last"]
+        if self.looks is not None:
+            self.looks.resume(state["looks"], state["best"], state["base_canaries"])
+        self._saved = checkpoint.step
+        differing = [
+            f"{k} {state['made_by'].get(k)}, now {v}"
+            for k, v in self._made_by().items()
+            if state["made_by"].get(k) != v
+        ]
+        exact = f"other rounding is possible: {'; '.join(differing)}" if differing else "bit for bit"
+        self.current.phase(f"resumed after step {checkpoint.step}, {exact}")
+        return checkpoint.step
+
+    def _save(self, step: int) -> None:
+        if self.folder is not None and self.world.first and step != self._saved:
+            tensors: dict[str, Mapping[str, torch.Tensor]] = {
+                "weights": self.trained.weights(),
+                "optimizer": optimizer_tensors(self._optimiser, self.trained.names),
+            }
+            if self._best is not None:
+                tensors["best"] = self._best
+            began = time.monotonic()
+            path = self.folder.save(step, tensors, self._state())
+            self._saved = step
+            self.current.emit(
+                ExecutorEventType.CHECKPOINT,
+                step=step,
+                of=self.spec.steps,
+                metrics={"checkpoint_seconds": time.monotonic() - began},
+                data={"folder": path.name},
+            )
+        self.world.wait()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "watch": self._watch.state(),
+            "last": self._last,
+            "looks": self.looks.history if self.looks else [],
+            "best": self.looks.best if self.looks else None,
+            "base_canaries": self.looks.base_canaries if self.looks else [],
+            "made_by": self._made_by(),
+        }
+
+    def _made_by(self) -> dict[str, Any]:
+        """What rounding depends on beside the recipe."""
+        return {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        }
+
+    def _say_look(self, step: int) -> None:
+        assert self.looks is not None
+        found = {f"val_{key}": value for key, value in self.looks.history[-1].items() if key != "step"}
+        self.current.progress(step, self.spec.steps, "looked at held-back rows", **found)
+
+    def _chosen(self) -> dict[str, Any]:
+        """What the looks found, and which one the result is."""
+        if self.looks is None or self.looks.best is None:
+            return {}
+        return {"looks": self.looks.history, "chosen_step": int(self.looks.history[self.looks.best]["step"])}

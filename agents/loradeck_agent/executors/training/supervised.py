@@ -1,0 +1,102 @@
+"""The supervised objective: cross-entropy of the answers, and if asked a pull back to the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import Trained
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A batch: tokens padded on the right, what is no padding, and which tokens are answers (all `[rows, width]`)."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    wanted: torch.Tensor
+    general: torch.Tensor
+    """`[rows]`"""
+
+
+class Supervised:
+    """Sums over a piece of a step; the caller gives the whole step's tokens to divide by."""
+
+    unit = "answer_tokens"
+
+    def __init__(self, trained: Trained, pad: int, kl: float) -> None:
+        self._trained = trained
+        self._pad = pad
+        self._kl = kl
+
+    def size(self, examples: Sequence[Example]) -> float:
+        """What a step's loss is divided by: its answers' tokens."""
+        return float(sum(example.answer_tokens for example in examples))
+
+    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """This piece's share of the step's loss (nats per answer token), and of its metrics."""
+        batch = self._padded(examples)
+        hidden = self._hidden(batch)
+        targets = batch.ids[:, 1:][batch.wanted[:, 1:]]
+        logits = self._head(hidden[:, :-1][batch.wanted[:, 1:]])
+        loss = functional.cross_entropy(logits, targets, reduction="sum") / size
+        with torch.no_grad():
+            metrics = {
+                "loss": float(loss),
+                "token_accuracy": float((logits.argmax(-1) == targets).sum()) / size,
+            }
+        if self._kl:
+            pulled = self._pull(batch, logits)
+            metrics["kl"] = float(pulled.detach()) / size
+            loss = loss + self._kl * pulled / size
+        return loss, metrics
+
+    @torch.no_grad()
+    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
+        """Summed cross-entropy (nats) and right tokens of rows that are not trained on."""
+        batch = self._padded(examples)
+        logits = self._head(self._hidden(batch)[:, :-1][batch.wanted[:, 1:]])
+        targets = batch.ids[:, 1:][batch.wanted[:, 1:]]
+        loss = functional.cross_entropy(logits, targets, reduction="sum")
+        return float(loss), float((logits.argmax(-1) == targets).sum())
+
+    def _pull(self, batch: Padded, logits: torch.Tensor) -> torch.Tensor:
+        """Summed KL(base || model) over the general rows' answers where the batch has some, else over all answers."""
+        with torch.no_grad(), self._trained.as_base():
+            reference = self._head(self._hidden(batch)[:, :-1][batch.wanted[:, 1:]])
+        ours, base = functional.log_softmax(logits, -1), functional.log_softmax(reference, -1)
+        each = functional.kl_div(ours, base, reduction="none", log_target=True).sum(-1)
+        if bool(batch.general.any()):
+            rows = batch.general[:, None].expand_as(batch.wanted[:, 1:])[batch.wanted[:, 1:]]
+            each = each * rows
+        return each.sum()
+
+    def _hidden(self, batch: Padded) -> torch.Tensor:
+        decoder: Any = self._trained.causal.get_decoder()
+        hidden: torch.Tensor = decoder(
+            input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of some positions; the head is the largest matrix, and only answers need it."""
+        logits: torch.Tensor = self._trained.causal.get_output_embeddings()(hidden)
+        return logits.float()
+
+    def _padded(self, examples: Sequence[Example]) -> Padded:
+        width = max(len(example.ids) for example in examples)
+        ids = torch.full((len(examples), width), self._pad)
+        mask = torch.zeros(len(examples), width, dtype=torch.long)
+        wanted = torch.zeros(len(examples), width, dtype=torch.bool)
+        for i, example in enumerate(examples):
+            ids[i, : len(example.ids)] = torch.tensor(example.ids)
+            mask[i, : len(example.ids)] = 1
+            wanted[i, example.answer_at : len(example.ids)] = True
+        device = self._trained.device
+        general = torch.tensor([example.general for example in examples])
+        return Padded(ids.to(device), mask.to(device), wanted.to(device), general.to(device))

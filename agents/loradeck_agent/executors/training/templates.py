@@ -1,0 +1,138 @@
+"""From rows to tokens, exactly as the base's own chat template writes them when it serves.
+
+What is trained must be what is asked later: a template that trims an answer, that puts something in its place or
+ends it with another token teaches a form which nobody will ask for. So each row is rendered whole and compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from loradeck.schemas.jobs import TrainSpec
+from loradeck_agent.executors.base import Base
+from loradeck_agent.executors.protocol import BadSpec
+from loradeck_agent.executors.training.training_rows import Lesson, Message
+
+
+@dataclass(frozen=True)
+class Example:
+    """Tokens of one row; the answer begins at `answer_at`. `rejected`: tokens of a preference's other answer."""
+
+    ids: list[int]
+    answer_at: int
+    general: bool = False
+    rejected: tuple[int, ...] = ()
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.ids) - self.answer_at
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest sequence."""
+        return max(len(self.ids), self.answer_at + len(self.rejected))
+
+
+def check_base(base: Base, spec: TrainSpec) -> None:
+    """What must be true of the base's tokens and template before anything is trained on it.
+
+    Raises:
+        BadSpec: `no_template`; `template_drift`, it is not the template the recipe names; `pad_in_eos`, padding would
+            end an answer, or the end would be masked as padding; `eos_mismatch`, engines stop at another token.
+    """
+    template = base.tokenizer.chat_template
+    if not isinstance(template, str):
+        raise BadSpec("no_template", "the base has no chat template, or several; rows cannot be written as it serves")
+    found = template_digest(template)
+    if spec.chat_template is not None and spec.chat_template != found:
+        raise BadSpec(
+            "template_drift",
+            f"the rows were written for the chat template {spec.chat_template}, the base has {found}; "
+            "look at what changed, then name the new one in chat_template",
+        )
+    ends = base.model.generation_config.eos_token_id
+    stops = set(ends) if isinstance(ends, list) else {ends} - {None}
+    if base.pad in stops | {base.eos}:
+        raise BadSpec("pad_in_eos", f"the padding token {base.pad} is one that ends an answer ({sorted(stops)})")
+    if stops and base.eos not in stops:
+        raise BadSpec(
+            "eos_mismatch", f"the tokenizer ends an answer with {base.eos}, engines would stop at {sorted(stops)}"
+        )
+
+
+def template_digest(template: str) -> str:
+    """SHA-256 (hex) of a chat template's text."""
+    return hashlib.sha256(template.encode()).hexdigest()
+
+
+def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
+    """A row in tokens.
+
+    Raises:
+        BadSpec: `bad_data`, the row is longer than `max_tokens` (it is never cut: half an answer teaches the wrong
+            end); `template_drift`, the template does not write the answer as it stands in the row;
+            `template_no_tools`.
+    """
+    prompt, answer = written(base, lesson, lesson.answer)
+    head = list(base.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    ids = head + base.answer_ids(answer)
+    rejected: tuple[int, ...] = ()
+    if lesson.rejected is not None:
+        _, other = written(base, lesson, {"role": "assistant", "content": lesson.rejected})
+        rejected = tuple(base.answer_ids(other))
+    example = Example(ids, len(head), lesson.general, rejected)
+    if example.longest > max_tokens:
+        raise BadSpec(
+            "bad_data", f"{lesson.where}: {example.longest} tokens, at most {max_tokens} are allowed (max_tokens)"
+        )
+    return example
+
+
+def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
+    """The prompt up to where the answer begins, and the answer, as the base's template writes them."""
+    messages, tools = list(lesson.prompt), list(lesson.tools) or None
+    template = base.tokenizer.apply_chat_template
+    prompt = str(template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
+    if tools:
+        _check_tools(base, lesson, prompt)
+    whole = str(template([*messages, answer], tools=tools, tokenize=False))
+    end = base.tokenizer.eos_token
+    text, found, rest = whole[len(prompt) :].partition(end)
+    if not whole.startswith(prompt):
+        raise BadSpec("template_drift", f"{lesson.where}: the template writes the prompt otherwise once it is answered")
+    if not found or rest.strip():
+        raise BadSpec("template_drift", f"{lesson.where}: the template does not end the answer with {end!r}")
+    for call in answer.get("tool_calls") or ():
+        _check_call(lesson, call, text)
+    # Tokens are compared where the texts differ: to some tokenizers a space at the end is nothing.
+    if not answer.get("tool_calls") and text != answer["content"]:
+        if base.answer_ids(text) == base.answer_ids(answer["content"]):
+            return prompt, text
+        raise BadSpec(
+            "template_drift",
+            f"{lesson.where}: the template writes the answer as {text[:60]!r}, the row has {answer['content'][:60]!r}",
+        )
+    return prompt, text
+
+
+def _check_tools(base: Base, lesson: Lesson, prompt: str) -> None:
+    names = [str(tool.get("function", tool).get("name")) for tool in lesson.tools]
+    bare = base.tokenizer.apply_chat_template(list(lesson.prompt), add_generation_prompt=True, tokenize=False)
+    if prompt == bare or any(name not in prompt for name in names):
+        raise BadSpec(
+            "template_no_tools",
+            f"{lesson.where}: the base's chat template does not write the row's tools; train calls as JSON "
+            "(structure.form = 'json'), with the tools in the prompt",
+        )
+
+
+def _check_call(lesson: Lesson, call: Message, text: str) -> None:
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})
+    values = json.loads(arguments) if isinstance(arguments, str) else arguments
+    parts = [str(function["name"]), *map(str, values), *(v for v in values.values() if isinstance(v, str))]
+    lost = [part for part in parts if part not in text and json.dumps(part)[1:-1] not in text]
+    if lost:
+        raise BadSpec("template_no_tools", f"{lesson.where}: the template does not write {lost[0]!r} of the tool call")

@@ -1,0 +1,206 @@
+"""What is trained: an adapter around the base, or the base itself; and how the result becomes an artifact."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from loradeck.artifacts import base_manifest, scan
+from loradeck.artifacts.manifests import BASE_FILES
+from loradeck.schemas.ids import digest_of
+from loradeck.schemas.jobs import TrainSpec
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest
+from loradeck.schemas.training import Weights
+from loradeck_agent.embedded.adapter_files import (
+    CONFIG,
+    WEIGHTS,
+    AdapterFault,
+    check_tensors,
+    expected_shapes,
+    linear_shapes,
+)
+from loradeck_agent.executors.base import Base
+from loradeck_agent.executors.protocol import BadSpec, Diverged
+from loradeck_agent.executors.publish import publish
+
+
+@dataclass
+class Trained:
+    """The model under training. `names`: what learns, by name."""
+
+    model: Any
+    names: dict[str, torch.nn.Parameter]
+    config: dict[str, Any] | None
+    """The adapter's configuration; None where every weight is trained."""
+    shapes: Mapping[str, tuple[int, int]]
+
+    @contextmanager
+    def as_base(self) -> Iterator[Any]:
+        """The base alone: the model with its adapter disabled."""
+        if not isinstance(self.model, PeftModel):
+            yield self.model
+            return
+        with self.model.disable_adapter():
+            yield self.model
+
+    @property
+    def causal(self) -> Any:
+        """The language model itself, with its adapter's modules in it."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.names.values())).device
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A copy of what learns."""
+        return {name: parameter.detach().clone() for name, parameter in self.names.items()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Raises BadSpec `bad_checkpoint` when these are not the weights that learn."""
+        wrong = sorted(
+            name
+            for name in self.names.keys() | tensors.keys()
+            if name not in self.names or name not in tensors or self.names[name].shape != tensors[name].shape
+        )
+        if wrong:
+            raise BadSpec("bad_checkpoint", f"{len(wrong)} weights of the checkpoint do not fit, first {wrong[0]}")
+        with torch.no_grad():
+            for name, parameter in self.names.items():
+                parameter.copy_(tensors[name])
+
+    def publish(self, out: Path, base: Path, spec: TrainSpec) -> str:
+        """Writes the result and its manifest into `out`; returns its digest.
+
+        Raises:
+            Diverged: a weight is not finite, or the adapter does not fit the base. Nothing is published.
+        """
+        if self.config is None:
+            return self._publish_base(out, base, spec).digest
+        tensors = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
+        try:
+            check_tensors(tensors, expected_shapes(self.config, self.shapes))
+        except AdapterFault as fault:
+            raise Diverged(f"the trained adapter is not published: {fault}") from fault
+        files = {
+            WEIGHTS: save(tensors, metadata={"format": "pt"}),
+            CONFIG: json.dumps(self.config, indent=2, sort_keys=True).encode() + b"\n",
+        }
+        return publish(out, files, lambda folder: _manifest(folder, spec)).digest
+
+    def _publish_base(self, out: Path, base: Path, spec: TrainSpec) -> BaseManifest:
+        """The base's files with the trained weights in their place, in the base's own types."""
+        state = self.model.state_dict()
+        files = {}
+        for path in sorted(base.iterdir()):
+            if not any(fnmatch.fnmatch(path.name, pattern) for pattern in BASE_FILES):
+                continue
+            files[path.name] = _retyped(path, state) if path.suffix == ".safetensors" else path.read_bytes()
+        return publish(
+            out, files, lambda folder: base_manifest(folder, f"{spec.tenant}/{spec.name}", digest_of(spec)[:12])
+        )
+
+
+def prepared(base: Base, spec: TrainSpec, parent: Path | None) -> Trained:
+    """The model to train, from the seed.
+
+    Raises:
+        BadSpec: `bad_spec`, the target modules or the rank do not fit the base; `bad_parent`.
+    """
+    shapes = linear_shapes(base.model)
+    torch.manual_seed(spec.seed)
+    if spec.weights is Weights.FULL:
+        base.model.requires_grad_(True)
+        return Trained(base.model, dict(base.model.named_parameters()), None, shapes)
+    _check_rank(spec, shapes)
+    model, config = with_adapter(base, spec)
+    if parent is not None:
+        _start_from(model, parent, config, shapes)
+    names = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return Trained(model, names, config, shapes)
+
+
+def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
+    """The base wrapped with a fresh adapter, and the adapter's configuration without a path of this machine."""
+    try:
+        lora = LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.alpha,
+            lora_dropout=spec.dropout,
+            target_modules=list(spec.target_modules),
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(base.model, lora)
+    except ValueError as error:
+        raise BadSpec("bad_spec", f"target_modules {list(spec.target_modules)} do not fit the base: {error}") from error
+    config = {key: sorted(value) if isinstance(value, set) else value for key, value in lora.to_dict().items()}
+    # What the base is, is said by the manifest; a folder of this machine is nobody else's.
+    config.update(base_model_name_or_path=None, inference_mode=True, auto_mapping=None, revision=None)
+    return model, json.loads(json.dumps(config, default=str))
+
+
+def _check_rank(spec: TrainSpec, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """A rank as large as a matrix holds nothing that the matrix itself would not; it only costs a slot more."""
+    targets = [shape for name, shape in shapes.items() if name.rpartition(".")[2] in spec.target_modules]
+    cap = min((min(shape) for shape in targets), default=spec.rank)
+    if spec.rank > cap:
+        raise BadSpec("bad_spec", f"rank {spec.rank} is above {cap}, the smallest side of the targeted modules")
+
+
+def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Puts the parent's weights in place of the fresh ones.
+
+    Raises:
+        BadSpec: `bad_parent`, it has other modules or another rank.
+    """
+    tensors = load_file(folder / WEIGHTS)
+    try:
+        check_tensors(tensors, expected_shapes(config, shapes))
+    except AdapterFault as fault:
+        raise BadSpec("bad_parent", f"the parent adapter does not fit this recipe: {fault}") from fault
+    set_peft_model_state_dict(model, tensors)
+
+
+def _retyped(path: Path, state: Mapping[str, torch.Tensor]) -> bytes:
+    """A weights file of the base with the trained values.
+
+    Raises:
+        Diverged: a value is not finite in the base's type.
+    """
+    tensors = {}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            if key not in state:
+                raise BadSpec("bad_spec", f"{path.name} holds {key}, which the model does not have")
+            tensors[key] = state[key].detach().cpu().to(file.get_tensor(key).dtype).contiguous()
+            if not bool(torch.isfinite(tensors[key]).all()):
+                raise Diverged(f"the trained base is not published: {key} holds values that are not finite")
+    data: bytes = save(tensors, metadata={"format": "pt"})
+    return data
+
+
+def _manifest(folder: Path, spec: TrainSpec) -> AdapterManifest:
+    return AdapterManifest(
+        tenant=spec.tenant,
+        name=spec.name,
+        base=spec.base,
+        files=scan(folder),
+        rank=spec.rank,
+        alpha=spec.alpha,
+        target_modules=tuple(sorted(spec.target_modules)),
+        config_hash=digest_of(spec),
+        datasets=spec.datasets,
+        parent=spec.parent,
+        decision=spec.decision,
+    )

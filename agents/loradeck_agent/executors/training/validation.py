@@ -1,0 +1,138 @@
+"""Looks at rows that are held back, at general rows and at the canaries, on a schedule, against the base.
+
+What is chosen for the release is the best look, not the last step: the one with the most exact answers where some are
+given, since a lower loss is not yet a right answer; among equals the one with the lowest loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+
+from loradeck.schemas.training import Validation
+from loradeck_agent.executors.base import Base
+from loradeck_agent.executors.evaluation.greedy import greedy
+from loradeck_agent.executors.protocol import Run
+from loradeck_agent.executors.training.templates import Example
+from loradeck_agent.executors.training.trained import Trained
+from loradeck_agent.serving.engine_api import CANARY_TOKENS
+
+T = TypeVar("T")
+LOOK_BATCH = 8
+
+
+class Judge(Protocol):
+    """What an objective gives for rows that are not trained on."""
+
+    def size(self, examples: Sequence[Example]) -> float: ...
+
+    def look(self, examples: Sequence[Example]) -> tuple[float, float]: ...
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """Rows that are never trained on."""
+
+    task: list[Example]
+    general: list[Example]
+
+
+def hold_back(rows: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T]]:
+    """(rows to train on, rows held back), chosen by the seed; at least one row is left to train on."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = set(order[: min(count, len(rows) - 1)])
+    return [row for i, row in enumerate(rows) if i not in chosen], [row for i, row in enumerate(rows) if i in chosen]
+
+
+def _rank(look: Mapping[str, float]) -> tuple[float, float]:
+    """Looks by how good they are, the best first."""
+    return -look.get("exact", 0.0), look["loss"]
+
+
+class Looks:
+    """What each look found. `history[0]` is the base's, before the first step."""
+
+    def __init__(
+        self, current: Run, base: Base, trained: Trained, judge: Judge, held: HeldBack, settings: Validation
+    ) -> None:
+        self._current = current
+        self._base = base
+        self._trained = trained
+        self._judge = judge
+        self._held = held
+        self._settings = settings
+        self._canaries = [base.prompt_ids([dict(m) for m in messages]) for messages in current.spec.canaries]
+        self.history: list[dict[str, float]] = []
+        self.base_canaries: list[list[int]] = []
+        """The base's answers to the canaries, tokens."""
+        self.best: int | None = None
+        """Place in `history` of the best look after a step."""
+
+    @property
+    def stop(self) -> bool:
+        """Whether the patience is used up."""
+        patience = self._settings.patience
+        return patience is not None and self.best is not None and len(self.history) - 1 - self.best >= patience
+
+    def begin(self) -> None:
+        """Looks at the base, before the first step; its canaries' answers are what later ones are held against."""
+        with self._trained.as_base():
+            self.base_canaries = self._greedy(self._canaries, CANARY_TOKENS)
+            self.history = [self._look(0)]
+
+    def resume(self, history: list[dict[str, float]], best: int | None, base_canaries: list[list[int]]) -> None:
+        """Takes up what an earlier attempt found. Where every weight is trained, the base can no longer be asked."""
+        self.history, self.best, self.base_canaries = history, best, base_canaries
+
+    def look(self, step: int) -> bool:
+        """Looks after a step. True: it is the best so far."""
+        self.history.append(self._look(step))
+        if self.best is None or _rank(self.history[-1]) < _rank(self.history[self.best]):
+            self.best = len(self.history) - 1
+            return True
+        return False
+
+    def _look(self, step: int) -> dict[str, float]:
+        model = self._trained.model
+        training = model.training
+        model.eval()
+        loss, accuracy = self._measure(self._held.task)
+        found = {"step": float(step), "loss": loss, "accuracy": accuracy}
+        if self._held.general:
+            found["general_loss"], found["general_accuracy"] = self._measure(self._held.general)
+        answered = self._held.task[: self._settings.answers]
+        if answered:
+            answers = self._greedy([e.ids[: e.answer_at] for e in answered], self._settings.max_new_tokens)
+            right = [e.ids[e.answer_at :] == tokens for e, tokens in zip(answered, answers, strict=True)]
+            found["exact"] = sum(right) / len(right)
+            texts = [self._base.text(tokens).casefold() for tokens in answers]
+            refused = [any(phrase.casefold() in text for phrase in self._settings.refusals) for text in texts]
+            found["refusal_rate"] = sum(refused) / len(refused)
+        if self._canaries:
+            now = self._greedy(self._canaries, CANARY_TOKENS)
+            found["canaries_changed"] = sum(a != b for a, b in zip(now, self.base_canaries, strict=True)) / len(now)
+        model.train(training)
+        return found
+
+    def _measure(self, examples: list[Example]) -> tuple[float, float]:
+        """Mean loss and share of right tokens (preferences: pairs)."""
+        ordered = sorted(examples, key=lambda example: len(example.ids))
+        loss = right = 0.0
+        for start in range(0, len(ordered), LOOK_BATCH):
+            one, hits = self._judge.look(ordered[start : start + LOOK_BATCH])
+            loss, right = loss + one, right + hits
+            self._current.beat()
+        size = self._judge.size(examples)
+        return loss / size, right / size
+
+    def _greedy(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        for start in range(0, len(prompts), LOOK_BATCH):
+            part = prompts[start : start + LOOK_BATCH]
+            answers = greedy(self._trained.model, part, tokens, eos=self._base.eos, pad=self._base.pad)
+            found += [answer.tokens for answer in answers]
+            self._current.beat()
+        return found

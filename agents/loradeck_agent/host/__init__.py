@@ -1,0 +1,1 @@
+"""The host: configuration, the state folder, child processes, secrets and HTTP."""

@@ -1,0 +1,248 @@
+"""The agent's configuration file: TOML, checked whole before anything starts.
+
+An error names the file, the line, the key, what is wrong with it and what to write instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from loradeck.schemas.address import is_loopback
+from loradeck.schemas.ids import Name, Strict
+from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, VllmEngine
+from loradeck_agent.host.errors import ConfigError
+from loradeck_agent.host.secret_file import read_secret
+
+SOCKET_PATH_BYTES = 107
+"""Longest path of a Unix socket (sun_path less its terminating zero)."""
+
+DEFAULT_CONFIG = "/etc/loradeck/agent.toml"
+
+
+class RouterConfig(Strict):
+    listen: str = Field(description="HOST:PORT that callers of the tenants' models connect to")
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{listen!r} is not HOST:PORT; write for example '127.0.0.1:7500'")
+        return listen
+
+    @model_validator(mode="after")
+    def _callers_keys_are_not_sent_in_the_clear(self) -> RouterConfig:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together; write both or neither")
+        host = self.listen.rpartition(":")[0].strip("[]")
+        if self.tls_cert is None and not is_loopback(host):
+            raise ValueError("callers send their keys: listening beyond loopback needs tls_cert and tls_key")
+        return self
+
+
+class JobsConfig(Strict):
+    threads: int = Field(1, ge=1, le=256, description="of one executor")
+
+
+class AgentConfig(Strict):
+    node: Name
+    hub: str = Field(description="http://… (loopback only) or https://…")
+    token: Path = Field(description="file with the agent's token, mode 0600")
+    state: Path
+    ca: Path | None = Field(None, description="PEM file with the authority that signed the hub's certificate")
+    labels: dict[str, str] = Field(default_factory=dict)
+    router: RouterConfig
+    jobs: JobsConfig = JobsConfig()
+    memory_gb: float | None = Field(None, gt=0, description="what all engines that run at once may take together")
+    hold_prior_s: float = Field(86_400, ge=0, description="how long an engine runs on after a move to another base")
+    engine: tuple[AnyEngine, ...] = ()
+
+    @field_validator("hub")
+    @classmethod
+    def _hub_is_safe_to_send_a_token_to(cls, hub: str) -> str:
+        url = urlsplit(hub)
+        if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/") or url.query:
+            raise ValueError(f"{hub!r} is not the URL of a hub; write for example 'https://hub.example.com:7400'")
+        if url.scheme == "http" and not is_loopback(url.hostname):
+            raise ValueError(f"{hub!r} would carry the token in the clear; write https:// for a hub on another host")
+        return hub.rstrip("/")
+
+    @model_validator(mode="after")
+    def _engines_differ(self) -> AgentConfig:
+        names = [engine.name for engine in self.engine]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two engines are called {twice[0]!r}; give each its own name")
+        places = [engine.socket or engine.url for engine in self.engine if isinstance(engine, VllmEngine)]
+        shared = sorted({str(place) for place in places if place is not None and places.count(place) > 1})
+        if shared:
+            raise ValueError(f"two engines are attached to {shared[0]}; a vLLM is one engine")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_fit_the_memory(self) -> AgentConfig:
+        if self.memory_gb is None:
+            return self
+        for engine in self.engine:
+            if engine.memory_gb is None:
+                raise ValueError(f"memory_gb limits the node, so engine {engine.name!r} needs its own memory_gb")
+            if engine.memory_gb > self.memory_gb:
+                raise ValueError(
+                    f"engine {engine.name!r} takes {engine.memory_gb:g} GB, the node has {self.memory_gb:g}"
+                )
+        always = sum(engine.memory_gb or 0 for engine in self.engine if engine.start == "always")
+        if always > self.memory_gb:
+            raise ValueError(
+                f"the engines that always run take {always:g} GB, the node has {self.memory_gb:g}; "
+                'write start = "wanted" where one may be stopped'
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> AgentConfig:
+        """Reads and checks a configuration file. Relative paths in it count from the file's own folder.
+
+        Raises:
+            ConfigError: the file is absent, is not TOML, has a wrong key or value, or asks for a state folder
+                whose sockets' paths would be too long.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                "config_unreadable", f"cannot read {path}", error.strerror or "", "pass --config FILE"
+            ) from error
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError("config_syntax", f"{path} is not TOML", str(error), "correct that line") from error
+        _anchor(data, path.resolve().parent)
+        try:
+            config = cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(
+                "config_invalid",
+                f"{path} has {error.error_count()} wrong setting" + "s" * (error.error_count() > 1),
+                "\n".join(_explain(error, text)),
+                "docs/architecture.md, section 'The agent', shows every key",
+            ) from error
+        config._check_socket_paths(path)
+        return config
+
+    def replica_of(self, engine: EngineConfig) -> str:
+        """Name of an engine's replica in the fleet: the node's own where it has one engine only."""
+        return self.node if len(self.engine) == 1 else f"{self.node}.{engine.name}"
+
+    def read_token(self) -> str:
+        """The bearer token.
+
+        Raises:
+            ConfigError: the file is absent, empty, or readable by others.
+        """
+        fix = "make one on the hub's host: loradeck token create --role agent --node " + self.node
+        return read_secret(self.token, "token", fix)
+
+    def check_engines(self) -> None:
+        """Raises ConfigError for the first engine whose base, Python or key is not there."""
+        for engine in self.engine:
+            if not engine.base.is_dir():
+                raise ConfigError(
+                    "base_missing",
+                    f"engine {engine.name!r} has no base model",
+                    f"{engine.base} is not a folder",
+                    "put the base there or correct `base`",
+                )
+            if isinstance(engine, VllmEngine):
+                engine.read_key()
+                if engine.python is not None and not os.access(engine.python, os.X_OK):
+                    raise ConfigError(
+                        "python_missing",
+                        f"engine {engine.name!r} cannot be launched",
+                        f"{engine.python} is no program",
+                        "install vLLM into an environment of its own and name its Python",
+                    )
+
+    def _check_socket_paths(self, path: Path) -> None:
+        for engine in self.engine:
+            if isinstance(engine, VllmEngine) and len(os.fsencode(engine.socket or "")) > SOCKET_PATH_BYTES:
+                raise ConfigError(
+                    "socket_path_too_long",
+                    f"{path}: `socket` of engine {engine.name!r} is too long for a Unix socket",
+                    f"{engine.socket}; at most {SOCKET_PATH_BYTES} bytes are possible",
+                    "start that vLLM with a shorter --uds",
+                )
+        names = ["router/router.sock", *(f"engines/{engine.name}/engine.sock" for engine in self.engine)]
+        longest = max(names, key=len)
+        size = len(os.fsencode(self.state / longest))
+        if size > SOCKET_PATH_BYTES:
+            raise ConfigError(
+                "socket_path_too_long",
+                f"{path}: `state` is too long for a Unix socket",
+                f"{self.state / longest} has {size} bytes, at most {SOCKET_PATH_BYTES} are possible",
+                f"choose a state folder of at most {SOCKET_PATH_BYTES - len(longest) - 1} bytes",
+            )
+
+
+def _anchor(data: dict[str, Any], folder: Path) -> None:
+    """Makes the paths in a parsed file absolute. Values of another type are left for the model to refuse."""
+    for key in ("token", "state", "ca"):
+        if isinstance(data.get(key), str):
+            data[key] = str(folder / Path(data[key]).expanduser())
+    router = data.get("router")
+    for key in ("tls_cert", "tls_key"):
+        if isinstance(router, dict) and isinstance(router.get(key), str):
+            router[key] = str(folder / Path(router[key]).expanduser())
+    engines = data.get("engine")
+    for engine in engines if isinstance(engines, list) else []:
+        for key in ("base", "socket", "key", "python"):
+            if isinstance(engine, dict) and isinstance(engine.get(key), str):
+                engine[key] = str(folder / Path(engine[key]).expanduser())
+
+
+def _explain(error: ValidationError, text: str) -> list[str]:
+    lines = _key_lines(text)
+    out = []
+    for problem in error.errors():
+        location = tuple(problem["loc"])
+        if location[:1] == ("engine",):
+            location = (*location[:2], *location[3:])  # the third names the kind, which is no key in the file
+        if problem["type"] == "engine_kind":
+            location += ("kind",)
+        near = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+        key = ".".join(str(part) for part in location) or "the file"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "missing":
+            message = "is missing"
+        elif problem["type"] == "extra_forbidden":
+            message = "is not a setting that exists"
+        out.append((f"line {near}: " if near else "") + f"{key}: {message}")
+    return out
+
+
+def _key_lines(text: str) -> dict[tuple[str | int, ...], int]:
+    """Line of each key and table of a TOML text, by its path as pydantic writes it."""
+    table: tuple[str | int, ...] = ()
+    counts: dict[str, int] = {}
+    out: dict[tuple[str | int, ...], int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if match := re.match(r"\s*\[\[\s*([\w.-]+)\s*\]\]", line):
+            name = match.group(1)
+            table = (name, counts.get(name, 0))
+            counts[name] = counts.get(name, 0) + 1
+            out[table] = number
+        elif match := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+            table = tuple(match.group(1).split("."))
+            out[table] = number
+        elif match := re.match(r"""\s*["']?([\w-]+)["']?\s*=""", line):
+            out[(*table, match.group(1))] = number
+    return out

@@ -1,0 +1,175 @@
+"""What the configuration says of an engine: its kind, its base, and how it is reached or started.
+
+A vLLM is attached to (`socket` or `url`: somebody else runs it) or launched (`python`: it is ours). What would
+contradict the agent in a launched one's own flags is refused here, with what to write instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from loradeck.rules.serving.vram import Rank
+from loradeck.schemas.address import is_loopback
+from loradeck.schemas.ids import Name, Strict
+from loradeck_agent.host.secret_file import read_secret
+
+OUR_FLAGS = {
+    "--model": "write `base`",
+    "--served-model-name": "the agent names the base itself",
+    "--host": "the agent lays the engine's socket",
+    "--port": "the agent lays the engine's socket",
+    "--uds": "the agent lays the engine's socket",
+    "--ssl-keyfile": "the engine's socket is a Unix socket, which carries no TLS",
+    "--ssl-certfile": "the engine's socket is a Unix socket, which carries no TLS",
+    "--api-key": "every user can read a command line, and the engine's socket needs no key",
+    "--enable-lora": "the agent sets it",
+    "--no-enable-lora": "the agent loads adapters",
+    "--max-loras": "write `slots`",
+    "--max-cpu-loras": "write `slots`",
+    "--max-lora-rank": "write `max_rank`",
+    "--lora-modules": "adapters are loaded by the agent, after it has verified them",
+    "--dtype": "write `dtype`",
+    "--tensor-parallel-size": "write `tensor_parallel`",
+    "--config": "a file could set what the agent sets; write its flags in `args`",
+}
+"""Flags of vLLM's that the agent sets, or that would work against it, and what to do instead."""
+
+SHORT_FLAGS = {"-tp": "--tensor-parallel-size", "-asc": "--api-server-count"}
+
+OUR_VARIABLES = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "the agent sets it",
+    "HF_HUB_OFFLINE": "the agent sets it",
+    "VLLM_API_KEY": "the engine's socket needs no key",
+    "PYTHONPATH": "install into vLLM's environment what it needs",
+    "PYTHONHOME": "name that environment's `python`",
+    "VLLM_LORA_RESOLVER_CACHE_DIR": "an adapter that vLLM finds by itself would be served unverified",
+}
+
+
+class EngineConfig(Strict):
+    """What every engine has. `slots`: adapters resident at once."""
+
+    name: Name
+    base: Path = Field(description="folder of the base model")
+    slots: int = Field(4, ge=1, le=64, description="adapters resident at once")
+    start: Literal["always", "wanted"] = Field(
+        "always", description="wanted: it runs while something names its base, and for hold_prior_s after that"
+    )
+    memory_gb: float | None = Field(None, gt=0, description="what it takes of the node's memory_gb")
+
+    @property
+    def attached(self) -> bool:
+        """Somebody else starts and ends it."""
+        return False
+
+    @property
+    def rank_limit(self) -> int | None:
+        """Highest rank of an adapter that it takes; None where it takes any."""
+        return None
+
+
+class EmbeddedEngine(EngineConfig):
+    kind: Literal["embedded"] = "embedded"
+    threads: int = Field(1, ge=1, le=256)
+
+
+class VllmEngine(EngineConfig):
+    kind: Literal["vllm"]
+    socket: Path | None = Field(None, description="of a vLLM that runs already (its --uds)")
+    url: str | None = Field(None, description="of a vLLM that runs already; http://… on this host only")
+    key: Path | None = Field(None, description="file (0600) with the --api-key of a vLLM that runs already")
+    python: Path | None = Field(None, description="of the environment in which vLLM is installed: it is launched")
+    max_rank: Rank = Field(16, description="the --max-lora-rank it was, or is, started with")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: str = Field("cuda", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="what it computes on")
+    tensor_parallel: int = Field(1, ge=1, le=1024)
+    args: tuple[str, ...] = Field((), description="further flags of a launched vLLM")
+    env: dict[str, str] = Field(default_factory=dict, description="variables of a launched vLLM")
+
+    @property
+    def attached(self) -> bool:
+        return self.python is None
+
+    @property
+    def rank_limit(self) -> int | None:
+        return self.max_rank
+
+    def read_key(self) -> str | None:
+        """The key that a vLLM with --api-key asks for. Raises ConfigError."""
+        if self.key is None:
+            return None
+        return read_secret(self.key, "key", "write what vLLM was given as --api-key into it, mode 0600")
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_safe_to_send_prompts_to(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        bare = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/")
+        if not bare or parts.query or parts.fragment or parts.username is not None:
+            raise ValueError(f"{url!r} is not the address of a vLLM; write for example 'http://127.0.0.1:8000'")
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            raise ValueError(f"{url!r} would carry prompts and the key in the clear; write https:// for another host")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _attached_or_launched(self) -> VllmEngine:
+        ways = [name for name in ("socket", "url", "python") if getattr(self, name) is not None]
+        if not ways:
+            raise ValueError(
+                "how is it reached? Write `socket` or `url` of a vLLM that runs, or `python` of the environment "
+                "from which to launch one"
+            )
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(f'`{way}`' for way in ways)} are different engines; write one of them")
+        if self.python is None:
+            if self.start == "wanted":
+                raise ValueError("`start` is for an engine that the agent starts; this one is started elsewhere")
+            if set_ := [name for name in ("args", "env") if getattr(self, name)]:
+                raise ValueError(f"`{set_[0]}` is for a vLLM that the agent launches; this one is started elsewhere")
+        elif self.key is not None:
+            raise ValueError("`key` is for a vLLM that runs already; a launched one listens on a socket of ours")
+        return self
+
+    @field_validator("args")
+    @classmethod
+    def _flags_do_not_contradict_the_agent(cls, args: tuple[str, ...]) -> tuple[str, ...]:
+        for at, arg in enumerate(args):
+            flag, _, value = arg.partition("=")
+            flag = SHORT_FLAGS.get(flag, flag.replace("_", "-"))
+            if not flag.startswith("--"):
+                continue
+            if "--api-server-count".startswith(flag) and (value or "".join(args[at + 1 : at + 2])) != "1":
+                raise ValueError(
+                    f"{arg!r}: with more than one API server vLLM loads no adapters at run time; leave it out"
+                )
+            # argparse takes any unambiguous beginning of a flag for the flag.
+            ours = next((ours for ours in OUR_FLAGS if len(flag) > 2 and ours.startswith(flag)), None)
+            if ours is not None:
+                raise ValueError(f"{arg!r} cannot be set here: {OUR_FLAGS[ours]}")
+        return args
+
+    @field_validator("env")
+    @classmethod
+    def _variables_do_not_contradict_the_agent(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if name in OUR_VARIABLES:
+                raise ValueError(f"{name} cannot be set here: {OUR_VARIABLES[name]}")
+        return env
+
+
+def _kind(value: object) -> str:
+    kind = value.get("kind", "embedded") if isinstance(value, dict) else getattr(value, "kind", "embedded")
+    return kind if isinstance(kind, str) else ""
+
+
+AnyEngine = Annotated[
+    Annotated[EmbeddedEngine, Tag("embedded")] | Annotated[VllmEngine, Tag("vllm")],
+    Discriminator(_kind, custom_error_type="engine_kind", custom_error_message="must be 'embedded' or 'vllm'"),
+]
+"""An `[[engine]]` table; without a `kind` it is an embedded one."""

@@ -1,0 +1,217 @@
+"""A small HTTP/1.1 client on asyncio and h11, over a Unix socket or TCP with TLS.
+
+The daemon talks to its router, its engines and the hub with this one client. The path of a flip needs a
+connection that is already open and nothing between it and the socket, and the daemon's memory budget has no
+room for a larger library beside pydantic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+
+from loradeck_agent.host.errors import Unreachable
+
+CHUNK = 1 << 16
+IDLE_KEPT = 4
+"""Connections kept open between calls."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A complete answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a client connects to: a Unix socket, or a host and port."""
+
+    unix: Path | None = None
+    host: str = "localhost"
+    port: int = 0
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def of_url(cls, url: str, ca: Path | None = None) -> Endpoint:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        tls = ssl.create_default_context(cafile=str(ca) if ca else None) if secure else None
+        return cls(host=parts.hostname or "localhost", port=parts.port or (443 if secure else 80), tls=tls)
+
+    def __str__(self) -> str:
+        if self.unix:
+            return str(self.unix)
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class _Line:
+    """One connection; good for another exchange after a complete one."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.h11 = h11.Connection(h11.CLIENT)
+        self.used = False
+        self.heard = False
+
+    def close(self) -> None:
+        self.writer.close()
+
+    async def next_event(self) -> h11.Event | type[h11.PAUSED]:
+        while True:
+            event = self.h11.next_event()
+            if event is not h11.NEED_DATA:
+                return event  # type: ignore[return-value]
+            data = await self.reader.read(CHUNK)
+            self.heard = self.heard or bool(data)
+            self.h11.receive_data(data)
+
+
+@dataclass
+class HttpClient:
+    """Calls to one endpoint, over connections that are kept open.
+
+    Every call raises `Unreachable` when no complete answer came (refused, reset, timed out, not HTTP).
+    """
+
+    endpoint: Endpoint
+    headers: Mapping[str, str] = field(default_factory=dict)
+    connections: int = field(default=0, init=False)
+    """Opened so far. While it stays, every answer came from the process that answered before."""
+    _idle: list[_Line] = field(default_factory=list, init=False)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | AsyncIterable[bytes] | None = None,
+        *,
+        size: int | None = None,
+        timeout: float,
+        sink: Callable[[bytes], None] | None = None,
+    ) -> Reply:
+        """One request and its whole answer.
+
+        Args:
+            body: JSON bytes, or an iterable of chunks of `size` bytes in all.
+            timeout: seconds for the whole exchange, connecting included.
+            sink: receives the body of a 2xx answer piece by piece instead of `Reply.body`.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._call(method, path, body, size, sink)
+        except TimeoutError as error:
+            why = f"{method} {path} took more than {timeout:g} s"
+            raise Unreachable(str(self.endpoint), why, silent=True) from error
+        except (OSError, EOFError, h11.RemoteProtocolError) as error:
+            raise Unreachable(str(self.endpoint), f"{method} {path}: {error or type(error).__name__}") from error
+
+    async def post(self, path: str, document: Any, *, timeout: float) -> Reply:
+        return await self.call("POST", path, json.dumps(document).encode(), timeout=timeout)
+
+    async def get(self, path: str, *, timeout: float) -> Reply:
+        return await self.call("GET", path, timeout=timeout)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | AsyncIterable[bytes] | None,
+        size: int | None,
+        sink: Callable[[bytes], None] | None,
+    ) -> Reply:
+        while True:
+            line = self._idle.pop() if self._idle else await self._connect()
+            try:
+                reply = await self._exchange(line, method, path, body, size, sink)
+            except (OSError, h11.RemoteProtocolError):
+                line.close()
+                # The server closed a connection that lay idle: it never saw this request.
+                if line.used and not line.heard and (body is None or isinstance(body, bytes)):
+                    continue
+                raise
+            except BaseException:
+                line.close()
+                raise
+            if line.h11.our_state is h11.DONE and line.h11.their_state is h11.DONE and len(self._idle) < IDLE_KEPT:
+                line.h11.start_next_cycle()
+                line.used, line.heard = True, False
+                self._idle.append(line)
+            else:
+                line.close()
+            return reply
+
+    async def _connect(self) -> _Line:
+        at = self.endpoint
+        self.connections += 1
+        if at.unix is not None:
+            return _Line(*await asyncio.open_unix_connection(str(at.unix)))
+        return _Line(*await asyncio.open_connection(at.host, at.port, ssl=at.tls))
+
+    async def _exchange(
+        self,
+        line: _Line,
+        method: str,
+        path: str,
+        body: bytes | AsyncIterable[bytes] | None,
+        size: int | None,
+        sink: Callable[[bytes], None] | None,
+    ) -> Reply:
+        headers = [("host", "localhost" if self.endpoint.unix else str(self.endpoint)), *self.headers.items()]
+        if isinstance(body, bytes):
+            headers += [("content-type", "application/json"), ("content-length", str(len(body)))]
+        elif body is not None:
+            headers += [("content-type", "application/octet-stream"), ("content-length", str(size))]
+        elif method != "GET":
+            headers.append(("content-length", "0"))
+        conn, writer = line.h11, line.writer
+        out = conn.send(h11.Request(method=method, target=path, headers=headers)) or b""
+        if isinstance(body, bytes):
+            out += conn.send(h11.Data(data=body)) or b""
+        elif body is not None:
+            writer.write(out)
+            out = b""
+            async for chunk in body:
+                writer.write(conn.send(h11.Data(data=chunk)) or b"")
+                await writer.drain()
+        writer.write(out + (conn.send(h11.EndOfMessage()) or b""))
+        await writer.drain()
+
+        status, got, answer = 0, bytearray(), {}
+        while True:
+            event = await line.next_event()
+            if isinstance(event, h11.Response):
+                status = event.status_code
+                answer = {k.decode("latin-1"): v.decode("latin-1") for k, v in event.headers}
+            elif isinstance(event, h11.Data):
+                if sink is not None and 200 <= status < 300:
+                    sink(bytes(event.data))
+                else:
+                    got += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                return Reply(status, answer, bytes(got))
+            elif isinstance(event, h11.ConnectionClosed):
+                raise ConnectionResetError("the connection was closed before an answer")

@@ -1,0 +1,33 @@
+"""Secrets come in files: read once, checked to be nobody else's, never in a command line or a log."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from loradeck_agent.host.errors import ConfigError
+
+
+def read_secret(path: Path, what: str, fix: str) -> str:
+    """The one word in a file of mode 0600.
+
+    Args:
+        what: what it is, for the error ("token").
+        fix: how to make one.
+
+    Raises:
+        ConfigError: `<what>_unreadable`, `<what>_mode` (others may read it), `<what>_empty`.
+    """
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        secret = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what}_unreadable", f"cannot read the {what} file {path}", str(error), fix) from error
+    if mode & 0o077:
+        raise ConfigError(
+            f"{what}_mode", f"the {what} file {path} may be read by others", f"mode {mode:04o}", f"chmod 0600 {path}"
+        )
+    if not secret or any(c.isspace() for c in secret):
+        raise ConfigError(f"{what}_empty", f"the {what} file {path} holds no single {what}", "", f"make a new {what}")
+    return secret

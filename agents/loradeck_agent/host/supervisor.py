@@ -1,0 +1,332 @@
+"""Keeps one router or engine running: starts it, adopts the one that runs already, restarts it when it ends.
+
+An engine that somebody else runs is only watched (`Watched`).
+
+Each runs in a session of its own with its output in a file, and outlives the agent. Two never run: the one
+that is there holds its lock, and a second could not take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.process_log import keep_trimmed, trim
+from loradeck_agent.host.state_folder import holder_of
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+TAKE_OVER_S = 1.0
+STEADY_S = 60.0
+"""A process that lived this long starts the back-off again from its beginning."""
+
+WATCH_S = 0.5
+"""Between two looks at a program that somebody else runs."""
+
+SILENCES = 3
+"""Looks without an answer in time after which such a program counts as gone. A refused connection is the end."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to start. `ready_s`: how long it may take until `probe` answers; `environment`: added to ours."""
+
+    name: str
+    argv: tuple[str, ...]
+    lock: Path
+    log: Path
+    ready_s: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Full jitter: the n-th pause is uniform between 0 and min(cap, first * 2**n), in seconds."""
+
+    first: float = 0.5
+    cap: float = 15.0
+
+    def pause(self, failures: int) -> float:
+        return random.uniform(0, min(self.cap, self.first * 2 ** min(failures, 16)))
+
+
+class Supervised:
+    """Runs one program for as long as `run` does, and leaves it running when `run` is cancelled.
+
+    Args:
+        probe: the running process's boot id once it answers, else None. Must not raise.
+        came_up: called with the boot id and whether the process was found running. It is called again after
+            every restart, and once a second for as long as it raises an AgentError.
+        went_down: called when the process has ended.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        probe: Callable[[], Awaitable[str | None]],
+        came_up: Callable[[str, bool], Awaitable[None]],
+        went_down: Callable[[], Awaitable[None]],
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.program = program
+        self.pid: int | None = None
+        self.starts = 0
+        self.began = 0.0
+        """When the process that runs was started, if by us; monotonic seconds."""
+        self._probe = probe
+        self._came_up = came_up
+        self._went_down = went_down
+        self._backoff = backoff or Backoff()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    async def run(self) -> None:
+        trimming = asyncio.create_task(keep_trimmed(self.program.log))
+        try:
+            await self._life_after_life()
+        finally:
+            trimming.cancel()
+
+    async def _life_after_life(self) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._one_life()
+            except OSError as error:
+                log.error("%s cannot be started: %s", self.program.name, error)
+            failures = 0 if time.monotonic() - began > STEADY_S else failures + 1
+            pause = self._backoff.pause(failures)
+            log.warning("%s is started again in %.1f s", self.program.name, pause)
+            await asyncio.sleep(pause)
+
+    async def end(self, grace_s: float) -> bool:
+        """Ends the process, also one that an agent before this one started. False: none ran.
+
+        `run` must have been cancelled, or it would start another.
+
+        Raises:
+            AgentError: `will_not_end`.
+        """
+        pid = self.pid or await asyncio.to_thread(holder_of, self.program.lock)
+        if pid is None:
+            return False
+        self.pid = pid
+        await asyncio.to_thread(end_process, pid, self.program.name, grace_s=grace_s)
+        self._how_it_ended()
+        self.pid = None
+        return True
+
+    async def _one_life(self) -> None:
+        found = await asyncio.to_thread(holder_of, self.program.lock)
+        pid = found if found is not None else self._start()
+        try:
+            watch = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        ended = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(watch, _settle, ended)
+        self.pid = pid
+        try:
+            boot = await self._until_ready(ended, watch)
+            if boot is not None:
+                log.info("%s runs: pid %d%s", self.program.name, pid, ", adopted" if found is not None else "")
+                await self._take_over(boot, found is not None, ended)
+                await ended
+            log.error("%s ended (%s); its log is %s", self.program.name, self._how_it_ended(), self.program.log)
+            self.pid = None
+            try:
+                await self._went_down()
+            except AgentError as error:
+                log.warning("after the end of %s: %s", self.program.name, error)
+        finally:
+            asyncio.get_running_loop().remove_reader(watch)
+            os.close(watch)
+
+    async def _take_over(self, boot: str, adopted: bool, ended: asyncio.Future[None]) -> None:
+        """Tells the owner that the process answers, until the owner could do what it does then."""
+        said = ""
+        while not ended.done():
+            try:
+                await self._came_up(boot, adopted)
+                return
+            except AgentError as error:
+                if str(error) != said:
+                    log.warning("%s is not taken over yet: %s", self.program.name, error)
+                said = str(error)
+            await asyncio.wait([ended], timeout=TAKE_OVER_S)
+
+    def _start(self) -> int:
+        program = self.program
+        trim(program.log)
+        out = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._child = subprocess.Popen(
+                program.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd=program.log.parent,
+                env={**os.environ, **program.environment},
+                umask=0o077,
+            )
+        finally:
+            os.close(out)
+        self.starts += 1
+        self.began = time.monotonic()
+        return self._child.pid
+
+    async def _until_ready(self, ended: asyncio.Future[None], watch: int) -> str | None:
+        """The boot id once the process answers; None when it ended first."""
+        deadline = time.monotonic() + self.program.ready_s
+        while not ended.done():
+            boot = await self._probe()
+            if boot is not None:
+                return boot
+            if time.monotonic() > deadline:
+                log.error("%s did not answer in %g s and is ended", self.program.name, self.program.ready_s)
+                signal.pidfd_send_signal(watch, signal.SIGKILL)
+                await ended
+                return None
+            await asyncio.wait([ended], timeout=POLL_S)
+        return None
+
+    def _how_it_ended(self) -> str:
+        if self._child is None or self._child.pid != self.pid:
+            return "not our child: status unknown"
+        status = self._child.wait()
+        self._child = None
+        return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+class Watched:
+    """Watches one program that somebody else runs, for as long as `run` does. Never starts or ends it.
+
+    Args:
+        probe: the running process's boot id, None while it is not ready. May raise an AgentError.
+        came_up: called with the boot id of every process that comes up, until it raises no AgentError.
+        went_down: called when the process that was there, if any, is gone or is another.
+        look: called about twice a second while the process is up. May raise an AgentError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        probe: Callable[[], Awaitable[str | None]],
+        came_up: Callable[[str], Awaitable[None]],
+        went_down: Callable[[], Awaitable[None]],
+        look: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.name = name
+        self._probe = probe
+        self._came_up = came_up
+        self._went_down = went_down
+        self._look = look
+        self._boot: str | None = None
+        self._silences = 0
+        self._said = ""
+
+    async def run(self) -> None:
+        seen = await self._seen()
+        await self._turn(seen)
+        if self._boot is None:
+            await self._lost("does not answer" if seen is None else "is not used")
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self._turn(await self._seen())
+
+    async def _turn(self, boot: str | None) -> None:
+        """One look: `boot` is what runs now."""
+        if self._boot is not None and boot != self._boot:
+            await self._lost("is gone" if boot is None else "was started again")
+        try:
+            if boot is None:
+                return
+            if boot != self._boot:
+                await self._came_up(boot)
+                log.info("%s is up", self.name)
+                self._boot = boot
+            else:
+                await self._look()
+            self._said = ""
+        except AgentError as error:
+            self._say("is not used" if self._boot is None else "cannot be looked at", error)
+
+    async def _lost(self, how: str) -> None:
+        log.error("%s %s", self.name, how)
+        self._boot = None
+        try:
+            await self._went_down()
+        except AgentError as error:
+            log.warning("after the end of %s: %s", self.name, error)
+
+    async def _seen(self) -> str | None:
+        """The boot id of what runs. One that is merely slow to answer is not gone."""
+        try:
+            boot = await self._probe()
+        except Unreachable as error:
+            self._silences = self._silences + 1 if error.silent else 0
+            if error.silent and self._silences < SILENCES:
+                log.warning("%s: %s", self.name, error)
+                return self._boot
+            return None
+        except AgentError as error:
+            self._say("does not say what it is", error)
+            return None
+        self._silences = 0
+        return boot
+
+    def _say(self, what: str, error: AgentError) -> None:
+        """Once, not at every look."""
+        if str(error) != self._said:
+            log.error("%s %s: %s", self.name, what, error)
+        self._said = str(error)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def end_process(pid: int, what: str, *, grace_s: float) -> str:
+    """Ends a process: SIGTERM, a grace, then SIGKILL. Blocks. Says how it ended.
+
+    Raises:
+        AgentError: `will_not_end`, when even SIGKILL did not end it (a process in an uninterruptible call).
+    """
+    try:
+        watch = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return "was gone"
+    try:
+        for how, sent, patience in (("ended", signal.SIGTERM, grace_s), ("killed", signal.SIGKILL, 10.0)):
+            try:
+                signal.pidfd_send_signal(watch, sent)
+            except ProcessLookupError:
+                return how
+            if _wait_readable(watch, patience):
+                return how
+    finally:
+        os.close(watch)
+    raise AgentError(
+        "will_not_end", f"{what} (pid {pid}) did not end", "it sits in the kernel", "look at the host's kernel log"
+    )
+
+
+def _wait_readable(fd: int, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))

@@ -1,0 +1,1 @@
+"""Jobs on this node: leases, executors, prepares and their logs."""

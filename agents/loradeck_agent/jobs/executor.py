@@ -1,0 +1,331 @@
+"""One executor: a child process in a session of its own that works in its folder and outlives the agent.
+
+The folder is the whole truth about an attempt: `job.json` holds what was asked and which process does it,
+`events.jsonl` what it says. So an agent that comes back finds its executors again by pid and start time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from loradeck.artifacts.staging import remove
+from loradeck.schemas.ids import Wire
+from loradeck.schemas.jobs import (
+    EXIT_BAD_SPEC,
+    EXIT_DIVERGED,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_PREEMPTED,
+    ExecutorEvent,
+    ExecutorSpec,
+    JobAssignment,
+    TrainSpec,
+)
+from loradeck.schemas.training import Weights
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import start_time, write_durably
+from loradeck_agent.store.checkpoints import KEPT_S
+from loradeck_agent.store.fetch import disk_error
+
+log = logging.getLogger(__name__)
+
+NICE = 10
+OOM_SCORE = 500
+"""An executor yields the processor to engines and router, and goes first when memory runs out."""
+
+GRACE_S = 60.0
+"""Between SIGTERM and SIGKILL: an executor stops at its next step."""
+
+LOG_CHARS = 2000
+"""Of a failed attempt's log and traceback, so much travels with the job."""
+
+EXIT_CODES = {
+    EXIT_BAD_SPEC: "bad_data",
+    EXIT_DIVERGED: "diverged",
+    EXIT_OUT_OF_MEMORY: "out_of_memory",
+    EXIT_PREEMPTED: "preempted",
+}
+
+
+class Attempt(Wire):
+    """`job.json`: one attempt of a job on this node."""
+
+    job: JobAssignment
+    pid: int | None = None
+    started: int | None = Field(None, description="start time of the process, kernel ticks")
+    sent: int = Field(0, description="bytes of the event file that the hub has taken in")
+    seq: int = Field(-1, description="highest seq of them")
+    ended: bool = Field(False, description="the terminal event was sent")
+    cancelled: bool = False
+
+
+@dataclass
+class ExecutorFolder:
+    """`jobs/ID-ATTEMPT/`."""
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def spec(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def error(self) -> Path:
+        return self.path / "error.txt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def out(self) -> Path:
+        return self.path / "out"
+
+    def last_lines(self) -> str:
+        """The end of what the process wrote and of its first error, for a person to read elsewhere."""
+        parts = []
+        for path in (self.log, self.error):
+            try:
+                parts.append(path.read_text("utf-8", "replace").strip())
+            except FileNotFoundError:
+                continue
+        return "\n".join(part for part in parts if part)[-LOG_CHARS:]
+
+    def read(self) -> Attempt | None:
+        """The attempt in this folder; None when there is none, or none that can be read."""
+        try:
+            return Attempt.model_validate_json(self.job.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.error("%s cannot be read and is left alone: %s", self.job, error)
+            return None
+
+    def write(self, attempt: Attempt) -> None:
+        """Raises AgentError `disk_full` or `job_folder` when the disk refuses."""
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            write_durably(self.job, attempt.model_dump_json().encode())
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+
+def sweep(jobs: Path) -> None:
+    """Removes attempts that ended long ago: what came of them is with the hub. Blocks.
+
+    A base that one has trained stays where it is: an engine may run on it.
+    """
+    for path in jobs.iterdir():
+        folder = ExecutorFolder(path)
+        attempt = folder.read()
+        if attempt is None or not attempt.ended or time.time() - folder.job.stat().st_mtime < KEPT_S:
+            continue
+        spec = attempt.job.spec
+        if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL and folder.out.exists():
+            continue
+        log.info("what attempt %d at job %s left here is removed", attempt.job.attempt, attempt.job.id)
+        remove(path)
+
+
+@dataclass
+class _Sent:
+    """An event that was read, where it ends in the file, and whether the hub has said that it has it."""
+
+    seq: int
+    end: int
+    noted: bool = False
+
+
+class Executor:
+    """The process of one attempt."""
+
+    def __init__(self, folder: ExecutorFolder, attempt: Attempt) -> None:
+        self.folder = folder
+        self.attempt = attempt
+        self.top = attempt.seq
+        """Highest seq that was read."""
+        self._read = attempt.sent
+        self._open: deque[_Sent] = deque()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, kind: str, spec: ExecutorSpec) -> None:
+        """Starts the process and notes which one it is.
+
+        Raises:
+            AgentError: the disk refused the folder, or the process could not be started.
+        """
+        folder = self.folder
+        processes = spec.spec.processes if isinstance(spec.spec, TrainSpec) else 1
+        argv = executor_argv(kind, folder.spec) if processes == 1 else torchrun_argv(kind, folder.spec, processes)
+        try:
+            write_durably(folder.spec, spec.model_dump_json(indent=1).encode())
+            out = os.open(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise disk_error(error, folder.path) from error
+        try:
+            self._child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd=folder.path,
+                umask=0o077,
+            )
+        except OSError as error:
+            raise AgentError("executor_start", "the executor cannot be started", str(error)) from error
+        finally:
+            os.close(out)
+        pid = self._child.pid
+        _lower(pid)
+        self.note(pid=pid, started=start_time(pid))
+
+    def note(self, **changes: object) -> None:
+        """Changes `job.json`."""
+        self.attempt = self.attempt.model_copy(update=changes)
+        self.folder.write(self.attempt)
+
+    @property
+    def started(self) -> bool:
+        return self.attempt.pid is not None
+
+    def alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        pid = self.attempt.pid
+        return pid is not None and self.attempt.started is not None and start_time(pid) == self.attempt.started
+
+    @property
+    def status(self) -> int | None:
+        """Exit status of a process that ended; None where it was not our child, so that nobody can say."""
+        return self._child.returncode if self._child is not None else None
+
+    async def end(self) -> None:
+        """SIGTERM, a grace, then SIGKILL for its whole session."""
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline:
+            if not self.alive():
+                return
+            await asyncio.sleep(0.1)
+        log.warning("the executor in %s does not stop and is killed", self.folder.path)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self.attempt.pid
+        if pid is None or not self.alive():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if number is signal.SIGKILL:
+                os.killpg(pid, number)
+            else:
+                os.kill(pid, number)
+
+    def new_events(self) -> list[ExecutorEvent]:
+        """Events that were written since the last call, or that are to be sent again."""
+        try:
+            with self.folder.events.open("rb") as file:
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        events = []
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            self._read += len(line)
+            try:
+                event = ExecutorEvent.model_validate_json(line)
+            except ValidationError as error:
+                log.error("a line in %s is no event: %s", self.folder.events, error.errors()[0]["msg"])
+                continue
+            events.append(event)
+            self._open.append(_Sent(event.seq, self._read))
+            self.top = max(self.top, event.seq)
+        return events
+
+    @property
+    def unnoted(self) -> bool:
+        """Whether the hub has still to take in an event that was read."""
+        return any(not sent.noted for sent in self._open)
+
+    def noted(self, seq: int) -> None:
+        """The hub has taken an event in."""
+        for sent in self._open:
+            sent.noted = sent.noted or sent.seq == seq
+
+    def keep_noted(self) -> None:
+        """Writes down how far the hub has taken everything in."""
+        last: _Sent | None = None
+        while self._open and self._open[0].noted:
+            last = self._open.popleft()
+        if last is not None:
+            self.note(sent=last.end, seq=max(last.seq, self.attempt.seq))
+
+    def again(self) -> None:
+        """What the hub has not taken in is read once more."""
+        self._read = self.attempt.sent
+        self._open.clear()
+
+    def first_error(self) -> str:
+        """Last line of the traceback in `error.txt`, or ''."""
+        try:
+            lines = self.folder.error.read_text("utf-8", "replace").strip().splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[-1][:300] if lines else ""
+
+
+def executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
+    """How an executor of this kind is started."""
+    return (sys.executable, "-m", f"loradeck_agent.executors.{kind}", "--spec", str(spec))
+
+
+def torchrun_argv(kind: str, spec: Path, processes: int) -> tuple[str, ...]:
+    """How an executor of several processes is started: torch's launcher, which they meet through (c10d)."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--module")
+    return (sys.executable, *launcher, f"loradeck_agent.executors.{kind}", "--spec", str(spec))
+
+
+def _lower(pid: int) -> None:
+    """Gives way to what serves. A host that forbids it gets an equal: that is worth a line, not a failure."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
+    except OSError as error:
+        log.warning("the executor's priority stays as it is: %s", error)
+
+
+def read_json(path: Path) -> object:
+    """A result file of an executor.
+
+    Raises:
+        AgentError: `result_missing` or `result_unreadable`.
+    """
+    try:
+        document: object = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise AgentError("result_missing", "the executor left no result", path.name) from error
+    except (OSError, ValueError) as error:
+        raise AgentError(
+            "result_unreadable", "the executor's result cannot be read", f"{path.name}: {error}"
+        ) from error
+    return document

@@ -1,0 +1,269 @@
+"""The look-up: model -> entry -> release in force -> engine.
+
+What a route answers is compiled into a `Plan` whenever anything it depends on changes, so that a flip is the
+swap of one dict entry and the look-up is one dict get. `Admission.admit` does not await: between reading the
+entry and choosing the engine nothing else runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from loradeck.rules.serving import flip as rules
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.route import ResponseChecks, Streams
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.router.counters import Counter, Stats
+from loradeck_agent.router.engine_pools import Replica, Replicas
+from loradeck_agent.router.hub_contact import Contact
+from loradeck_agent.router.table import InForce, Key
+from loradeck_agent.router.trace import Row, now_ms
+
+DEFAULT_ROUTE = "production"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not served. `fix` is for the caller."""
+
+    status: int
+    code: str
+    message: str
+    fix: str = ""
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One engine that a plan may choose, with what every request sent there carries."""
+
+    replica: Replica
+    model: str
+    headers: dict[str, str]
+    counter: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a route answers now. `exact`: the entry's own release, neither a gap's stand-in nor a pin."""
+
+    entry: TableEntry
+    generation: int
+    release: str
+    targets: tuple[Target, ...]
+    exact: bool
+
+    @property
+    def checks(self) -> ResponseChecks:
+        return self.entry.checks
+
+
+@dataclass(slots=True, eq=False)
+class Admitted:
+    """One look-up that found an engine. `cut` is set when its release was left and its route cuts streams."""
+
+    plan: Plan
+    target: Target
+    row: Row
+    task: asyncio.Task[None] | None
+    stale_s: float | None
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class _Route:
+    plan: Plan | Refusal
+    open: set[Admitted] = field(default_factory=set)
+
+
+class Admission:
+    """The routes as callers see them."""
+
+    def __init__(self, contact: Contact, stats: Stats) -> None:
+        self._contact = contact
+        self._stats = stats
+        self._routes: dict[Key, _Route] = {}
+        self._turn = 0
+        self._routes_by_caller: dict[str, set[Key]] = {}
+
+    # ---- callers -------------------------------------------------------------------------------------------
+
+    def tenants_of(self, bearer: str) -> set[str] | None:
+        """Tenants that a caller's key may use; None when no tenant knows it."""
+        routes = self._routes_by_caller.get(hashlib.sha256(bearer.encode(errors="surrogateescape")).hexdigest())
+        return {tenant for tenant, _ in routes} if routes else None
+
+    def models(self, tenants: set[str]) -> list[str]:
+        """Names under which these tenants' routes can be asked for."""
+        names: list[str] = []
+        for (tenant, route), held in sorted(self._routes.items()):
+            if tenant in tenants and not (isinstance(held.plan, Refusal) and held.plan.status == 404):
+                names += [tenant] if route == DEFAULT_ROUTE else []
+                names.append(f"{tenant}/{route}")
+        return names
+
+    def admit(self, key: Key, request: str, *, streamed: bool, passed_by: Replica | None) -> Admitted | Refusal:
+        """Chooses the engine for one request, now, and counts it as admitted.
+
+        Args:
+            passed_by: an engine that just failed this request; another one is preferred.
+        """
+        route = self._routes.get(key)
+        if route is None:
+            return unknown_route(key)
+        plan = route.plan
+        if isinstance(plan, Refusal):
+            return plan
+        mono_ns = time.monotonic_ns()
+        stale_s = self._contact.age_s(mono_ns / 1e9)
+        if stale_s is not None and plan.entry.refuse_after_s is not None:
+            verdict = rules.in_force(plan.entry, None, (), hub_lost_s=stale_s)
+            if verdict.code == "hub_lost":
+                return _refusal(key, verdict)
+        targets = plan.targets
+        target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
+        row = Row(
+            request=request,
+            tenant=key[0],
+            route=key[1],
+            release=plan.release,
+            generation=plan.generation,
+            replica=target.replica.at.replica,
+            streamed=streamed,
+            admitted_ns=mono_ns,
+            admitted_ms=now_ms(),
+        )
+        admitted = Admitted(plan, target, row, asyncio.current_task(), stale_s)
+        target.replica.take()
+        target.counter.admit(row)
+        route.open.add(admitted)
+        return admitted
+
+    def _least_open(self, targets: tuple[Target, ...], passed_by: Replica | None) -> Target:
+        """The engine with the fewest answers under way; those that are even take turns."""
+        self._turn = (self._turn + 1) % len(targets)
+        in_turn = targets[self._turn :] + targets[: self._turn]
+        return min(in_turn, key=lambda target: (target.replica is passed_by, target.replica.open))
+
+    def left(self, admitted: Admitted, status: int, *, finished: bool = False, error: bool = False) -> None:
+        """The answer is over. `finished`: completely answered; `error`: the engine or the way to it failed."""
+        row = admitted.row
+        row.finished_ns = time.monotonic_ns()
+        row.status = status
+        admitted.target.replica.give_back()
+        admitted.target.counter.leave(row, finished=finished, error=error, token=finished)
+        self._routes[row.tenant, row.route].open.discard(admitted)
+
+    def exact(self, key: Key, fence: tuple[int, int], replica: str) -> tuple[Plan, Target] | None:
+        """The same look-up for a proof, held to one engine; None unless exactly this generation is in force there."""
+        route = self._routes.get(key)
+        if route is None or isinstance(route.plan, Refusal):
+            return None
+        plan = route.plan
+        if not plan.exact or plan.entry.fence != fence:
+            return None
+        return next(((plan, target) for target in plan.targets if target.replica.name == replica), None)
+
+    def answers(self, key: Key) -> str | None:
+        """Release that a route's requests are admitted to now; None while they are refused."""
+        route = self._routes.get(key)
+        return None if route is None or isinstance(route.plan, Refusal) else route.plan.release
+
+    # ---- the switch ----------------------------------------------------------------------------------------
+
+    def swap(self, key: Key, plan: Plan | Refusal) -> None:
+        """From here on every look-up of this route finds this plan. Answers of another release are cut if asked for."""
+        route = self._routes.get(key)
+        if route is None:
+            self._routes[key] = _Route(plan)
+            return
+        route.plan = plan
+        if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
+            for admitted in route.open:
+                if admitted.row.release != plan.release and not admitted.cut and admitted.task is not None:
+                    admitted.cut = True
+                    admitted.task.cancel()
+
+    def set_callers(self, key: Key, before: Iterable[str], now: Iterable[str]) -> None:
+        """Callers' keys (SHA-256, hex) of one entry, as they were and as they are."""
+        for digest in before:
+            routes = self._routes_by_caller[digest]
+            routes.discard(key)
+            if not routes:
+                del self._routes_by_caller[digest]
+        for digest in now:
+            self._routes_by_caller.setdefault(digest, set()).add(key)
+
+    def compile(self, entry: TableEntry, pin: Pin | None, force: InForce | None, replicas: Replicas) -> Plan | Refusal:
+        """What this route answers, given what is durable and what the engines hold."""
+        wanted = pin.release if pin is not None else entry.current
+        flipped = force is not None and force.is_of(entry, wanted)
+        left = None if flipped or force is None else force.as_entry()
+        # A release counts as ready only once the flip to it is durable: until then it is one to come.
+        candidates = (wanted if flipped else None, left.current if left else None)
+        ready = {ref.id for ref in candidates if ref is not None and any(replica.serves(ref) for replica in replicas)}
+        verdict = rules.in_force(entry, pin, ready, left=left)
+        if verdict.code is not None:
+            return _refusal(entry.key, verdict)
+        ref = verdict.release
+        if ref is None and wanted is not None:  # the gap policy says the base alone
+            ref = base_alone(entry.tenant, wanted.release.base)
+        exact = not verdict.gap and not verdict.pinned
+        plan = self._plan(entry, verdict.generation, ref, replicas, exact=exact) if ref is not None else None
+        return plan or _refusal(entry.key, rules.Admission(code="not_ready", retry_after_s=rules.RETRY_AFTER_S))
+
+    def _plan(
+        self, entry: TableEntry, generation: int, ref: ReleaseRef, replicas: Replicas, *, exact: bool
+    ) -> Plan | None:
+        """A plan for one release; None when no engine holds it."""
+        targets = tuple(
+            Target(
+                replica=replica,
+                model=replica.model_name(ref),
+                headers={
+                    "x-loradeck-release": ref.id,
+                    "x-loradeck-base": ref.release.served_base,
+                    "x-loradeck-adapter": ref.release.adapter or "none",
+                    "x-loradeck-generation": str(generation),
+                    "x-loradeck-replica": replica.name,
+                },
+                counter=self._stats.counter(entry.tenant, entry.route, generation, ref.id, replica.name),
+            )
+            for replica in replicas
+            if replica.serves(ref)
+        )
+        return Plan(entry, generation, ref.id, targets, exact) if targets else None
+
+
+_STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}
+
+
+def _refusal(key: Key, verdict: rules.Admission) -> Refusal:
+    """What a caller is told for each code of the rules."""
+    code = verdict.code or "not_ready"
+    name = "/".join(key)
+    message, fix = {
+        "unknown_route": (f"No model {name} is routed here.", "GET /v1/models lists what this key may use."),
+        "removed": (f"The model {name} has been removed.", "GET /v1/models lists what this key may use."),
+        "suspended": (f"{key[0]} is suspended.", "Ask the operators of this fleet."),
+        "hub_lost": (f"This node has lost its hub for longer than {name} allows.", "Try again."),
+        "not_ready": (f"The release of {name} is not loaded on this node.", "Try again."),
+    }[code]
+    return Refusal(_STATUS[code], code, message, fix, verdict.retry_after_s)
+
+
+def unknown_route(key: Key) -> Refusal:
+    """What a caller is told of a route that is not here, and of another tenant's."""
+    return _refusal(key, rules.Admission(code="unknown_route"))
+
+
+@lru_cache(maxsize=4096)
+def base_alone(tenant: str, base: str) -> ReleaseRef:
+    """The release of a tenant's base without an adapter, which stands in under gap policy `base`."""
+    release = Release(tenant=tenant, form=Form.BASE, base=base, adapter=None, merged=None, label="base")
+    return ReleaseRef(id=release.id, release=release, label="base")

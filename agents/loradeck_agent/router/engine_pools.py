@@ -1,0 +1,140 @@
+"""The engines of this node, each with its own pool of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import aiohttp
+from yarl import URL
+
+from loradeck.schemas.release import Form
+from loradeck.schemas.table import ReleaseRef
+from loradeck_agent.host.errors import ConfigError
+from loradeck_agent.host.secret_file import read_secret
+from loradeck_agent.router.table import EngineAt
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600)
+"""An engine that has sent nothing for ten minutes is not going to."""
+
+_IDLE_S = 3.0
+"""Shorter than any engine's own keep-alive (uvicorn: 5 s), so that no request meets a closing connection."""
+
+
+COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""All that is ever asked of an engine through the router."""
+
+
+class Replica:
+    """One engine as this router uses it. `open`: answers under way."""
+
+    __slots__ = ("_idle", "at", "open", "session", "urls")
+
+    def __init__(self, at: EngineAt) -> None:
+        self.at = at
+        self.open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        origin = "http://engine" if at.socket else at.url
+        self.urls = {path: URL(f"{origin}{path}") for path in COMPLETIONS}
+        self.session = aiohttp.ClientSession(
+            connector=_connector(at),
+            headers=_authorization(at),
+            timeout=_TIMEOUT,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        )
+
+    @property
+    def name(self) -> str:
+        return self.at.replica
+
+    def take(self) -> None:
+        """One more answer is under way here."""
+        self.open += 1
+        self._idle.clear()
+
+    def give_back(self) -> None:
+        self.open -= 1
+        if not self.open:
+            self._idle.set()
+
+    async def retire(self) -> None:
+        """Closes the connections once the answers under way are over. Nothing may be sent here any more."""
+        await self._idle.wait()
+        await self.session.close()
+
+    def runs(self, base: str) -> bool:
+        return self.at.base == base
+
+    def serves(self, ref: ReleaseRef) -> bool:
+        """Whether a request for this release can be answered now, by these weights and no others."""
+        if not self.runs(ref.release.served_base):
+            return False
+        return ref.release.form is Form.BASE or ref.id in self.at.ready
+
+    def model_name(self, ref: ReleaseRef) -> str:
+        return ref.engine_name or self.at.base_name
+
+
+def _connector(at: EngineAt) -> aiohttp.BaseConnector:
+    if at.socket:
+        return aiohttp.UnixConnector(path=at.socket, limit=0, keepalive_timeout=_IDLE_S)
+    return aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S)
+
+
+def _authorization(at: EngineAt) -> dict[str, str]:
+    """The engine's own key. A caller's is not passed on: the router has already judged it."""
+    if not at.key:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {read_secret(Path(at.key), 'key', 'correct the file')}"}
+    except ConfigError as error:
+        log.error("%s will refuse every request: %s", at.replica, error)
+        return {}
+
+
+class Replicas:
+    """All engines of the node. An engine that stays where it is keeps its connections."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Replica] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._by_name.values())
+
+    def set(self, engines: Iterable[EngineAt]) -> None:
+        """Replaces the whole list; answers under way on an engine that left go on to their end."""
+        before, self._by_name = self._by_name, {}
+        for at in engines:
+            known = before.pop(at.replica, None)
+            if known is not None and _same_place(known.at, at):
+                known.at = at
+                self._by_name[at.replica] = known
+            else:
+                if known is not None:
+                    self._retire(known)
+                self._by_name[at.replica] = Replica(at)
+        for gone in before.values():
+            self._retire(gone)
+
+    def get(self, name: str) -> Replica | None:
+        return self._by_name.get(name)
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._closing, *(replica.session.close() for replica in self))
+
+    def _retire(self, replica: Replica) -> None:
+        task = asyncio.get_running_loop().create_task(replica.retire())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _same_place(before: EngineAt, now: EngineAt) -> bool:
+    return (before.socket, before.url, before.key) == (now.socket, now.url, now.key)

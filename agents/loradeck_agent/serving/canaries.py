@@ -1,0 +1,132 @@
+"""Taking canaries and judging them: the same judgement idle at a load and, later, through the router."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from loradeck.rules.serving.proof import Judgement, Level, judge
+from loradeck.schemas.attestation import CanaryItem, CanaryRecord
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.engine_api import Conversation, prompt_digest
+from loradeck_agent.serving.replica import EngineReplica
+
+Canaries = tuple[tuple[dict[str, str], ...], ...]
+
+
+def base_ref(tenant: str, base: str) -> ReleaseRef:
+    """The release that is this base alone, as this tenant's."""
+    release = Release(tenant=tenant, form=Form.BASE, base=base, label="base")
+    return ReleaseRef(id=release.id, release=release, label="base")
+
+
+def signers_of(entries: Iterable[TableEntry], release: str) -> tuple[frozenset[str], ...]:
+    """Of every entry that names a release and asks for signatures, whose it takes."""
+    found = set()
+    for entry in entries:
+        refs = (entry.current, entry.preparing, *entry.beneath)
+        if entry.signers and any(ref is not None and ref.id == release for ref in refs):
+            found.add(frozenset(key.strip() for key in entry.signers))
+    return tuple(found)
+
+
+def merged_on(entries: Iterable[TableEntry], pins: Iterable[Pin], base: str) -> tuple[ReleaseRef, ...]:
+    """Merged releases that these entries and pins name, of the weights with this digest."""
+    refs = [ref for entry in entries for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
+    refs += [pin.release for pin in pins]
+    return tuple({ref.id: ref for ref in refs if ref.release.merged == base}.values())
+
+
+def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
+    """Canaries of every entry that names a release, each once."""
+    found: dict[str, tuple[dict[str, str], ...]] = {}
+    for entry in entries:
+        refs = (entry.current, entry.preparing, *entry.beneath)
+        if any(ref is not None and ref.id == release for ref in refs):
+            found.update({prompt_digest(messages): messages for messages in entry.canaries})
+    return tuple(found.values())
+
+
+async def take(engine: EngineReplica, model: str, canaries: Sequence[Conversation]) -> tuple[CanaryItem, ...]:
+    """Greedy tokens of each canary, asked of the engine's own socket, all at once."""
+    return tuple(await asyncio.gather(*(engine.api.canary(model, messages) for messages in canaries)))
+
+
+async def recorded_base(
+    engine: EngineReplica, records: CanaryRecords, tenant: str, canaries: Canaries
+) -> CanaryRecord | None:
+    """The base's own record for these canaries; taken now where nobody has recorded them."""
+    build = engine.build
+    ref = base_ref(tenant, build.base)
+    record = await records.find(ref.id, build.build, map(prompt_digest, canaries))
+    have = {item.prompt for item in record.items} if record else set()
+    missing = [messages for messages in canaries if prompt_digest(messages) not in have]
+    if not missing:
+        return record
+    return await records.add(ref, build.build, await take(engine, build.base_name, missing))
+
+
+async def verify_idle(
+    engine: EngineReplica, records: CanaryRecords, ref: ReleaseRef, canaries: Canaries, near: Sequence[ReleaseRef]
+) -> Judgement:
+    """Judges a release that was just loaded and serves nobody yet, and records what nobody has recorded.
+
+    `near`: the other releases of its pointers. Tokens that are the base's or one of theirs are not recorded:
+    this may be a load that went wrong, and a later right one would then be called wrong.
+    """
+    build = engine.build
+    base = await recorded_base(engine, records, ref.release.tenant, canaries)
+    items = await take(engine, ref.engine_name or build.base_name, canaries)
+    record = await records.find(ref.id, build.build, [item.prompt for item in items])
+    have = {item.prompt for item in record.items} if record else set()
+    missing = [item for item in items if item.prompt not in have]
+    if missing and ref.release.form is Form.ADAPTER:
+        own = CanaryRecord(release=ref.id, build=build.build, items=tuple(items))
+        known = [base, *(records.known(other.id, build.build) for other in near)]
+        others = {other.release: other for other in known if other is not None}
+        if judge(items, own, others, is_base=False).level is Level.PROVEN:
+            await records.add(ref, build.build, missing)
+    return await judge_items(engine, records, ref, items, left=None, near=near)
+
+
+async def judge_items(
+    engine: EngineReplica,
+    records: CanaryRecords,
+    ref: ReleaseRef,
+    items: Sequence[CanaryItem],
+    *,
+    left: ReleaseRef | None,
+    near: Sequence[ReleaseRef],
+) -> Judgement:
+    """Judges tokens against the release's own record, the base's, and what else they could be.
+
+    Args:
+        left: the release that the pointer came from: where nobody has its record, it cannot be ruled out.
+        near: releases that are ruled out as far as their records are known here.
+    """
+    build = engine.build
+    asked = [item.prompt for item in items]
+    if not asked:
+        return Judgement(level=Level.LISTED, code="no_canaries", detail="the route has no canaries")
+    # Merged weights are known by what their engine's own base answers: there is nothing else in it.
+    known_by = base_ref(ref.release.tenant, build.base) if ref.release.form is Form.MERGED else ref
+    record = await records.find(known_by.id, build.build, asked)
+    if record is not None:
+        # What others recorded for other prompts says nothing about the ones that were asked.
+        record = record.model_copy(update={"items": tuple(item for item in record.items if item.prompt in asked)})
+    if ref.release.form is Form.BASE:
+        return judge(items, record, {}, is_base=True)
+    others: dict[str, CanaryRecord | None] = {}
+    rivals = [base_ref(ref.release.tenant, ref.release.base), *([left] if left else [])]
+    for rival in rivals:
+        known = await records.find(rival.id, build.build, asked)
+        # An engine of this base cannot answer as a release of another: that one is ruled out where it is known.
+        if rival.id != ref.id and (known is not None or rival.release.served_base == build.base):
+            others[rival.id] = known
+    for other in near:
+        known = records.known(other.id, build.build)
+        if known is not None and other.id != ref.id:
+            others[other.id] = known
+    return judge(items, record, others, is_base=ref.release.form is Form.MERGED and not others)

@@ -1,0 +1,196 @@
+"""The engine contract, typed: the calls of vLLM's that Loradeck uses, over a Unix socket or HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from loradeck.schemas.attestation import CanaryItem, EngineBuild
+from loradeck.schemas.ids import Digest, Wire, digest_of
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply
+
+CALL_S = 10.0
+LOAD_S = 300.0
+CANARY_S = 300.0
+CANARY_TOKENS = 8
+
+Conversation = Sequence[dict[str, str]]
+
+
+class EngineVersion(Wire):
+    boot: str
+    build: EngineBuild
+    base: Digest
+    base_name: str
+    slots: int
+
+
+@dataclass(frozen=True)
+class EngineAddress:
+    """Where an engine listens: a Unix socket's path or a URL. `key`: path of the file with its key, or empty."""
+
+    socket: str = ""
+    url: str = ""
+    key: str = ""
+
+
+class EngineApi:
+    """Calls to one engine. Raises `Unreachable`, or AgentError with what the engine found wrong.
+
+    Args:
+        key: what the engine asks for as a bearer key.
+    """
+
+    def __init__(self, address: EngineAddress, key: str | None = None) -> None:
+        self.address = address
+        endpoint = Endpoint(unix=Path(address.socket)) if address.socket else Endpoint.of_url(address.url)
+        self._http = HttpClient(endpoint, {"authorization": f"Bearer {key}"} if key else {})
+
+    def close(self) -> None:
+        self._http.close()
+
+    async def healthy(self) -> bool:
+        return (await self._http.get("/health", timeout=CALL_S)).status == 200
+
+    async def version(self) -> EngineVersion:
+        reply = expect(await self._http.get("/version", timeout=CALL_S))
+        try:
+            return EngineVersion.model_validate_json(reply.body)
+        except ValidationError as error:
+            raise AgentError("engine_error", "the engine's version cannot be read", str(error)[:300]) from error
+
+    async def take_over(self) -> EngineVersion:
+        """Makes an engine that has just come up ready to be used by us. Nobody else does this to it."""
+        return await self.version()
+
+    async def boot(self) -> str:
+        """Changes with every start of the engine's process."""
+        return (await self.version()).boot
+
+    async def models(self) -> dict[str, str]:
+        """Names of the adapters the engine lists, with the folder each was loaded from."""
+        return {name: root for name, (root, parent) in (await self._listed()).items() if parent}
+
+    async def _listed(self) -> dict[str, tuple[str, str | None]]:
+        """Everything the engine lists: name -> (root, parent); a base has no parent."""
+        reply = expect(await self._http.get("/v1/models", timeout=CALL_S))
+        try:
+            return {m["id"]: (m.get("root") or "", m.get("parent")) for m in reply.json()["data"]}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AgentError("engine_error", "the engine's list of models cannot be read", repr(error)) from error
+
+    async def load(self, name: str, path: Path) -> None:
+        """Loads an adapter. One that is already listed under this name from this folder is loaded.
+
+        Raises:
+            AgentError: `name_taken` (listed, from another folder), `load_refused` (the adapter's fault),
+                `files_missing`, `no_runtime_loading` (the engine has no such call).
+        """
+        body = {"lora_name": name, "lora_path": str(path)}
+        reply = await self._http.post("/v1/load_lora_adapter", body, timeout=LOAD_S)
+        if reply.status == 200:
+            return
+        if reply.status == 400:
+            listed = (await self.models()).get(name)
+            if listed is not None and same_folder(listed, path):
+                return
+            if listed is not None:
+                raise AgentError("name_taken", f"the engine lists {name} from another folder", f"{listed}, not {path}")
+        if reply.status == 404 and _has_no_such_call(reply):
+            raise AgentError(
+                "no_runtime_loading",
+                "this vLLM loads no adapters at run time",
+                "it answers 404 Not Found to /v1/load_lora_adapter",
+                "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora",
+            )
+        detail = f"{reply.status}: {reply.text[:300]}"
+        if reply.status == 404:
+            raise AgentError(
+                "files_missing",
+                f"the engine cannot see the folder of {name}",
+                detail,
+                f"{path.parent} must be the same folder for the engine, and readable by its user",
+            )
+        raise AgentError("load_refused", f"the engine refused {name}", detail)
+
+    async def unload(self, name: str) -> None:
+        """Unloads an adapter; one that is not loaded is no error."""
+        reply = await self._http.post("/v1/unload_lora_adapter", {"lora_name": name}, timeout=LOAD_S)
+        if reply.status not in (200, 404):
+            raise AgentError("unload_refused", f"the engine kept {name}", f"{reply.status}: {reply.text[:300]}")
+
+    async def canary(self, model: str, messages: Conversation) -> CanaryItem:
+        """Greedy tokens of one canary, asked of the engine itself."""
+        body = {"model": model, **canary_body(messages)}
+        return canary_item(messages, await self._http.post("/v1/chat/completions", body, timeout=CANARY_S))
+
+
+def same_folder(listed: str, path: Path) -> bool:
+    """Whether the folder that an engine lists is this one."""
+    return Path(listed).resolve() == path.resolve()
+
+
+def prompt_digest(messages: Conversation) -> str:
+    """Digest by which a canary's tokens are found in a record."""
+    return digest_of({"messages": [dict(m) for m in messages]})
+
+
+def canary_body(messages: Conversation) -> dict[str, Any]:
+    """The request by which a release's canary is taken, the model aside."""
+    return {
+        "messages": [dict(m) for m in messages],
+        "temperature": 0,
+        "max_tokens": CANARY_TOKENS,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "return_tokens_as_token_ids": True,
+        "stream": False,
+    }
+
+
+def canary_item(messages: Conversation, reply: Reply) -> CanaryItem:
+    """Tokens and margins of a canary's answer.
+
+    Raises:
+        AgentError: `canary_unanswered` when the engine refused, `canary_unreadable` when the answer has no
+            token ids and log-probabilities.
+    """
+    if reply.status != 200:
+        raise AgentError("canary_unanswered", f"the canary was answered {reply.status}", reply.text[:300])
+    try:
+        tokens, margins = [], []
+        for position in reply.json()["choices"][0]["logprobs"]["content"]:
+            tokens.append(_token_id(position["token"]))
+            top = sorted((float(t["logprob"]) for t in position["top_logprobs"]), reverse=True)
+            margins.append(top[0] - top[1])
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise AgentError("canary_unreadable", "the canary's answer has no token ids", repr(error)) from error
+    return CanaryItem(prompt=prompt_digest(messages), tokens=tuple(tokens), margins=tuple(margins))
+
+
+def _token_id(text: str) -> int:
+    prefix, _, number = text.partition(":")
+    if prefix != "token_id":
+        raise ValueError(f"{text!r} is not spelt token_id:N")
+    return int(number)
+
+
+def _has_no_such_call(reply: Reply) -> bool:
+    """Whether a 404 is about the path that was called, not about what was asked of it."""
+    try:
+        return bool(reply.json() == {"detail": "Not Found"})
+    except ValueError:
+        return False
+
+
+def expect(reply: Reply) -> Reply:
+    if reply.status == 401:
+        raise AgentError("key_refused", "the engine does not take our key", "401", "correct the file named by `key`")
+    if reply.status != 200:
+        raise AgentError("engine_error", f"the engine answered {reply.status}", reply.text[:300])
+    return reply

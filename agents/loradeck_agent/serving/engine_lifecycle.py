@@ -1,0 +1,262 @@
+"""The life of one engine of this node: it is started or adopted, taken over when it answers, given up when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+from loradeck.schemas.link import AckState, EngineState, Replica
+from loradeck.schemas.telemetry import Gpu
+from loradeck_agent.host.engine_config import EmbeddedEngine, EngineConfig, VllmEngine
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.host.supervisor import Program, Supervised, Watched
+from loradeck_agent.serving.proof import Prover
+from loradeck_agent.serving.reconciler import Reconciler
+from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.serving.vllm_command import vllm_argv, vllm_environment
+from loradeck_agent.telemetry.gpu_processes import gpus_of
+from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
+from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.uplink.journal import Journal
+
+log = logging.getLogger(__name__)
+
+ENGINE_READY_S = 900.0
+END_S = 20.0
+"""Between SIGTERM and SIGKILL, for an engine that nothing wants any more."""
+
+DRAIN_S = 60.0
+"""How long answers under way may hold up the end of an engine."""
+
+DRAIN_LOOK_S = 0.1
+
+
+class EngineLife:
+    """Runs one engine and tells the others of its ups and downs. `run` goes on for ever.
+
+    Args:
+        note_passed: makes durable which releases passed in this lifetime of the engine.
+    """
+
+    def __init__(
+        self,
+        engine: EngineReplica,
+        *,
+        folder: StateFolder,
+        journal: Journal,
+        table: DesiredTable,
+        reconciler: Reconciler,
+        prover: Prover,
+        acks: AckBoard,
+        note_passed: Callable[[EngineReplica], Awaitable[None]],
+    ) -> None:
+        self.engine = engine
+        self._folder = folder
+        self._journal = journal
+        self._table = table
+        self._reconciler = reconciler
+        self._prover = prover
+        self._acks = acks
+        self._note_passed = note_passed
+        self._process: Supervised | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._stopped = False
+        if engine.config.start == "always":
+            self._wanted.set()
+        else:
+            engine.state = EngineState.STOPPED
+
+    def report(self, gpus: Sequence[Gpu], unreached: str = "") -> Replica:
+        """What the hub is told of the engine, with those of the node's GPUs on which its processes were seen.
+
+        `unreached`: why no caller reaches it, whatever it holds. Of an engine that somebody else runs no process is
+        known, so no GPU is named.
+        """
+        leader = self._process.pid if self._process is not None else None
+        return self.engine.report(unreached).model_copy(update={"gpus": gpus_of(leader, gpus)})
+
+    def start(self) -> None:
+        """From now on the engine is kept running."""
+        self._stopped = False
+        self._wanted.set()
+
+    async def stop(self) -> None:
+        """Ends the engine, if it runs: the router asks it nothing more, answers under way end, then the process."""
+        engine, name = self.engine, self.engine.config.name
+        if self._stopped:
+            return
+        self._wanted.clear()
+        async with engine.changing:  # a load that is under way is not torn
+            engine.state = EngineState.STOPPED
+            engine.running.clear()
+        await self._reconciler.tell_router()
+        await self._drained()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        process = self._process or self._supervised()
+        if await process.end(END_S):
+            log.info("engine %s is stopped: nothing wants its base", name)
+        await self._void(EngineState.STOPPED)
+        self._stopped = True
+
+    async def _drained(self) -> None:
+        """Until no answer comes from this engine any more, within reason."""
+        deadline = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline:
+            traffic = (await self._reconciler.router.stats()).traffic
+            if not any(row.streams for row in traffic if row.replica == self.engine.name):
+                return
+            await asyncio.sleep(DRAIN_LOOK_S)
+
+    async def run(self) -> None:
+        name = self.engine.config.name
+        if self.engine.config.attached:
+            await Watched(
+                f"engine {name}", probe=self._boot, came_up=self._up, went_down=self._down, look=self._compare
+            ).run()
+        while True:
+            await self._wanted.wait()
+            if self.engine.state is EngineState.STOPPED:
+                self.engine.state = EngineState.STARTING
+            self._process = self._supervised()
+            self._running = asyncio.create_task(self._process.run())
+            try:
+                await self._running
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the agent ends, and leaves the engine running; else it was stopped
+
+    def _supervised(self) -> Supervised:
+        name = self.engine.config.name
+        folder = self._folder.engine(name)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        program = Program(
+            f"engine {name}",
+            engine_argv(self.engine.config, folder),
+            self._folder.engine_lock(name),
+            folder / "engine.log",
+            ENGINE_READY_S,
+            vllm_environment(self.engine.config) if isinstance(self.engine.config, VllmEngine) else {},
+        )
+        return Supervised(program, probe=self._probe, came_up=self._up, went_down=self._down)
+
+    async def _boot(self) -> str | None:
+        """Boot id of the engine that answers; None while it is starting."""
+        with self._faults():
+            return await self.engine.api.boot() if await self.engine.api.healthy() else None
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Notes why an engine that answers cannot be used."""
+        try:
+            yield
+        except Unreachable:
+            self.engine.fault = ""
+            raise
+        except AgentError as error:
+            self.engine.fault = f"{error}; {error.fix}" if error.fix else str(error)
+            raise
+
+    async def _probe(self) -> str | None:
+        try:
+            return await self._boot()
+        except Unreachable:
+            return None
+        except AgentError as error:
+            log.error("engine %s does not say what it is: %s", self.engine.config.name, error)
+            return None
+
+    async def _up(self, boot: str, adopted: bool = True) -> None:
+        """An engine runs: what passed in this very lifetime counts, everything else is loaded and verified anew."""
+        engine = self.engine
+        took = time.monotonic() - self._process.began if self._process is not None and not adopted else None
+        async with engine.changing:
+            with self._faults():
+                version = await engine.api.take_over()
+            listed = await engine.api.models()
+            engine.fault = ""
+            # From here to what is ready nothing waits: else the router might be told of an engine that holds nothing.
+            first = not engine.up
+            engine.came_up(version)
+            if first and took is not None:
+                engine.measured.note(engine.build.base, start=took)
+            passed_boot, passed = self._journal.passed.get(engine.name, ("", ()))
+            ours = {name[-64:]: name for name, root in listed.items() if self._is_ours(root)}
+            kept = {release: ours[release] for release in passed if release in ours} if passed_boot == boot else {}
+            engine.loaded, engine.ready = dict(kept), set(kept)
+            engine.let_in = set(self._journal.let_in.get(engine.name, ())) if passed_boot == boot else set()
+            engine.listed_in_router = passed_boot == boot
+            await self._note_passed(engine)
+            await self._reconciler.tell_router()
+            await self._settle(listed)
+        self._reconciler.wake()
+
+    async def _settle(self, listed: dict[str, str]) -> None:
+        """Unloads what we loaded and no longer know of; what others loaded into an engine of theirs stays."""
+        engine = self.engine
+        unknown = {name: root for name, root in listed.items() if name not in engine.loaded.values()}
+        for name, root in unknown.items():
+            if not engine.config.attached or self._is_ours(root):
+                await engine.api.unload(name)
+        foreign = {name for name, root in unknown.items() if engine.config.attached and not self._is_ours(root)}
+        if foreign != engine.foreign:
+            log.warning("engine %s holds %d adapters that others loaded", engine.config.name, len(foreign))
+            engine.foreign = foreign
+            self._reconciler.wake()
+
+    def _is_ours(self, root: str) -> bool:
+        """Whether an adapter was loaded from this agent's folder, by this agent or one before it."""
+        return Path(root).parent == self._folder.releases
+
+    async def _compare(self) -> None:
+        """Notices what others load into an engine of theirs, and what they unload of ours."""
+        engine = self.engine
+        if engine.changing.locked():
+            return  # a load takes its time; an engine that dies under it must be noticed
+        async with engine.changing:
+            listed = await engine.api.models()
+            gone = {release for release, name in engine.loaded.items() if name not in listed}
+            if gone:
+                log.error("engine %s: %d releases were unloaded by others", engine.config.name, len(gone))
+                engine.drop(gone)
+                await self._note_passed(engine)
+                await self._reconciler.tell_router()
+                self._reconciler.wake()
+            await self._settle(listed)
+
+    async def _down(self) -> None:
+        await self._void(EngineState.DOWN)
+
+    async def _void(self, state: EngineState) -> None:
+        """The engine is gone, and with it all that was loaded and proven in it."""
+        engine = self.engine
+        engine.fault = ""
+        engine.went_down(state)
+        self._prover.stop_replica(engine.name)
+        self._acks.forget(engine.name)
+        # The router no longer knows of this replica, so it cannot say that what was flipped and proven on it is void.
+        for entry in list(self._table.entries.values()):
+            if entry.current is not None and engine.runs(entry.current):
+                await self._acks.post(agent_ack(entry, engine.name, AckState.WAITING, "engine_down"))
+        await self._reconciler.tell_router()
+
+
+def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
+    """How an engine of this kind is started."""
+    if isinstance(config, VllmEngine):
+        return vllm_argv(config, folder)
+    assert isinstance(config, EmbeddedEngine)
+    return (
+        *(sys.executable, "-m", "loradeck_agent.embedded.serve"),
+        *("--state", str(folder), "--base", str(config.base)),
+        *("--slots", str(config.slots), "--threads", str(config.threads)),
+    )

@@ -1,0 +1,187 @@
+"""Proof: after a flip, the router is asked for the release's canaries on that very generation and replica.
+
+The look-up is a caller's own, so what is judged is what tenants get. A newer generation ends a running
+proof. Every pointer is proven again at a bounded rate, and again after its engine was restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from loradeck.rules.serving.proof import Judgement, Level
+from loradeck.schemas.attestation import CanaryItem
+from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.router.client import RouterControl
+from loradeck_agent.serving.canaries import judge_items
+from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.engine_api import Conversation, canary_body, canary_item
+from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
+from loradeck_agent.uplink.desired_table import DesiredTable
+
+log = logging.getLogger(__name__)
+
+REPEAT_S = 60.0
+"""Each pointer is proven again on each replica about this often."""
+
+RETRY_S = 2.0
+"""Pause after a proof that could not be made."""
+
+TRIES = 5
+"""Proofs that may come to nothing (router or engine do not answer) before the replica counts as failed."""
+
+PACE_S = 1.0
+"""Between two repeated proofs on one node, however many pointers it has: engines are there for callers."""
+
+AT_ONCE = 4
+"""Proofs that run beside each other on one engine. One that hangs must not keep those of another from being made."""
+
+_STATE = {Level.PROVEN: AckState.PROVEN, Level.LISTED: AckState.LISTED, Level.FAILED: AckState.FAILED}
+
+
+def _room() -> asyncio.Semaphore:
+    return asyncio.Semaphore(AT_ONCE)
+
+
+class Superseded(Exception):
+    """The generation is no longer in force: there is nothing to prove."""
+
+
+@dataclass(frozen=True)
+class _Proving:
+    fence: tuple[int, int]
+    task: asyncio.Task[None]
+
+
+@dataclass
+class Prover:
+    """One task a (tenant, route, replica): proves its current generation, and goes on proving it."""
+
+    table: DesiredTable
+    engines: dict[str, EngineReplica]
+    router: RouterControl
+    records: CanaryRecords
+    acks: AckBoard
+    _tasks: dict[tuple[str, str, str], _Proving] = field(default_factory=dict)
+    _in_force: dict[tuple[str, str, str], ReleaseRef] = field(default_factory=dict)
+    _left: dict[tuple[str, str, str], ReleaseRef] = field(default_factory=dict)
+    """What a replica served of a pointer before: what it serves now must differ from that to be proven."""
+    _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _rooms: dict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
+    )
+
+    def flipped(self, ack: Ack) -> None:
+        """A router acknowledged: starts the proof of that generation and ends one of an older."""
+        key = (ack.tenant, ack.route, ack.replica)
+        entry = self.table.entries.get((ack.tenant, ack.route))
+        if entry is None or entry.fence != (ack.epoch, ack.generation) or ack.replica not in self.engines:
+            return
+        if ack.state is not AckState.FLIPPED or entry.current is None:
+            self.stop(key)
+            return
+        before = self._in_force.get(key)
+        if before is not None and before.id != entry.current.id:
+            self._left[key] = before
+        self._in_force[key] = entry.current
+        running = self._tasks.get(key)
+        if running is not None and running.fence == entry.fence and not running.task.done():
+            return  # one that is done found a pin in force: with the pin gone there is something to prove again
+        self.stop(key)
+        task = asyncio.get_running_loop().create_task(self._keep_proving(entry.key, entry.fence, ack.replica))
+        self._tasks[key] = _Proving(entry.fence, task)
+
+    def stop(self, key: tuple[str, str, str]) -> None:
+        proving = self._tasks.pop(key, None)
+        if proving is not None:
+            proving.task.cancel()
+
+    def stop_replica(self, replica: str) -> None:
+        """Its engine ended: nothing can be proven there until the router flips to it again."""
+        for key in [key for key in self._tasks if key[2] == replica]:
+            self.stop(key)
+
+    async def close(self) -> None:
+        tasks = [proving.task for proving in self._tasks.values()]
+        for key in list(self._tasks):
+            self.stop(key)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_proving(self, pointer: tuple[str, str], fence: tuple[int, int], replica: str) -> None:
+        unanswered, repeated = 0, False
+        while True:
+            # Read again each time: a route's canaries may change while its generation stays.
+            entry = self.table.entries.get(pointer)
+            if entry is None or entry.fence != fence:
+                return
+            pause = REPEAT_S * random.uniform(0.8, 1.2)
+            try:
+                async with self._rooms[replica]:
+                    verdict = await self._prove(entry, self.engines[replica])
+            except Superseded:
+                return
+            except Unreachable as error:
+                unanswered += 1
+                log.info("%s/%s on %s is not proven yet: %s", entry.tenant, entry.route, replica, error)
+                pause = RETRY_S
+                if unanswered == TRIES:
+                    await self._say(entry, replica, AckState.FAILED, "canary_unanswered", error.detail)
+            except AgentError as error:
+                await self._say(entry, replica, AckState.FAILED, error.code, f"{error.title}; {error.detail}")
+                pause = RETRY_S
+            except Exception:
+                log.exception("proof of %s/%s on %s broke", entry.tenant, entry.route, replica)
+                await self._say(entry, replica, AckState.FAILED, "proof_broke", "the agent's log has the traceback")
+            else:
+                unanswered, repeated = 0, True
+                await self._say(entry, replica, _STATE[verdict.level], verdict.code, verdict.detail)
+            await asyncio.sleep(pause)
+            if repeated:
+                async with self._pace:
+                    await asyncio.sleep(PACE_S)
+
+    async def _say(self, entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str) -> None:
+        if state is AckState.FAILED:
+            log.error("%s/%s generation %d on %s: %s %s", *entry.key, entry.generation, replica, code, detail)
+        await self.acks.post(agent_ack(entry, replica, state, code, detail))
+
+    async def _prove(self, entry: TableEntry, engine: EngineReplica) -> Judgement:
+        """Takes an entry's canaries through the router and judges them.
+
+        Raises:
+            Superseded: another generation, or a pin, is in force.
+            Unreachable: the router did not answer.
+            AgentError: the engine did not answer a canary.
+        """
+        ref = entry.current
+        assert ref is not None
+        if not entry.canaries and ref.engine_name is not None and ref.engine_name not in await engine.api.models():
+            raise AgentError("not_listed", "the engine does not list the release", ref.engine_name)
+        items = await asyncio.gather(*(self._ask(entry, engine.name, messages) for messages in entry.canaries))
+        left = self._left.get((*entry.key, engine.name))
+        return await judge_items(
+            engine, self.records, ref, items, left=left, near=entry.beneath[:1] if not left else ()
+        )
+
+    async def _ask(self, entry: TableEntry, replica: str, messages: Conversation) -> CanaryItem:
+        reply = await self.router.proof(
+            {
+                "tenant": entry.tenant,
+                "route": entry.route,
+                "epoch": entry.epoch,
+                "generation": entry.generation,
+                "replica": replica,
+                "body": canary_body(messages),
+            }
+        )
+        if reply.status == 409:
+            raise Superseded
+        if reply.status in (502, 503, 504):
+            raise Unreachable(replica, f"the canary was answered {reply.status}: {reply.text[:200]}")
+        return canary_item(messages, reply)

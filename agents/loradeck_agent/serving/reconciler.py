@@ -1,0 +1,402 @@
+"""Keeps each engine at what the table names: loads what is wanted, verifies it, unloads what nothing needs.
+
+Level-triggered: every round looks at the table, the pins and the engine as they are, and takes the next step.
+It runs after a flip or beside it, never in its way. A release reaches the router's `ready` list only when its
+files were verified, the engine lists it, and its canaries were answered as recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from loradeck.rules.serving import residency
+from loradeck.rules.serving.proof import Judgement, Level
+from loradeck.schemas.link import Ack, AckState, EngineState
+from loradeck.schemas.release import Form
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.router.client import RouterControl
+from loradeck_agent.serving.canaries import Canaries, base_ref, canaries_of, merged_on, signers_of, verify_idle
+from loradeck_agent.serving.canary_records import CanaryRecords
+from loradeck_agent.serving.engine_api import same_folder
+from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.store.releases import ReleaseStore
+from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
+from loradeck_agent.uplink.desired_table import DesiredTable
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+"""How long the router is told of no engine while one was not looked at yet: an adopted one shows within a second."""
+
+ROUND_S = 15.0
+"""A round is made at least this often, whatever woke or did not wake it."""
+
+UNLOAD_RETRY_S = 1.0
+SHORT_S = 5.0
+"""How soon to look again when something that is wanted has no slot."""
+
+RETRY_REACH_S = 10.0
+RETRY_FAULT_S = 60.0
+"""Longest pause after a failed load: the hub did not answer; the artifact or the engine is at fault."""
+
+PREPARED_S = 120.0
+"""How long a prepared release is kept when no entry names it: its commit is on the way, or never comes."""
+
+
+@dataclass
+class _Failure:
+    error: AgentError
+    times: int
+    retry_at: float
+
+
+class Reconciler:
+    """Loads and unloads. One `keep` task an engine; `make_ready` is also what a prepare job calls.
+
+    Args:
+        acked: is given every acknowledgement of the router that follows from a change made here.
+        note_passed: makes durable which releases passed in this lifetime of an engine.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: DesiredTable,
+        engines: tuple[EngineReplica, ...],
+        router: RouterControl,
+        store: ReleaseStore,
+        records: CanaryRecords,
+        acks: AckBoard,
+        acked: Callable[[tuple[Ack, ...]], Awaitable[None]],
+        note_passed: Callable[[EngineReplica], Awaitable[None]],
+    ) -> None:
+        self.table = table
+        self.engines = engines
+        self.router = router
+        self.store = store
+        self.records = records
+        self.acks = acks
+        self.pins: dict[tuple[str, str], Pin] = {}
+        self._acked = acked
+        self._note_passed = note_passed
+        self._wakes = {engine.name: asyncio.Event() for engine in engines}
+        self._failures: dict[tuple[str, str], _Failure] = {}
+        self._prepared: dict[str, tuple[ReleaseRef, float]] = {}
+        self._telling = asyncio.Lock()
+        self._router_up = asyncio.Event()
+        self._look_until = time.monotonic() + LOOK_S
+
+    # ---- what is wanted ------------------------------------------------------------------------------------
+
+    def router_up(self, up: bool) -> None:
+        """Whether there is a router to tell anything. Rounds wait for one."""
+        if up:
+            self._router_up.set()
+            self.wake()
+        else:
+            self._router_up.clear()
+
+    def wake(self) -> None:
+        """The table, the pins or an engine changed."""
+        for event in self._wakes.values():
+            event.set()
+
+    def retry_now(self) -> None:
+        """Forgets how long to wait after failures: the hub is back, so what could not be fetched may be there."""
+        self._failures.clear()
+        self.wake()
+
+    def _named(self) -> tuple[TableEntry, ...]:
+        """Every entry, and one for each release that a job has prepared and no entry names yet."""
+        now = time.monotonic()
+        self._prepared = {release: kept for release, kept in self._prepared.items() if kept[1] > now}
+        prepared = (
+            TableEntry(tenant=ref.release.tenant, route="prepared", epoch=0, generation=0, current=None, preparing=ref)
+            for ref, _ in self._prepared.values()
+        )
+        return (*self.table.named(), *prepared)
+
+    def names(self) -> set[str]:
+        """Ids of the releases that the table, a pin, a prepare or an engine holds on to."""
+        held = {release for engine in self.engines for release in engine.loaded}
+        held |= {pin.release.id for pin in self.pins.values()}
+        for entry in self._named():
+            held |= {ref.id for ref in (entry.current, entry.preparing, entry.left, *entry.beneath) if ref is not None}
+        return held
+
+    async def _plan(self, engine: EngineReplica) -> residency.Residency:
+        return residency.plan(
+            self._named(),
+            engine.slots,
+            tuple(engine.loaded),
+            base=engine.build.base,
+            pins=tuple(self.pins.values()),
+            busy=await self._busy(engine),
+        )
+
+    async def _busy(self, engine: EngineReplica) -> set[str]:
+        """Releases that answer somebody on this engine, or that the router may still admit to: not unloaded."""
+        state, stats = await self.router.state(), await self.router.stats()
+        busy = {row.release for row in stats.traffic if row.streams and row.replica == engine.name}
+        return busy | {force.release.id for force in state.in_force if force.release is not None}
+
+    # ---- rounds --------------------------------------------------------------------------------------------
+
+    async def keep(self, engine: EngineReplica) -> None:
+        """Rounds for one engine, for ever."""
+        wake = self._wakes[engine.name]
+        pause = ROUND_S
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await wake.wait()
+            await self._router_up.wait()
+            wake.clear()
+            pause = ROUND_S
+            if engine.up:
+                try:
+                    pause = min(ROUND_S, await self._round(engine))
+                except AgentError as error:
+                    log.warning("%s: %s", engine.name, error)
+                    pause = UNLOAD_RETRY_S
+                except Exception:
+                    log.exception("a round on %s broke", engine.name)
+                    pause = SHORT_S
+
+    async def _round(self, engine: EngineReplica) -> float:
+        """One round. Returns seconds until the next one is due."""
+        due = ROUND_S
+        async with engine.changing:
+            for ref in merged_on(self._named(), self.pins.values(), engine.build.base):
+                due = min(due, await self._attempt(engine, ref, self._let_in))
+            if not engine.listed_in_router:
+                await self._check_base(engine)
+            plan = await self._plan(engine)
+            self._alarm(engine, plan.short)
+            for release in plan.unload:
+                if not await self._unload(engine, release):
+                    due = UNLOAD_RETRY_S
+            if plan.short:
+                due = min(due, SHORT_S)
+            for ref in plan.load:
+                due = min(due, await self._attempt(engine, ref, self._load_wanted))
+        return max(due, 0.05)
+
+    async def _attempt(
+        self, engine: EngineReplica, ref: ReleaseRef, step: Callable[[EngineReplica, ReleaseRef], Awaitable[float]]
+    ) -> float:
+        """A step towards serving a release, unless it failed a moment ago. Returns seconds until it is due again."""
+        failure = self._failures.get((engine.name, ref.id))
+        if failure is not None and failure.retry_at > time.monotonic():
+            return failure.retry_at - time.monotonic()
+        try:
+            return await step(engine, ref)
+        except AgentError as error:
+            return await self._failed(engine, ref, error)
+
+    async def _load_wanted(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+        if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
+            return UNLOAD_RETRY_S  # a slot comes free when the last stream on it ends
+        await self._load(engine, ref, canaries_of(self._named(), ref.id))
+        return ROUND_S
+
+    async def _let_in(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+        """Lets the router ask for merged weights: an engine has them, and where signers are asked for, one signed."""
+        if ref.id not in engine.let_in:
+            await self._check_signed(engine, ref)
+            engine.let_in.add(ref.id)
+            await self._may_be_asked(engine, ref)
+        return ROUND_S
+
+    async def _check_signed(self, engine: EngineReplica, ref: ReleaseRef) -> None:
+        """Raises AgentError where a route asks for signers of these merged weights and none of them signed them."""
+        if signers := signers_of(self._named(), ref.id):
+            await self.store.check_weights(ref, engine.config.base, signers)
+
+    async def _may_be_asked(self, engine: EngineReplica, ref: ReleaseRef) -> None:
+        """A release was added to those of an engine that the router may ask for."""
+        await self._note_passed(engine)
+        self._failures.pop((engine.name, ref.id), None)
+        await self.tell_router()
+
+    def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
+        """Says of what is served, or is the next way back, that this engine has no slot for it."""
+        without = {ref.id: ref for ref in short}
+        lines = []
+        for entry in self.table.named():
+            ways = (("the current release of", entry.current), ("where R goes for", next(iter(entry.beneath), None)))
+            for what, ref in ways:
+                if ref is not None and ref.id in without:
+                    name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
+                    lines.append(f"no slot for {name}, {what} {entry.tenant}/{entry.route}")
+        if engine.short != tuple(lines):
+            engine.short = tuple(lines)
+            for line in lines:
+                log.error("%s: %s; %d slots", engine.name, line, engine.slots)
+
+    async def _check_base(self, engine: EngineReplica) -> None:
+        """Lists an engine with the router once its base answers as recorded (where anybody recorded it)."""
+        for entry in self.table.entries.values():
+            ref = base_ref(entry.tenant, engine.build.base)
+            if not entry.canaries or self.records.known(ref.id, engine.build.build) is None:
+                continue
+            verdict = await verify_idle(engine, self.records, ref, entry.canaries, ())
+            if verdict.level is Level.FAILED:
+                await self._fail_all(engine, verdict)
+                raise AgentError(
+                    verdict.code or "wrong_tokens", "the engine's base is not the one recorded", verdict.detail
+                )
+            break  # one tenant's canaries tell one base from another
+        engine.listed_in_router = True
+        await self.tell_router()
+
+    async def _fail_all(self, engine: EngineReplica, verdict: Judgement) -> None:
+        for entry in self.table.entries.values():
+            if entry.current is not None and engine.runs(entry.current):
+                await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, verdict.code, verdict.detail))
+
+    async def _failed(self, engine: EngineReplica, ref: ReleaseRef, error: AgentError) -> float:
+        """Notes a failed load, tells the hub where it concerns what is to be served, and says when to try again."""
+        key = (engine.name, ref.id)
+        before = self._failures.get(key)
+        times = before.times + 1 if before else 1
+        cap = RETRY_REACH_S if isinstance(error, Unreachable) else RETRY_FAULT_S
+        pause = random.uniform(0.2, min(cap, 0.5 * 2**times))
+        self._failures[key] = _Failure(error, times, time.monotonic() + pause)
+        if before is None or before.error.code != error.code:
+            log.error("%s cannot serve %s %s: %s", engine.name, ref.release.tenant, ref.label or ref.id[:6], error)
+        for entry in self.table.entries.values():
+            if entry.current is not None and entry.current.id == ref.id:
+                waits = self.acks.flips.get((*entry.key, engine.name))  # it says who answers meanwhile
+                gap = waits.detail if waits is not None and waits.state is AckState.WAITING else ""
+                detail = "; ".join(part for part in (gap, error.title, error.detail, error.fix) if part)
+                await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, error.code, detail))
+        return pause
+
+    # ---- steps ---------------------------------------------------------------------------------------------
+
+    async def make_ready(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
+        """Fetches, verifies, loads and canaries a release now, and keeps it for a while. For prepare jobs.
+
+        A release that is ready already is judged again, so that the answer is always of now.
+
+        Raises:
+            AgentError: why it cannot be served; nothing about what is being served has changed.
+        """
+        self._prepared[ref.id] = (ref, time.monotonic() + PREPARED_S)
+        async with engine.changing:
+            if ref.id not in engine.ready and ref.release.form is Form.ADAPTER:
+                plan = await self._plan(engine)
+                for release in plan.unload:
+                    await self._unload(engine, release)
+                if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
+                    raise AgentError(
+                        "no_slot",
+                        f"engine {engine.config.name} has no slot for this release",
+                        f"{len(engine.loaded)} of {engine.slots} are in use"
+                        + (f", {len(engine.foreign)} more hold adapters that others loaded" if engine.foreign else ""),
+                        "give the engine more slots, or move a tenant away",
+                    )
+                return await self._load(engine, ref, canaries)
+            if ref.release.form is Form.MERGED:
+                await self._check_signed(engine, ref)
+            verdict = await verify_idle(engine, self.records, ref, canaries, self._near(ref.id))
+            if verdict.level is Level.FAILED:
+                raise _wrong_answers(verdict)
+            if ref.release.form is Form.MERGED:
+                engine.let_in.add(ref.id)
+                await self._may_be_asked(engine, ref)
+            return verdict
+
+    async def _load(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
+        name = ref.engine_name
+        assert name is not None, "the base alone is never loaded"
+        base, was_here = engine.build.base, ref.release.adapter in self.store.stored
+        began = time.monotonic()
+        signers = signers_of(self._named(), ref.id)
+        folder = await self.store.ensure(ref, base, engine.config.base, engine.config.rank_limit, signers)
+        if not was_here:
+            engine.measured.note(base, fetch=time.monotonic() - began)
+            began = time.monotonic()
+        if ref.id not in engine.loaded:
+            await engine.api.load(name, folder)
+        # "Loaded" is not "listed", and neither is "answers as it should".
+        listed = (await engine.api.models()).get(name)
+        if listed is None:
+            raise AgentError("not_listed", "the engine took the adapter and does not list it", name)
+        if not same_folder(listed, folder):
+            await engine.api.unload(name)
+            raise AgentError(
+                "wrong_files", "the engine lists the release from another folder", f"{listed}, not {folder}"
+            )
+        engine.loaded[ref.id] = name
+        verdict = await verify_idle(engine, self.records, ref, canaries, self._near(ref.id))
+        if verdict.level is Level.FAILED:
+            await engine.api.unload(name)
+            del engine.loaded[ref.id]
+            raise _wrong_answers(verdict)
+        engine.measured.note(base, load=time.monotonic() - began)
+        engine.ready.add(ref.id)
+        await self._may_be_asked(engine, ref)
+        log.info("%s holds %s %s (%s)", engine.name, ref.release.tenant, ref.label or ref.id[:6], verdict.level.value)
+        return verdict
+
+    async def _unload(self, engine: EngineReplica, release: str) -> bool:
+        """Unloads a release. False: an answer still comes from it, and it is tried again later."""
+        if release in engine.ready:
+            engine.ready.discard(release)
+            await self._note_passed(engine)
+            await self.tell_router()  # from here on no request is admitted to it
+        if release in await self._busy(engine):
+            return False
+        await engine.api.unload(engine.loaded[release])
+        del engine.loaded[release]
+        return True
+
+    def _near(self, release: str) -> list[ReleaseRef]:
+        """The other releases of the pointers that name one: what a load that went wrong would most likely be."""
+        found: dict[str, ReleaseRef] = {}
+        for entry in self.table.named():
+            refs = [ref for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
+            if any(ref.id == release for ref in refs):
+                found.update({ref.id: ref for ref in refs if ref.id != release})
+        return list(found.values())
+
+    async def tell_router(self) -> None:
+        """Says where the engines are and what they may be asked for. A router that is down is told when it is up.
+
+        A router that an agent finds has its engines from the last one. It is told of none before each was looked
+        at, within reason: otherwise it would answer nobody until then.
+        """
+        if not self._router_up.is_set() or not self._looked_at():
+            return
+        async with self._telling:
+            slots = tuple(slot for slot in (engine.slot() for engine in self.engines) if slot is not None)
+            try:
+                acks = await self.router.engines(slots)
+            except Unreachable as error:
+                log.warning("the router is not told of its engines yet: %s", error)
+                return
+        await self._acked(acks)
+
+    async def first_look(self) -> None:
+        """Tells the router also where an engine does not show in time whether it runs."""
+        await asyncio.sleep(max(0.0, self._look_until - time.monotonic()))
+        await self.tell_router()
+
+    def _looked_at(self) -> bool:
+        known = all(engine.began.is_set() or engine.state is EngineState.STOPPED for engine in self.engines)
+        return known or time.monotonic() >= self._look_until
+
+
+def _wrong_answers(verdict: Judgement) -> AgentError:
+    return AgentError(
+        verdict.code or "canary_mismatch", "the engine does not answer the canaries as recorded", verdict.detail
+    )

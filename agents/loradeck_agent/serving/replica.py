@@ -1,0 +1,161 @@
+"""One engine of this node: its process, its socket, and which releases are loaded and may be asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.table import ReleaseRef
+from loradeck_agent.host.durations import Measured
+from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.router.client import EngineSlot
+from loradeck_agent.serving.engine_api import EngineAddress, EngineApi, EngineVersion
+from loradeck_agent.serving.vllm_api import VllmApi
+
+
+def open_api(config: EngineConfig, state: StateFolder) -> EngineApi:
+    """Calls to an engine as it is configured. Raises ConfigError when its key cannot be read."""
+    address = EngineAddress(socket=str(state.engine_socket(config.name)))
+    if not isinstance(config, VllmEngine):
+        return EngineApi(address)
+    if config.attached:
+        address = EngineAddress(
+            socket=str(config.socket or ""), url=config.url or "", key=str(config.key) if config.key else ""
+        )
+    return VllmApi(address, config, state.digests)
+
+
+@dataclass
+class EngineReplica:
+    """What the agent knows of one engine in its current lifetime."""
+
+    name: str
+    config: EngineConfig
+    api: EngineApi
+    measured: Measured
+    state: EngineState = EngineState.STARTING
+    files: str | None = None
+    """Digest of the base in its folder, known before an engine has said what it runs."""
+    version: EngineVersion | None = None
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Release id -> name under which the engine lists it."""
+    ready: set[str] = field(default_factory=set)
+    """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
+    let_in: set[str] = field(default_factory=set)
+    """Merged releases of the weights that it runs, signed where that is asked: the router may ask for them too."""
+    foreign: set[str] = field(default_factory=set)
+    """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
+    fault: str = ""
+    """Why an engine that answers is not used; empty while it is, or while none answers."""
+    short: tuple[str, ...] = ()
+    """What is served, or is the next way back, and has no slot here: a line each."""
+    listed_in_router: bool = False
+    """Whether the router may be told of this engine at all: its base was checked."""
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the engine is up."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set from an engine's unasked end until it is up again."""
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once this engine was up, or had ended before it was."""
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while adapters are loaded or unloaded."""
+
+    @property
+    def up(self) -> bool:
+        return self.state is EngineState.UP
+
+    @property
+    def build(self) -> EngineVersion:
+        """Version of the running engine.
+
+        Raises:
+            AgentError: `engine_down`.
+        """
+        if self.version is None or not self.up:
+            raise AgentError("engine_down", f"engine {self.config.name} does not run", self.name)
+        return self.version
+
+    @property
+    def slots(self) -> int:
+        """Adapters of ours that the running engine can hold. Raises AgentError: `engine_down`."""
+        return max(0, self.build.slots - len(self.foreign))
+
+    def drop(self, releases: set[str]) -> None:
+        """These are no longer in the engine."""
+        self.ready -= releases
+        for release in releases:
+            self.loaded.pop(release, None)
+
+    @property
+    def base(self) -> str | None:
+        """Digest of the base that it runs, ran last, or would run; None while that is not known."""
+        return self.version.base if self.version is not None else self.files
+
+    def runs(self, ref: ReleaseRef) -> bool:
+        return self.base == ref.release.served_base
+
+    def came_up(self, version: EngineVersion) -> None:
+        self.version = version
+        self.state = EngineState.UP
+        self.began.set()
+        self.running.set()
+        self.ended.clear()
+
+    def went_down(self, state: EngineState = EngineState.DOWN) -> None:
+        self.began.set()
+        self.running.clear()
+        if state is EngineState.DOWN:
+            self.ended.set()
+        else:
+            self.ended.clear()
+        self.state = state
+        self.loaded.clear()
+        self.ready.clear()
+        self.let_in.clear()
+        self.foreign.clear()
+        self.short = ()
+        self.listed_in_router = False
+        self.api.close()
+
+    def slot(self) -> EngineSlot | None:
+        """What the router is told; None while nothing may be asked of it."""
+        if not self.up or not self.listed_in_router or self.version is None:
+            return None
+        return EngineSlot(
+            replica=self.name,
+            socket=self.api.address.socket,
+            url=self.api.address.url,
+            key=self.api.address.key,
+            base=self.version.base,
+            base_name=self.version.base_name,
+            ready=tuple(sorted(self.ready | self.let_in)),
+        )
+
+    @property
+    def alarm(self) -> str:
+        """What an on-call engineer should know of this engine, in one line; empty where nothing is wrong."""
+        return self.fault or "; ".join(self.short)
+
+    def report(self, unreached: str = "") -> Replica:
+        """What the hub is told. `unreached`: why no caller reaches this engine, whatever it holds."""
+        version = self.version
+        took = self.measured.of(self.base)
+        return Replica(
+            replica=self.name,
+            state=self.state,
+            boot=version.boot if version else "",
+            base=self.base,
+            base_name=version.base_name if version else "base",
+            build=version.build if version else None,
+            slots=self.slots if version and self.up else self.config.slots,
+            loaded=tuple(sorted(self.ready)),
+            alarm=(unreached or self.alarm)[:500],
+            start_s=took.start_s,
+            fetch_s=took.fetch_s,
+            load_s=took.load_s,
+            memory_gb=self.config.memory_gb,
+            always=self.config.start == "always",
+        )

@@ -1,0 +1,177 @@
+"""What a vLLM says of itself, in the words of the engine contract.
+
+vLLM's `/version` is its version alone. Which process answers is told by the start time in its `/metrics`;
+which base, by the folder that `/v1/models` names, whose files are hashed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from pathlib import Path
+
+from loradeck import artifacts
+from loradeck.schemas.attestation import EngineBuild
+from loradeck_agent.host.engine_config import VllmEngine
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.serving import base_alone
+from loradeck_agent.serving.engine_api import (
+    CALL_S,
+    CANARY_S,
+    EngineAddress,
+    EngineApi,
+    EngineVersion,
+    expect,
+    same_folder,
+)
+from loradeck_agent.store.fetch import told
+
+BOOT_READ_S = 10.0
+"""The start time is read again after this long even over a kept connection: a proxy may stand between."""
+
+_STARTED = re.compile(r"^process_start_time_seconds ([0-9.e+]+)\s*$", re.MULTILINE)
+_SLOTS = re.compile(r'^vllm:lora_requests_info\{[^}\n]*max_lora="(\d+)"', re.MULTILINE)
+_RELEASE_NAME = re.compile(r".*[0-9a-f]{64}")
+
+
+class VllmApi(EngineApi):
+    """Calls to one vLLM, launched or attached to."""
+
+    def __init__(self, address: EngineAddress, config: VllmEngine, digests: Path) -> None:
+        """`digests`: file that remembers what the base's files hash to while they are unchanged."""
+        super().__init__(address, config.read_key())
+        self._config = config
+        self._digests = digests
+        self._boot = ""
+        self._boot_at = 0.0
+        self._boot_connections = -1
+        self._may_hold_unloaded = True
+
+    async def boot(self) -> str:
+        """When the server's process started, as it says itself. To be asked after `healthy`.
+
+        That call would have found a dead process's connection closed and opened another: while none was opened,
+        the process is the one that was asked before.
+
+        Raises:
+            AgentError: `engine_error`, its metrics do not say.
+        """
+        fresh = time.monotonic() - self._boot_at < BOOT_READ_S
+        if not fresh or self._http.connections != self._boot_connections:
+            self._boot = _started(await self._metrics())
+            self._boot_at, self._boot_connections = time.monotonic(), self._http.connections
+        return self._boot
+
+    async def version(self) -> EngineVersion:
+        """Raises AgentError: `wrong_base`, it serves another folder than the configured one; `base_name_taken`."""
+        base_name = await self._base_name()
+        metrics = await self._metrics()
+        reply = expect(await self._http.get("/version", timeout=CALL_S))
+        try:
+            version = str(reply.json()["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise AgentError("engine_error", "the engine's version cannot be read", reply.text[:300]) from error
+        config = self._config
+        with told(config.base):
+            base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
+        slots = _SLOTS.search(metrics)
+        spare = 0
+        if base_alone.NAME in await super().models():
+            base_name, spare = base_alone.NAME, base_alone.SLOTS
+        return EngineVersion(
+            boot=_started(metrics),
+            build=EngineBuild(
+                engine=f"vllm {version}",
+                device=config.device,
+                dtype=config.dtype,
+                tensor_parallel=config.tensor_parallel,
+            ),
+            base=base,
+            base_name=base_name,
+            slots=max(1, min(config.slots, int(slots[1]) - spare)) if slots else config.slots,
+        )
+
+    async def take_over(self) -> EngineVersion:
+        """Loads on CPU what the base alone is asked through, and asks once, so that its slots are among its figures."""
+        base_name = await self._base_name()
+        metrics = await self._metrics()
+        if "vllm:lora_requests_info" in metrics and not _SLOTS.search(metrics):
+            await self._use(base_name)
+        if self._config.device == "cpu":
+            await self._load_base_alone()
+        return await self.version()
+
+    async def models(self) -> dict[str, str]:
+        return {name: root for name, root in (await super().models()).items() if name != base_alone.NAME}
+
+    async def _load_base_alone(self) -> None:
+        """Loads what the base alone is asked through; nothing for a base of a kind that is not known here."""
+        config = self._config
+        if base_alone.NAME in await super().models():
+            return
+        with told(config.base):
+            base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
+            folder = self._digests.with_name("base-alone") / base
+            known = await asyncio.to_thread(base_alone.write_zeros, folder, config.base)
+        if known:
+            await self.load(base_alone.NAME, folder)
+
+    async def load(self, name: str, path: Path) -> None:
+        """As every engine; what is listed of ours is used once before, so that it stays resident.
+
+        vLLM's unloading takes an adapter from its list and leaves it in its caches, which give up what was used
+        least recently. Without this that would be a prior release, which nobody uses, and not the one unloaded.
+        """
+        if self._may_hold_unloaded:
+            state = self._digests.parent
+            ours = [one for one, root in (await super().models()).items() if Path(root).is_relative_to(state)]
+            await asyncio.gather(*(self._use(one) for one in ours))
+            self._may_hold_unloaded = False
+        await super().load(name, path)
+
+    async def unload(self, name: str) -> None:
+        self._may_hold_unloaded = True
+        await super().unload(name)
+
+    async def _use(self, name: str) -> None:
+        body = {"model": name, "messages": [{"role": "user", "content": "."}], "max_tokens": 1}
+        expect(await self._http.post("/v1/chat/completions", body, timeout=CANARY_S))
+
+    async def _metrics(self) -> str:
+        # With the slash: without it a vLLM of some versions answers a redirect.
+        return expect(await self._http.get("/metrics/", timeout=CALL_S)).text
+
+    async def _base_name(self) -> str:
+        """The name of its base; every name it has for one must stand for the configured folder."""
+        bases = {name: root for name, (root, parent) in (await self._listed()).items() if not parent}
+        if not bases:
+            raise AgentError("engine_error", "the engine lists no base", self._config.name)
+        for name, root in bases.items():
+            if not Path(root).is_absolute() or not same_folder(root, self._config.base):
+                raise AgentError(
+                    "wrong_base",
+                    f"this vLLM serves {root}, not the configured base",
+                    f"its {name!r}; `base` of engine {self._config.name} is {self._config.base}",
+                    "start it with --model and that very folder, or correct `base`",
+                )
+            if _RELEASE_NAME.fullmatch(name):
+                raise AgentError(
+                    "base_name_taken",
+                    "this vLLM serves its base under a name that looks like a release's",
+                    name,
+                    "start it with another --served-model-name",
+                )
+        return next(iter(bases))
+
+
+def _started(metrics: str) -> str:
+    found = _STARTED.search(metrics)
+    if found is None:
+        raise AgentError(
+            "engine_error",
+            "the engine does not say when it started",
+            "/metrics has no process_start_time_seconds",
+            "run vLLM on Linux with one API server",
+        )
+    return found[1]

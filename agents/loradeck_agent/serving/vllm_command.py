@@ -1,0 +1,38 @@
+"""How a vLLM is launched: its command line and its variables. `launch` is the program that runs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from loradeck_agent.host.engine_config import VllmEngine
+from loradeck_agent.serving import base_alone
+
+BASE_NAME = "base"
+
+
+def vllm_argv(config: VllmEngine, folder: Path) -> tuple[str, ...]:
+    """The command line that launches an engine in its folder."""
+    slots = config.slots + (base_alone.SLOTS if config.device == "cpu" else 0)
+    return (
+        *(sys.executable, "-m", "loradeck_agent.serving.vllm_launcher", "--state", str(folder), "--"),
+        *(str(config.python), "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(config.base), "--served-model-name", BASE_NAME),
+        *("--uds", str(folder / "engine.sock")),
+        *("--enable-lora", "--max-loras", str(slots), "--max-lora-rank", str(config.max_rank)),
+        # Unloading takes an adapter from vLLM's list, not from its cache: room for those beside the ones in use.
+        *("--max-cpu-loras", str(2 * slots)),
+        *("--dtype", config.dtype, "--tensor-parallel-size", str(config.tensor_parallel)),
+        *config.args,
+    )
+
+
+def vllm_environment(config: VllmEngine) -> Mapping[str, str]:
+    """Variables that a launched engine is given beside the agent's own."""
+    ours = {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",  # from a socket that only this user reaches
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    return ours | config.env

@@ -1,0 +1,1 @@
+"""Artifacts on this node: releases, inputs of jobs, checkpoints and merged weights."""

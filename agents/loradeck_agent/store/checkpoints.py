@@ -1,0 +1,100 @@
+"""Checkpoints of train jobs on this node, and their way to another: each good one goes to the hub as blobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradeck.artifacts import BadArtifact, scan
+from loradeck.schemas.jobs import CheckpointRef, ExecutorEvent
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import write_durably
+from loradeck_agent.store.fetch import fetch, told
+from loradeck_agent.uplink.hub_api import HubApi
+
+log = logging.getLogger(__name__)
+
+LAST_GOOD = "LAST_GOOD"
+"""File in a job's folder that names its newest whole checkpoint."""
+
+KEPT_S = 14 * 86400.0
+"""How long what attempts at a job left is kept on a node, and the checkpoints of one that did not finish."""
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the folder of a step's checkpoint; names sort as steps do."""
+    return f"step-{step:08d}"
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """`checkpoints/JOB/`: what the attempts at a job leave each other."""
+
+    root: Path
+    hub: HubApi
+
+    def folder(self, job: str) -> Path:
+        return self.root / job
+
+    async def have(self, job: str, ref: CheckpointRef) -> None:
+        """Makes sure that a job goes on from this checkpoint, or from a later one that is here already.
+
+        Raises:
+            AgentError: `digest_mismatch`, `disk_full`, or why the hub did not answer.
+        """
+        here = self.folder(job)
+        if self._newest(here) >= ref.step:
+            return
+        target = here / checkpoint_name(ref.step)
+        with told(target):
+            here.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
+        await fetch(self.hub, ref.files, target)
+        with told(target):
+            target.chmod(0o700)  # it is one of several, and older ones are removed
+            await asyncio.to_thread(write_durably, here / LAST_GOOD, target.name.encode())
+
+    async def handed_over(self, job: str, event: ExecutorEvent) -> ExecutorEvent:
+        """A CHECKPOINT event with the files that the hub now holds; without them where they could not be sent.
+
+        A run does not wait for a hub: what is not sent now is superseded by the next one.
+        """
+        name = str(event.data.get("folder"))
+        if not _NAME.fullmatch(name):
+            return event
+        folder = self.folder(job) / name
+        try:
+            files = await asyncio.to_thread(scan, folder)
+            await self.hub.upload(folder, files)
+        except (OSError, BadArtifact, AgentError) as error:
+            log.warning("checkpoint %s of job %s stays on this node: %s", name, job, error)
+            return event
+        return event.model_copy(
+            update={"data": {**event.data, "files": [file.model_dump(mode="json") for file in files]}}
+        )
+
+    def drop(self, job: str) -> None:
+        """A job that is over needs none any more."""
+        shutil.rmtree(self.folder(job), ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Removes what nobody came back for: a job that failed or was cancelled may be resumed, but not for ever."""
+        for folder in self.root.iterdir():
+            if time.time() - folder.stat().st_mtime > KEPT_S:
+                log.info("the checkpoints of job %s are removed, nobody resumed it", folder.name)
+                self.drop(folder.name)
+
+    @staticmethod
+    def _newest(folder: Path) -> int:
+        try:
+            found = _NAME.fullmatch((folder / LAST_GOOD).read_text().strip())
+        except OSError:
+            return 0
+        return int(found[1]) if found else 0

@@ -1,0 +1,390 @@
+"""Simulated nodes: the agent's own link, table and acknowledgements, many in one process, serving nothing.
+
+`loradeck sim fleet` starts this (`python -m loradeck_agent.testing.simulated_nodes`), to see how a hub and a console
+do with a fleet that is not at hand. What the hub hears is what agents say: the same client, the same checks of what came
+down, acknowledgements in the same order. What is made up is behind that: there is no router that makes a flip
+durable, no engine that answers canaries, and the figures of hosts and GPUs are invented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+from pydantic import Field, TypeAdapter, ValidationError
+
+import loradeck_agent
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.ids import Digest, Name, Strict
+from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
+from loradeck.schemas.link import (
+    AckState,
+    Bookmark,
+    Desired,
+    DownMessage,
+    EngineState,
+    Hello,
+    JobEvent,
+    JobMessage,
+    NodeOrder,
+    Replica,
+    Report,
+    Resync,
+    TableAsk,
+    TableState,
+    TraceAsk,
+    TraceRows,
+    Traffic,
+    Welcome,
+)
+from loradeck.schemas.table import TableEntry
+from loradeck.schemas.telemetry import Gpu, Host, NvmlState
+from loradeck_agent.host.config import AgentConfig, RouterConfig
+from loradeck_agent.host.open_files import allow_open_files
+from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
+from loradeck_agent.uplink.desired_table import DesiredTable, Heard
+from loradeck_agent.uplink.link import Link
+
+log = logging.getLogger(__name__)
+
+GPUS = 8
+SLOTS = 64
+PROOF_S = (0.5, 1.5)
+"""A proof is said to have passed after a time between these: on a real node engines answer canaries meanwhile."""
+
+OPENED_S = 0.001
+
+REQUESTS_S = 2.0
+"""Requests that each simulated replica says it answers a second, shared by its tenants."""
+
+BUILD = EngineBuild(engine="simulated", device="none", dtype="none")
+
+
+class SimulatedNode(Strict):
+    """A node to play: its name, the token it links with, and its labels."""
+
+    node: Name
+    token: str = Field(min_length=1, repr=False)
+    labels: dict[str, str]
+
+
+class Node:
+    """One simulated node with one replica. `run` keeps its link up until cancelled."""
+
+    def __init__(self, settings: SimulatedNode, *, hub: str, ca: Path | None, base: str, report_s: float) -> None:
+        self.name = settings.node
+        self._labels = settings.labels
+        self._base = base
+        self._report_s = report_s
+        self._boot = f"simulated-{os.getpid()}-{settings.node}"
+        nowhere = Path("/nonexistent")  # a simulated node keeps nothing on a disk
+        config = AgentConfig(
+            node=settings.node,
+            hub=hub,
+            ca=ca,
+            token=nowhere,
+            state=nowhere,
+            labels=settings.labels,
+            router=RouterConfig(listen="127.0.0.1:1"),
+        )
+        self.link = Link(
+            config, settings.token, hello=self._hello, handle=self._handle, changed=self._link_changed, noted=_nothing
+        )
+        self.table = DesiredTable()
+        self.acks = AckBoard(self.link.send)
+        self.reports = 0
+        self._unapplied: Desired | None = None
+        self._proofs: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._answered: dict[tuple[str, str, int, str], int] = {}
+        self._replica = self._with_loaded()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.link.run())
+            group.create_task(self._report())
+
+    # ---- what the hub says -----------------------------------------------------------------------------------
+
+    async def _hello(self) -> Hello:
+        await self._settle()
+        cursor = self.table.cursor
+        return Hello(
+            node=self.name,
+            boot=self._boot,
+            version=loradeck_agent.__version__,
+            labels=self._labels,
+            epoch=cursor.epoch,
+            rev=cursor.rev,
+            hash=cursor.hash,
+            replicas=(self._replica,),
+        )
+
+    async def _handle(self, message: DownMessage) -> None:
+        await self._settle()
+        match message:
+            case Desired():
+                await self._directive(message)
+            case Bookmark():
+                self.table.bookmark(message)
+            case Welcome():
+                self.table.welcome(message)
+            case JobMessage():
+                await self._job(message.job)
+            case TableAsk():
+                cursor = self.table.cursor
+                entries = tuple(self.table.entries.values())
+                await self.link.send(TableState(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries))
+            case TraceAsk():
+                await self.link.send(TraceRows(ask=message.ask, rows=(), trouble="a simulated node has no router"))
+            case NodeOrder():
+                pass  # there is no driver to let go of
+            case _:
+                log.debug("%s: passed over a %s", self.name, message.type)
+
+    async def _directive(self, message: Desired) -> None:
+        heard = self.table.hear(message)
+        if heard is Heard.GAP:
+            await self.link.send(Resync(why=f"revisions up to {message.prev_rev} were not heard"))
+        if heard is not Heard.APPLY:
+            return
+        # As on a node: the acknowledgement first, everything else after it.
+        current = [entry for entry in message.entries if entry.current is not None]
+        for entry in current:
+            held = self.table.entries.get(entry.key)
+            if held is None or entry.fence >= held.fence:
+                flip = agent_ack(entry, self.name, AckState.FLIPPED)
+                await self.acks.post(flip.model_copy(update={"mono_ns": time.monotonic_ns()}))
+        # A fleet's nodes do not share a core. Here they do: all acknowledge before any goes through its table, which
+        # comes before this node's next message, and before a proof.
+        self._unapplied = message
+        for entry in current:
+            if not self.acks.proven(entry, self.name):
+                self._prove(entry)
+
+    async def _settle(self) -> None:
+        """Takes the last directive's entries in."""
+        message, self._unapplied = self._unapplied, None
+        if message is None:
+            return
+        if not self.table.apply(message):
+            await self.link.send(Resync(why=f"the table differs from the hub's at revision {message.rev}"))
+        self._replica = self._with_loaded()
+
+    def _prove(self, entry: TableEntry) -> None:
+        before = self._proofs.pop(entry.key, None)
+        if before is not None:
+            before.cancel()
+
+        async def prove() -> None:
+            await asyncio.sleep(random.uniform(*PROOF_S))
+            await self._settle()
+            await self.acks.post(agent_ack(entry, self.name, AckState.PROVEN))
+
+        self._proofs[entry.key] = asyncio.create_task(prove())
+
+    async def _job(self, job: JobAssignment) -> None:
+        """A prepare has nothing to load and is done at once; any other work is refused."""
+        if job.spec.kind == "prepare":
+            outcome: dict[str, str] = {"type": ExecutorEventType.FINISHED}
+        else:
+            why = f"{self.name} is simulated and has nothing to work with"
+            outcome = {"type": ExecutorEventType.FAILED, "code": "simulated", "message": why}
+        event = ExecutorEvent.model_validate(
+            {"run": job.id, "attempt": job.attempt, "seq": 1, "ts": time.time(), **outcome}
+        )
+        await self.link.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event))
+
+    async def _link_changed(self, connected: bool) -> None:
+        if connected:
+            await self.acks.replay()
+
+    # ---- what the node says ----------------------------------------------------------------------------------
+
+    def _with_loaded(self) -> Replica:
+        loaded = {
+            ref.id
+            for entry in self.table.entries.values()
+            for ref in (entry.current, entry.preparing, *entry.beneath)
+            if ref is not None
+        }
+        return Replica(
+            replica=self.name,
+            state=EngineState.UP,
+            boot=self._boot,
+            base=self._base,
+            build=BUILD,
+            slots=SLOTS,
+            loaded=tuple(sorted(loaded)),
+            gpus=tuple(range(GPUS)),
+        )
+
+    async def _report(self) -> None:
+        """At its own moment of every period, as nodes that were not started together do."""
+        await asyncio.sleep(random.uniform(0, self._report_s))
+        due = time.monotonic()
+        while True:
+            if self.link.connected and await self.link.send(self._said()):
+                self.reports += 1
+            due = max(due + self._report_s, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    def _said(self) -> Report:
+        cursor = self.table.cursor
+        return Report(
+            replicas=(self._replica,),
+            router_boot=self._boot,
+            traffic=tuple(self._traffic()),
+            host=Host(
+                cpu_percent=random.uniform(5, 60),
+                memory_used=random.randrange(64, 512) << 30,
+                memory_total=1024 << 30,
+                load1=random.uniform(1, 40),
+            ),
+            gpus=tuple(self._gpu(index) for index in range(GPUS)),
+            nvml=NvmlState.OK,
+            rev=cursor.rev,
+            epoch=cursor.epoch,
+        )
+
+    def _traffic(self) -> Iterator[Traffic]:
+        now_ms = time.time_ns() // 1_000_000
+        entries = [entry for entry in self.table.entries.values() if entry.current is not None]
+        for entry in entries:
+            assert entry.current is not None
+            name = (*entry.key, entry.generation, entry.current.id)
+            n = self._answered[name] = self._answered.get(name, 0) + max(
+                1, round(REQUESTS_S * self._report_s / len(entries))
+            )
+            yield Traffic(
+                tenant=entry.tenant,
+                route=entry.route,
+                generation=entry.generation,
+                release=entry.current.id,
+                replica=self.name,
+                admitted=n,
+                finished=n,
+                checked=n,
+                last_admitted_ms=now_ms,
+                last_token_ms=now_ms,
+                ttft_ms=(0, 0, 0, 0, n),
+            )
+
+    def _gpu(self, index: int) -> Gpu:
+        return Gpu(
+            index=index,
+            uuid=f"SIM-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}-{index}",
+            **gpu_figures(),
+        )
+
+
+def _nothing() -> None:
+    """Nobody reads the status of a simulated node."""
+
+
+async def play(nodes: list[Node]) -> None:
+    """All of them until SIGTERM or SIGINT, or until whoever started this has gone; once a second how far they are.
+
+    A line is `{"nodes", "linked", "reports", "error"}`; the error is what one of those that are not linked met. Links
+    are opened `OPENED_S` apart, and by their own back-off later.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    starter = os.getppid()
+    frozen = False
+    tasks = []
+    for node in nodes:
+        tasks.append(asyncio.create_task(node.run()))
+        await asyncio.sleep(OPENED_S)
+    while not stop.is_set() and os.getppid() == starter:
+        linked = sum(node.link.connected for node in nodes)
+        if linked == len(nodes) and not frozen:
+            # An agent's heap is that of one node: no collector goes through a thousand of them before one answers.
+            gc.set_threshold(20_000, 50, 100)
+            gc.freeze()
+            frozen = True
+        line = {
+            "nodes": len(nodes),
+            "linked": linked,
+            "reports": sum(node.reports for node in nodes),
+            "error": next((node.link.status.error for node in nodes if not node.link.connected), None) or "",
+        }
+        click.echo(json.dumps(line))
+        for task in tasks:
+            if task.done():
+                task.result()
+        try:
+            async with asyncio.timeout(1.0):
+                await stop.wait()
+        except TimeoutError:
+            continue
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_settings: TypeAdapter[list[SimulatedNode]] = TypeAdapter(list[SimulatedNode])
+
+
+def read_nodes(text: bytes) -> list[SimulatedNode]:
+    """Raises: click.ClickException: it is no list of nodes. What is wrong is said without any token."""
+    try:
+        return _settings.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise click.ClickException(f"stdin holds no list of nodes: {where}: {first['msg']}") from None
+
+
+@click.command()
+@click.option("--hub", required=True, metavar="URL", help="The hub's TCP address.")
+@click.option("--ca", type=click.Path(path_type=Path), help="Authority of an https:// hub, PEM.")
+@click.option("--base", required=True, help="Digest of the base that every replica says it runs.")
+@click.option("--report-every", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, metavar="SECONDS")
+def main(hub: str, ca: Path | None, base: Digest, report_every: float) -> None:
+    """Links the simulated nodes that stdin lists to a hub until it is interrupted. `loradeck sim fleet` starts this.
+
+    They come by stdin because they carry tokens, which belong neither on a disk nor on a command line.
+    """
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("loradeck_agent.uplink.link").setLevel(
+        logging.ERROR
+    )  # a thousand nodes would say it a thousand times
+    allow_open_files()
+    nodes = [Node(one, hub=hub, ca=ca, base=base, report_s=report_every) for one in read_nodes(sys.stdin.buffer.read())]
+    uvloop.run(play(nodes))
+
+
+def gpu_figures() -> dict[str, Any]:
+    """What a GPU that does not exist says of itself now: fields of `Gpu` beside its index and uuid."""
+    return {
+        "name": "Simulated 80GB",
+        "utilisation": random.randrange(101),
+        "memory_used": random.randrange(20, 79) << 30,
+        "memory_total": 80 << 30,
+        "power_w": round(random.uniform(90, 690), 1),
+        "power_limit_w": 700.0,
+        "temperature_c": random.randrange(35, 80),
+        "clock_sm_mhz": random.randrange(600, 1980),
+        "clock_mem_mhz": 2619,
+        "ecc_uncorrected": 0,
+        "ecc_corrected": 0,
+        "remapped_rows": 0,
+    }
+
+
+if __name__ == "__main__":
+    main()

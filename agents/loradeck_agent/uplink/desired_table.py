@@ -1,0 +1,91 @@
+"""The table as the hub last said it: which messages count, and what the table is after them.
+
+Pure: no I/O. The router decides entry by entry whether it flips; this decides whether a message may be heard
+at all, and whether something was missed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from loradeck.schemas.link import Bookmark, Desired, Welcome
+from loradeck.schemas.table import TableEntry, table_digest
+from loradeck_agent.uplink.journal import Cursor
+
+Key = tuple[str, str]
+"""(tenant, route)."""
+
+
+class Heard(StrEnum):
+    """What to do with a `desired` message."""
+
+    APPLY = "apply"
+    GAP = "gap"  # something before it was missed: ask for everything
+    STALE = "stale"  # of an older hub or already known: changes nothing
+    REFUSED = "refused"  # of a hub that lacks our log: changes nothing
+
+
+@dataclass
+class DesiredTable:
+    """Entries by (tenant, route), and the cursor up to which they are complete."""
+
+    cursor: Cursor = field(default_factory=Cursor)
+    entries: dict[Key, TableEntry] = field(default_factory=dict)
+    orphans: dict[Key, TableEntry] = field(default_factory=dict)
+    """Entries the hub no longer places here. The router keeps them (a removal is a tombstone), so their
+    releases stay loaded."""
+    refused: Welcome | None = None
+    """The welcome of a hub that lacks our log. It is not obeyed until it is back with a higher epoch."""
+
+    def welcome(self, message: Welcome) -> None:
+        self.refused = message if message.refuse is not None else None
+
+    def hear(self, message: Desired) -> Heard:
+        """Whether to apply a message. Changes nothing, except that a recovered hub is obeyed again."""
+        if self.refused is not None:
+            # `loradeck hub recover` raises the epoch and then sends everything.
+            if not (message.full and message.epoch > max(self.refused.epoch, self.cursor.epoch)):
+                return Heard.REFUSED
+            self.refused = None
+        if message.epoch < self.cursor.epoch:
+            return Heard.STALE
+        if message.full:
+            if message.epoch == self.cursor.epoch and message.rev < self.cursor.rev:
+                return Heard.STALE
+            return Heard.APPLY
+        if message.prev_rev > self.cursor.rev:
+            return Heard.GAP
+        if message.rev < self.cursor.rev:
+            return Heard.STALE
+        return Heard.APPLY
+
+    def apply(self, message: Desired) -> bool:
+        """Takes a message's entries in, each by its own fence. False: the table is not the hub's (ask for all)."""
+        named = set()
+        for entry in message.entries:
+            named.add(entry.key)
+            known = self.entries.get(entry.key)
+            if known is None or entry.fence >= known.fence:
+                if known is None or entry.fence > known.fence:
+                    self.entries.pop(entry.key, None)  # moved: to the end, which is the newest
+                self.entries[entry.key] = entry
+        if message.full:
+            for key in self.entries.keys() - named:
+                self.orphans[key] = self.entries.pop(key)
+        for key in named & self.orphans.keys():
+            del self.orphans[key]
+        self.cursor = Cursor(message.epoch, message.rev, message.hash)
+        return table_digest(self.entries.values()) == message.table
+
+    def named(self) -> tuple[TableEntry, ...]:
+        """Every entry whose releases must stay: the hub's first, the newest move at the front."""
+        return (*reversed(self.entries.values()), *self.orphans.values())
+
+    def bookmark(self, message: Bookmark) -> bool:
+        """Moves the cursor to what the hub says is its newest. False: it is not a hub to follow."""
+        there = Cursor(message.epoch, message.rev, message.hash)
+        if self.refused is not None or there < self.cursor:
+            return False
+        self.cursor = there
+        return True

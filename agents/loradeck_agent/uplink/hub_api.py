@@ -1,0 +1,125 @@
+"""The hub's HTTP calls that an agent makes: manifests and blobs down, results and attestations up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from urllib.parse import urlencode
+
+from pydantic import TypeAdapter, ValidationError
+
+from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.http_client import CHUNK, Endpoint, HttpClient, Reply
+from loradeck_agent.router.client import problem_of
+
+CALL_S = 15.0
+BLOB_S = 1800.0
+
+
+_attestations = TypeAdapter(tuple[Attestation, ...])
+_datasets = TypeAdapter(tuple[DatasetEntry, ...])
+_versions = TypeAdapter(tuple[AdapterVersion, ...])
+_suites = TypeAdapter(tuple[SuiteEntry, ...])
+
+
+class HubApi:
+    """Calls with the agent's token. Raises `Unreachable`, or AgentError with the hub's problem code."""
+
+    def __init__(self, config: AgentConfig, token: str) -> None:
+        self._http = HttpClient(
+            Endpoint.of_url(config.hub, config.ca), {"authorization": f"Bearer {token}", "accept": "application/json"}
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    async def release(self, release: str) -> ReleaseDetail:
+        """A release and its adapter's manifest.
+
+        Raises:
+            AgentError: `path_traversal` or `bad_manifest` when the document must not be believed.
+        """
+        reply = _checked(await self._http.get(f"/v1/releases/{release}", timeout=CALL_S))
+        try:
+            return ReleaseDetail.model_validate_json(reply.body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            leaves = "path" in first["loc"] and "leaves" in first["msg"]
+            raise AgentError(
+                "path_traversal" if leaves else "bad_manifest",
+                "the release's manifest is not acceptable",
+                f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            ) from error
+
+    async def blob(self, sha256: str, sink: Callable[[bytes], None]) -> None:
+        """Streams a blob into `sink`. The caller checks size and digest."""
+        _checked(await self._http.call("GET", f"/v1/blobs/{sha256}", sink=sink, timeout=BLOB_S))
+
+    async def dataset(self, digest: str) -> DatasetManifest:
+        reply = _checked(await self._http.get("/v1/datasets", timeout=CALL_S))
+        for entry in _datasets.validate_json(reply.body):
+            if entry.digest == digest:
+                return entry.manifest
+        raise AgentError("unknown_dataset", "the hub has no dataset of this digest", digest, "register it first")
+
+    async def suite(self, digest: str) -> SuiteManifest:
+        reply = _checked(await self._http.get("/v1/suites", timeout=CALL_S))
+        for entry in _suites.validate_json(reply.body):
+            if entry.digest == digest:
+                return entry.manifest
+        raise AgentError("unknown_suite", "the hub has no suite of this digest", digest, "register it first")
+
+    async def versions(self, tenant: str, name: str) -> tuple[AdapterVersion, ...]:
+        reply = _checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
+        return _versions.validate_json(reply.body)
+
+    async def canary_records(self, release: str) -> tuple[Attestation, ...]:
+        return await self.attestations(AttestationKind.CANARY, release)
+
+    async def attestations(self, kind: AttestationKind, subject: str | None = None) -> tuple[Attestation, ...]:
+        """Of one subject, or of all; oldest first."""
+        query = urlencode({"kind": kind.value} | ({"subject": subject} if subject is not None else {}))
+        reply = _checked(await self._http.get(f"/v1/attestations?{query}", timeout=CALL_S))
+        return tuple(sorted(_attestations.validate_json(reply.body), key=lambda a: a.seq))
+
+    async def attest(self, attestation: Attestation) -> None:
+        _checked(
+            await self._http.call("POST", "/v1/attestations", attestation.model_dump_json().encode(), timeout=CALL_S)
+        )
+
+    async def upload(self, folder: Path, files: tuple[FileEntry, ...]) -> None:
+        """Puts an artifact's files; those the hub has are not sent again."""
+        for entry in files:
+            path = f"/v1/blobs/{entry.sha256}"
+            if (await self._http.call("HEAD", path, timeout=CALL_S)).status == 200:
+                continue
+            body = _chunks(folder / entry.path)
+            _checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S))
+
+    async def register(self, manifest: AdapterManifest) -> AdapterVersion:
+        reply = _checked(
+            await self._http.call(
+                "POST",
+                f"/v1/adapters/{manifest.tenant}/{manifest.name}/versions",
+                manifest.model_dump_json().encode(),
+                timeout=BLOB_S,
+            )
+        )
+        return AdapterVersion.model_validate_json(reply.body)
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK * 16):
+            yield chunk
+
+
+def _checked(reply: Reply) -> Reply:
+    if 200 <= reply.status < 300:
+        return reply
+    raise problem_of(reply, "the hub")

@@ -1,0 +1,197 @@
+"""The link: one outbound WebSocket to the hub, kept up for as long as the agent runs.
+
+It connects, says hello, hands every message that comes down to its owner in order, and beats in both
+directions. A hub that is silent for `LINK_TTL_S` is given up; reconnecting waits with full jitter, so that a
+fleet does not come back all at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S, DownMessage, Heartbeat, Hello, Welcome, down_adapter
+from loradeck.schemas.problem import Problem
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.supervisor import Backoff
+
+log = logging.getLogger(__name__)
+
+MESSAGE_BYTES = 64 * 2**20
+"""Largest message taken from a hub: a table of ten thousand entries is about 20 MB."""
+
+
+@dataclass
+class LinkStatus:
+    """For people: `loradeck-agent status`."""
+
+    connected: bool = False
+    since_ms: int = 0
+    refused: str | None = None
+    error: str | None = None
+
+
+class LinkLost(Exception):
+    """The link ended. The text says why, for the log."""
+
+
+class Link:
+    """The agent's end.
+
+    Args:
+        hello: builds the first message of a connection.
+        handle: is given every message after the hub's welcome, and the welcome; one at a time, in order.
+        changed: called with True after a welcome and with False when the link is lost.
+        noted: called when `status` has changed.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        token: str,
+        *,
+        hello: Callable[[], Awaitable[Hello]],
+        handle: Callable[[DownMessage], Awaitable[None]],
+        changed: Callable[[bool], Awaitable[None]],
+        noted: Callable[[], None] = lambda: None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.status = LinkStatus()
+        self._url = config.hub.replace("http", "ws", 1) + "/v1/link"
+        self._token = token
+        self._tls: ssl.SSLContext | None = None
+        if config.hub.startswith("https"):
+            self._tls = ssl.create_default_context(cafile=str(config.ca) if config.ca else None)
+        self._hello = hello
+        self._handle = handle
+        self._changed = changed
+        self._noted = noted
+        self._backoff = backoff or Backoff(0.5, LINK_TTL_S / 2)
+        self._socket: ClientConnection | None = None
+        self._heard_at = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the hub was last heard from, or since there was nothing to hear yet."""
+        return time.monotonic() - self._heard_at
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    async def send(self, message: BaseModel) -> bool:
+        """Sends one message. False: the link is down, and the message is not kept."""
+        socket = self._socket
+        if socket is None:
+            return False
+        try:
+            await socket.send(message.model_dump_json())
+        except ConnectionClosed:
+            return False
+        return True
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                await self._one_connection()
+            except LinkLost as lost:
+                if self.status.error != str(lost):
+                    log.warning("%s", lost)
+                self.status.error = str(lost)
+                self._noted()
+            failures = 0 if time.monotonic() - began > LINK_TTL_S else failures + 1
+            await asyncio.sleep(self._backoff.pause(failures))
+
+    async def _one_connection(self) -> None:
+        try:
+            async with connect(
+                self._url,
+                additional_headers={"Authorization": f"Bearer {self._token}"},
+                ssl=self._tls,
+                compression=None,
+                ping_interval=None,
+                proxy=None,
+                max_size=MESSAGE_BYTES,
+                open_timeout=LINK_TTL_S,
+                close_timeout=2,
+            ) as socket:
+                await socket.send((await self._hello()).model_dump_json())
+                await self._converse(socket)
+        except InvalidStatus as refused:
+            raise LinkLost(_refusal(refused)) from refused
+        except ConnectionClosed as closed:
+            why = closed.rcvd.reason or f"code {closed.rcvd.code}" if closed.rcvd else "the connection broke"
+            raise LinkLost(f"the link to the hub was lost: {why}") from closed
+        except TimeoutError as timeout:
+            raise LinkLost(f"the link to the hub was lost: nothing heard for {LINK_TTL_S:g} s") from timeout
+        except (OSError, WebSocketException) as error:
+            raise LinkLost(f"the hub cannot be reached at {self._url}: {error}") from error
+
+    async def _converse(self, socket: ClientConnection) -> None:
+        first = await self._receive(socket)
+        if not isinstance(first, Welcome):
+            raise LinkLost(f"the hub's first message was {first.type!r}, not a welcome")
+        self._socket = socket
+        self.status = LinkStatus(True, time.time_ns() // 1_000_000, first.refuse)
+        log.info("linked to the hub at %s, epoch %d", self._url, first.epoch)
+        self._noted()
+        beat = asyncio.create_task(self._beat(socket))
+        try:
+            await self._handle(first)
+            await self._changed(True)
+            while True:
+                message = await self._receive(socket)
+                if isinstance(message, Welcome):
+                    self.status.refused = message.refuse
+                    self._noted()
+                await self._handle(message)
+        finally:
+            self._socket = None
+            self.status = LinkStatus(False, time.time_ns() // 1_000_000, error=self.status.error)
+            beat.cancel()
+            await self._changed(False)
+
+    async def _receive(self, socket: ClientConnection) -> DownMessage:
+        """The next message. A kind that only a newer hub knows is passed over."""
+        while True:
+            async with asyncio.timeout(LINK_TTL_S):
+                raw = await socket.recv()
+            self._heard_at = time.monotonic()
+            try:
+                return down_adapter.validate_json(raw)
+            except ValidationError as error:
+                first = error.errors()[0]
+                if first["type"] != "union_tag_invalid":
+                    where = ".".join(map(str, first["loc"]))
+                    raise LinkLost(f"the hub sent a message that cannot be read: {where}: {first['msg']}") from error
+                log.warning("passed over: the hub sent a message of an unknown kind (%s)", first["ctx"]["tag"])
+
+    async def _beat(self, socket: ClientConnection) -> None:
+        beat = Heartbeat().model_dump_json()
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                await socket.send(beat)
+            except ConnectionClosed:
+                return
+
+
+def _refusal(refused: InvalidStatus) -> str:
+    """The one line an operator needs: the problem's code, what was wrong and what to do."""
+    response = refused.response
+    try:
+        problem = Problem.model_validate_json(response.body or b"")
+    except ValidationError:
+        return f"the hub refused this agent: HTTP {response.status_code}"
+    line = f"the hub refused this agent: {problem.code}: {problem.title}"
+    return line + "".join(f"; {part}" for part in (problem.detail, problem.fix) if part)
