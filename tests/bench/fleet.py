@@ -23,10 +23,10 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from incident.fleet import BIN, Fleet, NotReady, free_port
-from loradeck.cli.sim import EVERYWHERE, ROUTE
 from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.client.config import Context
 from loradeck.schemas.moves import RewindRequest, UndoRequest
+from loradeck.testing.simulated_fleet import EVERYWHERE, ROUTE
 
 NODES = 1000
 TENANTS = 1000

@@ -13,10 +13,10 @@ import time
 from tests.bench.fleet import Simulated, simulated
 from tests.bench.rows import Row, cpu_s, quantile, rss_mb
 
-from loradeck.cli.sim import ROUTE
 from loradeck.client.api import HubApi, new_key, rollback_of
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.state import Preview
+from loradeck.testing.simulated_fleet import ROUTE
 
 NODES = 5000
 TENANTS = 100

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from incident.fleet import NotReady, wait_for
-from loradeck.cli.sim import FLEET, RACK, ROUTE
 from loradeck.hub import server
 from loradeck.hub.hub import VERSION, Hub
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -41,6 +40,7 @@ from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.store.interface import Doc
 from loradeck.store.sqlite import SqliteStore
+from loradeck.testing.simulated_fleet import FLEET, RACK, ROUTE
 from loradeck_agent.testing.simulated_nodes import BUILD, GPUS, gpu_figures
 
 REPORT_S = 5.0

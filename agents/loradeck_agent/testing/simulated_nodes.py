@@ -1,8 +1,8 @@
 """Simulated nodes: the agent's own link, table and acknowledgements, many in one process, serving nothing.
 
 `loradeck sim fleet` starts this (`python -m loradeck_agent.testing.simulated_nodes`), to see how a hub and a console
-do with a fleet that is not at hand. What the hub hears is what agents say: the same client, the same checks of what came
-down, acknowledgements in the same order. What is made up is behind that: there is no router that makes a flip
+do with a fleet that is not at hand. What the hub hears is what agents say: the same client, the same checks of what
+came down, acknowledgements in the same order. What is made up is behind that: there is no router that makes a flip
 durable, no engine that answers canaries, and the figures of hosts and GPUs are invented.
 """
 

@@ -10,43 +10,52 @@ from collections.abc import Sequence
 
 import click
 
-from loradeck.cli.exits import MEANING, Exit
-from loradeck.cli.lazy import LazyGroup
-from loradeck.cli.options import connection_options, wants_json
+from loradeck.cli.shared.exits import MEANING, Exit
+from loradeck.cli.shared.lazy import LazyGroup
+from loradeck.cli.shared.options import connection_options, wants_json
 
 COMMANDS = {
-    "rollback": ("loradeck.cli.moves:rollback", "Put a route back to the release its preview names."),
-    "undo": ("loradeck.cli.moves:undo", "Undo a move: release, hold and quarantine as they were before it."),
-    "fallback": ("loradeck.cli.moves:fallback", "Put a route on its base alone, where it allows that."),
-    "promote": ("loradeck.cli.moves:promote", "Put a release on a route, after preparing it on every replica."),
-    "rewind": ("loradeck.cli.rewind:rewind", "Put pointers back as they were at a rev or a time, all in one txn."),
-    "move": ("loradeck.cli.moves:outcome", "Say what became of a move whose answer was lost, by its key."),
-    "hold": ("loradeck.cli.pointer:hold", "Keep pipelines from promoting on a route."),
-    "release-hold": ("loradeck.cli.pointer:release_hold", "Let pipelines promote on a route again."),
-    "lift": ("loradeck.cli.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
-    "incident": ("loradeck.cli.pointer:incident", "Add an incident or a reason to a move, afterwards."),
-    "open": ("loradeck.cli.open:open_", "Start the console on a tenant's row."),
-    "tenant": ("loradeck.cli.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
-    "route": ("loradeck.cli.route:route", "List, set and show tenants' routes."),
-    "release": ("loradeck.cli.release:release", "List and show releases."),
-    "adapter": ("loradeck.cli.adapter:adapter", "Import, list, show, compare, sign and deprecate adapter versions."),
-    "bundle": ("loradeck.cli.bundle:bundle", "Carry an adapter version to a hub that no network reaches."),
-    "base": ("loradeck.cli.base:base", "Register and list base models."),
-    "dataset": ("loradeck.cli.dataset:dataset", "Register and list datasets; erase rows."),
-    "suite": ("loradeck.cli.suite:suite", "Register and list suites."),
-    "gate": ("loradeck.cli.gate:gate", "Set a route's gate, and see what candidates made of it."),
+    "rollback": ("loradeck.cli.commands.moves:rollback", "Put a route back to the release its preview names."),
+    "undo": ("loradeck.cli.commands.moves:undo", "Undo a move: release, hold and quarantine as they were before it."),
+    "fallback": ("loradeck.cli.commands.moves:fallback", "Put a route on its base alone, where it allows that."),
+    "promote": (
+        "loradeck.cli.commands.moves:promote",
+        "Put a release on a route, after preparing it on every replica.",
+    ),
+    "rewind": (
+        "loradeck.cli.commands.rewind:rewind",
+        "Put pointers back as they were at a rev or a time, all in one txn.",
+    ),
+    "move": ("loradeck.cli.commands.moves:outcome", "Say what became of a move whose answer was lost, by its key."),
+    "hold": ("loradeck.cli.commands.pointer:hold", "Keep pipelines from promoting on a route."),
+    "release-hold": ("loradeck.cli.commands.pointer:release_hold", "Let pipelines promote on a route again."),
+    "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
+    "incident": ("loradeck.cli.commands.pointer:incident", "Add an incident or a reason to a move, afterwards."),
+    "open": ("loradeck.cli.commands.open:open_", "Start the console on a tenant's row."),
+    "tenant": ("loradeck.cli.commands.tenant:tenant", "Create, suspend, resume, offboard, list tenants; caller keys."),
+    "route": ("loradeck.cli.commands.route:route", "List, set and show tenants' routes."),
+    "release": ("loradeck.cli.commands.release:release", "List and show releases."),
+    "adapter": (
+        "loradeck.cli.commands.adapter:adapter",
+        "Import, list, show, compare, sign and deprecate adapter versions.",
+    ),
+    "bundle": ("loradeck.cli.commands.bundle:bundle", "Carry an adapter version to a hub that no network reaches."),
+    "base": ("loradeck.cli.commands.base:base", "Register and list base models."),
+    "dataset": ("loradeck.cli.commands.dataset:dataset", "Register and list datasets; erase rows."),
+    "suite": ("loradeck.cli.commands.suite:suite", "Register and list suites."),
+    "gate": ("loradeck.cli.commands.gate:gate", "Set a route's gate, and see what candidates made of it."),
     "job": (
-        "loradeck.cli.job:job",
+        "loradeck.cli.commands.job:job",
         "Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed.",
     ),
-    "plan": ("loradeck.cli.plan:plan", "Work out what fits before it is built."),
-    "node": ("loradeck.cli.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
-    "event": ("loradeck.cli.event:event", "List events of the log; export a timeline."),
-    "audit": ("loradeck.cli.event:audit", "Check the log."),
-    "hub": ("loradeck.cli.hub:hub", "Run a hub on this machine, recover it, back it up, collect."),
-    "sim": ("loradeck.cli.sim:sim", "Simulate a fleet, to see how a hub and a console do with one."),
-    "token": ("loradeck.cli.token:token", "Create, list and revoke tokens (on the hub's host)."),
-    "completion": ("loradeck.cli.completion:completion", "Print the completion script of a shell."),
+    "plan": ("loradeck.cli.commands.plan:plan", "Work out what fits before it is built."),
+    "node": ("loradeck.cli.commands.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
+    "event": ("loradeck.cli.commands.event:event", "List events of the log; export a timeline."),
+    "audit": ("loradeck.cli.commands.event:audit", "Check the log."),
+    "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine, recover it, back it up, collect."),
+    "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to see how a hub and a console do with one."),
+    "token": ("loradeck.cli.commands.token:token", "Create, list and revoke tokens (on the hub's host)."),
+    "completion": ("loradeck.cli.commands.completion:completion", "Print the completion script of a shell."),
 }
 """Name -> ('module:attribute', its line in `loradeck --help`), in the order of that help."""
 
@@ -84,13 +93,13 @@ def cli(ctx: click.Context, once: bool, read_only: bool) -> None:
             raise click.UsageError("--once and --read-only stand alone, without a command")
         return
     if once:
-        from loradeck.cli.state import once as print_once
+        from loradeck.cli.shared.once import once as print_once
 
         print_once()
         return
     if wants_json(ctx):
         raise click.UsageError("--json says how a command prints; add --once for the state")
-    from loradeck.cli.tui import start
+    from loradeck.cli.commands.tui import start
 
     start(ctx, read_only=read_only, at=None)
 

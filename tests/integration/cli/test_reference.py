@@ -11,8 +11,8 @@ import click
 from tests.integration.cli.conftest import LORADECK
 
 from loradeck.cli import COMMANDS, cli
-from loradeck.cli.exits import MEANING, Exit
 from loradeck.cli.reference import commands, updated
+from loradeck.cli.shared.exits import MEANING, Exit
 
 DOCS = Path(__file__).parents[3] / "docs" / "cli.md"
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from loradeck.cli.exits import CliError, Exit, exit_of
-from loradeck.cli.naming import Named, Pointer, labels_of, moment, one_named, pointer, pointer_and_release
-from loradeck.cli.output import Output, ago, clean, millis, share, span, utc, width
+from loradeck.cli.shared.exits import CliError, Exit, exit_of
+from loradeck.cli.shared.naming import Named, Pointer, labels_of, moment, one_named, pointer, pointer_and_release
+from loradeck.cli.shared.output import Output, ago, clean, millis, share, span, utc, width
 from loradeck.schemas.problem import Problem
 
 NOW = int(datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp() * 1000)

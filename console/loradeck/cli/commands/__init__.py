@@ -1,0 +1,1 @@
+"""The commands of `loradeck`, one module a noun."""

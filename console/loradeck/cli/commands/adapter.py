@@ -1,0 +1,366 @@
+"""Adapter versions: import a trained adapter, list, show, sign."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.artifacts import signing, verify_adapter
+from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
+from loradeck.artifacts.manifests import plain_files
+from loradeck.cli.commands.base import named_bases
+from loradeck.cli.shared import model_card as cards
+from loradeck.cli.shared.exits import misused, refused
+from loradeck.cli.shared.files import checked, entry_of, json_of, upload_all
+from loradeck.cli.shared.naming import one_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import json_option, reason_option, told, wants_json
+from loradeck.cli.shared.output import Output, utc
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.blobs import download
+from loradeck.client.lineage import ancestors
+from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
+from loradeck.schemas.ids import digest_of, short
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
+
+MANIFEST = "manifest.json"
+"""What the train executor leaves beside an adapter's files."""
+
+
+@click.group(cls=Noun)
+def adapter() -> None:
+    """Import, list, show, compare, sign and deprecate adapter versions."""
+
+
+@adapter.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--tenant", required=True, help="Whose it is.")
+@click.option("--name", required=True, help="Name of the adapter; its versions are counted.")
+@click.option("--base", metavar="BASE", help="Label, digest or model id of the base it was trained on.")
+@click.option("--why", help="Why this behaviour is in weights and not in a prompt.")
+@click.option("--dataset", "datasets", multiple=True, metavar="DIGEST", help="Full digest; may be repeated.")
+@writes
+async def import_(
+    s: Session,
+    folder: Path,
+    tenant: str,
+    name: str,
+    base: str | None,
+    why: str | None,
+    datasets: tuple[str, ...],
+) -> None:
+    """Register a peft LoRA adapter from a folder, as the tenant's next version.
+
+    A manifest.json in the folder, as the train executor leaves it, says base, datasets and why; else --base and
+    --why do.
+    """
+    digest = one_named("base", base, await named_bases(s.api)).digest if base is not None else None
+    given = {"base": digest, "datasets": datasets or None, "decision": {"why_weights": why} if why else None}
+    given = {key: value for key, value in given.items() if value is not None}
+    manifest = await asyncio.to_thread(_described, folder, {"tenant": tenant, "name": name, **given})
+    await upload_all(s.api, folder, manifest.files)
+    version = await s.api.register_adapter(manifest)
+    s.out.json(version)
+    s.out.say(
+        f"{tenant}/{name} v{version.version} {short(version.digest)} on base {short(manifest.base)}: "
+        f"release {short(version.release)}"
+    )
+
+
+@adapter.command("ls")
+@click.argument("tenant", required=False)
+@click.argument("name", required=False)
+@hub_command
+async def ls(s: Session, tenant: str | None, name: str | None) -> None:
+    """List adapter versions: all, a tenant's, or those of one adapter."""
+    versions = [v for v in await s.api.adapters(tenant) if name in (None, v.manifest.name)]
+    s.out.json(versions)
+    s.out.table(
+        ("NAME", "VERSION", "ADAPTER", "RELEASE", "BASE", "RANK", "DATASETS", "CREATED", "BY"),
+        [
+            (
+                f"{v.manifest.tenant}/{v.manifest.name}",
+                f"v{v.version}",
+                v.digest[:12],
+                v.release[:12],
+                short(v.manifest.base),
+                v.manifest.rank,
+                len(v.manifest.datasets),
+                utc(v.created_ms),
+                v.created_by,
+            )
+            for v in versions
+        ],
+        empty="no adapter versions; loradeck job train, or loradeck adapter import",
+    )
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@hub_command
+async def show(s: Session, tenant: str, name: str, version: str) -> None:
+    """Show one version (v7, 7, or the beginning of its digest)."""
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    s.out.json(found)
+    manifest = found.manifest
+    s.out.heading(f"{tenant}/{name} v{found.version}  {found.digest}")
+    for label, value in (
+        ("release", found.release),
+        ("base", manifest.base),
+        ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"),
+        ("modules", " ".join(manifest.target_modules)),
+        ("datasets", " ".join(manifest.datasets) or "-"),
+        ("parent", manifest.parent or "-"),
+        ("why weights", manifest.decision.why_weights),
+        ("alternatives", manifest.decision.alternatives or "-"),
+        ("cost", manifest.decision.cost or "-"),
+        ("created", f"{utc(found.created_ms)} by {found.created_by}"),
+    ):
+        s.out.say(f"{label:13} {value}")
+    s.out.table(("FILE", "BYTES", "SHA-256"), [(f.path, f.size, f.sha256) for f in manifest.files], empty="no files")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@hub_command
+async def card(s: Session, tenant: str, name: str, version: str) -> None:
+    """Print a version's model card, as Markdown, from what is on record."""
+    known = await cards.record(s.api, _version(await s.api.adapter_versions(tenant, name), version))
+    s.out.json(cards.facts(known))
+    for line in cards.markdown(known).splitlines():
+        s.out.say(line)
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("before")
+@click.argument("after")
+@hub_command
+async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> None:
+    """Show what is not the same in the cards of two versions."""
+    versions = await s.api.adapter_versions(tenant, name)
+    old, new = [await cards.record(s.api, _version(versions, text)) for text in (before, after)]
+    found = cards.differences(old, new)
+    s.out.json({"differences": [{"what": what, "before": a, "after": b} for what, a, b in found]})
+    for what, a, b in found:
+        s.out.heading(what)
+        s.out.say(f" - {a}")
+        s.out.say(f" + {b}")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@click.option(
+    "--from", "day", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Day (UTC) it is not promoted from."
+)
+@reason_option(required=True)
+@writes
+async def deprecate(s: Session, tenant: str, name: str, version: str, day: datetime, reason: str) -> None:
+    """Say from which day on a version is not promoted any more, and show who still uses it.
+
+    What serves it goes on. Said again with another day, that one counts.
+    """
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    body = Deprecation(from_ms=int(day.replace(tzinfo=UTC).timestamp() * 1000), reason=reason).model_dump(mode="json")
+    kind = AttestationKind.DEPRECATION
+    stated = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=tenant, body=body, by=""))
+    rows = await cards.users(s.api, found)
+    s.out.json({"deprecation": stated.model_dump(mode="json"), "users": [row.pointer.model_dump() for row in rows]})
+    s.out.say(f"{tenant}/{name} v{found.version} is deprecated from {day:%Y-%m-%d}")
+    s.out.table(
+        ("STILL USED BY", "HOW"),
+        [
+            (
+                f"{row.pointer.tenant}/{row.pointer.route}",
+                "serves it" if row.pointer.release == found.release else "may go back to it",
+            )
+            for row in rows
+        ],
+        empty="no pointer uses it",
+    )
+
+
+@adapter.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@click.pass_context
+def key(ctx: click.Context, file: Path) -> None:
+    """Make a key to sign with: FILE (0600, keep it) and FILE.pub, which routes are told of."""
+
+    def work() -> None:
+        public = file.with_name(f"{file.name}.pub")
+        made, out = signing.new_key(file, public), Output(as_json=wants_json(ctx))
+        out.json({"key": made, "private": str(file), "public": str(public)})
+        out.say(f"key {made[:12]}: {file}, and {public} for `loradeck route set TENANT --signer {public}`")
+
+    told(work, as_json=wants_json(ctx))
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@click.option(
+    "--key", "key_file", required=True, type=click.Path(path_type=Path), help="Private key; KEY.pub beside it."
+)
+@writes
+async def sign(s: Session, tenant: str, name: str, version: str, key_file: Path) -> None:
+    """Sign a version's files; the hub keeps the signature once it has verified it."""
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    async with _files_of(s, found) as folder:
+        public = key_file.with_name(f"{key_file.name}.pub")
+        signature = await asyncio.to_thread(signing.sign, folder, found.digest, key_file, public)
+    kind = AttestationKind.SIGNATURE
+    body = signature.model_dump(mode="json")
+    stated = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=tenant, body=body, by=""))
+    s.out.json(stated)
+    s.out.say(f"{tenant}/{name} v{found.version} is signed by {signing.key_id(signature.public_key)[:12]}")
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@hub_command
+async def verify(s: Session, tenant: str, name: str, version: str) -> None:
+    """Fetch a version's files and verify every signature on them, here."""
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    stated = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=found.digest)
+    signatures = [Signature.model_validate(one.body) for one in stated]
+    if not signatures:
+        raise refused(
+            "nobody has signed this version",
+            where=f"{tenant}/{name} v{found.version}",
+            fix="loradeck adapter sign",
+            code="unsigned",
+        )
+    async with _files_of(s, found) as folder:
+        for signature in signatures:
+            await asyncio.to_thread(signing.verify, folder, signature)
+    s.out.json(stated)
+    for one, signature in zip(stated, signatures, strict=True):
+        s.out.say(f"holds: key {signing.key_id(signature.public_key)[:12]}, by {one.by}, {utc(one.at_ms)}")
+
+
+@asynccontextmanager
+async def _files_of(s: Session, version: AdapterVersion) -> AsyncIterator[Path]:
+    """A version's files, fetched into a folder for a while. Each is what its digest says."""
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as name:
+        for entry in version.manifest.files:
+            path = Path(name, entry.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await download(s.api, entry.sha256, path)
+        yield Path(name)
+
+
+@adapter.command()
+@click.argument("tenant")
+@click.argument("name")
+@click.argument("version")
+@hub_command
+async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
+    """Show what a version was trained on from, back to fresh weights, with data, evaluations and gate results."""
+    found = _version(await s.api.adapter_versions(tenant, name), version)
+    known = {one.digest: one for one in await s.api.adapters(tenant)}
+    chain = [found, *ancestors(found, known)]
+    document = []
+    for one in chain:
+        about = [
+            record
+            for kind in (AttestationKind.EVALUATION, AttestationKind.GATE)
+            for record in await s.api.attestations(kind=kind, subject=one.release)
+        ]
+        bodies = [{**record.model_dump(mode="json"), "body": _brief(record.body)} for record in about]
+        document.append({"version": one.model_dump(mode="json"), "attestations": bodies})
+        data = " ".join(short(digest) for digest in one.manifest.datasets) or "no dataset on record"
+        s.out.heading(f"{tenant}/{one.manifest.name} v{one.version}  {short(one.digest)}  {utc(one.created_ms)}")
+        s.out.say(f"  data {data}   recipe {short(one.manifest.config_hash)}   base {short(one.manifest.base)}")
+        for record in about:
+            s.out.say(f"  {record.kind.value} {record.route or '-'} {utc(record.at_ms)}: {_said(record.body)}")
+        if not about:
+            s.out.say("  never evaluated")
+    root = chain[-1].manifest
+    s.out.json({"lineage": document, "complete": root.parent is None})
+    s.out.say("from fresh weights" if root.parent is None else f"its parent {short(root.parent)} is not on record")
+
+
+def _brief(body: dict[str, Any]) -> dict[str, Any]:
+    """Without the items of an evaluation: they may be many."""
+    return {key: value for key, value in body.items() if key != "items"}
+
+
+def _said(body: dict[str, Any]) -> str:
+    """An evaluation or a gate result in a line."""
+    if "passed" in body:
+        failed = [str(check.get("name")) for check in body.get("checks", ()) if not check.get("passed")]
+        return "passed" if body["passed"] else f"FAILED {', '.join(failed)}"
+    return f"exact {body.get('exact')}/{body.get('n')}, valid {body.get('valid')}/{body.get('n')}"
+
+
+def _version(versions: list[AdapterVersion], text: str) -> AdapterVersion:
+    number = text.removeprefix("v")
+    found = [v for v in versions if str(v.version) == number or (len(text) >= 4 and v.digest.startswith(text))]
+    if len(found) != 1:
+        raise refused(
+            f"{len(found)} versions are called {text!r}", fix="loradeck adapter ls", code="unknown_adapter_version"
+        )
+    return found[0]
+
+
+def _described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
+    """The adapter's manifest, with every check that can be made here. The base is never taken from peft's file.
+
+    Raises:
+        CliError: it is not said which base, or why; a given option is not what manifest.json says.
+        BadArtifact: pickled weights, a missing or damaged file, a kind of adapter that is not supported.
+    """
+    if not folder.is_dir():
+        raise misused("there is no such folder", where=str(folder), fix="name the folder that peft saved")
+    names = [path.relative_to(folder).as_posix() for path in plain_files(folder)]
+    if MANIFEST in names:
+        where = str(folder / MANIFEST)
+        manifest = checked(AdapterManifest, json_of(folder / MANIFEST), where=where)
+        for key, value in manifest.model_dump(mode="json").items():
+            if key in given and key != "decision" and (list(given[key]) if key == "datasets" else given[key]) != value:
+                raise misused(
+                    f"manifest.json says another {key}",
+                    where=f"{where}: {value}",
+                    fix=f"leave the option out, or remove {MANIFEST} to describe the adapter anew",
+                )
+    else:
+        lacking = [option for option, key in (("--base", "base"), ("--why", "decision")) if key not in given]
+        if lacking:
+            raise misused(f"{' and '.join(lacking)} is needed", where=f"no {MANIFEST} in {folder}", fix="give it")
+        config = read_config(folder / CONFIG) if CONFIG in names else {}
+        modules = config.get("target_modules")
+        # What identifies the recipe is what the trainer chose, without the paths of the machine it ran on.
+        recipe = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
+        fields = {
+            **given,
+            "files": [entry_of(folder / name, name) for name in names if name in ALLOWED],
+            "rank": config.get("r"),
+            "alpha": config.get("lora_alpha"),
+            "target_modules": sorted(modules) if isinstance(modules, list) else modules,
+            "config_hash": digest_of(recipe),
+        }
+        if not fields["files"] or CONFIG not in names:
+            raise misused(f"{CONFIG} is missing", where=str(folder), fix="name the folder that peft saved")
+        manifest = checked(AdapterManifest, fields, where=str(folder / CONFIG))
+    listed = {entry.path for entry in manifest.files}
+    pickled = {name for name in names if Path(name).suffix.lower() in PICKLES}
+    verify_adapter(folder, manifest, beside=set(names) - listed - pickled)
+    return manifest

@@ -1,0 +1,86 @@
+"""Bases: models whose files lie on the nodes. Only their manifests come to the hub."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from loradeck.artifacts import base_manifest
+from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.files import checked, json_of
+from loradeck.cli.shared.naming import Named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.api import HubApi
+from loradeck.client.responses import BaseEntry
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import BaseManifest
+
+
+@click.group(cls=Noun)
+def base() -> None:
+    """Register and list base models."""
+
+
+@base.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--model-id", help="Such as org/model; from DIR.manifest.json where there is one.")
+@click.option("--revision", help="Revision of the model; from DIR.manifest.json where there is one.")
+@writes
+async def add(s: Session, folder: Path, model_id: str | None, revision: str | None) -> None:
+    """Register a base model by the digest of its files. They are read here and not sent."""
+    manifest = await asyncio.to_thread(_described, folder, model_id, revision)
+    registered = await s.api.register_base(manifest)
+    s.out.json(registered)
+    size = sum(entry.size for entry in manifest.files)
+    s.out.say(
+        f"base {registered.label} {short(registered.digest)}: {manifest.model_id} {manifest.revision}, "
+        f"{len(manifest.files)} files, {size / 1e6:,.0f} MB"
+    )
+
+
+@base.command("ls")
+@hub_command
+async def ls(s: Session) -> None:
+    """List bases."""
+    bases = await s.api.bases()
+    s.out.json(bases)
+    s.out.table(
+        ("BASE", "DIGEST", "MODEL", "REVISION", "MB"),
+        [
+            (
+                b.label,
+                b.digest[:12],
+                b.manifest.model_id,
+                b.manifest.revision,
+                f"{sum(f.size for f in b.manifest.files) / 1e6:,.0f}",
+            )
+            for b in bases
+        ],
+        empty="no bases; loradeck base add DIR",
+    )
+
+
+async def named_bases(api: HubApi) -> list[Named[BaseEntry]]:
+    """Bases with what they may be called by: label and model id."""
+    return [Named(b.digest, (b.label, b.manifest.model_id), b) for b in await api.bases()]
+
+
+def _described(folder: Path, model_id: str | None, revision: str | None) -> BaseManifest:
+    """The files that make the base, hashed. Raises: CliError, BadArtifact."""
+    beside = folder.with_name(folder.name + ".manifest.json")
+    known = checked(BaseManifest, json_of(beside), where=str(beside)) if beside.is_file() else None
+    model_id = model_id or (known.model_id if known else None)
+    revision = revision or (known.revision if known else None)
+    if model_id is None or revision is None:
+        raise misused("which model is it?", where=str(folder), fix="give --model-id and --revision")
+    manifest = base_manifest(folder, model_id, revision)
+    if known is not None and known.digest != manifest.digest:
+        raise misused(
+            "the files are not those of the manifest beside them",
+            where=f"{beside}: {short(known.digest)}, files: {short(manifest.digest)}",
+            fix="restore the files, or remove the manifest if they were changed on purpose",
+        )
+    return manifest

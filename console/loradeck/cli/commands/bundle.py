@@ -1,0 +1,176 @@
+"""Bundles: an adapter version as one file, for a hub that no network reaches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from loradeck.artifacts import signing, verify_adapter
+from loradeck.artifacts.bundle import read_bundle, write_bundle
+from loradeck.cli.shared.exits import refused
+from loradeck.cli.shared.naming import release_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.api import HubApi
+from loradeck.client.blobs import download, upload
+from loradeck.schemas.attestation import Attestation, AttestationKind, Signature
+from loradeck.schemas.bundle import BundleManifest
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
+from loradeck.schemas.release import Form
+
+
+@click.group(cls=Noun)
+def bundle() -> None:
+    """Carry an adapter version to a hub that no network reaches."""
+
+
+@bundle.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--datasets", is_flag=True, help="Carry the rows it was trained on too; the other hub must know them.")
+@hub_command
+async def export(s: Session, tenant: str, name: str, target: Path, datasets: bool) -> None:
+    """Write an adapter's release as one file: its files, its ancestors', manifests, digests, signatures.
+
+    The base is named and not carried. A hub that never saw the datasets takes the adapter only with --datasets, which
+    puts their rows into the file. Evaluations, gates and proofs are not carried: they are made where it serves.
+    """
+    view = await release_named(s.api, tenant, name)
+    if view.form is not Form.ADAPTER:
+        raise refused(
+            f"{view.label} is of form {view.form.value}",
+            where="a bundle carries an adapter",
+            fix="export the adapter's release; merge it again there: loradeck job merge",
+            code="unknown_adapter",
+        )
+    manifest = await _described(s.api, tenant, str(view.adapter), datasets=datasets)
+    with tempfile.TemporaryDirectory(prefix="ld-bundle") as folder:
+        for entry in manifest.files:
+            await download(s.api, entry.sha256, Path(folder) / entry.sha256)
+        size = await asyncio.to_thread(write_bundle, target, manifest, lambda sha256: Path(folder) / sha256)
+    s.out.json({"file": str(target), "digest": manifest.digest, "bytes": size})
+    s.out.say(
+        f"{target}: {tenant} {view.label} {short(view.id)} on {view.base_label}, {len(manifest.adapters)} adapters, "
+        f"{len(manifest.datasets)} datasets, {size / 1e6:,.1f} MB"
+    )
+    s.out.say(f"digest {manifest.digest}")
+
+
+@bundle.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--digest", "expected", help="What `bundle export` printed; anything else is refused.")
+@writes
+async def import_(s: Session, file: Path, expected: str | None) -> None:
+    """Register the adapter version in a bundle, after all of it was checked here.
+
+    The base, the tenant and the datasets must be known to this hub (or carried). Registering the same again changes
+    nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="ld-bundle") as name:
+        folder = Path(name)
+        manifest = await asyncio.to_thread(_checked, file, folder)
+        if expected is not None and manifest.digest != expected:
+            raise refused(
+                "this is another bundle", where=f"digest {manifest.digest}", fix="copy it again", code="digest_mismatch"
+            )
+        await _must_fit(s.api, manifest)
+        for entry in manifest.files:
+            await upload(s.api, folder / entry.sha256)
+    for dataset in manifest.datasets:
+        await s.api.register_dataset(dataset)
+    version: AdapterVersion | None = None
+    for adapter in manifest.adapters:
+        version = await s.api.register_adapter(adapter)
+    assert version is not None
+    owners = {adapter.digest: adapter.tenant for adapter in manifest.adapters}
+    for signature in manifest.signatures:
+        kind, subject, body = AttestationKind.SIGNATURE, signature.subject, signature.model_dump(mode="json")
+        await s.api.attest(Attestation(kind=kind, subject=subject, tenant=owners[subject], body=body, by=""))
+    s.out.json(version)
+    s.out.say(
+        f"{version.manifest.tenant}/{version.manifest.name} v{version.version} {short(version.digest)} on base "
+        f"{short(version.manifest.base)}: release {short(version.release)}"
+    )
+
+
+async def _described(api: HubApi, tenant: str, adapter: str, *, datasets: bool) -> BundleManifest:
+    """What goes along: the adapter after its ancestors, what they were trained on if asked, and signatures."""
+    versions = {version.digest: version for version in await api.adapters(tenant)}
+    line: list[AdapterVersion] = []
+    at: str | None = adapter
+    while at is not None:
+        line.insert(0, versions[at])
+        at = line[0].manifest.parent
+    bases = {base.digest: base.manifest for base in await api.bases()}
+    wanted = {digest for version in line for digest in version.manifest.datasets} if datasets else set()
+    rows = [entry.manifest for entry in await api.datasets() if entry.digest in wanted]
+    signatures = [
+        Signature.model_validate(stated.body)
+        for version in line
+        for stated in await api.attestations(kind=AttestationKind.SIGNATURE, subject=version.digest)
+    ]
+    return BundleManifest(
+        base=bases[line[-1].manifest.base],
+        adapters=tuple(version.manifest for version in line),
+        datasets=tuple(rows),
+        signatures=tuple(signatures),
+    )
+
+
+def _checked(file: Path, folder: Path) -> BundleManifest:
+    """A bundle whose every byte is what its digests say, with adapters as their manifests say and signatures that hold.
+
+    Raises:
+        BadArtifact.
+    """
+    manifest = read_bundle(file, folder)
+    for adapter in manifest.adapters:
+        with tempfile.TemporaryDirectory(prefix="adapter", dir=folder) as name:
+            for entry in adapter.files:
+                path = Path(name, entry.path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.link(folder / entry.sha256, path)
+            verify_adapter(Path(name), adapter)
+            for signature in manifest.signatures:
+                if signature.subject == adapter.digest:
+                    signing.verify(Path(name), signature)
+    return manifest
+
+
+async def _must_fit(api: HubApi, manifest: BundleManifest) -> None:
+    """Everything that this hub would refuse later is asked now, so that nothing is registered by halves.
+
+    Raises:
+        CliError: `wrong_base`, `unknown_dataset`; ApiError `unknown_tenant`.
+    """
+    bases = await api.bases()
+    if manifest.base.digest not in {base.digest for base in bases}:
+        have = ", ".join(f"{base.label} {base.manifest.model_id} {short(base.digest)}" for base in bases) or "none"
+        raise refused(
+            f"this hub has no base {short(manifest.base.digest)} ({manifest.base.model_id} {manifest.base.revision})",
+            where=f"it has: {have}",
+            fix="register that very base first: loradeck base add DIR",
+            code="wrong_base",
+        )
+    tenants: set[str] = {adapter.tenant for adapter in manifest.adapters}
+    for tenant in sorted(tenants | {dataset.tenant for dataset in manifest.datasets}):
+        await api.tenant(tenant)
+    known = {entry.digest for entry in await api.datasets()} | {dataset.digest for dataset in manifest.datasets}
+    _no_stranger(manifest.adapters, known)
+
+
+def _no_stranger(adapters: tuple[AdapterManifest, ...], known: set[str]) -> None:
+    missing = sorted({digest for adapter in adapters for digest in adapter.datasets} - known)
+    if missing:
+        raise refused(
+            f"{len(missing)} datasets that the adapter was trained on are not known to this hub",
+            where=", ".join(digest[:12] for digest in missing),
+            fix="export with --datasets, or register them first: loradeck dataset add",
+            code="unknown_dataset",
+        )

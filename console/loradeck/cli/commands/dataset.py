@@ -1,0 +1,213 @@
+"""Datasets: rows to train on."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.artifacts import near_duplicates
+from loradeck.cli.shared.exits import misused, refused
+from loradeck.cli.shared.files import checked, entry_of, rows_of
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.provenance import provenance_of, provenance_options
+from loradeck.cli.shared.scan import accept_option, say_scan
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.blobs import download, upload
+from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import DatasetManifest
+
+
+@click.group(cls=Noun)
+def dataset() -> None:
+    """Register and list datasets; erase rows."""
+
+
+@dataset.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tenant", required=True, help="Whose it is.")
+@click.option("--name", required=True, help="What it is called; the same name may have many digests.")
+@accept_option
+@provenance_options
+@writes
+async def add(
+    s: Session, /, file: Path, tenant: str, name: str, accept: str, sidecar: Path | None, **given: Any
+) -> None:
+    """Register rows {"prompt", "answer"}, {"messages"} or {"prompt", "chosen", "rejected"}, one JSON object a line.
+
+    The hub reads every row for the ledger and looks for personal data and secrets of a known form. Rows that are
+    almost the same, and items of the tenant's suites among them, are looked for here.
+    """
+    manifest = await asyncio.to_thread(_described, file, tenant, name, sidecar, given)
+    await _alike(s, file, tenant, accept)
+    await upload(s.api, file)
+    registered = await s.api.register_dataset(manifest, accept=accept)
+    s.out.json(registered)
+    s.out.say(f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
+    await say_scan(s, registered.digest)
+
+
+async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
+    """Rows that are almost the same, or almost an item of a suite of the tenant.
+
+    Raises:
+        CliError: `contaminated`, unless that was accepted.
+    """
+    if not near_duplicates.available():
+        s.out.say(" rows that are almost the same were not looked for: pip install 'loradeck[data]'")
+        return
+    suites = [e for e in await s.api.suites() if e.manifest.tenant == tenant]
+    items: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="loradeck-") as folder:
+        for suite in suites:
+            for entry in suite.manifest.files:
+                path = Path(folder, entry.sha256)
+                await download(s.api, entry.sha256, path)
+                for item in rows_of(path, ("id",)):
+                    items[f"{suite.manifest.name} {item['id']}"] = _question(item)
+    questions = [_question(row) for row in rows_of(file, ())]
+    found = await asyncio.to_thread(near_duplicates.find, questions, items)
+    if found.doubles:
+        s.out.say(f" {found.doubles} rows are almost the same as one before them")
+    if found.items:
+        told = ", ".join(f"line {line}: {item}" for line, item in found.items[:5])
+        if not accept:
+            raise refused(
+                f"{len(found.items)} rows are almost items of the tenant's suites",
+                where=told,
+                fix="take them out, or say why they may stay (--accept-findings WHY)",
+                code="contaminated",
+            )
+        s.out.alarm(f" {len(found.items)} rows are almost items of the tenant's suites: {told}")
+
+
+@dataset.command("ls")
+@click.option("--tenant", help="Only this tenant's.")
+@hub_command
+async def ls(s: Session, tenant: str | None) -> None:
+    """List datasets."""
+    entries = [e for e in await s.api.datasets() if tenant in (None, e.manifest.tenant)]
+    s.out.json(entries)
+    s.out.table(
+        ("DATASET", "DIGEST", "ROWS", "ORIGIN", "CONSENT", "LICENCE", "PURPOSE"),
+        [
+            (
+                f"{e.manifest.tenant}/{e.manifest.name}",
+                e.digest[:12],
+                e.manifest.rows,
+                e.manifest.provenance.origin.value,
+                e.manifest.provenance.consent,
+                e.manifest.provenance.licence_class,
+                " ".join(e.manifest.provenance.purpose),
+            )
+            for e in entries
+        ],
+        empty="no datasets; loradeck dataset add FILE.jsonl",
+    )
+
+
+@dataset.command()
+@click.argument("rows", metavar="[ROW]...", nargs=-1)
+@click.option("--containing", metavar="TEXT", help="Rows that contain a text, whatever its case. It is not kept.")
+@click.option("--tenant", "tenants", multiple=True, help="Only this tenant's datasets; may be repeated.")
+@click.option("--retire", is_flag=True, help="Revoke the releases that descend from them too: R steps over those.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@reason_option()
+@yes_option
+@writes
+async def erase(
+    s: Session,
+    rows: tuple[str, ...],
+    containing: str | None,
+    tenants: tuple[str, ...],
+    retire: bool,
+    dry_run: bool,
+    reason: str,
+    yes: bool,
+) -> None:
+    """Erase rows, by their digests or by a text: nothing that descends from them goes forward any more.
+
+    What descends from them is listed first: datasets, runs, adapters, releases, tenants, and the pointers that serve
+    one or lose their way back.
+    """
+    fields = {"rows": rows, "containing": containing, "tenants": tenants, "retire": retire, "reason": reason}
+    request = checked(ErasureRequest, fields, where="arguments")
+    plan = await s.api.plan_erasure(request)
+    _show(s, plan)
+    if dry_run:
+        s.out.json(plan)
+        return
+    if not plan.rows:
+        raise refused("no dataset has such a row", fix="loradeck dataset erase --containing TEXT", code="unknown_row")
+    if not reason:
+        raise misused("an erasure says why", fix="--reason, with the request it answers", code="reason_required")
+    losing = sum(pointer.loses_way_back for pointer in plan.pointers)
+    warning = f" {losing} pointers lose their way back." if losing else ""
+    s.confirm(f"Erase {len(plan.rows)} rows, for ever?{warning}", yes=yes)
+    done = await s.api.erase(request.model_copy(update={"containing": None, "rows": plan.rows, "plan": plan.digest}))
+    s.out.json(done)
+    s.out.say(f"erased: {len(done.rows)} rows of {len(done.datasets)} datasets, which are not trained on any more")
+    for pointer in done.pointers:
+        if pointer.live is not None:
+            s.out.alarm(f" {pointer.tenant}/{pointer.route} still serves {pointer.live}: loradeck rollback or fallback")
+
+
+def _show(s: Session, plan: ErasurePlan) -> None:
+    s.out.heading(f"{len(plan.rows)} rows in {len(plan.datasets)} datasets; plan {short(plan.digest)}")
+    names = {one.id: one.label for one in plan.datasets}
+    s.out.table(
+        ("ROW", "DATASET", "WHERE"),
+        [(place.row[:12], f"{names[place.dataset]} {short(place.dataset)}", place.where) for place in plan.places],
+        empty="no such row",
+    )
+    for what, found in (
+        ("written by one of these releases", plan.written),
+        ("run", plan.runs),
+        ("adapter", plan.adapters),
+        ("retired" if plan.retire else "release", plan.releases),
+    ):
+        for one in found:
+            s.out.say(f" {what}: {one.label}  {one.id[:12]}")
+    for job in plan.cancelled:
+        s.out.say(f" cancelled: {job}")
+    s.out.say(f" tenants: {' '.join(plan.tenants) or 'none'}")
+    for pointer in plan.pointers:
+        serves = f"serves {pointer.live}; " if pointer.live is not None else ""
+        back = f"R goes to {pointer.way_back or 'nothing'}"
+        back += f", then to {pointer.way_back_after or 'nothing'}" if pointer.way_back_after != pointer.way_back else ""
+        say = s.out.alarm if pointer.loses_way_back or pointer.live is not None else s.out.say
+        say(f" {pointer.tenant}/{pointer.route}: {serves}{back}{'  LOSES ITS WAY BACK' * pointer.loses_way_back}")
+    for one in plan.items:
+        s.out.alarm(f" stays, in a suite: {one.label}  {one.id[:12]}: register the suite anew without it")
+    for one in plan.unread:
+        s.out.alarm(f" not searched: {one.label}  {one.id[:12]}: its files are gone")
+
+
+def _needed(row: dict[str, Any]) -> Sequence[str]:
+    """A conversation, a pair of answers to prefer one of, or a prompt with its answer."""
+    if "messages" in row:
+        return ("messages",)
+    return ("prompt", "chosen", "rejected") if "chosen" in row else ("prompt", "answer")
+
+
+def _question(row: dict[str, Any]) -> str:
+    """What a row asks: its prompt, or a conversation up to the answer."""
+    if "messages" in row and isinstance(row["messages"], list):
+        return " ".join(str(turn.get("content")) for turn in row["messages"][:-1] if isinstance(turn, dict))
+    return str(row.get("prompt", ""))
+
+
+def _described(file: Path, tenant: str, name: str, sidecar: Path | None, given: dict[str, Any]) -> DatasetManifest:
+    """Reads every row before anything is sent. Raises: CliError."""
+    provenance = provenance_of(file, sidecar, given)
+    rows = sum(1 for _ in rows_of(file, _needed))
+    if rows == 0:
+        raise misused("the file has no rows", where=str(file), fix="one JSON object a line")
+    fields = {"tenant": tenant, "name": name, "rows": rows, "files": [entry_of(file)], "provenance": provenance}
+    return checked(DatasetManifest, fields, where=str(file))

@@ -1,0 +1,139 @@
+"""The log: who moved what, when and why, and whether its chain holds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+
+from loradeck.cli.shared.exits import Exit, misused
+from loradeck.cli.shared.naming import called, moment, pointer
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.session import Session, hub_command
+from loradeck.client.timeline import as_json, as_markdown, timeline
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import Event
+
+
+@click.group(cls=Noun)
+def event() -> None:
+    """List events of the log; export a timeline."""
+
+
+@event.command("ls")
+@click.argument("tenant", required=False)
+@click.argument("route", required=False)
+@click.option("--before", type=int, metavar="REV", help="Only events before this rev.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@hub_command
+async def ls(s: Session, tenant: str | None, route: str | None, before: int | None, limit: int) -> None:
+    """List events, newest first."""
+    if tenant is not None and "/" in tenant:
+        at = pointer(tenant, route)
+        tenant, route = at.tenant, at.route
+    events = await s.api.events(tenant=tenant, route=route, before=before, limit=limit)
+    s.out.json(events)
+    name = short if s.out.as_json else await called(s.api, events)
+    s.out.table(
+        ("REV", "TIME", "EVENT", "WHERE", "GEN", "FROM", "TO", "BY", "ID", "INCIDENT", "REASON"),
+        [
+            (
+                e.rev,
+                utc(e.at_ms),
+                e.kind.value + (" OVERRIDE" if e.override else ""),
+                f"{e.tenant}/{e.route}" if e.route else e.tenant,
+                "-" if e.generation is None else e.generation,
+                name(e.from_release),
+                name(e.to_release),
+                e.actor,
+                e.id[:12],
+                e.incident or "-",
+                e.reason,
+            )
+            for e in events
+        ],
+        empty="no events",
+    )
+
+
+@event.command()
+@click.argument("tenant", required=False)
+@click.argument("route", required=False)
+@click.option("--since", metavar="TIME", help="From this time on: 14:05Z, '2h ago'.")
+@click.option("--until", metavar="TIME", help="Up to this time.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file, .md or .json.")
+@hub_command
+async def export(
+    s: Session, tenant: str | None, route: str | None, since: str | None, until: str | None, out: Path | None
+) -> None:
+    """Write a timeline for the post-mortem: every event of the log, or a tenant's, oldest first.
+
+    Markdown, or JSON with --json or a FILE that ends in .json. Each event is hashed again; a break is exit 1.
+    """
+    if out is not None and out.suffix.lower() not in (".md", ".json"):
+        raise misused("the file's ending says which kind it is", where=str(out), fix="name it .md or .json")
+    if tenant is not None and "/" in tenant:
+        at = pointer(tenant, route)
+        tenant, route = at.tenant, at.route
+    first = moment(since, interactive=s.interactive) if since is not None else None
+    last = moment(until, interactive=s.interactive) if until is not None else None
+    events = await _between(s, tenant, route, first, last)
+    where = "/".join(part for part in (tenant, route) if part) or "every tenant"
+    times = (f" since {utc(first)}" if first is not None else "") + (f" until {utc(last)}" if last is not None else "")
+    status = (await s.api.state()).status
+    made = timeline(events, hub=status.hub, made_ms=status.at_ms, scope=f"events of {where}{times}")
+    as_document = s.out.as_json if out is None else out.suffix.lower() == ".json"
+    text = (as_json if as_document else as_markdown)(made, await called(s.api, events))
+    if out is None:
+        s.out.raw(text.rstrip("\n"))
+    else:
+        await asyncio.to_thread(_write, out, text)
+        s.out.json({"file": str(out), "events": len(made.events), "intact": made.broken is None})
+        s.out.say(f"{len(made.events):,} events in {out}; chain: {made.chain}")
+    if made.broken is not None:
+        raise click.exceptions.Exit(Exit.REFUSED)
+
+
+async def _between(
+    s: Session, tenant: str | None, route: str | None, first: int | None, last: int | None
+) -> list[Event]:
+    """Events by their times, both included, newest first. The log's times need not grow: all of it is read."""
+    found: list[Event] = []
+    before: int | None = None
+    while page := await s.api.events(tenant=tenant, route=route, before=before, limit=1000):
+        found += [e for e in page if (first is None or e.at_ms >= first) and (last is None or e.at_ms <= last)]
+        before = page[-1].rev
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """A new file that only this user can read. Raises: CliError where there is such a file, or the disk refuses."""
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise misused("there is such a file", where=str(path), fix="name another one") from None
+    except OSError as error:
+        raise misused("the file cannot be written", where=str(path), fix=error.strerror or "") from None
+
+
+@click.group()
+def audit() -> None:
+    """Check the log."""
+
+
+@audit.command()
+@hub_command
+async def verify(s: Session) -> None:
+    """Recompute the log's chain of hashes. A break is exit 1."""
+    verdict = await s.api.verify_audit()
+    s.out.json(verdict)
+    if verdict.ok:
+        s.out.say(f"the chain holds up to rev {verdict.rev}, {verdict.hash}")
+        return
+    s.out.alarm(f"THE CHAIN IS BROKEN: {verdict.broken}")
+    s.out.say("keep a copy of the hub's data folder before anything else, and compare with a backup")
+    raise click.exceptions.Exit(Exit.REFUSED)

@@ -1,0 +1,197 @@
+"""A route's gate: what it asks, and what candidates made of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from loradeck.cli.commands.gate_review import review
+from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.files import checked, toml_of
+from loradeck.cli.shared.gate_file import freeze_of, with_digests
+from loradeck.cli.shared.naming import Pointer, moment, pointer, release_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import yes_option
+from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
+from loradeck.schemas.gate import GateConfig, SuiteGate
+from loradeck.schemas.ids import short
+from loradeck.schemas.route import RouteConfig
+
+
+@click.group(cls=Noun)
+def gate() -> None:
+    """Set a route's gate, and see what candidates made of it."""
+
+
+@gate.command("set")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--file", type=click.Path(path_type=Path), required=True, help="TOML with the gate, whole.")
+@yes_option
+@writes
+async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Path, yes: bool) -> None:
+    """Set a route's gate, and its freeze windows where the file has them, from TOML; other settings stay."""
+    at = pointer(tenant, route_name)
+    before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
+    settings = await asyncio.to_thread(toml_of, file)
+    freeze = freeze_of(settings.pop("freeze")) if "freeze" in settings else before.freeze
+    gate = checked(GateConfig, await with_digests(s.api, at.tenant, settings), where=str(file))
+    config = before.model_copy(update={"gate": gate, "freeze": freeze})
+    if before.gate is not None and config != before:
+        s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)
+    kept = await s.api.set_route(at.tenant, at.route, config)
+    s.out.json(kept)
+    s.out.say(f"the gate of {at} is set")
+
+
+@gate.command("freeze")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--from", "start", metavar="TIME", required=True, help="With a zone: 2026-12-24T18:00Z, 18:00+01:00.")
+@click.option("--until", "end", metavar="TIME", required=True, help="With a zone.")
+@writes
+async def freeze_route(s: Session, /, tenant: str, route_name: str | None, start: str, end: str) -> None:
+    """Let nothing be promoted on a route for a time. R, undo and rewind go on working."""
+    at = pointer(tenant, route_name)
+    window = (moment(start, interactive=False, ahead=True), moment(end, interactive=False, ahead=True))
+    if window[0] >= window[1]:
+        raise misused(
+            "the window ends before it begins", where=f"{utc(window[0])} to {utc(window[1])}", fix="give dates, too"
+        )
+    before = await _route(s, at)
+    kept = await s.api.set_route(
+        at.tenant, at.route, before.model_copy(update={"freeze": tuple(sorted({*before.freeze, window}))})
+    )
+    s.out.json(kept)
+    s.out.say(f"nothing is promoted on {at} from {utc(window[0])} to {utc(window[1])}")
+
+
+@gate.command("thaw")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@writes
+async def thaw_route(s: Session, /, tenant: str, route_name: str | None) -> None:
+    """End a route's freeze windows, those to come too."""
+    at = pointer(tenant, route_name)
+    before = await _route(s, at)
+    if not before.freeze:
+        raise misused(f"{at} has no freeze window", fix=f"loradeck gate show {at.tenant} {at.route}", code="no_change")
+    kept = await s.api.set_route(at.tenant, at.route, before.model_copy(update={"freeze": ()}))
+    s.out.json(kept)
+    s.out.say(f"{at} has no freeze window any more")
+
+
+@gate.command("show")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--release", metavar="RELEASE", help="This candidate's newest result, instead of the newest of all.")
+@hub_command
+async def show(s: Session, tenant: str, route_name: str | None, release: str | None) -> None:
+    """Show what a route's gate asks, and the newest result on it with all its figures."""
+    at = pointer(tenant, route_name)
+    config = (await s.api.tenant(at.tenant)).routes.get(at.route)
+    if config is None or config.gate is None:
+        raise misused(f"{at} has no gate", fix=f"loradeck gate set {at.tenant} {at.route} --file FILE", code="no_gate")
+    subject = (await release_named(s.api, at.tenant, release)).id if release else None
+    found = await s.api.attestations(kind=AttestationKind.GATE, subject=subject, tenant=at.tenant, route=at.route)
+    newest = found[-1] if found else None
+    s.out.json({"gate": config.gate.model_dump(mode="json"), "result": newest and newest.model_dump(mode="json")})
+    suites = {entry.digest: entry.manifest.name for entry in await s.api.suites()}
+    s.out.heading(f"{at}  gate")
+    for part in config.gate.suites:
+        s.out.say(f"  {suites.get(part.suite, short(part.suite))} {short(part.suite)}: {_asks(part)}")
+    if config.gate.after is not None:
+        s.out.say(f"  proven on {config.gate.after} first")
+    if (asked := config.gate.review) is not None:
+        s.out.say(f"  review of {asked.items} answers, at most {asked.max_bad} bad, signed by {asked.people}")
+    for start, end in config.freeze:
+        s.out.say(f"  frozen from {utc(start)} to {utc(end)}")
+    if newest is None:
+        s.out.say("no result yet; loradeck job evaluate TENANT RELEASE --suite SUITE")
+        return
+    names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases(at.tenant)}
+    _result(s, newest, names, suites)
+
+
+@gate.command("ls")
+@click.argument("tenant", required=False)
+@click.option("--route", help="Only of this route.")
+@hub_command
+async def ls(s: Session, tenant: str | None, route: str | None) -> None:
+    """List gate results, oldest first: a candidate against what was live when it was judged."""
+    found = await s.api.attestations(kind=AttestationKind.GATE, tenant=tenant, route=route)
+    s.out.json(found)
+    names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases()}
+    results = [(one, GateResult.model_validate(one.body)) for one in found]
+    s.out.table(
+        ("TIME", "POINTER", "CANDIDATE", "AGAINST", "RESULT", "CHECKS"),
+        [
+            (
+                utc(one.at_ms),
+                f"{one.tenant}/{one.route}",
+                names.get(result.release, short(result.release)),
+                names.get(result.against or "", short(result.against)),
+                "passed" if result.passed else "FAILED",
+                ", ".join(
+                    f"{check.name} {check.in_unit(check.value)} {'ok' if check.passed else 'FAILED'} "
+                    f"({_limit(check)}, n {check.n})"
+                    for check in result.checks
+                ),
+            )
+            for one, result in results
+        ],
+        empty="no gate results; loradeck job evaluate TENANT RELEASE --suite SUITE",
+    )
+
+
+gate.add_command(review)
+
+
+async def _route(s: Session, at: Pointer) -> RouteConfig:
+    config = (await s.api.tenant(at.tenant)).routes.get(at.route)
+    if config is None:
+        raise misused(f"{at.tenant} has no route {at.route!r}", fix=f"loradeck tenant show {at.tenant}")
+    return config
+
+
+def _asks(part: SuiteGate) -> str:
+    sure = " (exact 95 % lower bound)" if part.bound else ""
+    asks = [f"exact at least {part.min_exact:.1%}{sure}", f"valid at least {part.min_valid:.1%}"]
+    if part.max_drop < 1:
+        asks.append(f"drop at most {part.max_drop:.1%}")
+    if part.canaries:
+        asks.append("every canary")
+    if part.max_p95_ms is not None:
+        asks.append(f"p95 at most {part.max_p95_ms:g} ms")
+    return ", ".join(asks)
+
+
+def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: Mapping[str, str]) -> None:
+    result = GateResult.model_validate(newest.body)
+    against = f" against {names.get(result.against, short(result.against))}" if result.against else ""
+    told = "passed" if result.passed else "FAILED"
+    s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {told}  {utc(newest.at_ms)}")
+    for check in result.checks:
+        verdict = f"  {'passed' if check.passed else 'FAILED'} "
+        if check.unit in ("people", "stage"):
+            s.out.say(f"{verdict} {check.name}: {check.note}")
+            continue
+        where = suites.get(check.suite or "", "")
+        s.out.say(
+            f"{verdict} {where} {check.name}: {check.in_unit(check.value)} of "
+            f"{check.n} items ({_limit(check)}), 95 % {check.in_unit(check.low)} to {check.in_unit(check.high)}"
+        )
+        if check.lost is not None and check.p is not None:
+            seen = "no drop" if check.visible is None else f"a drop of {check.in_unit(check.visible)} or more"
+            s.out.say(f"          {check.lost} lost, {check.won} won, p {check.p:.3f}; these items see {seen}")
+        if check.note:
+            s.out.say(f"          {check.note}")
+
+
+def _limit(check: CheckResult) -> str:
+    return f"{'at most' if check.at_most else 'at least'} {check.in_unit(check.threshold)}"

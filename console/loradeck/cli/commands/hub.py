@@ -1,0 +1,169 @@
+"""The hub on this machine. The only command that imports the hub's packages, and only to run one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from loradeck.cli.shared.exits import CliError, Exit, misused, refused
+from loradeck.cli.shared.options import reason_option, told, yes_option
+from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.session import Session, writes
+from loradeck.client.api import new_key
+from loradeck.client.config import state_path
+from loradeck.schemas.dataset_ledger import CollectRequest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, PEM."),
+    click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM; needed beyond loopback."),
+    click.option("--production", is_flag=True, help="Consoles show this hub as production."),
+    click.option("--name", default="hub", show_default=True, help="Shown in every console's header."),
+    click.option("--listen", metavar="HOST:PORT", help="Also listen on TCP, for consoles and agents elsewhere."),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Folder of the hub's data. [default: $XDG_STATE_HOME/loradeck/hub]",
+    ),
+)
+
+
+def _run_options(command: F) -> F:
+    for option in _RUN_OPTIONS:
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@_run_options
+@click.pass_context
+def hub(ctx: click.Context, /, **settings: Any) -> None:
+    """Run a hub on this machine, recover it, back it up, collect.
+
+    Without a command: run.
+    """
+    if ctx.invoked_subcommand is None:
+        _serve(**settings)
+        return
+    given = [name for name in settings if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given and ctx.invoked_subcommand != "run":
+        raise click.UsageError(f"--{given[0].replace('_', '-')} belongs to `loradeck hub run`")
+    ctx.obj = {name: settings[name] for name in given}
+
+
+@hub.command()
+@_run_options
+@click.pass_context
+def run(ctx: click.Context, /, **settings: Any) -> None:
+    """Run a hub until it is interrupted."""
+    _serve(**{**settings, **(ctx.obj or {})})
+
+
+@hub.command()
+@reason_option(required=True)
+@yes_option
+@writes
+async def recover(s: Session, reason: str, yes: bool) -> None:
+    """After a restore from a backup: take newer moves over from the nodes, raise the epoch."""
+    state = await s.api.state()
+    s.out.say(f"{state.status.hub}: rev {state.status.rev}, epoch {state.status.epoch}, {utc(state.status.at_ms)}")
+    for node in state.nodes:
+        s.out.say(f" {node.node}: {'linked' if node.linked else 'LINK LOST'} {node.behind or ''}".rstrip())
+    missing = [node.node for node in state.nodes if not node.linked]
+    warning = f" {len(missing)} nodes are not linked; what only they know is not taken over." if missing else ""
+    s.confirm(f"Append what the linked nodes know and raise the epoch?{warning}", yes=yes)
+    result = await s.api.recover(reason, new_key())
+    s.out.json(result)
+    for event in result.events:
+        where = f"{event.tenant}/{event.route}" if event.route else event.tenant
+        generation = f" gen {event.generation}" if event.generation is not None else ""
+        s.out.say(f" {event.kind.value} {where}{generation}  rev {event.rev}")
+    s.out.say(f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} events appended")
+
+
+@hub.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, resolve_path=True))
+@writes
+async def backup(s: Session, file: Path) -> None:
+    """Copy the database of a running hub to a new file.
+
+    Artifacts never change: copy the folder artifacts/ beside it with any tool, afterwards.
+    """
+    made = await s.api.backup(str(file))
+    s.out.json(made)
+    s.out.say(f"{made.path}: {made.size / 1e6:,.1f} MB, the log up to rev {made.rev}")
+
+
+@hub.command()
+@click.option("--older-than", "days", type=float, default=30, show_default=True, help="Days that adapters are kept.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@yes_option
+@writes
+async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:
+    """Remove files that no pointer can go back to, and those of datasets with erased rows.
+
+    Kept: what a pointer serves or may return to, the last attested releases, what an engine lists, what a job, a pin or
+    a prepare holds. Manifests, attestations and the log are never collected.
+    """
+    request = CollectRequest(older_than_days=days)
+    plan = await s.api.collect(request)
+    s.out.heading(f"{plan.files} files, {plan.size / 1e6:,.1f} MB; {plan.roots} releases must stay")
+    for what, found in (("adapter", plan.adapters), ("erased dataset", plan.datasets), ("listed, kept", plan.listed)):
+        for one in found:
+            s.out.say(f" {what}: {one.label}  {one.id[:12]}")
+    for node in plan.unheard:
+        s.out.alarm(f" not heard from: {node}")
+    if dry_run:
+        s.out.json(plan)
+        return
+    if not plan.files:
+        raise refused("there is nothing to collect", fix="see --older-than", code="nothing_to_collect")
+    s.confirm(f"Remove {plan.files} files for ever?", yes=yes)
+    done = await s.api.collect(request.model_copy(update={"dry_run": False, "plan": plan.digest}))
+    s.out.json(done)
+    s.out.say(f"collected: {done.files} files, {done.size / 1e6:,.1f} MB")
+
+
+def _serve(**settings: Any) -> None:
+    """Runs until SIGTERM or SIGINT. Every way it can fail to start is told as what, where and what to do."""
+    data: Path = settings.pop("data") or state_path() / "hub"
+
+    def work() -> None:
+        try:
+            from loradeck.hub.server import serve
+            from loradeck.rules.errors import Refused
+            from loradeck.store.interface import StoreError
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("loradeck"):
+                raise
+            raise misused(
+                "this installation has no hub in it",
+                where=f"the package {error.name} is missing",
+                fix="pip install 'loradeck[hub]'",
+                code="no_hub",
+            ) from None
+        try:
+            serve(data=data, **settings)
+        except Refused as error:
+            raise misused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
+        except StoreError as error:
+            raise CliError(
+                str(error),
+                where=str(data),
+                fix="a second hub on the same folder, a full disk or a damaged file; nothing was changed",
+                code=error.code,
+                exit=Exit.UNREACHABLE,
+            ) from None
+        except OSError as error:
+            raise misused(
+                "the hub cannot start",
+                where=f"{error.filename or settings['listen'] or data}: {error.strerror or error}",
+                fix="choose another --listen or --data, or free this one",
+                code="cannot_start",
+            ) from None
+
+    told(work, as_json=False)

@@ -1,0 +1,315 @@
+"""Jobs: train, evaluate and merge on a node, and follow them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from loradeck.cli.commands.base import named_bases
+from loradeck.cli.shared.exits import Exit, misused, refused
+from loradeck.cli.shared.files import checked, toml_of
+from loradeck.cli.shared.naming import labels_of, one_named, owned_named, release_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import yes_option
+from loradeck.cli.shared.output import span, utc
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.api import new_key
+from loradeck.client.log_gaps import between
+from loradeck.schemas.jobs import (
+    LISTED,
+    EvaluateSpec,
+    ExecutorEvent,
+    Job,
+    JobLogLine,
+    JobQuery,
+    JobRequest,
+    JobState,
+    MergeSpec,
+    TrainSpec,
+)
+
+_OVER = {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
+_POLL_S = 0.5
+
+
+@click.group(cls=Noun)
+def job() -> None:
+    """Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed."""
+
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def _placed(command: C) -> C:
+    """The options that say where and when a job is done."""
+    for option in (
+        click.option("--follow", is_flag=True, help="Follow it to its end."),
+        click.option(
+            "--memory-gb", type=float, help="GB that must be free on one GPU of the node, or on a host without one."
+        ),
+        click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first, -100 to 100."),
+        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry."),
+    ):
+        command = option(command)
+    return command
+
+
+@job.command()
+@click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path))
+@_placed
+@writes
+async def train(s: Session, /, spec: Path, **placed: Any) -> None:
+    """Train by a recipe, a TOML file: base and datasets by name or digest. See docs/training.md."""
+    fields = await asyncio.to_thread(toml_of, spec)
+    if fields.get("kind", "train") != "train":
+        raise misused(f"kind is {fields['kind']!r}", where=str(spec), fix="leave it out, or say train")
+    if isinstance(fields.get("base"), str):
+        fields["base"] = one_named("base", fields["base"], await named_bases(s.api)).digest
+    owner = str(fields.get("tenant", ""))
+    if isinstance(fields.get("datasets"), list):
+        known = await s.api.datasets()
+        fields["datasets"] = [owned_named("dataset", str(text), owner, known) for text in fields["datasets"]]
+        mixing = fields.get("mixing")
+        if isinstance(mixing, dict) and isinstance(mixing.get("dataset"), str):
+            mixing["dataset"] = owned_named("dataset", mixing["dataset"], owner, known)
+    await _submit(s, checked(TrainSpec, fields, where=str(spec)), **placed)
+
+
+@job.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option("--suite", "suite_name", required=True, metavar="SUITE", help="By name or digest.")
+@click.option("--route", default="production", show_default=True, help="Route whose canaries are recorded.")
+@click.option("--max-new-tokens", type=int, default=48, show_default=True, help="Longest answer, in tokens.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Items answered at once.")
+@_placed
+@writes
+async def evaluate(
+    s: Session,
+    /,
+    tenant: str,
+    name: str,
+    suite_name: str,
+    route: str,
+    max_new_tokens: int,
+    batch: int,
+    **placed: Any,
+) -> None:
+    """Score a release on a suite's held-out items and record its canaries."""
+    release = await release_named(s.api, tenant, name)
+    suite = owned_named("suite", suite_name, tenant, await s.api.suites())
+    fields: dict[str, Any] = {"tenant": tenant, "release": release.id, "suite": suite, "route": route}
+    fields |= {"max_new_tokens": max_new_tokens, "batch": batch}
+    await _submit(s, checked(EvaluateSpec, fields, where="options"), **placed)
+
+
+@job.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option("--route", default="production", show_default=True, help="Route whose canaries are compared too.")
+@_placed
+@writes
+async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any) -> None:
+    """Merge an adapter's release into its base, and register what came of it as a merged release.
+
+    The sums are in fp32, cast once. The weights stay on the node that made them, in the folder that the result names;
+    the same merge on another node gives the same bytes. Before they are registered, what they say is compared with
+    base + adapter (`loradeck release show` has the figures).
+    """
+    release = await release_named(s.api, tenant, name)
+    fields = {"tenant": tenant, "release": release.id, "route": route}
+    await _submit(s, checked(MergeSpec, fields, where="options"), **placed)
+
+
+@job.command("ls")
+@click.option("--tenant", default=None, help="Of this tenant.")
+@click.option("--state", type=click.Choice([state.value for state in JobState]), default=None, help="In this state.")
+@click.option(
+    "--kind", type=click.Choice(["train", "evaluate", "merge", "prepare"]), default=None, help="Of this kind."
+)
+@click.option("--match", default=None, metavar="TEXT", help="That have this in recipe, reason, code, log or result.")
+@click.option("--before", default=None, metavar="JOB", help="That were submitted before this one.")
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=LISTED, show_default=True, metavar="N", help="So many at most."
+)
+@hub_command
+async def ls(s: Session, /, limit: int, **asked: str | None) -> None:
+    """List jobs, newest first, of all that were ever submitted."""
+    jobs = await s.api.jobs(checked(JobQuery, {"limit": limit, **asked}, where="options"))
+    s.out.json(jobs)
+    s.out.table(
+        ("JOB", "KIND", "TENANT", "STATE", "NODE", "STEP", "TOOK", "CREATED", "BY", "MESSAGE"),
+        [
+            (
+                j.id,
+                j.kind,
+                j.tenant,
+                j.state.value,
+                j.node or "-",
+                _step(j),
+                _took(j),
+                utc(j.created_ms),
+                j.by,
+                j.message,
+            )
+            for j in jobs
+        ],
+        empty="no such jobs" if any(asked.values()) else "no jobs",
+    )
+    if len(jobs) == limit:
+        s.out.say(f"there may be more: --before {jobs[-1].id}")
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@hub_command
+async def show(s: Session, job_id: str) -> None:
+    """Show a job, its specification and its result."""
+    found = await s.api.job(job_id)
+    s.out.json(found)
+    s.out.heading(f"{found.kind} {found.tenant}  {found.state.value}  {found.id}")
+    for label, value in (
+        ("node", found.node or "-"),
+        ("step", _step(found)),
+        ("took", _took(found)),
+        ("attempt", str(found.attempt)),
+        ("by", f"{found.by} {utc(found.created_ms)}"),
+        ("metrics", " ".join(f"{k}={v:.4g}" for k, v in found.metrics.items()) or "-"),
+        ("message", found.message or "-"),
+        ("code", found.code or "-"),
+        ("checkpt", f"after step {found.checkpoint.step}" if found.checkpoint else "-"),
+        ("result", str(found.result or "-")),
+        ("spec", str(found.spec.model_dump(mode="json"))),
+    ):
+        s.out.say(f"{label:8} {value}")
+    if found.log:
+        s.out.say(f"log      {found.log}")
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@hub_command
+async def follow(s: Session, job_id: str) -> None:
+    """Print a job's events until it ends. Failed or cancelled is exit 1."""
+    await _follow(s, await s.api.job(job_id))
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@hub_command
+async def log(s: Session, job_id: str) -> None:
+    """Print what a job's executor printed since the hub started, the newest thousand lines."""
+    lines = await s.api.job_log(job_id)
+    s.out.json(lines)
+    before: JobLogLine | None = None
+    for one in lines:
+        for told in between(before, one):
+            s.out.say(told)
+        s.out.say(one.text)
+        before = one
+    if not lines:
+        s.out.say("the hub has no line of it since it started; all of it is log.txt in the job's folder on its node")
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@yes_option
+@writes
+async def resume(s: Session, job_id: str, yes: bool) -> None:
+    """Queue a failed or cancelled job again, as its next attempt.
+
+    It goes to the node it was on where that is free, because its checkpoints are there.
+    """
+    found = await s.api.job(job_id)
+    s.confirm(f"Resume this {found.kind} job of {found.tenant} ({found.state.value})?", yes=yes)
+    resumed = await s.api.resume_job(job_id)
+    s.out.json(resumed)
+    s.out.say(f"job {resumed.id} is {resumed.state.value}; loradeck job follow {resumed.id}")
+
+
+@job.command()
+@click.argument("job_id", metavar="JOB")
+@yes_option
+@writes
+async def cancel(s: Session, job_id: str, yes: bool) -> None:
+    """Stop a job."""
+    found = await s.api.job(job_id)
+    s.confirm(f"Cancel this {found.kind} job of {found.tenant} by {found.by} ({found.state.value})?", yes=yes)
+    cancelled = await s.api.cancel_job(job_id)
+    s.out.json(cancelled)
+    s.out.say(f"job {cancelled.id} is {cancelled.state.value}")
+
+
+async def _submit(
+    s: Session,
+    spec: TrainSpec | EvaluateSpec | MergeSpec,
+    *,
+    labels: tuple[str, ...],
+    priority: int,
+    memory_gb: float | None,
+    follow: bool,
+) -> None:
+    fields = {"labels": labels_of(labels), "priority": priority, "memory_gb": memory_gb}
+    request = checked(JobRequest, {"spec": spec, "idempotency_key": new_key(), **fields}, where="options")
+    submitted = await s.api.submit_job(request)
+    if follow:
+        s.out.say(f"job {submitted.id} is {submitted.state.value}")
+        await _follow(s, submitted)
+        return
+    s.out.json(submitted)
+    s.out.say(f"job {submitted.id} is {submitted.state.value}; loradeck job follow {submitted.id}")
+
+
+async def _follow(s: Session, found: Job) -> None:
+    """Events as they come; with --json one line an event, and the job at the end."""
+    seen: set[tuple[int, int]] = set()
+    state = None
+    while True:
+        # The job is read before its events: what a finished job has written is then all there.
+        found = await s.api.job(found.id)
+        if found.state is not state:
+            state = found.state
+            s.out.say(f"{found.id} {state.value}" + (f" on {found.node}" if found.node else ""))
+        for event in await s.api.job_events(found.id):
+            if (event.attempt, event.seq) not in seen:
+                seen.add((event.attempt, event.seq))
+                s.out.json_line(event)
+                s.out.say(_line(event))
+        if found.state in _OVER:
+            break
+        await asyncio.sleep(_POLL_S)
+    s.out.json_line(found)
+    if found.state is not JobState.DONE:
+        if s.out.as_json:
+            raise click.exceptions.Exit(Exit.REFUSED)
+        raise refused(
+            f"the job {found.state.value}" if found.state is JobState.FAILED else "the job was cancelled",
+            where=found.message or found.id,
+            fix=f"loradeck job show {found.id}",
+            code=found.code or f"job_{found.state.value}",
+        )
+    s.out.say(f"{found.id} done in {_took(found)}")
+
+
+def _line(event: ExecutorEvent) -> str:
+    step = f" {event.step}/{event.of or '?'}" if event.step is not None else ""
+    metrics = " ".join(f"{key}={value:.4g}" for key, value in event.metrics.items())
+    return f"{utc(int(event.ts * 1000))}  {event.type.value}{step}  {metrics}  {event.message}".rstrip()
+
+
+def _step(found: Job) -> str:
+    return "-" if found.step is None else f"{found.step}/{found.of or '?'}"
+
+
+def _took(found: Job) -> str:
+    if found.started_ms is None or found.ended_ms is None:
+        return "-"
+    return span((found.ended_ms - found.started_ms) / 1000)
+
+
+def _said(found: Job) -> str:
+    return f"[{found.code}] {found.message}" if found.code else found.message

@@ -1,0 +1,266 @@
+"""Moves of one pointer: promote, rollback, undo, fallback. Each shows from -> to before it asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import click
+
+from loradeck.cli.shared.exits import refused
+from loradeck.cli.shared.naming import Pointer, called, event_named, pointer, pointer_and_release, release_named
+from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
+from loradeck.cli.shared.progress import in_time, report, wait_options
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.api import Wait, new_key
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import MOVES, Event
+from loradeck.schemas.moves import FallbackRequest, MoveResult, PromoteRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
+@click.option(
+    "--override",
+    is_flag=True,
+    help="Past a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
+)
+@click.option("--incident", metavar="ID", help="Incident it belongs to.")
+@reason_option()
+@yes_option
+@wait_options(timeout=120)
+@writes
+async def promote(
+    s: Session,
+    words: tuple[str, ...],
+    override: bool,
+    incident: str | None,
+    reason: str,
+    yes: bool,
+    wait: Wait,
+    timeout: float,
+) -> None:
+    """Put a release on a route, after preparing it on every replica."""
+    at, name = pointer_and_release(words)
+    row = await s.api.row(at.tenant, at.route)
+    release = await release_named(s.api, at.tenant, name)
+    s.out.heading(_title(s, at, row))
+    s.out.say(f" {_view(row.live)} -> {_view(release)}" + ("   OVERRIDE" if override else ""))
+    s.confirm(f"Promote {at} from {_name(row.live)} to {_name(release)}?", yes=yes)
+    key = new_key()
+    request = PromoteRequest(
+        release=release.id,
+        expected_generation=row.pointer.generation,
+        idempotency_key=key,
+        override=override,
+        reason=reason,
+        incident=incident,
+    )
+    await _move(s, at, key, s.api.promote(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+
+
+@click.command()
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route", required=False)
+@click.option("--incident", metavar="ID", help="Incident it belongs to.")
+@reason_option()
+@yes_option
+@wait_options(timeout=10)
+@writes
+async def rollback(
+    s: Session,
+    tenant: str,
+    route: str | None,
+    incident: str | None,
+    reason: str,
+    yes: bool,
+    wait: Wait,
+    timeout: float,
+) -> None:
+    """Put a route back to the release its preview names."""
+    at = pointer(tenant, route)
+    row = await s.api.row(at.tenant, at.route)
+    preview = row.preview
+    s.out.heading(_title(s, at, row))
+    _preview(s, row)
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        question = f"Cancel the pending promote of {at} (job {preview.prepare})? {_name(row.live)} stays."
+        cancels, to = preview.prepare, None
+    elif preview.action is PreviewAction.ROLLBACK and preview.target is not None:
+        question = f"Roll back {at} from {_name(row.live)} to {_name(preview.target)}?"
+        cancels, to = None, preview.target.id
+    else:
+        fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
+        why = preview.refused or "no release beneath can be gone back to"
+        raise refused(f"{at} has nowhere to go back to", where=why, fix=fix, code="no_target")
+    s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=yes)
+    key = new_key()
+    request = RollbackRequest(
+        expected_generation=preview.generation,
+        to=to,
+        cancels=cancels,
+        confirmed=preview.asks is not None,
+        idempotency_key=key,
+        reason=reason,
+        incident=incident,
+    )
+    await _move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+
+
+@click.command()
+@click.argument("tenant", metavar="TENANT", required=False)
+@click.argument("route", required=False)
+@click.option("--event", metavar="ID", help="The event to undo; the route's last move by default.")
+@click.option("--txn", metavar="ID", help="Undo every event of a txn, such as a rewind.")
+@reason_option()
+@yes_option
+@wait_options(timeout=10)
+@writes
+async def undo(
+    s: Session,
+    tenant: str | None,
+    route: str | None,
+    event: str | None,
+    txn: str | None,
+    reason: str,
+    yes: bool,
+    wait: Wait,
+    timeout: float,
+) -> None:
+    """Undo a move: release, hold and quarantine as they were before it."""
+    if (tenant is None) == (txn is None) or (txn is not None and event is not None):
+        raise refused("what is to be undone?", fix="give TENANT [ROUTE] with or without --event, or --txn alone")
+    key = new_key()
+    if txn is not None:
+        events = [e for e in await s.api.events(limit=1000) if e.txn == txn]
+        if not events:
+            raise refused("no such txn among the last 1,000 events", where=txn, fix="loradeck event ls --json")
+        name = await called(s.api, events)
+        for e in events:
+            _undone(s, e, name)
+        s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=yes)
+        request = UndoRequest(txn=txn, idempotency_key=key, reason=reason)
+        result = await _sent(s.api.undo_txn(request, wait=wait, timeout=timeout), key)
+        s.out.json(result)
+        s.out.say(f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
+        in_time(s, result.reached, wait)
+        return
+    at = pointer(tenant or "", route)
+    row = await s.api.row(at.tenant, at.route)
+    last = await event_named(s.api, at, event)
+    s.out.heading(_title(s, at, row))
+    _undone(s, last, await called(s.api, [last]))
+    s.confirm(f"Undo this {last.kind.value} of {at}?", yes=yes)
+    request = UndoRequest(event=last.id, idempotency_key=key, reason=reason)
+    await _move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+
+
+@click.command()
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route", required=False)
+@reason_option()
+@yes_option
+@wait_options(timeout=10)
+@writes
+async def fallback(
+    s: Session, tenant: str, route: str | None, reason: str, yes: bool, wait: Wait, timeout: float
+) -> None:
+    """Put a route on its base alone, where it allows that."""
+    at = pointer(tenant, route)
+    row = await s.api.row(at.tenant, at.route)
+    s.out.heading(_title(s, at, row))
+    base = f"the base {row.live.base_label} alone" if row.live else "the base alone"
+    s.out.say(f" {_view(row.live)} -> {base}")
+    s.confirm(f"Put {at} from {_name(row.live)} on {base}?", yes=yes)
+    key = new_key()
+    request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=reason)
+    await _move(s, at, key, s.api.fallback(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+
+
+@click.command("move")
+@click.argument("key")
+@hub_command
+async def outcome(s: Session, key: str) -> None:
+    """Say what became of a move whose answer was lost, by its key."""
+    result = await s.api.move(key)
+    if result is None:
+        raise refused(
+            "this key never moved anything",
+            where=key,
+            fix="the move was not made; look at the row and decide anew",
+            code="unknown_key",
+        )
+    s.out.json(result)
+    name = await called(s.api, result.events)
+    for event in result.events:
+        s.out.say(
+            f"{event.kind.value} {event.tenant}/{event.route} {name(event.from_release)} -> {name(event.to_release)} "
+            f"by {event.actor} {utc(event.at_ms)}  rev {event.rev}"
+        )
+
+
+async def _move(s: Session, at: Pointer, key: str, sending: Awaitable[MoveResult], wait: Wait, timeout: float) -> None:
+    """Sends a move of one pointer, and shows how far it gets in the time given."""
+    deadline = time.monotonic() + timeout
+    await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
+
+
+async def _sent(sending: Awaitable[MoveResult], key: str) -> MoveResult:
+    """Waits for a move's answer; an interruption says that the move may stand."""
+    try:
+        return await sending
+    except asyncio.CancelledError:
+        click.echo(f"\ninterrupted: the move may have been committed; see: loradeck move {key}", err=True)
+        raise
+
+
+def _title(s: Session, at: Pointer, row: TenantRow) -> str:
+    production = "PRODUCTION " if s.context.production else ""
+    held = "  HELD" if row.pointer.held else ""
+    return f"{at}  gen {row.pointer.generation}{held}  on {production}{s.context.name} ({s.context.where})"
+
+
+def _preview(s: Session, row: TenantRow) -> None:
+    """The answer before the key: where it would go, why, how ready it is."""
+    preview = row.preview
+    event = row.last_event
+    by = (
+        f"   {utc(event.at_ms)} ({ago(event.at_ms)}) {event.actor} {event.kind.value}"
+        + (" OVERRIDE" if event.override else "")
+        + (f' "{event.reason}"' if event.reason else "")
+        if event and event.kind in MOVES
+        else ""
+    )
+    s.out.say(f" NOW   {_view(row.live)}{by}")
+    if row.cause.live.checked:
+        live = row.cause.live
+        s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked   => {at_fault(row.cause.verdict)}")
+    if preview.action is PreviewAction.ROLLBACK and preview.target is not None:
+        s.out.say(
+            f" R ->  {_view(preview.target)}   served {span(preview.served_s)}, {preview.served_requests} requests   "
+            f"{nearness(preview)}"
+        )
+    elif preview.prepare is not None:
+        s.out.say(f" R ->  cancels the pending promote, job {preview.prepare}")
+    else:
+        s.out.say(f" R ->  none: {preview.refused or 'no release to go back to'}")
+    for skipped in preview.skipped:
+        s.out.say(f"       skipped {_view(skipped.release)}: {skipped.reason}")
+
+
+def _undone(s: Session, event: Event, name: Callable[[str | None], str]) -> None:
+    s.out.say(
+        f" {event.kind.value} {event.tenant}/{event.route} {name(event.from_release)} -> {name(event.to_release)} "
+        f"by {event.actor} {utc(event.at_ms)} ({ago(event.at_ms)})" + (f' "{event.reason}"' if event.reason else "")
+    )
+
+
+def _view(view: ReleaseView | None) -> str:
+    return f"{view.label} {short(view.id)} on {view.base_label} {short(view.base)}" if view else "nothing"
+
+
+def _name(view: ReleaseView | None) -> str:
+    return f"{view.label} ({short(view.id)})" if view else "nothing"

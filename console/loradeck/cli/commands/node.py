@@ -1,0 +1,186 @@
+"""Nodes: what they are, and whether they are given work."""
+
+from __future__ import annotations
+
+import click
+
+from loradeck.cli.shared.exits import refused
+from loradeck.cli.shared.naming import pointer
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.output import span, utc
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.api import new_key
+from loradeck.schemas.ids import short
+from loradeck.schemas.moves import UnpinRequest
+from loradeck.schemas.state import NodeRow
+
+
+@click.group(cls=Noun)
+def node() -> None:
+    """List and show nodes; drain, cordon, uncordon, unpin."""
+
+
+@node.command("ls")
+@hub_command
+async def ls(s: Session) -> None:
+    """List nodes."""
+    nodes = await s.api.nodes()
+    s.out.json(nodes)
+    s.out.table(
+        ("NODE", "STATE", "HEARD", "REPLICAS", "LOADED", "GPUS", "NVML", "CPU", "PINS", "LABELS", "VERSION"),
+        [
+            (
+                n.node,
+                _state(n),
+                span(n.heard_age_s),
+                f"{'' if n.linked and not n.lost else 'was '}"
+                f"{sum(r.state.value == 'up' for r in n.replicas)}/{len(n.replicas)} up",
+                sum(len(r.loaded) for r in n.replicas),
+                len(n.gpus),
+                n.nvml.value,
+                f"{n.host.cpu_percent:.0f}%" if n.host else "-",
+                len(n.pins),
+                _labels(n),
+                n.version,
+            )
+            for n in nodes
+        ],
+        empty="no nodes have connected",
+    )
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@hub_command
+async def show(s: Session, name: str) -> None:
+    """Show a node: engines, GPUs, pins."""
+    found = next((n for n in await s.api.nodes() if n.node == name), None)
+    if found is None:
+        raise refused(f"the hub knows no node {name!r}", fix="loradeck node ls", code="unknown_node")
+    s.out.json(found)
+    s.out.heading(f"{found.node}  {_state(found)}  heard {span(found.heard_age_s)} ago  {_labels(found)}")
+    if found.behind:
+        s.out.alarm(f"not steered: {found.behind}")
+    s.out.table(
+        ("REPLICA", "STATE", "BASE", "SLOTS", "LOADED", "BUILD"),
+        [
+            (
+                r.replica,
+                r.state.value,
+                f"{r.base_label} {short(r.base)}",
+                r.slots,
+                " ".join(f"{v.label}:{short(v.id)}" for v in r.loaded) or "-",
+                r.build,
+            )
+            for r in found.replicas
+        ],
+        empty="no engines",
+    )
+    for r in found.replicas:
+        if r.alarm:
+            s.out.alarm(f"{r.replica}: {r.alarm}")
+    if found.host:
+        used, total = found.host.memory_used / 1e9, found.host.memory_total / 1e9
+        cpu, load = found.host.cpu_percent, found.host.load1
+        s.out.say(f"host: CPU {cpu:.0f}%, memory {used:.1f} of {total:.1f} GB, load {load}")
+    s.out.table(
+        ("GPU", "NAME", "USE", "MEMORY GB", "POWER W", "TEMP C", "CLOCK MHZ", "THROTTLE", "XID", "ECC", "REMAPPED"),
+        [
+            (
+                g.index,
+                g.name,
+                "-" if g.utilisation is None else f"{g.utilisation}%",
+                _pair(g.memory_used, g.memory_total, 1e9),
+                _pair(g.power_w, g.power_limit_w, 1),
+                "-" if g.temperature_c is None else g.temperature_c,
+                "-" if g.clock_sm_mhz is None else g.clock_sm_mhz,
+                " ".join(g.throttle) or "-",
+                " ".join(map(str, g.xids)) or "-",
+                "-" if g.ecc_uncorrected is None else g.ecc_uncorrected,
+                "-" if g.remapped_rows is None else g.remapped_rows,
+            )
+            for g in found.gpus
+        ],
+        empty=f"no GPU ({found.nvml.value})",
+    )
+    s.out.table(
+        ("PINNED", "TO", "BY", "SINCE", "REASON"),
+        [
+            (f"{p.tenant}/{p.route}", f"{p.release.label} {short(p.release.id)}", p.actor, utc(p.at_ms), p.reason)
+            for p in found.pins
+        ],
+        empty="no pins",
+    )
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@yes_option
+@writes
+async def drain(s: Session, name: str, yes: bool) -> None:
+    """Give a node no new jobs and let go of its GPU driver; what it serves and runs goes on until you stop it.
+
+    Once a drained node is silent no pointer waits for it.
+    """
+    s.confirm(f"Drain {name}? It gets no new jobs and reports no GPU figures; it serves on until you stop it.", yes=yes)
+    _told(s, await s.api.drain_node(name))
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@yes_option
+@writes
+async def cordon(s: Session, name: str, yes: bool) -> None:
+    """Give a node no new jobs; it goes on serving."""
+    s.confirm(f"Cordon {name}?", yes=yes)
+    _told(s, await s.api.cordon_node(name))
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@writes
+async def uncordon(s: Session, name: str) -> None:
+    """End a cordon or a drain."""
+    _told(s, await s.api.uncordon_node(name))
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@click.argument("tenant")
+@click.argument("route", required=False)
+@reason_option()
+@yes_option
+@writes
+async def unpin(s: Session, name: str, tenant: str, route: str | None, reason: str, yes: bool) -> None:
+    """End a pin that was made on a node: it follows the hub again."""
+    at = pointer(tenant, route)
+    s.confirm(f"End the pin of {at} on {name}? The node goes back to what the hub says.", yes=yes)
+    request = UnpinRequest(node=name, idempotency_key=new_key(), reason=reason)
+    result = await s.api.unpin(at.tenant, at.route, request)
+    s.out.json(result)
+    s.out.say(f"the pin of {at} on {name} has ended   rev {result.rev}")
+    s.out.say("a node that is away hears of it when it is back")
+
+
+def _told(s: Session, row: NodeRow) -> None:
+    s.out.json(row)
+    s.out.say(f"{row.node} is {_state(row)}")
+
+
+def _state(row: NodeRow) -> str:
+    words = ["LINK LOST" if row.lost else "up" if row.linked else "unlinked"]
+    words += [word for word, on in (("drained", row.drained), ("cordoned", row.cordoned and not row.drained)) if on]
+    words += [row.behind] if row.behind else []
+    return " ".join(words)
+
+
+def _labels(row: NodeRow) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(row.labels.items())) or "-"
+
+
+def _pair(used: float | None, total: float | None, unit: float) -> str:
+    def one(value: float | None) -> str:
+        return "-" if value is None else f"{value / unit:.0f}"
+
+    return f"{one(used)}/{one(total)}"

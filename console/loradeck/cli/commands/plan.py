@@ -1,0 +1,132 @@
+"""Plans: what fits where, worked out before anything is bought or started."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.artifacts.adapters import base_modules, read_base_config
+from loradeck.artifacts.manifests import base_files
+from loradeck.artifacts.tensors import ITEM_BYTES, read_header
+from loradeck.cli.shared.exits import misused, refused
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.session import Session, hub_command
+from loradeck.rules.serving import vram
+
+ITEMS = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Bytes of a value."""
+
+MEMORY_UNIT = 1e9
+
+
+@click.group(cls=Noun)
+def plan() -> None:
+    """Work out what fits before it is built."""
+
+
+@plan.command("vram")
+@click.argument("base", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--memory-gb", type=click.FloatRange(min=0), help="Of one device, GB of 10^9 bytes.")
+@click.option(
+    "--node", "node_name", help="A node's smallest GPU in place of --memory-gb; its host's where it has none."
+)
+@click.option(
+    "--engine", type=click.Choice(["vllm", "embedded"]), default="vllm", show_default=True, help="Which lays it out."
+)
+@click.option(
+    "--module", "modules", multiple=True, help="Target module; may be repeated. All linear layers where none."
+)
+@click.option(
+    "--dtype", type=click.Choice(list(ITEMS)), default="bfloat16", show_default=True, help="Of base and cache."
+)
+@click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Devices it spans.")
+@click.option(
+    "--cache-tokens",
+    type=click.IntRange(min=0),
+    default=32768,
+    show_default=True,
+    help="Tokens of all requests at once, which the key-value cache must hold.",
+)
+@hub_command
+async def vram_(
+    s: Session,
+    /,
+    base: Path,
+    memory_gb: float | None,
+    node_name: str | None,
+    engine: str,
+    modules: tuple[str, ...],
+    dtype: str,
+    tensor_parallel: int,
+    cache_tokens: int,
+) -> None:
+    """How many adapters of which rank fit on an engine of the base in DIR.
+
+    vLLM lays memory out for max_loras adapters of max_lora_rank at its start, whatever the adapters' own ranks, and
+    takes nine tenths of a GPU in all. What a forward pass itself needs is not in the figures: leave some room.
+    """
+    if (memory_gb is None) == (node_name is None):
+        raise misused("how much memory is there?", where=str(base), fix="give --memory-gb or --node, one of them")
+    total = memory_gb * MEMORY_UNIT if memory_gb is not None else await _memory_of(s, str(node_name))
+    model = await asyncio.to_thread(_described, base, ITEMS[dtype])
+    shapes = vram.targeted(model["shapes"], modules)
+    if not shapes:
+        raise misused("no layer of the base is called that", where=" ".join(modules), fix="for example --module q_proj")
+    cache = cache_tokens * model["token"] / tensor_parallel
+    share = vram.UTILISATION if engine == "vllm" else 1.0
+    room = vram.Room(total=total, weights=model["weights"] / tensor_parallel, cache=cache, share=share)
+    rows = []
+    for rank in vram.RANKS:
+        if engine == "vllm":
+            one = vram.vllm_bytes(shapes, ITEMS[dtype], max_loras=1, max_rank=rank, parallel=tensor_parallel)
+        else:
+            one = vram.embedded_bytes(shapes, ITEMS[dtype], [rank])
+        rows.append({"rank": rank, "bytes": one, "fit": vram.slots(room, one)})
+    figures = {"total": room.total, "weights": room.weights, "cache": room.cache, "left": room.for_adapters}
+    s.out.json({**figures, "engine": engine, "layers": len(shapes), "ranks": rows})
+    s.out.heading(
+        f"{engine}: {room.total / 1e9:.1f} GB, base {room.weights / 1e9:.2f}, cache {room.cache / 1e9:.2f}, "
+        f"left for adapters {room.for_adapters / 1e9:.2f} GB"
+    )
+    s.out.table(
+        ("RANK", "ONE ADAPTER MB", "FIT"),
+        [(row["rank"], f"{row['bytes'] / 1e6:,.1f}", f"{row['fit']:,}") for row in rows],
+        empty="no ranks",
+    )
+
+
+async def _memory_of(s: Session, name: str) -> float:
+    """Bytes of a node's smallest GPU, or of its host. Raises: CliError."""
+    found = next((row for row in await s.api.nodes() if row.node == name), None)
+    if found is None:
+        raise refused(f"there is no node {name!r}", fix="loradeck node ls", code="unknown_node")
+    gpus = [gpu.memory_total for gpu in found.gpus if gpu.memory_total is not None]
+    if not gpus and found.host is None:
+        raise refused(f"{name} has not reported its memory", fix="give --memory-gb", code="not_reported")
+    return float(min(gpus)) if gpus or found.host is None else float(found.host.memory_total)
+
+
+def _described(base: Path, item: int) -> dict[str, Any]:
+    """A base's layers by shape, its weights in bytes, a token's bytes in the cache. Raises: CliError, BadArtifact."""
+    paths = base_files(base)
+    config = read_base_config(base)
+    shapes = base_modules(config)
+    if shapes is None:
+        raise refused(
+            f"layers of a {config.get('model_type')!r} are not known here",
+            where=str(base),
+            fix="plan for a base that can be trained and served here",
+            code="unsupported_base",
+        )
+    tensors = [t for path in paths if path.suffix == ".safetensors" for t in read_header(path).values()]
+    heads = int(config["num_attention_heads"])
+    head = int(config.get("head_dim") or config["hidden_size"] // heads)
+    keys = int(config.get("num_key_value_heads") or heads)
+    # A cast engine holds floats in its own type; whatever is stored smaller (quantized) stays as it is.
+    weights = sum(math.prod(t.shape) * min(item, ITEM_BYTES[t.dtype]) for t in tensors)
+    token = vram.token_bytes(int(config["num_hidden_layers"]), keys, head, item)
+    return {"shapes": shapes, "weights": weights, "token": token}

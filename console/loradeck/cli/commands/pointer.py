@@ -1,0 +1,93 @@
+"""What binds a pointer without moving it: hold, quarantine, and what its events are said to be about."""
+
+from __future__ import annotations
+
+import click
+
+from loradeck.cli.shared.exits import refused
+from loradeck.cli.shared.naming import Pointer, event_named, pointer, pointer_and_release, release_named
+from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.output import ago, utc
+from loradeck.cli.shared.session import Session, writes
+from loradeck.client.api import new_key
+from loradeck.schemas.ids import short
+from loradeck.schemas.moves import AnnotateRequest, HoldRequest, LiftRequest, MoveResult
+
+
+@click.command()
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route", required=False)
+@reason_option()
+@writes
+async def hold(s: Session, tenant: str, route: str | None, reason: str) -> None:
+    """Keep pipelines from promoting on a route."""
+    await _hold(s, pointer(tenant, route), held=True, reason=reason, yes=True)
+
+
+@click.command("release-hold")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route", required=False)
+@reason_option()
+@yes_option
+@writes
+async def release_hold(s: Session, tenant: str, route: str | None, reason: str, yes: bool) -> None:
+    """Let pipelines promote on a route again."""
+    await _hold(s, pointer(tenant, route), held=False, reason=reason, yes=yes)
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
+@reason_option(required=True)
+@yes_option
+@writes
+async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> None:
+    """End the quarantine and the breach of a release, with a reason.
+
+    A breach is to be lifted where the release was not at fault: its route's checks were wrong, or a node was.
+    What was counted until then is no longer held against it.
+    """
+    at, name = pointer_and_release(words)
+    release = await release_named(s.api, at.tenant, name)
+    s.confirm(f"Lift what is held against {release.label} {short(release.id)} on {at}?", yes=yes)
+    request = LiftRequest(release=release.id, idempotency_key=new_key(), reason=reason)
+    result = await s.api.lift(at.tenant, at.route, request)
+    ended = {what for event in result.events for what in ("events", "breach") if event.payload.get(what)}
+    words_for = {"events": "quarantined", "breach": "breached"}
+    said = " or ".join(word for what, word in words_for.items() if what in ended)
+    _told(s, result, f"{at}: {release.label} is no longer {said}")
+
+
+@click.command()
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route", required=False)
+@click.option("--event", metavar="ID", help="The event it is about; the route's last move by default.")
+@click.option("--incident", metavar="ID", help="Incident the event belongs to.")
+@reason_option()
+@writes
+async def incident(
+    s: Session, tenant: str, route: str | None, event: str | None, incident: str | None, reason: str
+) -> None:
+    """Add an incident or a reason to a move, afterwards."""
+    at = pointer(tenant, route)
+    if not incident and not reason:
+        raise refused("there is nothing to add", where=str(at), fix="give --incident ID, --reason TEXT or both")
+    about = await event_named(s.api, at, event)
+    request = AnnotateRequest(event=about.id, incident=incident, reason=reason, idempotency_key=new_key())
+    result = await s.api.annotate(at.tenant, at.route, request)
+    _told(s, result, f"{at}: added to the {about.kind.value} of {utc(about.at_ms)} ({ago(about.at_ms)})")
+
+
+async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) -> None:
+    row = await s.api.row(at.tenant, at.route)
+    if not held:
+        s.confirm(f"Let pipelines promote on {at} again (gen {row.pointer.generation})?", yes=yes)
+    request = HoldRequest(
+        held=held, expected_generation=row.pointer.generation, idempotency_key=new_key(), reason=reason
+    )
+    result = await s.api.hold(at.tenant, at.route, request)
+    _told(s, result, f"{at}: {'HELD: pipelines cannot promote' if held else 'hold released'}")
+
+
+def _told(s: Session, result: MoveResult, line: str) -> None:
+    s.out.json(result)
+    s.out.say(f"{line}   rev {result.rev}")

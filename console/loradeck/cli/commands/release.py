@@ -1,0 +1,153 @@
+"""Releases: what may be served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.artifacts import signing
+from loradeck.cli.commands.base import named_bases
+from loradeck.cli.shared.exits import refused
+from loradeck.cli.shared.naming import one_named, release_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.output import utc
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.release_difference import parts
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.ids import short
+from loradeck.schemas.moves import MergedRelease
+from loradeck.schemas.release import Form
+
+
+def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:
+    """The plain values of an attestation, those of a merge's probe with them."""
+    for key, value in {**body, **body.get("probe", {})}.items():
+        if isinstance(value, str | int | float | bool):
+            yield key, f"{value:.3g}" if isinstance(value, float) else value
+
+
+@click.group(cls=Noun)
+def release() -> None:
+    """List and show releases."""
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option("--merged", "base", required=True, metavar="BASE", help="The merged weights: label, model id or digest.")
+@writes
+async def add(s: Session, tenant: str, name: str, base: str) -> None:
+    """Register an adapter's release as merged into its base: RELEASE is the adapter's.
+
+    The merged weights lie on the nodes, each in the base folder of an engine of their own; `loradeck base add`
+    registers them.
+    """
+    merged = one_named("base", base, await named_bases(s.api)).digest
+    adapter = await release_named(s.api, tenant, name)
+    view = await s.api.register_merged(MergedRelease(tenant=tenant, adapter=adapter.id, merged=merged))
+    s.out.json(view)
+    s.out.say(f"release {view.label} {short(view.id)} on {view.base_label} {short(view.base)}")
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@click.option(
+    "--key", "key_file", required=True, type=click.Path(path_type=Path), help="Private key; KEY.pub beside it."
+)
+@writes
+async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
+    """Sign a release's merged weights, by the digests of their files; the hub keeps what it has verified.
+
+    The weights themselves are not needed here: nodes compare their files with what was signed.
+    """
+    view = await release_named(s.api, tenant, name)
+    if view.form is not Form.MERGED:
+        raise refused(
+            "only merged weights are signed as a release",
+            where=f"{tenant} {view.label} is of form {view.form.value}",
+            fix="loradeck adapter sign TENANT NAME VERSION signs an adapter; a base alone needs no signature",
+            code="not_merged",
+        )
+    (weights,) = [entry.manifest for entry in await s.api.bases() if entry.digest == view.base]
+    public = key_file.with_name(f"{key_file.name}.pub")
+    signature = await asyncio.to_thread(signing.sign_weights, weights, key_file, public)
+    kind, body = AttestationKind.SIGNATURE, signature.model_dump(mode="json")
+    stated = await s.api.attest(Attestation(kind=kind, subject=view.base, tenant=tenant, body=body, by=""))
+    s.out.json(stated)
+    s.out.say(f"{tenant} {view.label} is signed by {signing.key_id(signature.public_key)[:12]}")
+
+
+@release.command("ls")
+@click.argument("tenant", required=False)
+@hub_command
+async def ls(s: Session, tenant: str | None) -> None:
+    """List releases, of one tenant or of all."""
+    views = await s.api.releases(tenant)
+    s.out.json(views)
+    s.out.table(
+        ("RELEASE", "ID", "FORM", "BASE", "ADAPTER"),
+        [(v.label, v.id[:12], v.form.value, f"{v.base_label} {short(v.base)}", short(v.adapter)) for v in views],
+        empty="no releases",
+    )
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("left", metavar="RELEASE")
+@click.argument("right", metavar="RELEASE")
+@hub_command
+async def diff(s: Session, tenant: str, left: str, right: str) -> None:
+    """Show what two releases of a tenant differ in: base, data, recipe, size, why."""
+    views = [await release_named(s.api, tenant, name) for name in (left, right)]
+    one, other = [await s.api.release(view.id) for view in views]
+    names = {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in await s.api.datasets()}
+    found = parts(one, other, datasets=names)
+    s.out.json({part.name: {"left": part.left, "right": part.right, "differs": part.differs} for part in found})
+    s.out.table(
+        ("", "PART", views[0].label, views[1].label),
+        [("!" if part.differs else "", part.name, part.left, part.right) for part in found],
+        empty="nothing is on record of them",
+    )
+
+
+@release.command()
+@click.argument("tenant")
+@click.argument("name", metavar="RELEASE")
+@hub_command
+async def show(s: Session, tenant: str, name: str) -> None:
+    """Show a release: its parts, and what was attested of it."""
+    view = await release_named(s.api, tenant, name)
+    detail = await s.api.release(view.id)
+    s.out.json(detail)
+    s.out.heading(f"{tenant} {view.label}  {view.id}")
+    s.out.say(f"form        {view.form.value}")
+    s.out.say(f"base        {view.base_label} {view.base}")
+    s.out.say(f"adapter     {view.adapter or '-'}")
+    signable = view.base if view.form is Form.MERGED else view.adapter
+    signed = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=signable) if signable else []
+    keys = [signing.key_id(one.body["public_key"])[:12] for one in signed]
+    s.out.say(f"signed by   {' '.join(keys) or 'nobody'}")
+    if detail.manifest is not None:
+        s.out.say(f"name        {detail.manifest.name}, rank {detail.manifest.rank}")
+        s.out.say(f"why weights {detail.manifest.decision.why_weights}")
+    if s.out.as_json:
+        return
+    s.out.table(
+        ("ATTESTATION", "ROUTE", "AT", "BY", "WHAT"),
+        [
+            (
+                a.kind.value,
+                a.route or "-",
+                utc(a.at_ms),
+                a.by,
+                " ".join(f"{k}={v}" for k, v in _scalars(a.body)),
+            )
+            for a in await s.api.attestations(subject=view.id)
+        ],
+        empty="nothing is attested of it yet",
+    )

@@ -1,0 +1,271 @@
+"""Routes: a tenant's named entries, what binds them, and what they serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.files import checked, json_of, text_of, toml_of
+from loradeck.cli.shared.gate_file import with_digests
+from loradeck.cli.shared.naming import labels_of, pointer, release_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.once import by_urgency, pointers
+from loradeck.cli.shared.options import yes_option
+from loradeck.cli.shared.output import at_fault, nearness, share, span, utc
+from loradeck.cli.shared.progress import replicas
+from loradeck.cli.shared.secret_file import new_secret_file
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.api import HubApi
+from loradeck.client.traces import export, missing
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.route import Gap, RouteConfig, Streams
+from loradeck.schemas.state import Preview, PreviewAction
+
+
+@click.group(cls=Noun)
+def route() -> None:
+    """List, set and show tenants' routes."""
+
+
+@route.command("set")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--file", type=click.Path(path_type=Path), help="TOML with the settings; the rest are defaults.")
+@click.option("--placement", multiple=True, metavar="KEY=VALUE", help="Label a node must carry; may be repeated.")
+@click.option("--min-replicas", type=int, help="Proven replicas that make a generation attested.")
+@click.option("--soak-seconds", type=float, help="How long a release serves before R goes to it unasked.")
+@click.option("--soak-requests", type=int, help="How many requests it answers before that.")
+@click.option("--gate-suite", metavar="SUITE", help="Suite of the gate, by name or digest.")
+@click.option("--min-exact", type=float, help="Gate: least share of exact answers, 0 to 1.")
+@click.option("--min-valid", type=float, help="Gate: least share of valid answers, 0 to 1.")
+@click.option("--max-drop", type=float, help="Gate: largest loss against the live release, 0 to 1.")
+@click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that live answers must satisfy.")
+@click.option("--breach-bad", type=float, help="Share of bad answers from which a release is breached.")
+@click.option("--breach-n", type=int, help="Checked answers needed before that is said.")
+@click.option("--gap", type=click.Choice([gap.value for gap in Gap]), help="What answers until a release is ready.")
+@click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
+@click.option("--fallback/--no-fallback", default=None, help="Whether the base alone may stand in.")
+@click.option("--refuse-after", "refuse_after_s", type=float, help="Seconds without a hub after which it refuses.")
+@click.option(
+    "--signer",
+    "signers",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Public key (KEY.pub); adapters that none of these has signed are not served. May be repeated.",
+)
+@click.option("--canary", "canaries", multiple=True, metavar="PROMPT", help="Fixed prompt; may be repeated.")
+@yes_option
+@writes
+async def set_route(
+    s: Session, /, tenant: str, route_name: str | None, file: Path | None, yes: bool, **flags: Any
+) -> None:
+    """Set a route's settings, from a TOML file and flags; flags alone change the route as it is."""
+    at = pointer(tenant, route_name)
+    before = (await s.api.tenant(at.tenant)).routes.get(at.route)
+    if file is not None:
+        settings = await asyncio.to_thread(toml_of, file)
+    else:
+        settings = before.model_dump(mode="json") if before else {}
+    await _put(s.api, at.tenant, settings, flags)
+    config = checked(RouteConfig, settings, where=str(file or at))
+    if before is not None and config != before:
+        for line in _differences(before, config):
+            s.out.say(f" {line}")
+        s.confirm(f"Change these settings of {at}?", yes=yes or not s.interactive)
+    kept = await s.api.set_route(at.tenant, at.route, config)
+    s.out.json(kept)
+    s.out.say(f"route {at} is set")
+
+
+@route.command("ls")
+@click.argument("tenant", metavar="[TENANT]", required=False)
+@hub_command
+async def ls(s: Session, tenant: str | None) -> None:
+    """List what every route serves, how it does and where R would take it: the console's first screen."""
+    state = await s.api.state()
+    rows = by_urgency(row for row in state.tenants if tenant in (None, row.tenant))
+    s.out.json(rows)
+    pointers(s, rows, state.status.at_ms)
+
+
+@route.command("show")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--settings", is_flag=True, help="The route's settings instead of what it serves.")
+@hub_command
+async def show(s: Session, tenant: str, route_name: str | None, settings: bool) -> None:
+    """Show what a route serves and where R would take it."""
+    at = pointer(tenant, route_name)
+    if settings:
+        config = (await s.api.tenant(at.tenant)).routes.get(at.route)
+        if config is None:
+            raise misused(f"{at.tenant} has no route {at.route!r}", fix=f"loradeck tenant show {at.tenant}")
+        s.out.json(config)
+        for key, value in config.model_dump(mode="json").items():
+            s.out.say(f"{key:15} {value}")
+        return
+    row = await s.api.row(at.tenant, at.route)
+    s.out.json(row)
+    live = f"{row.live.label} {short(row.live.id)} on {row.live.base_label}" if row.live else "nothing"
+    s.out.heading(f"{at}  gen {row.pointer.generation}  {live}  {' '.join(row.flags)}".rstrip())
+    s.out.say(f"R goes to   {_goes(row.preview)}")
+    for skipped in row.preview.skipped:
+        s.out.say(f"            skipped {skipped.release.label} {short(skipped.release.id)}: {skipped.reason}")
+        if skipped.liftable:
+            lift = f"loradeck lift {at.tenant} {at.route} {skipped.release.label} --reason ..."
+            s.out.say(f"              if it was not at fault: {lift}")
+    s.out.say(f"flipped     {row.flipped}/{row.placed}   proven {row.proven}/{row.placed}   listed {row.listed}")
+    s.out.say(
+        f"bad         {share(row.bad_before)} > {share(row.bad_now)} of {row.bad_n}   {at_fault(row.cause.verdict)}"
+    )
+    labels = {view.id: view.label for view in await s.api.releases(at.tenant)} if row.pointer.quarantined else {}
+    s.out.say(f"since       {utc(row.pointer.moved_ms)}   {_bound(row.pointer, labels)}")
+    s.out.say(f"soak        {span(row.soak[0])}, {row.soak[1]} requests")
+    replicas(s, row)
+
+
+@route.command("company")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@hub_command
+async def company(s: Session, tenant: str, route_name: str | None) -> None:
+    """List other live releases that share a dataset, recipe, base move or batch with this route's.
+
+    One fault may be in all of them; FLAGS say how each is doing now.
+    """
+    at = pointer(tenant, route_name)
+    found = await s.api.company(at.tenant, at.route)
+    s.out.json(found)
+    s.out.table(
+        ("TENANT/ROUTE", "LIVE", "SHARES", "BAD NOW", "FLAGS"),
+        [
+            (
+                f"{one.tenant}/{one.route}",
+                f"{one.live.label}/{one.live.base_label}",
+                ", ".join(f"{tie.what.value.replace('_', ' ')} {tie.name}" for tie in one.ties),
+                f"{share(one.bad_now)} of {one.bad_n}",
+                " ".join(one.flags) or "fine",
+            )
+            for one in found.companions
+        ],
+        empty="no other live release shares its data, recipe, base move or batch",
+    )
+    if found.total > len(found.companions):
+        s.out.say(f"{len(found.companions)} of {found.total} are listed")
+
+
+@route.command("traces")
+@click.argument("tenant", metavar="TENANT")
+@click.argument("route_name", metavar="[ROUTE]", required=False)
+@click.option("--left", is_flag=True, help="Only requests that the release answered which the last move left.")
+@click.option("--release", "name", metavar="RELEASE", help="Only requests that this release answered.")
+@click.option("--last", type=click.IntRange(1, 20_000), default=200, show_default=True, help="Of each router at most.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new file for the request ids.")
+@hub_command
+async def traces(
+    s: Session, tenant: str, route_name: str | None, left: bool, name: str | None, last: int, out: Path | None
+) -> None:
+    """List a route's newest requests: who was served by which release.
+
+    Routers keep their newest requests only, in memory; what may be missing is said.
+    """
+    at = pointer(tenant, route_name)
+    if left and name:
+        raise misused("two releases are named at once", where="--left and --release", fix="give one of them")
+    views = {view.id: view for view in await s.api.releases(at.tenant)}
+    wanted = (await release_named(s.api, at.tenant, name)).id if name else None
+    if left:
+        event = (await s.api.row(at.tenant, at.route)).last_event
+        wanted = event.from_release if event is not None else None
+        if wanted is None:
+            raise misused(f"{at} has left no release", fix=f"loradeck event ls {at.tenant}")
+    found = await s.api.traces(at.tenant, at.route, release=wanted, last=last)
+    if out is not None:
+        label = views[wanted].label if wanted in views else short(wanted)
+        await asyncio.to_thread(_write, out, export(found, label))
+        s.out.say(f"{len(found.rows)} request ids in {out}")
+    s.out.json(found)
+    if out is None:
+        s.out.table(
+            ("ADMITTED", "RELEASE", "GEN", "REPLICA", "STATUS", "MS", "CHECKED", "REQUEST"),
+            [
+                (
+                    utc(row.admitted_ms),
+                    views[row.release].label if row.release in views else short(row.release),
+                    str(row.generation),
+                    row.replica,
+                    str(row.status),
+                    str(row.finished_ms - row.admitted_ms),
+                    "bad" if row.bad else "ok" if row.checked else "-",
+                    row.request,
+                )
+                for row in found.rows
+            ],
+            empty="no request in any router's trace",
+        )
+    for told in missing(found):
+        s.out.say(f"not all: {told}")
+
+
+def _write(path: Path, text: str) -> None:
+    with new_secret_file(path) as write:
+        write(text.rstrip("\n"))
+
+
+def _goes(preview: Preview) -> str:
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        return f"nowhere: it cancels the pending promote, job {preview.prepare}"
+    target = preview.target
+    if preview.action is not PreviewAction.ROLLBACK or target is None:
+        return f"none: {preview.refused or 'no release to go back to'}"
+    asks = f"   asks: {preview.asks}" if preview.asks else ""
+    return f"{target.label} {short(target.id)} on {target.base_label}   {nearness(preview)}{asks}"
+
+
+async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Flags into the settings, and the gate's suite from its name to its digest. Raises: CliError."""
+
+    def into(table: str, key: str, value: Any) -> None:
+        if value is not None:
+            inner = settings.get(table)
+            settings[table] = {**(inner if isinstance(inner, dict) else {}), key: value}
+
+    if flags["placement"]:
+        settings["placement"] = labels_of(flags["placement"])
+    for key in ("min_replicas", "gap", "streams", "fallback", "refuse_after_s"):
+        if flags[key] is not None:
+            settings[key] = flags[key]
+    if flags["canaries"]:
+        settings["canaries"] = [[{"role": "user", "content": prompt}] for prompt in flags["canaries"]]
+    if flags["signers"]:
+        settings["signers"] = [(await asyncio.to_thread(text_of, path)).strip() for path in flags["signers"]]
+    into("soak", "seconds", flags["soak_seconds"])
+    into("soak", "requests", flags["soak_requests"])
+    into("gate", "suite", flags["gate_suite"])
+    into("gate", "min_exact", flags["min_exact"])
+    into("gate", "min_valid", flags["min_valid"])
+    into("gate", "max_drop", flags["max_drop"])
+    into("breach", "bad", flags["breach_bad"])
+    into("breach", "n", flags["breach_n"])
+    if flags["answer_schema"] is not None:
+        await asyncio.to_thread(json_of, flags["answer_schema"])
+        into("checks", "answer_schema", await asyncio.to_thread(text_of, flags["answer_schema"]))
+    if isinstance(settings.get("gate"), dict):
+        settings["gate"] = await with_digests(api, tenant, settings["gate"])
+
+
+def _differences(before: RouteConfig, after: RouteConfig) -> list[str]:
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return [f"{key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
+
+
+def _bound(state: PointerState, labels: Mapping[str, str]) -> str:
+    words = ["HELD"] if state.held else []
+    words += [f"quarantined {labels.get(entry.release, '-')} {short(entry.release)}" for entry in state.quarantined]
+    return "   ".join(words) or "not held, nothing quarantined"

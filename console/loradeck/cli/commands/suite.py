@@ -1,0 +1,110 @@
+"""Suites: held-out items to score a release on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loradeck.artifacts.suite_items import items_in, verify_suite
+from loradeck.cli.shared.files import checked, entry_of, json_of, text_of
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.provenance import provenance_of, provenance_options
+from loradeck.cli.shared.scan import accept_option, say_scan
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.blobs import upload
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import SuiteManifest
+
+
+@click.group(cls=Noun)
+def suite() -> None:
+    """Register and list suites."""
+
+
+@suite.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--tenant", required=True, help="Whose it is.")
+@click.option("--name", required=True, help="What it is called; the same name may have many digests.")
+@click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that an answer must satisfy.")
+@click.option("--canary", "canaries", multiple=True, metavar="ID", help="Item whose tokens fingerprint a release.")
+@accept_option
+@provenance_options
+@writes
+async def add(
+    s: Session,
+    /,
+    file: Path,
+    tenant: str,
+    name: str,
+    accept: str,
+    answer_schema: Path | None,
+    canaries: tuple[str, ...],
+    sidecar: Path | None,
+    **given: Any,
+) -> None:
+    """Register items, one JSON object a line: {"id", "prompt", "answer"}, or with the "kind" json, tool_call, refusal
+    or choice and what it needs (docs/gates.md). What an item lacks is refused with its line.
+
+    The hub looks in every item for personal data and secrets of a known form.
+    """
+    manifest = await asyncio.to_thread(_described, file, tenant, name, answer_schema, canaries, sidecar, given)
+    await upload(s.api, file)
+    registered = await s.api.register_suite(manifest, accept=accept)
+    s.out.json(registered)
+    s.out.say(f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
+    await say_scan(s, registered.digest)
+
+
+@suite.command("ls")
+@click.option("--tenant", help="Only this tenant's.")
+@hub_command
+async def ls(s: Session, tenant: str | None) -> None:
+    """List suites."""
+    entries = [e for e in await s.api.suites() if tenant in (None, e.manifest.tenant)]
+    s.out.json(entries)
+    s.out.table(
+        ("SUITE", "DIGEST", "ITEMS", "CANARIES", "ANSWER SCHEMA"),
+        [
+            (
+                f"{e.manifest.tenant}/{e.manifest.name}",
+                e.digest[:12],
+                e.manifest.items,
+                len(e.manifest.canaries),
+                "yes" if e.manifest.answer_schema else "no",
+            )
+            for e in entries
+        ],
+        empty="no suites; loradeck suite add FILE.jsonl",
+    )
+
+
+def _described(
+    file: Path,
+    tenant: str,
+    name: str,
+    answer_schema: Path | None,
+    canaries: tuple[str, ...],
+    sidecar: Path | None,
+    given: dict[str, Any],
+) -> SuiteManifest:
+    """Reads every item before anything is sent. Raises: CliError, BadArtifact."""
+    provenance = provenance_of(file, sidecar, given)
+    schema = None
+    if answer_schema is not None:
+        json_of(answer_schema)
+        schema = text_of(answer_schema)
+    fields = {
+        "tenant": tenant,
+        "name": name,
+        "items": len(items_in({file.name: file})),
+        "files": [entry_of(file)],
+        "answer_schema": schema,
+        "canaries": canaries,
+        "provenance": provenance,
+    }
+    manifest = checked(SuiteManifest, fields, where=str(file))
+    verify_suite(manifest, {file.name: file})
+    return manifest

@@ -1,0 +1,181 @@
+"""Tenants and the keys of their callers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import click
+
+from loradeck.cli.shared.files import checked
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.secret_file import new_secret_file
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.ids import short
+from loradeck.schemas.tenant import TenantCreate, TenantState
+
+
+@click.group(cls=Noun)
+def tenant() -> None:
+    """Create, suspend, resume, offboard, list tenants; caller keys."""
+
+
+@tenant.command()
+@click.argument("name")
+@writes
+async def create(s: Session, name: str) -> None:
+    """Create a tenant."""
+    state = await s.api.create_tenant(TenantCreate(name=name))
+    s.out.json(state)
+    s.out.say(f"tenant {state.name} is created; give it a route: loradeck route set {state.name}")
+
+
+@tenant.command()
+@click.argument("name")
+@reason_option()
+@yes_option
+@writes
+async def suspend(s: Session, name: str, reason: str, yes: bool) -> None:
+    """Refuse a tenant's requests on every router, until it is resumed."""
+    await _change(
+        s, name, "suspended", "Suspend {}? Its requests are refused at once.", s.api.suspend_tenant, reason, yes
+    )
+
+
+@tenant.command()
+@click.argument("name")
+@reason_option()
+@writes
+async def resume(s: Session, name: str, reason: str) -> None:
+    """Serve a suspended tenant again."""
+    await _change(s, name, "served again", "", s.api.resume_tenant, reason, True)
+
+
+@tenant.command()
+@click.argument("name")
+@click.option("--synthetic-cap", type=float, help="Largest share of rows that a model wrote, 0 to 1.")
+@click.option(
+    "--forbid-licence", "licences", multiple=True, help="Licence class, * for any characters; all of them, repeated."
+)
+@reason_option()
+@writes
+async def data(s: Session, name: str, synthetic_cap: float | None, licences: tuple[str, ...], reason: str) -> None:
+    """Show which rows a tenant's adapters may be trained on, or set it with the options."""
+    policy = (await s.api.tenant(name)).data
+    given = {"synthetic_cap": synthetic_cap, "forbidden_licences": licences or None}
+    given = {key: value for key, value in given.items() if value is not None}
+    if given:
+        wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
+        policy = await s.api.set_data_policy(name, wanted, reason)
+    s.out.json(policy)
+    s.out.say(f"{name}: at most {policy.synthetic_cap:.0%} of the rows by a model")
+    s.out.say(f"forbidden licences: {' '.join(policy.forbidden_licences) or 'none'}")
+
+
+@tenant.command()
+@click.argument("name")
+@reason_option()
+@yes_option
+@writes
+async def offboard(s: Session, name: str, reason: str, yes: bool) -> None:
+    """End a tenant: its routes are taken down and its keys withdrawn."""
+    question = "Offboard {}? Its routes are taken down; this is not undone by `undo`."
+    await _change(s, name, "offboarded", question, s.api.offboard_tenant, reason, yes)
+
+
+@tenant.command("ls")
+@hub_command
+async def ls(s: Session) -> None:
+    """List tenants."""
+    tenants = await s.api.tenants()
+    s.out.json(tenants)
+    s.out.table(
+        ("TENANT", "STATE", "ROUTES", "KEYS"),
+        [(t.name, _state(t), " ".join(sorted(t.routes)) or "-", len(t.keys)) for t in tenants],
+        empty="no tenants; loradeck tenant create NAME",
+    )
+
+
+@tenant.command()
+@click.argument("name")
+@hub_command
+async def show(s: Session, name: str) -> None:
+    """Show a tenant: routes, and the ids of its keys."""
+    state = await s.api.tenant(name)
+    s.out.json(state)
+    s.out.heading(f"{state.name}: {_state(state)}")
+    s.out.table(
+        ("ROUTE", "PLACEMENT", "MIN REPLICAS", "GATE SUITE", "GAP", "FALLBACK"),
+        [
+            (
+                route,
+                " ".join(f"{k}={v}" for k, v in config.placement.items()) or "any node",
+                config.min_replicas,
+                short(config.gate.suite) if config.gate else "-",
+                config.gap.value,
+                "yes" if config.fallback else "no",
+            )
+            for route, config in sorted(state.routes.items())
+        ],
+        empty="no routes",
+    )
+    s.out.table(("KEY", "SHA-256"), [(key.id, short(key.sha256)) for key in state.keys], empty="no keys")
+
+
+@tenant.group()
+def key() -> None:
+    """Keys that a tenant's own callers present to a router."""
+
+
+@key.command("create")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="New file for the key, mode 0600; else it is printed.")
+@writes
+async def create_key(s: Session, name: str, out: Path | None) -> None:
+    """Create a key. It is shown this once; the hub keeps its hash."""
+    if out is None:
+        created = await s.api.create_key(name)
+        s.out.json(created)
+        if not s.out.as_json:
+            s.out.raw(created.key)
+        return
+    with new_secret_file(out) as write:
+        created = await s.api.create_key(name)
+        write(created.key)
+    s.out.json({"id": created.id, "file": str(out)})
+    s.out.say(f"key {created.id} of {name} is in {out}")
+
+
+@key.command("withdraw")
+@click.argument("name")
+@click.argument("key_id", metavar="ID")
+@yes_option
+@writes
+async def withdraw_key(s: Session, name: str, key_id: str, yes: bool) -> None:
+    """Withdraw a key: routers refuse it from the next table on."""
+    s.confirm(f"Withdraw key {key_id} of {name}?", yes=yes)
+    await s.api.withdraw_key(name, key_id)
+    s.out.json({"id": key_id, "withdrawn": True})
+    s.out.say(f"key {key_id} of {name} is withdrawn")
+
+
+async def _change(
+    s: Session,
+    name: str,
+    what: str,
+    question: str,
+    change: Callable[[str, str], Awaitable[TenantState]],
+    reason: str,
+    yes: bool,
+) -> None:
+    if question:
+        s.confirm(question.format(name), yes=yes)
+    state = await change(name, reason)
+    s.out.json(state)
+    s.out.say(f"tenant {state.name} is {what}")
+
+
+def _state(tenant: TenantState) -> str:
+    return "offboarded" if tenant.offboarded else "SUSPENDED" if tenant.suspended else "served"

@@ -1,0 +1,123 @@
+"""Exit statuses, and how every error is told: what was wrong, where, what to do."""
+
+from __future__ import annotations
+
+import sys
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loradeck.schemas.problem import Problem
+
+
+class Exit(IntEnum):
+    """Documented in docs/cli.md and in `loradeck --help`; scripts depend on them."""
+
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    UNKNOWN = 4
+    NOT_IN_TIME = 5
+    PERMISSION = 6
+    INTERRUPTED = 130
+
+
+MEANING = {
+    Exit.OK: "done",
+    Exit.REFUSED: "refused by a rule, or not confirmed; nothing was changed",
+    Exit.USAGE: "wrong use: arguments, files or settings on this machine",
+    Exit.UNREACHABLE: "the hub cannot be reached or cannot serve now",
+    Exit.UNKNOWN: "outcome unknown: sent, and the answer was lost",
+    Exit.NOT_IN_TIME: "moved, but not flipped or proven within the time given",
+    Exit.PERMISSION: "the token does not allow it",
+    Exit.INTERRUPTED: "interrupted",
+}
+
+_UNREACHABLE = {"not_active", "settling", "starting", "store_unusable"}
+
+
+class CliError(Exception):
+    """Something this command found wrong itself."""
+
+    def __init__(self, title: str, *, where: str = "", fix: str = "", code: str = "refused", exit: Exit) -> None:
+        super().__init__(title)
+        self.title = title
+        self.where = where
+        self.fix = fix
+        self.code = code
+        self.exit = exit
+
+
+def refused(title: str, *, where: str = "", fix: str = "", code: str = "refused") -> CliError:
+    """A rule stands against it."""
+    return CliError(title, where=where, fix=fix, code=code, exit=Exit.REFUSED)
+
+
+def misused(title: str, *, where: str = "", fix: str = "", code: str = "usage") -> CliError:
+    """Arguments, files or settings on this machine are not as they have to be."""
+    return CliError(title, where=where, fix=fix, code=code, exit=Exit.USAGE)
+
+
+def exit_of(problem: Problem) -> Exit:
+    """The exit status of a hub's refusal."""
+    from loradeck.client.errors import LEAVES_OPEN
+
+    if problem.status in (401, 403):
+        return Exit.PERMISSION
+    if problem.code in LEAVES_OPEN:
+        return Exit.UNKNOWN
+    if problem.code in _UNREACHABLE:
+        return Exit.UNREACHABLE
+    return Exit.REFUSED
+
+
+def verdict(error: Exception) -> tuple[Exit, Problem] | None:
+    """Exit status and problem document of an error that is expected; None for any other."""
+    from pydantic import ValidationError
+
+    from loradeck.artifacts.errors import BadArtifact
+    from loradeck.client.errors import ApiError, BlobDamaged, ClientError, ConfigError, HubUnreachable, OutcomeUnknown
+    from loradeck.schemas.problem import Problem
+
+    def told(code: str, title: str, where: str, fix: str) -> Problem:
+        return Problem(status=0, code=code, title=title, detail=where, fix=fix)
+
+    if isinstance(error, ApiError):
+        return exit_of(error.problem), error.problem
+    if isinstance(error, ValidationError):
+        # What was typed does not fit the schema. It is not repeated: it may be a secret in the wrong place.
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return Exit.USAGE, told("usage", f"{field or error.title}: {first['msg']}", error.title, "see docs/cli.md")
+    if isinstance(error, BadArtifact):
+        return Exit.USAGE, told(error.code, error.title, error.detail, error.fix)
+    if isinstance(error, CliError):
+        return error.exit, told(error.code, error.title, error.where, error.fix)
+    if isinstance(error, ClientError):
+        kinds: tuple[tuple[type[ClientError], Exit, str], ...] = (
+            (OutcomeUnknown, Exit.UNKNOWN, "outcome_unknown"),
+            (HubUnreachable, Exit.UNREACHABLE, "hub_unreachable"),
+            (ConfigError, Exit.USAGE, "settings"),
+            (BlobDamaged, Exit.REFUSED, "blob_damaged"),
+        )
+        for kind, status, code in kinds:
+            if isinstance(error, kind):
+                return status, told(code, error.title, error.where, error.fix)
+        return Exit.USAGE, told("usage", error.title, error.where, error.fix)
+    return None
+
+
+def tell(problem: Problem, *, as_json: bool) -> None:
+    """The error on stderr: three lines for people, or the problem document."""
+    from loradeck.cli.shared.output import clean
+
+    if as_json:
+        sys.stderr.write(problem.model_dump_json() + "\n")
+        return
+    lines = [f"error: {clean(problem.title)} [{problem.code}]"]
+    if problem.detail:
+        lines.append(f"  where: {clean(problem.detail)}")
+    if problem.fix:
+        lines.append(f"  do:    {clean(problem.fix)}")
+    sys.stderr.write("\n".join(lines) + "\n")

@@ -1,0 +1,111 @@
+"""Local files that become artifacts: read, checked and hashed before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from loradeck.cli.shared.exits import misused
+from loradeck.client.api import HubApi
+from loradeck.client.blobs import sha256_of, upload
+from loradeck.schemas.manifest import FileEntry
+
+M = TypeVar("M", bound=BaseModel)
+
+LONGEST_ROW = 1 << 20
+"""Bytes of one JSONL row."""
+
+
+def entry_of(path: Path, name: str | None = None) -> FileEntry:
+    """A file's entry in a manifest, under its own name unless another is given."""
+    try:
+        sha256, size = sha256_of(path)
+    except OSError as error:
+        raise misused("the file cannot be read", where=f"{path}: {error.strerror}", fix="name another") from None
+    return checked(FileEntry, {"path": name or path.name, "size": size, "sha256": sha256}, where=str(path))
+
+
+Needed = Sequence[str] | Callable[[dict[str, Any]], Sequence[str]]
+"""Fields that a row needs; or what they are, told by the row."""
+
+
+def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, each an object with the needed fields.
+
+    Raises:
+        CliError: with the line that is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                where = f"{path}, line {number}"
+                if len(line) > LONGEST_ROW:
+                    raise misused("a row is too long", where=where, fix=f"at most {LONGEST_ROW:,} bytes")
+                try:
+                    row = json.loads(line)
+                except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                    raise misused(
+                        "a row is not JSON", where=f"{where}: {error}", fix="one JSON object a line"
+                    ) from None
+                if not isinstance(row, dict):
+                    raise misused("a row is no JSON object", where=where, fix="one JSON object a line")
+                fields = needed(row) if callable(needed) else needed
+                missing = [key for key in fields if not _filled(row.get(key))]
+                if missing:
+                    raise misused(f"a row has no {missing[0]!r}", where=where, fix=f"this row has: {', '.join(fields)}")
+                yield row
+    except OSError as error:
+        raise misused("the file cannot be read", where=f"{path}: {error.strerror}", fix="name another") from None
+
+
+def toml_of(path: Path) -> dict[str, Any]:
+    """Raises: CliError when it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise misused("the file cannot be read as TOML", where=f"{path}: {error}", fix="correct it") from None
+
+
+def text_of(path: Path) -> str:
+    """Raises: CliError when it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise misused("the file cannot be read", where=f"{path}: {error}", fix="name another") from None
+
+
+def json_of(path: Path) -> Any:
+    """Raises: CliError when it is missing or not JSON."""
+    try:
+        return json.loads(text_of(path))
+    except json.JSONDecodeError as error:
+        raise misused("the file is not JSON", where=f"{path}: {error}", fix="correct it") from None
+
+
+def checked(kind: type[M], data: Any, *, where: str) -> M:
+    """`data` as a document of a kind. Raises: CliError with the field that is wrong."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(str(part) for part in one['loc']) or kind.__name__}: {one['msg']}"
+            for one in error.errors(include_input=False, include_url=False)
+        ]
+        code = "path_traversal" if any("leaves the artifact's folder" in one for one in wrong) else "usage"
+        fix = "correct it; docs/cli.md shows an example"
+        raise misused("; ".join(wrong[:5]), where=where, fix=fix, code=code) from None
+
+
+async def upload_all(api: HubApi, folder: Path, entries: Sequence[FileEntry]) -> None:
+    """Give files to the hub, those it does not have. Raises as `client.blobs.upload` does."""
+    for entry in entries:
+        await upload(api, folder / entry.path)
+
+
+def _filled(value: Any) -> bool:
+    return value is not None and value != ""

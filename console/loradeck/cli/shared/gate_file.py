@@ -1,0 +1,56 @@
+"""A route's gate as people write it: TOML, in which suites stand by name."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from loradeck.cli.shared.exits import misused
+from loradeck.cli.shared.naming import owned_named
+from loradeck.client.api import HubApi
+
+
+async def with_digests(api: HubApi, tenant: str, gate: dict[str, Any]) -> dict[str, Any]:
+    """A gate's settings with the digests of the tenant's suites instead of their names.
+
+    Raises:
+        CliError: a suite that the tenant does not have, or `also` that is no list of tables.
+    """
+    also = gate.get("also", [])
+    if not isinstance(also, list) or not all(isinstance(part, dict) for part in also):
+        raise misused("`also` is no list of tables", where="gate", fix="write [[also]], one for each further suite")
+    known = await api.suites()
+
+    def resolved(part: dict[str, Any]) -> dict[str, Any]:
+        name = part.get("suite")
+        return part | {"suite": owned_named("suite", name, tenant, known)} if isinstance(name, str) else part
+
+    return resolved(gate) | ({"also": [resolved(part) for part in also]} if also else {})
+
+
+def freeze_of(windows: Any) -> tuple[tuple[int, int], ...]:
+    """Freeze windows as TOML has them: `[[freeze]]` with `from` and `until`, times with a zone.
+
+    Raises:
+        CliError: something else, a time without a zone, or a window that ends before it begins.
+    """
+    if not isinstance(windows, list) or not all(isinstance(one, dict) for one in windows):
+        raise misused("`freeze` is no list of tables", where="freeze", fix="write [[freeze]], one for each window")
+    found = []
+    for number, one in enumerate(windows, start=1):
+        where = f"freeze, window {number}"
+        if set(one) != {"from", "until"}:
+            raise misused("a freeze window has `from` and `until`", where=where, fix="from = 2026-12-24T18:00:00Z")
+        start, end = (_millis(one[key], f"{where}: {key}") for key in ("from", "until"))
+        if start >= end:
+            raise misused("a freeze window ends before it begins", where=where, fix="give the earlier time first")
+        found.append((start, end))
+    return tuple(found)
+
+
+def _millis(value: Any, where: str) -> int:
+    if not isinstance(value, datetime):
+        raise misused("this is no date and time", where=where, fix="write 2026-12-24T18:00:00Z, without quotes")
+    if value.tzinfo is None:
+        raise misused("a time without a zone", where=where, fix=f"write {value.isoformat()}Z for UTC", code="no_zone")
+    return int(value.timestamp() * 1000)

@@ -1,0 +1,245 @@
+"""What is on record of an adapter version, put together: one list of facts, as a model card and as a difference."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from loradeck.artifacts.signing import key_id
+from loradeck.cli.shared.output import utc
+from loradeck.client.api import HubApi
+from loradeck.schemas.attestation import (
+    Attestation,
+    AttestationKind,
+    Deprecation,
+    EvaluationReport,
+    GateResult,
+    Signature,
+)
+from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry, ScanReport
+from loradeck.schemas.ids import short
+from loradeck.schemas.jobs import Job, JobQuery, TrainSpec
+from loradeck.schemas.manifest import AdapterVersion, DatasetManifest
+from loradeck.schemas.state import TenantRow
+
+M = TypeVar("M", bound=BaseModel)
+
+_OF_ITS_OWN = frozenset({"kind", "tenant", "name", "base", "datasets", "decision", "parent"})
+"""Fields of a recipe that the card says elsewhere."""
+
+
+class Fact(BaseModel):
+    """One line of a card. `key` is unique within its section."""
+
+    section: str
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Everything that the hub has on one version."""
+
+    version: AdapterVersion
+    base: str
+    datasets: dict[str, DatasetManifest]
+    suites: dict[str, str]
+    stated: list[Attestation]
+    run: Job | None
+    rows: list[TenantRow]
+
+
+async def record(api: HubApi, version: AdapterVersion) -> Record:
+    """Asks the hub. Raises: ApiError, HubUnreachable."""
+    manifest = version.manifest
+    subjects = (version.digest, version.release, *manifest.datasets)
+    made = JobQuery(kind="train", match=version.digest)
+    bases, datasets, suites, jobs = await asyncio.gather(api.bases(), api.datasets(), api.suites(), api.jobs(made))
+    stated = await asyncio.gather(*(api.attestations(subject=subject) for subject in subjects))
+    base = next((b for b in bases if b.digest == manifest.base), None)
+    return Record(
+        version=version,
+        base=f"{base.label}: {base.manifest.model_id} {base.manifest.revision}" if base is not None else "-",
+        datasets={entry.digest: entry.manifest for entry in datasets},
+        suites={entry.digest: f"{entry.manifest.name} {short(entry.digest)}" for entry in suites},
+        stated=[one for of_subject in stated for one in of_subject],
+        run=next((job for job in jobs if (job.result or {}).get("adapter") == version.digest), None),
+        rows=await users(api, version, all_rows=True),
+    )
+
+
+async def users(api: HubApi, version: AdapterVersion, *, all_rows: bool = False) -> list[TenantRow]:
+    """The tenant's pointers that serve a version or have it beneath; all of them for a card."""
+    tenant = await api.tenant(version.manifest.tenant)
+    rows = await asyncio.gather(*(api.row(tenant.name, route) for route in sorted(tenant.routes)))
+    release = version.release
+    return [row for row in rows if all_rows or release in (row.pointer.release, *row.pointer.beneath)]
+
+
+def facts(known: Record) -> list[Fact]:
+    """The card's lines, in order; the same record gives the same lines."""
+    made = [*_adapter(known), *_training(known)]
+    for digest in known.version.manifest.datasets:
+        made += _dataset(known, digest)
+    return [*made, *_evaluation(known), *_standing(known)]
+
+
+def markdown(known: Record) -> str:
+    """The model card."""
+    manifest, number = known.version.manifest, known.version.version
+    lines = [f"# {manifest.tenant}/{manifest.name} v{number}"]
+    section = ""
+    for fact in facts(known):
+        if fact.section != section:
+            section = fact.section
+            lines += ["", f"## {section}", ""]
+        lines.append(f"- {fact.key}: {fact.value}")
+    lines += [
+        "",
+        "Put together from the hub's records. It says what was recorded and no more: a scan finds what has a form, and "
+        "a suite shows what it asks.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
+    """(what, before, after) of every line that is not the same; '-' where a card has no such line."""
+    old = {(fact.section, fact.key): fact.value for fact in facts(before)}
+    new = {(fact.section, fact.key): fact.value for fact in facts(after)}
+    return [
+        (f"{section}: {key}", old.get((section, key), "-"), new.get((section, key), "-"))
+        for section, key in dict.fromkeys([*old, *new])
+        if old.get((section, key)) != new.get((section, key))
+    ]
+
+
+def _adapter(known: Record) -> list[Fact]:
+    version, manifest = known.version, known.version.manifest
+    decision = manifest.decision
+    return _section(
+        "Adapter",
+        ("digest", version.digest),
+        ("release", version.release),
+        ("base", f"{known.base} ({manifest.base})"),
+        ("parent", manifest.parent or "none"),
+        ("rank, alpha", f"{manifest.rank}, {manifest.alpha}"),
+        ("modules", " ".join(manifest.target_modules)),
+        ("size", f"{sum(file.size for file in manifest.files):,} bytes"),
+        ("registered", f"{utc(version.created_ms)} by {version.created_by}"),
+        ("why in weights", decision.why_weights),
+        ("alternatives", decision.alternatives or "not said"),
+        ("cost", decision.cost or "not said"),
+    )
+
+
+def _training(known: Record) -> list[Fact]:
+    run = known.run
+    if run is None or not isinstance(run.spec, TrainSpec):
+        return _section(
+            "Training", ("recipe", known.version.manifest.config_hash), ("run", "none that the hub still lists")
+        )
+    recipe = {k: v for k, v in run.spec.model_dump(mode="json").items() if k not in _OF_ITS_OWN and v is not None}
+    return _section(
+        "Training",
+        ("recipe", known.version.manifest.config_hash),
+        ("run", f"{run.id} on {run.node}, attempt {run.attempt}"),
+        *((key, str(value)) for key, value in recipe.items()),
+        *((f"last {key}", f"{value:.4g}") for key, value in sorted(run.metrics.items())),
+    )
+
+
+def _dataset(known: Record, digest: str) -> list[Fact]:
+    manifest = known.datasets.get(digest)
+    called = f"Data: {manifest.tenant}/{manifest.name}" if manifest else f"Data: {digest[:12]}"
+    lines = [("digest", digest)]
+    for entry in _bodies(known, AttestationKind.LEDGER, digest, LedgerEntry)[:1]:
+        lines += [
+            (
+                "rows",
+                f"{entry.rows:,}: {entry.human:,} human, {entry.program:,} by programs, {entry.model:,} by models",
+            ),
+            ("synthetic depth", str(entry.deepest)),
+            ("sources", f"{'; '.join(entry.sources)}{' ...' * (entry.distinct_sources > len(entry.sources))}"),
+            ("licence", " ".join(entry.licence_classes)),
+            ("consent", " ".join(entry.consents)),
+            ("tier", " ".join(tier.value for tier in entry.tiers)),
+            ("purposes", " ".join(entry.purposes) or "none in common"),
+            ("kept", f"{entry.retention_days} days" if entry.retention_days else "until erasure is asked for"),
+        ]
+    if len(lines) == 1:
+        lines.append(("ledger", "NO ENTRY: its rows were never read"))
+    for scan in _bodies(known, AttestationKind.SCAN, digest, ScanReport)[-1:]:
+        found = "; ".join(f"{finding.kind} in {finding.rows} rows" for finding in scan.findings) or "nothing"
+        lines += [
+            ("scan found", found + (f"; accepted: {scan.accepted}" if scan.accepted else "")),
+            ("looked for", f"{', '.join(scan.looked_for)}; secrets: {scan.secrets}"),
+            ("not looked for", ", ".join(scan.not_looked_for)),
+        ]
+    erased = {row for one in _bodies(known, AttestationKind.ERASURE, digest, Erasure) for row in one.rows}
+    if erased:
+        lines.append(("ERASED", f"{len(erased)} rows: {', '.join(short(row) for row in sorted(erased))}"))
+    return _section(called, *lines)
+
+
+def _evaluation(known: Record) -> list[Fact]:
+    release = known.version.release
+    lines = {}
+    for report in _bodies(known, AttestationKind.EVALUATION, release, EvaluationReport):
+        suite = known.suites.get(report.suite, short(report.suite))
+        lines[f"suite {suite}"] = (
+            f"{report.exact} of {report.n} exact ({report.exact / report.n:.1%}), {report.valid} valid"
+            if report.n
+            else "no items"
+        )
+    for stated in known.stated:
+        if stated.kind is AttestationKind.GATE and stated.subject == release:
+            for result in _of([stated], GateResult):
+                checks = ", ".join(f"{c.name} {c.value:.1%} {'ok' if c.passed else 'FAILED'}" for c in result.checks)
+                against = f" against {short(result.against)}" if result.against else ""
+                lines[f"gate of {stated.route}"] = f"{'passed' if result.passed else 'FAILED'}{against}: {checks}"
+    return _section("Evaluation", *(lines.items() or [("suites", "none: it was never evaluated")]))
+
+
+def _standing(known: Record) -> list[Fact]:
+    version = known.version
+    keys = sorted(
+        key_id(s.public_key)[:12] for s in _bodies(known, AttestationKind.SIGNATURE, version.digest, Signature)
+    )
+    lines = [("signed by", " ".join(keys) or "nobody")]
+    for row in known.rows:
+        pointer = row.pointer
+        where = f"{pointer.tenant}/{pointer.route}"
+        if pointer.release == version.release:
+            lines.append((where, "serves it"))
+        elif version.release in pointer.beneath:
+            lines.append((where, f"may go back to it (place {pointer.beneath.index(version.release) + 1})"))
+    lines += [
+        ("deprecated", f"from {utc(one.from_ms)}: {one.reason}")
+        for one in _bodies(known, AttestationKind.DEPRECATION, version.digest, Deprecation)[-1:]
+    ]
+    revoked = [one for one in known.stated if one.kind is AttestationKind.REVOCATION]
+    lines += [("REVOKED", str(one.body.get("reason", ""))) for one in revoked[-1:]]
+    return _section("Standing", *lines)
+
+
+def _section(name: str, *lines: tuple[str, str]) -> list[Fact]:
+    return [Fact(section=name, key=key, value=value) for key, value in lines]
+
+
+def _bodies(known: Record, kind: AttestationKind, subject: str, model: type[M]) -> list[M]:
+    return _of((one for one in known.stated if one.kind is kind and one.subject == subject), model)
+
+
+def _of(stated: Iterable[Attestation], model: type[M]) -> list[M]:
+    """Bodies of a kind, oldest first; those of another version of the hub are left out."""
+    found = []
+    for one in stated:
+        try:
+            found.append(model.model_validate(one.body))
+        except ValidationError:
+            continue
+    return found

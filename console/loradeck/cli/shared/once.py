@@ -1,0 +1,90 @@
+"""`loradeck --once`: what the console would show, printed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from loradeck.cli.shared.output import share, span, utc
+from loradeck.cli.shared.session import Session, hub_command
+from loradeck.schemas.ids import short
+from loradeck.schemas.state import HubState, Preview, PreviewAction, TenantRow
+
+_ATTENTION = ("BAD", "UNPRVN", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP")
+
+
+@hub_command
+async def once(s: Session, /) -> None:
+    """Print the state and leave."""
+    state = await s.api.state()
+    s.out.json(state)
+    _told(s, state)
+
+
+def _told(s: Session, state: HubState) -> None:
+    status = state.status
+    up = sum(1 for node in state.nodes if node.linked and not node.lost)
+    production = "PRODUCTION " if status.production or s.context.production else ""
+    s.out.heading(
+        f"{production}{status.hub}  {utc(status.at_ms)}  rev {status.rev}  epoch {status.epoch}  "
+        f"nodes {up}/{len(state.nodes)} up  {state.me.actor} ({state.me.role.value})"
+    )
+    if status.refusing:
+        s.out.alarm(f"EVERY MOVE IS REFUSED: {status.refusing}")
+    pointers(s, state.tenants, status.at_ms)
+    lost = [node.node for node in state.nodes if node.lost or not node.linked]
+    if lost:
+        s.out.alarm(f"link lost: {' '.join(lost)}")
+    running = [job for job in state.jobs if job.state.value in ("queued", "assigned", "running")]
+    for job in running:
+        progress = f" {job.step}/{job.of or '?'}" if job.step is not None else ""
+        s.out.say(f"job {job.id} {job.kind} {job.tenant} {job.state.value}{progress} on {job.node or 'no node yet'}")
+
+
+def pointers(s: Session, rows: Iterable[TenantRow], now_ms: int) -> None:
+    """The console's first screen as a table: what needs somebody comes first."""
+    s.out.table(
+        ("TENANT", "LIVE", "FOR", "REQ/S", "ERR%", "BAD% WAS>NOW", "PROVEN", "R GOES TO", "READY", "FLAG"),
+        [_line(row, now_ms) for row in by_urgency(rows)],
+        empty="no routes; loradeck tenant create NAME, then loradeck route set NAME",
+    )
+
+
+def by_urgency(rows: Iterable[TenantRow]) -> list[TenantRow]:
+    """Bad, unproven and without a way back first, then by name."""
+    return sorted(rows, key=_urgency)
+
+
+def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
+    name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
+    moved = row.pointer.moved_ms
+    heard = not row.replicas or any(replica.linked for replica in row.replicas)
+    return (
+        name,
+        f"{row.live.label}/{row.live.base_label} {short(row.live.id)}" if row.live else "nothing",
+        span((now_ms - moved) / 1000) if moved is not None else "-",
+        f"{row.requests_per_s:.1f}" if heard else "-",
+        share(row.error_share if heard else None),
+        f"{share(row.bad_before)}>{share(row.bad_now)}",
+        f"{row.proven}/{row.placed}",
+        *_way_back(row.preview),
+        " ".join(row.flags),
+    )
+
+
+def _way_back(preview: Preview) -> tuple[str, str]:
+    """Where R goes, and how near that is to serving."""
+    if preview.action is PreviewAction.CANCEL_PREPARE:
+        return "cancels", "-"
+    if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
+        return "none", "F only" if preview.action is PreviewAction.FALLBACK else "-"
+    asks = " y?" if preview.asks else ""
+    return (
+        f"{preview.target.label}/{preview.target.base_label}{asks}",
+        f"{preview.readiness.value} {preview.ready}/{preview.placed}",
+    )
+
+
+def _urgency(row: TenantRow) -> tuple[int, str, str]:
+    """Bad first, then unproven, then no way back; the rest by name."""
+    worst = min((_ATTENTION.index(flag) for flag in row.flags if flag in _ATTENTION), default=len(_ATTENTION))
+    return (worst, row.tenant, row.route)

@@ -1,0 +1,89 @@
+"""Options that every command has. Imports nothing heavy: `loradeck --help` passes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from loradeck.client.config import Context
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_META = "loradeck."
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    # `ctx.meta` is one dict for the whole command line, so an option may stand before or after the command.
+    if value:
+        ctx.meta[_META + str(param.name)] = value
+
+
+def json_option(command: F) -> F:
+    """--json."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON.", expose_value=False, callback=_remember)
+    return option(command)
+
+
+def connection_options(command: F) -> F:
+    """--context, --hub, --token-file and --json, wherever they stand on the line."""
+    command = json_option(command)
+    for option in (
+        click.option(
+            "--token-file",
+            type=click.Path(path_type=Path),
+            help="File with the token, mode 0600.",
+            expose_value=False,
+            callback=_remember,
+        ),
+        click.option("--hub", metavar="URL|unix:PATH", help="The hub.", expose_value=False, callback=_remember),
+        click.option(
+            "--context", metavar="NAME", help="Context of the settings.", expose_value=False, callback=_remember
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_context(ctx: click.Context) -> Context:
+    """The context the command line names. Raises: ConfigError."""
+    from loradeck.client.config import resolve
+
+    return resolve(
+        context=ctx.meta.get(_META + "context"),
+        hub=ctx.meta.get(_META + "hub"),
+        token_file=ctx.meta.get(_META + "token_file"),
+    )
+
+
+def wants_json(ctx: click.Context) -> bool:
+    """Whether --json stands anywhere on the line."""
+    return bool(ctx.meta.get(_META + "as_json"))
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def reason_option(*, required: bool = False) -> Callable[[F], F]:
+    """--reason, kept in the event for ever."""
+    if required:
+        return click.option("--reason", required=True, metavar="TEXT", help="Kept in the event.")
+    return click.option("--reason", default="", metavar="TEXT", help="Kept in the event.")
+
+
+def told(work: Callable[[], None], *, as_json: bool) -> None:
+    """Runs `work`; an expected error becomes its message on stderr and its exit status."""
+    try:
+        work()
+    except Exception as error:
+        from loradeck.cli.shared.exits import tell, verdict
+
+        known = verdict(error)
+        if known is None:
+            raise
+        status, problem = known
+        tell(problem, as_json=as_json)
+        raise click.exceptions.Exit(status) from None

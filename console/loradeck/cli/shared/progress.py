@@ -1,0 +1,158 @@
+"""How far a move has come: measured times, and replica by replica."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar, get_args
+
+import click
+
+from loradeck.cli.shared.exits import Exit
+from loradeck.cli.shared.naming import Pointer
+from loradeck.cli.shared.output import millis, span, utc
+from loradeck.cli.shared.session import Session
+from loradeck.client.api import HubApi, Wait
+from loradeck.client.errors import ClientError
+from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.state import TenantRow
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_ORDER: tuple[Wait, ...] = get_args(Wait)
+_POLL_S = 0.1
+
+
+def wait_options(*, timeout: float) -> Callable[[F], F]:
+    """--wait and --timeout of a move."""
+
+    def add(command: F) -> F:
+        command = click.option(
+            "--timeout",
+            type=click.FloatRange(0, 600),
+            default=timeout,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait for it.",
+        )(command)
+        return click.option(
+            "--wait",
+            type=click.Choice(_ORDER),
+            default="flipped",
+            show_default=True,
+            help="What to wait for; not reached in time is exit 5.",
+        )(command)
+
+    return add
+
+
+async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait: Wait, deadline: float) -> None:
+    """Print what a move came to, and leave with status 5 when `wait` was not reached by `deadline` (monotonic s).
+
+    Raises:
+        click.exceptions.Exit: with status 5.
+    """
+    out = session.out
+    if result.cancelled is not None:
+        out.json(result)
+        out.say(f"{pointer}: the pending promote is cancelled (job {result.cancelled}); nothing moved")
+        return
+    if result.pending is not None and not result.events:
+        out.json(result)
+        out.alarm(f"{pointer}: NOT YET: still preparing, job {result.pending}; it commits by itself when that is done")
+        out.say(f"  follow it: loradeck job follow {result.pending}    stop it: loradeck rollback {pointer}")
+        raise click.exceptions.Exit(Exit.NOT_IN_TIME)
+    row, reached = await _settled(session.api, pointer, result, wait, deadline)
+    out.json(result.model_copy(update={"reached": reached}))
+    _tell(session, result, row)
+    if row is None:
+        out.alarm("committed; the hub stopped answering before it could say how far it has come")
+    in_time(session, reached, wait)
+
+
+def in_time(session: Session, reached: str | None, wait: Wait) -> None:
+    """Raises: click.exceptions.Exit with status 5 when a committed move has not come as far as it was waited for."""
+    if reached in _ORDER and _ORDER.index(reached) < _ORDER.index(wait):
+        session.out.alarm(f"NOT DONE: committed, and not {wait} everywhere in the time given; it goes on by itself")
+        raise click.exceptions.Exit(Exit.NOT_IN_TIME)
+
+
+async def _settled(
+    api: HubApi, pointer: Pointer, result: MoveResult, wait: Wait, deadline: float
+) -> tuple[TenantRow | None, Wait]:
+    """The row once `wait` is reached or the time is over; None where the hub no longer answers.
+
+    The hub has waited already, unless its answer was lost. What is committed stays so, whatever happens here.
+    """
+    generation = max((event.generation or 0 for event in result.events if event.route == pointer.route), default=0)
+    reached: Wait = result.reached if result.reached in _ORDER else "committed"
+    while True:
+        try:
+            row = await api.row(pointer.tenant, pointer.route)
+        except ClientError:
+            return None, reached
+        if row.pointer.generation == generation and row.placed:
+            if row.flipped >= row.placed:
+                reached = max(reached, "flipped", key=_ORDER.index)
+            if row.proven + row.listed >= row.placed:
+                reached = "proven"
+        over = row.pointer.generation > generation or time.monotonic() >= deadline
+        if over or _ORDER.index(reached) >= _ORDER.index(wait):
+            return row, reached
+        await asyncio.sleep(_POLL_S)
+
+
+def _tell(session: Session, result: MoveResult, row: TenantRow | None) -> None:
+    out = session.out
+    if out.as_json:
+        return
+    for event in result.events:
+        out.heading(
+            f"{event.tenant}/{event.route} gen {event.generation}: {event.kind.value} by {event.actor} "
+            f"{utc(event.at_ms)}  rev {event.rev}"
+        )
+    if result.replayed:
+        out.say("this key had been used: this is what that move came to")
+    if row is None:
+        return
+    generation = max((event.generation or 0 for event in result.events), default=0)
+    if row.pointer.generation > generation:
+        out.alarm(f"it has moved again since: gen {row.pointer.generation}")
+    out.say(
+        f"COMMITTED {millis(result.commit_ms)}   FLIPPED {row.flipped}/{row.placed} {millis(result.flipped_ms)}   "
+        f"PROVEN {row.proven}/{row.placed} {millis(result.proven_ms)}"
+        + (f"   LISTED {row.listed}/{row.placed}" if row.listed else "")
+    )
+    replicas(session, row)
+
+
+def replicas(session: Session, row: TenantRow) -> None:
+    """One line a placed replica: what it acknowledged, and when it was last heard from."""
+    views = (row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped))
+    labels = {view.id: view.label for view in views if view is not None}
+    session.out.table(
+        ("REPLICA", "STATE", "FLIPPED", "PROVEN", "PROOF AGE", "ADMITTED LEFT", "HEARD", "NOTE"),
+        [
+            (
+                replica.replica,
+                replica.state.value if replica.state else "NO ACK",
+                millis(replica.flipped_ms),
+                millis(replica.proven_ms),
+                span(replica.proof_age_s),
+                "unknown" if replica.admitted_left is None else replica.admitted_left,
+                ("" if replica.linked else "LINK LOST ") + span(replica.heard_age_s),
+                " ".join(
+                    part
+                    for part in (
+                        f"PINNED to {labels.get(replica.pinned, replica.pinned[:6])}" if replica.pinned else "",
+                        replica.code or "",
+                        replica.detail,
+                    )
+                    if part
+                ),
+            )
+            for replica in row.replicas
+        ],
+        empty="no replica is placed here",
+    )

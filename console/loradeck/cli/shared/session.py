@@ -1,0 +1,98 @@
+"""What every command that talks to a hub shares: its options, its connection, its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec
+
+import click
+
+from loradeck.cli.shared.exits import Exit, misused
+from loradeck.cli.shared.options import chosen_context, connection_options, told, wants_json
+from loradeck.cli.shared.output import Output
+from loradeck.client.api import HubApi
+from loradeck.client.config import Context
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One command's connection to one hub."""
+
+    api: HubApi
+    context: Context
+    out: Output
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody can be asked."""
+        return sys.stdin.isatty() and sys.stderr.isatty() and not self.out.as_json
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Go on only with a yes: by the flag, or by somebody at a terminal.
+
+        Raises:
+            CliError: there is nobody to ask (exit 2), or the answer was no (exit 1).
+        """
+        if yes:
+            return
+        if not self.interactive:
+            raise misused(
+                "this asks first, and there is nobody to ask",
+                where=question,
+                fix="give --yes, or run it in a terminal without --json",
+                code="not_confirmed",
+            )
+        # The event loop's own handler would only note a Ctrl-C, and the question would go on waiting for an answer.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            agreed = click.confirm(question, default=False, err=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if not agreed:
+            click.echo("nothing was changed", err=True)
+            raise click.exceptions.Exit(Exit.REFUSED)
+
+    def guard(self) -> None:
+        """Raises: CliError in a context that is marked read-only."""
+        if self.context.read_only:
+            raise misused(
+                "this context is read-only",
+                where=f"context {self.context.name!r}",
+                fix="use another context, or clear read_only in the console's settings",
+                code="read_only",
+            )
+
+
+def hub_command(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Turns a coroutine function that takes a `Session` into a click callback with the connection options."""
+
+    @functools.wraps(body)
+    def callback(*args: P.args, **kwargs: P.kwargs) -> None:
+        ctx = click.get_current_context()
+
+        async def work() -> None:
+            context = chosen_context(ctx)
+            async with HubApi.to(context) as api:
+                await body(Session(api=api, context=context, out=Output(as_json=wants_json(ctx))), *args, **kwargs)
+
+        told(lambda: asyncio.run(work()), as_json=wants_json(ctx))
+
+    return connection_options(callback)
+
+
+def writes(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """`hub_command` for one that changes something: refused in a read-only context before anything is sent."""
+
+    @functools.wraps(body)
+    async def guarded(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        session.guard()
+        await body(session, *args, **kwargs)
+
+    return hub_command(guarded)
