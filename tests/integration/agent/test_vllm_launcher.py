@@ -16,7 +16,7 @@ import pytest
 from loradeck_agent.host.state_folder import holder_of, start_time
 
 IMPATIENT = (
-    "import sys; from loradeck_agent.engines import launch; launch.GRACE_S = launch.LEFT_S = 0.3; "
+    "import sys; from loradeck_agent.serving import vllm_launcher as launch; launch.GRACE_S = launch.LEFT_S = 0.3; "
     "sys.exit(launch.main(sys.argv[1:]))"
 )
 STUBBORN = """
