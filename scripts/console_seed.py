@@ -13,6 +13,7 @@ from typing import Any
 from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import (
     EvaluateSpec,
@@ -42,7 +43,6 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.review import ReviewSheet, SampledItem, SignedReview
 from loradeck.schemas.state import (
     Cause,
-    Health,
     HubState,
     HubStatus,
     Me,
@@ -263,9 +263,9 @@ def row(
         settled=good == placed,
         cause=cause
         or Cause(
-            live=Health(requests=int(rate * 7200), checked=4200, bad=9),
-            prior=Health(checked=180_000, bad=400) if target else None,
-            others=Health(checked=52_000, bad=210),
+            live=Counts(requests=int(rate * 7200), checked=4200, bad=9),
+            prior=Counts(checked=180_000, bad=400) if target else None,
+            others=Counts(checked=52_000, bad=210),
             base=None,
             verdict="fine",
         ),
@@ -319,11 +319,11 @@ def acme(log: Log) -> TenantRow:
         ),
         skipped=(Skipped(release=v8, reason="breached (bad 18% in 17 min)"),),
         cause=Cause(
-            live=Health(requests=34_600, checked=2310, bad=716),
-            prior=Health(checked=273_000, bad=1090),
-            by_replica={f"gpu-{i:02d}": Health(checked=570 + i, bad=175 + i) for i in range(1, 5)},
-            others=Health(checked=88_000, bad=350),
-            base=Health(checked=1200, bad=11),
+            live=Counts(requests=34_600, checked=2310, bad=716),
+            prior=Counts(checked=273_000, bad=1090),
+            by_replica={f"gpu-{i:02d}": Counts(checked=570 + i, bad=175 + i) for i in range(1, 5)},
+            others=Counts(checked=88_000, bad=350),
+            base=Counts(checked=1200, bad=11),
             verdict="release",
         ),
     )
@@ -694,8 +694,8 @@ def rolled_back(
             "flags": ("HELD",) if proofs == before.placed else ("UNPRVN", "HELD"),
             "cause": before.cause.model_copy(
                 update={
-                    "live": Health(requests=6_180, checked=412, bad=2) if proofs else Health(),
-                    "by_replica": {replica.replica: Health(checked=103, bad=i % 2) for i, replica in enumerate(rows)}
+                    "live": Counts(requests=6_180, checked=412, bad=2) if proofs else Counts(),
+                    "by_replica": {replica.replica: Counts(checked=103, bad=i % 2) for i, replica in enumerate(rows)}
                     if proofs
                     else {},
                     "verdict": "fine" if proofs else "too_few",

@@ -16,6 +16,7 @@ from loradeck.client.feed import FeedItem, Link, LinkChange
 from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, GateResult
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
@@ -25,7 +26,7 @@ from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
 from loradeck.tui.model.hardware_history import SLOT_S
-from loradeck.tui.model.own_moves import Move, Order, RowKey
+from loradeck.tui.model.own_moves import Move, Order
 from loradeck.tui.model.session import Session
 from loradeck.tui.screens.page import Page
 
@@ -66,7 +67,7 @@ class SeededPort:
         self.signed: list[Review] = []
         self.judges: Callable[[Review], GateResult | None] | None = None
         self.away = False
-        self.shown: list[frozenset[RowKey]] = []
+        self.shown: list[frozenset[PointerKey]] = []
 
     async def follow(self) -> AsyncGenerator[FeedItem]:
         yield LinkChange(state=Link.UP, at=0.0)
@@ -74,7 +75,7 @@ class SeededPort:
         while True:
             yield await self.says.get()
 
-    async def show(self, rows: frozenset[RowKey], nodes: frozenset[str]) -> None:
+    async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
         self.shown.append(rows)
 
     async def send(self, move: Move) -> MoveResult:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from loradeck.rules.serving import flip as rules
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.counters import Counter, Stats
 from loradeck_agent.router.engine_pools import Replica, Replicas
 from loradeck_agent.router.hub_contact import Contact
-from loradeck_agent.router.table import InForce, Key
+from loradeck_agent.router.table import InForce
 from loradeck_agent.router.trace import Row, now_ms
 
 DEFAULT_ROUTE = "production"
@@ -87,9 +88,9 @@ class Admission:
     def __init__(self, contact: Contact, stats: Stats) -> None:
         self._contact = contact
         self._stats = stats
-        self._routes: dict[Key, _Route] = {}
+        self._routes: dict[PointerKey, _Route] = {}
         self._turn = 0
-        self._routes_by_caller: dict[str, set[Key]] = {}
+        self._routes_by_caller: dict[str, set[PointerKey]] = {}
 
     # ---- callers -------------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class Admission:
                 names.append(f"{tenant}/{route}")
         return names
 
-    def admit(self, key: Key, request: str, *, streamed: bool, passed_by: Replica | None) -> Admitted | Refusal:
+    def admit(self, key: PointerKey, request: str, *, streamed: bool, passed_by: Replica | None) -> Admitted | Refusal:
         """Chooses the engine for one request, now, and counts it as admitted.
 
         Args:
@@ -159,7 +160,7 @@ class Admission:
         admitted.target.counter.leave(row, finished=finished, error=error, token=finished)
         self._routes[row.tenant, row.route].open.discard(admitted)
 
-    def exact(self, key: Key, fence: tuple[int, int], replica: str) -> tuple[Plan, Target] | None:
+    def exact(self, key: PointerKey, fence: tuple[int, int], replica: str) -> tuple[Plan, Target] | None:
         """The same look-up for a proof, held to one engine; None unless exactly this generation is in force there."""
         route = self._routes.get(key)
         if route is None or isinstance(route.plan, Refusal):
@@ -169,14 +170,14 @@ class Admission:
             return None
         return next(((plan, target) for target in plan.targets if target.replica.name == replica), None)
 
-    def answers(self, key: Key) -> str | None:
+    def answers(self, key: PointerKey) -> str | None:
         """Release that a route's requests are admitted to now; None while they are refused."""
         route = self._routes.get(key)
         return None if route is None or isinstance(route.plan, Refusal) else route.plan.release
 
     # ---- the switch ----------------------------------------------------------------------------------------
 
-    def swap(self, key: Key, plan: Plan | Refusal) -> None:
+    def swap(self, key: PointerKey, plan: Plan | Refusal) -> None:
         """From here on every look-up of this route finds this plan. Answers of another release are cut if asked for."""
         route = self._routes.get(key)
         if route is None:
@@ -189,7 +190,7 @@ class Admission:
                     admitted.cut = True
                     admitted.task.cancel()
 
-    def set_callers(self, key: Key, before: Iterable[str], now: Iterable[str]) -> None:
+    def set_callers(self, key: PointerKey, before: Iterable[str], now: Iterable[str]) -> None:
         """Callers' keys (SHA-256, hex) of one entry, as they were and as they are."""
         for digest in before:
             routes = self._routes_by_caller[digest]
@@ -243,7 +244,7 @@ class Admission:
 _STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}
 
 
-def _refusal(key: Key, verdict: rules.Admission) -> Refusal:
+def _refusal(key: PointerKey, verdict: rules.Admission) -> Refusal:
     """What a caller is told for each code of the rules."""
     code = verdict.code or "not_ready"
     name = "/".join(key)
@@ -257,7 +258,7 @@ def _refusal(key: Key, verdict: rules.Admission) -> Refusal:
     return Refusal(_STATUS[code], code, message, fix, verdict.retry_after_s)
 
 
-def unknown_route(key: Key) -> Refusal:
+def unknown_route(key: PointerKey) -> Refusal:
     """What a caller is told of a route that is not here, and of another tenant's."""
     return _refusal(key, rules.Admission(code="unknown_route"))
 

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from loradeck.schemas.ids import PointerKey
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
-from loradeck_agent.router.table import Key
 from loradeck_agent.router.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Proxy:
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
 
-    def _look_up(self, key: Key, request_id: str, streamed: bool, failed: Replica | None) -> Admitted | Refusal:
+    def _look_up(self, key: PointerKey, request_id: str, streamed: bool, failed: Replica | None) -> Admitted | Refusal:
         return self._admission.admit(key, request_id, streamed=streamed, passed_by=failed)
 
     # ---- one admission -------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from loradeck.rules.serving.flip import Verdict, decide
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.engine_pools import Replica, Replicas
-from loradeck_agent.router.table import Change, EngineAt, InForce, Key, Table, TableFault
+from loradeck_agent.router.table import Change, EngineAt, InForce, Table, TableFault
 from loradeck_agent.router.trace import now_ms
 
 log = logging.getLogger(__name__)
@@ -44,14 +45,14 @@ class _Draft:
     """What is about to be written: entries, pins and positions, and what will then be in force."""
 
     position: tuple[int, int, str] | None = None
-    entries: dict[Key, TableEntry] = field(default_factory=dict)
-    pins: dict[Key, Pin] = field(default_factory=dict)
-    unpins: set[Key] = field(default_factory=set)
-    in_force: dict[Key, InForce] = field(default_factory=dict)
+    entries: dict[PointerKey, TableEntry] = field(default_factory=dict)
+    pins: dict[PointerKey, Pin] = field(default_factory=dict)
+    unpins: set[PointerKey] = field(default_factory=set)
+    in_force: dict[PointerKey, InForce] = field(default_factory=dict)
     engines: tuple[EngineAt, ...] | None = None
 
     @property
-    def keys(self) -> list[Key]:
+    def keys(self) -> list[PointerKey]:
         return list(dict.fromkeys([*self.entries, *self.pins, *self.unpins, *self.in_force]))
 
     def change(self) -> Change | None:
@@ -77,8 +78,8 @@ class Switch:
         self._held = table.contents
         self._admission = admission
         self._replicas = replicas
-        self._told: dict[Key, dict[str, Ack]] = {}
-        self._unwritten: set[Key] = set()  # ready to flip, but the disk refused it: tried again with the engines
+        self._told: dict[PointerKey, dict[str, Ack]] = {}
+        self._unwritten: set[PointerKey] = set()  # ready to flip, but the disk refused it: tried again with the engines
         self._engines_told = False
 
     def start(self) -> None:
@@ -180,7 +181,7 @@ class Switch:
         self._commit(draft)
         return self._answer(key)
 
-    def unpin(self, key: Key) -> list[Ack]:
+    def unpin(self, key: PointerKey) -> list[Ack]:
         """Ends a pin; the hub's entry holds again. Without a pin nothing changes.
 
         Raises:
@@ -212,7 +213,7 @@ class Switch:
             except OSError as fault:
                 log.error("the table was not compacted: %s", fault)
 
-    def _swap(self, change: Change, keys: Iterable[Key]) -> None:
+    def _swap(self, change: Change, keys: Iterable[PointerKey]) -> None:
         for entry in change.entries:
             before = self._held.entries.get(entry.key)
             self._admission.set_callers(entry.key, before.keys if before else (), entry.keys)
@@ -234,7 +235,7 @@ class Switch:
             return True
         return entry.fence == held.fence and entry != held and not newer
 
-    def _concerned_by(self, before: Sequence[EngineAt], now: Sequence[EngineAt]) -> list[Key]:
+    def _concerned_by(self, before: Sequence[EngineAt], now: Sequence[EngineAt]) -> list[PointerKey]:
         """Entries that may answer otherwise once the engines are as they are now."""
         releases: set[str] = set()
         bases: set[str] = set()
@@ -247,7 +248,7 @@ class Switch:
                 bases |= {at.base for at in (old, new) if at is not None}
         return [key for key in self._held.entries if self._rests_on(key, releases, bases)]
 
-    def _rests_on(self, key: Key, releases: set[str], bases: set[str]) -> bool:
+    def _rests_on(self, key: PointerKey, releases: set[str], bases: set[str]) -> bool:
         pin, force = self._held.pins.get(key), self._held.in_force.get(key)
         refs = [self._held.entries[key].current, pin.release if pin else None, force.release if force else None]
         return any(
@@ -256,13 +257,13 @@ class Switch:
             if ref is not None
         )
 
-    def _recompile(self, key: Key) -> None:
+    def _recompile(self, key: PointerKey) -> None:
         entry = self._held.entries.get(key)
         if entry is not None:
             pin, force = self._held.pins.get(key), self._held.in_force.get(key)
             self._admission.swap(key, self._admission.compile(entry, pin, force, self._replicas))
 
-    def _add_flips(self, draft: _Draft, keys: Iterable[Key]) -> None:
+    def _add_flips(self, draft: _Draft, keys: Iterable[PointerKey]) -> None:
         """Adds what these entries put in force: their release where an engine holds it, else nothing yet."""
         for key in keys:
             entry = draft.entries.get(key) or self._held.entries[key]
@@ -286,7 +287,7 @@ class Switch:
 
     # ---- acknowledgements ----------------------------------------------------------------------------------
 
-    def _answer(self, key: Key) -> list[Ack]:
+    def _answer(self, key: PointerKey) -> list[Ack]:
         """How each engine of this entry's base stands now; remembered, so that changes can be told apart.
 
         On a node without an engine of that base, the engines that the pointer was served by are left behind: they
@@ -315,7 +316,7 @@ class Switch:
         self._told[key] = {ack.replica: ack for ack in acks}
         return acks
 
-    def _in_its_place(self, key: Key, entry: TableEntry) -> str:
+    def _in_its_place(self, key: PointerKey, entry: TableEntry) -> str:
         """Who answers while a pointer's release is not ready here, in words for a person."""
         answers = self._admission.answers(key)
         if answers is None:

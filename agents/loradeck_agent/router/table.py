@@ -17,13 +17,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from loradeck.schemas.ids import Digest, Name, Wire
+from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.host.state_folder import fsync_folder
-
-Key = tuple[str, str]
-"""(tenant, route)."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -56,7 +53,7 @@ class InForce(Wire):
     pinned: bool = False
 
     @property
-    def key(self) -> Key:
+    def key(self) -> PointerKey:
         return (self.tenant, self.route)
 
     def as_entry(self) -> TableEntry:
@@ -94,9 +91,9 @@ class Contents:
     epoch: int = 0
     rev: int = 0
     hash: str = GENESIS
-    entries: dict[Key, TableEntry] = field(default_factory=dict)
-    pins: dict[Key, Pin] = field(default_factory=dict)
-    in_force: dict[Key, InForce] = field(default_factory=dict)
+    entries: dict[PointerKey, TableEntry] = field(default_factory=dict)
+    pins: dict[PointerKey, Pin] = field(default_factory=dict)
+    in_force: dict[PointerKey, InForce] = field(default_factory=dict)
     engines: tuple[EngineAt, ...] = ()
 
     def apply(self, change: Change) -> None:

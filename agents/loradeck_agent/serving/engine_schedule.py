@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from loradeck.rules.serving.engines import Engine, to_run, wanted_bases
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import JobAssignment, PrepareSpec
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError
@@ -25,15 +26,13 @@ log = logging.getLogger(__name__)
 ROUND_S = 5.0
 """How soon it is noticed that a hold has ended."""
 
-Key = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class _Prepare:
     """A prepare of this node. Its release is wanted while it runs; then for as long as the hub says that it is being
     prepared, but not beyond monotonic `until`, in seconds: a hub that is gone must not keep a live engine stopped."""
 
-    key: Key
+    key: PointerKey
     generation: int
     ref: ReleaseRef
     swap: bool

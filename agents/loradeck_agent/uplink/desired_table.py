@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Bookmark, Desired, Welcome
 from loradeck.schemas.table import TableEntry, table_digest
 from loradeck_agent.uplink.journal import Cursor
-
-Key = tuple[str, str]
-"""(tenant, route)."""
 
 
 class Heard(StrEnum):
@@ -31,8 +29,8 @@ class DesiredTable:
     """Entries by (tenant, route), and the cursor up to which they are complete."""
 
     cursor: Cursor = field(default_factory=Cursor)
-    entries: dict[Key, TableEntry] = field(default_factory=dict)
-    orphans: dict[Key, TableEntry] = field(default_factory=dict)
+    entries: dict[PointerKey, TableEntry] = field(default_factory=dict)
+    orphans: dict[PointerKey, TableEntry] = field(default_factory=dict)
     """Entries the hub no longer places here. The router keeps them (a removal is a tombstone), so their
     releases stay loaded."""
     refused: Welcome | None = None

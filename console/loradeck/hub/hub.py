@@ -23,7 +23,7 @@ from loradeck.hub.fleet.node_tables import Steer
 from loradeck.hub.fleet.nodes import Change, Fleet, Node
 from loradeck.hub.fleet.pins import Pins
 from loradeck.hub.fleet.recovery import BEHIND, EPOCH, Recovery
-from loradeck.hub.fleet.request_counts import Counts
+from loradeck.hub.fleet.request_counts import RequestCounts
 from loradeck.hub.fleet.startup import SETTLING, Settling
 from loradeck.hub.jobs import gates
 from loradeck.hub.jobs.promotion import Promotions
@@ -39,7 +39,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import Ledger
 from loradeck.rules.moves.target import ways_back
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.link import HEARTBEAT_S, Ack, Bookmark, Hello, Report
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loradeck.hub")
 
-Key = tuple[str, str]
 
 VERSION = "0.1.0"
 RECENT = 5000
@@ -126,7 +125,7 @@ class Hub:
         kept = json.loads(self.store.now(lambda s: s.meta("nodes")) or "{}")
         self.fleet = Fleet(self.clock, [Node.of(name, node) for name, node in kept.items()])
         boots = json.loads(self.store.now(lambda s: s.meta("router_boots")) or "{}")
-        self.counts = Counts(self.store.now(lambda s: s.served()), boots, self.clock())
+        self.counts = RequestCounts(self.store.now(lambda s: s.served()), boots, self.clock())
         self.traces = Traces(self)
         self.pins = Pins(self, json.loads(self.store.now(lambda s: s.meta("unpins")) or "[]"), self.recent)
         behind, recovered = self.store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
@@ -293,12 +292,12 @@ class Hub:
             self._bookmark = (at, text)
         return self._bookmark[1]
 
-    def routes(self) -> list[Key]:
+    def routes(self) -> list[PointerKey]:
         """Every (tenant, route), sorted."""
         keys = {(t.name, route) for t in self.ledger.tenants.values() for route in t.routes}
         return sorted(keys | self.ledger.pointers.keys())
 
-    def is_listed(self, key: Key) -> bool:
+    def is_listed(self, key: PointerKey) -> bool:
         """Whether consoles list a pointer: not those of tenants that are gone."""
         return key in self.steer.entries and not self.ledger.tenants[key[0]].offboarded
 
@@ -326,7 +325,7 @@ class Hub:
         pointer = self.ledger.pointers.get(key) or PointerState(tenant=tenant, route=route)
         return state, self.config(key), pointer
 
-    def config(self, key: Key) -> RouteConfig:
+    def config(self, key: PointerKey) -> RouteConfig:
         tenant = self.ledger.tenants.get(key[0])
         return tenant.routes.get(key[1], _DEFAULT) if tenant else _DEFAULT
 
@@ -408,8 +407,8 @@ class Hub:
 
     def _fold(self, events: Sequence[Event]) -> None:
         """Everything that follows from new events, the nodes first."""
-        touched: dict[Key, None] = {}
-        moved: list[tuple[Key, PointerState | None, Event]] = []
+        touched: dict[PointerKey, None] = {}
+        moved: list[tuple[PointerKey, PointerState | None, Event]] = []
         for event in events:
             keys = self._keys_of(event)
             before = self.ledger.pointers.get(keys[0]) if keys else None
@@ -431,30 +430,30 @@ class Hub:
         self.feeds.events(events)
         self.feeds.now(touched)
 
-    def _keys_of(self, event: Event) -> list[Key]:
+    def _keys_of(self, event: Event) -> list[PointerKey]:
         if event.route is not None:
             return [(event.tenant, event.route)]
         tenant = self.ledger.tenants.get(event.tenant)
         return [(event.tenant, route) for route in tenant.routes] if tenant else []
 
-    def _refresh(self, key: Key) -> bool:
+    def _refresh(self, key: PointerKey) -> bool:
         tenant = self.ledger.tenants[key[0]]
         preparing = self.promotions.preparing(key)
         pointer = self.ledger.pointers.get(key) or PointerState(tenant=key[0], route=key[1])
         last = self.last_move(pointer)
         return self.steer.refresh(pointer, tenant, preparing, last.from_release if last else None)
 
-    def refresh(self, keys: Iterable[Key]) -> None:
+    def refresh(self, keys: Iterable[PointerKey]) -> None:
         """Something beside the log changed what is wanted of the nodes: a prepare, a fact."""
         changed = [key for key in keys if key[0] in self.ledger.tenants and self._refresh(key)]
         self.kick(changed)
         self.feeds.now(changed)
 
-    def kick(self, keys: Sequence[Key]) -> None:
+    def kick(self, keys: Sequence[PointerKey]) -> None:
         """Put changed entries on the links of the nodes they concern."""
         if not keys:
             return
-        concerned: dict[int, list[Key]] = {}
+        concerned: dict[int, list[PointerKey]] = {}
         for link in self.links:
             if not link.steered:
                 continue

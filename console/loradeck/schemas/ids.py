@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -20,6 +20,9 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 """A tenant, route, adapter or node: safe as a URL segment, a folder name and a metric label."""
+
+PointerKey: TypeAlias = tuple[str, str]
+"""(tenant, route): what names a pointer everywhere."""
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 

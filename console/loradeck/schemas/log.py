@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from loradeck.schemas.health import Health
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 
 GENESIS = "0" * 64
@@ -67,8 +67,8 @@ class Lifted(Wire):
     release: Digest
     breach: int = Field(description="seq of the attestation that no longer counts")
     generation: int = Field(description="the pointer's, when it was lifted")
-    live: Health = Field(Health(), description="counted in that generation; nothing, if another release was current")
-    total: Health = Field(Health(), description="counted in all the time that the release was current here")
+    live: Counts = Field(Counts(), description="counted in that generation; nothing, if another release was current")
+    total: Counts = Field(Counts(), description="counted in all the time that the release was current here")
 
 
 class PointerState(Wire):

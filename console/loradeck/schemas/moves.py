@@ -7,13 +7,15 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 
-Key = Field(min_length=8, max_length=100, description="chosen by the caller; the same key never moves twice")
+IDEMPOTENCY_KEY = Field(
+    min_length=8, max_length=100, description="chosen by the caller; the same key never moves twice"
+)
 
 
 class PromoteRequest(Strict):
     release: Digest
     expected_generation: int
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     override: bool = False
     reason: Reason = ""
     incident: str | None = None
@@ -37,7 +39,7 @@ class RollbackRequest(Strict):
     to: Digest | None = None
     cancels: str | None = None
     confirmed: bool = False
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
     incident: str | None = None
 
@@ -47,20 +49,20 @@ class UndoRequest(Strict):
 
     event: str | None = None
     txn: str | None = None
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 
 
 class FallbackRequest(Strict):
     expected_generation: int
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 
 
 class HoldRequest(Strict):
     held: bool
     expected_generation: int
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 
 
@@ -68,7 +70,7 @@ class LiftRequest(Strict):
     """Ends the quarantine of a release on a pointer, and its breach."""
 
     release: Digest
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = Field(min_length=1)
 
 
@@ -76,12 +78,12 @@ class AnnotateRequest(Strict):
     event: str
     incident: str | None = None
     reason: Reason = ""
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
 
 
 class UnpinRequest(Strict):
     node: str
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 
 
@@ -96,7 +98,7 @@ class RewindRequest(Strict):
     tenants: tuple[str, ...] = Field((), description="none selects all")
     dry_run: bool = True
     generations: dict[str, int] = Field(default_factory=dict, description="'tenant/route' -> generation in the plan")
-    idempotency_key: str = Key
+    idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
     incident: str | None = None
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
-from loradeck.schemas.health import Health as Health
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckState, EngineState
@@ -112,11 +112,11 @@ class ReplicaRow(Wire):
 class Cause(Wire):
     """What the CAUSE line compares. Absent figures are None; under n = 50 a console says 'too few'."""
 
-    live: Health = Health()
-    prior: Health | None = None
-    by_replica: dict[str, Health] = Field(default_factory=dict)
-    others: Health | None = Field(None, description="other tenants on the replicas this one is placed on")
-    base: Health | None = None
+    live: Counts = Counts()
+    prior: Counts | None = None
+    by_replica: dict[str, Counts] = Field(default_factory=dict)
+    others: Counts | None = Field(None, description="other tenants on the replicas this one is placed on")
+    base: Counts | None = None
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
     figure: str = Field("bad", description="what shows it: bad (bad answers of those checked) | errors (of requests)")
 

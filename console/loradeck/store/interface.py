@@ -7,11 +7,12 @@ suite in `tests/contract/store` runs against every backend.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState, TokenRecord
@@ -104,10 +105,11 @@ class Served:
     route: str
     release: str
     seconds: float = 0.0
-    requests: int = 0
-    errors: int = 0
-    checked: int = 0
-    bad: int = 0
+    counts: Counts = NO_COUNTS
+
+    def __add__(self, other: Served) -> Served:
+        """The sum of two parts. Both are of the same release on the same pointer."""
+        return replace(self, seconds=self.seconds + other.seconds, counts=self.counts + other.counts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.tenant import TokenRecord
@@ -167,13 +168,13 @@ class SqliteRecords:
                 " ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds,"
                 " requests = requests + excluded.requests, errors = errors + excluded.errors,"
                 " checked = checked + excluded.checked, bad = bad + excluded.bad",
-                [asdict(delta) for delta in deltas],
+                [{**asdict(delta), **asdict(delta.counts)} for delta in deltas],
             )
 
     def served(self) -> list[Served]:
         with self._database.reading():
             rows = self._database.tables["served"].rows_where(order_by="tenant, route, release")
-            return [Served(**row) for row in rows]
+            return [_served(row) for row in rows]
 
     def put_job(self, job: Job) -> None:
         with self._writing() as connection:
@@ -243,3 +244,8 @@ def _document(row: dict[str, Any]) -> Registered:
         created_by=row["created_by"],
         serial=row["serial"],
     )
+
+
+def _served(row: dict[str, Any]) -> Served:
+    counts = Counts(row.pop("requests"), row.pop("errors"), row.pop("checked"), row.pop("bad"))
+    return Served(**row, counts=counts)

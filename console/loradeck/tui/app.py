@@ -19,6 +19,7 @@ from loradeck.client.feed import Link as FeedLink
 from loradeck.client.feed import LinkChange
 from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedMessage
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import HubState
 from loradeck.tui.actions.key_actions import Acts
 from loradeck.tui.actions.moves import Moving
@@ -31,7 +32,6 @@ from loradeck.tui.hub.move_sender import Sender
 from loradeck.tui.hub.port import HubPort, Port
 from loradeck.tui.hub.queries import Asker
 from loradeck.tui.model import session as sessions
-from loradeck.tui.model.own_moves import RowKey
 from loradeck.tui.model.packed_rows import settle
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.session import Session
@@ -321,7 +321,7 @@ class Deck(App[Context], inherit_bindings=False):
         nodes = self.state.node_list
         return {*nodes.order[self.lists[Screen.NODES].grid.near], *([nodes.selected] if nodes.selected else [])}
 
-    def _looked_at(self) -> set[RowKey]:
+    def _looked_at(self) -> set[PointerKey]:
         """Rows in view and a page around them, marked rows, and those of own moves."""
         state = self.state
         rows = {*state.marks, *self.sender.watched}

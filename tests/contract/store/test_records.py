@@ -9,6 +9,7 @@ from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move
 
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.tenant import TokenRecord
@@ -116,17 +117,13 @@ def test_attestations_are_numbered_and_filtered(store_factory: Backend) -> None:
 
 def test_served_counts_add_up_over_restarts(store_factory: Backend) -> None:
     store = store_factory.open()
-    one = Served(
-        tenant="acme", route="production", release=digest(1), seconds=1.5, requests=10, errors=1, checked=8, bad=2
-    )
-    store.add_served([one, Served(tenant="acme", route="production", release=digest(2), requests=1)])
+    one = Served(tenant="acme", route="production", release=digest(1), seconds=1.5, counts=Counts(10, 1, 8, 2))
+    store.add_served([one, Served(tenant="acme", route="production", release=digest(2), counts=Counts(1))])
     store_factory.close()
     store = store_factory.open()
     store.add_served([one])
-    twice = Served(
-        tenant="acme", route="production", release=digest(1), seconds=3.0, requests=20, errors=2, checked=16, bad=4
-    )
-    assert store.served() == [twice, Served(tenant="acme", route="production", release=digest(2), requests=1)]
+    twice = Served(tenant="acme", route="production", release=digest(1), seconds=3.0, counts=Counts(20, 2, 16, 4))
+    assert store.served() == [twice, Served(tenant="acme", route="production", release=digest(2), counts=Counts(1))]
 
 
 def test_unfinished_jobs_are_never_left_out(store: Store) -> None:

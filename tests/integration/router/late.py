@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from loradeck.schemas.ids import PointerKey
 from loradeck_agent.router import serve
 from loradeck_agent.router.__main__ import main
 from loradeck_agent.router.switch import Switch
-from loradeck_agent.router.table import Key
 
 LATE_S = 0.1
 
 
 class LateSwitch(Switch):
-    def _recompile(self, key: Key) -> None:
+    def _recompile(self, key: PointerKey) -> None:
         asyncio.get_running_loop().call_later(LATE_S, super()._recompile, key)
 
 

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field, replace
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
 
 from loradeck.rules.moves import backward, forward, recover, rewind
-from loradeck.rules.moves.fold import Key
 from loradeck.rules.moves.target import PointerFacts, Target, rollback_target
 from loradeck.rules.serving import flip, proof, residency, retention
 from loradeck.rules.serving.flip import Admission, Verdict
 from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import PromoteRequest, RewindPlan, RewindRequest, UndoRequest
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 
-KEYS: tuple[Key, ...] = (("acme", "production"), ("bolt", "production"))
+KEYS: tuple[PointerKey, ...] = (("acme", "production"), ("bolt", "production"))
 LABELS = ("base", "v1", "v2", "v3", "v4", "v5", "v6")
 REFS: dict[str, ReleaseRef] = {r.id: r for tenant, _ in KEYS for r in (ref(label, tenant) for label in LABELS)}
 BASES = {tenant: ref("base", tenant).id for tenant, _ in KEYS}
@@ -38,9 +38,9 @@ class SimulatedHub:
     """One database: the log, what is known of releases, and which releases are kept."""
 
     log: SimulatedLog
-    facts: dict[Key, PointerFacts] = field(default_factory=lambda: {key: PointerFacts() for key in KEYS})
+    facts: dict[PointerKey, PointerFacts] = field(default_factory=lambda: {key: PointerFacts() for key in KEYS})
     stored: set[str] = field(default_factory=lambda: set(REFS))
-    pending: dict[Key, Pending] = field(default_factory=dict)
+    pending: dict[PointerKey, Pending] = field(default_factory=dict)
     behind: bool = False
 
     @classmethod
@@ -58,10 +58,10 @@ class SimulatedHub:
 
     # ---- what it knows -------------------------------------------------------------------------------
 
-    def pointer(self, key: Key) -> PointerState:
+    def pointer(self, key: PointerKey) -> PointerState:
         return self.log.pointer(key)
 
-    def target(self, key: Key) -> Target:
+    def target(self, key: PointerKey) -> Target:
         pointer, pending = self.pointer(key), self.pending.get(key)
         return rollback_target(
             pointer,
@@ -71,7 +71,7 @@ class SimulatedHub:
             pending_prepare=pending.job if pending else None,
         )
 
-    def last_move(self, key: Key) -> Event | None:
+    def last_move(self, key: PointerKey) -> Event | None:
         wanted = self.pointer(key).last_move
         return next((e for e in self.log.events if e.id == wanted), None)
 
@@ -90,7 +90,7 @@ class SimulatedHub:
         )
 
     def check_promote(
-        self, key: Key, request: PromoteRequest, config: RouteConfig, gates: Sequence[GateResult]
+        self, key: PointerKey, request: PromoteRequest, config: RouteConfig, gates: Sequence[GateResult]
     ) -> tuple[str, ...]:
         wanted = REFS[request.release].release if request.release in self.stored else None
         return forward.check_promote(
@@ -118,10 +118,10 @@ class SimulatedHub:
 
     # ---- what it learns ------------------------------------------------------------------------------
 
-    def learn(self, key: Key, **update: object) -> None:
+    def learn(self, key: PointerKey, **update: object) -> None:
         self.facts[key] = replace(self.facts[key], **update)  # type: ignore[arg-type]
 
-    def attest(self, key: Key, nodes: Sequence[SimulatedNode]) -> bool:
+    def attest(self, key: PointerKey, nodes: Sequence[SimulatedNode]) -> bool:
         """Attests the current generation if enough replicas are at it, and only then."""
         pointer = self.pointer(key)
         reachable = [n for n in nodes if n.linked]
@@ -133,7 +133,7 @@ class SimulatedHub:
         self.learn(key, attested=(pointer.release, *earlier))
         return True
 
-    def soak(self, key: Key) -> None:
+    def soak(self, key: PointerKey) -> None:
         live = self.pointer(key).release
         if live in self.facts[key].attested:
             self.learn(key, soaked=self.facts[key].soaked | {live})
@@ -190,10 +190,10 @@ class SimulatedNode:
     name: str
     linked: bool = True
     seen: tuple[int, int, str] = (0, 0, GENESIS)
-    desired: dict[Key, TableEntry] = field(default_factory=dict)
-    in_force: dict[Key, TableEntry] = field(default_factory=dict)
-    acked: dict[Key, tuple[int, int]] = field(default_factory=dict)
-    pins: dict[Key, Pin] = field(default_factory=dict)
+    desired: dict[PointerKey, TableEntry] = field(default_factory=dict)
+    in_force: dict[PointerKey, TableEntry] = field(default_factory=dict)
+    acked: dict[PointerKey, tuple[int, int]] = field(default_factory=dict)
+    pins: dict[PointerKey, Pin] = field(default_factory=dict)
     loaded: set[str] = field(default_factory=set)
 
     @property
@@ -223,16 +223,16 @@ class SimulatedNode:
             self.take(entry)
         return todo
 
-    def admit(self, key: Key) -> Admission:
+    def admit(self, key: PointerKey) -> Admission:
         entry, standing = self.desired.get(key), self.in_force.get(key)
         left = standing if standing is not None and entry is not None and standing.fence < entry.fence else None
         return flip.in_force(entry, self.pins.get(key), self.ready, left=left)
 
-    def serves(self, key: Key, fence: tuple[int, int]) -> bool:
+    def serves(self, key: PointerKey, fence: tuple[int, int]) -> bool:
         entry = self.in_force.get(key)
         return entry is not None and entry.fence == fence and key not in self.pins and self.admit(key).code is None
 
-    def pin(self, key: Key, release: str) -> None:
+    def pin(self, key: PointerKey, release: str) -> None:
         entry = self.desired[key]
         self.pins[key] = Pin(
             tenant=key[0],

@@ -10,10 +10,10 @@ from typing import Any
 
 from loradeck.rules.moves import backward, chain, common, forward, rewind
 from loradeck.rules.moves.common import Actor
-from loradeck.rules.moves.fold import Key, Ledger
+from loradeck.rules.moves.fold import Ledger
 from loradeck.rules.moves.target import PointerFacts, Target, rollback_target
 from loradeck.schemas.attestation import CheckResult, GateResult
-from loradeck.schemas.ids import Role
+from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, Event, PointerState
 from loradeck.schemas.moves import (
     FallbackRequest,
@@ -34,7 +34,7 @@ OPERATOR = Actor(name="op1", role=Role.OPERATOR)
 RELEASER = Actor(name="rel1", role=Role.RELEASER)
 PIPELINE = Actor(name="ci-bot", role=Role.RELEASER)
 
-ACME: Key = ("acme", "production")
+ACME: PointerKey = ("acme", "production")
 
 
 def digest(word: str) -> str:
@@ -129,15 +129,15 @@ class SimulatedLog:
             committed.append(event)
         return committed
 
-    def pointer(self, key: Key = ACME) -> PointerState:
+    def pointer(self, key: PointerKey = ACME) -> PointerState:
         return self.ledger.pointers.get(key) or PointerState(tenant=key[0], route=key[1])
 
-    def pointers_at(self, rev: int) -> dict[Key, PointerState]:
+    def pointers_at(self, rev: int) -> dict[PointerKey, PointerState]:
         ledger = Ledger()
         ledger.extend(self.events[:rev])
         return ledger.pointers
 
-    def before(self, events: Sequence[Event]) -> dict[Key, PointerState]:
+    def before(self, events: Sequence[Event]) -> dict[PointerKey, PointerState]:
         states = {}
         for event in events:
             assert event.pointer is not None

@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loradeck.rules.quality.health import breached, cause, soaked, wilson
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
-from loradeck.schemas.state import Health
 
 LIMIT = BreachLimit(bad=0.10, errors=0.05, n=50)
 
 
-def answers(bad: int, checked: int) -> Health:
-    return Health(requests=checked, checked=checked, bad=bad)
+def answers(bad: int, checked: int) -> Counts:
+    return Counts(requests=checked, checked=checked, bad=bad)
 
 
-def errors(count: int, requests: int) -> Health:
-    return Health(requests=requests, errors=count)
+def errors(count: int, requests: int) -> Counts:
+    return Counts(requests=requests, errors=count)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def errors(count: int, requests: int) -> Health:
         (answers(49, 49), None),  # too few yet
         (errors(2, 50), None),
         (errors(3, 50), "errors 6.0% of 50"),
-        (Health(requests=100, errors=50, checked=60, bad=30), "bad 50.0% of 60"),
-        (Health(), None),
+        (Counts(requests=100, errors=50, checked=60, bad=30), "bad 50.0% of 60"),
+        (Counts(), None),
     ],
 )
 def test_a_release_is_breached_once_a_share_passes_its_limit_over_enough_answers(
-    health: Health, said: str | None
+    health: Counts, said: str | None
 ) -> None:
     breach = breached(health, LIMIT)
     assert (str(breach) if breach else None) == said
@@ -85,12 +85,12 @@ ONE_SIDED = {"gpu-01": answers(300, 500), "gpu-02": answers(10, 500)}
         (BAD, None, ALIKE, FINE, None, "unknown"),
         (BAD, answers(0, 49), ALIKE, FINE, None, "unknown"),  # a prior with too few answers is none
         (answers(49, 49), FINE, {}, FINE, FINE, "too_few"),
-        (Health(), FINE, {}, None, None, "too_few"),
+        (Counts(), FINE, {}, None, None, "too_few"),
         (errors(200, 1000), errors(2, 1000), {}, errors(2, 1000), None, "release"),
         (errors(1, 1000), errors(2, 1000), {}, errors(2, 1000), None, "fine"),
         (
-            Health(requests=1000, errors=300, checked=1000, bad=4),
-            Health(requests=1000, errors=3, checked=1000, bad=4),
+            Counts(requests=1000, errors=300, checked=1000, bad=4),
+            Counts(requests=1000, errors=3, checked=1000, bad=4),
             {},
             None,
             None,
@@ -99,11 +99,11 @@ ONE_SIDED = {"gpu-01": answers(300, 500), "gpu-02": answers(10, 500)}
     ],
 )
 def test_the_cause_is_what_the_figures_tell_apart(
-    live: Health,
-    prior: Health | None,
-    by_replica: dict[str, Health],
-    others: Health | None,
-    base: Health | None,
+    live: Counts,
+    prior: Counts | None,
+    by_replica: dict[str, Counts],
+    others: Counts | None,
+    base: Counts | None,
     verdict: str,
 ) -> None:
     assert cause(live, prior, by_replica, others, base).verdict == verdict

@@ -22,8 +22,8 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, common, forward
 from loradeck.rules.moves.common import Actor
 from loradeck.rules.moves.target import PointerFacts, liftable, ruled_out
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.gate import GateConfig
-from loradeck.schemas.health import Health
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind, PointerState
 from loradeck.schemas.moves import (
@@ -589,13 +589,13 @@ def test_a_lift_of_a_breach_names_it_and_only_a_later_one_counts(acme: Acme) -> 
     acme.promote("v1")
     acme.promote("v2")
     seen = PointerFacts(breached={rid("v1"): "bad 31.0% of 2310"}, breaches={rid("v1"): 7})
-    counted = Health(requests=3000, checked=2310, bad=716)
+    counted = Counts(requests=3000, checked=2310, bad=716)
     request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="the schema was wrong")
     before = acme.pointer
-    (event,) = acme.log.commit(common.lift(before, request, RELEASER, seen, live=Health(checked=1), total=counted))
+    (event,) = acme.log.commit(common.lift(before, request, RELEASER, seen, live=Counts(checked=1), total=counted))
     assert event.payload == {"release": rid("v1"), "events": [], "breach": "bad 31.0% of 2310"}
     (lifted,) = acme.pointer.lifted
-    assert (lifted.release, lifted.breach, lifted.total, lifted.live) == (rid("v1"), 7, counted, Health())
+    assert (lifted.release, lifted.breach, lifted.total, lifted.live) == (rid("v1"), 7, counted, Counts())
     assert acme.pointer.model_copy(update={"lifted": ()}) == before, "a lift moves nothing"
     assert ruled_out(rid("v1"), acme.pointer, seen) is None
     assert not liftable(rid("v1"), acme.pointer, seen)

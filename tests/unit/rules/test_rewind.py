@@ -9,8 +9,8 @@ from tests.unit.rules.simulated_log import OPERATOR, Acme, digest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, rewind
-from loradeck.rules.moves.fold import Key
 from loradeck.rules.moves.target import PointerFacts
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import RewindPlan, RewindRequest, UndoRequest
 
@@ -18,7 +18,7 @@ NAMES = ("acme", "bolt", "cedar")
 KNOWN = {digest(w) for w in ("old", "older", "new")}
 
 
-def pointers(word: str | None, generation: int, **changes: Any) -> dict[Key, PointerState]:
+def pointers(word: str | None, generation: int, **changes: Any) -> dict[PointerKey, PointerState]:
     return {
         (name, "production"): PointerState(
             tenant=name,
@@ -31,7 +31,7 @@ def pointers(word: str | None, generation: int, **changes: Any) -> dict[Key, Poi
     }
 
 
-def plan(now: dict[Key, PointerState], then: dict[Key, PointerState], **changes: Any) -> RewindPlan:
+def plan(now: dict[PointerKey, PointerState], then: dict[PointerKey, PointerState], **changes: Any) -> RewindPlan:
     facts = changes.pop("facts", {})
     known = changes.pop("known", KNOWN)
     offboarded = changes.pop("offboarded", ())

@@ -30,10 +30,11 @@ from tests.unit.rules.simulated_log import ref as ref_of
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, chain, common, forward, rewind
-from loradeck.rules.moves.fold import Key, Ledger
+from loradeck.rules.moves.fold import Ledger
 from loradeck.rules.serving import retention
 from loradeck.rules.serving.flip import Verdict
 from loradeck.schemas.gate import GateConfig
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.moves import (
     FallbackRequest,
@@ -62,13 +63,13 @@ class Fleet(RuleBasedStateMachine):
         self.hub, self.nodes = new_fleet()
         self.backups: list[SimulatedHub] = []
         self.late: list[list[TableEntry]] = []
-        self.requests: list[tuple[Key, RollbackRequest]] = []
-        self.fences: dict[tuple[str, Key], tuple[int, int]] = {}
-        self.unpinned: set[tuple[str, Key]] = set()
+        self.requests: list[tuple[PointerKey, RollbackRequest]] = []
+        self.fences: dict[tuple[str, PointerKey], tuple[int, int]] = {}
+        self.unpinned: set[tuple[str, PointerKey]] = set()
         self.jobs = 0
 
     @initialize(days=st.lists(st.tuples(keys, labels), min_size=3, max_size=8))
-    def some_history(self, days: list[tuple[Key, str]]) -> None:
+    def some_history(self, days: list[tuple[PointerKey, str]]) -> None:
         for key, label in days:
             self.release_day(key, label, "soaked")
         self.backups.append(self.hub.backup())
@@ -111,7 +112,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys, label=labels, gate=st.sampled_from(["none", "passed", "failed"]), override=st.booleans())
-    def prepare(self, key: Key, label: str, gate: str, override: bool) -> None:
+    def prepare(self, key: PointerKey, label: str, gate: str, override: bool) -> None:
         """A promote's first half. What binds forward moves binds here, and is what the design lists."""
         release, pointer = ref_of(label, key[0]).id, self.hub.pointer(key)
         request = PromoteRequest(
@@ -142,7 +143,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys)
-    def finish_prepare(self, key: Key) -> None:
+    def finish_prepare(self, key: PointerKey) -> None:
         """The second half: everything is checked again, and a pointer that moved in between stays where it is."""
         pending = self.hub.pending.pop(key, None)
         if pending is None:
@@ -170,7 +171,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys, label=labels, serves=st.sampled_from(["unproven", "attested", "soaked"]))
-    def release_day(self, key: Key, label: str, serves: str) -> None:
+    def release_day(self, key: PointerKey, label: str, serves: str) -> None:
         """The usual way: a release is prepared, committed, flipped to everywhere it is heard of, and serves."""
         self.prepare(key, label, "passed", False)
         self.finish_prepare(key)
@@ -185,7 +186,7 @@ class Fleet(RuleBasedStateMachine):
     # ---- back ----------------------------------------------------------------------------------------
 
     @rule(key=keys)
-    def look(self, key: Key) -> None:
+    def look(self, key: PointerKey) -> None:
         """Somebody looks at the screen, and may press the key much later."""
         target = self.hub.target(key)
         self.requests.append(
@@ -203,7 +204,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys, confirmed=st.booleans(), twice=st.booleans())
-    def roll_back(self, key: Key, confirmed: bool, twice: bool) -> None:
+    def roll_back(self, key: PointerKey, confirmed: bool, twice: bool) -> None:
         pointer, target = self.hub.pointer(key), self.hub.target(key)
         request = RollbackRequest(
             expected_generation=pointer.generation,
@@ -229,11 +230,11 @@ class Fleet(RuleBasedStateMachine):
         else:
             self._roll_back(key, request)
 
-    def _rollback_drafts(self, key: Key, request: RollbackRequest) -> list[Draft]:
+    def _rollback_drafts(self, key: PointerKey, request: RollbackRequest) -> list[Draft]:
         answer = backward.rollback(self.hub.pointer(key), request, self.hub.target(key), OPERATOR)
         return [answer] if isinstance(answer, Draft) else []
 
-    def _roll_back(self, key: Key, request: RollbackRequest) -> None:
+    def _roll_back(self, key: PointerKey, request: RollbackRequest) -> None:
         pointer, target, facts = self.hub.pointer(key), self.hub.target(key), self.hub.facts[key]
         outcome = self.attempt(lambda: self._rollback_drafts(key, request))
         hypothesis.event(f"R: {target.action.value}, {outcome if isinstance(outcome, str) else 'done'}")
@@ -270,7 +271,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys)
-    def fall_back(self, key: Key) -> None:
+    def fall_back(self, key: PointerKey) -> None:
         pointer = self.hub.pointer(key)
         request = FallbackRequest(expected_generation=pointer.generation, idempotency_key=KEY)
         outcome = self.attempt(lambda: [backward.fallback(pointer, request, OPERATOR, BASES[key[0]], allowed=True)])
@@ -283,7 +284,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys, redo=st.booleans())
-    def undo(self, key: Key, redo: bool) -> None:
+    def undo(self, key: PointerKey, redo: bool) -> None:
         event = self.hub.last_move(key)
         if event is None:
             return
@@ -316,7 +317,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(data=st.data(), interfere=st.none() | keys, then_undo=st.booleans())
-    def rewind(self, data: st.DataObject, interfere: Key | None, then_undo: bool) -> None:
+    def rewind(self, data: st.DataObject, interfere: PointerKey | None, then_undo: bool) -> None:
         log = self.hub.log
         to_rev = data.draw(st.integers(1, log.ledger.rev))
         dry = RewindRequest(to_rev=to_rev, idempotency_key=KEY)
@@ -360,7 +361,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys, held=st.booleans())
-    def hold(self, key: Key, held: bool) -> None:
+    def hold(self, key: PointerKey, held: bool) -> None:
         pointer = self.hub.pointer(key)
         request = HoldRequest(held=held, expected_generation=pointer.generation, idempotency_key=KEY)
         outcome = self.attempt(lambda: [common.hold(pointer, request, OPERATOR)])
@@ -369,7 +370,7 @@ class Fleet(RuleBasedStateMachine):
 
     @precondition(steering)
     @rule(key=keys, label=labels)
-    def lift(self, key: Key, label: str) -> None:
+    def lift(self, key: PointerKey, label: str) -> None:
         pointer, release = self.hub.pointer(key), ref_of(label, key[0]).id
         request = LiftRequest(release=release, idempotency_key=KEY, reason="it was the node")
         outcome = self.attempt(lambda: [common.lift(pointer, request, RELEASER)])
@@ -378,7 +379,7 @@ class Fleet(RuleBasedStateMachine):
         assert same(self.hub.pointer(key), pointer)
 
     @rule(key=keys, label=st.sampled_from(LABELS[1:]), what=st.sampled_from(["attest", "soak", "breach", "revoke"]))
-    def learn(self, key: Key, label: str, what: str) -> None:
+    def learn(self, key: PointerKey, label: str, what: str) -> None:
         """The hub learns something of the live release, or of any one: that it is revoked."""
         live, facts = self.hub.pointer(key).release, self.hub.facts[key]
         if what == "attest":
@@ -393,7 +394,7 @@ class Fleet(RuleBasedStateMachine):
     # ---- collection ----------------------------------------------------------------------------------
 
     @rule(key=keys, label=labels, after_a_power_cut=st.booleans())
-    def collect(self, key: Key, label: str, after_a_power_cut: bool) -> None:
+    def collect(self, key: PointerKey, label: str, after_a_power_cut: bool) -> None:
         """And somebody registers one of those again that may be gone."""
         if after_a_power_cut:  # no engine lists anything, so that only the roots protect
             for node in self.nodes:
@@ -465,13 +466,13 @@ class Fleet(RuleBasedStateMachine):
                 assert (node.desired.get(entry.key), node.in_force.get(entry.key)) == (held, standing)
 
     @rule(i=nodes, key=keys, label=labels)
-    def pin(self, i: int, key: Key, label: str) -> None:
+    def pin(self, i: int, key: PointerKey, label: str) -> None:
         if key in self.nodes[i].desired:
             self.nodes[i].pin(key, ref_of(label, key[0]).id)
 
     @precondition(steering)
     @rule(i=nodes, key=keys)
-    def unpin(self, i: int, key: Key) -> None:
+    def unpin(self, i: int, key: PointerKey) -> None:
         node, pointer = self.nodes[i], self.hub.pointer(key)
         request = UnpinRequest(node=node.name, idempotency_key=KEY)
         assert isinstance(self.attempt(lambda: [common.unpin(pointer, request, OPERATOR)]), list)

@@ -8,10 +8,11 @@ import pytest
 from scripts import console_seed as seed
 from scripts.console_stage import Clock
 
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.state import Health, TenantRow
+from loradeck.schemas.state import TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.gate.decide import Act, Action, decide
 from loradeck.tui.gate.seen_frames import Frame
@@ -81,7 +82,7 @@ def test_the_preview_says_why_R_is_not_armed(state: ConsoleState, armed: Armed, 
 def test_too_few_answers_are_called_too_few(state: ConsoleState, armed: Armed) -> None:
     row = state.tenants[ACME]
     cause = row.cause.model_copy(
-        update={"live": Health(requests=49, checked=49, bad=20), "by_replica": {"gpu-01": Health(checked=12, bad=9)}}
+        update={"live": Counts(requests=49, checked=49, bad=20), "by_replica": {"gpu-01": Counts(checked=12, bad=9)}}
     )
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     shown = preview(state, armed())
@@ -98,9 +99,9 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
     row = state.tenants[ACME]
     cause = row.cause.model_copy(
         update={
-            "live": Health(requests=400, errors=200, checked=60, bad=0),
-            "by_replica": {f"gpu-{i}": Health(requests=200, errors=100 + i) for i in range(2)},
-            "prior": Health(requests=9000, errors=9, checked=9000),
+            "live": Counts(requests=400, errors=200, checked=60, bad=0),
+            "by_replica": {f"gpu-{i}": Counts(requests=200, errors=100 + i) for i in range(2)},
+            "prior": Counts(requests=9000, errors=9, checked=9000),
             "figure": "errors",
         }
     )

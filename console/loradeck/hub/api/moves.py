@@ -15,8 +15,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, common
 from loradeck.rules.moves.backward import Cancel
 from loradeck.rules.moves.common import Actor
-from loradeck.rules.moves.fold import Key
-from loradeck.schemas.ids import Role
+from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
 from loradeck.schemas.moves import (
     AnnotateRequest,
@@ -208,10 +207,10 @@ async def undo_txn(
 
 
 async def _undo(
-    hub: Hub, body: UndoRequest, caller: Caller, wait: Wait, timeout: float, only: Key | None = None
+    hub: Hub, body: UndoRequest, caller: Caller, wait: Wait, timeout: float, only: PointerKey | None = None
 ) -> Response:
     undone: list[Event] = []
-    before: Mapping[Key, PointerState] = {}
+    before: Mapping[PointerKey, PointerState] = {}
     if body.event is not None and body.txn is None:
         name = body.event
         event = next((e for e in reversed(hub.recent) if e.id == name), None)
@@ -235,11 +234,11 @@ async def _undo(
     return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
 
 
-def _page(key: Key, before_rev: int, store: Store) -> list[Event]:
+def _page(key: PointerKey, before_rev: int, store: Store) -> list[Event]:
     return store.history(tenant=key[0], route=key[1], before_rev=before_rev, limit=50)
 
 
-async def _before(hub: Hub, event: Event) -> dict[Key, PointerState]:
+async def _before(hub: Hub, event: Event) -> dict[PointerKey, PointerState]:
     """The pointer as it was before an event, from the log's events of its route."""
     assert event.pointer is not None
     key, before_rev = event.pointer.key, event.rev

@@ -14,8 +14,7 @@ from loradeck.hub.api.moves import Operator, Timeout, Wait, actor_of, answer, hu
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rewind as rules
-from loradeck.rules.moves.fold import Key
-from loradeck.schemas.ids import Reason, Strict
+from loradeck.schemas.ids import PointerKey, Reason, Strict
 from loradeck.schemas.log import Draft, PointerState
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
 
@@ -77,7 +76,7 @@ async def rewind(
     for tenant in body.tenants:
         hub.tenant(tenant)
     rev, at_ms = await _to(hub, body)
-    then: Mapping[Key, PointerState] = {p.key: p for p in await hub.store(lambda s: s.pointers_at(rev))}
+    then: Mapping[PointerKey, PointerState] = {p.key: p for p in await hub.store(lambda s: s.pointers_at(rev))}
     plans: list[RewindPlan] = []
 
     def plan() -> RewindPlan:

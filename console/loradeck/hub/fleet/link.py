@@ -20,7 +20,7 @@ from loradeck.hub.access.auth import Caller, caller_of
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover
-from loradeck.schemas.ids import Role
+from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.link import (
     HEARTBEAT_S,
     LINK_TTL_S,
@@ -49,7 +49,6 @@ log = logging.getLogger("loradeck.hub.fleet.link")
 
 PATH = "/v1/link"
 
-Key = tuple[str, str]
 
 CLOSE_S = 2.0
 """How long a close waits for a node that does not read."""
@@ -81,8 +80,10 @@ class Link:
         self.full = False
         self._hub = hub
         self._socket = socket
-        self._dirty: frozenset[Key] = frozenset()  # most links owe nothing most of the time: no empty set for each
-        self._unpin: frozenset[Key] = frozenset()
+        self._dirty: frozenset[PointerKey] = (
+            frozenset()
+        )  # most links owe nothing most of the time: no empty set for each
+        self._unpin: frozenset[PointerKey] = frozenset()
         self._messages: list[str] = []
         self._bookmark = False
         self._sent_rev = 0
@@ -103,7 +104,7 @@ class Link:
             self._table = (version, self._hub.steer.table(self.node.labels))
         return self._table[1]
 
-    def put(self, keys: Iterable[Key]) -> None:
+    def put(self, keys: Iterable[PointerKey]) -> None:
         """Entries have changed."""
         self._dirty = self._dirty.union(keys)
         self._wake.set()
@@ -113,7 +114,7 @@ class Link:
         self.full = True
         self._wake.set()
 
-    def put_unpin(self, key: Key) -> None:
+    def put_unpin(self, key: PointerKey) -> None:
         self._unpin = self._unpin.union((key,))
         self._wake.set()
 

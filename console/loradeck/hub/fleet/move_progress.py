@@ -19,9 +19,10 @@ from loradeck.rules.moves.target import lifted_of
 from loradeck.rules.quality import health
 from loradeck.rules.serving import proof
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.counts import Counts
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Ack, Replica
 from loradeck.schemas.log import Event, PointerState
-from loradeck.schemas.state import Health
 from loradeck.store.interface import StoreError
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loradeck.hub.fleet.move_progress")
 
-Key = tuple[str, str]
+
 Fence = tuple[int, int]
-Name = tuple[str, Key, str, int]
+Name = tuple[str, PointerKey, str, int]
 """(kind, pointer, release, generation) of something seen"""
 
 BATCH = 250
@@ -49,34 +50,34 @@ _Valid = tuple[Group, int, Fence, int]
 class Wait:
     """Pointers that somebody waits for to reach a level, or to be beyond hope of it."""
 
-    def __init__(self, level: str, fences: dict[Key, Fence]) -> None:
+    def __init__(self, level: str, fences: dict[PointerKey, Fence]) -> None:
         self.level = level
         self.fences = fences
-        self.open: set[Key] = set(fences)
+        self.open: set[PointerKey] = set(fences)
         self.done = asyncio.Event()
 
 
 class Observer:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self.committed: dict[Key, float] = {}
+        self.committed: dict[PointerKey, float] = {}
         """When the current generation was committed, if in this life of the hub; monotonic seconds."""
-        self.bad_before: dict[Key, float | None] = {}
-        self._measured: dict[Key, Fence] = {}
+        self.bad_before: dict[PointerKey, float | None] = {}
+        self._measured: dict[PointerKey, Fence] = {}
         """The newest move of each pointer whose flip was timed."""
         self._flips: deque[float] = deque(maxlen=50)
-        self._flips_of: dict[Key, deque[float]] = defaultdict(lambda: deque(maxlen=10))
-        self._unattested: set[Key] = set()
-        self._unsoaked: set[Key] = set()
+        self._flips_of: dict[PointerKey, deque[float]] = defaultdict(lambda: deque(maxlen=10))
+        self._unattested: set[PointerKey] = set()
+        self._unsoaked: set[PointerKey] = set()
         self._writing: set[Name] = set()
         self._seen: list[tuple[Attestation, Name]] = []
-        self._waits: dict[Key, set[Wait]] = defaultdict(set)
-        self._tallies: dict[Key, tuple[_Valid, Tally]] = {}
-        self._again: dict[Key, None] = {}
+        self._waits: dict[PointerKey, set[Wait]] = defaultdict(set)
+        self._tallies: dict[PointerKey, tuple[_Valid, Tally]] = {}
+        self._again: dict[PointerKey, None] = {}
 
     # ---- the pointer's state over its replicas -------------------------------------------------------------
 
-    def placed(self, key: Key) -> tuple[tuple[Node, Replica], ...]:
+    def placed(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
         """Replicas the current release of a pointer is placed on, unreachable ones too; and those it left behind."""
         hub, entry = self._hub, self._hub.steer.entries.get(key)
         if entry is None or entry.current is None:
@@ -84,14 +85,14 @@ class Observer:
         placement, base = hub.config(key).placement, entry.current.release.served_base
         return (*hub.fleet.placed(placement, base), *hub.fleet.left_behind(key, entry.fence, placement, base))
 
-    def acks(self, key: Key) -> dict[str, AckRecord]:
+    def acks(self, key: PointerKey) -> dict[str, AckRecord]:
         entry = self._hub.steer.entries.get(key)
         return self._hub.fleet.acks(key, entry.fence) if entry else {}
 
-    def progress(self, key: Key) -> Progress:
+    def progress(self, key: PointerKey) -> Progress:
         return self._tally(key).progress()
 
-    def _tally(self, key: Key) -> Tally:
+    def _tally(self, key: PointerKey) -> Tally:
         """The counts of a pointer: kept, as long as nothing but acknowledgements has changed since."""
         kept = self._kept(key)
         if kept is not None:
@@ -102,11 +103,11 @@ class Observer:
             self._tallies[key] = (valid, counted)
         return counted
 
-    def _kept(self, key: Key) -> Tally | None:
+    def _kept(self, key: PointerKey) -> Tally | None:
         kept = self._tallies.get(key)
         return kept[1] if kept is not None and kept[0] == self._valid(key) else None
 
-    def _valid(self, key: Key) -> _Valid | None:
+    def _valid(self, key: PointerKey) -> _Valid | None:
         """What a count taken now holds for; None where it cannot be kept: who is left behind on another base
         depends on what is acknowledged."""
         entry, fleet = self._hub.steer.entries.get(key), self._hub.fleet
@@ -118,7 +119,7 @@ class Observer:
         group = fleet.group(self._hub.config(key).placement, base)
         return group, group.version, entry.fence, fleet.voids
 
-    def estimate_ms(self, key: Key) -> float | None:
+    def estimate_ms(self, key: PointerKey) -> float | None:
         """Median of the last flips, of this pointer or else of any; None: none was measured yet."""
         flips = self._flips_of.get(key) or self._flips
         return statistics.median(flips) if flips else None
@@ -142,7 +143,7 @@ class Observer:
             tally.change(node, before, record)
         self.check(key)
 
-    def look_again(self, keys: Iterable[Key]) -> None:
+    def look_again(self, keys: Iterable[PointerKey]) -> None:
         """Something changed about a node: its pointers are checked soon, once for all nodes that change together."""
         if not self._again:
             asyncio.get_running_loop().call_later(TOGETHER_S, self._look_again)
@@ -158,7 +159,7 @@ class Observer:
         for key, pointer in self._hub.ledger.pointers.items():
             self._watch(key, pointer)
 
-    def _watch(self, key: Key, pointer: PointerState) -> None:
+    def _watch(self, key: PointerKey, pointer: PointerState) -> None:
         facts = self._hub.facts
         if pointer.release is None:
             return
@@ -167,7 +168,7 @@ class Observer:
         if not facts.is_soaked(key, pointer.release):
             self._unsoaked.add(key)
 
-    def moved(self, key: Key, before: PointerState | None, event: Event) -> None:
+    def moved(self, key: PointerKey, before: PointerState | None, event: Event) -> None:
         """A move was committed and folded; `before` is the pointer as it was."""
         hub, pointer = self._hub, event.pointer
         assert pointer is not None
@@ -175,17 +176,16 @@ class Observer:
         left = before.release if before else None
         self.bad_before[key] = None
         if before is not None and left is not None:
-            recent = hub.counts.recent(key, before.generation, left, hub.fleet.clock())
-            total = self.total(before, left)
-            checked, bad = (recent.checked, recent.bad) if recent.checked else (total.checked, total.bad)
-            self.bad_before[key] = bad / checked if checked else None
+            recent = hub.counts.recent(key, before.generation, left, hub.fleet.clock()).counts
+            counts = recent if recent.checked else self.total(before, left)
+            self.bad_before[key] = counts.bad / counts.checked if counts.checked else None
             hub.counts.left(key, left, (event.at_ms - (before.moved_ms or event.at_ms)) / 1000, before.generation)
         self._unattested.discard(key)
         self._unsoaked.discard(key)
         self._watch(key, pointer)
         self.check(key)
 
-    def check(self, key: Key) -> None:
+    def check(self, key: PointerKey) -> None:
         """Something about a pointer's replicas changed: write what was seen, wake who waits."""
         entry = self._hub.steer.entries.get(key)
         if entry is None:
@@ -207,14 +207,14 @@ class Observer:
         for wait in list(self._waits.get(key, ())):
             self._look(wait, key, progress)
 
-    def _maybe_attest(self, key: Key, progress: Progress) -> None:
+    def _maybe_attest(self, key: PointerKey, progress: Progress) -> None:
         pointer, seen = self._hub.ledger.pointers[key], self._attestable(key, progress)
         if pointer.release is not None and seen is not None:
             level = "listed" if progress.listed else "proven"
             body = {"generation": pointer.generation, "n": seen[0], "m": seen[1], "level": level}
             self._write(AttestationKind.ATTESTED, key, pointer.release, pointer.generation, body)
 
-    def _attestable(self, key: Key, progress: Progress) -> tuple[int, int] | None:
+    def _attestable(self, key: PointerKey, progress: Progress) -> tuple[int, int] | None:
         return proof.attested(
             placed=progress.placed,
             reachable=progress.reachable,
@@ -222,7 +222,7 @@ class Observer:
             min_replicas=self._hub.config(key).min_replicas,
         )
 
-    def traffic(self, key: Key) -> None:
+    def traffic(self, key: PointerKey) -> None:
         """Counters of a pointer grew: is its current release breached, or soaked?"""
         pointer = self._hub.ledger.pointers.get(key)
         if pointer is None or pointer.release is None:
@@ -237,12 +237,12 @@ class Observer:
         if key in self._unsoaked:
             self._maybe_soak(key, pointer)
 
-    def counted(self, pointer: PointerState) -> Health:
+    def counted(self, pointer: PointerState) -> Counts:
         """All answers of the current release in this generation."""
         assert pointer.release is not None
         return self._hub.counts.live_total(pointer.key, pointer.generation, pointer.release)
 
-    def live(self, pointer: PointerState) -> Health:
+    def live(self, pointer: PointerState) -> Counts:
         """Those of them that are held against it: none from before its breach was lifted."""
         assert pointer.release is not None
         lifted = lifted_of(pointer.release, pointer)
@@ -250,28 +250,27 @@ class Observer:
         here = lifted is not None and lifted.generation == pointer.generation
         return health.since(counted, lifted.live) if lifted is not None and here else counted
 
-    def counted_total(self, key: Key, release: str) -> Health:
+    def counted_total(self, key: PointerKey, release: str) -> Counts:
         """All that a release has answered on a pointer, in all the time it was current."""
-        served = self._hub.counts.total(key, release)
-        return Health(requests=served.requests, errors=served.errors, checked=served.checked, bad=served.bad)
+        return self._hub.counts.total(key, release).counts
 
-    def total(self, pointer: PointerState, release: str) -> Health:
+    def total(self, pointer: PointerState, release: str) -> Counts:
         """All that a release has answered on a pointer, as far as it is held against it."""
         counted, lifted = self.counted_total(pointer.key, release), lifted_of(release, pointer)
         return health.since(counted, lifted.total) if lifted is not None else counted
 
-    def served(self, key: Key, release: str) -> tuple[float, int]:
+    def served(self, key: PointerKey, release: str) -> tuple[float, int]:
         """Seconds and requests that a release has served on a pointer, its current stint included."""
         pointer = self._hub.ledger.pointers.get(key)
         total = self._hub.counts.total(key, release)
-        seconds, requests = total.seconds, total.requests
+        seconds, requests = total.seconds, total.counts.requests
         if pointer is not None and pointer.release == release:
             seconds += max(0, self._hub.now_ms() - (pointer.moved_ms or self._hub.now_ms())) / 1000
             # Totals miss what was answered while the hub was away; the routers' own counters do not.
             requests = max(requests, self.counted(pointer).requests)
         return seconds, requests
 
-    def _maybe_soak(self, key: Key, pointer: PointerState) -> None:
+    def _maybe_soak(self, key: PointerKey, pointer: PointerState) -> None:
         assert pointer.release is not None
         seconds, requests = self.served(key, pointer.release)
         if health.soaked(seconds, requests, self._hub.config(key).soak):
@@ -291,7 +290,9 @@ class Observer:
 
     # ---- writing it down -----------------------------------------------------------------------------------
 
-    def _write(self, kind: AttestationKind, key: Key, release: str, generation: int, body: dict[str, Any]) -> None:
+    def _write(
+        self, kind: AttestationKind, key: PointerKey, release: str, generation: int, body: dict[str, Any]
+    ) -> None:
         name = (kind.value, key, release, generation)
         if name in self._writing:
             return
@@ -330,7 +331,7 @@ class Observer:
 
     # ---- waiting -------------------------------------------------------------------------------------------
 
-    async def wait(self, level: str, fences: dict[Key, Fence], timeout: float) -> None:
+    async def wait(self, level: str, fences: dict[PointerKey, Fence], timeout: float) -> None:
         """Until every pointer has reached a level, cannot (lost or failed replicas), or has moved on."""
         if level == "committed" or timeout <= 0:
             return
@@ -350,7 +351,7 @@ class Observer:
                 if not self._waits[key]:
                     del self._waits[key]
 
-    def _look(self, wait: Wait, key: Key, progress: Progress) -> None:
+    def _look(self, wait: Wait, key: PointerKey, progress: Progress) -> None:
         entry = self._hub.steer.entries.get(key)
         gone = entry is None or entry.fence != wait.fences[key]
         # Who has seen 'proven' may move on: by then the attestation, on which the next way back depends, is durable.
@@ -361,7 +362,7 @@ class Observer:
         if not wait.open:
             wait.done.set()
 
-    def reached(self, fences: Iterable[tuple[Key, Fence]]) -> tuple[str, float | None, float | None]:
+    def reached(self, fences: Iterable[tuple[PointerKey, Fence]]) -> tuple[str, float | None, float | None]:
         """(level that all have reached, ms from commit to the last flip, ms to the last proof)."""
         level, flipped_ms, proven_ms = len(LEVELS) - 1, 0.0, 0.0
         for key, fence in fences:

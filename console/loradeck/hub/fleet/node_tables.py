@@ -14,13 +14,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.serving.placement import fits
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
-
-Key = tuple[str, str]
 
 BENEATH = 4
 """How many of the releases under the current one a node is told of; the first is where R goes now."""
@@ -31,12 +30,12 @@ class Table:
 
     def __init__(self, labels: dict[str, str]) -> None:
         self.labels = labels
-        self.keys: list[Key] = []
-        self.withdrawn: set[Key] = set()
-        self.members: set[Key] = set()
+        self.keys: list[PointerKey] = []
+        self.withdrawn: set[PointerKey] = set()
+        self.members: set[PointerKey] = set()
         self.digest: str | None = None
 
-    def put(self, key: Key, placed: bool) -> bool:
+    def put(self, key: PointerKey, placed: bool) -> bool:
         """Whether the entry concerns these nodes: it is placed there, or was and must now be withdrawn."""
         if not placed and key not in self.members:
             return False
@@ -58,18 +57,18 @@ class Steer:
         """`ways_back(pointer)`: the releases R may go to, the one it would go to now first."""
         self._catalogue = catalogue
         self._ways_back = ways_back
-        self.entries: dict[Key, TableEntry] = {}
-        self._config: dict[Key, RouteConfig] = {}
-        self._texts: dict[Key, str] = {}
-        self._tombs: dict[Key, str] = {}
-        self._rows: dict[Key, str] = {}
+        self.entries: dict[PointerKey, TableEntry] = {}
+        self._config: dict[PointerKey, RouteConfig] = {}
+        self._texts: dict[PointerKey, str] = {}
+        self._tombs: dict[PointerKey, str] = {}
+        self._rows: dict[PointerKey, str] = {}
         self._tables: dict[frozenset[tuple[str, str]], Table] = {}
-        self._homes: dict[Key, set[Table]] = {}
+        self._homes: dict[PointerKey, set[Table]] = {}
         """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
         self._labels: set[tuple[str, str]] = set()
         self.version = 0
         """Grows when the tables were made anew."""
-        self._memo: dict[tuple[int, int, frozenset[Key] | None, tuple[Key, ...]], str] = {}
+        self._memo: dict[tuple[int, int, frozenset[PointerKey] | None, tuple[PointerKey, ...]], str] = {}
 
     # ---- entries -------------------------------------------------------------------------------------------
 
@@ -160,11 +159,11 @@ class Steer:
             table.digest = hashlib.sha256(f'{{"entries":[{rows}]}}'.encode()).hexdigest()
         return table.digest
 
-    def _tomb_row(self, key: Key) -> str:
+    def _tomb_row(self, key: PointerKey) -> str:
         entry = self.entries[key]
         return _row(key, str(entry.epoch), str(entry.generation), "")
 
-    def _text(self, table: Table, key: Key) -> str:
+    def _text(self, table: Table, key: PointerKey) -> str:
         if key not in table.withdrawn:
             return self._texts[key]
         text = self._tombs.get(key)
@@ -183,8 +182,8 @@ class Steer:
         rev: int,
         hash_: str,
         prev_rev: int,
-        keys: Collection[Key] | None,
-        unpin: tuple[Key, ...] = (),
+        keys: Collection[PointerKey] | None,
+        unpin: tuple[PointerKey, ...] = (),
     ) -> str:
         """A `Desired` as JSON: the entries of `keys`, or the whole table for None. Put together once for all links."""
         name = (id(table), prev_rev, None if keys is None else frozenset(keys), unpin)
@@ -213,5 +212,5 @@ class Steer:
         self._memo.clear()
 
 
-def _row(key: Key, epoch: str, generation: str, release: str) -> str:
+def _row(key: PointerKey, epoch: str, generation: str, release: str) -> str:
     return json.dumps([*key, epoch, generation, release], separators=(",", ":"))

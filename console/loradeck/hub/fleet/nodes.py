@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
@@ -23,7 +24,7 @@ from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 if TYPE_CHECKING:
     from loradeck.hub.fleet.link import Link
 
-Key = tuple[str, str]
+
 Fence = tuple[int, int]
 
 _gpus = TypeAdapter(tuple[Gpu, ...])
@@ -166,7 +167,7 @@ class Fleet:
         self.clock = clock
         self.started = clock()
         self.nodes: dict[str, Node] = {n.name: n for n in nodes}
-        self._acks: dict[Key, dict[str, AckRecord]] = {}
+        self._acks: dict[PointerKey, dict[str, AckRecord]] = {}
         self._where: dict[str, str] = {}
         self._groups: dict[tuple[frozenset[tuple[str, str]], str], Group] = {}
         self._groups_of: dict[str, set[Group]] = {}
@@ -357,7 +358,7 @@ class Fleet:
         return self._bases <= {base}
 
     def left_behind(
-        self, key: Key, fence: Fence, placement: dict[str, str], base: str
+        self, key: PointerKey, fence: Fence, placement: dict[str, str], base: str
     ) -> tuple[tuple[Node, Replica], ...]:
         """Replicas of another base that a pointer is left on: its node has no engine of the `base` it moved to.
 
@@ -408,12 +409,12 @@ class Fleet:
             record.proven, record.checked = None, now
         return record
 
-    def ack_of(self, key: Key, replica: str, fence: Fence) -> AckRecord | None:
+    def ack_of(self, key: PointerKey, replica: str, fence: Fence) -> AckRecord | None:
         """How far one replica is with this (epoch, generation)."""
         record = self._acks.get(key, {}).get(replica)
         return record if record is not None and record.fence == fence else None
 
-    def acks(self, key: Key, fence: Fence) -> dict[str, AckRecord]:
+    def acks(self, key: PointerKey, fence: Fence) -> dict[str, AckRecord]:
         """Replica -> how far it is with this (epoch, generation)."""
         return {r: a for r, a in self._acks.get(key, {}).items() if a.fence == fence}
 

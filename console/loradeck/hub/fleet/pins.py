@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import common
-from loradeck.schemas.ids import digest_of
+from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.table import Pin
 from loradeck.store.interface import StoreError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loradeck.hub.fleet.pins")
 
-Key = tuple[str, str]
+
 Place = tuple[str, str, str]
 """(tenant, route, node)."""
 
@@ -85,7 +85,7 @@ class Pins:
 
     # ---- ended ---------------------------------------------------------------------------------------------
 
-    def known(self, node: Node, key: Key) -> Pin:
+    def known(self, node: Node, key: PointerKey) -> Pin:
         """The pin of a pointer that a node was last heard to have.
 
         Raises: Refused `not_pinned`.
@@ -109,7 +109,7 @@ class Pins:
         if node is not None and node.link is not None and node.link.steered:
             node.link.put_unpin(key)
 
-    def _end(self, event: Event) -> tuple[Key, str]:
+    def _end(self, event: Event) -> tuple[PointerKey, str]:
         key, node = (event.tenant, str(event.route)), str(event.payload["node"])
         self._until[(*key, node)] = int(event.payload.get("until_ms", event.at_ms))
         return key, node

@@ -20,7 +20,7 @@ from loradeck.schemas.attestation import (
     MergeReport,
 )
 from loradeck.schemas.gate import GateConfig
-from loradeck.schemas.ids import Digest
+from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.review import Review
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loradeck.hub.jobs.gates")
 
-Key = tuple[str, str]
 
 _BODIES: dict[AttestationKind, TypeAdapter[EvaluationReport] | TypeAdapter[CanaryRecord] | TypeAdapter[MergeReport]] = {
     AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
@@ -91,7 +90,7 @@ async def report_on(hub: Hub, release: Digest, gate: GateConfig) -> EvaluationRe
     return (await _reports(hub, release, gate)).get(gate.suite)
 
 
-async def reviews_of(hub: Hub, key: Key, release: Digest) -> list[Attestation]:
+async def reviews_of(hub: Hub, key: PointerKey, release: Digest) -> list[Attestation]:
     """What people have signed of a release on a route, oldest first."""
     tenant, route = key
     return await hub.store(
@@ -108,7 +107,7 @@ def stage_passed(hub: Hub, attestation: Attestation) -> None:
             hub.spawn(judge(hub, key, attestation.subject))
 
 
-def _gates_of(hub: Hub, tenant: str | None) -> list[tuple[Key, GateConfig]]:
+def _gates_of(hub: Hub, tenant: str | None) -> list[tuple[PointerKey, GateConfig]]:
     """The gates of a tenant's routes. Every attestation asks for them: the other tenants must not be gone through."""
     state = hub.ledger.tenants.get(tenant or "")
     if state is None:
@@ -123,7 +122,7 @@ def _stage(hub: Hub, tenant: str, gate: GateConfig, release: Digest) -> str:
     return gates.lacks(release, gate.after, hub.ledger.pointers.get(key), hub.facts.of(key))
 
 
-async def judge(hub: Hub, key: Key, release: Digest) -> GateResult | None:
+async def judge(hub: Hub, key: PointerKey, release: Digest) -> GateResult | None:
     """The verdict of a pointer's gate on a release, against what is live now; attested when it is a new one.
 
     None: the pointer has no gate, or the release is not reported yet on each of its suites.

@@ -17,6 +17,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forward
 from loradeck.rules.moves.common import Actor
 from loradeck.rules.quality.signatures import check_signed
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobEvent, JobMessage
 from loradeck.schemas.log import PointerState
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loradeck.hub.jobs.promotion")
 
-Key = tuple[str, str]
 
 KEPT = 200
 """Promotions that are over and still answer for their idempotency keys."""
@@ -43,7 +43,7 @@ class Promotion:
     """One promote on its way. `nodes`: name -> None while it prepares, True once ready there."""
 
     id: str
-    key: Key
+    key: PointerKey
     request: PromoteRequest
     actor: Actor
     release: Release
@@ -78,16 +78,16 @@ class Promotions:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._by_pointer: dict[Key, Promotion] = {}
+        self._by_pointer: dict[PointerKey, Promotion] = {}
         self._by_id: dict[str, Promotion] = {}
         self._by_key: dict[str, Promotion] = {}
 
-    def pending(self, key: Key) -> str | None:
+    def pending(self, key: PointerKey) -> str | None:
         """Id of the prepare that R would cancel."""
         promotion = self._by_pointer.get(key)
         return promotion.id if promotion else None
 
-    def preparing(self, key: Key) -> str | None:
+    def preparing(self, key: PointerKey) -> str | None:
         """Release that the nodes are to make resident beside the current one."""
         promotion = self._by_pointer.get(key)
         return promotion.release.id if promotion else None
@@ -95,7 +95,7 @@ class Promotions:
     def of_key(self, idempotency_key: str) -> Promotion | None:
         return self._by_key.get(idempotency_key)
 
-    def was_cancelled(self, key: Key, prepare: str) -> bool:
+    def was_cancelled(self, key: PointerKey, prepare: str) -> bool:
         """Whether a prepare of this pointer ended by being cancelled."""
         job = self._hub.queue.get(prepare)
         spec = job.spec if job else None
@@ -107,7 +107,7 @@ class Promotions:
 
     # ---- beginning -----------------------------------------------------------------------------------------
 
-    async def begin(self, key: Key, request: PromoteRequest, actor: Actor) -> Promotion:
+    async def begin(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> Promotion:
         """Start a promote, or find the one that this idempotency key has started.
 
         Raises: Refused: the rules forbid it, or another one is being prepared; nothing was changed.
@@ -148,7 +148,7 @@ class Promotions:
         hub.spawn(self._run(promotion))
         return promotion
 
-    async def check(self, key: Key, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
+    async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
         """What forbids the promote now; the codes its override passes.
 
         Raises: Refused.
@@ -189,13 +189,13 @@ class Promotions:
             name=hub.called,
         )
 
-    def _left_behind(self, key: Key, candidate: Release) -> list[str]:
+    def _left_behind(self, key: PointerKey, candidate: Release) -> list[str]:
         """Nodes that serve the pointer now and have no engine of the candidate's base."""
         placed = self._hub.fleet.placed(self._hub.config(key).placement, candidate.served_base)
         serving = {node.name for node, _ in self._hub.observer.placed(key) if not node.lost}
         return sorted(serving - {node.name for node, _ in placed})
 
-    def _memory_short(self, key: Key, candidate: Release) -> str:
+    def _memory_short(self, key: PointerKey, candidate: Release) -> str:
         """Where memory does not hold the candidate's engine beside those of all that is live there; '': nowhere."""
         hub, short_of = self._hub, []
         for node, replica in hub.fleet.placed(hub.config(key).placement, candidate.served_base):
@@ -210,7 +210,7 @@ class Promotions:
                 short_of.append(f"{node.name}: {needed:g} of {node.memory_gb:g} GB")
         return ", ".join(short_of[:8])
 
-    def _slots_ok(self, key: Key, candidate: Release) -> bool:
+    def _slots_ok(self, key: PointerKey, candidate: Release) -> bool:
         """Whether every placed replica has room for all currents of its table and the candidate."""
         if candidate.form is not Form.ADAPTER:
             return True
@@ -235,7 +235,7 @@ class Promotions:
                 return False
         return True
 
-    def _reachable(self, key: Key, release: Release) -> list[str]:
+    def _reachable(self, key: PointerKey, release: Release) -> list[str]:
         placed = self._hub.fleet.placed(self._hub.config(key).placement, release.served_base)
         return sorted(
             {node.name for node, replica in placed if not node.lost and replica.state is not EngineState.DOWN}

@@ -9,10 +9,9 @@ from loradeck.rules.moves.target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, GateResult
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
 from loradeck.store.interface import Store
-
-Key = tuple[str, str]
 
 _KEPT = (
     AttestationKind.ATTESTED,
@@ -30,11 +29,11 @@ _KEPT = (
 
 class Facts:
     def __init__(self) -> None:
-        self._attested: dict[Key, dict[str, int]] = defaultdict(dict)
-        self._generations: dict[Key, dict[int, tuple[int, int]]] = defaultdict(dict)
-        self._soaked: dict[Key, set[str]] = defaultdict(set)
-        self._breached: dict[Key, dict[str, tuple[str, int]]] = defaultdict(dict)
-        self._gates: dict[Key, dict[str, GateResult]] = defaultdict(dict)
+        self._attested: dict[PointerKey, dict[str, int]] = defaultdict(dict)
+        self._generations: dict[PointerKey, dict[int, tuple[int, int]]] = defaultdict(dict)
+        self._soaked: dict[PointerKey, set[str]] = defaultdict(set)
+        self._breached: dict[PointerKey, dict[str, tuple[str, int]]] = defaultdict(dict)
+        self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
         self.revoked: dict[str, str] = {}
         self.ledger: dict[str, Kept] = {}
         """Dataset -> its ledger entry."""
@@ -92,7 +91,7 @@ class Facts:
             case _:
                 pass
 
-    def of(self, key: Key) -> PointerFacts:
+    def of(self, key: PointerKey) -> PointerFacts:
         attested, breached = self._attested.get(key, {}), self._breached.get(key, {})
         return PointerFacts(
             attested=tuple(sorted(attested, key=lambda r: attested[r], reverse=True)),
@@ -102,14 +101,14 @@ class Facts:
             breaches={release: seq for release, (_, seq) in breached.items()},
         )
 
-    def attested_generation(self, key: Key, generation: int) -> tuple[int, int] | None:
+    def attested_generation(self, key: PointerKey, generation: int) -> tuple[int, int] | None:
         """(n, m) with which a generation was attested."""
         return self._generations.get(key, {}).get(generation)
 
-    def is_attested(self, key: Key, release: str) -> bool:
+    def is_attested(self, key: PointerKey, release: str) -> bool:
         return release in self._attested.get(key, {})
 
-    def is_soaked(self, key: Key, release: str) -> bool:
+    def is_soaked(self, key: PointerKey, release: str) -> bool:
         return release in self._soaked.get(key, set())
 
     def is_breached(self, pointer: PointerState, release: str) -> bool:
@@ -118,6 +117,6 @@ class Facts:
             return False
         return breach_of(release, pointer, self.of(pointer.key)) is not None
 
-    def gate(self, key: Key, release: str) -> GateResult | None:
+    def gate(self, key: PointerKey, release: str) -> GateResult | None:
         """The newest judgement of a release's gate on a pointer."""
         return self._gates.get(key, {}).get(release)

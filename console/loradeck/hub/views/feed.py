@@ -22,7 +22,7 @@ from loradeck.hub.access.auth import Caller, caller_of, check
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.rules.errors import Refused
 from loradeck.schemas.feed import FeedReset, FeedShow, FeedStatus
-from loradeck.schemas.ids import Role
+from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Event
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("loradeck.hub.views.feed")
 router = APIRouter()
 
-Key = tuple[str, str]
+
 T = TypeVar("T")
 
 Mark = tuple[int, int]
@@ -61,12 +61,12 @@ class Subscriber:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
-        self.shown: frozenset[Key] | None = None
+        self.shown: frozenset[PointerKey] | None = None
         self.shown_nodes: frozenset[str] | None = None
-        self.figured: tuple[list[Key], list[str]] = ([], [])
+        self.figured: tuple[list[PointerKey], list[str]] = ([], [])
         """Rows and nodes of which only figures are newer than its cursor: owed once it is known what it shows."""
         self.events: deque[Event] = deque()
-        self.tenants: dict[Key, None] = {}
+        self.tenants: dict[PointerKey, None] = {}
         self.nodes: dict[str, None] = {}
         self.jobs: dict[str, None] = {}
         self.status = True
@@ -80,7 +80,7 @@ class Subscriber:
             self.reset = "too far behind with the log"
         self.wake.set()
 
-    def owe_rows(self, keys: Iterable[Key]) -> None:
+    def owe_rows(self, keys: Iterable[PointerKey]) -> None:
         self.tenants.update(dict.fromkeys(keys))
         self.wake.set()
 
@@ -91,16 +91,16 @@ class Feeds:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._subscribers: set[Subscriber] = set()
-        self._soon: dict[Key, None] = {}
-        self._soon_for_all: dict[Key, None] = {}
+        self._soon: dict[PointerKey, None] = {}
+        self._soon_for_all: dict[PointerKey, None] = {}
         self._nodes: dict[str, None] = {}
         self._node_figures: dict[str, None] = {}
-        self._texts: dict[Key, str] = {}
+        self._texts: dict[PointerKey, str] = {}
         self.seq = 0
         """Grows with every change of a row or a node."""
-        self._touched: dict[Key, Mark] = {}
+        self._touched: dict[PointerKey, Mark] = {}
         """When a row last changed, but for its figures, for feeds that resume."""
-        self._figured: dict[Key, Mark] = {}
+        self._figured: dict[PointerKey, Mark] = {}
         """When a row's figures last changed."""
         self._touched_nodes: dict[str, Mark] = {}
         self._figured_nodes: dict[str, Mark] = {}
@@ -116,25 +116,25 @@ class Feeds:
         for subscriber in self._subscribers:
             subscriber.owe_events(events)
 
-    def now(self, keys: Collection[Key]) -> None:
+    def now(self, keys: Collection[PointerKey]) -> None:
         """Rows that moved or were acknowledged: to everybody, at once."""
         self._touch(keys, self._touched)
         for subscriber in self._subscribers:
             subscriber.owe_rows(keys)
 
-    def soon(self, keys: Iterable[Key]) -> None:
+    def soon(self, keys: Iterable[PointerKey]) -> None:
         """Rows with new telemetry: with the next tick, to those who show them."""
         keys = tuple(keys)
         self._touch(keys, self._figured)
         self._soon.update(dict.fromkeys(keys))
 
-    def soon_for_all(self, keys: Iterable[Key]) -> None:
+    def soon_for_all(self, keys: Iterable[PointerKey]) -> None:
         """Rows whose flags may have changed without a move (a node, a pin): with the next tick, to everybody."""
         keys = tuple(keys)
         self._touch(keys, self._touched)
         self._soon_for_all.update(dict.fromkeys(keys))
 
-    def _touch(self, keys: Iterable[Key], touched: dict[Key, Mark]) -> None:
+    def _touch(self, keys: Iterable[PointerKey], touched: dict[PointerKey, Mark]) -> None:
         mark = self._mark()
         for key in keys:
             touched[key] = mark
@@ -246,7 +246,7 @@ class Feeds:
             return None
         return [e for e in recent if e.rev > rev]
 
-    def row(self, key: Key) -> str:
+    def row(self, key: PointerKey) -> str:
         """A tenant row as JSON, shared by all who are owed it."""
         text = self._texts.get(key)
         if text is None:

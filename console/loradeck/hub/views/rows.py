@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loradeck.hub.fleet.nodes import AckRecord, Node
-from loradeck.hub.fleet.request_counts import Recent
+from loradeck.hub.fleet.windows import Recent
 from loradeck.rules.moves.target import Target, liftable, rollback_target
 from loradeck.rules.quality import health
 from loradeck.rules.serving import readiness
+from loradeck.schemas.counts import Counts
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.state import (
     Cause,
-    Health,
     NodeReplica,
     NodeRow,
     Preview,
@@ -30,7 +31,7 @@ from loradeck.schemas.state import (
 if TYPE_CHECKING:
     from loradeck.hub.hub import Hub
 
-Key = tuple[str, str]
+
 Placed = tuple[tuple[Node, Replica], ...]
 
 
@@ -48,7 +49,7 @@ class Rows:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    def target(self, key: Key, pointer: PointerState) -> Target:
+    def target(self, key: PointerKey, pointer: PointerState) -> Target:
         """What R does on a pointer now. The preview and the rollback itself both ask here."""
         hub = self._hub
         live = hub.catalogue.releases.get(pointer.release) if pointer.release else None
@@ -62,7 +63,7 @@ class Rows:
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
-    def tenant(self, key: Key) -> TenantRow:
+    def tenant(self, key: PointerKey) -> TenantRow:
         """Raises: KeyError when there is no such pointer."""
         hub = self._hub
         entry = hub.steer.entries[key]
@@ -109,11 +110,11 @@ class Rows:
             attested=attested,
             settled=progress.settled,
             cause=self._cause(key, pointer, preview, placed),
-            requests_per_s=round(recent.finished / recent.seconds, 3),
-            error_share=recent.errors / recent.finished if recent.finished else None,
+            requests_per_s=round(recent.counts.requests / recent.seconds, 3),
+            error_share=recent.counts.errors / recent.counts.requests if recent.counts.requests else None,
             bad_before=bad_before,
-            bad_now=recent.bad / recent.checked if recent.checked else None,
-            bad_n=recent.checked,
+            bad_now=recent.counts.bad / recent.counts.checked if recent.counts.checked else None,
+            bad_n=recent.counts.checked,
             ttft95_ms=recent.ttft95_ms,
             last_left_ms=last_left,
             left_answered=left_answered,
@@ -122,7 +123,7 @@ class Rows:
             soak=(config.soak.seconds, config.soak.requests),
         )
 
-    def _left(self, key: Key, pointer: PointerState, left: str | None) -> tuple[int | None, int]:
+    def _left(self, key: PointerKey, pointer: PointerState, left: str | None) -> tuple[int | None, int]:
         """(time of the last token, requests answered) of the release that the last move left, in its last stint."""
         if left is None:
             return None, 0
@@ -132,10 +133,10 @@ class Rows:
         newest = max((c.generation for c in counters), default=0)
         stint = [c for c in counters if c.generation == newest]
         last = max((c.last_token_ms for c in stint), default=0)
-        return last or None, sum(c.finished for c in stint)
+        return last or None, sum(c.counts.requests for c in stint)
 
     def _replica(
-        self, key: Key, pointer: PointerState, node: Node, replica: Replica, ack: AckRecord | None
+        self, key: PointerKey, pointer: PointerState, node: Node, replica: Replica, ack: AckRecord | None
     ) -> ReplicaRow:
         hub = self._hub
         committed = hub.observer.committed.get(key)
@@ -163,7 +164,7 @@ class Rows:
             pinned=pin.release.id if pin else None,
         )
 
-    def _preview(self, key: Key, pointer: PointerState) -> Preview:
+    def _preview(self, key: PointerKey, pointer: PointerState) -> Preview:
         hub = self._hub
         target = self.target(key, pointer)
         skipped = tuple(
@@ -196,7 +197,7 @@ class Rows:
             streams=sum(c.streams for c in hub.counts.counters(key) if c.release == pointer.release),
         )
 
-    def readiness(self, key: Key, release_id: str) -> Near:
+    def readiness(self, key: PointerKey, release_id: str) -> Near:
         """How near a release is to serving, on every replica that a move to it would concern.
 
         These are the replicas of its base; and of the nodes that serve the pointer now, those without an engine
@@ -229,7 +230,7 @@ class Rows:
             behind=readiness.worst_first(behind),
         )
 
-    def _cause(self, key: Key, pointer: PointerState, preview: Preview, placed: Placed) -> Cause:
+    def _cause(self, key: PointerKey, pointer: PointerState, preview: Preview, placed: Placed) -> Cause:
         hub, live = self._hub, pointer.release
         if live is None:
             return Cause()
@@ -296,5 +297,5 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-def _some(health_: Health) -> Health | None:
+def _some(health_: Counts) -> Counts | None:
     return health_ if health_.requests or health_.checked else None

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TRACE_ROWS, TraceAsk, TraceRows
 from loradeck.schemas.trace import NodeTraced, Traced, TraceRow
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5.0
 """How long one node has for one answer."""
-
-Key = tuple[str, str]
 
 
 class Traces:
@@ -32,7 +31,7 @@ class Traces:
         if waiting is not None and name == node.name and not waiting.done():
             waiting.set_result(answer)
 
-    async def collect(self, key: Key, release: str | None, last: int) -> Traced:
+    async def collect(self, key: PointerKey, release: str | None, last: int) -> Traced:
         """A pointer's newest requests of all nodes that serve or have served it, at most `last` of each."""
         hub = self._hub
         names = {node.name for node, _ in hub.observer.placed(key)}
@@ -46,11 +45,13 @@ class Traces:
             release=release,
             at_ms=hub.now_ms(),
             rows=tuple(rows),
-            counted=hub.counts.total(key, release).requests if release is not None else None,
+            counted=hub.counts.total(key, release).counts.requests if release is not None else None,
             nodes=tuple(told for told, _ in found),
         )
 
-    async def _of_node(self, name: str, key: Key, release: str | None, last: int) -> tuple[NodeTraced, list[TraceRow]]:
+    async def _of_node(
+        self, name: str, key: PointerKey, release: str | None, last: int
+    ) -> tuple[NodeTraced, list[TraceRow]]:
         node = self._hub.fleet.nodes.get(name)
         rows: list[TraceRow] = []
         if node is None or node.link is None:
@@ -72,7 +73,9 @@ class Traces:
                 return NodeTraced(node=name, rows=len(rows), why=f"the newest {last:,} were asked for"), rows
             before = page.rows[0].seq
 
-    async def _page(self, node: Node, key: Key, release: str | None, before: int | None, last: int) -> TraceRows | None:
+    async def _page(
+        self, node: Node, key: PointerKey, release: str | None, before: int | None, last: int
+    ) -> TraceRows | None:
         ask = secrets.token_hex(8)
         waiting: asyncio.Future[TraceRows] = asyncio.get_running_loop().create_future()
         self._asked[ask] = (node.name, waiting)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.common import Actor, Named, drafted, expect_generation, moved
-from loradeck.rules.moves.fold import Key
 from loradeck.rules.moves.target import Target
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction
@@ -97,9 +96,9 @@ def fallback(
 
 
 def undo(
-    pointers: Mapping[Key, PointerState],
+    pointers: Mapping[PointerKey, PointerState],
     undone: Sequence[Event],
-    before: Mapping[Key, PointerState],
+    before: Mapping[PointerKey, PointerState],
     request: UndoRequest,
     actor: Actor,
     *,

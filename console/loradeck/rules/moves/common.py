@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.target import PointerFacts, breach_of
-from loradeck.schemas.health import Health
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, Event, EventKind, Lifted, PointerState
 from loradeck.schemas.moves import AnnotateRequest, HoldRequest, LiftRequest, UnpinRequest
@@ -26,7 +26,7 @@ Named = Callable[[str | None], str]
 
 
 NO_FACTS = PointerFacts()
-NOTHING = Health()
+NOTHING = Counts()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +114,8 @@ def lift(
     actor: Actor,
     facts: PointerFacts = NO_FACTS,
     *,
-    live: Health = NOTHING,
-    total: Health = NOTHING,
+    live: Counts = NOTHING,
+    total: Counts = NOTHING,
     name: Named = short,
 ) -> Draft:
     """Ends what speaks against a release on this pointer: its quarantine, and its breach.

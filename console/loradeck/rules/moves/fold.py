@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import CallerKey, TenantState
-
-Key = tuple[str, str]
-"""(tenant, route)."""
 
 
 class LogGap(ValueError):
@@ -24,7 +22,7 @@ class Ledger:
         self.epoch = 0
         self.rev = 0
         self.hash = GENESIS
-        self.pointers: dict[Key, PointerState] = {}
+        self.pointers: dict[PointerKey, PointerState] = {}
         self.tenants: dict[str, TenantState] = {}
 
     @classmethod

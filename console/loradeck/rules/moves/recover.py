@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from loradeck.rules.moves.common import Actor
-from loradeck.rules.moves.fold import Key
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TenantState
 
 
-def newest(entries: Iterable[TableEntry]) -> dict[Key, TableEntry]:
+def newest(entries: Iterable[TableEntry]) -> dict[PointerKey, TableEntry]:
     """Per (tenant, route) the entry with the highest (epoch, generation) of all agents' tables.
 
     Of two with the same one, a tombstone counts less: a node that a pointer is no longer placed on has one,
     while others go on serving it.
     """
-    best: dict[Key, TableEntry] = {}
+    best: dict[PointerKey, TableEntry] = {}
     for entry in entries:
         known = best.get(entry.key)
         if known is None or _order(entry) > _order(known):
@@ -35,7 +35,7 @@ def _order(entry: TableEntry) -> tuple[tuple[int, int], bool]:
 
 
 def drafts(
-    now: Mapping[Key, PointerState],
+    now: Mapping[PointerKey, PointerState],
     entries: Iterable[TableEntry],
     *,
     tenants: Mapping[str, TenantState],
@@ -103,7 +103,7 @@ def drafts(
             )
         )
     seen: set[str] = set()
-    routes: set[Key] = set()
+    routes: set[PointerKey] = set()
     for entry in ahead:
         tenant = tenants.get(entry.tenant)
         if tenant is None or tenant.offboarded:

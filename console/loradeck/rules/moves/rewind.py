@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.common import Actor
-from loradeck.rules.moves.fold import Key
 from loradeck.rules.moves.target import PointerFacts, ruled_out
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import RewindPlan, RewindRequest, RewindStep
 
@@ -19,10 +19,10 @@ NO_FACTS = PointerFacts()
 
 
 def plan(
-    now: Mapping[Key, PointerState],
-    then: Mapping[Key, PointerState],
+    now: Mapping[PointerKey, PointerState],
+    then: Mapping[PointerKey, PointerState],
     request: RewindRequest,
-    facts: Mapping[Key, PointerFacts],
+    facts: Mapping[PointerKey, PointerFacts],
     *,
     to_rev: int,
     at_ms: int | None,
@@ -80,8 +80,8 @@ def _why_not(
 
 def drafts(
     plan: RewindPlan,
-    now: Mapping[Key, PointerState],
-    then: Mapping[Key, PointerState],
+    now: Mapping[PointerKey, PointerState],
+    then: Mapping[PointerKey, PointerState],
     request: RewindRequest,
     actor: Actor,
     *,

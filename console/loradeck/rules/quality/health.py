@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
-from loradeck.schemas.state import Health
 
 ENOUGH = 50
 """Answers under which a share says too little to compare, on all replicas or on one."""
@@ -28,7 +28,7 @@ class Breach:
         return f"{self.what} {self.share:.1%} of {self.n}"
 
 
-def breached(health: Health, limit: BreachLimit) -> Breach | None:
+def breached(health: Counts, limit: BreachLimit) -> Breach | None:
     """Which limit the answers of a release passed while it was current; None: none, or too few answers yet."""
     if health.checked >= limit.n and health.bad / health.checked > limit.bad:
         return Breach(what="bad", share=health.bad / health.checked, n=health.checked)
@@ -37,14 +37,9 @@ def breached(health: Health, limit: BreachLimit) -> Breach | None:
     return None
 
 
-def since(counted: Health, lifted: Health) -> Health:
+def since(counted: Counts, lifted: Counts) -> Counts:
     """What was counted after a breach had been lifted, when `lifted` had been counted."""
-    return Health(
-        requests=max(0, counted.requests - lifted.requests),
-        errors=max(0, counted.errors - lifted.errors),
-        checked=max(0, counted.checked - lifted.checked),
-        bad=max(0, counted.bad - lifted.bad),
-    )
+    return (counted - lifted).at_least_zero()
 
 
 def soaked(seconds: float, requests: int, soak: Soak) -> bool:
@@ -91,11 +86,11 @@ class Fault(NamedTuple):
 
 
 def cause(
-    live: Health,
-    prior: Health | None,
-    by_replica: Mapping[str, Health],
-    others: Health | None,
-    base: Health | None,
+    live: Counts,
+    prior: Counts | None,
+    by_replica: Mapping[str, Counts],
+    others: Counts | None,
+    base: Counts | None,
 ) -> Fault:
     """Who is at fault, and by which figure.
 
@@ -115,15 +110,15 @@ def cause(
     return Fault(verdicts[0], "bad") if live.checked else Fault(verdicts[1], "errors")
 
 
-def _bad(health: Health) -> _Share:
+def _bad(health: Counts) -> _Share:
     return _Share(min(health.bad, health.checked), health.checked)
 
 
-def _errors(health: Health) -> _Share:
+def _errors(health: Counts) -> _Share:
     return _Share(min(health.errors, health.requests), health.requests)
 
 
-def _usable(health: Health | None, figure: Callable[[Health], _Share]) -> _Share | None:
+def _usable(health: Counts | None, figure: Callable[[Counts], _Share]) -> _Share | None:
     if health is None:
         return None
     share = figure(health)

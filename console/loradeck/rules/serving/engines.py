@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from loradeck.rules.moves.fold import Key
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 
@@ -29,7 +29,7 @@ def wanted_bases(
     pins: Iterable[Pin] = (),
     now_ms: int,
     hold_prior_s: float,
-    swaps: Collection[Key] = (),
+    swaps: Collection[PointerKey] = (),
 ) -> list[str]:
     """Digests of the bases that something wants, those first that come first where memory is short.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from loradeck.rules.moves.fold import Key
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
 
 KEPT_ATTESTED = 3
@@ -13,7 +13,7 @@ KEPT_ATTESTED = 3
 
 def roots(
     pointers: Iterable[PointerState],
-    attested: Mapping[Key, Sequence[str]],
+    attested: Mapping[PointerKey, Sequence[str]],
     *,
     before: Iterable[PointerState] = (),
     also: Iterable[str] = (),

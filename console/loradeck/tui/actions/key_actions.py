@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from rich.cells import chop_cells
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.tui.gate.decide import Action, barrier
 from loradeck.tui.lines.rollback_panel import is_done, pin_command, wants_panel
-from loradeck.tui.model.own_moves import RowKey
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.help import HelpScreen
@@ -116,7 +116,7 @@ class Acts:
         else:
             self._deck.notice("nothing is open here; q quits", "dim")
 
-    def _closes_panel(self, key: RowKey) -> bool:
+    def _closes_panel(self, key: PointerKey) -> bool:
         row = self._deck.state.tenants[key]
         if not wants_panel(self._deck.state, row) or row.pointer.last_move is None:
             return False

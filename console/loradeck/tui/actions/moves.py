@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from loradeck.client.times import MomentError, moment
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
 from loradeck.tui.gate.decide import Act, Action, Ask, Refuse, Verdict, barrier, decide, offer, rewind
 from loradeck.tui.gate.orders import order_of
 from loradeck.tui.gate.question import Question
-from loradeck.tui.model.own_moves import Move, RowKey
+from loradeck.tui.model.own_moves import Move
 from loradeck.tui.model.state import Screen
 from loradeck.tui.text.spans import clean
 from loradeck.tui.widgets.prompt import Asking
@@ -95,7 +96,7 @@ class Moving:
             and self._deck.question is None
         )
 
-    async def _offer(self, key: RowKey, label: str | None, *, override: bool) -> None:
+    async def _offer(self, key: PointerKey, label: str | None, *, override: bool) -> None:
         found = await self._deck.asker.candidate(key, label)
         if found is None:
             return

@@ -14,6 +14,7 @@ from loradeck.client.feed import Feed, FeedItem
 from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.feed import FeedShow
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
@@ -31,7 +32,7 @@ from loradeck.schemas.related import Company
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import NodeRow, ReleaseView
 from loradeck.schemas.trace import Traced
-from loradeck.tui.model.own_moves import Move, Order, RowKey
+from loradeck.tui.model.own_moves import Move, Order
 
 if TYPE_CHECKING:
     from loradeck.client.api import HubApi
@@ -47,7 +48,7 @@ class Port(Protocol):
         """The feed, for ever."""
         ...
 
-    async def show(self, rows: frozenset[RowKey], nodes: frozenset[str]) -> None:
+    async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
         """Say whose figures are wanted. What moves, comes, goes or changes a flag comes for every row and node."""
         ...
 
@@ -138,7 +139,7 @@ class HubPort:
     def follow(self) -> AsyncGenerator[FeedItem]:
         return self._feed.follow()
 
-    async def show(self, rows: frozenset[RowKey], nodes: frozenset[str]) -> None:
+    async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
         await self._feed.show(tuple(f"{tenant}/{route}" for tenant, route in sorted(rows)), tuple(sorted(nodes)))
 
     async def send(self, move: Move) -> MoveResult:

@@ -13,6 +13,7 @@ from loradeck.client.errors import ClientError
 from loradeck.client.lineage import ancestors
 from loradeck.client.responses import ReleaseDetail
 from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import RewindPlan, RewindRequest
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.trace import Traced
@@ -20,7 +21,6 @@ from loradeck.tui.gate.decide import newest
 from loradeck.tui.hub.port import Port
 from loradeck.tui.hub.release_labels import Labels
 from loradeck.tui.lines.outcome import said
-from loradeck.tui.model.own_moves import RowKey
 from loradeck.tui.model.registry import Fetch
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import FETCHED, ConsoleState, Link, Screen
@@ -69,10 +69,10 @@ class Asker:
         self._changed = changed
         self._notice = notice
         self._labels = Labels(port, state)
-        self._shown: tuple[frozenset[RowKey], frozenset[str]] | None = None
-        self._company: tuple[RowKey, int, float] | None = None
+        self._shown: tuple[frozenset[PointerKey], frozenset[str]] | None = None
+        self._company: tuple[PointerKey, int, float] | None = None
 
-    def show(self, rows: Collection[RowKey], nodes: Collection[str]) -> None:
+    def show(self, rows: Collection[PointerKey], nodes: Collection[str]) -> None:
         """Ask for the figures of these rows and nodes from now on; what moves or changes a flag comes for every row.
 
         Of a small fleet all nodes are followed, so that there is something to see of each when one looks.
@@ -108,7 +108,7 @@ class Asker:
             self._company = (row.key, generation, now)
             self._start(self._learn_company(row.key))
 
-    async def _learn_company(self, key: RowKey) -> None:
+    async def _learn_company(self, key: PointerKey) -> None:
         held = self._state.company
         try:
             found = await self._port.company(*key)
@@ -185,7 +185,7 @@ class Asker:
 
     # ---- before a question ---------------------------------------------------------------------------------
 
-    async def candidate(self, key: RowKey, label: str | None) -> tuple[ReleaseView, GateResult | None] | None:
+    async def candidate(self, key: PointerKey, label: str | None) -> tuple[ReleaseView, GateResult | None] | None:
         """The release that `p` would offer on a row, and its newest gate result; None: it was told why there is none.
 
         `label`: the release that was named; None: the newest that is not live.
@@ -218,7 +218,7 @@ class Asker:
             return None
         return *found, {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in datasets}
 
-    async def traces(self, key: str, at: RowKey, release: str | None, last: int) -> Traced | None:
+    async def traces(self, key: str, at: PointerKey, release: str | None, last: int) -> Traced | None:
         """A row's newest requests; None: it was told why there is no answer. `key`: which key asked."""
         try:
             return await self._port.traces(*at, release, last)

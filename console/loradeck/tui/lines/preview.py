@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.related import Companion, Shared
 from loradeck.schemas.route import Soak
 from loradeck.schemas.state import (
-    Health,
     Preview,
     PreviewAction,
     Readiness,
@@ -132,7 +132,7 @@ class _Figure(NamedTuple):
 
     word: str
     unit: str
-    of: Callable[[Health], tuple[int, int]]
+    of: Callable[[Counts], tuple[int, int]]
 
 
 _FIGURES = {
@@ -141,13 +141,13 @@ _FIGURES = {
 }
 
 
-def _share(health: Health, figure: _Figure) -> float | None:
+def _share(health: Counts, figure: _Figure) -> float | None:
     """None where there are too few to compare."""
     part, whole = figure.of(health)
     return part / whole if whole >= ENOUGH else None
 
 
-def _said(health: Health | None, figure: _Figure) -> str:
+def _said(health: Counts | None, figure: _Figure) -> str:
     """`31.0% of 2,310`, `too few (12 checked)`, `not measured`."""
     if health is None:
         return "not measured"
@@ -189,7 +189,7 @@ def _cause(row: TenantRow, wide: bool) -> list[Line]:
     ]
 
 
-def _replicas(by_replica: dict[str, Health], figure: _Figure) -> str:
+def _replicas(by_replica: dict[str, Counts], figure: _Figure) -> str:
     """How the live release does replica by replica: the range, or the one that stands out for want of answers."""
     known = {name: share for name, h in by_replica.items() if (share := _share(h, figure)) is not None}
     if not known:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import JobState
-from loradeck.tui.model.own_moves import RowKey
 from loradeck.tui.model.selectable_list import Listing
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Arranging(Generic[W]):
 # ---- ranks -------------------------------------------------------------------------------------------------
 
 
-def tenants(state: ConsoleState) -> Callable[[RowKey], tuple[int | str, ...]]:
+def tenants(state: ConsoleState) -> Callable[[PointerKey], tuple[int | str, ...]]:
     """What the tenants are sorted by now."""
     briefs, now_ms = state.tenants.briefs, state.hub_now_ms
     match state.sort:
@@ -159,7 +159,7 @@ def data(state: ConsoleState) -> Callable[[str], tuple[str, str, str, str]]:
 # ---- what a filter finds -----------------------------------------------------------------------------------
 
 
-def tenant_text(state: ConsoleState, key: RowKey) -> str:
+def tenant_text(state: ConsoleState, key: PointerKey) -> str:
     brief = state.tenants.briefs[key]
     return f"{key[0]}/{key[1]} {brief.live} {' '.join(brief.flags)}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import (
     AnnotateRequest,
@@ -25,7 +26,6 @@ from loradeck.schemas.review import Review
 Request = (
     RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest | RewindRequest | AnnotateRequest
 )
-RowKey = tuple[str, str]
 
 
 class MoveKind(StrEnum):
@@ -50,7 +50,7 @@ class Move:
     """For people: 'R acme/production v9/B2 > v7/B2'."""
 
     @property
-    def row(self) -> RowKey:
+    def row(self) -> PointerKey:
         return (self.tenant, self.route)
 
     @property
@@ -127,7 +127,7 @@ class OwnMove:
         return event.generation if event else None
 
     @property
-    def moved(self) -> dict[RowKey, int]:
+    def moved(self) -> dict[PointerKey, int]:
         """Every pointer that this move committed, and its generation since."""
         events = self.result.events if self.result is not None and self.phase is Phase.COMMITTED else ()
         return {

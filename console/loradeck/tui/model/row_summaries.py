@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import NodeRow, TenantRow
-from loradeck.tui.model.own_moves import RowKey
 from loradeck.tui.model.packed_rows import Rows
 from loradeck.tui.text.spans import release
 
@@ -112,7 +112,7 @@ class NodeCounts:
             self.pins += by * brief.pins
 
 
-TenantRows = Rows[RowKey, TenantRow, TenantBrief, Counts]
+TenantRows = Rows[PointerKey, TenantRow, TenantBrief, Counts]
 NodeRows = Rows[str, NodeRow, NodeBrief, NodeCounts]
 
 

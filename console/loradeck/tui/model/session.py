@@ -17,8 +17,9 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from loradeck.client.config import Context, state_path
+from loradeck.schemas.ids import PointerKey
 from loradeck.tui.model.list_order import Sort
-from loradeck.tui.model.own_moves import Move, MoveKind, Request, RowKey
+from loradeck.tui.model.own_moves import Move, MoveKind, Request
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
 from loradeck.tui.model.state import Screen
 from loradeck.tui.text.spans import age, clean
@@ -73,7 +74,7 @@ class Session(BaseModel):
     filter: str = ""
     """Of the tenants."""
 
-    row: RowKey | None = None
+    row: PointerKey | None = None
     told: tuple[SentMove, ...] = ()
     commands: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from loradeck.schemas.feed import (
     FeedStatus,
     FeedTenants,
 )
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.related import Company
@@ -33,7 +34,7 @@ from loradeck.schemas.state import HubStatus, Me, NodeRow, ReleaseView, TenantRo
 from loradeck.tui.model import list_order as order
 from loradeck.tui.model.hardware_history import History
 from loradeck.tui.model.list_order import Arranging, Ordered, Sort
-from loradeck.tui.model.own_moves import OPEN, Move, MoveKind, OwnMove, Phase, RowKey, Tell
+from loradeck.tui.model.own_moves import OPEN, Move, MoveKind, OwnMove, Phase, Tell
 from loradeck.tui.model.registry import Fetch, Registry
 from loradeck.tui.model.review_draft import Candidate, Reviewing
 from loradeck.tui.model.row_summaries import NodeRows, TenantRows, node_rows, tenant_rows
@@ -90,7 +91,7 @@ ORDERED = frozenset({Screen.NODES, Screen.JOBS, Screen.GATES})
 class Changed:
     """Which parts a feed message touched, so that only they are drawn again."""
 
-    tenants: frozenset[RowKey] = frozenset()
+    tenants: frozenset[PointerKey] = frozenset()
     nodes: bool = False
     jobs: bool = False
     events: bool = False
@@ -121,7 +122,7 @@ class ConsoleState:
     received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
     """When a row came since the whole was listed: ("tenant", key) or ("node", name) to monotonic seconds."""
 
-    asked: dict[RowKey, float] | None = None
+    asked: dict[PointerKey, float] | None = None
     """Rows whose figures the hub was asked for, and since when figures of theirs are new enough; None: of all."""
 
     asked_nodes: dict[str, float] | None = None
@@ -129,7 +130,7 @@ class ConsoleState:
 
     screen: Screen = Screen.TENANTS
     sort: Sort = Sort.ATTENTION
-    tenant_list: Listing[RowKey] = field(default_factory=Listing)
+    tenant_list: Listing[PointerKey] = field(default_factory=Listing)
     node_list: Listing[str] = field(default_factory=Listing)
     job_list: Listing[str] = field(default_factory=Listing)
     event_list: Listing[int] = field(default_factory=Listing)
@@ -141,9 +142,9 @@ class ConsoleState:
     reviews: dict[Candidate, Reviewing] = field(default_factory=dict)
     """Candidates whose answers were looked at here."""
 
-    marks: list[RowKey] = field(default_factory=list)
+    marks: list[PointerKey] = field(default_factory=list)
 
-    company: dict[RowKey, Company] = field(default_factory=dict)
+    company: dict[PointerKey, Company] = field(default_factory=dict)
     """What other live releases share with a row's, of rows that were looked at."""
 
     own: list[OwnMove] = field(default_factory=list)
@@ -338,7 +339,7 @@ class ConsoleState:
             return 0.0
         return self.clock() - self.received.get((kind, key), self._listed_at)
 
-    def ask_for(self, rows: Collection[RowKey], nodes: Collection[str]) -> None:
+    def ask_for(self, rows: Collection[PointerKey], nodes: Collection[str]) -> None:
         """The hub has been asked for the figures of these rows and nodes, and of no others."""
         now = self.clock()
         # What came within the last seconds is as new as what a live row shows.
@@ -352,7 +353,7 @@ class ConsoleState:
         since = self.asked_nodes.get(name)
         return since is not None and self.received.get(("node", name), self._listed_at) >= since
 
-    def is_fresh(self, key: RowKey) -> bool:
+    def is_fresh(self, key: PointerKey) -> bool:
         """Whether a row's figures are of now; those of a row that nobody looked at may be hours old."""
         if self.asked is None:
             return True
@@ -467,7 +468,7 @@ class ConsoleState:
         self._arranging.due(which)
 
     @property
-    def listing(self) -> Listing[RowKey] | Listing[str] | Listing[int]:
+    def listing(self) -> Listing[PointerKey] | Listing[str] | Listing[int]:
         """The list of the screen in front."""
         return self._arranging.lists[self.screen].listing
 
@@ -567,7 +568,7 @@ class ConsoleState:
             return row is None or "PREP" not in row.flags
         return all(self._is_settled(key, generation) for key, generation in own.moved.items())
 
-    def _is_settled(self, key: RowKey, generation: int) -> bool:
+    def _is_settled(self, key: PointerKey, generation: int) -> bool:
         row = self.tenants.get(key)
         if row is None or row.pointer.generation > generation:
             return True

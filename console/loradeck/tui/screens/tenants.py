@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from loradeck.client.traces import export
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier, decide, shown_of
 from loradeck.tui.gate.seen_frames import Shown
@@ -15,7 +16,6 @@ from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.preview import preview_lines, tell_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
 from loradeck.tui.lines.traces import EXPORTED, SHOWN, trace_lines
-from loradeck.tui.model.own_moves import RowKey
 from loradeck.tui.model.selectable_list import hidden
 from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
@@ -124,7 +124,7 @@ class TenantsScreen(ListScreen):
         self.deck.notice("asking the routers ...", "dim")
         self.deck.run_worker(self._show_traces(row.key), group="offer", exclusive=True)
 
-    async def _show_traces(self, key: RowKey) -> None:
+    async def _show_traces(self, key: PointerKey) -> None:
         deck = self.deck
         traced = await deck.asker.traces("l", key, None, SHOWN)
         if traced is None:
@@ -145,7 +145,7 @@ class TenantsScreen(ListScreen):
         self.deck.notice(f"asking the routers for what {state.label_of(event.from_release)} answered ...", "dim")
         self.deck.run_worker(self._export(row.key, event.from_release), group="export", exclusive=True)
 
-    async def _export(self, key: RowKey, release: str) -> None:
+    async def _export(self, key: PointerKey, release: str) -> None:
         deck, state = self.deck, self.deck.state
         traced = await deck.asker.traces("x", key, release, EXPORTED)
         if traced is None:
