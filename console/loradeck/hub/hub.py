@@ -542,13 +542,9 @@ class Hub:
         self.feeds.node(node.name)
 
     def acknowledged(self, ack: Ack) -> None:
-        """A replica says how far it is. Of another generation than the newest: nothing follows from it."""
-        key = (ack.tenant, ack.route)
-        entry = self.steer.entries.get(key)
-        if entry is None or (ack.epoch, ack.generation) != entry.fence:
-            return
-        self.observer.acknowledged(ack)
-        self.feeds.now((key,))
+        """Counts a replica's acknowledgement. One of another generation than the newest changes nothing."""
+        if self.observer.acknowledged(ack):
+            self.feeds.now(((ack.tenant, ack.route),))
 
     def reported(self, node: Node, report: Report) -> None:
         """Telemetry and counters of a node."""

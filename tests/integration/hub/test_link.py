@@ -129,6 +129,19 @@ async def test_an_ack_of_an_older_generation_counts_for_nothing(deck: Deck, join
     assert (row.flipped, row.proven) == (0, 0)
 
 
+async def test_a_late_ack_of_the_generation_before_takes_no_proof_back(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    old = agent.entry
+    await deck.promote(await deck.release(seed=2))
+    await agent.ack(old, AckState.WAITING)
+    await agent.report()
+    await until(lambda: len(deck.hub.fleet.nodes["n1"].replicas[0].loaded) == 2, "the report came after the ack")
+    row = await deck.row()
+    assert (row.flipped, row.proven, row.replicas[0].state) == (1, 1, AckState.PROVEN)
+
+
 async def test_a_replica_that_flipped_to_another_release_has_not_flipped(deck: Deck, join: Join) -> None:
     await deck.tenant()
     agent = await join("n1")

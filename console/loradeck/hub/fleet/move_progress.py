@@ -126,22 +126,27 @@ class Observer:
 
     # ---- what happened -------------------------------------------------------------------------------------
 
-    def acknowledged(self, ack: Ack) -> None:
-        """A replica says how far it is with the newest generation of a pointer."""
+    def acknowledged(self, ack: Ack) -> bool:
+        """Counts a replica's acknowledgement; False for one of another generation than the newest: nothing changed."""
         key, fleet = (ack.tenant, ack.route), self._hub.fleet
-        entry = self._hub.steer.entries[key]
+        entry = self._hub.steer.entries.get(key)
+        if entry is None:
+            return False
         node = fleet.nodes.get(fleet.node_of(ack.replica) or "")
         assert node is not None, "a link takes acknowledgements of its own node's replicas only"
         tally = self._kept(key)
         before = share(node, fleet.ack_of(key, ack.replica, entry.fence))
-        record = fleet.ack(ack, entry.current.id if entry.current else None)
+        record = fleet.ack(ack, entry.fence, entry.current.id if entry.current else None)
+        if record is None:
+            return False
         if tally is None and self._valid(key) is not None:
             # Nodes are coming or going: all of it is counted over, and once for many of them.
             self.look_again((key,))
-            return
+            return True
         if tally is not None and self._tallies[key][0][0].holds(node, ack.replica):
             tally.change(node, before, record)
         self.check(key)
+        return True
 
     def look_again(self, keys: Iterable[PointerKey]) -> None:
         """Something changed about a node: its pointers are checked soon, once for all nodes that change together."""

@@ -381,14 +381,17 @@ class Fleet:
 
     # ---- acknowledgements ----------------------------------------------------------------------------------
 
-    def ack(self, ack: Ack, wanted: str | None) -> AckRecord:
-        """Keep the newest per replica; the caller has checked that its fence is the current one.
+    def ack(self, ack: Ack, current: Fence, wanted: str | None) -> AckRecord | None:
+        """Keeps the newest acknowledgement of each replica, and returns what is kept of this one.
 
-        A replica that says it flipped to another release than the `wanted` one has not flipped.
+        None, and nothing is changed: it is not of the pointer's `current` (epoch, generation). A replica that
+        acknowledges another release than the `wanted` one has not flipped.
         """
+        fence = (ack.epoch, ack.generation)
+        if fence != current:
+            return None
         now = self.clock()
         records = self._acks.setdefault((ack.tenant, ack.route), {})
-        fence = (ack.epoch, ack.generation)
         if ack.state in FLIPPED and ack.release != wanted:
             detail = f"acknowledged {ack.release}, not {wanted}"
             ack = ack.model_copy(update={"state": AckState.FAILED, "code": "wrong_release", "detail": detail})

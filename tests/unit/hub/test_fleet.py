@@ -1,0 +1,57 @@
+"""Acknowledgements are counted by the fleet itself, which trusts no caller to have compared their fence."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from loradeck.hub.fleet.nodes import Fleet
+from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica
+from loradeck.schemas.log import GENESIS
+
+KEY = ("acme", "production")
+V1, V2 = "1" * 64, "2" * 64
+
+
+def ack(generation: int, release: str, state: AckState, epoch: int = 1) -> Ack:
+    return Ack(
+        tenant=KEY[0],
+        route=KEY[1],
+        epoch=epoch,
+        generation=generation,
+        release=release,
+        replica="n1",
+        state=state,
+        at_ms=0,
+    )
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    fleet = Fleet(lambda: 1.0)
+    replica = Replica(replica="n1", state=EngineState.UP, base="b" * 64, slots=4)
+    hello = Hello(node="n1", boot="a", version="1", epoch=0, rev=0, hash=GENESIS, replicas=(replica,))
+    fleet.hello(hello, cast("Any", SimpleNamespace()))
+    return fleet
+
+
+@pytest.mark.parametrize(
+    "late", [ack(1, V1, AckState.WAITING), ack(1, V1, AckState.PROVEN), ack(2, V1, AckState.FAILED, epoch=0)]
+)
+def test_an_acknowledgement_of_another_fence_changes_nothing(fleet: Fleet, late: Ack) -> None:
+    assert fleet.ack(ack(1, V1, AckState.PROVEN), (1, 1), V1) is not None
+    now = fleet.ack(ack(2, V2, AckState.PROVEN), (1, 2), V2)
+    assert now is not None
+    before = (now.fence, now.state, now.flipped, now.proven)
+    assert fleet.ack(late, (1, 2), V2) is None
+    assert fleet.acks(KEY, (1, 2)) == {"n1": now}
+    assert (now.fence, now.state, now.flipped, now.proven) == before
+
+
+def test_an_acknowledgement_of_the_fence_that_is_current_is_counted(fleet: Fleet) -> None:
+    record = fleet.ack(ack(2, V2, AckState.FLIPPED), (1, 2), V2)
+    assert record is not None
+    assert record.is_flipped
+    assert not record.is_proven
