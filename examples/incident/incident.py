@@ -12,7 +12,9 @@ from incident.fleet import Fleet, NotReady
 from incident.progress import Progress
 from incident.report import Move, Report, Window
 from incident.traffic import Answer, Callers, Prompt
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import (
     HoldRequest,
@@ -116,7 +118,7 @@ class Incident:
         """R: to where the row's preview says, at the generation it says."""
         row = await self.row()
         target = _target(row)
-        request = rollback_of(row.preview, "bad answers")
+        request = rollback_request(row.preview, key=new_key(), reason="bad answers")
         await self._around(
             "R", row, target, self._sent(lambda: self._api.rollback(*self._at, request, wait="flipped", timeout=10))
         )

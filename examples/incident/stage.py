@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from incident.fleet import NotReady
 from incident.incident import ROUTE, clear_the_way, promotion
 from incident.progress import Progress
-from loradeck.client.api import HubApi, rollback_of
+from loradeck.client.api import HubApi
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.state import PreviewAction, TenantRow
 
 PATIENCE_S = 150.0
@@ -62,7 +64,7 @@ async def _back(api: HubApi, tenant: str, row: TenantRow) -> None:
     preview = row.preview
     if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
         raise NotReady(f"an earlier run left v3 live with no way back: {preview.refused}; start over with FRESH=1")
-    request = rollback_of(preview, "left by an earlier run")
+    request = rollback_request(preview, key=new_key(), reason="left by an earlier run")
     await api.rollback(tenant, ROUTE, request, wait="proven", timeout=60)
 
 

@@ -23,8 +23,10 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from incident.fleet import BIN, Fleet, NotReady, free_port
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.moves import RewindRequest, UndoRequest
 from loradeck.testing.simulated_fleet import EVERYWHERE, ROUTE
 
@@ -150,7 +152,7 @@ async def _flips(fleet: Simulated, moves: int) -> list[float]:
     async with fleet.api() as api:
         for turn in range(moves + WARM):
             row = await api.row(EVERYWHERE, ROUTE)
-            request = rollback_of(row.preview, "bench")
+            request = rollback_request(row.preview, key=new_key(), reason="bench")
             began = time.perf_counter()
             result = await api.rollback(EVERYWHERE, ROUTE, request, wait="flipped", timeout=30)
             ms = (time.perf_counter() - began) * 1000

@@ -18,8 +18,10 @@ from tests.fleet import TENANT, fleet_at, lay, make_material
 
 from incident.fleet import BIN, Fleet
 from incident.keyboard import Keyboard
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.ids import Role
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import UndoRequest
@@ -77,7 +79,7 @@ async def _flips(fleet: Fleet, moves: int) -> list[float]:
     async with HubApi.to(Context(name="bench", socket=fleet.socket)) as api:
         for turn in range(moves + 5):
             row = await api.row(TENANT, ROUTE)
-            back = rollback_of(row.preview, "bench")
+            back = rollback_request(row.preview, key=new_key(), reason="bench")
             began = time.perf_counter()
             result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=10)
             ms = (time.perf_counter() - began) * 1000

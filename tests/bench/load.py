@@ -20,8 +20,10 @@ from tests.words import reference_answers
 
 from incident.fleet import Fleet
 from incident.traffic import Answer, Callers, Prompt
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.trace import TraceRow
@@ -230,7 +232,7 @@ class _Run:
             result = await api.undo(TENANT, ROUTE, undo, wait="proven" if wait == "proven" else "flipped", timeout=10)
         else:
             row = await api.row(TENANT, ROUTE)
-            back = rollback_of(row.preview, "bench")
+            back = rollback_request(row.preview, key=new_key(), reason="bench")
             result = await api.rollback(
                 TENANT, ROUTE, back, wait="proven" if wait == "proven" else "flipped", timeout=10
             )

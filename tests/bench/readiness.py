@@ -19,8 +19,10 @@ from tests.fleet import TENANT, Material, fleet_at, lay, make_material, promote
 from tests.two_bases import TwoBases, lay_other, write_other_base
 
 from incident.fleet import Fleet, Node
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.state import Preview, Readiness
@@ -119,7 +121,7 @@ async def _rounds(
 async def _there_and_back(api: HubApi, route: str, preview: Preview | None = None) -> float:
     """R and its undo, proven; ms from sending R to its answer 'flipped'."""
     preview = preview or (await api.row(TENANT, route)).preview
-    request = rollback_of(preview, "bench")
+    request = rollback_request(preview, key=new_key(), reason="bench")
     began = time.perf_counter()
     result = await api.rollback(TENANT, route, request, wait="flipped", timeout=PATIENCE_S)
     ms = (time.perf_counter() - began) * 1000

@@ -13,7 +13,9 @@ import time
 from tests.bench.fleet import Simulated, simulated
 from tests.bench.rows import Row, cpu_s, quantile, rss_mb
 
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.state import Preview
 from loradeck.testing.simulated_fleet import ROUTE
@@ -94,7 +96,9 @@ async def _ask(fleet: Simulated, asked: int, tenants: int) -> tuple[list[float],
 
 async def _back(api: HubApi, tenant: str, preview: Preview) -> UndoRequest:
     """R; what undoes it."""
-    result = await api.rollback(tenant, ROUTE, rollback_of(preview, "bench"), wait="flipped", timeout=10)
+    result = await api.rollback(
+        tenant, ROUTE, rollback_request(preview, key=new_key(), reason="bench"), wait="flipped", timeout=10
+    )
     assert result.reached == "flipped", result
     return UndoRequest(event=result.events[0].id, idempotency_key=new_key())
 

@@ -26,8 +26,10 @@ from tests.vllm_server import Server, asked
 from tests.words import MODULES
 
 from incident.fleet import Fleet
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.moves import UndoRequest
 from loradeck_agent.testing.base_model import ensure_base
 
@@ -207,7 +209,7 @@ async def _ours(fleet: Fleet, key: str, rounds: int) -> Seen:
             row = await api.row(TENANT, ROUTE)
             began = time.perf_counter()
             if undo is None:
-                back = rollback_of(row.preview, "bench")
+                back = rollback_request(row.preview, key=new_key(), reason="bench")
                 result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=30)
                 undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
             else:

@@ -27,8 +27,9 @@ from incident.fleet import BIN, Fleet, Node, free_port, wait_for
 from incident.incident import ROUTE, Cast
 from incident.traffic import Callers
 from loradeck.artifacts import scan
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica
 from loradeck.schemas.manifest import DecisionRecord

@@ -19,8 +19,10 @@ from tests.words import reference_answers, write_adapter
 from incident.fleet import CommandFailed, Fleet, NotReady
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
 from incident.traffic import Callers
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.log import MOVES
 from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.state import TenantRow
@@ -137,7 +139,7 @@ async def promote(api: HubApi, release: str) -> None:
 async def roll_back(api: HubApi) -> str:
     """R, as the row's preview says; the key it was sent under."""
     preview = (await api.row(TENANT, ROUTE)).preview
-    request = rollback_of(preview, "bad answers")
+    request = rollback_request(preview, key=new_key(), reason="bad answers")
     await api.rollback(TENANT, ROUTE, request, wait="proven", timeout=WITHIN_S)
     return request.idempotency_key
 

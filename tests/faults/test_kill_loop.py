@@ -21,9 +21,11 @@ from tests.fleet import TENANT, Material, fleet_at, lay, told
 from incident.fleet import Fleet, Node, wait_for
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
 from incident.traffic import Callers
-from loradeck.client.api import HubApi, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.errors import ClientError, OutcomeUnknown
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck_agent.host.state_folder import StateFolder, holder_of
@@ -132,7 +134,7 @@ async def _move_under(
         assert preview.action is PreviewAction.ROLLBACK, preview
         assert preview.target is not None
         to = preview.target.id
-        back = rollback_of(preview, "fault loop")
+        back = rollback_request(preview, key=new_key(), reason="fault loop")
         move = asyncio.create_task(api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=20))
     await asyncio.sleep(pause)
     await asyncio.to_thread(kill)

@@ -25,8 +25,10 @@ from tests.fleet import TENANT, Material, fleet_at, lay, told
 from incident.fleet import BIN, Fleet, Node
 from incident.incident import ROUTE, Cast, clear_the_way, promotion
 from incident.traffic import Answer, Callers
-from loradeck.client.api import HubApi, new_key, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import MoveResult, UndoRequest
 from loradeck.schemas.state import ReplicaRow, TenantRow
@@ -102,7 +104,7 @@ class Scene:
 
     async def roll_back(self, *, wait: str, timeout: float = WITHIN_S) -> MoveResult:
         preview = (await self.row()).preview
-        request = rollback_of(preview, "v3 answers nonsense")
+        request = rollback_request(preview, key=new_key(), reason="v3 answers nonsense")
         return await self.api.rollback(TENANT, ROUTE, request, wait=wait, timeout=timeout)  # type: ignore[arg-type]
 
     async def pin(self, to: str) -> str:

@@ -26,8 +26,10 @@ from tests.words import write_adapter, write_base
 from incident.fleet import wait_for
 from incident.incident import ROUTE
 from loradeck.artifacts import base_manifest, scan
-from loradeck.client.api import HubApi, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
@@ -205,7 +207,7 @@ async def test_3_a_stream_ends_under_the_weights_it_began_with_whatever_moves(te
         httpx.AsyncClient(base_url=tenant.fleet.nodes[0].url, headers=tenant.http.headers, timeout=120) as http,
     ):
         preview = (await api.row(TENANT, ROUTE)).preview
-        request = rollback_of(preview, "tests")
+        request = rollback_request(preview, key=new_key(), reason="tests")
         said, went_on = await streamed(
             http, TENANT, lambda: api.rollback(TENANT, ROUTE, request, wait="flipped", timeout=60)
         )

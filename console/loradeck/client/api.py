@@ -8,7 +8,6 @@ again under the same key if it never arrived; where that fails too it raises `Ou
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -20,6 +19,7 @@ from loradeck.client.backoff import full_jitter
 from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
+from loradeck.client.idempotency import new_key
 from loradeck.client.responses import (
     AuditVerdict,
     BackupMade,
@@ -55,7 +55,7 @@ from loradeck.schemas.moves import (
 from loradeck.schemas.related import Company
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.state import HubState, NodeRow, Preview, ReleaseView, TenantRow
+from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.tenant import TenantCreate, TenantState, TokenCreate, TokenRecord
 from loradeck.schemas.trace import Traced
 
@@ -64,28 +64,6 @@ Wait = Literal["committed", "flipped", "proven"]
 
 SETTLE_S = 10.0
 """How long a lost answer is asked for before the outcome is called unknown."""
-
-
-def new_key() -> str:
-    """An idempotency key. Made before the first attempt, kept for every further one."""
-    return secrets.token_hex(16)
-
-
-def rollback_of(preview: Preview, reason: str = "") -> RollbackRequest:
-    """R as a row's preview says: to its target, at its generation, and confirmed where R asks first.
-
-    Raises:
-        ValueError: R goes to no release; the preview says why.
-    """
-    if preview.target is None:
-        raise ValueError(f"R goes nowhere: {preview.refused or preview.action.value}")
-    return RollbackRequest(
-        expected_generation=preview.generation,
-        to=preview.target.id,
-        confirmed=preview.asks is not None,
-        idempotency_key=new_key(),
-        reason=reason,
-    )
 
 
 _gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None)

@@ -18,10 +18,11 @@ import click
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.session import Session, writes
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi
 from loradeck.client.blobs import upload
 from loradeck.client.connect import endpoint
 from loradeck.client.errors import ClientError
+from loradeck.client.idempotency import new_key
 from loradeck.client.transport import Transport, http_client
 from loradeck.schemas.ids import Wire, digest_of
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry

@@ -17,6 +17,7 @@ from textual.driver import Driver
 from loradeck.client.config import Context, load_contexts
 from loradeck.client.feed import Link as FeedLink
 from loradeck.client.feed import LinkChange
+from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.ids import PointerKey
@@ -25,7 +26,7 @@ from loradeck.tui.actions.key_actions import Acts
 from loradeck.tui.actions.moves import Moving
 from loradeck.tui.actions.typed_text import Typed
 from loradeck.tui.gate import key_bindings
-from loradeck.tui.gate.decide import NewKey, new_key
+from loradeck.tui.gate.decide import NewKey
 from loradeck.tui.gate.question import Question
 from loradeck.tui.gate.seen_frames import Sight
 from loradeck.tui.hub.move_sender import Sender

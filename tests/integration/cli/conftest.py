@@ -27,9 +27,10 @@ from tests.integration.cli.small_node import SmallNode
 
 from loradeck.artifacts import scan
 from loradeck.cli import main
-from loradeck.client.api import HubApi, new_key
+from loradeck.client.api import HubApi
 from loradeck.client.blobs import upload
 from loradeck.client.config import Context
+from loradeck.client.idempotency import new_key
 from loradeck.schemas.manifest import AdapterManifest, DecisionRecord
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.route import RouteConfig, Soak

@@ -183,12 +183,12 @@ def test_releases_go_by_label_full_id_and_unique_prefix(desk: Desk, tenant: str)
     assert desk.refused(1, "unknown_release", "promote", tenant, "f" * 64, "--yes")
 
 
-def test_with_nowhere_to_go_back_to_no_target_is_named_and_why_is(desk: Desk, tenant: str) -> None:
+def test_a_rollback_with_nowhere_to_go_is_refused_with_the_hubs_code_and_the_reason(desk: Desk, tenant: str) -> None:
     desk.json("rollback", tenant, "--yes")
     preview = desk.row(tenant).preview
     assert preview.action is PreviewAction.FALLBACK
     assert preview.refused is not None
-    problem = desk.refused(1, "no_target", "rollback", tenant, "--yes")
+    problem = desk.refused(1, "no_prior", "rollback", tenant, "--yes")
     assert preview.refused in problem["detail"]
     assert f"R ->  none: {preview.refused}" in desk.run("rollback", tenant, "--yes").stdout
     assert f"R goes to   none: {preview.refused}" in desk.run("route", "show", tenant).stdout

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.integration.cli.conftest import LORADECK, Desk, running
 
-from loradeck.schemas.moves import RollbackRequest
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.state import HubState, PreviewAction
 
 
@@ -73,12 +73,7 @@ def test_a_fleet_stands_answers_moves_and_is_gone_when_interrupted(own: Desk, nu
         assert row.preview.target is not None
 
         async def back() -> Any:
-            request = RollbackRequest(
-                expected_generation=row.preview.generation,
-                to=row.preview.target.id if row.preview.target else "",
-                confirmed=True,
-                idempotency_key="sim-everywhere-back",
-            )
+            request = rollback_request(row.preview, key="sim-everywhere-back", confirmed=True)
             async with own.api() as api:
                 return await api.rollback("sim-everywhere", "production", request, wait="proven", timeout=30)
 

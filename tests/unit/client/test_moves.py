@@ -9,11 +9,9 @@ import httpx
 import pytest
 from tests.unit.client.client_script import Script, problem
 
-from loradeck.client.api import HubApi, rollback_of
+from loradeck.client.api import HubApi
 from loradeck.client.errors import ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.schemas.moves import MoveResult, RollbackRequest
-from loradeck.schemas.release import Form
-from loradeck.schemas.state import Preview, PreviewAction, ReleaseView
 
 KEY = "k" * 32
 REQUEST = RollbackRequest(expected_generation=4, to="a" * 64, idempotency_key=KEY)
@@ -34,18 +32,6 @@ def lost() -> Exception:
 
 def away() -> Exception:
     return httpx.ConnectError("refused")
-
-
-def test_r_is_built_as_the_preview_says_and_not_where_it_goes_nowhere() -> None:
-    target = ReleaseView(id="a" * 64, label="v7", form=Form.ADAPTER, base="b" * 64, base_label="B1")
-    preview = Preview(action=PreviewAction.ROLLBACK, generation=4, target=target, asks="not soaked")
-    built = rollback_of(preview, "bad answers")
-    assert (built.to, built.expected_generation, built.confirmed, built.reason) == ("a" * 64, 4, True, "bad answers")
-    assert not rollback_of(preview.model_copy(update={"asks": None})).confirmed
-    assert rollback_of(preview).idempotency_key != built.idempotency_key
-    none = Preview(action=PreviewAction.NONE, generation=4, refused="nothing is live on this pointer")
-    with pytest.raises(ValueError, match="nothing is live"):
-        rollback_of(none)
 
 
 async def move(hub: HubApi) -> MoveResult:

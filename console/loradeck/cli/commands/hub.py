@@ -12,8 +12,8 @@ from loradeck.cli.shared.exits import CliError, Exit, misused, refused
 from loradeck.cli.shared.options import reason_option, told, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, writes
-from loradeck.client.api import new_key
 from loradeck.client.config import state_path
+from loradeck.client.idempotency import new_key
 from loradeck.schemas.dataset_ledger import CollectRequest
 
 F = TypeVar("F", bound=Callable[..., Any])

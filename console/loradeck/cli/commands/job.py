@@ -17,7 +17,7 @@ from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Session, hub_command, writes
-from loradeck.client.api import new_key
+from loradeck.client.idempotency import new_key
 from loradeck.client.log_gaps import between
 from loradeck.schemas.jobs import (
     LISTED,

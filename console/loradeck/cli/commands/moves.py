@@ -14,10 +14,13 @@ from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import in_time, report, wait_options
 from loradeck.cli.shared.session import Session, hub_command, writes
-from loradeck.client.api import Wait, new_key
+from loradeck.client.api import Wait
+from loradeck.client.idempotency import new_key
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.moves import FallbackRequest, MoveResult, PromoteRequest, RollbackRequest, UndoRequest
+from loradeck.schemas.moves import FallbackRequest, MoveResult, PromoteRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 
 
@@ -86,27 +89,17 @@ async def rollback(
     preview = row.preview
     s.out.heading(_title(s, at, row))
     _preview(s, row)
-    if preview.action is PreviewAction.CANCEL_PREPARE:
-        question = f"Cancel the pending promote of {at} (job {preview.prepare})? {_name(row.live)} stays."
-        cancels, to = preview.prepare, None
-    elif preview.action is PreviewAction.ROLLBACK and preview.target is not None:
-        question = f"Roll back {at} from {_name(row.live)} to {_name(preview.target)}?"
-        cancels, to = None, preview.target.id
-    else:
-        fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
-        why = preview.refused or "no release beneath can be gone back to"
-        raise refused(f"{at} has nowhere to go back to", where=why, fix=fix, code="no_target")
-    s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=yes)
     key = new_key()
-    request = RollbackRequest(
-        expected_generation=preview.generation,
-        to=to,
-        cancels=cancels,
-        confirmed=preview.asks is not None,
-        idempotency_key=key,
-        reason=reason,
-        incident=incident,
-    )
+    try:
+        request = rollback_request(preview, key=key, reason=reason, incident=incident)
+    except Refused as error:
+        fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
+        raise refused(f"{at} has nowhere to go back to", where=error.title, fix=fix, code=error.code) from error
+    if request.cancels:
+        question = f"Cancel the pending promote of {at} (job {preview.prepare})? {_name(row.live)} stays."
+    else:
+        question = f"Roll back {at} from {_name(row.live)} to {_name(preview.target)}?"
+    s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=yes)
     await _move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
 
 

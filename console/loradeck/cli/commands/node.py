@@ -10,7 +10,7 @@ from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Session, hub_command, writes
-from loradeck.client.api import new_key
+from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import UnpinRequest
 from loradeck.schemas.state import NodeRow

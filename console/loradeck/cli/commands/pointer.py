@@ -9,7 +9,7 @@ from loradeck.cli.shared.naming import Pointer, event_named, pointer, pointer_an
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import ago, utc
 from loradeck.cli.shared.session import Session, writes
-from loradeck.client.api import new_key
+from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import AnnotateRequest, HoldRequest, LiftRequest, MoveResult
 

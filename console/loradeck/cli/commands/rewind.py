@@ -10,7 +10,8 @@ from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import ago, utc
 from loradeck.cli.shared.progress import in_time, wait_options
 from loradeck.cli.shared.session import Session, writes
-from loradeck.client.api import Wait, new_key
+from loradeck.client.api import Wait
+from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import RewindPlan, RewindRequest
 

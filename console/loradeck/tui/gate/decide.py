@@ -7,14 +7,15 @@ from. It reads the state and the last frame that was written, changes nothing an
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import ValidationError
 
+from loradeck.client.idempotency import new_key
 from loradeck.client.times import stamp
+from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.link import LINK_TTL_S
@@ -26,7 +27,6 @@ from loradeck.schemas.moves import (
     PromoteRequest,
     RewindPlan,
     RewindRequest,
-    RollbackRequest,
     UndoRequest,
 )
 from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
@@ -114,11 +114,6 @@ class Refuse:
 
 Verdict = Act | Ask | Refuse
 NewKey = Callable[[], str]
-
-
-def new_key() -> str:
-    """An idempotency key."""
-    return secrets.token_hex(16)
 
 
 PANEL = "panel"
@@ -270,15 +265,8 @@ def _asks(state: ConsoleState, row: TenantRow) -> str | None:
 
 def _rollback_of(row: TenantRow, confirmed: bool, make_key: NewKey) -> Move:
     preview = row.preview
-    cancels = preview.action is PreviewAction.CANCEL_PREPARE
-    request = RollbackRequest(
-        expected_generation=preview.generation,
-        to=None if cancels or preview.target is None else preview.target.id,
-        cancels=preview.prepare if cancels else None,
-        confirmed=confirmed,
-        idempotency_key=make_key(),
-    )
-    says = "R cancel prepare" if cancels else f"R {release(row.live)} > {release(preview.target)}"
+    request = rollback_request(preview, key=make_key(), confirmed=confirmed)
+    says = "R cancel prepare" if request.cancels else f"R {release(row.live)} > {release(preview.target)}"
     return Move(MoveKind.ROLLBACK, row.tenant, row.route, request, says)
 
 

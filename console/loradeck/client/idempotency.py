@@ -1,0 +1,10 @@
+"""Idempotency keys: the same key never moves a pointer twice."""
+
+from __future__ import annotations
+
+import secrets
+
+
+def new_key() -> str:
+    """Makes an idempotency key, before the first attempt; every further attempt sends the same one."""
+    return secrets.token_hex(16)
