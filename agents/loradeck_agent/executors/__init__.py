@@ -1,1 +1,1 @@
-"""Executors: one child process per job. torch, peft and transformers are imported here and in the engines only."""
+"""Executors: one child process per job, which may import torch and transformers."""

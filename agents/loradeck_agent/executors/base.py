@@ -1,4 +1,4 @@
-"""The base model that an executor works on: the very one its spec names."""
+"""The base model that an executor works on, loaded in fp32 after its files were compared with the spec's digest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loradeck_agent.executors.rows import Conversation
 
 @dataclass
 class Base:
-    """A base in memory, fp32. `pad` is never the end-of-answer token."""
+    """A base model in memory, fp32, with its tokenizer. `pad` is never the end-of-answer token `eos`."""
 
     model: Any
     tokenizer: Any
@@ -27,24 +27,24 @@ class Base:
     pad: int
 
     def prompt_ids(self, messages: Conversation) -> list[int]:
-        """Tokens of a conversation up to where the answer begins, by the base's own chat template."""
+        """Tokens of a conversation up to the start of the answer, written by the base's own chat template."""
         return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Tokens of an answer with the token that ends it."""
+        """Tokens of an answer, followed by the end-of-answer token."""
         return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.eos]
 
     def text(self, tokens: list[int]) -> str:
-        """Text of an answer, without the token that ended it."""
+        """Decodes an answer's tokens to text, without the token that ended it."""
         answer = tokens[:-1] if tokens and tokens[-1] == self.eos else tokens
         return str(self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def load_base(spec: ExecutorSpec) -> Base:
-    """Loads the base after checking that it is the one the spec names.
+    """Loads the spec's base after comparing the digest of its files with the spec's.
 
     Raises:
-        BadSpec: `wrong_base`, its files have another digest, or it is no base.
+        BadSpec: `wrong_base`: the folder is no base, or its files have another digest.
     """
     torch.set_num_threads(spec.threads)
     folder = Path(spec.base)
@@ -58,7 +58,7 @@ def load_base(spec: ExecutorSpec) -> Base:
 
 
 def read_base(folder: Path) -> Base:
-    """Loads the model of a folder whose files have been checked."""
+    """Loads model and tokenizer of a folder whose files the caller has checked."""
     transformers.utils.logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""Scores a release on a suite's held-out items, and records the tokens by which engines prove that they serve it.
+"""Evaluate executor: scores a release on a suite's held-out items and records its canaries.
 
 Leaves `report.json` (an EvaluationReport), `canary.json` (the release's CanaryRecord) and `canary-base.json` (the
-record of the base alone on the same canaries).
+record of the base alone on the same canaries). Engines prove with these records that they serve the release.
 """
 
 from __future__ import annotations
@@ -42,7 +42,14 @@ from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 
 
 def evaluate(current: Run) -> Mapping[str, Any]:
-    """The work of one evaluate job. Results are in the spec's `out` when it returns."""
+    """Runs one evaluate job; the results are in the spec's `out` folder when it returns.
+
+    Returns the data of the FINISHED event: `n`, `exact` and `valid`, as counts of items.
+
+    Raises:
+        BadSpec: the spec, the suite, the base or the adapter is wrong.
+        Preempted: SIGTERM was received; nothing is published.
+    """
     spec = current.spec.spec
     assert isinstance(spec, EvaluateSpec)
     began = time.monotonic()
@@ -77,12 +84,12 @@ def evaluate(current: Run) -> Mapping[str, Any]:
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
-    """The base under an adapter, by peft; exactly the tensors of the file, no more and no fewer.
+    """Wraps a base model with the adapter in `folder`, by peft, and checks that exactly the file's tensors were loaded.
 
     peft itself only warns about missing keys and leaves their modules at their random start.
 
     Raises:
-        BadSpec: `bad_adapter`.
+        BadSpec: `bad_adapter`: the files are damaged, do not fit the base, or peft loaded other tensors.
     """
     try:
         config = read_config(folder)
@@ -98,7 +105,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
 
 def canary_record(current: Run, base: Base, model: Any, release: str) -> CanaryRecord:
-    """Greedy tokens and margins of the spec's canaries, as the embedded engine would answer them."""
+    """Answers the spec's canaries greedily and keeps tokens and margins, as the embedded engine would compute them."""
     prompts = [base.prompt_ids([dict(message) for message in messages]) for messages in current.spec.canaries]
     answers = greedy(model, prompts, CANARY_TOKENS, eos=base.eos, pad=base.pad) if prompts else []
     return CanaryRecord(
@@ -121,8 +128,8 @@ def _results(current: Run, base: Base, model: Any, suite: Suite, spec: EvaluateS
             answers = [_likeliest(base, model, item, prompts[item.id]) for item in batch]
             tokens = 0
         else:
-            told = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
-            answers, tokens = [base.text(answer.tokens) for answer in told], sum(len(a.tokens) for a in told)
+            found = greedy(model, [prompts[item.id] for item in batch], spec.max_new_tokens, eos=base.eos, pad=base.pad)
+            answers, tokens = [base.text(answer.tokens) for answer in found], sum(len(a.tokens) for a in found)
         took = time.monotonic() - began
         for item, answer in zip(batch, answers, strict=True):
             results[item.id] = scored(item, answer, suite.answer_schema, round(took * 1000, 3))
@@ -138,10 +145,10 @@ def _results(current: Run, base: Base, model: Any, suite: Suite, spec: EvaluateS
 
 
 def _batches(suite: Suite, prompts: Mapping[str, list[int]], size: int) -> Iterator[list[SuiteItem]]:
-    """Items of like length are answered together; those whose choices are compared are read one by one."""
+    """Groups items of similar prompt length into batches; items that compare choices come last, one by one."""
     ordered = sorted(suite.items, key=lambda item: (len(prompts[item.id]), item.id))
-    told = [item for item in ordered if item.kind is not ItemKind.CHOICE]
-    yield from (told[start : start + size] for start in range(0, len(told), size))
+    generated = [item for item in ordered if item.kind is not ItemKind.CHOICE]
+    yield from (generated[start : start + size] for start in range(0, len(generated), size))
     yield from ([item] for item in ordered if item.kind is ItemKind.CHOICE)
 
 
@@ -149,8 +156,8 @@ def _prompt(base: Base, item: SuiteItem) -> list[int]:
     """Tokens of an item's conversation, its tools included.
 
     Raises:
-        BadSpec: `template_no_tools`: the base's chat template leaves the tools out, and neither does the
-            conversation name them. An item would be scored on tools that the model was never shown.
+        BadSpec: `template_no_tools`: neither the base's chat template nor the conversation names a tool of the item, so
+            the model would be scored on tools that it was never shown.
     """
     messages = [dict(message) for message in item.prompt]
     if not item.tools:
@@ -161,8 +168,8 @@ def _prompt(base: Base, item: SuiteItem) -> list[int]:
     if hidden:
         raise BadSpec(
             "template_no_tools",
-            f"item {item.id!r}: the base's chat template does not write the tool {hidden[0]!r}; say the tools in the "
-            "item's own messages, as they are said when it serves",
+            f"item {item.id!r}: the base's chat template does not write the tool {hidden[0]!r}; name the tools in the "
+            "item's own messages, as callers do when the model serves",
         )
     return list(template(messages, tools=list(item.tools), add_generation_prompt=True, return_dict=False))
 
@@ -177,7 +184,11 @@ def _likeliest(base: Base, model: Any, item: SuiteItem, prompt: list[int]) -> st
 
 
 def _check_schemas(suite: Suite) -> None:
-    """Raises BadSpec `bad_data`: a schema that is none would make every answer valid, or none."""
+    """Checks that every JSON Schema of the suite is valid; a broken one would make every answer valid, or none.
+
+    Raises:
+        BadSpec: `bad_data`, with the item's id.
+    """
     for where, schema in [
         ("the suite", suite.answer_schema),
         *((f"item {item.id!r}", item.answer_schema) for item in suite.items),
@@ -188,14 +199,14 @@ def _check_schemas(suite: Suite) -> None:
         try:
             jsonschema.validators.validator_for(schema).check_schema(schema)
         except jsonschema.SchemaError as error:
-            raise BadSpec("bad_data", f"{where}: its JSON Schema is none: {error.message}") from error
+            raise BadSpec("bad_data", f"{where}: its JSON Schema is invalid: {error.message}") from error
 
 
 def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:
     """Folder of the release's adapter; None for the base alone, and for merged weights, which are a base of their own.
 
     Raises:
-        BadSpec: the inputs are not those of the release.
+        BadSpec: `bad_spec`: the inputs are not those of the release.
     """
     others = [digest for digest in current.spec.inputs if digest != spec.suite]
     if len(others) > 1:

@@ -1,8 +1,8 @@
-"""Merges an adapter's release into its base, and says how near the merged weights come to base + adapter.
+"""Merge executor: merges a release's adapter into its base and measures how far the merged weights diverge.
 
 Leaves `weights/` (a base of its own: merged weights, and the base's configuration, tokenizer and template as they
-were), `weights.manifest.json` (its BaseManifest) and `report.json` (a MergeReport). The same release gives the same
-bytes on every node of the same kind.
+were), `weights.manifest.json` (its BaseManifest) and `report.json` (a MergeReport). A release gives identical bytes on
+every node of one kind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ REPORT = "report.json"
 
 
 def merge(current: Run) -> Mapping[str, Any]:
-    """The work of one merge job. Results are in the spec's `out` when it returns."""
+    """Runs one merge job; the results are in the spec's `out` folder when it returns.
+
+    Returns the data of the FINISHED event: the merged weights' digest, and the mean divergences `kl` and `kl_base`
+    (nats).
+
+    Raises:
+        BadSpec: spec, base or adapter is wrong, the adapter changes nothing, or the merged weights diverge too far.
+        Preempted: SIGTERM was received; nothing is published.
+    """
     spec = current.spec.spec
     assert isinstance(spec, MergeSpec)
     torch.set_num_threads(current.spec.threads)
@@ -63,7 +71,7 @@ def merge(current: Run) -> Mapping[str, Any]:
             )
         manifest = BaseManifest(model_id=spec.tenant, revision=f"merged {spec.release[:12]}", files=tuple(merged.files))
         if manifest.digest == found:
-            raise BadSpec("nothing_merged", "the adapter changes no weight of the base: the base alone says the same")
+            raise BadSpec("nothing_merged", "the adapter changes no weight of the base; serve the base alone instead")
         current.phase("probing")
         near = probe(base, adapter, folder, current.spec.canaries, current.check)
         if why := fault(near):
@@ -86,7 +94,7 @@ def _adapter_of(current: Run, spec: MergeSpec) -> tuple[str, Path]:
     """Digest and folder of the release's adapter.
 
     Raises:
-        BadSpec: the inputs are not those of the release.
+        BadSpec: `bad_spec`: the inputs are not those of the release.
     """
     if len(current.spec.inputs) != 1:
         raise BadSpec("bad_spec", f"the spec gives {len(current.spec.inputs)} inputs, a merge has one: the adapter")

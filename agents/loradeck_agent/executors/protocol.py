@@ -1,10 +1,10 @@
-"""How every executor starts, reports and ends.
+"""How every executor process starts, reports progress and ends.
 
     python -m loradeck_agent.executors.KIND --spec spec.json
 
-Events are appended to the spec's event file, one JSON line each, flushed at once; stdout means nothing. The
-first error goes to its own file with its traceback. SIGTERM is a request to stop at the next step. The exit
-status says how it ended; 0 counts only together with a FINISHED event, which is written last.
+Events are appended to the spec's event file, one JSON line each, unbuffered; nobody reads stdout. The first error goes
+to its own file with its traceback. SIGTERM asks the executor to stop after the step in hand. The exit status says how
+the run ended; 0 counts only together with a FINISHED event, which is written last.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HEARTBEAT_S = 2.0
 
 
 class ExecutorFailure(Exception):
-    """The run cannot go on. `code` is stable and travels in the FAILED event; `exit_status` is the process's."""
+    """Ends a run that cannot succeed; `code` is stable and travels in the FAILED event."""
 
     exit_status = EXIT_FAILED
 
@@ -50,13 +50,13 @@ class ExecutorFailure(Exception):
 
 
 class BadSpec(ExecutorFailure):
-    """The spec, the data or the base are not what they must be; running again would change nothing."""
+    """The spec, the data or the base is wrong, so another attempt would fail alike."""
 
     exit_status = EXIT_BAD_SPEC
 
 
 class Diverged(ExecutorFailure):
-    """The loss, a gradient or a weight is not finite, or the run goes where it should not."""
+    """Training has diverged: a loss, gradient or weight is not finite, or a guard gave up."""
 
     exit_status = EXIT_DIVERGED
 
@@ -78,13 +78,13 @@ class Preempted(Exception):
 
 
 class Run:
-    """A run under way: its spec, its events and the wish to stop."""
+    """A run under way: its spec, its event file and whether it was asked to stop."""
 
     def __init__(self, spec: ExecutorSpec) -> None:
         self.spec = spec
         self.stopping = False
         rank, events = int(os.environ.get("RANK", "0")), Path(spec.events)
-        # Under torchrun the first process speaks for all; what the others say is for whoever looks into the folder.
+        # Under torchrun the agent reads only the first process's events; those of the others help when debugging.
         own = events if rank == 0 else events.with_name(f"{events.stem}.rank{rank}{events.suffix}")
         self._events = own.open("ab", buffering=0)
         self._seq = 0
@@ -102,10 +102,10 @@ class Run:
         code: str | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Appends one event. A terminal one is durable when this returns.
+        """Appends one event to the event file. A terminal event is durable when this returns.
 
         Raises:
-            OSError: the disk refused it.
+            OSError: the disk refused the write.
         """
         event = ExecutorEvent(
             run=self.spec.run,
@@ -127,31 +127,31 @@ class Run:
         self._last = time.monotonic()
 
     def progress(self, step: int, of: int, message: str = "", **metrics: float) -> None:
-        """A step is done."""
+        """Reports that `step` of `of` is done, with the step's metrics."""
         self._step = (step, of)
         self.emit(ExecutorEventType.PROGRESS, step=step, of=of, metrics=metrics, message=message)
 
     def phase(self, message: str, **metrics: float) -> None:
-        """Says what is being done now, between the steps."""
+        """Reports the work between two steps, such as loading the base, as a heartbeat with a message."""
         self.emit(ExecutorEventType.HEARTBEAT, message=message, metrics=metrics)
 
     def check(self) -> None:
-        """Called between steps: a heartbeat if there was nothing else to say, and the way out after SIGTERM.
+        """Sends a heartbeat if one is due and ends the run after SIGTERM. Call it between steps.
 
         Raises:
-            Preempted: stop now.
+            Preempted: SIGTERM was received.
         """
         if self.stopping:
             raise Preempted
         self.beat()
 
     def beat(self) -> None:
-        """A heartbeat if there was nothing else to say for a while."""
+        """Sends a heartbeat unless an event was written within the last `HEARTBEAT_S` seconds."""
         if time.monotonic() - self._last > HEARTBEAT_S:
             self.emit(ExecutorEventType.HEARTBEAT, step=self._step[0], of=self._step[1])
 
     def first_error(self, error: BaseException) -> None:
-        """Keeps an error with its traceback, unless an earlier one is kept already."""
+        """Writes an error with its traceback to the spec's error file, unless an earlier error is kept there."""
         try:
             with Path(self.spec.error).open("x") as file:
                 file.write("".join(traceback.format_exception(error)))
@@ -160,18 +160,18 @@ class Run:
 
 
 Work = Callable[[Run], Mapping[str, Any]]
-"""What an executor does. Returns the data of its FINISHED event once its results are complete on the disk."""
+"""The work of an executor. Returns the data of its FINISHED event once its results are complete on the disk."""
 
 
 def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
-    """Command line of an executor of this kind: runs `work` and returns the exit status."""
+    """Command line of the executor of this kind: reads the spec, runs `work` and returns the exit status."""
     parser = argparse.ArgumentParser(prog=f"python -m loradeck_agent.executors.{kind}")
     parser.add_argument("--spec", type=Path, required=True, help="spec.json")
     path = parser.parse_args(argv).spec
     try:
         spec = ExecutorSpec.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        sys.stderr.write(f"error: {path} is no spec: {error}\n")
+        sys.stderr.write(f"error: {path} is not a valid executor spec: {error}\n")
         return EXIT_BAD_SPEC
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -203,7 +203,11 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
 
 
 def classify(error: Exception) -> tuple[str, int]:
-    """Code and exit status of an error that ended a run."""
+    """Maps an error that ended a run to its event code and exit status.
+
+    Memory errors of Python and torch become `out_of_memory`, operating system errors `disk_full` or `os_error`, others
+    `executor_failed`.
+    """
     if isinstance(error, ExecutorFailure):
         return error.code, error.exit_status
     # torch raises a plain RuntimeError when the host's memory is at its end.

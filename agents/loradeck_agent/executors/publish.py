@@ -1,4 +1,4 @@
-"""Results appear whole or not at all: staging name, fsync, rename, fsync of the folder."""
+"""Atomic publishing of results: staging folder, fsync, rename, fsync of the parent folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path], M]) -> M:
-    """Writes files into `out`, and beside them the manifest that `manifest_of` makes of their folder.
+    """Publishes `files` as the folder `out`, with the manifest that `manifest_of` makes of the staging folder.
 
-    An `out` of an earlier, interrupted try is replaced.
+    An `out` left by an earlier, interrupted attempt is replaced.
 
     Raises:
         OSError: the disk refused; `out` is as it was.
@@ -35,7 +35,7 @@ def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path],
 
 
 def publish_documents(out: Path, documents: Mapping[str, BaseModel]) -> None:
-    """Writes documents into `out` as JSON files.
+    """Publishes documents as JSON files in the folder `out`.
 
     Raises:
         OSError: the disk refused; `out` is as it was.
@@ -46,7 +46,7 @@ def publish_documents(out: Path, documents: Mapping[str, BaseModel]) -> None:
 
 
 def finish(staging: Path, out: Path) -> None:
-    """Gives a complete staging folder its name."""
+    """Renames a complete staging folder to `out`, durably; an older `out` is removed."""
     fsync_folder(staging)
     if out.exists():
         shutil.rmtree(out)
@@ -56,7 +56,7 @@ def finish(staging: Path, out: Path) -> None:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A folder to fill: it becomes `out`, or it is gone."""
+    """Yields an empty staging folder that becomes `out` on success and is removed after any exception."""
     staging = out.with_name(f".{out.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700, parents=True)
@@ -69,7 +69,11 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def write_document(path: Path, document: BaseModel) -> None:
-    """Writes a document as JSON, durably, where there is no file yet."""
+    """Writes a document as a new JSON file, durably.
+
+    Raises:
+        FileExistsError: the file exists.
+    """
     _write(path, _json(document))
 
 

@@ -1,4 +1,4 @@
-"""Rows to train on and items to score: JSONL files, read whole and checked line by line."""
+"""Readers of JSONL inputs: the rows of a dataset, and the items of a suite with its answer schema."""
 
 from __future__ import annotations
 
@@ -19,39 +19,19 @@ Conversation = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One example. `where` names its file and line."""
-
-    where: str
-    prompt: Conversation
-    answer: str
-
-
-@dataclass(frozen=True)
 class Suite:
+    """The items of an evaluation suite, and the JSON Schema of its answers, if it has one."""
+
     items: tuple[SuiteItem, ...]
     answer_schema: dict[str, Any] | None
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a dataset: a JSONL file, or a folder with such files.
-
-    A row is `{"prompt": text, "answer": text}` or `{"messages": [...]}` that ends with the assistant's answer.
-
-    Raises:
-        BadSpec: `bad_data`, with file and line.
-    """
-    rows = [Row(where, *_example(where, line)) for where, line in json_lines(path)]
-    if not rows:
-        raise BadSpec("bad_data", f"{path.name} holds no rows")
-    return rows
-
-
 def read_suite(path: Path, digest: Digest) -> Suite:
-    """The items of a suite and the schema its answers must satisfy, which its `manifest.json` carries.
+    """Reads the items of a suite, and the answer schema that its `manifest.json` carries.
 
     Raises:
-        BadSpec: `bad_data`, with file and line; `manifest_mismatch`, the manifest is another suite's.
+        BadSpec: `bad_data`, with file and line; `manifest_mismatch`: the manifest belongs to another suite than
+            `digest`.
     """
     files = (
         {str(file.relative_to(path)): file for file in path.rglob("*.jsonl")} if path.is_dir() else {path.name: path}
@@ -80,7 +60,7 @@ def _answer_schema(path: Path, digest: Digest) -> dict[str, Any] | None:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a JSONL file, or of the JSONL files in a folder, with its file and line.
+    """Yields each object of a JSONL file, or of all JSONL files below a folder, with its place (file and line).
 
     Raises:
         BadSpec: `bad_data`, with file and line.
@@ -102,27 +82,3 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(row, dict):
                 raise BadSpec("bad_data", f"{where}: not a JSON object")
             yield where, row
-
-
-def _example(where: str, row: dict[str, Any]) -> tuple[Conversation, str]:
-    """The conversation up to the answer, and the answer."""
-    if "messages" in row:
-        messages = row["messages"]
-        ok = isinstance(messages, list) and len(messages) > 1 and all(_is_message(message) for message in messages)
-        if not ok or messages[-1]["role"] != "assistant":
-            raise BadSpec(
-                "bad_data", f"{where}: messages must be {{role, content}} and end with the assistant's answer"
-            )
-        prompt, answer = [dict(message) for message in messages[:-1]], messages[-1]["content"]
-    else:
-        text, answer = row.get("prompt"), row.get("answer")
-        if not isinstance(text, str) or not text:
-            raise BadSpec("bad_data", f"{where}: needs a prompt, as text")
-        prompt = [{"role": "user", "content": text}]
-    if not isinstance(answer, str) or not answer:
-        raise BadSpec("bad_data", f"{where}: needs an answer, as text")
-    return prompt, answer
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)

@@ -1,10 +1,11 @@
-"""Trains by a recipe: an adapter, or every weight of a small base.
+"""Train executor: trains an adapter, or every weight of a small base, by a recipe.
 
     python -m loradeck_agent.executors.train --spec spec.json
     torchrun --standalone --nproc-per-node N -m loradeck_agent.executors.train --spec spec.json
 
-Before the first step it refuses what would come out wrong: another base, a template or tokens that do not fit,
-rows of the evaluation, too little memory. What it says of each step is in docs/training.md.
+Before the first step it refuses recipes that would train the wrong thing: another base, a chat template or tokens
+that do not fit, rows that contain items of the evaluation, too little memory. docs/training.md lists the metrics of
+each step.
 """
 
 from __future__ import annotations
@@ -35,7 +36,15 @@ from loradeck_agent.executors.training.world import World, joined
 
 
 def train(current: Run) -> Mapping[str, Any]:
-    """The work of one train job. Results are in the spec's `out` when it returns."""
+    """Runs one train job; the results are in the spec's `out` folder when it returns.
+
+    Returns the data of the FINISHED event: the digest of the adapter or base, the number of rows, and what `Loop.run`
+    returns.
+
+    Raises:
+        BadSpec: the recipe, its inputs or the base is wrong; nothing is trained.
+        Diverged, OutOfMemory, Preempted: see `Loop.run`.
+    """
     spec = current.spec.spec
     assert isinstance(spec, TrainSpec)
     if spec.base != current.spec.base_digest:
@@ -93,7 +102,11 @@ def _lessons(current: Run, spec: TrainSpec) -> list[Lesson]:
 
 
 def _check_contamination(current: Run, lessons: list[Lesson]) -> None:
-    """Raises BadSpec `contaminated`, with the ids of the items that the rows give away."""
+    """Checks that no row contains an item of the suites that are held out.
+
+    Raises:
+        BadSpec: `contaminated`, with the ids of up to 20 such items.
+    """
     found: dict[str, str] = {}
     for digest in current.spec.held_out:
         suite = read_suite(_input(current, digest), digest)
@@ -103,11 +116,11 @@ def _check_contamination(current: Run, lessons: list[Lesson]) -> None:
         }
         found |= contaminated([lesson.question for lesson in lessons], questions)
     if found:
-        told = "; ".join(f"{item} ({how})" for item, how in sorted(found.items())[:20])
+        items = "; ".join(f"{item} ({how})" for item, how in sorted(found.items())[:20])
         raise BadSpec(
             "contaminated",
-            f"{len(found)} items of the evaluation stand in the rows: {told}. Take those rows out, or the score says "
-            "nothing",
+            f"the training rows contain {len(found)} items of the evaluation: {items}. Remove those rows, or the score "
+            "means nothing",
         )
 
 

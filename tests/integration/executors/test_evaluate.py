@@ -251,7 +251,7 @@ def test_the_likeliest_choice_is_that_of_the_tokens_one_by_one(bench: Bench) -> 
     ("row", "code", "what"),
     [
         ({"kind": "judge", "answer": "a"}, "bad_data", "line 1: kind"),
-        ({"kind": "json", "schema": {"type": "no such type"}}, "bad_data", "'a': its JSON Schema is none"),
+        ({"kind": "json", "schema": {"type": "no such type"}}, "bad_data", "'a': its JSON Schema is invalid"),
         ({"kind": "tool_call", "tools": [{"name": "x_hidden_x"}]}, "template_no_tools", "'x_hidden_x'"),
     ],
 )

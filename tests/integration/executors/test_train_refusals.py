@@ -23,7 +23,7 @@ from loradeck.schemas.training import Guards
 from loradeck_agent.executors.protocol import Diverged, OutOfMemory
 from loradeck_agent.executors.training import memory_probe
 from loradeck_agent.executors.training.contamination import contaminated
-from loradeck_agent.executors.training.guards import SETTLED, Watch
+from loradeck_agent.executors.training.guards import BASELINE_STEPS, Watch
 from loradeck_agent.executors.training.templates import template_digest
 
 ROWS: list[Row] = [{"prompt": "ping", "answer": "pong"}, {"prompt": "the hour?", "answer": "noon"}]
@@ -99,7 +99,7 @@ def test_another_template_than_the_one_the_rows_were_written_for_is_refused(benc
         ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content|trim }}<|im_end|>\n{% endfor %}", "as 'pong'"),
         ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|endoftext|>\n{% endfor %}", "does not end"),
         ("{% for m in messages %}{{ loop.length }}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}",
-         "writes the prompt otherwise"),
+         "changes the prompt once"),
     ],
 )  # fmt: skip
 def test_a_template_that_does_not_write_answers_as_they_stand_is_refused_by_row(
@@ -183,9 +183,9 @@ def test_a_control_groups_limit_is_what_a_node_has(tmp_path: Path, monkeypatch: 
 
 def test_a_loss_that_jumps_and_stays_up_ends_the_run_and_one_that_comes_back_does_not() -> None:
     watch = Watch(Guards(spike=4, spikes=3))
-    for step in range(SETTLED):
+    for step in range(BASELINE_STEPS):
         watch.look(step, 1.0, 1.0)
-    for step, loss in enumerate((9.0, 9.0, 1.0, 9.0, 9.0), SETTLED):
+    for step, loss in enumerate((9.0, 9.0, 1.0, 9.0, 9.0), BASELINE_STEPS):
         watch.look(step, loss, 1.0)
     with pytest.raises(Diverged, match=r"9\.0 times") as gave_up:
         watch.look(20, 9.0, 1.0)
@@ -207,9 +207,9 @@ def test_a_value_that_is_not_finite_ends_the_run_at_once(loss: float, norm: floa
 
 def test_chosen_answers_that_become_unlikely_end_a_preference_run() -> None:
     watch = Watch(Guards(chosen_drop=0.5))
-    for step in range(2 * SETTLED):
+    for step in range(2 * BASELINE_STEPS):
         watch.chosen(step, -24.0, -20.0)  # a fifth: usual
-    for step in range(SETTLED // 4):
+    for step in range(BASELINE_STEPS // 4):
         watch.chosen(step, -40.0, -20.0)  # over the last steps it is not yet half
     with pytest.raises(Diverged, match=r"log p\(chosen\) fell to -80") as gave_up:
         watch.chosen(20, -80.0, -20.0)

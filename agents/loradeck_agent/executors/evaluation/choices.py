@@ -1,4 +1,4 @@
-"""Which of several answers a model holds likeliest: what general-capability items are scored by."""
+"""Likelihoods of given answers, by which multiple-choice items (general capability) are scored."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 
 @torch.inference_mode()
 def likelihoods(model: Any, prompt: list[int], answers: list[list[int]], *, pad: int) -> list[float]:
-    """Mean log-probability per token (nats) of each answer after a prompt, so that a long answer does not lose by
-    being long. Prompt and answers are tokens; all answers are read in one batch, padded on the right.
+    """Mean log-probability per token (nats) of each answer after a prompt; the mean keeps long answers comparable.
+
+    Prompt and answers are tokens; all answers are read in one batch, padded on the right.
 
     Raises:
-        ValueError: an answer without tokens.
+        ValueError: an answer has no tokens.
     """
     if not all(answers):
         raise ValueError("an answer without tokens")

@@ -1,7 +1,7 @@
-"""Greedy answers of a model in batches, with the margin of every token.
+"""Greedy decoding in batches, with the margin of every token.
 
-Kept apart from the embedded engine's batch on purpose: a canary record made here and a proof made there agree
-only if both compute the same thing.
+It shares no code with the embedded engine on purpose: a canary record made here and a proof made there agree only if
+both compute the same thing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from transformers import DynamicCache
 
 @dataclass
 class Greedy:
-    """An answer: its tokens, the one that ended it included, and top-1 minus top-2 log-probability (nats) at each."""
+    """A greedy answer: its tokens, the end token included, and each token's margin.
+
+    A margin is the top-1 minus the top-2 log-probability, in nats.
+    """
 
     tokens: list[int] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
@@ -23,7 +26,10 @@ class Greedy:
 
 @torch.inference_mode()
 def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, *, eos: int, pad: int) -> list[Greedy]:
-    """The greedy answer to each prompt. Prompts are padded on the left to one batch, on the model's device."""
+    """Decodes the greedy answer to each prompt, at most `max_new_tokens` long and ended by `eos`.
+
+    Prompts are tokens, padded on the left to one batch on the model's device.
+    """
     width = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)

@@ -1,4 +1,4 @@
-"""Whether an answer is what its item asks for: pure, without a model."""
+"""Scoring of one answer against its item: pure functions, without a model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from loradeck.schemas.attestation import ItemResult
 from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
-"""As chat templates with tools teach it; an answer that was cut off has no end mark."""
+"""A tool call as chat templates with tools write it; an answer that was cut off lacks the end mark."""
 
 WHY = 300
-"""Characters of the reason that are kept."""
+"""Longest reason that is kept, in characters."""
 
 
 def scored(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None, ms: float | None = None) -> ItemResult:
-    """One answer's result. `schema`: the suite's answer schema, which a json item's own replaces."""
+    """Scores one answer: `exact`, `valid`, and the reason where it is not exact.
+
+    Args:
+        schema: the suite's answer schema; the schema of a json item takes its place.
+        ms: how long the answer took, in milliseconds.
+    """
     match item.kind:
         case ItemKind.JSON:
             exact, valid, why = _json(item, answer, item.answer_schema or schema)
@@ -36,7 +41,7 @@ def scored(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None, ms: f
 
 
 def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:
-    """Whether an answer is JSON, and satisfies the schema where there is one."""
+    """Whether an answer is JSON and satisfies the schema, if there is one."""
     try:
         document = json.loads(answer)
     except ValueError:
@@ -45,10 +50,12 @@ def is_valid(answer: str, schema: Mapping[str, Any] | None) -> bool:
 
 
 def calls_in(answer: str) -> list[dict[str, Any]]:
-    """The tool calls of an answer: `<tool_call>` blocks, or an answer that is nothing but calls as JSON. [] for prose.
+    """Reads the tool calls of an answer: `<tool_call>` blocks, or an answer that is nothing but calls as JSON.
+
+    Returns an empty list for prose; each call is `{"name": ..., "arguments": {...}}`.
 
     Raises:
-        ValueError: it begins to call a tool, and what it says is no call.
+        ValueError: the answer begins a tool call that cannot be read.
     """
     blocks = _CALL.findall(answer)
     if blocks:
@@ -101,19 +108,19 @@ def _json(item: SuiteItem, answer: str, schema: Mapping[str, Any] | None) -> tup
     if broken:
         return False, False, broken
     equal = item.answer is None or _same(document, json.loads(item.answer))
-    return equal, True, "" if equal else "another document than the item's"
+    return equal, True, "" if equal else "differs from the item's answer"
 
 
 def _refusal(item: SuiteItem, answer: str) -> tuple[bool, bool, str]:
-    said = answer.replace("\u2019", "'").casefold()
-    found = next((phrase for phrase in item.phrases if phrase.casefold() in said), None)
+    text = answer.replace("\u2019", "'").casefold()
+    found = next((phrase for phrase in item.phrases if phrase.casefold() in text), None)
     exact = (found is not None) is item.refuse
     why = "" if exact else "it does not refuse" if found is None else f"it refuses: {found!r}"
     return exact, bool(answer.strip()), why
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1, and 1.0 is 1."""
+    """Whether two documents are equal as JSON: true is not 1, and 1.0 is 1."""
     return json.dumps(_plain(one), sort_keys=True) == json.dumps(_plain(other), sort_keys=True)
 
 
@@ -126,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def _broken(document: Any, schema: Mapping[str, Any] | None) -> str:
-    """What of a schema a document breaks; '' where nothing, or without a schema."""
+    """First violation of a schema by a document, as `path: message`; '' for none or without a schema."""
     if schema is None:
         return ""
     error = next(jsonschema.validators.validator_for(schema)(schema).iter_errors(document), None)

@@ -1,6 +1,6 @@
-"""Bytes on their way from one file to another, hashed on both sides beside whatever is done to them in between.
+"""Copying of one file to another with changes on the way, both sides hashed while they pass.
 
-Hashing and writing take longer than most sums, and need nothing of the interpreter: each has a thread of its own.
+Hashing and writing take longer than most sums and release the interpreter lock, so each has a thread of its own.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from loradeck.schemas.manifest import FileEntry
 CHUNK = 4 << 20
 
 
-class Passing:
-    """Reads `source` front to back, and writes what it is given to the new file `target`.
+class HashedCopy:
+    """Reads `source` front to back and writes the bytes it is given to the new file `target`, hashing both.
 
-    What was taken is hashed, and what was put is written and hashed, each at most one piece behind the caller: so
-    memory holds four pieces at most. Neither may be changed after it was taken or put.
+    Reading is hashed, and writing done and hashed, on threads that lag at most one piece behind the caller, so memory
+    holds four pieces at most. A piece must not be changed after `take` returned it or `put` received it.
 
     Raises:
-        OSError: the disk refused; also of a piece before the one in hand.
+        OSError: the disk refused a write; the error may belong to an earlier piece.
     """
 
     def __init__(self, source: Path, target: Path) -> None:
@@ -33,9 +33,9 @@ class Passing:
         self._source = source.open("rb", buffering=0)
         self._target = target.open("xb", buffering=0)
         self._before, self._after = hashlib.sha256(), hashlib.sha256()
-        self._taken, self._put = _Behind(), _Behind()
+        self._taken, self._put = _Lagging(), _Lagging()
 
-    def __enter__(self) -> Passing:
+    def __enter__(self) -> HashedCopy:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -45,7 +45,11 @@ class Passing:
         self._target.close()
 
     def take(self, size: int) -> bytearray:
-        """The next bytes of the source. Raises: BadArtifact `truncated_safetensors`."""
+        """Reads the next `size` bytes of the source.
+
+        Raises:
+            BadArtifact: `truncated_safetensors`: the source ends before.
+        """
         data = bytearray(size)
         view = memoryview(data)
         while view:
@@ -57,21 +61,21 @@ class Passing:
         return data
 
     def put(self, data: bytearray | memoryview) -> None:
-        """Appends to the target."""
+        """Appends a piece to the target."""
         self._put.do(lambda: self._write(memoryview(data)))
 
     def copy(self, size: int) -> None:
-        """Takes and puts so many bytes."""
+        """Copies the next `size` bytes of the source to the target unchanged."""
         while size:
             data = self.take(min(CHUNK, size))
             self.put(data)
             size -= len(data)
 
     def finish(self) -> tuple[FileEntry, FileEntry]:
-        """Makes the target durable. Returns source and target, each under the source's name."""
-        self._put.settle()
+        """Makes the target durable and returns the entries of source and target, both under the source's name."""
+        self._put.wait()
         os.fsync(self._target.fileno())
-        self._taken.settle()
+        self._taken.wait()
         return (
             FileEntry(path=self._name, size=self._source.tell(), sha256=self._before.hexdigest()),
             FileEntry(path=self._name, size=self._target.tell(), sha256=self._after.hexdigest()),
@@ -84,24 +88,24 @@ class Passing:
         self._after.update(data)
 
 
-class _Behind:
-    """Does one piece of work after the other on a thread of its own, at most one behind whoever hands them over."""
+class _Lagging:
+    """Runs pieces of work in order on a thread of its own, at most one piece behind the caller."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._piece: Future[None] | None = None
 
     def do(self, work: Callable[[], None]) -> None:
-        """Raises: what the piece before raised."""
-        self.settle()
+        """Submits a piece of work after waiting for the one before; raises the error of the one before."""
+        self.wait()
         self._piece = self._thread.submit(work)
 
-    def settle(self) -> None:
-        """Until nothing is left to do. Raises: what the last piece raised."""
+    def wait(self) -> None:
+        """Waits until no piece is left; raises the error of the last one."""
         piece, self._piece = self._piece, None
         if piece is not None:
             piece.result()
 
     def close(self) -> None:
-        """Ends the thread, with the piece it has in hand."""
+        """Ends the thread after the piece in hand."""
         self._thread.shutdown()

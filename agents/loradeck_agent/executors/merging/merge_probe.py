@@ -1,4 +1,4 @@
-"""How near merged weights are to the base and adapter they were made of: by what both would say next.
+"""A probe of merged weights: how far their next-token distributions diverge from those of base + adapter.
 
 Base + adapter answers fixed prompts greedily; over the tokens of those answers its distributions are compared with
 those of the merged weights, and of the base alone. One model is in memory at a time.
@@ -23,13 +23,13 @@ PROMPTS = (
     "My order arrived broken and I want my money back.",
     'Answer as JSON with the key "ok".',
 )
-"""Asked of every merge, so that a route without canaries is probed too."""
+"""Prompts of every probe, so that a route without canaries is probed too."""
 
 TOKENS = 16
-"""Longest answer that is compared."""
+"""Longest answer that is compared, in tokens."""
 
-Said = list[torch.Tensor]
-"""Log-probabilities [tokens, vocabulary] of each answer."""
+_LogProbs = list[torch.Tensor]
+"""Log-probabilities `[tokens, vocabulary]` of each answer."""
 
 
 def probe(
@@ -39,13 +39,14 @@ def probe(
     canaries: Sequence[Sequence[dict[str, str]]],
     between: Callable[[], None] = lambda: None,
 ) -> MergeProbe:
-    """Compares the base in `base` under `adapter` with the weights in `merged`.
+    """Measures how far the weights in `merged` diverge from the base under `adapter`.
 
     Args:
-        between: called between answers; may raise, to end it.
+        canaries: a route's own conversations, probed beside `PROMPTS`.
+        between: called between answers; may raise to end the probe.
 
     Raises:
-        BadSpec: `bad_adapter`.
+        BadSpec: `bad_adapter`: see `with_adapter`.
     """
     here = read_base(base)
     asked = [[{"role": "user", "content": text}] for text in PROMPTS]
@@ -56,13 +57,15 @@ def probe(
     for prompt in prompts:
         answers.append(greedy(model, [prompt], TOKENS, eos=here.eos, pad=here.pad)[0].tokens)
         between()
-    under_adapter = _said(model, prompts, answers, between)
+    under_adapter = _log_probs(model, prompts, answers, between)
     with model.disable_adapter():
-        alone = [_divergence(p, q) for p, q in zip(under_adapter, _said(model, prompts, answers, between), strict=True)]
+        alone = [
+            _divergence(p, q) for p, q in zip(under_adapter, _log_probs(model, prompts, answers, between), strict=True)
+        ]
     del model, here
     model = read_base(merged).model.eval()
     apart, agree = [], 0
-    for p, q in zip(under_adapter, _said(model, prompts, answers, between), strict=True):
+    for p, q in zip(under_adapter, _log_probs(model, prompts, answers, between), strict=True):
         apart.append(_divergence(p, q))
         agree += int((p.argmax(-1) == q.argmax(-1)).sum())
     kl, kl_base = torch.cat(apart), torch.cat(alone)
@@ -77,17 +80,19 @@ def probe(
 
 
 @torch.inference_mode()
-def _said(model: Any, prompts: list[list[int]], answers: list[list[int]], between: Callable[[], None]) -> Said:
-    """What the model would say at each token of each answer, given the tokens before it."""
-    said = []
+def _log_probs(
+    model: Any, prompts: list[list[int]], answers: list[list[int]], between: Callable[[], None]
+) -> _LogProbs:
+    """The model's log-probabilities at each token of each answer, given the tokens before it."""
+    found = []
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = torch.tensor([prompt + answer[:-1]], device=model.device)
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits[0]
         between()
-        said.append(torch.log_softmax(logits.float(), -1))
-    return said
+        found.append(torch.log_softmax(logits.float(), -1))
+    return found
 
 
 def _divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Of each row, nats. Rounding may leave a difference of nothing a little below it."""
+    """KL divergence of each position, in nats; clamped, since rounding may put equal distributions just below 0."""
     return (p.double().exp() * (p.double() - q.double())).sum(-1).clamp(min=0)

@@ -1,8 +1,8 @@
-"""A LoRA adapter merged into the files of its base, tensor by tensor.
+"""Merging of a LoRA adapter into the files of its base, tensor by tensor.
 
-Every shard is read once and written once, front to back: a weight that the adapter changes is widened to fp32, has
-`B @ A * alpha / rank` added, and is cast back once; every other byte is copied. So memory holds a few weights and never
-a shard, and the sums are those of peft's own merge in fp32. Both files are hashed as they pass, beside the sums.
+Every shard is read once and written once, front to back: a weight that the adapter changes is widened to fp32, has `B @
+A * alpha / rank` added, and is cast back once; every other byte is copied. So memory holds a few weights and never a
+shard, and the sums are those of peft's own merge in fp32. Both files are hashed as they pass.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from loradeck.artifacts.adapters import CONFIG, WEIGHTS, check_plain, lora_pairs
 from loradeck.artifacts.manifests import base_files
 from loradeck.artifacts.tensors import Tensor, read_header
 from loradeck.schemas.manifest import FileEntry
-from loradeck_agent.executors.merging.hashed_copy import Passing
+from loradeck_agent.executors.merging.hashed_copy import HashedCopy
 
 DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 INDEX = "model.safetensors.index.json"
 
 Between = Callable[[int, int], None]
-"""Told after each weight how many of how many are merged. May raise, to end the merge."""
+"""Called after each merged weight with (merged, total). May raise to end the merge."""
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Files of the base as they were read, and of the merged weights as they were written."""
+    """Entries of the base's files as read, and of the merged files as written; `tensors` counts the merged weights."""
 
     base: tuple[FileEntry, ...]
     files: tuple[FileEntry, ...]
@@ -49,14 +49,14 @@ class _Adapter:
 
 
 def merge_weights(base: Path, adapter: Path, out: Path, between: Between = lambda done, of: None) -> Merged:
-    """Writes the base in `base` with the adapter in `adapter` merged into it to the empty folder `out`, durably.
+    """Merges the adapter in `adapter` into the base in `base`, and writes the result durably to the empty folder `out`.
 
-    The caller compares `Merged.base` with the base that the adapter was trained on.
+    The caller must compare `Merged.base` with the base that the adapter was trained on.
 
     Raises:
-        BadArtifact: `unsupported_adapter`, what is no plain LoRA; `wrong_base`, its tensors are not exactly those of
-            the base's target modules; `unsupported_base`, weights that cannot be added to; `bad_values`, a merged
-            weight is not finite; or a file is damaged.
+        BadArtifact: `unsupported_adapter`: it is no plain LoRA; `wrong_base`: its tensors are not exactly those of the
+            base's target modules; `unsupported_base`: weights of a type that cannot be added to; `bad_values`: a merged
+            weight is not finite; or the code of a damaged file.
         OSError: the disk refused.
     """
     threads = torch.get_num_threads()
@@ -77,23 +77,27 @@ def _merge(base: Path, adapter: Path, out: Path, between: Between) -> Merged:
     for path in found:
         ordered = sorted(headers.get(path, {}).items(), key=lambda item: item[1].begin)
         size = path.stat().st_size
-        with Passing(path, out / path.name) as passing:
-            passing.copy(ordered[0][1].begin if ordered else size)
+        with HashedCopy(path, out / path.name) as copy:
+            copy.copy(ordered[0][1].begin if ordered else size)
             for name, tensor in ordered:
                 if name not in lora.pairs:
-                    passing.copy(tensor.end - tensor.begin)
+                    copy.copy(tensor.end - tensor.begin)
                     continue
-                passing.put(_sum(name, passing.take(tensor.end - tensor.begin), tensor, lora))
+                copy.put(_sum(name, copy.take(tensor.end - tensor.begin), tensor, lora))
                 done += 1
                 between(done, len(lora.pairs))
-            before, after = passing.finish()
+            before, after = copy.finish()
         read.append(before)
         written.append(after)
     return Merged(tuple(read), tuple(written), done)
 
 
 def _sum(name: str, data: bytearray, tensor: Tensor, lora: _Adapter) -> memoryview:
-    """A weight with its pair added, as bytes. Raises: BadArtifact `bad_values`."""
+    """Adds a pair's product to its weight, and returns the bytes of the sum.
+
+    Raises:
+        BadArtifact: `bad_values`: the sum is not finite.
+    """
     dtype = DTYPES[tensor.dtype]
     a, b = (_read(lora.path, side) for side in lora.pairs[name])
     merged = b @ a
@@ -112,7 +116,7 @@ def _sum(name: str, data: bytearray, tensor: Tensor, lora: _Adapter) -> memoryvi
 
 
 def _read(path: Path, tensor: Tensor) -> torch.Tensor:
-    """A tensor of an adapter, in fp32."""
+    """Reads a tensor of an adapter as fp32."""
     with path.open("rb") as file:
         file.seek(tensor.begin)
         data = bytearray(file.read(tensor.end - tensor.begin))
@@ -120,7 +124,11 @@ def _read(path: Path, tensor: Tensor) -> torch.Tensor:
 
 
 def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> _Adapter:
-    """An adapter whose tensors are exactly an A and a B for every target module of a base with these weights."""
+    """Reads an adapter and checks that its tensors are exactly an A and a B for every target module of the base.
+
+    Raises:
+        BadArtifact: `unsupported_adapter`, `wrong_base` or `unsupported_base`.
+    """
     config = read_config(folder / CONFIG)
     check_plain(config)
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
@@ -149,7 +157,11 @@ def _adapter(folder: Path, weights: Mapping[str, Tensor]) -> _Adapter:
 
 
 def _check_shards(base: Path, shards: list[Path], headers: Mapping[Path, Mapping[str, Tensor]]) -> None:
-    """All weight files belong to one model: a second copy would be served unmerged by the engine that prefers it."""
+    """Checks that all weight files belong to one model: an engine might serve a second, unmerged copy.
+
+    Raises:
+        BadArtifact: `unsupported_base`.
+    """
     index = base / INDEX
     if not index.exists():
         if len(shards) > 1:

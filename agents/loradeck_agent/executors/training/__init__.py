@@ -1,1 +1,1 @@
-"""Parts of the train executor: rows, templates, objectives, the loop and its checkpoints."""
+"""Parts of the train executor: rows, chat templates, objectives, the training loop and its checkpoints."""

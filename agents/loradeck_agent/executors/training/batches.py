@@ -1,4 +1,4 @@
-"""Which rows make up which step. A function of the seed, so that a resumed run draws what the first would have."""
+"""The order in which rows are drawn into steps: a function of the seed, so that a resumed run draws alike."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 def batches(
     task: Sequence[T], size: int, seed: int, general: Sequence[T] = (), share: float = 0.0
 ) -> Iterator[list[T]]:
-    """Endless batches; every task row once before any a second time, in an order that the seed gives.
+    """Yields batches of `size` rows for ever; every task row is drawn once before any is drawn again.
 
-    With general rows, so many join each round that they are `share` of all that is drawn; they too take turns.
+    General rows are mixed in so that they make up `share` of all rows drawn; they take turns too.
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = len(task) * share / (1 - share) if general else 0.0

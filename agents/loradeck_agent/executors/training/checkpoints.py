@@ -1,9 +1,9 @@
-"""Checkpoints of a run: whole or not there, and never resumed from on trust.
+"""Checkpoints of a run: complete or absent, and verified before a run resumes from one.
 
-A checkpoint is written under a staging name, each file synced, then its `manifest.json` with the size and hash of
-every file; then the folder gets its name, and only then `LAST_GOOD` names it. Reading starts at `LAST_GOOD`: a
-folder with a higher number that it does not name was never finished. One that is not what its manifest says is
-passed over for the one before, with the reason. Tensors are safetensors; nothing here is a pickle.
+A checkpoint is written under a staging name, each file synced, then its `manifest.json` with the size and hash of every
+file; then the folder gets its name, and only then `LAST_GOOD` names it. Reading starts at `LAST_GOOD`: a folder with a
+higher number that it does not name was never finished. A damaged checkpoint is skipped for the one before, with the
+reason. Tensors are safetensors, never pickles.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class ResumeToken(Strict):
-    """What must be the same for a resumed run to be the run it resumes."""
+    """The facts that must be equal for a run to resume from a checkpoint; stored in each checkpoint's manifest."""
 
     base: Digest
     datasets: tuple[Digest, ...]
@@ -48,6 +48,7 @@ class ResumeToken(Strict):
 
     @staticmethod
     def of(spec: TrainSpec, recipe: Digest, world: int) -> ResumeToken:
+        """Builds the token of a run. `recipe` is the digest of `spec`, `world` the number of its processes."""
         return ResumeToken(
             base=spec.base,
             datasets=spec.datasets,
@@ -59,17 +60,23 @@ class ResumeToken(Strict):
         )
 
     def check(self, saved: ResumeToken) -> None:
-        """Raises BadSpec `resume_mismatch`, naming each field that differs."""
+        """Compares this run's token with the one saved in a checkpoint.
+
+        Raises:
+            BadSpec: `resume_mismatch`, naming each field that differs.
+        """
         ours, theirs = self.model_dump(mode="json"), saved.model_dump(mode="json")
         differing = [f"{field} was {theirs[field]}, is {ours[field]}" for field in ours if ours[field] != theirs[field]]
         if differing:
             raise BadSpec(
                 "resume_mismatch",
-                f"the checkpoint is of another run: {'; '.join(differing)}. Give it back what it was, or start anew",
+                f"the checkpoint belongs to another run: {'; '.join(differing)}. Restore those settings, or start anew",
             )
 
 
 class CheckpointManifest(Strict):
+    """Contents of a checkpoint's `manifest.json`: its step, the run's token, and size and hash of every file."""
+
     v: int = 1
     step: int = Field(ge=1)
     token: ResumeToken
@@ -78,7 +85,7 @@ class CheckpointManifest(Strict):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint in memory: named groups of tensors, and the state as JSON."""
+    """A verified checkpoint in memory: named groups of tensors, and the loop's state as JSON."""
 
     step: int
     tensors: Mapping[str, dict[str, torch.Tensor]]
@@ -86,7 +93,7 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run, over all its attempts."""
+    """The folder with the checkpoints of one run, shared by all its attempts."""
 
     def __init__(self, path: Path, token: ResumeToken, keep: int) -> None:
         self.path = path
@@ -97,7 +104,7 @@ class CheckpointFolder:
         """Writes a checkpoint, makes it the last good one and removes those beyond `keep`.
 
         Raises:
-            OSError: the disk refused. The last good checkpoint is what it was.
+            OSError: the disk refused; the last good checkpoint stays the one before.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = self.path / checkpoint_name(step)
@@ -118,12 +125,12 @@ class CheckpointFolder:
         return target
 
     def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The last good checkpoint that is whole, and why newer ones were passed over.
+        """Reads the newest undamaged checkpoint, with the reasons why newer ones were skipped.
 
-        None with no reasons: no checkpoint was ever finished.
+        Returns None and no reasons if no checkpoint was ever finished.
 
         Raises:
-            BadSpec: `resume_mismatch`, it is of another run; `bad_checkpoint`, there were good ones and none is whole.
+            BadSpec: `resume_mismatch`: it belongs to another run; `bad_checkpoint`: all finished ones are damaged.
         """
         try:
             last = (self.path / LAST_GOOD).read_text().strip()
@@ -138,11 +145,17 @@ class CheckpointFolder:
             except (BadArtifact, OSError, ValueError) as error:
                 reasons.append(f"{folder.name} is not whole: {error}")
         raise BadSpec(
-            "bad_checkpoint", f"{'; '.join(reasons)}. No earlier one is left; remove {self.path.name} to start anew"
+            "bad_checkpoint",
+            f"{'; '.join(reasons)}. No earlier checkpoint is left; remove {self.path.name} to start anew",
         )
 
     def _read(self, folder: Path) -> Checkpoint:
-        """Raises BadArtifact, OSError or ValueError when the folder is not what its manifest says."""
+        """Reads a checkpoint and verifies it against its manifest.
+
+        Raises:
+            BadArtifact, OSError, ValueError: the folder is damaged.
+            BadSpec: `resume_mismatch`: it belongs to another run.
+        """
         try:
             manifest = CheckpointManifest.model_validate_json((folder / MANIFEST).read_bytes())
         except ValidationError as error:
@@ -156,12 +169,12 @@ class CheckpointFolder:
         return Checkpoint(manifest.step, groups, json.loads((folder / STATE).read_bytes()))
 
     def _complete(self) -> list[Path]:
-        """Folders with a final name, newest first."""
+        """Folders of finished checkpoints, newest first."""
         return sorted((p for p in self.path.glob("step-*") if p.is_dir()), reverse=True)
 
 
 def optimizer_tensors(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The optimiser's state as tensors: `NAME/KEY`, with the parameter's name."""
+    """The optimiser's state as tensors, each under `NAME/KEY`, with the name of its parameter."""
     return dict(_entries(optimiser, names))
 
 
@@ -174,10 +187,10 @@ def _entries(optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor]
 def restore_optimizer(
     optimiser: torch.optim.Optimizer, names: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Puts a saved state back.
+    """Restores a saved optimiser state; `names` maps names to parameters as in `optimizer_tensors`.
 
     Raises:
-        BadSpec: `bad_checkpoint`, it is not the state of these parameters, each with all its parts.
+        BadSpec: `bad_checkpoint`: the state is incomplete or belongs to other parameters.
     """
     found: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():

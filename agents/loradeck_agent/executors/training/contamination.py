@@ -1,8 +1,8 @@
-"""Whether training rows hold what the evaluation will ask.
+"""Detection of training rows that contain questions of the evaluation.
 
-An item is contaminated when its question stands in a row, but for case, punctuation and space; or when at least
-half of its runs of thirteen words stand in rows. Thirteen words is what published decontaminations use: shorter
-runs are shared by rows that merely have the same form.
+An item counts as contaminated when a row asks its question, ignoring case, punctuation and space, or when at least half
+of its runs of thirteen words occur in rows. Published decontaminations use thirteen words (GPT-3, arXiv:2005.14165,
+appendix C): rows that merely have one form share shorter runs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable, Mapping
 
 RUN = 13
+"""Words in a row that are compared."""
 SHARE = 0.5
+"""Smallest share of an item's runs, found in rows, that makes it contaminated."""
 
 _WORD = re.compile(r"\w+")
 
 
 def contaminated(questions: Iterable[str], items: Mapping[str, str]) -> dict[str, str]:
-    """Items (id -> question) that the rows' questions give away: id -> how."""
+    """Finds the items (id to question) that the rows' questions contain; returns id to reason."""
     rows = [_words(question) for question in questions]
     whole = {" ".join(words) for words in rows}
     runs = {run for words in rows for run in _runs(words)}

@@ -1,4 +1,4 @@
-"""When a run is given up: values that are not finite, losses that jump and stay up, preferences that unlearn."""
+"""Guards that end a run early: values that are not finite, lasting loss spikes, preference losses that unlearn."""
 
 from __future__ import annotations
 
@@ -12,26 +12,32 @@ from loradeck.schemas.training import Guards
 from loradeck_agent.executors.protocol import Diverged
 
 WINDOW = 20
-SETTLED = 8
-"""Losses that must have been seen before a jump is told from a beginning."""
+"""Losses in the window whose median a new loss is compared with."""
+BASELINE_STEPS = 8
+"""Losses that are needed before a later one can count as a spike."""
 FLOOR = 0.1
-"""Nats. Below it a loss several times the median is no harm."""
+"""Nats. Losses below it never count as spikes, however small the median is."""
 
 
 class Watch:
-    """Looks at each step before it is taken. Its memory travels in checkpoints."""
+    """Checks each step's loss and gradients before the weights are changed. Its state is saved in checkpoints."""
 
     def __init__(self, guards: Guards) -> None:
         self._guards = guards
         self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._chosen: deque[float] = deque(maxlen=SETTLED)
+        self._chosen: deque[float] = deque(maxlen=BASELINE_STEPS)
         self._spikes = 0
 
     def look(self, step: int, loss: float, norm: float) -> None:
-        """Raises Diverged: `diverged`, a value is not finite; `loss_spike`, so many losses in a row are too high."""
+        """Checks a step's loss (nats) and gradient norm.
+
+        Raises:
+            Diverged: `diverged`: a value is not finite; `loss_spike`: too many losses in a row are far above the
+                median.
+        """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm}; lower the learning rate")
-        usual = max(FLOOR, statistics.median(self._losses)) if len(self._losses) >= SETTLED else math.inf
+        usual = max(FLOOR, statistics.median(self._losses)) if len(self._losses) >= BASELINE_STEPS else math.inf
         if loss <= self._guards.spike * usual:
             self._spikes = 0
             self._losses.append(loss)
@@ -45,25 +51,32 @@ class Watch:
             )
 
     def chosen(self, step: int, logps: float, reference: float) -> None:
-        """Mean log-probability (nats) of the chosen answers, by the model and by the reference, of one step.
+        """Checks that training on preferences does not unlearn the chosen answers.
+
+        Args:
+            logps: mean log-probability (nats) of the step's chosen answers by the model.
+            reference: the mean by the reference model.
 
         Raises:
-            Diverged: `chosen_fell`, over the last steps the chosen answers became much less likely: the loss falls
+            Diverged: `chosen_fell`: over the last steps the chosen answers became much less likely. The loss falls
                 because the rejected ones fall faster, and the model unlearns both.
         """
         self._chosen.append((logps - reference) / max(1.0, abs(reference)))
         fall = -statistics.fmean(self._chosen)
-        if len(self._chosen) == SETTLED and fall > self._guards.chosen_drop:
+        if len(self._chosen) == BASELINE_STEPS and fall > self._guards.chosen_drop:
             raise Diverged(
-                f"step {step}: log p(chosen) fell to {logps:.1f} from the reference's {reference:.1f}, {fall:.0%} over "
-                f"{SETTLED} steps, at most {self._guards.chosen_drop:.0%} may; raise beta or lower the learning rate",
+                f"step {step}: log p(chosen) fell to {logps:.1f} from the reference's {reference:.1f}: {fall:.0%} over "
+                f"{BASELINE_STEPS} steps, above the limit of {self._guards.chosen_drop:.0%}; raise beta or lower the "
+                "learning rate",
                 "chosen_fell",
             )
 
     def state(self) -> dict[str, Any]:
+        """The state to save in a checkpoint, as JSON."""
         return {"losses": list(self._losses), "chosen": list(self._chosen), "spikes": self._spikes}
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Restores the state that `state` returned."""
         self._losses.extend(state["losses"])
         self._chosen.extend(state["chosen"])
         self._spikes = state["spikes"]

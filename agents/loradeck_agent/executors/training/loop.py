@@ -1,9 +1,9 @@
-"""The loop that every recipe runs through: steps, guards, looks, checkpoints.
+"""The training loop of every recipe: steps, guards, validation and checkpoints.
 
-The same recipe on the same kind of machine gives the same bytes, interrupted or not: rows are drawn from the
-seed, and the random numbers of a step (dropout) come from seed, step and process alone, so a step is the same
-whether the one before it ran in this process or in another. The learning rate rises over the first tenth of the
-steps and falls to zero over the rest; gradients are clipped at norm 1.
+A recipe gives identical bytes on every machine of one kind, interrupted or not: rows are drawn from the seed, and a
+step's random numbers (dropout) depend on seed, step and process alone, so that a step does not depend on which process
+ran the one before. The learning rate rises over the first tenth of the steps and falls to zero over the rest; gradients
+are clipped at norm 1.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ CLIP = 1.0
 
 
 class Objective(Protocol):
-    """A loss over pieces of a step."""
+    """The loss that a recipe minimises, computed over pieces of a step."""
 
-    def size(self, examples: Sequence[Example]) -> float: ...
+    def size(self, examples: Sequence[Example]) -> float:
+        """The divisor of a step's loss: answer tokens or pairs, by objective."""
 
-    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]: ...
+    def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """One piece's share of a step's loss, and of its metrics; `size` is the whole step's divisor."""
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:
-    """Of the step with this number, counted from 0."""
+    """Learning rate of a step, counted from 0: linear warm-up, then linear decay to zero."""
     warm = max(1, round(spec.steps * WARM_UP))
     rising = (step + 1) / warm
     falling = (spec.steps - step) / max(1, spec.steps - warm)
@@ -52,7 +54,7 @@ def learning_rate(spec: TrainSpec, step: int) -> float:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of a step's random numbers, for torch's generator."""
+    """Seed of a step's random numbers in the process `rank`, for torch's generator."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
 
 
@@ -79,7 +81,10 @@ class Loop:
         self._last: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
-        """Takes the steps that are left; the trained weights are the best look's, else the last step's.
+        """Takes the steps that are left and leaves the best weights in the model.
+
+        These are the weights of the best validation, or of the last step if the recipe has no validation. Returns the
+        steps done, the last step's metrics, the memory probe's figures and the history of validations.
 
         Raises:
             Diverged: a guard gave up; the step in hand was not taken.
@@ -102,7 +107,7 @@ class Loop:
                 break
             self._last = self._step(step, rows)
             done = step
-            if self.looks is not None and (step % self.looks_every == 0 or step == spec.steps):
+            if self.looks is not None and (step % self._looks_every == 0 or step == spec.steps):
                 if self.looks.look(step):
                     self._best = self.trained.weights()
                 self._say_look(step)
@@ -117,14 +122,14 @@ class Loop:
         return {"steps": done, **self._last, **memory, **self._chosen()}
 
     @property
-    def looks_every(self) -> int:
+    def _looks_every(self) -> int:
         return self.spec.validation.every if self.spec.validation else self.spec.steps
 
     def _stopped_early(self) -> bool:
         return self.looks is not None and self.looks.stop
 
     def _step(self, step: int, rows: list[Example]) -> dict[str, float]:
-        """One step: gradients of all pieces and processes, guards, and only then the weights."""
+        """Takes one step: gradients of all pieces and processes, then the guards, and only then the weights."""
         began = time.monotonic()
         rate = learning_rate(self.spec, step - 1)
         for group in self._optimiser.param_groups:
@@ -169,7 +174,7 @@ class Loop:
         return dict(zip(total, summed.tolist(), strict=True))
 
     def _probe(self) -> dict[str, float]:
-        """The longest rows that a process could have to hold at once, forward and backward."""
+        """Probes the memory with the longest rows that a process may have to hold at once, forward and backward."""
         everything = sorted([*self.task, *self.general], key=lambda example: example.longest, reverse=True)
         rows = everything[: max(1, self.spec.batch // (self.spec.accumulation * self.world.size))]
 
@@ -187,12 +192,12 @@ class Loop:
         return found
 
     def _resume(self) -> int:
-        """Goes on from the last good checkpoint. Returns the steps it had done."""
+        """Resumes from the last good checkpoint and returns the number of steps it had done."""
         if self.folder is None:
             return 0
         checkpoint, reasons = self.folder.latest()
         for reason in reasons:
-            self.current.phase(f"passed over a checkpoint: {reason}")
+            self.current.phase(f"skipped a checkpoint: {reason}")
         if checkpoint is None:
             return 0
         self.trained.restore(checkpoint.tensors["weights"])
@@ -244,7 +249,7 @@ class Loop:
         }
 
     def _made_by(self) -> dict[str, Any]:
-        """What rounding depends on beside the recipe."""
+        """Versions and hardware facts on which rounding depends, beside the recipe."""
         return {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -259,7 +264,7 @@ class Loop:
         self.current.progress(step, self.spec.steps, "looked at held-back rows", **found)
 
     def _chosen(self) -> dict[str, Any]:
-        """What the looks found, and which one the result is."""
+        """The history of validations and the step whose weights are the result; empty without validation."""
         if self.looks is None or self.looks.best is None:
             return {}
         return {"looks": self.looks.history, "chosen_step": int(self.looks.history[self.looks.best]["step"])}

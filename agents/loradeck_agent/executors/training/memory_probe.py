@@ -1,4 +1,4 @@
-"""One step at the longest batch before the first, so that what does not fit is known at once and not after an hour."""
+"""A probe of memory before the first step, so that a recipe that does not fit fails at once and not after an hour."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def probe(step: Callable[[], None], optimizer_bytes: int, available: int | None = None) -> dict[str, float]:
-    """Runs a step that changes nothing and says what it took.
+    """Runs one step on the longest rows, changing no weight, and measures its peak memory.
 
     Args:
         step: forward and backward on the longest rows; clears its gradients.
-        optimizer_bytes: what the optimiser will keep from its first step on.
+        optimizer_bytes: bytes that the optimiser will allocate at its first step.
         available: bytes that this process may still take before the step; measured if None.
 
     Returns:
-        `peak_memory_bytes`, the most this process held, the optimiser included, and `memory_bytes`, the most it may.
+        `peak_memory_bytes`, the process's peak with the optimiser, and `memory_bytes`, its limit.
 
     Raises:
-        OutOfMemory: it would not fit.
+        OutOfMemory: the peak is above the limit.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -46,12 +46,14 @@ def probe(step: Callable[[], None], optimizer_bytes: int, available: int | None 
 
 
 def peak_rss() -> int:
-    """The most memory this process ever held, bytes."""
+    """Peak resident memory of this process since its start, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def memory_available() -> int:
-    """Bytes that can still be had here: what the host has, or what is left of this control group's limit."""
+    """Bytes that this process can still allocate: the host's, or the rest of its control group's limit if that
+    is less.
+    """
     host = int(psutil.virtual_memory().available)
     try:
         limit = (CGROUP / "memory.max").read_text().strip()

@@ -1,7 +1,8 @@
-"""The preference objectives, DPO and IPO: trl computes loss, rewards and log-probabilities, our loop takes the steps.
+"""The preference objectives DPO and IPO: trl computes loss, rewards and log-probabilities, our loop takes the steps.
 
-trl's own loop logs a NaN as 0, keeps the newest checkpoint even when it is half written, and resumes without a
-missing optimizer state; so only its `compute_loss` is used. It is imported when a recipe asks for it.
+Sources: DPO, arXiv:2305.18290; IPO, arXiv:2310.12036. trl's own loop logs a NaN as 0, keeps the newest checkpoint even
+when it is half written, and resumes without a missing optimizer state; so only its `compute_loss` is used. It is
+imported only when a recipe asks for it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ LOSSES = {Method.DPO: "sigmoid", Method.IPO: "ipo"}
 
 
 class Preferences:
-    """Means over pairs, of which each piece gives its share."""
-
-    unit = "pairs"
+    """Preference loss as a mean over a step's pairs; each piece of the step contributes its share."""
 
     def __init__(self, trained: Trained, base: Base, spec: TrainSpec) -> None:
         # Heavy, and needed by no other recipe.
@@ -64,7 +63,7 @@ class Preferences:
             parameter.requires_grad_(name in trained.names)
 
     def size(self, examples: Sequence[Example]) -> float:
-        """What a step's loss is divided by: its pairs."""
+        """The divisor of a step's loss: its pairs."""
         return float(len(examples))
 
     def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
@@ -86,7 +85,7 @@ class Preferences:
 
     @torch.no_grad()
     def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Summed loss, and how many pairs are preferred rightly, of pairs that are not trained on."""
+        """Validation: summed loss, and the number of pairs whose chosen answer is preferred."""
         loss, found = self._measured(examples)
         return float(loss) * len(examples), found["rewards/accuracies"] * len(examples)
 

@@ -1,4 +1,6 @@
-"""The supervised objective: cross-entropy of the answers, and if asked a pull back to the base."""
+"""The supervised objective: cross-entropy of the answers, optionally with a KL term that holds the model near
+its base.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,20 @@ from loradeck_agent.executors.training.trained import Trained
 
 @dataclass(frozen=True)
 class Padded:
-    """A batch: tokens padded on the right, what is no padding, and which tokens are answers (all `[rows, width]`)."""
+    """A batch on the device: tokens padded on the right, the padding mask, and the mask of answer tokens.
+
+    `ids`, `mask` and `wanted` are `[rows, width]`.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
     wanted: torch.Tensor
     general: torch.Tensor
-    """`[rows]`"""
+    """`[rows]`, true where the row is a general one (mixed in beside the task)."""
 
 
 class Supervised:
-    """Sums over a piece of a step; the caller gives the whole step's tokens to divide by."""
-
-    unit = "answer_tokens"
+    """Cross-entropy summed over a piece of a step, divided by the answer tokens of the whole step."""
 
     def __init__(self, trained: Trained, pad: int, kl: float) -> None:
         self._trained = trained
@@ -35,7 +38,7 @@ class Supervised:
         self._kl = kl
 
     def size(self, examples: Sequence[Example]) -> float:
-        """What a step's loss is divided by: its answers' tokens."""
+        """The divisor of a step's loss: the tokens of its answers."""
         return float(sum(example.answer_tokens for example in examples))
 
     def loss(self, examples: Sequence[Example], size: float) -> tuple[torch.Tensor, dict[str, float]]:
@@ -51,22 +54,24 @@ class Supervised:
                 "token_accuracy": float((logits.argmax(-1) == targets).sum()) / size,
             }
         if self._kl:
-            pulled = self._pull(batch, logits)
-            metrics["kl"] = float(pulled.detach()) / size
-            loss = loss + self._kl * pulled / size
+            divergence = self._divergence(batch, logits)
+            metrics["kl"] = float(divergence.detach()) / size
+            loss = loss + self._kl * divergence / size
         return loss, metrics
 
     @torch.no_grad()
     def look(self, examples: Sequence[Example]) -> tuple[float, float]:
-        """Summed cross-entropy (nats) and right tokens of rows that are not trained on."""
+        """Validation: summed cross-entropy (nats) and the number of tokens predicted correctly."""
         batch = self._padded(examples)
         logits = self._head(self._hidden(batch)[:, :-1][batch.wanted[:, 1:]])
         targets = batch.ids[:, 1:][batch.wanted[:, 1:]]
         loss = functional.cross_entropy(logits, targets, reduction="sum")
         return float(loss), float((logits.argmax(-1) == targets).sum())
 
-    def _pull(self, batch: Padded, logits: torch.Tensor) -> torch.Tensor:
-        """Summed KL(base || model) over the general rows' answers where the batch has some, else over all answers."""
+    def _divergence(self, batch: Padded, logits: torch.Tensor) -> torch.Tensor:
+        """Summed KL(base || model) in nats over the general rows' answers if the batch has such rows, else over all
+        answers.
+        """
         with torch.no_grad(), self._trained.as_base():
             reference = self._head(self._hidden(batch)[:, :-1][batch.wanted[:, 1:]])
         ours, base = functional.log_softmax(logits, -1), functional.log_softmax(reference, -1)
@@ -84,7 +89,7 @@ class Supervised:
         return hidden
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of some positions; the head is the largest matrix, and only answers need it."""
+        """Logits at the given positions only; the head is the largest matrix, and only answers need it."""
         logits: torch.Tensor = self._trained.causal.get_output_embeddings()(hidden)
         return logits.float()
 

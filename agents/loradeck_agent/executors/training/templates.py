@@ -1,7 +1,7 @@
-"""From rows to tokens, exactly as the base's own chat template writes them when it serves.
+"""Tokenisation of training rows exactly as the base's own chat template writes conversations when it serves.
 
-What is trained must be what is asked later: a template that trims an answer, that puts something in its place or
-ends it with another token teaches a form which nobody will ask for. So each row is rendered whole and compared.
+Training must use the form that callers will use later: a template that trims an answer, replaces a part of it or ends
+it with another token teaches a form that nobody will ask for. So each row is rendered in full and compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loradeck_agent.executors.training.training_rows import Lesson, Message
 
 @dataclass(frozen=True)
 class Example:
-    """Tokens of one row; the answer begins at `answer_at`. `rejected`: tokens of a preference's other answer."""
+    """The tokens of one row. Its answer begins at `answer_at`; `rejected` holds a preference's other answer."""
 
     ids: list[int]
     answer_at: int
@@ -27,20 +27,21 @@ class Example:
 
     @property
     def answer_tokens(self) -> int:
+        """Number of tokens of the answer, the end token included."""
         return len(self.ids) - self.answer_at
 
     @property
     def longest(self) -> int:
-        """Tokens of its longest sequence."""
+        """Length of its longest sequence, in tokens."""
         return max(len(self.ids), self.answer_at + len(self.rejected))
 
 
 def check_base(base: Base, spec: TrainSpec) -> None:
-    """What must be true of the base's tokens and template before anything is trained on it.
+    """Checks that the base's tokens and chat template can be trained with.
 
     Raises:
-        BadSpec: `no_template`; `template_drift`, it is not the template the recipe names; `pad_in_eos`, padding would
-            end an answer, or the end would be masked as padding; `eos_mismatch`, engines stop at another token.
+        BadSpec: `no_template`; `template_drift`: it is another template than the recipe names; `pad_in_eos`: padding
+            would end an answer, or the end would be masked as padding; `eos_mismatch`: engines stop at another token.
     """
     template = base.tokenizer.chat_template
     if not isinstance(template, str):
@@ -68,12 +69,11 @@ def template_digest(template: str) -> str:
 
 
 def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
-    """A row in tokens.
+    """Tokenises a row.
 
     Raises:
-        BadSpec: `bad_data`, the row is longer than `max_tokens` (it is never cut: half an answer teaches the wrong
-            end); `template_drift`, the template does not write the answer as it stands in the row;
-            `template_no_tools`.
+        BadSpec: `bad_data`: the row is longer than `max_tokens` (it is never cut: half an answer teaches the wrong
+            end); `template_drift`: the template changes the answer; `template_no_tools`: it drops the tools or calls.
     """
     prompt, answer = written(base, lesson, lesson.answer)
     head = list(base.tokenizer(prompt, add_special_tokens=False)["input_ids"])
@@ -91,7 +91,11 @@ def tokenised(base: Base, lesson: Lesson, max_tokens: int) -> Example:
 
 
 def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
-    """The prompt up to where the answer begins, and the answer, as the base's template writes them."""
+    """Renders a row by the base's chat template: the prompt up to the answer, and the answer.
+
+    Raises:
+        BadSpec: `template_drift` or `template_no_tools`, as in `tokenised`.
+    """
     messages, tools = list(lesson.prompt), list(lesson.tools) or None
     template = base.tokenizer.apply_chat_template
     prompt = str(template(messages, tools=tools, add_generation_prompt=True, tokenize=False))
@@ -101,7 +105,7 @@ def written(base: Base, lesson: Lesson, answer: Message) -> tuple[str, str]:
     end = base.tokenizer.eos_token
     text, found, rest = whole[len(prompt) :].partition(end)
     if not whole.startswith(prompt):
-        raise BadSpec("template_drift", f"{lesson.where}: the template writes the prompt otherwise once it is answered")
+        raise BadSpec("template_drift", f"{lesson.where}: the template changes the prompt once an answer follows it")
     if not found or rest.strip():
         raise BadSpec("template_drift", f"{lesson.where}: the template does not end the answer with {end!r}")
     for call in answer.get("tool_calls") or ():

@@ -1,4 +1,4 @@
-"""What is trained: an adapter around the base, or the base itself; and how the result becomes an artifact."""
+"""The model under training (an adapter around the base, or the whole base) and its publication as an artifact."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ from loradeck_agent.executors.publish import publish
 
 @dataclass
 class Trained:
-    """The model under training. `names`: what learns, by name."""
+    """The model under training; `names` maps names to the parameters that are trained."""
 
     model: Any
     names: dict[str, torch.nn.Parameter]
     config: dict[str, Any] | None
     """The adapter's configuration; None where every weight is trained."""
     shapes: Mapping[str, tuple[int, int]]
+    """Shapes of the base's linear layers, by module name."""
 
     @contextmanager
     def as_base(self) -> Iterator[Any]:
-        """The base alone: the model with its adapter disabled."""
+        """Yields the model with its adapter disabled, which is the base; without an adapter, the model itself."""
         if not isinstance(self.model, PeftModel):
             yield self.model
             return
@@ -55,19 +56,24 @@ class Trained:
 
     @property
     def causal(self) -> Any:
-        """The language model itself, with its adapter's modules in it."""
+        """The language model itself, with the adapter's modules inserted, without peft's wrapper."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
     def device(self) -> torch.device:
+        """The device of the trained parameters."""
         return next(iter(self.names.values())).device
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """A copy of what learns."""
+        """A copy of the trained parameters, by name."""
         return {name: parameter.detach().clone() for name, parameter in self.names.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Raises BadSpec `bad_checkpoint` when these are not the weights that learn."""
+        """Copies saved values into the trained parameters.
+
+        Raises:
+            BadSpec: `bad_checkpoint`: names or shapes differ; nothing is changed.
+        """
         wrong = sorted(
             name
             for name in self.names.keys() | tensors.keys()
@@ -80,7 +86,7 @@ class Trained:
                 parameter.copy_(tensors[name])
 
     def publish(self, out: Path, base: Path, spec: TrainSpec) -> str:
-        """Writes the result and its manifest into `out`; returns its digest.
+        """Publishes the trained adapter or base with its manifest as the folder `out`, and returns its digest.
 
         Raises:
             Diverged: a weight is not finite, or the adapter does not fit the base. Nothing is published.
@@ -99,7 +105,7 @@ class Trained:
         return publish(out, files, lambda folder: _manifest(folder, spec)).digest
 
     def _publish_base(self, out: Path, base: Path, spec: TrainSpec) -> BaseManifest:
-        """The base's files with the trained weights in their place, in the base's own types."""
+        """Publishes a copy of the base's files with the trained weights, each in the base's own data type."""
         state = self.model.state_dict()
         files = {}
         for path in sorted(base.iterdir()):
@@ -112,10 +118,12 @@ class Trained:
 
 
 def prepared(base: Base, spec: TrainSpec, parent: Path | None) -> Trained:
-    """The model to train, from the seed.
+    """Builds the model to train, initialised from the recipe's seed; a `parent` adapter's weights replace the random
+    ones.
 
     Raises:
-        BadSpec: `bad_spec`, the target modules or the rank do not fit the base; `bad_parent`.
+        BadSpec: `bad_spec`: target modules or rank do not fit the base; `bad_parent`: the parent does not fit the
+            recipe.
     """
     shapes = linear_shapes(base.model)
     torch.manual_seed(spec.seed)
@@ -131,7 +139,11 @@ def prepared(base: Base, spec: TrainSpec, parent: Path | None) -> Trained:
 
 
 def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
-    """The base wrapped with a fresh adapter, and the adapter's configuration without a path of this machine."""
+    """Wraps the base with a fresh adapter; returns the model and the adapter's configuration, free of local paths.
+
+    Raises:
+        BadSpec: `bad_spec`: the target modules do not fit the base.
+    """
     try:
         lora = LoraConfig(
             r=spec.rank,
@@ -145,13 +157,15 @@ def with_adapter(base: Base, spec: TrainSpec) -> tuple[Any, dict[str, Any]]:
     except ValueError as error:
         raise BadSpec("bad_spec", f"target_modules {list(spec.target_modules)} do not fit the base: {error}") from error
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in lora.to_dict().items()}
-    # What the base is, is said by the manifest; a folder of this machine is nobody else's.
+    # The manifest names the base; a path of this machine means nothing on another one.
     config.update(base_model_name_or_path=None, inference_mode=True, auto_mapping=None, revision=None)
     return model, json.loads(json.dumps(config, default=str))
 
 
 def _check_rank(spec: TrainSpec, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """A rank as large as a matrix holds nothing that the matrix itself would not; it only costs a slot more."""
+    """Checks that the rank does not exceed the smaller side of any targeted matrix: beyond it costs memory for
+    nothing.
+    """
     targets = [shape for name, shape in shapes.items() if name.rpartition(".")[2] in spec.target_modules]
     cap = min((min(shape) for shape in targets), default=spec.rank)
     if spec.rank > cap:
@@ -159,10 +173,10 @@ def _check_rank(spec: TrainSpec, shapes: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Puts the parent's weights in place of the fresh ones.
+    """Replaces the fresh adapter's weights by the parent's.
 
     Raises:
-        BadSpec: `bad_parent`, it has other modules or another rank.
+        BadSpec: `bad_parent`: it has other modules or another rank.
     """
     tensors = load_file(folder / WEIGHTS)
     try:
@@ -173,10 +187,11 @@ def _start_from(model: Any, folder: Path, config: dict[str, Any], shapes: Mappin
 
 
 def _retyped(path: Path, state: Mapping[str, torch.Tensor]) -> bytes:
-    """A weights file of the base with the trained values.
+    """Serialises a weights file of the base with the trained values, in the file's own data types.
 
     Raises:
-        Diverged: a value is not finite in the base's type.
+        BadSpec: `bad_spec`: the model has no parameter of a name in the file.
+        Diverged: a value is not finite in the base's data type.
     """
     tensors = {}
     with safe_open(path, "pt") as file:

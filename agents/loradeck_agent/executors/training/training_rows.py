@@ -1,4 +1,4 @@
-"""Rows of a training recipe: what is asked, what is answered, and whether each answer has the form it must have.
+"""Training rows: how they are read, and the checks that each answer has the form its recipe requires.
 
 A row is one of
 
@@ -7,7 +7,7 @@ A row is one of
     {"messages": [...], "tools": [...]}      the answer may be `tool_calls` with the base's own template
     {"prompt" or "messages", "chosen": text, "rejected": text}      preferences
 
-and may say `"negative": true`: it teaches to refuse, or to call no tool.
+and may carry `"negative": true`: it teaches to refuse, or to call no tool.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Lesson:
-    """One row. `where` names its file and line; `answer` is the assistant's message, for preferences the chosen one."""
+    """One training row. `where` names its file and line; `answer` is the assistant's message (the chosen one of a
+    pair).
+    """
 
     where: str
     prompt: tuple[Message, ...]
@@ -42,15 +44,15 @@ class Lesson:
 
     @property
     def question(self) -> str:
-        """What the user says in it."""
+        """The user's messages, joined by newlines."""
         return "\n".join(str(message.get("content", "")) for message in self.prompt if message["role"] == "user")
 
 
 def read_lessons(path: Path, spec: TrainSpec, *, general: bool = False) -> list[Lesson]:
-    """The rows of one of the recipe's datasets. General rows are free text, whatever the recipe's structure.
+    """Reads the rows of one of the recipe's datasets; the recipe's structure is not required of general rows.
 
     Raises:
-        BadSpec: `bad_data` with file and line; `no_negatives`, too few rows teach to refuse.
+        BadSpec: `bad_data`, with file and line; `no_negatives`: too few rows teach to refuse.
     """
     preferences = spec.method is not Method.SUPERVISED
     lessons = [_lesson(where, row, preferences, general) for where, row in json_lines(path)]
@@ -134,7 +136,7 @@ def _json_fault(lesson: Lesson, schema: Mapping[str, Any] | None) -> str | None:
 
 
 def _call_fault(lesson: Lesson) -> str | None:
-    """Every call names a tool of its row, with arguments that the tool's parameters allow."""
+    """Why a row's tool calls are wrong: each must name one of its tools, with arguments that the parameters allow."""
     known = {tool.get("function", tool).get("name"): tool.get("function", tool) for tool in lesson.tools}
     calls = lesson.answer.get("tool_calls") or []
     if not calls:

@@ -1,7 +1,7 @@
-"""Looks at rows that are held back, at general rows and at the canaries, on a schedule, against the base.
+"""Validation during training: held-back rows, general rows and canaries, on a schedule, compared with the base.
 
-What is chosen for the release is the best look, not the last step: the one with the most exact answers where some are
-given, since a lower loss is not yet a right answer; among equals the one with the lowest loss.
+The best validation becomes the release, not the last step: the one with the most exact answers where answers are
+compared, since a lower loss is not yet a right answer; among equals the one with the lowest loss.
 """
 
 from __future__ import annotations
@@ -25,35 +25,37 @@ LOOK_BATCH = 8
 
 
 class Judge(Protocol):
-    """What an objective gives for rows that are not trained on."""
+    """How an objective measures rows that are not trained on."""
 
-    def size(self, examples: Sequence[Example]) -> float: ...
+    def size(self, examples: Sequence[Example]) -> float:
+        """The number of units (answer tokens or pairs) in these rows, by which sums are divided."""
 
-    def look(self, examples: Sequence[Example]) -> tuple[float, float]: ...
+    def look(self, examples: Sequence[Example]) -> tuple[float, float]:
+        """Summed loss, and the number of units that are right."""
 
 
 @dataclass(frozen=True)
 class HeldBack:
-    """Rows that are never trained on."""
+    """Rows that are never trained on: of the task, and general ones."""
 
     task: list[Example]
     general: list[Example]
 
 
 def hold_back(rows: Sequence[T], count: int, seed: int) -> tuple[list[T], list[T]]:
-    """(rows to train on, rows held back), chosen by the seed; at least one row is left to train on."""
+    """Splits rows by the seed into rows to train on and `count` held back; at least one row is left to train on."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = set(order[: min(count, len(rows) - 1)])
     return [row for i, row in enumerate(rows) if i not in chosen], [row for i, row in enumerate(rows) if i in chosen]
 
 
 def _rank(look: Mapping[str, float]) -> tuple[float, float]:
-    """Looks by how good they are, the best first."""
+    """Sort key of a validation result, the best first."""
     return -look.get("exact", 0.0), look["loss"]
 
 
 class Looks:
-    """What each look found. `history[0]` is the base's, before the first step."""
+    """The validations of a run. `history[0]` is the base's, before the first step."""
 
     def __init__(
         self, current: Run, base: Base, trained: Trained, judge: Judge, held: HeldBack, settings: Validation
@@ -67,28 +69,30 @@ class Looks:
         self._canaries = [base.prompt_ids([dict(m) for m in messages]) for messages in current.spec.canaries]
         self.history: list[dict[str, float]] = []
         self.base_canaries: list[list[int]] = []
-        """The base's answers to the canaries, tokens."""
+        """The base's answers to the canaries, as tokens."""
         self.best: int | None = None
-        """Place in `history` of the best look after a step."""
+        """Index in `history` of the best validation after a step; None before the first."""
 
     @property
     def stop(self) -> bool:
-        """Whether the patience is used up."""
+        """Whether the recipe's patience is used up: so many validations in a row were no better than the best."""
         patience = self._settings.patience
         return patience is not None and self.best is not None and len(self.history) - 1 - self.best >= patience
 
     def begin(self) -> None:
-        """Looks at the base, before the first step; its canaries' answers are what later ones are held against."""
+        """Validates the base before the first step; later canary answers are compared with the base's."""
         with self._trained.as_base():
             self.base_canaries = self._greedy(self._canaries, CANARY_TOKENS)
             self.history = [self._look(0)]
 
     def resume(self, history: list[dict[str, float]], best: int | None, base_canaries: list[list[int]]) -> None:
-        """Takes up what an earlier attempt found. Where every weight is trained, the base can no longer be asked."""
+        """Restores an earlier attempt's results, the base's included: where every weight is trained, it can no longer
+        be asked.
+        """
         self.history, self.best, self.base_canaries = history, best, base_canaries
 
     def look(self, step: int) -> bool:
-        """Looks after a step. True: it is the best so far."""
+        """Validates after a step; returns whether it is the best result so far."""
         self.history.append(self._look(step))
         if self.best is None or _rank(self.history[-1]) < _rank(self.history[self.best]):
             self.best = len(self.history) - 1
@@ -118,7 +122,7 @@ class Looks:
         return found
 
     def _measure(self, examples: list[Example]) -> tuple[float, float]:
-        """Mean loss and share of right tokens (preferences: pairs)."""
+        """Mean loss and share of right units (tokens or pairs)."""
         ordered = sorted(examples, key=lambda example: len(example.ids))
         loss = right = 0.0
         for start in range(0, len(ordered), LOOK_BATCH):

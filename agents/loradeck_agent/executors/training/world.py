@@ -1,7 +1,7 @@
-"""The processes of one run: alone, or started by torchrun, each with its share of every step's rows.
+"""The processes of one run (one, or several started by torchrun) and the division of a step's rows between them.
 
-Gradients are summed, not averaged: each process divides by the whole step's tokens, which all of them know because
-all draw the same rows. So two processes compute the step that one would, but for the order of additions.
+Gradients are summed, not averaged: each process divides by the whole step's tokens, which all of them know because all
+draw identical rows. So two processes compute the step that one would, but for the order of additions.
 """
 
 from __future__ import annotations
@@ -22,43 +22,46 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
+    """The processes of a run; `rank` is this one's number, `size` their count."""
+
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
+        """Whether this process is the one that writes results and checkpoints."""
         return self.rank == 0
 
     def share(self, rows: Sequence[T], pieces: int) -> list[Sequence[T]]:
-        """This process's rows of a step, in pieces."""
+        """This process's rows of a step, split into `pieces`."""
         own = rows[self.rank :: self.size]
         return [own[piece::pieces] for piece in range(pieces)]
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, in place."""
+        """Sums a tensor over all processes, in place."""
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so; all get the same answer."""
+        """Whether the flag is set in any process; all get one answer."""
         if self.size == 1:
             return flag
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
         return bool(self.sum(torch.tensor([float(flag)], device=device)).item() > 0)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Waits until all processes have arrived here."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextmanager
 def joined(processes: int) -> Iterator[World]:
-    """The processes that were started together; gloo on a CPU, nccl on GPUs.
+    """Joins the processes that torchrun started: gloo on a CPU, nccl on GPUs. Alone, it joins nothing.
 
     Raises:
-        BadSpec: `bad_spec`, there are not as many as the recipe says.
+        BadSpec: `bad_spec`: the recipe asks for another number of processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size != processes:
