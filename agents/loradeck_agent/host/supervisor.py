@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import select
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loradeck.client.backoff import Backoff
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.process_log import keep_trimmed, trim
 from loradeck_agent.host.state_folder import holder_of
@@ -48,17 +48,6 @@ class Program:
     log: Path
     ready_s: float
     environment: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """Full jitter: the n-th pause is uniform between 0 and min(cap, first * 2**n), in seconds."""
-
-    first: float = 0.5
-    cap: float = 15.0
-
-    def pause(self, failures: int) -> float:
-        return random.uniform(0, min(self.cap, self.first * 2 ** min(failures, 16)))
 
 
 class Supervised:

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from loradeck.client.backoff import Backoff
 from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S, DownMessage, Heartbeat, Hello, Welcome, down_adapter
 from loradeck.schemas.problem import Problem
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.supervisor import Backoff
 
 log = logging.getLogger(__name__)
 

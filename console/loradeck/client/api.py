@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from loradeck.client.backoff import full_jitter
+from loradeck.client.backoff import Backoff
 from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
@@ -404,7 +404,7 @@ class HubApi:
             if error.code not in LEAVES_OPEN:
                 raise
         deadline = time.monotonic() + self._settle_s
-        for pause in full_jitter(0.1, 2.0):
+        for pause in Backoff(0.1, 2.0).pauses():
             await asyncio.sleep(pause)
             # Asked for first. Sent again where it never arrived, or joined again where it is still being prepared:
             # the key keeps it from moving twice.

@@ -1,15 +1,28 @@
-"""Waiting between attempts: full jitter, so that a hub that comes back is not met by everybody at once."""
+"""Waits between attempts: full jitter, so that a hub that comes back is not met by everybody at once."""
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 
-def full_jitter(first_s: float, cap_s: float, *, rng: random.Random | None = None) -> Iterator[float]:
-    """Seconds to wait before attempt 2, 3, ...: uniform between 0 and a bound that doubles up to `cap_s`."""
-    draw = (rng or random.Random()).uniform
-    bound = first_s
-    while True:
-        yield draw(0.0, bound)
-        bound = min(cap_s, bound * 2)
+@dataclass(frozen=True)
+class Backoff:
+    """Full jitter: each pause is uniform between 0 and a bound that doubles with every failure, in seconds.
+
+    `first` is the bound before the second attempt, `cap` the highest one. `draw` picks between two bounds.
+    """
+
+    first: float = 0.5
+    cap: float = 15.0
+    draw: Callable[[float, float], float] = random.uniform
+
+    def pause(self, failures: int) -> float:
+        """Draws the seconds to wait after so many failures in a row; 0 draws below `first`."""
+        return self.draw(0.0, min(self.cap, self.first * 2 ** min(failures, 16)))
+
+    def pauses(self) -> Iterator[float]:
+        """Yields the seconds to wait before attempt 2, 3, ..., for ever."""
+        return map(self.pause, itertools.count())

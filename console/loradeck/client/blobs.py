@@ -13,7 +13,7 @@ from typing import BinaryIO
 import httpx
 
 from loradeck.client.api import HubApi
-from loradeck.client.backoff import full_jitter
+from loradeck.client.backoff import Backoff
 from loradeck.client.errors import ApiError, BlobDamaged, OutcomeUnknown
 from loradeck.client.transport import AnswerLost
 
@@ -54,7 +54,7 @@ async def upload(api: HubApi, path: Path) -> tuple[str, int]:
         OutcomeUnknown: the answer was lost repeatedly. Doing it again is harmless.
     """
     sha256, size = await asyncio.to_thread(sha256_of, path)
-    for attempt, pause in enumerate(full_jitter(0.1, 2.0), start=1):
+    for attempt, pause in enumerate(Backoff(0.1, 2.0).pauses(), start=1):
         if await has_blob(api, sha256):
             return sha256, size
         try:
@@ -76,7 +76,7 @@ async def upload(api: HubApi, path: Path) -> tuple[str, int]:
         if answer.is_success:
             return sha256, size
         raise api.transport.refusal(answer)
-    raise AssertionError("full_jitter never ends")
+    raise AssertionError("the pauses never ends")
 
 
 async def download(api: HubApi, sha256: str, target: Path) -> None:
@@ -92,7 +92,7 @@ async def download(api: HubApi, sha256: str, target: Path) -> None:
     digest = hashlib.sha256()
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            for attempt, pause in enumerate(full_jitter(0.1, 2.0), start=1):
+            for attempt, pause in enumerate(Backoff(0.1, 2.0).pauses(), start=1):
                 try:
                     async for piece in api.transport.pieces(f"blobs/{sha256}", file.tell()):
                         digest.update(piece)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from loradeck.client.backoff import full_jitter
+from loradeck.client.backoff import Backoff
 from loradeck.client.config import Context
 from loradeck.client.connect import Endpoint, endpoint, websocket
 from loradeck.client.errors import ApiError, ClientError, NotUnderstood
@@ -72,7 +71,7 @@ class Feed:
         context: Context,
         *,
         clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
+        backoff: Backoff | None = None,
         silence_s: float = SILENCE_S,
         show: FeedShow | None = None,
     ) -> None:
@@ -80,7 +79,7 @@ class Feed:
         self.context = context
         self.link = Link.CONNECTING
         self._clock = clock
-        self._rng = rng or random.Random()
+        self._backoff = backoff or Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._silence_s = silence_s
         self._heard: float | None = None
         self._connection: ClientConnection | None = None
@@ -101,7 +100,7 @@ class Feed:
     async def follow(self) -> AsyncGenerator[FeedItem]:
         """Yields for ever. Close it to close the link."""
         yield self._changed(Link.CONNECTING)
-        waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, rng=self._rng)
+        waits = self._backoff.pauses()
         while True:
             began = self._clock()
             lost: LinkChange | None = None
@@ -120,7 +119,7 @@ class Feed:
             except (OSError, WebSocketException) as error:
                 lost = self._changed(Link.LOST, why=f"the link broke ({type(error).__name__}: {error})")
             if self._clock() - began > LONGEST_WAIT_S:
-                waits = full_jitter(FIRST_WAIT_S, LONGEST_WAIT_S, rng=self._rng)
+                waits = self._backoff.pauses()
             wait = next(waits)
             if lost is not None:
                 yield replace(lost, retry_s=wait)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loradeck.client.chain import ChainCheck
 from loradeck.client.times import stamp
+from loradeck.rules.moves.chain import ChainCheck
 from loradeck.schemas.log import Event, EventKind
 
 
@@ -48,7 +48,7 @@ def timeline(events: Iterable[Event], *, hub: str, made_ms: int, scope: str) -> 
     """Sorts the events and hashes them again."""
     ordered = tuple(sorted(events, key=lambda event: event.rev))
     check = ChainCheck()
-    check.take(ordered)
+    check.add(ordered)
     links = sum(later.rev == earlier.rev + 1 for earlier, later in itertools.pairwise(ordered))
     return Timeline(hub, made_ms, scope, ordered, links, check.broken)
 

@@ -38,6 +38,13 @@ class Role(StrEnum):
     RELEASER = "releaser"
     AGENT = "agent"
 
+    def covers(self, least: Role) -> bool:
+        """Whether this role may do what `least` may. `agent` covers and is covered by itself alone."""
+        if Role.AGENT in (self, least):
+            return self is least
+        ladder = (Role.VIEWER, Role.OPERATOR, Role.RELEASER)
+        return ladder.index(self) >= ladder.index(least)
+
 
 class Wire(BaseModel):
     """Something that travels between processes of different versions: unknown fields are ignored."""

@@ -19,6 +19,7 @@ from loradeck.client.feed import Link as FeedLink
 from loradeck.client.feed import LinkChange
 from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import HubState
@@ -47,7 +48,6 @@ from loradeck.tui.screens.nodes import NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.terminal.console_log import keep_log, tell_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
-from loradeck.tui.text.spans import clean
 from loradeck.tui.text.theme import THEME
 
 log = logging.getLogger("loradeck.console")

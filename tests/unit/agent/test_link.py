@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 
+from loradeck.client.backoff import Backoff
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.link import Bookmark, Heartbeat, Hello, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig
-from loradeck_agent.host.supervisor import Backoff
 from loradeck_agent.uplink import link as link_module
 from loradeck_agent.uplink.link import Link
 
@@ -172,11 +172,3 @@ async def test_a_silent_hub_is_left_and_beats_go_up_meanwhile(
 
 async def test_what_is_sent_without_a_link_is_not_kept(hub: Hub, tmp_path: Path) -> None:
     assert await Ends(hub.url, tmp_path).link.send(Heartbeat()) is False
-
-
-def test_pauses_are_spread_from_nothing_up_to_a_bound_that_doubles() -> None:
-    backoff = Backoff(0.5, 15.0)
-    for failures, bound in ((0, 0.5), (1, 1.0), (3, 4.0), (10, 15.0), (1000, 15.0)):
-        pauses = [backoff.pause(failures) for _ in range(500)]
-        assert 0 <= min(pauses) < bound / 4
-        assert bound * 3 / 4 < max(pauses) <= bound

@@ -16,12 +16,12 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from loradeck.client.backoff import Backoff
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.link import Hello, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import Unreachable
-from loradeck_agent.host.supervisor import Backoff
 from loradeck_agent.uplink.hub_api import HubApi
 from loradeck_agent.uplink.link import Link
 

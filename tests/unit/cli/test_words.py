@@ -9,7 +9,7 @@ import pytest
 
 from loradeck.cli.shared.exits import CliError, Exit, exit_of
 from loradeck.cli.shared.naming import Named, Pointer, labels_of, moment, one_named, pointer, pointer_and_release
-from loradeck.cli.shared.output import Output, ago, clean, millis, share, span, utc, width
+from loradeck.cli.shared.output import Output, ago, millis, share, span, utc, width
 from loradeck.schemas.problem import Problem
 
 NOW = int(datetime(2026, 3, 2, 12, 0, tzinfo=UTC).timestamp() * 1000)
@@ -118,12 +118,6 @@ def test_nothing_for_people_is_printed_with_json_and_nothing_for_programs_withou
         out.json({"document": 1})
         assert ("words" in stream.getvalue()) is not as_json
         assert ("document" in stream.getvalue()) is as_json
-
-
-@pytest.mark.parametrize("text", ["\x1b[2J", "a\rb", "\x9b31m", "\u202edcba", "a\x00b", "\x07"])
-def test_what_could_steer_a_terminal_is_replaced(text: str) -> None:
-    assert clean(text).isprintable()
-    assert clean("plain [bold] text") == "plain [bold] text"
 
 
 def test_figures_read_as_people_say_them() -> None:

@@ -17,8 +17,9 @@ from websockets.asyncio.server import ServerConnection, unix_serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from loradeck.client.backoff import Backoff
 from loradeck.client.config import Context
-from loradeck.client.feed import Feed, FeedItem, Link, LinkChange
+from loradeck.client.feed import FIRST_WAIT_S, LONGEST_WAIT_S, Feed, FeedItem, Link, LinkChange
 from loradeck.client.state_list import Listed
 from loradeck.schemas.feed import FeedReset, FeedStatus
 from loradeck.schemas.ids import Role
@@ -145,7 +146,7 @@ async def test_it_lists_then_watches_from_the_lists_cursor(small_hub: tuple[Smal
 async def test_a_broken_link_is_said_to_be_lost_and_listed_again(small_hub: tuple[SmallHub, Context]) -> None:
     hub, context = small_hub
     hub.sessions = [drops(), quiet]
-    items = await take(Feed(context, rng=random.Random(1)), 6)
+    items = await take(Feed(context, backoff=Backoff(FIRST_WAIT_S, LONGEST_WAIT_S, random.Random(1).uniform)), 6)
     assert links(items) == [Link.CONNECTING, Link.UP, Link.LOST, Link.UP]
     lost = next(item for item in items if isinstance(item, LinkChange) and item.state is Link.LOST)
     assert lost.why
@@ -261,14 +262,3 @@ async def test_a_token_file_that_becomes_unsafe_stops_the_next_connection(
                     break
     assert "can be read by others" in whys[1]
     assert hub.lists == 1
-
-
-def test_waits_are_jittered_and_capped() -> None:
-    from loradeck.client.backoff import full_jitter
-
-    waits = full_jitter(0.2, 5.0, rng=random.Random(7))
-    drawn = [next(waits) for _ in range(200)]
-    for number, wait in enumerate(drawn):
-        assert 0 <= wait <= min(5.0, 0.2 * 2**number)
-    assert max(drawn) > 4.5
-    assert len(set(drawn)) == 200

@@ -14,6 +14,7 @@ from textual import events
 
 from loradeck.client.errors import ApiError, HubUnreachable
 from loradeck.client.feed import Link, LinkChange
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.ids import Role
@@ -23,7 +24,6 @@ from loradeck.schemas.state import ReleaseView
 from loradeck.tui.model.own_moves import Move
 from loradeck.tui.model.state import Screen
 from loradeck.tui.terminal.driver import set_together
-from loradeck.tui.text.spans import clean
 
 ACME = ("acme", "production")
 

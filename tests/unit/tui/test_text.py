@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from loradeck.client.terminal_text import clean
 from loradeck.tui.text.spans import (
     Span,
     age,
-    clean,
     coarse_age,
     count,
     fit,
@@ -22,30 +22,6 @@ from loradeck.tui.text.spans import (
     spread,
     width_of,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain", "plain"),
-        ("[red]x[/red]", "[red]x[/red]"),
-        ("a\x1b[2Jb", "a␛[2Jb"),
-        ("two\nlines\there", "two lines here"),
-        ("bell\x07", "bell␇"),
-        ("right\u202eleft", "right\ufffdleft"),
-        ("\x9b31m", "\ufffd31m"),
-        ("価格 ok", "価格 ok"),
-    ],
-)
-def test_control_characters_become_visible(text: str, shown: str) -> None:
-    assert clean(text) == shown
-
-
-@given(st.text())
-def test_cleaned_text_never_controls_a_terminal(text: str) -> None:
-    cleaned = clean(text)
-    assert len(cleaned) == len(text)
-    assert not any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in cleaned)
 
 
 @given(st.text(), st.integers(0, 40))

@@ -11,8 +11,9 @@ import click
 from loradeck.cli.shared.exits import Exit, misused
 from loradeck.cli.shared.files import checked, rows_of
 from loradeck.cli.shared.naming import pointer_and_release, release_named
-from loradeck.cli.shared.output import Output, clean, utc
+from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Session, writes
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.review import Review, ReviewedItem, ReviewSheet, SampledItem
 
 

@@ -110,7 +110,7 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
 
 def tell(problem: Problem, *, as_json: bool) -> None:
     """The error on stderr: three lines for people, or the problem document."""
-    from loradeck.cli.shared.output import clean
+    from loradeck.client.terminal_text import clean
 
     if as_json:
         sys.stderr.write(problem.model_dump_json() + "\n")

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel
 
+from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.state import Preview, Readiness
 
@@ -87,13 +88,6 @@ class Output:
 
     def _styled(self, style: str, text: str) -> str:
         return f"{style}{text}{_PLAIN}" if self._colour else text
-
-
-def clean(text: str) -> str:
-    """Text with everything that could steer a terminal replaced; newlines become spaces."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else (" " if c in "\n\t" else "\N{REPLACEMENT CHARACTER}") for c in text)
 
 
 def width(text: str) -> int:

@@ -24,8 +24,6 @@ from loradeck.schemas.tenant import TokenCreate, TokenRecord
 LOCAL = "loradeck.local"
 """Key in an ASGI scope: the connection came in over the hub's own socket."""
 
-_LADDER = (Role.VIEWER, Role.OPERATOR, Role.RELEASER)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
@@ -39,9 +37,7 @@ class Caller:
 
     def may(self, least: Role, *, agent: bool = False) -> bool:
         """Whether this caller has at least a role; agents stand apart and may only what names them."""
-        if self.role is Role.AGENT:
-            return agent
-        return least is not Role.AGENT and _LADDER.index(self.role) >= _LADDER.index(least)
+        return agent if self.role is Role.AGENT else self.role.covers(least)
 
 
 class Tokens:

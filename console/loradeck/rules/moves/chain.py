@@ -8,7 +8,7 @@ without every later hash changing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
@@ -83,3 +83,34 @@ def verify(events: Iterable[Event], prev_hash: str = GENESIS, first_rev: int = 1
             return ChainBreak(rev=rev, why=f"rev {rev} was committed under epoch {event.epoch}, after epoch {epoch}")
         rev, prev, epoch = rev + 1, event.hash, event.epoch
     return None
+
+
+@dataclass
+class ChainCheck:
+    """Checks the part of a log that a reader holds: each event once, as it comes, in any order and with gaps.
+
+    `broken` names the first fault that was found; None: there is none.
+    """
+
+    broken: str | None = None
+    _hashes: dict[int, str] = field(default_factory=dict)
+    _prev: dict[int, str] = field(default_factory=dict)
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Hashes new events, and compares them with those of their neighbours that are held."""
+        for event in events:
+            if self._hashes.get(event.rev) == event.hash:
+                continue
+            if event_hash(event) != event.hash:
+                self._fault(f"rev {event.rev} does not have its own hash")
+            self._hashes[event.rev] = event.hash
+            self._prev[event.rev] = event.prev_hash
+            before = self._hashes.get(event.rev - 1, GENESIS if event.rev == 1 else None)
+            after = self._prev.get(event.rev + 1)
+            if before is not None and before != event.prev_hash:
+                self._fault(f"between rev {event.rev - 1} and {event.rev}")
+            if after is not None and after != event.hash:
+                self._fault(f"between rev {event.rev} and {event.rev + 1}")
+
+    def _fault(self, where: str) -> None:
+        self.broken = self.broken or where

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import chop_cells
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import PointerKey
 from loradeck.tui.gate.decide import Action, barrier
 from loradeck.tui.lines.rollback_panel import is_done, pin_command, wants_panel
@@ -15,7 +16,7 @@ from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.page import Page
 from loradeck.tui.terminal.clipboard import TooLong, copied
-from loradeck.tui.text.spans import clean, line, plural
+from loradeck.tui.text.spans import line, plural
 from loradeck.tui.widgets.prompt import Asking
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from loradeck.client.terminal_text import clean
 from loradeck.client.times import MomentError, moment
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event
@@ -15,7 +16,6 @@ from loradeck.tui.gate.orders import order_of
 from loradeck.tui.gate.question import Question
 from loradeck.tui.model.own_moves import Move
 from loradeck.tui.model.state import Screen
-from loradeck.tui.text.spans import clean
 from loradeck.tui.widgets.prompt import Asking
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loradeck.client.errors import ClientError
+from loradeck.client.terminal_text import clean
 from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.tui.actions.command_line import CommandError, parse
 from loradeck.tui.gate.decide import Action, annotate, barrier
@@ -17,7 +18,7 @@ from loradeck.tui.model.selectable_list import FilterError, RowFilter
 from loradeck.tui.model.state import Screen
 from loradeck.tui.terminal.save_screen import default_name, save
 from loradeck.tui.text.line_editor import Recall
-from loradeck.tui.text.spans import clean, plural
+from loradeck.tui.text.spans import plural
 from loradeck.tui.widgets.prompt import Asking
 
 if TYPE_CHECKING:

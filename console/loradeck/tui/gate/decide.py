@@ -14,6 +14,7 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 from loradeck.client.idempotency import new_key
+from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.attestation import CheckResult, GateResult
@@ -34,7 +35,7 @@ from loradeck.tui.gate.seen_frames import Frame, Shown
 from loradeck.tui.model.own_moves import Move, MoveKind, Order, Phase, Signing
 from loradeck.tui.model.selectable_list import hidden
 from loradeck.tui.model.state import SETTLING_S, ConsoleState, Link
-from loradeck.tui.text.spans import age, clean, clock, plural, release
+from loradeck.tui.text.spans import age, clock, plural, release
 
 ARM_S = 0.5
 """How long a preview must have been on the terminal before R acts on it."""
@@ -79,7 +80,6 @@ ROLES = {
     Action.PROMOTE: Role.RELEASER,
     **dict.fromkeys(ORDERS, Role.OPERATOR),
 }
-_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.RELEASER: 2}
 _REFUSING = {
     "settling": f"the hub has just started and waits for its nodes, {LINK_TTL_S:.0f} s at most",
     "log_behind": "the hub's log lacks what its nodes have seen; loradeck hub recover",
@@ -182,7 +182,7 @@ def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refus
     if state.me is None or state.status is None:
         return Refuse(f"{key} off: nothing is loaded yet")
     need = ROLES[action]
-    if _RANK.get(state.me.role, -1) < _RANK[need]:
+    if not state.me.role.covers(need):
         return Refuse(f"{key} off: it needs the role {need.value}; {clean(state.me.actor)} is {state.me.role.value}")
     if state.link is Link.LOST:
         return Refuse(f"{key} off: no link to the hub for {age(state.silent_s)}; on a node: loradeck-agent pin")

@@ -5,13 +5,14 @@ They move no pointer and may be sent again: what they ask for is a state, not a 
 
 from __future__ import annotations
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier
 from loradeck.tui.lines.hardware import on_gpus
 from loradeck.tui.model.own_moves import Order
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import clean, plural
+from loradeck.tui.text.spans import plural
 
 _OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 

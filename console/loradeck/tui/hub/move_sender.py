@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import NodeRow
@@ -15,7 +16,6 @@ from loradeck.tui.lines.outcome import said, tell_of, tell_of_all
 from loradeck.tui.lines.review_sheet import after_signing
 from loradeck.tui.model.own_moves import Move, Order, OwnMove, Phase, Signing, Tell
 from loradeck.tui.model.state import ORDERED, ConsoleState
-from loradeck.tui.text.spans import clean
 
 LOOK_UP_S = 2.0
 """Pause between two look-ups of a move whose outcome is unknown."""

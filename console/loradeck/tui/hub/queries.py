@@ -12,6 +12,7 @@ from typing import Any
 from loradeck.client.errors import ClientError
 from loradeck.client.lineage import ancestors
 from loradeck.client.responses import ReleaseDetail
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import RewindPlan, RewindRequest
@@ -24,7 +25,6 @@ from loradeck.tui.lines.outcome import said
 from loradeck.tui.model.registry import Fetch
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import FETCHED, ConsoleState, Link, Screen
-from loradeck.tui.text.spans import clean
 
 COMPANY_S = 30.0
 """How long what releases share is taken to hold while no pointer moves; their health is on their own rows."""

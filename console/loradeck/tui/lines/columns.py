@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.log import Event
@@ -14,19 +15,7 @@ from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.gate.decide import proven
 from loradeck.tui.lines.preview import WIDE, ready
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import (
-    Line,
-    Span,
-    age,
-    clean,
-    coarse_age,
-    fit,
-    fit_right,
-    gigabytes,
-    latency,
-    percent,
-    release,
-)
+from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right, gigabytes, latency, percent, release
 
 
 @dataclass(frozen=True)

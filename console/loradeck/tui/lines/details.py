@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, PrepareSpec, TrainSpec
@@ -11,14 +12,7 @@ from loradeck.schemas.log import Event, EventKind
 from loradeck.tui.lines.columns import progress_bar
 from loradeck.tui.lines.preview import title
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import (
-    Line,
-    Span,
-    age,
-    clean,
-    line,
-    plural,
-)
+from loradeck.tui.text.spans import Line, Span, age, line, plural
 
 
 def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from loradeck.client.release_difference import parts
 from loradeck.client.responses import ReleaseDetail
+from loradeck.client.terminal_text import clean
 from loradeck.tui.lines.preview import title
-from loradeck.tui.text.spans import BLANK, Line, Span, clean, line
+from loradeck.tui.text.spans import BLANK, Line, Span, line
 
 _LABEL = 10
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.state import NodeReplica, NodeRow
@@ -10,7 +11,7 @@ from loradeck.tui.lines.columns import node_heard, node_state
 from loradeck.tui.lines.preview import title
 from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure
 from loradeck.tui.model.state import ConsoleState, Link
-from loradeck.tui.text.spans import BLANK, Line, Span, age, clean, gigabytes, line, plural, span, width_of
+from loradeck.tui.text.spans import BLANK, Line, Span, age, gigabytes, line, plural, span, width_of
 from loradeck.tui.text.sparklines import sparkline
 
 _NVML = {

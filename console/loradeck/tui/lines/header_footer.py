@@ -7,11 +7,12 @@ from functools import lru_cache
 
 from rich.cells import cell_len
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import JobState
 from loradeck.tui.gate.key_bindings import BINDINGS, Binding, hints
 from loradeck.tui.model.registry import REFRESH_S
 from loradeck.tui.model.state import ConsoleState, Link, Screen
-from loradeck.tui.text.spans import Line, Span, age, clean, clock, fit, fit_line, plural, spread, width_of
+from loradeck.tui.text.spans import Line, Span, age, clock, fit, fit_line, plural, spread, width_of
 
 
 def header_line(state: ConsoleState, width: int, *, context: str, production: bool, read_only: str | None) -> Line:

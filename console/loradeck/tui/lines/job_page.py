@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
 from loradeck.tui.hub.job_follower import Following
 from loradeck.tui.lines.columns import progress_bar
 from loradeck.tui.lines.preview import title
 from loradeck.tui.model.state import ConsoleState, Link
 from loradeck.tui.text.plots import plot
-from loradeck.tui.text.spans import Line, Span, age, clean, fit, line
+from loradeck.tui.text.spans import Line, Span, age, fit, line
 
 FIGURES = ("loss", "grad_norm", "token_accuracy", "exact", "valid")
 """What is plotted, the first two that there are."""

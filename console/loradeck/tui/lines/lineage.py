@@ -5,13 +5,14 @@ from __future__ import annotations
 import textwrap
 
 from loradeck.client.lineage import ancestors, children
+from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.tui.lines.preview import title
 from loradeck.tui.lines.records import base_of, live_on
 from loradeck.tui.model.state import ConsoleState, Link
-from loradeck.tui.text.spans import BLANK, Line, Span, age, clean, line, percent
+from loradeck.tui.text.spans import BLANK, Line, Span, age, line, percent
 
 
 def lineage_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:

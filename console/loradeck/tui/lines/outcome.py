@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loradeck.client.errors import ClientError
+from loradeck.client.terminal_text import clean
 from loradeck.tui.gate.decide import proven
 from loradeck.tui.lines.rollback_panel import is_done
 from loradeck.tui.model.own_moves import OPEN, OwnMove, Phase, Tell
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import clean
 
 
 def tell_of(state: ConsoleState, own: OwnMove) -> Tell:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
@@ -29,7 +30,6 @@ from loradeck.tui.text.spans import (
     Line,
     Span,
     age,
-    clean,
     clock,
     count,
     fit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
+from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.ids import short
@@ -12,7 +13,7 @@ from loradeck.tui.lines.columns import Column
 from loradeck.tui.lines.preview import title
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, clean, count, line, plural, release, width_of
+from loradeck.tui.text.spans import Line, Span, count, line, plural, release, width_of
 
 GATE_COLUMNS = (
     Column("TIME", 12),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import GateResult
 from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier
 from loradeck.tui.lines.preview import title
@@ -11,7 +12,7 @@ from loradeck.tui.model.own_moves import Signing
 from loradeck.tui.model.registry import Gate
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import BLANK, Line, Span, clean, line, plural
+from loradeck.tui.text.spans import BLANK, Line, Span, line, plural
 
 LABEL = 9
 """Cells of a label."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Event, EventKind
@@ -12,7 +13,7 @@ from loradeck.tui.gate.decide import Verdict, proven
 from loradeck.tui.lines.preview import WIDE, armed_line, goes_to, tell_lines, title
 from loradeck.tui.model.own_moves import OwnMove, Phase
 from loradeck.tui.model.state import SETTLING_S, ConsoleState
-from loradeck.tui.text.spans import Line, Span, age, clean, clock, count, fit, line, percent, plural, width_of
+from loradeck.tui.text.spans import Line, Span, age, clock, count, fit, line, percent, plural, width_of
 
 WATCHED_S = 60.0
 """How long somebody else's move shows its panel instead of the preview while it is under way."""

@@ -17,12 +17,13 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from loradeck.client.config import Context, state_path
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import PointerKey
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.own_moves import Move, MoveKind, Request
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
 from loradeck.tui.model.state import Screen
-from loradeck.tui.text.spans import age, clean
+from loradeck.tui.text.spans import age
 
 if TYPE_CHECKING:
     from loradeck.tui.app import Deck

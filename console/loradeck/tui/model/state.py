@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from loradeck.client.chain import ChainCheck
 from loradeck.client.state_list import StateRead
+from loradeck.client.terminal_text import clean
+from loradeck.rules.moves.chain import ChainCheck
 from loradeck.schemas.feed import (
     FeedEvents,
     FeedJobs,
@@ -39,7 +40,7 @@ from loradeck.tui.model.registry import Fetch, Registry
 from loradeck.tui.model.review_draft import Candidate, Reviewing
 from loradeck.tui.model.row_summaries import NodeRows, TenantRows, node_rows, tenant_rows
 from loradeck.tui.model.selectable_list import Listing, RowFilter
-from loradeck.tui.text.spans import clean, clock, dated, release
+from loradeck.tui.text.spans import clock, dated, release
 
 STALE_S = 4.0
 """The hub says something at least every two seconds; after this long without a word its figures are stale."""
@@ -287,7 +288,7 @@ class ConsoleState:
     def _add_events(self, events: tuple[Event, ...], *, replace: bool = False) -> None:
         if replace:
             self.chain = ChainCheck()
-        self.chain.take(events)
+        self.chain.add(events)
         held = {} if replace else self.events
         held.update((event.rev, event) for event in events)
         self.events = {rev: held[rev] for rev in sorted(held)[-EVENTS_KEPT:]}

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from loradeck.client.responses import ReleaseDetail
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Form, Release
 from loradeck.tui.gate.seen_frames import Shown
@@ -16,7 +17,7 @@ from loradeck.tui.lines.records import ADAPTER_COLUMNS, adapter_cells, adapter_l
 from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
-from loradeck.tui.text.spans import Line, Span, clean
+from loradeck.tui.text.spans import Line, Span
 
 PAGE_S = 1.0
 """How often a version's page is written anew: what its ancestors scored comes one after the other."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from loradeck.client.terminal_text import clean
 from loradeck.tui.gate.seen_frames import Shown
 from loradeck.tui.lines.columns import EVENT_COLUMNS, event_cells
 from loradeck.tui.lines.details import event_lines
 from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.text.spans import Line, Span, clean
+from loradeck.tui.text.spans import Line, Span
 
 
 class EventsScreen(ListScreen):

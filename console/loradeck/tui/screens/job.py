@@ -8,10 +8,11 @@ from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
+from loradeck.client.terminal_text import clean
 from loradeck.tui.hub.job_follower import Following
 from loradeck.tui.lines.job_page import job_head
 from loradeck.tui.screens.page import pressed
-from loradeck.tui.text.spans import Line, Span, clean, line, spread
+from loradeck.tui.text.spans import Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from loradeck.client.terminal_text import clean
 from loradeck.tui.gate.decide import Action
 from loradeck.tui.gate.seen_frames import Shown
 from loradeck.tui.lines.columns import NODE_COLUMNS, node_cells
@@ -12,7 +13,7 @@ from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
-from loradeck.tui.text.spans import Line, Span, clean, line
+from loradeck.tui.text.spans import Line, Span, line
 
 PAGE_S = 1.0
 """How often a node's page is written anew."""

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
+from loradeck.client.terminal_text import clean
 from loradeck.client.traces import export
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import TenantRow
@@ -21,7 +22,7 @@ from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.page import Page
 from loradeck.tui.terminal.save_screen import default_name, save
-from loradeck.tui.text.spans import Line, Span, clean, plural
+from loradeck.tui.text.spans import Line, Span, plural
 
 
 class TenantsScreen(ListScreen):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 
-from loradeck.tui.text.spans import Line, Span, clean
+from loradeck.client.terminal_text import clean
+from loradeck.tui.text.spans import Line, Span
 
 LONGEST = 500
 """Characters; what a reason may have."""

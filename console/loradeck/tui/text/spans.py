@@ -6,13 +6,13 @@ into a span: it is data, never markup, and never a control sequence of the termi
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.state import ReleaseView
 
 ELLIPSIS = "…"
@@ -27,24 +27,6 @@ class Span(NamedTuple):
 
 Line = tuple[Span, ...]
 BLANK: Line = ()
-
-
-def clean(text: str) -> str:
-    """Text from outside on one line: control and direction-changing characters become visible."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible(char) for char in text)
-
-
-def _visible(char: str) -> str:
-    if char in "\n\r\t":
-        return " "
-    if ord(char) < 0x20:
-        return chr(0x2400 + ord(char))
-    category = unicodedata.category(char)
-    if category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        return "\N{REPLACEMENT CHARACTER}"
-    return char
 
 
 def line(*parts: str | Span) -> Line:
