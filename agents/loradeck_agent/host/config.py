@@ -6,7 +6,6 @@ An error names the file, the line, the key, what is wrong with it and what to wr
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from loradeck.client.setting_errors import setting_errors
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
 from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, VllmEngine
@@ -133,7 +133,7 @@ class AgentConfig(Strict):
             raise ConfigError(
                 "config_invalid",
                 f"{path} has {error.error_count()} wrong setting" + "s" * (error.error_count() > 1),
-                "\n".join(_explain(error, text)),
+                "\n".join(setting_errors(error, text, kind=cls, path=_place)),
                 "docs/architecture.md, section 'The agent', shows every key",
             ) from error
         config._check_socket_paths(path)
@@ -209,40 +209,9 @@ def _anchor(data: dict[str, Any], folder: Path) -> None:
                 engine[key] = str(folder / Path(engine[key]).expanduser())
 
 
-def _explain(error: ValidationError, text: str) -> list[str]:
-    lines = _key_lines(text)
-    out = []
-    for problem in error.errors():
-        location = tuple(problem["loc"])
-        if location[:1] == ("engine",):
-            location = (*location[:2], *location[3:])  # the third names the kind, which is no key in the file
-        if problem["type"] == "engine_kind":
-            location += ("kind",)
-        near = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-        key = ".".join(str(part) for part in location) or "the file"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "missing":
-            message = "is missing"
-        elif problem["type"] == "extra_forbidden":
-            message = "is not a setting that exists"
-        out.append((f"line {near}: " if near else "") + f"{key}: {message}")
-    return out
-
-
-def _key_lines(text: str) -> dict[tuple[str | int, ...], int]:
-    """Line of each key and table of a TOML text, by its path as pydantic writes it."""
-    table: tuple[str | int, ...] = ()
-    counts: dict[str, int] = {}
-    out: dict[tuple[str | int, ...], int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if match := re.match(r"\s*\[\[\s*([\w.-]+)\s*\]\]", line):
-            name = match.group(1)
-            table = (name, counts.get(name, 0))
-            counts[name] = counts.get(name, 0) + 1
-            out[table] = number
-        elif match := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
-            table = tuple(match.group(1).split("."))
-            out[table] = number
-        elif match := re.match(r"""\s*["']?([\w-]+)["']?\s*=""", line):
-            out[(*table, match.group(1))] = number
-    return out
+def _place(problem: Any) -> tuple[str | int, ...]:
+    """Where a problem stands in the file."""
+    at = tuple(problem["loc"])
+    if at[:1] == ("engine",):
+        at = (*at[:2], *at[3:])  # the third names the kind, which is no key in the file
+    return (*at, "kind") if problem["type"] == "engine_kind" else at

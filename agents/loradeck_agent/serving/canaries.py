@@ -129,4 +129,5 @@ async def judge_items(
         known = records.known(other.id, build.build)
         if known is not None and other.id != ref.id:
             others[other.id] = known
-    return judge(items, record, others, is_base=ref.release.form is Form.MERGED and not others)
+    is_base = ref.release.form is Form.MERGED and not others
+    return judge(items, record, others, is_base=is_base, base=rivals[0].id)

@@ -39,6 +39,15 @@ class LinkStatus:
     error: str | None = None
 
 
+_REMEDIES = {
+    "replaced": "another agent has linked as this node: give every host a node name and a token of its own",
+    "wrong_node": "the token or a replica belongs to another node; on the hub's host: "
+    "loradeck token create --role agent --node NODE --name NODE --out FILE",
+    "unauthenticated": "the token was revoked; make another one on the hub's host: loradeck token create --role agent",
+}
+"""By the reason with which a hub ends a link: what to do about it."""
+
+
 class LinkLost(Exception):
     """The link ended. The text says why, for the log."""
 
@@ -131,7 +140,8 @@ class Link:
             raise LinkLost(_refusal(refused)) from refused
         except ConnectionClosed as closed:
             why = closed.rcvd.reason or f"code {closed.rcvd.code}" if closed.rcvd else "the connection broke"
-            raise LinkLost(f"the link to the hub was lost: {why}") from closed
+            remedy = _REMEDIES.get(why)
+            raise LinkLost(f"the link to the hub was lost: {why}" + (f"; {remedy}" if remedy else "")) from closed
         except TimeoutError as timeout:
             raise LinkLost(f"the link to the hub was lost: nothing heard for {LINK_TTL_S:g} s") from timeout
         except (OSError, WebSocketException) as error:

@@ -152,6 +152,8 @@ class Transport:
             return AnswerLost("the connection to the hub broke before its answer came", where=where)
         if "CERTIFICATE_VERIFY_FAILED" in what or "certificate" in what.lower():
             fix = "the hub's certificate is not trusted: set ca_file in the context, or correct the address"
+        elif "WRONG_VERSION_NUMBER" in what or "record layer failure" in what:
+            fix = "what listens there speaks no TLS: write http:// (only on loopback), or give the hub --tls-cert"
         elif self._local and isinstance(error, httpx.ConnectError):
             fix = "start a hub here with `loradeck hub`, or name one with --hub or --context"
         else:

@@ -305,7 +305,9 @@ class Hub:
         """Raises: Refused `unknown_tenant`."""
         tenant = self.ledger.tenants.get(name)
         if tenant is None:
-            raise Refused("unknown_tenant", f"there is no tenant {name!r}", fix="loradeck tenant list")
+            raise Refused(
+                "unknown_tenant", f"there is no tenant {name!r}", fix="loradeck tenant ls", context={"tenant": name}
+            )
         return tenant
 
     def route(self, tenant: str, route: str) -> tuple[TenantState, RouteConfig, PointerState]:

@@ -246,6 +246,45 @@ def other_program(status: int, body: bytes, **how: bool) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("promot", "acme", "v2"), "Did you mean 'promote'?"),
+        (("tenant", "creat", "acme"), "create"),
+        (("route", "show", "{tenant}x"), "did you mean '{tenant}'?"),
+    ],
+)
+def test_a_mistyped_command_or_tenant_is_answered_with_the_one_that_is_near(
+    desk: Desk, tenant: str, words: tuple[str, ...], meant: str
+) -> None:
+    done = desk.run(*(word.format(tenant=tenant) for word in words))
+    assert done.returncode != 0
+    assert meant.format(tenant=tenant) in done.stderr
+
+
+def test_a_wrong_setting_in_a_file_is_named_with_its_line_and_the_one_that_was_meant(
+    desk: Desk, tenant: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "route.toml"
+    file.write_text("fallback = true\n\n[soak]\nrequest = 3\n")
+    problem = desk.refused(2, "usage", "route", "set", tenant, "--file", file, "--yes")
+    assert problem["title"] == "line 4: soak.request: is not a setting that exists; did you mean 'requests'?"
+    assert problem["detail"] == str(file)
+
+
+def test_a_name_that_cannot_be_one_is_refused_in_words(desk: Desk) -> None:
+    problem = desk.refused(2, "usage", "tenant", "create", "Acme Corp")
+    assert "lower-case letters, digits" in problem["title"]
+    assert "^" not in problem["title"], "no pattern"
+    assert problem["fix"] == "for example acme, or acme-corp"
+
+
+def test_https_to_a_hub_without_tls_says_so(desk: Desk) -> None:
+    url, token = desk.url.replace("http:", "https:"), desk.token("viewer")
+    problem = desk.refused(3, "hub_unreachable", "--hub", url, "--token-file", token, "--once")
+    assert "speaks no TLS" in problem["fix"]
+
+
 def test_a_problem_in_json_is_the_hubs_document(desk: Desk) -> None:
     done = desk.process("route", "show", "nobody", "--json")
     problem = json.loads(done.stderr)

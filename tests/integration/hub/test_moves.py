@@ -233,6 +233,7 @@ async def test_a_failed_prepare_fails_the_promote_and_moves_nothing(deck: Deck, 
     assert (answer.status_code, answer.json()["code"]) == (409, "prepare_failed")
     assert answer.json()["context"]["node"] == "n1"
     assert "boom" in answer.json()["detail"]
+    assert answer.json()["fix"].endswith(f"loradeck job show {answer.json()['context']['prepare']}")
     assert deck.hub.ledger.pointers["acme", "production"].generation == 0
     await until(lambda: deck.hub.steer.entries["acme", "production"].preparing is None, "the entry names no candidate")
 

@@ -54,10 +54,11 @@ def test_one_engine_bears_the_nodes_name_and_several_their_own(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ('node = "gpu-01"', 'node = "GPU 01"', "line 1: node: String should match pattern"),
+        ('node = "gpu-01"', 'node = "GPU 01"', "line 1: node: is lower-case letters, digits, "),
         ('node = "gpu-01"\n', "", "node: is missing"),
         ("slots = 4", "slots = 0", "line 16: engine.0.slots: Input should be greater than or equal to 1"),
         ("slots = 4", "slot = 4", "line 16: engine.0.slot: is not a setting that exists"),
+        ("[router]", "[ruoter]", "line 9: ruoter: is not a setting that exists; did you mean 'router'?"),
         ('kind = "embedded"', 'kind = "magic"', "line 14: engine.0.kind: must be 'embedded' or 'vllm'"),
         ('"127.0.0.1:7500"', '"7500"', "line 10: router.listen: '7500' is not HOST:PORT"),
         ('"127.0.0.1:7500"', '"0.0.0.0:7500"', "line 9: router: callers send their keys"),

@@ -170,5 +170,24 @@ async def test_a_silent_hub_is_left_and_beats_go_up_meanwhile(
     assert "the link to the hub was lost: nothing heard for 0.3 s" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("replaced", "a node name and a token of its own"),
+        ("wrong_node", "loradeck token create --role agent"),
+        ("unauthenticated", "the token was revoked"),
+    ],
+)
+async def test_a_link_that_the_hub_ends_says_what_to_do(hub: Hub, tmp_path: Path, reason: str, remedy: str) -> None:
+    async def script(socket: ServerConnection) -> None:
+        await socket.close(4409, reason)
+
+    hub.script = script
+    ends = Ends(hub.url, tmp_path)
+    await run_until(ends, lambda: ends.link.status.error)
+    assert (ends.link.status.error or "").startswith(f"the link to the hub was lost: {reason}; ")
+    assert remedy in (ends.link.status.error or "")
+
+
 async def test_what_is_sent_without_a_link_is_not_kept(hub: Hub, tmp_path: Path) -> None:
     assert await Ends(hub.url, tmp_path).link.send(Heartbeat()) is False

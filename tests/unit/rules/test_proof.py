@@ -38,6 +38,16 @@ def test_the_tokens_of_another_release_fail(other: CanaryRecord) -> None:
     assert (judgement.level, judgement.code) == (Level.FAILED, "canary_mismatch")
 
 
+def test_what_is_only_listed_says_whose_answers_it_gives_and_what_to_do() -> None:
+    alike = record("v1", *BASE.items)
+    judgement = judge(alike.items, alike, {BASE.release: BASE}, is_base=False, base=BASE.release)
+    assert (judgement.level, judgement.code) == (Level.LISTED, "not_distinct")
+    assert judgement.detail == "the base alone answers the canaries alike: give the route another canary"
+    unrecorded = judge(V1.items, None, OTHERS, is_base=False)
+    assert (unrecorded.level, unrecorded.code) == (Level.LISTED, "no_record")
+    assert "give the route another canary" in unrecorded.detail
+
+
 def test_a_mismatch_says_which_canary_and_position() -> None:
     judgement = judge(BASE.items, V1, OTHERS, is_base=False)
     assert judgement.detail == f"canary {digest('p')[:6]}, position 2: token 3, recorded 4"

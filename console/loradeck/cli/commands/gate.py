@@ -40,7 +40,7 @@ async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Pat
     before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
     settings = await asyncio.to_thread(toml_of, file)
     freeze = freeze_of(settings.pop("freeze")) if "freeze" in settings else before.freeze
-    gate = checked(GateConfig, await with_digests(s.api, at.tenant, settings), where=str(file))
+    gate = checked(GateConfig, await with_digests(s.api, at.tenant, settings), where=str(file), file=file)
     config = before.model_copy(update={"gate": gate, "freeze": freeze})
     if before.gate is not None and config != before:
         s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)

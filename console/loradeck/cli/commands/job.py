@@ -76,7 +76,7 @@ async def train(s: Session, /, spec: Path, **placed: Any) -> None:
         mixing = fields.get("mixing")
         if isinstance(mixing, dict) and isinstance(mixing.get("dataset"), str):
             mixing["dataset"] = owned_named("dataset", mixing["dataset"], owner, known)
-    await _submit(s, checked(TrainSpec, fields, where=str(spec)), **placed)
+    await _submit(s, checked(TrainSpec, fields, where=str(spec), file=spec), **placed)
 
 
 @job.command()

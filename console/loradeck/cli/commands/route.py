@@ -73,7 +73,7 @@ async def set_route(
     else:
         settings = before.model_dump(mode="json") if before else {}
     await _put(s.api, at.tenant, settings, flags)
-    config = checked(RouteConfig, settings, where=str(file or at))
+    config = checked(RouteConfig, settings, where=str(file or at), file=file)
     if before is not None and config != before:
         for line in _differences(before, config):
             s.out.say(f" {line}")

@@ -27,7 +27,8 @@ def tenant() -> None:
 @writes
 async def create(s: Session, name: str) -> None:
     """Create a tenant."""
-    state = await s.api.create_tenant(TenantCreate(name=name))
+    made = checked(TenantCreate, {"name": name}, where=repr(name), fix="for example acme, or acme-corp")
+    state = await s.api.create_tenant(made)
     s.out.json(state)
     s.out.say(f"tenant {state.name} is created; give it a route: loradeck route set {state.name}")
 

@@ -78,6 +78,7 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
 
     from loradeck.artifacts.errors import BadArtifact
     from loradeck.client.errors import ApiError, BlobDamaged, ClientError, ConfigError, HubUnreachable, OutcomeUnknown
+    from loradeck.client.setting_errors import setting_errors
     from loradeck.schemas.problem import Problem
 
     def told(code: str, title: str, where: str, fix: str) -> Problem:
@@ -87,9 +88,8 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
         return exit_of(error.problem), error.problem
     if isinstance(error, ValidationError):
         # What was typed does not fit the schema. It is not repeated: it may be a secret in the wrong place.
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        return Exit.USAGE, told("usage", f"{field or error.title}: {first['msg']}", error.title, "see docs/cli.md")
+        wrong = setting_errors(error)
+        return Exit.USAGE, told("usage", "; ".join(wrong[:5]), "the arguments of this command", "--help explains each")
     if isinstance(error, BadArtifact):
         return Exit.USAGE, told(error.code, error.title, error.detail, error.fix)
     if isinstance(error, CliError):

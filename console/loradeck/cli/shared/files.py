@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from loradeck.cli.shared.exits import misused
 from loradeck.client.api import HubApi
 from loradeck.client.blobs import sha256_of, upload
+from loradeck.client.setting_errors import setting_errors
 from loradeck.schemas.manifest import FileEntry
 
 M = TypeVar("M", bound=BaseModel)
@@ -87,17 +88,23 @@ def json_of(path: Path) -> Any:
         raise misused("the file is not JSON", where=f"{path}: {error}", fix="correct it") from None
 
 
-def checked(kind: type[M], data: Any, *, where: str) -> M:
-    """`data` as a document of a kind. Raises: CliError with the field that is wrong."""
+def checked(kind: type[M], data: Any, *, where: str, file: Path | None = None, fix: str = "") -> M:
+    """`data` as a document of a kind.
+
+    Args:
+        where: what the error names as the place.
+        file: the TOML file that the settings came from, whose line is named.
+        fix: what to do about it; by default to correct it.
+
+    Raises:
+        CliError: with the settings that are wrong.
+    """
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        wrong = [
-            f"{'.'.join(str(part) for part in one['loc']) or kind.__name__}: {one['msg']}"
-            for one in error.errors(include_input=False, include_url=False)
-        ]
+        wrong = setting_errors(error, text_of(file) if file is not None else "", kind=kind)
         code = "path_traversal" if any("leaves the artifact's folder" in one for one in wrong) else "usage"
-        fix = "correct it; docs/cli.md shows an example"
+        fix = fix or "correct it; docs/cli.md shows an example"
         raise misused("; ".join(wrong[:5]), where=where, fix=fix, code=code) from None
 
 

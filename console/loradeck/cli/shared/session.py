@@ -17,6 +17,8 @@ from loradeck.cli.shared.options import chosen_context, connection_options, told
 from loradeck.cli.shared.output import Output
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.client.errors import ApiError, ClientError
+from loradeck.client.setting_errors import did_you_mean
 
 P = ParamSpec("P")
 
@@ -80,11 +82,27 @@ def hub_command(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None
         async def work() -> None:
             context = chosen_context(ctx)
             async with HubApi.to(context) as api:
-                await body(Session(api=api, context=context, out=Output(as_json=wants_json(ctx))), *args, **kwargs)
+                session = Session(api=api, context=context, out=Output(as_json=wants_json(ctx)))
+                try:
+                    await body(session, *args, **kwargs)
+                except ApiError as error:
+                    raise await _with_nearest_tenant(api, error) from None
 
         told(lambda: asyncio.run(work()), as_json=wants_json(ctx))
 
     return connection_options(callback)
+
+
+async def _with_nearest_tenant(api: HubApi, error: ApiError) -> ApiError:
+    """The error, with the tenant that was probably meant where a tenant is not known."""
+    name = error.problem.context.get("tenant")
+    if error.code != "unknown_tenant" or not isinstance(name, str):
+        return error
+    try:
+        near = did_you_mean(name, [state.name for state in await api.tenants()])
+    except ClientError:
+        return error
+    return ApiError(error.problem.model_copy(update={"fix": error.problem.fix + near}))
 
 
 def writes(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:

@@ -393,7 +393,7 @@ class Promotions:
                         "prepare_failed",
                         f"the prepare failed on {node.name}",
                         detail=f"{event.code or event.type.value}: {event.message}",
-                        fix="see the job; nothing was moved",
+                        fix=f"nothing was moved; see: loradeck job show {promotion.id}",
                         context={"node": node.name, "code": event.code, "prepare": promotion.id},
                     ),
                 )

@@ -44,15 +44,20 @@ def judge(
     record: CanaryRecord | None,
     others: Mapping[str, CanaryRecord | None],
     is_base: bool,
+    base: str | None = None,
 ) -> Judgement:
     """Judges what a replica answered after a flip.
 
     `others`: the records, for the same build, of what it could be mistaken for: the base alone and each
     release the pointer may leave (None where no record exists, which then cannot be ruled out). `is_base`:
-    the release is the base alone, which only has to match its own record.
+    the release is the base alone, which only has to match its own record. `base`: which of `others` is the base.
     """
     if record is None:
-        return Judgement(level=Level.LISTED, code="no_record", detail="no canary was recorded for this engine build")
+        return Judgement(
+            level=Level.LISTED,
+            code="no_record",
+            detail="when it was loaded, no answer was clearly its own: give the route another canary",
+        )
     counts = {item.prompt: counted(item) for item in record.items}
     if not any(counts.values()):
         return Judgement(level=Level.LISTED, code="no_canaries", detail="no canary position is clear enough to count")
@@ -79,13 +84,16 @@ def judge(
             level=Level.LISTED, code="not_distinct", detail="there is no record of the base to differ from"
         )
     for name, other in rivals.items():
+        called = "the base alone" if name == base else short(name)
         if other is None:
             return Judgement(
-                level=Level.LISTED, code="not_distinct", detail=f"there is no record of {short(name)} to differ from"
+                level=Level.LISTED, code="not_distinct", detail=f"there is no record of {called} to differ from"
             )
         if not distinct(record, other):
             return Judgement(
-                level=Level.LISTED, code="not_distinct", detail=f"{short(name)} answers the canaries alike"
+                level=Level.LISTED,
+                code="not_distinct",
+                detail=f"{called} answers the canaries alike: give the route another canary",
             )
     return Judgement(level=Level.PROVEN)
 
