@@ -1,4 +1,4 @@
-"""Artifacts: manifests of folders, the hub's content-addressed blobs, and what an adapter must be.
+"""Artifacts on disk: manifests of folders, the hub's content-addressed blobs, and the checks of adapters and rows.
 
 Nothing here imports torch, and nothing reads a pickle.
 """

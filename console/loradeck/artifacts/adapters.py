@@ -1,8 +1,8 @@
-"""Whether a folder is the LoRA adapter its manifest says, for the base it was made for.
+"""Verification of a LoRA adapter's folder against its manifest and against the base it was trained on.
 
-Engines do not check: vLLM serves an adapter of another base with the same shapes, and serves the bare base
-under the adapter's name when no key matches, and one that is not finite spoils other tenants' answers. So all
-of it is told here, before an engine sees the folder.
+Engines do not check: vLLM serves an adapter of another base with equal shapes, serves the bare base under the adapter's
+name when no key matches, and lets values that are not finite spoil other tenants' answers. So all of it is checked
+here, before an engine sees the folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLAIN_LORA: Mapping[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }
-"""The values a configuration may have. Other ways to start an adapter change the base's weights under it."""
+"""The values allowed for each setting. Other ways to initialise an adapter change the base's weights under it."""
 
 UNSUPPORTED = (
     "use_dora",
@@ -56,14 +56,14 @@ UNSUPPORTED = (
 """Settings that must be absent or empty: engines and the merge handle plain LoRA only."""
 
 STRONGEST = 64
-"""The largest alpha per rank. A hundred times more and values that are small each overflow together."""
+"""The largest alpha per rank. A hundred times more, and values that are each small overflow together."""
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<side>[AB])\.weight")
 _LAYER = re.compile(r"(?P<before>.*\blayers)\.(?P<layer>\d+)\.(?P<rest>.+)")
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
 _DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "granite", "olmo2"})
-"""Model types whose linear layers are called and shaped as `base_modules` says."""
+"""Model types whose linear layers have the names and shapes that `base_modules` computes."""
 
 
 def verify_adapter(
@@ -73,10 +73,10 @@ def verify_adapter(
     *,
     beside: Collection[str] = (),
 ) -> None:
-    """Check an adapter's folder against its manifest, and its tensors against its configuration and base.
+    """Checks an adapter's folder against its manifest, and its tensors against its configuration and base.
 
     Args:
-        base: folder of the base it is about to be used with; None where none is at hand.
+        base: folder of the base it will be used with; None if no base is at hand.
         beside: paths that may lie in the folder without being part of the adapter.
 
     Raises:
@@ -90,7 +90,7 @@ def verify_adapter(
         raise _unsupported(
             f"the manifest lists {', '.join(sorted(listed))}", f"an adapter is {WEIGHTS} and {CONFIG}, nothing else"
         )
-    # First, so that a file cut short is told as that and not as some other digest.
+    # First, so that a file cut short is reported as such and not as a wrong digest.
     tensors = read_header(folder / WEIGHTS) if WEIGHTS in names else {}
     verify_folder(manifest.files, folder, beside=beside)
     check_config(read_config(folder / CONFIG), manifest)
@@ -99,29 +99,38 @@ def verify_adapter(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """An adapter_config.json. Raises BadArtifact `unsupported_adapter`."""
+    """Reads an `adapter_config.json`.
+
+    Raises:
+        BadArtifact: `unsupported_adapter`: it is not a JSON object.
+    """
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise _unsupported(f"{path.name} is no JSON: {error}") from error
+        raise _unsupported(f"{path.name} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise _unsupported(f"{path.name} is no JSON object")
+        raise _unsupported(f"{path.name} is not a JSON object")
     return config
 
 
 def read_base_config(folder: Path) -> dict[str, Any]:
-    """A base's config.json. Raises BadArtifact `wrong_base`."""
+    """Reads the `config.json` of a base's folder.
+
+    Raises:
+        BadArtifact: `wrong_base`: it cannot be read, or is not a JSON object.
+    """
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise _wrong_base(f"the base's config.json cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise _wrong_base("the base's config.json is no JSON object")
+        raise _wrong_base("the base's config.json is not a JSON object")
     return config
 
 
 def check_plain(config: Mapping[str, Any]) -> None:
-    """Plain LoRA: no DoRA, no rank or alpha of its own for a module, no module saved whole, and so on.
+    """Checks that a configuration is plain LoRA: no DoRA, no rank or alpha per module, no module saved whole, and so
+    on.
 
     Raises:
         BadArtifact: `unsupported_adapter`.
@@ -134,9 +143,9 @@ def check_plain(config: Mapping[str, Any]) -> None:
 
 
 def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
-    """Plain LoRA, with the manifest's rank, alpha and modules.
+    """Checks that a configuration is plain LoRA with the manifest's rank, alpha and target modules.
 
-    The base named in it is a path of the machine that trained it and is never used.
+    The base it names is a path of the machine that trained it and is never used.
 
     Raises:
         BadArtifact: `unsupported_adapter`; `manifest_mismatch`.
@@ -147,31 +156,35 @@ def check_config(config: Mapping[str, Any], manifest: AdapterManifest) -> None:
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise _unsupported(f"{CONFIG}: target_modules must be a list of names, not {targets!r}")
-    said = {
+    stated = {
         "rank": (config.get("r"), manifest.rank),
         "alpha": (config.get("lora_alpha"), manifest.alpha),
         "target modules": (sorted(set(targets)), sorted(set(manifest.target_modules))),
     }
-    wrong = [f"{what} {there!r}, the manifest says {here!r}" for what, (there, here) in said.items() if there != here]
+    wrong = [f"{what} {there!r}, the manifest says {here!r}" for what, (there, here) in stated.items() if there != here]
     if wrong:
         raise BadArtifact(
-            "manifest_mismatch", "the configuration is not the manifest's", f"{CONFIG}: {'; '.join(wrong)}"
+            "manifest_mismatch",
+            "the configuration differs from the manifest",
+            f"{CONFIG}: {'; '.join(wrong)}",
         )
 
 
 def check_tensors(
     tensors: Mapping[str, Tensor], manifest: AdapterManifest, base_config: Mapping[str, Any] | None = None
 ) -> None:
-    """Exactly an A and a B for every target module of every layer, shaped for the rank and the base.
+    """Checks that the file holds exactly an A and a B for every target module of every layer, shaped for rank and base.
+
+    Without `base_config`, or for a model type that is not known, the layers are only compared with each other.
 
     Raises:
-        BadArtifact: `unsupported_adapter`, keys or shapes that no base could take; `wrong_base`, they do not fit
-            this base.
+        BadArtifact: `unsupported_adapter`: keys or shapes that no base could take; `wrong_base`: they do not fit this
+            base.
     """
     pairs = lora_pairs(tensors, manifest.rank)
     targets = {module: target_of(module, manifest.target_modules) for module in pairs}
     if strange := sorted(module for module, target in targets.items() if target is None):
-        raise _unsupported(f"tensors for {strange[0]}, which is no target module ({len(strange)} such)")
+        raise _unsupported(f"tensors for {strange[0]}, which is not a target module ({len(strange)} such)")
     if unused := sorted(set(manifest.target_modules) - set(targets.values())):
         raise _unsupported(f"no tensors for the target module {unused[0]}")
     expected = base_modules(base_config) if base_config is not None else None
@@ -192,10 +205,10 @@ def check_tensors(
 
 
 def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
-    """(out, in) of every linear layer of a base, by module; None for a kind of model that is not known here.
+    """Shape (out, in) of every linear layer of a base, by module name; None for a model type that is not known.
 
     Raises:
-        BadArtifact: `wrong_base`, its config.json lacks a dimension.
+        BadArtifact: `wrong_base`: its config.json lacks a dimension.
     """
     if config.get("model_type") not in _DECODERS:
         return None
@@ -219,16 +232,16 @@ def base_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None
 
 
 def lora_pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int, int]]:
-    """(out, in) of every module that has both its tensors.
+    """Shape (out, in) of every module that has both an A and a B.
 
     Raises:
-        BadArtifact: `unsupported_adapter`, a tensor of another name, type or shape, or one without the other.
+        BadArtifact: `unsupported_adapter`: a tensor of another name, type or shape, or one side without the other.
     """
     sides: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
         if match is None:
-            raise _unsupported(f"{WEIGHTS} holds {key!r}, which is no LoRA tensor")
+            raise _unsupported(f"{WEIGHTS} holds {key!r}, which is not a LoRA tensor")
         if tensor.dtype not in _FLOATS or len(tensor.shape) != 2:
             raise _unsupported(f"{key} is {tensor.dtype} {list(tensor.shape)}, not a matrix of F32, F16 or BF16")
         sides.setdefault(match["module"], {})[match["side"]] = tensor
@@ -244,12 +257,14 @@ def lora_pairs(tensors: Mapping[str, Tensor], rank: int) -> dict[str, tuple[int,
 
 
 def target_of(module: str, targets: Collection[str]) -> str | None:
-    """The target module that a module is an instance of, as peft matches them."""
+    """The target module that a module matches by peft's rule (equal, or ending in `.target`); None if there is
+    none.
+    """
     return next((target for target in targets if module == target or module.endswith(f".{target}")), None)
 
 
 def _same_layers(pairs: Mapping[str, tuple[int, int]]) -> None:
-    """Without the base: at least every module is there in the same layers, shaped alike."""
+    """Checks, without the base, that every module occurs in every layer, with one shape."""
     layers: dict[str, set[int]] = {}
     shapes: dict[str, set[tuple[int, int]]] = {}
     for module, shape in pairs.items():

@@ -1,9 +1,9 @@
-"""The hub's blobs: files named after the SHA-256 of their content, on a local directory.
+"""The hub's blob store: files named after the SHA-256 of their content, in a local directory.
 
     FOLDER/ab/abcdef...         a blob, 0600, never overwritten
-    FOLDER/incoming/*.staging   what is being received
+    FOLDER/incoming/*.staging   content being received
 
-A blob is there under its name only when it is whole, verified and durable.
+A blob appears under its name only when it is complete, verified and durable.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs:
-    """A content-addressed store. Several threads and processes may use one folder.
+    """A content-addressed blob store. Several threads and processes may use one folder.
 
     Args:
-        folder: made (0700) where it does not exist.
+        folder: created with mode 0700 if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,10 +38,10 @@ class Blobs:
         sweep(self._incoming)
 
     def path(self, sha256: str) -> Path:
-        """Where a blob lies or would lie.
+        """Path at which a blob lies or would lie.
 
         Raises:
-            BadArtifact: `path_traversal`, it is no digest.
+            BadArtifact: `path_traversal`: `sha256` is not a digest.
         """
         if not _DIGEST.fullmatch(sha256):
             raise BadArtifact(
@@ -50,17 +50,26 @@ class Blobs:
         return self.folder / sha256[:2] / sha256
 
     def has(self, sha256: str) -> bool:
+        """Whether the blob is in the store, and so complete and verified.
+
+        Raises:
+            BadArtifact: `path_traversal`: `sha256` is not a digest.
+        """
         return self.path(sha256).is_file()
 
     def size(self, sha256: str) -> int:
-        """Bytes. Raises BadArtifact `unknown_blob`."""
+        """Size of a blob in bytes.
+
+        Raises:
+            BadArtifact: `unknown_blob`.
+        """
         try:
             return self.path(sha256).stat().st_size
         except FileNotFoundError:
             raise _unknown(sha256) from None
 
     def open(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` up to, not including, `stop` (None: the end), in chunks.
+        """Yields a blob's bytes from `start` up to, not including, `stop` (None: the end), in chunks.
 
         Raises:
             BadArtifact: `unknown_blob`.
@@ -72,14 +81,19 @@ class Blobs:
         return _read(file, start, os.fstat(file.fileno()).st_size if stop is None else stop)
 
     def receive(self, sha256: str, *, size: int | None = None, limit: int | None = None) -> Incoming:
-        """Begin to receive a blob chunk by chunk: `with ... as incoming: incoming.write(...); incoming.keep()`."""
+        """Begins to receive a blob chunk by chunk: `with ... as incoming: incoming.write(...); incoming.keep()`.
+
+        Args:
+            size: bytes that the content must have; None if unknown.
+            limit: bytes that it may have at most.
+        """
         return Incoming(self, sha256, size=size, limit=limit)
 
     def put(self, chunks: Iterable[bytes], sha256: str, *, limit: int | None = None) -> int:
-        """Keep content under its digest and return its size. What is there already is left as it is.
+        """Stores content under its digest and returns its size in bytes. A blob that is there already stays as it is.
 
         Raises:
-            BadArtifact: `digest_mismatch`, `too_large`, `disk_full`. Nothing was kept.
+            BadArtifact: `digest_mismatch`, `too_large`, `disk_full`. Nothing was stored.
         """
         incoming = self.receive(sha256, limit=limit)
         with incoming:
@@ -90,7 +104,7 @@ class Blobs:
 
 
 class Incoming(StagedFile):
-    """A blob on its way in. Leaving the block before `keep` drops it."""
+    """A blob being received. Leaving its `with` block before `keep` drops it."""
 
     def __init__(self, blobs: Blobs, sha256: str, *, size: int | None, limit: int | None) -> None:
         self._target = blobs.path(sha256)
@@ -98,11 +112,15 @@ class Incoming(StagedFile):
         super().__init__(staging, sha256, size=size, limit=limit)
 
     def keep(self) -> None:
-        """Verify, make durable, and give it its name; durable when this returns. See `StagedFile.finish`."""
+        """Verifies the content, makes it durable and gives it its name.
+
+        Raises:
+            BadArtifact: as `StagedFile.finish`; `disk_full`.
+        """
         self.finish()
         shelf = self._target.parent
         shelf.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileExistsError), room_on(shelf):  # the same content came in twice
+        with suppress(FileExistsError), room_on(shelf):  # equal content was received twice
             os.link(self.path, self._target)
         fsync_folder(shelf)
         fsync_folder(shelf.parent)

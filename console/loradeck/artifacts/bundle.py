@@ -1,13 +1,13 @@
-"""A bundle: one file that carries an adapter version into a network with no way in.
+"""Bundles: one file that carries an adapter version into a network that nothing can reach from outside.
 
-An uncompressed tar, always in this order, so that the same parts give the same bytes:
+A bundle is an uncompressed tar, always in this order, so that equal parts give equal bytes:
 
     bundle.json       a BundleManifest
-    blobs/SHA256      each file of it, by what it hashes to
-    SHA256SUMS        the digests of all of the above, as sha256sum reads them
+    blobs/SHA256      each of its files, named by its digest
+    SHA256SUMS        the digests of all of the above, in the format of sha256sum
 
-Reading takes nothing on trust: members are read by the manifest's list and never under a name of the file's own
-choosing, each is hashed, and nothing may be missing, added, or after the end.
+A reader trusts nothing in it: members are read by the manifest's list and never under a name that the file chose, each
+is hashed, and nothing may be missing, added, or stand after the end.
 """
 
 from __future__ import annotations
@@ -35,19 +35,18 @@ PIECE = 1 << 20
 
 
 def write_bundle(target: Path, manifest: BundleManifest, blob: Callable[[str], Path]) -> int:
-    """Writes a bundle (0600), which is there whole and durable or not at all. Returns its size in bytes.
+    """Writes a bundle (mode 0600), atomically and durably, and returns its size in bytes.
 
     Args:
-        blob: where the content with a digest lies; it has been checked.
+        blob: gives the path of the content with a digest; the caller has verified it.
 
     Raises:
-        BadArtifact: `exists`, there is such a file; `bad_bundle`, something in it is no safetensors, JSON or text;
-            `disk_full`.
+        BadArtifact: `exists`: the target file exists; `pickle_in_adapter`: a file of it could run code; `disk_full`.
     """
     if odd := [e.path for e in manifest.files if Path(e.path).suffix.lower() in PICKLES]:
-        raise BadArtifact("pickle_in_adapter", "a bundle holds no file that can run code", ", ".join(odd))
+        raise BadArtifact("pickle_in_adapter", "a bundle must not hold files that can run code", ", ".join(odd))
     if target.exists():
-        raise BadArtifact("exists", "there is such a file", str(target), "name another")
+        raise BadArtifact("exists", "the file exists already", str(target), "choose another file name")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     content = canonical_json(manifest)
     sums = [(hashlib.sha256(content).hexdigest(), MANIFEST)]
@@ -73,12 +72,12 @@ def write_bundle(target: Path, manifest: BundleManifest, blob: Callable[[str], P
 
 
 def read_bundle(path: Path, folder: Path) -> BundleManifest:
-    """Checks all of a bundle and lays its files into `folder`, each under its digest.
+    """Verifies a whole bundle and writes its files into `folder`, each under its digest.
 
     Raises:
-        BadArtifact: `truncated_bundle`, it ends early; `digest_mismatch`, a file or the manifest is not what its digest
-            says; `path_traversal`, a name that leads elsewhere, or a link; `wrong_base`, an adapter of another base
-            than the bundle's; `bad_bundle`, anything else that a bundle is not. What was laid out is to be thrown away.
+        BadArtifact: `truncated_bundle`: it ends early; `digest_mismatch`: a file or the manifest does not match its
+            digest; `path_traversal`: a name that leads elsewhere, or a link; `wrong_base`: an adapter of another base
+            than the bundle's; `bad_bundle`: anything else. Files already written must be thrown away.
     """
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -115,14 +114,18 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def _next(tar: tarfile.TarFile, name: str) -> tarfile.TarInfo:
-    """The next member, which must be the plain file of this name."""
+    """Reads the next member, which must be the plain file of this name.
+
+    Raises:
+        BadArtifact: `truncated_bundle`, `path_traversal`, `bad_bundle`.
+    """
     member = tar.next()
     if member is None:
         raise _truncated(f"{name} is missing")
     if member.name.startswith("/") or ".." in member.name.split("/") or not member.isreg() or member.issparse():
         raise BadArtifact(
             "path_traversal",
-            "a bundle holds plain files under names of its own",
+            "a bundle holds only plain files under fixed names",
             repr(member.name),
             "do not import it: this was not made by loradeck bundle export",
         )
@@ -148,7 +151,11 @@ def _take(tar: tarfile.TarFile, name: str, limit: int) -> bytes:
 
 
 def _lay(source: BinaryIO, target: Path, size: int) -> str:
-    """Digest of some content, which lies in `target` then."""
+    """Writes content to the new file `target` and returns its SHA-256 (hex).
+
+    Raises:
+        BadArtifact: `truncated_bundle`, `disk_full`.
+    """
     digest, written = hashlib.sha256(), 0
     with room_on(target), target.open("xb") as file:
         while piece := source.read(PIECE):
@@ -166,14 +173,14 @@ def _manifest(content: bytes) -> BundleManifest:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or MANIFEST
-        told = f"{where}: {first['msg']}"
+        detail = f"{where}: {first['msg']}"
         if "leaves the artifact's folder" in first["msg"]:
-            raise BadArtifact("path_traversal", "a file's path leaves its folder", told) from None
+            raise BadArtifact("path_traversal", "a file's path leaves its folder", detail) from None
         if "not of the bundle's" in first["msg"]:
-            raise BadArtifact("wrong_base", "an adapter of the bundle is of another base", told) from None
-        raise _bad(told) from None
+            raise BadArtifact("wrong_base", "an adapter of the bundle is of another base", detail) from None
+        raise _bad(detail) from None
     if canonical_json(manifest) != content:
-        raise _mismatch(MANIFEST, "it is not written as it is digested")
+        raise _mismatch(MANIFEST, "it is not in the canonical JSON that its digest is computed from")
     return manifest
 
 
@@ -188,4 +195,4 @@ def _mismatch(name: str, detail: str) -> BadArtifact:
 
 
 def _bad(detail: str) -> BadArtifact:
-    return BadArtifact("bad_bundle", "not a bundle of Loradeck's", detail, "make one with loradeck bundle export")
+    return BadArtifact("bad_bundle", "not a Loradeck bundle", detail, "make one with loradeck bundle export")

@@ -1,4 +1,4 @@
-"""Work that takes too long, or imports too much, for a process that answers others: done by a child of its own."""
+"""Tasks given to a child process, because they take too long or import too much for a process that serves requests."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic import BaseModel
 from loradeck.artifacts.errors import BadArtifact
 
 BAD = 65
-"""Exit status of a child that has found what is wrong."""
+"""Exit status of a child that reports a BadArtifact."""
 
 
 async def ask(module: str, task: BaseModel) -> Any:
-    """What `python -m module` answers to a task.
+    """Runs `python -m module` on a task (JSON on its stdin) and returns the JSON of its answer.
 
     Raises:
-        BadArtifact: what the child has found wrong.
-        RuntimeError: the child broke.
+        BadArtifact: the fault that the child reported.
+        RuntimeError: the child crashed.
     """
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -46,8 +46,10 @@ async def ask(module: str, task: BaseModel) -> Any:
 
 
 def answer(work: Callable[[bytes], Any]) -> int:
-    """The child's side: the task is on stdin, the answer, or the fault, goes to stdout. Returns the exit status."""
-    os.nice(5)  # its parent answers others meanwhile
+    """The child's side of `ask`: reads the task from stdin, writes the answer or fault to stdout, returns the exit
+    status.
+    """
+    os.nice(5)  # the parent serves requests meanwhile
     try:
         json.dump(work(sys.stdin.buffer.read()), sys.stdout)
     except BadArtifact as bad:

@@ -1,6 +1,6 @@
-"""The rows of a dataset, each with its own provenance: counted into a ledger entry, scanned, and searched for erasure.
+"""The rows of a dataset: their provenance counted into a ledger entry, scans for personal data, searches for erasure.
 
-Reading takes as long as a dataset is large, so the hub has it done by a child process, which is given a `Task`.
+Reading a large dataset takes long, so the hub leaves it to a child process, which receives a `Task`.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from loradeck.schemas.ids import Digest, Strict, digest_of
 from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
 
 LONGEST_ROW = 1 << 20
-"""Bytes of one JSONL row."""
+"""Longest JSONL row, in bytes."""
 
 _ASIDE = frozenset({"id", "provenance"})
 
 
 def row_digest(row: Mapping[str, Any]) -> str:
-    """What a row is known by, in every dataset: the digest of its content, without `id` and `provenance`."""
+    """Identity of a row across datasets: the digest of its content, without `id` and `provenance`."""
     return digest_of({key: value for key, value in row.items() if key not in _ASIDE})
 
 
 def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every row of a dataset with where it stands: `tickets.jsonl, line 3`. Blank lines are none.
+    """Yields every row of a dataset with its place, such as `tickets.jsonl, line 3`. Blank lines are skipped.
 
     Args:
-        paths: name of a file in the manifest -> where it lies.
+        paths: name of a file in the manifest -> its path.
 
     Raises:
         BadArtifact: `bad_rows`, with the line.
@@ -50,15 +50,15 @@ def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise BadArtifact("bad_rows", "a row is too long", where, f"at most {LONGEST_ROW:,} bytes")
                 try:
                     row = json.loads(line)
-                except ValueError:  # its message would repeat what stands in the row
+                except ValueError:  # its message would repeat the row's content
                     raise BadArtifact("bad_rows", "a row is not JSON", where, "one JSON object a line") from None
                 if not isinstance(row, dict):
-                    raise BadArtifact("bad_rows", "a row is no JSON object", where, "one JSON object a line")
+                    raise BadArtifact("bad_rows", "a row is not a JSON object", where, "one JSON object a line")
                 yield where, row
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Every text and number in a row, however deep, as text."""
+    """Yields every string and number in a row, at any depth, as text."""
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from texts_in(inner)
@@ -76,14 +76,14 @@ def entry_of(
     erased: Collection[Digest] = (),
     also: Callable[[str, Mapping[str, Any]], None] = lambda where, row: None,
 ) -> LedgerEntry:
-    """Reads every row and counts.
+    """Reads every row of a dataset and counts its provenance into a ledger entry.
 
     Args:
-        erased: digests of rows that may not come back.
-        also: is shown every row, with where it stands.
+        erased: digests of rows that must not return.
+        also: called with the place and content of every row.
 
     Raises:
-        BadArtifact: `bad_rows`; `ledger_incomplete`, something is not said of a row, or contradicts itself;
+        BadArtifact: `bad_rows`; `ledger_incomplete`: a row's provenance lacks something or contradicts itself;
             `erased_row`.
     """
     counts = {"human": 0, "program": 0, "model": 0}
@@ -137,9 +137,9 @@ def entry_of(
 
 
 def _check_erased(row: Mapping[str, Any], erased: Collection[Digest], where: str) -> None:
-    """Raises: BadArtifact `erased_row`."""
+    """Raises BadArtifact `erased_row` for a row that was erased."""
     if erased and row_digest(row) in erased:
-        raise BadArtifact("erased_row", "the row was erased, and does not come in again", where, "leave it out")
+        raise BadArtifact("erased_row", "the row was erased and must not return", where, "leave it out")
 
 
 def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Provenance:
@@ -149,7 +149,7 @@ def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str,
     try:
         found = Provenance.model_validate({**whole, **(own or {})})
     except (ValidationError, TypeError) as error:
-        what = "it is no object"
+        what = "it is not a JSON object"
         if isinstance(error, ValidationError):
             first = error.errors(include_input=False, include_url=False)[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -166,21 +166,26 @@ def _check(found: Provenance, where: str) -> Provenance:
             "ledger_incomplete",
             f"the ledger needs to know more of every row: {', '.join(missing)}",
             where,
-            "say it in the provenance of the dataset, or in the row's own `provenance`",
+            "set it in the provenance of the dataset, or in the row's own `provenance`",
         )
     if found.origin is Origin.HUMAN and (found.synthetic_depth or found.generator_release):
         raise BadArtifact(
-            "ledger_incomplete", "a human row has no synthetic depth and no generator", where, "say which it is"
+            "ledger_incomplete",
+            "a human row has no synthetic depth and no generator",
+            where,
+            "remove both, or set the origin to synthetic",
         )
     if found.generator_release and not found.synthetic_depth:
         raise BadArtifact(
-            "ledger_incomplete", "a row that a release wrote has a depth of 1 at least", where, "set synthetic_depth"
+            "ledger_incomplete", "a row that a release wrote has a depth of at least 1", where, "set synthetic_depth"
         )
     return found
 
 
 class Scan:
-    """What the rows of a dataset or suite hold, row by row; see `sensitive`."""
+    """A scan of rows for personal data, secrets and duplicates, row by row; see `personal_data`. Use it in a `with`
+    block.
+    """
 
     def __init__(self) -> None:
         self._context, self._detect, self._secrets = secrets()
@@ -196,6 +201,7 @@ class Scan:
         self._context.__exit__(*error)
 
     def row(self, where: str, row: Mapping[str, Any]) -> None:
+        """Scans one row. `where` is its place, as reports name it."""
         self._rows += 1
         self._seen.add(row_digest(row))
         content = {key: value for key, value in row.items() if key not in _ASIDE}
@@ -203,6 +209,7 @@ class Scan:
             self._found.setdefault(kind, []).append(where)
 
     def report(self, dataset: Digest) -> ScanReport:
+        """Findings of the rows so far, with at most `LISTED` places each, and the number of repeated rows."""
         findings = [Finding(kind=k, rows=len(w), where=tuple(w[:LISTED])) for k, w in sorted(self._found.items())]
         return ScanReport(
             dataset=dataset,
@@ -216,14 +223,17 @@ class Scan:
 
 
 def reading_of(manifest: DatasetManifest, paths: Mapping[str, Path], *, erased: Collection[Digest] = ()) -> Reading:
-    """Ledger entry and scan, of one reading. Raises as `entry_of` does."""
+    """Reads a dataset once for both its ledger entry and its scan. Raises as `entry_of` does."""
     with Scan() as scan:
         entry = entry_of(manifest, paths, erased=erased, also=scan.row)
     return Reading(entry=entry, scan=scan.report(manifest.digest))
 
 
 class Held(Strict):
-    """A dataset to read, a suite to scan, or either to search. `paths`: name of a file in the manifest -> its place."""
+    """Files of a dataset to read, of a suite to scan, or of either to search.
+
+    `paths`: name of a file in the manifest -> its path. `manifest`: needed to read a dataset.
+    """
 
     digest: Digest
     manifest: DatasetManifest | None = None
@@ -231,7 +241,11 @@ class Held(Strict):
 
 
 def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
-    """What the items of a suite hold. Raises: BadArtifact `bad_rows`, `erased_row`."""
+    """Scans the items of a suite.
+
+    Raises:
+        BadArtifact: `bad_rows`, `erased_row`.
+    """
     with Scan() as scan:
         for where, row in rows_in(held.paths):
             _check_erased(row, erased, where)
@@ -240,8 +254,10 @@ def scan_of(held: Held, *, erased: Collection[Digest] = ()) -> ScanReport:
 
 
 class Task(Strict):
-    """`read` one dataset or `scan` one suite, without erased `rows`; or `find` in many: `rows`, and those that contain
-    a text.
+    """A task that the hub gives to the child process that reads rows.
+
+    `read` one dataset or `scan` one suite, refusing erased `rows`; or `find` in many: `rows`, and those `containing` a
+    text.
     """
 
     do: Literal["read", "scan", "find"]
@@ -251,7 +267,7 @@ class Task(Strict):
 
 
 def find(task: Task) -> list[Place]:
-    """The wanted rows, wherever they stand. Text is found whatever its case, in any value of a row.
+    """Finds the wanted rows in every dataset. A text matches any value of a row, ignoring case.
 
     Raises:
         BadArtifact: `bad_rows`.
@@ -262,7 +278,7 @@ def find(task: Task) -> list[Place]:
         for held in task.datasets:
             for _, row in rows_in(held.paths):
                 if any(text in value.casefold() for value in texts_in(row)):
-                    wanted.add(row_digest(row))  # and so the same row under another id or provenance
+                    wanted.add(row_digest(row))  # and so its copies under another id or provenance
     places = []
     for held in task.datasets:
         for where, row in rows_in(held.paths):

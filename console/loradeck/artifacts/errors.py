@@ -1,4 +1,4 @@
-"""The one exception of this package."""
+"""BadArtifact, the exception of this package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 class BadArtifact(Exception):
-    """An artifact is not what it should be, or could not be kept. What was trusted before is unchanged.
+    """Reports an artifact that is wrong or could not be stored. Whatever was trusted before is unchanged.
 
-    `code` is stable and goes on the wire: pickle_in_adapter, truncated_safetensors, bad_safetensors,
-    manifest_mismatch, path_traversal, wrong_base, unsupported_adapter, bad_values, digest_mismatch, too_large,
-    unknown_blob, bad_artifact, disk_full; of rows: bad_rows, ledger_incomplete, erased_row; of
+    `code` is stable and goes on the wire: pickle_in_adapter, truncated_safetensors, bad_safetensors, manifest_mismatch,
+    path_traversal, wrong_base, unsupported_adapter, bad_values, digest_mismatch, too_large, unknown_blob, bad_artifact,
+    disk_full, exists; for bundles: truncated_bundle, bad_bundle; for rows: bad_rows, ledger_incomplete, erased_row; for
     signatures: bad_signature, key_exposed, key_exists, bad_key, signing_unavailable.
     """
 
@@ -25,12 +25,12 @@ class BadArtifact(Exception):
 
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""No room: on the disk, in the user's quota, or under the largest size that a file may have here."""
+"""Error numbers of a full disk, an exhausted quota, and a file above the largest allowed size."""
 
 
 @contextmanager
 def room_on(where: object) -> Iterator[None]:
-    """A full disk, told as such."""
+    """Turns the OSError of a full disk in the block into BadArtifact `disk_full`; `where` names the path."""
     try:
         yield
     except OSError as error:

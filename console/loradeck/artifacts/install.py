@@ -1,4 +1,4 @@
-"""An artifact's files as a read-only folder on a node: there completely and verified, or not at all."""
+"""Installation of an artifact as a read-only folder on a node: complete and verified, or absent."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, privat
 from loradeck.schemas.manifest import FileEntry
 
 ReadBlob = Callable[[FileEntry], Iterable[bytes]]
-"""The content of one file, in chunks."""
+"""Yields the content of one file, in chunks."""
 
 
 def install(files: Sequence[FileEntry], read: ReadBlob, folder: Path) -> None:
-    """Make `folder` hold exactly these files, 0400 in folders of 0500. What is there already is only verified.
+    """Installs exactly these files as `folder`, 0400 in folders of 0500. An existing folder is only verified.
 
     Raises:
         BadArtifact: `digest_mismatch`, `too_large`, `disk_full`: nothing was installed. `manifest_mismatch`,
-            `path_traversal`: a folder that was there before is not what it should be; it is left as it is.
+            `path_traversal`: the existing folder is wrong; it is left as it is.
     """
     if folder.exists():
         verify_folder(files, folder)
@@ -37,16 +37,16 @@ def install(files: Sequence[FileEntry], read: ReadBlob, folder: Path) -> None:
 
 
 class Installation:
-    """A folder on its way; see `installing`. `folder` is its staging name."""
+    """A folder being installed; see `installing`. `folder` is its staging path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def file(self, entry: FileEntry) -> StagedFile:
-        """A file to be written, then ended by `finish(mode=0o400)`.
+        """Begins one file; the caller writes it and ends it with `finish(mode=0o400)`.
 
         Raises:
-            BadArtifact: `path_traversal`, its path leaves the folder.
+            BadArtifact: `path_traversal`: its path leaves the folder.
         """
         path = self.folder / entry.path
         if not path.is_relative_to(self.folder) or ".." in path.parts:
@@ -57,12 +57,13 @@ class Installation:
 
 @contextmanager
 def installing(files: Sequence[FileEntry], folder: Path) -> Iterator[Installation]:
-    """For callers that cannot hand out a `ReadBlob`: write every file in the block; its end puts them in place.
+    """Installs files that the caller writes in the block, if it cannot hand out a `ReadBlob`; its end puts them in
+    place.
 
     An exception in the block leaves nothing behind.
 
     Raises:
-        BadArtifact: `manifest_mismatch`, the block did not write exactly `files`.
+        BadArtifact: `manifest_mismatch`: the block did not write exactly `files`.
     """
     private_folder(folder.parent)
     sweep(folder.parent)
@@ -82,7 +83,7 @@ def installing(files: Sequence[FileEntry], folder: Path) -> Iterator[Installatio
         except OSError:
             if not folder.exists():
                 raise
-            verify_folder(files, folder)  # somebody else was faster
+            verify_folder(files, folder)  # another process installed it first
         fsync_folder(folder.parent)
     finally:
         os.close(lock)

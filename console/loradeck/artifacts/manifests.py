@@ -1,4 +1,4 @@
-"""Folders as lists of files: what is in one, what makes a base, and whether one is what its manifest says."""
+"""Manifests of folders: the files in one, the files that make up a base, and verification against a manifest."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ BASE_FILES = (
     "vocab*",
     "merges.txt",
 )
-"""What decides a base's tokens. Everything else in its folder (read-me, other formats) is no part of it."""
+"""Files that decide a base's tokens. Other files in its folder (read-me, other formats) are not part of it."""
 
-SETTLED_NS = 2_000_000_000
-"""A file younger than this is hashed again next time: a change within one tick of the clock would not show."""
+RACY_NS = 2_000_000_000
+"""Files changed within this many nanoseconds are hashed again: a change within one clock tick would go unnoticed."""
 
 Hasher = Callable[[Path], str]
+"""Computes the SHA-256 (hex) of a file."""
 
 
 def sha256_of(path: Path) -> str:
@@ -49,16 +50,16 @@ def sha256_of(path: Path) -> str:
 
 
 def scan(folder: Path) -> tuple[FileEntry, ...]:
-    """Every file under a folder, by path.
+    """Entries (path, size, SHA-256) of every file under a folder, sorted by path.
 
     Raises:
-        BadArtifact: `path_traversal`, something in it is a link or no plain file.
+        BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
     """
     return tuple(_entry(folder, path, sha256_of) for path in plain_files(folder))
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """Every file under a folder, sorted. Links, sockets and devices are refused, not followed.
+    """Paths of every file under a folder, sorted. Links, sockets and devices are refused, not followed.
 
     Raises:
         BadArtifact: `path_traversal`.
@@ -72,7 +73,7 @@ def plain_files(folder: Path) -> list[Path]:
                 raise BadArtifact(
                     "path_traversal",
                     "an artifact holds plain files only",
-                    f"{path.relative_to(folder)} is {'a link' if stat.S_ISLNK(mode) else 'no plain file'}",
+                    f"{path.relative_to(folder)} is {'a link' if stat.S_ISLNK(mode) else 'not a plain file'}",
                     "put a copy of the file in its place",
                 )
             if stat.S_ISREG(mode):
@@ -84,12 +85,12 @@ def plain_files(folder: Path) -> list[Path]:
 
 
 def base_manifest(folder: Path, model_id: str, revision: str, *, sha256: Hasher = sha256_of) -> BaseManifest:
-    """The manifest of a base model in a local folder.
+    """Computes the manifest of a base model in a local folder.
 
-    Links are followed: model caches are made of them, and a base never leaves its node.
+    Links are followed: model caches consist of them, and a base never leaves its node.
 
     Raises:
-        BadArtifact: `bad_artifact`, the folder holds no base in safetensors.
+        BadArtifact: `bad_artifact`: the folder holds no base in safetensors.
     """
     paths = base_files(folder)
     return BaseManifest(
@@ -98,13 +99,13 @@ def base_manifest(folder: Path, model_id: str, revision: str, *, sha256: Hasher 
 
 
 def base_files(folder: Path) -> list[Path]:
-    """The files of a folder that make its base, sorted.
+    """Paths of the files in a folder that make up its base, sorted.
 
     Raises:
-        BadArtifact: `bad_artifact`, without weights or configuration it is no base.
+        BadArtifact: `bad_artifact`: there is no folder, or it lacks weights or a configuration.
     """
     if not folder.is_dir():
-        raise BadArtifact("bad_artifact", "there is no such folder", str(folder), "name the folder of the base model")
+        raise BadArtifact("bad_artifact", "the folder does not exist", str(folder), "name the base model's folder")
     paths = [
         path
         for path in sorted(folder.iterdir())
@@ -127,13 +128,13 @@ def base_digest(folder: Path, *, cache: Path | None = None) -> str:
 
 
 def base_here(folder: Path, *, cache: Path | None = None) -> BaseManifest:
-    """The base in a folder, without a name. Files that have not changed since the last call are not read again.
+    """Manifest of the base in a folder, without a name. Files unchanged since the last call are not read again.
 
     Args:
-        cache: file that remembers digests by path, size, inode and times; in the user's cache folder if None.
+        cache: file that keeps digests by path, size, inode and times; in the user's cache folder if None.
 
     Raises:
-        BadArtifact: `bad_artifact`, see `base_files`.
+        BadArtifact: `bad_artifact`: see `base_files`.
     """
     remembered = RememberedDigests(cache or Path(user_cache_path("loradeck")) / "digests.json")
     found = base_manifest(folder, "-", "-", sha256=remembered)
@@ -142,7 +143,7 @@ def base_here(folder: Path, *, cache: Path | None = None) -> BaseManifest:
 
 
 class RememberedDigests:
-    """Digests of files by path, size, inode, mtime and ctime, in one JSON file (0600)."""
+    """A cache of file digests by path, size, inode, mtime and ctime, in one JSON file (0600)."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -164,12 +165,12 @@ class RememberedDigests:
         began_ns = time.time_ns()
         digest = sha256_of(path)
         changed_ns = path.stat().st_ctime_ns
-        if _identity(path) == key and began_ns - changed_ns > SETTLED_NS:
+        if _identity(path) == key and began_ns - changed_ns > RACY_NS:
             self._new[key] = digest
         return digest
 
     def save(self) -> None:
-        """Write down what was computed; entries of files that are gone are dropped."""
+        """Writes the digests computed since the start; entries of files that are gone are dropped."""
         if not self._new:
             return
         kept = {key: value for key, value in self._known.items() if Path(key.rsplit("|", 1)[0]).exists()}
@@ -192,7 +193,7 @@ def _identity(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """One way in which a folder is not what its manifest says. `what`: missing, extra, size or digest."""
+    """One difference between a folder and its manifest. `what` is missing, extra, size or digest."""
 
     path: str
     what: str
@@ -205,13 +206,13 @@ class Difference:
 def differences(
     files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = (), sha256: Hasher = sha256_of
 ) -> list[Difference]:
-    """Every difference between a manifest's files and a folder, by path. Empty: they are the same.
+    """Lists every difference between a manifest's files and a folder, by path; empty if they are equal.
 
     Args:
         beside: paths that may lie in the folder without being listed.
 
     Raises:
-        BadArtifact: `path_traversal`, the folder holds a link or something that is no plain file.
+        BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
     """
     listed = {entry.path: entry for entry in files}
     found = {path.relative_to(folder).as_posix(): path for path in plain_files(folder)}
@@ -229,12 +230,16 @@ def differences(
 
 
 def verify_folder(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> None:
-    """Raises BadArtifact `manifest_mismatch` with every difference, or `path_traversal`; see `differences`."""
+    """Checks that a folder holds exactly the manifest's files; see `differences`.
+
+    Raises:
+        BadArtifact: `manifest_mismatch`, with every difference; `path_traversal`.
+    """
     found = differences(files, folder, beside=beside)
     if found:
         raise BadArtifact(
             "manifest_mismatch",
-            "the files are not those of the manifest",
+            "the files differ from the manifest",
             "; ".join(map(str, found)),
             "fetch or make the artifact again; never edit one",
         )

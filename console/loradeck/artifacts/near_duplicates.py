@@ -1,8 +1,8 @@
-"""Texts that are almost the same: rows among themselves, and rows that are almost items of a suite.
+"""Near-duplicate texts: rows that nearly repeat each other, and rows that nearly repeat items of a suite.
 
-By datasketch's MinHash with locality-sensitive hashing: the share of word triples two texts have in common, estimated.
-It says which rows deserve a look, and misses a few: two texts that share exactly SHARE of their triples are found about
-every second time. A job compares word by word once more before it trains.
+Estimated by datasketch's MinHash with locality-sensitive hashing, as the share of word triples two texts have in common
+(Jaccard). It shows which rows deserve a look and misses a few: two texts that share exactly SHARE of their triples are
+found about every second time. A train job compares word by word once more before it trains.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SHARE = 0.9
-"""Share of word triples (Jaccard) from which two texts count as almost the same."""
+"""Share of word triples (Jaccard) from which two texts count as near duplicates."""
 
 PERMUTATIONS = 128
 
@@ -22,7 +22,10 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Alike:
-    """`doubles`: texts almost like one before them. `items`: (line of a text, counted from 1; id of the item)."""
+    """Near duplicates found: `doubles` counts texts that nearly repeat an earlier one.
+
+    `items`: (line of a text, counted from 1; id of the item it nearly repeats).
+    """
 
     doubles: int
     items: tuple[tuple[int, str], ...]
@@ -34,10 +37,10 @@ def available() -> bool:
 
 
 def find(texts: Sequence[str], items: Mapping[str, str]) -> Alike:
-    """Looks at every text once; a few thousand a second.
+    """Finds near duplicates in one pass over the texts, a few thousand a second.
 
     Args:
-        items: id -> text that must not be among them.
+        items: id -> text of the suite items that must not be among the texts.
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -57,7 +60,7 @@ def find(texts: Sequence[str], items: Mapping[str, str]) -> Alike:
     doubles, found = 0, []
     for line, text in enumerate(texts, start=1):
         made = sketch(text)
-        # The index also answers with texts somewhat below the share: what it names is compared.
+        # The index also returns texts somewhat below the share, so each one is compared.
         found += [(line, item) for item in sorted(known.query(made)) if made.jaccard(sketches[item]) >= SHARE]
         doubles += any(made.jaccard(earlier[other]) >= SHARE for other in before.query(made))
         before.insert(line, made)

@@ -1,7 +1,7 @@
-"""Personal data and secrets in rows, as far as they have a form that a program can tell.
+"""Detection of personal data and secrets in rows, as far as they have a recognisable form.
 
-What was looked for is part of every report. Most personal data has no form (names, addresses, what somebody is ill
-with): a report without findings is no statement that rows hold none.
+Every report lists the kinds that were looked for. Most personal data has no form (names, addresses, illnesses), so a
+report without findings does not prove that rows hold none.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ _EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.
 _PHONE = re.compile(r"(?<![\w+])(?:\+\d[\d ().-]{6,18}\d|\(\d{3}\) ?\d{3}-\d{4}|\d{3}-\d{3}-\d{4})(?![\w-])")
 _CARD = re.compile(r"(?<![\d-])[2-6]\d{3}(?:[ -]?\d){9,15}(?![\d-])")
 _NETWORKS = re.compile(r"4\d{12}(\d{3}){0,2}|(5[1-5]|2[2-7])\d{14}|3[47]\d{13}|(6011|64[4-9]\d|65\d\d)\d{12}|35\d{14}")
-"""Numbers of the large networks, by prefix and length; one other number in ten carries a fitting check digit."""
+"""Card numbers of the large networks, by prefix and length; one random number in ten passes the check digit."""
 
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
 _SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
 
 _NOISY = frozenset({"Base64HighEntropyString", "HexHighEntropyString", "KeywordDetector", "IPPublicDetector"})
-"""Detectors of detect-secrets that call ordinary text a secret."""
+"""Detectors of detect-secrets that report ordinary text as a secret."""
 
 Detect = Callable[[str], set[str]]
+"""Returns the kinds of secrets in a text."""
 
 
 def personal(text: str) -> set[str]:
-    """Which kinds of PERSONAL a text holds."""
+    """Kinds of PERSONAL that a text contains."""
     found = set()
     if _EMAIL.search(text):
         found.add("e-mail")
@@ -56,7 +57,9 @@ def personal(text: str) -> set[str]:
 
 
 def luhn(number: str) -> bool:
-    """Whether digits carry the check digit of ISO/IEC 7812; spaces and dashes between them are fine."""
+    """Whether 13 to 19 digits end in a valid check digit (ISO/IEC 7812); spaces and dashes between them are
+    ignored.
+    """
     digits = [int(c) for c in number if c.isdigit()]
     if not 13 <= len(digits) <= 19:
         return False
@@ -65,9 +68,9 @@ def luhn(number: str) -> bool:
 
 
 def iban(text: str) -> bool:
-    """Whether letters and digits carry the check digits of ISO 13616, mod 97.
+    """Whether a text starts with a valid IBAN (check digits of ISO 13616, mod 97).
 
-    The text may have run on into what follows it, so every length from the shortest IBAN (15) is tried.
+    The text may run on into what follows the IBAN, so every length from the shortest (15) to the longest (34) is tried.
     """
     compact = text.replace(" ", "")
     return any(_mod97(compact[:length]) for length in range(15, min(len(compact), 34) + 1))
@@ -78,7 +81,10 @@ def _mod97(text: str) -> bool:
 
 
 def secrets() -> tuple[AbstractContextManager[Any], Detect | None, str]:
-    """(a context to detect in, the detector, what it is). Without the package there is no detector."""
+    """The detector of secrets, as (context to use it in, detector, description for reports).
+
+    The detector is None without the package detect-secrets.
+    """
     try:
         from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
         from detect_secrets.core.scan import scan_line
@@ -100,7 +106,7 @@ def secrets() -> tuple[AbstractContextManager[Any], Detect | None, str]:
 
 
 def kinds_in(texts: Iterator[str], detect: Detect | None) -> set[str]:
-    """What the texts of one row hold."""
+    """Kinds of personal data and secrets that the texts of one row contain."""
     found = set[str]()
     for text in texts:
         found |= personal(text)

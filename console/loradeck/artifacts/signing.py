@@ -1,8 +1,8 @@
-"""Signatures of artifacts, by OpenSSF model-signing with keys of our own (elliptic curve), without any network.
+"""Signatures of artifacts by OpenSSF model-signing with our own elliptic curve keys, without any network.
 
-A signature covers every file of a folder, by name and content. Merged weights stay on their nodes; what is signed of
-them is the listing of their files, with the SHA-256 of each. Keys travel by path; a private key that others may read is
-refused. Verifying imports a great deal, so that hub and agent have it done by a child process.
+A signature covers every file of a folder, by name and content. Merged weights stay on their nodes, so the listing of
+their files, with the SHA-256 of each, is signed in their place. Keys are passed by path; a private key that others can
+read is refused. Verifying imports a great deal, so hub and agent leave it to a child process.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from loradeck.schemas.ids import Digest, Strict
 from loradeck.schemas.manifest import BaseManifest
 
 LISTING = "files.json"
-"""Name of the one file that is signed of merged weights: its SHA-256 is their digest."""
+"""Name of the one file that is signed for merged weights: its SHA-256 is their digest."""
 
 
 def key_id(public_key: str) -> str:
-    """What a public key is called: SHA-256 (hex) of its PEM text, without space around it."""
+    """Id of a public key: SHA-256 (hex) of its PEM text, stripped of surrounding space."""
     return hashlib.sha256(public_key.strip().encode()).hexdigest()
 
 
 def new_key(private: Path, public: Path) -> str:
-    """A new P-256 key: the private half 0600, the public half as PEM beside it. Returns the public half's id.
+    """Creates a P-256 key pair as PEM files, the private one with mode 0600, and returns the key's id.
 
     Raises:
-        BadArtifact: `key_exists`, nothing is overwritten; `signing_unavailable`.
+        BadArtifact: `key_exists`: nothing is overwritten; `signing_unavailable`.
     """
     try:
         from cryptography.hazmat.primitives import serialization
@@ -56,10 +56,11 @@ def new_key(private: Path, public: Path) -> str:
 
 
 def sign(folder: Path, subject: Digest, private: Path, public: Path) -> Signature:
-    """Signs every file of a folder.
+    """Signs every file of a folder and verifies the signature. `subject` is the digest of the artifact.
 
     Raises:
-        BadArtifact: `key_exposed`, others may read the private key; `bad_key`; `signing_unavailable`.
+        BadArtifact: `key_exposed`: others can read the private key; `bad_key`; `bad_signature`: the two keys do not
+            belong together; `signing_unavailable`.
     """
     try:
         from model_signing import signing
@@ -85,7 +86,7 @@ def sign(folder: Path, subject: Digest, private: Path, public: Path) -> Signatur
                 "bad_key", "the private key cannot sign", str(error), "use an elliptic curve key"
             ) from None
         made = Signature(subject=subject, public_key=shown, bundle=bundle.read_text())
-    verify(folder, made)  # also: the two halves belong together
+    verify(folder, made)  # also proves that the two keys belong together
     return made
 
 
@@ -97,7 +98,7 @@ def sign_weights(weights: BaseManifest, private: Path, public: Path) -> Signatur
 
 
 def verify(folder: Path, signature: Signature) -> None:
-    """Whether a signature is of exactly these files and by its key. Blocks, and imports for a second.
+    """Checks that a signature covers exactly the folder's files and was made with its key. Blocks for about a second.
 
     Raises:
         BadArtifact: `bad_signature`; `signing_unavailable`.
@@ -112,7 +113,7 @@ def verify(folder: Path, signature: Signature) -> None:
         bundle.write_text(signature.bundle)
         try:
             verifying.Config().use_elliptic_key_verifier(public_key=key).verify(folder, bundle)
-        except Exception as error:  # of many kinds; whichever it is, the signature does not hold
+        except Exception as error:  # whichever of its many kinds it is, the signature does not hold
             raise BadArtifact(
                 "bad_signature",
                 "the signature does not hold for these files",
@@ -122,7 +123,10 @@ def verify(folder: Path, signature: Signature) -> None:
 
 
 class Check(Strict):
-    """A signature, and where the files lie: name -> path. They must be on the file system of `beside`."""
+    """A task for the child process that verifies: a signature, and the paths of the files by their signed names.
+
+    The files must lie on the file system of `beside`, since they are hard-linked into place.
+    """
 
     files: dict[str, Path]
     beside: Path
@@ -130,10 +134,11 @@ class Check(Strict):
 
 
 async def verify_apart(files: Mapping[str, Path], signature: Signature, *, beside: Path) -> None:
-    """As `verify`, by a child process, of files that lie under other names.
+    """Verifies a signature in a child process, over files that lie under other names; see `verify`.
 
     Args:
-        beside: a folder on the same file system, for links.
+        files: signed name -> path.
+        beside: a folder on the file system of the files, for hard links.
 
     Raises:
         BadArtifact: `bad_signature`; `signing_unavailable`.
@@ -142,7 +147,9 @@ async def verify_apart(files: Mapping[str, Path], signature: Signature, *, besid
 
 
 async def verify_weights_apart(weights: BaseManifest, signature: Signature) -> None:
-    """Verify in a child process that a signature is of exactly the files of this listing. Raises as `verify_apart`."""
+    """Verifies in a child process that a signature covers exactly the files of this listing. Raises as
+    `verify_apart`.
+    """
     with tempfile.TemporaryDirectory(prefix="loradeck-listing-") as name:
         listing = Path(name, LISTING)
         await asyncio.to_thread(listing.write_bytes, weights.listing)

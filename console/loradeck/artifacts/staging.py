@@ -1,7 +1,7 @@
-"""Files that exist under their own name only once they are whole, verified and on the disk.
+"""Staged files: content gets its own name only once it is complete, verified and durable.
 
-Content is written under a staging name, hashed on the way, fsynced, and renamed. A staging name that a crash
-left behind is told from one in use by a lock that dies with its process.
+Content is written under a staging name, hashed on the way, fsynced, and renamed. A lock that dies with its process
+distinguishes a staging file in use from one that a crash left behind.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from typing import Self
 from loradeck.artifacts.errors import BadArtifact, room_on
 
 STAGING = ".staging"
-"""How staging names end."""
+"""Ending of staging names."""
 
 
 class StagedFile:
-    """One file on its way. As a context manager it is removed unless `finish` was reached.
+    """One file being written. Used as a context manager, it is removed unless `finish` succeeded.
 
     Args:
         path: staging name; must not exist.
-        sha256: what the content must hash to.
-        size: bytes it must have; None where only the digest is known.
+        sha256: SHA-256 (hex) that the content must have.
+        size: bytes it must have; None if only the digest is known.
         limit: bytes it may have at most.
+
+    Raises:
+        BadArtifact: `too_large`: `size` is above `limit`; `disk_full`.
     """
 
     def __init__(self, path: Path, sha256: str, *, size: int | None = None, limit: int | None = None) -> None:
@@ -45,10 +48,10 @@ class StagedFile:
         self._fd = _create(path)
 
     def write(self, chunk: bytes) -> None:
-        """Append.
+        """Appends a chunk.
 
         Raises:
-            BadArtifact: `too_large` past the size or limit, `disk_full`.
+            BadArtifact: `too_large`: more than the size or limit; `disk_full`.
         """
         self.written += len(chunk)
         if self._limit is not None and self.written > self._limit:
@@ -60,10 +63,10 @@ class StagedFile:
                 view = view[os.write(self._fd, view) :]
 
     def finish(self, *, mode: int = 0o600) -> None:
-        """Verify and make durable, still under the staging name.
+        """Verifies size and digest and makes the file durable, still under its staging name, with these permissions.
 
         Raises:
-            BadArtifact: `digest_mismatch`.
+            BadArtifact: `digest_mismatch`; `disk_full`.
         """
         if self._size is not None and self.written != self._size:
             raise BadArtifact(
@@ -72,9 +75,9 @@ class StagedFile:
         if self._hash.hexdigest() != self._sha256:
             raise BadArtifact(
                 "digest_mismatch",
-                "the content is not what its digest says",
+                "the content does not match its digest",
                 f"sha256 {self._hash.hexdigest()}, not {self._sha256}",
-                "send the file that the digest was taken of",
+                "send the file that the digest was computed from",
             )
         with room_on(self.path):
             os.fchmod(self._fd, mode)
@@ -103,7 +106,7 @@ def _create(path: Path) -> int:
 
 
 def sweep(folder: Path) -> list[str]:
-    """Remove what a crash left under staging names in a folder; those in use are left. Returns their names."""
+    """Removes staging files that a crash left in a folder and returns their names; files in use stay."""
     removed = []
     for path in sorted(folder.glob(f"*{STAGING}")):
         try:
@@ -123,7 +126,7 @@ def sweep(folder: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder even if it was made read-only."""
+    """Removes a file, or a folder even if it was made read-only."""
     if path.is_dir() and not path.is_symlink():
         for folder, _, _ in os.walk(path):
             os.chmod(folder, stat.S_IRWXU)
@@ -134,14 +137,14 @@ def remove(path: Path) -> None:
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder 0700, and so each missing one above it."""
+    """Creates a folder with mode 0700, and each missing parent likewise."""
     if not folder.is_dir():
         private_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Makes the names in a folder durable (renames, new and removed files)."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

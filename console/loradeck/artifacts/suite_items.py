@@ -1,4 +1,6 @@
-"""The items of a suite, read and checked line by line: on the machine that registers it, by the hub, by executors."""
+"""Reader of a suite's items, which checks them line by line: on the registering machine, in the hub and in
+executors.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,13 @@ from loradeck.schemas.suite import ItemKind, SuiteItem
 
 
 def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
-    """Every item of a suite, in its order.
+    """Reads every item of a suite, in file order.
 
     Args:
-        paths: name of a file -> where it lies.
+        paths: name of a file -> its path.
 
     Raises:
-        BadArtifact: `bad_rows`, with the file and the line that is wrong.
+        BadArtifact: `bad_rows`, with file and line.
     """
     found: dict[str, str] = {}
     items = []
@@ -38,7 +40,7 @@ def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
                 "bad_rows",
                 f"two items have the id {item.id!r}",
                 f"{where}; the first is {found[item.id]}",
-                "an id names one item",
+                "give each item an id of its own",
             )
         found[item.id] = where
         items.append(item)
@@ -48,7 +50,7 @@ def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
 
 
 def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
-    """Whether the files are the suite that its manifest describes.
+    """Checks that the files hold the suite that the manifest describes.
 
     Raises:
         BadArtifact: `bad_rows`, with the line; `manifest_mismatch`.
@@ -62,7 +64,9 @@ def verify_suite(manifest: SuiteManifest, paths: Mapping[str, Path]) -> None:
         )
     strange = sorted(set(manifest.canaries) - {item.id for item in items})
     if strange:
-        raise BadArtifact("manifest_mismatch", f"no item has the id {strange[0]!r}", "canaries", "name items of it")
+        raise BadArtifact(
+            "manifest_mismatch", f"no item has the id {strange[0]!r}", "canaries", "name items of this suite"
+        )
     bare = [item.id for item in items if item.kind is ItemKind.JSON and item.answer_schema is None]
     if bare and manifest.answer_schema is None:
         raise BadArtifact(

@@ -1,7 +1,8 @@
-"""A safetensors file without torch: its header read and checked, and whether its values can be served.
+"""A safetensors file read without torch: its header, checked, and whether its values can be served.
 
-The format: eight bytes, the length of a JSON header; the header, tensor name -> dtype, shape and the offsets
-of its bytes; then the bytes, which the tensors must cover without a gap or an overlap.
+The format (https://github.com/huggingface/safetensors): eight bytes, the length of a JSON header; the header, tensor
+name -> dtype, shape and the offsets of its bytes; then the bytes, which the tensors must cover without a gap or an
+overlap.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from loradeck.artifacts.errors import BadArtifact
 
 MAX_HEADER = 100_000_000
-"""The format's own limit, in bytes."""
+"""The format's own limit on the header, in bytes."""
 
 ITEM_BYTES = {
     "BOOL": 1,
@@ -38,7 +39,7 @@ ITEM_BYTES = {
 
 
 BOUND = 128.0
-"""A trained adapter's values are far below. Some larger ones are finite in the file and overflow in use."""
+"""Magnitude that a value must stay below. A trained adapter is far below; larger finite values overflow in use."""
 
 _TOP_BYTE = {"F32": 66, "BF16": 66, "F16": 87}
 """The largest top byte, its sign bit aside, of a value whose magnitude is below BOUND."""
@@ -48,7 +49,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a header says of one tensor. `begin`, `end`: its bytes in the file."""
+    """One tensor as the header describes it. `begin` and `end` are offsets of its bytes in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -57,11 +58,11 @@ class Tensor:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, by name.
+    """Reads and checks the header of a safetensors file; returns its tensors by name.
 
     Raises:
-        BadArtifact: `truncated_safetensors`, the file ends before what its header promises;
-            `pickle_in_adapter`, it is a pickle under this name; `bad_safetensors`, it is malformed otherwise.
+        BadArtifact: `truncated_safetensors`: the file ends before its last tensor; `pickle_in_adapter`: it is a pickle
+            under this name; `bad_safetensors`: it is malformed otherwise.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -82,9 +83,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
     try:
         header = json.loads(raw, object_pairs_hook=_without_duplicates)
     except ValueError as error:
-        raise _malformed(path, f"its header is no JSON: {error}") from error
+        raise _malformed(path, f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
-        raise _malformed(path, "its header is no JSON object")
+        raise _malformed(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     spans = []
     tensors = {}
@@ -104,10 +105,11 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Every value is a finite number of a size that training yields. A second a gigabyte.
+    """Checks that every value is finite and of a magnitude that training yields (below BOUND). Takes a second a
+    gigabyte.
 
-    An engine that is not told loads the others too. What a request under such an adapter leaves in its cache
-    is not a number either, and the next requests, any tenant's, are answered with it.
+    Engines load other values without complaint. What a request under such an adapter leaves in the engine's cache is
+    not a number either, and later requests of any tenant are answered from it.
 
     Raises:
         BadArtifact: `bad_values`.
@@ -148,7 +150,7 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> Tensor:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("it contains a name twice")
     return result
 
 

@@ -53,7 +53,7 @@ def test_provenance_comes_from_the_file_beside_the_rows_and_options_win(desk: De
     [
         ('{"prompt": "a", "answer": "b"}\n{"prompt": "a"}\n', PROVENANCE, "no 'answer'", "line 2"),
         ('{"prompt": "a", "answer": "b"}\nnot json\n', PROVENANCE, "not JSON", "line 2"),
-        ("[1]\n", PROVENANCE, "no JSON object", "line 1"),
+        ("[1]\n", PROVENANCE, "not a JSON object", "line 1"),
         ('{"messages": []}\n{"prompt": "a", "chosen": "b"}\n', PROVENANCE, "no 'rejected'", "line 2"),
         ("", PROVENANCE, "no rows", ""),
         ('{"prompt": "a", "answer": "b"}\n', (), "consent: Field required", "provenance"),

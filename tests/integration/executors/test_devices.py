@@ -17,7 +17,7 @@ from loradeck.schemas.jobs import ExecutorSpec, TrainSpec
 from loradeck_agent.executors.base import load_base
 from loradeck_agent.executors.evaluation.choices import likelihoods
 from loradeck_agent.executors.evaluation.greedy import greedy
-from loradeck_agent.executors.merging.merge_probe import _said
+from loradeck_agent.executors.merging.merge_probe import _log_probs
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.loop import Loop
@@ -78,7 +78,7 @@ def test_answers_choices_and_the_merges_probe_are_the_same_on_another_device(tin
             model.to(torch.device("cpu") if isinstance(where, nullcontext) else DEVICE)
             told = [answer.tokens for answer in greedy(model, prompts, 8, eos=2, pad=0)]
             held = likelihoods(model, prompts[0], answers, pad=0)
-            said = [part.cpu().argmax(-1).tolist() for part in _said(model, prompts, answers, lambda: None)]
+            said = [part.cpu().argmax(-1).tolist() for part in _log_probs(model, prompts, answers, lambda: None)]
             found.append((told, held, said))
     (told, held, said), there = found
     assert there == (told, pytest.approx(held), said)

@@ -93,7 +93,7 @@ def test_sha256sum_itself_can_check_what_it_holds(file: Path, tmp_path: Path) ->
 
 def test_a_bundle_that_is_there_is_not_written_over(file: Path, manifest: BundleManifest, tmp_path: Path) -> None:
     before = file.read_bytes()
-    with pytest.raises(BadArtifact, match="there is such a file") as caught:
+    with pytest.raises(BadArtifact, match="the file exists already") as caught:
         write_bundle(file, manifest, contents(tmp_path / "v1").__getitem__)
     assert caught.value.code == "exists"
     assert file.read_bytes() == before

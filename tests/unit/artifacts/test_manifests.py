@@ -31,7 +31,7 @@ def test_a_scan_refuses_a_link_and_what_is_no_file(tmp_path: Path) -> None:
     assert caught.value.code == "path_traversal"
     (tmp_path / "link").unlink()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BadArtifact, match="pipe is no plain file"):
+    with pytest.raises(BadArtifact, match="pipe is not a plain file"):
         scan(tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_a_bases_digest_is_remembered_until_a_file_changes(tmp_path: Path, monke
     read: list[str] = []
     real = manifests.sha256_of
     monkeypatch.setattr(manifests, "sha256_of", lambda path: read.append(path.name) or real(path))
-    monkeypatch.setattr(manifests, "SETTLED_NS", -1)  # the files of this test are young
+    monkeypatch.setattr(manifests, "RACY_NS", -1)  # the files of this test are young
     digest = base_digest(base, cache=cache)
     assert digest == base_manifest(base, "m", "r").digest
     assert cache.stat().st_mode & 0o777 == 0o600
@@ -144,7 +144,7 @@ def test_a_bases_digest_is_remembered_until_a_file_changes(tmp_path: Path, monke
 
 def test_an_edit_that_puts_the_old_time_back_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, cache = write_base(tmp_path / "base"), tmp_path / "digests.json"
-    monkeypatch.setattr(manifests, "SETTLED_NS", -1)
+    monkeypatch.setattr(manifests, "RACY_NS", -1)
     digest = base_digest(base, cache=cache)
     times = (base / "tokenizer.json").stat()
     (base / "tokenizer.json").write_text("[]")
@@ -163,7 +163,7 @@ def test_a_damaged_memory_of_digests_is_not_believed(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, cache = write_base(tmp_path / "base"), tmp_path / "digests.json"
-    monkeypatch.setattr(manifests, "SETTLED_NS", -1)
+    monkeypatch.setattr(manifests, "RACY_NS", -1)
     cache.write_bytes(text.encode("latin-1"))
     assert base_digest(base, cache=cache) == base_manifest(base, "m", "r").digest
     assert base_digest(base, cache=cache) == base_manifest(base, "m", "r").digest

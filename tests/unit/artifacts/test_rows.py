@@ -46,7 +46,7 @@ def dataset(
         ([row(1), row(2, origin="mixed")], HUMAN, "rows.jsonl, line 2"),
         ([row(1)], HUMAN | {"origin": "mixed"}, "line 1"),
         ([row(1, licence="MIT")], HUMAN, "line 1: licence"),
-        ([row(1) | {"provenance": "desk"}], HUMAN, "no object"),
+        ([row(1) | {"provenance": "desk"}], HUMAN, "not a JSON object"),
         ([row(1, generator_release=GENERATOR)], HUMAN, "line 1"),
         ([row(1, synthetic_depth=1)], HUMAN, "line 1"),
         ([row(1, origin="synthetic", generator_release=GENERATOR)], HUMAN, "line 1"),
