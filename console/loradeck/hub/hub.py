@@ -411,6 +411,7 @@ class Hub:
         """Everything that follows from new events, the nodes first."""
         touched: dict[PointerKey, None] = {}
         moved: list[tuple[PointerKey, PointerState | None, Event]] = []
+        routed: list[PointerKey] = []
         for event in events:
             keys = self._keys_of(event)
             before = self.ledger.pointers.get(keys[0]) if keys else None
@@ -425,10 +426,14 @@ class Hub:
                 moved.append((event.pointer.key, before, event))
             elif event.kind is EventKind.UNPIN:
                 self.pins.ended(event)
+            elif event.kind is EventKind.ROUTE:
+                routed += keys
         self.steer.forget_messages()
         self.kick([key for key in touched if self._refresh(key)])
         for key, before, event in moved:
             self.observer.moved(key, before, event)
+        for key in routed:
+            self.observer.settings_changed(key)
         self.feeds.events(events)
         self.feeds.now(touched)
 

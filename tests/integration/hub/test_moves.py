@@ -141,6 +141,27 @@ async def test_a_target_that_has_not_soaked_is_asked_about_first(deck: Deck, joi
     assert result.events[0].to_release == one
 
 
+async def test_a_route_whose_soak_was_shortened_goes_back_by_what_releases_beneath_have_served(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant(soak={"seconds": 0, "requests": 5})
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    agent = await join("n1")
+    await deck.promote(one, wait="flipped")
+    await until(lambda: deck.hub.facts.is_attested(("acme", "production"), one), "v1 is attested")
+    await agent.report(agent.served(admitted=3, finished=3))
+    await until(lambda: deck.hub.observer.served(("acme", "production"), one)[1] == 3, "v1 has served")
+    await deck.promote(two, wait="flipped")
+    for requests, asks in ((5, "not soaked"), (4, "not soaked"), (3, None)):
+        await deck.tenant(soak={"seconds": 0, "requests": requests})
+        if asks is None:
+            await until(lambda: deck.hub.facts.is_soaked(("acme", "production"), one), "v1 has soaked")
+        preview = (await deck.row()).preview
+        assert (preview.target and preview.target.id, preview.asks) == (one, asks)
+    result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", await deck.rollback_body()))
+    assert result.events[0].to_release == one
+
+
 async def test_the_same_key_moves_once_and_answers_the_same_again(deck: Deck, join: Join) -> None:
     await two_releases(deck, join)
     body = await deck.rollback_body()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.quality.health import breached, cause, soaked, wilson
+from loradeck.rules.quality.health import breached, cause, newly_soaked, soaked, wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
 
@@ -107,3 +107,9 @@ def test_the_cause_is_what_the_figures_tell_apart(
     verdict: str,
 ) -> None:
     assert cause(live, prior, by_replica, others, base).verdict == verdict
+
+
+def test_only_releases_that_have_served_enough_and_were_not_known_to_have_soaked_are_new() -> None:
+    served = {"old": (900.0, 900), "known": (900.0, 900), "short": (599.0, 900), "few": (900.0, 199)}
+    assert newly_soaked(served, {"known"}, Soak(), served.__getitem__) == ("old",)
+    assert newly_soaked(served, {"known"}, Soak(seconds=0, requests=0), served.__getitem__) == ("old", "short", "few")

@@ -69,6 +69,8 @@ class Observer:
         self._flips_of: dict[PointerKey, deque[float]] = defaultdict(lambda: deque(maxlen=10))
         self._unattested: set[PointerKey] = set()
         self._unsoaked: set[PointerKey] = set()
+        self._soak_beneath: set[PointerKey] = set()
+        """Pointers whose soak setting is still to be held against the releases beneath: it is new, or the hub is."""
         self._writing: set[Name] = set()
         self._seen: list[tuple[Attestation, Name]] = []
         self._waits: dict[PointerKey, set[Wait]] = defaultdict(set)
@@ -163,6 +165,7 @@ class Observer:
         """Pointers whose newest generation is still to be attested or soaked."""
         for key, pointer in self._hub.ledger.pointers.items():
             self._watch(key, pointer)
+            self._soak_beneath.add(key)
 
     def _watch(self, key: PointerKey, pointer: PointerState) -> None:
         facts = self._hub.facts
@@ -208,7 +211,7 @@ class Observer:
         if key in self._unattested:
             self._maybe_attest(key, progress)
         if key in self._unsoaked:
-            self._maybe_soak(key, self._hub.ledger.pointers[key])
+            self._maybe_soak_live(key)
         for wait in list(self._waits.get(key, ())):
             self._look(wait, key, progress)
 
@@ -240,7 +243,7 @@ class Observer:
                 body = {"what": breach.what, "share": breach.share, "n": breach.n}
                 self._write(AttestationKind.BREACHED, key, pointer.release, pointer.generation, body)
         if key in self._unsoaked:
-            self._maybe_soak(key, pointer)
+            self._maybe_soak_live(key)
 
     def counted(self, pointer: PointerState) -> Counts:
         """All answers of the current release in this generation."""
@@ -275,21 +278,40 @@ class Observer:
             requests = max(requests, self.counted(pointer).requests)
         return seconds, requests
 
-    def _maybe_soak(self, key: PointerKey, pointer: PointerState) -> None:
-        assert pointer.release is not None
-        seconds, requests = self.served(key, pointer.release)
-        if health.soaked(seconds, requests, self._hub.config(key).soak):
+    def settings_changed(self, key: PointerKey) -> None:
+        """A route's settings were set anew: releases beneath may have soaked by them, though they serve no longer."""
+        if key in self._hub.ledger.pointers:
+            self._soak_beneath.add(key)
+            self._maybe_soak_beneath(key)
+
+    def _maybe_soak_live(self, key: PointerKey) -> None:
+        pointer = self._hub.ledger.pointers.get(key)
+        if pointer is not None and pointer.release is not None:
+            self._maybe_soak(key, pointer, (pointer.release,))
+
+    def _maybe_soak_beneath(self, key: PointerKey) -> None:
+        pointer = self._hub.ledger.pointers[key]
+        if not self._maybe_soak(key, pointer, pointer.beneath):
+            self._soak_beneath.discard(key)
+
+    def _maybe_soak(self, key: PointerKey, pointer: PointerState, releases: Iterable[str]) -> bool:
+        """Writes down which of a pointer's releases have soaked and were not known to have; whether there are any."""
+        known, soak = self._hub.facts.soaked(key), self._hub.config(key).soak
+        new = health.newly_soaked(releases, known, soak, lambda release: self.served(key, release))
+        for release in new:
+            seconds, requests = self.served(key, release)
             body = {"seconds": round(seconds, 3), "requests": requests}
-            self._write(AttestationKind.SOAKED, key, pointer.release, pointer.generation, body)
+            self._write(AttestationKind.SOAKED, key, release, pointer.generation, body)
+        return bool(new)
 
     def tick(self) -> None:
         """Once a second: what comes true by time alone."""
         for key in list(self._unattested):
             self.check(key)
         for key in list(self._unsoaked):
-            pointer = self._hub.ledger.pointers.get(key)
-            if pointer is not None and pointer.release is not None:
-                self._maybe_soak(key, pointer)
+            self._maybe_soak_live(key)
+        for key in list(self._soak_beneath):
+            self._maybe_soak_beneath(key)
         for key in [k for k in self._waits if k not in self._unattested]:
             self.check(key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Set
 
 from loradeck.rules.data.policy import Kept
 from loradeck.rules.moves.target import PointerFacts, breach_of
@@ -95,7 +96,7 @@ class Facts:
         attested, breached = self._attested.get(key, {}), self._breached.get(key, {})
         return PointerFacts(
             attested=tuple(sorted(attested, key=lambda r: attested[r], reverse=True)),
-            soaked=frozenset(self._soaked.get(key, ())),
+            soaked=frozenset(self.soaked(key)),
             breached={release: why for release, (why, _) in breached.items()},
             revoked=self.revoked,
             breaches={release: seq for release, (_, seq) in breached.items()},
@@ -108,8 +109,12 @@ class Facts:
     def is_attested(self, key: PointerKey, release: str) -> bool:
         return release in self._attested.get(key, {})
 
+    def soaked(self, key: PointerKey) -> Set[str]:
+        """Releases that have soaked on a pointer."""
+        return self._soaked.get(key, frozenset())
+
     def is_soaked(self, key: PointerKey, release: str) -> bool:
-        return release in self._soaked.get(key, set())
+        return release in self.soaked(key)
 
     def is_breached(self, pointer: PointerState, release: str) -> bool:
         """Whether a release counts as breached: seen to be, and not lifted since."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,16 @@ def since(counted: Counts, lifted: Counts) -> Counts:
 def soaked(seconds: float, requests: int, soak: Soak) -> bool:
     """Whether a release has served long enough on a pointer for R to go to it without asking."""
     return seconds >= soak.seconds and requests >= soak.requests
+
+
+def newly_soaked(
+    releases: Iterable[str], known: Container[str], soak: Soak, served: Callable[[str], tuple[float, int]]
+) -> tuple[str, ...]:
+    """Releases of one pointer that have soaked by its route's present setting and were not known to have.
+
+    `served`: seconds and requests that a release has served there. A release that has soaked once stays so.
+    """
+    return tuple(r for r in dict.fromkeys(releases) if r not in known and soaked(*served(r), soak))
 
 
 def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
