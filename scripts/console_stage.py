@@ -81,13 +81,13 @@ class SeededPort:
     async def send(self, move: Move) -> MoveResult:
         self.sent.append(move)
         if self.answer is None:
-            raise OutcomeUnknown(move.key, where="https://hub.eu-1.example:7400")
+            raise OutcomeUnknown(move.key, detail="https://hub.eu-1.example:7400")
         return self.answer(move)
 
     async def order(self, order: Order) -> NodeRow | Job:
         self.ordered.append(order)
         if self.obeys is None:
-            raise OutcomeUnknown(None, where="https://hub.eu-1.example:7400")
+            raise OutcomeUnknown(None, detail="https://hub.eu-1.example:7400")
         return self.obeys(order)
 
     async def job_events(self, job: str, attempt: int, seq: int) -> list[ExecutorEvent]:
@@ -105,7 +105,7 @@ class SeededPort:
     async def plan_rewind(self, request: RewindRequest) -> RewindPlan:
         self.planned.append(request)
         if self.plan is None:
-            raise HubUnreachable("the hub cannot be reached", where="https://hub.eu-1.example:7400")
+            raise HubUnreachable("the hub cannot be reached", detail="https://hub.eu-1.example:7400")
         return self.plan
 
     async def releases(self, tenant: str) -> list[ReleaseView]:
@@ -130,7 +130,7 @@ class SeededPort:
     async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
         self.signed.append(review)
         if self.judges is None:
-            raise OutcomeUnknown(None, where="https://hub.eu-1.example:7400")
+            raise OutcomeUnknown(None, detail="https://hub.eu-1.example:7400")
         return self.judges(review)
 
     async def adapters(self) -> list[AdapterVersion]:
@@ -158,7 +158,7 @@ class SeededPort:
 
     def _reachable(self) -> None:
         if self.away:
-            raise HubUnreachable("the hub cannot be reached", where="https://hub.eu-1.example:7400")
+            raise HubUnreachable("the hub cannot be reached", detail="https://hub.eu-1.example:7400")
 
     async def aclose(self) -> None:
         return None

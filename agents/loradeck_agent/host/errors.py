@@ -1,24 +1,12 @@
-"""Errors of the agent: a stable code, what was wrong, where, and what to do."""
+"""Errors of the agent."""
 
 from __future__ import annotations
 
+from loradeck.schemas.fault import Fault
 
-class AgentError(Exception):
-    """Something the agent refuses or could not do. Nothing has changed when it is raised.
 
-    `code` is stable and travels in acknowledgements and job events; `title` says what was wrong, `detail`
-    where, `fix` what to do about it.
-    """
-
-    def __init__(self, code: str, title: str, detail: str = "", fix: str = "") -> None:
-        super().__init__(code, title, detail, fix)
-        self.code = code
-        self.title = title
-        self.detail = detail
-        self.fix = fix
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.code, self.title, self.detail) if part)
+class AgentError(Fault):
+    """Something the agent refuses or could not do. Nothing has changed when it is raised."""
 
 
 class Unreachable(AgentError):

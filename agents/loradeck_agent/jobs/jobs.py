@@ -513,5 +513,5 @@ def _event(
 
 
 def _failure(job: JobAssignment, seq: int, error: AgentError) -> ExecutorEvent:
-    message = "; ".join(part for part in (error.title, error.detail, error.fix) if part)
+    message = error.sentence
     return _event(job, seq, ExecutorEventType.FAILED, message[:1000], error.code)

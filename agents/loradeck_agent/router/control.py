@@ -106,11 +106,9 @@ class Control:
         try:
             return await handler(request)
         except Unacceptable as no:
-            return _problem(no.status, no.code, no.title, no.detail, no.fix)
+            return _answer(no.as_problem(no.status))
         except TableFault as fault:
-            return _problem(
-                507, fault.code, "The table could not be written; nothing changed.", fault.detail, fault.fix
-            )
+            return _answer(fault.as_problem(507))
         except ValidationError as bad:
             return _problem(400, "bad_body", "The body does not fit this call.", str(bad), "See docs/architecture.md.")
 
@@ -222,5 +220,8 @@ def _not_current(ask: Proof) -> web.Response:
 
 
 def _problem(status: int, code: str, title: str, detail: str, fix: str) -> web.Response:
-    problem = Problem(status=status, code=code, title=title, detail=detail, fix=fix)
-    return web.Response(status=status, body=problem.model_dump_json().encode(), content_type=MEDIA_TYPE)
+    return _answer(Problem(status=status, code=code, title=title, detail=detail, fix=fix))
+
+
+def _answer(problem: Problem) -> web.Response:
+    return web.Response(status=problem.status, body=problem.model_dump_json().encode(), content_type=MEDIA_TYPE)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from loradeck.rules.serving.flip import Verdict, decide
+from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Release
@@ -28,16 +29,12 @@ _How = tuple[AckState, str | None, str]
 """An acknowledgement's state, problem code and detail."""
 
 
-class Unacceptable(Exception):
-    """A call on the control socket that changes nothing. `code` is stable."""
+class Unacceptable(Fault):
+    """A call on the control socket that is refused and changes nothing."""
 
     def __init__(self, status: int, code: str, title: str, detail: str, fix: str) -> None:
-        super().__init__(f"{code}: {title} {detail}")
+        super().__init__(code, title, detail, fix)
         self.status = status
-        self.code = code
-        self.title = title
-        self.detail = detail
-        self.fix = fix
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
@@ -111,14 +112,11 @@ class Contents:
             self.engines = change.engines
 
 
-class TableFault(Exception):
-    """The table's folder or file cannot be used. `code` is stable, `fix` says what to do."""
+class TableFault(Fault):
+    """The table's folder or file cannot be used."""
 
-    def __init__(self, code: str, detail: str, fix: str) -> None:
-        super().__init__(f"{code}: {detail} {fix}")
-        self.code = code
-        self.detail = detail
-        self.fix = fix
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail} {self.fix}"
 
 
 class Table:
@@ -146,7 +144,10 @@ class Table:
         except BlockingIOError as locked:
             os.close(self._lock)
             raise TableFault(
-                "router_running", f"another router holds {folder / 'router.lock'}.", "Use that one, or stop it first."
+                "router_running",
+                "The table is in use.",
+                f"another router holds {folder / 'router.lock'}.",
+                "Use that one, or stop it first.",
             ) from locked
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"{os.getpid()}\n".encode())
@@ -227,6 +228,7 @@ class Table:
             code = "disk_full" if fault.errno in _FULL else "table_write_failed"
             raise TableFault(
                 code,
+                "The table could not be written; nothing changed.",
                 f"{self._path}: {fault.strerror}.",
                 "The entry was not switched. Free or repair the disk; the agent sends it again.",
             ) from fault
@@ -282,6 +284,7 @@ def _changes(raw: bytes, path: Path) -> list[Change]:
         elif broken is not None:
             raise TableFault(
                 "table_corrupt",
+                "The table is damaged.",
                 f"{path}: line {broken} is damaged and whole lines follow it.",
                 "Move the file away to start with an empty table; the agent then sends all of it.",
             )

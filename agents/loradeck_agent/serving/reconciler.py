@@ -276,7 +276,7 @@ class Reconciler:
             if entry.current is not None and entry.current.id == ref.id:
                 waits = self.acks.flips.get((*entry.key, engine.name))  # it says who answers meanwhile
                 gap = waits.detail if waits is not None and waits.state is AckState.WAITING else ""
-                detail = "; ".join(part for part in (gap, error.title, error.detail, error.fix) if part)
+                detail = "; ".join(part for part in (gap, error.sentence) if part)
                 await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, error.code, detail))
         return pause
 

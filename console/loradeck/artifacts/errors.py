@@ -6,8 +6,10 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from loradeck.schemas.fault import Fault
 
-class BadArtifact(Exception):
+
+class BadArtifact(Fault):
     """Reports an artifact that is wrong or could not be stored. Whatever was trusted before is unchanged.
 
     `code` is stable and goes on the wire: pickle_in_adapter, truncated_safetensors, bad_safetensors, manifest_mismatch,
@@ -16,12 +18,8 @@ class BadArtifact(Exception):
     signatures: bad_signature, key_exposed, key_exists, bad_key, signing_unavailable.
     """
 
-    def __init__(self, code: str, title: str, detail: str = "", fix: str = "") -> None:
-        super().__init__(": ".join(part for part in (title, detail) if part))
-        self.code = code
-        self.title = title
-        self.detail = detail
-        self.fix = fix
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.title, self.detail) if part)
 
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -422,7 +422,7 @@ class HubApi:
                     raise
             if time.monotonic() > deadline:
                 break
-        raise OutcomeUnknown(key, where=self.where)
+        raise OutcomeUnknown(key, detail=self.where)
 
     async def _write(
         self,
@@ -437,14 +437,14 @@ class HubApi:
         try:
             return await self.transport.ask(kind, "POST", path, body=body, repeatable=repeatable, extra_s=extra_s)
         except (AnswerLost, NotUnderstood) as error:
-            raise OutcomeUnknown(None, where=error.where) from None
+            raise OutcomeUnknown(None, detail=error.detail) from None
 
     async def _delete(self, path: str) -> None:
         """Withdraws something; sent once more when its answer was lost."""
         try:
             await self.transport.request("DELETE", path, repeatable=True)
         except (AnswerLost, NotUnderstood) as error:
-            raise OutcomeUnknown(None, where=error.where) from None
+            raise OutcomeUnknown(None, detail=error.detail) from None
 
 
 def _route(tenant: str, route: str) -> str:

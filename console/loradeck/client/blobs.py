@@ -70,7 +70,7 @@ async def upload(api: HubApi, path: Path) -> tuple[str, int]:
             if not isinstance(trouble, AnswerLost):
                 raise trouble from None
             if attempt == _ATTEMPTS:
-                raise OutcomeUnknown(None, where=trouble.where) from None
+                raise OutcomeUnknown(None, detail=trouble.detail) from None
             await asyncio.sleep(pause)
             continue
         if answer.is_success:
@@ -110,7 +110,7 @@ async def download(api: HubApi, sha256: str, target: Path) -> None:
             if digest.hexdigest() != sha256:
                 raise BlobDamaged(
                     "the blob that arrived has another digest",
-                    where=f"{api.where}: asked for {sha256}, got {digest.hexdigest()}",
+                    detail=f"{api.where}: asked for {sha256}, got {digest.hexdigest()}",
                     fix="run `loradeck audit verify`; the hub's artifact store may be damaged",
                 )
             file.flush()
@@ -127,7 +127,7 @@ async def _read(file: BinaryIO, sha256: str, path: Path) -> AsyncIterator[bytes]
         digest.update(piece)
         yield piece
     if digest.hexdigest() != sha256:
-        raise BlobDamaged("the file was changed while it was being sent", where=str(path), fix="send it again")
+        raise BlobDamaged("the file was changed while it was being sent", detail=str(path), fix="send it again")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -83,13 +83,15 @@ def load_contexts(path: Path | None = None) -> tuple[dict[str, Context], str]:
     except FileNotFoundError:
         return {LOCAL: Context(name=LOCAL, socket=local_socket())}, LOCAL
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError("the console's settings cannot be read", where=f"{path}: {error}", fix="correct it") from None
+        raise ConfigError(
+            "the console's settings cannot be read", detail=f"{path}: {error}", fix="correct it"
+        ) from None
     unknown = sorted(set(data) - {"current", "contexts"})
     tables = data.get("contexts", {})
     if unknown or not isinstance(tables, dict):
         raise ConfigError(
             f"unknown setting {unknown[0]!r}" if unknown else "'contexts' is not a table",
-            where=str(path),
+            detail=str(path),
             fix="known are: current, and a table [contexts.NAME] for each hub",
         )
     contexts = {name: _context(name, table, path) for name, table in tables.items()}
@@ -97,7 +99,7 @@ def load_contexts(path: Path | None = None) -> tuple[dict[str, Context], str]:
     current = data.get("current", LOCAL)
     if current not in contexts:
         raise ConfigError(
-            f"the current context {current!r} is not defined", where=str(path), fix=f"known are: {_names(contexts)}"
+            f"the current context {current!r} is not defined", detail=str(path), fix=f"known are: {_names(contexts)}"
         )
     return contexts, str(current)
 
@@ -125,7 +127,7 @@ def resolve(
     elif hub is not None:
         token_file = token_file or env.get("LORADECK_TOKEN_FILE") or None
     if context is not None and hub is not None:
-        raise ConfigError("two hubs are named at once", where=source, fix="give one of them")
+        raise ConfigError("two hubs are named at once", detail=source, fix="give one of them")
     token = Path(token_file).expanduser() if token_file else None
     if hub is not None:
         return _addressed("hub", hub, token_file=token)
@@ -133,7 +135,7 @@ def resolve(
     name = context or current
     if name not in contexts:
         raise ConfigError(
-            f"no context is called {name!r}", where=str(config_path()), fix=f"known are: {_names(contexts)}"
+            f"no context is called {name!r}", detail=str(config_path()), fix=f"known are: {_names(contexts)}"
         )
     found = contexts[name]
     if token is None:
@@ -155,24 +157,24 @@ def read_token(path: Path) -> str:
     except OSError as error:
         raise ConfigError(
             "the token file cannot be read",
-            where=f"{path}: {error.strerror}",
+            detail=f"{path}: {error.strerror}",
             fix="give the file that `loradeck token create --out FILE` wrote",
         ) from None
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError("the token file is no regular file", where=str(path), fix="give the file itself")
+        raise ConfigError("the token file is no regular file", detail=str(path), fix="give the file itself")
     if status.st_mode & 0o077:
         raise ConfigError(
             "the token file can be read by others",
-            where=f"{path}: mode {stat.S_IMODE(status.st_mode):04o}",
+            detail=f"{path}: mode {stat.S_IMODE(status.st_mode):04o}",
             fix=f"chmod 600 {path}, and create a new token if others use this machine",
         )
     if status.st_uid not in (os.geteuid(), 0):
-        raise ConfigError("the token file belongs to another user", where=str(path), fix="use a token of your own")
+        raise ConfigError("the token file belongs to another user", detail=str(path), fix="use a token of your own")
     text = data.decode("ascii", "replace").strip()
     if not text or len(data) > _MAX_TOKEN or not all("!" <= c <= "~" for c in text):
         raise ConfigError(
             "the token file does not hold a token",
-            where=str(path),
+            detail=str(path),
             fix="it is one line, as `loradeck token create --out FILE` writes it",
         )
     return text
@@ -181,18 +183,20 @@ def read_token(path: Path) -> str:
 def _context(name: str, table: object, path: Path) -> Context:
     where = f"{path}: [contexts.{name}]"
     if not isinstance(table, dict):
-        raise ConfigError("a context is a table", where=where, fix="see docs/cli.md")
+        raise ConfigError("a context is a table", detail=where, fix="see docs/cli.md")
     unknown = sorted(set(table) - _KNOWN)
     if unknown:
-        raise ConfigError(f"unknown setting {unknown[0]!r}", where=where, fix=f"known are: {', '.join(sorted(_KNOWN))}")
+        raise ConfigError(
+            f"unknown setting {unknown[0]!r}", detail=where, fix=f"known are: {', '.join(sorted(_KNOWN))}"
+        )
     for key, kind in (("url", str), ("socket", str), ("token_file", str), ("ca_file", str)):
         if not isinstance(table.get(key, ""), kind):
-            raise ConfigError(f"{key!r} is a string", where=where, fix="put it in quotes")
+            raise ConfigError(f"{key!r} is a string", detail=where, fix="put it in quotes")
     for key in ("production", "read_only"):
         if not isinstance(table.get(key, False), bool):
-            raise ConfigError(f"{key!r} is true or false", where=where, fix="write it without quotes")
+            raise ConfigError(f"{key!r} is true or false", detail=where, fix="write it without quotes")
     if ("url" in table) == ("socket" in table):
-        raise ConfigError("a context has either a url or a socket", where=where, fix="give exactly one of them")
+        raise ConfigError("a context has either a url or a socket", detail=where, fix="give exactly one of them")
     address = table.get("url") or f"unix:{table['socket']}"
 
     def file(key: str) -> Path | None:
@@ -226,7 +230,7 @@ def _addressed(
         socket = Path(address.removeprefix("unix:")).expanduser()
         if not socket.is_absolute():
             raise ConfigError(
-                "the path of a Unix socket is absolute", where=where or address, fix="unix:/path/hub.sock"
+                "the path of a Unix socket is absolute", detail=where or address, fix="unix:/path/hub.sock"
             )
     else:
         try:
@@ -236,17 +240,17 @@ def _addressed(
             parts, port_fits = urlsplit(""), False
         if parts.username is not None or parts.password is not None:
             # The address is not repeated: what stands before the @ may be a secret.
-            raise ConfigError("a hub's address holds no user or password", where=where or name, fix="use a token file")
+            raise ConfigError("a hub's address holds no user or password", detail=where or name, fix="use a token file")
         if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.path.strip("/"):
             raise ConfigError(
                 "this is no address of a hub",
-                where=where or address,
+                detail=where or address,
                 fix="give https://HOST:PORT, http://127.0.0.1:PORT or unix:/path/hub.sock",
             )
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise ConfigError(
                 "beyond this machine a hub is spoken to over TLS only",
-                where=where or address,
+                detail=where or address,
                 fix=f"use https://{parts.netloc}, or forward a port over SSH and use http://127.0.0.1:PORT",
             )
         url = f"{parts.scheme}://{parts.netloc}"

@@ -55,7 +55,7 @@ def endpoint(context: Context) -> Endpoint:
     if token is None:
         raise ConfigError(
             "this hub wants a token and none is given",
-            where=context.where,
+            detail=context.where,
             fix="give --token-file FILE (the hub's owner makes one: loradeck token create --out FILE)",
         )
     tls = _tls(context.ca_file) if url.startswith("https:") else None
@@ -111,5 +111,5 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
-            "the certificate authority's file cannot be used", where=f"{ca_file}: {error}", fix="give a PEM file"
+            "the certificate authority's file cannot be used", detail=f"{ca_file}: {error}", fix="give a PEM file"
         ) from None

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+from loradeck.schemas.fault import Fault
 from loradeck.schemas.problem import Problem
 
 LEAVES_OPEN = frozenset({"outcome_unknown", "internal", "store_error"})
 """Codes of problems that do not say whether the change was made."""
 
 
-class ClientError(Exception):
-    """Base of this package's errors. `title` says what was wrong, `where` where, `fix` what to do."""
+class ClientError(Fault):
+    """Base of this package's errors."""
 
-    def __init__(self, title: str, *, where: str = "", fix: str = "") -> None:
-        super().__init__(title)
-        self.title = title
-        self.where = where
-        self.fix = fix
+    CODE = "usage"
+
+    def __init__(self, title: str, *, detail: str = "", fix: str = "", code: str | None = None) -> None:
+        super().__init__(code or self.CODE, title, detail, fix)
 
     def __str__(self) -> str:
-        return "\n".join(part for part in (self.title, self.where, self.fix) if part)
+        return "\n".join(part for part in (self.title, self.detail, self.fix) if part)
 
 
 class ConfigError(ClientError):
     """The settings on this machine cannot be used; nothing was sent."""
 
+    CODE = "settings"
+
 
 class ApiError(ClientError):
-    """The hub refused. `problem` is its document; nothing was changed, unless its code is in `LEAVES_OPEN`."""
+    """The hub refused. Nothing was changed, unless the code is in `LEAVES_OPEN`. `problem`: its document as it came."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.title, where=problem.detail, fix=problem.fix)
+        super().__init__(problem.title, detail=problem.detail, fix=problem.fix, code=problem.code)
         self.problem = problem
-
-    @property
-    def code(self) -> str:
-        """The stable code of the problem."""
-        return self.problem.code
 
 
 class HubUnreachable(ClientError):
     """The hub could not be reached, so nothing was sent and nothing was changed."""
+
+    CODE = "hub_unreachable"
 
 
 class NotUnderstood(HubUnreachable):
@@ -52,14 +51,16 @@ class OutcomeUnknown(ClientError):
     `key` is a move's idempotency key, which settles it once the hub answers; None for what is no move.
     """
 
-    def __init__(self, key: str | None, *, where: str) -> None:
+    CODE = "outcome_unknown"
+
+    def __init__(self, key: str | None, *, detail: str) -> None:
         if key is not None:
             fix = f"assume neither; once the hub answers: loradeck move {key}"
         else:
             fix = "assume neither; list what the hub has before you repeat it"
         super().__init__(
             "OUTCOME UNKNOWN: it was sent and the answer was lost; it may or may not have been done",
-            where=where,
+            detail=detail,
             fix=fix,
         )
         self.key = key
@@ -67,3 +68,5 @@ class OutcomeUnknown(ClientError):
 
 class BlobDamaged(ClientError):
     """Bytes do not have the digest that was asked for; they were discarded."""
+
+    CODE = "blob_damaged"

@@ -113,7 +113,7 @@ class Feed:
                 state = Link.REFUSED if error.problem.status in (401, 403) else Link.LOST
                 lost = self._changed(state, why=error.title, fix=error.fix)
             except ClientError as error:
-                lost = self._changed(Link.LOST, why=f"{error.title.partition(';')[0]} ({error.where})", fix=error.fix)
+                lost = self._changed(Link.LOST, why=f"{error.title.partition(';')[0]} ({error.detail})", fix=error.fix)
             except TimeoutError:
                 lost = self._changed(Link.LOST, why=f"nothing heard for {self._silence_s:g} s")
             except (OSError, WebSocketException) as error:
@@ -178,6 +178,6 @@ def _parsed(data: bytes, where: str) -> FeedMessage | None:
             return None
         raise NotUnderstood(
             "a message of the hub is not understood",
-            where=f"{where}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+            detail=f"{where}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
             fix="bring this console and its hub to the same version (loradeck --version)",
         ) from None

@@ -157,6 +157,6 @@ def _checked(validate: Callable[[str], M], text: str, where: str) -> M:
 def _not_understood(where: str, what: str) -> NotUnderstood:
     return NotUnderstood(
         "the hub's answer is not understood",
-        where=f"{where}: {what}",
+        detail=f"{where}: {what}",
         fix="bring this console and its hub to the same version (loradeck --version)",
     )

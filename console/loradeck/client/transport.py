@@ -92,7 +92,7 @@ class Transport:
                 if isinstance(trouble, AnswerLost) and attempts and not isinstance(error, httpx.TimeoutException):
                     continue
                 if isinstance(trouble, AnswerLost) and method in ("GET", "HEAD"):
-                    raise HubUnreachable(trouble.title, where=trouble.where, fix=trouble.fix) from None
+                    raise HubUnreachable(trouble.title, detail=trouble.detail, fix=trouble.fix) from None
                 raise trouble from None
             if answer.is_success:
                 return answer.content
@@ -115,7 +115,7 @@ class Transport:
             at = ".".join(str(part) for part in first["loc"]) or "the answer"
             raise NotUnderstood(
                 "the hub's answer is not understood",
-                where=f"{self.where}: {at}: {first['msg']}",
+                detail=f"{self.where}: {at}: {first['msg']}",
                 fix="bring this console and its hub to the same version (loradeck --version)",
             ) from None
 
@@ -132,7 +132,7 @@ class Transport:
                     raise self.refusal(answer)
                 if start and answer.status_code != 206:
                     raise NotUnderstood(
-                        "the hub sent the whole blob where a part was asked for", where=self.where, fix="start again"
+                        "the hub sent the whole blob where a part was asked for", detail=self.where, fix="start again"
                     )
                 async for piece in answer.aiter_raw():
                     yield piece
@@ -149,7 +149,7 @@ class Transport:
         what = " ".join(str(error).split()) or type(error).__name__
         where = f"{self.where}: {what}"
         if not isinstance(error, _NEVER_SENT):
-            return AnswerLost("the connection to the hub broke before its answer came", where=where)
+            return AnswerLost("the connection to the hub broke before its answer came", detail=where)
         if "CERTIFICATE_VERIFY_FAILED" in what or "certificate" in what.lower():
             fix = "the hub's certificate is not trusted: set ca_file in the context, or correct the address"
         elif "WRONG_VERSION_NUMBER" in what or "record layer failure" in what:
@@ -158,7 +158,7 @@ class Transport:
             fix = "start a hub here with `loradeck hub`, or name one with --hub or --context"
         else:
             fix = "check that the hub runs and this machine reaches it; what it said last still holds on the nodes"
-        return HubUnreachable("the hub cannot be reached; nothing was sent", where=where, fix=fix)
+        return HubUnreachable("the hub cannot be reached; nothing was sent", detail=where, fix=fix)
 
     async def aclose(self) -> None:
         await self.http.aclose()
@@ -171,7 +171,7 @@ def refusal(status: int, media_type: str, content: bytes, *, where: str) -> Clie
     except ValidationError:
         return NotUnderstood(
             f"what answered is no Loradeck hub (HTTP {status}, {media_type or 'no type'})",
-            where=where,
+            detail=where,
             fix="check the address; a proxy or another program may be listening there",
         )
 
@@ -183,7 +183,7 @@ def segment(name: str) -> str:
         ClientError: it could not be one (nothing was sent).
     """
     if not _SEGMENT.fullmatch(name):
-        raise ClientError(f"{name!r} is no name", where="lower-case letters, digits, '.', '_' and '-'")
+        raise ClientError(f"{name!r} is no name", detail="lower-case letters, digits, '.', '_' and '-'")
     return quote(name, safe="")
 
 

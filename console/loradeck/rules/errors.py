@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loradeck.schemas.fault import Fault
+
 STATUS: Mapping[str, int] = {
     # Somebody was faster, or the world changed between the frame and the key.
     "moved": 409,
@@ -104,21 +106,17 @@ STATUS: Mapping[str, int] = {
 }
 
 
-class Refused(Exception):
-    """The rules forbid it, and nothing was changed.
-
-    `title` says what was wrong, `detail` where, `fix` what to do; `context` carries facts for programs.
-    """
+class Refused(Fault):
+    """The rules forbid it, and nothing was changed. `context` carries facts for programs."""
 
     def __init__(
         self, code: str, title: str, *, detail: str = "", fix: str = "", context: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(f"{code}: {title}")
-        self.code = code
-        self.title = title
-        self.detail = detail
-        self.fix = fix
+        super().__init__(code, title, detail, fix)
         self.context: dict[str, Any] = dict(context or {})
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.title}"
 
     @property
     def status(self) -> int:

@@ -93,7 +93,7 @@ def test_two_hubs_named_at_once_are_refused(tmp_path: Path, how: dict[str, objec
     settings(tmp_path, TWO)
     with pytest.raises(ConfigError) as error:
         resolve(**{"env": {}, **how})  # type: ignore[arg-type]
-    assert error.value.where == where
+    assert error.value.detail == where
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_settings_that_are_not_understood_are_refused(tmp_path: Path, text: str,
     with pytest.raises(ConfigError) as error:
         load_contexts()
     assert what in error.value.title
-    assert str(path) in error.value.where
+    assert str(path) in error.value.detail
 
 
 def test_a_token_is_read_from_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_token_is_read_from_a_file_of_ones_own(tmp_path: Path) -> None:
 def test_a_token_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(ConfigError) as error:
         read_token(token_file(tmp_path, mode=mode))
-    assert f"{mode:04o}" in error.value.where
+    assert f"{mode:04o}" in error.value.detail
     assert "chmod 600" in error.value.fix
     assert SECRET not in str(error.value)
 

@@ -55,4 +55,4 @@ def test_a_row_that_is_no_row_is_named_when_it_is_read() -> None:
     found = listed(json.dumps(document).encode(), "here")
     with pytest.raises(NotUnderstood) as error:
         tuple(found.tenants)
-    assert "placed" in error.value.where
+    assert "placed" in error.value.detail

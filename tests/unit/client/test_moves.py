@@ -52,7 +52,7 @@ async def test_a_refusal_is_the_hubs_problem_and_nothing_is_sent_again(hub_of: H
     script = Script(problem(409, "moved", detail="gen 5 is current", fix="look again"))
     with pytest.raises(ApiError) as error:
         await move(hub_of(script))
-    assert (error.value.code, error.value.where, error.value.fix) == ("moved", "gen 5 is current", "look again")
+    assert (error.value.code, error.value.detail, error.value.fix) == ("moved", "gen 5 is current", "look again")
     assert script.calls == [ROLLBACK]
 
 
@@ -148,7 +148,7 @@ async def test_an_answer_of_another_version_names_the_field(hub_of: Hubs) -> Non
     script = Script(httpx.Response(200, content=b'{"ok": true, "rev": "many"}'))
     with pytest.raises(NotUnderstood) as error:
         await hub_of(script).verify_audit()
-    assert "rev" in error.value.where
+    assert "rev" in error.value.detail
     assert "many" not in str(error.value)
 
 

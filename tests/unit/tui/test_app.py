@@ -226,7 +226,7 @@ async def test_a_hub_that_was_not_reached_moved_nothing() -> None:
     async with stage() as on:
 
         def fail(move: Move) -> MoveResult:
-            raise HubUnreachable("the hub cannot be reached; nothing was sent", where="x", fix="check")
+            raise HubUnreachable("the hub cannot be reached; nothing was sent", detail="x", fix="check")
 
         on.port.answer = fail
         await press(on, "R")

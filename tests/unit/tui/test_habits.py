@@ -156,7 +156,7 @@ async def test_unreadable_settings_are_said_and_the_console_stays() -> None:
     async with stage() as on:
 
         def broken() -> dict[str, Context]:
-            raise ConfigError("the console's settings cannot be read", where="config.toml", fix="correct it")
+            raise ConfigError("the console's settings cannot be read", detail="config.toml", fix="correct it")
 
         on.deck.contexts = broken
         await command(on, "ctx lab")

@@ -60,7 +60,7 @@ async def test_loading_shown_as_empty_evaluations_that_have_not_come_are_not_cal
     async with stage(size=(120, 48)) as on:
 
         async def scores(release: str) -> list[Attestation]:
-            raise HubUnreachable("the hub cannot be reached", where="hub")
+            raise HubUnreachable("the hub cannot be reached", detail="hub")
 
         on.port.scores = scores  # type: ignore[method-assign]
         await adapters(on)

@@ -6,6 +6,8 @@ import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from loradeck.schemas.fault import Fault
+
 if TYPE_CHECKING:
     from loradeck.schemas.problem import Problem
 
@@ -37,16 +39,15 @@ MEANING = {
 _UNREACHABLE = {"not_active", "settling", "starting", "store_unusable"}
 
 
-class CliError(Exception):
-    """Something this command found wrong itself."""
+class CliError(Fault):
+    """Something this command found wrong itself, and the status it exits with."""
 
     def __init__(self, title: str, *, where: str = "", fix: str = "", code: str = "refused", exit: Exit) -> None:
-        super().__init__(title)
-        self.title = title
-        self.where = where
-        self.fix = fix
-        self.code = code
+        super().__init__(code, title, where, fix)
         self.exit = exit
+
+    def __str__(self) -> str:
+        return self.title
 
 
 def refused(title: str, *, where: str = "", fix: str = "", code: str = "refused") -> CliError:
@@ -77,34 +78,25 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
     from pydantic import ValidationError
 
     from loradeck.artifacts.errors import BadArtifact
-    from loradeck.client.errors import ApiError, BlobDamaged, ClientError, ConfigError, HubUnreachable, OutcomeUnknown
+    from loradeck.client.errors import ApiError, BlobDamaged, ClientError, HubUnreachable, OutcomeUnknown
     from loradeck.client.setting_errors import setting_errors
-    from loradeck.schemas.problem import Problem
-
-    def told(code: str, title: str, where: str, fix: str) -> Problem:
-        return Problem(status=0, code=code, title=title, detail=where, fix=fix)
 
     if isinstance(error, ApiError):
         return exit_of(error.problem), error.problem
     if isinstance(error, ValidationError):
         # What was typed does not fit the schema. It is not repeated: it may be a secret in the wrong place.
-        wrong = setting_errors(error)
-        return Exit.USAGE, told("usage", "; ".join(wrong[:5]), "the arguments of this command", "--help explains each")
-    if isinstance(error, BadArtifact):
-        return Exit.USAGE, told(error.code, error.title, error.detail, error.fix)
+        wrong = "; ".join(setting_errors(error)[:5])
+        return Exit.USAGE, Fault("usage", wrong, "the arguments of this command", "--help explains each").as_problem()
     if isinstance(error, CliError):
-        return error.exit, told(error.code, error.title, error.where, error.fix)
-    if isinstance(error, ClientError):
-        kinds: tuple[tuple[type[ClientError], Exit, str], ...] = (
-            (OutcomeUnknown, Exit.UNKNOWN, "outcome_unknown"),
-            (HubUnreachable, Exit.UNREACHABLE, "hub_unreachable"),
-            (ConfigError, Exit.USAGE, "settings"),
-            (BlobDamaged, Exit.REFUSED, "blob_damaged"),
-        )
-        for kind, status, code in kinds:
-            if isinstance(error, kind):
-                return status, told(code, error.title, error.where, error.fix)
-        return Exit.USAGE, told("usage", error.title, error.where, error.fix)
+        return error.exit, error.as_problem()
+    if isinstance(error, BadArtifact | ClientError):
+        exits: dict[type[Fault], Exit] = {
+            OutcomeUnknown: Exit.UNKNOWN,
+            HubUnreachable: Exit.UNREACHABLE,
+            BlobDamaged: Exit.REFUSED,
+        }
+        status = next((exit for kind, exit in exits.items() if isinstance(error, kind)), Exit.USAGE)
+        return status, error.as_problem()
     return None
 
 

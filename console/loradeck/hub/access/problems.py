@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from loradeck.artifacts import BadArtifact
 from loradeck.rules.errors import STATUS, Refused
+from loradeck.schemas.fault import Fault
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.store.interface import Moved, StoreError
 
@@ -59,19 +60,9 @@ def status_of(code: str) -> int:
 
 def problem_of(error: Refused | BadArtifact | StoreError) -> Problem:
     """What a refusal says on the wire."""
-    if isinstance(error, BadArtifact):
-        return Problem(
-            status=status_of(error.code), code=error.code, title=error.title, detail=error.detail, fix=error.fix
-        )
-    if isinstance(error, Refused):
-        return Problem(
-            status=status_of(error.code),
-            code=error.code,
-            title=error.title,
-            detail=error.detail,
-            fix=error.fix,
-            context=error.context,
-        )
+    if isinstance(error, Fault):
+        problem = error.as_problem(status_of(error.code))
+        return problem.model_copy(update={"context": error.context}) if isinstance(error, Refused) else problem
     context: dict[str, Any] = {}
     if isinstance(error, Moved):
         context["winner"] = error.winner.model_dump(mode="json") if error.winner else None

@@ -107,7 +107,7 @@ class Sender:
         try:
             answer = await self._port.order(order)
         except OutcomeUnknown as error:
-            tell(f"OUTCOME UNKNOWN {order.says}: no answer from {clean(error.where)}; STATE says what holds", "bad")
+            tell(f"OUTCOME UNKNOWN {order.says}: no answer from {clean(error.detail)}; STATE says what holds", "bad")
         except ApiError as error:
             tell(f"REFUSED {order.says}: {said(error)}", "bad")
         except ClientError as error:
@@ -124,7 +124,7 @@ class Sender:
             result = await self._port.sign_review(signing.tenant, signing.route, signing.review)
         except OutcomeUnknown as error:
             tell(
-                f"OUTCOME UNKNOWN {signing.says}: no answer from {clean(error.where)}; enter shows who has signed",
+                f"OUTCOME UNKNOWN {signing.says}: no answer from {clean(error.detail)}; enter shows who has signed",
                 "bad",
             )
         except ApiError as error:
@@ -140,7 +140,7 @@ class Sender:
         except ApiError as error:
             self._settle(own, Phase.REFUSED, said(error))
         except OutcomeUnknown as error:
-            self._settle(own, Phase.UNKNOWN, clean(error.where))
+            self._settle(own, Phase.UNKNOWN, clean(error.detail))
             await self._look_up(own)
         except ClientError as error:
             self._settle(own, Phase.NOT_SENT, said(error))

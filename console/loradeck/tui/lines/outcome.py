@@ -103,4 +103,4 @@ def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
 
 def said(error: ClientError) -> str:
     """An error in one line: what was wrong, where, what to do."""
-    return clean("; ".join(part for part in (error.title, error.where, error.fix) if part))
+    return clean(error.sentence)
