@@ -36,7 +36,7 @@ from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.rows import Rows
 from loradeck.hub.views.traces import Traces
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.target import ways_back
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import PointerKey, short
@@ -110,7 +110,7 @@ class Hub:
         """Take the lease and read what the store holds. Blocking; before the event loop serves anybody."""
         self.store.now(lambda s: s.take_lease(self.name))
         snapshot = self.store.now(lambda s: s.snapshot())
-        self.ledger = Ledger.of(
+        self.ledger = FoldedLog.of(
             epoch=snapshot.epoch,
             rev=snapshot.rev,
             hash=snapshot.hash,

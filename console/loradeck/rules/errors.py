@@ -1,4 +1,4 @@
-"""What a rule says when it forbids something, and the one list of all codes with their HTTP statuses."""
+"""Refused, the exception of the rules, and the one list of problem codes with their HTTP statuses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from loradeck.schemas.fault import Fault
 
 STATUS: Mapping[str, int] = {
-    # Somebody was faster, or the world changed between the frame and the key.
+    # The state changed between the frame on the screen and the key.
     "moved": 409,
     "target_changed": 409,
     "needs_confirmation": 409,
-    # What binds forward moves.
+    # Forward moves are forbidden.
     "already_live": 409,
     "held": 409,
     "quarantined": 409,
@@ -33,7 +33,7 @@ STATUS: Mapping[str, int] = {
     "offboarded": 409,
     "prepare_failed": 409,
     "prepare_pending": 409,
-    # What does not fit together.
+    # Things that do not fit together.
     "wrong_base": 409,
     "wrong_tenant": 409,
     "no_prior": 409,
@@ -44,7 +44,7 @@ STATUS: Mapping[str, int] = {
     "not_pinned": 409,
     "no_change": 409,
     "exists": 409,
-    # What the ledger of datasets forbids.
+    # The dataset ledger forbids it.
     "no_ledger_entry": 409,
     "licence_forbidden": 409,
     "purpose_not_allowed": 409,
@@ -70,7 +70,7 @@ STATUS: Mapping[str, int] = {
     "unknown_token": 404,
     "unknown_blob": 404,
     "unknown_row": 404,
-    # Asked wrongly.
+    # The request is wrong.
     "bad_request": 422,
     "reason_required": 422,
     "plan_required": 422,
@@ -84,7 +84,7 @@ STATUS: Mapping[str, int] = {
     "signing_unavailable": 501,
     "digest_mismatch": 422,
     "too_large": 413,
-    # Who asks.
+    # The caller may not.
     "unauthenticated": 401,
     "forbidden": 403,
     "wrong_node": 403,
@@ -98,7 +98,7 @@ STATUS: Mapping[str, int] = {
     "store_unusable": 503,
     "disk_full": 507,
     "internal": 500,
-    # What a router or an agent answers.
+    # Answers of a router or an agent.
     "not_current": 409,
     "not_ready": 503,
     "removed": 410,
@@ -107,7 +107,7 @@ STATUS: Mapping[str, int] = {
 
 
 class Refused(Fault):
-    """The rules forbid it, and nothing was changed. `context` carries facts for programs."""
+    """A rule forbids the request, and nothing was changed. `context` carries facts for programs."""
 
     def __init__(
         self, code: str, title: str, *, detail: str = "", fix: str = "", context: Mapping[str, Any] | None = None

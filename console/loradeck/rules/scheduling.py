@@ -1,4 +1,4 @@
-"""Which job goes first, which node can take it, and whether an attempt that came to nothing is tried again."""
+"""Scheduling of jobs: their order, whether a node has the memory, and whether a failed attempt is repeated."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from loradeck.schemas.jobs import CRASHES, MOVED_ON, Job
 from loradeck.schemas.telemetry import Gpu, Host
 
 ATTEMPTS = 3
-"""How often a job is begun before a crash, a lost node or a preemption fails it. Attempts that ended because their
-node was drained do not count, and neither do those before somebody resumed it."""
+"""How often a job is started before a crash, a lost node or a preemption fails it.
+
+Attempts that ended because their node was drained do not count, and neither do those before a person resumed it.
+"""
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:
-    """The highest priority first; of the same, the oldest. A job that is tried again keeps its place."""
+    """Sorts jobs by priority, highest first, then by age, oldest first. A repeated job keeps its place."""
     return sorted(jobs, key=lambda job: (-job.priority, job.created_ms, job.id))
 
 
 def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) -> bool:
-    """Whether so much (GB of 10^9 bytes) is free: on one GPU where the node has some, else on the host.
+    """Whether `need_gb` (GB of 10^9 bytes) is free: on one GPU if the node has GPUs, else on the host.
 
-    What a node did not report is not there.
+    Memory that a node did not report counts as absent. None needs nothing.
     """
     if need_gb is None:
         return True
@@ -31,9 +33,9 @@ def has_memory(need_gb: float | None, host: Host | None, gpus: Iterable[Gpu]) ->
 
 
 def tried_again(code: str, attempt: int, counted_from: int = 0) -> bool:
-    """Whether an attempt that ended so is followed by another.
+    """Whether an attempt that ended with this code is followed by another.
 
     A preemption (75), a lost node and a crash are; bad data (65), divergence (70) and too little memory (71) are not:
-    the next attempt would end the same way. `counted_from`: attempts that do not count.
+    the next attempt would end alike. `counted_from`: number of earlier attempts that do not count.
     """
     return code in CRASHES | MOVED_ON and attempt - counted_from < ATTEMPTS

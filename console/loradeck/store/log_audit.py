@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loradeck.rules.moves.chain import ChainBreak, verify
-from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.log import Event
 from loradeck.store.interface import Store, Unreadable
 
@@ -38,7 +38,7 @@ class LogAudit:
     """One audit, step by step: between two steps the store may be used, and the log may grow."""
 
     def __init__(self) -> None:
-        self._ledger = Ledger()
+        self._ledger = FoldedLog()
 
     def step(self, store: Store) -> LogReport | None:
         """Check the next events, and once there are none, what they add up to. None: go on. Changes nothing."""
@@ -77,7 +77,7 @@ def verify_log(store: Store) -> LogReport:
     return report
 
 
-def _compare(store: Store, ledger: Ledger) -> ChainBreak | None:
+def _compare(store: Store, ledger: FoldedLog) -> ChainBreak | None:
     kept = store.snapshot()
     if (kept.rev, kept.hash) != (ledger.rev, ledger.hash):
         return ChainBreak(rev=ledger.rev, why=f"the store is at rev {kept.rev}, its log ends at rev {ledger.rev}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from loradeck.rules.moves.chain import seal
-from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import canonical_json
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState
@@ -71,7 +71,7 @@ class SqliteStore(SqliteRecords):
         self, connection: Connection, drafts: Sequence[Draft], key: str, *, epoch: int, jumps: bool = False
     ) -> Committed:
         rev, hash_ = _head(connection)
-        ledger = Ledger.of(epoch=epoch, rev=rev, hash=hash_, pointers=(), tenants=())
+        ledger = FoldedLog.of(epoch=epoch, rev=rev, hash=hash_, pointers=(), tenants=())
         txn = secrets.token_hex(16)
         at_ms = self._clock_ms()
         events: list[Event] = []
@@ -185,7 +185,7 @@ def _head(connection: Connection) -> tuple[int, str]:
     return (int(row[0]), str(row[1])) if row else (0, GENESIS)
 
 
-def _load(connection: Connection, ledger: Ledger, draft: Draft) -> None:
+def _load(connection: Connection, ledger: FoldedLog, draft: Draft) -> None:
     """Bring into the ledger what a draft may change, where an earlier draft of its txn has not already."""
     if draft.tenant not in ledger.tenants:
         row = connection.execute("SELECT body FROM tenants WHERE name = ?", (draft.tenant,)).fetchone()
@@ -198,7 +198,7 @@ def _load(connection: Connection, ledger: Ledger, draft: Draft) -> None:
             ledger.pointers[key] = PointerState.model_validate_json(row[0])
 
 
-def _save(connection: Connection, ledger: Ledger) -> None:
+def _save(connection: Connection, ledger: FoldedLog) -> None:
     connection.executemany(
         "INSERT INTO pointers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
         [(tenant, route, _json(pointer)) for (tenant, route), pointer in ledger.pointers.items()],
@@ -209,7 +209,7 @@ def _save(connection: Connection, ledger: Ledger) -> None:
     )
 
 
-def _checked(connection: Connection, ledger: Ledger, draft: Draft, *, jumps: bool) -> Draft:
+def _checked(connection: Connection, ledger: FoldedLog, draft: Draft, *, jumps: bool) -> Draft:
     """The draft, if its pointer is where it expects it. `jumps`: a move's generation may skip some.
 
     Raises:

@@ -56,7 +56,7 @@ def test_provenance_comes_from_the_file_beside_the_rows_and_options_win(desk: De
         ("[1]\n", PROVENANCE, "not a JSON object", "line 1"),
         ('{"messages": []}\n{"prompt": "a", "chosen": "b"}\n', PROVENANCE, "no 'rejected'", "line 2"),
         ("", PROVENANCE, "no rows", ""),
-        ('{"prompt": "a", "answer": "b"}\n', (), "consent: Field required", "provenance"),
+        ('{"prompt": "a", "answer": "b"}\n', (), "consent: is missing", "provenance"),
         ('{"prompt": "a", "answer": "b"}\n', (*PROVENANCE, "--retention-days", "0"), "retention_days", ""),
     ],
 )

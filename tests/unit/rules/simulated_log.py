@@ -10,7 +10,7 @@ from typing import Any
 
 from loradeck.rules.moves import backward, chain, common, forward, rewind
 from loradeck.rules.moves.common import Actor
-from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.target import PointerFacts, Target, rollback_target
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.ids import PointerKey, Role
@@ -101,7 +101,7 @@ class SimulatedLog:
 
     def __init__(self, ids: Iterator[int] | None = None) -> None:
         self.events: list[Event] = []
-        self.ledger = Ledger()
+        self.ledger = FoldedLog()
         self.epoch = 1
         self.clock_ms = 1_767_225_600_000
         self._ids = ids if ids is not None else itertools.count(1)
@@ -133,7 +133,7 @@ class SimulatedLog:
         return self.ledger.pointers.get(key) or PointerState(tenant=key[0], route=key[1])
 
     def pointers_at(self, rev: int) -> dict[PointerKey, PointerState]:
-        ledger = Ledger()
+        ledger = FoldedLog()
         ledger.extend(self.events[:rev])
         return ledger.pointers
 

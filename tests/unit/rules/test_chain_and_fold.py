@@ -12,7 +12,7 @@ from tests.unit.rules.simulated_log import RELEASER, Acme, SimulatedLog, digest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import chain, tenants
-from loradeck.rules.moves.fold import Ledger, LogGap
+from loradeck.rules.moves.fold import FoldedLog, LogGap
 from loradeck.schemas.feed import FeedEvents
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
@@ -148,10 +148,10 @@ def test_sealing_writes_the_id_where_the_draft_could_not(acme: Acme) -> None:
 
 
 def test_folding_from_a_snapshot_goes_on_where_it_ended(events: list[Event]) -> None:
-    whole, half = Ledger(), Ledger()
+    whole, half = FoldedLog(), FoldedLog()
     whole.extend(events)
     half.extend(events[:2])
-    rest = Ledger.of(
+    rest = FoldedLog.of(
         epoch=half.epoch,
         rev=half.rev,
         hash=half.hash,
@@ -164,7 +164,7 @@ def test_folding_from_a_snapshot_goes_on_where_it_ended(events: list[Event]) -> 
 
 @pytest.mark.parametrize("which", ["gap", "again", "another log"])
 def test_an_event_that_does_not_follow_is_refused_and_changes_nothing(events: list[Event], which: str) -> None:
-    ledger = Ledger()
+    ledger = FoldedLog()
     ledger.extend(events[:2])
     before = copy.deepcopy(vars(ledger))
     wrong = {

@@ -53,7 +53,7 @@ def test_an_interval_is_the_one_of_the_textbook() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
     assert wilson(0, 20)[0] == 0.0
     assert wilson(20, 20)[1] == 1.0
-    with pytest.raises(ValueError, match="no share"):
+    with pytest.raises(ValueError, match="not a share"):
         wilson(3, 2)
 
 

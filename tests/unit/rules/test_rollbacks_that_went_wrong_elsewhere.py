@@ -7,7 +7,7 @@ from tests.unit.rules.simulated_log import ACME, OPERATOR, PIPELINE, Acme, diges
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, chain
-from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.target import PointerFacts
 from loradeck.rules.serving import flip, residency, retention
 from loradeck.rules.serving.flip import Verdict
@@ -327,7 +327,7 @@ def test_the_folded_log_is_the_pointer(acme: Acme) -> None:
     acme.rollback()
     acme.hold(False)
     acme.lift("v3")
-    again = Ledger()
+    again = FoldedLog()
     again.extend(acme.log.events)
     assert again.pointers == acme.log.ledger.pointers
     assert chain.verify(acme.log.events) is None

@@ -30,7 +30,7 @@ from tests.unit.rules.simulated_log import ref as ref_of
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, chain, common, forward, rewind
-from loradeck.rules.moves.fold import Ledger
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import retention
 from loradeck.rules.serving.flip import Verdict
 from loradeck.schemas.gate import GateConfig
@@ -575,7 +575,7 @@ class Fleet(RuleBasedStateMachine):
         """The log is whole and adds up to the pointers; and left alone, the fleet comes to what it says."""
         log = self.hub.log
         assert chain.verify(log.events) is None
-        again = Ledger()
+        again = FoldedLog()
         again.extend(log.events)
         assert (again.pointers, again.tenants) == (log.ledger.pointers, log.ledger.tenants)
         for key in KEYS:

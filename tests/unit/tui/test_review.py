@@ -215,7 +215,7 @@ async def test_a_refused_signature_is_told_and_the_outcome_of_a_lost_answer_is_u
 
         def stale(review: Review) -> GateResult | None:
             raise ApiError(
-                Problem(status=409, code="stale_review", title="these are not the answers that are sampled now")
+                Problem(status=409, code="stale_review", title="the sampled answers have changed since the review")
             )
 
         on.port.judges = stale

@@ -54,7 +54,7 @@ def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
                         "a row is not JSON", where=f"{where}: {error}", fix="one JSON object a line"
                     ) from None
                 if not isinstance(row, dict):
-                    raise misused("a row is no JSON object", where=where, fix="one JSON object a line")
+                    raise misused("a row is not a JSON object", where=where, fix="one JSON object a line")
                 fields = needed(row) if callable(needed) else needed
                 missing = [key for key in fields if not _filled(row.get(key))]
                 if missing:

@@ -1,1 +1,1 @@
-"""Rules of data: what may be trained on, what descends from it, and which releases are related."""
+"""Rules of data: which rows may be trained on, their descendants, and which releases are related."""

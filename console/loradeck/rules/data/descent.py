@@ -1,4 +1,6 @@
-"""What descends from rows: adapters trained on them, their releases, what those wrote, and what was trained on that."""
+"""Descendants of rows: adapters trained on them, their releases, rows written by those, and what was trained on
+these.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from loradeck.schemas.release import Release
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """Digests. `datasets`: those with the rows, and those that a release which descends from them wrote rows of."""
+    """Digests of the descendants of some rows.
+
+    `datasets` holds the datasets with the rows themselves, and those whose rows a descending release wrote.
+    """
 
     datasets: frozenset[str] = frozenset()
     adapters: frozenset[str] = frozenset()
@@ -29,9 +34,10 @@ def descent(
     releases: Mapping[str, Release],
     ledger: Mapping[str, Kept],
 ) -> Descent:
-    """Everything that descends from some datasets: children's children too, however many times over.
+    """Computes everything that descends from some datasets, over any number of generations.
 
-    Weights that were merged descend from their adapter. A base does not: what it was made of is not known here.
+    Merged weights descend from their adapter. A fully trained base does not count: its training data is not recorded
+    here.
     """
     versions = {version.digest: version for version in adapters}
     found_data, found_adapters, found_releases = set(datasets), set[str](), set[str]()

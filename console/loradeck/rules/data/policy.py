@@ -1,4 +1,6 @@
-"""What the ledger of datasets forbids: rows nobody read, licences, purposes, time, a model's own rows."""
+"""The tenant's data policy: rows never read into the ledger, licences, purposes, retention, and rows written by
+models.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """A ledger entry and when it was made, milliseconds since 1970 UTC."""
+    """A ledger entry and the time it was made, in milliseconds since 1970 UTC."""
 
     entry: LedgerEntry
     at_ms: int
 
 
 def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
-    """Raises: Refused `licence_forbidden`."""
+    """Checks a dataset's licences against the tenant's policy. `called`: the dataset's name in messages.
+
+    Raises:
+        Refused: `licence_forbidden`.
+    """
     for licence in entry.licence_classes:
         for pattern in policy.forbidden_licences:
             if fnmatchcase(licence.lower(), pattern.lower()):
@@ -43,18 +49,18 @@ def check_training(
     now_ms: int,
     names: Mapping[str, str],
 ) -> None:
-    """Whether a tenant may train on these datasets together.
+    """Checks that a tenant may train on these datasets together.
 
     The share and the depth of synthetic rows are those of the mix: human rows in one dataset count for the others.
 
     Args:
         datasets: digests, each once.
         kept: dataset -> its ledger entry.
-        names: dataset -> what people call it.
+        names: dataset -> its name in messages.
 
     Raises:
-        Refused: `no_ledger_entry`, `licence_forbidden`, `purpose_not_allowed`, `retention_over`,
-            `synthetic_share`, `synthetic_depth`.
+        Refused: `no_ledger_entry`, `licence_forbidden`, `purpose_not_allowed`, `retention_over`, `synthetic_share`,
+            `synthetic_depth`.
     """
     for digest in datasets:
         _check_one(digest, kept.get(digest), policy, now_ms, names.get(digest, short(digest)))
@@ -100,8 +106,8 @@ def _check_one(digest: str, kept: Kept | None, policy: DataPolicy, now_ms: int, 
     if days is not None and now_ms >= kept.at_ms + days * DAY_MS:
         raise Refused(
             "retention_over",
-            "rows of the dataset had to be gone by now",
+            "the retention period of rows in the dataset is over",
             detail=f"{called}: kept for {days} days, registered {(now_ms - kept.at_ms) / DAY_MS:.1f} days ago",
-            fix="register the rows that may be kept longer anew",
+            fix="register the rows that may be kept longer as a new dataset",
             context={"retention_days": days},
         )

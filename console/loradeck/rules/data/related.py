@@ -1,4 +1,4 @@
-"""Which live releases share a dataset, a recipe, a move to another base, or the batch they were promoted in."""
+"""Related releases: live releases that share a dataset, a recipe, a move to another base, or a batch of promotes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.related import Shared
 
 BATCH_MS = 10 * 60_000
-"""Promotes of one actor that are no further apart are one batch."""
+"""Longest time between promotes of one actor that count as one batch, in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A pointer's live release, and what it may share. `left_base`: the base that its last move left."""
+    """A pointer's live release and the facts it may share with others. `left_base`: the base that its last move
+    left.
+    """
 
     datasets: frozenset[str] = frozenset()
     recipe: str | None = None
@@ -23,7 +25,7 @@ class Member:
 
 
 def shared(one: Member, other: Member) -> list[tuple[Shared, str]]:
-    """What two share, each with its id: a dataset's or recipe's digest, the two bases, the actor. [] for nothing."""
+    """Lists what two releases share, each with its id: a dataset's or recipe's digest, the two bases, or the actor."""
     found: list[tuple[Shared, str]] = [(Shared.DATASET, digest) for digest in sorted(one.datasets & other.datasets)]
     if one.recipe is not None and one.recipe == other.recipe:
         found.append((Shared.RUN, one.recipe))

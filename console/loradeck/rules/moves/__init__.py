@@ -1,1 +1,3 @@
-"""Rules of moves: where a pointer may go, which event that makes, and how the log adds up to pointers."""
+"""Rules of moves: where a pointer may go, the event that a move makes, and how the log folds to pointers and
+tenants.
+"""

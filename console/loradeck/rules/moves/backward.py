@@ -1,6 +1,6 @@
-"""Moves back: rollback, fallback and undo. Gates, freeze windows and quotas never ask here.
+"""Backward moves: rollback, fallback and undo. Gates, freeze windows and quotas never apply to them.
 
-Rollback and fallback quarantine the release that they leave; undo puts back what was.
+Rollback and fallback quarantine the release that they leave; undo restores the state before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from loradeck.schemas.state import PreviewAction
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel:
-    """R met a pending prepare: that job is cancelled and nothing moves."""
+    """The outcome of R while a prepare is pending: that job is cancelled and nothing moves."""
 
     prepare: str
 
@@ -27,9 +27,9 @@ class Cancel:
 def rollback(
     pointer: PointerState, request: RollbackRequest, target: Target, actor: Actor, *, name: Named = short
 ) -> Draft | Cancel:
-    """R. `target` is what `rollback_target` says now; the request must name the same one.
+    """Rolls a pointer back (R). `target` is `rollback_target`'s present answer, and the request must name it.
 
-    The left release is quarantined (never base alone), the pointer is held, and what lay under the target
+    The release that is left is quarantined (never the base alone), the pointer is held, and the stack below the target
     stays beneath.
 
     Raises:
@@ -41,7 +41,7 @@ def rollback(
             raise _target_changed(target, f"a promote is being prepared ({target.prepare}): R would cancel that")
         return Cancel(prepare=target.prepare)
     if request.cancels is not None:
-        raise _target_changed(target, f"the prepare {request.cancels} is no longer pending")
+        raise _target_changed(target, f"the prepare {request.cancels} is not pending any more")
     if target.action is not PreviewAction.ROLLBACK or target.release is None:
         raise Refused(
             "no_prior",
@@ -75,7 +75,8 @@ def rollback(
 def fallback(
     pointer: PointerState, request: FallbackRequest, actor: Actor, base_release_id: str, *, allowed: bool
 ) -> Draft:
-    """F: to the base alone of the current release. The stack beneath stays, so that R later leaves the base.
+    """Falls back to the base alone of the current release (F). The stack beneath stays, so that R later leaves the
+    base.
 
     Raises:
         Refused: moved, nothing_live, already_live, fallback_not_allowed.
@@ -105,11 +106,14 @@ def undo(
     revoked: Mapping[str, str] | None = None,
     name: Named = short,
 ) -> list[Draft]:
-    """Puts every pointer back to what it was before the undone events; all of them or none.
+    """Restores every pointer to its state before the undone events; all of them or none.
 
-    `before` is each pointer's state before its undone event (absent: it did not exist). Release and beneath
-    come back exactly. Held and quarantined come back as far as the undone event changed them: a hold or a
-    lift that a person made since is theirs, and stays. An undo is itself an event, so undoing it is a redo.
+    Release and beneath are restored exactly. Held and quarantined are restored as far as the undone event changed them:
+    a hold or a lift that a person made since stays. An undo is itself an event, so undoing it is a redo.
+
+    Args:
+        before: each pointer's state before its undone event; absent if the pointer did not exist.
+        revoked: release id -> why it was revoked.
 
     Raises:
         Refused: bad_request, unknown_event, not_undoable, moved, revoked.
@@ -161,7 +165,7 @@ def undo(
 
 
 def _quarantined_before(now: PointerState, was: PointerState, after: PointerState) -> tuple[Quarantine, ...]:
-    """Without those that the undone event set, with those that it took away."""
+    """Quarantines without those that the undone event set, and with those that it took away."""
     if now.quarantined == after.quarantined:
         return was.quarantined
     kept = tuple(q for q in now.quarantined if q in was.quarantined or q not in after.quarantined)

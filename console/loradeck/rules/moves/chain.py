@@ -1,8 +1,7 @@
-"""The hash chain of the log: how an event gets its place in it, and how a log is checked.
+"""The hash chain of the log: how an event is sealed into it, and how a log is verified.
 
-Each event's hash covers every other field of it, the previous event's hash included. So whoever holds one
-hash can tell whether a log is the one it came from, and no event can be changed, dropped or put in between
-without every later hash changing.
+Each event's hash covers all its other fields, the previous event's hash included. So one known hash suffices to
+recognise the log it came from, and no event can be changed, dropped or inserted without changing every later hash.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 
 @dataclass(frozen=True, kw_only=True)
 class ChainBreak:
-    """The first event at which a log is not what it was."""
+    """The first event at which a log's chain is broken, and why."""
 
     rev: int
     why: str
 
 
 def event_hash(event: Event) -> str:
-    """SHA-256 (hex) of the canonical JSON of every field but `hash`, those at their default left out."""
+    """SHA-256 (hex) of the canonical JSON of every field but `hash`, omitting those at their default."""
     return digest_of(event.model_dump(mode="json", exclude={"hash"}, exclude_defaults=True))
 
 
 def seal(draft: Draft, *, rev: int, id: str, txn: str, epoch: int, at_ms: int, prev_hash: str) -> Event:
-    """Gives a draft its place in the log.
+    """Seals a draft into the log as the event with this rev.
 
-    Fills in what rules cannot know beforehand: the event's id in `last_move` and in the quarantines this
-    event sets (drafted with an empty `event`), time and epoch in `moved_ms` and `moved_epoch`. Kinds that move
-    nothing leave all but the quarantines as they were.
+    Fills in the facts that rules cannot know: the event's id in `last_move` and in the quarantines it sets (drafted
+    with an empty `event`), time and epoch in `moved_ms` and `moved_epoch`. Kinds that move nothing change only the
+    quarantines.
     """
     pointer = draft.pointer
     if pointer is not None:
@@ -70,7 +69,7 @@ def _stamped(pointer: PointerState, *, id: str, epoch: int, at_ms: int, moves: b
 
 
 def verify(events: Iterable[Event], prev_hash: str = GENESIS, first_rev: int = 1) -> ChainBreak | None:
-    """Checks a stretch of the log that follows `prev_hash`. None: it is whole; else where it first breaks."""
+    """Verifies a stretch of the log that follows `prev_hash`; None if it is whole, else where it first breaks."""
     rev, prev, epoch = first_rev, prev_hash, 0
     for event in events:
         if event.rev != rev:

@@ -1,9 +1,9 @@
-"""The moves of a pointer. Each takes the state that is and what was asked, and gives the event to commit.
+"""Building blocks of moves, and the events that move nothing: holds, lifts, pins and annotations.
 
 A pointer is a stack. promote (`forward`) pushes; rollback (`backward`) pops; fallback puts the base alone on top and
-keeps the stack; undo puts back what was. Here is what they share, and what moves nothing: holds, lifts, pins and notes.
-`generation` grows with every move and never comes back. A draft's `expected_generation` is the generation its state was
-worked out from: the store compares it once more, inside the transaction.
+keeps the stack; undo restores an earlier state. Each takes a pointer's state and a request, and returns the event to
+commit. `generation` grows with every move and never returns. A draft's `expected_generation` is the generation it was
+computed from: the store compares it once more, inside the transaction.
 
 A quarantine that a move sets is drafted with an empty `event`; `chain.seal` writes the event's id there.
 """
@@ -22,7 +22,7 @@ from loradeck.schemas.moves import AnnotateRequest, HoldRequest, LiftRequest, Un
 from loradeck.schemas.table import Pin
 
 Named = Callable[[str | None], str]
-"""What people call a release, given its id."""
+"""Gives a release's name in messages, from its id."""
 
 
 NO_FACTS = PointerFacts()
@@ -31,14 +31,18 @@ NOTHING = Counts()
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
-    """Who moves: the token's name or the login name, and the role it acts under."""
+    """The author of a move: the name of the token or login, and the role it acts under."""
 
     name: str
     role: Role
 
 
 def expect_generation(pointer: PointerState, expected: int) -> None:
-    """Raises Refused `moved` unless the pointer is still where the caller saw it."""
+    """Checks that the pointer is still at the generation that the caller saw.
+
+    Raises:
+        Refused: moved.
+    """
     if pointer.generation != expected:
         raise Refused(
             "moved",
@@ -55,7 +59,7 @@ def expect_generation(pointer: PointerState, expected: int) -> None:
 
 
 def moved(pointer: PointerState, **update: object) -> PointerState:
-    """The next state of a pointer."""
+    """The pointer's next state: its generation grows by one, and the given fields change."""
     return pointer.model_copy(update={"generation": pointer.generation + 1, **update})
 
 
@@ -71,7 +75,7 @@ def drafted(
     undoes: tuple[str, ...] = (),
     payload: dict[str, object] | None = None,
 ) -> Draft:
-    """The event that takes a pointer from one state to another; its fence is the generation it was worked out from."""
+    """Drafts the event that takes a pointer from one state to another, fenced by the generation of the first."""
     return Draft(
         kind=kind,
         tenant=before.tenant,
@@ -89,11 +93,11 @@ def drafted(
     )
 
 
-# ---- what moves nothing ----------------------------------------------------------------------------------
+# ---- events that move nothing ----------------------------------------------------------------------------
 
 
 def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
-    """Holds the pointer, or clears its hold (`request.held` False), which only a person may.
+    """Holds a pointer, or clears its hold (`request.held` False), which only a person may do.
 
     Raises:
         Refused: moved, no_change, forbidden.
@@ -118,13 +122,18 @@ def lift(
     total: Counts = NOTHING,
     name: Named = short,
 ) -> Draft:
-    """Ends what speaks against a release on this pointer: its quarantine, and its breach.
+    """Lifts a release's quarantine and breach on this pointer.
 
-    The event names the moves that had set the quarantine, and what the breach was. What was counted until now
-    no longer speaks against the release: `live` in this generation, if it is current, `total` in all its time.
+    The event names the moves that had set the quarantine, and the breach. Counts up to now no longer speak against the
+    release.
+
+    Args:
+        live: the release's counts in this generation, if it is current.
+        total: its counts over all time.
+        name: gives a release's name in messages.
 
     Raises:
-        Refused: not_quarantined (it is not breached either), reason_required.
+        Refused: not_quarantined (and not breached either), reason_required.
     """
     ended = [q.event for q in pointer.quarantined if q.release == request.release]
     breach = breach_of(request.release, pointer, facts)
@@ -151,9 +160,9 @@ def lift(
 
 
 def pinned(pin: Pin, node: str) -> Draft:
-    """What a node says was chosen on it while nobody, or nobody else, could. The pointer stays as it is.
+    """Drafts the record of a pin that was made on a node, as the node reports it. The pointer stays as it is.
 
-    Who did it is known by the node's word alone: a login name there, and the agent's role.
+    Only the node vouches for the author: a login name there, under the agent's role.
     """
     return Draft(
         kind=EventKind.PIN,
@@ -168,10 +177,9 @@ def pinned(pin: Pin, node: str) -> Draft:
 
 
 def unpin(pointer: PointerState, request: UnpinRequest, actor: Actor, *, until_ms: int | None = None) -> Draft:
-    """Ends a node's pin of this pointer. The pointer stays as it is; the hub tells the node.
+    """Ends a node's pin of this pointer. The pointer stays as it is; the hub passes the event to the node.
 
-    `until_ms`: when the pin that is meant was made, by its node's clock. What is pinned there later, unseen by
-    who ends this one, stays.
+    `until_ms`: when the pin was made, by its node's clock. A later pin, which the caller has not seen, stays.
     """
     payload: dict[str, object] = {"node": request.node}
     if until_ms is not None:
@@ -180,7 +188,7 @@ def unpin(pointer: PointerState, request: UnpinRequest, actor: Actor, *, until_m
 
 
 def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:
-    """Adds an incident and a reason to an event of the past, as a new event that names it.
+    """Adds an incident and a reason to a past event, as a new event that names it.
 
     Raises:
         Refused: bad_request: neither is given.

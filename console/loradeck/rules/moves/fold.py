@@ -1,4 +1,4 @@
-"""The log folded: pointers and tenants as the events leave them."""
+"""The fold of the log: the state of pointers and tenants after a number of events."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from loradeck.schemas.tenant import CallerKey, TenantState
 
 
 class LogGap(ValueError):
-    """An event does not follow what was folded so far. The ledger is unchanged."""
+    """An event does not follow the events folded so far. The fold is unchanged."""
 
 
-class Ledger:
-    """State after `rev`. Apply events in order, one by one; a ledger is used from one thread."""
+class FoldedLog:
+    """Pointers and tenants as the log's events up to `rev` leave them.
+
+    Apply events in order, one by one, from one thread.
+    """
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -28,25 +31,27 @@ class Ledger:
     @classmethod
     def of(
         cls, *, epoch: int, rev: int, hash: str, pointers: Iterable[PointerState], tenants: Iterable[TenantState]
-    ) -> Ledger:
-        """A ledger that goes on from a snapshot of the store."""
-        ledger = cls()
-        ledger.epoch, ledger.rev, ledger.hash = epoch, rev, hash
-        ledger.pointers = {p.key: p for p in pointers}
-        ledger.tenants = {t.name: t for t in tenants}
-        return ledger
+    ) -> FoldedLog:
+        """Resumes from a snapshot of the store."""
+        folded = cls()
+        folded.epoch, folded.rev, folded.hash = epoch, rev, hash
+        folded.pointers = {p.key: p for p in pointers}
+        folded.tenants = {t.name: t for t in tenants}
+        return folded
 
     def apply(self, event: Event) -> None:
         """Folds the next event in.
 
         Raises:
-            LogGap: it is not the next rev, or not of this log.
-            KeyError: it speaks of a tenant that was never created.
+            LogGap: it is not the next rev, or belongs to another log.
+            KeyError: it changes a tenant that was never created.
         """
         if event.rev != self.rev + 1:
             raise LogGap(f"rev {event.rev} does not follow rev {self.rev}")
         if event.prev_hash != self.hash:
-            raise LogGap(f"rev {event.rev} is of another log: its predecessor's hash is not the one at rev {self.rev}")
+            raise LogGap(
+                f"rev {event.rev} belongs to another log: its previous hash differs from that of rev {self.rev}"
+            )
         tenant = tenant_after(self.tenants.get(event.tenant), event)
         if tenant is not None:
             self.tenants[event.tenant] = tenant
@@ -55,13 +60,13 @@ class Ledger:
         self.rev, self.hash, self.epoch = event.rev, event.hash, max(self.epoch, event.epoch)
 
     def extend(self, events: Iterable[Event]) -> None:
-        """Applies events in order."""
+        """Applies events in order; raises as `apply` does."""
         for event in events:
             self.apply(event)
 
 
 def tenant_after(tenant: TenantState | None, event: Event) -> TenantState | None:
-    """The tenant after an event; the same object where the event does not concern it.
+    """The tenant's state after an event; the identical object if the event does not concern it.
 
     Raises:
         KeyError: the event changes a tenant that was never created.

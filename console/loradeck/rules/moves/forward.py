@@ -1,4 +1,4 @@
-"""The move forward: what a promote needs, and the promote itself."""
+"""Forward moves: the conditions of a promote, and the promote itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
 
 BENEATH_LIMIT = 10
-"""Releases kept beneath the current one. Each event carries them, so the stack must not grow for ever."""
+"""Releases kept beneath the current one. Each event carries them, so the stack must not grow without bound."""
 
 
 def check_promote(
@@ -38,23 +38,25 @@ def check_promote(
     left_behind: Sequence[str] = (),
     name: Named = short,
 ) -> tuple[str, ...]:
-    """Whether a promote may go ahead; asked before its prepare and again before its commit.
+    """Checks that a promote may go ahead; called before its prepare and again before its commit.
 
-    `release`: what the registry holds under the requested id. `gate_results`: oldest first; the newest one
-    of this release against the live one on the route's suite decides. `slots_ok`: every placed replica has a
-    slot for the candidate and for what it would leave. `base_placed`: a placed replica runs its base.
-    `revoked`: why the candidate was revoked.
+    An override (role releaser, with a reason) passes the gate, the freeze window, `no_memory` and `left_behind`, and
+    nothing else. Returns the codes that the override passed; empty if none was needed.
 
-    `memory_short`: where memory does not hold the candidate's engine beside those that must run. `left_behind`:
-    nodes that serve the pointer now and have no engine of the candidate's base.
-
-    An override (releaser, with a reason) passes the gate, the freeze window, `no_memory` and `left_behind`, and
-    nothing else. Returns the codes it passed: () where none was needed.
+    Args:
+        release: the registered release with the requested id; None if there is none.
+        gate_results: oldest first; the newest one of this release against the live one on the route's suite decides.
+        slots_ok: every placed replica has a slot for the candidate and for the release it would leave.
+        base_placed: a placed replica runs the candidate's base.
+        revoked: why the candidate was revoked.
+        memory_short: which nodes lack memory for the candidate's engine beside those that must run; '' if none.
+        left_behind: nodes that serve the pointer now and have no engine of the candidate's base.
+        name: gives a release's name in messages.
 
     Raises:
-        Refused: offboarded, suspended, moved, unknown_release, wrong_tenant, already_live, quarantined,
-            revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
-            suite_too_small, no_memory, left_behind.
+        Refused: offboarded, suspended, moved, unknown_release, wrong_tenant, already_live, quarantined, revoked, held,
+            wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed, suite_too_small,
+            no_memory, left_behind.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     if tenant.offboarded:
@@ -125,17 +127,19 @@ def check_promote(
 def promote(
     pointer: PointerState, request: PromoteRequest, actor: Actor, *, live_attested: bool, overridden: Sequence[str] = ()
 ) -> Draft:
-    """Pushes the release. `live_attested`: the left one was attested on this pointer, so it goes beneath.
+    """Pushes a release onto a pointer's stack.
 
-    `overridden` is what `check_promote` returned; the event keeps it.
+    Args:
+        live_attested: the release that is left was attested on this pointer, so it goes beneath.
+        overridden: the codes that `check_promote` returned; the event keeps them.
 
     Raises:
         Refused: moved.
     """
     expect_generation(pointer, request.expected_generation)
     pushed = (pointer.release,) if pointer.release is not None and live_attested else ()
-    # A release stands in the stack once: R never goes to the one that is live, and ten moves to and fro
-    # between two releases must not bury the third.
+    # A release is in the stack once: R never goes to the live one, and ten moves to and fro between two releases
+    # must not push out the third.
     under = tuple(r for r in pointer.beneath if r != request.release and r not in pushed)
     after = moved(pointer, release=request.release, beneath=(pushed + under)[:BENEATH_LIMIT])
     return drafted(
@@ -164,7 +168,7 @@ def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:
 
 
 def _utc(ms: int) -> str:
-    """'2026-12-24 18:00 UTC'; a time beyond the calendar in milliseconds since 1970."""
+    """Formats a time as '2026-12-24 18:00 UTC'; a time beyond the calendar in milliseconds since 1970."""
     try:
         return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, ValueError, OSError):
@@ -190,8 +194,8 @@ def _left_behind_refusal(where: str, nodes: Sequence[str]) -> Refused | None:
         "left_behind",
         f"nodes that serve {where} have no engine of its base",
         detail=", ".join(nodes[:8]) + (f" and {len(nodes) - 8} more" if len(nodes) > 8 else ""),
-        fix="start an engine of that base there, place the route elsewhere, or override with a reason: what they "
-        "answer with is then up to the gap policy",
+        fix="start an engine of that base there, place the route elsewhere, or override with a reason: the gap policy "
+        "then decides how these nodes answer",
         context={"nodes": list(nodes)},
     )
 

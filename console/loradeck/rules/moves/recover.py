@@ -1,7 +1,7 @@
-"""Recover: a hub restored from an older copy of its log learns from its agents what it has forgotten.
+"""Recovery: a hub restored from an older copy of its log learns the lost moves from its agents' tables.
 
-The routers serve what the lost part of the log said, and their tables are durable. So per entry the newest
-(epoch, generation) seen on any agent wins over an older hub, and nothing pulls a router back.
+The routers still serve by the lost part of the log, and their tables are durable. So the highest (epoch, generation) of
+each entry on any agent wins over the older hub, and no router is pulled back.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from loradeck.schemas.tenant import CallerKey, TenantState
 
 
 def newest(entries: Iterable[TableEntry]) -> dict[PointerKey, TableEntry]:
-    """Per (tenant, route) the entry with the highest (epoch, generation) of all agents' tables.
+    """The entry with the highest (epoch, generation) in all agents' tables, for each (tenant, route).
 
-    Of two with the same one, a tombstone counts less: a node that a pointer is no longer placed on has one,
-    while others go on serving it.
+    Among entries of equal fence a tombstone counts less: a node on which a pointer is no longer placed holds one, while
+    others still serve it.
     """
     best: dict[PointerKey, TableEntry] = {}
     for entry in entries:
@@ -43,20 +43,21 @@ def drafts(
     reason: str,
     ahead: Iterable[TableEntry] = (),
 ) -> tuple[list[Draft], int]:
-    """The events that bring an older log up to what the agents hold, and the epoch that the new one must exceed.
+    """The events that bring an older log up to the agents' tables, and the epoch that the new one must exceed.
 
-    An entry wins over its pointer where its (epoch, generation) is above that of the pointer's last move and
-    generation or release differ, or where both are equal and the release differs. The recovered move gets a
-    generation above both, so that no number ever stands for two moves. It is held: which quarantines were set
-    in the lost part is not known, so a person looks before automation promotes. What is being served had its
-    quarantine lifted there, if it had one. Tenants and routes that the older log does not know are created
-    again, without gate and placement, which no table carries; a suspension that a table carries is kept.
-
-    `ahead`: the entries of tables whose rev this log lacks, the newest table's first. What they say of callers'
-    keys, suspension and settings holds for tenants and routes that the older log does know: a key that was
-    withdrawn in the lost part stays withdrawn.
+    An entry wins over its pointer if its (epoch, generation) is above that of the pointer's last move and generation or
+    release differ, or if both are equal and the release differs. The recovered move gets a generation above both, so
+    that no number ever stands for two moves. The pointer is held: the quarantines of the lost part are unknown, so a
+    person looks before automation promotes. A quarantine of the release being served was lifted in the lost part, so it
+    goes. Tenants and routes that the older log lacks are created again, without gate and placement, which no table
+    carries; a suspension in a table is kept.
 
     The caller registers the releases of the entries (`TableEntry.current`, `beneath`) before committing.
+
+    Args:
+        ahead: the entries of tables whose rev this log lacks, the newest table's first. Their callers' keys, suspension
+            and settings replace those of tenants and routes that the older log has: a key that was withdrawn in the
+            lost part stays withdrawn.
     """
     best = newest(entries)
     epoch_above = max((entry.epoch for entry in best.values()), default=0)
@@ -123,11 +124,14 @@ def drafts(
 
 
 def behind(*, epoch: int, rev: int, hub_epoch: int, has_hash: bool) -> bool:
-    """Whether an agent's hello shows that this hub's log lacks what the agent has seen.
+    """Whether an agent's hello shows that this hub's log lacks events which the agent has seen.
 
-    `epoch`, `rev`: what the agent durably holds (rev 0: it is new). `hub_epoch`: the hub's own, raised when it
-    took its lease; an agent that has seen a higher one would drop all it is told, even where the logs agree.
-    `has_hash`: this log holds the agent's hash at its rev.
+    Args:
+        epoch: epoch that the agent durably holds.
+        rev: rev that the agent durably holds; 0 for a new agent.
+        hub_epoch: the hub's own epoch, raised when it took its lease; an agent with a higher one would drop every
+            message from this hub, even where the logs agree.
+        has_hash: this log holds the agent's hash at its rev.
     """
     return epoch > hub_epoch or (rev > 0 and not has_hash)
 
@@ -136,7 +140,7 @@ def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool
     if (entry.generation, release) == (pointer.generation, pointer.release):
         return False
     if release is None and entry.fence == (pointer.moved_epoch, pointer.generation):
-        return False  # the pointer's last move, withdrawn from that node: no move of its own
+        return False  # a tombstone of the pointer's last move, withdrawn from that node: not a move
     return entry.fence >= (pointer.moved_epoch, pointer.generation)
 
 
@@ -148,7 +152,7 @@ def _tenant_again(entry: TableEntry, actor: Actor, reason: str) -> list[Draft]:
 
 
 def _keys_as(entry: TableEntry, tenant: TenantState, actor: Actor, reason: str) -> list[Draft]:
-    """The tenant's keys as an entry has them."""
+    """Events that make a tenant's keys equal to an entry's."""
     known = {key.sha256 for key in tenant.keys}
     return [
         *(_key_again(sha, entry, actor, reason) for sha in entry.keys if sha not in known),
@@ -161,13 +165,13 @@ def _keys_as(entry: TableEntry, tenant: TenantState, actor: Actor, reason: str) 
 
 
 def _key_again(sha256: str, entry: TableEntry, actor: Actor, reason: str) -> Draft:
-    """A key of which only the hash is known: its id is new."""
+    """Adds a key of which only the hash is known; its id is new."""
     key = CallerKey(id=sha256[:12], sha256=sha256)
     return _draft(EventKind.KEY, entry, actor, reason, {"add": key.model_dump(mode="json")})
 
 
 def _settings(entry: TableEntry) -> dict[str, object]:
-    """Those of a route's settings that a table carries."""
+    """The settings of a route that a table carries."""
     return {
         "gap": entry.gap,
         "streams": entry.streams,

@@ -1,7 +1,7 @@
-"""Rewind: every selected pointer as it was at an earlier rev, in one txn.
+"""Rewind: every selected pointer goes back to its release at an earlier rev, in one transaction.
 
-A dry run gives a plan. Executing sends the plan's generations back, so that what moves is what was seen: a
-pointer that moved since, or that the plan did not have, stays and is listed.
+A dry run gives a plan. Executing sends the plan's generations back, so that exactly the moves that were shown are made:
+a pointer that moved since, or that the plan lacks, stays and is listed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ def plan(
     known: Collection[str],
     offboarded: Collection[str] = (),
 ) -> RewindPlan:
-    """What a rewind to `to_rev` would do, pointer by pointer, in the order of their names.
+    """Plans a rewind to `to_rev`: the step of each pointer, sorted by name.
 
-    `then`: pointers as they were at `to_rev`; `known`: ids of releases that are still registered and kept;
-    `offboarded`: tenants that are gone. Pointers that already name the release of that time are left out.
+    Pointers that already serve the release of that time are left out.
+
+    Args:
+        then: pointers as they were at `to_rev`.
+        at_ms: the time asked for, if the rewind was asked for by time.
+        known: ids of releases that are still registered and kept.
+        offboarded: tenants that are gone.
 
     Raises:
-        Refused: plan_required: it is to be executed and no plan was sent back.
+        Refused: plan_required: it is to be executed, and no plan was sent back.
     """
     steps = []
     for key in sorted(now):
@@ -87,9 +92,10 @@ def drafts(
     *,
     known: Collection[str],
 ) -> list[Draft]:
-    """The events of a plan, for one txn. Release and beneath are as they were then; holds and quarantines stay.
+    """The events of a plan, for one transaction. Release and beneath are those of that time; holds and quarantines
+    stay.
 
-    `known`: ids of the releases that are still registered; what lay beneath then and no longer is does not come back.
+    `known`: ids of the releases that are still registered; others are dropped from the stack beneath.
     """
     events = []
     for step in plan.steps:

@@ -1,4 +1,4 @@
-"""Where R would go, and why: the answer that stands on the screen before the key is pressed."""
+"""The target of R: where a rollback would go, and why, as the screen shows it before the key is pressed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from loradeck.schemas.state import PreviewAction
 
 @dataclass(frozen=True, kw_only=True)
 class PointerFacts:
-    """What is known of releases on one pointer, beside the log.
+    """Facts about releases on one pointer that the log alone does not give.
 
     `attested`: releases attested on this pointer, newest first. `soaked`: those that served here long enough.
-    `breached` and `revoked`: release id -> why, in words for a person. `breaches`: release id -> seq of the newest
-    attestation that says so, by which a breach that was lifted is told from one that came later.
+    `breached` and `revoked`: release id -> the reason, as text for a person. `breaches`: release id -> seq of the
+    newest attestation of its breach, which distinguishes a breach that was lifted from a later one.
     """
 
     attested: tuple[str, ...] = ()
@@ -27,11 +27,11 @@ class PointerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What R would do. `release` is set with ROLLBACK only, `prepare` with CANCEL_PREPARE only.
+    """The outcome of pressing R now. `release` is set with ROLLBACK only, `prepare` with CANCEL_PREPARE only.
 
-    `asks`: why R asks for `y` first. `refused`: why R is refused, with NONE and FALLBACK (where F, not R,
-    would go to the base alone). `skipped`: (release id, reason), newest first. `live_is_base`: what would be
-    left is the base alone, which is never quarantined.
+    `asks`: why R asks for confirmation first. `refused`: why R is refused, with NONE and FALLBACK (where F, not R,
+    would go to the base alone). `skipped`: (release id, reason), newest first. `live_is_base`: the base alone is live,
+    which is never quarantined.
     """
 
     action: PreviewAction
@@ -44,7 +44,7 @@ class Target:
 
 
 def breach_of(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
-    """Why a release counts as breached on this pointer; None: it is not, or somebody has lifted that."""
+    """Why a release counts as breached on this pointer; None if it does not, or the breach was lifted."""
     lifted = lifted_of(release, pointer)
     if lifted is not None and facts.breaches.get(release, 0) <= lifted.breach:
         return None
@@ -52,12 +52,12 @@ def breach_of(release: str, pointer: PointerState, facts: PointerFacts) -> str |
 
 
 def lifted_of(release: str, pointer: PointerState) -> Lifted | None:
-    """The newest lift of a release's breach on this pointer."""
+    """The newest lift of a release's breach on this pointer; None if there is none."""
     return next((lifted for lifted in pointer.lifted if lifted.release == release), None)
 
 
 def ruled_out(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
-    """Why a release must not be gone back to on this pointer; None: nothing speaks against it."""
+    """Why R must not go to a release on this pointer (quarantined, revoked, breached); None if it may."""
     if _quarantined(release, pointer):
         return "quarantined"
     if release in facts.revoked:
@@ -71,7 +71,7 @@ def _quarantined(release: str, pointer: PointerState) -> bool:
 
 
 def liftable(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
-    """Whether a person may take back all that speaks against a release: not a revocation."""
+    """Whether lifting would clear a release: it is quarantined or breached, and not revoked."""
     held = _quarantined(release, pointer) or breach_of(release, pointer, facts) is not None
     return held and release not in facts.revoked
 
@@ -84,7 +84,7 @@ def rollback_target(
     live_is_base: bool,
     pending_prepare: str | None,
 ) -> Target:
-    """What R does on this pointer now. Gates, holds, freeze windows and suspension have no say in it."""
+    """Decides what R does on this pointer now. Gates, holds, freeze windows and suspension have no influence."""
     if pending_prepare is not None:
         return Target(action=PreviewAction.CANCEL_PREPARE, prepare=pending_prepare)
     if pointer.release is None:
@@ -128,9 +128,9 @@ def rollback_target(
 
 
 def ways_back(pointer: PointerState, facts: PointerFacts) -> tuple[str, ...]:
-    """Releases beneath the live one that R may ever go to: where it would go now first, then the others in order.
+    """Releases beneath the live one that R may ever go to: its present target first, then the others in order.
 
-    Slots go to them in this order, so that the answer on the screen is the one that is kept loaded.
+    Slots go to them in this order, so that the target on the screen is the release that stays loaded.
     """
     fit = [r for r in pointer.beneath if r != pointer.release and ruled_out(r, pointer, facts) is None]
     now = rollback_target(pointer, facts, fallback_allowed=False, live_is_base=False, pending_prepare=None).release

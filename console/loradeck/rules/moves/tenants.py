@@ -1,4 +1,4 @@
-"""Tenants, their routes and their callers' keys: the events that change them."""
+"""Events that change tenants, their routes, their data policies and their callers' keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loradeck.schemas.tenant import CallerKey, TenantState
 
 
 def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reason: str = "") -> Draft:
-    """A new tenant without routes. A name is never used twice, also not after an offboarding.
+    """Creates a tenant without routes. A name is never used twice, not even after an offboarding.
 
     Raises:
         Refused: exists.
@@ -24,7 +24,7 @@ def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reaso
 
 
 def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
-    """Routers refuse its callers, and nothing of it is promoted; moves backward stay possible.
+    """Suspends a tenant: routers refuse its callers and nothing is promoted; backward moves stay possible.
 
     Raises:
         Refused: offboarded, no_change.
@@ -36,7 +36,7 @@ def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
 
 
 def resume(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
-    """Ends a suspension.
+    """Ends a tenant's suspension.
 
     Raises:
         Refused: offboarded, no_change.
@@ -48,7 +48,8 @@ def resume(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
 
 
 def offboard(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
-    """For ever: its table entries become tombstones and its callers' keys end. The log keeps its past.
+    """Offboards a tenant for ever: its table entries become tombstones and its callers' keys end. The log keeps its
+    past.
 
     Raises:
         Refused: offboarded.
@@ -66,7 +67,7 @@ def set_route(
     pointer: PointerState | None,
     reason: str = "",
 ) -> Draft:
-    """A route's settings, whole. A new route (no `pointer` yet) brings its pointer at generation 0 with it.
+    """Replaces all settings of a route. A new route (`pointer` None) also gets its pointer, at generation 0.
 
     Raises:
         Refused: offboarded.
@@ -85,7 +86,7 @@ def set_route(
 
 
 def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "") -> Draft:
-    """Which rows its adapters may be trained on, whole.
+    """Replaces the tenant's data policy, which decides the rows that its adapters may be trained on.
 
     Raises:
         Refused: offboarded, no_change.
@@ -98,7 +99,7 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
 
 
 def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
-    """A key that the tenant's callers may present.
+    """Adds a key that the tenant's callers may present.
 
     Raises:
         Refused: offboarded, exists.
@@ -110,7 +111,7 @@ def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
 
 
 def remove_key(tenant: TenantState, key_id: str, actor: Actor) -> Draft:
-    """Withdraws a key.
+    """Withdraws a caller's key.
 
     Raises:
         Refused: offboarded, unknown_key.

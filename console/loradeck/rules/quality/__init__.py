@@ -1,1 +1,1 @@
-"""Rules of quality: gates and their statistics, reviews, signatures, and whether a live release is bad."""
+"""Rules of quality: gates and their statistics, reviews, signatures, and the health of live releases."""

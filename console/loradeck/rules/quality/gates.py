@@ -1,9 +1,9 @@
-"""Gates: what a candidate must reach on its suites, alone and against the live release on the same items.
+"""Gates: the scores that a candidate must reach on its suites, alone and against the live release on equal items.
 
-A drop beyond `max_drop` fails. That rule is worth something only on a suite that would see such a drop, so a suite
+A drop beyond `max_drop` fails. That rule is worth something only on a suite that would show such a drop, so a suite
 with too few items for its own threshold is a failed check (`suite_too_small`), never a lucky pass. On a suite of the
-needed size a drop beyond the limit is one that the paired test sees as well; where the two disagree (the releases
-differ on more items than was taken for granted) the note says so, and the stricter one holds.
+needed size the paired test sees every drop beyond the limit too; where the two disagree (the releases differ on more
+items than assumed) the note says so, and the stricter one holds.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ P95 = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is on record for a gate: reports by suite, of the candidate and of the live release.
+    """The records that a gate is judged by: reports by suite, of the candidate and of the live release.
 
-    `canaries`: suite -> ids of the items that are its canaries. `reviews`: of this candidate on this route, with who
-    signed, oldest first. `stage`: what the candidate still lacks on the route before this one; '' where nothing.
+    `canaries`: suite -> ids of its canary items. `reviews`: signed reviews of this candidate on this route, oldest
+    first. `stage`: why the candidate has not passed the route before this one; '' if it has.
     """
 
     reports: Mapping[Digest, EvaluationReport]
@@ -56,13 +56,14 @@ def unreported(config: GateConfig, evidence: Evidence) -> list[Digest]:
 
 
 def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Evidence) -> GateResult:
-    """Judges a candidate that is reported on every suite of the gate. `live`: what is live, None where nothing is.
+    """Judges a candidate that has a report on every suite of the gate. `live` is the live release, None if there is
+    none.
 
-    Compared with the live release only when that one is reported on every suite that compares; else the result
-    is `against` nothing, and no promote takes it for one against the live release.
+    It is compared with the live release only if that one has a report on every suite that compares; otherwise the
+    result is `against` nothing, and no promote accepts it for a comparison.
 
     Raises:
-        Refused: bad_report: counts that do not agree with the items, or a report of something else.
+        Refused: bad_report: counts that contradict the items, or a report of another release or suite.
     """
     comparing = [part.suite for part in config.suites if part.max_drop < 1]
     compared = live is not None and all(suite in evidence.live for suite in comparing)
@@ -90,10 +91,10 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Ev
 
 
 def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
-    """A gate is not set up on a suite that cannot tell what the gate asks. `items`: suite -> items it has.
+    """Checks that each suite has enough items to decide the gate. `items`: suite -> number of its items.
 
     Raises:
-        Refused: suite_too_small, with the items that are needed.
+        Refused: suite_too_small, with the number of items that are needed.
     """
     for part in config.suites:
         n = items[part.suite]
@@ -114,7 +115,9 @@ def require_big_enough(config: GateConfig, items: Mapping[Digest, int]) -> None:
 
 
 def items_needed(threshold: float) -> int:
-    """Items from which on one wrong answer alone does not miss a threshold under 1. A threshold of 1 or 0: one."""
+    """Number of items from which one wrong answer alone does not miss the threshold. For thresholds 0 and 1 it
+    is one.
+    """
     return 1 if threshold in (0.0, 1.0) else math.ceil(round(1 / (1 - threshold), 9))
 
 
@@ -180,7 +183,7 @@ def _share_check(name: str, k: int, n: int, threshold: float, suite: Digest) -> 
 
 
 def _bound_check(k: int, n: int, part: SuiteGate) -> CheckResult:
-    """The exact lower bound must reach the threshold: what is sure, and not what was seen."""
+    """Checks the exact lower bound of the share (not the share itself) against the threshold."""
     low, high = wilson(k, n)
     needed, sure = items_to_bound(part.min_exact), lower_bound(k, n)
     small = n < needed
@@ -205,7 +208,7 @@ def _bound_check(k: int, n: int, part: SuiteGate) -> CheckResult:
 
 
 def _drop_check(report: EvaluationReport, live: EvaluationReport, part: SuiteGate, discordant: float) -> CheckResult:
-    """Net share of items lost against the live release, over the items both answered; paired."""
+    """Checks the net share of items lost against the live release, over the items both answered, in pairs."""
     before = {i.id: i.exact for i in live.items}
     pairs = [(before[i.id], i.exact) for i in report.items if i.id in before]
     n = len(pairs)
@@ -213,7 +216,7 @@ def _drop_check(report: EvaluationReport, live: EvaluationReport, part: SuiteGat
     won = sum(now and not was for was, now in pairs)
     value, p = ((lost - won) / n if n else 0.0), mcnemar(lost, won)
     low, high = paired_bootstrap(lost, won, n)
-    # Never on what was measured alone: where by luck no pair differs, every drop would be visible.
+    # Never the measured share alone: where by luck no pair differs, every drop would count as visible.
     visible = visible_drop(n, max(discordant, (lost + won) / n)) if n else None
     needed = _needed_for_drop(part.max_drop, discordant)
     small, within = n < needed, value <= part.max_drop
@@ -268,7 +271,9 @@ def _latency_check(times: list[float], limit: float, suite: Digest) -> CheckResu
 
 
 def lacks(release: Digest, route: str, pointer: PointerState | None, facts: PointerFacts) -> str:
-    """What a candidate lacks on the route before: it must have been proven there, and nothing may speak against it."""
+    """Why a candidate has not passed an earlier route: it must have been proven there and not be ruled out; '' if it
+    has.
+    """
     if release not in facts.attested:
         return f"it was never proven on {route}"
     why = ruled_out(release, pointer, facts) if pointer is not None else None
@@ -276,7 +281,7 @@ def lacks(release: Digest, route: str, pointer: PointerState | None, facts: Poin
 
 
 def require_stages(tenant: Mapping[str, RouteConfig], route: str, config: GateConfig) -> None:
-    """The route before exists, and the way to it does not lead back.
+    """Checks that the route named in `after` exists and that the chain of stages does not lead back.
 
     Raises:
         Refused: unknown_route, stages_in_a_circle.
@@ -294,7 +299,7 @@ def require_stages(tenant: Mapping[str, RouteConfig], route: str, config: GateCo
         if before not in tenant:
             raise Refused(
                 "unknown_route",
-                f"there is no route {before!r} to come after",
+                f"the earlier stage {before!r} is not a route of this tenant",
                 detail=f"it has: {', '.join(sorted(tenant)) or 'none'}",
                 fix="set that route first",
             )

@@ -1,4 +1,4 @@
-"""Bad answers and errors: when a release is breached, when it has soaked, and whether it is at fault."""
+"""Health of a live release: bad answers and errors, when it is breached, when it has soaked, and what is at fault."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
 
 ENOUGH = 50
-"""Answers under which a share says too little to compare, on all replicas or on one."""
+"""Number of answers below which a share is not compared, over all replicas or on one."""
 
 Z95 = 1.959963984540054
+"""Quantile of the normal distribution for a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Breach:
-    """`what`: 'bad' or 'errors'; `share` of `n` answers, 0 to 1."""
+    """A breached limit: `what` ('bad' or 'errors') has the share `share` (0 to 1) of `n` answers."""
 
     what: str
     share: float
@@ -29,7 +30,7 @@ class Breach:
 
 
 def breached(health: Counts, limit: BreachLimit) -> Breach | None:
-    """Which limit the answers of a release passed while it was current; None: none, or too few answers yet."""
+    """The limit that a release's answers have passed; None if there is none, or too few answers so far."""
     if health.checked >= limit.n and health.bad / health.checked > limit.bad:
         return Breach(what="bad", share=health.bad / health.checked, n=health.checked)
     if health.requests >= limit.n and health.errors / health.requests > limit.errors:
@@ -38,7 +39,7 @@ def breached(health: Counts, limit: BreachLimit) -> Breach | None:
 
 
 def since(counted: Counts, lifted: Counts) -> Counts:
-    """What was counted after a breach had been lifted, when `lifted` had been counted."""
+    """Counts since a breach was lifted, at which time they stood at `lifted`; never below zero."""
     return (counted - lifted).at_least_zero()
 
 
@@ -58,19 +59,21 @@ def newly_soaked(
 
 
 def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """95 % interval of a share, k of n. (0, 1) where n is 0.
+    """Wilson score interval of a share, k of n, at 95 % by default; (0, 1) if n is 0.
+
+    Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
 
     Raises:
         ValueError: k is not within 0..n.
     """
     if not 0 <= k <= n:
-        raise ValueError(f"{k} of {n} is no share")
+        raise ValueError(f"{k} of {n} is not a share")
     if n == 0:
         return (0.0, 1.0)
     p, zz = k / n, z * z
     middle = (p + zz / (2 * n)) / (1 + zz / n)
     half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
-    # At 0 of n and n of n rounding would leave the interval a hair beside its own share.
+    # At 0 of n and n of n rounding could put the share itself just outside its interval.
     low = 0.0 if k == 0 else max(0.0, middle - half)
     high = 1.0 if k == n else min(1.0, middle + half)
     return (low, high)
@@ -89,7 +92,11 @@ FIGURES = ("bad", "errors")
 
 
 class Fault(NamedTuple):
-    """`verdict`: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', by which."""
+    """What is at fault for bad answers or errors.
+
+    `verdict`: 'release', 'node', 'base', 'fine', 'too_few' or 'unknown'. `figure`: 'bad' or 'errors', the counts it was
+    decided by.
+    """
 
     verdict: str
     figure: str
@@ -102,11 +109,11 @@ def cause(
     others: Counts | None,
     base: Counts | None,
 ) -> Fault:
-    """Who is at fault, and by which figure.
+    """Finds out what is at fault for the answers of a live release, and by which figure.
 
-    Compares the live release with its prior in its time, replica by replica, with other tenants on the same
-    replicas and with the base alone. Two shares differ only where their 95 % intervals do not meet. A fault
-    in bad answers or in errors is said; where there is none, bad answers have the word if any were checked.
+    Compares the live release with its prior (while that was live), replica by replica, with other tenants on the same
+    replicas and with the base alone. Two shares differ only where their 95 % intervals do not overlap. A fault in bad
+    answers comes before one in errors; without a fault, bad answers give the verdict if any answers were checked.
     """
     verdicts = []
     for figure in (_bad, _errors):
@@ -145,13 +152,13 @@ def _verdict(
         return "unknown"
     if not live.worse_than(reference):
         return "fine"
-    told = [r for r in replicas if r.n >= ENOUGH]
-    if any(replica.worse_than(_rest(told, i)) for i, replica in enumerate(told) if len(told) > 1):
+    usable = [r for r in replicas if r.n >= ENOUGH]
+    if any(replica.worse_than(_rest(usable, i)) for i, replica in enumerate(usable) if len(usable) > 1):
         return "node"
     if others is not None and not live.worse_than(others):
-        # The neighbours are as bad, so it is something they share. Alike on several replicas, or with the
-        # base alone as bad: the base. On one replica only, node and base cannot be told apart otherwise.
-        return "base" if len(told) > 1 or (base is not None and not live.worse_than(base)) else "node"
+        # The neighbours are as bad, so it is something they share. If it is equal on several replicas, or the base
+        # alone is as bad, it is the base. On one replica, only that comparison distinguishes base and node.
+        return "base" if len(usable) > 1 or (base is not None and not live.worse_than(base)) else "node"
     return "release"
 
 

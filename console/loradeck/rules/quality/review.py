@@ -1,6 +1,6 @@
-"""Spot checks by people: which answers are looked at, and when a gate's review is done.
+"""Reviews: spot checks of answers by people, how the sample is drawn, and when a gate's review is passed.
 
-The sample follows from release, suite and item alone: nobody picks it, and everybody who reviews sees the same.
+The sample follows from release, suite and item alone: nobody picks it, and every reviewer sees the same answers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from loradeck.schemas.ids import Digest, digest_of, short
 from loradeck.schemas.review import Review
 
 Signed = tuple[str, Review]
-"""Who signed, and what."""
+"""Who signed a review, and the review."""
 
 
 def sample(report: EvaluationReport, count: int) -> tuple[ItemResult, ...]:
-    """The answers to look at: all where there are fewer, in the report's order."""
+    """The answers that a review must look at, in the report's order: `count` of them, or all if there are fewer."""
 
     def lot(item: ItemResult) -> str:
         return hashlib.sha256(f"{report.release} {report.suite} {item.id}".encode()).hexdigest()
@@ -29,40 +29,40 @@ def sample(report: EvaluationReport, count: int) -> tuple[ItemResult, ...]:
 
 
 def answers_digest(report: EvaluationReport, count: int) -> Digest:
-    """What a review is a review of: the sampled answers, word for word."""
+    """Digest of the sampled answers, word for word, which ties a review to them."""
     return digest_of({"answers": [[item.id, item.answer] for item in sample(report, count)]})
 
 
 def require_fitting(review: Review, report: EvaluationReport, gate: ReviewGate) -> None:
-    """A review says something of every sampled answer, and of nothing else.
+    """Checks that a review judges every sampled answer once, and no others.
 
     Raises:
-        Refused: stale_review, the answers are others by now; bad_review.
+        Refused: stale_review: the sampled answers have changed; bad_review.
     """
     if review.answers != answers_digest(report, gate.items):
         raise Refused(
             "stale_review",
-            "these are not the answers that are sampled now",
+            "the sampled answers have changed since the review",
             detail=f"the review is of {short(review.answers)}",
             fix="look at the present ones: loradeck gate review",
         )
-    said, asked = [item.id for item in review.items], [item.id for item in sample(report, gate.items)]
-    if sorted(said) != sorted(asked):
-        wrong = sorted(set(asked) ^ set(said)) or sorted({item for item in said if said.count(item) > 1})
+    judged, asked = [item.id for item in review.items], [item.id for item in sample(report, gate.items)]
+    if sorted(judged) != sorted(asked):
+        wrong = sorted(set(asked) ^ set(judged)) or sorted({item for item in judged if judged.count(item) > 1})
         raise Refused(
             "bad_review",
             f"a review has one verdict on each of the {len(asked)} sampled items",
             detail=f"about {wrong[0]!r}",
-            fix="say of each whether it is good",
+            fix="judge each of them once, as good or bad",
             context={"items": wrong},
         )
 
 
 def review_check(report: EvaluationReport, gate: ReviewGate, signed: Sequence[Signed]) -> CheckResult:
-    """Whether enough people found the sampled answers good. Of one person the last word counts, and one person who
-    found too many bad ones stops it, whatever others say.
+    """Checks whether enough people found the sampled answers good. `signed`: oldest first.
 
-    `signed`: oldest first.
+    Each person's last review counts, and one person who found too many bad answers fails the check, whatever others
+    found.
     """
     now = answers_digest(report, gate.items)
     last = {by: review for by, review in signed if review.answers == now}

@@ -1,4 +1,4 @@
-"""What a route that asks for signatures serves: what one of its signers has signed, and the base alone."""
+"""Signatures on routes: a route with signers serves only releases that one of them has signed, and the base alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from loradeck.schemas.release import Form, Release
 
 
 def check_signed(release: Release, signers: Collection[str], signed_by: Collection[str], called: str) -> None:
-    """Whether a release may be served where these are the signers (public keys; none asks for no signature).
+    """Checks that a release may be served on a route with these signers (public keys). No signers allow everything.
 
     Args:
         signed_by: public keys whose signatures of the release's adapter, or merged weights, were verified.
+        called: the release's name in messages.
 
     Raises:
         Refused: `unsigned`.

@@ -1,9 +1,9 @@
-"""What a sample of answers can tell: exact tests, intervals and sizes, for answers that are right or wrong.
+"""Statistics of right and wrong answers: exact tests, confidence intervals and sample sizes.
 
-Two releases answer the same items, so answers are compared in pairs: only the items on which the two differ say
-anything. `lost` are the items that the live release had right and the candidate has not, `won` the reverse.
-Everything here is computed, nothing is drawn: the same counts give the same figures, for ever. The standard library
-is enough for it: scipy.stats adds 90 MB to the 46 MB that a hub imports. The tests compare with it.
+Two releases answer the same items, so answers are compared in pairs: only the items on which the two differ matter.
+`lost` are the items that the live release had right and the candidate has wrong, `won` the reverse. Nothing is drawn at
+random: equal counts give equal figures, for ever. The standard library is enough: scipy.stats adds 90 MB to the 46 MB
+that a hub imports. The tests compare with scipy.
 """
 
 from __future__ import annotations
@@ -13,45 +13,44 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 ALPHA = 0.05
-"""One-sided level of a test: how often a drop is seen where there is none."""
+"""One-sided level of a test: how often it sees a drop where there is none."""
 
 POWER = 0.80
-"""How often a drop of a size is seen where there is one, for the suite to count as able to see it."""
+"""How often a suite must see a drop of a given size, to count as able to see it."""
 
 DISCORDANT = 0.10
-"""Share of items on which two releases are taken to differ, before anything was measured."""
+"""Share of items on which two releases are assumed to differ, before anything was measured."""
 
 _TAIL = 1e-12
-"""What is left out at either end of a distribution that is summed."""
+"""Probability below which terms of a summed distribution are left out."""
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Exact one-sided p of McNemar's test: how likely it is to lose so many, or more, of the items that differ,
-    where losing and winning one are equally likely. 1 where no item differs.
+    """Exact one-sided p-value of McNemar's test: the probability of losing so many, or more, of the items that differ.
 
-    McNemar, Psychometrika 12 (1947) 153; the exact form is the sign test on the discordant pairs.
+    It assumes that losing and winning an item are equally likely; 1 if no item differs. McNemar, Psychometrika 12
+    (1947) 153; the exact form is the sign test on the discordant pairs.
 
     Raises:
         ValueError: a negative count.
     """
     if lost < 0 or won < 0:
-        raise ValueError(f"{lost} lost and {won} won are no counts")
+        raise ValueError(f"{lost} lost and {won} won are not counts")
     n = lost + won
     return sum(math.comb(n, k) for k in range(lost, n + 1)) / (1 << n)
 
 
 def upper_bound(k: int, n: int, alpha: float = ALPHA) -> float:
-    """Exact one-sided upper bound of a share, k of n seen: the largest share under which k or fewer are seen at
-    least `alpha` of the time. 1 where n is 0.
+    """Exact one-sided upper confidence bound of a share, k of n seen; 1 if n is 0.
 
-    Clopper and Pearson, Biometrika 26 (1934) 404. With k = 0 it is 1 - alpha ** (1 / n): no failure in 300 leaves
-    1 %.
+    It is the largest share under which k or fewer are seen at least `alpha` of the time. Clopper and Pearson,
+    Biometrika 26 (1934) 404. With k = 0 it is 1 - alpha ** (1 / n): no failure in 300 leaves 1 %.
 
     Raises:
         ValueError: k is not within 0..n.
     """
     if not 0 <= k <= n:
-        raise ValueError(f"{k} of {n} is no share")
+        raise ValueError(f"{k} of {n} is not a share")
     if k == n:
         return 1.0
     terms = [_log_choose(n, i) for i in range(k + 1)]
@@ -70,23 +69,23 @@ def upper_bound(k: int, n: int, alpha: float = ALPHA) -> float:
 
 
 def lower_bound(k: int, n: int, alpha: float = ALPHA) -> float:
-    """Exact one-sided lower bound of a share, k of n seen. 0 where n is 0."""
+    """Exact one-sided lower confidence bound of a share, k of n seen; 0 if n is 0. See `upper_bound`."""
     return 1.0 - upper_bound(n - k, n, alpha) if n else 0.0
 
 
 def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Bootstrap interval (percentiles) of the drop, (lost - won) / n, where pairs are drawn from the n pairs.
+    """Bootstrap interval (percentiles) of the drop, (lost - won) / n, over resamples of the n pairs.
 
-    Not by drawing: how many of n drawn pairs differ, and how many of those are losses, are two binomial counts, so
-    the bootstrap's distribution is summed exactly (the ideal bootstrap of Efron and Tibshirani, 1993, section 6).
-    Where no pair differs every draw is alike and would claim to know the drop exactly; then it is the exact bounds
-    of a loss and of a win that was seen in none of n.
+    Nothing is drawn: the number of resampled pairs that differ, and of losses among them, are two binomial counts, so
+    the bootstrap's distribution is summed exactly (the ideal bootstrap of Efron and Tibshirani, 1993, section 6). If no
+    pair differs, every resample is equal and would claim to know the drop exactly; the interval is then given by the
+    exact bounds of a loss and of a win that was seen in none of n. (-1, 1) if n is 0.
 
     Raises:
         ValueError: more pairs differ than there are.
     """
     if lost < 0 or won < 0 or lost + won > n:
-        raise ValueError(f"{lost} lost and {won} won of {n} is no comparison")
+        raise ValueError(f"{lost} lost and {won} won of {n} are not a comparison")
     if n == 0:
         return (-1.0, 1.0)
     differ, tail = lost + won, (1 - level) / 2
@@ -110,16 +109,16 @@ def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[
 
 
 def paired_items(drop: float, discordant: float = DISCORDANT, power: float = POWER, alpha: float = ALPHA) -> int:
-    """Items from which on a paired one-sided test sees a drop so often as `power` says.
+    """Number of items from which a paired one-sided test sees a drop with probability `power`.
 
-    `drop`: share of items lost, net, 0 to 1. `discordant`: share of items on which the two differ; at least `drop`.
+    `drop`: net share of items lost, 0 to 1. `discordant`: share of items on which the two differ; at least `drop`.
     Connor, Biometrics 43 (1987) 207: n = ((z_a sqrt(pd) + z_b sqrt(pd - d^2)) / d)^2.
 
     Raises:
-        ValueError: the drop is not above 0 and up to 1: no number of items sees a drop of nothing.
+        ValueError: the drop is not above 0 and at most 1; no number of items sees a drop of 0.
     """
     if not 0 < drop <= 1:
-        raise ValueError(f"a drop of {drop} is seen by no number of items")
+        raise ValueError(f"no number of items shows a drop of {drop}")
     differ = max(discordant, drop)
     z_alpha, z_power = NormalDist().inv_cdf(1 - alpha), NormalDist().inv_cdf(power)
     root = (z_alpha * math.sqrt(differ) + z_power * math.sqrt(max(0.0, differ - drop * drop))) / drop
@@ -127,7 +126,7 @@ def paired_items(drop: float, discordant: float = DISCORDANT, power: float = POW
 
 
 def visible_drop(n: int, discordant: float = DISCORDANT) -> float | None:
-    """The smallest drop that n paired items see 80 % of the time; None where they see none at all."""
+    """The smallest drop that n paired items see with probability `POWER`; None if they see none at all."""
     if n < paired_items(1.0, discordant):
         return None
     low, high = 0.0, 1.0
@@ -138,10 +137,10 @@ def visible_drop(n: int, discordant: float = DISCORDANT) -> float | None:
 
 
 def items_to_bound(share: float, alpha: float = ALPHA) -> int:
-    """Items that must all pass for the lower bound of their share to reach `share`: 299 for 99 %.
+    """Number of items that must all pass for the lower bound of their share to reach `share`: 299 for 99 %.
 
     Raises:
-        ValueError: the share is not within 0..1, or 1, which no number of items bounds.
+        ValueError: the share is outside 0..1, or 1, which no number of items bounds.
     """
     if not 0 <= share < 1:
         raise ValueError(f"no number of items bounds a share by {share}")
@@ -149,16 +148,17 @@ def items_to_bound(share: float, alpha: float = ALPHA) -> int:
 
 
 def percentile(values: Sequence[float], share: float, level: float = 0.95) -> tuple[float, float, float]:
-    """A percentile with its interval, which needs no distribution: which ranks it lies between is a binomial count.
+    """A percentile and its confidence interval, as (value, low, high), free of any assumed distribution.
 
-    `share`: 0.95 for the 95th. The smallest value that this share of all does not exceed. Conover, Practical
-    Nonparametric Statistics (1999), section 3.2. Too few values reach no rank beyond; then the extreme one stands.
+    `share`: 0.95 for the 95th. The value is the smallest one that this share of all does not exceed; its interval lies
+    between two ranks, which follow from a binomial count. Conover, Practical Nonparametric Statistics (1999), section
+    3.2. With too few values a rank would lie outside; then the extreme value stands.
 
     Raises:
-        ValueError: no values.
+        ValueError: there are no values.
     """
     if not values:
-        raise ValueError("no values have a percentile")
+        raise ValueError("a percentile needs at least one value")
     ordered, n, tail = sorted(values), len(values), (1 - level) / 2
     first, last, seen = 0, n - 1, 0.0
     for k, probability in _binomial(n, share):
@@ -172,11 +172,11 @@ def percentile(values: Sequence[float], share: float, level: float = 0.95) -> tu
 
 
 def _binomial(n: int, p: float) -> list[tuple[int, float]]:
-    """(k, probability) of k of n, without the far tails."""
+    """Terms (k, probability) of the binomial distribution, without the far tails."""
     if p in (0.0, 1.0) or n == 0:
         return [(n if p == 1.0 else 0, 1.0)]
     one, other = math.log(p), math.log1p(-p)
-    # Eight standard deviations hold all but 1e-12 and a few more counts what is skewed.
+    # Eight standard deviations hold all but 1e-12; 12 more counts cover skewed distributions.
     reach = 8 * math.sqrt(n * p * (1 - p)) + 12
     first, last = max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach))
     terms = [(k, math.exp(_log_choose(n, k) + k * one + (n - k) * other)) for k in range(first, last + 1)]

@@ -1,7 +1,7 @@
-"""Which engines of a node run: those that always do, and those whose base something wants, as far as memory goes.
+"""Which engines of a node run: those that always run, then those whose base is wanted, as far as memory reaches.
 
-A base is wanted by what is live or pinned, by what is being prepared, and for `hold_prior` after a move by what
-that move left and by the ways back under it: so a rollback to another base finds its engine running.
+A base is wanted by live and pinned releases, by those being prepared, and for `hold_prior` after a move by the release
+it left and those beneath: so a rollback to another base finds its engine running.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """One engine as it is configured. `base`: digest of its weights, None while that is not known."""
+    """One engine as it is configured. `base`: digest of its weights, None while unknown."""
 
     name: str
     base: str | None
@@ -31,11 +31,15 @@ def wanted_bases(
     hold_prior_s: float,
     swaps: Collection[PointerKey] = (),
 ) -> list[str]:
-    """Digests of the bases that something wants, those first that come first where memory is short.
+    """Digests of the wanted bases, in the order in which they get memory.
 
-    Live and pinned releases, then those being prepared, then what is held, the newest move first. `entries`:
-    newest move first. `swaps`: pointers whose promote may stop the live release's engine, because memory forbids
-    both and a person accepted that: there what is prepared comes before what is live.
+    Bases of live and pinned releases come first, then of those being prepared, then of those held for a rollback, the
+    newest move first.
+
+    Args:
+        entries: newest move first.
+        swaps: pointers whose promote may stop the live release's engine, because memory does not hold both and a person
+            accepted that: their prepared release comes before the live one.
     """
     live: list[ReleaseRef] = [pin.release for pin in pins]
     preparing: list[ReleaseRef] = []
@@ -52,9 +56,9 @@ def wanted_bases(
 
 
 def to_run(engines: Sequence[Engine], bases: Sequence[str], memory_gb: float | None) -> frozenset[str]:
-    """Names of the engines that run: all that always do, then by the order of `bases`, each that still fits.
+    """Names of the engines to run: all that always run, then each that still fits, in the order of `bases`.
 
-    `memory_gb`: what the node has for its engines; None: all that are wanted run.
+    `memory_gb`: memory of the node for its engines; None runs all that are wanted.
     """
     chosen = [engine for engine in engines if engine.always]
     used = sum(engine.memory_gb for engine in chosen)

@@ -1,7 +1,7 @@
-"""When a router flips, and to whom it admits a request in between.
+"""Flips: when a router changes the release of a pointer, and how it admits requests until then.
 
-A router keeps per (tenant, route) the newest entry it was told (durable) and the entry in force, which is the
-newest one whose release was ready. (epoch, generation) is compared per entry; a removal is a tombstone.
+A router keeps two entries per (tenant, route): the newest one it received (durable) and the entry in force, which is
+the newest one whose release was ready. (epoch, generation) is compared per entry; a removal is a tombstone.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from loradeck.schemas.route import Gap
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 RETRY_AFTER_S = 2
-"""Seconds a caller is told to wait where a release is not ready yet."""
+"""Retry-After for callers while a release is not ready yet, in seconds."""
 
 
 class Verdict(StrEnum):
-    FLIP = "flip"  # take it into force
-    WAIT = "wait"  # newest desired, not ready: load it; the gap policy holds
-    STALE = "stale"  # older than what is held, or another release under the same fence: drop it
-    SAME = "same"  # in force already: take over its settings (keys, checks, gap), nothing to flip
+    """What a router does with an entry."""
+
+    FLIP = "flip"  # put it in force
+    WAIT = "wait"  # the newest desired entry is not ready: load it; the gap policy applies
+    STALE = "stale"  # older than the newest known entry, or another release under its fence: drop it
+    SAME = "same"  # in force already: adopt its settings (keys, checks, gap), nothing to flip
     PINNED = "pinned"  # keep it as desired; a pin of this node is in force
     TOMBSTONE = "tombstone"  # removed: refuse requests, keep the fence
 
@@ -34,13 +36,15 @@ def decide(
     *,
     waiting: TableEntry | None = None,
 ) -> Verdict:
-    """What a router does with an entry that it is told, or that it holds and that has become ready.
+    """Decides what a router does with an entry that it received, or that it holds and that has become ready.
 
-    `current`: the entry in force; `waiting`: a newer one that was not ready; `ready`: the wanted release is
-    loaded and listed in a running engine of its base, in this engine's lifetime.
+    Args:
+        current: the entry in force.
+        ready: the wanted release is loaded and listed in a running engine of its base, in this engine's lifetime.
+        waiting: a newer entry that was not ready.
 
-    An entry and its tombstone share a fence: a pointer is withdrawn from a node, and placed there again, without
-    having moved. Which of the two is the newer, the revision tells that they were sent under.
+    An entry and its tombstone may share a fence: a pointer is withdrawn from a node, and placed there again, without
+    having moved. The revision under which each was sent decides which of the two is newer.
     """
     newest = max((e for e in (current, waiting) if e is not None), key=lambda e: e.fence, default=None)
     if newest is not None:
@@ -63,10 +67,10 @@ def _id(entry: TableEntry) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """To whom a request is admitted: `release`, or the base alone (`base`), or nobody, for the reason `code`.
+    """The release that a request is admitted to, or the base alone (`base`), or a refusal with the reason `code`.
 
-    `generation`: of the entry whose release answers; with a pin, of the entry it overrides. `gap`: the newest
-    desired release is not ready, and this is what the tenant's policy puts in its place.
+    `generation`: of the entry whose release answers; with a pin, of the entry it overrides. `gap`: the newest desired
+    release is not ready, and the tenant's gap policy chose this instead.
     """
 
     release: ReleaseRef | None = None
@@ -86,13 +90,16 @@ def in_force(
     left: TableEntry | None = None,
     hub_lost_s: float | None = None,
 ) -> Admission:
-    """To whom a look-up admits now.
+    """Decides where a request is admitted now.
 
-    `entry`: the newest desired one. `left`: the one in force before it, if this one was not ready yet.
-    `ready`: ids of the releases an engine here can answer with. `hub_lost_s`: seconds without a hub, None
-    while there is one.
+    Args:
+        entry: the newest desired entry.
+        ready: ids of the releases that an engine here can answer with.
+        left: the entry in force before, if this one was not ready yet.
+        hub_lost_s: seconds without a hub; None while there is one.
 
-    Codes: unknown_route, suspended, removed, hub_lost, not_ready.
+    Returns:
+        An admission, or a refusal with one of the codes unknown_route, suspended, removed, hub_lost, not_ready.
     """
     if entry is None:
         return Admission(code="unknown_route")

@@ -1,19 +1,22 @@
-"""Whether merged weights may stand for the base and adapter they were made of."""
+"""Acceptance of merged weights: whether they may stand in for the base and adapter they were made of."""
 
 from __future__ import annotations
 
 from loradeck.schemas.attestation import MergeProbe
 
 SHARE = 0.25
-"""How much of what the adapter changes may be lost. One cast to bf16 loses a few hundredths of it; weights of another
-adapter, a wrong scale or a base that is not the adapter's lose all of it and more."""
+"""Largest divergence of the merged weights, as a share of the adapter's own effect on the base.
+
+One cast to bf16 loses a few hundredths of it; weights of another adapter, a wrong scale or another base lose all of it
+and more.
+"""
 
 NOISE = 1e-3
-"""Nats. Below that, two ways to compute the same model in another order differ as much."""
+"""Divergence in nats that is always accepted: computing one model in another order differs as much."""
 
 
 def fault(probe: MergeProbe) -> str | None:
-    """Why the merged weights do not say what base + adapter says; None: they do."""
+    """Why the merged weights diverge too far from base + adapter; None if they do not."""
     limit = max(NOISE, SHARE * probe.kl_base)
     if probe.kl <= limit:
         return None

@@ -1,4 +1,4 @@
-"""Where a route's releases belong: labels resolved to replicas, those that are not heard from counted too."""
+"""Placement: a route's labels resolved to replicas, unreachable ones included."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaFacts:
-    """One engine as the hub knows it. `base`: digest of the weights it runs, None while it has not said.
+    """One engine as the hub knows it. `base`: digest of the weights it runs, None until it reported them.
 
-    `linked`: its node is heard from. `slots`: adapters it holds at once.
+    `linked`: its node has a link to the hub. `slots`: number of adapters it holds at once.
     """
 
     node: str
@@ -22,21 +22,21 @@ class ReplicaFacts:
 
 
 def fits(labels: Mapping[str, str], placement: Mapping[str, str]) -> bool:
-    """Whether a node carries every label that is asked for. {} asks for none."""
+    """Whether a node carries every label that the placement asks for; an empty placement fits every node."""
     return all(labels.get(name) == value for name, value in placement.items())
 
 
 def placed(
     replicas: Iterable[ReplicaFacts], placement: Mapping[str, str], base: str | None
 ) -> tuple[ReplicaFacts, ...]:
-    """Replicas with these labels that run this base, by name. Unreachable ones count: they may still answer.
+    """Replicas with these labels that run this base, sorted by name. Unreachable ones count: they may still answer.
 
-    `base` None: whatever they run.
+    With `base` None, replicas of every base.
     """
     chosen = (r for r in replicas if fits(r.labels, placement) and (base is None or r.base == base))
     return tuple(sorted(chosen, key=lambda r: (r.node, r.replica)))
 
 
 def placed_nodes(nodes: Mapping[str, Mapping[str, str]], placement: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the nodes (name -> labels) that carry the labels, sorted."""
+    """Sorted names of the nodes (name -> labels) that carry the labels."""
     return tuple(sorted(name for name, labels in nodes.items() if fits(labels, placement)))

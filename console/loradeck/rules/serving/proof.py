@@ -1,8 +1,8 @@
-"""Proof: does a replica really answer with the release that the router names?
+"""Proof that a replica really answers with the release that the router names.
 
-A release's greedy tokens for fixed prompts are its fingerprint, recorded once per engine build on the first
-idle load. Under load the tokens of a near tie may change, so positions count only up to the first one whose
-top-2 margin is under 0.5 nat.
+A release's greedy tokens for fixed prompts are its fingerprint, recorded once per engine build on the first idle load.
+Under load the tokens of a near tie may change, so positions count only up to the first one whose top-2 margin is under
+0.5 nat.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ from loradeck.schemas.attestation import CanaryItem, CanaryRecord
 from loradeck.schemas.ids import short
 
 CLEAR_NATS = 0.5
-"""Margin between the two likeliest tokens, in nats, from which on greedy decoding does not depend on load."""
+"""Margin between the two likeliest tokens, in nats, from which greedy decoding does not depend on load."""
 
 
 class Level(StrEnum):
-    PROVEN = "proven"  # the fingerprint matches, and no release it could be mistaken for has the same
-    LISTED = "listed"  # it matches as far as it says anything: only path and digest tell the release
+    """How certain it is that a replica answers with a release."""
+
+    PROVEN = "proven"  # the fingerprint matches, and no release it could be mistaken for has an equal one
+    LISTED = "listed"  # the fingerprint does not decide; only path and digest identify the release
     FAILED = "failed"  # another release answers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """`code` says why it is not proven: no_record, no_canaries, not_distinct; canary_missing, canary_mismatch."""
+    """The level that a replica's answers reach, and why it is not `proven`.
+
+    `code`: no_record, no_canaries, not_distinct; canary_missing, canary_mismatch.
+    """
 
     level: Level
     code: str | None = None
@@ -34,7 +39,7 @@ class Judgement:
 
 
 def counted(item: CanaryItem) -> int:
-    """How many leading positions of a canary count."""
+    """Number of leading positions of a canary that count."""
     n = min(len(item.tokens), len(item.margins))
     return next((i for i in range(n) if item.margins[i] < CLEAR_NATS), n)
 
@@ -46,11 +51,13 @@ def judge(
     is_base: bool,
     base: str | None = None,
 ) -> Judgement:
-    """Judges what a replica answered after a flip.
+    """Judges a replica's canary answers after a flip.
 
-    `others`: the records, for the same build, of what it could be mistaken for: the base alone and each
-    release the pointer may leave (None where no record exists, which then cannot be ruled out). `is_base`:
-    the release is the base alone, which only has to match its own record. `base`: which of `others` is the base.
+    Args:
+        record: the release's record for this engine build; None if there is none.
+        others: records, for the same build, of the releases it could be mistaken for: the base alone and each release
+            the pointer may leave. None stands for a missing record: that release cannot be ruled out.
+        is_base: the release is the base alone, which only has to match its own record.
     """
     if record is None:
         return Judgement(
@@ -99,7 +106,7 @@ def judge(
 
 
 def distinct(record: CanaryRecord, other: CanaryRecord) -> bool:
-    """Whether some canary tells two releases apart at a position that counts for both."""
+    """Whether some canary distinguishes two releases at a position that counts for both."""
     theirs = {item.prompt: item for item in other.items}
     for item in record.items:
         rival = theirs.get(item.prompt)
@@ -112,9 +119,10 @@ def distinct(record: CanaryRecord, other: CanaryRecord) -> bool:
 
 
 def attested(*, placed: int, reachable: int, proven: int, min_replicas: int) -> tuple[int, int] | None:
-    """(n, m) once a generation counts as attested: enough placed replicas, and all reachable ones, proved it.
+    """Returns (proven, placed) if a generation counts as attested, else None.
 
-    Counts are of placed replicas; `proven` of reachable ones that are proven or listed on this generation.
+    It does when at least `min_replicas` placed replicas, and all reachable ones, have proven it. Counts are of placed
+    replicas; `proven` counts the reachable ones that are proven or listed on this generation.
     """
     if proven >= min_replicas and proven >= reachable and proven > 0:
         return (proven, placed)

@@ -1,6 +1,6 @@
-"""How near a release is to serving on one replica, and how long it would take by what was measured there.
+"""Readiness: how near a release is to serving on one replica, and how long that would take by measured times.
 
-Only what a node said counts: what it did not say is not there, and a time that it has not measured is unknown.
+Only reported facts count: what a node did not report is absent, and a time that it has not measured is unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NEAREST_LAST = (Readiness.UNKNOWN, Readiness.ABSENT, Readiness.CACHED, Readines
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A release as an engine needs it: the adapter to load on its base; None for a base alone or merged weights."""
+    """A release as an engine needs it. `adapter`: the one to load; None for a base alone or merged weights."""
 
     id: str
     form: Form
@@ -25,10 +25,10 @@ class Wanted:
 
 
 def readiness(wanted: Wanted, replica: Replica, stored: Collection[str]) -> Readiness:
-    """Of a replica that runs, or would run, the release's base. `stored`: adapters on the disk of its node.
+    """Readiness of a release on a replica of its base, running or stopped. `stored`: adapters on the disk of its node.
 
-    A base's own weights lie on every node that has an engine of it, so without an adapter to load a release is
-    resident or cached.
+    A base's own weights lie on every node that has an engine of it, so a release without an adapter to load is resident
+    or cached.
     """
     up = replica.state is EngineState.UP
     if wanted.form is not Form.ADAPTER:
@@ -41,10 +41,10 @@ def readiness(wanted: Wanted, replica: Replica, stored: Collection[str]) -> Read
 
 
 def seconds(wanted: Wanted, replica: Replica, stored: Collection[str]) -> float | None:
-    """How long a replica that does not hold the release needs until it answers with it.
+    """How many seconds a replica without the release needs until it can answer with it.
 
-    The sum of what was last measured of each step that is missing: the engine's start, the fetch, the load.
-    None: one of them was never measured there.
+    The sum of the last measured times of each missing step: the engine's start, the fetch, the load. None if one of
+    them was never measured there.
     """
     steps: list[float | None] = []
     if replica.state is not EngineState.UP:
@@ -58,13 +58,15 @@ def seconds(wanted: Wanted, replica: Replica, stored: Collection[str]) -> float 
 
 
 def worst(found: Iterable[Readiness]) -> Readiness:
-    """The farthest from serving of those that are heard from; unknown where none is."""
-    heard = [one for one in found if one is not Readiness.UNKNOWN]
-    return min(heard, key=_NEAREST_LAST.index, default=Readiness.UNKNOWN)
+    """The farthest from serving of the replicas that report; UNKNOWN if none does."""
+    reported = [one for one in found if one is not Readiness.UNKNOWN]
+    return min(reported, key=_NEAREST_LAST.index, default=Readiness.UNKNOWN)
 
 
 def worst_first(behind: Iterable[ReplicaReadiness]) -> tuple[ReplicaReadiness, ...]:
-    """Replicas without an engine, then the farthest from serving, then the slowest; a time not measured is slow."""
+    """Sorts replicas: those without an engine, then the farthest from serving, then the slowest (unmeasured counts as
+    slow).
+    """
     return tuple(
         sorted(
             behind,
@@ -79,9 +81,9 @@ def worst_first(behind: Iterable[ReplicaReadiness]) -> tuple[ReplicaReadiness, .
 
 
 def wait(behind: Iterable[ReplicaReadiness]) -> float | None:
-    """Seconds until the slowest could answer, of those that are heard from and have an engine for it.
+    """Seconds until the slowest replica could answer, of those that report and have an engine for the release.
 
-    None: there is nothing to wait for, or one of them has not measured it.
+    None if there is nothing to wait for, or one of them has not measured it.
     """
     times = [one.seconds for one in behind if one.engine and one.readiness is not Readiness.UNKNOWN]
     known = [time for time in times if time is not None]

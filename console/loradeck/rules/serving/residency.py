@@ -1,4 +1,4 @@
-"""Which releases an engine keeps loaded: slots go to all currents, then to the top of each `beneath`."""
+"""Residency: which releases an engine keeps loaded; slots go to all currents, then to the top of each `beneath`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 @dataclass(frozen=True, kw_only=True)
 class Residency:
-    """What to do with an engine, in this order: unload, then load.
+    """What to unload, then load, on one engine.
 
-    `short`: wanted by an entry and without a slot, in the order in which slots would go to them.
+    `short`: releases that entries want and that get no slot, in the order in which slots would go to them.
     """
 
     load: tuple[ReleaseRef, ...]
@@ -24,10 +24,13 @@ class Residency:
 def wanted(entries: Sequence[TableEntry], *, base: str | None = None, pins: Iterable[Pin] = ()) -> list[ReleaseRef]:
     """Adapter releases in the order in which slots go to them.
 
-    Pins and currents first, then the top of each `beneath`, then candidates under preparation, then the rest
-    of each `beneath` level by level. A candidate comes after the tops because it needs a slot *beside* what
-    it would leave, and must not take the way back of another tenant. `entries`: newest move first. `base`:
-    digest of the weights the engine runs; releases of other bases are left out (None: none are).
+    Pins and currents first, then the top of each `beneath`, then candidates under preparation, then the rest of each
+    `beneath` level by level. A candidate comes after the tops because it needs a slot *beside* the release it would
+    leave, and must not take another tenant's rollback target.
+
+    Args:
+        entries: newest move first.
+        base: digest of the weights the engine runs; releases of other bases are left out (None: none are).
     """
     refs: list[ReleaseRef] = [pin.release for pin in pins]
     refs += [e.current for e in entries if e.current is not None]
@@ -53,11 +56,14 @@ def plan(
     pins: Iterable[Pin] = (),
     busy: Collection[str] = (),
 ) -> Residency:
-    """What to load and unload on one engine.
+    """Plans the loads and unloads of one engine.
 
-    `loaded`: release ids the engine lists. `busy`: those with answers under way, which are not unloaded.
-    Unloads only to make room: first what no entry names (so the release just left stays for an undo while
-    there is room), and only where that is not enough, what stands behind the release that needs the slot.
+    It unloads only to make room: first releases that no entry names (so the release just left stays for an undo while
+    there is room), and only if that is not enough, releases that come after the one that needs the slot.
+
+    Args:
+        loaded: release ids that the engine lists.
+        busy: those with answers under way, which are not unloaded.
     """
     order = wanted(entries, base=base, pins=pins)
     place = {ref.id: i for i, ref in enumerate(order)}

@@ -1,4 +1,4 @@
-"""What may never be collected: an earlier release that is gone is no way back."""
+"""Retention: which releases garbage collection must keep, since a collected release is no rollback target any more."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def roots(
 ) -> frozenset[str]:
     """Ids of the releases that must stay, with their adapters and bases.
 
-    Per pointer: the current one, everything beneath (R may go there), the last attested ones (`attested`,
-    newest first) and the quarantined ones (evidence, and what an undo of the rollback returns to). `before`:
-    each pointer as it was before its last move, which undo returns to. `also`: what something else holds on
-    to: pins, pending prepares, entries of unreachable nodes.
+    Per pointer: the current one, everything beneath (R may go there), the last attested ones and the quarantined ones
+    (evidence, and the target of an undo of the rollback).
+
+    Args:
+        attested: newest first.
+        before: each pointer's state before its last move, to which undo returns.
+        also: releases that something else needs: pins, pending prepares, entries of unreachable nodes.
     """
     kept = set(also)
     for pointer in (*pointers, *before):
@@ -36,5 +39,7 @@ def roots(
 
 
 def collectable(releases: Iterable[str], roots: frozenset[str], listed: Iterable[str]) -> frozenset[str]:
-    """Which of these releases may go. Nothing that an engine lists ever does: it would die at the next request."""
+    """Releases that garbage collection may remove; never one that an engine lists, since it would fail at the next
+    request.
+    """
     return frozenset(releases) - roots - frozenset(listed)

@@ -1,7 +1,7 @@
-"""How many adapters fit on an engine, from the shapes of its base.
+"""Memory planning: how many adapters fit on an engine, from the shapes of its base.
 
-vLLM lays memory out for `max_loras` adapters of `max_lora_rank` when it starts, whatever their own ranks are; the
-embedded engine takes what each adapter needs when it is loaded. Sizes are bytes; `shapes` are (out, in) of every
+vLLM reserves memory for `max_loras` adapters of `max_lora_rank` when it starts, whatever their own ranks are; the
+embedded engine allocates what each adapter needs when it is loaded. Sizes are bytes; `shapes` are (out, in) of every
 linear layer that adapters target.
 """
 
@@ -14,16 +14,17 @@ from typing import Literal
 Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 RANKS: tuple[Rank, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""vLLM's memory for adapters is laid out for one of these."""
+"""Values that vLLM accepts for `max_lora_rank`."""
 
 UTILISATION = 0.9
-"""Share of a GPU that vLLM takes, its own default (`--gpu-memory-utilization`)."""
+"""Share of a GPU that vLLM takes: its default of `--gpu-memory-utilization`."""
 
 Shapes = Mapping[str, tuple[int, int]]
+"""Layer name -> (out, in)."""
 
 
 def targeted(shapes: Shapes, targets: Collection[str]) -> Shapes:
-    """The layers that adapters with these target modules change; all where none are named."""
+    """The layers that adapters with these target modules change; all of them if none are named."""
     return {
         name: shape
         for name, shape in shapes.items()
@@ -32,31 +33,33 @@ def targeted(shapes: Shapes, targets: Collection[str]) -> Shapes:
 
 
 def rank_bytes(shapes: Shapes, item: int) -> int:
-    """What one rank of an adapter takes: a row of A and a column of B in every layer. `item`: bytes of a value."""
+    """Bytes that one rank of an adapter takes: a row of A and a column of B in every layer. `item`: bytes of a
+    value.
+    """
     return sum(out + into for out, into in shapes.values()) * item
 
 
 def vllm_bytes(shapes: Shapes, item: int, *, max_loras: int, max_rank: int, parallel: int = 1) -> int:
-    """What vLLM lays out on each GPU: max_loras x max_lora_rank x sum(in + out) x bytes / tensor parallel."""
+    """Bytes that vLLM reserves on each GPU: max_loras x max_lora_rank x sum(in + out) x bytes / tensor parallel."""
     return max_loras * max_rank * rank_bytes(shapes, item) // parallel
 
 
 def embedded_bytes(shapes: Shapes, item: int, ranks: Iterable[int]) -> int:
-    """What the embedded engine holds with adapters of these ranks resident.
+    """Bytes that the embedded engine holds with adapters of these ranks resident.
 
-    Twice their size: each adapter's own matrices, and those of all of them stacked along their ranks.
+    It is twice their size: each adapter's own matrices, and those of all of them stacked along their ranks.
     """
     return 2 * sum(ranks) * rank_bytes(shapes, item)
 
 
 def token_bytes(layers: int, key_heads: int, head: int, item: int) -> int:
-    """What one token takes in the key-value cache: a key and a value for each head of each layer."""
+    """Bytes that one token takes in the key-value cache: a key and a value for each head of each layer."""
     return 2 * layers * key_heads * head * item
 
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What an engine has on one device, in bytes. `cache`: of keys and values."""
+    """Memory of an engine on one device, in bytes. `cache`: memory of the key-value cache."""
 
     total: float
     weights: float
@@ -65,10 +68,10 @@ class Room:
 
     @property
     def for_adapters(self) -> float:
-        """What is left beside base and cache; never below nothing."""
+        """Bytes left for adapters beside base and cache; never below 0."""
         return max(0.0, self.total * self.share - self.weights - self.cache)
 
 
 def slots(room: Room, one: int) -> int:
-    """How many adapters of `one` bytes each fit."""
+    """Number of adapters of `one` bytes each that fit."""
     return int(room.for_adapters // one) if one else 0
