@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loradeck.artifacts.staging import fsync_folder, private_folder
 from loradeck.store.interface import DiskFull, OutcomeUnknown, StoreError, Unusable
+from loradeck.store.migrations import Schema
 from loradeck.store.sqlite_utils_tables import Tables, sqlite3
 
 if TYPE_CHECKING:
@@ -42,13 +41,6 @@ def wal_is_safe(version: str) -> bool:
     if number < (3, 7, 0) or number >= (3, 51, 3):
         return True
     return (3, 50, 7) <= number < (3, 51) or (3, 44, 6) <= number < (3, 45)
-
-
-def migrations() -> list[tuple[int, str]]:
-    """(schema version, SQL) of every migration, in order."""
-    folder = files("loradeck.store") / "migrations"
-    found = [(int(m[1]), entry.read_text()) for entry in folder.iterdir() if (m := re.match(r"(\d{4})_", entry.name))]
-    return sorted(found)
 
 
 class Database:
@@ -106,7 +98,7 @@ class Database:
     @property
     def tables(self) -> Any:
         """sqlite-utils' view of the connection, for use inside `transaction` or `reading`."""
-        return Tables(self._ready(), recursive_triggers=False, execute_plugins=False)
+        return _tables(self._ready())
 
     def _ready(self) -> Connection:
         if self._suspect:
@@ -185,14 +177,13 @@ class Database:
 
     def _prepare(self, connection: Connection) -> None:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the WAL is touched: then it needs no -shm
-        version = _number(connection, "user_version")
+        schema = Schema(_tables(connection))
         ours = _number(connection, "application_id") == APPLICATION_ID
-        if not ours and (version or _number(connection, "schema_version")):
+        if not ours and (schema.user_version or _number(connection, "schema_version")):
             raise Unusable(f"{self.path} is another program's database. Give Loradeck a folder of its own.")
-        steps = migrations()
-        if version > steps[-1][0]:
+        if unknown := schema.unknown():
             raise Unusable(
-                f"{self.path} has schema {version}; this Loradeck knows schemas up to {steps[-1][0]}. "
+                f"{self.path} has {unknown}, which this Loradeck does not know. "
                 "Start the newer Loradeck that wrote it, or restore a copy from before the upgrade."
             )
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -205,9 +196,7 @@ class Database:
         _, in_wal, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
         if in_wal != moved:
             raise StoreError(f"the WAL of {self.path} could not be moved into it: {moved} of {in_wal} pages")
-        for number, sql in steps:
-            if number > version:
-                _migrate(connection, number, sql)
+        schema.migrate(APPLICATION_ID)
 
     def backup(self, path: Path) -> None:
         """A consistent copy at `path`, 0600, durable when this returns; an existing file is never replaced."""
@@ -251,20 +240,6 @@ def _take_lock(path: Path) -> int:
     return lock
 
 
-def _migrate(connection: Connection, number: int, sql: str) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # sqlite-utils splits the script; executescript() of the driver would commit first.
-        Tables(connection, recursive_triggers=False, execute_plugins=False).executescript(sql)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {number}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
 @contextmanager
 def _explained() -> Iterator[None]:
     """SQLite's errors in the store's words. Used only where nothing has been committed."""
@@ -281,6 +256,10 @@ def _explained() -> Iterator[None]:
         if code == _BUSY:
             raise Unusable(f"another program has the database open ({error}). Close it and try again.") from error
         raise StoreError(f"the database refused: {error}; nothing was changed") from error
+
+
+def _tables(connection: Connection) -> Any:
+    return Tables(connection, recursive_triggers=False, execute_plugins=False)
 
 
 def _code(error: Exception) -> int:

@@ -21,6 +21,7 @@ from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.database import SQLITE_VERSION, Database
 from loradeck.store.interface import Committed, Moved, Snapshot, StoreError, Unreadable
+from loradeck.store.lease import current_lease, take_lease
 from loradeck.store.sqlite_records import SqliteRecords, wall_ms
 
 if TYPE_CHECKING:
@@ -42,29 +43,26 @@ class SqliteStore(SqliteRecords):
 
     def __init__(self, path: str | Path, *, clock_ms: Callable[[], int] = wall_ms) -> None:
         super().__init__(Database(Path(path)), clock_ms)
-        self._holder: str | None = None
 
     # -- writing the log ---------------------------------------------------------------------------------
 
     def take_lease(self, holder: str) -> int:
         with self._database.transaction() as connection:
-            connection.execute("UPDATE lease SET epoch = epoch + 1, holder = ?", (holder,))
-            (epoch,) = connection.execute("SELECT epoch FROM lease").fetchone()
-        self._epoch, self._holder = int(epoch), holder
-        return self._epoch
+            lease = take_lease(connection, holder)
+        self._lease = lease
+        return lease.epoch
 
     def commit(self, drafts: Sequence[Draft], *, key: str) -> Committed:
-        with self._writing() as connection:
-            return _used(connection, key) or self._append(connection, drafts, key, epoch=self._epoch or 0)
+        with self._writing() as (connection, lease):
+            return _used(connection, key) or self._append(connection, drafts, key, epoch=lease.epoch)
 
     def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
-        with self._writing() as connection:
+        with self._writing() as (connection, lease):
             if used := _used(connection, key):
                 return used
-            epoch = max(self._epoch or 0, epoch_above) + 1
-            connection.execute("UPDATE lease SET epoch = ?", (epoch,))
-            committed = self._append(connection, drafts, key, epoch=epoch, jumps=True)
-        self._epoch = epoch
+            raised = take_lease(connection, lease.holder, epoch_above=epoch_above)
+            committed = self._append(connection, drafts, key, epoch=raised.epoch, jumps=True)
+        self._lease = raised
         return committed
 
     def _append(
@@ -98,7 +96,7 @@ class SqliteStore(SqliteRecords):
 
     def snapshot(self) -> Snapshot:
         with self._database.reading() as connection:
-            (epoch,) = connection.execute("SELECT epoch FROM lease").fetchone()
+            epoch = current_lease(connection).epoch
             rev, hash_ = _head(connection)
             pointers = connection.execute("SELECT body FROM pointers ORDER BY tenant, route").fetchall()
             tenants = connection.execute("SELECT body FROM tenants ORDER BY name").fetchall()
@@ -169,9 +167,9 @@ class SqliteStore(SqliteRecords):
         self._database.reopen()
         # The failed commit may have been an `adopt`, which raises the epoch of the lease this store still holds.
         with self._database.reading() as connection:
-            epoch, holder = connection.execute("SELECT epoch, holder FROM lease").fetchone()
-        if self._epoch is not None and holder == self._holder:
-            self._epoch = int(epoch)
+            now = current_lease(connection)
+        if self._lease is not None and now.holder == self._lease.holder:
+            self._lease = now
 
     def backup(self, path: str) -> None:
         self._database.backup(Path(path))

@@ -15,7 +15,8 @@ from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.database import Database
-from loradeck.store.interface import Doc, LeaseLost, Registered, Served, StoreError
+from loradeck.store.interface import Doc, Registered, Served, StoreError
+from loradeck.store.lease import Lease, check_lease
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -34,17 +35,13 @@ class SqliteRecords:
     def __init__(self, database: Database, clock_ms: Callable[[], int]) -> None:
         self._database = database
         self._clock_ms = clock_ms
-        self._epoch: int | None = None
-        """Of the lease this store holds; None before `take_lease`."""
+        self._lease: Lease | None = None
+        """The lease that this store holds; None before `take_lease`."""
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self) -> Iterator[tuple[Connection, Lease]]:
         with self._database.transaction() as connection:
-            epoch, holder = connection.execute("SELECT epoch, holder FROM lease").fetchone()
-            if epoch != self._epoch:
-                held = f"{holder!r} has it since, at epoch {epoch}" if self._epoch else "it was never taken"
-                raise LeaseLost(f"this hub does not hold the lease: {held}; nothing was changed")
-            yield connection
+            yield connection, check_lease(connection, self._lease)
 
     # -- the registry ------------------------------------------------------------------------------------
 
@@ -56,7 +53,7 @@ class SqliteRecords:
         parsed = AdapterManifest.model_validate(manifest)
         if parsed.digest != digest:
             raise StoreError(f"the manifest's digest is {parsed.digest}, not {digest}; nothing was registered")
-        with self._writing() as connection:
+        with self._writing() as (connection, _):
             if known := self._registered(Doc.ADAPTER, digest):
                 return known
             (last,) = connection.execute(
@@ -162,7 +159,7 @@ class SqliteRecords:
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 
     def add_served(self, deltas: Iterable[Served]) -> None:
-        with self._writing() as connection:
+        with self._writing() as (connection, _):
             connection.executemany(
                 "INSERT INTO served VALUES (:tenant, :route, :release, :seconds, :requests, :errors, :checked, :bad)"
                 " ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds,"
@@ -177,12 +174,9 @@ class SqliteRecords:
             return [_served(row) for row in rows]
 
     def put_job(self, job: Job) -> None:
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT INTO jobs (id, finished, body) VALUES (?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, body = excluded.body",
-                (job.id, job.state in _FINISHED, job.model_dump_json()),
-            )
+        with self._writing():
+            row = {"id": job.id, "finished": job.state in _FINISHED, "body": job.model_dump_json()}
+            self._database.tables["jobs"].upsert(row, pk="id")
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
         """All unfinished ones, and finished ones up to `limit` in all; newest first."""
@@ -205,9 +199,9 @@ class SqliteRecords:
         return [Job.model_validate_json(body) for (body,) in rows]
 
     def job(self, job_id: str) -> Job | None:
-        with self._database.reading() as connection:
-            row = connection.execute("SELECT body FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return Job.model_validate_json(row[0]) if row else None
+        with self._database.reading():
+            rows = list(self._database.tables["jobs"].rows_where("id = ?", [job_id]))
+        return Job.model_validate_json(rows[0]["body"]) if rows else None
 
     def put_token(self, token: TokenRecord) -> None:
         with self._writing():
@@ -219,9 +213,9 @@ class SqliteRecords:
             return [TokenRecord.model_validate_json(row["body"]) for row in rows]
 
     def meta(self, name: str) -> str | None:
-        with self._database.reading() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return str(row[0]) if row else None
+        with self._database.reading():
+            rows = list(self._database.tables["meta"].rows_where("name = ?", [name]))
+        return str(rows[0]["value"]) if rows else None
 
     def set_meta(self, name: str, value: str) -> None:
         with self._writing():

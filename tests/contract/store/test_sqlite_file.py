@@ -12,8 +12,8 @@ import pytest
 from sqlite_utils.utils import sqlite3
 from tests.contract.store.drafts import move
 
-from loradeck.store import database
-from loradeck.store.database import migrations, wal_is_safe
+from loradeck.store import database, migrations
+from loradeck.store.database import wal_is_safe
 from loradeck.store.interface import StoreError, Unusable
 from loradeck.store.sqlite import SqliteStore
 
@@ -63,43 +63,99 @@ def test_the_sqlite_in_use_is_a_fixed_one_and_says_so() -> None:
     assert SqliteStore.version == f"SQLite {database.SQLITE_VERSION}"
 
 
-def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
-    raw(path, "PRAGMA user_version = 99")
+def raised_by_0_1_0(path: Path) -> None:
+    """Makes the database what version 0.1.0 wrote: its schema by number, and no table of migrations."""
+    raw(path, "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
+
+
+def applied(path: Path) -> list[str]:
+    connection = sqlite3.connect(path)
+    try:
+        rows = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'loradeck' ORDER BY id")
+        return [name for (name,) in rows]
+    finally:
+        connection.close()
+
+
+def more(sql: str) -> list[tuple[str, str]]:
+    return [*migrations.scripts(), ("0999_added", sql)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("PRAGMA user_version = 99", "schema 99"),
+        ("INSERT INTO _sqlite_migrations VALUES (99, 'loradeck', '0099_from_afar', '')", "0099_from_afar"),
+    ],
+)
+def test_a_newer_schema_is_refused_and_left_alone(path: Path, statement: str, what: str) -> None:
+    raw(path, statement)
     before = path.read_bytes()
-    with pytest.raises(Unusable, match=r"has schema 99; this Loradeck knows schemas up to \d+\. Start the newer"):
+    with pytest.raises(Unusable, match=rf"has {what}, which this Loradeck does not know\. Start the newer"):
         SqliteStore(path)
     assert path.read_bytes() == before
 
 
-def test_an_older_schema_is_brought_up_and_keeps_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    latest = migrations()[-1][0]
-    steps = [*migrations(), (latest + 1, "CREATE TABLE added (x TEXT) STRICT; INSERT INTO added VALUES ('a;b');")]
-    monkeypatch.setattr(database, "migrations", lambda: steps)
+def test_a_database_of_version_0_1_0_is_opened_and_keeps_its_log(path: Path) -> None:
+    raised_by_0_1_0(path)
+    for _ in range(2):
+        store = SqliteStore(path)
+        assert store.snapshot().rev == 1
+        assert store.lookup("key-0001") is not None
+        store.close()
+    assert applied(path) == [name for name, _ in migrations.scripts()]
+    raw(path, "SELECT 1")
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (migrations.USER_VERSION,)
+    connection.close()
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["current", "of 0.1.0"])
+def test_an_older_schema_is_brought_up_and_keeps_its_log(
+    path: Path, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if old:
+        raised_by_0_1_0(path)
+    steps = more("CREATE TABLE added (x TEXT) STRICT; INSERT INTO added VALUES ('a;b');")
+    monkeypatch.setattr(migrations, "scripts", lambda: steps)
     store = SqliteStore(path)
     assert store.snapshot().rev == 1
     with store._database.reading() as connection:
         assert connection.execute("SELECT x FROM added").fetchall() == [("a;b",)]
-        assert connection.execute("PRAGMA user_version").fetchone() == (latest + 1,)
     store.close()
+    assert applied(path) == [name for name, _ in steps]
     SqliteStore(path).close()
 
 
-def test_a_migration_that_fails_halfway_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    latest = migrations()[-1][0]
-    steps = [*migrations(), (latest + 1, "CREATE TABLE added (x TEXT) STRICT; INSERT INTO nowhere VALUES (1);")]
-    monkeypatch.setattr(database, "migrations", lambda: steps)
+@pytest.mark.parametrize("old", [False, True], ids=["current", "of 0.1.0"])
+def test_a_migration_that_fails_halfway_changes_nothing(path: Path, old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if old:
+        raised_by_0_1_0(path)
+    steps = more("CREATE TABLE added (x TEXT) STRICT; INSERT INTO nowhere VALUES (1);")
+    monkeypatch.setattr(migrations, "scripts", lambda: steps)
     with pytest.raises(StoreError, match="nowhere"):
         SqliteStore(path)
     monkeypatch.undo()
+    connection = sqlite3.connect(path)
+    version = connection.execute("PRAGMA user_version").fetchone()
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    connection.close()
+    assert version == (1 if old else migrations.USER_VERSION,)
+    assert "added" not in names
+    assert ("_sqlite_migrations" in names) is not old
     store = SqliteStore(path)
-    with store._database.reading() as connection:
-        assert connection.execute("SELECT name FROM sqlite_schema WHERE name = 'added'").fetchall() == []
-        assert connection.execute("PRAGMA user_version").fetchone() == (latest,)
+    assert store.snapshot().rev == 1
     store.close()
 
 
+def test_a_database_that_lacks_nothing_is_opened_without_a_write(path: Path) -> None:
+    before = path.read_bytes()
+    SqliteStore(path).close()
+    assert path.read_bytes() == before
+
+
 def test_migrations_are_numbered_without_a_gap() -> None:
-    assert [number for number, _ in migrations()] == list(range(1, len(migrations()) + 1))
+    assert [int(name[:4]) for name, _ in migrations.scripts()] == list(range(1, len(migrations.scripts()) + 1))
 
 
 def test_a_second_process_is_refused_while_the_first_lives(path: Path) -> None:
