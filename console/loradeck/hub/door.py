@@ -13,10 +13,10 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from loradeck.hub.access.auth import LOCAL
 from loradeck.hub.fleet.link import PATH, link
+from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 
@@ -49,7 +49,9 @@ class LocalHttp(H11Protocol):
         self.client = (peer_login(transport), 0)
 
 
-class LocalWebSocket(WebSocketsSansIOProtocol):
+class LocalWebSocket(LinkSocket):
+    """WebSockets on the own socket: the client's address is its login name."""
+
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
         self.client = (peer_login(transport), 0)

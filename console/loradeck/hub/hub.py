@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from loradeck.artifacts import Blobs
 from loradeck.hub.access.auth import Tokens
 from loradeck.hub.fleet.gc_tuning import Heap
-from loradeck.hub.fleet.link import PARTS, Beats, Link, beat
+from loradeck.hub.fleet.link import PARTS, Beats, Link, Outbox, beat
+from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.fleet.move_progress import Observer
 from loradeck.hub.fleet.node_tables import Steer
 from loradeck.hub.fleet.nodes import Change, Fleet, Node
@@ -93,6 +94,7 @@ class Hub:
         self.moving = asyncio.Lock()
         """Held from the rules' decision until its event is folded: one move at a time."""
         self.links: set[Link] = set()
+        self.outbox = Outbox()
         self.heap = Heap()
         self.metrics = Metrics()
         self.recent: deque[Event] = deque(maxlen=RECENT)
@@ -100,7 +102,7 @@ class Hub:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lease_lost = False
         self._unresolved = False
-        self._bookmark: tuple[tuple[int, int], str] | None = None
+        self._bookmark: tuple[tuple[int, int], bytes] | None = None
         self._beats = Beats(clock())
         self._kept: tuple[int, dict[str, str], Any] | None = None
 
@@ -284,12 +286,12 @@ class Hub:
             seq=self.feeds.seq,
         )
 
-    def bookmark(self) -> str:
-        """The heartbeat to nodes, as JSON."""
+    def bookmark(self) -> bytes:
+        """The frame of the heartbeat to nodes."""
         at = (self.ledger.epoch, self.ledger.rev)
         if self._bookmark is None or self._bookmark[0] != at:
             text = Bookmark(epoch=at[0], rev=at[1], hash=self.ledger.hash).model_dump_json()
-            self._bookmark = (at, text)
+            self._bookmark = (at, text_frame(text))
         return self._bookmark[1]
 
     def routes(self) -> list[PointerKey]:
@@ -550,8 +552,7 @@ class Hub:
 
     def acknowledged(self, ack: Ack) -> None:
         """Counts a replica's acknowledgement. One of another generation than the newest changes nothing."""
-        if self.observer.acknowledged(ack):
-            self.feeds.now(((ack.tenant, ack.route),))
+        self.observer.acknowledged(ack)
 
     def reported(self, node: Node, report: Report) -> None:
         """Telemetry and counters of a node."""

@@ -20,6 +20,7 @@ import uvloop
 from loradeck.artifacts import Blobs
 from loradeck.hub.app import create_app
 from loradeck.hub.door import Door, LocalHttp, LocalWebSocket, own_socket, tcp_socket
+from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
@@ -62,7 +63,7 @@ def _config(app: Any, *, local: bool, cert: Path | None = None, key: Path | None
     return uvicorn.Config(
         Door(app, local=local),
         http=LocalHttp if local else "h11",
-        ws=LocalWebSocket if local else "websockets-sansio",
+        ws=LocalWebSocket if local else LinkSocket,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # heartbeats are part of the link and of the feed
         ws_max_size=LINK_MESSAGE,

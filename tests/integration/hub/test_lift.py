@@ -69,7 +69,7 @@ async def test_a_live_release_whose_breach_is_lifted_is_judged_by_what_it_answer
     await lift(deck, two)
     assert "BAD" not in (await deck.row()).flags
     await agent.report(agent.served(admitted=150, finished=150, checked=150, bad=91))
-    await until(lambda: deck.hub.counts.total(ACME, two).checked == 150, "counted")
+    await until(lambda: deck.hub.counts.total(ACME, two).counts.checked == 150, "counted")
     row = await deck.row()
     assert "BAD" not in row.flags, "1 of 50 since"
     assert (row.cause.live.checked, row.cause.live.bad) == (50, 1)

@@ -27,12 +27,12 @@ class _Hub:
     def __init__(self) -> None:
         self.now = 0.0
         self.fleet = Fleet(lambda: self.now)
-        self.feeds = self.metrics = SimpleNamespace()
+        self.feeds, self.metrics = SimpleNamespace(now=lambda keys: None), SimpleNamespace()
         self.steer = SimpleNamespace(entries={})
         self.generation = 0
         self.move()
         self.observer = Observer(self)  # type: ignore[arg-type]
-        self.observer.check = lambda key: None  # type: ignore[method-assign]
+        self.observer.check_soon = lambda key: None  # type: ignore[method-assign]
         self.observer.look_again = lambda keys: None  # type: ignore[method-assign]
 
     def config(self, key: tuple[str, str]) -> Any:

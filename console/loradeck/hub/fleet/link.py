@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loradeck.hub.access.auth import Caller, caller_of
 from loradeck.hub.access.problems import problem_of, problem_response
+from loradeck.hub.fleet.link_socket import link_socket, text_frame
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover
 from loradeck.schemas.ids import PointerKey, Role
@@ -63,13 +64,34 @@ PARTS = 20
 _parts = itertools.cycle(range(PARTS))
 
 
+class Outbox:
+    """The links that owe their nodes something. They are written to once, at the end of the event loop's turn."""
+
+    def __init__(self) -> None:
+        self._links: dict[Link, None] = {}
+
+    def put(self, link: Link) -> None:
+        """Write to a link soon."""
+        if not self._links:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._links[link] = None
+
+    def _flush(self) -> None:
+        links, self._links = self._links, {}
+        for link in links:
+            try:
+                link.flush()
+            except Exception:
+                log.exception("link not written to node=%s", link.caller.node)
+
+
 class Link:
-    """One node's connection. `put*` note what is to be sent; one task sends it."""
+    """One node's connection. `put*` note what is to be sent; the outbox has it sent."""
 
     __slots__ = (
         *("caller", "node", "part", "steered", "full"),
-        *("_hub", "_socket", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_wake", "_welcome"),
-        *("_closing", "_tasks", "_table"),
+        *("_hub", "_socket", "_wire", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_welcome"),
+        *("_closing", "_reader", "_refused", "_table"),
     )
 
     def __init__(self, hub: Hub, socket: WebSocket, caller: Caller) -> None:
@@ -80,17 +102,17 @@ class Link:
         self.full = False
         self._hub = hub
         self._socket = socket
-        self._dirty: frozenset[PointerKey] = (
-            frozenset()
-        )  # most links owe nothing most of the time: no empty set for each
+        self._wire = link_socket(socket)
+        # Most links owe nothing most of the time, and the empty frozenset is one object for all of them.
+        self._dirty: frozenset[PointerKey] = frozenset()
         self._unpin: frozenset[PointerKey] = frozenset()
         self._messages: list[str] = []
         self._bookmark = False
         self._sent_rev = 0
-        self._wake = asyncio.Event()
         self._welcome: str | None = None
-        self._closing: tuple[int, str] | None = None
-        self._tasks: tuple[asyncio.Future[None], ...] = ()
+        self._closing: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._refused: Refused | None = None
         self._table: tuple[int, Table] | None = None
 
     # ---- what is to be sent --------------------------------------------------------------------------------
@@ -107,30 +129,48 @@ class Link:
     def put(self, keys: Iterable[PointerKey]) -> None:
         """Entries have changed."""
         self._dirty = self._dirty.union(keys)
-        self._wake.set()
+        self._hub.outbox.put(self)
 
     def put_full(self) -> None:
         """The node needs the whole table."""
         self.full = True
-        self._wake.set()
+        self._hub.outbox.put(self)
 
     def put_unpin(self, key: PointerKey) -> None:
         self._unpin = self._unpin.union((key,))
-        self._wake.set()
+        self._hub.outbox.put(self)
 
     def put_message(self, message: BaseModel) -> None:
         self._messages.append(message.model_dump_json())
-        self._wake.set()
+        self._hub.outbox.put(self)
 
     def put_bookmark(self) -> None:
         self._bookmark = True
-        self._wake.set()
+        self._hub.outbox.put(self)
 
     def close(self, code: int, reason: str) -> None:
-        """Ends the link; at once where the node no longer takes anything."""
-        self._closing = (code, reason)
-        self._wake.set()
-        asyncio.get_running_loop().call_later(CLOSE_S, self._cut)
+        """End the link; after `CLOSE_S` also where the node no longer reads."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close(code, reason))
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._socket.close(code, reason)
+        except (TimeoutError, WebSocketDisconnect, RuntimeError):
+            pass  # it does not read, or has closed it itself
+        if self._reader is not None:
+            self._reader.cancel()
+
+    @property
+    def closing(self) -> bool:
+        """Whether this end has begun to close the link."""
+        return self._closing is not None
+
+    async def closed(self) -> None:
+        """Wait until a close that was begun is over."""
+        if self._closing is not None:
+            await asyncio.wait((self._closing,))
 
     def replaced(self) -> None:
         """The node has opened another link: this one is of no use to anybody."""
@@ -140,46 +180,45 @@ class Link:
         """The token it was opened with was withdrawn."""
         self.close(REVOKED, "unauthenticated")
 
-    def _cut(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
-    def start(self) -> tuple[asyncio.Future[None], asyncio.Future[None]]:
-        """The task that reads and the task that writes."""
-        reader, writer = asyncio.ensure_future(self.read()), asyncio.ensure_future(self.write())
-        self._tasks = (reader, writer)
-        return reader, writer
+    async def serve(self) -> None:
+        """Read until the link ends. Raises as `read`; CancelledError where it was closed from this end."""
+        self._reader = asyncio.ensure_future(self.read())
+        self._wire.on_writable = self._on_writable
+        try:
+            await asyncio.wait((self._reader,))
+            self._reader.result()
+        finally:
+            self._reader.cancel()
+            self._wire.release()
+            if self._closing is not None:
+                await asyncio.wait((self._closing,))
 
     # ---- sending -------------------------------------------------------------------------------------------
 
-    async def write(self) -> None:
-        """Sends until the link is closed. What a node waits for goes first."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if self._closing is not None:
-                await self._socket.close(*self._closing)
-                return
-            if self._welcome is not None:
-                welcome, self._welcome = self._welcome, None
-                await self._send(welcome)
-            if self.steered and (self.full or self._dirty or self._unpin):
-                await self._send(self._desired())
-            while self._messages:
-                await self._send(self._messages.pop(0))
-            if self._bookmark:
-                self._bookmark = False
-                if self.steered and self._sent_rev != self._hub.ledger.rev:
-                    await self._send(self._desired())  # nothing of it concerns this node, but its rev goes on
-                await self._send(self._hub.bookmark())
+    def _on_writable(self) -> None:
+        self._hub.outbox.put(self)
 
-    async def _send(self, text: str) -> None:
-        await self._socket.send({"type": "websocket.send", "text": text})
+    def flush(self) -> None:
+        """Write what is owed, as far as the node reads. What a node waits for goes first."""
+        wire = self._wire
+        if not wire.writable.is_set() or self._closing is not None:
+            return
+        if self._welcome is not None and wire.write_frame(text_frame(self._welcome)):
+            self._welcome = None
+        if self.steered and (self.full or self._dirty or self._unpin) and wire.writable.is_set():
+            wire.write_frame(self._desired())
+        while self._messages and wire.write_frame(text_frame(self._messages[0])):
+            del self._messages[0]
+        if self._bookmark and wire.writable.is_set():
+            self._bookmark = False
+            if self.steered and self._sent_rev != self._hub.ledger.rev:
+                wire.write_frame(self._desired())  # nothing of it concerns this node, but its rev goes on
+            wire.write_frame(self._hub.bookmark())
 
-    def _desired(self) -> str:
+    def _desired(self) -> bytes:
         ledger, keys = self._hub.ledger, None if self.full else self._dirty
         unpin = tuple(sorted(self._unpin))
-        text = self._hub.steer.desired(
+        frame = self._hub.steer.desired(
             self.table,
             epoch=ledger.epoch,
             rev=ledger.rev,
@@ -190,7 +229,7 @@ class Link:
         )
         self.full, self._sent_rev = False, ledger.rev
         self._dirty = self._unpin = frozenset()
-        return text
+        return frame
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
@@ -213,21 +252,31 @@ class Link:
         self._own(hello.replicas, hello.node)
         await self._greet(hello)
         del hello  # it would be held as long as the link
-        while True:
+        self._wire.receiver = self._received
+        while True:  # what came before that, then the end
             self._take(await self._next())
+
+    def _received(self, data: bytes) -> None:
+        """Take a message; one that is refused ends the link."""
+        if self._refused is not None:
+            return
+        try:
+            self._take(_parsed(data))
+        except Refused as refused:
+            self._refused = refused
+        except Exception:
+            log.exception("link failed node=%s", self.caller.node)
+            self._refused = Refused("internal_error", "the hub could not take a message")
+        if self._refused is not None:
+            self._wire.queue.put_nowait({"type": "websocket.disconnect", "code": BAD_MESSAGE})
 
     async def _next(self) -> UpMessage:
         message = await self._socket.receive()
+        if self._refused is not None:
+            raise self._refused
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
-        try:
-            return up_adapter.validate_json(message.get("text") or message.get("bytes") or b"")
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Refused(
-                "invalid_request", "a message that does not fit its schema", detail=f"{where}: {first['msg']}"
-            ) from None
+        return _parsed(message.get("text") or message.get("bytes") or b"")
 
     def _own(self, replicas: Iterable[Replica], node: str) -> None:
         for replica in replicas:
@@ -314,29 +363,39 @@ async def link(socket: WebSocket, hub: Hub) -> None:
 
 
 async def serve_link(link: Link, hub: Hub) -> None:
-    """Reads and writes until either ends; tells the fleet."""
+    """Serve a link until either end leaves; the fleet learns of both."""
     name = link.caller.node
-    reader, writer = link.start()
     hub.links.add(link)
     hub.heap.changed()
     try:
-        await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-        error = reader.exception() if reader.done() and not reader.cancelled() else None
-        if isinstance(error, Refused):
-            log.warning("link refused node=%s code=%s %s %s", name, error.code, error.title, error.detail)
-            if not writer.done():
-                link.close(WRONG_NODE if error.code == "wrong_node" else BAD_MESSAGE, error.code)
-                await asyncio.wait((writer,), timeout=LINK_TTL_S)
-        elif error is not None and not isinstance(error, WebSocketDisconnect):
-            log.error("link failed node=%s", name, exc_info=error)
+        await link.serve()
+    except WebSocketDisconnect:
+        pass
+    except asyncio.CancelledError:
+        if not link.closing:
+            raise
+    except Refused as error:
+        log.warning("link refused node=%s code=%s %s %s", name, error.code, error.title, error.detail)
+        link.close(WRONG_NODE if error.code == "wrong_node" else BAD_MESSAGE, error.code)
+        await link.closed()
+    except Exception:
+        log.exception("link failed node=%s", name)
     finally:
         hub.links.discard(link)
         hub.heap.changed()
-        for task in (reader, writer):
-            task.cancel()
-        await asyncio.gather(reader, writer, return_exceptions=True)
         if link.node is not None:
             hub.unlinked(link.node, link)
+
+
+def _parsed(data: str | bytes) -> UpMessage:
+    try:
+        return up_adapter.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Refused(
+            "invalid_request", "a message that does not fit its schema", detail=f"{where}: {first['msg']}"
+        ) from None
 
 
 class Beats:

@@ -76,6 +76,7 @@ class Observer:
         self._waits: dict[PointerKey, set[Wait]] = defaultdict(set)
         self._tallies: dict[PointerKey, tuple[_Valid, Tally]] = {}
         self._again: dict[PointerKey, None] = {}
+        self._acknowledged: dict[PointerKey, None] = {}
 
     # ---- the pointer's state over its replicas -------------------------------------------------------------
 
@@ -128,27 +129,39 @@ class Observer:
 
     # ---- what happened -------------------------------------------------------------------------------------
 
-    def acknowledged(self, ack: Ack) -> bool:
-        """Counts a replica's acknowledgement; False for one of another generation than the newest: nothing changed."""
+    def acknowledged(self, ack: Ack) -> None:
+        """Count a replica's acknowledgement. One of another generation than the newest changes nothing."""
         key, fleet = (ack.tenant, ack.route), self._hub.fleet
         entry = self._hub.steer.entries.get(key)
         if entry is None:
-            return False
+            return
         node = fleet.nodes.get(fleet.node_of(ack.replica) or "")
         assert node is not None, "a link takes acknowledgements of its own node's replicas only"
         tally = self._kept(key)
         before = share(node, fleet.ack_of(key, ack.replica, entry.fence))
         record = fleet.ack(ack, entry.fence, entry.current.id if entry.current else None)
         if record is None:
-            return False
+            return
         if tally is None and self._valid(key) is not None:
             # Nodes are coming or going: all of it is counted over, and once for many of them.
             self.look_again((key,))
-            return True
+            self._hub.feeds.now((key,))
+            return
         if tally is not None and self._tallies[key][0][0].holds(node, ack.replica):
             tally.change(node, before, record)
-        self.check(key)
-        return True
+        self.check_soon(key)
+
+    def check_soon(self, key: PointerKey) -> None:
+        """Check a pointer at the end of this turn of the event loop, once for all that is acknowledged in it."""
+        if not self._acknowledged:
+            asyncio.get_running_loop().call_soon(self._check_acknowledged)
+        self._acknowledged[key] = None
+
+    def _check_acknowledged(self) -> None:
+        keys, self._acknowledged = self._acknowledged, {}
+        for key in keys:
+            self.check(key)
+        self._hub.feeds.now(keys)
 
     def look_again(self, keys: Iterable[PointerKey]) -> None:
         """Something changed about a node: its pointers are checked soon, once for all nodes that change together."""

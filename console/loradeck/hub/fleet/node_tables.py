@@ -12,6 +12,7 @@ import json
 from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
@@ -68,7 +69,7 @@ class Steer:
         self._labels: set[tuple[str, str]] = set()
         self.version = 0
         """Grows when the tables were made anew."""
-        self._memo: dict[tuple[int, int, frozenset[PointerKey] | None, tuple[PointerKey, ...]], str] = {}
+        self._memo: dict[tuple[int, int, frozenset[PointerKey] | None, tuple[PointerKey, ...]], bytes] = {}
 
     # ---- entries -------------------------------------------------------------------------------------------
 
@@ -184,11 +185,11 @@ class Steer:
         prev_rev: int,
         keys: Collection[PointerKey] | None,
         unpin: tuple[PointerKey, ...] = (),
-    ) -> str:
-        """A `Desired` as JSON: the entries of `keys`, or the whole table for None. Put together once for all links."""
+    ) -> bytes:
+        """The frame of a `Desired`: the entries of `keys`, or the whole table for None. Encoded once for all links."""
         name = (id(table), prev_rev, None if keys is None else frozenset(keys), unpin)
-        text = self._memo.get(name)
-        if text is None:
+        frame = self._memo.get(name)
+        if frame is None:
             wanted = table.keys if keys is None else [k for k in keys if k in table.members]
             head = Desired.model_construct(
                 epoch=epoch,
@@ -204,8 +205,8 @@ class Steer:
             text = head.replace('"entries":[]', f'"entries":[{entries}]', 1)
             if len(self._memo) > 256:
                 self._memo.clear()
-            self._memo[name] = text
-        return text
+            frame = self._memo[name] = text_frame(text)
+        return frame
 
     def forget_messages(self) -> None:
         """The log has gone on: what was put together for an older rev is of no use."""
