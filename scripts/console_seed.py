@@ -38,7 +38,7 @@ from loradeck.schemas.manifest import (
     SuiteManifest,
     Tier,
 )
-from loradeck.schemas.related import Companion, Company, Shared, Tie
+from loradeck.schemas.related import RelatedRelease, RelatedReleases, Shared, Tie
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.review import ReviewSheet, SampledItem, SignedReview
 from loradeck.schemas.state import (
@@ -830,7 +830,7 @@ def scores(release: str) -> list[Attestation]:
     ]  # fmt: skip
 
 
-def company(tenant: str, route: str, state: HubState) -> Company:
+def company(tenant: str, route: str, state: HubState) -> RelatedReleases:
     """What other live releases share with a row's: acme's rows are in two others', bolt went out beside it."""
     rows = {row.key: row for row in state.tenants}
     asked = rows.get((tenant, route))
@@ -842,11 +842,13 @@ def company(tenant: str, route: str, state: HubState) -> Company:
         "bolt": Tie(what=Shared.BATCH, name="ci-bot"),
     }
     found = tuple(
-        Companion(tenant=name, route="production", live=row.live, ties=(tie,), flags=row.flags)
+        RelatedRelease(tenant=name, route="production", live=row.live, ties=(tie,), flags=row.flags)
         for name, tie in ties.items()
         if (row := rows.get((name, "production"))) is not None and row.live is not None and tenant == "acme"
     )
-    return Company(tenant=tenant, route=route, generation=asked.pointer.generation, total=len(found), companions=found)
+    return RelatedReleases(
+        tenant=tenant, route=route, generation=asked.pointer.generation, total=len(found), companions=found
+    )
 
 
 def traces(tenant: str, route: str, release: str | None) -> Traced:

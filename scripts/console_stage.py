@@ -20,7 +20,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
-from loradeck.schemas.related import Company
+from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.trace import Traced
@@ -144,7 +144,7 @@ class SeededPort:
         self._reachable()
         return seed.data()
 
-    async def company(self, tenant: str, route: str) -> Company:
+    async def company(self, tenant: str, route: str) -> RelatedReleases:
         self._reachable()
         return seed.company(tenant, route, self.state)
 

@@ -52,7 +52,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
     UnpinRequest,
 )
-from loradeck.schemas.related import Company
+from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
@@ -112,9 +112,9 @@ class HubApi:
         """One pointer with its preview."""
         return await self.transport.ask(TenantRow, "GET", _route(tenant, route))
 
-    async def company(self, tenant: str, route: str) -> Company:
+    async def company(self, tenant: str, route: str) -> RelatedReleases:
         """Other live releases that share something with this pointer's."""
-        return await self.transport.ask(Company, "GET", f"{_route(tenant, route)}/company")
+        return await self.transport.ask(RelatedReleases, "GET", f"{_route(tenant, route)}/company")
 
     async def traces(self, tenant: str, route: str, *, release: str | None = None, last: int = 200) -> Traced:
         """The newest requests of each router; `release`: only those that it served."""

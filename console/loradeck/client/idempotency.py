@@ -1,4 +1,4 @@
-"""Idempotency keys: the same key never moves a pointer twice."""
+"""Idempotency keys: one key never moves a pointer twice."""
 
 from __future__ import annotations
 

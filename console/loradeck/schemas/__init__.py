@@ -1,1 +1,1 @@
-"""Types that travel between Loradeck's processes. They import nothing of ours outside this package."""
+"""Types that travel between Loradeck's processes. They import nothing of Loradeck outside this package."""

@@ -1,4 +1,4 @@
-"""Where nothing needs TLS: the loopback of one's own host."""
+"""Addresses that need no TLS: the loopback interface."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to `host` (a name or an address without brackets) cannot leave this machine.
+    """Whether traffic to `host` (a name, or an address without brackets) cannot leave this machine.
 
-    Of the names only `localhost` is believed: any other may resolve to anywhere.
+    `localhost` is the only name that counts: any other may resolve to anywhere.
     """
     if host == "localhost":
         return True

@@ -1,4 +1,4 @@
-"""Attestations: append-only records that name a digest and are never part of it."""
+"""Attestations: append-only records about a digest, never part of what the digest covers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from loradeck.schemas.suite import ItemKind
 
 
 class AttestationKind(StrEnum):
+    """What an attestation states, and the model of its `body`."""
+
     EVALUATION = "evaluation"  # EvaluationReport in `body`
     GATE = "gate"  # GateResult in `body`
-    REVIEW = "review"  # of a release on a route: what a person found in sampled answers; Review in `body`
+    REVIEW = "review"  # of a release on a route: a person's verdicts on sampled answers; Review in `body`
     MERGE = "merge"  # MergeReport in `body`
     CANARY = "canary"  # CanaryRecord in `body`
-    SIGNATURE = "signature"  # of an adapter or merged weights; Signature in `body`, verified when it came in
+    SIGNATURE = "signature"  # of an adapter or merged weights; Signature in `body`, verified on receipt
     REVOCATION = "revocation"  # of a release; `body.reason`
     ATTESTED = "attested"  # a pointer's generation was proven on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
     BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
     DEPRECATION = "deprecation"  # of an adapter; Deprecation in `body`, the newest counts
-    LEDGER = "ledger"  # of a dataset: what the hub read of its rows; LedgerEntry in `body`
-    SCAN = "scan"  # of a dataset or suite: what was looked for in its rows; ScanReport in `body`
+    LEDGER = "ledger"  # of a dataset: the hub's counts of its rows; LedgerEntry in `body`
+    SCAN = "scan"  # of a dataset or suite: personal data and secrets in its rows; ScanReport in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
 
 
 class Attestation(Wire):
+    """A statement about a release, adapter, suite or dataset, which the hub stores for ever.
+
+    The hub makes most of them itself; over its API it accepts canaries from agents, and evaluations, merges,
+    signatures, revocations and deprecations from releasers. It sets `seq`, `by` and `at_ms` (hub time, milliseconds
+    since 1970 UTC).
+    """
+
     seq: int = 0
     kind: AttestationKind
     subject: Digest = Field(description="release id, or digest of the adapter, suite or dataset it speaks of")
@@ -40,22 +49,22 @@ class Attestation(Wire):
 
 
 class Signature(Strict):
-    """What OpenSSF model-signing says of an artifact's files, and the key it says it with."""
+    """An OpenSSF model-signing signature of an artifact's files, with the public key that verifies it."""
 
-    subject: Digest = Field(description="of the artifact")
+    subject: Digest = Field(description="digest of the artifact")
     public_key: str = Field(max_length=4000, description="PEM")
     bundle: str = Field(max_length=1_000_000, description="sigstore bundle, JSON as text")
 
 
 class Deprecation(Strict):
-    """From when on an adapter version is not promoted any more. What serves it goes on."""
+    """The time from which an adapter version is not promoted any more. Pointers that serve it go on."""
 
     from_ms: int = Field(ge=0, description="milliseconds since 1970 UTC")
     reason: str = Field(min_length=1, max_length=500)
 
 
 class CanaryItem(Strict):
-    """Greedy tokens of one fixed prompt. `margins[i]`: top-1 minus top-2 log-probability at position i, nats."""
+    """Greedy tokens of one fixed prompt. `margins[i]`: top-1 minus top-2 log-probability at position i, in nats."""
 
     prompt: Digest = Field(description="digest of the messages")
     tokens: tuple[int, ...]
@@ -63,7 +72,7 @@ class CanaryItem(Strict):
 
 
 class EngineBuild(Strict):
-    """What a fingerprint is valid for: another build may answer with other tokens and be right."""
+    """The engine build that a canary record is valid for: another build may rightly answer with other tokens."""
 
     engine: str = Field(description="'embedded' or 'vllm', with the versions that decide tokens")
     device: str
@@ -72,27 +81,35 @@ class EngineBuild(Strict):
 
     @property
     def key(self) -> str:
+        """The build as one string, under which the hub stores and finds canary records."""
         return f"{self.engine}|{self.device}|{self.dtype}|tp{self.tensor_parallel}"
 
 
 class CanaryRecord(Strict):
+    """A release's answers to fixed prompts on one engine build: its fingerprint, which agents compare answers with.
+
+    An evaluate job or an agent records it on an idle engine; the hub stores it as an attestation.
+    """
+
     release: Digest
     build: EngineBuild
     items: tuple[CanaryItem, ...]
 
 
 class ItemResult(Strict):
+    """A release's answer to one item of a suite, and its score."""
+
     id: str
     answer: str
-    exact: bool = Field(description="as its kind asks: the same text, the expected call, refused, ...")
+    exact: bool = Field(description="as its kind requires: equal text, the expected call, a refusal, ...")
     valid: bool = Field(description="well-formed: parses and satisfies the schema, calls a known tool, ...")
     kind: ItemKind = ItemKind.EXACT
     ms: float | None = Field(None, ge=0, description="time of the batch that answered it; None in older reports")
-    why: str = Field("", max_length=300, description="why it is not as asked, in words")
+    why: str = Field("", max_length=300, description="why it is not exact, in words")
 
 
 class EvaluationReport(Strict):
-    """Scores of one release on one suite, item by item, so that two releases can be paired."""
+    """Scores of one release on one suite, item by item, so that two releases can be compared in pairs."""
 
     release: Digest
     suite: Digest
@@ -104,28 +121,28 @@ class EvaluationReport(Strict):
 
 
 class MergeProbe(Strict):
-    """How near merged weights are to base + adapter, over the tokens that base + adapter answers with.
+    """How far merged weights diverge from base + adapter, over the tokens with which base + adapter answers.
 
-    Divergences are Kullback-Leibler, of the distribution under base + adapter to the other one, nats a token.
+    Divergences are Kullback-Leibler, from the distribution under base + adapter to the other one, in nats a token.
     """
 
     prompts: int = Field(ge=1)
     positions: int = Field(ge=1, description="tokens that were compared")
     kl: float = Field(ge=0, description="to the merged weights, mean")
     kl_worst: float = Field(ge=0, description="to the merged weights, the largest")
-    kl_base: float = Field(ge=0, description="to the base alone, mean: how much the adapter says at all")
-    agree: int = Field(ge=0, description="positions where both would say the same token")
+    kl_base: float = Field(ge=0, description="to the base alone, mean: how much the adapter changes at all")
+    agree: int = Field(ge=0, description="positions where both give the same most likely token")
 
 
 class MergeReport(Strict):
-    """What a merge made of which parts, and how near it came."""
+    """The parts and the result of a merge, and how far the merged weights diverge."""
 
     release: Digest = Field(description="the merged release")
     adapter: Digest = Field(description="the adapter's release that was merged")
     merged: Digest = Field(description="base digest of the merged weights")
     tensors: int = Field(ge=1, description="weights that the adapter changes")
     probe: MergeProbe
-    seconds: float = Field(description="what the merge itself took, without the probe")
+    seconds: float = Field(description="duration of the merge itself, without the probe")
 
 
 class CheckResult(Strict):
@@ -143,27 +160,29 @@ class CheckResult(Strict):
     unit: Literal["share", "ms", "people", "stage"] = Field(
         "share", description="of value, threshold and interval; a share is 0 to 1, a stage 1 where it was passed"
     )
-    too_small: bool = Field(False, description="n is under `needed`: it says nothing, and so it did not pass")
-    needed: int | None = Field(None, description="items from which on the threshold can be told")
-    lost: int | None = Field(None, description="drop: items the live release had right and this one has not")
+    too_small: bool = Field(False, description="n is under `needed`: the check is undecided, and so not passed")
+    needed: int | None = Field(None, description="number of items from which the threshold can be decided")
+    lost: int | None = Field(None, description="drop: items the live release had right and this one has wrong")
     won: int | None = Field(None, description="drop: the reverse")
     p: float | None = Field(None, description="drop: McNemar's exact one-sided p, for a drop of nothing")
     visible: float | None = Field(None, description="drop: the smallest one that n items see with 80 % power")
 
     @property
     def at_most(self) -> bool:
-        """Whether the threshold is the most that passes, and not the least."""
+        """Whether the threshold is the largest value that passes, rather than the smallest."""
         return self.name in ("drop", "p95")
 
     def in_unit(self, value: float) -> str:
-        """A figure of this check as people read it: '97.1%', '840 ms', '2'."""
+        """Formats a value of this check for people: '97.1%', '840 ms', '2'."""
         return f"{value:.1%}" if self.unit == "share" else f"{value:.0f} ms" if self.unit == "ms" else f"{value:g}"
 
 
 class GateResult(Strict):
+    """The outcome of a route's gate for one candidate; the hub judges it and stores it as an attestation."""
+
     release: Digest
     against: Digest | None = Field(description="the live release it was compared with")
-    suite: Digest = Field(description="the gate's own suite; a check names another where it is on another")
+    suite: Digest = Field(description="the gate's own suite; a check on another suite names it")
     passed: bool
     checks: tuple[CheckResult, ...]
     gate: Digest | None = Field(None, description="digest of the gate's settings under which it was judged")

@@ -1,4 +1,4 @@
-"""What a bundle carries from one hub to another that no network connects."""
+"""The manifest of a bundle, which carries an adapter version from one hub to another without a network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetMani
 
 
 class BundleManifest(Strict):
-    """One adapter version with everything its registration asks for, except for the base's files.
+    """One adapter version with everything its registration needs, except for the base's files.
 
-    `adapters`: its ancestors, the oldest first, and itself last. `signatures`: of any of them. What else was
-    attested (evaluations, gates, proofs) stays where it was seen.
+    `adapters`: its ancestors, the oldest first, and itself last. `signatures`: of any of them. Other attestations
+    (evaluations, gates, proofs) are not carried.
     """
 
     v: Literal[1] = 1
@@ -39,16 +39,17 @@ class BundleManifest(Strict):
 
     @property
     def adapter(self) -> AdapterManifest:
-        """The one that the bundle is about."""
+        """The adapter version that the bundle was made for."""
         return self.adapters[-1]
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
-        """Every file that it carries, each content once, in the order they lie in it."""
+        """Every file in the bundle, each content once, in the order of the tar."""
         held = [artifact.files for artifact in self.datasets] + [artifact.files for artifact in self.adapters]
         entries = [entry for files in held for entry in files]
         return tuple({entry.sha256: entry for entry in entries}.values())
 
     @property
     def digest(self) -> Digest:
+        """SHA-256 (hex) of the manifest, which identifies the bundle."""
         return digest_of(self)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of one release's requests over some time.
+    """Outcomes of one release's requests over some period.
 
-    Adding two sums them field by field. Subtracting gives what was counted in between, and may be negative where the
-    two are not an earlier and a later reading of one counter.
+    Adding two sums them field by field. Subtracting gives the counts in between, and may be negative unless the two are
+    a later and an earlier reading of one counter.
     """
 
     requests: int = 0
@@ -45,7 +45,7 @@ class Counts:
         return bool(self.requests or self.errors or self.checked or self.bad)
 
     def at_least_zero(self) -> Counts:
-        """The same counts with every negative one set to zero."""
+        """A copy with every negative count set to zero."""
         return Counts(max(0, self.requests), max(0, self.errors), max(0, self.checked), max(0, self.bad))
 
 

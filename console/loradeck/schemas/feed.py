@@ -1,7 +1,7 @@
 """The feed: a console lists (`GET /v1/state`), then watches (`/v1/feed?since=epoch:rev`).
 
-The hub sends log events at once, and rows that changed at most once a second, except that a row whose
-pointer has just moved or been acknowledged is sent at once.
+The hub sends log events at once, and changed rows at most once a second, except that the row of a pointer that just
+moved or was acknowledged is sent at once.
 """
 
 from __future__ import annotations
@@ -17,35 +17,43 @@ from loradeck.schemas.state import HubStatus, NodeRow, TenantRow
 
 
 class FeedEvents(Wire):
+    """New events of the log, oldest first, sent by the hub as soon as they are committed."""
+
     type: Literal["events"] = "events"
     events: tuple[Event, ...]
 
 
 class FeedTenants(Wire):
+    """Pointer rows that changed, and the (tenant, route) of those that are gone."""
+
     type: Literal["tenants"] = "tenants"
     rows: tuple[TenantRow, ...]
     gone: tuple[tuple[str, str], ...] = ()
 
 
 class FeedNodes(Wire):
+    """Node rows that changed."""
+
     type: Literal["nodes"] = "nodes"
     rows: tuple[NodeRow, ...]
 
 
 class FeedJobs(Wire):
+    """Jobs that changed."""
+
     type: Literal["jobs"] = "jobs"
     rows: tuple[Job, ...]
 
 
 class FeedStatus(Wire):
-    """At least every two seconds: the hub is there, and this is its rev."""
+    """The hub's status and rev, sent at least every two seconds, so that a console notices silence."""
 
     type: Literal["status"] = "status"
     status: HubStatus
 
 
 class FeedReset(Wire):
-    """The cursor is too old or of another log: list again."""
+    """The console's cursor is too old or belongs to another log; it must list again."""
 
     type: Literal["reset"] = "reset"
     why: str
@@ -54,11 +62,12 @@ class FeedReset(Wire):
 FeedMessage = Annotated[
     FeedEvents | FeedTenants | FeedNodes | FeedJobs | FeedStatus | FeedReset, Field(discriminator="type")
 ]
+"""A message of the feed from hub to console."""
 feed_adapter: TypeAdapter[FeedMessage] = TypeAdapter(FeedMessage)
 
 
 class FeedShow(Wire):
-    """Sent by a console: telemetry is wanted for these rows ('tenant/route') and nodes. None: for all of them."""
+    """Sent by a console to ask for telemetry of these rows ('tenant/route') and nodes; None means all of them."""
 
     type: Literal["show"] = "show"
     rows: tuple[str, ...] | None = None

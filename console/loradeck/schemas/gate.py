@@ -1,4 +1,4 @@
-"""A route's gate: what a candidate must reach before it may go forward."""
+"""The settings of a route's gate: what a candidate must reach before it may be promoted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from loradeck.schemas.ids import Digest, Name, Strict
 
 
 class SuiteGate(Strict):
-    """What a candidate must reach on one suite. Shares are 0 to 1."""
+    """The thresholds of one suite. Shares are 0 to 1."""
 
     suite: Digest
-    min_exact: float = Field(0.0, ge=0, le=1, description="share of items answered as their kind asks")
+    min_exact: float = Field(0.0, ge=0, le=1, description="share of items answered as their kind requires")
     min_valid: float = Field(0.0, ge=0, le=1, description="share of answers that are well-formed")
     bound: bool = Field(
         False,
@@ -25,9 +25,9 @@ class SuiteGate(Strict):
         ge=0,
         le=1,
         description="largest net share of items lost against the live release; 1 compares nothing. The suite must "
-        "have the items to see such a drop; 0 asks for none on these items and promises nothing about others",
+        "have the items to see such a drop; 0 forbids any drop on these items and promises nothing about others",
     )
-    canaries: bool = Field(False, description="every canary of the suite must be answered as its kind asks")
+    canaries: bool = Field(False, description="every canary of the suite must be answered as its kind requires")
     max_p95_ms: float | None = Field(None, gt=0, description="95th percentile of the executor's time for an item, ms")
 
     @model_validator(mode="after")
@@ -38,19 +38,22 @@ class SuiteGate(Strict):
 
 
 class ReviewGate(Strict):
-    """A spot check by people: sampled answers on the gate's own suite are looked at and signed off by name."""
+    """A spot check by people: they judge sampled answers on the gate's own suite and sign by name."""
 
     items: int = Field(20, ge=1, le=200, description="answers that are sampled")
-    max_bad: int = Field(0, ge=0, description="bad ones among them up to which a review passes")
-    people: int = Field(1, ge=1, le=2, description="different people who must sign; 2 wants a second one")
+    max_bad: int = Field(0, ge=0, description="most bad answers with which a review passes")
+    people: int = Field(1, ge=1, le=2, description="different people who must sign")
 
 
 class GateConfig(SuiteGate):
-    """A route's gate. Its own suite is what `max_drop` is about in the first place; `also` holds further ones."""
+    """A route's gate: the thresholds of its own suite, and those of further suites in `also`.
 
-    also: tuple[SuiteGate, ...] = Field((), description="further suites, each with what it asks: red team, general")
+    The own suite is the one on which live release and candidate are paired and reviews are sampled.
+    """
+
+    also: tuple[SuiteGate, ...] = Field((), description="further suites with their thresholds: red team, general")
     discordant: float = Field(
-        0.10, gt=0, le=1, description="share of items on which two releases are taken to differ, to size a suite"
+        0.10, gt=0, le=1, description="share of items on which two releases are assumed to differ, to size a suite"
     )
     after: Name | None = Field(
         None, description="route of this tenant on which a candidate must have been proven first: staging"
@@ -59,11 +62,12 @@ class GateConfig(SuiteGate):
 
     @property
     def suites(self) -> tuple[SuiteGate, ...]:
+        """All suites of the gate, its own first."""
         return (self, *self.also)
 
     @model_validator(mode="after")
     def _once(self) -> Self:
         digests = [part.suite for part in self.suites]
         if len(set(digests)) != len(digests):
-            raise ValueError("a suite stands in this gate twice")
+            raise ValueError("a suite is in this gate twice")
         return self

@@ -1,8 +1,8 @@
-"""Names, digests and the canonical JSON they are taken of.
+"""Names, digests and the canonical JSON that digests are computed from.
 
-Every identifier in Loradeck is either a human name (tenant, route, adapter, node) or the SHA-256 of a
-canonical JSON document: UTF-8, keys sorted, no spaces, no NaN. Manifests hold no floats, so that any
-language can recompute their digests; events may hold settings with floats, written in their shortest form.
+Every identifier in Loradeck is either a human name (tenant, route, adapter, node) or the SHA-256 of a canonical JSON
+document: UTF-8, keys sorted, no spaces, no NaN. Manifests hold no floats, so that any language can recompute their
+digests; events may hold settings with floats, written in their shortest form.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-
 """A tenant, route, adapter or node: safe as a URL segment, a folder name and a metric label."""
 
 PointerKey: TypeAlias = tuple[str, str]
-"""(tenant, route): what names a pointer everywhere."""
+"""(tenant, route): the identity of a pointer."""
 
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
+"""A person's reason for an action: at most 500 characters, stripped."""
 
 SHORT = 6
 """Characters of a digest that the console and the CLI print."""
 
 
 class Role(StrEnum):
-    """What a token may do. Each role may do what the ones before it may; `agent` stands apart."""
+    """What a token may do. Each role may do what those before it may; `agent` stands apart."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -47,19 +48,19 @@ class Role(StrEnum):
 
 
 class Wire(BaseModel):
-    """Something that travels between processes of different versions: unknown fields are ignored."""
+    """Base of models that travel between processes of different versions: unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Strict(BaseModel):
-    """Something a person or a digest depends on: unknown fields are an error, never dropped."""
+    """Base of models that a person or a digest depends on: unknown fields are an error, never dropped."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def canonical_json(value: BaseModel | Mapping[str, Any]) -> bytes:
-    """The one byte string a document is hashed as: sorted keys, no spaces, UTF-8, no NaN.
+    """Serialises a document to the one byte string that is hashed: sorted keys, no spaces, UTF-8, no NaN.
 
     Raises:
         ValueError: the document holds NaN or an infinity.
@@ -74,5 +75,5 @@ def digest_of(value: BaseModel | Mapping[str, Any]) -> str:
 
 
 def short(digest: str | None) -> str:
-    """The first characters of a digest, for people. `-` where there is none."""
+    """The first characters of a digest, for people; `-` for None."""
     return digest[:SHORT] if digest else "-"

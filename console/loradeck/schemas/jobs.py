@@ -1,4 +1,4 @@
-"""Jobs: work that a node does for the hub, and the events its executor writes."""
+"""Jobs: work that nodes do for the hub, their recipes, and the events that executors write."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ EXIT_PREEMPTED = 75
 
 
 CRASHES = frozenset({"killed", "executor_failed", "executor_lost", "no_terminal_event"})
-"""Codes of an executor that ended without saying why, or by an error nobody foresaw."""
+"""Codes of executors that ended without a report, or by an unexpected error."""
 
 MOVED_ON = frozenset({"preempted", "node_lost", "job_lost"})
-"""Codes of an attempt that was taken away from its node. After these and a crash the job is tried again, from its last
-checkpoint where it made one."""
+"""Codes of attempts that were taken from their node. After these and a crash the job is repeated, from its last
+checkpoint if it made one.
+"""
 
 
 class JobState(StrEnum):
+    """Where a job stands, from submission to its end."""
+
     QUEUED = "queued"
     ASSIGNED = "assigned"
     RUNNING = "running"
@@ -39,7 +42,7 @@ class JobState(StrEnum):
 
 
 class TrainSpec(Strict):
-    """A training recipe. The loss is on answers only; a step is `batch` rows, whatever they are split into."""
+    """A training recipe. The loss covers answers only; a step is `batch` rows, however they are split."""
 
     kind: Literal["train"] = "train"
     tenant: Name
@@ -52,7 +55,7 @@ class TrainSpec(Strict):
     weights: Weights = Weights.LORA
     steps: int = Field(40, ge=1)
     batch: int = Field(4, ge=1, description="rows of a step, over all processes")
-    accumulation: int = Field(1, ge=1, description="pieces that a process works its rows off in")
+    accumulation: int = Field(1, ge=1, description="pieces into which a process splits its rows of a step")
     processes: int = Field(1, ge=1, le=64, description="more than one runs under torchrun")
     learning_rate: float = Field(1e-3, gt=0)
     rank: int = Field(8, ge=1, le=512)
@@ -61,8 +64,8 @@ class TrainSpec(Strict):
     dropout: float = Field(0.0, ge=0, lt=1)
     seed: int = 0
     max_tokens: int = Field(256, ge=8, description="longest row, prompt and answer, in tokens; longer rows are refused")
-    beta: float = Field(0.1, gt=0, description="preferences: how strongly the reference holds")
-    kl: float = Field(0.0, ge=0, description="weight of KL(base || model) per token, on the general rows where any")
+    beta: float = Field(0.1, gt=0, description="preferences: how strongly the model is held to the reference")
+    kl: float = Field(0.0, ge=0, description="weight of KL(base || model) per token, on the general rows if any")
     mixing: Mixing | None = None
     structure: Structure | None = None
     validation: Validation | None = None
@@ -79,7 +82,7 @@ class TrainSpec(Strict):
         wrong = {
             "batch must be a multiple of accumulation x processes": self.batch % (self.accumulation * self.processes),
             "mixing.dataset must be one of datasets": self.mixing and self.mixing.dataset not in self.datasets,
-            "mixing needs a dataset of the task's beside the general one": self.mixing and len(set(self.datasets)) < 2,
+            "mixing needs a dataset of the task beside the general one": self.mixing and len(set(self.datasets)) < 2,
             "kl needs lora: the base is the model with its adapter disabled": self.kl and self.weights is Weights.FULL,
             "full has no parent adapter": self.parent and self.weights is Weights.FULL,
             "preferences need lora, one process and no dropout": preferences
@@ -96,7 +99,7 @@ class TrainSpec(Strict):
 
 
 class EvaluateSpec(Strict):
-    """Scores a release on a suite's held-out items, and records its canaries."""
+    """A job that scores a release on a suite's held-out items and records its canaries."""
 
     kind: Literal["evaluate"] = "evaluate"
     tenant: Name
@@ -108,10 +111,10 @@ class EvaluateSpec(Strict):
 
 
 class MergeSpec(Strict):
-    """Merges an adapter's release into its base, in fp32 with one cast, and registers what came of it as a release.
+    """A job that merges an adapter's release into its base, in fp32 with one cast, and registers the result as a
+    release.
 
-    Before that, what the merged weights say is compared with base + adapter, on fixed prompts and on the canaries of
-    `route`.
+    The merged weights are first compared with base + adapter, on fixed prompts and on the canaries of `route`.
     """
 
     kind: Literal["merge"] = "merge"
@@ -121,7 +124,7 @@ class MergeSpec(Strict):
 
 
 class PrepareSpec(Strict):
-    """Before a promote commits: fetch, verify, load and canary on every reachable placed replica of a node."""
+    """A job before a promote commits: fetch, verify, load and canary on every reachable placed replica of a node."""
 
     kind: Literal["prepare"] = "prepare"
     tenant: Name
@@ -131,17 +134,22 @@ class PrepareSpec(Strict):
 
 
 JobSpec = Annotated[TrainSpec | EvaluateSpec | MergeSpec | PrepareSpec, Field(discriminator="kind")]
+"""The work of a job, by its `kind`."""
 
 
 class JobRequest(Strict):
+    """A job as it is submitted to the hub."""
+
     spec: JobSpec
     labels: dict[str, str] = Field(default_factory=dict, description="labels the node must carry")
-    priority: int = Field(0, ge=-100, le=100, description="higher goes first; of the same, the older")
+    priority: int = Field(0, ge=-100, le=100, description="higher goes first, then the older")
     memory_gb: float | None = Field(None, gt=0, description="GB that must be free on one GPU, or on a host without one")
     idempotency_key: str | None = None
 
 
 class ExecutorEventType(StrEnum):
+    """What an executor reports; see `ExecutorEvent`."""
+
     STARTED = "started"
     PROGRESS = "progress"
     HEARTBEAT = "heartbeat"
@@ -152,10 +160,11 @@ class ExecutorEventType(StrEnum):
 
 
 TERMINAL = frozenset({ExecutorEventType.FINISHED, ExecutorEventType.FAILED, ExecutorEventType.PREEMPTED})
+"""Types of a run's last event."""
 
 
 class ExecutorEvent(Wire):
-    """One JSON line of an executor's event file."""
+    """One JSON line of an executor's event file, which the agent reads and passes on to the hub."""
 
     v: Literal[1] = 1
     run: str
@@ -172,7 +181,9 @@ class ExecutorEvent(Wire):
 
 
 class JobLogLine(Wire):
-    """A line that an executor printed. `number` counts the lines of its attempt from 1; a jump is what was not sent."""
+    """A line that an executor printed. `number` counts the lines of its attempt from 1; lines skipped were not
+    sent.
+    """
 
     attempt: int
     number: int
@@ -180,7 +191,7 @@ class JobLogLine(Wire):
 
 
 class ExecutorSpec(Strict):
-    """The spec.json an executor is started with. It touches these local folders and nothing else."""
+    """The `spec.json` with which an agent starts an executor. It uses these local folders and nothing else."""
 
     v: Literal[1] = 1
     run: str
@@ -189,7 +200,7 @@ class ExecutorSpec(Strict):
     base: str = Field(description="folder of the base model")
     base_digest: Digest
     inputs: dict[str, str] = Field(description="digest of a dataset, suite or adapter -> its folder or file")
-    release: Release | None = Field(None, description="evaluate and merge: what the job is about, by its parts")
+    release: Release | None = Field(None, description="evaluate and merge: the release of the job, by its parts")
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     out: str = Field(description="folder for results; made by the executor, complete only when it has finished")
     events: str = Field(description="file to append events to")
@@ -197,35 +208,35 @@ class ExecutorSpec(Strict):
     checkpoints: str | None = Field(
         None, description="train: folder of checkpoints, which outlives the attempt; without it none are made"
     )
-    held_out: tuple[Digest, ...] = Field((), description="train: suites among the inputs whose items no row may hold")
+    held_out: tuple[Digest, ...] = Field((), description="train: suites among the inputs; no row may hold their items")
     threads: int = Field(1, ge=1)
 
 
 class CheckpointRef(Wire):
-    """A checkpoint whose files the hub holds, so that another node can go on from it."""
+    """A checkpoint whose files the hub holds, so that another node can resume from it."""
 
     step: int = Field(ge=1)
     files: tuple[FileEntry, ...] = Field(min_length=1)
 
 
 class JobAssignment(Wire):
-    """A job as it is given to a node. `lease` fences: events under an older one are refused."""
+    """A job as the hub gives it to a node. `lease` fences: events under an older one are refused."""
 
     id: str
     lease: int
     attempt: int
     spec: JobSpec
     release: ReleaseRef | None = Field(None, description="for prepare, evaluate and merge")
-    canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="of the route the job is about")
+    canaries: tuple[tuple[dict[str, str], ...], ...] = Field((), description="canaries of the job's route")
     held_out: tuple[Digest, ...] = Field((), description="train: the tenant's suites")
-    checkpoint: CheckpointRef | None = Field(None, description="train: of an earlier attempt, the newest")
+    checkpoint: CheckpointRef | None = Field(None, description="train: the newest of an earlier attempt")
     swap: bool = Field(
-        False, description="prepare: where memory forbids both engines, the one of the live release is stopped for it"
+        False, description="prepare: if memory does not hold both engines, the live release's engine is stopped for it"
     )
 
 
 class Job(Wire):
-    """A job as the hub keeps it."""
+    """A job as the hub stores it and sends it to consoles. Times are hub time, milliseconds since 1970 UTC."""
 
     id: str
     kind: str
@@ -247,29 +258,29 @@ class Job(Wire):
     metrics: dict[str, float] = Field(default_factory=dict)
     message: str = ""
     code: str | None = None
-    log: str = Field("", description="where it failed: the last lines that its executor left")
-    checkpoint: CheckpointRef | None = Field(None, description="train: the newest that the hub holds")
+    log: str = Field("", description="of a failed job: the last lines that its executor printed")
+    checkpoint: CheckpointRef | None = Field(None, description="train: the newest checkpoint that the hub holds")
     result: dict[str, Any] | None = None
 
 
 LISTED = 200
-"""Jobs in one answer where none other is asked for."""
+"""Jobs in one answer unless the query sets a limit."""
 
 
 class JobQuery(Strict):
-    """Which jobs are listed, newest first: those for which all that is given here holds."""
+    """A filter for jobs, listed newest first; all given conditions must hold."""
 
     tenant: Name | None = None
     state: JobState | None = None
     kind: str | None = Field(None, description="train, evaluate, merge or prepare")
     match: str | None = Field(
-        None, max_length=200, description="in recipe, reason, code, log, figures or result; case is not told apart"
+        None, max_length=200, description="text in recipe, reason, code, log, figures or result, case-insensitive"
     )
-    before: str | None = Field(None, description="id of a job: only what was submitted before it")
+    before: str | None = Field(None, description="id of a job: only jobs submitted before it")
     limit: int = Field(LISTED, ge=1, le=500)
 
     def takes(self, job: Job) -> bool:
-        """Whether a job is one of them, wherever in the list it stands."""
+        """Whether a job matches the filter; `before` and `limit` are not considered."""
         return (
             self.tenant in (None, job.tenant)
             and self.state in (None, job.state)

@@ -18,22 +18,26 @@ from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
 
 LINK_TTL_S = 10.0
-"""A node not heard from for this long is lost; after a start of the hub, counted from that start."""
+"""Seconds of silence after which a node counts as lost; after a start of the hub, counted from that start."""
 
 HEARTBEAT_S = 2.0
+"""Seconds between heartbeats of either side."""
 
 
 # ---- down ------------------------------------------------------------------------------------------------
 
 
 class Desired(Wire):
-    """Entries that changed since `prev_rev`, or all of them when `full`. A gap makes the agent send `Resync`."""
+    """Table entries from the hub: those that changed since `prev_rev`, or all of them when `full`.
+
+    A gap between `prev_rev` and the agent's own rev makes the agent send `Resync`.
+    """
 
     type: Literal["desired"] = "desired"
     epoch: int
     rev: int
     prev_rev: int
-    hash: Digest = Field(description="hash of the event at `rev`; persisted by the agent and said in its hello")
+    hash: Digest = Field(description="hash of the event at `rev`; the agent stores it and sends it in its hello")
     entries: tuple[TableEntry, ...]
     full: bool = False
     table: Digest = Field(description="digest of the whole table at `rev`")
@@ -41,7 +45,7 @@ class Desired(Wire):
 
 
 class Bookmark(Wire):
-    """Heartbeat of the hub: nothing newer than this exists."""
+    """Heartbeat of the hub, with its newest rev: the agent has missed nothing if it holds that rev."""
 
     type: Literal["bookmark"] = "bookmark"
     epoch: int
@@ -50,18 +54,22 @@ class Bookmark(Wire):
 
 
 class JobMessage(Wire):
+    """The hub assigns a job to the node."""
+
     type: Literal["job"] = "job"
     job: JobAssignment
 
 
 class JobCancel(Wire):
+    """The hub cancels a job of the node, under this lease."""
+
     type: Literal["job_cancel"] = "job_cancel"
     job: str
     lease: int
 
 
 class JobNoted(Wire):
-    """An event of a job was taken in: it need not be sent again after the next loss of the link."""
+    """The hub has recorded an event of a job, so the agent need not send it again after the link was lost."""
 
     type: Literal["job_noted"] = "job_noted"
     job: str
@@ -70,29 +78,32 @@ class JobNoted(Wire):
 
 
 class TableAsk(Wire):
-    """Send your whole table (used by `loradeck hub recover`)."""
+    """The hub asks for the agent's whole table (for `loradeck hub recover`); answered by `TableState`."""
 
     type: Literal["table_ask"] = "table_ask"
 
 
 TRACE_ROWS = 200
-"""Rows of the trace in one answer at most: a router puts them together beside the requests it serves."""
+"""Most rows of the trace in one answer: a router assembles them beside the requests it serves."""
 
 
 class TraceAsk(Wire):
-    """Send one pointer's newest rows of the router's trace; `before` is a seq of an earlier answer."""
+    """The hub asks for a pointer's newest rows of the router's trace; answered by `TraceRows`.
+
+    `before` is a seq of an earlier answer, for paging.
+    """
 
     type: Literal["trace_ask"] = "trace_ask"
-    ask: str = Field(description="comes back with the answer")
+    ask: str = Field(description="id of the question, repeated in the answer")
     tenant: Name
     route: Name
-    release: Digest | None = Field(None, description="only requests that it served")
+    release: Digest | None = Field(None, description="only requests that this release served")
     before: int | None = Field(None, ge=1)
     last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
 
 
 class NodeOrder(Wire):
-    """Drain or cordon, level-triggered: sent whole after each hello."""
+    """The hub drains or cordons the node. Level-triggered: sent in full after each hello."""
 
     type: Literal["node_order"] = "node_order"
     cordoned: bool = False
@@ -100,7 +111,7 @@ class NodeOrder(Wire):
 
 
 class Welcome(Wire):
-    """Answer to a hello. `refuse` is a problem code when the hub will not steer this node (log_behind)."""
+    """The hub's answer to a hello. `refuse` is a problem code if the hub will not steer this node (log_behind)."""
 
     type: Literal["welcome"] = "welcome"
     epoch: int
@@ -113,20 +124,23 @@ DownMessage = Annotated[
     Welcome | Desired | Bookmark | JobMessage | JobCancel | JobNoted | TableAsk | TraceAsk | NodeOrder,
     Field(discriminator="type"),
 ]
+"""A message from hub to agent."""
 
 
 # ---- up --------------------------------------------------------------------------------------------------
 
 
 class EngineState(StrEnum):
+    """The state of an engine process, as its agent sees it."""
+
     STARTING = "starting"
     UP = "up"
     DOWN = "down"
-    STOPPED = "stopped"  # nothing wants its base: it is started when an entry names that
+    STOPPED = "stopped"  # nothing wants its base; it is started when an entry does
 
 
 class Replica(Wire):
-    """One engine process, as its agent sees it."""
+    """One engine process, as its agent reports it in `Hello` and `Report`."""
 
     replica: Name = Field(description="unique in the fleet: '<node>' or '<node>.<engine>'")
     state: EngineState
@@ -139,13 +153,15 @@ class Replica(Wire):
     start_s: float | None = Field(None, description="how long the last start took; None: none was measured here")
     load_s: float | None = Field(None, description="how long the last adapter took from disk to answering as recorded")
     fetch_s: float | None = Field(None, description="how long the last adapter took from the hub to this node's disk")
-    memory_gb: float | None = Field(None, description="what its engine takes, as configured; None: not said")
+    memory_gb: float | None = Field(None, description="memory of its engine as configured; None: not configured")
     always: bool = Field(True, description="False: it runs only while something wants its base")
     gpus: tuple[int, ...] = Field((), description="indices of GPUs on which its processes were seen; (): on none")
-    alarm: str = Field("", description="one line: why the engine is not used, or which way back has no slot in it")
+    alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
 
 
 class Hello(Wire):
+    """The agent's first message on a link: who it is, what it holds durably, and what runs on the node."""
+
     type: Literal["hello"] = "hello"
     node: Name
     boot: str
@@ -158,18 +174,22 @@ class Hello(Wire):
     pins: tuple[Pin, ...] = ()
     jobs: tuple[tuple[str, int], ...] = Field((), description="(job, lease) still running here")
     stored: tuple[Digest, ...] = Field((), description="adapters that lie on this node's disk, by digest")
-    memory_gb: float | None = Field(None, description="what the node has for its engines; None: no limit is configured")
+    memory_gb: float | None = Field(None, description="memory of the node for its engines; None: not limited")
 
 
 class AckState(StrEnum):
+    """How far a replica is with an entry."""
+
     FLIPPED = "flipped"
     PROVEN = "proven"
     LISTED = "listed"
-    WAITING = "waiting"  # the release is not ready; the gap policy holds
+    WAITING = "waiting"  # the release is not ready; the gap policy applies
     FAILED = "failed"
 
 
 class Ack(Wire):
+    """An acknowledgement: how far one replica is with an entry, sent by the agent whenever that changes."""
+
     type: Literal["ack"] = "ack"
     tenant: Name
     route: Name
@@ -205,14 +225,15 @@ class Traffic(Wire):
 
 
 TTFT_BUCKETS_MS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+"""Upper bounds of the buckets of time to first token, in milliseconds."""
 
 
 class Report(Wire):
-    """Once a second; counters are cumulative, so a lost report loses nothing."""
+    """The agent's report, once a second. Counters are cumulative, so a lost report loses nothing."""
 
     type: Literal["report"] = "report"
     replicas: tuple[Replica, ...]
-    router_boot: str = Field("", description="counters start again when this changes")
+    router_boot: str = Field("", description="counters restart at zero when this changes")
     traffic: tuple[Traffic, ...] = ()
     host: Host | None = None
     gpus: tuple[Gpu, ...] = ()
@@ -220,15 +241,19 @@ class Report(Wire):
     pins: tuple[Pin, ...] = ()
     rev: int
     epoch: int
-    stored: tuple[Digest, ...] | None = Field(None, description="adapters on disk, by digest; None: as last said")
+    stored: tuple[Digest, ...] | None = Field(None, description="adapters on disk, by digest; None: unchanged")
 
 
 class Resync(Wire):
+    """The agent asks for its whole table, because entries are missing or its digest differs; answered by `Desired`."""
+
     type: Literal["resync"] = "resync"
     why: str
 
 
 class TableState(Wire):
+    """The agent's whole table; the answer to `TableAsk`."""
+
     type: Literal["table_state"] = "table_state"
     epoch: int
     rev: int
@@ -237,6 +262,10 @@ class TableState(Wire):
 
 
 class JobEvent(Wire):
+    """An executor's event, passed on by the agent; sent again on the next link unless the hub sent `JobNoted`
+    for it.
+    """
+
     type: Literal["job_event"] = "job_event"
     job: str
     lease: int
@@ -247,11 +276,13 @@ class JobEvent(Wire):
 
 LOG_LINES = 200
 LOG_LINE = 400
-"""Lines of a `JobLog` at most, and characters of each."""
+"""Most lines of a `JobLog`, and most characters of each line."""
 
 
 class JobLog(Wire):
-    """What a job's executor printed since the last one, at most once a second; where it is more, the newest."""
+    """Lines that a job's executor printed since the last `JobLog`, at most once a second; too many are cut to the
+    newest.
+    """
 
     type: Literal["job_log"] = "job_log"
     job: str
@@ -262,24 +293,27 @@ class JobLog(Wire):
 
 
 class TraceRows(Wire):
-    """Answer to a `TraceAsk`, oldest first."""
+    """The answer to a `TraceAsk`, oldest row first."""
 
     type: Literal["trace_rows"] = "trace_rows"
     ask: str
     rows: tuple[TraceRow, ...] = Field(max_length=TRACE_ROWS)
-    more: bool = Field(False, description="there are more before them")
-    turned_over: bool = Field(False, description="the router has dropped its oldest rows, of whatever pointer")
+    more: bool = Field(False, description="the router holds older matching rows")
+    turned_over: bool = Field(False, description="the router has dropped its oldest rows, of any pointer")
     since_ms: int | None = Field(None, description="wall clock when the trace began, with the router")
     trouble: str = Field("", description="why the router could not be asked")
 
 
 class Heartbeat(Wire):
+    """The agent is alive; sent when there was nothing else to send."""
+
     type: Literal["heartbeat"] = "heartbeat"
 
 
 UpMessage = Annotated[
     Hello | Ack | Report | Resync | TableState | JobEvent | JobLog | TraceRows | Heartbeat, Field(discriminator="type")
 ]
+"""A message from agent to hub."""
 
 down_adapter: TypeAdapter[DownMessage] = TypeAdapter(DownMessage)
 up_adapter: TypeAdapter[UpMessage] = TypeAdapter(UpMessage)

@@ -1,4 +1,4 @@
-"""The log: events, and the pointers they add up to."""
+"""The log: events, and the state of pointers that they fold to."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ GENESIS = "0" * 64
 
 
 class EventKind(StrEnum):
+    """What an event of the log records. The first group moves pointers; see `MOVES`."""
+
     PROMOTE = "promote"
     ROLLBACK = "rollback"
     UNDO = "undo"
@@ -25,7 +27,7 @@ class EventKind(StrEnum):
     HOLD = "hold"
     RELEASE_HOLD = "release_hold"
     LIFT = "lift"  # a quarantine, a breach, or both
-    PIN = "pin"  # a node says that a release was chosen on it, over the hub's
+    PIN = "pin"  # a node reports a release that was pinned on it, over the hub's
     UNPIN = "unpin"
     ANNOTATE = "annotate"  # incident and reason, added afterwards
     ROUTE = "route"  # a route's settings
@@ -47,11 +49,11 @@ MOVES = frozenset(
         EventKind.RECOVER,
     }
 )
-"""Kinds that change which release a pointer names, and so raise its generation."""
+"""Kinds that change the release of a pointer, and so raise its generation."""
 
 
 class Quarantine(Wire):
-    """A release that was rolled back from, on one pointer. Ends by a `lift` that names `event`, or its undo."""
+    """A release that was rolled back from, on one pointer. It ends by a lift, or by the undo of `event`."""
 
     release: Digest
     event: str
@@ -60,8 +62,7 @@ class Quarantine(Wire):
 class Lifted(Wire):
     """A breach that a person has lifted on one pointer, because the release was not at fault.
 
-    What had been counted of the release by then does not speak against it any more. A breach that is attested
-    later counts anew.
+    The release's counts up to then do not count against it any more. A breach that is attested later counts anew.
     """
 
     release: Digest
@@ -72,7 +73,7 @@ class Lifted(Wire):
 
 
 class PointerState(Wire):
-    """One (tenant, route): a stack of releases with a generation that only grows. As after its last event."""
+    """One pointer, (tenant, route): a stack of releases with a generation that only grows, as after its last event."""
 
     tenant: Name
     route: Name
@@ -81,22 +82,23 @@ class PointerState(Wire):
     beneath: tuple[Digest, ...] = Field((), description="newest first: where R goes")
     held: bool = False
     quarantined: tuple[Quarantine, ...] = ()
-    lifted: tuple[Lifted, ...] = Field((), description="the newest of each release")
+    lifted: tuple[Lifted, ...] = Field((), description="the newest lift of each release")
     last_move: str | None = Field(None, description="id of the event that last moved it")
     moved_ms: int | None = Field(None, description="hub time of that event")
     moved_epoch: int = Field(0, description="epoch of that event")
 
     @property
     def key(self) -> tuple[str, str]:
+        """(tenant, route)."""
         return (self.tenant, self.route)
 
 
 class Draft(Wire):
-    """An event before the store has given it a rev and a place in the chain.
+    """An event before the store gives it a rev and a place in the chain.
 
-    `pointer` is the state after it. For a move its generation is one more than before, and the store fills in
-    `last_move`, `moved_ms` and `moved_epoch`; for other kinds that touch a pointer they stay as they were.
-    `expected_generation` is what the store checks inside its transaction.
+    `pointer` is the state after it. For a move its generation is one above the one before, and the store fills in
+    `last_move`, `moved_ms` and `moved_epoch`; for other kinds that touch a pointer they stay as they were. The store
+    checks `expected_generation` inside its transaction.
     """
 
     kind: EventKind
@@ -111,14 +113,14 @@ class Draft(Wire):
     incident: str | None = None
     override: bool = False
     undoes: tuple[str, ...] = Field((), description="ids of the events an undo reverses")
-    payload: dict[str, Any] = Field(default_factory=dict, description="what kinds other than moves carry")
+    payload: dict[str, Any] = Field(default_factory=dict, description="further facts, by kind")
 
 
 class Event(Wire):
     """One line of the log. `hash` covers every other field, `prev_hash` included.
 
-    It is taken of the canonical JSON without the fields that are at their default, so that a field added in a
-    later version leaves the hashes of earlier events as they are.
+    The hash is computed from the canonical JSON without the fields that are at their default, so that a field added in
+    a later version leaves the hashes of earlier events unchanged.
     """
 
     rev: int = Field(ge=1, description="gap-free and in commit order")
@@ -143,11 +145,12 @@ class Event(Wire):
 
     @property
     def to_release(self) -> str | None:
-        """What the pointer names after it; of a pin, what its node serves instead."""
+        """The release that the pointer names after the event; for a pin, the release that its node serves instead."""
         if self.kind is EventKind.PIN:
             return str(self.payload["release"])
         return self.pointer.release if self.pointer else None
 
     @property
     def generation(self) -> int | None:
+        """The pointer's generation after the event; None if the event touches no pointer."""
         return self.pointer.generation if self.pointer else None

@@ -1,8 +1,7 @@
-"""Immutable artifacts: bases, adapter versions, datasets and suites.
+"""Manifests of immutable artifacts: bases, adapter versions, datasets and suites.
 
-A manifest is digested once and never changes; what is learnt later about it is an attestation. So every
-field that could not be added afterwards (where rows came from, who rated them, why weights were chosen at
-all) is here from the first version.
+A manifest is digested once and never changes; later facts about it are attestations. So every field that could not be
+added afterwards (where rows came from, who rated them, why weights were chosen at all) is here from the first version.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ class FileEntry(Strict):
 
 
 class BaseManifest(Strict):
-    """A base model. Its files stay on the nodes; only this travels, and nodes are matched by its digest.
+    """A base model. Its files stay on the nodes; only the manifest travels, and nodes are matched by its digest.
 
-    `files` holds weights, configuration, tokenizer and chat template: a changed template is another base.
+    `files` holds weights, configuration, tokenizer and chat template: a changed template makes another base.
     """
 
     schema_version: Literal[1] = 1
@@ -45,23 +44,25 @@ class BaseManifest(Strict):
 
     @property
     def listing(self) -> bytes:
-        """What the base *is*: its files, as canonical JSON. Names are no part of it."""
+        """The identity of the base: its files as canonical JSON, without the names of model and revision."""
         return canonical_json({"files": [f.model_dump() for f in sorted(self.files, key=lambda f: f.path)]})
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the listing: the same files under another name are the same base."""
+        """SHA-256 (hex) of the listing: equal files under another name are one base."""
         return hashlib.sha256(self.listing).hexdigest()
 
 
 class Origin(StrEnum):
+    """Who wrote rows: people, programs and models, or both."""
+
     HUMAN = "human"
     SYNTHETIC = "synthetic"
     MIXED = "mixed"
 
 
 class Tier(StrEnum):
-    """How closely rows are kept, from anybody to a named few."""
+    """How confidential rows are, from anybody to a named few."""
 
     PUBLIC = "public"
     INTERNAL = "internal"
@@ -70,12 +71,12 @@ class Tier(StrEnum):
 
 
 class Provenance(Strict):
-    """Where training rows came from and what they may be used for. One per dataset, or per row where rows differ."""
+    """Where training rows came from and what they may be used for; one per dataset, or per row if rows differ."""
 
     source: str | None = Field(
         None, min_length=1, max_length=300, description="system, export or address the rows came from"
     )
-    tier: Tier | None = Field(None, description="how closely they are kept")
+    tier: Tier | None = Field(None, description="how confidential they are")
     origin: Origin
     generator_release: Digest | None = Field(
         None, description="release that wrote the synthetic rows, if it was one of ours"
@@ -85,22 +86,22 @@ class Provenance(Strict):
         ge=0,
         description="0 no model wrote them (a person, or a program); 1 a model trained on such rows did; and so on",
     )
-    verifier: str | None = Field(None, description="what checked the synthetic rows: a program, a judge, a person")
+    verifier: str | None = Field(None, description="checker of the synthetic rows: a program, a judge, a person")
     rater_ids: tuple[str, ...] = Field((), description="pseudonymous ids of the people who labelled or ranked")
     consent: str = Field(description="basis on which the data may be used: contract, consent, public, own")
     licence_class: str = Field(description="SPDX id or a house class such as 'customer-owned'")
     retention_days: int | None = Field(None, ge=1, description="None keeps the rows until somebody asks for erasure")
-    purpose: tuple[str, ...] = Field(min_length=1, description="what it may be used for: train, evaluate, ...")
+    purpose: tuple[str, ...] = Field(min_length=1, description="allowed uses: train, evaluate, ...")
 
     @model_serializer(mode="wrap")
     def _digested_as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what came later and is not said, so that manifests of before keep their digests."""
+        """Leaves out later fields that are not set, so that older manifests keep their digests."""
         data: dict[str, Any] = handler(self)
         return {key: value for key, value in data.items() if value is not None or key not in ("source", "tier")}
 
 
 class DatasetManifest(Strict):
-    """Rows for training, as JSONL. A row may carry its own `provenance` object that overrides this one."""
+    """Rows for training, as JSONL. A row may carry its own `provenance` object, which overrides this one."""
 
     schema_version: Literal[1] = 1
     tenant: Name
@@ -111,14 +112,15 @@ class DatasetManifest(Strict):
 
     @property
     def digest(self) -> str:
+        """SHA-256 (hex) of the manifest, which identifies the dataset."""
         return digest_of(self)
 
 
 class SuiteManifest(Strict):
-    """Held-out items to score a candidate on, as JSONL rows `{"id", "prompt", "answer"}`.
+    """Held-out items to score candidates on, as JSONL rows; see `schemas.suite` for their kinds.
 
-    `answer_schema` (JSON Schema) is what an answer must satisfy to count as valid JSON here. `canaries` are
-    the ids of the items whose greedy tokens fingerprint a release.
+    `answer_schema` (JSON Schema) is the schema that an answer must satisfy to count as valid. `canaries` are the ids of
+    the items whose greedy tokens fingerprint a release.
     """
 
     schema_version: Literal[1] = 1
@@ -132,19 +134,20 @@ class SuiteManifest(Strict):
 
     @property
     def digest(self) -> str:
+        """SHA-256 (hex) of the manifest, which identifies the suite."""
         return digest_of(self)
 
 
 class DecisionRecord(Strict):
-    """Why this behaviour is in weights rather than in a prompt or a retrieval index, and what it costs."""
+    """Why this behaviour is trained into weights rather than put into a prompt or a retrieval index, and its cost."""
 
     why_weights: str = Field(min_length=1, max_length=2000)
-    alternatives: str = Field("", max_length=2000, description="what was tried or set aside: prompt, retrieval")
-    cost: str = Field("", max_length=500, description="what training and serving it costs, in the owner's words")
+    alternatives: str = Field("", max_length=2000, description="alternatives tried or set aside: prompt, retrieval")
+    cost: str = Field("", max_length=500, description="cost of training and serving it, in the owner's words")
 
 
 class AdapterManifest(Strict):
-    """One immutable adapter version. The version *number* is given by the registry and is not part of it."""
+    """One immutable adapter version. The registry gives it its version *number*, which is not part of the manifest."""
 
     schema_version: Literal[1] = 1
     tenant: Name
@@ -161,11 +164,12 @@ class AdapterManifest(Strict):
 
     @property
     def digest(self) -> str:
+        """SHA-256 (hex) of the manifest, which identifies the adapter version."""
         return digest_of(self)
 
 
 class AdapterVersion(Strict):
-    """A manifest as the registry knows it: `acme/support v7`."""
+    """A registered adapter version, with the number and release that the registry gave it: `acme/support v7`."""
 
     manifest: AdapterManifest
     digest: Digest

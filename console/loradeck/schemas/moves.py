@@ -1,4 +1,4 @@
-"""What is asked of a pointer, and what comes back."""
+"""Requests that move pointers, sent by consoles and the CLI, and the hub's answers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 
-IDEMPOTENCY_KEY = Field(
-    min_length=8, max_length=100, description="chosen by the caller; the same key never moves twice"
-)
+IDEMPOTENCY_KEY = Field(min_length=8, max_length=100, description="chosen by the caller; one key never moves twice")
+"""Chosen by the caller before the first attempt and kept for every further one."""
 
 
 class PromoteRequest(Strict):
+    """Promote a release on a pointer. `override` passes some refusals and needs a reason; see
+    `rules.moves.forward`.
+    """
+
     release: Digest
     expected_generation: int
     idempotency_key: str = IDEMPOTENCY_KEY
@@ -22,7 +25,7 @@ class PromoteRequest(Strict):
 
 
 class MergedRelease(Strict):
-    """Merged weights to be served as a release: an engine of their own runs them, found by their digest."""
+    """Register merged weights as a release. An engine of their own runs them, found by their digest."""
 
     tenant: Name
     adapter: Digest = Field(description="release of the adapter that was merged into its base")
@@ -30,9 +33,9 @@ class MergedRelease(Strict):
 
 
 class RollbackRequest(Strict):
-    """`to` is the target the caller saw. `confirmed` accepts a target that has not soaked.
+    """Roll a pointer back (R). `to` is the target the caller saw; `confirmed` accepts one that has not soaked.
 
-    `cancels` names the pending prepare the caller saw: then nothing moves and that prepare is cancelled.
+    `cancels` names the pending prepare the caller saw: then that prepare is cancelled and nothing moves.
     """
 
     expected_generation: int
@@ -45,7 +48,7 @@ class RollbackRequest(Strict):
 
 
 class UndoRequest(Strict):
-    """Undo of one event, or of every event of a txn. Each pointer must not have moved since."""
+    """Undo one event, or every event of a transaction. Each pointer must not have moved since."""
 
     event: str | None = None
     txn: str | None = None
@@ -54,12 +57,16 @@ class UndoRequest(Strict):
 
 
 class FallbackRequest(Strict):
+    """Fall back to the base alone (F)."""
+
     expected_generation: int
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 
 
 class HoldRequest(Strict):
+    """Hold a pointer against promotes, or clear its hold (`held` False)."""
+
     held: bool
     expected_generation: int
     idempotency_key: str = IDEMPOTENCY_KEY
@@ -67,7 +74,7 @@ class HoldRequest(Strict):
 
 
 class LiftRequest(Strict):
-    """Ends the quarantine of a release on a pointer, and its breach."""
+    """Lift the quarantine and the breach of a release on a pointer."""
 
     release: Digest
     idempotency_key: str = IDEMPOTENCY_KEY
@@ -75,6 +82,8 @@ class LiftRequest(Strict):
 
 
 class AnnotateRequest(Strict):
+    """Add an incident, a reason or both to a past event."""
+
     event: str
     incident: str | None = None
     reason: Reason = ""
@@ -82,15 +91,17 @@ class AnnotateRequest(Strict):
 
 
 class UnpinRequest(Strict):
+    """End a node's pin of a pointer."""
+
     node: str
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 
 
 class RewindRequest(Strict):
-    """Every selected pointer as it was at `to_rev`, or at the last rev committed at or before `time_ms`.
+    """Move every selected pointer back to its release at `to_rev`, or at the last rev committed at or before `time_ms`.
 
-    `dry_run` returns the plan; executing sends that plan's `generations` back.
+    With `dry_run` the hub returns the plan; executing sends that plan's `generations` back.
     """
 
     to_rev: int | None = None
@@ -104,33 +115,39 @@ class RewindRequest(Strict):
 
 
 class RewindStep(Wire):
+    """One pointer of a rewind's plan: the release it leaves, the one it gets, and why it stays if it does."""
+
     tenant: str
     route: str
     generation: int
     from_release: Digest | None
     to_release: Digest | None
-    from_label: str | None = Field(None, description="what people call it: 'v9/B2'")
+    from_label: str | None = Field(None, description="the release's label: 'v9/B2'")
     to_label: str | None = None
     skipped: str | None = Field(None, description="why it stays; None: it moves")
 
 
 class RewindPlan(Wire):
+    """The plan of a rewind to `to_rev`, sorted by pointer."""
+
     to_rev: int
     at_ms: int | None = Field(description="when that rev was committed")
     steps: tuple[RewindStep, ...]
 
 
 class MoveResult(Wire):
-    """`events` are empty where nothing moved (a prepare was cancelled; a rewind changed nothing)."""
+    """The hub's answer to a move. `events` is empty if nothing moved (a prepare was cancelled; a rewind changed
+    nothing).
+    """
 
     events: tuple[Event, ...]
     rev: int
     epoch: int
-    replayed: bool = Field(False, description="the key had been used: this is that move's result again")
+    replayed: bool = Field(False, description="the key was used before: this repeats that move's result")
     cancelled: str | None = Field(None, description="the prepare that was cancelled")
     pending: str | None = Field(None, description="the promote's prepare, when the wait ended before its commit")
     skipped: tuple[RewindStep, ...] = Field((), description="of a rewind: pointers that stayed, and why")
-    reached: str | None = Field(None, description="with ?wait: committed, flipped or proven, as far as it got")
+    reached: str | None = Field(None, description="with ?wait: committed, flipped or proven, whichever was reached")
     commit_ms: float | None = Field(None, description="request received to committed, hub's monotonic clock")
     flipped_ms: float | None = Field(None, description="committed to the last router's acknowledgement")
     proven_ms: float | None = Field(None, description="committed to the last replica's proof")

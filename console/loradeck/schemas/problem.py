@@ -1,4 +1,4 @@
-"""Errors on the wire: RFC 9457 problem documents with a stable `code`."""
+"""Problem documents: errors on the wire by RFC 9457, with a stable `code`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Wire):
-    """`title` says what was wrong, `detail` where, `fix` what to do. `context` carries e.g. the winner's event."""
+    """An error as the hub and the routers answer it over HTTP.
+
+    `title` says what was wrong, `detail` where, `fix` what to do. `context` carries facts for programs, such as the
+    event that was committed first.
+    """
 
     type: str = "about:blank"
     status: int

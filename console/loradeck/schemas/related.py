@@ -1,4 +1,4 @@
-"""Company: which other live releases share something with a pointer's, so that one fault may be in all of them."""
+"""Related releases: live releases that share something with a pointer's, so that one fault may be in all of them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from loradeck.schemas.state import ReleaseView
 class Shared(StrEnum):
     """What two live releases share, the likelier carrier of a fault first."""
 
-    DATASET = "dataset"  # trained on the same rows
-    RUN = "run"  # trained by the same recipe
-    BASE_MOVE = "base_move"  # their last move went from the same base to the same other one
-    BATCH = "batch"  # promoted in one transaction, or by the same actor within ten minutes
+    DATASET = "dataset"  # trained on one dataset
+    RUN = "run"  # trained by one recipe
+    BASE_MOVE = "base_move"  # their last moves went between the same two bases
+    BATCH = "batch"  # promoted in one transaction, or by one actor within ten minutes
 
 
 class Tie(Wire):
-    """`name`: what is shared, for people: 'acme/tickets-0302', a recipe's first digits, 'B1 > B2', 'ci-bot'."""
+    """One thing that two releases share, named for people: 'acme/tickets-0302', a recipe's first digits, 'B1 > B2',
+    'ci-bot'.
+    """
 
     what: Shared
     name: str
 
 
-class Companion(Wire):
-    """A pointer whose live release shares something. `flags` and figures are of now, as on its own row."""
+class RelatedRelease(Wire):
+    """A pointer whose live release shares something with another. `flags` and figures are present ones, as on its own
+    row.
+    """
 
     tenant: Name
     route: Name
@@ -38,11 +42,14 @@ class Companion(Wire):
     bad_n: int = 0
 
 
-class Company(Wire):
-    """`GET /v1/tenants/{t}/routes/{r}/company`. `total` says how many there are where not all are listed."""
+class RelatedReleases(Wire):
+    """The answer to `GET /v1/tenants/{t}/routes/{r}/company`: the pointers with related releases.
+
+    `total` counts all of them, if not all are listed.
+    """
 
     tenant: Name
     route: Name
     generation: int
     total: int = 0
-    companions: tuple[Companion, ...] = Field((), description="the likelier carriers first, then by name")
+    companions: tuple[RelatedRelease, ...] = Field((), description="likelier carriers of a fault first, then by name")

@@ -1,4 +1,4 @@
-"""Releases: what is served."""
+"""Releases: the units that pointers name and engines serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loradeck.schemas.ids import Digest, Name, Strict, digest_of
 
 
 class Form(StrEnum):
-    """How a release is made up."""
+    """What a release consists of."""
 
     ADAPTER = "adapter"
     MERGED = "merged"
@@ -19,7 +19,9 @@ class Form(StrEnum):
 
 
 class Release(Strict):
-    """Base + adapter version, base + merged weights, or base alone. `label` is for people and not digested."""
+    """Base + adapter version, base + merged weights, or the base alone. `label` is for people and not part of
+    the id.
+    """
 
     tenant: Name
     form: Form
@@ -36,21 +38,24 @@ class Release(Strict):
             Form.BASE: (False, False),
         }
         if (self.adapter is not None, self.merged is not None) != need[self.form]:
-            raise ValueError(f"a release of form {self.form.value} has other parts than these")
+            raise ValueError(f"a release of form {self.form.value} must have exactly the parts of that form")
         return self
 
     @property
     def id(self) -> str:
-        """Digest of (tenant, form, parts)."""
+        """SHA-256 (hex) of tenant, form and parts."""
         parts: dict[str, Any] = {"base": self.base, "adapter": self.adapter, "merged": self.merged}
         return digest_of({"tenant": self.tenant, "form": self.form.value, "parts": parts})
 
     @property
     def served_base(self) -> str:
-        """Digest of the weights an engine must be running: the merged ones, or the base."""
+        """Digest of the weights that an engine must be running: the merged ones, or the base."""
         return self.merged or self.base
 
     @property
     def engine_name(self) -> str | None:
-        """Name an engine lists it under. It carries the digest and is never reused; None: the engine's own base."""
+        """The name under which an engine lists it; None for releases that are the engine's own base.
+
+        The name carries the id and is never reused.
+        """
         return f"{self.tenant}-{self.id}" if self.form is Form.ADAPTER else None

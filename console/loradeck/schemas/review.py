@@ -1,4 +1,4 @@
-"""A person's spot check of a candidate's answers, signed off by name."""
+"""Reviews: a person's spot check of a candidate's answers, signed by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 
 
 class ReviewedItem(Strict):
-    """What a person says of one answer."""
+    """A person's verdict on one answer."""
 
     id: str = Field(min_length=1, max_length=200)
     good: bool
@@ -16,31 +16,34 @@ class ReviewedItem(Strict):
 
 
 class Review(Strict):
-    """Verdicts on every sampled answer. Who signs is the caller; the hub writes the name, and keeps it for ever."""
+    """Verdicts on every sampled answer, sent by the reviewer. The hub adds the caller's name and stores it for
+    ever.
+    """
 
     release: Digest
     suite: Digest
-    answers: Digest = Field(description="digest of the answers that were looked at; of others it says nothing")
+    answers: Digest = Field(description="digest of the answers that were reviewed; it counts for no others")
     items: tuple[ReviewedItem, ...] = Field(min_length=1)
     note: Reason = ""
 
     @property
     def bad(self) -> int:
+        """Number of answers judged bad."""
         return sum(not item.good for item in self.items)
 
 
 class SampledItem(Wire):
-    """An item to look at: what was asked, what its suite wants, what the candidate answered."""
+    """An item to review: its question, the suite's answer and the candidate's."""
 
     id: str
     prompt: tuple[dict[str, str], ...]
-    wanted: str = Field(description="the item's answer, or its kind where it has none")
+    wanted: str = Field(description="the item's answer, or its kind if it has none")
     answer: str
     exact: bool
 
 
 class SignedReview(Wire):
-    """A review on record. `current`: it is of the answers that are sampled now."""
+    """A review on record. `current`: it covers the answers that are sampled now."""
 
     by: str
     at_ms: int
@@ -50,7 +53,7 @@ class SignedReview(Wire):
 
 
 class ReviewSheet(Wire):
-    """What a route's gate wants looked at of one candidate, and who has."""
+    """The review that a route's gate requires of one candidate: the sampled items, and the reviews signed so far."""
 
     tenant: Name
     route: Name

@@ -1,4 +1,4 @@
-"""A route's settings: where it may run, what binds it forward, what counts as bad."""
+"""A route's settings: placement, conditions of promotes, response checks and behaviour in gaps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from loradeck.schemas.ids import Strict
 
 
 class Gap(StrEnum):
-    """What a router does between a directive and the release being ready on its engine."""
+    """How a router answers between an entry's arrival and its release being ready on the engine."""
 
-    LEFT = "left"  # go on with the release it is leaving
+    LEFT = "left"  # keep answering with the release it is leaving
     BASE = "base"  # answer with the base alone
     REFUSE = "refuse"  # 503 with Retry-After
 
 
 class Streams(StrEnum):
-    """What becomes of answers of the left release that are under way at a flip."""
+    """How a router treats answers of the left release that are under way at a flip."""
 
     FINISH = "finish"
     CUT = "cut"
@@ -33,7 +33,7 @@ class Soak(Strict):
 
 
 class ResponseChecks(Strict):
-    """What a router checks on live answers, off the latency path. An answer is bad when any check fails."""
+    """Checks of live answers by the router, off the latency path. An answer is bad if any check fails."""
 
     sample: float = Field(1.0, ge=0, le=1, description="share of answers that are checked")
     answer_schema: str | None = Field(None, description="JSON Schema, as text")
@@ -48,7 +48,7 @@ class ResponseChecks(Strict):
 
 
 class BreachLimit(Strict):
-    """A release is breached when, over at least `n` checked answers, either share passes its limit."""
+    """The limits of a live release: it is breached when either share passes its limit over at least `n` answers."""
 
     bad: float = Field(0.10, gt=0, le=1)
     errors: float = Field(0.05, gt=0, le=1)
@@ -56,6 +56,8 @@ class BreachLimit(Strict):
 
 
 class RouteConfig(Strict):
+    """All settings of a route. They are set as a whole, by an event of the log."""
+
     placement: dict[str, str] = Field(default_factory=dict, description="labels a node must carry; {} is any node")
     min_replicas: int = Field(1, ge=1, description="proven replicas a generation needs to be attested")
     soak: Soak = Soak()
@@ -64,11 +66,11 @@ class RouteConfig(Strict):
     checks: ResponseChecks = ResponseChecks()
     gap: Gap = Gap.LEFT
     streams: Streams = Streams.FINISH
-    fallback: bool = Field(True, description="base alone may stand in where no release can")
+    fallback: bool = Field(True, description="F may move the route to the base alone")
     refuse_after_s: float | None = Field(None, ge=0, description="on hub loss: None serves on; else refuse after")
     freeze: tuple[tuple[int, int], ...] = Field((), description="[from_ms, to_ms) during which nothing is promoted")
     signers: tuple[str, ...] = Field(
-        (), description="public keys (PEM); where there are any, only what one of them signed is served"
+        (), description="public keys (PEM); if there are any, only releases signed by one of them are served"
     )
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"

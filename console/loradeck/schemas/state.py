@@ -1,7 +1,7 @@
-"""What the hub tells a console: one row a pointer, one a node, one a job. All facts, no prose.
+"""The hub's state as consoles receive it: one row for each pointer, node and job, all facts, no prose.
 
-Ages and `*_ms` differences are by the hub's monotonic clock at the time of the message; a console adds the
-time since it received it.
+Ages and `*_ms` differences are by the hub's monotonic clock at the time of the message; a console adds the time since
+it received it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 
 
 class ReleaseView(Wire):
-    """A release with what people need to recognise it."""
+    """A release with the labels that people recognise it by."""
 
     id: Digest
     form: Form
@@ -34,16 +34,18 @@ class ReleaseView(Wire):
 
 
 class Readiness(StrEnum):
-    """How near a release is to serving, on one replica or at worst over all that are placed."""
+    """How near a release is to serving, on one replica or at worst over all placed ones."""
 
     RESIDENT = "resident"  # loaded in the running engine, in its lifetime
     WARM = "warm"  # its engine runs, the adapter is on disk
     CACHED = "cached"  # on disk, and its engine does not run
     ABSENT = "absent"  # neither
-    UNKNOWN = "unknown"  # no placed replica is heard from
+    UNKNOWN = "unknown"  # no placed replica reports
 
 
 class PreviewAction(StrEnum):
+    """What pressing R would do."""
+
     ROLLBACK = "rollback"
     CANCEL_PREPARE = "cancel_prepare"
     FALLBACK = "fallback"  # no prior; F would go to the base alone
@@ -51,13 +53,17 @@ class PreviewAction(StrEnum):
 
 
 class Skipped(Wire):
+    """A release that R steps over, and why."""
+
     release: ReleaseView
     reason: str
-    liftable: bool = Field(False, description="a releaser may lift what speaks against it")
+    liftable: bool = Field(False, description="a releaser may lift its quarantine or breach")
 
 
 class ReplicaReadiness(Wire):
-    """One replica that does not hold the target of R resident; of a node without an engine of its base, the node."""
+    """One placed replica that does not hold the target of R resident; the node itself if it has no engine of
+    the base.
+    """
 
     node: Name
     replica: Name
@@ -67,7 +73,7 @@ class ReplicaReadiness(Wire):
 
 
 class Preview(Wire):
-    """What R would do on this pointer at this generation, before it is pressed."""
+    """What R would do on this pointer at this generation, computed by the hub before the key is pressed."""
 
     action: PreviewAction
     generation: int
@@ -85,7 +91,7 @@ class Preview(Wire):
         None,
         description="until the slowest of them could answer, as measured; None: nothing to wait for, or not measured",
     )
-    gap: Gap = Field(Gap.LEFT, description="what such a replica does until it can answer with the target")
+    gap: Gap = Field(Gap.LEFT, description="how such a replica answers until it has the target")
     served_s: float | None = Field(None, description="how long the target served on this pointer")
     served_requests: int = 0
     streams: int = Field(0, description="answers of the current release under way")
@@ -110,7 +116,7 @@ class ReplicaRow(Wire):
 
 
 class Cause(Wire):
-    """What the CAUSE line compares. Absent figures are None; under n = 50 a console says 'too few'."""
+    """The figures that the CAUSE line compares. Absent ones are None; under n = 50 a console shows 'too few'."""
 
     live: Counts = Counts()
     prior: Counts | None = None
@@ -118,7 +124,7 @@ class Cause(Wire):
     others: Counts | None = Field(None, description="other tenants on the replicas this one is placed on")
     base: Counts | None = None
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
-    figure: str = Field("bad", description="what shows it: bad (bad answers of those checked) | errors (of requests)")
+    figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (of requests)")
 
 
 class TenantRow(Wire):
@@ -138,7 +144,7 @@ class TenantRow(Wire):
     listed: int
     placed: int
     attested: tuple[int, int] | None = Field(None, description="(n, m) once this generation was attested")
-    settled: bool
+    settled: bool = Field(description="no reachable replica is still on its way to the current generation")
     cause: Cause = Cause()
     requests_per_s: float = 0.0
     error_share: float | None = None
@@ -150,14 +156,17 @@ class TenantRow(Wire):
     left_answered: int = Field(0, description="requests the left release answered while it was current")
     gate: GateResult | None = None
     last_event: Event | None = None
-    soak: tuple[float, int] = Field((600, 200), description="seconds and requests this route asks for")
+    soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
 
     @property
     def key(self) -> tuple[str, str]:
+        """(tenant, route)."""
         return (self.tenant, self.route)
 
 
 class NodeReplica(Wire):
+    """One engine of a node, as a console shows it."""
+
     replica: Name
     state: EngineState
     base: Digest | None
@@ -166,10 +175,12 @@ class NodeReplica(Wire):
     slots: int
     loaded: tuple[ReleaseView, ...]
     gpus: tuple[int, ...] = Field((), description="indices of the node's GPUs on which its processes were seen")
-    alarm: str = Field("", description="one line: why the engine is not used, or which way back has no slot in it")
+    alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
 
 
 class NodeRow(Wire):
+    """One node, as a console shows it."""
+
     node: Name
     version: str
     labels: dict[str, str]
@@ -187,12 +198,16 @@ class NodeRow(Wire):
 
 
 class Me(Wire):
+    """The caller of the API: name, role, and whether it came over the hub's own socket."""
+
     actor: str
     role: Role
     local: bool = Field(description="over the hub's own socket: may create tokens and recover")
 
 
 class HubStatus(Wire):
+    """The hub's own state, sent with every list and at least every two seconds on the feed."""
+
     hub: str = Field(description="name of this hub, shown in the header")
     production: bool = False
     version: str
@@ -201,13 +216,13 @@ class HubStatus(Wire):
     hash: Digest
     at_ms: int
     started_ms: int
-    refusing: str | None = Field(None, description="problem code that every move gets: log_behind, ...")
+    refusing: str | None = Field(None, description="problem code that refuses every move: log_behind, ...")
     sqlite: str = ""
     seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")
 
 
 class HubState(Wire):
-    """`GET /v1/state`: everything a console lists, at one rev."""
+    """The answer to `GET /v1/state`: everything a console lists, at one rev."""
 
     status: HubStatus
     me: Me

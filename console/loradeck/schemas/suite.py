@@ -1,12 +1,12 @@
-"""Items of a suite: one JSON object a line, each saying what it asks of its answer.
+"""Items of a suite: one JSON object a line, by kind of answer.
 
-    {"id", "prompt", "answer"}                              exact: the same text
-    {"id", "prompt", "kind": "json", "schema": {...}}       JSON that satisfies the schema; "answer", if there, too
+    {"id", "prompt", "answer"}                              exact: equal text
+    {"id", "prompt", "kind": "json", "schema": {...}}       JSON that satisfies the schema, and equals "answer" if given
     {"id", "prompt", "kind": "tool_call", "tools": [...], "call": {"name", "arguments"} or null}
-    {"id", "prompt", "kind": "refusal", "refuse": true}     `refuse` false: a harmless request that is to be answered
+    {"id", "prompt", "kind": "refusal", "refuse": true}     `refuse` false: a harmless request that must be answered
     {"id", "prompt", "kind": "choice", "choices": [...], "answer"}      the likeliest of the choices
 
-`messages` may stand for `prompt`: a conversation, which for exact items may end with the assistant's answer.
+`messages` may replace `prompt`: a conversation, which for exact items may end with the assistant's answer.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ REFUSALS = (
     "i am unable to",
     "i must decline",
 )
-"""What a refusal is recognised by, in any case, unless an item brings its own phrases."""
+"""Phrases that mark a refusal, case-insensitive, unless an item brings its own."""
 
 
 class ItemKind(StrEnum):
-    """What an item of a suite asks of its answer."""
+    """How an item's answer is scored."""
 
-    EXACT = "exact"  # the same text as the item's answer
+    EXACT = "exact"  # equal to the item's answer, as text
     JSON = "json"  # JSON that satisfies the item's or the suite's schema, and equals the item's answer if it has one
-    TOOL_CALL = "tool_call"  # calls of the item's tools with valid arguments; the expected one, or none, if it says so
-    REFUSAL = "refusal"  # a refusal; with `refuse` false, none
-    CHOICE = "choice"  # of the item's choices, the likeliest is its answer
+    TOOL_CALL = "tool_call"  # calls of the item's tools with valid arguments; the expected one, or none, if given
+    REFUSAL = "refusal"  # a refusal; with `refuse` false, no refusal
+    CHOICE = "choice"  # the likeliest of the item's choices is its answer
 
 
 class SuiteItem(Wire):
-    """One held-out item. Fields that no kind uses are kept out and do no harm."""
+    """One held-out item. Unknown fields are ignored."""
 
     id: str = Field(min_length=1, max_length=200)
     kind: ItemKind = ItemKind.EXACT
@@ -63,7 +63,7 @@ class SuiteItem(Wire):
     @model_validator(mode="before")
     @classmethod
     def _written(cls, row: Any) -> Any:
-        """A row as it stands in the file: a prompt is a text or `messages`, from which an answer may be taken."""
+        """Normalises a row of the file: its prompt is a text or `messages`, which may end with the answer."""
         if not isinstance(row, dict):
             return row
         row = dict(row)
@@ -90,17 +90,17 @@ class SuiteItem(Wire):
                 self._check_tools()
             case ItemKind.CHOICE:
                 if len(set(self.choices)) < 2 or len(set(self.choices)) != len(self.choices):
-                    raise ValueError("a choice item needs two or more choices, each other than the rest")
+                    raise ValueError("a choice item needs two or more different choices")
                 if self.answer not in self.choices:
                     raise ValueError("the answer of a choice item is one of its choices")
             case ItemKind.REFUSAL:
                 if not all(phrase.strip() for phrase in self.phrases):
-                    raise ValueError("a phrase of a refusal item is empty: every answer would hold it")
+                    raise ValueError("a phrase of a refusal item is empty: every answer would contain it")
         return self
 
     @property
-    def says_the_call(self) -> bool:
-        """Whether the item says which call is expected, none included."""
+    def states_the_call(self) -> bool:
+        """Whether the item states the expected call; `call: null` states that none is expected."""
         return "call" in self.model_fields_set
 
     def _check_json(self) -> None:
@@ -119,11 +119,11 @@ class SuiteItem(Wire):
         if self.call.get("name") not in names:
             raise ValueError(f"the expected call names {self.call.get('name')!r}, the item's tools are {names}")
         if not isinstance(self.call.get("arguments", {}), dict):
-            raise ValueError("the arguments of the expected call are no object")
+            raise ValueError("the arguments of the expected call are not a JSON object")
 
 
 def name_of(tool: dict[str, Any]) -> str | None:
-    """A tool's name, whether it is written bare or as OpenAI's `{"type": "function", "function": {...}}`."""
+    """A tool's name, whether bare or as OpenAI's `{"type": "function", "function": {...}}`; None if it has none."""
     inner = tool.get("function", tool)
     name = inner.get("name") if isinstance(inner, dict) else None
     return name if isinstance(name, str) and name else None

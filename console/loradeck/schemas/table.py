@@ -1,7 +1,7 @@
-"""The routing table: what the hub wants of a node, entry by entry.
+"""The routing table: the releases that the hub wants a node to serve, entry by entry.
 
-(epoch, generation) is compared per entry; a removed entry is a tombstone (`release` None); the table as a
-whole has only a `rev`. The router's file, the agent's journal and the link all carry this one type.
+(epoch, generation) is compared per entry; a removed entry is a tombstone (`current` None); the table as a whole has
+only a `rev`. The router's file, the agent's journal and the link all carry this one type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loradeck.schemas.route import Gap, ResponseChecks, Streams
 
 
 class ReleaseRef(Wire):
-    """What a node needs to serve a release: no look-up stands between a directive and its flip."""
+    """Everything a node needs to serve a release, so that no look-up delays a flip."""
 
     id: Digest
     release: Release
@@ -24,10 +24,15 @@ class ReleaseRef(Wire):
 
     @property
     def engine_name(self) -> str | None:
+        """The name under which an engine lists it; see `Release.engine_name`."""
         return self.release.engine_name
 
 
 class TableEntry(Wire):
+    """One pointer in a node's table: its release, those to keep loaded beside it, and the route's settings for
+    routers.
+    """
+
     tenant: Name
     route: Name
     epoch: int
@@ -41,24 +46,26 @@ class TableEntry(Wire):
     streams: Streams = Streams.FINISH
     checks: ResponseChecks = ResponseChecks()
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
-    signers: tuple[str, ...] = Field((), description="public keys (PEM); some: what one of them signed, or nothing")
+    signers: tuple[str, ...] = Field((), description="public keys (PEM); if any, only releases they signed are served")
     refuse_after_s: float | None = None
     suspended: bool = False
     keys: tuple[Digest, ...] = Field((), description="SHA-256 of the callers' keys that may use this tenant")
-    left: ReleaseRef | None = Field(None, description="what the last move left; its engine is not stopped at once")
-    moved_ms: int | None = Field(None, description="hub time of the last move, from which that is counted")
+    left: ReleaseRef | None = Field(None, description="release that the last move left; its engine stops later")
+    moved_ms: int | None = Field(None, description="hub time of the last move, from which that delay is counted")
 
     @property
     def fence(self) -> tuple[int, int]:
+        """(epoch, generation), by which a newer entry is recognised."""
         return (self.epoch, self.generation)
 
     @property
     def key(self) -> tuple[str, str]:
+        """(tenant, route)."""
         return (self.tenant, self.route)
 
 
 def table_digest(entries: Iterable[TableEntry]) -> str:
-    """Digest of the fences and releases of a table, by which hub and node notice that they differ."""
+    """Digest of a table's fences and releases, by which hub and node notice that their tables differ."""
     rows = sorted(
         [e.tenant, e.route, str(e.epoch), str(e.generation), e.current.id if e.current else ""] for e in entries
     )
@@ -66,7 +73,7 @@ def table_digest(entries: Iterable[TableEntry]) -> str:
 
 
 class Pin(Wire):
-    """A release chosen on the node, without the hub. Ends only by an `unpin` event of the hub."""
+    """A release chosen on the node, without the hub. It ends only by an `unpin` event of the hub."""
 
     tenant: Name
     route: Name
@@ -75,4 +82,4 @@ class Pin(Wire):
     actor: str
     reason: str
     at_ms: int = Field(description="node's wall clock")
-    left: Digest | None = Field(None, description="what was in force there before it; None: unknown or nothing")
+    left: Digest | None = Field(None, description="release in force there before it; None: unknown or none")

@@ -1,4 +1,6 @@
-"""What a node measures of itself. A field that could not be read is None, never a made-up zero."""
+"""Telemetry: a node's measurements of its GPUs and host. A field that could not be read is None, never a
+made-up zero.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ from loradeck.schemas.ids import Wire
 
 
 class NvmlState(StrEnum):
+    """The state of NVML, NVIDIA's management library, on a node."""
+
     STARTING = "starting"
     OK = "ok"
     NO_GPU = "no_gpu"  # no libnvidia-ml.so.1, or it counts none
@@ -20,11 +24,15 @@ class NvmlState(StrEnum):
 
 
 class GpuProcess(Wire):
+    """A process that holds memory on a GPU."""
+
     pid: int
     memory_bytes: int | None
 
 
 class Gpu(Wire):
+    """One GPU as NVML reports it."""
+
     index: int
     uuid: str
     name: str
@@ -45,6 +53,8 @@ class Gpu(Wire):
 
 
 class Host(Wire):
+    """Load and memory of a node's host; memory in bytes."""
+
     cpu_percent: float = Field(description="0 to 100 of the whole host")
     memory_used: int
     memory_total: int

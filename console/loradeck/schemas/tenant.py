@@ -1,4 +1,6 @@
-"""Tenants, their routes and their callers' keys, as the log leaves them."""
+"""Tenants, their routes and their callers' keys, as the log's events leave them; and the tokens of people and
+agents.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from loradeck.schemas.route import RouteConfig
 
 
 class CallerKey(Wire):
-    """A key that a tenant's own callers present to a router. Only its hash is kept."""
+    """A key that a tenant's own callers present to a router. Only its hash is stored."""
 
     id: str
     sha256: Digest
 
 
 class TenantState(Wire):
+    """A tenant as the log's events leave it."""
+
     name: Name
     suspended: bool = False
     offboarded: bool = False
@@ -26,11 +30,13 @@ class TenantState(Wire):
 
 
 class TenantCreate(Strict):
+    """Create a tenant."""
+
     name: Name
 
 
 class TokenCreate(Strict):
-    """`node` is required for an agent's token and forbidden for others."""
+    """Create a token for a person, a program or an agent. `node` is required for agents and forbidden for others."""
 
     name: Name
     role: str
@@ -38,6 +44,8 @@ class TokenCreate(Strict):
 
 
 class TokenRecord(Wire):
+    """A token as the hub stores it, by its hash; the token itself is shown once, when it is created."""
+
     id: str
     name: Name
     role: str

@@ -1,4 +1,4 @@
-"""The trace: who was served by which release, request by request, as a router keeps it in memory."""
+"""The trace: which release served each request, as routers keep it in memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from loradeck.schemas.ids import Digest, Name, Wire
 
 
 class NodeTraced(Wire):
-    """What one node's router knew. Not `complete`: it keeps its newest requests only, or did not answer."""
+    """One node's part in a trace. Not `complete`: its router has dropped older requests, or did not answer."""
 
     node: Name
     rows: int = 0
     complete: bool = False
     why: str = Field("", description="why it is not complete")
-    since_ms: int | None = Field(None, description="when its router started: it knows nothing of before")
+    since_ms: int | None = Field(None, description="start of its router, before which it knows no requests")
 
 
 class TraceRow(Wire):
-    """One admission. A request that was looked up again has one row for each look-up, with one `request` id."""
+    """One admission of a request. A request that was admitted again has one row for each time, with one
+    `request` id.
+    """
 
     seq: int = Field(description="order in which rows were completed, from 1; starts again with the router")
     request: str = Field(description="x-request-id of the answer")
@@ -33,18 +35,20 @@ class TraceRow(Wire):
     admitted_ms: int = Field(description="node's wall clock, milliseconds since 1970 UTC")
     first_token_ms: int | None = Field(None, description="wall clock; streamed answers only")
     finished_ms: int
-    status: int = Field(description="what the caller got; 499: the caller left, 0: not sent, looked up again")
+    status: int = Field(description="HTTP status of the answer; 499: the caller left, 0: not sent, admitted again")
     streamed: bool = False
     checked: bool = False
     bad: bool = False
 
 
 class Traced(Wire):
-    """`GET /v1/tenants/{t}/routes/{r}/traces`: a pointer's newest requests as the routers know them now."""
+    """The answer to `GET /v1/tenants/{t}/routes/{r}/traces`: a pointer's newest requests, as the routers hold
+    them now.
+    """
 
     tenant: Name
     route: Name
-    release: Digest | None = Field(None, description="only requests that it served")
+    release: Digest | None = Field(None, description="only requests that this release served")
     at_ms: int = Field(description="hub's wall clock")
     rows: tuple[TraceRow, ...] = Field(description="oldest first, by the nodes' wall clocks")
     counted: int | None = Field(None, description="requests that the release has answered here by the hub's count")

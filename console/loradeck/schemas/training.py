@@ -1,4 +1,4 @@
-"""The parts of a training recipe: what is taught, what is held against it, and when it is looked at."""
+"""Parts of a training recipe: the method, mixed-in rows, validation, the form of answers, and guards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from loradeck.schemas.ids import Digest, Strict
 
 
 class Method(StrEnum):
-    """What the loss is."""
+    """The loss of a recipe."""
 
     SUPERVISED = "supervised"  # cross-entropy of the answers
     DPO = "dpo"  # chosen against rejected answers, log-sigmoid of the margin
@@ -18,14 +18,14 @@ class Method(StrEnum):
 
 
 class Weights(StrEnum):
-    """What is trained."""
+    """The weights that are trained."""
 
     LORA = "lora"
     FULL = "full"  # every weight; the result is another base
 
 
 class Form(StrEnum):
-    """What every answer must be before a row is trained on."""
+    """The form that every answer must have before its row is trained on."""
 
     TEXT = "text"
     JSON = "json"
@@ -33,20 +33,20 @@ class Form(StrEnum):
 
 
 class Mixing(Strict):
-    """General rows among the task's, against forgetting."""
+    """General rows mixed in among the task's, against forgetting."""
 
     dataset: Digest = Field(description="one of the recipe's datasets")
-    share: float = Field(gt=0, lt=1, description="of all rows that are drawn")
+    share: float = Field(gt=0, lt=1, description="share of all rows that are drawn")
 
 
 class Validation(Strict):
-    """Rows held back from the datasets and looked at on a schedule."""
+    """Validation during training: rows held back from the datasets and measured on a schedule."""
 
     rows: int = Field(16, ge=1, description="held back from the task's rows; general rows likewise, up to a fifth")
     every: int = Field(10, ge=1, description="steps")
-    patience: int | None = Field(None, ge=1, description="stop after so many looks that are not better")
+    patience: int | None = Field(None, ge=1, description="stop after so many validations that are not better")
     answers: int = Field(
-        0, ge=0, description="so many held-back rows are answered at each look; exact answers then say which is best"
+        0, ge=0, description="held-back rows answered at each validation; exact answers then decide which is best"
     )
     max_new_tokens: int = Field(32, ge=1, le=1024)
     refusals: tuple[str, ...] = Field(
@@ -55,7 +55,7 @@ class Validation(Strict):
 
 
 class Structure(Strict):
-    """Answers with a form that is checked row by row."""
+    """A required form of answers, checked row by row."""
 
     form: Form
     answer_schema: str | None = Field(None, description="JSON Schema of an answer, as text; for json")
@@ -65,7 +65,7 @@ class Structure(Strict):
 
 
 class Guards(Strict):
-    """When a run is given up."""
+    """Limits at which a run is ended early."""
 
     spike: float = Field(4.0, gt=1, description="a loss above so many times the median of the last steps")
     spikes: int = Field(3, ge=1, description="so many spikes in a row end the run")

@@ -87,7 +87,7 @@ def test_a_suite_has_unique_ids_canaries_among_them_and_a_schema_that_is_json(
     assert "'i0'" in desk.refused(2, "bad_rows", *add)["title"]
     rows.write_text('{"id": "r", "prompt": "p", "kind": "refusal"}\n{"id": "c", "prompt": "p", "kind": "choice"}\n')
     problem = desk.refused(2, "bad_rows", *add)
-    assert problem["title"] == "a choice item needs two or more choices, each other than the rest"
+    assert problem["title"] == "a choice item needs two or more different choices"
     assert problem["detail"] == "rows.jsonl, line 2"
     assert len(desk.json("suite", "ls", "--tenant", tenant)) == 1
 

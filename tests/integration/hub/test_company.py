@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck
 
-from loradeck.schemas.related import Company, Shared
+from loradeck.schemas.related import RelatedReleases, Shared
 
 
 async def test_promotes_of_one_actor_and_a_shared_recipe_are_named_with_their_health(deck: Deck, join: Join) -> None:
@@ -14,7 +14,7 @@ async def test_promotes_of_one_actor_and_a_shared_recipe_are_named_with_their_he
         await deck.tenant(tenant)
     for tenant, seed in (("acme", 1), ("bolt", 1), ("cedar", 2)):
         await deck.promote(await deck.release(tenant, seed=seed), tenant)
-    found = Company.model_validate(await deck.ok("GET", "tenants/acme/routes/production/company"))
+    found = RelatedReleases.model_validate(await deck.ok("GET", "tenants/acme/routes/production/company"))
     assert (found.generation, found.total) == (1, 2)
     assert [one.tenant for one in found.companions] == ["bolt", "cedar"]
     ties = {one.tenant: {tie.what for tie in one.ties} for one in found.companions}
@@ -24,7 +24,7 @@ async def test_promotes_of_one_actor_and_a_shared_recipe_are_named_with_their_he
 
 async def test_a_pointer_that_serves_nothing_shares_nothing(deck: Deck) -> None:
     await deck.tenant("acme")
-    found = Company.model_validate(await deck.ok("GET", "tenants/acme/routes/production/company"))
+    found = RelatedReleases.model_validate(await deck.ok("GET", "tenants/acme/routes/production/company"))
     assert (found.generation, found.companions) == (0, ())
 
 

@@ -46,7 +46,7 @@ def test_every_kind_is_read_with_its_conversation(tmp_path: Path) -> None:
     assert items[0].kind is ItemKind.EXACT
     assert items[0].prompt == ({"role": "user", "content": "2+2?"},)
     assert (items[1].prompt, items[1].answer) == (({"role": "user", "content": "hi"},), "hello")
-    assert [(item.says_the_call, item.call) for item in items[3:6]] == [
+    assert [(item.states_the_call, item.call) for item in items[3:6]] == [
         (True, GOOD[3]["call"]),
         (True, None),
         (False, None),
@@ -74,12 +74,18 @@ def test_every_kind_is_read_with_its_conversation(tmp_path: Path) -> None:
         ),
         (
             {"id": "x", "prompt": "p", "kind": "tool_call", "tools": TOOLS, "call": {"name": "close", "arguments": 1}},
-            "the arguments of the expected call are no object",
+            "the arguments of the expected call are not a JSON object",
         ),
         ({"id": "x", "prompt": "p", "kind": "refusal", "phrases": [" "]}, "a phrase of a refusal item is empty"),
         ({"id": "x", "prompt": "p", "kind": "refusal", "phrases": []}, "phrases: Tuple should have at least 1 item"),
-        ({"id": "x", "prompt": "p", "kind": "choice", "choices": ["a"], "answer": "a"}, "needs two or more choices"),
-        ({"id": "x", "prompt": "p", "kind": "choice", "choices": ["a", "a"], "answer": "a"}, "other than the rest"),
+        (
+            {"id": "x", "prompt": "p", "kind": "choice", "choices": ["a"], "answer": "a"},
+            "needs two or more different choices",
+        ),
+        (
+            {"id": "x", "prompt": "p", "kind": "choice", "choices": ["a", "a"], "answer": "a"},
+            "two or more different choices",
+        ),
         ({"id": "x", "prompt": "p", "kind": "choice", "choices": ["a", "b"], "answer": "c"}, "one of its choices"),
         (GOOD[0], "two items have the id 'a'"),
     ],

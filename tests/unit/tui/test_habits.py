@@ -17,7 +17,7 @@ from loradeck.client.errors import ApiError, ConfigError
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.moves import AnnotateRequest, MoveResult, PromoteRequest, RewindPlan, RewindStep
 from loradeck.schemas.problem import Problem
-from loradeck.schemas.related import Company
+from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
 from loradeck.tui.gate.decide import Refuse, annotate
@@ -358,7 +358,7 @@ async def test_what_shares_something_is_asked_for_once_the_selection_rests_and_o
         asked: list[str] = []
         answer = on.port.company
 
-        async def company(tenant: str, route: str) -> Company:
+        async def company(tenant: str, route: str) -> RelatedReleases:
             asked.append(tenant)
             return await answer(tenant, route)
 

@@ -92,7 +92,7 @@ def _tool_call(item: SuiteItem, answer: str) -> tuple[bool, bool, str]:
         broken = _broken(call["arguments"], tool.get("parameters"))
         if broken:
             return False, False, f"the arguments of {call['name']}: {broken}"
-    if not item.says_the_call:
+    if not item.states_the_call:
         return bool(calls), bool(calls), "" if calls else "calls no tool"
     wanted = [] if item.call is None else [{"name": item.call["name"], "arguments": item.call.get("arguments", {})}]
     as_asked = _same(calls, wanted)

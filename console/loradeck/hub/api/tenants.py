@@ -20,7 +20,7 @@ from loradeck.rules.quality import gates
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.log import Draft
-from loradeck.schemas.related import Company
+from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
@@ -126,7 +126,7 @@ async def row(tenant: str, route: str, request: Request, caller: Viewer) -> Resp
 
 
 @router.get(f"{PAGE}/company")
-async def company(tenant: str, route: str, request: Request, caller: Viewer) -> Company:
+async def company(tenant: str, route: str, request: Request, caller: Viewer) -> RelatedReleases:
     """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
     return company_of(hub_of(request), tenant, route)
 

@@ -8,7 +8,7 @@ from loradeck.rules.data import related
 from loradeck.rules.data.related import Member
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import PointerState
-from loradeck.schemas.related import Companion, Company, Shared, Tie
+from loradeck.schemas.related import RelatedRelease, RelatedReleases, Shared, Tie
 
 if TYPE_CHECKING:
     from loradeck.hub.hub import Hub
@@ -19,13 +19,13 @@ MOST = 200
 _RANK = {what: rank for rank, what in enumerate(Shared)}
 
 
-def company_of(hub: Hub, tenant: str, route: str) -> Company:
+def company_of(hub: Hub, tenant: str, route: str) -> RelatedReleases:
     """Raises: Refused `unknown_route`."""
     hub.route(tenant, route)
     pointer = hub.ledger.pointers.get((tenant, route))
     one = _member(hub, pointer) if pointer is not None else None
     if pointer is None or one is None:
-        return Company(tenant=tenant, route=route, generation=pointer.generation if pointer else 0)
+        return RelatedReleases(tenant=tenant, route=route, generation=pointer.generation if pointer else 0)
     found = []
     for key, other in hub.ledger.pointers.items():
         member = _member(hub, other) if key != pointer.key and key in hub.steer.entries else None
@@ -39,7 +39,7 @@ def company_of(hub: Hub, tenant: str, route: str) -> Company:
         if row.live is not None:
             named = tuple(Tie(what=what, name=_named(hub, what, name)) for what, name in ties)
             listed.append(
-                Companion(
+                RelatedRelease(
                     tenant=key[0],
                     route=key[1],
                     live=row.live,
@@ -49,7 +49,7 @@ def company_of(hub: Hub, tenant: str, route: str) -> Company:
                     bad_n=row.bad_n,
                 )
             )
-    return Company(
+    return RelatedReleases(
         tenant=tenant, route=route, generation=pointer.generation, total=len(found), companions=tuple(listed)
     )
 

@@ -28,7 +28,7 @@ from loradeck.schemas.moves import (
     RollbackRequest,
     UndoRequest,
 )
-from loradeck.schemas.related import Company
+from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import NodeRow, ReleaseView
 from loradeck.schemas.trace import Traced
@@ -104,7 +104,7 @@ class Port(Protocol):
 
     async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]: ...
 
-    async def company(self, tenant: str, route: str) -> Company:
+    async def company(self, tenant: str, route: str) -> RelatedReleases:
         """Other live releases that share something with a pointer's."""
         ...
 
@@ -216,7 +216,7 @@ class HubPort:
     async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]:
         return await self._api.datasets(), await self._api.suites()
 
-    async def company(self, tenant: str, route: str) -> Company:
+    async def company(self, tenant: str, route: str) -> RelatedReleases:
         return await self._api.company(tenant, route)
 
     async def release(self, release: str) -> ReleaseDetail:

@@ -12,7 +12,7 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
-from loradeck.schemas.related import Companion, Shared
+from loradeck.schemas.related import RelatedRelease, Shared
 from loradeck.schemas.route import Soak
 from loradeck.schemas.state import (
     Preview,
@@ -221,7 +221,7 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
         return line(label, Span("what shares its data, recipe, base move or batch: not looked up yet", "dim"))
     if not company.companions:
         return line(label, Span("no other live release shares its data, recipe, base move or batch", "dim"))
-    groups: dict[tuple[Shared, str], list[Companion]] = {}
+    groups: dict[tuple[Shared, str], list[RelatedRelease]] = {}
     for companion in company.companions:
         groups.setdefault((companion.ties[0].what, companion.ties[0].name), []).append(companion)
     fine = {tie: all(health_of(state, one) == "fine" for one in companions) for tie, companions in groups.items()}
@@ -233,7 +233,7 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
     return line(label, f"m marks {company.total:,}   ", Span(" | ".join(told), "warn" if troubled else ""))
 
 
-def _companions(state: ConsoleState, companions: list[Companion]) -> str:
+def _companions(state: ConsoleState, companions: list[RelatedRelease]) -> str:
     ordered = sorted(companions, key=lambda one: (health_of(state, one) == "fine", one.tenant, one.route))
     named = ", ".join(
         f"{_place(one.tenant, one.route)} {clean(one.live.label)} ({health_of(state, one)})" for one in ordered[:3]
@@ -241,7 +241,7 @@ def _companions(state: ConsoleState, companions: list[Companion]) -> str:
     return f"{named}, +{len(ordered) - 3}" if len(ordered) > 3 else named
 
 
-def health_of(state: ConsoleState, one: Companion) -> str:
+def health_of(state: ConsoleState, one: RelatedRelease) -> str:
     """Its worst flag as its row says now, or fine."""
     brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
     flags = brief.flags if brief is not None else one.flags

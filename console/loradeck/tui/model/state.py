@@ -30,7 +30,7 @@ from loradeck.schemas.feed import (
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.related import Company
+from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import HubStatus, Me, NodeRow, ReleaseView, TenantRow
 from loradeck.tui.model import list_order as order
 from loradeck.tui.model.hardware_history import History
@@ -145,7 +145,7 @@ class ConsoleState:
 
     marks: list[PointerKey] = field(default_factory=list)
 
-    company: dict[PointerKey, Company] = field(default_factory=dict)
+    company: dict[PointerKey, RelatedReleases] = field(default_factory=dict)
     """What other live releases share with a row's, of rows that were looked at."""
 
     own: list[OwnMove] = field(default_factory=list)
