@@ -1,1 +1,1 @@
-"""The hub's durable memory: one interface, one module per backend."""
+"""The hub's durable store: one interface, one module per backend."""

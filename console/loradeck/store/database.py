@@ -1,8 +1,8 @@
-"""One SQLite file under one hub: opened, locked, migrated, and changed only in whole transactions.
+"""The SQLite file of one hub: opened, locked, migrated, and changed only in whole transactions.
 
-Durability: WAL with `synchronous=FULL`, one fdatasync a commit. `locking_mode=EXCLUSIVE` keeps every other
-program out of the file while it is open, so there is never the second connection that older SQLite versions
-corrupt a WAL database with; a flock beside the file names the reason to the second hub.
+Durability: WAL with `synchronous=FULL`, one fdatasync a commit. `locking_mode=EXCLUSIVE` keeps every other program out
+of the file while it is open, so the second connection with which older SQLite versions corrupt a WAL database never
+exists; a flock beside the file tells a second hub why it cannot start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SQLITE_VERSION: str = sqlite3.sqlite_version
 APPLICATION_ID = 0x4C44434B  # "LDCK" in the file's header
 BUSY_S = 2.0
 CHECKPOINT_PAGES = 4000
-"""Pages of 4 KiB in the WAL before a commit also moves them into the database: about once in 500 moves."""
+"""Pages of 4 KiB in the WAL from which a commit also moves them into the database: about once in 500 moves."""
 
 _FULL = 13
 _BUSY = 5
@@ -36,7 +36,9 @@ _CORRUPT = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
 def wal_is_safe(version: str) -> bool:
-    """Whether a SQLite version is free of the WAL-reset bug: 3.7.0 to 3.51.2 have it, but for two branches."""
+    """Whether a SQLite version is free of the WAL-reset bug, which 3.7.0 to 3.51.2 have, except for two fixed
+    branches.
+    """
     number = tuple(int(part) for part in version.split(".")[:3])
     if number < (3, 7, 0) or number >= (3, 51, 3):
         return True
@@ -44,10 +46,10 @@ def wal_is_safe(version: str) -> bool:
 
 
 class Database:
-    """The file and its one connection. May be called from any thread; calls wait for each other.
+    """The database file and its one connection. May be called from any thread; calls wait for each other.
 
     Raises:
-        Unusable: a broken SQLite version, a newer schema, another hub, a file that is no database of ours.
+        Unusable: a broken SQLite version, a newer schema, another hub, or a file that is not a database of Loradeck.
         DiskFull: there is no room to open it.
     """
 
@@ -73,7 +75,8 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """All of the block, durable, or nothing of it. An exception of the block rolls back and goes on.
+        """Runs the block as one transaction: all of it becomes durable, or nothing. An exception in the block rolls it
+        back.
 
         Raises:
             DiskFull: rolled back.
@@ -92,12 +95,18 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
+        """Yields the connection for reads; writers wait meanwhile.
+
+        Raises:
+            OutcomeUnknown: a commit failed and the store was not reopened since.
+            Unusable: the store is closed.
+        """
         with self._mutex, _explained():
             yield self._ready()
 
     @property
     def tables(self) -> Any:
-        """sqlite-utils' view of the connection, for use inside `transaction` or `reading`."""
+        """A sqlite-utils view of the connection, for use inside `transaction` or `reading`."""
         return _tables(self._ready())
 
     def _ready(self) -> Connection:
@@ -127,16 +136,16 @@ class Database:
         try:
             connection.execute("ROLLBACK")
         except sqlite3.Error:
-            # Nothing was committed, but this connection is of no use any more; the first error is the one to tell.
+            # Nothing was committed, but this connection is of no use any more; the first error is the one to report.
             self._suspect = True
 
     # -- opening -----------------------------------------------------------------------------------------
 
     def reopen(self) -> None:
-        """Close and open again; what is read afterwards is durable. The lock is kept.
+        """Closes the file and opens it again, keeping the lock; everything read afterwards is durable.
 
         Raises:
-            OutcomeUnknown: the disk still fails. Try again; until then nothing can be said.
+            OutcomeUnknown: the disk still fails. Try again; until then the outcome cannot be known.
         """
         with self._mutex:
             self._disconnect()
@@ -148,6 +157,7 @@ class Database:
             self._suspect = False
 
     def close(self) -> None:
+        """Closes the file and gives up the lock. It cannot be opened again."""
         with self._mutex:
             self._disconnect()
             if self._lock is not None:
@@ -199,7 +209,11 @@ class Database:
         schema.migrate(APPLICATION_ID)
 
     def backup(self, path: Path) -> None:
-        """A consistent copy at `path`, 0600, durable when this returns; an existing file is never replaced."""
+        """Writes a consistent copy to `path`, 0600, durable when this returns.
+
+        Raises:
+            StoreError: the file exists; a backup never replaces one.
+        """
         if path.exists():
             raise StoreError(f"{path} exists: a backup never replaces a file")
         staging = path.with_name(path.name + ".part")
@@ -215,14 +229,18 @@ class Database:
                     copy.close()
             with staging.open("rb") as file:
                 os.fsync(file.fileno())
-            os.link(staging, path)  # unlike rename, fails when somebody was faster
+            os.link(staging, path)  # unlike rename, fails if the file appeared meanwhile
         finally:
             staging.unlink(missing_ok=True)
         fsync_folder(path.parent)
 
 
 def _take_lock(path: Path) -> int:
-    """flock a file beside the database for as long as this process has it open."""
+    """Takes the lock file beside the database, for as long as this process has it open.
+
+    Raises:
+        Unusable: another hub holds it, or others can write in the folder.
+    """
     private_folder(path.parent)
     if path.parent.stat().st_mode & 0o022:
         raise Unusable(f"others may write in {path.parent}, and so replace the database: chmod 700 {path.parent}")
@@ -235,14 +253,14 @@ def _take_lock(path: Path) -> int:
         raise Unusable(
             f"{path} is in use by another hub (process {holder or 'unknown'}). One hub a database."
         ) from None
-    with suppress(OSError):  # on a full disk: it is only there to be named
+    with suppress(OSError):  # on a full disk: the id only serves the message above
         os.pwrite(lock, f"{os.getpid():<20}\n".encode(), 0)
     return lock
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """SQLite's errors in the store's words. Used only where nothing has been committed."""
+    """Translates SQLite's errors in the block into StoreErrors. Use it only where nothing has been committed."""
     try:
         yield
     except sqlite3.Error as error:
@@ -252,7 +270,7 @@ def _explained() -> Iterator[None]:
                 "there is no room on the store's disk; nothing was changed. Make room and try again."
             ) from error
         if code in _CORRUPT:
-            raise Unusable(f"the database is damaged or none at all ({error}). Restore a copy.") from error
+            raise Unusable(f"the file is damaged or not a database ({error}). Restore a copy.") from error
         if code == _BUSY:
             raise Unusable(f"another program has the database open ({error}). Close it and try again.") from error
         raise StoreError(f"the database refused: {error}; nothing was changed") from error
@@ -263,7 +281,7 @@ def _tables(connection: Connection) -> Any:
 
 
 def _code(error: Exception) -> int:
-    """Primary result code of SQLite; 0 where the driver itself complained."""
+    """Primary result code of SQLite; 0 if the driver itself raised the error."""
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 

@@ -1,7 +1,7 @@
-"""What the hub asks of its durable store. Nothing above this package knows which database it is.
+"""The interface of the hub's durable store. No code above this package knows which database is behind it.
 
-A store is used from one thread. Every write is one transaction, durable when the call returns. The contract
-suite in `tests/contract/store` runs against every backend.
+A store is used from one thread. Every write is one transaction, durable when the call returns. The contract suite in
+`tests/contract/store` runs against every backend.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ class LeaseLost(StoreError):
 
 
 class OutcomeUnknown(StoreError):
-    """The commit may or may not be durable: ask `lookup(key)` after `reopen()`. Never say 'not applied'."""
+    """The commit may or may not be durable: call `reopen()`, then `lookup(key)`. Never report it as not applied."""
 
     code = "outcome_unknown"
 
 
 class DiskFull(StoreError):
-    """There is no room; the transaction was rolled back and the state is as before."""
+    """The disk is full; the transaction was rolled back and the state is as before."""
 
     code = "disk_full"
 
 
 class Unusable(StoreError):
-    """The database cannot be used: broken SQLite version, newer schema, second hub, corrupt file."""
+    """The database cannot be used: a broken SQLite version, a newer schema, a second hub, or a corrupt file."""
 
     code = "store_unusable"
 
 
 class Unreadable(Unusable):
-    """The event at `rev` is damaged: it does not parse, or stands in the wrong place."""
+    """The event at `rev` is damaged: it does not parse, or has another rev than its row."""
 
     def __init__(self, rev: int, why: str) -> None:
         super().__init__(why)
@@ -68,7 +68,7 @@ class Unreadable(Unusable):
 
 
 class Doc(StrEnum):
-    """Kinds of immutable registry documents, keyed by digest."""
+    """Kinds of immutable registry documents, each stored under its digest."""
 
     BASE = "base"
     ADAPTER = "adapter"  # AdapterVersion
@@ -79,7 +79,7 @@ class Doc(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The log folded up to `rev`."""
+    """The state that the log folds to at `rev`, as the store holds it."""
 
     epoch: int
     rev: int
@@ -90,7 +90,7 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """`replayed`: the key had been used, and these are the events it stands for."""
+    """The events of a commit. `replayed`: its key was used before, and these are the events of that first commit."""
 
     events: Sequence[Event]
     rev: int
@@ -99,7 +99,7 @@ class Committed:
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """How much one release has answered on one pointer, over all the times it was current. All but `kind` add up."""
+    """A release's seconds and counts on one pointer, summed over all the times it was current."""
 
     tenant: str
     route: str
@@ -108,12 +108,14 @@ class Served:
     counts: Counts = NO_COUNTS
 
     def __add__(self, other: Served) -> Served:
-        """The sum of two parts. Both are of the same release on the same pointer."""
+        """Adds two parts of one release on one pointer."""
         return replace(self, seconds=self.seconds + other.seconds, counts=self.counts + other.counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
+    """A document of the registry as it is stored."""
+
     digest: str
     kind: Doc
     body: dict[str, Any]
@@ -127,48 +129,59 @@ class Registered:
 class Store(Protocol):
     # -- the log -----------------------------------------------------------------------------------------
 
+    """The hub's durable store. Every write raises LeaseLost, DiskFull or OutcomeUnknown as its commit ends."""
+
     def take_lease(self, holder: str) -> int:
-        """Become the active hub; raises and returns the epoch. Every later write checks that it still holds."""
+        """Makes this process the active hub; raises the epoch and returns it. Every later write checks the lease."""
         ...
 
-    def snapshot(self) -> Snapshot: ...
+    def snapshot(self) -> Snapshot:
+        """Reads pointers and tenants as the log leaves them, at one rev."""
 
     def commit(self, drafts: Sequence[Draft], *, key: str) -> Committed:
-        """Append all drafts as one txn, or none.
+        """Appends all drafts as one transaction, or none.
 
-        A `key` that was used before returns what it committed then. Each draft's `expected_generation` is
-        compared with its pointer inside the transaction (None: not compared).
+        A `key` that was used before returns its first commit. Each draft's `expected_generation` is compared with its
+        pointer inside the transaction (None: not compared).
 
-        Raises: Moved, LeaseLost, DiskFull, OutcomeUnknown.
+        Raises:
+            Moved, LeaseLost, DiskFull, OutcomeUnknown: see each.
         """
         ...
 
     def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
-        """`recover`: raise the epoch above `epoch_above` and append `drafts`, whose generations may jump ahead."""
+        """Commits a recovery: raises the epoch above `epoch_above` and appends `drafts`, whose generations may jump
+        ahead.
+        """
         ...
 
-    def lookup(self, key: str) -> Committed | None: ...
+    def lookup(self, key: str) -> Committed | None:
+        """The commit under an idempotency key; None if nothing was committed under it."""
 
     def since(self, rev: int, limit: int = 1000) -> list[Event]:
-        """Events after `rev`, oldest first."""
+        """Events after `rev`, oldest first, at most `limit`."""
         ...
 
     def history(
         self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
     ) -> list[Event]:
-        """Newest first."""
+        """Events that match all given conditions, newest first."""
         ...
 
-    def event(self, event_id: str) -> Event | None: ...
+    def event(self, event_id: str) -> Event | None:
+        """The event with this id; None if there is none."""
 
-    def txn(self, txn: str) -> list[Event]: ...
+    def txn(self, txn: str) -> list[Event]:
+        """The events of a transaction, oldest first; empty for an unknown id."""
 
     def has_hash(self, rev: int, hash_: str) -> bool:
-        """Whether the event at `rev` has this hash: how a hub knows that its log holds what an agent has seen."""
+        """Whether the event at `rev` has this hash, and so this log holds everything that an agent with it has
+        seen.
+        """
         ...
 
     def rev_at(self, time_ms: int) -> int:
-        """The last rev committed at or before a time; 0 if none."""
+        """The last rev committed at or before a time; 0 if there is none."""
         ...
 
     def pointers_at(self, rev: int) -> list[PointerState]:
@@ -178,23 +191,30 @@ class Store(Protocol):
     # -- the registry ------------------------------------------------------------------------------------
 
     def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> Registered:
-        """Add a document. Registering the same digest again returns the first; it never changes."""
+        """Adds a document to the registry. Registering a digest again returns the stored document, which never
+        changes.
+        """
         ...
 
     def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> Registered:
-        """Add an AdapterVersion under the next version number of its (tenant, name); same digest, same version."""
+        """Adds an AdapterVersion under the next version number of its (tenant, name); a known digest keeps its
+        number.
+        """
         ...
 
-    def registered(self, kind: Doc, digest: str) -> Registered | None: ...
+    def registered(self, kind: Doc, digest: str) -> Registered | None:
+        """The document with this digest; None if it is not registered."""
 
-    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]: ...
+    def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
+        """Documents of a kind, in the order of registration; of one tenant if given."""
 
     # -- attestations, traffic, jobs, tokens -------------------------------------------------------------
 
-    def attest(self, attestation: Attestation) -> Attestation: ...
+    def attest(self, attestation: Attestation) -> Attestation:
+        """Stores an attestation and returns it with its `seq` and `at_ms`."""
 
     def attest_all(self, attestations: Sequence[Attestation]) -> list[Attestation]:
-        """All of them in one transaction: a fleet that is proven at once costs one sync."""
+        """Stores attestations in one transaction: a fleet that is proven at once costs one sync."""
         ...
 
     def attestations(
@@ -206,43 +226,57 @@ class Store(Protocol):
         route: str | None = None,
         after_seq: int = 0,
     ) -> list[Attestation]:
-        """Oldest first."""
+        """Attestations that match all given conditions, oldest first."""
         ...
 
-    def add_served(self, deltas: Iterable[Served]) -> None: ...
+    def add_served(self, deltas: Iterable[Served]) -> None:
+        """Adds to the seconds and counts of releases, in one transaction."""
 
-    def served(self) -> list[Served]: ...
+    def served(self) -> list[Served]:
+        """All sums of `add_served`, one for each release on a pointer."""
 
     def put_job(self, job: Job) -> None:
-        """Insert or replace by id."""
+        """Inserts a job, or replaces the one with its id."""
         ...
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
-        """Unfinished ones and the newest finished ones, newest first."""
+        """All unfinished jobs and the newest finished ones, newest first, `limit` in all unless more are
+        unfinished.
+        """
         ...
 
     def jobs_before(self, job_id: str | None, *, limit: int) -> list[Job]:
-        """The newest ones, or those submitted before a job; newest first. None of an unknown one."""
+        """Jobs submitted before a job (None: the newest), newest first; empty for an unknown job."""
         ...
 
-    def job(self, job_id: str) -> Job | None: ...
+    def job(self, job_id: str) -> Job | None:
+        """The job with this id; None if there is none."""
 
-    def put_token(self, token: TokenRecord) -> None: ...
+    def put_token(self, token: TokenRecord) -> None:
+        """Inserts a token's record, or replaces the one with its id."""
 
-    def tokens(self) -> list[TokenRecord]: ...
+    def tokens(self) -> list[TokenRecord]:
+        """All token records, revoked ones included, in the order of creation."""
 
     # -- its own state -----------------------------------------------------------------------------------
 
-    def meta(self, name: str) -> str | None: ...
+    def meta(self, name: str) -> str | None:
+        """A named setting of the hub itself; None if it was never set."""
 
-    def set_meta(self, name: str, value: str) -> None: ...
+    def set_meta(self, name: str, value: str) -> None:
+        """Stores a named setting of the hub itself."""
 
     def reopen(self) -> None:
-        """Close and open again, after OutcomeUnknown."""
+        """Closes the store and opens it again, after OutcomeUnknown.
+
+        Raises:
+            OutcomeUnknown: the disk still fails.
+        """
         ...
 
     def backup(self, path: str) -> None:
-        """A consistent copy, while in use."""
+        """Writes a consistent copy to a new file, while the store is in use."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes the store and frees its lock."""

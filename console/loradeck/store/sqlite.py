@@ -1,8 +1,7 @@
-"""The store on SQLite: the log, and the pointers and tenants it adds up to.
+"""The store on SQLite: the log, and the pointers and tenants that it folds to.
 
-One hub, one file, one connection. A commit folds its events through the same rules as everybody else
-(`rules.fold`) and writes what changed beside them in the same transaction; `audit.verify_log` refolds the
-whole log and compares.
+One hub, one file, one connection. A commit folds its events by the rules (`rules.moves.fold`) and writes the changed
+pointers and tenants beside them in one transaction; `log_audit.verify_log` folds the whole log again and compares.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class SqliteStore(SqliteRecords):
-    """`Store` in one file. Safe to call from several threads; calls wait for each other.
+    """The `Store` in one SQLite file. Safe to call from several threads; calls wait for each other.
 
     Args:
-        path: the database; made with its folder (0700) where they do not exist.
+        path: the database; created with its folder (0700) if missing.
         clock_ms: wall clock, milliseconds since 1970 UTC.
 
     Raises:
@@ -47,16 +46,19 @@ class SqliteStore(SqliteRecords):
     # -- writing the log ---------------------------------------------------------------------------------
 
     def take_lease(self, holder: str) -> int:
+        """Raises the epoch in the lease's row and writes the holder into it; see `Store.take_lease`."""
         with self._database.transaction() as connection:
             lease = take_lease(connection, holder)
         self._lease = lease
         return lease.epoch
 
     def commit(self, drafts: Sequence[Draft], *, key: str) -> Committed:
+        """Appends the drafts and updates their pointers and tenants in one transaction; see `Store.commit`."""
         with self._writing() as (connection, lease):
             return _used(connection, key) or self._append(connection, drafts, key, epoch=lease.epoch)
 
     def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
+        """Raises the lease's epoch and appends the drafts in one transaction; see `Store.adopt`."""
         with self._writing() as (connection, lease):
             if used := _used(connection, key):
                 return used
@@ -69,32 +71,33 @@ class SqliteStore(SqliteRecords):
         self, connection: Connection, drafts: Sequence[Draft], key: str, *, epoch: int, jumps: bool = False
     ) -> Committed:
         rev, hash_ = _head(connection)
-        ledger = FoldedLog.of(epoch=epoch, rev=rev, hash=hash_, pointers=(), tenants=())
+        folded = FoldedLog.of(epoch=epoch, rev=rev, hash=hash_, pointers=(), tenants=())
         txn = secrets.token_hex(16)
         at_ms = self._clock_ms()
         events: list[Event] = []
         for draft in drafts:
-            _load(connection, ledger, draft)
-            checked = _checked(connection, ledger, draft, jumps=jumps)
+            _load(connection, folded, draft)
+            checked = _checked(connection, folded, draft, jumps=jumps)
             event = seal(
                 checked,
-                rev=ledger.rev + 1,
+                rev=folded.rev + 1,
                 id=secrets.token_hex(16),
                 txn=txn,
                 epoch=epoch,
                 at_ms=at_ms,
-                prev_hash=ledger.hash,
+                prev_hash=folded.hash,
             )
-            ledger.apply(event)
+            folded.apply(event)
             connection.execute("INSERT INTO events (rev, body) VALUES (?, ?)", (event.rev, _json(event)))
             events.append(event)
-        _save(connection, ledger)
-        connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, ledger.rev))
-        return Committed(events=events, rev=ledger.rev)
+        _save(connection, folded)
+        connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
+        return Committed(events=events, rev=folded.rev)
 
     # -- reading the log ---------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
+        """Reads the stored pointers and tenants at one rev; see `Store.snapshot`."""
         with self._database.reading() as connection:
             epoch = current_lease(connection).epoch
             rev, hash_ = _head(connection)
@@ -109,30 +112,36 @@ class SqliteStore(SqliteRecords):
         )
 
     def lookup(self, key: str) -> Committed | None:
+        """Finds the commit under an idempotency key; see `Store.lookup`."""
         with self._database.reading() as connection:
             return _used(connection, key)
 
     def since(self, rev: int, limit: int = 1000) -> list[Event]:
+        """Events after `rev`, oldest first; raises Unreadable for a damaged one."""
         return self._events("WHERE rev > ? ORDER BY rev LIMIT ?", (rev, limit))
 
     def history(
         self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
     ) -> list[Event]:
+        """Events that match all conditions, newest first; raises Unreadable for a damaged one."""
         asked = {"tenant = ?": tenant, "route = ?": route, "rev < ?": before_rev}
         given = {condition: value for condition, value in asked.items() if value is not None}
         where = f"WHERE {' AND '.join(given)} " if given else ""
         return self._events(f"{where}ORDER BY rev DESC LIMIT ?", (*given.values(), limit))
 
     def event(self, event_id: str) -> Event | None:
+        """The event with this id; None if there is none."""
         with self._database.reading() as connection:
             return _event(connection, event_id)
 
     def txn(self, txn: str) -> list[Event]:
+        """The events of a transaction, oldest first; empty for an unknown id."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT first_rev, last_rev FROM keys WHERE txn = ?", (txn,)).fetchone()
             return _between(connection, *row) if row else []
 
     def has_hash(self, rev: int, hash_: str) -> bool:
+        """Whether the event at `rev` has this hash; rev 0 has GENESIS."""
         if rev == 0:
             return hash_ == GENESIS
         with self._database.reading() as connection:
@@ -140,6 +149,7 @@ class SqliteStore(SqliteRecords):
         return row is not None and row[0] == hash_
 
     def rev_at(self, time_ms: int) -> int:
+        """The highest rev among events at or before a time, even if the clock was set back; 0 if there is none."""
         # Not the newest time but the newest rev: after the wall clock was set back, they differ. The `+` keeps
         # SQLite from walking the log itself backwards, which takes seconds on a long one.
         with self._database.reading() as connection:
@@ -147,6 +157,7 @@ class SqliteStore(SqliteRecords):
         return int(rev or 0)
 
     def pointers_at(self, rev: int) -> list[PointerState]:
+        """Every pointer as it was at a rev; those created later are left out."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT (SELECT body -> '$.pointer' FROM events WHERE rev = ("
@@ -164,6 +175,7 @@ class SqliteStore(SqliteRecords):
     # -- the file ----------------------------------------------------------------------------------------
 
     def reopen(self) -> None:
+        """Reopens the file and reads the lease again, since a failed `adopt` may have raised its epoch."""
         self._database.reopen()
         # The failed commit may have been an `adopt`, which raises the epoch of the lease this store still holds.
         with self._database.reading() as connection:
@@ -172,9 +184,11 @@ class SqliteStore(SqliteRecords):
             self._lease = now
 
     def backup(self, path: str) -> None:
+        """Writes a consistent copy to a new file; see `Database.backup`."""
         self._database.backup(Path(path))
 
     def close(self) -> None:
+        """Closes the file and frees its lock."""
         self._database.close()
 
 
@@ -183,40 +197,41 @@ def _head(connection: Connection) -> tuple[int, str]:
     return (int(row[0]), str(row[1])) if row else (0, GENESIS)
 
 
-def _load(connection: Connection, ledger: FoldedLog, draft: Draft) -> None:
-    """Bring into the ledger what a draft may change, where an earlier draft of its txn has not already."""
-    if draft.tenant not in ledger.tenants:
+def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:
+    """Loads the tenant and the pointer that a draft may change, unless an earlier draft of its transaction has."""
+    if draft.tenant not in folded.tenants:
         row = connection.execute("SELECT body FROM tenants WHERE name = ?", (draft.tenant,)).fetchone()
         if row:
-            ledger.tenants[draft.tenant] = TenantState.model_validate_json(row[0])
-    if draft.route is not None and (draft.tenant, draft.route) not in ledger.pointers:
+            folded.tenants[draft.tenant] = TenantState.model_validate_json(row[0])
+    if draft.route is not None and (draft.tenant, draft.route) not in folded.pointers:
         key = (draft.tenant, draft.route)
         row = connection.execute("SELECT body FROM pointers WHERE tenant = ? AND route = ?", key).fetchone()
         if row:
-            ledger.pointers[key] = PointerState.model_validate_json(row[0])
+            folded.pointers[key] = PointerState.model_validate_json(row[0])
 
 
-def _save(connection: Connection, ledger: FoldedLog) -> None:
+def _save(connection: Connection, folded: FoldedLog) -> None:
     connection.executemany(
         "INSERT INTO pointers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
-        [(tenant, route, _json(pointer)) for (tenant, route), pointer in ledger.pointers.items()],
+        [(tenant, route, _json(pointer)) for (tenant, route), pointer in folded.pointers.items()],
     )
     connection.executemany(
         "INSERT INTO tenants VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
-        [(name, _json(tenant)) for name, tenant in ledger.tenants.items()],
+        [(name, _json(tenant)) for name, tenant in folded.tenants.items()],
     )
 
 
-def _checked(connection: Connection, ledger: FoldedLog, draft: Draft, *, jumps: bool) -> Draft:
-    """The draft, if its pointer is where it expects it. `jumps`: a move's generation may skip some.
+def _checked(connection: Connection, folded: FoldedLog, draft: Draft, *, jumps: bool) -> Draft:
+    """Checks that a draft's pointer is at the generation it expects, and returns the draft. `jumps`: moves may skip
+    some.
 
     Raises:
-        Moved: it is not at the generation the draft expects, or the draft's own generation does not follow.
+        Moved: it is at another generation, or the draft's own generation does not follow.
         StoreError: the draft holds another pointer's state.
     """
     if draft.route is None:
         return draft
-    known = ledger.pointers.get((draft.tenant, draft.route))
+    known = folded.pointers.get((draft.tenant, draft.route))
     now = known or PointerState(tenant=draft.tenant, route=draft.route)
     after, moves = draft.pointer, draft.kind in MOVES
     if after and after.key != now.key:

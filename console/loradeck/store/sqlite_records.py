@@ -1,4 +1,4 @@
-"""What the SQLite store keeps beside the log: registry, attestations, traffic, jobs, tokens and settings."""
+"""Records of the SQLite store beside the log: registry, attestations, traffic, jobs, tokens and settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wall_ms() -> int:
 
 
 class SqliteRecords:
-    """The half of the store that is not the log. Every write checks the lease in its own transaction."""
+    """The part of the SQLite store that is not the log. Every write checks the lease in its own transaction."""
 
     def __init__(self, database: Database, clock_ms: Callable[[], int]) -> None:
         self._database = database
@@ -46,10 +46,16 @@ class SqliteRecords:
     # -- the registry ------------------------------------------------------------------------------------
 
     def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> Registered:
+        """Adds a document unless its digest is registered; see `Store.register`."""
         with self._writing():
             return self._registered(kind, digest) or self._add(kind, digest, body, tenant=tenant, by=by)
 
     def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> Registered:
+        """Adds an AdapterVersion under the next version number; see `Store.register_adapter`.
+
+        Raises:
+            StoreError: `digest` is not the manifest's.
+        """
         parsed = AdapterManifest.model_validate(manifest)
         if parsed.digest != digest:
             raise StoreError(f"the manifest's digest is {parsed.digest}, not {digest}; nothing was registered")
@@ -80,10 +86,12 @@ class SqliteRecords:
             )
 
     def registered(self, kind: Doc, digest: str) -> Registered | None:
+        """The document with this digest; None if it is not registered."""
         with self._database.reading():
             return self._registered(kind, digest)
 
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
+        """Documents of a kind, in the order of registration."""
         where, args = _conditions(kind=kind.value, tenant=tenant)
         with self._database.reading():
             rows = self._database.tables["documents"].rows_where(where, args, order_by="serial")
@@ -128,9 +136,11 @@ class SqliteRecords:
     # -- attestations ------------------------------------------------------------------------------------
 
     def attest(self, attestation: Attestation) -> Attestation:
+        """Stores one attestation; see `Store.attest`."""
         return self.attest_all([attestation])[0]
 
     def attest_all(self, attestations: Sequence[Attestation]) -> list[Attestation]:
+        """Stores attestations in one transaction, with the clock's time where they have none."""
         written = []
         with self._writing():
             for attestation in attestations:
@@ -150,6 +160,7 @@ class SqliteRecords:
         route: str | None = None,
         after_seq: int = 0,
     ) -> list[Attestation]:
+        """Attestations that match all conditions, oldest first."""
         where, args = _conditions(kind=kind.value if kind else None, subject=subject, tenant=tenant, route=route)
         where = f"{where} AND seq > :after" if where else "seq > :after"
         with self._database.reading():
@@ -159,6 +170,7 @@ class SqliteRecords:
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------
 
     def add_served(self, deltas: Iterable[Served]) -> None:
+        """Adds to the sums in the table `served`, in one transaction."""
         with self._writing() as (connection, _):
             connection.executemany(
                 "INSERT INTO served VALUES (:tenant, :route, :release, :seconds, :requests, :errors, :checked, :bad)"
@@ -169,17 +181,19 @@ class SqliteRecords:
             )
 
     def served(self) -> list[Served]:
+        """All sums, sorted by tenant, route and release."""
         with self._database.reading():
             rows = self._database.tables["served"].rows_where(order_by="tenant, route, release")
             return [_served(row) for row in rows]
 
     def put_job(self, job: Job) -> None:
+        """Inserts a job, or replaces the one with its id."""
         with self._writing():
             row = {"id": job.id, "finished": job.state in _FINISHED, "body": job.model_dump_json()}
             self._database.tables["jobs"].upsert(row, pk="id")
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
-        """All unfinished ones, and finished ones up to `limit` in all; newest first."""
+        """All unfinished jobs, and finished ones up to `limit` in all; newest first."""
         with self._database.reading() as connection:
             rows: list[tuple[int, str]] = connection.execute(
                 "SELECT seq, body FROM jobs WHERE finished = 0 ORDER BY seq DESC"
@@ -190,6 +204,7 @@ class SqliteRecords:
         return [Job.model_validate_json(body) for _, body in sorted(rows, reverse=True)]
 
     def jobs_before(self, job_id: str | None, *, limit: int) -> list[Job]:
+        """Jobs submitted before a job (None: the newest), newest first; empty for an unknown job."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT body FROM jobs WHERE :id IS NULL OR seq < (SELECT seq FROM jobs WHERE id = :id)"
@@ -199,31 +214,36 @@ class SqliteRecords:
         return [Job.model_validate_json(body) for (body,) in rows]
 
     def job(self, job_id: str) -> Job | None:
+        """The job with this id; None if there is none."""
         with self._database.reading():
             rows = list(self._database.tables["jobs"].rows_where("id = ?", [job_id]))
         return Job.model_validate_json(rows[0]["body"]) if rows else None
 
     def put_token(self, token: TokenRecord) -> None:
+        """Inserts a token's record, or replaces the one with its id."""
         with self._writing():
             self._database.tables["tokens"].upsert({"id": token.id, "body": token.model_dump_json()}, pk="id")
 
     def tokens(self) -> list[TokenRecord]:
+        """All token records, in the order of creation."""
         with self._database.reading():
             rows = self._database.tables["tokens"].rows_where(order_by="rowid")
             return [TokenRecord.model_validate_json(row["body"]) for row in rows]
 
     def meta(self, name: str) -> str | None:
+        """A named setting of the hub; None if it was never set."""
         with self._database.reading():
             rows = list(self._database.tables["meta"].rows_where("name = ?", [name]))
         return str(rows[0]["value"]) if rows else None
 
     def set_meta(self, name: str, value: str) -> None:
+        """Stores a named setting of the hub."""
         with self._writing():
             self._database.tables["meta"].upsert({"name": name, "value": value}, pk="name")
 
 
 def _conditions(**equal: str | None) -> tuple[str | None, dict[str, str]]:
-    """`a = :a AND b = :b` of what is not None, and its arguments."""
+    """SQL `a = :a AND b = :b` for the columns that are not None (None if all are), and its arguments."""
     args = {column: value for column, value in equal.items() if value is not None}
     return " AND ".join(f"{column} = :{column}" for column in args) or None, args
 

@@ -205,7 +205,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     path = tmp_path / "hub.db"
     path.write_bytes(b"not a database, but somebody's notes" * 100)
     before = path.read_bytes()
-    with pytest.raises(Unusable, match="damaged or none at all"):
+    with pytest.raises(Unusable, match="file is damaged or not a database"):
         SqliteStore(path)
     assert path.read_bytes() == before
 
