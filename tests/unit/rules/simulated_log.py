@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
-from loradeck.rules.moves import backward, chain, common, forward, rewind
-from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves import backward, chain, forward, holds, rewind
+from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.target import PointerFacts, Target, rollback_target
 from loradeck.schemas.attestation import CheckResult, GateResult
@@ -306,12 +306,12 @@ class Acme:
 
     def hold(self, held: bool, actor: Actor = OPERATOR) -> Event:
         request = HoldRequest(held=held, expected_generation=self.pointer.generation, idempotency_key="hold-key-1")
-        (event,) = self.log.commit(common.hold(self.pointer, request, actor))
+        (event,) = self.log.commit(holds.hold(self.pointer, request, actor))
         return event
 
     def lift(self, label: str) -> Event:
         request = LiftRequest(release=rid(label), idempotency_key="lift-key-1", reason="it was the node")
-        (event,) = self.log.commit(common.lift(self.pointer, request, RELEASER))
+        (event,) = self.log.commit(holds.lift(self.pointer, request, RELEASER))
         return event
 
     def rewind_plan(self, to_rev: int, **request: Any) -> RewindPlan:

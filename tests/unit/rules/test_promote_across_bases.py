@@ -46,7 +46,7 @@ def test_of_many_nodes_eight_are_named_and_all_are_in_the_context(acme: Acme) ->
 
 
 def test_an_operator_cannot_override_it(acme: Acme) -> None:
-    from loradeck.rules.moves.common import Actor
+    from loradeck.rules.moves.draft import Actor
 
     with pytest.raises(Refused, match="forbidden"):
         check(acme, override=True, reason="why not", actor=Actor(name="op", role=Role.OPERATOR), **SHORT["no_memory"])

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, common
+from loradeck.rules.moves import backward, draft, holds, pins_and_notes
 from loradeck.rules.moves.backward import Cancel
-from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves.draft import Actor
+from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
 from loradeck.schemas.moves import (
@@ -165,7 +166,7 @@ async def fallback(
 
     def decide() -> Sequence[Draft]:
         _, config, now = hub.route(tenant, route)
-        common.expect_generation(now, body.expected_generation)
+        draft.expect_generation(now, body.expected_generation)
         return [backward.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
 
     if base is not None and hub.refusing is None and _may(decide):
@@ -303,7 +304,7 @@ async def hold(tenant: str, route: str, body: HoldRequest, request: Request, cal
     """Holds the pointer, or clears its hold: held, nothing is promoted."""
     hub = hub_of(request)
     return await _said(
-        hub, body.idempotency_key, lambda: common.hold(hub.route(tenant, route)[2], body, actor_of(caller))
+        hub, body.idempotency_key, lambda: holds.hold(hub.route(tenant, route)[2], body, actor_of(caller))
     )
 
 
@@ -314,12 +315,12 @@ async def lift(tenant: str, route: str, body: LiftRequest, request: Request, cal
 
     def draft() -> Draft:
         pointer = hub.route(tenant, route)[2]
-        return common.lift(
+        return holds.lift(
             pointer,
             body,
             actor_of(caller),
             hub.facts.of(pointer.key),
-            live=hub.observer.counted(pointer) if pointer.release is not None else common.NOTHING,
+            live=hub.observer.counted(pointer) if pointer.release is not None else NO_COUNTS,
             total=hub.observer.counted_total(pointer.key, body.release),
             name=hub.called,
         )
@@ -337,7 +338,7 @@ async def unpin(tenant: str, route: str, body: UnpinRequest, request: Request, c
 
     def draft() -> Draft:
         pointer = hub.route(tenant, route)[2]
-        return common.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
+        return pins_and_notes.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
 
     return await _said(hub, body.idempotency_key, draft)
 
@@ -350,7 +351,7 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, request: Requ
     event = await hub.store(lambda s: s.event(body.event))
     if event is None or (event.tenant, event.route) != (tenant, route):
         raise Refused("unknown_event", f"{tenant}/{route} has no such event", detail=body.event)
-    return await _said(hub, body.idempotency_key, lambda: common.annotate(event, body, actor_of(caller)))
+    return await _said(hub, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller)))
 
 
 @router.get("/moves/{key}", response_model=MoveResult)

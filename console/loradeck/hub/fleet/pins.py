@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import common
+from loradeck.rules.moves import pins_and_notes
 from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.table import Pin
@@ -75,7 +75,7 @@ class Pins:
         try:
             async with hub.moving:
                 hub.check_moves()
-                committed = await hub.commit([common.pinned(pin, place[2])], name)
+                committed = await hub.commit([pins_and_notes.pinned(pin, place[2])], name)
         except (Refused, StoreError) as error:  # it is heard again with the next report
             log.warning("pin not written node=%s pointer=%s/%s: %s", place[2], pin.tenant, pin.route, error)
             self._recorded.pop(place, None)

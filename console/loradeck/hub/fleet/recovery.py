@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover
-from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves.draft import Actor
 from loradeck.schemas.link import Hello, TableAsk, TableState
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import TableEntry

@@ -15,7 +15,7 @@ from loradeck.hub.data import datasets
 from loradeck.hub.jobs import gates
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forward
-from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves.draft import Actor
 from loradeck.rules.quality.signatures import check_signed
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.common import Actor, Named, drafted, expect_generation, moved
+from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
 from loradeck.rules.moves.target import PointerFacts
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import Role, short

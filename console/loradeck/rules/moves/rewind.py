@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.common import Actor
-from loradeck.rules.moves.target import PointerFacts, ruled_out
+from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.target import NO_FACTS, PointerFacts, ruled_out
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import RewindPlan, RewindRequest, RewindStep
-
-NO_FACTS = PointerFacts()
 
 
 def plan(

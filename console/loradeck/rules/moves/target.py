@@ -25,6 +25,10 @@ class PointerFacts:
     breaches: Mapping[str, int] = field(default_factory=dict)
 
 
+NO_FACTS = PointerFacts()
+"""Facts of a pointer of which nothing is known."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """The outcome of pressing R now. `release` is set with ROLLBACK only, `prepare` with CANCEL_PREPARE only.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.common import Actor
+from loradeck.rules.moves.draft import Actor
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig

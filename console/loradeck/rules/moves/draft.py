@@ -1,0 +1,85 @@
+"""Drafts of moves: who moves, the check of the generation, the pointer's next state, and the event to commit.
+
+A pointer is a stack. promote (`forward`) pushes; rollback (`backward`) pops; fallback puts the base alone on top and
+keeps the stack; undo restores an earlier state. Each takes a pointer's state and a request, and returns the event to
+commit. `generation` grows with every move and never returns. A draft's `expected_generation` is the generation it was
+computed from: the store compares it once more, inside the transaction.
+
+A quarantine that a move sets is drafted with an empty `event`; `chain.seal` writes the event's id there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import Draft, EventKind, PointerState
+
+Named = Callable[[str | None], str]
+"""Gives a release's name in messages, from its id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actor:
+    """The author of a move: the name of the token or login, and the role it acts under."""
+
+    name: str
+    role: Role
+
+
+def expect_generation(pointer: PointerState, expected: int) -> None:
+    """Checks that the pointer is still at the generation that the caller saw.
+
+    Raises:
+        Refused: moved.
+    """
+    if pointer.generation != expected:
+        raise Refused(
+            "moved",
+            f"{pointer.tenant}/{pointer.route} has moved since: it is at generation {pointer.generation}",
+            detail=f"the request expected generation {expected}",
+            fix="look at it again and decide anew",
+            context={
+                "generation": pointer.generation,
+                "expected_generation": expected,
+                "release": pointer.release,
+                "last_move": pointer.last_move,
+            },
+        )
+
+
+def moved(pointer: PointerState, **update: object) -> PointerState:
+    """The pointer's next state: its generation grows by one, and the given fields change."""
+    return pointer.model_copy(update={"generation": pointer.generation + 1, **update})
+
+
+def drafted(
+    kind: EventKind,
+    before: PointerState,
+    after: PointerState,
+    actor: Actor,
+    *,
+    reason: str,
+    incident: str | None = None,
+    override: bool = False,
+    undoes: tuple[str, ...] = (),
+    payload: dict[str, object] | None = None,
+) -> Draft:
+    """Drafts the event that takes a pointer from one state to another, fenced by the generation of the first."""
+    return Draft(
+        kind=kind,
+        tenant=before.tenant,
+        route=before.route,
+        pointer=after,
+        expected_generation=before.generation,
+        from_release=before.release,
+        actor=actor.name,
+        role=actor.role,
+        reason=reason,
+        incident=incident,
+        override=override,
+        undoes=undoes,
+        payload=payload or {},
+    )

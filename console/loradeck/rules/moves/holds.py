@@ -1,0 +1,77 @@
+"""Holds and quarantines: what keeps a pointer in place, or a release off it, and how a person ends that.
+
+Neither moves the pointer: its generation stays.
+"""
+
+from __future__ import annotations
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation
+from loradeck.rules.moves.target import NO_FACTS, PointerFacts, breach_of
+from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.ids import Role, short
+from loradeck.schemas.log import Draft, EventKind, Lifted, PointerState
+from loradeck.schemas.moves import HoldRequest, LiftRequest
+
+
+def hold(pointer: PointerState, request: HoldRequest, actor: Actor) -> Draft:
+    """Holds a pointer, or clears its hold (`request.held` False), which only a person may do.
+
+    Raises:
+        Refused: moved, no_change, forbidden.
+    """
+    expect_generation(pointer, request.expected_generation)
+    if pointer.held == request.held:
+        raise Refused("no_change", "it is held already" if request.held else "it is not held")
+    if not request.held and actor.role is Role.AGENT:
+        raise Refused("forbidden", "a person clears a hold, an agent cannot")
+    kind = EventKind.HOLD if request.held else EventKind.RELEASE_HOLD
+    after = pointer.model_copy(update={"held": request.held})
+    return drafted(kind, pointer, after, actor, reason=request.reason)
+
+
+def lift(
+    pointer: PointerState,
+    request: LiftRequest,
+    actor: Actor,
+    facts: PointerFacts = NO_FACTS,
+    *,
+    live: Counts = NO_COUNTS,
+    total: Counts = NO_COUNTS,
+    name: Named = short,
+) -> Draft:
+    """Lifts a release's quarantine and breach on this pointer.
+
+    The event names the moves that had set the quarantine, and the breach. Counts up to now no longer speak against the
+    release.
+
+    Args:
+        live: the release's counts in this generation, if it is current.
+        total: its counts over all time.
+        name: gives a release's name in messages.
+
+    Raises:
+        Refused: not_quarantined (and not breached either), reason_required.
+    """
+    ended = [q.event for q in pointer.quarantined if q.release == request.release]
+    breach = breach_of(request.release, pointer, facts)
+    if not ended and breach is None:
+        raise Refused("not_quarantined", f"{name(request.release)} is neither quarantined nor breached on this pointer")
+    if not request.reason:
+        raise Refused("reason_required", "lifting a quarantine or a breach needs a reason")
+    after = pointer.model_copy(
+        update={"quarantined": tuple(q for q in pointer.quarantined if q.release != request.release)}
+    )
+    payload: dict[str, object] = {"release": request.release, "events": ended}
+    if breach is not None:
+        payload["breach"] = breach
+        lifted = Lifted(
+            release=request.release,
+            breach=facts.breaches.get(request.release, 0),
+            generation=pointer.generation,
+            live=live if pointer.release == request.release else NO_COUNTS,
+            total=total,
+        )
+        others = tuple(known for known in pointer.lifted if known.release != request.release)
+        after = after.model_copy(update={"lifted": (*others, lifted)})
+    return drafted(EventKind.LIFT, pointer, after, actor, reason=request.reason, payload=payload)

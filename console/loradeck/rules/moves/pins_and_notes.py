@@ -1,0 +1,61 @@
+"""Pins that were made on a node, their end, and notes about an earlier event: what the log only records.
+
+None of it moves a pointer: its generation stays.
+"""
+
+from __future__ import annotations
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.draft import Actor, drafted
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import Draft, Event, EventKind, PointerState
+from loradeck.schemas.moves import AnnotateRequest, UnpinRequest
+from loradeck.schemas.table import Pin
+
+
+def pinned(pin: Pin, node: str) -> Draft:
+    """Drafts the record of a pin that was made on a node, as the node reports it. The pointer stays as it is.
+
+    Only the node vouches for the author: a login name there, under the agent's role.
+    """
+    return Draft(
+        kind=EventKind.PIN,
+        tenant=pin.tenant,
+        route=pin.route,
+        from_release=pin.left,
+        actor=f"{pin.actor[:100]}@{node}",
+        role=Role.AGENT,
+        reason=pin.reason[:500],
+        payload={"node": node, "release": pin.release.id, "over": list(pin.over), "at_ms": pin.at_ms},
+    )
+
+
+def unpin(pointer: PointerState, request: UnpinRequest, actor: Actor, *, until_ms: int | None = None) -> Draft:
+    """Ends a node's pin of this pointer. The pointer stays as it is; the hub passes the event to the node.
+
+    `until_ms`: when the pin was made, by its node's clock. A later pin, which the caller has not seen, stays.
+    """
+    payload: dict[str, object] = {"node": request.node}
+    if until_ms is not None:
+        payload["until_ms"] = until_ms
+    return drafted(EventKind.UNPIN, pointer, pointer, actor, reason=request.reason, payload=payload)
+
+
+def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:
+    """Adds an incident and a reason to a past event, as a new event that names it.
+
+    Raises:
+        Refused: bad_request: neither is given.
+    """
+    if not request.reason and not request.incident:
+        raise Refused("bad_request", "an annotation needs an incident or a reason")
+    return Draft(
+        kind=EventKind.ANNOTATE,
+        tenant=event.tenant,
+        route=event.route,
+        actor=actor.name,
+        role=actor.role,
+        reason=request.reason,
+        incident=request.incident,
+        payload={"event": event.id},
+    )
