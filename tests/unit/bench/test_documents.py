@@ -17,6 +17,12 @@ def test_the_readme_is_written_from_the_results() -> None:
     assert report.with_table(readme, report.read()) == readme
 
 
+def test_every_figure_of_the_readme_is_a_row_of_the_results_and_there_are_five() -> None:
+    rows = [row.what for section in report.read().values() for row in section.rows]
+    found = [[what for what in rows if what.startswith(beginning)] for beginning, _ in report.IN_README]
+    assert [len(of) for of in found] == [1] * 5
+
+
 def _section(*rows: Row, failed: str = "") -> dict[str, Section]:
     return {"flip": Section("R", "How it goes.", "2026-03-01 03:12Z", "2 cores", 1.0, failed, rows)}
 
