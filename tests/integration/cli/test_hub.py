@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,15 @@ def test_it_serves_what_it_kept_after_a_restart_and_ends_with_0(own: Desk) -> No
     assert [tenant["name"] for tenant in own.json("tenant", "ls")] == ["acme"]
     assert own.socket.stat().st_mode & 0o777 == 0o600
     assert own.socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_an_installation_without_a_hub_names_a_command_that_completes_this_one(own: Desk) -> None:
+    """pip completes an installed package from its own metadata, though no index has it: in this Python, no other."""
+    script = "import sys; sys.modules['uvicorn'] = None; from loradeck.cli import main; main(['hub'])"
+    done = subprocess.run([sys.executable, "-c", script], env=own.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the package uvicorn is missing" in done.stderr
+    assert f"do:    {sys.executable} -m pip install 'loradeck[hub]'" in done.stderr
 
 
 def test_a_second_hub_on_the_same_data_is_refused_and_the_first_goes_on(own: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,7 +144,7 @@ def _serve(**settings: Any) -> None:
             raise misused(
                 "this installation has no hub in it",
                 where=f"the package {error.name} is missing",
-                fix="pip install 'loradeck[hub]'",
+                fix=f"{sys.executable} -m pip install 'loradeck[hub]'",
                 code="no_hub",
             ) from None
         try:
