@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import click
+from scripts.reference import updated
+from scripts.reference_commands import commands, reference
 from tests.integration.cli.conftest import LORADECK
 
 from loradeck.cli import COMMANDS, cli
-from loradeck.cli.reference import commands, updated
 from loradeck.cli.shared.exits import MEANING, Exit
 
 DOCS = Path(__file__).parents[3] / "docs" / "cli.md"
@@ -19,7 +20,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "cli.md"
 
 def test_every_command_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert updated(text) == text, "run: python -m loradeck.cli.reference docs/cli.md"
+    assert updated(text, reference()) == text, "run: python -m scripts.reference"
     for path, _ in commands(cli, "loradeck"):
         assert f"### `{path}`" in text
 
@@ -63,7 +64,7 @@ def test_the_help_imports_nothing_heavy() -> None:
 
 def test_commands_import_neither_the_hub_nor_the_console_nor_torch() -> None:
     code = (
-        "import sys, click\nfrom loradeck.cli import cli\nfrom loradeck.cli.reference import commands\n"
+        "import sys, click\nfrom loradeck.cli import cli\nfrom scripts.reference_commands import commands\n"
         "list(commands(cli, 'loradeck'))\nimport json; print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scripts.reference import updated
+from scripts.reference_keys import reference
 
 from loradeck.tui.actions.command_line import CommandError, parse
 from loradeck.tui.actions.key_actions import Acts
@@ -12,7 +14,6 @@ from loradeck.tui.app import LISTS
 from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS, complete, elsewhere, lookup
 from loradeck.tui.lines.help_text import help_lines
 from loradeck.tui.model.state import ORDERED, Screen
-from loradeck.tui.reference import updated
 
 DOCS = Path(__file__).parents[3] / "docs" / "console.md"
 
@@ -53,7 +54,7 @@ def test_help_explains_what_its_own_screen_abbreviates_and_not_what_others_do() 
 
 def test_the_manual_has_the_tables_that_the_help_is_made_of() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert updated(text) == text, "run: python -m loradeck.tui.reference docs/console.md"
+    assert updated(text, reference()) == text, "run: python -m scripts.reference"
     for binding in BINDINGS:
         assert f"| `{binding.shown}` |" in text
 

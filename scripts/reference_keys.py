@@ -1,22 +1,12 @@
-"""The tables of docs/console.md, written from the binding table as the help is.
-
-    python -m loradeck.tui.reference docs/console.md
-
-rewrites what stands between the two markers; a test fails when it is out of date.
-"""
+"""The tables of docs/console.md, written from the key bindings, as the help is; `scripts.reference` puts them there."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS
 from loradeck.tui.lines.help_text import FLAGS, READY, TWINS
 from loradeck.tui.model.state import Screen
-
-BEGIN = "<!-- keys: written by python -m loradeck.tui.reference -->"
-END = "<!-- /keys -->"
 
 
 def reference() -> str:
@@ -50,25 +40,3 @@ def reference() -> str:
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
-
-
-def updated(document: str) -> str:
-    """A document with its tables written anew.
-
-    Raises:
-        ValueError: it lacks a marker.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the document needs {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"
-
-
-def main(path: Path) -> None:
-    """Bring a file up to date."""
-    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

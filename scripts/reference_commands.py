@@ -1,24 +1,13 @@
-"""The command reference in docs/cli.md, written from the commands themselves.
-
-    python -m loradeck.cli.reference docs/cli.md
-
-rewrites what stands between the two markers; a test fails when it is out of date.
-"""
+"""The command reference of docs/cli.md, written from the commands themselves; `scripts.reference` puts it there."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
-BEGIN = "<!-- commands: written by python -m loradeck.cli.reference -->"
-END = "<!-- /commands -->"
-
 COMMON = {"--json", "--token-file", "--hub", "--context", "--help"}
-"""Options that every command has; told once, above."""
-
+"""Options that every command has; docs/cli.md explains them once, above the reference."""
 
 _PLACEHOLDERS = {"[OPTIONS]", "COMMAND [ARGS]...", "[COMMAND] [ARGS]..."}
 
@@ -46,9 +35,7 @@ def reference() -> str:
     parts = []
     for path, command in commands(cli, "loradeck"):
         ctx = click.Context(command, info_name=path)
-        pieces = [
-            piece for piece in command.collect_usage_pieces(ctx) if piece not in ("[OPTIONS]", "COMMAND [ARGS]...")
-        ]
+        pieces = [piece for piece in command.collect_usage_pieces(ctx) if piece not in _PLACEHOLDERS]
         usage = " ".join([path, *pieces])
         lines = [f"### `{path}`", "", "```", usage, "```", "", _paragraphs(command)]
         rows = [
@@ -64,24 +51,6 @@ def reference() -> str:
     return "\n\n".join(parts)
 
 
-def updated(document: str) -> str:
-    """A document with its reference written anew.
-
-    Raises:
-        ValueError: it lacks a marker.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the document needs {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"
-
-
 def _paragraphs(command: click.Command) -> str:
     text = (command.help or "").replace("\b", "").strip()
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
-if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.write_text(updated(target.read_text(encoding="utf-8")), encoding="utf-8")
