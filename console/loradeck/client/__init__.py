@@ -1,1 +1,1 @@
-"""Talking to a hub: where it is, its calls, and its feed. Knows nothing of Textual, the store or the rules."""
+"""The client of a hub: where it is, its calls, and its feed. Imports no Textual and no store."""

@@ -1,4 +1,7 @@
-"""Waits between attempts: full jitter, so that a hub that comes back is not met by everybody at once."""
+"""Back-off between attempts with full jitter, so that a returning hub is not met by all clients at once.
+
+Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+"""
 
 from __future__ import annotations
 

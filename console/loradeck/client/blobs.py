@@ -1,4 +1,4 @@
-"""Files of artifacts to and from the hub, streamed and checked against their SHA-256 on both ends."""
+"""Transfer of artifacts' files to and from the hub, streamed and checked against their SHA-256 on both ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ def sha256_of(path: Path) -> tuple[str, int]:
 
 
 async def has_blob(api: HubApi, sha256: str) -> bool:
-    """Whether the hub holds it. Raises: ApiError, HubUnreachable."""
+    """Whether the hub holds a blob.
+
+    Raises:
+        ApiError, HubUnreachable: the hub refused, or was not reached.
+    """
     try:
         answer = await api.transport.http.request("HEAD", f"blobs/{sha256}")
     except httpx.TransportError as error:
@@ -46,12 +50,12 @@ async def has_blob(api: HubApi, sha256: str) -> bool:
 
 
 async def upload(api: HubApi, path: Path) -> tuple[str, int]:
-    """Give a file to the hub unless it has it; returns its digest and size in bytes.
+    """Uploads a file unless the hub has it; returns its SHA-256 (hex) and size in bytes.
 
     Raises:
         BlobDamaged: the file was changed while it was being sent.
-        ApiError, HubUnreachable: refused or not reached.
-        OutcomeUnknown: the answer was lost repeatedly. Doing it again is harmless.
+        ApiError, HubUnreachable: the hub refused, or was not reached.
+        OutcomeUnknown: the answer was lost repeatedly. Repeating the upload is harmless.
     """
     sha256, size = await asyncio.to_thread(sha256_of, path)
     for attempt, pause in enumerate(Backoff(0.1, 2.0).pauses(), start=1):
@@ -80,13 +84,13 @@ async def upload(api: HubApi, path: Path) -> tuple[str, int]:
 
 
 async def download(api: HubApi, sha256: str, target: Path) -> None:
-    """Fetch a blob into `target` (0600), which appears only when it is whole, right and on disk.
+    """Downloads a blob into `target` (0600), which appears only when it is complete, verified and durable.
 
-    A broken connection is taken up again where it broke off.
+    A broken connection resumes where it broke off.
 
     Raises:
-        BlobDamaged: what arrived has another digest; nothing was left behind.
-        ApiError, HubUnreachable, AnswerLost.
+        BlobDamaged: the received bytes have another digest; nothing was left behind.
+        ApiError, HubUnreachable, AnswerLost: the hub refused, was not reached, or broke off repeatedly.
     """
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     digest = hashlib.sha256()
@@ -109,7 +113,7 @@ async def download(api: HubApi, sha256: str, target: Path) -> None:
                     await asyncio.sleep(pause)
             if digest.hexdigest() != sha256:
                 raise BlobDamaged(
-                    "the blob that arrived has another digest",
+                    "the received blob has another digest",
                     detail=f"{api.where}: asked for {sha256}, got {digest.hexdigest()}",
                     fix="run `loradeck audit verify`; the hub's artifact store may be damaged",
                 )

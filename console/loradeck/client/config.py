@@ -57,25 +57,25 @@ class Context:
 
 
 def config_path() -> Path:
-    """The file contexts are read from."""
+    """Path of the user's configuration file."""
     return platformdirs.user_config_path("loradeck") / "config.toml"
 
 
 def state_path() -> Path:
-    """Folder for what this user's own hub and console keep (`$XDG_STATE_HOME/loradeck`)."""
+    """Folder for the state of this user's own hub and console (`$XDG_STATE_HOME/loradeck`)."""
     return platformdirs.user_state_path("loradeck")
 
 
 def local_socket() -> Path:
-    """The Unix socket of this user's own hub."""
+    """Path of the Unix socket of this user's own hub."""
     return state_path() / "hub" / "hub.sock"
 
 
 def load_contexts(path: Path | None = None) -> tuple[dict[str, Context], str]:
-    """All contexts by name, and the name of the current one. Without a file: only `local`.
+    """Reads all contexts by name, and the name of the current one. Without a file there is only `local`.
 
     Raises:
-        ConfigError: the file is unreadable, not TOML, or says something that is not understood.
+        ConfigError: the file is unreadable, not TOML, or has a wrong setting.
     """
     path = path or config_path()
     try:
@@ -111,12 +111,12 @@ def resolve(
     token_file: str | Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Context:
-    """The context to use: flags, then LORADECK_CONTEXT / _HUB / _TOKEN_FILE, then the file's current one.
+    """Chooses the context: flags, then LORADECK_CONTEXT / _HUB / _TOKEN_FILE, then the file's current one.
 
     `hub` is a URL or `unix:/path`. A context named by flag ignores LORADECK_HUB and LORADECK_TOKEN_FILE.
 
     Raises:
-        ConfigError: two hubs are named at once, an unknown context, a malformed address.
+        ConfigError: two hubs are named at once, an unknown context, or a malformed address.
     """
     env = os.environ if env is None else env
     source = "--context and --hub"
@@ -144,11 +144,11 @@ def resolve(
 
 
 def read_token(path: Path) -> str:
-    """The token in a file.
+    """Reads the token in a file.
 
     Raises:
-        ConfigError: it is missing, readable by others, another user's, empty, or not one line. The message
-            never holds what is in the file.
+        ConfigError: it is missing, readable by others, another user's, empty, or not one line. The message never
+            repeats the file's content.
     """
     try:
         with path.open("rb") as file:
@@ -161,7 +161,7 @@ def read_token(path: Path) -> str:
             fix="give the file that `loradeck token create --out FILE` wrote",
         ) from None
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError("the token file is no regular file", detail=str(path), fix="give the file itself")
+        raise ConfigError("the token file is not a regular file", detail=str(path), fix="give the file itself")
     if status.st_mode & 0o077:
         raise ConfigError(
             "the token file can be read by others",
@@ -223,7 +223,7 @@ def _addressed(
     read_only: bool = False,
     where: str = "",
 ) -> Context:
-    """A context at `address`, after checking that a token would be safe on the way there."""
+    """Builds a context for an address, after checking that a token would be safe on the way there."""
     url: str | None = None
     socket: Path | None = None
     if address.startswith("unix:"):
@@ -243,13 +243,13 @@ def _addressed(
             raise ConfigError("a hub's address holds no user or password", detail=where or name, fix="use a token file")
         if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.path.strip("/"):
             raise ConfigError(
-                "this is no address of a hub",
+                "this is not an address of a hub",
                 detail=where or address,
                 fix="give https://HOST:PORT, http://127.0.0.1:PORT or unix:/path/hub.sock",
             )
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise ConfigError(
-                "beyond this machine a hub is spoken to over TLS only",
+                "a hub on another machine needs TLS",
                 detail=where or address,
                 fix=f"use https://{parts.netloc}, or forward a port over SSH and use http://127.0.0.1:PORT",
             )

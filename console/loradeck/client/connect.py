@@ -1,6 +1,6 @@
-"""Where a hub is, and a WebSocket to it: over TLS, loopback or its own Unix socket.
+"""Connections to a hub: its endpoint and a WebSocket to it, over TLS, loopback or its own Unix socket.
 
-Proxies named in the environment are not used: a console speaks to its hub directly or not at all.
+Proxies named in the environment are not used: a console connects to its hub directly or not at all.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 CONNECT_S = 5.0
 READ_S = 15.0
 MAX_MESSAGE = 64 * 1024 * 1024
-"""Bytes of one feed message; a full list of 10,000 rows stays far below."""
+"""Largest feed message, in bytes; a full list of 10,000 rows stays far below."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A context that is ready to be connected to. `token` is left out of its repr."""
+    """A hub's address with token and TLS settings, ready to connect to. Its repr leaves out the token."""
 
     where: str
     base_url: str
@@ -39,11 +39,12 @@ class Endpoint:
 
     @property
     def headers(self) -> dict[str, str]:
+        """HTTP headers that authenticate a request; empty without a token."""
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
 
 def endpoint(context: Context) -> Endpoint:
-    """Read what a connection needs.
+    """Reads the token and certificate authority of a context and returns its endpoint.
 
     Raises:
         ConfigError: the token file is missing or unsafe, or the certificate authority's file is unusable.
@@ -54,7 +55,7 @@ def endpoint(context: Context) -> Endpoint:
     url = context.url or ""
     if token is None:
         raise ConfigError(
-            "this hub wants a token and none is given",
+            "this hub needs a token, and none is given",
             detail=context.where,
             fix="give --token-file FILE (the hub's owner makes one: loradeck token create --out FILE)",
         )
@@ -64,7 +65,7 @@ def endpoint(context: Context) -> Endpoint:
 
 @contextlib.asynccontextmanager
 async def websocket(point: Endpoint, path: str) -> AsyncIterator[ClientConnection]:
-    """A WebSocket to `path` of the hub, without compression: rows are small and many.
+    """Opens a WebSocket to `path` of the hub, without compression: rows are small and many.
 
     Raises:
         OSError, websockets.exceptions.WebSocketException: it could not be opened.

@@ -1,4 +1,4 @@
-"""What can go wrong between a console and its hub, each with what was wrong, where, and what to do."""
+"""Errors between a console and its hub: each says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from loradeck.schemas.fault import Fault
 from loradeck.schemas.problem import Problem
 
 LEAVES_OPEN = frozenset({"outcome_unknown", "internal", "store_error"})
-"""Codes of problems that do not say whether the change was made."""
+"""Codes of problems that leave it open whether the change was made."""
 
 
 class ClientError(Fault):
-    """Base of this package's errors."""
+    """Base of the client's errors."""
 
     CODE = "usage"
 
@@ -28,7 +28,7 @@ class ConfigError(ClientError):
 
 
 class ApiError(ClientError):
-    """The hub refused. Nothing was changed, unless the code is in `LEAVES_OPEN`. `problem`: its document as it came."""
+    """The hub refused. Nothing was changed, unless the code is in `LEAVES_OPEN`. `problem` is its problem document."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.title, detail=problem.detail, fix=problem.fix, code=problem.code)
@@ -42,13 +42,13 @@ class HubUnreachable(ClientError):
 
 
 class NotUnderstood(HubUnreachable):
-    """Something answered, but not as a hub of this version does. A change may or may not have been made."""
+    """The answer is not one of a hub of this version. A change may or may not have been made."""
 
 
 class OutcomeUnknown(ClientError):
-    """A change was sent and its answer was lost: it may or may not have been made.
+    """A change was sent and its answer was lost, so it may or may not have been made.
 
-    `key` is a move's idempotency key, which settles it once the hub answers; None for what is no move.
+    `key` is a move's idempotency key, by which it can be looked up once the hub answers; None if it was no move.
     """
 
     CODE = "outcome_unknown"

@@ -1,4 +1,4 @@
-"""The feed follower: lists, then watches, and says truthfully how the link is.
+"""The feed follower: lists the hub's state, then watches it, and reports how the link is.
 
     async with contextlib.aclosing(Feed(context).follow()) as items:
         async for item in items:
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
 SILENCE_S = 6.0
-"""A link with nothing on it for this long is lost; the hub says its status every two seconds."""
+"""Seconds of silence after which a link counts as lost; the hub sends its status every two seconds."""
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 5.0
 
 
 class Link(StrEnum):
-    """How the link to the hub is."""
+    """State of the link to the hub."""
 
     CONNECTING = "connecting"  # the first attempt, nothing shown yet
     UP = "up"  # listed, and watching
     LOST = "lost"  # was up or never came up; retrying
-    REFUSED = "refused"  # the hub answers, and will not have us (token); retrying
+    REFUSED = "refused"  # the hub answers and refuses the token; retrying
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,11 @@ class LinkChange:
 
 
 FeedItem = LinkChange | Listed | HubState | FeedMessage
+"""An item that `Feed.follow` yields."""
 
 
 class Feed:
-    """Follows one hub. `heard_age` keeps counting while the link is down."""
+    """Follows one hub's feed. `silent_for` keeps counting while the link is down."""
 
     def __init__(
         self,
@@ -75,30 +76,33 @@ class Feed:
         silence_s: float = SILENCE_S,
         show: FeedShow | None = None,
     ) -> None:
-        """`show`: what to say is on the screen until `show` is called; None: say nothing, and be told of all."""
+        """Prepares a follower without connecting.
+
+        `show`: rows and nodes that are on the screen until `show` is called; None asks the hub for all of them.
+        """
         self.context = context
         self.link = Link.CONNECTING
         self._clock = clock
         self._backoff = backoff or Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._silence_s = silence_s
-        self._heard: float | None = None
+        self._received: float | None = None
         self._connection: ClientConnection | None = None
         self._wanted = show
 
-    def heard_age(self) -> float | None:
-        """Seconds since anything came from the hub, by this machine's monotonic clock. None: nothing ever did."""
-        return None if self._heard is None else self._clock() - self._heard
+    def silent_for(self) -> float | None:
+        """Seconds since the last message of the hub, by this machine's monotonic clock; None if there was none yet."""
+        return None if self._received is None else self._clock() - self._received
 
     async def show(self, rows: tuple[str, ...] | None, nodes: tuple[str, ...] | None = None) -> None:
-        """Say which rows ('tenant/route') and nodes are on the screen; None asks for all. Kept over reconnects."""
+        """Asks for these rows ('tenant/route') and nodes only, None for all. Kept over reconnects."""
         self._wanted = FeedShow(rows=rows, nodes=nodes)
         if self._connection is not None:
-            # A link that has just broken is no error here: the next one is told on connecting.
+            # A link that has just broken is no error here: the next one gets the request on connecting.
             with contextlib.suppress(ConnectionClosed):
-                await self._say(self._connection)
+                await self._send_wanted(self._connection)
 
     async def follow(self) -> AsyncGenerator[FeedItem]:
-        """Yields for ever. Close it to close the link."""
+        """Yields items for ever. Close the generator to close the link."""
         yield self._changed(Link.CONNECTING)
         waits = self._backoff.pauses()
         while True:
@@ -126,7 +130,7 @@ class Feed:
             await asyncio.sleep(wait)
 
     async def _session(self, point: Endpoint) -> AsyncGenerator[FeedItem]:
-        """One connection: the list, then messages. Ends when the hub asks to list again."""
+        """Runs one connection: the list, then messages. Ends when the hub asks to list again."""
         from loradeck.client.api import HubApi
         from loradeck.client.transport import Transport, refusal
 
@@ -135,17 +139,17 @@ class Feed:
         cursor = f"{listed.status.epoch}:{listed.status.rev}&seq={listed.status.seq}"
         try:
             async with websocket(point, f"/v1/feed?since={cursor}") as connection:
-                self._heard = self._clock()
+                self._received = self._clock()
                 self._connection = connection
                 if self._wanted is not None:
-                    await self._say(connection)
+                    await self._send_wanted(connection)
                 yield self._changed(Link.UP)
                 yield listed
                 del listed  # many megabytes
                 while True:
                     async with asyncio.timeout(self._silence_s):
                         data = await connection.recv(decode=False)
-                    self._heard = self._clock()
+                    self._received = self._clock()
                     message = _parsed(data, point.where)
                     if isinstance(message, FeedReset):
                         return
@@ -159,7 +163,7 @@ class Feed:
         finally:
             self._connection = None
 
-    async def _say(self, connection: ClientConnection) -> None:
+    async def _send_wanted(self, connection: ClientConnection) -> None:
         assert self._wanted is not None
         await connection.send(self._wanted.model_dump_json())
 
@@ -169,7 +173,7 @@ class Feed:
 
 
 def _parsed(data: bytes, where: str) -> FeedMessage | None:
-    """A message, or None for a kind that a newer hub knows and this console does not."""
+    """Parses a message; None for a kind that this console is too old to know."""
     try:
         return feed_adapter.validate_json(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Which adapter version was trained on from which."""
+"""Lineage of adapter versions: which one was trained on from which."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from loradeck.schemas.manifest import AdapterVersion
 
 
 def ancestors(version: AdapterVersion, versions: Mapping[str, AdapterVersion]) -> list[AdapterVersion]:
-    """What a version was trained on from, the nearest first, as far as it is on record.
+    """The versions that a version was trained on from, nearest first, as far as they are known.
 
     Args:
-        versions: all that are known, by their digest.
+        versions: all known versions, by their digest.
     """
     found: list[AdapterVersion] = []
     seen = {version.digest}
@@ -24,5 +24,5 @@ def ancestors(version: AdapterVersion, versions: Mapping[str, AdapterVersion]) -
 
 
 def children(version: AdapterVersion, versions: Mapping[str, AdapterVersion]) -> list[AdapterVersion]:
-    """Versions that were trained on from one, in the order they were registered."""
+    """Versions that were trained on from a version, in the order of registration."""
     return [one for one in versions.values() if one.manifest.parent == version.digest]

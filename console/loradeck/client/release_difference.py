@@ -1,4 +1,4 @@
-"""What two releases differ in: part by part, for people."""
+"""The difference between two releases, part by part, for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loradeck.schemas.manifest import AdapterManifest
 
 @dataclass(frozen=True)
 class Part:
-    """One property of both. `left` and `right` are '-' where a release has none of it."""
+    """One property of two releases, as text; '-' where a release lacks it."""
 
     name: str
     left: str
@@ -20,11 +20,12 @@ class Part:
 
     @property
     def differs(self) -> bool:
+        """Whether the two releases differ in it."""
         return self.left != self.right
 
 
 def parts(left: ReleaseDetail, right: ReleaseDetail, *, datasets: Mapping[str, str] | None = None) -> list[Part]:
-    """Every property, also those that are alike.
+    """All properties that either release has, equal ones included.
 
     Args:
         datasets: names by digest, where they are known.

@@ -1,4 +1,4 @@
-"""The hub's small answers that are no document of their own in the schemas."""
+"""Answers of the hub's API that have no model in the schemas."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from loradeck.schemas.release import Release
 
 
 class Registered(Wire):
-    """A manifest the hub has taken in; registering the same digest again answers the same."""
+    """A registered manifest; registering its digest again gives an equal answer."""
 
     digest: Digest
     label: str | None = Field(None, description="'B1' for a base")
 
 
 class BaseEntry(Wire):
+    """A registered base; `label` is 'B1' for the first one registered."""
+
     digest: Digest
     label: str
     manifest: BaseManifest
 
 
 class DatasetEntry(Wire):
+    """A registered dataset."""
+
     digest: Digest
     manifest: DatasetManifest
 
 
 class SuiteEntry(Wire):
+    """A registered suite."""
+
     digest: Digest
     manifest: SuiteManifest
 
@@ -42,21 +48,21 @@ class ReleaseDetail(Wire):
 
 
 class KeyCreated(Wire):
-    """A caller's key. It is shown this once; the hub keeps its hash."""
+    """A new caller's key. It is shown this once; the hub keeps only its hash."""
 
     id: str
     key: str = Field(repr=False)
 
 
 class TokenCreated(Wire):
-    """A token. It is shown this once; the hub keeps its hash."""
+    """A new token. It is shown this once; the hub keeps only its hash."""
 
     id: str
     token: str = Field(repr=False)
 
 
 class AuditVerdict(Wire):
-    """Whether the log's chain of hashes holds. `broken` says where it does not."""
+    """The hub's audit of its log. `broken` gives the first place where it is not whole; None if it is."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, serialize_by_alias=True)
 
@@ -67,7 +73,7 @@ class AuditVerdict(Wire):
 
 
 class BackupMade(Wire):
-    """A copy of the hub's database. It holds the log up to `rev` at least; `size` in bytes."""
+    """A copy of the hub's database, which holds the log up to `rev` at least. `size` in bytes."""
 
     path: str
     rev: int

@@ -1,4 +1,4 @@
-"""What is wrong with settings that a person wrote, in plain words, each with its line in the file.
+"""Errors in settings that a person wrote, in plain words, each with its line in the file.
 
 pydantic's own messages name types and patterns of this program; a person needs the setting, the line and the rule.
 """
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from loradeck.schemas.ids import Digest, Name
 
 Path = tuple[str | int, ...]
-"""Where a setting stands: keys of tables and numbers in lists, as pydantic writes them."""
+"""Path to a setting: keys of tables and indices of lists, as in pydantic's `loc`."""
 
 
 def setting_errors(
@@ -27,12 +27,12 @@ def setting_errors(
 ) -> list[str]:
     """One line of text for each setting that is wrong: `line 3: gate.min_exat: is not a setting that exists`.
 
-    What was written is never repeated, since it may be a secret in the wrong place.
+    Values are never repeated, since one may be a secret in the wrong place.
 
     Args:
-        text: the TOML file the settings came from, for line numbers; empty where there is none.
+        text: the TOML file of the settings, for line numbers; empty if there is none.
         kind: the model that refused them, to suggest the setting that was meant.
-        path: where a problem stands in the file, when that is not its `loc`.
+        path: gives a problem's path in the file, if that is not its `loc`.
     """
     lines = _key_lines(text)
     out = []
@@ -45,7 +45,7 @@ def setting_errors(
 
 
 def did_you_mean(word: str, known: Iterator[str] | list[str]) -> str:
-    """`; did you mean 'promote'?`, or nothing where no known word is near."""
+    """A suggestion such as `; did you mean 'promote'?`, or '' if no known word is near."""
     near = get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -75,7 +75,7 @@ _PATTERNS = {
 
 
 def _meant(at: Path, kind: type[BaseModel] | None) -> str:
-    """The setting that was probably meant, among those that its table has."""
+    """A suggestion of the setting that was probably meant, among those of its table."""
     for part in at[:-1]:
         if isinstance(part, int):
             continue

@@ -1,4 +1,4 @@
-"""`GET /v1/state`, read row by row: a fleet's rows are many megabytes, and as objects ten times that.
+"""A row-by-row reader of `GET /v1/state`: a fleet's rows are many megabytes, and as objects ten times that.
 
     async with HubApi.to(context) as api:
         listed = await api.listed()
@@ -29,7 +29,7 @@ _BLANK = " \t\r\n"
 
 
 class RowsOf(Protocol[Row]):
-    """Rows that can be counted and gone through."""
+    """Rows that can be counted and iterated over."""
 
     def __len__(self) -> int: ...
 
@@ -37,24 +37,38 @@ class RowsOf(Protocol[Row]):
 
 
 class StateRead(Protocol):
-    """What a console takes in as the whole of a hub's state: a `HubState`, or one that is read row by row."""
+    """A hub's whole state as consoles read it: a `HubState`, or a `Listed` that is read row by row."""
 
     @property
-    def status(self) -> HubStatus: ...
+    def status(self) -> HubStatus:
+        """The hub's own state."""
+
     @property
-    def me(self) -> Me: ...
+    def me(self) -> Me:
+        """The caller of the API."""
+
     @property
-    def tenants(self) -> RowsOf[TenantRow]: ...
+    def tenants(self) -> RowsOf[TenantRow]:
+        """One row for each pointer."""
+
     @property
-    def nodes(self) -> RowsOf[NodeRow]: ...
+    def nodes(self) -> RowsOf[NodeRow]:
+        """One row for each node."""
+
     @property
-    def jobs(self) -> tuple[Job, ...]: ...
+    def jobs(self) -> tuple[Job, ...]:
+        """Unfinished jobs and the newest finished ones."""
+
     @property
-    def events(self) -> tuple[Event, ...]: ...
+    def events(self) -> tuple[Event, ...]:
+        """The newest events, oldest first."""
 
 
 class TextRows(Generic[M]):
-    """Rows in a text. Going through them validates one after the other. Raises: NotUnderstood."""
+    """Rows that are parsed from a text one by one as they are iterated over, each time anew.
+
+    Iterating raises NotUnderstood for a row that is not one of this version.
+    """
 
     def __init__(self, kind: type[M], text: str, ends: list[tuple[int, int]], where: str) -> None:
         self._kind = kind
@@ -92,9 +106,10 @@ _ROWS: dict[str, type[BaseModel]] = {"tenants": TenantRow, "nodes": NodeRow}
 
 
 def listed(body: bytes, where: str) -> Listed:
-    """The answer's parts. Takes no lock of an event loop for long: run it in a thread.
+    """Splits the answer to `GET /v1/state` into its parts. It may take long: run it in a thread.
 
-    Raises: NotUnderstood: it is not what a hub of this version answers.
+    Raises:
+        NotUnderstood: it is not the answer of a hub of this version.
     """
     try:
         text = body.decode()
@@ -120,7 +135,7 @@ def listed(body: bytes, where: str) -> Listed:
 
 
 def _elements(text: str, at: int) -> tuple[list[tuple[int, int]], int]:
-    """Where each element of an array begins and ends, and the place after the array."""
+    """Start and end of each element of an array, and the index after the array."""
     ends: list[tuple[int, int]] = []
     at = _blank(text, _past(text, at, "["))
     while text[at] != "]":

@@ -1,7 +1,7 @@
-"""Events of the log as a timeline for the post-mortem: Markdown for people, JSON for programs.
+"""Events of the log as a timeline for a post-mortem: Markdown for people, JSON for programs.
 
-Oldest first. What was added to an event afterwards (incident, reason) stands with it, and the event that added it
-keeps its own line. The events are in the JSON as they are in the log, so that anybody can hash them again.
+Oldest first. An incident or reason that was added to an event later is shown with that event, and the annotation keeps
+its own line. The JSON has the events as they are in the log, so that anybody can hash them again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from loradeck.schemas.log import Event, EventKind
 
 @dataclass(frozen=True)
 class Timeline:
-    """Events, oldest first, and what was found when they were hashed again.
+    """Events, oldest first, and the result of verifying their hashes.
 
-    `scope`: which events these are, in words. `links`: neighbours in the log of which both are here. `broken`: the
-    first fault, None where there is none.
+    `scope`: a description of the events that are included. `links`: number of pairs of events that follow each other in
+    the log. `broken`: the first fault; None if there is none.
     """
 
     hub: str
@@ -34,7 +34,7 @@ class Timeline:
 
     @property
     def chain(self) -> str:
-        """The verdict in words."""
+        """The result of the verification, in words."""
         if self.broken is not None:
             return f"BROKEN {self.broken}"
         if not self.events:
@@ -45,7 +45,7 @@ class Timeline:
 
 
 def timeline(events: Iterable[Event], *, hub: str, made_ms: int, scope: str) -> Timeline:
-    """Sorts the events and hashes them again."""
+    """Sorts events by rev and verifies their hashes."""
     ordered = tuple(sorted(events, key=lambda event: event.rev))
     check = ChainCheck()
     check.add(ordered)
@@ -54,7 +54,10 @@ def timeline(events: Iterable[Event], *, hub: str, made_ms: int, scope: str) -> 
 
 
 def as_json(made: Timeline, name: Callable[[str | None], str]) -> str:
-    """One document; each event as it is in the log, with its releases by name and what was added to it."""
+    """The timeline as a JSON document: each event as in the log, with names of its releases and its annotations.
+
+    `name`: gives a release's name from its id.
+    """
     notes = _notes(made.events)
     document: dict[str, Any] = {
         "hub": made.hub,
@@ -78,7 +81,7 @@ def as_json(made: Timeline, name: Callable[[str | None], str]) -> str:
 
 
 def as_markdown(made: Timeline, name: Callable[[str | None], str]) -> str:
-    """A page with one table."""
+    """The timeline as a Markdown page with one table. `name`: gives a release's name from its id."""
     notes = _notes(made.events)
     head = ("time (UTC)", "rev", "what", "where", "from > to", "by", "incident", "reason")
     rows = [head, tuple("---" for _ in head), *(_row(event, notes.get(event.id, []), name) for event in made.events)]
@@ -112,7 +115,7 @@ def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]
 
 
 def _notes(events: Sequence[Event]) -> dict[str, list[Event]]:
-    """What was added afterwards, by the id of the event it is about."""
+    """Annotations by the id of the event that they annotate."""
     notes: dict[str, list[Event]] = {}
     for event in events:
         if event.kind is EventKind.ANNOTATE:
@@ -121,6 +124,6 @@ def _notes(events: Sequence[Event]) -> dict[str, list[Event]]:
 
 
 def _plain(text: str) -> str:
-    """Text from outside as text: nothing in it is markup, a line break or a control character."""
+    """Escapes foreign text for Markdown: no markup, line break or control character is left."""
     kept = "".join(char if char.isprintable() else " " for char in text)
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#~" else char for char in kept)

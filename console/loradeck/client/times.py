@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)\s+ago")
 _PROMETHEUS = re.compile(r"(\S+ \S+) \+0000 UTC")
-"""As `humanizeTimestamp` of alert templates writes it."""
+"""A time as `humanizeTimestamp` of Prometheus alert templates writes it."""
 
 _CLOCK = re.compile(r"(\d\d?):(\d\d)(?::(\d\d))?(Z|[+-]\d\d:?\d\d)?")
 
 
 class MomentError(ValueError):
-    """What was typed is no time that has passed. `fix` says what to type; `code` is 'usage' or 'no_zone'."""
+    """The text is not a time, or not one that is allowed here. `fix` says what to type; `code` is 'usage' or
+    'no_zone'.
+    """
 
     def __init__(self, what: str, fix: str, code: str = "usage") -> None:
         super().__init__(what)
@@ -23,26 +25,28 @@ class MomentError(ValueError):
 
 
 def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> int:
-    """Milliseconds since 1970 UTC of `2026-03-01T14:05Z`, `14:05Z` (the last one passed), `14:05+01:00`, `20m ago`.
+    """Parses a time into milliseconds since 1970 UTC.
+
+    It accepts `2026-03-01T14:05Z`, `14:05Z` (the last one passed), `14:05+01:00` and `20m ago`.
 
     Args:
-        ahead: a time to come is taken too, and a bare clock time is the next one.
-        zoneless: take a time without a zone as this machine's local time. Only where somebody sees what it came
-            to before it counts.
+        ahead: accept future times too; a bare clock time is then the next one.
+        zoneless: take a time without a zone as this machine's local time. Only where a person sees the result before it
+            counts.
 
     Raises:
-        MomentError: not a time, without a zone where none is taken, or in the future.
+        MomentError: not a time, without a zone where one is needed, or in the future.
     """
     now = datetime.fromtimestamp(now_ms / 1000, UTC)
     parsed = _parse(text, now)
     if parsed is None:
-        raise MomentError("this is no time", "give 2026-03-01T14:05Z, 14:05Z, a zone such as +01:00, or 20m ago")
+        raise MomentError("this is not a time", "give 2026-03-01T14:05Z, 14:05Z, a zone such as +01:00, or 20m ago")
     when, bare_clock = parsed
     if when.tzinfo is None:
         if not zoneless:
             raise MomentError(
-                "a time without a zone is not taken from a script",
-                f"say {text}Z for UTC, or add the zone",
+                "a script must give a time with its zone",
+                f"write {text}Z for UTC, or add the zone",
                 "no_zone",
             )
         try:
@@ -57,12 +61,12 @@ def moment(text: str, *, now_ms: int, zoneless: bool, ahead: bool = False) -> in
 
 
 def stamp(ms: int) -> str:
-    """Milliseconds since 1970 UTC with the date: `2026-03-01 03:12:44Z`."""
+    """Formats milliseconds since 1970 UTC with the date: `2026-03-01 03:12:44Z`."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _parse(text: str, now: datetime) -> tuple[datetime, bool] | None:
-    """The time, and whether only a clock time was given."""
+    """Parses a time; the flag says whether only a clock time was given. None if it is not a time."""
     word = text.strip().replace("z", "Z")
     try:
         if ago := _AGO.fullmatch(word):

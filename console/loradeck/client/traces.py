@@ -1,4 +1,4 @@
-"""Traces for people: what may be missing, and the file of request ids that `x` and the CLI write."""
+"""Traces for people: which requests may be missing, and the file of request ids that `x` and the CLI write."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from loradeck.schemas.trace import Traced
 
 
 def missing(traced: Traced) -> list[str]:
-    """Why requests are missing or may be, one line a node; [] where none is."""
+    """Why requests are missing or may be, one line a node; empty if none is."""
     if not traced.nodes:
         return ["no node serves it"]
-    told = [f"{node.node}: {node.why}" for node in traced.nodes if not node.complete]
+    reasons = [f"{node.node}: {node.why}" for node in traced.nodes if not node.complete]
     if traced.truncated:
-        told += [
+        reasons += [
             f"{node.node}: its router knows nothing from before {_at(node.since_ms)}"
             for node in traced.nodes
             if node.complete and node.since_ms is not None
         ]
-    return told
+    return reasons
 
 
 def export(traced: Traced, label: str) -> str:
-    """Request ids with when, how and where they were answered, tab-separated; what may be missing is said on top."""
+    """A file of request ids, tab-separated with time, status and replica; its head says which requests may be
+    missing.
+    """
     release = f" by {label} {short(traced.release)}" if traced.release else ""
     head = [f"# requests on {traced.tenant}/{traced.route} answered{release}, as of {_at(traced.at_ms)}"]
     counted = f" of {traced.counted:,} that the hub counted" if traced.counted is not None else ""
     head.append(f"# {len(traced.rows):,} ids{counted}")
-    told = missing(traced)
-    head.append("# TRUNCATED: requests are missing or may be" if told else "# no router has dropped a request")
-    head += [f"#   {line}" for line in told]
+    reasons = missing(traced)
+    head.append("# TRUNCATED: requests are missing or may be" if reasons else "# no router has dropped a request")
+    head += [f"#   {line}" for line in reasons]
     rows = ["\t".join(("request", "admitted", "status", "checked", "release", "replica"))]
     rows += [
         "\t".join(

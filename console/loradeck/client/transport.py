@@ -1,8 +1,8 @@
-"""One request to the hub and what can become of it.
+"""HTTP requests to the hub, and their possible outcomes.
 
-An answer is a success, a problem document (`ApiError`), or nothing. Nothing is either "never sent"
-(`HubUnreachable`: nothing happened) or "sent, answer lost" (`AnswerLost`: anything may have happened); which of
-the two decides whether a move may be called unmoved.
+An answer is a success, a problem document (`ApiError`), or nothing. Nothing is either "never sent" (`HubUnreachable`:
+nothing happened) or "sent, answer lost" (`AnswerLost`: anything may have happened); the difference decides whether a
+move may be reported as not made.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from loradeck.schemas.problem import Problem
 T = TypeVar("T")
 Params = Mapping[str, str | int | float | None]
 
-# Anything that could change the path's shape is refused here; whether it names something is the hub's to say.
+# Anything that could change the path's shape is refused here; the hub decides whether it names something.
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 def http_client(point: Endpoint, *, connections: int = 8) -> httpx.AsyncClient:
-    """An HTTP client bound to the hub. The caller closes it."""
+    """Creates an HTTP client that sends to the hub alone. The caller closes it."""
     transport = httpx.AsyncHTTPTransport(
         uds=str(point.socket) if point.socket else None,
         verify=point.tls or False,  # without TLS there is nothing to verify, and loading authorities takes 20 ms
@@ -50,7 +50,7 @@ class AnswerLost(ClientError):
 
 
 class Transport:
-    """Sends requests to one hub and turns every outcome into a value or one of this package's errors."""
+    """Sends requests to one hub and turns every outcome into a value or one of the client's errors."""
 
     def __init__(self, point: Endpoint, http: httpx.AsyncClient | None = None) -> None:
         self.where = point.where
@@ -67,11 +67,14 @@ class Transport:
         extra_s: float = 0.0,
         repeatable: bool | None = None,
     ) -> bytes:
-        """The body of a successful answer. `extra_s` is how long the hub was asked to wait before answering.
+        """Sends a request and returns the body of a successful answer.
 
-        `repeatable` requests are sent once more when their answer is lost; by default those that only read.
+        Args:
+            extra_s: seconds that the hub was asked to wait before answering.
+            repeatable: send the request once more if its answer is lost; by default GET and HEAD.
 
-        Raises: ApiError, HubUnreachable, AnswerLost.
+        Raises:
+            ApiError, HubUnreachable, AnswerLost: see each.
         """
         content = None
         headers = {}
@@ -99,14 +102,19 @@ class Transport:
             raise self.refusal(answer)
 
     async def ask(self, kind: type[T] | TypeAdapter[T], method: str, path: str, **how: Any) -> T:
-        """`request`, with the answer parsed as `kind`.
+        """Sends a request, as `request` does, and parses the answer as `kind`.
 
-        Raises: ApiError, HubUnreachable, AnswerLost.
+        Raises:
+            ApiError, HubUnreachable, NotUnderstood, AnswerLost: see each.
         """
         return self.parse(kind, await self.request(method, path, **how))
 
     def parse(self, kind: type[T] | TypeAdapter[T], content: bytes) -> T:
-        """Raises: NotUnderstood when it is not what a hub of this version answers."""
+        """Parses an answer's body as `kind`.
+
+        Raises:
+            NotUnderstood: it is not the answer of a hub of this version.
+        """
         adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
         try:
             return adapter.validate_json(content)
@@ -120,9 +128,11 @@ class Transport:
             ) from None
 
     async def pieces(self, path: str, start: int) -> AsyncIterator[bytes]:
-        """The bytes of a GET from `start` on, as they arrive.
+        """Yields the bytes of a GET from `start` on, as they arrive.
 
-        Raises: ApiError, HubUnreachable, AnswerLost (after some pieces: ask again from where it broke off).
+        Raises:
+            ApiError, HubUnreachable: the hub refused, or was not reached.
+            AnswerLost: the connection broke; ask again from the number of bytes received.
         """
         headers = {"accept-encoding": "identity"} | ({"range": f"bytes={start}-"} if start else {})
         try:
@@ -132,7 +142,9 @@ class Transport:
                     raise self.refusal(answer)
                 if start and answer.status_code != 206:
                     raise NotUnderstood(
-                        "the hub sent the whole blob where a part was asked for", detail=self.where, fix="start again"
+                        "the hub sent the whole blob instead of the requested part",
+                        detail=self.where,
+                        fix="start again",
                     )
                 async for piece in answer.aiter_raw():
                     yield piece
@@ -140,12 +152,12 @@ class Transport:
             raise self.trouble(error) from None
 
     def refusal(self, answer: httpx.Response) -> ClientError:
-        """What an answer that is no success means. Its body must have been read."""
+        """The error for an answer that is no success. Its body must have been read."""
         media_type = answer.headers.get("content-type", "")
         return refusal(answer.status_code, media_type, answer.content, where=self.where)
 
     def trouble(self, error: httpx.TransportError) -> HubUnreachable | AnswerLost:
-        """What an exception of the connection means for the request."""
+        """The error for an exception of the connection: nothing sent, or the answer lost."""
         what = " ".join(str(error).split()) or type(error).__name__
         where = f"{self.where}: {what}"
         if not isinstance(error, _NEVER_SENT):
@@ -157,33 +169,34 @@ class Transport:
         elif self._local and isinstance(error, httpx.ConnectError):
             fix = "start a hub here with `loradeck hub`, or name one with --hub or --context"
         else:
-            fix = "check that the hub runs and this machine reaches it; what it said last still holds on the nodes"
+            fix = "check that the hub runs and this machine reaches it; nodes keep serving as the hub last decided"
         return HubUnreachable("the hub cannot be reached; nothing was sent", detail=where, fix=fix)
 
     async def aclose(self) -> None:
+        """Closes the connections."""
         await self.http.aclose()
 
 
 def refusal(status: int, media_type: str, content: bytes, *, where: str) -> ClientError:
-    """What an answer that is no success means: the hub's refusal, or that no hub answered."""
+    """The error for an answer that is no success: the hub's refusal, or NotUnderstood if no hub answered."""
     try:
         return ApiError(Problem.model_validate_json(content))
     except ValidationError:
         return NotUnderstood(
-            f"what answered is no Loradeck hub (HTTP {status}, {media_type or 'no type'})",
+            f"the answer is not from a Loradeck hub (HTTP {status}, {media_type or 'no type'})",
             detail=where,
             fix="check the address; a proxy or another program may be listening there",
         )
 
 
 def segment(name: str) -> str:
-    """A name as one segment of a path.
+    """Quotes a name as one segment of a path.
 
     Raises:
-        ClientError: it could not be one (nothing was sent).
+        ClientError: it cannot be one (nothing was sent).
     """
     if not _SEGMENT.fullmatch(name):
-        raise ClientError(f"{name!r} is no name", detail="lower-case letters, digits, '.', '_' and '-'")
+        raise ClientError(f"{name!r} is not a name", detail="use lower-case letters, digits, '.', '_' and '-'")
     return quote(name, safe="")
 
 

@@ -49,7 +49,7 @@ async def test_the_feed_lists_and_then_says_what_happens(desk: Desk, tenant: str
             if {"event", "row"} <= set(seen):
                 break
     assert seen[:3] == [Link.CONNECTING, Link.UP, "listed"]
-    age = feed.heard_age()
+    age = feed.silent_for()
     assert age is not None
     assert age >= 0
 

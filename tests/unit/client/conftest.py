@@ -17,9 +17,9 @@ from loradeck.client.transport import Transport
 def hub_of() -> Callable[..., HubApi]:
     """A client of the scripted hub."""
 
-    def make(script: Script, settle_s: float = 10.0) -> HubApi:
+    def make(script: Script, lookup_s: float = 10.0) -> HubApi:
         point = Endpoint(where="unix:/run/hub.sock", base_url="http://hub", socket=None, token=None, tls=None)
         http = httpx.AsyncClient(transport=httpx.MockTransport(script), base_url="http://hub/v1/")
-        return HubApi(Transport(point, http), settle_s=settle_s)
+        return HubApi(Transport(point, http), lookup_s=lookup_s)
 
     return make

@@ -202,7 +202,7 @@ async def test_a_hub_that_is_not_there_is_lost_and_no_age_is_invented(tmp_path: 
     feed = Feed(Context(name="t", socket=tmp_path / "none"))
     items = await take(feed, 2)
     assert links(items) == [Link.CONNECTING, Link.LOST]
-    assert feed.heard_age() is None
+    assert feed.silent_for() is None
 
 
 async def test_an_age_counts_on_while_the_link_is_down(small_hub: tuple[SmallHub, Context]) -> None:
@@ -214,9 +214,9 @@ async def test_an_age_counts_on_while_the_link_is_down(small_hub: tuple[SmallHub
         async for item in stream:
             if isinstance(item, LinkChange) and item.state is Link.LOST:
                 break
-        assert feed.heard_age() == 0
+        assert feed.silent_for() == 0
         now = 142.0
-        assert feed.heard_age() == 42
+        assert feed.silent_for() == 42
 
 
 async def test_the_rows_on_the_screen_are_said_again_after_a_reconnect(small_hub: tuple[SmallHub, Context]) -> None:

@@ -140,7 +140,7 @@ async def test_reading_is_tried_once_more_and_writing_is_not(hub_of: Hubs) -> No
 
 async def test_what_is_no_hub_is_said_to_be_none(hub_of: Hubs) -> None:
     script = Script(httpx.Response(502, content=b"<html>bad gateway", headers={"content-type": "text/html"}))
-    with pytest.raises(NotUnderstood, match=r"no Loradeck hub \(HTTP 502, text/html\)"):
+    with pytest.raises(NotUnderstood, match=r"not from a Loradeck hub \(HTTP 502, text/html\)"):
         await hub_of(script).jobs()
 
 
@@ -157,7 +157,7 @@ async def test_a_name_that_would_change_the_path_is_refused_before_anything_is_s
     from loradeck.client.errors import ClientError
 
     script = Script()
-    with pytest.raises(ClientError, match="is no name"):
+    with pytest.raises(ClientError, match="is not a name"):
         await hub_of(script).row(name, "production")
     assert script.calls == []
 

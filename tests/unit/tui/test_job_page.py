@@ -9,7 +9,7 @@ from scripts import console_seed as seed
 from scripts.console_stage import Stage, stage
 
 from loradeck.client.feed import Link, LinkChange
-from loradeck.client.log_gaps import between
+from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine, JobState
 from loradeck.tui.hub.job_follower import STEPS, Following
 from loradeck.tui.screens.job import JobScreen
@@ -104,7 +104,7 @@ def test_lines_that_were_not_sent_are_told() -> None:
         "-- 2 lines are not here --", "line 3", "line 4", "-- 4 lines are not here --", "line 9", "-- attempt 2 --",
         "line 1",
     ]  # fmt: skip
-    assert between(line(1), line(3)) == ["-- 1 line is not here --"]
+    assert gap_notes(line(1), line(3)) == ["-- 1 line is not here --"]
 
 
 # ---- the log ---------------------------------------------------------------------------------------------------

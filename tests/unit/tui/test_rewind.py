@@ -96,7 +96,7 @@ async def test_with_marks_only_their_tenants_go_back() -> None:
 async def test_what_is_no_time_is_refused_and_typing_goes_on() -> None:
     async with stage() as on:
         await typed(on, "yesterday")
-        assert "this is no time" in notice(on)
+        assert "this is not a time" in notice(on)
         assert on.deck.front is not None
         assert on.deck.front.prompt.value == "yesterday"
         assert on.port.planned == []

@@ -18,7 +18,7 @@ from loradeck.cli.shared.options import yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.idempotency import new_key
-from loradeck.client.log_gaps import between
+from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import (
     LISTED,
     EvaluateSpec,
@@ -207,7 +207,7 @@ async def log(s: Session, job_id: str) -> None:
     s.out.json(lines)
     before: JobLogLine | None = None
     for one in lines:
-        for told in between(before, one):
+        for told in gap_notes(before, one):
             s.out.say(told)
         s.out.say(one.text)
         before = one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from loradeck.client.errors import ClientError
-from loradeck.client.log_gaps import between
+from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine
 from loradeck.tui.hub.port import Port
 from loradeck.tui.lines.outcome import said
@@ -68,7 +68,7 @@ class Following:
         for line in lines:
             if self._line is not None and (line.attempt, line.number) <= (self._line.attempt, self._line.number):
                 continue
-            self.log.take([*between(self._line, line), line.text])
+            self.log.take([*gap_notes(self._line, line), line.text])
             self._line = line
 
     def left_s(self, of: int | None) -> float | None:

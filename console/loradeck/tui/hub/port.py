@@ -134,7 +134,7 @@ class HubPort:
         from loradeck.client.api import HubApi
         from loradeck.client.transport import Transport
 
-        return HubApi(Transport(self._endpoint), settle_s=ANSWER_S)
+        return HubApi(Transport(self._endpoint), lookup_s=ANSWER_S)
 
     def follow(self) -> AsyncGenerator[FeedItem]:
         return self._feed.follow()
