@@ -9,7 +9,7 @@ import click
 COMMON = {"--json", "--token-file", "--hub", "--context", "--help"}
 """Options that every command has; docs/cli.md explains them once, above the reference."""
 
-_PLACEHOLDERS = {"[OPTIONS]", "COMMAND [ARGS]...", "[COMMAND] [ARGS]..."}
+_PLACEHOLDERS = {"[OPTIONS]", "COMMAND [ARGS]..."}
 
 
 def commands(
