@@ -2,9 +2,9 @@
 
     python scripts/export_recording.py [--out FILE]
 
-The real app runs without a terminal on `console_seed`, with its clock in our hands; keys are pressed as a person would.
-Each frame is the app's own screenshot; the picture shows one after the other by a style sheet, without a script. What
-shows no motion shows the first frame.
+The real app runs without a terminal on `tests.fakes.console_fleet`, with its clock in our hands; keys are pressed as a
+person would. Each frame is the app's own screenshot; the picture shows one after the other by a style sheet, without a
+script. What shows no motion shows the first frame.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from scripts import console_seed as seed  # noqa: E402
-from scripts.console_stage import Stage, stage  # noqa: E402
 from scripts.export_screenshots import in_zone, tidy  # noqa: E402
+from tests.fakes import console_fleet as seed  # noqa: E402
+from tests.fakes.console_stage import Stage, stage  # noqa: E402
 
 from loradeck.schemas.feed import FeedEvents, FeedTenants  # noqa: E402
 from loradeck.schemas.moves import MoveResult  # noqa: E402

@@ -2,7 +2,8 @@
 
     python scripts/export_screenshots.py [--out DIR]
 
-The real app runs without a terminal on `console_seed`, with its clock stopped; keys are pressed as a person would.
+The real app runs without a terminal on `tests.fakes.console_fleet`, with its clock stopped; keys are pressed as a
+person would.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from scripts import console_seed as seed  # noqa: E402
-from scripts.console_stage import Stage, stage  # noqa: E402
+from tests.fakes import console_fleet as seed  # noqa: E402
+from tests.fakes.console_stage import Stage, stage  # noqa: E402
 
 from loradeck.client.feed import Link, LinkChange  # noqa: E402
 from loradeck.schemas.moves import RewindPlan, RewindStep  # noqa: E402

@@ -3,7 +3,7 @@
     python scripts/export_snapshots.py [--out DIR]
 
 One file a screen, size and mode. Below the lines of the screen stands what is coloured in it; with NO_COLOR that is
-nothing. The real app runs without a terminal on `console_seed`, with its clock stopped.
+nothing. The real app runs without a terminal on `tests.fakes.console_fleet`, with its clock stopped.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from scripts.console_stage import stage  # noqa: E402
 from scripts.export_screenshots import in_zone  # noqa: E402
+from tests.fakes.console_stage import stage  # noqa: E402
 
 from loradeck.tui.model.state import Screen  # noqa: E402
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.words import reference_answers, write_adapter, write_base
+from tests.fakes.word_model import reference_answers, write_adapter, write_base
 
 from incident.fleet import Fleet, wait_for
 from incident.incident import Cast

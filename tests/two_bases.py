@@ -6,8 +6,8 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.fakes.word_model import reference_answers
 from tests.fleet import LABELS, PROMPTS, TENANT, Material
-from tests.words import reference_answers
 
 from incident.fleet import Fleet, Node
 from incident.incident import Cast

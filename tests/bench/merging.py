@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.bench.executors import child, cores, version
 from tests.bench.rows import Row
-from tests.words import MODULES
+from tests.fakes.word_model import MODULES
 
 from loradeck_agent.testing.base_model import ensure_base
 

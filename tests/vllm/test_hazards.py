@@ -17,11 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.fakes.word_model import write_adapter, write_base
 from tests.fleet import PROMPTS, TENANT, Material
 from tests.vllm.attached import SLOTS, Attached
 from tests.vllm.conftest import HEAD, Expendable
 from tests.vllm_server import Server, asked
-from tests.words import write_adapter, write_base
 
 from incident.fleet import wait_for
 from incident.incident import ROUTE

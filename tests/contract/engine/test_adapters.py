@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 from tests.contract.engine.running import EMBEDDED_ONLY, SLOTS, Engine, Load, tokens_of
-from tests.unit.artifacts.made import manifest_of
+from tests.fakes.handmade_adapters import manifest_of
 
 from loradeck.artifacts import BadArtifact, verify_adapter
 

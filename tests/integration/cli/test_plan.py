@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.fakes.handmade_adapters import write_base
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.small_node import SmallNode
-from tests.unit.artifacts.made import write_base
 
 
 def test_a_plan_says_how_many_adapters_of_each_rank_fit(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.word_model import TEMPLATE, write_base
 from tests.integration.executors.running import DATASET, SUITE, Bench, Ended, Row, write_rows
-from tests.words import TEMPLATE, write_base
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import (

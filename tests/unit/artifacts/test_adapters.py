@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.artifacts.made import (
+from tests.fakes.handmade_adapters import (
     BASE_CONFIG,
     TARGETS,
     config,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from tests.unit.artifacts.made import manifest_of, write_adapter
+from tests.fakes.handmade_adapters import manifest_of, write_adapter
 
 from loradeck.artifacts import BadArtifact
 from loradeck.artifacts.bundle import MANIFEST, SUMS, read_bundle, write_bundle

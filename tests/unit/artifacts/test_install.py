@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from tests.unit.artifacts.made import write_adapter
+from tests.fakes.handmade_adapters import write_adapter
 
 from loradeck.artifacts import BadArtifact, Blobs, install, installing, scan, staging
 from loradeck.artifacts.install import ReadBlob

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.artifacts.made import write_base
+from tests.fakes.handmade_adapters import write_base
 
 from loradeck.artifacts import BadArtifact, base_digest, base_manifest, manifests, scan, verify_folder
 from loradeck.artifacts.manifests import Difference, differences

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from tests.unit.artifacts.made import manifest_of, shapes, write_adapter, write_base
+from tests.fakes.handmade_adapters import manifest_of, shapes, write_adapter, write_base
 
 from loradeck.artifacts import BadArtifact, verify_adapter
 from loradeck.artifacts.tensors import BOUND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts import console_seed as seed
+from tests.fakes import console_fleet as seed
 
 from loradeck.client.lineage import ancestors, children
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from scripts import console_seed as seed
+from tests.fakes import console_fleet as seed
 
 from loradeck.client.errors import NotUnderstood
 from loradeck.client.state_list import listed

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-from scripts import console_seed as seed
+from tests.fakes import console_fleet as seed
 
 from loradeck.client.timeline import as_json, as_markdown, timeline
+from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.log import Event, EventKind, PointerState
 
 LABELS = {seed.view("acme", label).id: label for label in ("v7", "v8", "v9")}
@@ -35,7 +36,7 @@ def events() -> list[Event]:
         "payload": {"event": log.events[1].id}, "prev_hash": log.events[-1].hash,
     }  # fmt: skip
     draft = Event.model_validate(note)
-    return [*log.events, draft.model_copy(update={"hash": seed.event_hash(draft)})]
+    return [*log.events, draft.model_copy(update={"hash": event_hash(draft)})]
 
 
 def made(*which: Event, scope: str = "events of acme"):  # type: ignore[no-untyped-def]
@@ -83,7 +84,7 @@ def test_a_changed_event_and_a_broken_link_are_told() -> None:
     assert "- Chain: BROKEN rev 88402" in as_markdown(changed, name)
     assert json.loads(as_json(changed, name))["chain"]["intact"] is False
     other = second.model_copy(update={"prev_hash": "0" * 64})
-    other = other.model_copy(update={"hash": seed.event_hash(other)})
+    other = other.model_copy(update={"hash": event_hash(other)})
     assert "between rev 88401 and 88402" in (made(first, other).broken or "")
 
 

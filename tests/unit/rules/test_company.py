@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from scripts import console_seed as seed
+from tests.fakes import console_fleet as seed
 
 from loradeck.rules.data.related import BATCH_MS, Member, shared
 from loradeck.schemas.log import EventKind

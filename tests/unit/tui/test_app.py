@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 from rich.cells import cell_len, set_cell_size
-from scripts import console_seed as seed
-from scripts.console_stage import Stage, notice, pane, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, notice, pane, stage
 from textual import events
 
 from loradeck.client.errors import ApiError, HubUnreachable

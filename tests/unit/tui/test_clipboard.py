@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from scripts.console_stage import stage
+from tests.fakes.console_stage import stage
 
 from loradeck.tui.terminal.clipboard import MOST_BYTES, TooLong, copied
 

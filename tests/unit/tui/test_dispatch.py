@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Clock
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.feed import FeedStatus

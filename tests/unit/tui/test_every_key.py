@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scripts.console_stage import Stage, notice, stage
+from tests.fakes.console_stage import Stage, notice, stage
 
 from loradeck.tui.gate.key_bindings import BINDINGS, Binding
 from loradeck.tui.model.list_order import Sort

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from scripts.console_stage import Stage, stage
+from tests.fakes.console_stage import Stage, stage
 
 
 async def export(on: Stage, name: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Stage, notice, pane, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.config import Context
 from loradeck.client.errors import ApiError, ConfigError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Stage, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, stage
 
 from loradeck.client.feed import Link, LinkChange
 from loradeck.client.log_gaps import gap_notes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scripts import console_seed as seed
-from scripts.console_stage import SeededPort
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import SeededPort
 
 from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.feed import FeedEvents

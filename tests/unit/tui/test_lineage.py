@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.console_stage import Stage, stage
+from tests.fakes.console_stage import Stage, stage
 
 from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.attestation import Attestation

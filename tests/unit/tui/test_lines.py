@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from scripts.console_stage import stage
+from tests.fakes.console_stage import stage
 from textual.app import App, ComposeResult
 
 from loradeck.tui.gate.seen_frames import Shown

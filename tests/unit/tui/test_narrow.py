@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Stage, notice, pane, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, notice, pane, stage
 from textual.events import Resize
 from textual.geometry import Size
 

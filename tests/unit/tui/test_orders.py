@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Stage, notice, pane, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, notice, pane, stage
 
 from loradeck.client.errors import ApiError
 from loradeck.client.feed import Link, LinkChange

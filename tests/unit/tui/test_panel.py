@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Clock
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.link import AckState

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Stage, pane, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, pane, stage
 
 from loradeck.client.feed import Link, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scripts import console_seed as seed
-from scripts.console_stage import Stage, notice, pane, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Stage, notice, pane, stage
 
 from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind

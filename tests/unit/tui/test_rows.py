@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Clock
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Clock
 from tests.unit.tui.conftest import put
 
 from loradeck.schemas.feed import FeedTenants

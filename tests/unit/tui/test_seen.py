@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from scripts.console_stage import Clock
+from tests.fakes.console_stage import Clock
 
 from loradeck.tui.gate.seen_frames import AGAIN_S, ANSWER_S, OPEN_REQUESTS, Shown, Sight
 

@@ -6,8 +6,8 @@ import stat
 import time
 from pathlib import Path
 
-from scripts import console_seed as seed
-from scripts.console_stage import notice, stage
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import notice, stage
 
 from loradeck.client.config import Context, resolve
 from loradeck.schemas.moves import RollbackRequest

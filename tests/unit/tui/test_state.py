@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scripts import console_seed as seed
-from scripts.console_stage import Clock
+from tests.fakes import console_fleet as seed
+from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes, FeedReset, FeedStatus, FeedTenants
 from loradeck.tui.lines.columns import node_heard

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from scripts import console_seed as seed
+from tests.fakes import console_fleet as seed
 from textual import events
 from textual.keys import _character_to_key
 
