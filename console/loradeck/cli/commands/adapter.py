@@ -315,9 +315,7 @@ def _version(versions: list[AdapterVersion], text: str) -> AdapterVersion:
     number = text.removeprefix("v")
     found = [v for v in versions if str(v.version) == number or (len(text) >= 4 and v.digest.startswith(text))]
     if len(found) != 1:
-        raise refused(
-            f"{len(found)} versions are called {text!r}", fix="loradeck adapter ls", code="unknown_adapter_version"
-        )
+        raise refused(f"{len(found)} versions are called {text!r}", fix="loradeck adapter ls", code="unknown_adapter")
     return found[0]
 
 
