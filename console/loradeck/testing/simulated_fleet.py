@@ -94,7 +94,7 @@ async def fleet(s: Session, nodes: int, tenants: int, link: str, ca: Path | None
     """Link simulated nodes to a hub on this machine until interrupted.
 
     Each node is the agent's own link, table and acknowledgements; there is no router, no engine and no GPU behind
-    it, and its figures are invented. The hub is a real one and keeps what it is told: give it a data folder of its
+    it, and its figures are invented. The hub is a real one and keeps these tenants: give it a data folder of its
     own (`loradeck hub --data FOLDER --listen HOST:PORT`). Tenants are called sim-0001 and so on, each with two
     releases proven, so that R has somewhere to go. The nodes' tokens are revoked at the end.
     """

@@ -172,7 +172,7 @@ async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> N
 async def deprecate(s: Session, tenant: str, name: str, version: str, day: datetime, reason: str) -> None:
     """Say from which day on a version is not promoted any more, and show who still uses it.
 
-    What serves it goes on. Said again with another day, that one counts.
+    Routes that serve it go on serving it. The day that was set last counts.
     """
     found = _version(await s.api.adapter_versions(tenant, name), version)
     body = Deprecation(from_ms=int(day.replace(tzinfo=UTC).timestamp() * 1000), reason=reason).model_dump(mode="json")
@@ -199,7 +199,7 @@ async def deprecate(s: Session, tenant: str, name: str, version: str, day: datet
 @json_option
 @click.pass_context
 def key(ctx: click.Context, file: Path) -> None:
-    """Make a key to sign with: FILE (0600, keep it) and FILE.pub, which routes are told of."""
+    """Make a key pair to sign with: FILE (0600, keep it) and FILE.pub, for `route set --signer`."""
 
     def work() -> None:
         public = file.with_name(f"{file.name}.pub")

@@ -47,7 +47,7 @@ def route() -> None:
 @click.option("--max-drop", type=float, help="Gate: largest loss against the live release, 0 to 1.")
 @click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that live answers must satisfy.")
 @click.option("--breach-bad", type=float, help="Share of bad answers from which a release is breached.")
-@click.option("--breach-n", type=int, help="Checked answers needed before that is said.")
+@click.option("--breach-n", type=int, help="Checked answers needed before a release counts as breached.")
 @click.option("--gap", type=click.Choice([gap.value for gap in Gap]), help="What answers until a release is ready.")
 @click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
 @click.option("--fallback/--no-fallback", default=None, help="Whether the base alone may stand in.")
@@ -173,7 +173,7 @@ async def traces(
 ) -> None:
     """List a route's newest requests: who was served by which release.
 
-    Routers keep their newest requests only, in memory; what may be missing is said.
+    Routers keep their newest requests only, in memory; the last lines name what may be missing.
     """
     at = pointer(tenant, route_name)
     if left and name:
