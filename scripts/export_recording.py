@@ -50,7 +50,7 @@ async def press_r(on: Stage) -> None:
     log = seed.Log()
     rows = {row.key: row for row in seed.tenants(log)}
     event, row = seed.rolled_back(rows[ACME], log, acks=0)
-    on.port.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3, commit_ms=2.1)
+    on.hub.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3, commit_ms=2.1)
     await on.press("R")
     await on.says(FeedEvents(events=(event,)), FeedTenants(rows=(row,)))
     await on.pause()
@@ -72,7 +72,7 @@ def heard(acks: int, proofs: int, after_s: float) -> Callable[[Stage], Awaitable
 
 
 async def noted(on: Stage) -> None:
-    on.port.answer = lambda move: MoveResult(events=(), rev=88_433, epoch=3, commit_ms=1.4)
+    on.hub.answer = lambda move: MoveResult(events=(), rev=88_433, epoch=3, commit_ms=1.4)
     await on.press("enter")
     await on.settle()
 

@@ -61,7 +61,7 @@ async def question(stage: Stage) -> None:
 
 async def link_lost(stage: Stage) -> None:
     await stage.settle()
-    stage.port.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix="trying again"))
+    stage.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix="trying again"))
     await stage.pause()
     stage.clock.now += 14
     await stage.settle()
@@ -158,7 +158,7 @@ async def rewind(stage: Stage) -> None:
         for row in stage.deck.state.tenants.values()
         if row.tenant in ("acme", "bolt", *stays)
     ]
-    stage.port.plan = RewindPlan(to_rev=88_397, at_ms=seed.NOW_MS - 20 * seed.MINUTE, steps=tuple(steps))
+    stage.hub.plan = RewindPlan(to_rev=88_397, at_ms=seed.NOW_MS - 20 * seed.MINUTE, steps=tuple(steps))
     await stage.press("W", *"20m ago", "enter")
     await stage.settle()
     await stage.settle()

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS
+from loradeck.tui.keys.commands import COMMANDS
+from loradeck.tui.keys.key_map import DEFAULT
+from loradeck.tui.keys.key_table import BINDINGS
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.help_text import FLAGS, READY, TWINS
-from loradeck.tui.model.state import Screen
 
 
 def reference() -> str:
     """Markdown: keys with the screens they mean something on, commands, flags."""
     everywhere = frozenset(Screen)
     keys = [
-        (f"`{b.shown}`", "all" if b.where == everywhere else ", ".join(s.value for s in Screen if s in b.where), b.help)
+        (
+            f"`{b.shown}`",
+            "all" if b.where == everywhere else ", ".join(s.value for s in Screen if s in b.where),
+            DEFAULT.text(b.help),
+        )
         for b in BINDINGS
     ]
     tables = [
         "## Keys",
         _table(("key", "screens", ""), keys),
         "## Commands after `:`",
-        _table(("command", ""), [(f"`{name}`", says) for name, says in COMMANDS.items()]),
+        _table(("command", ""), [(f"`{name}`", DEFAULT.text(says)) for name, says in COMMANDS.items()]),
         "## Screens without the console",
         _table(
             ("screen", ""),

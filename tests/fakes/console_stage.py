@@ -6,29 +6,43 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from tests.fakes import console_fleet as seed
 from textual import events
 from textual.keys import _character_to_key
 
+from loradeck.client.api import HubApi
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, Link, LinkChange
 from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
-from loradeck.schemas.attestation import Attestation, GateResult
+from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
 from loradeck.schemas.manifest import AdapterVersion
-from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
+from loradeck.schemas.moves import (
+    AnnotateRequest,
+    FallbackRequest,
+    HoldRequest,
+    MoveResult,
+    PromoteRequest,
+    RewindPlan,
+    RewindRequest,
+    RollbackRequest,
+    UndoRequest,
+)
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_map import DEFAULT, Keys
 from loradeck.tui.model.hardware_history import SLOT_S
-from loradeck.tui.model.own_moves import Move, Order
+from loradeck.tui.model.own_moves import Move, MoveKind, Order, Request
 from loradeck.tui.model.session import Session
-from loradeck.tui.screens.page import Page
+from loradeck.tui.widgets.page import Page
 
 
 class Clock:
@@ -41,7 +55,7 @@ class Clock:
         return self.now
 
 
-class Keys:
+class NewKeys:
     """Idempotency keys that are the same each time."""
 
     def __init__(self) -> None:
@@ -52,11 +66,11 @@ class Keys:
         return seed.digest(f"key {self.made}")[:32]
 
 
-class SeededPort:
-    """A hub that says what it is told to say and answers moves from the seed."""
+class SeededHub(HubApi):
+    """A hub that says what it is told to say and answers from the seed: the feed and the calls in one."""
 
     def __init__(self, state: HubState) -> None:
-        self.state = state
+        self.seed = state
         self.says: asyncio.Queue[FeedItem] = asyncio.Queue()
         self.sent: list[Move] = []
         self.ordered: list[Order] = []
@@ -69,36 +83,56 @@ class SeededPort:
         self.away = False
         self.shown: list[frozenset[PointerKey]] = []
 
+    @property
+    def api(self) -> HubApi:
+        return self
+
     async def follow(self) -> AsyncGenerator[FeedItem]:
         yield LinkChange(state=Link.UP, at=0.0)
-        yield self.state
+        yield self.seed
         while True:
             yield await self.says.get()
 
     async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
         self.shown.append(rows)
 
-    async def send(self, move: Move) -> MoveResult:
+    async def aclose(self) -> None:
+        return None
+
+    # ---- moves and orders ----------------------------------------------------------------------------------
+
+    async def rollback(self, tenant: str, route: str, request: RollbackRequest, **_: Any) -> MoveResult:
+        return self._moved(MoveKind.ROLLBACK, tenant, route, request)
+
+    async def undo(self, tenant: str, route: str, request: UndoRequest, **_: Any) -> MoveResult:
+        return self._moved(MoveKind.UNDO, tenant, route, request)
+
+    async def undo_txn(self, request: UndoRequest, **_: Any) -> MoveResult:
+        return self._moved(MoveKind.UNDO, "", "", request)
+
+    async def fallback(self, tenant: str, route: str, request: FallbackRequest, **_: Any) -> MoveResult:
+        return self._moved(MoveKind.FALLBACK, tenant, route, request)
+
+    async def hold(self, tenant: str, route: str, request: HoldRequest) -> MoveResult:
+        return self._moved(MoveKind.HOLD, tenant, route, request)
+
+    async def promote(self, tenant: str, route: str, request: PromoteRequest, **_: Any) -> MoveResult:
+        return self._moved(MoveKind.PROMOTE, tenant, route, request)
+
+    async def annotate(self, tenant: str, route: str, request: AnnotateRequest) -> MoveResult:
+        return self._moved(MoveKind.ANNOTATE, tenant, route, request)
+
+    async def rewind(self, request: RewindRequest, **_: Any) -> MoveResult:
+        return self._moved(MoveKind.REWIND, "", "", request)
+
+    def _moved(self, kind: MoveKind, tenant: str, route: str, request: Request) -> MoveResult:
+        move = Move(kind, tenant, route, request, "")
         self.sent.append(move)
         if self.answer is None:
             raise OutcomeUnknown(move.key, detail="https://hub.eu-1.example:7400")
         return self.answer(move)
 
-    async def order(self, order: Order) -> NodeRow | Job:
-        self.ordered.append(order)
-        if self.obeys is None:
-            raise OutcomeUnknown(None, detail="https://hub.eu-1.example:7400")
-        return self.obeys(order)
-
-    async def job_events(self, job: str, attempt: int, seq: int) -> list[ExecutorEvent]:
-        self._reachable()
-        return [event for event in seed.job_events(job) if (event.attempt, event.seq) > (attempt, seq)]
-
-    async def job_log(self, job: str, attempt: int, number: int) -> list[JobLogLine]:
-        self._reachable()
-        return [line for line in seed.job_log(job) if (line.attempt, line.number) > (attempt, number)]
-
-    async def outcome(self, key: str) -> MoveResult | None:
+    async def move(self, key: str) -> MoveResult | None:
         await asyncio.Event().wait()
         return None
 
@@ -108,24 +142,27 @@ class SeededPort:
             raise HubUnreachable("the hub cannot be reached", detail="https://hub.eu-1.example:7400")
         return self.plan
 
-    async def releases(self, tenant: str) -> list[ReleaseView]:
-        return [
-            seed.view(tenant, "v3", "B1"),
-            seed.view(tenant, "v7"),
-            seed.view(tenant, "v8"),
-            seed.view(tenant, "v10"),
-        ]
+    async def drain_node(self, node: str) -> NodeRow:
+        return self._ordered(Action.DRAIN, node)
 
-    async def gate(self, tenant: str, route: str, release: str, live: str | None) -> GateResult | None:
-        return None
+    async def cordon_node(self, node: str) -> NodeRow:
+        return self._ordered(Action.CORDON, node)
 
-    async def gates(self) -> list[Attestation]:
-        self._reachable()
-        return seed.gates()
+    async def uncordon_node(self, node: str) -> NodeRow:
+        return self._ordered(Action.UNCORDON, node)
 
-    async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
-        self._reachable()
-        return seed.review_sheet(tenant, route, release)
+    async def cancel_job(self, job: str) -> Job:
+        return self._ordered(Action.CANCEL, job)
+
+    async def resume_job(self, job: str) -> Job:
+        return self._ordered(Action.RESUME, job)
+
+    def _ordered(self, action: Action, subject: str) -> Any:
+        order = Order(action, subject, "", "")
+        self.ordered.append(order)
+        if self.obeys is None:
+            raise OutcomeUnknown(None, detail="https://hub.eu-1.example:7400")
+        return self.obeys(order)
 
     async def sign_review(self, tenant: str, route: str, review: Review) -> GateResult | None:
         self.signed.append(review)
@@ -133,26 +170,66 @@ class SeededPort:
             raise OutcomeUnknown(None, detail="https://hub.eu-1.example:7400")
         return self.judges(review)
 
-    async def adapters(self) -> list[AdapterVersion]:
+    # ---- what is on record ---------------------------------------------------------------------------------
+
+    async def job_events(self, job: str, *, attempt: int = 0, seq: int = -1) -> list[ExecutorEvent]:
+        self._reachable()
+        return [event for event in seed.job_events(job) if (event.attempt, event.seq) > (attempt, seq)]
+
+    async def job_log(self, job: str, *, attempt: int = 0, number: int = 0) -> list[JobLogLine]:
+        self._reachable()
+        return [line for line in seed.job_log(job) if (line.attempt, line.number) > (attempt, number)]
+
+    async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
+        assert tenant is not None
+        return [
+            seed.view(tenant, "v3", "B1"),
+            seed.view(tenant, "v7"),
+            seed.view(tenant, "v8"),
+            seed.view(tenant, "v10"),
+        ]
+
+    async def attestations(
+        self,
+        *,
+        kind: AttestationKind | None = None,
+        subject: str | None = None,
+        tenant: str | None = None,
+        route: str | None = None,
+    ) -> list[Attestation]:
+        """Evaluations of a release, or all gate results; no gate result is about the candidate of a promote."""
+        if kind is AttestationKind.EVALUATION and subject is not None:
+            return seed.scores(subject)
+        if subject is not None:
+            return []
+        self._reachable()
+        return seed.gates()
+
+    async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
+        self._reachable()
+        return seed.review_sheet(tenant, route, release)
+
+    async def adapters(self, tenant: str | None = None) -> list[AdapterVersion]:
         self._reachable()
         return seed.adapters()
 
-    async def scores(self, release: str) -> list[Attestation]:
-        return seed.scores(release)
-
-    async def data(self) -> tuple[list[DatasetEntry], list[SuiteEntry]]:
+    async def datasets(self) -> list[DatasetEntry]:
         self._reachable()
-        return seed.data()
+        return seed.data()[0]
+
+    async def suites(self) -> list[SuiteEntry]:
+        self._reachable()
+        return seed.data()[1]
 
     async def company(self, tenant: str, route: str) -> RelatedReleases:
         self._reachable()
-        return seed.company(tenant, route, self.state)
+        return seed.company(tenant, route, self.seed)
 
     async def release(self, release: str) -> ReleaseDetail:
         self._reachable()
         return seed.release_detail(release)
 
-    async def traces(self, tenant: str, route: str, release: str | None, last: int) -> Traced:
+    async def traces(self, tenant: str, route: str, *, release: str | None = None, last: int = 200) -> Traced:
         self._reachable()
         return seed.traces(tenant, route, release)
 
@@ -160,16 +237,13 @@ class SeededPort:
         if self.away:
             raise HubUnreachable("the hub cannot be reached", detail="https://hub.eu-1.example:7400")
 
-    async def aclose(self) -> None:
-        return None
-
 
 @dataclass
 class Stage:
     """A running console for one picture."""
 
     deck: Deck
-    port: SeededPort
+    hub: SeededHub
     clock: Clock
     pause: Callable[[], Awaitable[None]]
 
@@ -183,7 +257,7 @@ class Stage:
 
     async def says(self, *items: FeedMessage) -> None:
         for item in items:
-            self.port.says.put_nowait(item)
+            self.hub.says.put_nowait(item)
         await self.pause()
 
     async def settle(self) -> None:
@@ -202,8 +276,8 @@ class Stage:
         for slot in range(48):
             self.clock.now += SLOT_S
             if not 30 <= slot < 36:
-                await self.says(FeedNodes(rows=tuple(seed.at_work(node, slot) for node in self.port.state.nodes)))
-        status = self.port.state.status
+                await self.says(FeedNodes(rows=tuple(seed.at_work(node, slot) for node in self.hub.seed.nodes)))
+        status = self.hub.seed.status
         await self.says(FeedStatus(status=status.model_copy(update={"at_ms": status.at_ms + 240_000})))
 
     async def roll_back(self, *, acks: int, proofs: int, after_s: float, lost: bool = False) -> None:
@@ -211,7 +285,7 @@ class Stage:
         log = seed.Log()
         rows = {row.key: row for row in seed.tenants(log)}
         event, row = seed.rolled_back(rows["acme", "production"], log, acks=acks, proofs=proofs)
-        self.port.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3, commit_ms=2.1)
+        self.hub.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3, commit_ms=2.1)
         await self.settle()
         await self.press("R")
         await self.pause()
@@ -251,13 +325,14 @@ async def stage(
     size: tuple[int, int] = (100, 30),
     read_only: str | None = None,
     session: Session | None = None,
+    keys: Keys = DEFAULT,
 ) -> AsyncIterator[Stage]:
     """A console that has listed the fleet, with its preview on the screen for half a second."""
-    port = SeededPort(state or seed.hub_state())
+    hub = SeededHub(state or seed.hub_state())
     clock = Clock()
-    deck = Deck(port, context="eu-1", clock=clock, read_only=read_only, session=session, make_key=Keys())
+    deck = Deck(hub, context="eu-1", clock=clock, read_only=read_only, session=session, keys=keys, make_key=NewKeys())
     async with deck.run_test(size=size) as pilot:
         await pilot.pause()
-        made = Stage(deck, port, clock, pilot.pause)
+        made = Stage(deck, hub, clock, pilot.pause)
         await made.settle()
         yield made

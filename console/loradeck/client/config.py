@@ -14,6 +14,9 @@
     [contexts.lab]
     socket = "/run/loradeck/hub.sock"
 
+    [keys]                         # of the console, by the names of its actions (docs/console.md)
+    rollback = "ctrl+r"
+
 Without a file there is one context, `local`: the Unix socket of this user's own hub. A token goes only to
 the hub it was named for, so a hub named by itself does not get the token of a context.
 """
@@ -26,6 +29,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -78,21 +82,14 @@ def load_contexts(path: Path | None = None) -> tuple[dict[str, Context], str]:
         ConfigError: the file is unreadable, not TOML, or has a wrong setting.
     """
     path = path or config_path()
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {LOCAL: Context(name=LOCAL, socket=local_socket())}, LOCAL
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            "the console's settings cannot be read", detail=f"{path}: {error}", fix="correct it"
-        ) from None
-    unknown = sorted(set(data) - {"current", "contexts"})
+    data = _settings(path)
+    unknown = sorted(set(data) - {"current", "contexts", "keys"})
     tables = data.get("contexts", {})
     if unknown or not isinstance(tables, dict):
         raise ConfigError(
             f"unknown setting {unknown[0]!r}" if unknown else "'contexts' is not a table",
             detail=str(path),
-            fix="known are: current, and a table [contexts.NAME] for each hub",
+            fix="known are: current, a table [contexts.NAME] for each hub, and [keys]",
         )
     contexts = {name: _context(name, table, path) for name, table in tables.items()}
     contexts.setdefault(LOCAL, Context(name=LOCAL, socket=local_socket()))
@@ -102,6 +99,39 @@ def load_contexts(path: Path | None = None) -> tuple[dict[str, Context], str]:
             f"the current context {current!r} is not defined", detail=str(path), fix=f"known are: {_names(contexts)}"
         )
     return contexts, str(current)
+
+
+def load_keys(path: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """The keys that a person has given to actions of the console, by the action's name; empty without a file.
+
+    Which actions and keys there are is the console's to say.
+
+    Raises:
+        ConfigError: the file is unreadable, not TOML, or the table holds something else than keys.
+    """
+    path = path or config_path()
+    table = _settings(path).get("keys", {})
+    if not isinstance(table, dict):
+        fix = 'write [keys] and below it rollback = "ctrl+r"'
+        raise ConfigError("'keys' is not a table", detail=str(path), fix=fix)
+    own = {name: [keys] if isinstance(keys, str) else keys for name, keys in table.items()}
+    for name, keys in own.items():
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            fix = 'write rollback = "ctrl+r", or several: down = ["j", "down"]'
+            raise ConfigError(f"{name!r} is a key or a list of keys", detail=f"{path}: [keys]", fix=fix)
+    return {name: tuple(keys) for name, keys in own.items()}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where there is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            "the console's settings cannot be read", detail=f"{path}: {error}", fix="correct it"
+        ) from None
 
 
 def resolve(

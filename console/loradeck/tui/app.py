@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from textual import events
 from textual.app import App
 from textual.driver import Driver
 
-from loradeck.client.config import Context, load_contexts
+from loradeck.client.config import Context, config_path, load_contexts, load_keys
 from loradeck.client.feed import Link as FeedLink
 from loradeck.client.feed import LinkChange
 from loradeck.client.idempotency import new_key
@@ -23,21 +22,22 @@ from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import HubState
-from loradeck.tui.actions.key_actions import Acts
-from loradeck.tui.actions.moves import Moving
-from loradeck.tui.actions.typed_text import Typed
-from loradeck.tui.gate import key_bindings
-from loradeck.tui.gate.decide import NewKey
-from loradeck.tui.gate.question import Question
-from loradeck.tui.gate.seen_frames import Sight
-from loradeck.tui.hub.move_sender import Sender
-from loradeck.tui.hub.port import HubPort, Port
-from loradeck.tui.hub.queries import Asker
+from loradeck.tui.actions.key_actions import KeyActions
+from loradeck.tui.actions.moves import Moves
+from loradeck.tui.actions.typed_text import TypedText
+from loradeck.tui.gate.seen_frames import SeenFrames
+from loradeck.tui.gate.verdict import NewKey
+from loradeck.tui.hub.connection import Connection, HubConnection
+from loradeck.tui.hub.move_sender import MoveSender
+from loradeck.tui.hub.queries import Queries
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_map import DEFAULT, Keys
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import session as sessions
-from loradeck.tui.model.packed_rows import settle
+from loradeck.tui.model.packed_rows import freeze_large_list
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.session import Session
-from loradeck.tui.model.state import ConsoleState, Screen
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.adapters import AdaptersScreen
 from loradeck.tui.screens.data import DataScreen
 from loradeck.tui.screens.events import EventsScreen
@@ -47,7 +47,8 @@ from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.nodes import NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.terminal.console_log import keep_log, tell_end
-from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone, together
+from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone
+from loradeck.tui.text.spans import age
 from loradeck.tui.text.theme import THEME
 
 log = logging.getLogger("loradeck.console")
@@ -58,16 +59,6 @@ TAKEN_S = 0.02
 REPAINT_S = 0.5
 """Data is drawn at most twice a second; keys, and what one's own move does, at once."""
 
-LISTS: dict[Screen, type[ListScreen]] = {
-    Screen.TENANTS: TenantsScreen,
-    Screen.NODES: NodesScreen,
-    Screen.JOBS: JobsScreen,
-    Screen.GATES: GatesScreen,
-    Screen.ADAPTERS: AdaptersScreen,
-    Screen.EVENTS: EventsScreen,
-    Screen.DATA: DataScreen,
-}
-
 
 class Deck(App[Context], inherit_bindings=False):
     """The console's window on one hub."""
@@ -77,13 +68,14 @@ class Deck(App[Context], inherit_bindings=False):
 
     def __init__(
         self,
-        port: Port,
+        hub: Connection,
         *,
         context: str,
         production: bool = False,
         read_only: str | None = None,
         at: str | None = None,
         session: Session | None = None,
+        keys: Keys = DEFAULT,
         contexts: Callable[[], Mapping[str, Context]] = dict,
         clock: Callable[[], float] = time.monotonic,
         make_key: NewKey = new_key,
@@ -91,9 +83,10 @@ class Deck(App[Context], inherit_bindings=False):
     ) -> None:
         """
         Args:
-            port: the hub.
+            hub: the hub.
             context: what this hub is called here, shown until it has said its own name.
             read_only: why nothing may be changed from here; None: it may.
+            keys: the keys of the person at this console.
             contexts: reads the hubs that `:ctx` may go to, by name; may raise ConfigError. The app ends with the one
                 that was chosen.
             session: the last one on this hub; gone on with when it was cut off lately and nothing else is asked for.
@@ -102,27 +95,48 @@ class Deck(App[Context], inherit_bindings=False):
         """
         super().__init__(driver_class=driver_class, ansi_color=True)
         self.set_reactive(App.theme, THEME)
-        self.port = port
         self.context = context
         self.production = production
         self.read_only = read_only
-        self.state = ConsoleState(clock=clock)
-        self.question: Question | None = None
-        self.question_top = 0  # first entry of its list that is in view
+        self._hub = hub
         self._at = at
+        self._session = session or Session()
         self._owes_frame = False
         self._painted = asyncio.Event()
-        self.contexts = contexts
-        self.make_key = make_key
-        self.sender = Sender(port, self.state, self.draw_front)
-        self.asker = Asker(port, self.state, start=self._aside, changed=self.draw_front, notice=self.notice)
-        self.filter_before = RowFilter()  # what esc in a filter input goes back to
-        self.sight = Sight(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
-        self.moving, self.typed, self.acts = Moving(self), Typed(self), Acts(self)
-        self._session = session or Session()
+        self.state = state = ConsoleState(clock=clock, keys=keys)
+        self.sender = MoveSender(hub, state, self.draw_front)
+        self.queries = Queries(hub, state, start=self._aside, changed=self.draw_front, notice=self.notice)
+        self.seen = SeenFrames(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
+        self.moves = Moves(self, state, self.seen, self.sender, self.queries, make_key=make_key)
+        self.typed = TypedText(self, state, self.moves, do=self._do, contexts=contexts)
         self.typed.commands.lines = list(self._session.commands)
         self.typed.filters.lines = list(self._session.filters)
-        self.lists = {which: kind() for which, kind in LISTS.items()}
+        self.key_actions = KeyActions(self, state, self.moves, self.typed)
+        shared = (self, state, self.moves, self.key_actions)
+        self.lists: dict[Screen, ListScreen] = {
+            Screen.TENANTS: TenantsScreen(*shared, self.queries),
+            Screen.NODES: NodesScreen(*shared),
+            Screen.JOBS: JobsScreen(*shared, self.queries),
+            Screen.GATES: GatesScreen(*shared, self.queries),
+            Screen.ADAPTERS: AdaptersScreen(*shared),
+            Screen.EVENTS: EventsScreen(*shared),
+            Screen.DATA: DataScreen(*shared),
+        }
+
+    def _do(self, action: Action) -> None:
+        self.key_actions.do(action)
+
+    def session(self, now_ms: int, *, cut: bool) -> Session:
+        """What the next console on this hub needs to go on where this one is."""
+        typed = self.typed
+        return sessions.of(
+            self.state,
+            now_ms=now_ms,
+            cut=cut,
+            sent=self.sender.told,
+            commands=typed.commands.lines,
+            filters=typed.filters.lines,
+        )
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -133,7 +147,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.set_interval(REPAINT_S, self._tick)
         self.run_worker(self._follow(), name="feed")
         if isinstance(self._driver, DeckDriver):
-            self._driver.expecting = lambda: self.sight.waiting
+            self._driver.expecting = lambda: self.seen.waiting
             loop = asyncio.get_running_loop()
             for number in (signal.SIGHUP, signal.SIGTERM):
                 loop.add_signal_handler(number, self._end, number)
@@ -151,7 +165,7 @@ class Deck(App[Context], inherit_bindings=False):
         self._end(signal.SIGHUP)
 
     async def on_unmount(self) -> None:
-        await self.port.aclose()
+        await self._hub.aclose()
 
     @property
     def front(self) -> ListScreen | None:
@@ -170,7 +184,7 @@ class Deck(App[Context], inherit_bindings=False):
         if isinstance(self._driver, DeckDriver):
             self._driver.write(CURSOR_REQUEST)
         else:
-            self.sight.answered()  # without a terminal (tests, screenshots) what is drawn is seen
+            self.seen.answered()  # without a terminal (tests, screenshots) what is drawn is seen
 
     def _written(self) -> int:
         return self._driver.written if isinstance(self._driver, DeckDriver) else 0
@@ -189,15 +203,15 @@ class Deck(App[Context], inherit_bindings=False):
             return
         self._painted.set()
         front = self.front
-        before = self.sight.look()
-        self.sight.frame(*(front.pane.painted if front is not None else (None, None)))
-        after = self.sight.look()
+        before = self.seen.look()
+        self.seen.frame(*(front.pane.painted if front is not None else (None, None)))
+        after = self.seen.look()
         if after.seen_at is not None and (before.shown, before.question) != (after.shown, after.question):
             self._seen()
 
     def on_terminal_answered(self, event: TerminalAnswered) -> None:
-        self.sight.answered()
-        if self.sight.look().seen_at is not None:
+        self.seen.answered()
+        if self.seen.look().seen_at is not None:
             self._seen()
 
     def _seen(self) -> None:
@@ -224,7 +238,7 @@ class Deck(App[Context], inherit_bindings=False):
     def _tick(self) -> None:
         """Twice a second: order, ages, figures."""
         self.state.arrange()
-        self.moving.drop_outdated()
+        self.moves.drop_outdated()
         self._ask()
         self.draw_front()
 
@@ -238,7 +252,7 @@ class Deck(App[Context], inherit_bindings=False):
 
     async def _follow(self) -> None:
         await self._painted.wait()  # what speaks to a hub is imported behind the first frame
-        async with contextlib.aclosing(self.port.follow()) as items:
+        async with contextlib.aclosing(self._hub.follow()) as items:
             async for item in items:
                 if isinstance(item, Listed | HubState):
                     await self._load(item)
@@ -250,7 +264,7 @@ class Deck(App[Context], inherit_bindings=False):
         """Everything, anew. Keys come through meanwhile."""
         for _ in self.state.loading(listed):
             await asyncio.sleep(0)
-        self.set_timer(1.0, settle)  # the text it came in is let go by then
+        self.set_timer(1.0, freeze_large_list)  # the text it came in is let go by then
         self._go_on()
         self._start_row()
         self.sender.retell()
@@ -275,8 +289,17 @@ class Deck(App[Context], inherit_bindings=False):
     def _go_on(self) -> None:
         """Where the last console on this hub was cut off; once, with the first list."""
         session, self._session = self._session, Session()
-        if self._at is None:
-            sessions.go_on(self, session, int(time.time() * 1000))
+        now_ms = int(time.time() * 1000)
+        if self._at is not None or not session.goes_on(now_ms):
+            return
+        sessions.restore(session, self.state)
+        self.show_list(session.screen)
+        owns = self.sender.take_up(session.moves(), now_ms)
+        self.run_worker(self.sender.look_up(owns), group="moves")
+        ago = age((now_ms - session.at_ms) / 1000)
+        close = self.state.keys.shown(Action.CLOSE)
+        hidden = f"; filter {session.filter}, {close} clears it" if session.filter else ""
+        self.notice(clean(f"as it was when the last console was cut off {ago} ago{hidden}"))
 
     def _start_row(self) -> None:
         """Start on the row that was asked for."""
@@ -308,12 +331,12 @@ class Deck(App[Context], inherit_bindings=False):
         """Figures where somebody looks, records of the screen in front, and names of releases that nobody described."""
         on_events = self.front is not None and self.state.screen is Screen.EVENTS
         self._show()
-        self.asker.records()
-        self.asker.company()
-        self.asker.labels(self.front.grid.in_view if on_events and self.front is not None else [])
+        self.queries.records()
+        self.queries.company()
+        self.queries.labels(self.front.grid.in_view if on_events and self.front is not None else [])
 
     def _show(self) -> None:
-        self.asker.show(self._looked_at(), self._nodes_looked_at())
+        self.queries.show(self._looked_at(), self._nodes_looked_at())
 
     def _nodes_looked_at(self) -> set[str]:
         """Nodes in view and a page around them."""
@@ -334,63 +357,20 @@ class Deck(App[Context], inherit_bindings=False):
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
-    def pressed(self, event: events.Key) -> None:
-        """A key outside inputs."""
-        self.state.touched()
-        typed = event.character if event.is_printable and event.character else event.key
-        if typed == " ":
-            typed = "space"
-        count = together(event)
-        binding = key_bindings.lookup(typed, self.state.screen)
-        if count > 1 and not (binding is not None and binding.repeats):
-            self.notice(f"{count} keys came at once: not taken as commands", "warn")
-            return
-        if binding is None:
-            self.notice(key_bindings.means_nothing(typed, self.state.screen), "dim")
-            return
-        self.notice("")
-        if self.question is not None and not self._answers(binding):
-            return
-        if binding.does in ("enter", "mark") and self.state.listing.index is None:
-            self.notice(f"{binding.shown} off: no row is selected", "dim")
-            return
-        own = getattr(self.front, f"do_{binding.does}", None)  # what a key means on this list alone
-        (own or getattr(self.acts, f"do_{binding.does}"))()
+    def after_key(self) -> None:
+        """Draw what a key has changed, and then ask for figures of what came into view."""
         self.draw_front()
         self.call_after_refresh(self._show)  # the frame goes first
 
-    def _answers(self, binding: key_bindings.Binding) -> bool:
-        """Whether a key goes on although a question is open. Anything but y and esc drops the question."""
-        assert self.question is not None
-        if binding.does in ("confirm", "escape"):
-            return True
-        if self.question.ask.listed and self._scrolls_list(binding):
-            return False
-        if binding.does == "enter" or self.question.action.value in binding.keys:
-            self.notice(f"{binding.shown} does nothing here: y does it, esc leaves")
-            return False
-        self.question = None
-        return True
-
-    def _scrolls_list(self, binding: key_bindings.Binding) -> bool:
-        """Whether a key moves the question's list. Drawing stops it at the end."""
-        page = max(1, (self.front.pane.size.height if self.front else 9) - 4)
-        steps = {"down": 1, "up": -1, "page_down": page, "page_up": -page, "first": -100_000, "last": 100_000}
-        if binding.does not in steps:
-            return False
-        self.question_top = max(0, self.question_top + steps[binding.does])
-        self.draw_front()
-        return True
-
     def show_list(self, which: Screen) -> None:
         """Bring a list to the front."""
-        self.question = None
+        self.moves.question = None
         if which is self.state.screen:
             return
         self.state.screen = which
         self.state.arrange(force=True)
         self.switch_screen(which.value)
-        self.asker.records()
+        self.queries.records()
 
     def show_events(self, word: str) -> None:
         """The events screen, filtered by a literal word."""
@@ -411,25 +391,27 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
         at: 'tenant' or 'tenant/route' to start on; with '@MS' on its events of that time.
 
     Raises:
-        ConfigError: unsafe token file, unusable certificate authority.
+        ConfigError: unsafe token file, unusable certificate authority, a key table that is not understood.
     """
     kept = keep_log()
+    keys = Keys.remapped(load_keys(), where=f"{config_path()}: [keys]")
     while True:
         why = "--read-only" if read_only else f"context {context.name}" if context.read_only else None
         path = sessions.path_of(context)
         deck = Deck(
-            HubPort(context),
+            HubConnection(context),
             context=context.name,
             production=context.production,
             read_only=why,
             at=at,
             session=sessions.read(path),
+            keys=keys,
             contexts=lambda: load_contexts()[0],
             driver_class=DeckDriver,
         )
         chosen = deck.run(mouse=False)
         status = deck.return_code or 0
-        sessions.write(path, sessions.of(deck, int(time.time() * 1000), cut=bool(status)))
+        sessions.write(path, deck.session(int(time.time() * 1000), cut=bool(status)))
         if chosen is None:
             if status:
                 tell_end(status, kept)

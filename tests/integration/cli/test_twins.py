@@ -12,8 +12,8 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.state import NodeRow, TenantRow
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.help_text import TWINS
-from loradeck.tui.model.state import Screen
 
 KINDS: dict[str, type[BaseModel]] = {
     "route ls": TenantRow,

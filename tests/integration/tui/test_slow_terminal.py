@@ -90,8 +90,8 @@ CRASH = START.replace(
     "name, url,",
     """
 def fails(self): raise RuntimeError("on purpose")
-from loradeck.tui.actions.key_actions import Acts
-Acts.do_help = fails
+from loradeck.tui.actions.key_actions import KeyActions
+KeyActions._help = fails
 name, url,""",
 )
 

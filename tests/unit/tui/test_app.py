@@ -15,14 +15,14 @@ from textual import events
 from loradeck.client.errors import ApiError, HubUnreachable
 from loradeck.client.feed import Link, LinkChange
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.attestation import CheckResult, GateResult
+from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.ids import Role
 from loradeck.schemas.moves import HoldRequest, MoveResult, PromoteRequest, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.own_moves import Move
-from loradeck.tui.model.state import Screen
 from loradeck.tui.terminal.driver import set_together
 
 ACME = ("acme", "production")
@@ -55,8 +55,8 @@ async def test_moving_keys_do_nothing_on_other_screens(screen: Screen) -> None:
         await on.settle()
         for key in ("R", "u", "F", "p", "h"):
             await press(on, key)
-            assert on.port.sent == []
-            assert on.deck.question is None
+            assert on.hub.sent == []
+            assert on.deck.moves.question is None
             assert "is a key of the tenants screen" in notice(on)
 
 
@@ -66,7 +66,7 @@ async def test_moving_keys_do_nothing_on_other_screens(screen: Screen) -> None:
 async def test_R_moves_once_and_the_panel_opens() -> None:
     async with stage() as on:
         await on.roll_back(acks=4, proofs=4, after_s=2)
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert isinstance(move.request, RollbackRequest)
         assert (move.row, move.request.expected_generation) == (ACME, 41)
         assert "BACK ON v7/B2" in pane(on)
@@ -78,7 +78,7 @@ async def test_R_before_half_a_second_does_nothing_and_says_why() -> None:
         await press(on, "j")
         await press(on, "k")
         await press(on, "R")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert "less than half a second" in notice(on)
 
 
@@ -87,15 +87,15 @@ async def test_R_held_down_at_30_Hz_moves_once() -> None:
         log = seed.Log()
         rows = {row.key: row for row in seed.tenants(log)}
         event, row = seed.rolled_back(rows[ACME], log, acks=4, proofs=4)
-        on.port.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3)
+        on.hub.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3)
         for i in range(45):
             await on.press("R")
             on.clock.now += 1 / 30
             if i == 20:
                 await on.says(FeedTenants(rows=(row,)))
-        assert len(on.port.sent) == 1
-        assert on.deck.question is not None
-        assert "one release further back" in on.deck.question.ask.line
+        assert len(on.hub.sent) == 1
+        assert on.deck.moves.question is not None
+        assert "one release further back" in on.deck.moves.question.ask.line
 
 
 async def test_keys_that_came_in_one_read_are_no_commands() -> None:
@@ -103,9 +103,9 @@ async def test_keys_that_came_in_one_read_are_no_commands() -> None:
         for _ in range(2):
             key = events.Key("R", "R")
             set_together(key, 2)
-            on.deck.pressed(key)
+            on.deck.key_actions.pressed(key)
         await on.pause()
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert "2 keys came at once" in notice(on)
 
 
@@ -114,12 +114,12 @@ async def test_of_many_keys_in_one_read_only_those_that_move_the_selection_or_le
         for name, char in (("j", "j"), ("j", "j"), ("R", "R"), ("y", "y"), ("space", " "), ("pagedown", None)):
             key = events.Key(name, char)
             set_together(key, 6)
-            on.deck.pressed(key)
+            on.deck.key_actions.pressed(key)
         await on.pause()
         assert on.deck.front is not None
         assert on.deck.state.tenant_list.index == 2 + on.deck.front.grid.page
         assert on.deck.state.marks == []
-        assert on.port.sent == []
+        assert on.hub.sent == []
 
 
 async def test_the_last_result_gives_way_to_that_of_the_next_move() -> None:
@@ -136,8 +136,8 @@ async def test_pasted_Restart_outside_inputs_does_nothing() -> None:
     async with stage() as on:
         on.deck.post_message(events.Paste("Restart\ny"))
         await on.pause()
-        assert on.port.sent == []
-        assert on.deck.question is None
+        assert on.hub.sent == []
+        assert on.deck.moves.question is None
         assert "pasted text ignored (9 characters)" in notice(on)
 
 
@@ -148,31 +148,31 @@ async def test_the_pane_asks_and_only_y_sends() -> None:
         assert "nothing has been sent" in pane(on)
         for key in ("enter", "F", "n", "Y"):
             await press(on, key)
-            assert on.port.sent == []
+            assert on.hub.sent == []
         await press(on, "F")
         await on.settle()
         await press(on, "y")
-        assert [move.kind.value for move in on.port.sent] == ["fallback"]
+        assert [move.kind.value for move in on.hub.sent] == ["fallback"]
 
 
 async def test_any_other_key_drops_the_question() -> None:
     async with stage() as on:
         await press(on, "F")
         await press(on, "j")
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
         await press(on, "y")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert "nothing waits for y" in notice(on)
 
 
 async def test_y_counts_only_once_the_question_has_been_seen() -> None:
     async with stage() as on:
         await press(on, "F")
-        question = on.deck.question
+        question = on.deck.moves.question
         assert question is not None
-        on.deck.sight.frame(None, None)
+        on.deck.seen.frame(None, None)
         await press(on, "y")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert "has not shown the question" in notice(on)
 
 
@@ -183,7 +183,7 @@ async def test_a_question_is_dropped_when_its_row_moves() -> None:
         moved = row.model_copy(update={"pointer": row.pointer.model_copy(update={"generation": 42})})
         await on.says(FeedTenants(rows=(moved,)))
         on.deck._tick()
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
         assert "question dropped: acme/production has moved since (now gen 42)" in notice(on)
 
 
@@ -195,7 +195,7 @@ async def test_marked_rows_are_rolled_back_together_after_y() -> None:
         assert "R on 2 marked rows" in pane(on)
         await on.settle()
         await press(on, "y")
-        assert {move.tenant for move in on.port.sent} == {"acme", "zephyr"}
+        assert {move.tenant for move in on.hub.sent} == {"acme", "zephyr"}
         assert on.deck.state.marks == []
 
 
@@ -211,7 +211,7 @@ async def test_a_refusal_is_told_and_stays_until_esc() -> None:
         def refuse(move: Move) -> MoveResult:
             raise ApiError(problem)
 
-        on.port.answer = refuse
+        on.hub.answer = refuse
         await press(on, "R")
         told = "REFUSED R acme v9/B2 > v7/B2: the pointer has moved; acme/production is at 42; look again"
         assert on.deck.state.tell is not None
@@ -228,12 +228,12 @@ async def test_a_hub_that_was_not_reached_moved_nothing() -> None:
         def fail(move: Move) -> MoveResult:
             raise HubUnreachable("the hub cannot be reached; nothing was sent", detail="x", fix="check")
 
-        on.port.answer = fail
+        on.hub.answer = fail
         await press(on, "R")
         assert on.deck.state.tell is not None
         assert on.deck.state.tell.text.startswith("NOT MOVED R acme")
         await press(on, "q")
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
 
 
 async def test_a_lost_answer_is_unknown_locks_R_and_holds_q() -> None:
@@ -244,9 +244,9 @@ async def test_a_lost_answer_is_unknown_locks_R_and_holds_q() -> None:
         await press(on, "R")
         assert "R locked: the outcome of your last move is unknown" in notice(on)
         await press(on, "q")
-        assert on.deck.question is not None
-        assert "has not settled" in on.deck.question.ask.line
-        assert len(on.port.sent) == 1
+        assert on.deck.moves.question is not None
+        assert "has not settled" in on.deck.moves.question.ask.line
+        assert len(on.hub.sent) == 1
 
 
 async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,12 +259,12 @@ async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.Mon
             asked.append(key)
             return MoveResult(events=(event,), rev=event.rev, epoch=3) if len(asked) > 1 else None
 
-        on.port.outcome = outcome  # type: ignore[method-assign]
+        on.hub.move = outcome  # type: ignore[method-assign]
         await press(on, "R")
         await until(lambda: len(asked) == 2)
         await on.says(FeedTenants(rows=(row,)))
         await on.settle()
-        assert asked == [on.port.sent[0].key] * 2
+        assert asked == [on.hub.sent[0].key] * 2
         assert "COMMITTED" in pane(on)
 
 
@@ -275,9 +275,9 @@ async def test_a_key_the_hub_has_never_seen_moved_nothing(monkeypatch: pytest.Mo
         async def outcome(key: str) -> MoveResult | None:
             return None
 
-        on.port.outcome = outcome  # type: ignore[method-assign]
+        on.hub.move = outcome  # type: ignore[method-assign]
         await press(on, "R")
-        await until(lambda: not on.deck.state.unsettled)
+        await until(lambda: not on.deck.state.unfinished)
         assert on.deck.state.tell is not None
         assert "the hub has never seen it" in on.deck.state.tell.text
 
@@ -291,7 +291,7 @@ async def test_p_offers_the_newest_release_with_its_gate() -> None:
         await on.settle()
         assert "p acme/production v9/B2 > v10/B2: no gate result on record" in pane(on)
         await press(on, "y")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert isinstance(move.request, PromoteRequest)
         assert move.request.release == seed.view("acme", "v10").id
 
@@ -306,19 +306,21 @@ async def test_promote_takes_the_named_version() -> None:
 async def test_an_override_needs_a_typed_reason() -> None:
     async with stage() as on:
 
-        async def failed(tenant: str, route: str, release: str, live: str | None) -> GateResult:
+        async def failed(*, kind: AttestationKind, subject: str, tenant: str, route: str) -> list[Attestation]:
             check = CheckResult(name="json", passed=False, value=0.71, threshold=0.95, n=400, low=0, high=1)
-            return GateResult(release=release, against=None, suite=seed.digest("s"), passed=False, checks=(check,))
+            live = on.deck.state.tenants[tenant, route].pointer.release
+            gate = GateResult(release=subject, against=live, suite=seed.digest("s"), passed=False, checks=(check,))
+            return [seed.gates()[0].model_copy(update={"body": gate.model_dump(mode="json")})]
 
-        on.port.gate = failed  # type: ignore[method-assign]
+        on.hub.attestations = failed  # type: ignore[method-assign, assignment]
         await press(on, "p")
         assert ":promote! v10 overrides, with a reason" in notice(on)
         await press(on, ":", *"promote! v10", "enter")
         await on.settle()
         assert "OVERRIDE, gate json 71 < 95" in pane(on)
         await press(on, "y", "enter")
-        assert [move.request.reason for move in on.port.sent] == ["y"]
-        request = on.port.sent[0].request
+        assert [move.request.reason for move in on.hub.sent] == ["y"]
+        request = on.hub.sent[0].request
         assert isinstance(request, PromoteRequest)
         assert request.override
 
@@ -328,10 +330,10 @@ async def test_an_empty_reason_sends_nothing() -> None:
         await press(on, ":", *"promote! v10", "enter")
         await on.settle()
         await press(on, "space", "enter")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         await press(on, "escape")
-        assert on.deck.question is None
-        assert on.port.sent == []
+        assert on.deck.moves.question is None
+        assert on.hub.sent == []
 
 
 async def test_p_without_another_release_says_what_there_is() -> None:
@@ -340,7 +342,7 @@ async def test_p_without_another_release_says_what_there_is() -> None:
         async def only_live(tenant: str) -> list[ReleaseView]:
             return [seed.view(tenant, "v9")]
 
-        on.port.releases = only_live  # type: ignore[method-assign]
+        on.hub.releases = only_live  # type: ignore[method-assign]
         await press(on, "p")
         assert "no release but the live one (known: v9)" in notice(on)
 
@@ -352,7 +354,7 @@ async def test_h_releases_a_hold_after_y() -> None:
         await press(on, "h")
         await on.settle()
         await press(on, "y")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert isinstance(move.request, HoldRequest)
         assert not move.request.held
 
@@ -367,8 +369,8 @@ async def test_no_read_only_leak_whatever_is_pressed() -> None:
             await press(on, *keys)
             await on.settle()
             await press(on, "y")
-            assert on.port.sent == []
-            assert on.deck.question is None
+            assert on.hub.sent == []
+            assert on.deck.moves.question is None
 
 
 async def test_read_only_is_shown_and_says_why_at_the_key() -> None:
@@ -383,7 +385,7 @@ async def test_a_viewers_console_moves_nothing() -> None:
         for key in ("R", "u", "F", "h", "p"):
             await press(on, key)
             await press(on, "y")
-        assert on.port.sent == []
+        assert on.hub.sent == []
 
 
 # ---- lists -------------------------------------------------------------------------------------------------------
@@ -452,7 +454,7 @@ async def test_an_empty_fleet_is_not_loading() -> None:
         assert "no tenants yet" in grid(on)
         for key in ("R", "u", "F", "h", "p", "space", "enter", "j", "G"):
             await press(on, key)
-        assert on.port.sent == []
+        assert on.hub.sent == []
 
 
 async def test_never_loading_shown_as_empty() -> None:
@@ -490,10 +492,10 @@ async def test_after_help_R_has_to_be_armed_again() -> None:
         await press(on, "?")
         await press(on, "escape")
         await press(on, "R")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         await on.settle()
         await press(on, "R")
-        assert len(on.port.sent) == 1
+        assert len(on.hub.sent) == 1
 
 
 # ---- the link ----------------------------------------------------------------------------------------------------
@@ -501,7 +503,7 @@ async def test_after_help_R_has_to_be_armed_again() -> None:
 
 async def test_a_lost_link_is_shown_and_nothing_is_sent() -> None:
     async with stage() as on:
-        on.port.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
+        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
         await on.pause()
         on.clock.now += 14
         await on.settle()
@@ -510,9 +512,9 @@ async def test_a_lost_link_is_shown_and_nothing_is_sent() -> None:
         assert "figures are from 03:12:44Z" in on.deck.front.summary.text
         assert "AS OF" in pane(on)
         await press(on, "R")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert "R off: no link to the hub" in notice(on)
-        on.port.says.put_nowait(LinkChange(state=Link.UP, at=0.0, why=""))
+        on.hub.says.put_nowait(LinkChange(state=Link.UP, at=0.0, why=""))
         await on.pause()
         assert notice(on) == "", "what a key was told of the lost link is over"
 
@@ -600,4 +602,4 @@ async def test_a_terminal_too_small_for_the_preview_never_arms() -> None:
     async with stage(size=(80, 12)) as on:
         await on.settle()
         await press(on, "R")
-        assert on.port.sent == []
+        assert on.hub.sent == []

@@ -16,20 +16,14 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck.tui.gate.decide import (
-    ORDERS,
-    ROLES,
-    Act,
-    Action,
-    Ask,
-    Refuse,
-    Verdict,
-    decide,
-    newest,
-    offer,
-    shown_of,
-)
+from loradeck.tui.gate.decide import DECIDED, decide
+from loradeck.tui.gate.promote import newest, offer
+from loradeck.tui.gate.rollback import shown_of
 from loradeck.tui.gate.seen_frames import Frame
+from loradeck.tui.gate.verdict import ROLES, Act, Ask, Refuse, Verdict, barrier
+from loradeck.tui.keys.action import ORDERS, Action
+from loradeck.tui.keys.key_map import DEFAULT
+from loradeck.tui.keys.key_table import BINDINGS
 from loradeck.tui.model.own_moves import OwnMove, Phase
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.state import ConsoleState
@@ -240,29 +234,37 @@ ACTIONS = [*MOVING, *sorted(ORDERS)]
 
 
 def test_every_moving_action_has_a_role() -> None:
-    assert set(ROLES) == set(ACTIONS) == set(Action) - {Action.QUIT}
+    bound = {binding.action for binding in BINDINGS if binding.moves} - {Action.CONFIRM, Action.OVERRIDE}
+    assert set(ROLES) == set(ACTIONS) == bound | {Action.ANNOTATE}
+
+
+def moved(action: Action, state: ConsoleState, frame: Frame, *, read_only: str | None = None) -> Verdict:
+    """The gate's verdict; of an action that needs more than a selection, what bars it."""
+    if action in DECIDED:
+        return decide(action, state, frame, read_only=read_only)
+    return barrier(action, state, read_only) or Ask("")
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_no_read_only_leak(state: ConsoleState, armed: Armed, action: Action) -> None:
-    why = refused(decide(action, state, armed(), read_only="--read-only"))
-    assert why == f"{action.value} off: read-only (--read-only)"
+    why = refused(moved(action, state, armed(), read_only="--read-only"))
+    assert why == f"{DEFAULT.shown(action)} off: read-only (--read-only)"
     state.marks.append(ACME)
-    refused(decide(action, state, armed(), read_only="--read-only"))
+    refused(moved(action, state, armed(), read_only="--read-only"))
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_a_viewer_moves_nothing(state: ConsoleState, armed: Armed, action: Action) -> None:
     assert state.me is not None
     state.me = state.me.model_copy(update={"role": Role.VIEWER})
-    assert f"it needs the role {ROLES[action].value}" in refused(decide(action, state, armed()))
+    assert f"it needs the role {ROLES[action].value}" in refused(moved(action, state, armed()))
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_an_agents_token_moves_nothing(state: ConsoleState, armed: Armed, action: Action) -> None:
     assert state.me is not None
     state.me = state.me.model_copy(update={"role": Role.AGENT})
-    refused(decide(action, state, armed()))
+    refused(moved(action, state, armed()))
 
 
 def test_an_operator_rolls_back_and_does_not_promote(state: ConsoleState, armed: Armed) -> None:
@@ -279,24 +281,24 @@ def test_without_a_link_nothing_is_sent_and_the_way_out_is_named(
 ) -> None:
     state.link_down("it broke")
     clock.now += 14
-    assert "no link to the hub for 14s" in refused(decide(action, state, armed()))
+    assert "no link to the hub for 14s" in refused(moved(action, state, armed()))
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_before_the_first_list_nothing_is_sent(action: Action) -> None:
-    assert "nothing is loaded yet" in refused(decide(action, ConsoleState(), Frame()))
+    assert "nothing is loaded yet" in refused(moved(action, ConsoleState(), Frame()))
 
 
 @pytest.mark.parametrize("action", MOVING)
 def test_a_hub_that_refuses_moves_is_not_asked(state: ConsoleState, armed: Armed, action: Action) -> None:
     assert state.status is not None
     state.apply(FeedStatus(status=state.status.model_copy(update={"refusing": "log_behind"})))
-    assert "log_behind" in refused(decide(action, state, armed()))
+    assert "log_behind" in refused(moved(action, state, armed()))
     state.apply(FeedStatus(status=state.status.model_copy(update={"refusing": "settling"})))
-    assert "10 s at most (settling)" in refused(decide(action, state, armed()))
+    assert "10 s at most (settling)" in refused(moved(action, state, armed()))
     state.apply(FeedStatus(status=state.status.model_copy(update={"refusing": None})))
-    assert not isinstance(decide(action, state, armed()), Refuse) or "the hub" not in refused(
-        decide(action, state, armed())
+    assert not isinstance(moved(action, state, armed()), Refuse) or "the hub" not in refused(
+        moved(action, state, armed())
     )
 
 
@@ -491,6 +493,6 @@ def test_names_and_reasons_cannot_carry_control_sequences(state: ConsoleState, a
 
 def test_the_gate_changes_nothing(state: ConsoleState, armed: Armed) -> None:
     before = (dict(state.tenants), list(state.own), list(state.marks), state.tell)
-    for action in Action:
+    for action in DECIDED:
         decide(action, state, armed())
     assert (dict(state.tenants), list(state.own), list(state.marks), state.tell) == before

@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 from tests.fakes.console_stage import Stage, notice, stage
 
-from loradeck.tui.gate.key_bindings import BINDINGS, Binding
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_table import BINDINGS, Binding
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.selectable_list import RowFilter
-from loradeck.tui.model.state import Screen
-from loradeck.tui.screens.help import HelpScreen
 from loradeck.tui.screens.job import JobScreen
-from loradeck.tui.screens.page import Page
 from loradeck.tui.screens.review import ReviewScreen
+from loradeck.tui.widgets.page import Page
 from loradeck.tui.widgets.prompt import Asking
 
-AT_ONCE = {"rollback", "undo"}
+EXPORTED = "x: 1 of 4,310 request ids of v8 to loradeck-ids-acme-production-v8-"
+
+AT_ONCE = {Action.ROLLBACK, Action.UNDO}
 """Keys that may act without y: R on an armed preview, u on a fresh move of one's own."""
 
 PAIRS = [(screen, binding) for screen in Screen for binding in BINDINGS if screen in binding.where]
@@ -64,6 +66,11 @@ def is_json(on: Stage) -> bool:
     return isinstance(page, Page) and page.body.text.startswith("{")
 
 
+def is_help(on: Stage) -> bool:
+    page = on.deck.screen
+    return isinstance(page, Page) and page.body.text.startswith(" Keys on the ")
+
+
 def is_diff(on: Stage) -> bool:
     page = on.deck.screen
     return isinstance(page, Page) and "v9 against v7" in page.body.text and "! recipe" in page.body.text
@@ -74,34 +81,36 @@ def is_trace(on: Stage) -> bool:
     return isinstance(page, Page) and "not all: gpu-04: not linked" in page.body.text and "req-acme-3" in page.body.text
 
 
-EFFECTS: dict[str, Callable[[Stage], bool]] = {
-    "incident": asks(Asking.INCIDENT),
-    "rewind": asks(Asking.MOMENT),
-    "filter": asks(Asking.FILTER),
-    "command": asks(Asking.COMMAND),
-    "confirm": lambda on: "nothing waits for y" in notice(on),
-    "copy": lambda on: notice(on).startswith("copied "),
-    "mark": lambda on: len(on.deck.state.marks) == 1,
-    "mark_shown": lambda on: len(on.deck.state.marks) == len(on.deck.state.tenant_list.order) > 1,
-    "sort": lambda on: on.deck.state.sort is Sort.TENANT and "sorted by tenant" in notice(on),
-    "json": is_json,
-    "related": lambda on: {key[0] for key in on.deck.state.marks} == {"aspen", "bolt", "elm"},
-    "diff": is_diff,
-    "mark_version": lambda on: " is marked; d on another one" in notice(on),
-    "compare": lambda on: notice(on).startswith("d off: "),
-    "traces": is_trace,
-    "export": lambda on: notice(on).startswith("x: 1 of 4,310 request ids of v8 to loradeck-ids-acme-production-v8-"),
-    **{which.value: shows(which) for which in Screen},
-    "down": at(1),
-    "up": at(0),
-    "page_down": paged,
-    "page_up": at(0),
-    "first": at(0),
-    "last": at(-1),
-    "enter": entered,
-    "escape": lambda on: on.deck.state.listing.filter.pattern is None,
-    "help": lambda on: isinstance(on.deck.screen, HelpScreen),
-    "quit": lambda on: on.deck.state.screen is Screen.TENANTS,
+EFFECTS: dict[Action, Callable[[Stage], bool]] = {
+    Action.ANNOTATE: asks(Asking.INCIDENT),
+    Action.REWIND: asks(Asking.MOMENT),
+    Action.FILTER: asks(Asking.FILTER),
+    Action.COMMAND: asks(Asking.COMMAND),
+    Action.CONFIRM: lambda on: "nothing waits for y" in notice(on),
+    Action.COPY: lambda on: notice(on).startswith("copied "),
+    Action.MARK: lambda on: len(on.deck.state.marks) == 1,
+    Action.MARK_ALL: lambda on: len(on.deck.state.marks) == len(on.deck.state.tenant_list.order) > 1,
+    Action.SORT: lambda on: on.deck.state.sort is Sort.TENANT and "sorted by tenant" in notice(on),
+    Action.JSON: is_json,
+    Action.MARK_RELATED: lambda on: {key[0] for key in on.deck.state.marks} == {"aspen", "bolt", "elm"},
+    Action.DIFF: is_diff,
+    Action.MARK_VERSION: lambda on: " is marked; d on another one" in notice(on),
+    Action.COMPARE: lambda on: notice(on).startswith("d off: "),
+    Action.TRACES: is_trace,
+    Action.EXPORT_IDS: lambda on: notice(on).startswith(
+        "x: 1 of 4,310 request ids of v8 to loradeck-ids-acme-production-v8-"
+    ),
+    **{Action(which.value): shows(which) for which in Screen},
+    Action.DOWN: at(1),
+    Action.UP: at(0),
+    Action.PAGE_DOWN: paged,
+    Action.PAGE_UP: at(0),
+    Action.FIRST: at(0),
+    Action.LAST: at(-1),
+    Action.OPEN: entered,
+    Action.CLOSE: lambda on: on.deck.state.listing.filter.pattern is None,
+    Action.HELP: is_help,
+    Action.QUIT: lambda on: on.deck.state.screen is Screen.TENANTS,
 }
 """What is so after a key that moves nothing, pressed on the first row of a filtered list."""
 
@@ -112,7 +121,7 @@ async def on_first_row(on: Stage, screen: Screen) -> None:
         on.deck.pop_screen()
     if on.deck.front is not None:
         on.deck.front.prompt.close()
-    on.deck.question = None
+    on.deck.moves.question = None
     on.deck.state.sort = Sort.ATTENTION
     on.deck.state.marks.clear()
     if on.deck.state.screen is not screen or on.deck.front is None:
@@ -125,7 +134,7 @@ async def on_first_row(on: Stage, screen: Screen) -> None:
 
 
 def test_every_binding_has_its_effect_here() -> None:
-    assert {binding.does for binding in BINDINGS if not binding.moves} <= set(EFFECTS)
+    assert {binding.action for binding in BINDINGS if not binding.moves} <= set(EFFECTS)
 
 
 @pytest.mark.parametrize("screen", list(Screen))
@@ -137,20 +146,20 @@ async def test_every_key_does_what_the_table_says(
         await on_first_row(on, screen)
         await on.settle()
         assert on.deck.state.listing.order, "a screen without rows would show nothing"
-        pairs = [pair for pair in PAIRS if pair[0] is screen and pair[1].does in EFFECTS]
+        pairs = [pair for pair in PAIRS if pair[0] is screen and pair[1].action in EFFECTS]
         for _, binding in pairs:
             for key in binding.keys:
-                if binding.does == "quit" and screen is Screen.TENANTS:
+                if binding.action is Action.QUIT and screen is Screen.TENANTS:
                     continue  # ends it: in test_app
                 await on_first_row(on, screen)
                 await on.press(key)
                 if isinstance(on.deck.screen, Page):
                     await on.pause()  # a page draws once it has its size
-                assert EFFECTS[binding.does](on), f"{key} on {screen.value}: {binding.does}"
-        assert on.port.sent == []
+                assert EFFECTS[binding.action](on), f"{key} on {screen.value}: {binding.action}"
+        assert on.hub.sent == []
 
 
-@pytest.mark.parametrize(("screen", "binding"), MOVING, ids=lambda part: getattr(part, "does", None) or part.value)
+@pytest.mark.parametrize(("screen", "binding"), MOVING, ids=lambda part: getattr(part, "action", part).value)
 async def test_no_destructive_key_without_confirmation(screen: Screen, binding: Binding) -> None:
     async with stage(size=(100, 30)) as on:
         on.deck.show_list(screen)
@@ -158,19 +167,19 @@ async def test_no_destructive_key_without_confirmation(screen: Screen, binding: 
         await on.settle()
         for key in binding.keys:
             await on.press(key)
-        if binding.does == "rollback":
-            assert [move.kind.value for move in on.port.sent] == ["rollback"], "armed, so R alone acts"
+        if binding.action is Action.ROLLBACK:
+            assert [move.kind.value for move in on.hub.sent] == ["rollback"], "armed, so R alone acts"
             return
-        assert on.port.sent == []
+        assert on.hub.sent == []
         await on.press("enter", "n")
-        assert on.port.sent == [], "neither enter nor any other key stands for y"
-        if binding.does not in AT_ONCE:
+        assert on.hub.sent == [], "neither enter nor any other key stands for y"
+        if binding.action not in AT_ONCE:
             return
         await on.press(*binding.keys)
         await on.settle()
         await on.press("y")
-        assert len(on.port.sent) == 1
+        assert len(on.hub.sent) == 1
 
 
 def test_what_repeats_moves_nothing() -> None:
-    assert {binding.does for binding in BINDINGS if binding.repeats and binding.moves} == set()
+    assert {binding.action for binding in BINDINGS if binding.repeats and binding.moves} == set()

@@ -20,11 +20,13 @@ from loradeck.schemas.problem import Problem
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
-from loradeck.tui.gate.decide import Refuse, annotate
+from loradeck.tui.gate.decide import annotate
+from loradeck.tui.gate.verdict import Refuse
 from loradeck.tui.hub.queries import COMPANY_KEPT, RESTS_S
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.own_moves import Move, MoveKind
-from loradeck.tui.model.state import ConsoleState, Screen
-from loradeck.tui.screens.page import Page
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.widgets.page import Page
 
 ACME = ("acme", "production")
 
@@ -46,9 +48,9 @@ async def test_star_marks_what_the_filter_shows_and_unmarks_it_again() -> None:
 
 async def test_i_adds_an_incident_and_a_reason_to_the_last_move() -> None:
     async with stage() as on:
-        on.port.answer = lambda _: MoveResult(events=(), rev=88500, epoch=3)
+        on.hub.answer = lambda _: MoveResult(events=(), rev=88500, epoch=3)
         await on.press("i", *"INC-7 bad deploy", "enter")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert move.kind is MoveKind.ANNOTATE
         assert move.row == ACME
         assert isinstance(move.request, AnnotateRequest)
@@ -67,7 +69,7 @@ async def test_i_on_the_events_screen_is_about_the_selected_event_and_a_dash_is_
         await on.settle()
         selected = on.deck.state.event_list.selected
         await on.press("i", *"- twice the load", "enter")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert isinstance(move.request, AnnotateRequest)
         assert move.request.event == on.deck.state.events[selected or 0].id
         assert (move.request.incident, move.request.reason) == (None, "twice the load")
@@ -78,7 +80,7 @@ async def test_i_with_nothing_typed_sends_nothing(text: str) -> None:
     async with stage() as on:
         await on.press("i", *text, "enter")
         assert "nothing was typed" in notice(on)
-        assert on.port.sent == []
+        assert on.hub.sent == []
 
 
 async def test_i_is_off_in_a_read_only_console() -> None:
@@ -133,7 +135,7 @@ async def test_save_writes_all_rows_to_a_new_file_of_this_users_only(tmp_path: P
 async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub() -> None:
     async with stage() as on:
         lab = Context(name="lab", socket=Path("/run/loradeck/hub.sock"))
-        on.deck.contexts = lambda: {"lab": lab}
+        on.deck.typed.contexts = lambda: {"lab": lab}
         await command(on, "ctx")
         assert notice(on) == "here: eu-1; known: lab"
         await command(on, "ctx nowhere")
@@ -145,7 +147,7 @@ async def test_ctx_names_what_there_is_and_ends_the_console_with_the_chosen_hub(
 async def test_ctx_is_off_while_a_move_has_not_settled() -> None:
     async with stage() as on:
         lab = Context(name="lab", socket=Path("/run/loradeck/hub.sock"))
-        on.deck.contexts = lambda: {"lab": lab}
+        on.deck.typed.contexts = lambda: {"lab": lab}
         await on.press("R")
         await command(on, "ctx lab")
         assert "ctx off: your last move has not settled" in notice(on)
@@ -158,7 +160,7 @@ async def test_unreadable_settings_are_said_and_the_console_stays() -> None:
         def broken() -> dict[str, Context]:
             raise ConfigError("the console's settings cannot be read", detail="config.toml", fix="correct it")
 
-        on.deck.contexts = broken
+        on.deck.typed.contexts = broken
         await command(on, "ctx lab")
         assert "the console's settings cannot be read" in notice(on)
         assert isinstance(on.deck, Deck)
@@ -173,18 +175,18 @@ async def test_figures_are_asked_for_where_somebody_looks() -> None:
     state = state.model_copy(update={"tenants": tuple(rows), "events": ()})
     async with stage(state, size=(80, 24)) as on:
         in_view = 24 - 10 - 5
-        assert on.port.shown[-1] == {(f"t{n:03}", "production") for n in range(2 * in_view)}
+        assert on.hub.shown[-1] == {(f"t{n:03}", "production") for n in range(2 * in_view)}
         await on.press("space")
         await on.press("G")
         await on.settle()
         far = {(f"t{n:03}", "production") for n in range(200 - 2 * in_view, 200)}
-        assert on.port.shown[-1] == far | {("t000", "production")}
-        before = len(on.port.shown)
+        assert on.hub.shown[-1] == far | {("t000", "production")}
+        before = len(on.hub.shown)
         await on.settle()
-        assert len(on.port.shown) == before
+        assert len(on.hub.shown) == before
         await on.press("2")
         await on.settle()
-        assert on.port.shown[-1] == {("t000", "production"), ("t199", "production")}
+        assert on.hub.shown[-1] == {("t000", "production"), ("t199", "production")}
 
 
 async def test_an_incident_goes_to_the_move_that_was_selected_when_i_was_pressed() -> None:
@@ -193,7 +195,7 @@ async def test_an_incident_goes_to_the_move_that_was_selected_when_i_was_pressed
         await on.press("i", *"INC-7 ")
         on.deck.state.tenant_list.choose(("bolt", "production"))
         await on.press(*"x", "enter")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert isinstance(move.request, AnnotateRequest)
         assert (move.row, move.request.event) == (ACME, before)
 
@@ -203,7 +205,7 @@ async def test_a_note_under_way_locks_no_rollback() -> None:
         await on.press("i", *"INC-7 x", "enter")
         await on.settle()
         await on.press("R")
-        assert [move.kind for move in on.port.sent] == [MoveKind.ANNOTATE, MoveKind.ROLLBACK]
+        assert [move.kind for move in on.hub.sent] == [MoveKind.ANNOTATE, MoveKind.ROLLBACK]
 
 
 async def test_a_rewind_whose_outcome_is_unknown_locks_R_and_another_rewind() -> None:
@@ -212,7 +214,7 @@ async def test_a_rewind_whose_outcome_is_unknown_locks_R_and_another_rewind() ->
         step = RewindStep(
             tenant="acme", route="production", generation=41, from_release=row.pointer.release, to_release=None
         )
-        on.port.plan = RewindPlan(to_rev=88000, at_ms=seed.NOW_MS - 60_000, steps=(step,))
+        on.hub.plan = RewindPlan(to_rev=88000, at_ms=seed.NOW_MS - 60_000, steps=(step,))
         await on.press("W", *"1h ago", "enter")
         await on.settle()
         await on.press("y")
@@ -222,7 +224,7 @@ async def test_a_rewind_whose_outcome_is_unknown_locks_R_and_another_rewind() ->
         await on.press("W", *"1h ago", "enter")
         await on.settle()
         assert "W off: your last rewind is being sent" in notice(on)
-        assert len(on.port.sent) == 1
+        assert len(on.hub.sent) == 1
 
 
 @pytest.mark.parametrize("typed", [":save ~nosuchuser/x", "W0001-01-01"])
@@ -231,25 +233,25 @@ async def test_odd_text_is_refused_and_the_console_stays(typed: str) -> None:
         await on.press(*typed, "enter")
         await on.settle()
         assert on.deck.is_running
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert notice(on)
 
 
 async def test_an_offer_that_comes_late_does_not_take_what_is_being_typed() -> None:
     async with stage() as on:
         gate = asyncio.Event()
-        ask = on.port.releases
+        ask = on.hub.releases
 
         async def slow(tenant: str) -> list[ReleaseView]:
             await gate.wait()
             return await ask(tenant)
 
-        on.port.releases = slow  # type: ignore[method-assign]
+        on.hub.releases = slow  # type: ignore[method-assign]
         await on.press("p")
         await on.press("/", *"ac")
         gate.set()
         await on.settle()
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
         assert on.deck.front is not None
         assert on.deck.front.prompt.value == "ac"
         await on.press("escape")
@@ -257,7 +259,7 @@ async def test_an_offer_that_comes_late_does_not_take_what_is_being_typed() -> N
         await on.press("p", "2")
         gate.set()
         await on.settle()
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
 
 
 async def test_enter_on_a_row_shows_no_events_of_a_tenant_whose_name_ends_alike() -> None:
@@ -309,12 +311,12 @@ async def test_of_marked_rows_the_one_that_was_refused_is_told() -> None:
                 raise ApiError(problem)
             return MoveResult(events=(), rev=88500, epoch=3)
 
-        on.port.answer = answer
+        on.hub.answer = answer
         await on.press("/", *"acme|delta", "enter", "*", "R")
         await on.settle()
         await on.press("y")
         await on.settle()
-        assert len(on.port.sent) == 2
+        assert len(on.hub.sent) == 2
         tell = on.deck.state.tell
         assert tell is not None
         assert tell.text.startswith("R 2 rows: REFUSED acme: another move was first")
@@ -332,19 +334,19 @@ async def test_m_marks_what_shares_something_and_says_what_the_filter_hides() ->
         assert notice(on) == "marked 3 rows, 2 of them hidden by the filter; acme itself is marked by space"
         await on.press("R")
         await on.settle()
-        assert on.deck.question is not None
-        assert "2 hidden by the filter" in on.deck.question.ask.line
+        assert on.deck.moves.question is not None
+        assert "2 hidden by the filter" in on.deck.moves.question.ask.line
         await on.press("escape", "m")
         assert on.deck.state.marks == []
 
 
 async def test_m_marks_nothing_while_it_is_not_known_what_is_shared() -> None:
     async with stage() as on:
-        on.port.away = True
+        on.hub.away = True
         on.deck.state.company.clear()
         await on.press("j", "k", "m")
         assert "not known yet" in notice(on)
-        on.port.away = False
+        on.hub.away = False
         await on.press("j")
         await on.settle()
         assert "no other live release shares" in pane(on)
@@ -356,13 +358,13 @@ async def test_m_marks_nothing_while_it_is_not_known_what_is_shared() -> None:
 async def test_what_shares_something_is_asked_for_once_the_selection_rests_and_of_few_rows_kept() -> None:
     async with stage() as on:
         asked: list[str] = []
-        answer = on.port.company
+        answer = on.hub.company
 
         async def company(tenant: str, route: str) -> RelatedReleases:
             asked.append(tenant)
             return await answer(tenant, route)
 
-        on.port.company = company  # type: ignore[method-assign]
+        on.hub.company = company  # type: ignore[method-assign]
         await on.press("j")
         on.deck._tick()
         await on.pause()
@@ -382,7 +384,7 @@ async def test_what_shares_something_is_asked_for_once_the_selection_rests_and_o
 async def test_a_key_draws_each_row_once_and_its_frame_goes_before_what_is_asked() -> None:
     async with stage() as on:
         front, drawn, order = on.deck.lists[Screen.TENANTS], [], []
-        draw, show, hook = front.grid._draw, on.port.show, on.deck.post_display_hook
+        draw, show, hook = front.grid._draw, on.hub.show, on.deck.post_display_hook
         front.grid._draw = lambda *given: drawn.append(given[0]) or draw(*given)  # type: ignore[func-returns-value]
 
         async def asked(*given: Any) -> None:
@@ -393,8 +395,8 @@ async def test_a_key_draws_each_row_once_and_its_frame_goes_before_what_is_asked
             order.append("frame")
             hook()
 
-        on.port.show, on.deck.post_display_hook = asked, framed  # type: ignore[method-assign]
-        on.deck.asker._shown = None
+        on.hub.show, on.deck.post_display_hook = asked, framed  # type: ignore[method-assign]
+        on.deck.queries._shown = None
         await on.press("j")
         assert sorted(drawn) == sorted(front.grid.in_view)
         assert order[:2] == ["frame", "asked"]
@@ -404,10 +406,10 @@ async def test_o_asks_for_a_typed_reason_and_marks_the_move_as_an_override() -> 
     async with stage() as on:
         await on.press("o")
         await on.settle()
-        assert on.deck.question is not None
-        assert "v9/B2 > v10/B2: OVERRIDE" in on.deck.question.ask.line
+        assert on.deck.moves.question is not None
+        assert "v9/B2 > v10/B2: OVERRIDE" in on.deck.moves.question.ask.line
         await on.press(*"no other way", "enter")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert isinstance(move.request, PromoteRequest)
         assert (move.request.override, move.request.reason) == (True, "no other way")
 
@@ -418,7 +420,7 @@ async def test_d_says_why_there_is_nothing_to_compare() -> None:
         await on.press("d")
         assert "R goes nowhere from here" in notice(on)
         on.deck.state.tenant_list.choose(ACME)
-        on.port.away = True
+        on.hub.away = True
         await on.press("d")
         await on.pause()
         assert "d off: the hub cannot be reached" in notice(on)
@@ -444,7 +446,7 @@ async def test_x_writes_the_ids_that_the_left_release_answered_and_says_what_is_
         await on.pause()
         assert "x: not saved" in notice(on)
         assert file.read_text() == text
-        on.port.away = True
+        on.hub.away = True
         await on.press("l")
         await on.pause()
         assert "l off: the hub cannot be reached" in notice(on)

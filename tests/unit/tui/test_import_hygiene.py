@@ -10,11 +10,11 @@ import pytest
 
 import loradeck.tui
 
-SCREEN = {"actions.key_actions", "actions.moves", "actions.typed_text", "terminal.driver"}
+SCREEN = {"actions.key_actions", "actions.moves", "actions.typed_text", "actions.window", "terminal.driver"}
 """What drives Textual itself, beside `app`, `screens` and `widgets`. Everything else knows no toolkit."""
 
 FOLDER = Path(loradeck.tui.__file__).parent
-ROOMS = ("actions", "gate", "hub", "lines", "model", "terminal", "text")
+ROOMS = ("actions", "gate", "hub", "keys", "lines", "model", "terminal", "text")
 PURE = sorted({f"{room}.{path.stem}" for room in ROOMS for path in (FOLDER / room).glob("[!_]*.py")} - SCREEN)
 
 
@@ -41,7 +41,7 @@ import asyncio, sys
 from pathlib import Path
 from loradeck.client.config import Context
 from loradeck.tui.app import Deck
-from loradeck.tui.hub.port import HubPort
+from loradeck.tui.hub.connection import HubConnection
 
 class Watched(Deck):
     loaded = None
@@ -52,7 +52,7 @@ class Watched(Deck):
             self.loaded, self.said = set(sys.modules), self.front.header.text
 
 async def main():
-    deck = Watched(HubPort(Context(name="none", socket=Path("/nowhere/hub.sock"))), context="none")
+    deck = Watched(HubConnection(Context(name="none", socket=Path("/nowhere/hub.sock"))), context="none")
     async with deck.run_test(size=(100, 30)) as pilot:
         while "loradeck.client.api" not in sys.modules:
             await pilot.pause(0.01)

@@ -11,7 +11,8 @@ from tests.fakes.console_stage import Stage, stage
 from loradeck.client.feed import Link, LinkChange
 from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine, JobState
-from loradeck.tui.hub.job_follower import STEPS, Following
+from loradeck.tui.keys.action import Action
+from loradeck.tui.model.followed_job import STEPS, FollowedJob
 from loradeck.tui.screens.job import JobScreen
 from loradeck.tui.text.log_view import KEPT, LogView
 from loradeck.tui.text.plots import GUTTER, plot
@@ -75,31 +76,31 @@ def test_a_constant_figure_is_a_line_and_a_single_one_a_dot() -> None:
 
 
 def test_a_step_that_was_done_again_shows_the_later_figure_and_speed_is_that_of_the_attempt() -> None:
-    job = Following("j")
-    job.take([event(1, 1, ts=0, loss=3.0), event(2, 2, ts=1, loss=2.0), event(3, 30, ts=29, loss=0.5)], [])
-    job.take([event(0, 20, attempt=2, ts=1000, loss=0.9), event(1, 22, attempt=2, ts=1020, loss=0.7)], [])
+    job = FollowedJob("j")
+    job.add([event(1, 1, ts=0, loss=3.0), event(2, 2, ts=1, loss=2.0), event(3, 30, ts=29, loss=0.5)], [])
+    job.add([event(0, 20, attempt=2, ts=1000, loss=0.9), event(1, 22, attempt=2, ts=1020, loss=0.7)], [])
     assert job.figures["loss"] == {1: 3.0, 2: 2.0, 20: 0.9, 22: 0.7, 30: 0.5}
     assert job.left_s(40) == pytest.approx(180)
     assert job.left_s(None) is None
 
 
 def test_what_comes_twice_counts_once() -> None:
-    job = Following("j")
+    job = FollowedJob("j")
     for _ in range(2):
-        job.take([event(1, 1, loss=3.0)], [line(1), line(2)])
+        job.add([event(1, 1, loss=3.0)], [line(1), line(2)])
     assert job.log.window(9) == ["line 1", "line 2"]
 
 
 def test_figures_held_do_not_grow() -> None:
-    job = Following("j")
-    job.take([event(step, step, loss=1.0) for step in range(1, STEPS + 500)], [])
+    job = FollowedJob("j")
+    job.add([event(step, step, loss=1.0) for step in range(1, STEPS + 500)], [])
     assert len(job.figures["loss"]) == STEPS
     assert min(job.figures["loss"]) == 500
 
 
 def test_lines_that_were_not_sent_are_told() -> None:
-    job = Following("j")
-    job.take([], [line(3), line(4), line(9), line(1, attempt=2)])
+    job = FollowedJob("j")
+    job.add([], [line(3), line(4), line(9), line(1, attempt=2)])
     assert job.log.window(9) == [
         "-- 2 lines are not here --", "line 3", "line 4", "-- 4 lines are not here --", "line 9", "-- attempt 2 --",
         "line 1",
@@ -112,16 +113,16 @@ def test_lines_that_were_not_sent_are_told() -> None:
 
 def test_the_end_is_followed_until_one_moves_up_and_then_nothing_moves() -> None:
     log = LogView()
-    log.take(f"line {i}" for i in range(100))
+    log.add(f"line {i}" for i in range(100))
     assert log.window(3) == ["line 97", "line 98", "line 99"]
     log.move(-1, 3)
     assert not log.following
-    log.take(["line 100", "line 101"])
+    log.add(["line 100", "line 101"])
     assert log.window(3) == ["line 96", "line 97", "line 98"]
     assert log.new == 2
     log.move(50, 3)
     assert log.window(3)[-1] == "line 101"
-    log.take(["line 102"])
+    log.add(["line 102"])
     assert log.window(3)[-1] == "line 101", "who reads the end is not carried on"
     log.follow()
     assert log.window(3)[-1] == "line 102"
@@ -130,12 +131,12 @@ def test_the_end_is_followed_until_one_moves_up_and_then_nothing_moves() -> None
 
 def test_log_flood_memory_is_flat_and_the_reader_keeps_his_place_as_long_as_it_is_held() -> None:
     log = LogView()
-    log.take(f"line {i}" for i in range(KEPT))
+    log.add(f"line {i}" for i in range(KEPT))
     log.move(-10, 20)
     place = log.window(20)
-    log.take(f"line {i}" for i in range(KEPT, 2 * KEPT - 100))
+    log.add(f"line {i}" for i in range(KEPT, 2 * KEPT - 100))
     assert log.window(20) == place
-    log.take(f"line {i}" for i in range(2 * KEPT - 100, 100_000))
+    log.add(f"line {i}" for i in range(2 * KEPT - 100, 100_000))
     assert len(log) == KEPT
     assert sys.getsizeof(log._lines) < 100 * KEPT
     assert log.window(1) == [f"line {100_000 - KEPT}"], "his lines have left: the oldest that are held"
@@ -181,12 +182,12 @@ async def test_moving_up_stops_following_and_says_how_many_lines_are_new_and_G_f
 
 async def test_loading_shown_as_empty_a_page_without_an_answer_says_loading_and_what_stands_in_the_way() -> None:
     async with stage() as on:
-        on.port.away = True
+        on.hub.away = True
         page = await look(on)
         assert "loading ..." in page.head.text
         assert "loading ..." in page.log_lines.text
         assert "no answer: the hub cannot be reached" in page.head.text
-        on.port.away = False
+        on.hub.away = False
         await page._poll()
         assert "no answer" not in page.head.text
         assert "loss by step" in page.head.text
@@ -195,8 +196,8 @@ async def test_loading_shown_as_empty_a_page_without_an_answer_says_loading_and_
 async def test_stale_shown_as_live_a_page_without_a_link_says_when_it_is_from() -> None:
     async with stage(size=(140, 30)) as on:
         page = await look(on)
-        on.port.away = True
-        on.port.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
+        on.hub.away = True
+        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
         await on.pause()
         on.clock.now += 14
         await page._poll()
@@ -234,16 +235,16 @@ async def test_the_page_fits_every_size(size: tuple[int, int]) -> None:
 
 async def test_resume_says_which_attempt_it_becomes_and_waits_for_y() -> None:
     async with stage() as on:
-        on.port.obeys = lambda order: on.deck.state.jobs[order.subject].model_copy(update={"state": JobState.QUEUED})
+        on.hub.obeys = lambda order: on.deck.state.jobs[order.subject].model_copy(update={"state": JobState.QUEUED})
         await on.press("3", "g", *"j" * on.deck.state.job_list.order.index("job-11aa03de"), "S")
         await on.settle()
         assert on.deck.front is not None
         assert (
             "S resume train job-11aa03de of fjord (failed: diverged): it is queued again as" in on.deck.front.pane.text
         )
-        assert on.port.ordered == []
+        assert on.hub.ordered == []
         await on.press("y")
-        assert [order.action for order in on.port.ordered] == ["S"]
+        assert [order.action for order in on.hub.ordered] == [Action.RESUME]
         assert on.deck.state.jobs["job-11aa03de"].state is JobState.QUEUED
 
 
@@ -253,4 +254,4 @@ async def test_only_a_failed_or_cancelled_job_is_resumed(job: str) -> None:
         await on.press("3", "g", *"j" * on.deck.state.job_list.order.index(job), "S")
         assert on.deck.front is not None
         assert "only a failed or cancelled job is resumed" in on.deck.front.prompt.notice
-        assert on.deck.question is None
+        assert on.deck.moves.question is None

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from scripts.reference import updated
 from scripts.reference_keys import reference
+from tests.fakes.console_stage import stage
 
-from loradeck.tui.actions.command_line import CommandError, parse
-from loradeck.tui.actions.key_actions import Acts
-from loradeck.tui.app import LISTS
-from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS, complete, elsewhere, lookup
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.commands import COMMANDS, CommandError, complete, parse
+from loradeck.tui.keys.key_map import DEFAULT
+from loradeck.tui.keys.key_table import BINDINGS
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.help_text import help_lines
-from loradeck.tui.model.state import ORDERED, Screen
+from loradeck.tui.model.state import ORDERED
 
 DOCS = Path(__file__).parents[3] / "docs" / "console.md"
 
@@ -24,18 +26,19 @@ def test_no_key_means_two_things_on_a_screen(screen: Screen) -> None:
     assert len(keys) == len(set(keys))
 
 
-def test_every_binding_and_command_is_done_by_the_console() -> None:
-    for binding in BINDINGS:
-        for screen in binding.where:
-            assert callable(getattr(LISTS[screen], f"do_{binding.does}", None) or getattr(Acts, f"do_{binding.does}"))
+async def test_every_binding_and_command_is_done_by_the_console() -> None:
+    async with stage() as on:
+        for binding in BINDINGS:
+            for screen in binding.where:
+                assert binding.action in {**on.deck.key_actions.handlers, **on.deck.lists[screen].handlers}
     typed = {"promote", "promote!", "q", "save", "ctx", "export"}
-    assert set(COMMANDS) - typed <= {binding.does for binding in BINDINGS}
+    assert set(COMMANDS) - typed <= {binding.action for binding in BINDINGS}
 
 
 @pytest.mark.parametrize("screen", list(Screen))
 @pytest.mark.parametrize("width", [80, 100])
 def test_help_names_every_key_and_command_and_fits(screen: Screen, width: int) -> None:
-    lines = ["".join(span.text for span in spans) for spans in help_lines(screen, width)]
+    lines = ["".join(span.text for span in spans) for spans in help_lines(DEFAULT, screen, width)]
     assert max(map(len, lines)) <= width
     firsts = {line.split()[0] for line in lines if line.strip()}
     assert {binding.shown for binding in BINDINGS if screen in binding.where} <= firsts
@@ -44,7 +47,8 @@ def test_help_names_every_key_and_command_and_fits(screen: Screen, width: int) -
 
 def test_help_explains_what_its_own_screen_abbreviates_and_not_what_others_do() -> None:
     told = {
-        screen: "\n".join("".join(span.text for span in line) for line in help_lines(screen, 80)) for screen in Screen
+        screen: "\n".join("".join(span.text for span in line) for line in help_lines(DEFAULT, screen, 80))
+        for screen in Screen
     }
     assert "NOPRIOR" in told[Screen.TENANTS]
     assert "NOPRIOR" not in told[Screen.NODES]
@@ -61,15 +65,15 @@ def test_the_manual_has_the_tables_that_the_help_is_made_of() -> None:
 
 def test_keys_that_move_or_stop_something_exist_on_one_screen_each_and_never_on_records() -> None:
     for binding in BINDINGS:
-        if binding.moves and binding.does != "confirm":
+        if binding.moves and binding.action is not Action.CONFIRM:
             assert len(binding.where) == 1
             assert binding.where <= {Screen.TENANTS, *ORDERED}
 
 
 def test_a_key_of_another_screen_is_told_from_an_unknown_one() -> None:
-    assert lookup("R", Screen.JOBS) is None
-    assert elsewhere("R", Screen.JOBS) is not None
-    assert elsewhere("~", Screen.JOBS) is None
+    assert DEFAULT.lookup("R", Screen.JOBS) is None
+    assert DEFAULT.elsewhere("R", Screen.JOBS) is not None
+    assert DEFAULT.elsewhere("~", Screen.JOBS) is None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fakes import console_fleet as seed
-from tests.fakes.console_stage import SeededPort
+from tests.fakes.console_stage import SeededHub
 
 from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.feed import FeedEvents
@@ -14,12 +14,12 @@ from loradeck.tui.model.state import ConsoleState
 RETIRED = seed.view("dune", "v77")
 
 
-class Registry(SeededPort):
+class Registry(SeededHub):
     """Answers `failures` times that it is away, then what it knows."""
 
     failures = 0
 
-    async def releases(self, tenant: str) -> list[ReleaseView]:
+    async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
         if self.failures:
             self.failures -= 1
             raise HubUnreachable("the hub cannot be reached")

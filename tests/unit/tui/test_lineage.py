@@ -5,10 +5,10 @@ from __future__ import annotations
 from tests.fakes.console_stage import Stage, stage
 
 from loradeck.client.errors import HubUnreachable
-from loradeck.schemas.attestation import Attestation
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.lineage import lineage_lines
-from loradeck.tui.model.state import Screen
-from loradeck.tui.screens.page import Page
+from loradeck.tui.widgets.page import Page
 
 
 async def adapters(on: Stage) -> None:
@@ -58,11 +58,14 @@ async def test_a_parent_that_is_not_on_record_is_told() -> None:
 
 async def test_loading_shown_as_empty_evaluations_that_have_not_come_are_not_called_none() -> None:
     async with stage(size=(120, 48)) as on:
+        answer = on.hub.attestations
 
-        async def scores(release: str) -> list[Attestation]:
-            raise HubUnreachable("the hub cannot be reached", detail="hub")
+        async def without_scores(*, kind: AttestationKind, **of: str) -> list[Attestation]:
+            if kind is AttestationKind.EVALUATION:
+                raise HubUnreachable("the hub cannot be reached", detail="hub")
+            return await answer(kind=kind, **of)
 
-        on.port.scores = scores  # type: ignore[method-assign]
+        on.hub.attestations = without_scores  # type: ignore[method-assign, assignment]
         await adapters(on)
         await on.press("enter")
         await on.pause()

@@ -11,11 +11,11 @@ from textual.events import Resize
 from textual.geometry import Size
 
 from loradeck.schemas.feed import FeedStatus
-from loradeck.tui.gate.key_bindings import hints, means_nothing
+from loradeck.tui.keys.key_map import DEFAULT
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.header_footer import footer_line
-from loradeck.tui.model.state import Screen
-from loradeck.tui.screens.page import Page
 from loradeck.tui.text.spans import Span, wrapped
+from loradeck.tui.widgets.page import Page
 
 
 def said(spans: tuple[Span, ...]) -> str:
@@ -31,19 +31,19 @@ def front(on: Stage, part: str) -> str:
 @pytest.mark.parametrize("screen", list(Screen))
 @pytest.mark.parametrize("width", [80, 100, 160, 200])
 def test_the_footer_always_names_help_the_screens_and_what_matters_most_here(screen: Screen, width: int) -> None:
-    footer = said(footer_line(screen, width, in_view=(12_345, 12_354), total=12_400))
+    footer = said(footer_line(DEFAULT, screen, width, in_view=(12_345, 12_354), total=12_400))
     assert len(footer) == width
     assert "? help" in footer
     assert "1-7 screens" in footer or "2 nodes" in footer or "1 tenants" in footer
-    for binding in hints(screen):
+    for binding in DEFAULT.hints(screen):
         if binding.hint <= 2:
             assert f"{binding.shown} {binding.label}" in footer
     assert footer.rstrip().endswith("12345-12354/12,400")
 
 
 def test_a_wide_footer_names_every_key_that_has_a_hint() -> None:
-    footer = said(footer_line(Screen.NODES, 200, in_view=(1, 2), total=2))
-    assert all(f"{binding.shown} {binding.label}" in footer for binding in hints(Screen.NODES))
+    footer = said(footer_line(DEFAULT, Screen.NODES, 200, in_view=(1, 2), total=2))
+    assert all(f"{binding.shown} {binding.label}" in footer for binding in DEFAULT.hints(Screen.NODES))
     assert "1 tenants" in footer
     assert "q back" in footer
 
@@ -104,12 +104,12 @@ async def test_on_a_low_terminal_prompt_and_footer_stay_and_neither_R_nor_y_acts
         assert on.deck.front is not None
         assert on.deck.front.footer.region.bottom == 10
         await on.press("R")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert notice(on).startswith("R not armed")
         await on.press("F")
         await on.settle()
         await on.press("y")
-        assert on.port.sent == []
+        assert on.hub.sent == []
         assert "y not taken" in notice(on)
         await on.press("escape")
         await resized(on, 80, 24)
@@ -139,7 +139,7 @@ async def test_a_key_that_does_nothing_says_so_and_where_it_would() -> None:
 
 
 def test_a_key_without_a_character_is_named() -> None:
-    assert means_nothing("f5", Screen.TENANTS).startswith("f5 is no key here")
+    assert DEFAULT.means_nothing("f5", Screen.TENANTS).startswith("f5 is no key here")
 
 
 async def test_json_is_shown_whole(tmp_path: Path) -> None:
@@ -163,5 +163,5 @@ async def test_a_drain_names_the_gpus_of_what_it_drains() -> None:
         await on.settle()
         assert "gpu-03  up  B2 4ed2e5 on gpu1" in pane(on)
         await on.press("D")
-        assert on.deck.question is not None
-        assert on.deck.question.ask.line.endswith("by gpu-03 on gpu1")
+        assert on.deck.moves.question is not None
+        assert on.deck.moves.question.ask.line.endswith("by gpu-03 on gpu1")

@@ -13,6 +13,7 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import NodeRow
+from loradeck.tui.keys.action import Action
 from loradeck.tui.model.own_moves import Order
 
 
@@ -33,13 +34,13 @@ def obeying(on: Stage) -> None:
 
     def obey(order: Order) -> NodeRow | Job:
         state = on.deck.state
-        if order.action in "XS":
-            to = JobState.CANCELLED if order.action == "X" else JobState.QUEUED
+        if order.action in (Action.CANCEL, Action.RESUME):
+            to = JobState.CANCELLED if order.action is Action.CANCEL else JobState.QUEUED
             return state.jobs[order.subject].model_copy(update={"state": to})
-        marks = {"cordoned": order.action != "U", "drained": order.action == "D"}
+        marks = {"cordoned": order.action is not Action.UNCORDON, "drained": order.action is Action.DRAIN}
         return state.nodes[order.subject].model_copy(update=marks)
 
-    on.port.obeys = obey
+    on.hub.obeys = obey
 
 
 @pytest.mark.parametrize("keys", ["D", "C", "X"])
@@ -50,14 +51,14 @@ async def test_destructive_key_without_confirmation_an_order_waits_for_y(keys: s
         await on.press(keys)
         await on.settle()
         assert "nothing has been sent" in pane(on)
-        assert on.port.ordered == []
+        assert on.hub.ordered == []
         await on.press("escape")
         await on.press("y")
-        assert on.port.ordered == []
+        assert on.hub.ordered == []
         await on.press(keys)
         await on.settle()
         await on.press("y")
-        assert [order.action for order in on.port.ordered] == [keys]
+        assert [on.deck.state.keys.shown(order.action) for order in on.hub.ordered] == [keys]
 
 
 async def test_y_in_the_same_read_as_the_key_does_nothing() -> None:
@@ -65,13 +66,13 @@ async def test_y_in_the_same_read_as_the_key_does_nothing() -> None:
         obeying(on)
         await at_node(on, "gpu-01")
         await on.press("D")
-        frame = on.deck.sight.look()
+        frame = on.deck.seen.look()
         assert frame.seen_at is not None  # without a terminal what is drawn is seen
-        assert on.deck.question is not None
-        on.deck.sight.frame(None, None)  # another frame than the question's was the last one
+        assert on.deck.moves.question is not None
+        on.deck.seen.frame(None, None)  # another frame than the question's was the last one
         await on.press("y")
         assert "y not taken" in notice(on)
-        assert on.port.ordered == []
+        assert on.hub.ordered == []
 
 
 async def test_drain_names_what_the_node_serves_and_runs_then_tells_what_it_is() -> None:
@@ -83,8 +84,8 @@ async def test_drain_names_what_the_node_serves_and_runs_then_tells_what_it_is()
         shown = pane(on)
         assert "D drain gpu-02 (taking jobs): no new jobs" in shown
         assert "pointers" in shown
-        assert on.deck.question is not None
-        listed = on.deck.question.ask.listed
+        assert on.deck.moves.question is not None
+        listed = on.deck.moves.question.ask.listed
         assert any(entry.startswith("serves   acme/production v9/B2: 1 of 4 replicas") for entry in listed)
         assert listed[-1] == "goes on  job job-7be10c44 train of acme"
         await on.press("y")
@@ -100,8 +101,8 @@ async def test_a_pointer_that_is_served_nowhere_else_is_named_first() -> None:
     async with stage(size=(100, 40)) as on:
         await at_node(on, "gpu-03")
         await on.press("D")
-        assert on.deck.question is not None
-        assert on.deck.question.ask.listed[0] == "serves   birch/staging v4/B2: SERVED NOWHERE ELSE"
+        assert on.deck.moves.question is not None
+        assert on.deck.moves.question.ask.listed[0] == "serves   birch/staging v4/B2: SERVED NOWHERE ELSE"
 
 
 async def test_what_holds_already_is_refused_with_the_way_out() -> None:
@@ -112,7 +113,7 @@ async def test_what_holds_already_is_refused_with_the_way_out() -> None:
         await at_node(on, "gpu-01")
         await on.press("U")
         assert "U off: gpu-01 is neither cordoned nor drained" in notice(on)
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
 
 
 async def test_uncordon_gives_work_again() -> None:
@@ -135,10 +136,10 @@ async def test_a_question_about_a_node_that_changed_meanwhile_is_dropped() -> No
         drained = on.deck.state.nodes["gpu-01"].model_copy(update={"drained": True, "cordoned": True})
         await on.says(FeedNodes(rows=(drained,)))
         await on.settle()
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
         assert "question dropped: gpu-01 is drained now" in notice(on)
         await on.press("y")
-        assert on.port.ordered == []
+        assert on.hub.ordered == []
 
 
 async def test_cancel_says_what_does_not_come_of_it() -> None:
@@ -166,7 +167,7 @@ async def test_a_cancel_of_a_job_that_ended_meanwhile_is_dropped() -> None:
         await on.says(FeedJobs(rows=(ended,)))
         await on.settle()
         assert "question dropped" in notice(on)
-        assert on.port.ordered == []
+        assert on.hub.ordered == []
 
 
 async def test_a_lost_answer_is_told_as_unknown_and_stays_until_esc() -> None:
@@ -187,7 +188,7 @@ async def test_a_refusal_of_the_hub_is_told_and_nothing_has_changed() -> None:
         def refuse(order: Order) -> NodeRow | Job:
             raise ApiError(Problem(title="there is no node 'gpu-01'", status=404, code="unknown_node"))
 
-        on.port.obeys = refuse
+        on.hub.obeys = refuse
         await at_node(on, "gpu-01")
         before = on.deck.state.nodes["gpu-01"]
         await on.press("C")
@@ -216,16 +217,16 @@ async def test_read_only_leak_no_order_leaves_a_read_only_console() -> None:
         await at_node(on, "gpu-07")
         for key in ("D", "C", "U"):
             await on.press(key, "y")
-            assert on.deck.question is None
+            assert on.deck.moves.question is None
         await at_job(on, "job-7be10c44")
         await on.press("X", "y")
-        assert on.port.ordered == []
+        assert on.hub.ordered == []
 
 
 async def test_without_a_link_no_order_is_asked_for() -> None:
     async with stage() as on:
         await at_node(on, "gpu-01")
-        on.port.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
+        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
         await on.settle()
         await on.press("D")
         assert "D off: no link to the hub" in notice(on)
@@ -241,4 +242,4 @@ async def test_a_hub_that_refuses_moves_takes_orders() -> None:
         await on.press("D")
         await on.settle()
         await on.press("y")
-        assert [order.subject for order in on.port.ordered] == ["gpu-01"]
+        assert [order.subject for order in on.hub.ordered] == ["gpu-01"]

@@ -14,18 +14,22 @@ from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.telemetry import NvmlState
-from loradeck.tui.gate.decide import Act, Action, decide
+from loradeck.tui.gate.decide import decide
 from loradeck.tui.gate.seen_frames import Frame
+from loradeck.tui.gate.verdict import Act
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import flags_in, node_cells, tenant_cells
 from loradeck.tui.lines.details import event_lines, job_lines
 from loradeck.tui.lines.hardware import node_lines
 from loradeck.tui.lines.header_footer import header_line, summary_line
 from loradeck.tui.lines.outcome import tell_of
 from loradeck.tui.lines.preview import also_line, preview_lines
-from loradeck.tui.lines.rollback_panel import has_preview, is_done, panel_lines, pin_command, replica_table, wants_panel
+from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, pin_command, replica_table, wants_panel
 from loradeck.tui.model import packed_rows
 from loradeck.tui.model.own_moves import Phase
-from loradeck.tui.model.state import ConsoleState, Screen
+from loradeck.tui.model.progress import is_done
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line
 
 ACME = ("acme", "production")

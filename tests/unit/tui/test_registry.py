@@ -8,9 +8,10 @@ from tests.fakes.console_stage import Stage, pane, stage
 
 from loradeck.client.feed import Link, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.records import gate_lines
+from loradeck.tui.model.feed_state import FETCHED
 from loradeck.tui.model.registry import REFRESH_S, Registry
-from loradeck.tui.model.state import FETCHED, Screen
 
 KEYS = {Screen.GATES: "4", Screen.ADAPTERS: "5", Screen.DATA: "7"}
 
@@ -78,11 +79,11 @@ async def test_data_says_what_it_may_be_used_for_and_what_was_trained_on_it() ->
 @pytest.mark.parametrize("which", sorted(FETCHED))
 async def test_a_hub_that_does_not_answer_is_loading_then_trouble_and_never_empty(which: Screen) -> None:
     async with stage() as on:
-        on.port.away = True
+        on.hub.away = True
         await look(on, which)
         assert "no answer: the hub cannot be reached" in grid(on)
         assert on.deck.state.listing.total == 0
-        on.port.away = False
+        on.hub.away = False
         on.clock.now += REFRESH_S
         await on.settle()
         await on.settle()
@@ -93,7 +94,7 @@ async def test_a_hub_that_does_not_answer_is_loading_then_trouble_and_never_empt
 async def test_rows_that_cannot_be_fetched_again_stay_and_say_how_old_they_are() -> None:
     async with stage() as on:
         await look(on, Screen.GATES)
-        on.port.away = True
+        on.hub.away = True
         on.clock.now += 30
         on.deck.state.heard_at = on.clock.now
         await on.settle()
@@ -106,7 +107,7 @@ async def test_rows_that_cannot_be_fetched_again_stay_and_say_how_old_they_are()
 
 async def test_nothing_is_asked_of_a_hub_that_is_not_there() -> None:
     async with stage() as on:
-        on.port.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix=""))
+        on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix=""))
         await on.pause()
         await look(on, Screen.GATES)
         assert on.deck.state.fetches[Screen.GATES].at is None

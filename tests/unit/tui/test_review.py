@@ -60,19 +60,19 @@ async def test_an_answer_is_shown_with_what_was_asked_and_wanted_and_who_has_sig
 
 async def test_a_review_is_signed_with_y_and_with_the_verdicts_that_were_given() -> None:
     async with stage() as on:
-        on.port.judges = judged
+        on.hub.judges = judged
         page = await look(on)
         await on.press("+", "+", "-", "+")
         assert "4 of 4 judged, 1 bad" in page.body.text
         await on.press("V")
         await on.settle()
-        assert on.port.signed == []
+        assert on.hub.signed == []
         said = " ".join(pane(on).split())
         assert "V sign acme/production v9/B2 as op1: 1 of 4 answers bad, at most 0 may be" in said
         assert "bad ticket-0160: Sure! Here is how you change it." in said
         await on.press("y")
         await on.settle()
-        (review,) = on.port.signed
+        (review,) = on.hub.signed
         assert [item.good for item in review.items] == [True, True, False, True]
         assert review.answers == seed.review_sheet("acme", "production", review.release).answers
         assert "gate FAILED, review: op1 found 1 of 4 bad" in " ".join(pane(on).split())
@@ -87,7 +87,7 @@ async def test_esc_signs_nothing_and_verdicts_are_kept_for_a_second_look() -> No
         assert "V off: 2 answers of 4 without a verdict" in notice(on)
         page = await look(on)
         assert "2 of 4 judged, 1 bad" in page.body.text
-        assert on.port.signed == []
+        assert on.hub.signed == []
 
 
 async def test_a_signature_without_a_look_is_refused() -> None:
@@ -97,7 +97,7 @@ async def test_a_signature_without_a_look_is_refused() -> None:
         await on.settle()
         await on.press("V")
         assert "V off: look at the sampled answers first: enter" in notice(on)
-        assert on.port.signed == []
+        assert on.hub.signed == []
 
 
 async def test_read_only_leak_a_signature_says_why_it_is_off() -> None:
@@ -107,7 +107,7 @@ async def test_read_only_leak_a_signature_says_why_it_is_off() -> None:
         await on.settle()
         assert "V off: read-only (--read-only)" in notice(on)
         await on.press("y")
-        assert on.port.signed == []
+        assert on.hub.signed == []
 
 
 async def test_a_viewer_cannot_sign() -> None:
@@ -116,7 +116,7 @@ async def test_a_viewer_cannot_sign() -> None:
         await on.press("+", "+", "+", "+", "V")
         await on.settle()
         assert "V off: it needs the role operator" in notice(on)
-        assert on.port.signed == []
+        assert on.hub.signed == []
 
 
 async def test_a_question_is_dropped_when_a_verdict_has_changed() -> None:
@@ -124,16 +124,16 @@ async def test_a_question_is_dropped_when_a_verdict_has_changed() -> None:
         page = await look(on)
         await on.press("+", "+", "+", "+", "V")
         await on.settle()
-        assert on.deck.question is not None
+        assert on.deck.moves.question is not None
         page.reviewing.say(False)
         on.deck._tick()
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
         assert "the answers or the verdicts are others by now" in notice(on)
 
 
 async def test_a_bad_answer_is_signed_with_what_is_wrong_with_it() -> None:
     async with stage() as on:
-        on.port.judges = judged
+        on.hub.judges = judged
         page = await look(on)
         await on.press("+", "+", "n", *"not json+", "enter")
         assert page.reviewing.at == 3
@@ -145,7 +145,7 @@ async def test_a_bad_answer_is_signed_with_what_is_wrong_with_it() -> None:
         assert 'bad ticket-0160: "not json+" Sure!' in " ".join(pane(on).split())
         await on.press("y")
         await on.settle()
-        (review,) = on.port.signed
+        (review,) = on.hub.signed
         assert [(item.good, item.note) for item in review.items] == [
             (True, ""),
             (True, ""),
@@ -196,7 +196,7 @@ async def test_a_route_without_a_review_says_so() -> None:
                 )
             )
 
-        on.port.review_sheet = none  # type: ignore[method-assign, assignment]
+        on.hub.review_sheet = none  # type: ignore[method-assign, assignment]
         page = await look(on)
         assert "this route's gate asks for no review" in page.body.text
         await on.press("+", "V")
@@ -218,7 +218,7 @@ async def test_a_refused_signature_is_told_and_the_outcome_of_a_lost_answer_is_u
                 Problem(status=409, code="stale_review", title="the sampled answers have changed since the review")
             )
 
-        on.port.judges = stale
+        on.hub.judges = stale
         await on.press("V")
         await on.settle()
         await on.press("y")
@@ -228,15 +228,15 @@ async def test_a_refused_signature_is_told_and_the_outcome_of_a_lost_answer_is_u
 
 async def test_a_hub_that_refuses_moves_takes_a_signature() -> None:
     async with stage() as on:
-        on.port.judges = judged
-        status = on.port.state.status.model_copy(update={"refusing": "log_behind"})
+        on.hub.judges = judged
+        status = on.hub.seed.status.model_copy(update={"refusing": "log_behind"})
         await on.says(FeedStatus(status=status))
         await look(on)
         await on.press("+", "+", "+", "+", "V")
         await on.settle()
         await on.press("y")
         await on.settle()
-        assert len(on.port.signed) == 1
+        assert len(on.hub.signed) == 1
 
 
 def test_other_answers_take_the_verdicts_with_them() -> None:

@@ -39,9 +39,9 @@ async def typed(on: Stage, text: str) -> None:
 
 async def test_W_shows_what_moves_and_what_stays_and_only_y_sends_the_plan() -> None:
     async with stage() as on:
-        on.port.plan = plan(step("acme", 41), step("bolt", 12), step("cedar", 3, "quarantined"))
+        on.hub.plan = plan(step("acme", 41), step("bolt", 12), step("cedar", 3, "quarantined"))
         await typed(on, "20m ago")
-        (asked,) = on.port.planned
+        (asked,) = on.hub.planned
         now = on.deck.state.hub_now_ms
         assert asked.time_ms is not None
         assert now is not None
@@ -52,9 +52,9 @@ async def test_W_shows_what_moves_and_what_stays_and_only_y_sends_the_plan() -> 
         assert "20m ago); 1 stay" in text
         assert "moves  acme/production: v9/B2 > v7/B2" in text
         assert "stays  cedar/production: quarantined" in text
-        assert on.port.sent == []
+        assert on.hub.sent == []
         await on.press("y")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert move.kind is MoveKind.REWIND
         assert isinstance(move.request, RewindRequest)
         assert move.request.to_rev == 88000
@@ -68,28 +68,28 @@ async def test_a_rewind_is_told_pointer_by_pointer_until_all_are_proven() -> Non
         row = on.deck.state.tenants[ACME]
         pointer = row.pointer.model_copy(update={"generation": 42, "release": seed.digest("then")})
         event = seed.Log(88_499).add(EventKind.REWIND, pointer, row.live, actor="op1", at_ms=seed.NOW_MS)
-        on.port.answer = lambda _: MoveResult(
+        on.hub.answer = lambda _: MoveResult(
             events=(event,), rev=88500, epoch=3, commit_ms=3.2, skipped=(step("cedar", 3, "quarantined"),)
         )
-        on.port.plan = plan(step("acme", 41), step("cedar", 3, "quarantined"))
+        on.hub.plan = plan(step("acme", 41), step("cedar", 3, "quarantined"))
         await typed(on, "88000")
-        assert on.port.planned[0].to_rev == 88000
+        assert on.hub.planned[0].to_rev == 88000
         await on.press("y")
         await on.settle()
         tell = on.deck.state.tell
         assert tell is not None
         assert "W 1 pointer > rev 88000 PROVEN 0/1 FLIPPED 0/1, 1 stayed COMMITTED rev 88500 +3ms" in tell.text
-        assert on.deck.state.unsettled
+        assert on.deck.state.unfinished
         assert ACME in on.deck.sender.watched
 
 
 async def test_with_marks_only_their_tenants_go_back() -> None:
     async with stage() as on:
-        on.port.plan = plan(step("acme", 41))
+        on.hub.plan = plan(step("acme", 41))
         await on.press("space", "space")
         marked = [tenant for tenant, _ in on.deck.state.marks]
         await typed(on, "14:05Z")
-        assert list(on.port.planned[0].tenants) == marked
+        assert list(on.hub.planned[0].tenants) == marked
         assert len(marked) == 2
 
 
@@ -99,28 +99,28 @@ async def test_what_is_no_time_is_refused_and_typing_goes_on() -> None:
         assert "this is not a time" in notice(on)
         assert on.deck.front is not None
         assert on.deck.front.prompt.value == "yesterday"
-        assert on.port.planned == []
+        assert on.hub.planned == []
 
 
 async def test_a_plan_that_moves_nothing_asks_nothing() -> None:
     async with stage() as on:
-        on.port.plan = plan(step("acme", 41, "already there"))
+        on.hub.plan = plan(step("acme", 41, "already there"))
         await typed(on, "1h ago")
         assert "no pointer would move back to rev 88000" in notice(on)
         assert "already there" in notice(on)
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
 
 
 async def test_a_hub_that_does_not_answer_moves_nothing() -> None:
     async with stage() as on:
         await typed(on, "1h ago")
         assert "W off: the hub cannot be reached" in notice(on)
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
 
 
 async def test_a_long_plan_is_scrolled_in_a_higher_pane_and_the_question_stays() -> None:
     async with stage(size=(80, 24)) as on:
-        on.port.plan = plan(*(step(f"t{number:03}", number) for number in range(200)))
+        on.hub.plan = plan(*(step(f"t{number:03}", number) for number in range(200)))
         await typed(on, "1h ago")
         await on.settle()
         assert on.deck.front is not None
@@ -133,12 +133,12 @@ async def test_a_long_plan_is_scrolled_in_a_higher_pane_and_the_question_stays()
         assert "moves  t199/production" in pane(on)
         await on.press("pageup", "g")
         assert "moves  t000/production" in pane(on)
-        assert on.deck.question is not None
+        assert on.deck.moves.question is not None
         await on.press("escape")
         await on.settle()
-        assert on.deck.question is None
+        assert on.deck.moves.question is None
         assert on.deck.front.pane.size.height == 10
-        assert on.port.sent == []
+        assert on.hub.sent == []
 
 
 async def test_read_only_says_why_at_the_key() -> None:
@@ -168,9 +168,9 @@ async def test_u_undoes_the_whole_rewind_after_y() -> None:
         await on.press("u")
         assert 'u 2 pointers of one rewind: undoes all of it, by op2 "bad deploy"' in pane(on)
         assert "bolt/production" in pane(on)
-        assert on.port.sent == []
+        assert on.hub.sent == []
         await on.press("y")
-        (move,) = on.port.sent
+        (move,) = on.hub.sent
         assert isinstance(move.request, UndoRequest)
         assert (move.request.txn, move.request.event) == ("t-1", None)
 
@@ -192,4 +192,4 @@ async def test_a_rewind_of_which_a_row_has_moved_since_is_not_undone() -> None:
         on.deck.state.tenant_list.choose(ACME)
         await on.press("u")
         assert "u off: bolt/production has moved since that rewind of 2 pointers" in notice(on)
-        assert on.deck.question is None
+        assert on.deck.moves.question is None

@@ -134,7 +134,7 @@ def test_a_list_is_taken_in_by_steps_and_replaces_the_rows_at_the_end(state: Con
 
 
 def test_names_of_releases_do_not_pile_up(state: ConsoleState, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loradeck.tui.model.state.VIEWS_KEPT", 50)
+    monkeypatch.setattr("loradeck.tui.model.feed_state.VIEWS_KEPT", 50)
     row = state.tenants["delta", "production"]
     for n in range(200):
         put(state, row.model_copy(update={"live": seed.view("delta", f"v{n}")}))
@@ -146,10 +146,10 @@ def test_names_of_releases_do_not_pile_up(state: ConsoleState, monkeypatch: pyte
 def test_what_stays_of_a_list_is_not_gone_through_by_the_collector_again() -> None:
     held = filled(list(seed.hub_state().tenants))
     try:
-        packed_rows.settle()
+        packed_rows.freeze_large_list()
         assert gc.get_freeze_count() > 0
         assert not any(one is held for one in gc.get_objects())
-        packed_rows.settle()
+        packed_rows.freeze_large_list()
         assert len(held) == len(seed.hub_state().tenants)
     finally:
         gc.unfreeze()

@@ -11,11 +11,11 @@ from tests.fakes.console_stage import notice, stage
 
 from loradeck.client.config import Context, resolve
 from loradeck.schemas.moves import RollbackRequest
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import session as sessions
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.own_moves import Move, MoveKind
 from loradeck.tui.model.session import SentMove, Session
-from loradeck.tui.model.state import Screen
 from loradeck.tui.text.line_editor import Recall
 
 
@@ -45,7 +45,7 @@ async def test_a_console_that_was_cut_off_is_gone_on_with_and_its_last_move_is_l
         assert state.tell is not None
         assert "OUTCOME UNKNOWN" in state.tell.text
         assert "filter a, esc clears it" in notice(on)
-        assert on.port.sent == []
+        assert on.hub.sent == []
 
 
 async def test_a_console_that_was_left_with_q_leaves_what_was_typed_and_nothing_that_hides_a_row() -> None:
@@ -65,7 +65,7 @@ async def test_a_session_of_yesterday_is_not_gone_on_with() -> None:
 async def test_what_is_kept_is_what_was_on_the_screen_without_marks_and_questions() -> None:
     async with stage() as on:
         await on.press("s", "/", *"cedar", "enter", "space", "F", ":", *"events", "enter")
-        kept = sessions.of(on.deck, 5, cut=True)
+        kept = on.deck.session(5, cut=True)
     assert kept == Session(
         at_ms=5,
         cut=True,

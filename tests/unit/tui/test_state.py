@@ -7,9 +7,11 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes, FeedReset, FeedStatus, FeedTenants
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import node_heard
+from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.selectable_list import FilterError, Listing, RowFilter
-from loradeck.tui.model.state import ConsoleState, Link, Screen
+from loradeck.tui.model.state import ConsoleState
 
 ACME = ("acme", "production")
 BOLT = ("bolt", "production")

@@ -1,1 +1,1 @@
-"""What keys and commands do."""
+"""What becomes of keys, moves, questions and typed text."""

@@ -1,225 +1,208 @@
-"""What each key does, by the name of its binding. What moves something goes on to the gate."""
+"""What each key does: its action by the person's keys, and that action's handler. Moves go on to `Moves.press`."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from functools import partial
 
 from rich.cells import chop_cells
+from textual import events
 
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.ids import PointerKey
-from loradeck.tui.gate.decide import Action, barrier
-from loradeck.tui.lines.rollback_panel import is_done, pin_command, wants_panel
+from loradeck.tui.actions.moves import Moves
+from loradeck.tui.actions.typed_text import TypedText
+from loradeck.tui.actions.window import Handlers, Window
+from loradeck.tui.gate.decide import DECIDED
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_table import Binding
+from loradeck.tui.keys.screen import Screen
+from loradeck.tui.lines.help_text import help_lines
+from loradeck.tui.lines.rollback_panel import pin_command
+from loradeck.tui.model.progress import is_done
 from loradeck.tui.model.selectable_list import RowFilter
-from loradeck.tui.model.state import Screen
-from loradeck.tui.screens.help import HelpScreen
-from loradeck.tui.screens.page import Page
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.terminal.clipboard import TooLong, copied
-from loradeck.tui.text.spans import line, plural
-from loradeck.tui.widgets.prompt import Asking
-
-if TYPE_CHECKING:
-    from loradeck.tui.app import Deck
+from loradeck.tui.terminal.driver import together
+from loradeck.tui.text.spans import Line, line, plural
+from loradeck.tui.widgets.page import Page, pressed
 
 
-def _cut(text: str, width: int) -> list[str]:
-    """A long line of JSON in pieces, so that digests and messages can be read whole."""
-    return chop_cells(text, max(2, width)) or [""]
+class KeyActions:
+    """Takes keys outside inputs. A list in front adds handlers of its own, or puts them in the place of these."""
 
+    def __init__(self, window: Window, state: ConsoleState, moves: Moves, typed: TypedText) -> None:
+        self._window = window
+        self._state = state
+        self._moves = moves
+        self.typed = typed
+        self.handlers: Handlers = {
+            **{action: partial(moves.press, action) for action in DECIDED},
+            Action.PROMOTE: partial(moves.promote, None, override=False),
+            Action.OVERRIDE: partial(moves.promote, None, override=True),
+            Action.REWIND: moves.ask_moment,
+            Action.ANNOTATE: moves.ask_incident,
+            Action.CONFIRM: moves.confirm,
+            Action.CLOSE: self._close,
+            Action.QUIT: self._quit,
+            Action.MARK: self._mark,
+            Action.MARK_ALL: self._mark_all,
+            Action.SORT: self._sort,
+            Action.COPY: self._copy_selection,
+            Action.JSON: self._json,
+            Action.FILTER: typed.open_filter,
+            Action.COMMAND: typed.open_command,
+            Action.HELP: self._help,
+            **{Action(which.value): partial(window.show_list, which) for which in Screen},
+            Action.DOWN: partial(self._step, 1),
+            Action.UP: partial(self._step, -1),
+            Action.PAGE_DOWN: partial(self._page, 1),
+            Action.PAGE_UP: partial(self._page, -1),
+            Action.FIRST: partial(self._jump, 0),
+            Action.LAST: partial(self._jump, -1),
+        }
 
-class Acts:
-    """One method a binding, `do_` and its name; a key that belongs to one list is done by its screen, named alike."""
-
-    def __init__(self, deck: Deck) -> None:
-        self._deck = deck
-
-    def do_rollback(self) -> None:
-        self._deck.moving.gate(Action.ROLLBACK)
-
-    def do_undo(self) -> None:
-        self._deck.moving.gate(Action.UNDO)
-
-    def do_fallback(self) -> None:
-        self._deck.moving.gate(Action.FALLBACK)
-
-    def do_hold(self) -> None:
-        self._deck.moving.gate(Action.HOLD)
-
-    def do_promote(self) -> None:
-        self._deck.moving.promote(None, override=False)
-
-    def do_override(self) -> None:
-        self._deck.moving.promote(None, override=True)
-
-    def do_rewind(self) -> None:
-        barred = barrier(Action.REWIND, self._deck.state, self._deck.read_only)
-        if barred is not None:
-            self._deck.notice(barred.why, "warn")
-        elif self._deck.front is not None:
-            self._deck.notice("14:05 (local), 14:05Z, 20m ago, or a rev", "dim")
-            self._deck.front.prompt.open(Asking.MOMENT)
-
-    def do_incident(self) -> None:
-        barred = barrier(Action.ANNOTATE, self._deck.state, self._deck.read_only)
-        if barred is not None:
-            self._deck.notice(barred.why, "warn")
-        elif (about := self._deck.moving.about()) is None:
-            self._deck.notice("i off: no move of a pointer is selected", "warn")
-        elif self._deck.front is not None:
-            self._deck.moving.annotating = about  # what is selected while one types is another matter
-            self._deck.notice("INC-2210 what happened; - for no incident", "dim")
-            self._deck.front.prompt.open(Asking.INCIDENT)
-
-    def do_confirm(self) -> None:
-        question = self._deck.question
-        if question is None:
-            self._deck.notice("nothing waits for y", "dim")
+    def pressed(self, event: events.Key) -> None:
+        """A key outside inputs."""
+        state, keys = self._state, self._state.keys
+        state.touched()
+        key, count = pressed(event), together(event)
+        binding = keys.lookup(key, state.screen)
+        if count > 1 and not (binding is not None and binding.repeats):
+            self._window.notice(f"{count} keys came at once: not taken as commands", "warn")
             return
-        if not self._deck.moving.is_seen(question):
-            self._deck.notice("y not taken: your terminal has not shown the question yet", "warn")
+        if binding is None:
+            self._window.notice(keys.means_nothing(key, state.screen), "dim")
             return
-        if question.ask.wants_reason:
-            self._deck.notice("type the reason, then enter", "warn")
+        self._window.notice("")
+        if self._moves.question is not None and not self._passes_question(binding):
             return
-        self._deck.question = None
-        if question.action is Action.QUIT:
-            self._deck.exit()
-        elif question.ask.order is not None:
-            self._deck.run_worker(self._deck.sender.order(question.ask.order), group="moves")
-        elif question.ask.signing is not None:
-            self._deck.run_worker(self._deck.sender.sign(question.ask.signing), group="moves")
-        else:
-            self._deck.moving.send(question.ask.moves)
+        if binding.action in (Action.OPEN, Action.MARK) and state.listing.index is None:
+            self._window.notice(f"{binding.shown} off: no row is selected", "dim")
+            return
+        self.do(binding.action)
+        self._window.after_key()
 
-    def do_quit(self) -> None:
-        if self._deck.state.screen is not Screen.TENANTS:
-            self._deck.show_list(Screen.TENANTS)
-        else:
-            self._deck.moving.gate(Action.QUIT)
+    def do(self, action: Action) -> None:
+        """Do an action as the list in front does it."""
+        front = self._window.front
+        own = front.handlers.get(action) if front is not None else None
+        (own or self.handlers[action])()
 
-    def do_escape(self) -> None:
+    def _passes_question(self, binding: Binding) -> bool:
+        """Whether a key goes on although a question is open. Anything but y and esc drops the question."""
+        question = self._moves.question
+        assert question is not None
+        if binding.action in (Action.CONFIRM, Action.CLOSE):
+            return True
+        if question.ask.listed and self._scrolls_question(binding.action):
+            return False
+        if binding.action in (Action.OPEN, question.action):
+            confirm, close = (self._state.keys.shown(action) for action in (Action.CONFIRM, Action.CLOSE))
+            self._window.notice(f"{binding.shown} does nothing here: {confirm} does it, {close} leaves")
+            return False
+        self._moves.question = None
+        return True
+
+    def _scrolls_question(self, action: Action) -> bool:
+        """Whether an action moves the question's list. Drawing stops it at the end."""
+        front = self._window.front
+        page = max(1, (front.pane.size.height if front is not None else 9) - 4)
+        by = {
+            Action.DOWN: 1,
+            Action.UP: -1,
+            Action.PAGE_DOWN: page,
+            Action.PAGE_UP: -page,
+            Action.FIRST: -100_000,
+            Action.LAST: 100_000,
+        }.get(action)
+        if by is None:
+            return False
+        self._moves.question_top = max(0, self._moves.question_top + by)
+        self._window.draw_front()
+        return True
+
+    # ---- ways out ----------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
         """Out of whatever is innermost."""
-        state = self._deck.state
-        row = state.row
-        if self._deck.question is not None:
-            self._deck.question = None
-        elif (
-            state.screen is Screen.TENANTS and row is not None and self._closes_panel(row.key)
-        ) or self._deck.sender.dismiss():
-            pass
-        elif state.listing.filter.pattern is not None:
+        state = self._state
+        if self._moves.dismiss():
+            return
+        if state.listing.filter.pattern is not None:
             state.set_filter(RowFilter())
         elif state.screen is Screen.TENANTS and state.marks:
             state.marks.clear()
         elif state.screen is not Screen.TENANTS:
-            self._deck.show_list(Screen.TENANTS)
+            self._window.show_list(Screen.TENANTS)
         else:
-            self._deck.notice("nothing is open here; q quits", "dim")
+            self._window.notice(f"nothing is open here; {state.keys.shown(Action.QUIT)} quits", "dim")
 
-    def _closes_panel(self, key: PointerKey) -> bool:
-        row = self._deck.state.tenants[key]
-        if not wants_panel(self._deck.state, row) or row.pointer.last_move is None:
-            return False
-        if row.pointer.last_move in self._deck.state.dismissed:
-            return False
-        self._deck.state.dismissed.add(row.pointer.last_move)
-        return True
+    def _quit(self) -> None:
+        if self._state.screen is not Screen.TENANTS:
+            self._window.show_list(Screen.TENANTS)
+        else:
+            self._moves.press(Action.QUIT)
 
-    def do_copy(self) -> None:
-        row = self._deck.state.row
-        command = pin_command(row, self._deck.state, whole=True) if row is not None and not is_done(row) else None
-        wanted = (command if self._deck.state.screen is Screen.TENANTS else None) or self._deck.state.identity
+    # ---- the selection -----------------------------------------------------------------------------------------
+
+    def _step(self, by: int) -> None:
+        self._state.listing.step(by)
+
+    def _page(self, by: int) -> None:
+        front = self._window.front
+        self._state.listing.step(by * (front.grid.page if front is not None else 1))
+
+    def _jump(self, to: int) -> None:
+        self._state.listing.jump(to)
+
+    def _mark(self) -> None:
+        self._state.toggle_mark()
+        self._state.listing.step(1)
+
+    def _mark_all(self) -> None:
+        if not self._state.tenant_list.order:
+            self._window.notice(f"{self._state.keys.shown(Action.MARK_ALL)} off: no row is shown", "dim")
+        self._state.toggle_marks()
+
+    def _sort(self) -> None:
+        self._state.next_sort()
+        self._window.notice(f"sorted by {self._state.sort.value}", "dim")
+
+    def _copy_selection(self) -> None:
+        state, row = self._state, self._state.row
+        command = pin_command(row, state, whole=True) if row is not None and not is_done(row) else None
+        wanted = (command if state.screen is Screen.TENANTS else None) or state.identity
         if wanted is None:
-            self._deck.notice("nothing to copy here", "dim")
-        elif self._deck.terminal is not None:
-            self._copy(wanted)
-
-    def _copy(self, text: str) -> None:
-        assert self._deck.terminal is not None
+            self._window.notice("nothing to copy here", "dim")
+            return
+        if self._window.terminal is None:
+            return
         try:
-            self._deck.terminal.write(copied(text, os.environ))
+            self._window.terminal.write(copied(wanted, os.environ))
         except TooLong as error:
-            self._deck.notice(f"not copied: {error}", "warn")
+            self._window.notice(f"not copied: {error}", "warn")
         else:
-            told = clean(text) if len(text) <= 64 else plural(len(text), "character")
-            self._deck.notice(f"copied {told} (if your terminal allows OSC 52)")
+            what = clean(wanted) if len(wanted) <= 64 else plural(len(wanted), "character")
+            self._window.notice(f"copied {what} (if your terminal allows OSC 52)")
 
-    def do_mark(self) -> None:
-        self._deck.state.toggle_mark()
-        self._deck.state.listing.step(1)
+    # ---- pages -------------------------------------------------------------------------------------------------
 
-    def do_sort(self) -> None:
-        self._deck.state.next_sort()
-        self._deck.notice(f"sorted by {self._deck.state.sort.value}", "dim")
-
-    def do_mark_shown(self) -> None:
-        if not self._deck.state.tenant_list.order:
-            self._deck.notice("* off: no row is shown", "dim")
-        self._deck.state.toggle_marks()
-
-    def do_json(self) -> None:
-        selected = self._deck.state.selected
+    def _json(self) -> None:
+        selected = self._state.selected
         if selected is None:
-            self._deck.notice("nothing is selected", "dim")
+            self._window.notice("nothing is selected", "dim")
             return
         text = selected.model_dump_json(indent=2)
-        self._deck.push_screen(
-            Page(
-                "json",
-                lambda width: [line(part) for whole in text.splitlines() for part in _cut(clean(whole), width)],
-                leaves="J",
-            )
-        )
 
-    def do_down(self) -> None:
-        self._deck.state.listing.step(1)
+        def write(width: int) -> list[Line]:
+            # Long lines are folded, so that digests and messages can be read whole.
+            return [
+                line(part) for whole in text.splitlines() for part in chop_cells(clean(whole), max(2, width)) or [""]
+            ]
 
-    def do_up(self) -> None:
-        self._deck.state.listing.step(-1)
+        self._window.push_screen(Page("json", write, leaves=self._state.keys.of(Action.JSON)))
 
-    def do_page_down(self) -> None:
-        self._deck.state.listing.step(self._deck.front.grid.page if self._deck.front else 1)
-
-    def do_page_up(self) -> None:
-        self._deck.state.listing.step(-(self._deck.front.grid.page if self._deck.front else 1))
-
-    def do_first(self) -> None:
-        self._deck.state.listing.jump(0)
-
-    def do_last(self) -> None:
-        self._deck.state.listing.jump(-1)
-
-    def do_tenants(self) -> None:
-        self._deck.show_list(Screen.TENANTS)
-
-    def do_nodes(self) -> None:
-        self._deck.show_list(Screen.NODES)
-
-    def do_jobs(self) -> None:
-        self._deck.show_list(Screen.JOBS)
-
-    def do_gates(self) -> None:
-        self._deck.show_list(Screen.GATES)
-
-    def do_adapters(self) -> None:
-        self._deck.show_list(Screen.ADAPTERS)
-
-    def do_data(self) -> None:
-        self._deck.show_list(Screen.DATA)
-
-    def do_events(self) -> None:
-        self._deck.show_list(Screen.EVENTS)
-
-    def do_help(self) -> None:
-        self._deck.push_screen(HelpScreen(self._deck.state.screen))
-
-    def do_filter(self) -> None:
-        if self._deck.front is not None:
-            self._deck.filter_before = self._deck.state.listing.filter
-            before = self._deck.filter_before.text
-            self._deck.front.prompt.open(Asking.FILTER, before, self._deck.typed.filters)
-
-    def do_command(self) -> None:
-        if self._deck.front is not None:
-            self._deck.front.prompt.open(Asking.COMMAND, "", self._deck.typed.commands)
+    def _help(self) -> None:
+        keys, screen = self._state.keys, self._state.screen
+        page = Page("help", partial(help_lines, keys, screen), leaves=keys.of(Action.HELP))
+        self._window.push_screen(page)

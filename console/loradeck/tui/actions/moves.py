@@ -1,161 +1,270 @@
-"""From a key that moves something to the question and the request: puts what the gate says into effect."""
+"""From a key that moves or stops something to the question and the request: puts the gate's verdicts into effect."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from loradeck.client.idempotency import new_key
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import MomentError, moment
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
-from loradeck.tui.gate.decide import Act, Action, Ask, Refuse, Verdict, barrier, decide, offer, rewind
-from loradeck.tui.gate.orders import order_of
+from loradeck.tui.actions.window import Window
+from loradeck.tui.gate.decide import annotate, decide
+from loradeck.tui.gate.promote import offer
 from loradeck.tui.gate.question import Question
+from loradeck.tui.gate.rewind import rewind
+from loradeck.tui.gate.seen_frames import SeenFrames
+from loradeck.tui.gate.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier
+from loradeck.tui.hub.move_sender import MoveSender
+from loradeck.tui.hub.queries import Queries
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
+from loradeck.tui.lines.rollback_panel import wants_panel
 from loradeck.tui.model.own_moves import Move
-from loradeck.tui.model.state import Screen
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.widgets.prompt import Asking
 
-if TYPE_CHECKING:
-    from loradeck.tui.app import Deck
 
+class Moves:
+    """The open question, and the only way from an action to the sender. Nothing is sent but through here.
 
-class Moving:
-    """Nothing is sent but through here. `annotating`: the event that an incident is being typed for."""
+    Args:
+        seen: which frames are known to be on the terminal.
+        make_key: makes the idempotency key of a request.
+    """
 
-    def __init__(self, deck: Deck) -> None:
-        self._deck = deck
-        self.annotating: Event | None = None
+    def __init__(
+        self,
+        window: Window,
+        state: ConsoleState,
+        seen: SeenFrames,
+        sender: MoveSender,
+        queries: Queries,
+        *,
+        make_key: NewKey = new_key,
+    ) -> None:
+        self._window = window
+        self._state = state
+        self._seen = seen
+        self._sender = sender
+        self._queries = queries
+        self._make_key = make_key
+        self._annotating: Event | None = None  # what is selected while one types is another matter
+        self.question: Question | None = None
+        self.question_top = 0
+        """First entry of the question's list that is in view."""
 
-    def gate(self, action: Action) -> None:
-        """A key that moves something on the selected row: as the gate decides."""
-        verdict = decide(
+    # ---- verdicts ----------------------------------------------------------------------------------------------
+
+    def verdict(self, action: Action) -> Verdict:
+        """What would become of an action on the selection now, for the screen alone."""
+        return decide(action, self._state, self._seen.look(), read_only=self._window.read_only)
+
+    def press(self, action: Action) -> None:
+        """An action that needs nothing but the selection: as the gate decides."""
+        frame = self._seen.look()
+        self.follow(
             action,
-            self._deck.state,
-            self._deck.sight.look(),
-            read_only=self._deck.read_only,
-            make_key=self._deck.make_key,
+            decide(action, self._state, frame, read_only=self._window.read_only, make_key=self._make_key),
         )
-        self.follow(action, verdict)
-
-    def order(self, action: Action) -> None:
-        """A key that orders something of the selected node or job: its question, or why there is none."""
-        self.follow(action, order_of(action, self._deck.state, read_only=self._deck.read_only))
 
     def follow(self, action: Action, verdict: Verdict) -> None:
         """Send, ask or say why not."""
         match verdict:
             case Refuse():
-                self._deck.notice(verdict.why, "warn")
+                self._window.notice(verdict.why, "warn")
             case Ask():
-                self._deck.question = Question(action, verdict)
-                self._deck.question_top = 0
-                if verdict.wants_reason and self._deck.front is not None:
-                    self._deck.front.prompt.open(Asking.REASON)
+                self.question = Question(action, verdict)
+                self.question_top = 0
+                if verdict.wants_reason and self._window.front is not None:
+                    self._window.front.prompt.open(Asking.REASON)
             case Act(moves=()):
-                self._deck.exit()
+                self._window.exit()
             case Act():
-                self.send(verdict.moves)
-        self._deck.draw_front()
+                self._send(verdict.moves)
+        self._window.draw_front()
 
-    def is_seen(self, question: Question) -> bool:
-        """Whether the terminal has shown a question."""
-        frame = self._deck.sight.look()
-        return frame.question == question.number and frame.seen_at is not None
+    def bars(self, action: Action) -> bool:
+        """Whether an action is barred on every row; the notice says why."""
+        barred = barrier(action, self._state, self._window.read_only)
+        if barred is not None:
+            self._window.notice(barred.why, "warn")
+        return barred is not None
+
+    def _send(self, moves: Sequence[Move]) -> None:
+        owns = self._sender.begin(moves)
+        if len(owns) > 1:
+            self._state.marks.clear()
+        self._window.run_worker(self._sender.deliver(owns), group="moves")
+
+    # ---- the open question -------------------------------------------------------------------------------------
+
+    def confirm(self) -> None:
+        """Yes to the open question: send what it asked for."""
+        question = self.question
+        if question is None:
+            self._window.notice(f"nothing waits for {self._key(Action.CONFIRM)}", "dim")
+        elif not self._is_seen(question):
+            key = self._key(Action.CONFIRM)
+            self._window.notice(f"{key} not taken: your terminal has not shown the question yet", "warn")
+        elif question.ask.wants_reason:
+            self._window.notice("type the reason, then enter", "warn")
+        else:
+            self.question = None
+            if question.action is Action.QUIT:
+                self._window.exit()
+            elif question.ask.order is not None:
+                self._window.run_worker(self._sender.order(question.ask.order), group="moves")
+            elif question.ask.signing is not None:
+                self._window.run_worker(self._sender.sign(question.ask.signing), group="moves")
+            else:
+                self._send(question.ask.moves)
+
+    def give_reason(self, reason: str) -> bool:
+        """The typed reason of an override: sends the question it belongs to. False: typing goes on."""
+        question = self.question
+        if question is None:
+            return False
+        if not reason.strip():
+            self._window.notice("a reason is needed; esc leaves", "warn")
+            return False
+        if not self._is_seen(question):
+            self._window.notice("not sent: your terminal has not shown the question yet", "warn")
+            return False
+        self.question = None
+        self._send([move.because(reason.strip()) for move in question.ask.moves])
+        return True
+
+    def dismiss(self) -> bool:
+        """Close the innermost of question, rollback panel and last result; False where none is open."""
+        if self.question is not None:
+            self.question = None
+            return True
+        return self._closes_panel() or self._sender.dismiss()
+
+    def _closes_panel(self) -> bool:
+        state, row = self._state, self._state.row
+        if state.screen is not Screen.TENANTS or row is None or not wants_panel(state, row):
+            return False
+        last = row.pointer.last_move
+        if last is None or last in state.dismissed:
+            return False
+        state.dismissed.add(last)
+        return True
 
     def drop_outdated(self) -> None:
         """A question about something that has changed is withdrawn."""
-        why = self._deck.question.outdated(self._deck.state) if self._deck.question is not None else None
+        why = self.question.outdated(self._state) if self.question is not None else None
         if why is not None:
-            self._deck.question = None
-            if self._deck.front is not None and self._deck.front.prompt.asking is Asking.REASON:
-                self._deck.front.prompt.close()
-            self._deck.notice(f"question dropped: {why}", "warn")
+            self.question = None
+            if self._window.front is not None and self._window.front.prompt.asking is Asking.REASON:
+                self._window.front.prompt.close()
+            self._window.notice(f"question dropped: {why}", "warn")
+
+    def _is_seen(self, question: Question) -> bool:
+        frame = self._seen.look()
+        return frame.question == question.number and frame.seen_at is not None
+
+    def _key(self, action: Action) -> str:
+        return self._state.keys.shown(action)
+
+    # ---- what the hub is asked before a question ---------------------------------------------------------------
 
     def promote(self, label: str | None, *, override: bool) -> None:
         """Offer a release for the selected row: the newest that is not live, or the one that was named."""
-        row = self._deck.state.row
-        barred = barrier(Action.PROMOTE, self._deck.state, self._deck.read_only)
-        if barred is not None:
-            self._deck.notice(barred.why, "warn")
-        elif row is None:
-            self._deck.notice("p off: no row is selected", "warn")
+        row = self._state.row
+        if self.bars(Action.PROMOTE):
+            return
+        if row is None:
+            self._window.notice(f"{self._key(Action.PROMOTE)} off: no row is selected", "warn")
         else:
-            self._deck.notice(f"looking up the releases of {row.tenant} ...", "dim")
-            self._deck.run_worker(self._offer(row.key, label, override=override), group="offer", exclusive=True)
+            self._window.notice(f"looking up the releases of {row.tenant} ...", "dim")
+            self._window.run_worker(self._offer(row.key, label, override=override), group="offer", exclusive=True)
+
+    async def _offer(self, key: PointerKey, label: str | None, *, override: bool) -> None:
+        found = await self._queries.candidate(key, label)
+        if found is None:
+            return
+        row = self._state.tenants.get(key)
+        if row is None or self._state.tenant_list.selected != key or not self._may_ask():
+            self._window.notice(f"{self._key(Action.PROMOTE)} dropped: you have moved on", "dim")
+            return
+        self._window.notice("")
+        verdict = offer(
+            self._state,
+            row,
+            *found,
+            override=override,
+            read_only=self._window.read_only,
+            make_key=self._make_key,
+        )
+        self.follow(Action.PROMOTE, verdict)
 
     def _may_ask(self) -> bool:
         """Whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
-        front = self._deck.front
-        return (
-            front is not None
-            and front.WHICH is Screen.TENANTS
-            and front.prompt.asking is None
-            and self._deck.question is None
-        )
+        front = self._window.front
+        is_free = front is not None and front.which is Screen.TENANTS and front.prompt.asking is None
+        return is_free and self.question is None
 
-    async def _offer(self, key: PointerKey, label: str | None, *, override: bool) -> None:
-        found = await self._deck.asker.candidate(key, label)
-        if found is None:
-            return
-        row = self._deck.state.tenants.get(key)
-        if row is None or self._deck.state.tenant_list.selected != key or not self._may_ask():
-            self._deck.notice("p dropped: you have moved on", "dim")
-            return
-        self._deck.notice("")
-        candidate, gate = found
-        verdict = offer(
-            self._deck.state,
-            row,
-            candidate,
-            gate,
-            override=override,
-            read_only=self._deck.read_only,
-            make_key=self._deck.make_key,
-        )
-        self.follow(Action.PROMOTE, verdict)
+    def ask_moment(self) -> None:
+        """Open the line for the time or rev that a rewind goes back to."""
+        if not self.bars(Action.REWIND) and self._window.front is not None:
+            self._window.notice("14:05 (local), 14:05Z, 20m ago, or a rev", "dim")
+            self._window.front.prompt.open(Asking.MOMENT)
 
     def rewind_to(self, text: str) -> bool:
         """Ask the hub what going back to a time or a rev would do. False: it is neither, and typing goes on."""
         to_rev = int(text) if text.strip().isdecimal() else None
         time_ms = None
         if to_rev is None:
-            now_ms = self._deck.state.hub_now_ms or int(time.time() * 1000)
+            now_ms = self._state.hub_now_ms or int(time.time() * 1000)
             try:
                 time_ms = moment(text, now_ms=now_ms, zoneless=True)
             except MomentError as error:
-                self._deck.notice(clean(f"{error}; {error.fix}"), "bad")
+                self._window.notice(clean(f"{error}; {error.fix}"), "bad")
                 return False
-        tenants = tuple(dict.fromkeys(tenant for tenant, _ in self._deck.state.marks))
+        tenants = tuple(dict.fromkeys(tenant for tenant, _ in self._state.marks))
         request = RewindRequest(
-            to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=self._deck.make_key(), reason="rewind"
+            to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=self._make_key(), reason="rewind"
         )
-        self._deck.notice("asking the hub what would move ...", "dim")
-        self._deck.run_worker(self._plan_rewind(request), group="offer", exclusive=True)
+        self._window.notice("asking the hub what would move ...", "dim")
+        self._window.run_worker(self._plan_rewind(request), group="offer", exclusive=True)
         return True
 
     async def _plan_rewind(self, request: RewindRequest) -> None:
-        plan = await self._deck.asker.plan(request)
+        plan = await self._queries.plan(request)
         if plan is None:
             return
         if not self._may_ask():
-            self._deck.notice("W dropped: you have moved on", "dim")
+            self._window.notice(f"{self._key(Action.REWIND)} dropped: you have moved on", "dim")
             return
-        self._deck.notice("")
-        self.follow(Action.REWIND, rewind(self._deck.state, plan, request, read_only=self._deck.read_only))
+        self._window.notice("")
+        self.follow(Action.REWIND, rewind(self._state, plan, request, read_only=self._window.read_only))
 
-    def about(self) -> Event | None:
-        """The event that `i` is about: the selected one, or the last move of the selected row."""
-        if self._deck.state.screen is Screen.EVENTS:
-            return self._deck.state.events.get(self._deck.state.event_list.selected or 0)
-        row = self._deck.state.row
-        return self._deck.state.last_move(row) if row is not None else None
+    # ---- an incident -------------------------------------------------------------------------------------------
 
-    def send(self, moves: Sequence[Move]) -> None:
-        """Send what was let through or confirmed, beside the keys."""
-        owns = self._deck.sender.begin(moves)
-        if len(owns) > 1:
-            self._deck.state.marks.clear()
-        self._deck.run_worker(self._deck.sender.deliver(owns), group="moves")
+    def ask_incident(self) -> None:
+        """Open the line for an incident and a reason, about the selected event or the last move of the row."""
+        if self.bars(Action.ANNOTATE):
+            return
+        state, row = self._state, self._state.row
+        if state.screen is Screen.EVENTS:
+            about = state.events.get(state.event_list.selected or 0)
+        else:
+            about = state.last_move(row) if row is not None else None
+        if about is None:
+            self._window.notice(f"{self._key(Action.ANNOTATE)} off: no move of a pointer is selected", "warn")
+        elif self._window.front is not None:
+            self._annotating = about
+            self._window.notice("INC-2210 what happened; - for no incident", "dim")
+            self._window.front.prompt.open(Asking.INCIDENT)
+
+    def annotate(self, text: str) -> None:
+        """Send the incident that was typed."""
+        verdict = annotate(
+            self._state, self._annotating, text, read_only=self._window.read_only, make_key=self._make_key
+        )
+        self.follow(Action.ANNOTATE, verdict)

@@ -8,34 +8,31 @@ from __future__ import annotations
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.state import NodeReplica, NodeRow
-from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier
-from loradeck.tui.lines.hardware import on_gpus
+from loradeck.tui.gate.verdict import Ask, Verdict, off
+from loradeck.tui.keys.action import Action
 from loradeck.tui.model.own_moves import Order
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import plural
+from loradeck.tui.text.spans import on_gpus, plural
 
 _OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
-def order_of(action: Action, state: ConsoleState, *, read_only: str | None = None) -> Verdict:
-    """What becomes of a key that orders something of the selected node or job. It never acts at once."""
-    barred = barrier(action, state, read_only)
-    if barred is not None:
-        return barred
+def order_of(action: Action, state: ConsoleState) -> Verdict:
+    """What becomes of an order on the selected node or job. It never acts at once."""
     if action in (Action.CANCEL, Action.RESUME):
         job = state.jobs.get(state.job_list.selected or "")
         if job is None:
-            return Refuse(f"{action.value} off: no job is selected")
-        return _cancel(job) if action is Action.CANCEL else _resume(job)
+            return off(state, action, "no job is selected")
+        return _cancel(state, job) if action is Action.CANCEL else _resume(state, job)
     node = state.nodes.get(state.node_list.selected or "")
     if node is None:
-        return Refuse(f"{action.value} off: no node is selected")
+        return off(state, action, "no node is selected")
     return _node(action, state, node)
 
 
 def outdated(order: Order, state: ConsoleState) -> str | None:
     """Why a question no longer asks about what is; None: it still holds."""
-    if order.action in (Action.CANCEL.value, Action.RESUME.value):
+    if order.action in (Action.CANCEL, Action.RESUME):
         job = state.jobs.get(order.subject)
         now = job_mark(job) if job is not None else None
     else:
@@ -60,13 +57,14 @@ def job_mark(job: Job) -> str:
 
 
 def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
-    key, name, seen = action.value, clean(node.node), node_mark(node)
+    key, name, seen = state.keys.shown(action), clean(node.node), node_mark(node)
+    again = f"{state.keys.shown(Action.UNCORDON)} gives it work again"
     if action is Action.DRAIN and node.drained:
-        return Refuse(f"D off: {name} is drained already; U gives it work again")
+        return off(state, action, f"{name} is drained already; {again}")
     if action is Action.CORDON and node.cordoned:
-        return Refuse(f"C off: {name} is {seen} already; U gives it work again")
+        return off(state, action, f"{name} is {seen} already; {again}")
     if action is Action.UNCORDON and not node.cordoned and not node.drained:
-        return Refuse(f"U off: {name} is neither cordoned nor drained")
+        return off(state, action, f"{name} is neither cordoned nor drained")
     jobs = [job for job in state.jobs.values() if job.node == node.node and job.state not in _OVER]
     served = _served(state, node)
     effect = {
@@ -80,7 +78,7 @@ def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
         listed = [*served, *listed]
     away = "" if node.linked and not node.lost else "; it is away and hears of it when it is back"
     verb = {Action.DRAIN: "drain", Action.CORDON: "cordon", Action.UNCORDON: "uncordon"}[action]
-    order = Order(key, node.node, f"{key} {verb} {name}", seen)
+    order = Order(action, node.node, f"{key} {verb} {name}", seen)
     serving = ""
     if action is Action.DRAIN:
         engines = ", ".join(f"{clean(one.replica)}{_where(node, one)}" for one in node.replicas)
@@ -110,9 +108,9 @@ def _served(state: ConsoleState, node: NodeRow) -> list[str]:
 # ---- jobs --------------------------------------------------------------------------------------------------
 
 
-def _cancel(job: Job) -> Verdict:
+def _cancel(state: ConsoleState, job: Job) -> Verdict:
     if job.state in _OVER:
-        return Refuse(f"X off: {clean(job.id)} is {job.state.value} already")
+        return off(state, Action.CANCEL, f"{clean(job.id)} is {job.state.value} already")
     match job.spec:
         case PrepareSpec() as spec:
             effect = f"the promote of {spec.tenant}/{spec.route} does not happen; nothing has moved yet"
@@ -124,20 +122,27 @@ def _cancel(job: Job) -> Verdict:
             effect = "it stops at its next item; no report and no gate result come of it"
     where = f" on {clean(job.node)}" if job.node else ""
     far = f", {job.step}/{job.of or '?'}" if job.step is not None else ""
-    order = Order(Action.CANCEL.value, job.id, f"X cancel {clean(job.id)}", job_mark(job))
-    line = f"X cancel {clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}{where} ({job.state.value}{far}), asked "
+    key = state.keys.shown(Action.CANCEL)
+    order = Order(Action.CANCEL, job.id, f"{key} cancel {clean(job.id)}", job_mark(job))
+    line = (
+        f"{key} cancel {clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}{where} ({job.state.value}{far}), asked "
+    )
     return Ask(f"{line}for by {clean(job.by)}: {effect}", order=order)
 
 
-def _resume(job: Job) -> Verdict:
+def _resume(state: ConsoleState, job: Job) -> Verdict:
     if job.state not in (JobState.FAILED, JobState.CANCELLED):
-        return Refuse(f"S off: {clean(job.id)} is {job.state.value}; only a failed or cancelled job is resumed")
+        return off(
+            state, Action.RESUME, f"{clean(job.id)} is {job.state.value}; only a failed or cancelled job is resumed"
+        )
+    promote = state.keys.shown(Action.PROMOTE)
     if isinstance(job.spec, PrepareSpec):
-        return Refuse("S off: a prepare belongs to its promote; p on the tenant begins again")
+        return off(state, Action.RESUME, f"a prepare belongs to its promote; {promote} on the tenant begins again")
     ended = f" ({job.state.value}{f': {clean(job.code)}' if job.code else ''})"
-    order = Order(Action.RESUME.value, job.id, f"S resume {clean(job.id)}", job_mark(job))
+    key = state.keys.shown(Action.RESUME)
+    order = Order(Action.RESUME, job.id, f"{key} resume {clean(job.id)}", job_mark(job))
     return Ask(
-        f"S resume {clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}{ended}: it is queued again as attempt "
+        f"{key} resume {clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}{ended}: it is queued again as attempt "
         f"{job.attempt + 1}, {_from(job)}",
         order=order,
     )
@@ -156,6 +161,6 @@ def took(order: Order, answer: NodeRow | Job) -> str:
     """What the hub's answer to an order says."""
     if isinstance(answer, NodeRow):
         return f"{order.says}: it is {node_mark(answer)}"
-    if order.action == Action.CANCEL.value and answer.state not in _OVER:
+    if order.action is Action.CANCEL and answer.state not in _OVER:
         return f"{order.says}: its node has been told to stop it"
     return f"{order.says}: it is {answer.state.value}"

@@ -7,11 +7,12 @@ import textwrap
 from dataclasses import dataclass, field
 
 from loradeck.schemas.moves import AnnotateRequest, RewindRequest, UndoRequest
-from loradeck.tui.gate.decide import Action, Ask
 from loradeck.tui.gate.orders import outdated
-from loradeck.tui.lines.preview import title
+from loradeck.tui.gate.verdict import Ask
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_map import Keys
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, line, plural
+from loradeck.tui.text.spans import Line, Span, line, plural, title
 
 _numbers = itertools.count(1)
 
@@ -24,33 +25,36 @@ class Question:
     ask: Ask
     number: int = field(default_factory=lambda: next(_numbers))
 
-    def height(self, width: int) -> int:
+    def height(self, keys: Keys, width: int) -> int:
         """Lines that all of it takes."""
-        return len(self._head(width)) + len(self.ask.listed) + 1
+        return len(self._head(keys, width)) + len(self.ask.listed) + 1
 
-    def _head(self, width: int) -> list[Line]:
-        lines = [title("y or esc?", width, "question")]
+    def _head(self, keys: Keys, width: int) -> list[Line]:
+        lines = [title(f"{keys.shown(Action.CONFIRM)} or {keys.shown(Action.CLOSE)}?", width, "question")]
         return lines + [line(Span(f" {part}", "bold")) for part in textwrap.wrap(self.ask.line, max(20, width - 2))]
 
-    def last_top(self, width: int, height: int) -> int:
+    def last_top(self, keys: Keys, width: int, height: int) -> int:
         """The entry of the list that is on top when its end is in view."""
-        room = height - len(self._head(width)) - 1
+        room = height - len(self._head(keys, width)) - 1
         return max(0, len(self.ask.listed) - room + 1) if len(self.ask.listed) > room else 0
 
-    def lines(self, width: int, height: int, top: int = 0) -> list[Line]:
+    def lines(self, keys: Keys, width: int, height: int, top: int = 0) -> list[Line]:
         """The question in the pane: from, to, author and reason first, then the frozen list, then the keys.
 
         `top`: the first entry of a list that is longer than the pane.
         """
-        lines = self._head(width)
+        lines = self._head(keys, width)
         room = height - len(lines) - 1
         listed = list(self.ask.listed)
+        down, up = (keys.shown(action).partition("/")[0] for action in (Action.DOWN, Action.UP))
         if len(listed) > room > 0:
             shown = listed[top : top + room - 1]
-            listed = [*shown, f"{top + 1}-{top + len(shown)} of {plural(len(listed), 'row')}: j and k scroll"]
+            listed = [*shown, f"{top + 1}-{top + len(shown)} of {plural(len(listed), 'row')}: {down} and {up} scroll"]
         lines += [line(f"   {entry}") for entry in listed]
-        keys = "type the reason below, enter sends, esc leaves" if self.ask.wants_reason else "y does it, esc leaves"
-        lines.append(line(Span(f" {keys}; nothing has been sent", "question")))
+        answers = f"{keys.shown(Action.CONFIRM)} does it, {keys.shown(Action.CLOSE)} leaves"
+        if self.ask.wants_reason:
+            answers = "type the reason below, enter sends, esc leaves"
+        lines.append(line(Span(f" {answers}; nothing has been sent", "question")))
         return lines
 
     def outdated(self, state: ConsoleState) -> str | None:

@@ -45,7 +45,7 @@ class Frame:
     seen_at: float | None = None
 
 
-class Sight:
+class SeenFrames:
     """Follows frames from written to seen.
 
     `request` writes a cursor-position request after what was written so far. `written` counts what has been

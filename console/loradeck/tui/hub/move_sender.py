@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
-from loradeck.schemas.moves import MoveResult
+from loradeck.schemas.jobs import Job
+from loradeck.schemas.moves import (
+    AnnotateRequest,
+    FallbackRequest,
+    HoldRequest,
+    MoveResult,
+    PromoteRequest,
+    RewindRequest,
+    RollbackRequest,
+    UndoRequest,
+)
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.gate.orders import took
-from loradeck.tui.hub.port import Port
-from loradeck.tui.lines.outcome import said, tell_of, tell_of_all
-from loradeck.tui.lines.review_sheet import after_signing
+from loradeck.tui.gate.sign import after_signing
+from loradeck.tui.hub.connection import Connection
+from loradeck.tui.keys.action import Action
+from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
 from loradeck.tui.model.own_moves import Move, Order, OwnMove, Phase, Signing, Tell
 from loradeck.tui.model.state import ORDERED, ConsoleState
 
@@ -24,11 +35,11 @@ AT_ONCE = 8
 """Marked rows that are sent at the same time."""
 
 
-class Sender:
+class MoveSender:
     """Moves on their way. `changed` is called whenever something new is known of one."""
 
-    def __init__(self, port: Port, state: ConsoleState, changed: Callable[[], None]) -> None:
-        self._port = port
+    def __init__(self, hub: Connection, state: ConsoleState, changed: Callable[[], None]) -> None:
+        self._hub = hub
         self._state = state
         self._changed = changed
         self._told: list[OwnMove] = []
@@ -74,7 +85,7 @@ class Sender:
         if self._state.screen in ORDERED and told is not None and told.closes:
             self._state.order_tell = None
             return True
-        if self._state.tell is None or not all(self._state.is_settled(own) for own in self._told):
+        if self._state.tell is None or not all(self._state.is_finished(own) for own in self._told):
             return False
         self._state.tell, self._told = None, []
         return True
@@ -82,7 +93,7 @@ class Sender:
     @property
     def watched(self) -> set[tuple[str, str]]:
         """Rows whose changes are drawn at once: those of moves that have not settled, and of the last one."""
-        waiting = [own for own in self._state.own[-20:] if not self._state.is_settled(own)]
+        waiting = [own for own in self._state.own[-20:] if not self._state.is_finished(own)]
         waiting += self._told
         return {key for own in waiting for key in (own.move.row, *own.moved)}
 
@@ -105,47 +116,80 @@ class Sender:
         state, tell = self._state, self._tell_order
         tell(f"{order.says}: sending", "warn")
         try:
-            answer = await self._port.order(order)
+            answer = await self._order(order)
         except OutcomeUnknown as error:
             tell(f"OUTCOME UNKNOWN {order.says}: no answer from {clean(error.detail)}; STATE says what holds", "bad")
         except ApiError as error:
-            tell(f"REFUSED {order.says}: {said(error)}", "bad")
+            tell(f"REFUSED {order.says}: {error_line(error)}", "bad")
         except ClientError as error:
-            tell(f"NOT SENT {order.says}: {said(error)}", "bad")
+            tell(f"NOT SENT {order.says}: {error_line(error)}", "bad")
         else:
             state.apply(FeedNodes(rows=(answer,)) if isinstance(answer, NodeRow) else FeedJobs(rows=(answer,)))
             tell(took(order, answer), "good")
 
     async def sign(self, signing: Signing) -> None:
         """Send a signature and tell what became of it. Sent twice it is one."""
-        tell = self._tell_order
+        tell, look = self._tell_order, self._state.keys.shown(Action.OPEN)
         tell(f"{signing.says}: sending", "warn")
         try:
-            result = await self._port.sign_review(signing.tenant, signing.route, signing.review)
+            result = await self._hub.api.sign_review(signing.tenant, signing.route, signing.review)
         except OutcomeUnknown as error:
             tell(
-                f"OUTCOME UNKNOWN {signing.says}: no answer from {clean(error.detail)}; enter shows who has signed",
+                f"OUTCOME UNKNOWN {signing.says}: no answer from {clean(error.detail)}; {look} shows who has signed",
                 "bad",
             )
         except ApiError as error:
-            tell(f"REFUSED {signing.says}: {said(error)}", "bad")
+            tell(f"REFUSED {signing.says}: {error_line(error)}", "bad")
         except ClientError as error:
-            tell(f"NOT SENT {signing.says}: {said(error)}", "bad")
+            tell(f"NOT SENT {signing.says}: {error_line(error)}", "bad")
         else:
             tell(f"{signing.says}; {after_signing(result)}", "good")
 
     async def _deliver(self, own: OwnMove) -> None:
         try:
-            result = await self._port.send(own.move)
+            result = await self._send(own.move)
         except ApiError as error:
-            self._settle(own, Phase.REFUSED, said(error))
+            self._resolve(own, Phase.REFUSED, error_line(error))
         except OutcomeUnknown as error:
-            self._settle(own, Phase.UNKNOWN, clean(error.detail))
+            self._resolve(own, Phase.UNKNOWN, clean(error.detail))
             await self._look_up(own)
         except ClientError as error:
-            self._settle(own, Phase.NOT_SENT, said(error))
+            self._resolve(own, Phase.NOT_SENT, error_line(error))
         else:
             self._answered(own, result)
+
+    async def _send(self, move: Move) -> MoveResult:
+        """Raises: ApiError (refused), HubUnreachable (never sent), OutcomeUnknown (sent, answer lost)."""
+        api, (tenant, route) = self._hub.api, move.row
+        match move.request:
+            case RollbackRequest() as request:
+                return await api.rollback(tenant, route, request)
+            case UndoRequest(txn=str()) as request:
+                return await api.undo_txn(request)
+            case UndoRequest() as request:
+                return await api.undo(tenant, route, request)
+            case FallbackRequest() as request:
+                return await api.fallback(tenant, route, request)
+            case HoldRequest() as request:
+                return await api.hold(tenant, route, request)
+            case PromoteRequest() as request:
+                return await api.promote(tenant, route, request)
+            case AnnotateRequest() as request:
+                return await api.annotate(tenant, route, request)
+            case RewindRequest() as request:
+                return await api.rewind(request)
+
+    async def _order(self, order: Order) -> NodeRow | Job:
+        """Raises the errors of `_send`; an order may be sent twice."""
+        api = self._hub.api
+        calls: dict[Action, Callable[[str], Awaitable[NodeRow | Job]]] = {
+            Action.DRAIN: api.drain_node,
+            Action.CORDON: api.cordon_node,
+            Action.UNCORDON: api.uncordon_node,
+            Action.CANCEL: api.cancel_job,
+            Action.RESUME: api.resume_job,
+        }
+        return await calls[order.action](order.subject)
 
     async def _look_up(self, own: OwnMove) -> None:
         """Ask for a lost answer by its key until the hub knows. Two answers 'never seen' make it unmoved."""
@@ -153,7 +197,7 @@ class Sender:
         while unseen < 2:
             await asyncio.sleep(LOOK_UP_S)
             try:
-                result = await self._port.outcome(own.move.key)
+                result = await self._hub.api.move(own.move.key)
             except ClientError:
                 unseen = 0
                 continue
@@ -161,7 +205,7 @@ class Sender:
                 self._answered(own, result)
                 return
             unseen += 1
-        self._settle(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
+        self._resolve(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
 
     def _answered(self, own: OwnMove, result: MoveResult) -> None:
         own.result = result
@@ -172,9 +216,9 @@ class Sender:
             phase = Phase.PENDING
         if result.events:
             self._state.apply(FeedEvents(events=result.events))
-        self._settle(own, phase, "")
+        self._resolve(own, phase, "")
 
-    def _settle(self, own: OwnMove, phase: Phase, trouble: str) -> None:
+    def _resolve(self, own: OwnMove, phase: Phase, trouble: str) -> None:
         own.phase = phase
         own.trouble = trouble
         own.answered_at = self._state.clock()

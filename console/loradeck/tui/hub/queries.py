@@ -7,24 +7,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Coroutine, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from loradeck.client.errors import ClientError
 from loradeck.client.lineage import ancestors
 from loradeck.client.responses import ReleaseDetail
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import RewindPlan, RewindRequest
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.trace import Traced
-from loradeck.tui.gate.decide import newest
-from loradeck.tui.hub.port import Port
+from loradeck.tui.gate.promote import newest
+from loradeck.tui.hub.connection import Connection
 from loradeck.tui.hub.release_labels import Labels
-from loradeck.tui.lines.outcome import said
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
+from loradeck.tui.lines.outcome import error_line
+from loradeck.tui.model.feed_state import FETCHED, Link
+from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.registry import Fetch
 from loradeck.tui.model.review_draft import Reviewing
-from loradeck.tui.model.state import FETCHED, ConsoleState, Link, Screen
+from loradeck.tui.model.state import ConsoleState
+
+if TYPE_CHECKING:
+    from loradeck.client.api import HubApi
 
 COMPANY_S = 30.0
 """How long what releases share is taken to hold while no pointer moves; their health is on their own rows."""
@@ -46,7 +55,7 @@ ANCESTORS = 4
 """Versions before the selected one whose evaluations are asked for."""
 
 
-class Asker:
+class Queries:
     """
     Args:
         start: runs a coroutine beside the keys.
@@ -56,21 +65,25 @@ class Asker:
 
     def __init__(
         self,
-        port: Port,
+        hub: Connection,
         state: ConsoleState,
         *,
         start: Callable[[Coroutine[Any, Any, None]], None],
         changed: Callable[[], None],
         notice: Callable[[str, str], None],
     ) -> None:
-        self._port = port
+        self._hub = hub
         self._state = state
         self._start = start
         self._changed = changed
         self._notice = notice
-        self._labels = Labels(port, state)
+        self._labels = Labels(hub, state)
         self._shown: tuple[frozenset[PointerKey], frozenset[str]] | None = None
         self._company: tuple[PointerKey, int, float] | None = None
+
+    @property
+    def _api(self) -> HubApi:
+        return self._hub.api
 
     def show(self, rows: Collection[PointerKey], nodes: Collection[str]) -> None:
         """Ask for the figures of these rows and nodes from now on; what moves or changes a flag comes for every row.
@@ -84,7 +97,7 @@ class Asker:
         if shown != self._shown and state.link is not Link.CONNECTING:
             self._shown = shown
             state.ask_for(*shown)
-            self._start(self._port.show(*shown))
+            self._start(self._hub.show(*shown))
 
     def labels(self, in_view: Collection[Hashable]) -> None:
         """Ask what releases are called that events name and no row has described. `in_view`: revs on the screen."""
@@ -111,7 +124,7 @@ class Asker:
     async def _learn_company(self, key: PointerKey) -> None:
         held = self._state.company
         try:
-            found = await self._port.company(*key)
+            found = await self._api.company(*key)
         except ClientError:
             held.pop(key, None)  # the line says that it is not known
             self._company = None
@@ -145,17 +158,18 @@ class Asker:
         fetch = state.fetches[which]
         fetch.tried = state.clock()
         try:
-            gates = await self._port.gates() if which is not Screen.DATA else None
+            gates = await self._api.attestations(kind=AttestationKind.GATE) if which is not Screen.DATA else None
             # Each of the three screens names what is on the others.
-            adapters, data = await self._port.adapters(), await self._port.data()
+            adapters = await self._api.adapters()
+            datasets, suites = await self._api.datasets(), await self._api.suites()
         except ClientError as error:
-            fetch.trouble = said(error)
+            fetch.trouble = error_line(error)
         else:
             if gates is not None:
                 registry.take_gates(gates)
                 state.fetched(Screen.GATES)
             registry.take_adapters(adapters)
-            registry.take_data(*data)
+            registry.take_data(datasets, suites)
             state.fetched(Screen.ADAPTERS)
             state.fetched(Screen.DATA)
         finally:
@@ -168,10 +182,11 @@ class Asker:
     async def _fetch_scores(self, release: str, fetch: Fetch) -> None:
         fetch.tried = self._state.clock()
         try:
-            self._state.registry.take_scores(release, await self._port.scores(release))
+            found = await self._api.attestations(kind=AttestationKind.EVALUATION, subject=release)
+            self._state.registry.take_scores(release, found)
             fetch.at, fetch.trouble = self._state.clock(), ""
         except ClientError as error:
-            fetch.trouble = said(error)
+            fetch.trouble = error_line(error)
         finally:
             fetch.running = False
         self._changed()
@@ -179,9 +194,27 @@ class Asker:
     async def sheet(self, reviewing: Reviewing) -> None:
         """A candidate's sampled answers, as the hub has them now."""
         try:
-            reviewing.take(await self._port.review_sheet(*reviewing.candidate))
+            reviewing.take(await self._api.review_sheet(*reviewing.candidate))
         except ClientError as error:
-            reviewing.trouble = said(error)
+            reviewing.trouble = error_line(error)
+
+    async def poll_job(self, job: FollowedJob) -> None:
+        """Ask for what is new of a job."""
+        fetch, line, now = job.fetch, job.last_line, self._state.clock()
+        fetch.running, fetch.tried = True, now
+        attempt, seq = job.last_event
+        try:
+            events = await self._api.job_events(job.job, attempt=attempt, seq=seq)
+            lines = await self._api.job_log(
+                job.job, attempt=line.attempt if line else 0, number=line.number if line else 0
+            )
+        except ClientError as error:
+            fetch.trouble = error_line(error)
+        else:
+            fetch.at, fetch.trouble = now, ""
+            job.add(events, lines)
+        finally:
+            fetch.running = False
 
     # ---- before a question ---------------------------------------------------------------------------------
 
@@ -190,9 +223,8 @@ class Asker:
 
         `label`: the release that was named; None: the newest that is not live.
         """
-        tenant, route = key
         try:
-            releases = await self._port.releases(tenant)
+            releases = await self._api.releases(key[0])
             row = self._state.tenants.get(key)
             if row is None:
                 return None
@@ -201,35 +233,51 @@ class Asker:
             if found is None:
                 known = ", ".join(clean(view.label) for view in releases) or "none"
                 what = clean(label) if label else "but the live one"
-                self._notice(f"p off: no release {what} (known: {known})", "warn")
+                self._off(Action.PROMOTE, f"no release {what} (known: {known})", "warn")
                 return None
-            return found, await self._port.gate(tenant, route, found.id, row.pointer.release)
+            return found, await self._gate(key, found.id, row.pointer.release)
         except ClientError as error:
-            self._notice(f"p off: {said(error)}", "bad")
+            self._off(Action.PROMOTE, error_line(error), "bad")
             return None
+
+    def _off(self, action: Action, why: str, style: str) -> None:
+        self._notice(f"{self._state.keys.shown(action)} off: {why}", style)
+
+    async def _gate(self, key: PointerKey, release: str, live: str | None) -> GateResult | None:
+        """The newest gate result of a release on a row against the live one."""
+        tenant, route = key
+        found = await self._api.attestations(kind=AttestationKind.GATE, subject=release, tenant=tenant, route=route)
+        for attestation in reversed(found):
+            try:
+                result = GateResult.model_validate(attestation.body)
+            except ValidationError:
+                continue  # of another version of the hub
+            if result.against == live:
+                return result
+        return None
 
     async def both(self, left: str, right: str) -> tuple[ReleaseDetail, ReleaseDetail, dict[str, str]] | None:
         """Two releases with their manifests, and datasets by name; None: it was told why there is no answer."""
         try:
-            found = await self._port.release(left), await self._port.release(right)
-            datasets, _ = await self._port.data()
+            found = await self._api.release(left), await self._api.release(right)
+            datasets = await self._api.datasets()
         except ClientError as error:
-            self._notice(f"d off: {said(error)}", "bad")
+            self._off(Action.DIFF, error_line(error), "bad")
             return None
         return *found, {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in datasets}
 
-    async def traces(self, key: str, at: PointerKey, release: str | None, last: int) -> Traced | None:
-        """A row's newest requests; None: it was told why there is no answer. `key`: which key asked."""
+    async def traces(self, asks: Action, at: PointerKey, release: str | None, last: int) -> Traced | None:
+        """A row's newest requests; None: it was told why there is no answer. `asks`: for which action."""
         try:
-            return await self._port.traces(*at, release, last)
+            return await self._api.traces(*at, release=release, last=last)
         except ClientError as error:
-            self._notice(f"{key} off: {said(error)}", "bad")
+            self._off(asks, error_line(error), "bad")
             return None
 
     async def plan(self, request: RewindRequest) -> RewindPlan | None:
         """What the hub would do on a rewind; None: it was told why there is no answer."""
         try:
-            return await self._port.plan_rewind(request)
+            return await self._api.plan_rewind(request)
         except ClientError as error:
-            self._notice(f"W off: {said(error)}", "bad")
+            self._off(Action.REWIND, error_line(error), "bad")
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 
 from loradeck.client.errors import ClientError
-from loradeck.tui.hub.port import Port
+from loradeck.tui.hub.connection import Connection
 from loradeck.tui.model.registry import Registry
 from loradeck.tui.model.state import ConsoleState
 
@@ -19,8 +19,8 @@ AT_A_TIME = 4
 class Labels:
     """Asks the hub once a tenant."""
 
-    def __init__(self, port: Port, state: ConsoleState) -> None:
-        self._port = port
+    def __init__(self, hub: Connection, state: ConsoleState) -> None:
+        self._hub = hub
         self._state = state
         self._asked: set[str] = set()
 
@@ -50,6 +50,6 @@ class Labels:
     async def learn(self, tenant: str) -> None:
         """What this tenant's releases are called. Where the hub does not answer, ids are shown until the next try."""
         try:
-            self._state.learn(tenant, await self._port.releases(tenant))
+            self._state.learn(tenant, await self._hub.api.releases(tenant))
         except ClientError:
             self._asked.discard(tenant)

@@ -12,8 +12,8 @@ from loradeck.schemas.link import EngineState
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
-from loradeck.tui.gate.decide import proven
 from loradeck.tui.lines.preview import WIDE, ready
+from loradeck.tui.model.progress import proven
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right, gigabytes, latency, percent, release
 

@@ -10,9 +10,8 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.log import Event, EventKind
 from loradeck.tui.lines.columns import progress_bar
-from loradeck.tui.lines.preview import title
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, age, line, plural
+from loradeck.tui.text.spans import Line, Span, age, line, plural, title
 
 
 def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from loradeck.client.release_difference import parts
 from loradeck.client.responses import ReleaseDetail
 from loradeck.client.terminal_text import clean
-from loradeck.tui.lines.preview import title
-from loradeck.tui.text.spans import BLANK, Line, Span, line
+from loradeck.tui.text.spans import BLANK, Line, Span, line, title
 
 _LABEL = 10
 

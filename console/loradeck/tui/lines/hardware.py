@@ -7,11 +7,12 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.schemas.telemetry import Gpu, NvmlState
+from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.columns import node_heard, node_state
-from loradeck.tui.lines.preview import title
+from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure
-from loradeck.tui.model.state import ConsoleState, Link
-from loradeck.tui.text.spans import BLANK, Line, Span, age, gigabytes, line, plural, span, width_of
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import BLANK, Line, Span, age, gigabytes, line, on_gpus, plural, span, title, width_of
 from loradeck.tui.text.sparklines import sparkline
 
 _NVML = {
@@ -54,11 +55,13 @@ def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> l
     if len(shown) < len(gpus):
         left = [gpu for gpu in gpus if gpu not in shown]
         fine = "" if any(map(_troubles, left)) else ", none slowed or with errors"
-        lines.append(line(Span(f" and {plural(len(left), 'more GPU')}{fine}; enter shows all", "dim")))
+        lines.append(
+            line(Span(f" and {plural(len(left), 'more GPU')}{fine}; {state.keys.shown(Action.OPEN)} shows all", "dim"))
+        )
     lines += below
     if len(lines) > height:
-        hidden = len(lines) - height + 1
-        lines = [*lines[: height - 1], line(Span(f" and {plural(hidden, 'more line')}; enter shows them", "dim"))]
+        hidden, opens = len(lines) - height + 1, state.keys.shown(Action.OPEN)
+        lines = [*lines[: height - 1], line(Span(f" and {plural(hidden, 'more line')}; {opens} shows them", "dim"))]
     return lines
 
 
@@ -235,11 +238,6 @@ def _engine(state: ConsoleState, replica: NodeReplica, *, now: bool, loaded: boo
         f"{len(replica.loaded)}/{replica.slots} slots  ",
         Span(held or "nothing loaded", "" if held else "dim") if loaded else Span(clean(replica.build), "dim"),
     )
-
-
-def on_gpus(replica: NodeReplica) -> str:
-    """The GPUs on which the driver sees an engine's processes; nothing where it sees none."""
-    return f" on {', '.join(f'gpu{index}' for index in replica.gpus)}" if replica.gpus else ""
 
 
 def _alarm(replica: NodeReplica, *, now: bool) -> list[Line]:

@@ -9,9 +9,13 @@ from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import JobState
-from loradeck.tui.gate.key_bindings import BINDINGS, Binding, hints
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.keys.key_table import Binding
+from loradeck.tui.keys.screen import Screen
+from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.registry import REFRESH_S
-from loradeck.tui.model.state import ConsoleState, Link, Screen
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, clock, fit, fit_line, plural, spread, width_of
 
 
@@ -20,7 +24,7 @@ def header_line(state: ConsoleState, width: int, *, context: str, production: bo
 
     Where it is narrow, what is dropped is dropped whole: the local time first, then who one is, then the nodes.
     """
-    status = state.status
+    status, help_key = state.status, state.keys.shown(Action.HELP)
     name = clean(status.hub if status else context)
     name = fit(name, width // 4) if cell_len(name) > width // 4 else name
     prod = production or (status.production if status else False)
@@ -40,9 +44,9 @@ def header_line(state: ConsoleState, width: int, *, context: str, production: bo
     for more in ([_nodes_up(state)], [me]):
         if width_of([*spans, *bound, *more]) <= width:
             bound += more
-    if width_of([*spans, *local, *bound]) + len("  ? keys ") <= width:
+    if width_of([*spans, *local, *bound]) + len(f"  {help_key} keys ") <= width:
         spans += local
-    return spread([*spans, *bound], [Span("? keys ", "dim")], width)
+    return spread([*spans, *bound], [Span(f"{help_key} keys ", "dim")], width)
 
 
 def _nodes_up(state: ConsoleState) -> Span:
@@ -179,6 +183,8 @@ def _fetched(state: ConsoleState, which: Screen) -> list[Span]:
     return [Span(f"   as of {age(old)} ago", "dim")] if old > 2 * REFRESH_S else []
 
 
+_TO_SCREENS = frozenset(Action(screen.value) for screen in Screen)
+
 SCREENS_HINT = 2
 """How soon the footer names the keys of the screens, among the hints of `keys`."""
 
@@ -186,23 +192,23 @@ EACH_SCREEN_HINT = 11
 """How soon it names each of them."""
 
 
-def footer_line(screen: Screen, width: int, *, in_view: tuple[int, int], total: int) -> Line:
+def footer_line(keys: Keys, screen: Screen, width: int, *, in_view: tuple[int, int], total: int) -> Line:
     """Keys that mean something here, and which rows are in view."""
     first, last = in_view
     right = [Span(f"{first}-{last}/{total:,} ", "dim")] if total else []
-    return spread(_hints_in(screen, width - width_of(right) - 2), right, width)
+    return spread(_hints_in(keys, screen, width - width_of(right) - 2), right, width)
 
 
 @lru_cache(maxsize=64)
-def _hints_in(screen: Screen, room: int) -> Line:
+def _hints_in(keys: Keys, screen: Screen, room: int) -> Line:
     """Help, always, and as many other hints as fit into so many cells: those that matter most."""
-    named = hints(screen)
+    named = keys.hints(screen)
     offers: list[tuple[int, float, Line]] = [(one.hint, at, _hint(one)) for at, one in enumerate(named)]
-    others = [binding for binding in BINDINGS if binding.does in set(Screen) - {screen}]
+    others = [binding for binding in keys.bindings if binding.action in _TO_SCREENS and binding.action != screen.value]
     before_the_last = len(named) - 1.5  # which is the way out
-    offers.append((SCREENS_HINT, before_the_last, (Span("1-7", "key"), Span(" screens  ", "dim"))))
+    offers.append((SCREENS_HINT, before_the_last, (Span(keys.screens(), "key"), Span(" screens  ", "dim"))))
     offers.append((EACH_SCREEN_HINT, before_the_last, tuple(span for binding in others for span in _hint(binding))))
-    help_ = (Span("?", "key"), Span(" help", "dim"))
+    help_ = (Span(keys.shown(Action.HELP), "key"), Span(" help", "dim"))
     kept: dict[float, Line] = {}
     for _, at, spans in sorted(offers, key=lambda offer: offer[0]):
         more = {**kept, at: spans}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
-from loradeck.tui.gate.key_bindings import BINDINGS, COMMANDS
-from loradeck.tui.model.state import Screen
+from loradeck.tui.keys.commands import COMMANDS
+from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.text.spans import BLANK, Line, Span, line
 
 FLAGS = (
@@ -57,16 +58,16 @@ TWINS: dict[Screen, tuple[str, ...]] = {
 """The commands that print what a screen lists; with --json for programs."""
 
 
-def help_lines(screen: Screen, width: int) -> list[Line]:
+def help_lines(keys: Keys, screen: Screen, width: int) -> list[Line]:
     """Keys that mean something on a screen, commands, and what its columns abbreviate."""
     lines: list[Line] = [line(Span(f" Keys on the {screen.value} screen", "head")), BLANK]
     room = max(30, width - 14)
-    for binding in BINDINGS:
+    for binding in keys.bindings:
         if screen in binding.where:
-            lines += _entry(binding.shown, binding.help, room)
+            lines += _entry(binding.shown, keys.text(binding.help), room)
     lines += [BLANK, line(Span(" Commands after :", "head")), BLANK]
     for name, says in COMMANDS.items():
-        lines += _entry(name, says, room)
+        lines += _entry(name, keys.text(says), room)
     lines += [BLANK, line(Span(" Without the console", "head")), BLANK]
     lines += [line(f" loradeck {twin} [--json]") for twin in TWINS[screen]]
     for head, words in LEGENDS.get(screen, ()):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import Job, JobState, PrepareSpec
-from loradeck.tui.hub.job_follower import Following
 from loradeck.tui.lines.columns import progress_bar
-from loradeck.tui.lines.preview import title
-from loradeck.tui.model.state import ConsoleState, Link
+from loradeck.tui.model.feed_state import Link
+from loradeck.tui.model.followed_job import FollowedJob
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.plots import plot
-from loradeck.tui.text.spans import Line, Span, age, fit, line
+from loradeck.tui.text.spans import Line, Span, age, fit, line, title
 
 FIGURES = ("loss", "grad_norm", "token_accuracy", "exact", "valid")
 """What is plotted, the first two that there are."""
@@ -17,7 +17,7 @@ FIGURES = ("loss", "grad_norm", "token_accuracy", "exact", "valid")
 PLOT_HEIGHT = 7
 
 
-def job_head(state: ConsoleState, job: Job | None, following: Following, width: int) -> list[Line]:
+def job_head(state: ConsoleState, job: Job | None, following: FollowedJob, width: int) -> list[Line]:
     """Title, progress, plots and the log's title. Always the same number of lines."""
     if job is None:
         head = [title(f"{clean(following.job)}   the hub lists no such job any more", width), (), ()]
@@ -37,7 +37,7 @@ def _title(state: ConsoleState, job: Job, width: int) -> Line:
     return title(text, width)
 
 
-def _progress(job: Job, following: Following) -> Line:
+def _progress(job: Job, following: FollowedJob) -> Line:
     left = following.left_s(job.of) if job.state is JobState.RUNNING else None
     speed = job.metrics.get("tokens_per_second")
     words = progress_bar(job.step, job.of, 40)
@@ -55,7 +55,7 @@ def _figures(job: Job) -> Line:
     )
 
 
-def _plots(following: Following, job: Job | None, width: int) -> list[Line]:
+def _plots(following: FollowedJob, job: Job | None, width: int) -> list[Line]:
     names = [name for name in FIGURES if following.figures.get(name)][:2]
     if not names:
         loaded = following.fetch.at is not None
@@ -76,7 +76,7 @@ def _plots(following: Following, job: Job | None, width: int) -> list[Line]:
     return [tuple(heads), *rows]
 
 
-def _log_title(state: ConsoleState, following: Following) -> str:
+def _log_title(state: ConsoleState, following: FollowedJob) -> str:
     log, fetch = following.log, following.fetch
     told = "log   following the end" if log.following else f"log   NOT following: {log.new:,} new; G follows"
     if fetch.trouble:

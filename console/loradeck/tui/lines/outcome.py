@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from loradeck.client.errors import ClientError
 from loradeck.client.terminal_text import clean
-from loradeck.tui.gate.decide import proven
-from loradeck.tui.lines.rollback_panel import is_done
 from loradeck.tui.model.own_moves import OPEN, OwnMove, Phase, Tell
+from loradeck.tui.model.progress import is_done, proven
 from loradeck.tui.model.state import ConsoleState
 
 
@@ -55,7 +54,7 @@ def tell_of_all(state: ConsoleState, owns: Sequence[OwnMove]) -> Tell:
         elif of_phase:
             parts.append(f"{len(of_phase)} {word}")
     committed = [own for own in owns if own.phase is Phase.COMMITTED]
-    done = sum(state.is_settled(own) for own in committed)
+    done = sum(state.is_finished(own) for own in committed)
     if committed:
         parts.append(f"COMMITTED {len(committed)}, PROVEN {done}")
     key = owns[0].move.says.partition(" ")[0]
@@ -101,6 +100,6 @@ def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     return Tell(text, "good" if done + since == len(rows) else "warn", own.sent_ms)
 
 
-def said(error: ClientError) -> str:
+def error_line(error: ClientError) -> str:
     """An error in one line: what was wrong, where, what to do."""
     return clean(error.sentence)

@@ -22,9 +22,13 @@ from loradeck.schemas.state import (
     ReplicaReadiness,
     TenantRow,
 )
-from loradeck.tui.gate.decide import Act, Ask, Refuse, Verdict, gate_says
+from loradeck.tui.gate.promote import gate_says
+from loradeck.tui.gate.verdict import Act, Ask, Refuse, Verdict
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.own_moves import Tell
-from loradeck.tui.model.state import ConsoleState, Link
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import (
     BLANK,
     Line,
@@ -37,6 +41,7 @@ from loradeck.tui.text.spans import (
     percent,
     plural,
     span,
+    title,
     width_of,
     wrapped,
 )
@@ -50,12 +55,6 @@ ENOUGH = 50
 _DEFAULT_SOAK = (Soak().seconds, Soak().requests)
 _MARK = {EventKind.PROMOTE: "", EventKind.ROLLBACK: "R ", EventKind.UNDO: "u ", EventKind.FALLBACK: "F ",
          EventKind.REWIND: "W ", EventKind.RECOVER: "recover "}  # fmt: skip
-
-
-def title(text: str, width: int, style: str = "rule") -> Line:
-    """`-- text -----` across the width."""
-    body = f"-- {text} "
-    return line(Span(body + "-" * max(0, width - len(body)), style))
 
 
 def preview_lines(
@@ -85,17 +84,18 @@ def preview_lines(
     lines += _cause(row, wide)
     lines.append(also_line(state, row))
     lines += goes_to(row, wide)
-    lines.append(armed_line(rollback, undo, width))
+    lines.append(armed_line(state.keys, rollback, undo, width))
     lines.append(_moves(state, row))
-    return [*lines, *tell_lines(state.tell, width, max(1, height - len(lines)))]
+    return [*lines, *tell_lines(state, state.tell, width, max(1, height - len(lines)))]
 
 
-def tell_lines(tell: Tell | None, width: int, room: int = 1) -> list[Line]:
+def tell_lines(state: ConsoleState, tell: Tell | None, width: int, room: int = 1) -> list[Line]:
     """The last result; it stays until esc, or until a later move has one. In at most `room` lines, the last one cut."""
     label, indent = Span(" TELL  ", "label"), Span("       ")
+    close = state.keys.shown(Action.CLOSE)
     if tell is None:
-        return [line(label, Span("(empty: your last result stays here until esc or your next move)", "dim"))]
-    hint = Span("  esc" if tell.closes else "", "dim")
+        return [line(label, Span(f"(empty: your last result stays here until {close} or your next move)", "dim"))]
+    hint = Span(f"  {close}" if tell.closes else "", "dim")
     at = Span(f"{clock(tell.at_ms, seconds=True)} " if tell.at_ms else "", "dim")
     parts = wrapped(f"{at.text}{clean(tell.text)}", width - width_of([indent, hint]))
     if len(parts) > room:
@@ -230,7 +230,11 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
         for tie in sorted(groups, key=lambda tie: fine[tie])
     ]
     troubled = not all(fine.values())
-    return line(label, f"m marks {company.total:,}   ", Span(" | ".join(told), "warn" if troubled else ""))
+    return line(
+        label,
+        f"{state.keys.shown(Action.MARK_RELATED)} marks {company.total:,}   ",
+        Span(" | ".join(told), "warn" if troubled else ""),
+    )
 
 
 def _companions(state: ConsoleState, companions: list[RelatedRelease]) -> str:
@@ -358,22 +362,23 @@ def _pointer(row: TenantRow) -> str:
     return row.tenant if row.route == "production" else f"{row.tenant} {row.route}"
 
 
-def armed_line(rollback: Verdict, undo: Verdict, width: int) -> Line:
+def armed_line(keys: Keys, rollback: Verdict, undo: Verdict, width: int) -> Line:
     """What R and u would do now. Of a long reason why not R, as much as leaves room for u."""
+    r, u = keys.shown(Action.ROLLBACK), keys.shown(Action.UNDO)
     match rollback:
         case Act():
-            first = Span("R ARMED", "armed")
+            first = Span(f"{r} ARMED", "armed")
         case Ask():
-            first = Span(f"R asks y: {rollback.line.rpartition('asks: ')[2]}", "warn")
+            first = Span(f"{r} asks {keys.shown(Action.CONFIRM)}: {rollback.line.rpartition('asks: ')[2]}", "warn")
         case Refuse():
             first = Span(rollback.why, "dim" if "not armed" in rollback.why else "warn")
     match undo:
         case Act():
-            second = Span("u undoes your last move", "bold")
+            second = Span(f"{u} undoes your last move", "bold")
         case Ask():
-            second = Span("u asks y")
+            second = Span(f"{u} asks {keys.shown(Action.CONFIRM)}")
         case Refuse():
-            second = Span("u nothing to undo" if "nothing has moved" in undo.why else "u off", "dim")
+            second = Span(f"{u} nothing to undo" if "nothing has moved" in undo.why else f"{u} off", "dim")
     room = width - 7 - 5 - cell_len(second.text)
     first = first if cell_len(first.text) <= room else Span(fit(first.text, room), first.style)
     return line("       ", first, "     ", second)

@@ -9,11 +9,11 @@ from loradeck.client.times import stamp
 from loradeck.schemas.attestation import CheckResult
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
+from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.columns import Column
-from loradeck.tui.lines.preview import title
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, count, line, plural, release, width_of
+from loradeck.tui.text.spans import Line, Span, count, line, plural, release, title, width_of
 
 GATE_COLUMNS = (
     Column("TIME", 12),
@@ -85,7 +85,7 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
     for check in result.checks:
         elsewhere = check.suite if check.suite != result.suite else None
         where = "" if elsewhere is None else f" on {clean(state.registry.name_of(elsewhere))}"
-        lines += _check_lines(check, where, width)
+        lines += _check_lines(check, where, width, opens=state.keys.shown(Action.OPEN))
         if check.lost is not None:
             lines.append(_pairs_line(check))
     if not result.checks:
@@ -100,7 +100,7 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
     return lines
 
 
-def _check_lines(check: CheckResult, where: str, width: int) -> list[Line]:
+def _check_lines(check: CheckResult, where: str, width: int, *, opens: str) -> list[Line]:
     """What was measured and what was asked for; the note beside it, or below it where there is no room."""
     words = (Span(f" {clean(check.name):<8}", "label"), _verdict(check))
     if check.unit in ("people", "stage"):
@@ -108,7 +108,7 @@ def _check_lines(check: CheckResult, where: str, width: int) -> list[Line]:
         if check.unit == "stage":
             return [line(*words, note)]
         told = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   "
-        return [line(*words, told, Span("enter: the answers   ", "key"), note)]
+        return [line(*words, told, Span(f"{opens}: the answers   ", "key"), note)]
     measured = line(
         *words,
         f"{check.in_unit(check.value):>7} of {check.n:,}{where}   {_bound(check)}   95% interval "

@@ -1,67 +1,16 @@
-"""A candidate's sampled answers as lines, and the signature under what was found. Nothing is sent here."""
+"""A candidate's sampled answers as lines, with the verdict on each."""
 
 from __future__ import annotations
 
 import textwrap
 
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.attestation import GateResult
-from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier
-from loradeck.tui.lines.preview import title
-from loradeck.tui.model.own_moves import Signing
-from loradeck.tui.model.registry import Gate
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import BLANK, Line, Span, line, plural
+from loradeck.tui.text.spans import BLANK, Line, Span, line, plural, title
 
 LABEL = 9
 """Cells of a label."""
-
-
-def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleState, read_only: str | None) -> Verdict:
-    """What becomes of V on the selected gate result: always a question, once every answer has a verdict.
-
-    Args:
-        reviewing: what was said of that candidate's answers here; None: nobody looked.
-    """
-    barred = barrier(Action.SIGN, state, read_only)
-    if barred is not None:
-        return barred
-    if gate is None:
-        return Refuse("V off: no gate result is selected")
-    if reviewing is None or reviewing.sheet is None:
-        return Refuse("V off: look at the sampled answers first: enter")
-    if reviewing.left:
-        return Refuse(f"V off: {plural(reviewing.left, 'answer')} of {len(reviewing.items)} without a verdict: enter")
-    sheet = reviewing.sheet
-    tenant, route, digest = reviewing.candidate
-    review = reviewing.review
-    says = f"V sign {tenant}/{route} {state.name_of(digest)}"
-    name = clean(state.me.actor) if state.me is not None else "?"
-    found = f"{review.bad} of {plural(len(review.items), 'answer')} bad"
-    question = f"{says} as {name}: {found}, at most {sheet.max_bad} may be; your name stays on record"
-    listed = tuple(
-        f"bad  {clean(item.id)}: {_why(reviewing, item.id)}{clean(item.answer)}"
-        for item in sheet.items
-        if not reviewing.said[item.id]
-    )
-    return Ask(question, listed=listed, signing=Signing(tenant, route, review, f"{says}: {found}"))
-
-
-def _why(reviewing: Reviewing, item: str) -> str:
-    note = reviewing.notes.get(item)
-    return f'"{clean(note)}" ' if note else ""
-
-
-def after_signing(result: GateResult | None) -> str:
-    """What the gate makes of it, as the hub judged it anew."""
-    if result is None:
-        return "the gate waits for a report on another suite"
-    notes = [clean(check.note) for check in result.checks if check.name == "review"]
-    return f"gate {'passed' if result.passed else 'FAILED'}, review: {', '.join(notes) or 'not asked for'}"
-
-
-# ---- the page ----------------------------------------------------------------------------------------------
 
 
 def review_head(state: ConsoleState, reviewing: Reviewing, width: int) -> list[Line]:

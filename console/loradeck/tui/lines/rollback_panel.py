@@ -9,11 +9,14 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.state import ReplicaRow, TenantRow
-from loradeck.tui.gate.decide import Verdict, proven
-from loradeck.tui.lines.preview import WIDE, armed_line, goes_to, tell_lines, title
+from loradeck.tui.gate.verdict import Verdict
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.lines.preview import WIDE, armed_line, goes_to, tell_lines
 from loradeck.tui.model.own_moves import OwnMove, Phase
-from loradeck.tui.model.state import SETTLING_S, ConsoleState
-from loradeck.tui.text.spans import Line, Span, age, clock, count, fit, line, percent, plural, width_of
+from loradeck.tui.model.progress import is_done, proven
+from loradeck.tui.model.state import OVERDUE_S, ConsoleState
+from loradeck.tui.text.spans import Line, Span, age, clock, count, fit, line, percent, plural, title, width_of
 
 WATCHED_S = 60.0
 """How long somebody else's move shows its panel instead of the preview while it is under way."""
@@ -42,13 +45,8 @@ def wants_panel(state: ConsoleState, row: TenantRow) -> bool:
     return own is not None and own.phase is Phase.COMMITTED and own.event is not None
 
 
-def is_done(row: TenantRow) -> bool:
-    """Whether every placed replica flipped and proved. `settled` alone says only that no reachable one owes it."""
-    return row.settled and row.flipped >= row.placed and proven(row) >= row.placed
-
-
 def has_preview(state: ConsoleState, row: TenantRow) -> bool:
-    """Whether a row's panel also says where R goes: only once its move has settled."""
+    """Whether a row's panel also says where R goes: only once its move is done."""
     own = state.own_move(row)
     return is_done(row) and not (own is not None and (own.phase in (Phase.SENDING, Phase.UNKNOWN) or _ahead(own, row)))
 
@@ -63,15 +61,15 @@ def panel_lines(
     else:
         event = state.last_move(row)
         done = is_done(row)
-        old = (state.age_of(row.pointer.moved_ms) or 0.0) >= SETTLING_S
+        old = (state.age_of(row.pointer.moved_ms) or 0.0) >= OVERDUE_S
         failed = any(replica.state is AckState.FAILED for replica in row.replicas)
         room = height - 4
         if done:
-            lines = _settled(state, row, event, own, width, height, rollback, undo)
+            lines = _done(state, row, event, own, width, height, rollback, undo)
         else:
             lines = _moving(state, row, event, own, width, room, not_done=old or failed or row.settled)
     lines = lines[: height - 1]
-    return [*lines, *tell_lines(state.tell, width, max(1, height - len(lines)))]
+    return [*lines, *tell_lines(state, state.tell, width, max(1, height - len(lines)))]
 
 
 def _ahead(own: OwnMove, row: TenantRow) -> bool:
@@ -89,13 +87,13 @@ def _under_way(state: ConsoleState, row: TenantRow, own: OwnMove, width: int) ->
             line(Span(" its answer was lost: it may have moved, and it may not", "bad")),
             line(f" no answer from {clean(own.trouble)}"),
             line(f" being looked up by its key {own.move.key[:12]}; the same key never moves twice"),
-            line(" R locked until it is known"),
+            line(f" {state.keys.shown(Action.ROLLBACK)} locked until it is known"),
         ]
     word = "committed, its row is on the way" if own.phase is Phase.COMMITTED else "SENDING"
     return [
         title(f"{name}   {own.move.says}", width),
         line(f" {word}   {age(waited)}"),
-        line(" R locked: your move is being sent"),
+        line(f" {state.keys.shown(Action.ROLLBACK)} locked: your move is being sent"),
     ]
 
 
@@ -148,15 +146,15 @@ def _moving(
         lines.append(title(f"{name}  gen {before}>{row.pointer.generation}   {who}", width))
         lines.append(tuple(_head(state, row, event, own, width)))
     command = pin_command(row, state) if not_done else None
-    told = command_lines(command, width) if command is not None else []
+    told = command_lines(state.keys, command, width) if command is not None else []
     lines += replica_table(state, row, left, room - max(0, len(told) - 1), not_done=not_done)
-    lines.append(_tally(row, left, not_done=not_done))
+    lines.append(_tally(state.keys, row, not_done=not_done))
     return lines + told
 
 
-def command_lines(command: str, width: int) -> list[Line]:
+def command_lines(keys: Keys, command: str, width: int) -> list[Line]:
     """A command to run elsewhere, whole: one line where it fits, else lines that a shell takes as one."""
-    label = " c copies "
+    label = f" {keys.shown(Action.COPY)} copies "
     room = width - cell_len(label)
     if cell_len(command) <= room:
         return [line(Span(label, "label"), Span(command, "bold"))]
@@ -231,7 +229,7 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
     )
 
 
-def _tally(row: TenantRow, left: str, *, not_done: bool) -> Line:
+def _tally(keys: Keys, row: TenantRow, *, not_done: bool) -> Line:
     complete = row.flipped >= row.placed
     spans = [
         Span(f" FLIPPED {row.flipped}/{row.placed}", "good" if complete else "warn"),
@@ -244,9 +242,9 @@ def _tally(row: TenantRow, left: str, *, not_done: bool) -> Line:
     if not_done:
         if row.bad_now is not None:
             spans.append(Span(f"   bad now {percent(row.bad_now)}% of {count(row.bad_n)}"))
-        spans.append(Span("   R asks y"))
+        spans.append(Span(f"   {keys.shown(Action.ROLLBACK)} asks {keys.shown(Action.CONFIRM)}"))
     else:
-        spans.append(Span("   R locked: settling"))
+        spans.append(Span(f"   {keys.shown(Action.ROLLBACK)} locked: settling"))
     return tuple(spans)
 
 
@@ -260,7 +258,7 @@ def pin_command(row: TenantRow, state: ConsoleState, *, whole: bool = False) -> 
     return f"ssh {node} loradeck-agent pin {row.tenant} {row.route} --to {to if whole else short(to)} --reason ..."
 
 
-def _settled(
+def _done(
     state: ConsoleState,
     row: TenantRow,
     event: Event | None,
@@ -285,12 +283,13 @@ def _settled(
         tally.append(Span(f"   last {left} token {clock(row.last_left_ms, seconds=True)}"))
     lines.append(tuple(tally))
     if row.left_answered:
-        lines.append(line(f" {left} answered {count(row.left_answered)} requests while it was live   x export ids"))
+        exports = f"{state.keys.shown(Action.EXPORT_IDS)} export ids"
+        lines.append(line(f" {left} answered {count(row.left_answered)} requests while it was live   {exports}"))
     now = f"{percent(row.bad_now)}% of {count(row.bad_n)}" if row.bad_now is not None else "none checked yet"
-    hold = "h releases the hold   " if row.pointer.held else ""
-    lines.append(line(f" bad {percent(row.bad_before)} > {now}   {hold}esc closes"))
+    hold = f"{state.keys.shown(Action.HOLD)} releases the hold   " if row.pointer.held else ""
+    lines.append(line(f" bad {percent(row.bad_before)} > {now}   {hold}{state.keys.shown(Action.CLOSE)} closes"))
     lines.append(goes_to(row, width >= WIDE)[0])
-    lines.append(armed_line(rollback, undo, width))
+    lines.append(armed_line(state.keys, rollback, undo, width))
     room = height - 1 - len(lines)
     if room >= 3:
         lines += replica_table(state, row, left, room, not_done=False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from loradeck.client.terminal_text import clean
 from loradeck.client.traces import missing
 from loradeck.schemas.trace import Traced
-from loradeck.tui.lines.preview import title
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import Line, Span, clock, fit, fit_right, line, plural
+from loradeck.tui.text.spans import Line, Span, clock, fit, fit_right, line, plural, title
 
 SHOWN = 200
 """Requests of each router."""

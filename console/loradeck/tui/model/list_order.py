@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import JobState
+from loradeck.tui.model.feed_state import FeedState
+from loradeck.tui.model.row_summaries import TenantBrief
 from loradeck.tui.model.selectable_list import Listing
-
-if TYPE_CHECKING:
-    from loradeck.tui.model.row_summaries import TenantBrief
-    from loradeck.tui.model.state import ConsoleState
 
 RECENT_S = 3600.0
 """A pointer that moved within this long is worth attention."""
@@ -89,10 +87,10 @@ class Arranging(Generic[W]):
 # ---- ranks -------------------------------------------------------------------------------------------------
 
 
-def tenants(state: ConsoleState) -> Callable[[PointerKey], tuple[int | str, ...]]:
+def tenants(state: FeedState, sort: Sort) -> Callable[[PointerKey], tuple[int | str, ...]]:
     """What the tenants are sorted by now."""
     briefs, now_ms = state.tenants.briefs, state.hub_now_ms
-    match state.sort:
+    match sort:
         case Sort.ATTENTION:
             return lambda key: (attention(briefs[key], now_ms), *key)
         case Sort.TENANT:
@@ -113,13 +111,13 @@ def attention(brief: TenantBrief, now_ms: int | None) -> int:
     return 3 if moved is not None and now_ms is not None and now_ms - moved < RECENT_S * 1000 else 4
 
 
-def nodes(state: ConsoleState) -> Callable[[str], tuple[bool, str]]:
+def nodes(state: FeedState) -> Callable[[str], tuple[bool, str]]:
     """Lost ones first."""
     briefs = state.nodes.briefs
     return lambda name: (not briefs[name].lost, name)
 
 
-def jobs(state: ConsoleState) -> Callable[[str], tuple[int, int]]:
+def jobs(state: FeedState) -> Callable[[str], tuple[int, int]]:
     """Running, queued, ended; the newest first."""
 
     def rank(job_id: str) -> tuple[int, int]:
@@ -131,12 +129,12 @@ def jobs(state: ConsoleState) -> Callable[[str], tuple[int, int]]:
     return rank
 
 
-def newest_first(_: ConsoleState) -> Callable[[int], int]:
+def newest_first(_: FeedState) -> Callable[[int], int]:
     """By rev or number."""
     return lambda number: -number
 
 
-def adapters(state: ConsoleState) -> Callable[[str], tuple[str, str, int]]:
+def adapters(state: FeedState) -> Callable[[str], tuple[str, str, int]]:
     """By tenant and name; the newest version first."""
 
     def rank(digest: str) -> tuple[str, str, int]:
@@ -146,7 +144,7 @@ def adapters(state: ConsoleState) -> Callable[[str], tuple[str, str, int]]:
     return rank
 
 
-def data(state: ConsoleState) -> Callable[[str], tuple[str, str, str, str]]:
+def data(state: FeedState) -> Callable[[str], tuple[str, str, str, str]]:
     """By tenant, kind and name."""
 
     def rank(digest: str) -> tuple[str, str, str, str]:
@@ -159,21 +157,21 @@ def data(state: ConsoleState) -> Callable[[str], tuple[str, str, str, str]]:
 # ---- what a filter finds -----------------------------------------------------------------------------------
 
 
-def tenant_text(state: ConsoleState, key: PointerKey) -> str:
+def tenant_text(state: FeedState, key: PointerKey) -> str:
     brief = state.tenants.briefs[key]
     return f"{key[0]}/{key[1]} {brief.live} {' '.join(brief.flags)}"
 
 
-def node_text(state: ConsoleState, name: str) -> str:
+def node_text(state: FeedState, name: str) -> str:
     return state.nodes.briefs[name].text
 
 
-def job_text(state: ConsoleState, job_id: str) -> str:
+def job_text(state: FeedState, job_id: str) -> str:
     job = state.jobs[job_id]
     return f"{job.id} {job.kind} {job.tenant} {job.state.value} {job.node or ''} {job.message}"
 
 
-def event_text(state: ConsoleState, rev: int) -> str:
+def event_text(state: FeedState, rev: int) -> str:
     event = state.events[rev]
     return (
         f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
@@ -181,7 +179,7 @@ def event_text(state: ConsoleState, rev: int) -> str:
     )
 
 
-def gate_text(state: ConsoleState, seq: int) -> str:
+def gate_text(state: FeedState, seq: int) -> str:
     gate = state.registry.gates[seq]
     checks = " ".join(check.name for check in gate.result.checks)
     return (
@@ -190,13 +188,13 @@ def gate_text(state: ConsoleState, seq: int) -> str:
     )
 
 
-def adapter_text(state: ConsoleState, digest: str) -> str:
+def adapter_text(state: FeedState, digest: str) -> str:
     version = state.registry.adapters[digest]
     manifest = version.manifest
     return f"{manifest.tenant}/{manifest.name} v{version.version} {version.release} {digest} {version.created_by}"
 
 
-def data_text(state: ConsoleState, digest: str) -> str:
+def data_text(state: FeedState, digest: str) -> str:
     entry = state.registry.data[digest]
     provenance = entry.manifest.provenance
     return (

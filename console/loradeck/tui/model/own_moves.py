@@ -22,6 +22,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
 )
 from loradeck.schemas.review import Review
+from loradeck.tui.keys.action import Action
 
 Request = (
     RollbackRequest | UndoRequest | FallbackRequest | HoldRequest | PromoteRequest | RewindRequest | AnnotateRequest
@@ -64,12 +65,12 @@ class Move:
 
 @dataclass(frozen=True)
 class Order:
-    """What a node or a job is to be. `action`: the key; `subject`: the node's name or the job's id.
+    """What a node or a job is to be. `subject`: the node's name or the job's id.
 
     `seen`: what it was when it was asked; the question is dropped when that has changed.
     """
 
-    action: str
+    action: Action
     subject: str
     says: str
     seen: str

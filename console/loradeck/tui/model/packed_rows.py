@@ -21,7 +21,7 @@ B = TypeVar("B")
 B_in = TypeVar("B_in", contravariant=True)
 
 
-def settle() -> None:
+def freeze_large_list() -> None:
     """After a large list was taken in: collect what it left, and hand the memory back where the C library can (glibc).
 
     What stays is not gone through by the collector again: each time that takes as long as a dozen keys.

@@ -11,22 +11,18 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
 from loradeck.client.config import Context, state_path
-from loradeck.client.terminal_text import clean
 from loradeck.schemas.ids import PointerKey
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.list_order import Sort
-from loradeck.tui.model.own_moves import Move, MoveKind, Request
+from loradeck.tui.model.own_moves import Move, MoveKind, OwnMove, Request
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
-from loradeck.tui.model.state import Screen
-from loradeck.tui.text.spans import age
-
-if TYPE_CHECKING:
-    from loradeck.tui.app import Deck
+from loradeck.tui.model.state import ConsoleState
 
 log = logging.getLogger("loradeck.console")
 
@@ -91,9 +87,21 @@ class Session(BaseModel):
                 yield sent.move(), sent.sent_ms
 
 
-def of(deck: Deck, now_ms: int, *, cut: bool) -> Session:
-    """What the next console on this hub needs to go on where this one is. Marks and open questions are not kept."""
-    state = deck.state
+def of(
+    state: ConsoleState,
+    *,
+    now_ms: int,
+    cut: bool,
+    sent: Iterable[OwnMove] = (),
+    commands: Iterable[str] = (),
+    filters: Iterable[str] = (),
+) -> Session:
+    """What the next console on this hub needs to go on where this one is. Marks and open questions are not kept.
+
+    Args:
+        sent: the moves that the TELL line speaks of.
+        commands, filters: what was typed after `:` and `/`, oldest first.
+    """
     return Session(
         at_ms=now_ms,
         cut=cut,
@@ -101,29 +109,20 @@ def of(deck: Deck, now_ms: int, *, cut: bool) -> Session:
         sort=state.sort,
         filter=state.tenant_list.filter.text,
         row=state.tenant_list.selected,
-        told=tuple(SentMove.of(own.move, own.sent_ms) for own in deck.sender.told),
-        commands=tuple(deck.typed.commands.lines),
-        filters=tuple(deck.typed.filters.lines),
+        told=tuple(SentMove.of(own.move, own.sent_ms) for own in sent),
+        commands=tuple(commands),
+        filters=tuple(filters),
     )
 
 
-def go_on(deck: Deck, session: Session, now_ms: int) -> None:
-    """Put a session that was cut off lately on the screen, and find out what became of its last moves."""
-    if not session.goes_on(now_ms):
-        return
-    state = deck.state
+def restore(session: Session, state: ConsoleState) -> None:
+    """Put the sort, filter and row of a session back."""
     state.sort = session.sort
     with contextlib.suppress(FilterError):
         state.tenant_list.filter = RowFilter.parse(session.filter)
     state.arrange(force=True)
     if session.row is not None:
         state.tenant_list.choose(session.row)
-    deck.show_list(session.screen)
-    owns = deck.sender.take_up(session.moves(), now_ms)
-    deck.run_worker(deck.sender.look_up(owns), group="moves")
-    ago = age((now_ms - session.at_ms) / 1000)
-    hidden = f"; filter {session.filter}, esc clears it" if session.filter else ""
-    deck.notice(clean(f"as it was when the last console was cut off {ago} ago{hidden}"))
 
 
 def path_of(context: Context) -> Path:

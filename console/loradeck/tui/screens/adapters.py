@@ -10,14 +10,19 @@ from loradeck.client.responses import ReleaseDetail
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Form, Release
+from loradeck.tui.actions.key_actions import KeyActions
+from loradeck.tui.actions.moves import Moves
+from loradeck.tui.actions.window import Handlers, Window
 from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.lineage import lineage_lines
 from loradeck.tui.lines.records import ADAPTER_COLUMNS, adapter_cells, adapter_lines
-from loradeck.tui.model.state import Screen
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.screens.page import Page
 from loradeck.tui.text.spans import Line, Span
+from loradeck.tui.widgets.page import Page
 
 PAGE_S = 1.0
 """How often a version's page is written anew: what its ancestors scored comes one after the other."""
@@ -28,58 +33,69 @@ class AdaptersScreen(ListScreen):
     COLUMNS = ADAPTER_COLUMNS
     EMPTY = "no adapter yet: loradeck job train RECIPE, or loradeck adapter import"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions) -> None:
+        super().__init__(window, state, moves, key_actions)
         self.mark: str | None = None
         """The version that `d` compares the selected one with."""
 
     def cells(self, key: Any) -> dict[str, Span] | None:
-        version = self.deck.state.registry.adapters.get(key)
-        return adapter_cells(self.deck.state, version) if version is not None else None
+        version = self.state.registry.adapters.get(key)
+        return adapter_cells(self.state, version) if version is not None else None
 
     def marked(self) -> frozenset[Hashable]:
         return frozenset({self.mark} if self.mark is not None else ())
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         version = self._selected
-        return (adapter_lines(self.deck.state, version, width) if version is not None else nothing_selected()), None
+        return (adapter_lines(self.state, version, width) if version is not None else nothing_selected()), None
 
     @property
     def _selected(self) -> AdapterVersion | None:
-        state = self.deck.state
+        state = self.state
         return state.registry.adapters.get(state.adapter_list.selected or "")
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
-    def do_mark_version(self) -> None:
+    @property
+    def handlers(self) -> Handlers:
+        return {
+            Action.OPEN: self._open,
+            Action.MARK_VERSION: self._mark_version,
+            Action.COMPARE: self._compare,
+        }
+
+    def _mark_version(self) -> None:
         selected = self._selected
         if selected is None:
-            self.deck.notice("nothing is selected", "dim")
+            self.window.notice("nothing is selected", "dim")
             return
         self.mark = None if self.mark == selected.digest else selected.digest
         if self.mark is not None:
-            self.deck.notice(f"{_name(selected)} is marked; d on another one compares them", "dim")
+            self.window.notice(
+                f"{_name(selected)} is marked; {self.key(Action.COMPARE)} on another one compares them", "dim"
+            )
 
-    def do_compare(self) -> None:
+    def _compare(self) -> None:
         """The marked version beside the selected one."""
-        adapters, selected = self.deck.state.registry.adapters, self._selected
+        adapters, selected = self.state.registry.adapters, self._selected
         marked = adapters.get(self.mark or "")
         if selected is None or marked is None:
-            self.deck.notice("d off: mark a version with space, then select the one to compare it with", "warn")
+            mark = self.key(Action.MARK_VERSION)
+            self.off(Action.COMPARE, f"mark a version with {mark}, then select the one to compare it with")
         elif marked is selected:
-            self.deck.notice("d off: the selected version is the marked one; select another", "warn")
+            self.off(Action.COMPARE, "the selected version is the marked one; select another")
         else:
-            names = {digest: self.deck.state.registry.name_of(digest) for digest in self.deck.state.registry.data}
+            names = {digest: self.state.registry.name_of(digest) for digest in self.state.registry.data}
             what = " and ".join(dict.fromkeys(_adapter(one) for one in (marked, selected)))
             one, other = _detail(marked), _detail(selected)
             write = partial(difference_lines, what, one, other, names, sides=("marked", "selected"))
-            self.app.push_screen(Page("difference", write, leaves="d"))
+            self.app.push_screen(Page("difference", write, leaves=self.state.keys.of(Action.COMPARE)))
 
-    def do_enter(self) -> None:
+    def _open(self) -> None:
         """What the selected version was built from."""
         version = self._selected
         if version is not None:
-            self.app.push_screen(Page("lineage", partial(lineage_lines, self.deck.state, version), every=PAGE_S))
+            self.app.push_screen(Page("lineage", partial(lineage_lines, self.state, version), every=PAGE_S))
 
 
 def _adapter(version: AdapterVersion) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.records import DATA_COLUMNS, data_cells, data_lines
-from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.text.spans import Line, Span
 
@@ -17,10 +17,10 @@ class DataScreen(ListScreen):
     EMPTY = "no dataset or suite yet: loradeck dataset add, loradeck suite add"
 
     def cells(self, key: Any) -> dict[str, Span] | None:
-        entry = self.deck.state.registry.data.get(key)
+        entry = self.state.registry.data.get(key)
         return data_cells(entry) if entry is not None else None
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        state = self.deck.state
+        state = self.state
         entry = state.registry.data.get(state.data_list.selected or "")
         return (data_lines(state, entry, width) if entry is not None else nothing_selected()), None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from loradeck.client.terminal_text import clean
+from loradeck.tui.actions.window import Handlers
 from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import EVENT_COLUMNS, event_cells
 from loradeck.tui.lines.details import event_lines
-from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.text.spans import Line, Span
 
@@ -19,23 +21,32 @@ class EventsScreen(ListScreen):
     EMPTY = "no events"
 
     def cells(self, key: Any) -> dict[str, Span] | None:
-        event = self.deck.state.events.get(key)
-        return event_cells(self.deck.state, event) if event is not None else None
+        event = self.state.events.get(key)
+        return event_cells(self.state, event) if event is not None else None
 
-    def do_enter(self) -> None:
-        state = self.deck.state
+    @property
+    def handlers(self) -> Handlers:
+        return {Action.OPEN: self._open}
+
+    def _open(self) -> None:
+        state = self.state
         event = state.events.get(state.event_list.selected or 0)
         if event is None:
             return
         if not event.route:
-            self.deck.notice(f"enter off: this event is of no pointer of {clean(event.tenant)}", "dim")
+            self.window.notice(
+                f"{self.key(Action.OPEN)} off: this event is of no pointer of {clean(event.tenant)}", "dim"
+            )
         elif state.tenant_list.choose((event.tenant, event.route)):
-            self.deck.show_list(Screen.TENANTS)
+            self.window.show_list(Screen.TENANTS)
         else:
             name = clean(f"{event.tenant}/{event.route}")
-            self.deck.notice(f"enter off: {name} is gone, or the filter of the tenants screen hides it", "warn")
+            self.window.notice(
+                f"{self.key(Action.OPEN)} off: {name} is gone, or the filter of the tenants screen hides it",
+                "warn",
+            )
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        state = self.deck.state
+        state = self.state
         event = state.events.get(state.event_list.selected or 0)
         return (event_lines(state, event, width) if event is not None else nothing_selected()), None

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from loradeck.tui.gate.decide import Action
+from loradeck.tui.actions.key_actions import KeyActions
+from loradeck.tui.actions.moves import Moves
+from loradeck.tui.actions.window import Handlers, Window
 from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.gate.sign import signing_of
+from loradeck.tui.hub.queries import Queries
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.lines.records import GATE_COLUMNS, gate_cells, gate_lines
-from loradeck.tui.lines.review_sheet import signing_of
 from loradeck.tui.model.registry import Gate
 from loradeck.tui.model.review_draft import Reviewing
-from loradeck.tui.model.state import Screen
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.screens.review import ReviewScreen
 from loradeck.tui.text.spans import Line, Span
@@ -22,38 +27,48 @@ class GatesScreen(ListScreen):
     COLUMNS = GATE_COLUMNS
     EMPTY = "no gate result on record: loradeck job evaluate TENANT RELEASE --suite SUITE"
 
+    def __init__(
+        self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions, queries: Queries
+    ) -> None:
+        super().__init__(window, state, moves, key_actions)
+        self._queries = queries
+
     def cells(self, key: Any) -> dict[str, Span] | None:
-        gate = self.deck.state.registry.gates.get(key)
-        return gate_cells(self.deck.state, gate) if gate is not None else None
+        gate = self.state.registry.gates.get(key)
+        return gate_cells(self.state, gate) if gate is not None else None
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        state = self.deck.state
+        state = self.state
         gate = self._selected
-        told = tell_lines(state.order_tell, width, 2) if state.order_tell is not None else []
+        told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
         lines = (gate_lines(state, gate, width) if gate is not None else nothing_selected())[: height - len(told)]
         return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
     @property
+    def handlers(self) -> Handlers:
+        return {Action.OPEN: self._open, Action.SIGN: self._sign}
+
+    @property
     def _selected(self) -> Gate | None:
-        state = self.deck.state
+        state = self.state
         return state.registry.gates.get(state.gate_list.selected or 0)
 
-    def do_enter(self) -> None:
+    def _open(self) -> None:
         """The candidate's sampled answers, for as long as one looks at them."""
         gate = self._selected
         if gate is not None:
             candidate = gate.tenant, gate.route, gate.result.release
-            reviewing = self.deck.state.reviews.setdefault(candidate, Reviewing(candidate))
-            self.app.push_screen(ReviewScreen(reviewing), self._reviewed)
+            reviewing = self.state.reviews.setdefault(candidate, Reviewing(candidate))
+            self.app.push_screen(ReviewScreen(reviewing, self.state, self._queries), self._reviewed)
 
     def _reviewed(self, sign: bool | None) -> None:
         if sign:
-            self.do_sign()
+            self._sign()
 
-    def do_sign(self) -> None:
-        gate, state = self._selected, self.deck.state
+    def _sign(self) -> None:
+        gate, state = self._selected, self.state
         candidate = (gate.tenant, gate.route, gate.result.release) if gate is not None else None
         reviewing = state.reviews.get(candidate) if candidate is not None else None
-        self.deck.moving.follow(Action.SIGN, signing_of(reviewing, gate, state, self.deck.read_only))
+        self.moves.follow(Action.SIGN, signing_of(reviewing, gate, state, self.window.read_only))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
 from loradeck.client.terminal_text import clean
-from loradeck.tui.hub.job_follower import Following
+from loradeck.tui.hub.queries import Queries
 from loradeck.tui.lines.job_page import job_head
-from loradeck.tui.screens.page import pressed
+from loradeck.tui.model.followed_job import FollowedJob
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
-
-if TYPE_CHECKING:
-    from loradeck.tui.app import Deck
+from loradeck.tui.widgets.page import Paced, pressed
 
 POLL_S = 1.0
 
@@ -28,8 +27,10 @@ class JobScreen(Screen[None], inherit_bindings=False):
     JobScreen #log { height: 1fr; }
     """
 
-    def __init__(self, following: Following) -> None:
+    def __init__(self, following: FollowedJob, state: ConsoleState, queries: Queries) -> None:
         super().__init__(name="job")
+        self._state = state
+        self._queries = queries
         self.following = following
         self.head = Lines(id="head")
         self.log_lines = Lines(id="log")
@@ -42,8 +43,8 @@ class JobScreen(Screen[None], inherit_bindings=False):
         yield self.bar
 
     @property
-    def deck(self) -> Deck:
-        return cast("Deck", self.app)
+    def _keeps_up(self) -> bool:
+        return cast(Paced, self.app).keeps_up
 
     def on_mount(self) -> None:
         self.set_interval(POLL_S, self.poll)
@@ -56,12 +57,12 @@ class JobScreen(Screen[None], inherit_bindings=False):
         """Ask for what is new, unless an answer is still on its way."""
         if not self.following.fetch.running:
             self.run_worker(self._poll())
-        if self.deck.keeps_up:
+        if self._keeps_up:
             self.show()
 
     async def _poll(self) -> None:
-        await self.following.poll(self.deck.port, self.deck.state.clock())
-        if self.deck.keeps_up:  # a terminal that has not taken the last frame gets no new one
+        await self._queries.poll_job(self.following)
+        if self._keeps_up:  # a terminal that has not taken the last frame gets no new one
             self.show()
 
     def show(self, told: str = "") -> None:
@@ -69,7 +70,7 @@ class JobScreen(Screen[None], inherit_bindings=False):
         width, height = self.size.width, self.log_lines.size.height
         if not self.is_mounted or not width or not height:
             return
-        state, following = self.deck.state, self.following
+        state, following = self._state, self.following
         self.head.show(job_head(state, state.jobs.get(following.job), following, width))
         self.log_lines.show(self._log(height))
         keys = " j/k PgDn/PgUp scroll   G follows the end   esc leaves"

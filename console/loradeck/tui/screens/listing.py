@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
+from loradeck.tui.actions.key_actions import KeyActions
+from loradeck.tui.actions.moves import Moves
+from loradeck.tui.actions.window import Handlers, Window
 from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen as Which
 from loradeck.tui.lines import header_footer
 from loradeck.tui.lines.columns import Column, heading, laid_out
-from loradeck.tui.model.state import FETCHED, Link
-from loradeck.tui.model.state import Screen as Which
+from loradeck.tui.model.feed_state import FETCHED, Link
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, fit_line, line, plural
 from loradeck.tui.widgets.grid import Grid
 from loradeck.tui.widgets.lines import Lines
 from loradeck.tui.widgets.pane import Pane
 from loradeck.tui.widgets.prompt import Asking, Prompt
-
-if TYPE_CHECKING:
-    from loradeck.tui.app import Deck
 
 TALL = 40
 """From this many lines on the pane is higher."""
@@ -47,8 +49,12 @@ class ListScreen(Screen[None], inherit_bindings=False):
     ListScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
     """
 
-    def __init__(self) -> None:
+    def __init__(self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions) -> None:
         super().__init__(name=self.WHICH.value)
+        self.window = window
+        self.state = state
+        self.moves = moves
+        self._key_actions = key_actions
         self.header = Lines(id="header")
         self.summary = Lines(id="summary")
         self.column_names = Lines(id="heading")
@@ -68,8 +74,9 @@ class ListScreen(Screen[None], inherit_bindings=False):
         yield self.footer
 
     @property
-    def deck(self) -> Deck:
-        return cast("Deck", self.app)
+    def which(self) -> Which:
+        """The list that it shows."""
+        return self.WHICH
 
     # ---- for each list ---------------------------------------------------------------------------------------
 
@@ -81,14 +88,27 @@ class ListScreen(Screen[None], inherit_bindings=False):
         """What the pane says of the selected row, and what R would act on if it is a preview."""
         raise NotImplementedError
 
+    @property
+    def handlers(self) -> Handlers:
+        """Actions that mean something on this list alone."""
+        return {}
+
     def marked(self) -> frozenset[Hashable]:
         """Keys of the marked rows."""
         return frozenset()
 
+    def key(self, action: Action) -> str:
+        """The key of an action, for notices."""
+        return self.state.keys.shown(action)
+
+    def off(self, action: Action, why: str, style: str = "warn") -> None:
+        """Say why a key does nothing now."""
+        self.window.notice(f"{self.key(action)} off: {why}", style)
+
     def as_text(self) -> str:
         """Header, names, every row of the list and the pane, as they would stand on this terminal."""
         width = self.size.width
-        order = self.deck.state.listing.order
+        order = self.state.listing.order
         drawn = [heading(self.COLUMNS, width), *(self._draw(key, Span("  "), width) for key in order)]
         rows = "\n".join("".join(span.text for span in spans) for spans in drawn)
         text = "\n".join([self.header.text, self.summary.text, rows, "", self.pane.text])
@@ -102,14 +122,14 @@ class ListScreen(Screen[None], inherit_bindings=False):
 
     def sync(self) -> None:
         """Draw what is known now. Lines that look the same are not written again."""
-        deck, state = self.deck, self.deck.state
+        window, state = self.window, self.state
         width = self.size.width
         if not self.is_mounted or not width:
             return
         self.header.show(
             [
                 header_footer.header_line(
-                    state, width, context=deck.context, production=deck.production, read_only=deck.read_only
+                    state, width, context=window.context, production=window.production, read_only=window.read_only
                 )
             ]
         )
@@ -121,32 +141,35 @@ class ListScreen(Screen[None], inherit_bindings=False):
         self.footer.show(
             [
                 header_footer.footer_line(
-                    self.WHICH, width, in_view=self.grid.rows_in_view, total=len(state.listing.order)
+                    state.keys, self.WHICH, width, in_view=self.grid.rows_in_view, total=len(state.listing.order)
                 )
             ]
         )
 
     def _message(self) -> str:
         """What stands in an empty list: loading, no match and empty are not the same."""
-        state = self.deck.state
+        state = self.state
         if state.link is Link.CONNECTING:
-            return f"loading from {self.deck.context} ..." if not state.link_trouble else "no answer yet; trying again"
+            return (
+                f"loading from {self.window.context} ..." if not state.link_trouble else "no answer yet; trying again"
+            )
         fetch = state.fetches[self.WHICH] if self.WHICH in FETCHED else None
         if fetch is not None and fetch.at is None:
             return f"no answer: {fetch.trouble}; trying again" if fetch.trouble else "loading ..."
         listing = state.listing
         if listing.total and listing.filter.pattern is not None:
-            return f"none of {plural(listing.total, 'row')} match; esc clears the filter"
+            return f"none of {plural(listing.total, 'row')} match; {state.keys.shown(Action.CLOSE)} clears the filter"
         return self.EMPTY
 
     def _sync_pane(self, width: int) -> None:
-        question = self.deck.question
-        if self._fit_pane(question.height(width) if question is not None else 0):
+        question = self.moves.question
+        if self._fit_pane(question.height(self.state.keys, width) if question is not None else 0):
             return  # drawn once it has its new height
         height = self.pane.size.height
         if question is not None:
-            self.deck.question_top = min(self.deck.question_top, question.last_top(width, height))
-            lines = [fit_line(spans, width) for spans in question.lines(width, height, self.deck.question_top)]
+            moves, keys = self.moves, self.state.keys
+            moves.question_top = min(moves.question_top, question.last_top(keys, width, height))
+            lines = [fit_line(spans, width) for spans in question.lines(keys, width, height, moves.question_top)]
             self.pane.show_as(lines[:height], None, question.number if len(lines) <= height else None)
             return
         lines, shown = self.pane_lines(width, height)
@@ -189,23 +212,25 @@ class ListScreen(Screen[None], inherit_bindings=False):
         event.prevent_default()
         asking = self.prompt.asking
         if asking is None:
-            self.deck.pressed(event)
+            self._key_actions.pressed(event)
         elif event.key in ("escape", "ctrl+c"):
-            self.deck.typed.prompt_left()
+            self._key_actions.typed.prompt_left()
         elif event.key == "enter":
-            self.deck.typed.submitted(asking, self.prompt.value)
+            self._key_actions.typed.submitted(asking, self.prompt.value)
         elif self.prompt.take(event) and asking is Asking.FILTER:
-            self.deck.typed.filter_typed(self.prompt.value)
+            self._key_actions.typed.filter_typed(self.prompt.value)
 
     def on_paste(self, event: events.Paste) -> None:
         """Pasted text outside inputs is no command."""
         event.stop()
         if self.prompt.asking is None:
-            self.deck.notice(f"pasted text ignored ({plural(len(event.text), 'character')}): no input is open", "warn")
+            self.window.notice(
+                f"pasted text ignored ({plural(len(event.text), 'character')}): no input is open", "warn"
+            )
             return
         self.prompt.paste(event.text)
         if self.prompt.asking is Asking.FILTER:
-            self.deck.typed.filter_typed(self.prompt.value)
+            self._key_actions.typed.filter_typed(self.prompt.value)
 
 
 def nothing_selected() -> list[Line]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from loradeck.client.terminal_text import clean
-from loradeck.tui.gate.decide import Action
+from loradeck.tui.actions.window import Handlers
 from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import NODE_COLUMNS, node_cells
 from loradeck.tui.lines.hardware import node_lines, node_page
 from loradeck.tui.lines.preview import tell_lines
-from loradeck.tui.model.state import Screen
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.screens.page import Page
 from loradeck.tui.text.spans import Line, Span, line
+from loradeck.tui.widgets.page import Page
 
 PAGE_S = 1.0
 """How often a node's page is written anew."""
@@ -25,31 +26,26 @@ class NodesScreen(ListScreen):
     EMPTY = "no node has connected: loradeck-agent run --config agent.toml"
 
     def cells(self, key: Any) -> dict[str, Span] | None:
-        node = self.deck.state.nodes.get(key)
-        return node_cells(self.deck.state, node) if node is not None else None
+        node = self.state.nodes.get(key)
+        return node_cells(self.state, node) if node is not None else None
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        state = self.deck.state
+        state = self.state
         node = state.nodes.get(state.node_list.selected or "")
-        told = tell_lines(state.order_tell, width, 2) if state.order_tell is not None else []
+        told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
         room = height - len(told)
         lines = node_lines(state, node, width, room) if node is not None else nothing_selected()
         return [*lines, *[()] * (room - len(lines)), *told], None
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
-    def do_drain(self) -> None:
-        self.deck.moving.order(Action.DRAIN)
+    @property
+    def handlers(self) -> Handlers:
+        return {Action.OPEN: self._open}
 
-    def do_cordon(self) -> None:
-        self.deck.moving.order(Action.CORDON)
-
-    def do_uncordon(self) -> None:
-        self.deck.moving.order(Action.UNCORDON)
-
-    def do_enter(self) -> None:
+    def _open(self) -> None:
         """Everything about the selected node, for as long as one looks at it."""
-        state, name = self.deck.state, self.deck.state.node_list.selected
+        state, name = self.state, self.state.node_list.selected
         if name is None:
             return
 

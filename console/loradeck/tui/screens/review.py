@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
 from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
+from loradeck.tui.hub.queries import Queries
+from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.review_sheet import item_lines, review_head
 from loradeck.tui.model.review_draft import Reviewing
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.terminal.driver import together
 from loradeck.tui.text.line_editor import TypedLine
 from loradeck.tui.text.spans import BLANK, Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
-
-if TYPE_CHECKING:
-    from loradeck.tui.app import Deck
+from loradeck.tui.widgets.page import pressed
 
 
 class ReviewScreen(Screen[bool], inherit_bindings=False):
@@ -27,8 +26,10 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
     ReviewScreen #body { height: 1fr; }
     """
 
-    def __init__(self, reviewing: Reviewing) -> None:
+    def __init__(self, reviewing: Reviewing, state: ConsoleState, queries: Queries) -> None:
         super().__init__(name="review")
+        self._state = state
+        self._queries = queries
         self.reviewing = reviewing
         self.body = Lines(id="body")
         self.bar = Lines(id="bar")
@@ -40,10 +41,6 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         yield self.body
         yield self.bar
 
-    @property
-    def deck(self) -> Deck:
-        return cast("Deck", self.app)
-
     def on_mount(self) -> None:
         self.run_worker(self._fetch())
         self.show()
@@ -52,7 +49,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         self.call_after_refresh(self.show)
 
     async def _fetch(self) -> None:
-        await self.deck.asker.sheet(self.reviewing)
+        await self._queries.sheet(self.reviewing)
         self.show()
 
     def show(self, told: str = "") -> None:
@@ -60,7 +57,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         width, height = self.body.size
         if not self.is_mounted or not width or not height:
             return
-        head = [*review_head(self.deck.state, self.reviewing, width), BLANK]
+        head = [*review_head(self._state, self.reviewing, width), BLANK]
         item = item_lines(self.reviewing, width)
         room = max(1, height - len(head))
         self._top = max(0, min(self._top, len(item) - room))
@@ -69,7 +66,8 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             lead = " what is wrong> "
             self.bar.show([(Span(lead, "question"), *self._note.spans(width - len(lead) - 1))])
             return
-        said = "+ good   - bad   n bad, and why   j/k answers   V sign   esc leaves"
+        sign = self._state.keys.shown(Action.SIGN)
+        said = f"+ good   - bad   n bad, and why   j/k answers   {sign} sign   esc leaves"
         keys = Span(told, "warn") if told else Span(said, "dim")
         more = len(item) - self._top - room
         right: Line = line(Span(f"{more} more lines: PgDn ", "dim")) if more > 0 else ()
@@ -82,31 +80,32 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             self._typed(self._note, event)
             return
         page = max(1, self.body.size.height - 8)
-        key = event.character if event.is_printable and event.character else event.key
+        key = pressed(event)
         if key in ("escape", "q", "ctrl+c", "ctrl+q"):
             self._leave(sign=False)
-        elif key in ("pagedown", "space", " ", "pageup"):
+        elif key in ("pagedown", "space", "pageup"):
             self._top += -page if key == "pageup" else page
             self.show()
         elif key in ("j", "down", "k", "up"):
             self.reviewing.step(1 if key in ("j", "down") else -1)
             self._top = 0
             self.show()
-        elif key in ("+", "-", "n", "V"):
+        elif key in ("+", "-", "n") or key in self._state.keys.of(Action.SIGN):
             self._judge(key, together(event))
         else:
-            self.show(f"{key} means nothing here: + good, - bad, j/k answers, V sign, esc leaves")
+            sign = self._state.keys.shown(Action.SIGN)
+            self.show(f"{key} means nothing here: + good, - bad, j/k answers, {sign} sign, esc leaves")
 
     def _judge(self, key: str, count: int) -> None:
         if count > 1:
             self.show(f"{count} keys came at once: not taken as verdicts")
-        elif key == "V":
-            self._leave(sign=True)
         elif key == "n":
             self._note = TypedLine() if self.reviewing.items else None
             self.show()
-        else:
+        elif key in ("+", "-"):
             self._say(key == "+")
+        else:
+            self._leave(sign=True)
 
     def _say(self, good: bool, note: str = "") -> None:
         self.reviewing.say(good, note)

@@ -10,19 +10,26 @@ from loradeck.client.terminal_text import clean
 from loradeck.client.traces import export
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.gate.decide import Action, Ask, Refuse, Verdict, barrier, decide, shown_of
+from loradeck.tui.actions.key_actions import KeyActions
+from loradeck.tui.actions.moves import Moves
+from loradeck.tui.actions.window import Handlers, Window
+from loradeck.tui.gate.rollback import shown_of
 from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.gate.verdict import Ask, Refuse, Verdict, barrier
+from loradeck.tui.hub.queries import Queries
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import TENANT_COLUMNS, tenant_cells
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.preview import preview_lines, tell_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
 from loradeck.tui.lines.traces import EXPORTED, SHOWN, trace_lines
 from loradeck.tui.model.selectable_list import hidden
-from loradeck.tui.model.state import Screen
+from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
-from loradeck.tui.screens.page import Page
 from loradeck.tui.terminal.save_screen import default_name, save
 from loradeck.tui.text.spans import Line, Span, plural
+from loradeck.tui.widgets.page import Page
 
 
 class TenantsScreen(ListScreen):
@@ -31,30 +38,31 @@ class TenantsScreen(ListScreen):
     EMPTY = "no tenants yet: loradeck tenant create NAME"
     PANE = 10
 
-    def cells(self, key: Any) -> dict[str, Span] | None:
-        row = self.deck.state.tenants.get(key)
-        return tenant_cells(self.deck.state, row) if row is not None else None
+    def __init__(
+        self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions, queries: Queries
+    ) -> None:
+        super().__init__(window, state, moves, key_actions)
+        self._queries = queries
 
-    def do_enter(self) -> None:
-        row = self.deck.state.row
-        if row is not None:
-            self.deck.show_events(f" {row.tenant}/{row.route} ")
+    def cells(self, key: Any) -> dict[str, Span] | None:
+        row = self.state.tenants.get(key)
+        return tenant_cells(self.state, row) if row is not None else None
 
     def marked(self) -> frozenset[Hashable]:
-        return frozenset(self.deck.state.marks)
+        return frozenset(self.state.marks)
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        deck, state = self.deck, self.deck.state
-        row = state.row
+        state, row = self.state, self.state.row
         if row is None:
-            return [*nothing_selected(), *tell_lines(state.tell, width, 2)], None
-        frame = deck.sight.look()
+            return [*nothing_selected(), *tell_lines(state, state.tell, width, 2)], None
         if state.marks:  # the list is put together when R is pressed, and not at every frame
-            barred = barrier(Action.ROLLBACK, state, deck.read_only)
-            rollback: Verdict = barred or Ask(f"R on {plural(len(state.marks), 'marked row')}")
+            barred = barrier(Action.ROLLBACK, state, self.window.read_only)
+            rollback: Verdict = barred or Ask(
+                f"{self.key(Action.ROLLBACK)} on {plural(len(state.marks), 'marked row')}"
+            )
         else:
-            rollback = decide(Action.ROLLBACK, state, frame, read_only=deck.read_only)
-        undo = decide(Action.UNDO, state, frame, read_only=deck.read_only)
+            rollback = self.moves.verdict(Action.ROLLBACK)
+        undo = self.moves.verdict(Action.UNDO)
         self._keep_true(rollback, undo)
         if wants_panel(state, row):
             lines = panel_lines(state, row, width, height, rollback=rollback, undo=undo)
@@ -64,91 +72,113 @@ class TenantsScreen(ListScreen):
     def _keep_true(self, rollback: Verdict, undo: Verdict) -> None:
         """A notice that R or u is locked or not armed follows what is so, and goes once it is not."""
         notice = self.prompt.notice
-        for key, verdict in (("R", rollback), ("u", undo)):
+        for action, verdict in ((Action.ROLLBACK, rollback), (Action.UNDO, undo)):
+            key = self.key(action)
             if notice.startswith((f"{key} not armed", f"{key} locked")):
                 now = verdict.why if isinstance(verdict, Refuse) else ""
                 if now != notice:
                     self.prompt.say(now, "warn")
 
-    def do_related(self) -> None:
+    @property
+    def handlers(self) -> Handlers:
+        return {
+            Action.OPEN: self._open,
+            Action.MARK_RELATED: self._mark_related,
+            Action.DIFF: self._diff,
+            Action.TRACES: self._traces,
+            Action.EXPORT_IDS: self._export_ids,
+        }
+
+    def _open(self) -> None:
+        row = self.state.row
+        if row is not None:
+            self.window.show_events(f" {row.tenant}/{row.route} ")
+
+    def _mark_related(self) -> None:
         """Mark the rows whose live releases share something with this one, or unmark them when all are marked."""
-        deck, state, row = self.deck, self.deck.state, self.deck.state.row
+        state, row, key = self.state, self.state.row, self.key(Action.MARK_RELATED)
         company = state.company.get(row.key) if row is not None else None
         if row is None or company is None or company.generation != row.pointer.generation:
-            deck.notice("m off: what shares something with this row is not known yet", "warn")
+            self.window.notice(f"{key} off: what shares something with this row is not known yet", "warn")
             return
         keys = [(one.tenant, one.route) for one in company.companions if (one.tenant, one.route) in state.tenants]
         if not keys:
-            deck.notice("m: no other live release shares its data, recipe, base move or batch", "dim")
+            self.window.notice(f"{key}: no other live release shares its data, recipe, base move or batch", "dim")
             return
         if set(keys) <= set(state.marks):
             state.marks = [key for key in state.marks if key not in keys]
-            deck.notice(f"unmarked {plural(len(keys), 'row')}")
+            self.window.notice(f"unmarked {plural(len(keys), 'row')}")
             return
         state.marks += [key for key in keys if key not in state.marks]
         away = len(hidden(keys, state.tenant_list.order))
         more = f", {away} of them hidden by the filter" if away else ""
         cut = f" of {company.total:,}; the hub lists no more" if company.total > len(company.companions) else ""
-        deck.notice(f"marked {plural(len(keys), 'row')}{cut}{more}; {row.tenant} itself is marked by space")
+        itself = f"{row.tenant} itself is marked by {self.key(Action.MARK)}"
+        self.window.notice(f"marked {plural(len(keys), 'row')}{cut}{more}; {itself}")
 
-    def do_diff(self) -> None:
+    def _diff(self) -> None:
         """The live release beside the one that R goes to."""
-        row = self.deck.state.row
+        row = self.state.row
         if row is None or row.live is None:
-            self.deck.notice("d off: nothing is served here", "warn")
+            self.off(Action.DIFF, "nothing is served here")
         elif row.preview.target is None:
-            self.deck.notice("d off: R goes nowhere from here, so there is nothing to compare with", "warn")
+            why = f"{self.key(Action.ROLLBACK)} goes nowhere from here, so there is nothing to compare with"
+            self.off(Action.DIFF, f"{why}")
         else:
-            self.deck.notice("looking up both releases ...", "dim")
+            self.window.notice("looking up both releases ...", "dim")
             work = self._show_difference(row, row.live.id, row.preview.target.id)
-            self.deck.run_worker(work, group="offer", exclusive=True)
+            self.window.run_worker(work, group="offer", exclusive=True)
 
     async def _show_difference(self, row: TenantRow, left: str, right: str) -> None:
-        deck = self.deck
-        found = await deck.asker.both(left, right)
+        found = await self._queries.both(left, right)
         if found is None:
             return
-        if deck.front is not self or deck.state.tenant_list.selected != row.key or self.prompt.asking is not None:
-            deck.notice("d dropped: you have moved on", "dim")
+        if (
+            self.window.front is not self
+            or self.state.tenant_list.selected != row.key
+            or self.prompt.asking is not None
+        ):
+            self.window.notice(f"{self.key(Action.DIFF)} dropped: you have moved on", "dim")
             return
-        deck.notice("")
+        self.window.notice("")
         one, other, names = found
         write = partial(difference_lines, f"{row.tenant}/{row.route}", one, other, names)
-        self.app.push_screen(Page("diff", write, leaves="d"))
+        self.app.push_screen(Page("diff", write, leaves=self.state.keys.of(Action.DIFF)))
 
-    def do_traces(self) -> None:
+    def _traces(self) -> None:
         """The row's newest requests, from the routers."""
-        row = self.deck.state.row
+        row = self.state.row
         if row is None:
-            self.deck.notice("l off: no row is selected", "warn")
+            self.off(Action.TRACES, "no row is selected")
             return
-        self.deck.notice("asking the routers ...", "dim")
-        self.deck.run_worker(self._show_traces(row.key), group="offer", exclusive=True)
+        self.window.notice("asking the routers ...", "dim")
+        self.window.run_worker(self._show_traces(row.key), group="offer", exclusive=True)
 
     async def _show_traces(self, key: PointerKey) -> None:
-        deck = self.deck
-        traced = await deck.asker.traces("l", key, None, SHOWN)
+        traced = await self._queries.traces(Action.TRACES, key, None, SHOWN)
         if traced is None:
             return
-        if deck.front is not self or deck.state.tenant_list.selected != key or self.prompt.asking is not None:
-            deck.notice("l dropped: you have moved on", "dim")
+        if self._has_moved_on(key):
+            self.window.notice(f"{self.key(Action.TRACES)} dropped: you have moved on", "dim")
             return
-        deck.notice("")
-        self.app.push_screen(Page("traces", partial(trace_lines, deck.state, traced), leaves="l"))
+        self.window.notice("")
+        self.app.push_screen(
+            Page("traces", partial(trace_lines, self.state, traced), leaves=self.state.keys.of(Action.TRACES))
+        )
 
-    def do_export(self) -> None:
+    def _export_ids(self) -> None:
         """The ids of the requests that the left release answered, into a file."""
-        state, row = self.deck.state, self.deck.state.row
+        state, row = self.state, self.state.row
         event = state.last_move(row) if row is not None else None
         if row is None or event is None or event.from_release is None:
-            self.deck.notice("x off: this row has left no release", "warn")
+            self.off(Action.EXPORT_IDS, "this row has left no release")
             return
-        self.deck.notice(f"asking the routers for what {state.label_of(event.from_release)} answered ...", "dim")
-        self.deck.run_worker(self._export(row.key, event.from_release), group="export", exclusive=True)
+        self.window.notice(f"asking the routers for what {state.label_of(event.from_release)} answered ...", "dim")
+        self.window.run_worker(self._export(row.key, event.from_release), group="export", exclusive=True)
 
     async def _export(self, key: PointerKey, release: str) -> None:
-        deck, state = self.deck, self.deck.state
-        traced = await deck.asker.traces("x", key, release, EXPORTED)
+        state = self.state
+        traced = await self._queries.traces(Action.EXPORT_IDS, key, release, EXPORTED)
         if traced is None:
             return
         label = state.label_of(release)
@@ -156,10 +186,16 @@ class TenantsScreen(ListScreen):
         try:
             save(path, export(traced, label))
         except OSError as error:
-            deck.notice(f"x: not saved: {clean(str(path))}: {clean(error.strerror or '')}", "bad")
+            self.window.notice(
+                f"{self.key(Action.EXPORT_IDS)}: not saved: {clean(str(path))}: {clean(error.strerror or '')}", "bad"
+            )
             return
         of = f" of {traced.counted:,}" if traced.counted is not None else ""
         cut = "; TRUNCATED, the file says why" if traced.truncated or not traced.nodes else ""
-        deck.notice(
-            f"x: {len(traced.rows):,}{of} request ids of {label} to {clean(str(path))}{cut}", "warn" if cut else ""
-        )
+        wrote = f"{len(traced.rows):,}{of} request ids of {label} to {clean(str(path))}"
+        self.window.notice(f"{self.key(Action.EXPORT_IDS)}: {wrote}{cut}", "warn" if cut else "")
+
+    def _has_moved_on(self, asked: PointerKey) -> bool:
+        """Whether an answer about a row comes too late to be put on the screen."""
+        selected = self.state.tenant_list.selected
+        return self.window.front is not self or selected != asked or self.prompt.asking is not None

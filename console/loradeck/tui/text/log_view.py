@@ -20,7 +20,7 @@ class LogView:
         self._left_at = 0
         self.following = True
 
-    def take(self, lines: Iterable[str]) -> None:
+    def add(self, lines: Iterable[str]) -> None:
         """New lines at the end."""
         for line in lines:
             self._lines.append(line)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.state import ReleaseView
+from loradeck.schemas.state import NodeReplica, ReleaseView
 
 ELLIPSIS = "…"
 
@@ -94,6 +94,12 @@ def spread(left: Sequence[Span], right: Sequence[Span], width: int) -> Line:
     if gap < 2:
         return fit_line(left, width)
     return (*left, Span(" " * gap), *right)
+
+
+def title(text: str, width: int, style: str = "rule") -> Line:
+    """A heading with a rule: `-- text -----` across the width."""
+    body = f"-- {text} "
+    return line(Span(body + "-" * max(0, width - len(body)), style))
 
 
 # ---- figures -----------------------------------------------------------------------------------------------
@@ -186,3 +192,8 @@ def release(view: ReleaseView | None, missing: str = "none") -> str:
     if view is None:
         return missing
     return f"{clean(view.label)}/{clean(view.base_label)}"
+
+
+def on_gpus(replica: NodeReplica) -> str:
+    """The GPUs on which the driver sees an engine's processes; nothing where it sees none."""
+    return f" on {', '.join(f'gpu{index}' for index in replica.gpus)}" if replica.gpus else ""

@@ -1,14 +1,11 @@
-"""What the console follows of one job while somebody looks at it: figures by step, and what it printed."""
+"""One job while somebody looks at it: its figures by step, and its log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from loradeck.client.errors import ClientError
 from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobLogLine
-from loradeck.tui.hub.port import Port
-from loradeck.tui.lines.outcome import said
 from loradeck.tui.model.registry import Fetch
 from loradeck.tui.text.log_view import LogView
 from loradeck.tui.text.spans import clock
@@ -17,8 +14,9 @@ STEPS = 4000
 """Steps whose figures are held; the oldest leave."""
 
 
-class Following:
-    """One job. `fetch` says when the hub last answered and what stood in the way since."""
+class FollowedJob:
+    """Events and lines of one job as they came. `fetch` says when the hub last answered, and what stood in
+    the way since."""
 
     def __init__(self, job: str) -> None:
         self.job = job
@@ -27,34 +25,21 @@ class Following:
 
         self.log = LogView()
         self.fetch = Fetch()
-        self._event = (0, -1)
-        self._line: JobLogLine | None = None
+        self.last_event = (0, -1)
+        """Attempt and number of the newest event that is held."""
+
+        self.last_line: JobLogLine | None = None
         self._began: tuple[int, int, float] | None = None
         self._last: tuple[int, float] | None = None
 
-    async def poll(self, port: Port, now: float) -> None:
-        """Ask for what is new. `now`: seconds of the console's clock."""
-        self.fetch.running, self.fetch.tried = True, now
-        line = self._line
-        try:
-            events = await port.job_events(self.job, *self._event)
-            lines = await port.job_log(self.job, line.attempt if line else 0, line.number if line else 0)
-        except ClientError as error:
-            self.fetch.trouble = said(error)
-        else:
-            self.fetch.at, self.fetch.trouble = now, ""
-            self.take(events, lines)
-        finally:
-            self.fetch.running = False
-
-    def take(self, events: Iterable[ExecutorEvent], lines: Iterable[JobLogLine]) -> None:
-        """What the hub answered; what is held already changes nothing."""
+    def add(self, events: Iterable[ExecutorEvent], lines: Iterable[JobLogLine]) -> None:
+        """Add what the hub answered; what is held already changes nothing."""
         for event in events:
-            if (event.attempt, event.seq) <= self._event:
+            if (event.attempt, event.seq) <= self.last_event:
                 continue
-            self._event = (event.attempt, event.seq)
+            self.last_event = (event.attempt, event.seq)
             if told := _told(event):
-                self.log.take([told])
+                self.log.add([told])
             if event.step is None or not event.metrics:
                 continue
             if self._began is None or self._began[0] != event.attempt:
@@ -66,10 +51,13 @@ class Following:
                 while len(kept) > STEPS:
                     del kept[min(kept)]
         for line in lines:
-            if self._line is not None and (line.attempt, line.number) <= (self._line.attempt, self._line.number):
+            if self.last_line is not None and (line.attempt, line.number) <= (
+                self.last_line.attempt,
+                self.last_line.number,
+            ):
                 continue
-            self.log.take([*gap_notes(self._line, line), line.text])
-            self._line = line
+            self.log.add([*gap_notes(self.last_line, line), line.text])
+            self.last_line = line
 
     def left_s(self, of: int | None) -> float | None:
         """Seconds to the last step at the speed of this attempt; None while that cannot be told."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Collection
+from typing import Protocol, cast
 
 from textual import events
 from textual.app import ComposeResult
@@ -12,17 +12,24 @@ from textual.screen import Screen
 from loradeck.tui.text.spans import Line, Span, line, spread
 from loradeck.tui.widgets.lines import Lines
 
-if TYPE_CHECKING:
-    from loradeck.tui.app import Deck
+
+class Paced(Protocol):
+    """An app that knows whether its terminal keeps up."""
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the terminal has taken all that was written. What repeats itself waits until it has."""
+        ...
 
 
 def pressed(event: events.Key) -> str:
-    """A key as people read it."""
-    return event.character if event.is_printable and event.character else event.key
+    """The name of a key in the key table: its character, or the toolkit's name."""
+    typed = event.character if event.is_printable and event.character else event.key
+    return "space" if typed == " " else typed
 
 
 class Page(Screen[None], inherit_bindings=False):
-    """`write(width)` gives the page's lines for a terminal of that width. `leaves`: one more key that leaves it.
+    """`write(width)` gives the page's lines for a terminal of that width. `leaves`: more keys that leave it.
 
     With `every` (seconds) they are written anew while one looks.
     """
@@ -33,7 +40,7 @@ class Page(Screen[None], inherit_bindings=False):
     """
 
     def __init__(
-        self, name: str, write: Callable[[int], list[Line]], *, leaves: str = "", every: float | None = None
+        self, name: str, write: Callable[[int], list[Line]], *, leaves: Collection[str] = (), every: float | None = None
     ) -> None:
         super().__init__(name=name)
         self._every = every
@@ -55,7 +62,7 @@ class Page(Screen[None], inherit_bindings=False):
 
     def _again(self) -> None:
         """A terminal that has not taken the last frame gets no new one."""
-        if cast("Deck", self.app).keeps_up:
+        if cast(Paced, self.app).keeps_up:
             self._show()
 
     def on_resize(self) -> None:
@@ -79,7 +86,7 @@ class Page(Screen[None], inherit_bindings=False):
             "j": 1, "down": 1, "k": -1, "up": -1, "pagedown": page, "space": page, "pageup": -page,
             "g": -len(self._lines), "home": -len(self._lines), "G": len(self._lines), "end": len(self._lines),
         }  # fmt: skip
-        if event.key in ("escape", "q", "ctrl+c", "ctrl+q") or (event.character and event.character == self._leaves):
+        if event.key in ("escape", "q", "ctrl+c", "ctrl+q") or pressed(event) in self._leaves:
             if not self._left:  # keys may come faster than the screen goes
                 self._left = True
                 self.dismiss()

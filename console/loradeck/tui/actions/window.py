@@ -1,0 +1,90 @@
+"""The console's window, as actions and screens use it: the list in front, notices, pages, and work beside the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+from textual.driver import Driver
+
+from loradeck.client.config import Context
+from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.screen import Screen
+from loradeck.tui.widgets.grid import Grid
+from loradeck.tui.widgets.page import Page
+from loradeck.tui.widgets.pane import Pane
+from loradeck.tui.widgets.prompt import Prompt
+
+Handlers = Mapping[Action, Callable[[], None]]
+
+
+class Front(Protocol):
+    """The list in front."""
+
+    prompt: Prompt
+    grid: Grid
+    pane: Pane
+
+    @property
+    def which(self) -> Screen:
+        """The list that it shows."""
+        ...
+
+    @property
+    def handlers(self) -> Handlers:
+        """Actions that mean something on this list alone."""
+        ...
+
+    def as_text(self) -> str:
+        """Its rows and its pane, for a file."""
+        ...
+
+
+class Window(Protocol):
+    """What is around the list in front. `context`: the hub's name here; `read_only`: why nothing may be changed."""
+
+    context: str
+    production: bool
+    read_only: str | None
+
+    @property
+    def front(self) -> Front | None:
+        """The list in front; None while a page covers it."""
+        ...
+
+    @property
+    def terminal(self) -> Driver | None:
+        """What writes to the terminal."""
+        ...
+
+    def notice(self, text: str, style: str = "") -> None:
+        """One line above the footer, until the next key."""
+        ...
+
+    def draw_front(self) -> None:
+        """Draw what the list in front knows now."""
+        ...
+
+    def after_key(self) -> None:
+        """Draw what a key has changed, and then ask for figures of what came into view."""
+        ...
+
+    def show_list(self, which: Screen) -> None:
+        """Bring a list to the front."""
+        ...
+
+    def show_events(self, word: str) -> None:
+        """The events screen, filtered by a literal word."""
+        ...
+
+    def push_screen(self, screen: Page) -> object:
+        """Open a page over the list in front."""
+        ...
+
+    def run_worker(self, work: Coroutine[Any, Any, None], *, group: str, exclusive: bool = False) -> object:
+        """Run something beside the keys; an exclusive one ends those of its group before it."""
+        ...
+
+    def exit(self, result: Context | None = None) -> None:
+        """Leave the console, for another hub or for good."""
+        ...

@@ -1,0 +1,104 @@
+"""The release that p offers, and whether its gate lets it be promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loradeck.client.idempotency import new_key
+from loradeck.client.terminal_text import clean
+from loradeck.schemas.attestation import CheckResult, GateResult
+from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.state import ReleaseView, TenantRow
+from loradeck.tui.gate.rollback import lock
+from loradeck.tui.gate.verdict import Ask, NewKey, Verdict, barrier, live_by, off
+from loradeck.tui.keys.action import Action
+from loradeck.tui.model.own_moves import Move, MoveKind
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import plural, release
+
+
+def newest(releases: Sequence[ReleaseView], row: TenantRow) -> ReleaseView | None:
+    """The release p offers: the highest version of the tenant's that is not live."""
+    known = [view for view in releases if view.adapter is not None and (row.live is None or view.id != row.live.id)]
+    return max(known, key=lambda view: (_number(view.label), view.label), default=None)
+
+
+def _number(label: str) -> int:
+    digits = label.lstrip("v")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def offer(
+    state: ConsoleState,
+    row: TenantRow,
+    candidate: ReleaseView,
+    gate: GateResult | None,
+    *,
+    override: bool,
+    read_only: str | None = None,
+    make_key: NewKey = new_key,
+) -> Verdict:
+    """A promote of `candidate`: always asks; against its gate it needs `override`, and then a typed reason.
+
+    Only what is known here is refused here; the hub has the last word.
+    """
+    barred = barrier(Action.PROMOTE, state, read_only)
+    if barred is not None:
+        return barred
+    if row.live is not None and candidate.id == row.live.id:
+        return off(state, Action.PROMOTE, f"{release(candidate)} is live already")
+    if not row.settled and lock(state, row) is not None:
+        return off(state, Action.PROMOTE, "the last move is still settling")
+    if any(entry.release == candidate.id for entry in row.pointer.quarantined):
+        lift = f"loradeck lift {row.tenant} {row.route} {clean(candidate.label)}"
+        return off(
+            state,
+            Action.PROMOTE,
+            f"{clean(candidate.label)} is quarantined here; {lift} ends that; :promote vN names another",
+        )
+    if row.pointer.held:
+        return off(state, Action.PROMOTE, f"the pointer is held; {state.keys.shown(Action.HOLD)} releases the hold")
+    trouble = gate_says(gate) if gate is not None and not gate.passed else None
+    key = state.keys.shown(Action.PROMOTE)
+    says = f"{key} {release(row.live)} > {release(candidate)}"
+    request = PromoteRequest(
+        release=candidate.id,
+        expected_generation=row.pointer.generation,
+        override=override,
+        idempotency_key=make_key(),
+    )
+    move = Move(MoveKind.PROMOTE, row.tenant, row.route, request, says + (" OVERRIDE" if override else ""))
+    line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(candidate)}: "
+    if trouble and not override:
+        return off(state, Action.PROMOTE, f"{trouble}; :promote! {clean(candidate.label)} overrides, with a reason")
+    if trouble:
+        return Ask(f"{line}OVERRIDE, {trouble}", (move,), wants_reason=True)
+    if override:
+        return Ask(f"{line}OVERRIDE, {gate_says(gate)}", (move,), wants_reason=True)
+    return Ask(f"{line}{gate_says(gate)}{live_by(state, row)}", (move,))
+
+
+def gate_says(gate: GateResult | None) -> str:
+    """'gate passed', or the failed checks with their figures."""
+    if gate is None:
+        return "no gate result on record (a route with a gate refuses it)"
+    failed = [check for check in gate.checks if not check.passed]
+    if gate.passed and not failed:
+        return f"gate passed ({plural(len(gate.checks), 'check')})"
+    return "gate " + ", ".join(_missed(check) for check in failed)
+
+
+def _missed(check: CheckResult) -> str:
+    """A failed check: 'json 71 < 95', or why it failed although its figure would do."""
+    enough = check.value <= check.threshold if check.at_most else check.value >= check.threshold
+    if enough:
+        return f"{clean(check.name)} failed ({clean(check.note) or f'n {check.n}'})"
+    sign = ">" if check.at_most else "<"
+    if check.unit != "share":
+        return f"{clean(check.name)} {check.in_unit(check.value)} {sign} {check.in_unit(check.threshold)}"
+    return f"{clean(check.name)} {_percent(check.value)} {sign} {_percent(check.threshold)}"
+
+
+def _percent(share: float) -> str:
+    """71, or 2.4 where the decimal says something."""
+    return f"{share * 100:.1f}".removesuffix(".0")

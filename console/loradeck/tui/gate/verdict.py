@@ -1,0 +1,99 @@
+"""The gate's answers to a key: act, ask or refuse; and what bars an action whatever is selected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loradeck.client.terminal_text import clean
+from loradeck.schemas.ids import Role
+from loradeck.schemas.link import LINK_TTL_S
+from loradeck.schemas.state import TenantRow
+from loradeck.tui.keys.action import ORDERS, Action
+from loradeck.tui.model.feed_state import Link
+from loradeck.tui.model.own_moves import Move, Order, Signing
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import age
+
+ROLES = {
+    Action.ROLLBACK: Role.OPERATOR,
+    Action.UNDO: Role.OPERATOR,
+    Action.FALLBACK: Role.OPERATOR,
+    Action.HOLD: Role.OPERATOR,
+    Action.REWIND: Role.OPERATOR,
+    Action.ANNOTATE: Role.OPERATOR,
+    Action.PROMOTE: Role.RELEASER,
+    **dict.fromkeys(ORDERS, Role.OPERATOR),
+}
+"""The least role that an action needs."""
+
+_REFUSING = {
+    "settling": f"the hub has just started and waits for its nodes, {LINK_TTL_S:.0f} s at most",
+    "log_behind": "the hub's log lacks what its nodes have seen; loradeck hub recover",
+}
+
+
+@dataclass(frozen=True)
+class Act:
+    """Do it now. No moves: leave the console."""
+
+    moves: tuple[Move, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Show the line (and the list), then wait for y. With `wants_reason` a reason is typed instead."""
+
+    line: str
+    moves: tuple[Move, ...] = ()
+    wants_reason: bool = False
+    listed: tuple[str, ...] = ()
+    order: Order | None = None
+    signing: Signing | None = None
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Nothing happens, and the reason is shown."""
+
+    why: str
+
+
+Verdict = Act | Ask | Refuse
+NewKey = Callable[[], str]
+
+
+def off(state: ConsoleState, action: Action, why: str) -> Refuse:
+    """Refuse an action by its key: 'R off: no row is selected'."""
+    return Refuse(f"{state.keys.shown(action)} off: {why}")
+
+
+def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:
+    """What bars an action on every row: read-only, the role, the link, a hub that refuses moves.
+
+    Args:
+        read_only: why this console may not change anything; None: it may.
+    """
+    if read_only:
+        return off(state, action, f"read-only ({read_only})")
+    if state.me is None or state.status is None:
+        return off(state, action, "nothing is loaded yet")
+    need = ROLES[action]
+    if not state.me.role.covers(need):
+        why = f"it needs the role {need.value}; {clean(state.me.actor)} is {state.me.role.value}"
+        return off(state, action, why)
+    if state.link is Link.LOST:
+        return off(state, action, f"no link to the hub for {age(state.silent_s)}; on a node: loradeck-agent pin")
+    if state.status.refusing and action not in ORDERS:
+        why = _REFUSING.get(state.status.refusing, "the hub refuses moves")
+        return off(state, action, f"{why} ({state.status.refusing})")
+    return None
+
+
+def live_by(state: ConsoleState, row: TenantRow) -> str:
+    """Who put the live release of a row there, and why, in brackets; nothing where that is not known."""
+    event = state.last_move(row)
+    if event is None:
+        return ""
+    said = f' "{clean(event.reason)}"' if event.reason else ""
+    return f" (live by {clean(event.actor)}{said})"

@@ -1,0 +1,66 @@
+"""What a person can ask of the console, by name. Which key asks for it is said by the key table alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """A name that a key, a command or a line of the `[keys]` table stands for."""
+
+    # Moves of pointers.
+    ROLLBACK = "rollback"
+    UNDO = "undo"
+    FALLBACK = "fallback"
+    PROMOTE = "promote"
+    OVERRIDE = "override"
+    HOLD = "hold"
+    REWIND = "rewind"
+    ANNOTATE = "annotate"
+    # Orders to nodes and jobs, and signatures.
+    DRAIN = "drain"
+    CORDON = "cordon"
+    UNCORDON = "uncordon"
+    CANCEL = "cancel"
+    RESUME = "resume"
+    SIGN = "sign"
+    # Answers, and ways out.
+    CONFIRM = "confirm"
+    CLOSE = "close"
+    QUIT = "quit"
+    # Rows and marks.
+    OPEN = "open"
+    MARK = "mark"
+    MARK_ALL = "mark_all"
+    MARK_RELATED = "mark_related"
+    MARK_VERSION = "mark_version"
+    COMPARE = "compare"
+    DIFF = "diff"
+    TRACES = "traces"
+    EXPORT_IDS = "export_ids"
+    SORT = "sort"
+    COPY = "copy"
+    JSON = "json"
+    # Typing.
+    FILTER = "filter"
+    COMMAND = "command"
+    HELP = "help"
+    # Screens, named as they are.
+    TENANTS = "tenants"
+    NODES = "nodes"
+    JOBS = "jobs"
+    GATES = "gates"
+    ADAPTERS = "adapters"
+    EVENTS = "events"
+    DATA = "data"
+    # The selection.
+    DOWN = "down"
+    UP = "up"
+    PAGE_DOWN = "page_down"
+    PAGE_UP = "page_up"
+    FIRST = "first"
+    LAST = "last"
+
+
+ORDERS = frozenset({Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME, Action.SIGN})
+"""Orders to nodes and jobs, and a signature. They move no pointer: a hub that refuses moves takes them."""
