@@ -67,6 +67,12 @@ PLANTS = {
         "schemas, rules, client and the console's model know no Textual",
         "loradeck.tui.model.state -> textual",
     ),
+    "the console's gate knows the app, if only its type": Plant(
+        "console/loradeck/tui/gate/decide.py",
+        "if TYPE_CHECKING:\n    from loradeck.tui.app import Deck",
+        "rooms of the console",
+        "loradeck.tui.gate.decide -> loradeck.tui.app",
+    ),
     "daemon imports torch": Plant(
         "agents/loradeck_agent/daemon.py",
         "import torch",
