@@ -13,16 +13,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from incident import leftovers
+
 BIN = Path(sys.executable).parent
 """Where the commands of this environment are."""
+
+STOP_S = 90.0
+"""How long `loradeck-agent stop` may take: a job that trains ends after its step and saves a checkpoint."""
 
 
 class CommandFailed(Exception):
@@ -38,6 +45,10 @@ class NotReady(Exception):
     """Something did not come up in time; the message says what and where its log is."""
 
 
+class NotStopped(Exception):
+    """Parts of a fleet did not end in order, one line each. All of it was stopped or killed nevertheless."""
+
+
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
     with socket.socket() as probe:
@@ -45,20 +56,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(what: str, ready: Any, seconds: float, *, every: float = 0.05) -> Any:
-    """Call `ready` until it returns something true, and return that.
+def wait_for(
+    what: str, ready: Any, seconds: float, *, every: float = 0.05, interrupted: threading.Event | None = None
+) -> Any:
+    """Calls `ready` until it returns something true, and returns that.
 
     Raises:
-        NotReady: it did not within `seconds`.
+        NotReady: it did not within `seconds`, or it was interrupted.
     """
     deadline = time.monotonic() + seconds
+    pause = interrupted or threading.Event()
     while True:
         value = ready()
         if value:
             return value
         if time.monotonic() > deadline:
             raise NotReady(f"{what}: not within {seconds:g} s")
-        time.sleep(every)
+        if pause.wait(every):
+            raise NotReady(f"{what}: interrupted")
+
+
+END_S = 15.0
+FOLLOW_S = 5.0
+"""How long what agents and the hub started may outlive them, before it is killed."""
 
 
 @dataclass
@@ -80,7 +100,13 @@ class Node:
         return self.root / self.name
 
     @property
+    def router_socket(self) -> Path:
+        """The router's control socket."""
+        return self.state / "router" / "router.sock"
+
+    @property
     def log(self) -> Path:
+        """What its agent prints."""
         return self.root / f"{self.name}.log"
 
     @property
@@ -102,6 +128,8 @@ class Fleet:
     hub_port: int = 0
     nodes: list[Node] = field(default_factory=list)
     hub: subprocess.Popen[bytes] | None = None
+    _interrupted: threading.Event = field(default_factory=threading.Event, repr=False)
+    _commands: set[subprocess.Popen[str]] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -134,7 +162,7 @@ class Fleet:
         command = [*self.hub_program, "hub", "--data", str(self.data), "--name", "demo"]
         command += ["--listen", f"127.0.0.1:{self.hub_port}"]
         self.hub = _spawn(command, self.root / "hub.log")
-        wait_for(f"hub (log: {self.root / 'hub.log'})", self._hub_is_up, 30)
+        wait_for(f"hub (log: {self.root / 'hub.log'})", self._hub_is_up, 60, interrupted=self._interrupted)
 
     def _hub_is_up(self) -> bool:
         if self.hub is not None and self.hub.poll() is not None:
@@ -211,7 +239,7 @@ class Fleet:
             )
 
         try:
-            wait_for("nodes", up, seconds, every=0.3)
+            wait_for("nodes", up, seconds, every=0.3, interrupted=self._interrupted)
         except NotReady as error:
             logs = "\n".join(f"{node.name}: {_tail(node.log)}" for node in self.nodes)
             raise NotReady(f"{error}\n{logs}") from None
@@ -224,40 +252,76 @@ class Fleet:
         node.process = None
 
     def stop_node(self, node: Node) -> None:
-        """`loradeck-agent stop`: the agent, its router and its engines."""
-        if node.config.exists():
-            subprocess.run(
-                [str(BIN / "loradeck-agent"), "stop", "--config", str(node.config)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=60,
-                check=False,
-            )
-        _end(node.process)
-        node.process = None
+        """`loradeck-agent stop`: the agent, its router, its engines and its jobs.
+
+        Raises:
+            NotStopped: the command failed or took too long.
+        """
+        try:
+            if node.config.exists():
+                command = [str(BIN / "loradeck-agent"), "stop", "--config", str(node.config)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=STOP_S, check=False)
+                if done.returncode != 0:
+                    raise NotStopped(
+                        f"{node.name}: loradeck-agent stop left with {done.returncode}: {done.stderr.strip()}"
+                    )
+        except subprocess.TimeoutExpired:
+            raise NotStopped(f"{node.name}: loradeck-agent stop did not end within {STOP_S:.0f} s") from None
+        finally:
+            _end(node.process)
+            node.process = None
 
     # -- all of it -------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        """Starts the hub and every agent; returns before the nodes are up, see `wait_until_up`."""
         self.start_hub()
         self.write_configs()
         for node in self.nodes:
             self.start_agent(node)
 
     def stop(self) -> None:
-        """End every process of the fleet. Safe to call at any time, and more than once."""
-        for node in self.nodes:
-            self.stop_node(node)
-        self.stop_hub()
+        """Ends every process of the fleet, whichever of them resist. Safe to call at any time, and more than once.
+
+        Nodes are stopped at the same time, then the hub; what still runs is killed.
+
+        Raises:
+            NotStopped: something did not end in order. It is raised when everything has ended.
+        """
+        problems: list[str] = []
+
+        def attempt(stop: Callable[[], None]) -> None:
+            try:
+                stop()
+            except (NotStopped, OSError) as error:
+                problems.append(str(error))
+
+        with ThreadPoolExecutor(max_workers=max(1, len(self.nodes))) as threads:
+            for node in self.nodes:
+                threads.submit(attempt, lambda node=node: self.stop_node(node))  # type: ignore[misc]
+        attempt(self.stop_hub)
+        with contextlib.suppress(NotReady):  # what those started may take a moment to follow them
+            wait_for("the end", lambda: not leftovers.processes(self.root), FOLLOW_S)
+        problems += [f"killed: {command}" for command in leftovers.sweep(self.root)]
+        if problems:
+            raise NotStopped("\n".join(problems))
+
+    def interrupt(self) -> None:
+        """Ends the waits and commands of other threads, with NotReady or CommandFailed there. For an end by signal."""
+        self._interrupted.set()
+        for process in list(self._commands):
+            process.kill()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Fleet]:
-        try:
-            self.start()
-            self.wait_until_up()
-            yield self
-        finally:
-            self.stop()
+        """The fleet, up for the length of the block. Its folder is swept even if this process is killed meanwhile."""
+        with leftovers.guard(self.root):
+            try:
+                self.start()
+                self.wait_until_up()
+                yield self
+            finally:
+                self.stop()
 
     def cli(self, *words: str, check: bool = True) -> Any:
         """`loradeck … --json` over the hub's own socket, as the person who started it; its JSON.
@@ -266,16 +330,29 @@ class Fleet:
             CommandFailed: it left with another status than 0 (and `check`).
         """
         command = [str(BIN / "loradeck"), "--hub", f"unix:{self.socket}", *words, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode != 0 and check:
-            raise CommandFailed(["loradeck", *words], done.returncode, done.stderr)
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            self._commands.add(process)
+            try:
+                written, error = process.communicate(timeout=300)
+            finally:
+                process.kill()
+                self._commands.discard(process)
+        if process.returncode != 0 and check:
+            raise CommandFailed(["loradeck", *words], process.returncode, error)
+        return json.loads(written) if written.strip() else None
 
     def ask(self, path: str) -> Any:
         """What the hub answers to GET /v1/`path` over its own socket: for what is asked again and again."""
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=30) as client:
             answer = client.get(f"http://hub/v1/{path}").raise_for_status()
         return answer.json()
+
+    def trace(self, node: Node, after: int) -> list[dict[str, Any]]:
+        """The rows of a router's trace that were completed after row `after`, oldest first."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(node.router_socket)), timeout=30) as client:
+            answer = client.get("http://router/control/trace", params={"after": after}).raise_for_status()
+        rows: list[dict[str, Any]] = answer.json()["rows"]
+        return rows
 
     def agent_cli(self, node: Node, *words: str) -> Any:
         """`loradeck-agent … --config … --json` on a node."""
@@ -299,7 +376,7 @@ def _end(process: subprocess.Popen[bytes] | None) -> None:
         return
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(15)
+        process.wait(END_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from incident.fleet import Fleet, NotReady
-from incident.progress import Progress
 from incident.traffic import Prompt
 from loradeck.client.api import HubApi
 from loradeck.schemas.attestation import AttestationKind, EvaluationReport
@@ -22,21 +22,24 @@ from loradeck.schemas.jobs import Job, JobState
 TICKETS = Path(__file__).resolve().parent.parent / "tickets"
 SUITE = "held-out"
 ADAPTER = "tickets"
+ANSWER_TOKENS = 16
+"""Longest answer, in tokens, when a release is scored and when its callers ask it. A right one has 13 and an end."""
 
 VERSIONS: Mapping[str, Sequence[str]] = {"acme": ("v1", "v2", "v3"), "bolt": ("v1",), "cedar": ("v1",)}
-"""Tenant -> its adapter versions, in the order they are trained. acme's v3 learns from corrupted labels."""
+"""Tenant -> its adapter versions, in the order they are trained."""
+
+BAD = ("acme", "v3")
+"""The version that learns from corrupted labels. It is trained while the others go live."""
 
 TRAINS_ON = {"acme": "gpu-01", "bolt": "gpu-02", "cedar": "gpu-02"}
-SCORES_ON = "gpu-02"
-"""Where jobs run: acme's three versions are trained one after the other, so all else is the other node's work. Only a
-tenant's last version is scored where it was trained, which has nothing else to do then."""
+"""Where tenants train: acme's versions are numbered in the order in which they end. Scoring goes to whoever is free."""
 
 ROUTE_FLAGS = (
-    *("--min-replicas", "2", "--soak-seconds", "5", "--soak-requests", "5"),
+    *("--min-replicas", "2", "--soak-seconds", "3", "--soak-requests", "5"),
     *("--gate-suite", SUITE, "--min-valid", "0.8", "--min-exact", "0.75", "--max-drop", "0.15"),
     *("--breach-bad", "0.2", "--breach-n", "20"),
 )
-"""A short soak, so that eight minutes suffice; the console says so on the row."""
+"""A short soak, so that minutes suffice; the console says so on the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,89 +52,107 @@ class Ground:
     reports: Mapping[str, EvaluationReport]
 
 
-async def lay(fleet: Fleet, api: HubApi, progress: Progress) -> Ground:
-    """Register, train and evaluate whatever is missing.
-
-    Raises:
-        NotReady: a job failed; the message holds its code and last words.
-    """
-    done = {state.name for state in await api.tenants()}
-    with progress.step("registering the base, tenants, data and routes") as step:
-        await asyncio.to_thread(_register, fleet, step, done)
-    with progress.step("training 5 adapters and scoring them on held-out tickets") as step:
-        work = _Work(fleet, api, step)
-        async with asyncio.TaskGroup() as tasks:
-            for tenant in VERSIONS:
-                tasks.create_task(work.tenant(tenant))
-    reports = await _reports(api)
-    releases = {tenant: await work.released(tenant) for tenant in VERSIONS}
-    return Ground(
-        keys={tenant: (fleet.root / f"{tenant}.key").read_text().strip() for tenant in VERSIONS},
-        releases=releases,
-        prompts={tenant: _prompts(tenant, releases[tenant], reports) for tenant in VERSIONS},
-        reports=reports,
-    )
-
-
-def _register(fleet: Fleet, step: Progress, done: set[str]) -> None:
-    if not done:
+def register(fleet: Fleet, tenants: set[str]) -> None:
+    """Registers the base, and each tenant's data, suite, key and route. `tenants`: those that are there already."""
+    if not tenants:
         fleet.cli("base", "add", str(fleet.base))
-    for tenant in VERSIONS:
-        step.update(tenant)
-        folder = TICKETS / tenant
-        if tenant not in done:
-            fleet.cli("tenant", "create", tenant)
-            for rows in sorted(folder.glob("tickets-v*.jsonl")):
-                fleet.cli("dataset", "add", str(rows), "--tenant", tenant, "--name", rows.stem)
-            schema = ("--answer-schema", str(folder / "answer.schema.json"))
-            fleet.cli("suite", "add", str(folder / f"{SUITE}.jsonl"), "--tenant", tenant, "--name", SUITE, *schema)
-        key = fleet.root / f"{tenant}.key"
-        if not key.exists():
-            fleet.cli("tenant", "key", "create", tenant, "--out", str(key))
-        fleet.cli("route", "set", tenant, "--file", str(folder / "route.toml"), *ROUTE_FLAGS, "--yes")
+    with ThreadPoolExecutor(max_workers=len(VERSIONS)) as threads:
+        for done in [threads.submit(_register_tenant, fleet, tenant, tenant in tenants) for tenant in VERSIONS]:
+            done.result()
 
 
-class _Work:
-    """Trains and evaluates what a tenant is still missing, in order."""
+def _register_tenant(fleet: Fleet, tenant: str, known: bool) -> None:
+    folder = TICKETS / tenant
+    if not known:
+        fleet.cli("tenant", "create", tenant)
+        for rows in sorted(folder.glob("tickets-v*.jsonl")):
+            fleet.cli("dataset", "add", str(rows), "--tenant", tenant, "--name", rows.stem)
+        schema = ("--answer-schema", str(folder / "answer.schema.json"))
+        fleet.cli("suite", "add", str(folder / f"{SUITE}.jsonl"), "--tenant", tenant, "--name", SUITE, *schema)
+    key = fleet.root / f"{tenant}.key"
+    if not key.exists():
+        fleet.cli("tenant", "key", "create", tenant, "--out", str(key))
+    fleet.cli("route", "set", tenant, "--file", str(folder / "route.toml"), *ROUTE_FLAGS, "--yes")
 
-    def __init__(self, fleet: Fleet, api: HubApi, step: Progress) -> None:
+
+class Work:
+    """Trains and scores the versions that are missing, as jobs of the fleet. On a resumed fleet none is done twice."""
+
+    def __init__(self, fleet: Fleet, api: HubApi) -> None:
         self._fleet = fleet
         self._api = api
-        self._step = step
-        self._said: dict[str, str] = {}
+        self._states: dict[str, str] = {}
+        self._queued = asyncio.Event()
+        """Set when everything but the bad version has been queued."""
 
-    async def tenant(self, tenant: str) -> None:
-        evaluations: list[asyncio.Task[None]] = []
-        for version in VERSIONS[tenant]:
-            if version not in await self.released(tenant):
-                recipe = str(TICKETS / tenant / f"train-{version}.toml")
-                host = ("--label", f"host={TRAINS_ON[tenant]}")
-                job = await asyncio.to_thread(self._fleet.cli, "job", "train", recipe, *host)
-                await self._follow(Job.model_validate(job), f"{tenant} {version} trains")
-            evaluations.append(asyncio.create_task(self._evaluate(tenant, version)))
-        await asyncio.gather(*evaluations)
+    @property
+    def state(self) -> str:
+        """The jobs under way and how far they are."""
+        return ", ".join(self._states.values()) or "queued"
 
-    async def released(self, tenant: str) -> dict[str, str]:
+    async def good(self) -> None:
+        """Every version but the bad one.
+
+        Raises:
+            NotReady: a job failed; the message holds its code and last words.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for tenant, versions in VERSIONS.items():
+                tasks.create_task(self._tenant(tenant, [one for one in versions if (tenant, one) != BAD]))
+
+    async def bad(self) -> None:
+        """The bad version, once nothing else waits for a node. Raises as `good` does."""
+        await self._queued.wait()
+        await self._tenant(BAD[0], [BAD[1]])
+
+    async def ground(self) -> Ground:
+        """The releases and reports that there are by now."""
+        reports = await _reports(self._api)
+        releases = {tenant: await self._released(tenant) for tenant in VERSIONS}
+        return Ground(
+            keys={tenant: (self._fleet.root / f"{tenant}.key").read_text().strip() for tenant in VERSIONS},
+            releases=releases,
+            prompts={tenant: _prompts(tenant, releases[tenant], reports) for tenant in VERSIONS},
+            reports=reports,
+        )
+
+    async def _tenant(self, tenant: str, versions: Sequence[str]) -> None:
+        """Queues the trainings at once, in order; scores each version as soon as it is there."""
+        released = await self._released(tenant)
+        trainings = [(one, await self._train(tenant, one) if one not in released else None) for one in versions]
+        async with asyncio.TaskGroup() as tasks:
+            for version, job in trainings:
+                if job is not None:
+                    await self._follow(job, f"{tenant} {version} trains")
+                evaluation = await self._evaluate(tenant, version)
+                if evaluation is not None:
+                    tasks.create_task(self._follow(evaluation, f"{tenant} {version} is scored"))
+            if tenant == BAD[0]:
+                self._queued.set()
+
+    async def _train(self, tenant: str, version: str) -> Job:
+        recipe = str(TICKETS / tenant / f"train-{version}.toml")
+        host = ("--label", f"host={TRAINS_ON[tenant]}")
+        return Job.model_validate(await asyncio.to_thread(self._fleet.cli, "job", "train", recipe, *host))
+
+    async def _evaluate(self, tenant: str, version: str) -> Job | None:
+        release = (await self._released(tenant))[version]
+        if release in await _reports(self._api):
+            return None
+        words = ("job", "evaluate", tenant, version, "--suite", SUITE, "--batch", "24")
+        longest = ("--max-new-tokens", str(ANSWER_TOKENS))
+        return Job.model_validate(await asyncio.to_thread(self._fleet.cli, *words, *longest))
+
+    async def _released(self, tenant: str) -> dict[str, str]:
         """Version -> release id, of the adapter versions there are."""
         return {f"v{v.version}": v.release for v in await self._api.adapter_versions(tenant, ADAPTER)}
-
-    async def _evaluate(self, tenant: str, version: str) -> None:
-        release = (await self.released(tenant))[version]
-        if release in await _reports(self._api):
-            return
-        words = ("job", "evaluate", tenant, version, "--suite", SUITE, "--max-new-tokens", "24", "--batch", "20")
-        last = version == VERSIONS[tenant][-1]
-        host = ("--label", f"host={TRAINS_ON[tenant] if last else SCORES_ON}")
-        job = await asyncio.to_thread(self._fleet.cli, *words, *host)
-        await self._follow(Job.model_validate(job), f"{tenant} {version} is scored")
 
     async def _follow(self, job: Job, what: str) -> None:
         while job.state not in (JobState.DONE, JobState.FAILED, JobState.CANCELLED):
             await asyncio.sleep(0.5)
             job = await self._api.job(job.id)
-            self._said[job.id] = f"{what} {job.step}/{job.of}" if job.of else f"{what} ({job.state.value})"
-            self._step.update(", ".join(self._said.values()))
-        self._said.pop(job.id, None)
+            self._states[job.id] = f"{what} {job.step}/{job.of}" if job.of else f"{what} ({job.state.value})"
+        self._states.pop(job.id, None)
         if job.state is not JobState.DONE:
             raise NotReady(f"job {job.id} ({what}) {job.state.value}: {job.code or ''} {job.message}")
 
@@ -144,7 +165,8 @@ async def _reports(api: HubApi) -> dict[str, EvaluationReport]:
 
 def _prompts(tenant: str, releases: Mapping[str, str], reports: Mapping[str, EvaluationReport]) -> list[Prompt]:
     """The tenant's held-out items as its callers send them, with the answer each release gave when it was scored."""
-    answers = {release: {item.id: item.answer for item in reports[release].items} for release in releases.values()}
+    scored = [release for release in releases.values() if release in reports]
+    answers = {release: {item.id: item.answer for item in reports[release].items} for release in scored}
     lines = (TICKETS / tenant / f"{SUITE}.jsonl").read_text().splitlines()
     return [
         Prompt(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from incident import evidence
 from incident.fleet import Fleet, NotReady
 from incident.progress import Progress
 from incident.report import Move, Report, Window
@@ -24,24 +24,33 @@ from loradeck.schemas.moves import (
     UndoRequest,
 )
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck.schemas.trace import TraceRow
 
 ROUTE = "production"
-WINDOW_NS = 100_000_000
-"""Either side of an acknowledgement."""
+
+Make = Callable[[int | None], Awaitable[Move]]
+"""Makes a move. It takes the number of the planned move that is repeated or led back from; None if it is planned."""
 
 LEAD_S = 0.09
 """Requests start this long before a move."""
 
-SPACING_S = 0.004
+SPACING_S = 0.005
 THIN_S = 0.5
 """Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
 
 STEADY = 50
 """At most so many at that pace: an engine is not to be buried by a move that takes long."""
 
-AFTER = 18
-BURST = 26
+AFTER = 16
+BURST = 24
+
+VARIETY = 6
+"""Different prompts in a burst: few, so that an engine answers most of them from the prefixes that it keeps."""
+
+TRIES = 3
+"""How often a move is made until enough requests were admitted around its acknowledgements, the first included."""
+
+MORE = 1.5
+"""How many times as many requests are sent around a move as around its last try."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +62,7 @@ class Cast:
     prompts: Sequence[Prompt]
 
     def telling(self, one: str, other: str) -> list[Prompt]:
-        """Prompts whose short answers differ between two releases.
+        """A few prompts whose short answers differ between two releases.
 
         Raises:
             NotReady: there are too few to judge anything by.
@@ -61,31 +70,24 @@ class Cast:
         found = [prompt for prompt in self.prompts if prompt.separates(one, other)]
         if len(found) < 3:
             raise NotReady(f"only {len(found)} prompts tell the two releases apart; nothing could be judged by tokens")
-        return found
+        return found[:VARIETY]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What whoever made a move saw of it. `flipped_ns`: CLOCK_MONOTONIC when told FLIPPED; None: was not."""
+    """A move as its maker saw it. `flipped_ns`: CLOCK_MONOTONIC when FLIPPED was shown; None if it was not."""
 
     commit_ms: float
     flipped_ns: int | None
 
 
-@dataclass(kw_only=True)
-class _Made:
-    """A move that was made, before its answers are judged."""
-
-    kind: str
-    left: str
-    to: str
-    row: TenantRow
-    seen: Seen
-    proven_ms: float | None
-    answers: Sequence[Answer]
-
-
 class Incident:
+    """Makes moves in the middle of requests, and puts each into the report with what callers saw around it.
+
+    A move with too few requests around one of its acknowledgements is led back and made again, with more requests;
+    every try is in the report.
+    """
+
     def __init__(
         self,
         fleet: Fleet,
@@ -98,7 +100,7 @@ class Incident:
         proven_within_s: float = 60.0,
         after: int = AFTER,
     ) -> None:
-        """`after`: requests at each router right after a move; an engine that is slow is given fewer."""
+        """`after`: requests to each router right after a move; a slow engine gets fewer of them."""
         self._fleet = fleet
         self._api = api
         self._callers = callers
@@ -107,52 +109,77 @@ class Incident:
         self._progress = progress
         self._proven_within_s = proven_within_s
         self._after = after
-        self._made: list[_Made] = []
+        self._more = 1.0
 
     async def row(self) -> TenantRow:
+        """The tenant's row as the hub has it now."""
         return await self._api.row(self._cast.tenant, ROUTE)
 
     # -- moves -----------------------------------------------------------------------------------------
 
     async def rollback(self) -> None:
-        """R: to where the row's preview says, at the generation it says."""
-        row = await self.row()
-        target = _target(row)
-        request = rollback_request(row.preview, key=new_key(), reason="bad answers")
-        await self._around(
-            "R", row, target, self._sent(lambda: self._api.rollback(*self._at, request, wait="flipped", timeout=10))
-        )
+        """R: to the release that the row's preview names, at the generation it names."""
+        await self._with_evidence(self._rollback, back=self._undo)
 
     async def rollback_by(self, press: Callable[[], Awaitable[Seen]]) -> None:
-        """R, by whoever `press` is; it says when it saw the move."""
-        row = await self.row()
-        await self._around("R", row, _target(row), press)
+        """R, pressed by `press`, which returns when it saw the move. A repeat is made over the hub's API."""
+
+        async def pressed(of: int | None) -> Move:
+            row = await self.row()
+            return await self._around("R", row, _target(row), press, of)
+
+        await self._with_evidence(pressed, back=self._undo, again=self._rollback)
 
     async def undo(self) -> None:
-        """u: the last move, back as it was."""
+        """u: takes the last move back."""
+        await self._with_evidence(self._undo, back=self._rollback)
+
+    async def promote(self, label: str, *, override: str = "") -> None:
+        """Through the gate, or past it with a reason. A hold or quarantine is ended first, as a person would."""
+
+        async def promoted(of: int | None) -> Move:
+            release = self._cast.releases[label]
+            row = await clear_the_way(self._api, self._cast.tenant, release)
+            request = promotion(row, release, override=override)
+            send = self._sent(lambda: self._api.promote(*self._at, request, wait="flipped", timeout=60), prepared=True)
+            return await self._around("promote", row, release, send, of)
+
+        await self._with_evidence(promoted, back=self._rollback)
+
+    async def _rollback(self, of: int | None) -> Move:
+        row = await self.row()
+        request = rollback_request(row.preview, key=new_key(), reason="bad answers")
+        send = self._sent(lambda: self._api.rollback(*self._at, request, wait="flipped", timeout=10))
+        return await self._around("R", row, _target(row), send, of)
+
+    async def _undo(self, of: int | None) -> Move:
         row = await self.row()
         event = row.last_event
         if event is None or event.from_release is None:
             raise NotReady("there is no move to undo")
         request = UndoRequest(event=row.pointer.last_move, idempotency_key=new_key(), reason="second look")
-        await self._around(
-            "u",
-            row,
-            event.from_release,
-            self._sent(lambda: self._api.undo(*self._at, request, wait="flipped", timeout=10)),
-        )
+        send = self._sent(lambda: self._api.undo(*self._at, request, wait="flipped", timeout=10))
+        return await self._around("u", row, event.from_release, send, of)
 
-    async def promote(self, label: str, *, override: str = "") -> None:
-        """Through the gate, or past it with a reason. A hold or quarantine is ended first, as a person would."""
-        release = self._cast.releases[label]
-        row = await clear_the_way(self._api, self._cast.tenant, release)
-        request = promotion(row, release, override=override)
-        await self._around(
-            "promote",
-            row,
-            release,
-            self._sent(lambda: self._api.promote(*self._at, request, wait="flipped", timeout=60), prepared=True),
-        )
+    async def _with_evidence(self, make: Make, *, back: Make, again: Make | None = None) -> None:
+        """Makes a move, leads back and makes it again until enough requests surround one try, or the tries are used up.
+
+        Args:
+            make: makes the move; it takes the number of the planned move that is repeated, None the first time.
+            back: makes the move that leads back to where `make` began.
+            again: makes the move again, if in another way than the first time.
+        """
+        move = first = await make(None)
+        try:
+            for _ in range(TRIES - 1):
+                # A repeat adds evidence. It cannot mend a counterexample, or a move that was not proven.
+                if move.late or move.proven_ms is None or not self._report.missing_around(move):
+                    return
+                self._more *= MORE
+                await back(first.n)
+                move = await (again or make)(first.n)
+        finally:
+            self._more = 1.0
 
     @property
     def _at(self) -> tuple[str, str]:
@@ -179,52 +206,42 @@ class Incident:
 
         return send
 
-    async def _around(self, kind: str, row: TenantRow, to: str, move: Callable[[], Awaitable[Seen]]) -> None:
-        """Make a move in the middle of a burst of requests, and wait until it is proven."""
+    async def _around(
+        self, kind: str, row: TenantRow, to: str, make: Callable[[], Awaitable[Seen]], of: int | None
+    ) -> Move:
+        """Makes a move in the middle of a burst of requests, waits until it is proven, and judges its answers."""
         left = row.pointer.release or ""
         prompts = self._cast.telling(left, to)
         prepared = kind == "promote"
-        number = len(self._made) + 1
-        names = f"{self._report.label(left)} > {self._report.label(to)}"
+        number = len(self._report.moves) + 1
+        why = "" if of is None else f" (again for move {of}: too few requests around it)"
+        names = f"{self._report.label(left)} > {self._report.label(to)}{why}"
         with self._progress.step(f"move {number}: {kind} {names}") as step:
             asked: list[asyncio.Task[Answer]] = []
             # A promote prepares for an unknown time first: a thin stream until it commits, the burst right after.
-            sender = asyncio.create_task(self._thin(asked, prompts) if prepared else self._steady(asked, prompts))
+            pace = THIN_S if prepared else SPACING_S / self._more
+            sender = asyncio.create_task(self._steady(asked, prompts, pace))
             await asyncio.sleep(LEAD_S)
             try:
-                seen = await move()
+                seen = await make()
             finally:
                 sender.cancel()
                 await asyncio.gather(sender, return_exceptions=True)
             # However long it took, enough of them come right after the acknowledgement.
-            await self._burst(asked, prompts, BURST if prepared else self._after)
+            count = round((BURST if prepared else self._after) * self._more)
+            asked += self._callers.burst(self._cast.tenant, prompts, count)
             after = await self._until_proven(step, row.pointer.generation + 1)
             step.update("waiting for the last answers")
             answers = await asyncio.gather(*asked)
-            proven = [r.proven_ms for r in after.replicas if r.proven_ms is not None]
-            self._made.append(
-                _Made(
-                    kind=kind,
-                    left=left,
-                    to=to,
-                    row=after,
-                    seen=seen,
-                    proven_ms=max(proven) if len(proven) == len(after.replicas) and proven else None,
-                    answers=answers,
-                )
-            )
+            windows = await evidence.windows(self._fleet, after, left, answers)
+        move = _move(number, kind, left, to, after, seen, windows, answers, of)
+        self._report.moves.append(move)
+        return move
 
-    async def _thin(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt]) -> None:
-        while True:
-            asked += await self._callers.burst(self._cast.tenant, prompts, 1, spacing_s=THIN_S)
-
-    async def _steady(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt]) -> None:
-        for turn in range(STEADY):
-            prompt = prompts[turn % len(prompts)]
-            asked += await self._callers.burst(self._cast.tenant, [prompt], 1, spacing_s=SPACING_S)
-
-    async def _burst(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], count: int) -> None:
-        asked += await self._callers.burst(self._cast.tenant, prompts, count, spacing_s=0.0)
+    async def _steady(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], pace_s: float) -> None:
+        """Requests at an even pace until it is cancelled, or until there are as many as an engine should get."""
+        async for task in self._callers.stream(self._cast.tenant, prompts, pace_s, at_most=STEADY):
+            asked.append(task)  # noqa: PERF401 - those sent before it is cancelled must not be lost
 
     async def _until_proven(self, step: Progress, generation: int) -> TenantRow:
         deadline = time.monotonic() + self._proven_within_s
@@ -239,50 +256,37 @@ class Incident:
                 return row
             await asyncio.sleep(0.05)
 
-    # -- judging ---------------------------------------------------------------------------------------
 
-    async def judge(self) -> None:
-        """Join what the callers saw with when the routers admitted it, and put the moves in the report."""
-        traces = {node.name: await asyncio.to_thread(self._trace, node.name) for node in self._fleet.nodes}
-        for number, made in enumerate(self._made, 1):
-            windows = []
-            for replica in made.row.replicas:
-                if replica.flipped_mono_ns is None:
-                    continue
-                windows.append(
-                    judge_window(
-                        replica.node,
-                        replica.flipped_mono_ns,
-                        made.left,
-                        [answer for answer in made.answers if answer.node == replica.node],
-                        traces[replica.node],
-                    )
-                )
-            flips = [r.flipped_ms for r in made.row.replicas if r.flipped_ms is not None]
-            self._report.moves.append(
-                Move(
-                    n=number,
-                    kind=made.kind,
-                    left=made.left,
-                    to=made.to,
-                    generation=made.row.pointer.generation,
-                    commit_ms=made.seen.commit_ms,
-                    flipped_ms=max(flips) if len(flips) == made.row.placed and flips else None,
-                    proven_ms=made.proven_ms,
-                    levels={r.replica: r.state.value if r.state else "none" for r in made.row.replicas},
-                    windows=tuple(windows),
-                    seen_late=sum(
-                        1
-                        for answer in made.answers
-                        if made.seen.flipped_ns and answer.sent_ns > made.seen.flipped_ns and answer.by == made.left
-                    ),
-                )
-            )
-
-    def _trace(self, name: str) -> dict[str, TraceRow]:
-        node = next(node for node in self._fleet.nodes if node.name == name)
-        rows = [TraceRow.model_validate(row) for row in self._fleet.agent_cli(node, "trace")]
-        return {row.request: row for row in rows if row.status}
+def _move(
+    number: int,
+    kind: str,
+    left: str,
+    to: str,
+    row: TenantRow,
+    seen: Seen,
+    windows: tuple[Window, ...],
+    answers: Sequence[Answer],
+    of: int | None,
+) -> Move:
+    """The report's record of a move, from the pointer's row after it and from its answers."""
+    flips = [r.flipped_ms for r in row.replicas if r.flipped_ms is not None]
+    proofs = [r.proven_ms for r in row.replicas if r.proven_ms is not None]
+    return Move(
+        n=number,
+        kind=kind,
+        left=left,
+        to=to,
+        generation=row.pointer.generation,
+        commit_ms=seen.commit_ms,
+        flipped_ms=max(flips) if len(flips) == row.placed and flips else None,
+        proven_ms=max(proofs) if len(proofs) == len(row.replicas) and proofs else None,
+        levels={r.replica: r.state.value if r.state else "none" for r in row.replicas},
+        windows=windows,
+        seen_late=sum(
+            1 for answer in answers if seen.flipped_ns and answer.sent_ns > seen.flipped_ns and answer.by == left
+        ),
+        of=of,
+    )
 
 
 def _target(row: TenantRow) -> str:
@@ -293,7 +297,7 @@ def _target(row: TenantRow) -> str:
 
 
 async def clear_the_way(api: HubApi, tenant: str, release: str) -> TenantRow:
-    """End what would refuse a promote: the hold of a rollback, and the release's quarantine. The row after that."""
+    """Ends a hold and a quarantine of the release, which would refuse a promote. Returns the row after that."""
     row = await api.row(tenant, ROUTE)
     if row.pointer.held:
         hold = HoldRequest(
@@ -310,40 +314,11 @@ async def clear_the_way(api: HubApi, tenant: str, release: str) -> TenantRow:
 
 
 def promotion(row: TenantRow, release: str, *, override: str = "") -> PromoteRequest:
+    """A promote at the row's generation; past the gate where there is an override, its reason."""
     return PromoteRequest(
         release=release,
         expected_generation=row.pointer.generation,
         idempotency_key=new_key(),
         override=bool(override),
         reason=override,
-    )
-
-
-def judge_window(node: str, ack_ns: int, left: str, answers: Sequence[Answer], trace: Mapping[str, TraceRow]) -> Window:
-    """Count the requests that a router admitted within 100 ms of its acknowledgement, by who answered them.
-
-    An answer whose admission is not in the trace is judged by when it was sent, which is earlier: so it can
-    count as late only if it truly was.
-    """
-    before = after = late = undecided = failed = 0
-    by: Counter[str] = Counter()
-    for answer in answers:
-        row = trace.get(answer.id)
-        at = row.admitted_mono_ns if row is not None else answer.sent_ns
-        if not answer.ok:
-            failed += 1
-            continue
-        who = answer.by
-        # Late is late, however long after the acknowledgement.
-        if at > ack_ns and who == left:
-            late += 1
-        if abs(at - ack_ns) > WINDOW_NS:
-            continue
-        before, after = (before, after + 1) if at > ack_ns else (before + 1, after)
-        if who is None:
-            undecided += 1
-        else:
-            by[who] += 1
-    return Window(
-        node=node, before=before, after=after, answered_by=dict(by), late=late, undecided=undecided, failed=failed
     )

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import pyte
@@ -34,20 +36,26 @@ class _Screen(pyte.Screen):  # type: ignore[misc]
 class Keyboard:
     """One console on one terminal. Use as a context manager; nothing of it is left behind."""
 
-    def __init__(self, command: Sequence[str], *, columns: int = 100, lines: int = 30) -> None:
+    def __init__(
+        self, command: Sequence[str], *, columns: int = 100, lines: int = 30, state: Path | None = None
+    ) -> None:
+        """`state`: the console's state folder, emptied before and removed after; a temporary one if None."""
         self._command = command
+        self._state = state
         self._size = (columns, lines)
         self._screen = _Screen(columns, lines, self._write)
         self._stream = pyte.ByteStream(self._screen)
 
     def __enter__(self) -> Keyboard:
         # Not the user's: a console goes on where the one before it was cut off.
-        self._state = tempfile.TemporaryDirectory(prefix="ld")
+        self._folder = self._state or Path(tempfile.mkdtemp(prefix="ld"))
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(mode=0o700)
         self._master, slave = pty.openpty()
         columns, lines = self._size
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(lines)}
-        env["XDG_STATE_HOME"] = self._state.name
+        env["XDG_STATE_HOME"] = str(self._folder)
         env.pop("NO_COLOR", None)
         self._process = subprocess.Popen(
             self._command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
@@ -66,7 +74,7 @@ class Keyboard:
                 self._process.kill()
                 self._process.wait()
         os.close(self._master)
-        self._state.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def press(self, keys: str) -> int:
         """Send keys; CLOCK_MONOTONIC in nanoseconds just before the first byte."""

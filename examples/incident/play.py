@@ -6,16 +6,17 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from incident import groundwork
 from incident.fleet import BIN, Fleet
-from incident.groundwork import Ground
+from incident.groundwork import ANSWER_TOKENS, Ground, Work
 from incident.incident import ROUTE, Cast, Incident, Seen
 from incident.keyboard import Keyboard
 from incident.progress import Progress
 from incident.report import Report
-from incident.stage import bring_to_v2, promote, until
+from incident.stage import at_most_until, bring_to_v2, promote
 from incident.traffic import Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
@@ -32,23 +33,30 @@ ENOUGH = 12
 
 
 async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, began: float) -> int:
-    """The whole demo on a fleet that is not started yet; the exit status. The caller stops the fleet.
+    """Plays the whole demo on a fleet that is not started yet; returns the exit status. The caller stops the fleet.
 
     Raises:
-        NotReady, CommandFailed, ClientError: something did not come up or was refused.
+        NotReady, CommandFailed, ClientError, ExceptionGroup: something did not come up or was refused.
     """
     interactive = sys.stdout.isatty() and sys.stdin.isatty() and not options.play and not options.sabotage
-    with progress.step("starting a hub and two nodes"):
-        await asyncio.to_thread(fleet.start)
-        await asyncio.to_thread(fleet.wait_until_up)
-    async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api:
-        ground = await groundwork.lay(fleet, api, progress)
-        async with Callers({node.name: node.url for node in fleet.nodes}, ground.keys) as callers:
+    await _start(fleet, progress)
+    async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api, asyncio.TaskGroup() as tasks:
+        work = Work(fleet, api)
+        # The bad version is trained and scored while the good ones go live.
+        bad = tasks.create_task(work.bad())
+        good = tasks.create_task(work.good())
+        await _show(work, good, progress, "training 4 adapters and scoring them on held-out tickets")
+        ground = await work.ground()
+        routers = {node.name: node.url for node in fleet.nodes}
+        async with Callers(routers, ground.keys, max_tokens=ANSWER_TOKENS) as callers:
 
             def start_callers() -> None:
                 callers.start(ground.prompts, every_s=PAUSE_S)
 
             await bring_to_v2(api, TENANT, ground.releases, start_callers, progress)
+            await _show(work, bad, progress, f"training {TENANT} v3 on a broken export meanwhile, and scoring it")
+            ground = await work.ground()
+            callers.use(ground.prompts)  # with what v3 answers to each
             if interactive:
                 return await _console(fleet, api, ground, progress, began)
             report = await _play(fleet, api, ground, callers, progress, options.sabotage)
@@ -56,7 +64,27 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
     progress.say(report.text())
     if options.report:
         report.write(options.report)
-    return 0 if report.held else 1
+    return report.exit_status
+
+
+async def _start(fleet: Fleet, progress: Progress) -> None:
+    """The hub first; then tenants are registered while the nodes load the base."""
+    with progress.step("starting a hub and two nodes; registering the base, tenants, data and routes"):
+        await asyncio.to_thread(fleet.start)
+        async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api:
+            tenants = {state.name for state in await api.tenants()}
+        await asyncio.gather(
+            asyncio.to_thread(groundwork.register, fleet, tenants), asyncio.to_thread(fleet.wait_until_up)
+        )
+
+
+async def _show(work: Work, task: asyncio.Task[None], progress: Progress, label: str) -> None:
+    """A step for as long as the task runs, with the state of the jobs."""
+    with progress.step(label) as step:
+        while not task.done():
+            step.update(work.state)
+            await asyncio.wait([task], timeout=0.5)
+        task.result()
 
 
 async def _console(fleet: Fleet, api: HubApi, ground: Ground, progress: Progress, began: float) -> int:
@@ -65,7 +93,12 @@ async def _console(fleet: Fleet, api: HubApi, ground: Ground, progress: Progress
         await promote(api, TENANT, ground.releases[TENANT]["v3"], override=OVERRIDE)
     progress.say(f"  in the console after {time.monotonic() - began:.0f} s; q leaves it and stops the fleet")
     console = await asyncio.create_subprocess_exec(str(BIN / "loradeck"), "--hub", f"unix:{fleet.socket}")
-    return await console.wait()
+    try:
+        return await console.wait()
+    finally:
+        if console.returncode is None:  # interrupted: it leaves the terminal as it found it
+            console.terminate()
+            await console.wait()
 
 
 # ---- without a terminal -----------------------------------------------------------------------------------
@@ -84,9 +117,9 @@ async def _play(
         fleet, api, callers, cast, report, progress, proven_within_s=20.0 if sabotage is not None else 60.0
     )
     _claim_gates(report, ground)
-    before = await until(api, TENANT, progress, "v2's answers are checked", _too_few)
+    before = await at_most_until(api, TENANT, progress, "v2's answers are checked", _too_few)
     await incident.promote("v3", override=OVERRIDE)
-    broken = await until(api, TENANT, progress, "v3's answers are checked", _too_few)
+    broken = await at_most_until(api, TENANT, progress, "v3's answers are checked", _too_few)
     if sabotage is not None:
         await _spoil(fleet, sabotage, progress)
     sample = cast.telling(own["v3"], own["v2"])[0]
@@ -97,7 +130,7 @@ async def _play(
     else:
         await incident.rollback()
     good_answer = await callers.ask(node, TENANT, sample)
-    after = await until(api, TENANT, progress, "v2's answers are checked again", _too_few)
+    after = await at_most_until(api, TENANT, progress, "v2's answers are checked again", _too_few)
     _claim_answers(report, before, broken, after, sample, bad_answer.text, good_answer.text, own["v2"])
     await incident.undo()
     await incident.rollback()
@@ -110,17 +143,20 @@ async def _play(
             await incident.promote("v2")
             moves += 4
     await callers.stop()
-    await incident.judge()
     report.judge_moves(moves)
-    failed = [answer for answer in callers.answers if not answer.ok]
+    failed = [f"{answer.node} {answer.status} {answer.text}" for answer in callers.answers if not answer.ok]
     report.claim(
         "no request of any tenant failed, from the first promote to the end",
-        not failed,
-        f"{len(failed)} of {len(callers.answers)} failed"
-        + (f": {failed[0].status} {failed[0].text}" if failed else ""),
+        f"{len(failed)} of {len(callers.answers)} failed",
+        against=failed,
+        missing=[] if callers.answers else ["no request was sent"],
     )
     audit = await api.verify_audit()
-    report.claim("the log's chain of hashes verifies", audit.ok, f"{audit.rev} events, last {audit.hash[:12]}")
+    report.claim(
+        "the log's chain of hashes verifies",
+        f"{audit.rev} events, last {audit.hash[:12]}",
+        against=[] if audit.ok else [f"it does not, as of event {audit.rev}"],
+    )
     return report
 
 
@@ -142,7 +178,7 @@ async def _spoil(fleet: Fleet, control: str, progress: Progress) -> None:
 async def _press_r(fleet: Fleet, incident: Incident, report: Report) -> None:
     """R in the real console, on a pseudo-terminal read through a terminal emulator."""
     command = (str(BIN / "loradeck"), "--hub", f"unix:{fleet.socket}")
-    with Keyboard(command) as keyboard:
+    with Keyboard(command, state=fleet.root / "console") as keyboard:
         await asyncio.to_thread(
             keyboard.wait,
             f"R ARMED on {TENANT}",
@@ -171,11 +207,12 @@ def _press(keyboard: Keyboard, report: Report) -> Seen:
 
 def _claim_gates(report: Report, ground: Ground) -> None:
     scores = {label: ground.reports[release] for label, release in ground.releases[TENANT].items()}
-    told = ", ".join(f"{label} exact {r.exact}/{r.n} valid {r.valid}/{r.n}" for label, r in scores.items())
+    better = scores["v2"].exact > scores["v1"].exact
+    unfit = scores["v3"].valid < scores["v3"].n / 2
     report.claim(
         "on held-out tickets v2 is better than v1, and v3 is not fit to serve",
-        scores["v2"].exact > scores["v1"].exact and scores["v3"].valid < scores["v3"].n / 2,
-        told,
+        ", ".join(f"{label} exact {r.exact}/{r.n} valid {r.valid}/{r.n}" for label, r in scores.items()),
+        against=[*([] if better else ["v2 is not better"]), *([] if unfit else ["v3 is fit to serve"])],
     )
 
 
@@ -192,14 +229,24 @@ def _claim_answers(
     def share(row: TenantRow) -> float:
         return row.cause.live.bad / max(1, row.cause.live.checked)
 
+    rose = share(broken) > share(before) + 0.3
+    fell = (after.bad_now or 0.0) < 0.1
     report.claim(
         "the routers' own checks saw bad answers rise under v3 and fall after R",
-        share(broken) > share(before) + 0.3 and (after.bad_now or 0.0) < 0.1,
         f"bad {share(before):.0%} of {before.cause.live.checked} under v2, {share(broken):.0%} of "
         f"{broken.cause.live.checked} under v3, {(after.bad_now or 0.0):.0%} of {after.bad_n} in v2's last minute",
+        **_shown_or_missing(
+            {"they did not rise": rose, "they did not fall": fell},
+            [lacks for row in (before, broken, after) if (lacks := _too_few(row)) is not None],
+        ),
     )
     report.claim(
         "one prompt, before and after R, by the answer itself",
-        bad_answer != good_answer and sample.who(good_answer) == good,
         f"{sample.id}: {bad_answer!r} > {good_answer!r}",
+        against=[] if bad_answer != good_answer and sample.who(good_answer) == good else ["it is not v2's answer"],
     )
+
+
+def _shown_or_missing(shown: Mapping[str, bool], missing: Sequence[str]) -> dict[str, Sequence[str]]:
+    """What speaks against a claim about shares, if there were enough answers for a share to say anything."""
+    return {"missing": missing, "against": [] if missing else [text for text, holds in shown.items() if not holds]}

@@ -1,17 +1,23 @@
-"""Progress on the screen: one line a step, alive while it runs, with the time it took once it is done."""
+"""Progress on the screen: one line a step, redrawn at most once a second, with the time it took once it is done."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 
+REDRAW_S = 1.0
+"""In a terminal a step's line is redrawn at most this often."""
+
 LINE_EVERY_S = 5.0
-"""Without a terminal a step that goes on says so this often."""
+"""Elsewhere a step that goes on prints a line this often."""
 
 
 class Progress:
+    """Prints steps to standard output: redrawn lines in a terminal, whole lines elsewhere."""
+
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
         self._last = 0.0
@@ -20,10 +26,10 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, label: str) -> Iterator[Progress]:
-        """A step; `update` inside it says how far it is."""
+        """A step for the length of the block; `update` inside it says how far it is."""
         self._label, self._began, self._last = label, time.monotonic(), time.monotonic()
         if self._terminal:
-            self._print(f"  {label} ...")
+            self._draw(f"  {label} ...")
         try:
             yield self
         except BaseException:
@@ -32,23 +38,29 @@ class Progress:
         self._finish("done")
 
     def update(self, how_far: str) -> None:
+        """Shows how far the step is, unless that was shown a moment ago."""
         now = time.monotonic()
+        if now - self._last < (REDRAW_S if self._terminal else LINE_EVERY_S):
+            return
+        self._last = now
         if self._terminal:
-            self._print(f"  {self._label}: {how_far}")
-        elif now - self._last >= LINE_EVERY_S:
-            self._last = now
+            self._draw(f"  {self._label}: {how_far}")
+        else:
             print(f"  {self._label}: {how_far} ({now - self._began:.0f} s)", flush=True)
 
     def say(self, text: str) -> None:
+        """Prints text as it is, on lines of its own."""
         print(text, flush=True)
 
     def _finish(self, how: str) -> None:
         text = f"  {self._label}: {how} ({time.monotonic() - self._began:.1f} s)"
         if self._terminal:
-            self._print(text)
+            self._draw(text)
             print(flush=True)
         else:
             print(text, flush=True)
 
-    def _print(self, text: str) -> None:
-        print(f"\r{text[:98]:<98}", end="", flush=True)
+    def _draw(self, text: str) -> None:
+        # A line that wraps is not drawn over by the next one, so it is cut before the last column.
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r{text[:width]:<{width}}", end="", flush=True)

@@ -15,19 +15,20 @@ from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.state import PreviewAction, TenantRow
 
 PATIENCE_S = 150.0
+PROMOTE_S = 120.0
 
 
 async def promote(api: HubApi, tenant: str, release: str, *, override: str = "") -> None:
-    """Promote and wait until it is proven.
+    """Promotes a release and waits until it is proven.
 
     Raises:
         NotReady: it was committed and is not proven in time.
     """
     row = await clear_the_way(api, tenant, release)
     request = promotion(row, release, override=override)
-    result = await api.promote(tenant, ROUTE, request, wait="proven", timeout=60)
+    result = await api.promote(tenant, ROUTE, request, wait="proven", timeout=PROMOTE_S)
     if result.reached != "proven":
-        raise NotReady(f"the promote of {tenant} got as far as {result.reached}, not to proven, within 60 s")
+        raise NotReady(f"the promote of {tenant} reached {result.reached}, not proven, within {PROMOTE_S:.0f} s")
 
 
 async def bring_to_v2(
@@ -37,19 +38,24 @@ async def bring_to_v2(
     start_callers: Callable[[], None],
     progress: Progress,
 ) -> None:
-    """v1 everywhere; on `tenant` v2 live and soaked above v1, nothing held. From whatever an earlier run left."""
+    """Brings v1 live everywhere and, on `tenant`, v2 above it, soaked and not held; from whatever an earlier run left.
+
+    Raises:
+        NotReady: a promote was not proven, or a wait took too long.
+    """
     own = releases[tenant]
     with progress.step("promoting v1 of each tenant through its gate"):
-        for name, versions in releases.items():
-            if (await api.row(name, ROUTE)).pointer.release is None:
-                await promote(api, name, versions["v1"])
+        async with asyncio.TaskGroup() as tasks:
+            for name, versions in releases.items():
+                if (await api.row(name, ROUTE)).pointer.release is None:
+                    tasks.create_task(promote(api, name, versions["v1"]))
     # Nodes that have just been started load and prove what they serve; callers come once they may.
     for name in releases:
         await until(api, name, progress, f"{name} is proven on every replica", _unproven)
     # Real requests flow through both routers from here on, whatever is promoted.
     start_callers()
     row = await api.row(tenant, ROUTE)
-    if row.live is not None and row.live.id == own["v3"]:
+    if row.live is not None and row.live.id == own.get("v3"):
         with progress.step("putting an earlier run's v3 back"):
             await _back(api, tenant, row)
     row = await api.row(tenant, ROUTE)
@@ -85,19 +91,28 @@ def _unproven(row: TenantRow) -> str | None:
 async def until(
     api: HubApi, tenant: str, progress: Progress, what: str, missing: Callable[[TenantRow], str | None]
 ) -> TenantRow:
-    """Wait until nothing is missing any more.
+    """Waits until nothing is missing any more, and returns the row.
 
     Raises:
         NotReady: something still is after two and a half minutes.
     """
+    row = await at_most_until(api, tenant, progress, what, missing)
+    lacks = missing(row)
+    if lacks is not None:
+        raise NotReady(f"{what}: still {lacks} after {PATIENCE_S:.0f} s")
+    return row
+
+
+async def at_most_until(
+    api: HubApi, tenant: str, progress: Progress, what: str, missing: Callable[[TenantRow], str | None]
+) -> TenantRow:
+    """Waits until nothing is missing any more, or for two and a half minutes, and returns the row then."""
     with progress.step(what) as step:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             row = await api.row(tenant, ROUTE)
             lacks = missing(row)
-            if lacks is None:
+            if lacks is None or time.monotonic() > deadline:
                 return row
             step.update(lacks)
-            if time.monotonic() > deadline:
-                raise NotReady(f"{what}: still {lacks} after {PATIENCE_S:.0f} s")
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.25)

@@ -12,7 +12,7 @@ import itertools
 import json
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -68,6 +68,7 @@ class Callers:
         self._max_tokens = max_tokens
         self._routers = routers
         self._keys = keys
+        self._plan: Mapping[str, Sequence[Prompt]] = {}
         self._background: asyncio.Task[None] | None = None
         self._asked: set[asyncio.Task[Answer]] = set()
         self.answers: deque[Answer] = deque(maxlen=20_000)
@@ -126,45 +127,61 @@ class Callers:
     # -- steady traffic --------------------------------------------------------------------------------
 
     def start(self, plan: Mapping[str, Sequence[Prompt]], *, every_s: float) -> None:
-        """Ask round and round: each tenant's prompts in turn, alternating routers, every third answer streamed.
+        """Asks round and round: each tenant's prompts in turn, on each router, every third answer streamed.
 
         A caller waits for its last answer before it asks again, as a browser would, so a slow engine is not
-        buried. `every_s`: pause between the requests of one tenant.
+        buried. `every_s`: pause between the requests of one tenant on one router.
         """
-        self._background = asyncio.create_task(self._run(plan, every_s))
+        self.use(plan)
+        self._background = asyncio.create_task(self._run(every_s))
+
+    def use(self, plan: Mapping[str, Sequence[Prompt]]) -> None:
+        """Replaces the prompts of the same tenants, from the next request on."""
+        self._plan = plan
 
     async def stop(self) -> None:
+        """Ends the steady traffic."""
         if self._background is not None:
             self._background.cancel()
             await asyncio.gather(self._background, return_exceptions=True)
             self._background = None
 
-    async def _run(self, plan: Mapping[str, Sequence[Prompt]], every_s: float) -> None:
+    async def _run(self, every_s: float) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for node, (tenant, prompts) in itertools.product(self._routers, plan.items()):
-                tasks.create_task(self._one(node, tenant, prompts, every_s))
+            for node, tenant in itertools.product(self._routers, self._plan):
+                tasks.create_task(self._one(node, tenant, every_s))
 
-    async def _one(self, node: str, tenant: str, prompts: Sequence[Prompt], every_s: float) -> None:
+    async def _one(self, node: str, tenant: str, every_s: float) -> None:
         for turn in itertools.count():
+            prompts = self._plan[tenant]
             await self.ask(node, tenant, prompts[turn % len(prompts)], stream=turn % 3 == 2)
             await asyncio.sleep(every_s)
 
     # -- bursts ----------------------------------------------------------------------------------------
 
-    async def burst(
-        self, tenant: str, prompts: Sequence[Prompt], count: int, *, spacing_s: float
-    ) -> list[asyncio.Task[Answer]]:
-        """Start `count` requests at each router, one every `spacing_s`, without waiting for their answers."""
-        started: list[asyncio.Task[Answer]] = []
-        for turn in range(count):
-            for node in self._routers:
-                prompt = prompts[turn % len(prompts)]
-                task = asyncio.create_task(self.ask(node, tenant, prompt))
-                self._asked.add(task)
-                task.add_done_callback(self._asked.discard)
-                started.append(task)
-            await asyncio.sleep(spacing_s)
-        return started
+    def burst(self, tenant: str, prompts: Sequence[Prompt], count: int) -> list[asyncio.Task[Answer]]:
+        """Starts `count` requests to each router at once, without waiting for their answers."""
+        return [task for turn in range(count) for task in self._turn(tenant, prompts, turn)]
+
+    async def stream(
+        self, tenant: str, prompts: Sequence[Prompt], pace_s: float, *, at_most: int
+    ) -> AsyncIterator[asyncio.Task[Answer]]:
+        """Starts one request to each router every `pace_s`, `at_most` times, and yields each.
+
+        The pace holds over the whole: on a busy machine that wakes this up late, those that are due start together.
+        """
+        began = time.monotonic()
+        for turn in range(at_most):
+            await asyncio.sleep(max(0.0, began + turn * pace_s - time.monotonic()))
+            for task in self._turn(tenant, prompts, turn):
+                yield task
+
+    def _turn(self, tenant: str, prompts: Sequence[Prompt], turn: int) -> Iterator[asyncio.Task[Answer]]:
+        for node in self._routers:
+            task = asyncio.create_task(self.ask(node, tenant, prompts[turn % len(prompts)]))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+            yield task
 
 
 async def _read_stream(response: aiohttp.ClientResponse) -> tuple[str, bool]:

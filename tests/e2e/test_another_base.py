@@ -57,7 +57,9 @@ def lay_merged(fleet: Fleet, merged_base: Path, cast: Cast) -> Cast:
 
 async def moved_across(fleet: Fleet, cast: Cast, key: str, *moves: str) -> tuple[Report, list[Answer]]:
     """Makes the moves (`R`, `u`, or a label to promote) with requests in flight all the time."""
-    report = Report(labels={release: label for label, release in cast.releases.items()}, replicas=len(fleet.nodes))
+    labels = {release: label for label, release in cast.releases.items()}
+    # How many requests fit into 200 ms is the machine's affair.
+    report = Report(labels=labels, replicas=len(fleet.nodes), needed=0)
     routers = {node.name: node.url for node in fleet.nodes}
     async with (
         HubApi.to(Context(name="tests", socket=fleet.socket)) as api,
@@ -73,8 +75,7 @@ async def moved_across(fleet: Fleet, cast: Cast, key: str, *moves: str) -> tuple
             else:
                 await incident.promote(move)
         await callers.stop()
-        await incident.judge()
-        report.judge_moves(len(moves), needed=0)  # how many fit into 200 ms is the machine's affair
+        report.judge_moves(len(moves))
         return report, list(callers.answers)
 
 
