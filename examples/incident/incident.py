@@ -254,7 +254,7 @@ class Incident:
                 return row
             if time.monotonic() > deadline:
                 return row
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
 
 def _move(
