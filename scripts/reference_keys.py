@@ -12,11 +12,12 @@ from loradeck.tui.lines.help_text import FLAGS, READY, TWINS
 
 
 def reference() -> str:
-    """Markdown: keys with the screens they mean something on, commands, flags."""
+    """Markdown: keys with their actions and the screens they mean something on, commands, flags."""
     everywhere = frozenset(Screen)
     keys = [
         (
             f"`{b.shown}`",
+            f"`{b.action}`",
             "all" if b.where == everywhere else ", ".join(s.value for s in Screen if s in b.where),
             DEFAULT.text(b.help),
         )
@@ -24,7 +25,7 @@ def reference() -> str:
     ]
     tables = [
         "## Keys",
-        _table(("key", "screens", ""), keys),
+        _table(("key", "action", "screens", ""), keys),
         "## Commands after `:`",
         _table(("command", ""), [(f"`{name}`", DEFAULT.text(says)) for name, says in COMMANDS.items()]),
         "## Screens without the console",
