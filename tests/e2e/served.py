@@ -14,7 +14,7 @@ from incident.incident import ROUTE
 from incident.traffic import Callers, Prompt
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.state_folder import StateFolder
-from loradeck_agent.router.client import InForce, RouterState
+from loradeck_agent.router.wire import InForce, RouterState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,8 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.cli.shared import config_option
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.state_folder import StateFolder, holder_of, locked
+from loradeck_agent.host.state_folder import StateFolder, holder_of
 from loradeck_agent.router.client import RouterControl
-from loradeck_agent.uplink.journal import Journal
 
 
 @click.command()
@@ -32,13 +31,13 @@ from loradeck_agent.uplink.journal import Journal
 def pin(config: AgentConfig, tenant: str, route: str, release: str, reason: str) -> None:
     """Puts a release in force on this node, over the hub.
 
-    It works without the hub and without the agent, is journalled, is shown as drift once the hub is back, and
-    ends only by an unpin on the hub.
+    It works without the hub and without the agent, is durable when the command ends, is shown as drift once the hub is
+    back, and ends only by an unpin on the hub.
     """
     if not reason.strip():
         raise AgentError("reason_required", "a pin needs a reason", "", "say why with --reason")
     made, left, acks = asyncio.run(_pin(config, tenant, route, release, reason.strip()))
-    _journal(StateFolder(config.state), made)
+    _notify_agent(StateFolder(config.state))
     click.echo(f"pinned {tenant}/{route} to {_named(made.release)}; before: {_named(left) if left else 'nothing'}")
     for ack in acks:
         serving = ack.state is AckState.FLIPPED or ack.code == "pinned"
@@ -104,12 +103,9 @@ def choose(entry: TableEntry, wanted: str) -> ReleaseRef:
     return found[0]
 
 
-def _journal(folder: StateFolder, made: Pin) -> None:
-    """Tells the agent; where none runs, writes its journal for it."""
+def _notify_agent(folder: StateFolder) -> None:
+    """Lets a running agent read the router's pins now; without one, the next agent reads them."""
     agent = holder_of(folder.lock)
     if agent is not None:
-        with contextlib.suppress(ProcessLookupError):  # it has just ended, and nobody else writes its journal
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(agent, signal.SIGUSR1)
-            return
-    with contextlib.suppress(AgentError), locked(folder.lock, "agent"):
-        Journal.open(folder.journal).pin(made)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from loradeck.schemas.ids import short
+from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck_agent.cli.shared import EXIT_NOT_RUNNING, config_option
 from loradeck_agent.host.config import AgentConfig
@@ -19,8 +19,9 @@ from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, holder_of
 from loradeck_agent.jobs.executor import Executor, ExecutorFolder
 from loradeck_agent.router.client import RouterControl
+from loradeck_agent.router.table import read_contents
+from loradeck_agent.router.wire import RouterState, RouterStats
 from loradeck_agent.serving.replica import open_api
-from loradeck_agent.uplink.journal import Journal
 
 
 @click.command()
@@ -40,12 +41,12 @@ def status(config: AgentConfig, as_json: bool) -> None:
 
 async def _collect(config: AgentConfig) -> dict[str, Any]:
     folder = StateFolder(config.state)
-    journal = Journal.open(folder.journal)
+    answer = await _ask_router(folder)
     return {
         "node": config.node,
         "agent": {"pid": holder_of(folder.lock), "link": _link(folder)},
-        "journal": {"epoch": journal.cursor.epoch, "rev": journal.cursor.rev, "hash": journal.cursor.hash},
-        "router": await _router(folder),
+        "table": _table(folder, answer[0] if answer else None),
+        "router": _router(*answer) if answer else None,
         "engines": [await _engine(config, folder, engine) for engine in config.engine],
         "jobs": _jobs(folder),
     }
@@ -63,18 +64,38 @@ def _link(folder: StateFolder) -> dict[str, Any] | None:
     return document
 
 
-async def _router(folder: StateFolder) -> dict[str, Any] | None:
+async def _ask_router(folder: StateFolder) -> tuple[RouterState, RouterStats] | None:
     router = RouterControl(folder)
     try:
-        state = await router.state()
-        stats = await router.stats()
+        return await router.state(), await router.stats()
     except AgentError:
         return None
     finally:
         router.close()
+
+
+def _table(folder: StateFolder, state: RouterState | None) -> dict[str, Any]:
+    """How far the router's table is and what is pinned, from its file where no router answers."""
+    if state is not None:
+        cursor, pins = state.cursor, state.pins
+    else:
+        try:
+            contents = read_contents(folder.router)
+        except OSError as error:
+            return {"error": str(error)}
+        cursor, pins = contents.cursor, tuple(contents.pins.values())
+    return {
+        "epoch": cursor.epoch,
+        "rev": cursor.rev,
+        "hash": cursor.hash,
+        "pins": [pin.model_dump(mode="json") for pin in pins],
+    }
+
+
+def _router(state: RouterState, stats: RouterStats) -> dict[str, Any]:
     pins = {(pin.tenant, pin.route): pin for pin in state.pins}
-    force = {(f.tenant, f.route): f.release for f in state.in_force}
-    streams: dict[tuple[str, str], int] = {}
+    force = {f.key: f.release for f in state.in_force}
+    streams: dict[PointerKey, int] = {}
     for row in stats.traffic:
         streams[row.tenant, row.route] = streams.get((row.tenant, row.route), 0) + row.streams
     routes = []
@@ -137,7 +158,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
     pid = f"pid {agent['pid']}" if agent["pid"] else "does not run"
     out.append(f"agent   {pid}, {_link_line(agent['link'])}")
     if router is None:
-        out.append("router  does not run")
+        out.append(f"router  does not run{_table_line(document['table'])}")
     else:
         out.append(f"router  pid {router['pid']}, epoch {router['epoch']} rev {router['rev']}")
     for engine in document["engines"]:
@@ -161,6 +182,16 @@ def _lines(document: dict[str, Any]) -> list[str]:
             line += f", NOT FLIPPED: {force['label'] or short(force['id']) if force else 'nothing'} in force"
         out.append(line)
     return out
+
+
+def _table_line(table: dict[str, Any]) -> str:
+    """The table that a router would start from."""
+    if "error" in table:
+        return f"; its table cannot be read: {table['error']}"
+    if not table["rev"]:
+        return ""
+    pinned = ", ".join(f"{pin['tenant']}/{pin['route']}" for pin in table["pins"])
+    return f"; its table: epoch {table['epoch']} rev {table['rev']}" + (f", pinned: {pinned}" if pinned else "")
 
 
 def _link_line(link: dict[str, Any] | None) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import h11
 
-from loradeck_agent.host.errors import Unreachable
+from loradeck_agent.host.errors import AgentError, Unreachable
 
 CHUNK = 1 << 16
 IDLE_KEPT = 4
@@ -215,3 +215,19 @@ class HttpClient:
                 return Reply(status, answer, bytes(got))
             elif isinstance(event, h11.ConnectionClosed):
                 raise ConnectionResetError("the connection was closed before an answer")
+
+
+def problem_of(reply: Reply, who: str) -> AgentError:
+    """The error a non-200 answer stands for: its problem document's code where it has one."""
+    try:
+        document = reply.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("code"), str):
+        return AgentError("unexpected_answer", f"{who} answered {reply.status}", reply.text[:300])
+    return AgentError(
+        document["code"],
+        str(document.get("title", f"{who} answered {reply.status}")),
+        str(document.get("detail", "")),
+        str(document.get("fix", "")),
+    )

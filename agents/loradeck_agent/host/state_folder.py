@@ -23,7 +23,8 @@ class StateFolder:
     root: Path
 
     @property
-    def journal(self) -> Path:
+    def earlier_journal(self) -> Path:
+        """What agents kept before the router's table was the one owner of cursor and pins."""
         return self.root / "journal.jsonl"
 
     @property
@@ -59,6 +60,10 @@ class StateFolder:
 
     def engine_lock(self, name: str) -> Path:
         return self.engine(name) / "engine.lock"
+
+    def engine_ready(self, name: str) -> Path:
+        """Which releases the engine's present lifetime may be asked for."""
+        return self.engine(name) / "ready.json"
 
     @property
     def measured(self) -> Path:

@@ -22,8 +22,8 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.counters import Counter, Stats
 from loradeck_agent.router.engine_pools import Replica, Replicas
 from loradeck_agent.router.hub_contact import Contact
-from loradeck_agent.router.table import InForce
 from loradeck_agent.router.trace import Row, now_ms
+from loradeck_agent.router.wire import InForce
 
 DEFAULT_ROUTE = "production"
 

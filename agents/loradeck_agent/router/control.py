@@ -4,65 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.link import Ack, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
-from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.table import Pin
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.hub_contact import Contact
 from loradeck_agent.router.switch import Switch, Unacceptable
-from loradeck_agent.router.table import Contents, EngineAt, TableFault
+from loradeck_agent.router.table import Contents, TableFault
 from loradeck_agent.router.trace import Trace
-
-_acks: TypeAdapter[list[Ack]] = TypeAdapter(list[Ack])
-
-
-class Directive(Wire):
-    """`POST /control/table`."""
-
-    epoch: int
-    rev: int
-    hash: Digest
-    entries: tuple[TableEntry, ...]
-    full: bool = False
-
-
-class Engines(Wire):
-    """`POST /control/engines`: always all of them."""
-
-    replicas: tuple[EngineAt, ...]
-
-
-class Unpin(Wire):
-    tenant: Name
-    route: Name
-
-
-class HubWord(Wire):
-    connected: bool
-    silent_s: float = Field(0.0, ge=0, description="with connected false: how long the hub had not been heard from")
-
-
-class Proof(Wire):
-    """`POST /control/proof`: a canary, through the look-up of a caller, under exactly this generation."""
-
-    tenant: Name
-    route: Name
-    epoch: int
-    generation: int
-    replica: Name
-    body: dict[str, Any]
-
-
-Body = TypeVar("Body", bound=BaseModel)
+from loradeck_agent.router.wire import (
+    Acks,
+    Engines,
+    HubContact,
+    ProofRequest,
+    RouterState,
+    RouterStats,
+    TableUpdate,
+    Unpin,
+)
 
 
 class Control:
@@ -106,9 +73,9 @@ class Control:
         try:
             return await handler(request)
         except Unacceptable as no:
-            return _answer(no.as_problem(no.status))
+            return _refused(no.as_problem(no.status))
         except TableFault as fault:
-            return _answer(fault.as_problem(507))
+            return _refused(fault.as_problem(507))
         except ValidationError as bad:
             return _problem(400, "bad_body", "The body does not fit this call.", str(bad), "See docs/architecture.md.")
 
@@ -116,22 +83,22 @@ class Control:
 
     async def _state(self, request: web.Request) -> web.Response:
         held = self._held
-        return _json(
-            {
-                "pid": os.getpid(),
-                "boot": self._boot,
-                "epoch": held.epoch,
-                "rev": held.rev,
-                "hash": held.hash,
-                "entries": _dump(list(held.entries.values())),
-                "pins": _dump(list(held.pins.values())),
-                "in_force": _dump(list(held.in_force.values())),
-                "ready": {at.replica: list(at.ready) for at in held.engines},
-            }
+        return _answer(
+            RouterState(
+                pid=os.getpid(),
+                boot=self._boot,
+                epoch=held.cursor.epoch,
+                rev=held.cursor.rev,
+                hash=held.cursor.hash,
+                entries=tuple(held.entries.values()),
+                pins=tuple(held.pins.values()),
+                in_force=tuple(held.in_force.values()),
+                ready={at.replica: at.ready for at in held.engines},
+            )
         )
 
     async def _get_stats(self, request: web.Request) -> web.Response:
-        return _json({"boot": self._boot, "traffic": _dump(self._stats.traffic())})
+        return _answer(RouterStats(boot=self._boot, traffic=tuple(self._stats.traffic())))
 
     async def _get_trace(self, request: web.Request) -> web.Response:
         try:
@@ -140,7 +107,8 @@ class Control:
             return _problem(
                 400, "bad_query", "`after` is no number.", request.query["after"], "Give the last row's seq."
             )
-        return _json({"rows": _dump(self._trace.after(after, request.query.get("tenant")))})
+        rows = self._trace.after(after, request.query.get("tenant"))
+        return _json({"rows": [row.model_dump(mode="json") for row in rows]})
 
     async def _get_newest(self, request: web.Request) -> web.Response:
         asked = TraceAsk.model_validate({"ask": "", **request.query})
@@ -149,13 +117,13 @@ class Control:
         )
         trace = self._trace
         found = TraceRows(ask="", rows=tuple(rows), more=more, turned_over=trace.turned_over, since_ms=trace.since_ms)
-        return web.Response(text=found.model_dump_json(), content_type="application/json")
+        return _answer(found)
 
     # ---- changing ------------------------------------------------------------------------------------------
 
     async def _table(self, request: web.Request) -> web.Response:
-        order = Directive.model_validate_json(await request.read())
-        return _acked(self._switch.directive(order.epoch, order.rev, order.hash, order.entries))
+        update = TableUpdate.model_validate_json(await request.read())
+        return _acked(self._switch.directive(update.epoch, update.rev, update.hash, update.entries))
 
     async def _engines(self, request: web.Request) -> web.Response:
         return _acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))
@@ -168,13 +136,13 @@ class Control:
         return _acked(self._switch.unpin((ask.tenant, ask.route)))
 
     async def _hub(self, request: web.Request) -> web.Response:
-        word = HubWord.model_validate_json(await request.read())
-        self._contact.hub(word.connected, word.silent_s)
+        contact = HubContact.model_validate_json(await request.read())
+        self._contact.hub(contact.connected, contact.silent_s)
         return _json({})
 
     async def _proof(self, request: web.Request) -> web.Response:
         """The engine's answer, if the generation was in force before it was asked and still is afterwards."""
-        ask = Proof.model_validate_json(await request.read())
+        ask = ProofRequest.model_validate_json(await request.read())
         where = (ask.tenant, ask.route), (ask.epoch, ask.generation), ask.replica
         found = self._admission.exact(*where)
         if found is None:
@@ -197,19 +165,19 @@ class Control:
         return web.Response(status=answer.status, body=raw, headers={**target.headers, "Content-Type": kind})
 
 
-def _dump(models: Sequence[BaseModel]) -> list[Any]:
-    return [model.model_dump(mode="json") for model in models]
-
-
 def _json(document: dict[str, Any]) -> web.Response:
     return web.Response(body=json.dumps(document).encode(), content_type="application/json")
 
 
+def _answer(body: BaseModel) -> web.Response:
+    return web.Response(body=body.model_dump_json().encode(), content_type="application/json")
+
+
 def _acked(acks: list[Ack]) -> web.Response:
-    return web.Response(body=b'{"acks":' + _acks.dump_json(acks) + b"}", content_type="application/json")
+    return _answer(Acks.model_construct(acks=tuple(acks)))
 
 
-def _not_current(ask: Proof) -> web.Response:
+def _not_current(ask: ProofRequest) -> web.Response:
     return _problem(
         409,
         "not_current",
@@ -220,8 +188,8 @@ def _not_current(ask: Proof) -> web.Response:
 
 
 def _problem(status: int, code: str, title: str, detail: str, fix: str) -> web.Response:
-    return _answer(Problem(status=status, code=code, title=title, detail=detail, fix=fix))
+    return _refused(Problem(status=status, code=code, title=title, detail=detail, fix=fix))
 
 
-def _answer(problem: Problem) -> web.Response:
+def _refused(problem: Problem) -> web.Response:
     return web.Response(status=problem.status, body=problem.model_dump_json().encode(), content_type=MEDIA_TYPE)

@@ -14,7 +14,7 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
-from loradeck_agent.router.table import EngineAt
+from loradeck_agent.router.wire import EngineAt
 
 log = logging.getLogger(__name__)
 

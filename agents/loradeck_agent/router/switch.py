@@ -20,8 +20,9 @@ from loradeck.schemas.release import Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.engine_pools import Replica, Replicas
-from loradeck_agent.router.table import Change, EngineAt, InForce, Table, TableFault
+from loradeck_agent.router.table import Change, Table, TableFault
 from loradeck_agent.router.trace import now_ms
+from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Switch:
             One acknowledgement per entry and replica that runs its base: flipped, waiting, or failed with
             `stale`, `bad_entry`, `disk_full` or `table_write_failed`. What failed is not in the table.
         """
-        newer = (epoch, rev) >= (self._held.epoch, self._held.rev)
+        newer = Cursor(epoch, rev) >= self._held.cursor
         draft = _Draft()
         refused: list[Ack] = []
         taken: list[TableEntry] = []
@@ -110,7 +111,7 @@ class Switch:
                 taken.append(entry)
                 if held != entry:
                     draft.entries[entry.key] = entry
-        if (epoch, rev) > (self._held.epoch, self._held.rev):
+        if Cursor(epoch, rev) > self._held.cursor:
             draft.position = (epoch, rev, hash_)
         self._add_flips(draft, [entry.key for entry in taken])
         try:

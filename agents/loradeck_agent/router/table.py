@@ -1,8 +1,10 @@
-"""The durable table: what this router was told, what it acknowledged, and where its engines are.
+"""The durable table: the one owner of the node's entries, its cursor in the hub's log, its pins and its flips.
 
 One file of lines, `<crc32> <json>`, each a `Change`. A change is appended and fdatasynced before anything
 acts on it. A last line that a crash tore is dropped; a broken line with whole ones after it is corruption,
 and then the router does not start. The file is rewritten by rename when it is opened.
+
+Only the router writes it. While no router answers, the agent and its command line read it (`read_contents`).
 """
 
 from __future__ import annotations
@@ -19,58 +21,12 @@ from pydantic import Field
 
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
-from loradeck.schemas.log import GENESIS
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.state_folder import fsync_folder
+from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 
+_NAME = "table.jsonl"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class EngineAt(Wire):
-    """One engine, as the agent last described it: the path of its Unix socket, or its URL where it has none."""
-
-    replica: Name
-    socket: str = ""
-    url: str = ""
-    key: str = Field("", description="path of the file with the key that it asks for; the key itself is not kept")
-    base: Digest
-    base_name: str = "base"
-    ready: tuple[Digest, ...] = Field(
-        (), description="adapters loaded and listed, merged weights let in, in this engine's lifetime"
-    )
-
-
-class InForce(Wire):
-    """The release a router last flipped to. It never goes back behind it on its own.
-
-    `release` None: the tombstone was taken, and what was before it is no longer there to go on with.
-    """
-
-    tenant: Name
-    route: Name
-    epoch: int
-    generation: int
-    release: ReleaseRef | None
-    pinned: bool = False
-
-    @property
-    def key(self) -> PointerKey:
-        return (self.tenant, self.route)
-
-    def as_entry(self) -> TableEntry:
-        """The entry that was flipped to, as far as the rules look at it."""
-        return TableEntry(
-            tenant=self.tenant,
-            route=self.route,
-            epoch=self.epoch,
-            generation=self.generation,
-            current=self.release,
-        )
-
-    def is_of(self, entry: TableEntry, wanted: ReleaseRef | None) -> bool:
-        """Whether the flip to this release, under this entry's fence, has been made."""
-        same = (self.release and self.release.id) == (wanted and wanted.id)
-        return same and (self.epoch, self.generation) == entry.fence
 
 
 class Change(Wire):
@@ -89,9 +45,7 @@ class Change(Wire):
 class Contents:
     """The table in memory. Changed only by `apply`, and only with a change that is durable."""
 
-    epoch: int = 0
-    rev: int = 0
-    hash: str = GENESIS
+    cursor: Cursor = field(default_factory=Cursor)
     entries: dict[PointerKey, TableEntry] = field(default_factory=dict)
     pins: dict[PointerKey, Pin] = field(default_factory=dict)
     in_force: dict[PointerKey, InForce] = field(default_factory=dict)
@@ -99,7 +53,7 @@ class Contents:
 
     def apply(self, change: Change) -> None:
         if change.position is not None:
-            self.epoch, self.rev, self.hash = change.position
+            self.cursor = Cursor(*change.position)
         for entry in change.entries:
             self.entries[entry.key] = entry
         for pin in change.pins:
@@ -110,6 +64,29 @@ class Contents:
             self.in_force[force.key] = force
         if change.engines is not None:
             self.engines = change.engines
+
+
+def read_contents(folder: Path) -> Contents:
+    """Reads a router's table without its lock, and changes nothing. Blocks for one fdatasync.
+
+    For when no router answers. What is returned is on the disk: a router that was killed may have left a line that
+    it had written and not yet synced. Lines that are damaged are passed over; an absent file is an empty table.
+
+    Raises:
+        OSError: the file cannot be read, or not be synced.
+    """
+    contents = Contents()
+    try:
+        file = os.open(folder / _NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return contents
+    with open(file, "rb") as reader:
+        os.fdatasync(file)
+        raw = reader.read()
+    for line in raw.split(b"\n"):
+        if (change := _parsed(line)) is not None:
+            contents.apply(change)
+    return contents
 
 
 class TableFault(Fault):
@@ -137,7 +114,7 @@ class Table:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         self._folder = folder
-        self._path = folder / "table.jsonl"
+        self._path = folder / _NAME
         self._lock = os.open(folder / "router.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +163,7 @@ class Table:
         line = _line(
             Change(
                 at_ms=time.time_ns() // 1_000_000,
-                position=(held.epoch, held.rev, held.hash),
+                position=(held.cursor.epoch, held.cursor.rev, held.cursor.hash),
                 entries=tuple(held.entries.values()),
                 pins=tuple(held.pins.values()),
                 in_force=tuple(held.in_force.values()),

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loradeck.schemas.link import AckState, EngineState, Replica
@@ -23,7 +23,6 @@ from loradeck_agent.serving.vllm_command import vllm_argv, vllm_environment
 from loradeck_agent.telemetry.gpu_processes import gpus_of
 from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
 from loradeck_agent.uplink.desired_table import DesiredTable
-from loradeck_agent.uplink.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -38,32 +37,24 @@ DRAIN_LOOK_S = 0.1
 
 
 class EngineLife:
-    """Runs one engine and tells the others of its ups and downs. `run` goes on for ever.
-
-    Args:
-        note_passed: makes durable which releases passed in this lifetime of the engine.
-    """
+    """Runs one engine and tells the others of its ups and downs. `run` goes on for ever."""
 
     def __init__(
         self,
         engine: EngineReplica,
         *,
         folder: StateFolder,
-        journal: Journal,
         table: DesiredTable,
         reconciler: Reconciler,
         prover: Prover,
         acks: AckBoard,
-        note_passed: Callable[[EngineReplica], Awaitable[None]],
     ) -> None:
         self.engine = engine
         self._folder = folder
-        self._journal = journal
         self._table = table
         self._reconciler = reconciler
         self._prover = prover
         self._acks = acks
-        self._note_passed = note_passed
         self._process: Supervised | None = None
         self._running: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -189,13 +180,13 @@ class EngineLife:
             engine.came_up(version)
             if first and took is not None:
                 engine.measured.note(engine.build.base, start=took)
-            passed_boot, passed = self._journal.passed.get(engine.name, ("", ()))
             ours = {name[-64:]: name for name, root in listed.items() if self._is_ours(root)}
-            kept = {release: ours[release] for release in passed if release in ours} if passed_boot == boot else {}
+            known = engine.record.of(boot)
+            kept = {release: ours[release] for release in known.loaded if release in ours} if known else {}
             engine.loaded, engine.ready = dict(kept), set(kept)
-            engine.let_in = set(self._journal.let_in.get(engine.name, ())) if passed_boot == boot else set()
-            engine.listed_in_router = passed_boot == boot
-            await self._note_passed(engine)
+            engine.let_in = set(known.merged) if known else set()
+            engine.listed_in_router = known is not None
+            await engine.keep_ready()
             await self._reconciler.tell_router()
             await self._settle(listed)
         self._reconciler.wake()
@@ -228,7 +219,7 @@ class EngineLife:
             if gone:
                 log.error("engine %s: %d releases were unloaded by others", engine.config.name, len(gone))
                 engine.drop(gone)
-                await self._note_passed(engine)
+                await engine.keep_ready()
                 await self._reconciler.tell_router()
                 self._reconciler.wake()
             await self._settle(listed)

@@ -107,7 +107,7 @@ class Upkeep:
         self._prepares = {job: one for job, one in self._prepares.items() if not self._is_over(one)}
         bases = wanted_bases(
             self._entries(),
-            pins=self._reconciler.pins.values(),
+            pins=self._table.pins.values(),
             now_ms=time.time_ns() // 1_000_000,
             hold_prior_s=self._hold_prior_s,
             swaps={one.key for one in self._prepares.values() if one.swap},

@@ -18,6 +18,7 @@ from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
+from loradeck_agent.router.wire import ProofRequest
 from loradeck_agent.serving.canaries import judge_items
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Conversation, canary_body, canary_item
@@ -171,14 +172,14 @@ class Prover:
 
     async def _ask(self, entry: TableEntry, replica: str, messages: Conversation) -> CanaryItem:
         reply = await self.router.proof(
-            {
-                "tenant": entry.tenant,
-                "route": entry.route,
-                "epoch": entry.epoch,
-                "generation": entry.generation,
-                "replica": replica,
-                "body": canary_body(messages),
-            }
+            ProofRequest(
+                tenant=entry.tenant,
+                route=entry.route,
+                epoch=entry.epoch,
+                generation=entry.generation,
+                replica=replica,
+                body=canary_body(messages),
+            )
         )
         if reply.status == 409:
             raise Superseded

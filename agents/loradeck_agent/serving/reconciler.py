@@ -19,7 +19,7 @@ from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
 from loradeck.schemas.link import Ack, AckState, EngineState
 from loradeck.schemas.release import Form
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.serving.canaries import Canaries, base_ref, canaries_of, merged_on, signers_of, verify_idle
@@ -62,7 +62,6 @@ class Reconciler:
 
     Args:
         acked: is given every acknowledgement of the router that follows from a change made here.
-        note_passed: makes durable which releases passed in this lifetime of an engine.
     """
 
     def __init__(
@@ -75,7 +74,6 @@ class Reconciler:
         records: CanaryRecords,
         acks: AckBoard,
         acked: Callable[[tuple[Ack, ...]], Awaitable[None]],
-        note_passed: Callable[[EngineReplica], Awaitable[None]],
     ) -> None:
         self.table = table
         self.engines = engines
@@ -83,9 +81,7 @@ class Reconciler:
         self.store = store
         self.records = records
         self.acks = acks
-        self.pins: dict[tuple[str, str], Pin] = {}
         self._acked = acked
-        self._note_passed = note_passed
         self._wakes = {engine.name: asyncio.Event() for engine in engines}
         self._failures: dict[tuple[str, str], _Failure] = {}
         self._prepared: dict[str, tuple[ReleaseRef, float]] = {}
@@ -126,7 +122,7 @@ class Reconciler:
     def names(self) -> set[str]:
         """Ids of the releases that the table, a pin, a prepare or an engine holds on to."""
         held = {release for engine in self.engines for release in engine.loaded}
-        held |= {pin.release.id for pin in self.pins.values()}
+        held |= {pin.release.id for pin in self.table.pins.values()}
         for entry in self._named():
             held |= {ref.id for ref in (entry.current, entry.preparing, entry.left, *entry.beneath) if ref is not None}
         return held
@@ -137,7 +133,7 @@ class Reconciler:
             engine.slots,
             tuple(engine.loaded),
             base=engine.build.base,
-            pins=tuple(self.pins.values()),
+            pins=tuple(self.table.pins.values()),
             busy=await self._busy(engine),
         )
 
@@ -174,7 +170,7 @@ class Reconciler:
         """One round. Returns seconds until the next one is due."""
         due = ROUND_S
         async with engine.changing:
-            for ref in merged_on(self._named(), self.pins.values(), engine.build.base):
+            for ref in merged_on(self._named(), self.table.pins.values(), engine.build.base):
                 due = min(due, await self._attempt(engine, ref, self._let_in))
             if not engine.listed_in_router:
                 await self._check_base(engine)
@@ -222,7 +218,7 @@ class Reconciler:
 
     async def _may_be_asked(self, engine: EngineReplica, ref: ReleaseRef) -> None:
         """A release was added to those of an engine that the router may ask for."""
-        await self._note_passed(engine)
+        await engine.keep_ready()
         self._failures.pop((engine.name, ref.id), None)
         await self.tell_router()
 
@@ -352,7 +348,7 @@ class Reconciler:
         """Unloads a release. False: an answer still comes from it, and it is tried again later."""
         if release in engine.ready:
             engine.ready.discard(release)
-            await self._note_passed(engine)
+            await engine.keep_ready()
             await self.tell_router()  # from here on no request is admitted to it
         if release in await self._busy(engine):
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 
 from loradeck.schemas.link import EngineState, Replica
@@ -11,9 +12,12 @@ from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
-from loradeck_agent.router.client import EngineSlot
+from loradeck_agent.router.wire import EngineAt
 from loradeck_agent.serving.engine_api import EngineAddress, EngineApi, EngineVersion
+from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
 from loradeck_agent.serving.vllm_api import VllmApi
+
+log = logging.getLogger(__name__)
 
 
 def open_api(config: EngineConfig, state: StateFolder) -> EngineApi:
@@ -36,6 +40,8 @@ class EngineReplica:
     config: EngineConfig
     api: EngineApi
     measured: Measured
+    record: ReadyFile
+    """Where the releases of this lifetime outlive the agent."""
     state: EngineState = EngineState.STARTING
     files: str | None = None
     """Digest of the base in its folder, known before an engine has said what it runs."""
@@ -83,6 +89,18 @@ class EngineReplica:
         """Adapters of ours that the running engine can hold. Raises AgentError: `engine_down`."""
         return max(0, self.build.slots - len(self.foreign))
 
+    async def keep_ready(self) -> None:
+        """Makes durable which releases may be asked for. Where the disk refuses it, a later agent loads them anew."""
+        releases = ReadyReleases(
+            boot=self.version.boot if self.version else "",
+            loaded=tuple(sorted(self.ready)),
+            merged=tuple(sorted(self.let_in)),
+        )
+        try:
+            await asyncio.to_thread(self.record.write, releases)
+        except OSError as error:
+            log.error("which releases are ready on %s cannot be written: %s", self.name, error)
+
     def drop(self, releases: set[str]) -> None:
         """These are no longer in the engine."""
         self.ready -= releases
@@ -120,11 +138,11 @@ class EngineReplica:
         self.listed_in_router = False
         self.api.close()
 
-    def slot(self) -> EngineSlot | None:
+    def slot(self) -> EngineAt | None:
         """What the router is told; None while nothing may be asked of it."""
         if not self.up or not self.listed_in_router or self.version is None:
             return None
-        return EngineSlot(
+        return EngineAt(
             replica=self.name,
             socket=self.api.address.socket,
             url=self.api.address.url,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.table import TableEntry
 
-Key = tuple[str, str, str]
-"""(tenant, route, replica)."""
+ReplicaPointer = tuple[str, str, str]
+"""(tenant, route, replica): a pointer on one replica."""
 
 _PROOF = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
 
@@ -40,8 +40,8 @@ class AckBoard:
     """Newest flip and newest proof of every (tenant, route, replica)."""
 
     send: Callable[[Ack], Awaitable[bool]]
-    flips: dict[Key, Ack] = field(default_factory=dict)
-    proofs: dict[Key, Ack] = field(default_factory=dict)
+    flips: dict[ReplicaPointer, Ack] = field(default_factory=dict)
+    proofs: dict[ReplicaPointer, Ack] = field(default_factory=dict)
 
     async def post(self, ack: Ack) -> bool:
         """Notes an acknowledgement and sends it. False: it was older than what is known, and not sent."""

@@ -11,8 +11,8 @@ from enum import StrEnum
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Bookmark, Desired, Welcome
-from loradeck.schemas.table import TableEntry, table_digest
-from loradeck_agent.uplink.journal import Cursor
+from loradeck.schemas.table import Pin, TableEntry, table_digest
+from loradeck_agent.router.wire import Cursor
 
 
 class Heard(StrEnum):
@@ -33,6 +33,8 @@ class DesiredTable:
     orphans: dict[PointerKey, TableEntry] = field(default_factory=dict)
     """Entries the hub no longer places here. The router keeps them (a removal is a tombstone), so their
     releases stay loaded."""
+    pins: dict[PointerKey, Pin] = field(default_factory=dict)
+    """Pins in force on this node, as its router last said."""
     refused: Welcome | None = None
     """The welcome of a hub that lacks our log. It is not obeyed until it is back with a higher epoch."""
 

@@ -14,8 +14,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
-from loradeck_agent.host.http_client import CHUNK, Endpoint, HttpClient, Reply
-from loradeck_agent.router.client import problem_of
+from loradeck_agent.host.http_client import CHUNK, Endpoint, HttpClient, Reply, problem_of
 
 CALL_S = 15.0
 BLOB_S = 1800.0

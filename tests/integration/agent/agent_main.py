@@ -10,12 +10,12 @@ import os
 import sys
 from pathlib import Path
 
-from loradeck_agent import daemon
+from loradeck_agent import reports
 from loradeck_agent.cli import main
 from loradeck_agent.host import supervisor
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
 from loradeck_agent.jobs import executor
-from loradeck_agent.serving import engine_lifecycle, proof, reconciler
+from loradeck_agent.serving import engine_lifecycle, proof, reconciler, router_sync
 from loradeck_agent.serving.vllm_command import vllm_argv
 from loradeck_agent.store import releases
 from loradeck_agent.uplink import link
@@ -46,9 +46,10 @@ def short_times() -> None:
     reconciler.UNLOAD_RETRY_S = 0.2
     reconciler.SHORT_S = 0.5
     link.LINK_TTL_S = 3.0
-    daemon.REPORT_S = 0.2
-    daemon.TABLE_RETRY_S = 0.2
-    daemon.RESYNC_S = 0.5
+    reports.REPORT_S = 0.2
+    router_sync.RETRY_S = 0.2
+    router_sync.RESYNC_S = 0.5
+    router_sync.LINK_ANYWAY_S = float(os.environ.get("LD_TEST_LINK_ANYWAY_S", "30"))
     executor.GRACE_S = 0.5
 
 

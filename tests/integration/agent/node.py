@@ -20,7 +20,8 @@ import aiohttp
 
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.host.state_folder import StateFolder, holder_of
-from loradeck_agent.router.client import RouterControl, RouterState
+from loradeck_agent.router.client import RouterControl
+from loradeck_agent.router.wire import RouterState
 
 MAIN = Path(__file__).parent / "agent_main.py"
 CALLER_KEY = "key-of-acme"

@@ -13,6 +13,7 @@ from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
 from loradeck.schemas.link import Hello, TraceAsk, TraceRows
+from loradeck_agent.router.table import read_contents
 
 KEYS = (CALLER_HASH,)
 
@@ -121,8 +122,7 @@ async def test_a_pin_is_made_without_the_agent_and_survives_its_return(
     await node.end_agent(signal.SIGKILL)
     await pin(node)
     assert await node.tokens("hello") == v1.tokens("hello")
-    kinds = [json.loads(line)["t"] for line in node.state.journal.read_text().splitlines()]
-    assert kinds.count("pin") == 1
+    assert [p.reason for p in read_contents(node.state.router).pins.values()] == ["night shift"]
     heard = len(hub.heard)
     node.start()
     hello = await hub.wait(Hello, after=heard)

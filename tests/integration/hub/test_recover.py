@@ -7,8 +7,11 @@ from pathlib import Path
 from tests.integration.hub.deck import Deck, FakeAgent, key, lose, restore, running, until
 
 from loradeck.hub.server import open_hub
-from loradeck.schemas.link import Desired
+from loradeck.schemas.link import Desired, Hello
 from loradeck.schemas.moves import MoveResult
+from loradeck_agent.daemon import Agent
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.router.table import Change, Table
 
 ACME = ("acme", "production")
 ROUTE = "tenants/acme/routes/production"
@@ -19,6 +22,24 @@ def copy_of(deck: Deck, name: str) -> Path:
     target = deck.data / name
     deck.hub.store.now(lambda s: s.backup(str(target)))
     return target
+
+
+async def hello_without_a_router(data: Path, known: FakeAgent) -> Hello:
+    """The hello of a real agent that is started on what `known`'s router left, and that finds no router."""
+    config = data / "agent.toml"
+    config.write_text(
+        f'node = "{known.node}"\nhub = "http://127.0.0.1:1"\ntoken = "t"\nstate = "node"\n'
+        '[router]\nlisten = "127.0.0.1:1"\n'
+    )
+    agent = Agent(AgentConfig.load(config), "secret")
+    table = Table(agent.folder.router)
+    position = (known.epoch, known.rev, known.hash)
+    table.append(Change(at_ms=1, position=position, entries=tuple(known.entries.values())))
+    table.close()
+    try:
+        return await agent.reports.hello()
+    finally:
+        await agent._close()
 
 
 async def restored(data: Path) -> tuple[FakeAgent, str, str, str]:
@@ -35,6 +56,19 @@ async def restored(data: Path) -> tuple[FakeAgent, str, str, str]:
         await agent.leave()
     restore(data, backup)
     return agent, token, one, two
+
+
+async def test_a_restored_hub_knows_that_its_log_is_behind_from_a_node_whose_router_is_dead(data: Path) -> None:
+    agent, token, _, _ = await restored(data)
+    hello = await hello_without_a_router(data, agent)
+    assert (hello.epoch, hello.rev, hello.hash) == (agent.epoch, agent.rev, agent.hash)
+    async with running(data) as deck:
+        agent.deck, agent.hello = deck, lambda: hello  # type: ignore[method-assign]
+        await agent.join(token)
+        assert agent.welcome is not None
+        assert agent.welcome.refuse == "log_behind"
+        assert (await deck.ok("GET", "state"))["status"]["refusing"] == "log_behind"
+        await agent.leave()
 
 
 async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_router_back(data: Path) -> None:

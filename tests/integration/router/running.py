@@ -198,7 +198,6 @@ class Running:
             "rev": self.rev,
             "hash": GENESIS,
             "entries": [e.model_dump(mode="json") for e in entries],
-            "full": False,
         }
         acks: list[dict[str, Any]] = (await self.post("/control/table", body))["acks"]
         return acks

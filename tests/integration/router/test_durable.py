@@ -18,7 +18,8 @@ from tests.integration.router.running import Running, entry, pin, release
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import Gap
-from loradeck_agent.router.table import Change, InForce, Table, TableFault
+from loradeck_agent.router.table import Change, Table, TableFault
+from loradeck_agent.router.wire import InForce
 
 RELEASES = [release(f"v{n}") for n in range(60)]
 V1, V2, V3 = RELEASES[1:4]
@@ -215,7 +216,7 @@ def test_a_last_line_torn_at_any_byte_is_dropped(tmp_path: Path) -> None:
         for tail in (b"", b"\0" * 7):
             path.write_bytes(whole[:cut] + tail)
             table = Table(folder)
-            assert (table.contents.rev, table.contents.entries["acme", "production"].generation) == (1, 1)
+            assert (table.contents.cursor.rev, table.contents.entries["acme", "production"].generation) == (1, 1)
             table.close()
             assert path.read_bytes().count(b"\n") == 1  # compacted: what was torn is gone from the file too
     path.write_bytes(whole)

@@ -115,7 +115,7 @@ async def test_named_is_what_table_pins_prepares_and_engines_hold_on_to(agent: A
     told = entry(current, 1, beneath=(below, deeper), preparing=preparing).model_copy(update={"left": left})
     agent.table.entries[told.key] = told
     pin = Pin(tenant="acme", route="x", release=pinned, over=(1, 1), actor="ann", reason="why", at_ms=1)
-    agent.reconciler.pins = {("acme", "x"): pin}
+    agent.table.pins = {("acme", "x"): pin}
     agent.reconciler._prepared[prepared.id] = (prepared, time.monotonic() + 60)
     assert agent.reconciler.names() == {ref.id for ref in refs}
     assert agent.collector.unsure(), "no router was heard yet"

@@ -7,8 +7,8 @@ import pytest
 from loradeck.schemas.link import Bookmark, Desired, Welcome
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
+from loradeck_agent.router.wire import Cursor
 from loradeck_agent.uplink.desired_table import DesiredTable, Heard
-from loradeck_agent.uplink.journal import Cursor
 
 HASH = "a" * 64
 

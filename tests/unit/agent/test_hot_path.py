@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-
 import pytest
 from pydantic import BaseModel
 
-from loradeck.schemas.link import Ack, AckState, Desired
+from loradeck.schemas.link import Ack, AckState, Bookmark, Desired
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.errors import Unreachable
-from loradeck_agent.router.client import TableUpdate
-from loradeck_agent.uplink.journal import Cursor
+from loradeck_agent.router.wire import TableUpdate
 
 
 class RouterDouble:
@@ -51,7 +47,7 @@ class RouterDouble:
 
 @pytest.fixture
 def agent(agent: Agent) -> Agent:
-    agent.router = RouterDouble()  # type: ignore[assignment]
+    agent.sync.router = RouterDouble()  # type: ignore[assignment]
     return agent
 
 
@@ -67,32 +63,33 @@ def directive(generation: int, rev: int) -> Desired:
     return Desired(epoch=1, rev=rev, prev_rev=rev - 1, hash="c" * 64, entries=(entry,), table=table_digest([entry]))
 
 
-async def test_the_acknowledgement_leaves_before_the_journal_has_synced(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[BaseModel] = []
-    synced, may_sync = threading.Event(), threading.Event()
-    advance = agent.journal.advance
-
-    def slow_disk(cursor: Cursor) -> None:
-        may_sync.wait(10)
-        advance(cursor)
-        synced.set()
+async def test_the_acknowledgement_leaves_as_soon_as_the_router_has_given_it(agent: Agent) -> None:
+    order: list[str] = []
 
     async def send(message: BaseModel) -> bool:
-        sent.append(message)
+        order.append(message.state.value if isinstance(message, Ack) else type(message).__name__)
         return True
 
-    monkeypatch.setattr(agent.journal, "advance", slow_disk)
     agent.acks.send = send  # type: ignore[assignment]
+    agent.sync._changed = lambda: order.append("the rest of the agent")
     await agent._handle(directive(1, 1))
-    assert [ack.state for ack in sent if isinstance(ack, Ack)] == [AckState.FLIPPED]
-    assert not synced.is_set()
-    assert (await agent._hello()).rev == 1, "the router holds it durably, so the hello may say so"
-    may_sync.set()
-    await asyncio.to_thread(synced.wait, 10)
-    await agent._note(lambda: None)
-    assert agent.journal.cursor == Cursor(1, 1)
+    assert order == ["flipped", "the rest of the agent"]
+    assert (await agent.reports.hello()).rev == 1, "the router holds it durably, so the hello may say so"
+
+
+async def test_a_bookmark_is_durable_before_a_hello_says_it(agent: Agent) -> None:
+    router = agent.sync.router
+    await agent._handle(directive(1, 1))
+    router.down = True  # type: ignore[attr-defined]
+    await agent._handle(Bookmark(epoch=1, rev=5, hash="c" * 64))
+    assert (await agent.reports.hello()).rev == 1
+    router.down = False  # type: ignore[attr-defined]
+    await agent.sync.push()
+    assert (await agent.reports.hello()).rev == 5
+    await agent._handle(Bookmark(epoch=1, rev=7, hash="d" * 64))
+    assert (await agent.reports.hello()).rev == 7
+    update = router.updates[-1]  # type: ignore[attr-defined]
+    assert (update.rev, update.hash, update.entries) == (7, "d" * 64, ())
 
 
 async def test_what_no_router_took_is_neither_acknowledged_nor_said_in_a_hello(agent: Agent) -> None:
@@ -103,22 +100,22 @@ async def test_what_no_router_took_is_neither_acknowledged_nor_said_in_a_hello(a
         return True
 
     agent.acks.send = send  # type: ignore[assignment]
-    agent.router.down = True  # type: ignore[attr-defined]
+    agent.sync.router.down = True  # type: ignore[attr-defined]
     await agent._handle(directive(1, 1))
     assert sent == []
-    assert (await agent._hello()).rev == 0
-    agent.router.down = False  # type: ignore[attr-defined]
-    await agent._push_table()
+    assert (await agent.reports.hello()).rev == 0
+    agent.sync.router.down = False  # type: ignore[attr-defined]
+    await agent.sync.push()
     assert [ack.state for ack in sent if isinstance(ack, Ack)] == [AckState.FLIPPED]
-    assert (await agent._hello()).rev == 1
+    assert (await agent.reports.hello()).rev == 1
 
 
 async def test_a_router_whose_disk_is_full_is_told_again_and_the_cursor_waits(agent: Agent) -> None:
-    agent.router.code = "disk_full"  # type: ignore[attr-defined]
+    agent.sync.router.code = "disk_full"  # type: ignore[attr-defined]
     await agent._handle(directive(1, 1))
-    assert agent._table_behind.is_set()
-    assert (await agent._hello()).rev == 0
-    agent.router.code = None  # type: ignore[attr-defined]
-    await agent._push_table()
-    assert not agent._table_behind.is_set()
-    assert (await agent._hello()).rev == 1
+    assert agent.sync._behind.is_set()
+    assert (await agent.reports.hello()).rev == 0
+    agent.sync.router.code = None  # type: ignore[attr-defined]
+    await agent.sync.push()
+    assert not agent.sync._behind.is_set()
+    assert (await agent.reports.hello()).rev == 1

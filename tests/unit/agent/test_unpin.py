@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef
 from loradeck_agent.daemon import Agent
-from loradeck_agent.router.client import RouterState
-from loradeck_agent.uplink.journal import Journal
+from loradeck_agent.router.wire import RouterState
 
 BASE = Release(tenant="acme", form=Form.BASE, base="b" * 64)
 PIN = Pin(
@@ -39,20 +39,20 @@ class SlowRouter:
         await self.may_arrive.wait()
         return state
 
-    async def unpin(self, tenant: str, route: str) -> tuple[Ack, ...]:
+    async def unpin(self, key: PointerKey) -> tuple[Ack, ...]:
         self.pins = ()
         return ()
 
 
-async def test_a_pin_that_was_read_before_its_end_is_not_noted_after_it(agent: Agent) -> None:
-    """It would be put back in force by the next agent, over the hub, weeks later."""
-    agent.router = router = SlowRouter()  # type: ignore[assignment]
-    agent.journal.pin(PIN)
-    reading = asyncio.create_task(agent._read_pins())
+async def test_a_pin_that_was_read_before_its_end_is_not_kept_after_it(agent: Agent) -> None:
+    """It would be reported to the hub, and put back into a table that was lost."""
+    agent.sync.router = router = SlowRouter()  # type: ignore[assignment]
+    agent.table.pins = {("acme", "production"): PIN}
+    reading = asyncio.create_task(agent.sync.read_pins())
     await router.asked.wait()
-    ending = asyncio.create_task(agent._unpin("acme", "production"))
+    ending = asyncio.create_task(agent.sync.unpin(("acme", "production")))
     await asyncio.wait([ending], timeout=0.2)  # as far as it gets before the answer arrives
     router.may_arrive.set()
     await asyncio.gather(reading, ending)
-    assert (router.pins, agent.pins, agent.journal.pins) == ((), {}, {})
-    assert Journal.open(agent.folder.journal).pins == {}
+    assert (router.pins, agent.table.pins) == ((), {})
+    assert (await agent.reports.hello()).pins == ()

@@ -1,0 +1,135 @@
+"""What the node tells others about itself: the hello, the report of each second, and the file for `status`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+
+import loradeck_agent
+from loradeck.schemas.link import Hello, Report, Traffic
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.jobs.jobs import Jobs
+from loradeck_agent.serving.engine_lifecycle import EngineLife
+from loradeck_agent.serving.router_sync import RouterSync
+from loradeck_agent.store.releases import ReleaseStore
+from loradeck_agent.telemetry.sampler_watch import Telemetry
+from loradeck_agent.uplink.desired_table import DesiredTable
+from loradeck_agent.uplink.link import Link
+
+log = logging.getLogger(__name__)
+
+REPORT_S = 1.0
+ROUTER_SILENCES = 3
+"""After so many reports without an answer of the router it is an alarm: one that is started again is back by then."""
+
+
+class Reports:
+    """Puts together what the hub and `loradeck-agent status` are given. `boot` is the agent's boot id."""
+
+    def __init__(
+        self,
+        boot: str,
+        *,
+        config: AgentConfig,
+        folder: StateFolder,
+        table: DesiredTable,
+        sync: RouterSync,
+        lives: tuple[EngineLife, ...],
+        jobs: Jobs,
+        store: ReleaseStore,
+        telemetry: Telemetry,
+    ) -> None:
+        self._boot = boot
+        self._config = config
+        self._folder = folder
+        self._table = table
+        self._sync = sync
+        self._lives = lives
+        self._jobs = jobs
+        self._store = store
+        self._telemetry = telemetry
+        self._stored_sent: frozenset[str] = frozenset()
+
+    async def hello(self) -> Hello:
+        """The first message of a link. Cursor and pins are the router's, read from its file where none answers."""
+        await self._sync.read_file()
+        durable = self._sync.durable
+        self._stored_sent = self._store.stored
+        return Hello(
+            node=self._config.node,
+            boot=self._boot,
+            version=loradeck_agent.__version__,
+            labels=self._config.labels,
+            epoch=durable.epoch,
+            rev=durable.rev,
+            hash=durable.hash,
+            replicas=tuple(life.report(self._telemetry.snapshot().gpus) for life in self._lives),
+            pins=tuple(self._table.pins.values()),
+            jobs=self._jobs.running(),
+            stored=tuple(sorted(self._stored_sent)),
+            memory_gb=self._config.memory_gb,
+        )
+
+    async def run(self, link: Link) -> None:
+        """Sends a report each second while there is a link, for ever, and shows `status` that the agent lives."""
+        silences = 0
+        while True:
+            await asyncio.sleep(REPORT_S)
+            with contextlib.suppress(OSError):  # not written yet: there is no age to show either
+                os.utime(self._folder.status)
+            if not link.connected:
+                continue
+            traffic: tuple[Traffic, ...] = ()
+            try:
+                stats = await self._sync.router.stats()
+                self._sync.boot, traffic = stats.boot, stats.traffic
+                silences = 0
+            except AgentError as error:
+                log.debug("no traffic figures: %s", error)
+                silences += 1
+            await link.send(self._report(traffic, silences))
+
+    def _report(self, traffic: tuple[Traffic, ...], silences: int) -> Report:
+        unreached = ""
+        if silences >= ROUTER_SILENCES:
+            unreached = f"the router does not answer; its log is {self._folder.router_log}"
+        seen, stored = self._telemetry.snapshot(), None
+        if self._store.stored != self._stored_sent:
+            self._stored_sent = self._store.stored
+            stored = tuple(sorted(self._stored_sent))
+        return Report(
+            replicas=tuple(life.report(seen.gpus, unreached) for life in self._lives),
+            router_boot=self._sync.boot,
+            traffic=traffic,
+            host=seen.host,
+            gpus=seen.gpus,
+            nvml=seen.nvml,
+            pins=tuple(self._table.pins.values()),
+            rev=self._sync.durable.rev,
+            epoch=self._sync.durable.epoch,
+            stored=stored,
+        )
+
+    def write_status(self, link: Link) -> None:
+        """Writes what `loradeck-agent status` shows of the link. Lost with the machine, so it is not synced."""
+        status = link.status
+        document = {
+            "pid": os.getpid(),
+            "boot": self._boot,
+            "hub": self._config.hub,
+            "connected": status.connected,
+            "since_ms": status.since_ms,
+            "refused": status.refused,
+            "error": status.error,
+        }
+        staging = self._folder.status.with_suffix(".new")
+        try:
+            staging.write_text(json.dumps(document))
+            staging.replace(self._folder.status)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._folder.status, error)

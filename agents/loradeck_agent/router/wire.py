@@ -1,0 +1,148 @@
+"""The bodies of the control socket, for both ends of it: the router (`control`) and the agent (`client`).
+
+An agent meets routers that an earlier version started, so unknown fields are ignored and new ones have defaults.
+`EngineAt` and `InForce` are also what the router's table file holds of an engine and of a flip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
+from loradeck.schemas.link import Ack, Traffic
+from loradeck.schemas.log import GENESIS
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+
+
+@dataclass(frozen=True, order=True)
+class Cursor:
+    """How far a node has followed the hub's log. Compared by epoch, then rev; `hash` is the log's at that rev."""
+
+    epoch: int = 0
+    rev: int = 0
+    hash: str = field(default=GENESIS, compare=False)
+
+
+class TableUpdate(Wire):
+    """Body of `POST /control/table`: entries of the hub, and how far the table follows the hub's log with them."""
+
+    epoch: int
+    rev: int
+    hash: Digest
+    entries: tuple[TableEntry, ...]
+
+
+class EngineAt(Wire):
+    """One engine: the path of its Unix socket, or its URL where it has none, and the releases it may be asked for."""
+
+    replica: Name
+    socket: str = ""
+    url: str = ""
+    key: str = Field("", description="path of the file with the key that it asks for; the key itself is not kept")
+    base: Digest
+    base_name: str = "base"
+    ready: tuple[Digest, ...] = Field(
+        (), description="adapters loaded and listed, merged weights let in, in this engine's lifetime"
+    )
+
+
+class Engines(Wire):
+    """Body of `POST /control/engines`: always all of the node's engines."""
+
+    replicas: tuple[EngineAt, ...]
+
+
+class Unpin(Wire):
+    """Body of `POST /control/unpin`."""
+
+    tenant: Name
+    route: Name
+
+
+class HubContact(Wire):
+    """Body of `POST /control/hub`: whether the agent is linked to a hub that steers this node."""
+
+    connected: bool
+    silent_s: float = Field(0.0, ge=0, description="with connected false: seconds since the hub's last message")
+
+
+class ProofRequest(Wire):
+    """Body of `POST /control/proof`: a canary, through the look-up of a caller, under exactly this generation."""
+
+    tenant: Name
+    route: Name
+    epoch: int
+    generation: int
+    replica: Name
+    body: dict[str, Any]
+
+
+class Acks(Wire):
+    """Answer to a call that changes the table: how each engine concerned stands now."""
+
+    acks: tuple[Ack, ...] = ()
+
+
+class InForce(Wire):
+    """The release that a router last flipped a pointer to. It never goes back behind it on its own.
+
+    `release` None: the pointer was withdrawn, and the release before it is no longer there to go on with.
+    """
+
+    tenant: Name
+    route: Name
+    epoch: int
+    generation: int
+    release: ReleaseRef | None
+    pinned: bool = False
+
+    @property
+    def key(self) -> PointerKey:
+        """Tenant and route of the pointer."""
+        return (self.tenant, self.route)
+
+    def as_entry(self) -> TableEntry:
+        """The entry that was flipped to, with the fields that the rules compare."""
+        return TableEntry(
+            tenant=self.tenant,
+            route=self.route,
+            epoch=self.epoch,
+            generation=self.generation,
+            current=self.release,
+        )
+
+    def is_of(self, entry: TableEntry, wanted: ReleaseRef | None) -> bool:
+        """Whether the flip to this release, under this entry's fence, has been made."""
+        same = (self.release and self.release.id) == (wanted and wanted.id)
+        return same and (self.epoch, self.generation) == entry.fence
+
+
+class RouterState(Wire):
+    """Answer to `GET /control/state`: the process, and what its table holds."""
+
+    pid: int
+    boot: str
+    epoch: int
+    rev: int
+    hash: Digest
+    entries: tuple[TableEntry, ...]
+    pins: tuple[Pin, ...] = ()
+    in_force: tuple[InForce, ...] = ()
+    ready: dict[str, tuple[Digest, ...]] = Field(
+        default_factory=dict, description="by replica: the releases that it may be asked for"
+    )
+
+    @property
+    def cursor(self) -> Cursor:
+        """How far the table follows the hub's log."""
+        return Cursor(self.epoch, self.rev, self.hash)
+
+
+class RouterStats(Wire):
+    """Answer to `GET /control/stats`. The counters start again with another boot."""
+
+    boot: str = ""
+    traffic: tuple[Traffic, ...] = ()

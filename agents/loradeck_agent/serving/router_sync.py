@@ -1,0 +1,362 @@
+"""Keeps the router at what the hub wants of this node, and the agent at what the router's table holds.
+
+The path of a flip is `RouterSync.directive`: entries in, router's control socket, acknowledgements out. Everything
+else comes after it or runs beside it. The router's table is the one durable owner of entries, cursor and pins; the
+agent keeps copies of them and reads the table's file while no router answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from pydantic import BaseModel
+
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, Resync
+from loradeck.schemas.table import TableEntry
+from loradeck_agent.host.config import RouterConfig
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.host.state_folder import StateFolder
+from loradeck_agent.host.supervisor import Program, Supervised
+from loradeck_agent.router.client import RouterControl
+from loradeck_agent.router.table import read_contents
+from loradeck_agent.router.wire import Cursor, TableUpdate
+from loradeck_agent.serving.earlier_journal import EarlierJournal
+from loradeck_agent.serving.proof import Prover
+from loradeck_agent.serving.reconciler import Reconciler
+from loradeck_agent.uplink.acknowledgements import AckBoard
+from loradeck_agent.uplink.desired_table import DesiredTable, Heard
+
+log = logging.getLogger(__name__)
+
+PINS_S = 30.0
+"""How often the router's pins are read where nobody says that one was made."""
+
+READY_S = 30.0
+"""How long a router may take until it answers."""
+
+LINK_ANYWAY_S = 30.0
+"""How long the agent waits for its router before it links to the hub without one."""
+
+RETRY_S = 2.0
+"""Between two attempts to give the router what it could not take."""
+
+RESYNC_S = 10.0
+"""At most one request for the whole table in this time: a difference that stays must not become a storm."""
+
+_DISK = frozenset({"disk_full", "table_write_failed"})
+
+
+class RouterSync:
+    """The router's process, its table and its pins, as the agent sees them.
+
+    Args:
+        send: the link's: sends one message to the hub, and returns False without a link.
+        changed: called when the table or the pins have changed.
+
+    Attributes:
+        router: client of the control socket.
+        durable: how far the router's table follows the hub's log, on the disk.
+        boot: boot id of the router, empty before it first answered.
+        known: set once the router has said what its table holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: StateFolder,
+        router: RouterControl,
+        table: DesiredTable,
+        acks: AckBoard,
+        prover: Prover,
+        reconciler: Reconciler,
+        earlier: EarlierJournal,
+        send: Callable[[BaseModel], Awaitable[bool]],
+        changed: Callable[[], None],
+    ) -> None:
+        self.router = router
+        self.durable = table.cursor = max(table.cursor, earlier.cursor)
+        table.pins = dict(earlier.pins)
+        self.boot = ""
+        self.known = asyncio.Event()
+        self._folder = folder
+        self._table = table
+        self._acks = acks
+        self._prover = prover
+        self._reconciler = reconciler
+        self._earlier = earlier
+        self._send = send
+        self._changed = changed
+        self._up = False
+        self._behind = asyncio.Event()
+        self._look_at_pins = asyncio.Event()
+        self._missing = dict(earlier.pins)  # pins that the router's table has to be given
+        self._ending: set[PointerKey] = set()  # unpins that no router has taken yet
+        self._pins_lock = asyncio.Lock()  # pins that were read before one of them ended must not be kept after its end
+        self._resync_at = 0.0
+
+    # ---- the hub's messages --------------------------------------------------------------------------------
+
+    async def directive(self, message: Desired) -> None:
+        """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
+        heard = self._table.hear(message)
+        if heard is Heard.APPLY:
+            acks: tuple[Ack, ...] | None = None
+            try:
+                acks = await self.router.table(
+                    TableUpdate(epoch=message.epoch, rev=message.rev, hash=message.hash, entries=message.entries)
+                )
+                for ack in acks:
+                    await self._acks.post(ack)
+            except AgentError as error:
+                log.error("the router did not take revision %d: %s", message.rev, error)
+            await self._after_directive(message, acks)
+        elif heard is Heard.GAP:
+            await self._resync(f"revisions {self._table.cursor.rev} to {message.prev_rev} were not heard")
+        else:
+            log.warning(
+                "ignored: epoch %d revision %d is %s; this node is at epoch %d revision %d",
+                *(message.epoch, message.rev, heard.value, self._table.cursor.epoch, self._table.cursor.rev),
+            )
+
+    async def _after_directive(self, message: Desired, acks: tuple[Ack, ...] | None) -> None:
+        complete = self._table.apply(message)
+        for ack in acks or ():
+            self._prover.flipped(ack)
+        if acks is None or _disk_refused(acks):
+            self._behind.set()
+        else:
+            self._advance(self._table.cursor)
+        self._changed()
+        if not complete:
+            await self._resync(f"the table differs from the hub's at revision {message.rev}")
+        if self._missing and acks is not None:
+            await self._restore_pins()
+        for key in message.unpin:
+            await self.unpin(key)
+
+    async def bookmark(self, message: Bookmark) -> None:
+        """Moves the cursor on, in the router's table too, so that it outlives this agent."""
+        if not self._table.bookmark(message) or self._behind.is_set() or self._table.cursor <= self.durable:
+            return
+        cursor = self._table.cursor
+        try:
+            await self.router.table(self._update(cursor, ()))
+        except AgentError as error:
+            log.warning("the router did not take revision %d: %s", cursor.rev, error)
+            self._behind.set()
+        else:
+            self._advance(cursor)
+
+    async def unpin(self, key: PointerKey) -> None:
+        """Ends a pin; where no router answers, once one does.
+
+        Raises:
+            AgentError: the router did not end it yet.
+        """
+        async with self._pins_lock:
+            self._ending.add(key)
+            self._missing.pop(key, None)
+            if key in self._earlier.pins:
+                await self._journal(lambda: self._earlier.end_pin(key))
+            await self.post(await self.router.unpin(key))
+            self._ending.discard(key)
+            self._table.pins.pop(key, None)
+
+    async def _resync(self, why: str) -> None:
+        now = time.monotonic()
+        if now < self._resync_at:
+            return
+        self._resync_at = now + RESYNC_S
+        log.warning("the whole table is asked for: %s", why)
+        await self._send(Resync(why=why))
+
+    # ---- the router's process ------------------------------------------------------------------------------
+
+    def supervised(self, config: RouterConfig, came_up: Callable[[], Awaitable[None]]) -> Supervised:
+        """The router's process, to be run. `came_up` is called when a router was brought up to date."""
+        argv: tuple[str, ...] = (
+            *(sys.executable, "-m", "loradeck_agent.router"),
+            *("--state", str(self._folder.router), "--listen", config.listen),
+        )
+        if config.tls_cert is not None:
+            argv += ("--tls-cert", str(config.tls_cert), "--tls-key", str(config.tls_key))
+
+        async def up(boot: str, adopted: bool) -> None:
+            await self.up(boot)
+            await came_up()
+            self.known.set()
+
+        program = Program("router", argv, self._folder.router_lock, self._folder.router_log, READY_S)
+        return Supervised(program, probe=self._probe, came_up=up, went_down=self.down)
+
+    async def _probe(self) -> str | None:
+        try:
+            return (await self.router.state()).boot
+        except Unreachable:
+            return None
+        except AgentError as error:
+            log.error("the router does not say how it is: %s", error)
+            return None
+
+    async def until_known(self) -> None:
+        """Returns once the router has said what its table holds, or after `LINK_ANYWAY_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINK_ANYWAY_S):
+                await self.known.wait()
+
+    async def up(self, boot: str) -> None:
+        """A router runs: takes over what its table holds, and gives it what it missed.
+
+        Raises:
+            AgentError: it does not answer.
+        """
+        async with self._pins_lock:
+            state = await self.router.state()
+            self.boot, self._up = boot, True
+            if state.cursor == Cursor():
+                self._missing.update(
+                    self._table.pins
+                )  # its table was lost, and with it the pins that this agent has read
+            self._take_over(state.entries, state.cursor)
+            pins = {(pin.tenant, pin.route): pin for pin in state.pins}
+            self._missing = {key: pin for key, pin in self._missing.items() if key not in pins}
+            self._table.pins = pins
+        for key in sorted(self._ending):
+            await self.unpin(key)
+        self._reconciler.router_up(True)
+        await self._reconciler.tell_router()
+        try:
+            await self.push()
+        except Unreachable:
+            raise
+        except AgentError as error:
+            log.error("the router is behind: %s", error)
+            self._behind.set()
+
+    async def down(self) -> None:
+        """The router's process has ended."""
+        self._up = False
+        self._reconciler.router_up(False)
+        self.router.close()
+
+    async def read_file(self) -> None:
+        """Reads the table's file where no router answers, so that a hello says what the disk holds."""
+        if self._up:
+            return
+        try:
+            contents = await asyncio.to_thread(read_contents, self._folder.router)
+        except OSError as error:
+            log.error("the router does not run and its table cannot be read: %s", error)
+            return
+        if not self._up and contents.cursor != Cursor():
+            self._take_over(contents.entries.values(), contents.cursor)
+            self._table.pins = self._missing | contents.pins
+
+    def _take_over(self, entries: Iterable[TableEntry], cursor: Cursor) -> None:
+        """Entries and cursor of the router's table, where they are newer than what is known here."""
+        for entry in entries:
+            known = self._table.entries.get(entry.key) or self._table.orphans.get(entry.key)
+            if known is None or entry.fence > known.fence:
+                self._table.entries[entry.key] = entry
+        self.durable = max(self.durable, cursor)
+        self._table.cursor = max(self._table.cursor, cursor)
+
+    # ---- what the router missed ----------------------------------------------------------------------------
+
+    async def push(self) -> None:
+        """Gives the router every entry again: those it has change nothing, and it answers how each one stands.
+
+        Raises:
+            AgentError: it did not take all of them.
+        """
+        cursor = self._table.cursor
+        acks = await self.router.table(self._update(cursor, tuple(self._table.entries.values())))
+        await self.post(acks)
+        if _disk_refused(acks):
+            raise AgentError("disk_full", "the router cannot write its table")
+        self._behind.clear()
+        self._advance(cursor)
+        await self._restore_pins()
+
+    async def push_behind(self) -> None:
+        """Tries again what the router could not take (it was down, or its disk was full), for ever."""
+        while True:
+            await self._behind.wait()
+            await asyncio.sleep(RETRY_S)
+            try:
+                await self.push()
+            except AgentError as error:
+                log.warning("the router is still behind: %s", error)
+
+    async def post(self, acks: tuple[Ack, ...]) -> None:
+        """Sends the router's acknowledgements on, and starts the proofs that follow from them."""
+        for ack in acks:
+            if await self._acks.post(ack):
+                self._prover.flipped(ack)
+
+    def _advance(self, cursor: Cursor) -> None:
+        """The router's table has everything up to here."""
+        if not self._behind.is_set():
+            self.durable = max(self.durable, cursor)
+
+    @staticmethod
+    def _update(cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:
+        return TableUpdate(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries)
+
+    # ---- pins ----------------------------------------------------------------------------------------------
+
+    def look_at_pins(self) -> None:
+        """The command line has made a pin on the router."""
+        self._look_at_pins.set()
+
+    async def watch_pins(self) -> None:
+        """Reads the router's pins now and then, for ever: the command line makes them, with or without this agent."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PINS_S):
+                    await self._look_at_pins.wait()
+            self._look_at_pins.clear()
+            try:
+                await self.read_pins()
+            except AgentError as error:
+                log.debug("pins cannot be read: %s", error)
+                continue
+            self._changed()
+
+    async def read_pins(self) -> None:
+        """Reads the router's pins. Raises AgentError where it does not answer."""
+        async with self._pins_lock:
+            state = await self.router.state()
+            self._table.pins = {(pin.tenant, pin.route): pin for pin in state.pins}
+
+    async def _restore_pins(self) -> None:
+        """Gives the router the pins that its table should have: those of an earlier version's journal, or of a lost
+        table. One that it refuses (its route is not here yet) is tried again after the next directive."""
+        async with self._pins_lock:
+            for key, pin in list(self._missing.items()):
+                try:
+                    await self.post(await self.router.pin(pin))
+                except AgentError as error:
+                    log.error("the pin of %s/%s cannot be put back: %s", *key, error)
+                    continue
+                self._missing.pop(key, None)
+                self._table.pins[key] = pin
+            if self._earlier.found and not self._missing and self.durable >= self._earlier.cursor:
+                await self._journal(self._earlier.remove)  # the router's table has all of it
+
+    async def _journal(self, change: Callable[[], None]) -> None:
+        """Changes an earlier version's journal, which a disk that refuses it leaves as it is."""
+        try:
+            await asyncio.to_thread(change)
+        except OSError as error:
+            log.error("%s cannot be changed: %s", self._earlier.path, error)
+
+
+def _disk_refused(acks: Iterable[Ack]) -> bool:
+    return any(ack.state is AckState.FAILED and ack.code in _DISK for ack in acks)
