@@ -1,1 +1,0 @@
-"""Engines that answer requests under a base + adapter. The embedded one lives here; vLLM is its own program."""
