@@ -27,7 +27,9 @@ from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, locked
-from loradeck_agent.jobs.jobs import Jobs
+from loradeck_agent.jobs.launch import Launcher
+from loradeck_agent.jobs.node_jobs import Jobs
+from loradeck_agent.jobs.results import Results
 from loradeck_agent.reports import Reports
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.serving.canary_records import CanaryRecords
@@ -123,14 +125,12 @@ class Agent:
         self.jobs = Jobs(
             folder=self.folder,
             engines=self.engines,
-            hub=self.hub,
-            store=self.store,
-            inputs=self.inputs,
             checkpoints=checkpoints,
             reconciler=self.reconciler,
             upkeep=self.upkeep,
+            launcher=Launcher(self.engines, self.store, self.inputs, checkpoints, config.jobs.threads),
+            results=Results(self.hub, self.engines, self.folder.merged),
             send=self.link.send,
-            threads=config.jobs.threads,
         )
         self.collector = Collector(
             self.folder, self.store, self.hub, self.engines, self.reconciler.names, self._may_name_more

@@ -13,7 +13,7 @@ from loradeck.schemas.link import Hello, Report, Traffic
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
-from loradeck_agent.jobs.jobs import Jobs
+from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.router_sync import RouterSync
 from loradeck_agent.store.releases import ReleaseStore

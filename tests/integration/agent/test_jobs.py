@@ -40,7 +40,7 @@ from loradeck.schemas.manifest import (
 from loradeck.schemas.training import Weights
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.jobs.executor import Attempt, ExecutorFolder, sweep
-from loradeck_agent.jobs.jobs import _trained_base
+from loradeck_agent.jobs.results import trained_base
 from loradeck_agent.store.checkpoints import KEPT_S, CheckpointStore
 from loradeck_agent.uplink.hub_api import HubApi
 
@@ -176,10 +176,10 @@ def test_a_trained_base_is_known_by_its_digest_and_one_that_was_changed_is_refus
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     made = base_manifest(tmp_path, "acme/tickets", "abc")
     (tmp_path / "manifest.json").write_text(made.model_dump_json())
-    assert _trained_base(tmp_path) == {"base": made.digest, "folder": str(tmp_path)}
+    assert trained_base(tmp_path) == {"base": made.digest, "folder": str(tmp_path)}
     (tmp_path / "model.safetensors").write_bytes(b"heights")
     with pytest.raises(AgentError, match="not what its manifest says"):
-        _trained_base(tmp_path)
+        trained_base(tmp_path)
 
 
 def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> None:

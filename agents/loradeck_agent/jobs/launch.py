@@ -1,0 +1,97 @@
+"""Starts a job's executor: its inputs are brought onto this node, then a process is started with its spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobAssignment, MergeSpec, TrainSpec
+from loradeck.schemas.release import Form
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.jobs.executor import Executor
+from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.store.checkpoints import CheckpointStore
+from loradeck_agent.store.inputs import InputStore
+from loradeck_agent.store.releases import ReleaseStore
+
+
+@dataclass(frozen=True)
+class BaseFolder:
+    """A base by its digest, and the folder of its files on this node."""
+
+    digest: str
+    folder: Path
+
+
+def base_of(engines: tuple[EngineReplica, ...], digest: str) -> BaseFolder:
+    """Where a base lies on this node: the folder of the engine that has it.
+
+    Raises:
+        AgentError: `unknown_base`.
+    """
+    for engine in engines:
+        if engine.base == digest:
+            return BaseFolder(digest, engine.config.base)
+    raise AgentError("unknown_base", "no engine of this node has the job's base", digest)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Starts executors, each with `threads` threads."""
+
+    engines: tuple[EngineReplica, ...]
+    store: ReleaseStore
+    inputs: InputStore
+    checkpoints: CheckpointStore
+    threads: int
+
+    async def launch(self, job: JobAssignment, executor: Executor) -> None:
+        """Fetches what the job reads, by digest, and starts its executor.
+
+        Raises:
+            AgentError: `unknown_base`, `bad_job`, or why an input could not be had.
+        """
+        executor.folder.write(executor.attempt)
+        spec, folder = job.spec, executor.folder
+        inputs: dict[str, str] = {}
+        if isinstance(spec, TrainSpec):
+            base = base_of(self.engines, spec.base)
+            for digest in spec.datasets:
+                inputs[digest] = str(await self.inputs.dataset(digest))
+            for digest in job.held_out:
+                inputs[digest] = str(await self.inputs.suite(digest))
+            if job.checkpoint is not None:
+                await self.checkpoints.have(job.id, job.checkpoint)
+            if spec.parent is not None:
+                inputs[spec.parent] = str(await self.inputs.adapter(spec.tenant, spec.name, spec.parent, base.folder))
+        elif isinstance(spec, EvaluateSpec | MergeSpec):
+            if job.release is None:
+                raise AgentError("bad_job", "the job names no release", job.id)
+            release = job.release.release
+            evaluates = isinstance(spec, EvaluateSpec)
+            base = base_of(self.engines, release.served_base if evaluates else release.base)
+            if isinstance(spec, EvaluateSpec):
+                inputs[spec.suite] = str(await self.inputs.suite(spec.suite))
+            if release.adapter is not None and not (evaluates and release.form is Form.MERGED):
+                inputs[release.adapter] = str(await self.store.ensure(job.release, base.digest, base.folder))
+        else:
+            raise AgentError("bad_job", f"{spec.kind} has no executor", job.id)
+        executor.start(
+            spec.kind,
+            ExecutorSpec(
+                run=job.id,
+                attempt=job.attempt,
+                spec=spec,
+                base=str(base.folder),
+                base_digest=base.digest,
+                inputs=inputs,
+                release=job.release.release if job.release is not None else None,
+                canaries=job.canaries,
+                out=str(folder.out),
+                events=str(folder.events),
+                error=str(folder.error),
+                checkpoints=str(self.checkpoints.folder(job.id)),
+                held_out=job.held_out,
+                threads=self.threads,
+            ),
+        )

@@ -1,0 +1,142 @@
+"""What an ended executor amounts to: its exit, and its result, which is verified and handed to the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from loradeck.artifacts import base_manifest
+from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
+from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment, MergeSpec, TrainSpec
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest
+from loradeck.schemas.training import Weights
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.jobs.events import failure, job_event
+from loradeck_agent.jobs.executor import EXIT_CODES, Executor, read_json
+from loradeck_agent.jobs.launch import base_of
+from loradeck_agent.jobs.merged_weights import keep_merged
+from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.store.inputs import MANIFEST
+from loradeck_agent.store.releases import verify_adapter
+from loradeck_agent.uplink.hub_api import HubApi
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+RETRY_S = 1.0
+REACH_S = 600.0
+"""How long a finished job tries to reach the hub with its results before it is given up."""
+
+
+class Results:
+    """Verifies results and hands them over. `merged` is the folder where merged weights stay."""
+
+    def __init__(self, hub: HubApi, engines: tuple[EngineReplica, ...], merged: Path) -> None:
+        self._hub = hub
+        self._engines = engines
+        self._merged = merged
+
+    async def outcome(
+        self, job: JobAssignment, executor: Executor, terminal: ExecutorEvent | None
+    ) -> tuple[ExecutorEvent, dict[str, Any] | None]:
+        """What an ended process amounts to: done only with a clean exit, a terminal event and a verified result."""
+        status, seq = executor.status, executor.top + 1
+        clean = terminal is not None and terminal.type is ExecutorEventType.FINISHED and status in (0, None)
+        if executor.attempt.cancelled and not clean:
+            at = terminal.seq if terminal else seq
+            return job_event(job, at, ExecutorEventType.PREEMPTED, "cancelled", code="cancelled"), None
+        if terminal is not None and terminal.type is not ExecutorEventType.FINISHED:
+            return terminal, None
+        if terminal is None or status not in (0, None):
+            return self._ended_badly(job, executor, terminal.seq if terminal else seq, status), None
+        try:
+            async with asyncio.timeout(REACH_S):
+                return terminal, {**terminal.data, **await self._result(job, executor)}
+        except TimeoutError:
+            return failure(job, terminal.seq, AgentError("unreachable", "the hub did not take the result")), None
+        except AgentError as error:
+            return failure(job, terminal.seq, error), None
+
+    def _ended_badly(self, job: JobAssignment, executor: Executor, seq: int, status: int | None) -> ExecutorEvent:
+        where = executor.first_error() or f"see {executor.folder.log.name} in the job's folder"
+        if status == 0:
+            return failure(job, seq, AgentError("no_terminal_event", "the executor left without saying how", where))
+        if status is None:
+            return failure(job, seq, AgentError("executor_lost", "the executor ended and nobody saw how", where))
+        if EXIT_CODES.get(status) == "preempted":
+            return job_event(job, seq, ExecutorEventType.PREEMPTED, "stopped on request", code="preempted")
+        how = f"by signal {-status}" if status < 0 else f"with status {status}"
+        code = EXIT_CODES.get(status, "killed" if status < 0 else "executor_failed")
+        return failure(job, seq, AgentError(code, f"the executor ended {how}", where))
+
+    async def _result(self, job: JobAssignment, executor: Executor) -> dict[str, Any]:
+        """Verifies what an executor left, and hands it to the hub.
+
+        Raises:
+            AgentError: it is not what its manifest says, or the hub refused it.
+        """
+        out = executor.folder.out
+        try:
+            if isinstance(job.spec, TrainSpec) and job.spec.weights is Weights.FULL:
+                return await asyncio.to_thread(trained_base, out)
+            if isinstance(job.spec, TrainSpec):
+                return await self._trained(out, job.spec)
+            if isinstance(job.spec, MergeSpec):
+                return await asyncio.to_thread(keep_merged, out, self._merged)
+            report = EvaluationReport.model_validate(read_json(out / "report.json"))
+            record = CanaryRecord.model_validate(read_json(out / "canary.json"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise AgentError(
+                "result_unreadable", "the executor's result does not fit", f"{where}: {first['msg']}"
+            ) from error
+        return {"report": report.model_dump(mode="json"), "canary": record.model_dump(mode="json")}
+
+    async def _trained(self, out: Path, spec: TrainSpec) -> dict[str, Any]:
+        """Registers a trained adapter: its files first, so that no version is ever without them."""
+        manifest = AdapterManifest.model_validate(read_json(out / MANIFEST))
+        _fits(manifest, spec)
+        base = base_of(self._engines, manifest.base)
+        await asyncio.to_thread(verify_adapter, out, manifest, base.folder, beside=(MANIFEST,))
+        await self._until_reached(lambda: self._hub.upload(out, manifest.files))
+        version = await self._until_reached(lambda: self._hub.register(manifest))
+        return {"adapter": version.digest, "version": version.version, "release": version.release}
+
+    async def _until_reached(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Makes a call to the hub until there is an answer; a result must not be lost to a hub that restarts."""
+        while True:
+            try:
+                return await call()
+            except Unreachable as error:
+                log.info("the hub does not take a result yet: %s", error)
+                await asyncio.sleep(RETRY_S)
+
+
+def trained_base(out: Path) -> dict[str, Any]:
+    """A base that was trained here: it stays on this node, as all bases do, and is known by its digest."""
+    manifest = BaseManifest.model_validate(read_json(out / MANIFEST))
+    found = base_manifest(out, manifest.model_id, manifest.revision)
+    if found.digest != manifest.digest:
+        raise AgentError("manifest_mismatch", "the trained base is not what its manifest says", found.digest)
+    return {"base": found.digest, "folder": str(out)}
+
+
+def _fits(manifest: AdapterManifest, spec: TrainSpec) -> None:
+    """Raises AgentError `manifest_mismatch` when an adapter is not what the job was to make."""
+    pairs = {
+        "tenant": (manifest.tenant, spec.tenant),
+        "name": (manifest.name, spec.name),
+        "base": (manifest.base, spec.base),
+        "datasets": (manifest.datasets, spec.datasets),
+        "parent": (manifest.parent, spec.parent),
+    }
+    for what, (found, asked) in pairs.items():
+        if found != asked:
+            raise AgentError("manifest_mismatch", f"the adapter's {what} is not the job's", f"{found}, not {asked}")
