@@ -1,6 +1,6 @@
 """The `loradeck` command: the console without arguments, and a verb for every key.
 
-This module is all that `loradeck --help` imports; a command's own module is imported when it runs.
+`loradeck --help` imports this module alone; a command's own module is imported when it runs.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from loradeck.cli.shared.options import connection_options, wants_json
 COMMANDS = {
     "rollback": ("loradeck.cli.commands.moves:rollback", "Put a route back to the release its preview names."),
     "undo": ("loradeck.cli.commands.moves:undo", "Undo a move: release, hold and quarantine as they were before it."),
-    "fallback": ("loradeck.cli.commands.moves:fallback", "Put a route on its base alone, where it allows that."),
+    "fallback": ("loradeck.cli.commands.moves:fallback", "Move a route to its base alone, if the route allows it."),
     "promote": (
         "loradeck.cli.commands.moves:promote",
         "Put a release on a route, after preparing it on every replica.",
     ),
     "rewind": (
         "loradeck.cli.commands.rewind:rewind",
-        "Put pointers back as they were at a rev or a time, all in one txn.",
+        "Put pointers back as they were at a rev or a time, all in one transaction.",
     ),
-    "move": ("loradeck.cli.commands.moves:outcome", "Say what became of a move whose answer was lost, by its key."),
+    "move": ("loradeck.cli.commands.moves:outcome", "Look up a move whose answer was lost, by its key."),
     "hold": ("loradeck.cli.commands.pointer:hold", "Keep pipelines from promoting on a route."),
     "release-hold": ("loradeck.cli.commands.pointer:release_hold", "Let pipelines promote on a route again."),
     "lift": ("loradeck.cli.commands.pointer:lift", "End the quarantine and the breach of a release, with a reason."),
@@ -43,17 +43,17 @@ COMMANDS = {
     "base": ("loradeck.cli.commands.base:base", "Register and list base models."),
     "dataset": ("loradeck.cli.commands.dataset:dataset", "Register and list datasets; erase rows."),
     "suite": ("loradeck.cli.commands.suite:suite", "Register and list suites."),
-    "gate": ("loradeck.cli.commands.gate:gate", "Set a route's gate, and see what candidates made of it."),
+    "gate": ("loradeck.cli.commands.gate:gate", "Set a route's gate, and show the results of candidates."),
     "job": (
         "loradeck.cli.commands.job:job",
-        "Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed.",
+        "Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs.",
     ),
-    "plan": ("loradeck.cli.commands.plan:plan", "Work out what fits before it is built."),
+    "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
     "node": ("loradeck.cli.commands.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
     "event": ("loradeck.cli.commands.event:event", "List events of the log; export a timeline."),
     "audit": ("loradeck.cli.commands.event:audit", "Check the log."),
-    "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine, recover it, back it up, collect."),
-    "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to see how a hub and a console do with one."),
+    "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine, recover it, back it up, collect garbage."),
+    "sim": ("loradeck.testing.simulated_fleet:sim", "Simulate a fleet, to try a hub and a console with one."),
     "token": ("loradeck.cli.commands.token:token", "Create, list and revoke tokens (on the hub's host)."),
     "completion": ("loradeck.cli.commands.completion:completion", "Print the completion script of a shell."),
 }
@@ -78,9 +78,11 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EXITS,
 )
-@click.option("--once", is_flag=True, help="Print the state and leave.")
+@click.option("--once", is_flag=True, help="Print the state and exit.")
 @click.option("--read-only", is_flag=True, help="Start a console from which nothing can be changed.")
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print it.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version and exit."
+)
 @connection_options
 @click.pass_context
 def cli(ctx: click.Context, once: bool, read_only: bool) -> None:
@@ -98,14 +100,14 @@ def cli(ctx: click.Context, once: bool, read_only: bool) -> None:
         print_once()
         return
     if wants_json(ctx):
-        raise click.UsageError("--json says how a command prints; add --once for the state")
+        raise click.UsageError("--json needs a command; add --once to print the state")
     from loradeck.cli.commands.tui import start
 
     start(ctx, read_only=read_only, at=None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: runs the command line and leaves with its documented status."""
+    """Entry point: runs the command line and exits with a documented status."""
     try:
         status = cli.main(args=list(argv) if argv is not None else None, prog_name="loradeck", standalone_mode=False)
     except click.ClickException as error:

@@ -38,17 +38,19 @@ EVERYWHERE = "sim-everywhere"
 
 FLEET = {"fleet": "sim"}
 RACK = 2
-"""Nodes that share a label, and with it their tenants: a tenant has as many replicas."""
+"""Nodes that share a label, and with it their tenants: the number of a tenant's replicas."""
 
 AT_ONCE = 64
-"""Requests under way at the hub while the fleet is laid out; those of promotes wait there for their proofs."""
+"""Requests under way at the hub while the fleet is set up; those of promotes wait there for their proofs."""
 
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 class SimState(Wire):
-    """A line of `loradeck sim fleet --json`. `live`: tenants whose second release is live and proven; `error`: what
-    one of the nodes that are not linked met."""
+    """A line of `loradeck sim fleet --json`.
+
+    `live`: tenants whose second release is live and proven; `error`: an error of one of the nodes that are not linked.
+    """
 
     phase: str
     nodes: int
@@ -61,7 +63,7 @@ class SimState(Wire):
 
 @click.group(cls=Noun)
 def sim() -> None:
-    """Simulate a fleet, to see how a hub and a console do with one."""
+    """Simulate a fleet, to try a hub and a console with one."""
 
 
 @sim.command()
@@ -132,7 +134,9 @@ async def fleet(s: Session, nodes: int, tenants: int, link: str, ca: Path | None
 
 
 class _Fleet:
-    """One run. Everything that was started or made for it ends with `run`, however that ends."""
+    """One run of a simulated fleet. Everything that was started or created for it ends with `run`, however that
+    ends.
+    """
 
     def __init__(
         self, s: Session, api: HubApi, *, nodes: int, tenants: int, link: str, ca: Path | None, report_every: float
@@ -149,11 +153,11 @@ class _Fleet:
         self._state = SimState(phase="", nodes=nodes, linked=0, tenants=len(self._tenants), live=0, reports=0)
 
     async def run(self) -> None:
-        """Until cancelled.
+        """Runs the fleet until cancelled.
 
         Raises:
             CliError: the nodes' process ended by itself.
-            ClientError: the hub refused something or went away before the fleet stood.
+            ClientError: the hub refused something or went away before the fleet was set up.
         """
         base, releases = await self._registered()
         async with self._tokens() as tokens, self._nodes(base, tokens) as process:
@@ -170,10 +174,12 @@ class _Fleet:
                     task.cancel()
                 await asyncio.gather(reader, promoting, return_exceptions=True)
 
-    # ---- what the hub is told first --------------------------------------------------------------------------
+    # ---- registration ----------------------------------------------------------------------------------------
 
     async def _registered(self) -> tuple[str, dict[str, tuple[str, str]]]:
-        """The base's digest, and each tenant's two releases. What a run before this one registered is found again."""
+        """Registers base, tenants and releases, or finds those of an earlier run; returns the base's digest and the
+        releases.
+        """
         weights = FileEntry(path="simulated.safetensors", size=0, sha256=digest_of({"simulated": "base"}))
         manifest = BaseManifest(model_id="simulated/base", revision="1", files=(weights,))
         base = (await self._api.register_base(manifest)).digest
@@ -197,7 +203,7 @@ class _Fleet:
         return RouteConfig(placement=placement, soak=Soak(seconds=0, requests=0))
 
     async def _uploaded(self, value: float) -> tuple[FileEntry, ...]:
-        """The files of the smallest adapter that the hub takes; another value is another adapter."""
+        """Uploads the smallest adapter that the hub accepts; another value gives another adapter."""
         made = []
         with tempfile.TemporaryDirectory(prefix="loradeck-sim") as folder:
             for name, content in _adapter_files(value).items():
@@ -211,7 +217,7 @@ class _Fleet:
 
     @asynccontextmanager
     async def _tokens(self) -> AsyncIterator[dict[str, str]]:
-        """Node -> its token. They are revoked at the end."""
+        """Creates a token for each node, and revokes them at the end."""
         ids: list[str] = []
         tokens: dict[str, str] = {}
 
@@ -231,7 +237,7 @@ class _Fleet:
 
     @asynccontextmanager
     async def _nodes(self, base: str, tokens: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-        """The process that plays the nodes."""
+        """Starts the process that plays the nodes."""
         command = [sys.executable, "-m", "loradeck_agent.testing.simulated_nodes", "--hub", self._link, "--base", base]
         command += ["--report-every", str(self._report_every)]
         if self._ca is not None:
@@ -255,7 +261,11 @@ class _Fleet:
             await process.wait()
 
     async def _follow(self, process: asyncio.subprocess.Process) -> None:
-        """What the nodes' process says. Raises: CliError when it ends."""
+        """Follows the reports of the nodes' process.
+
+        Raises:
+            CliError: it ended.
+        """
         assert process.stdout is not None
         linked = -1
         while line := await process.stdout.readline():
@@ -268,7 +278,7 @@ class _Fleet:
                 self._s.out.say(f"linked {linked}/{self._state.nodes} {self._state.error}".rstrip())
         raise CliError(
             "the process that plays the nodes has ended",
-            where=f"exit status {await process.wait()}; what it said is above",
+            where=f"exit status {await process.wait()}; its messages are above",
             fix="is the package installed with its agent extra, and is --link the hub's TCP address?",
             code="sim_ended",
             exit=Exit.UNREACHABLE,
@@ -277,7 +287,9 @@ class _Fleet:
     # ---- releases --------------------------------------------------------------------------------------------
 
     async def _promoted(self, releases: dict[str, tuple[str, str]]) -> None:
-        """The first release of every tenant, then the second of every tenant: between them lies a rev to rewind to."""
+        """Promotes the first release of every tenant, then every second one, which leaves a rev in between to rewind
+        to.
+        """
         await self._linked.wait()
         for turn, what in enumerate(("first", "second")):
 
@@ -287,9 +299,10 @@ class _Fleet:
             await self._each(f"promoting the {what} releases", self._tenants, promote)
 
     async def _promote(self, tenant: str, release: str, generation: int) -> None:
-        """Promotes and waits for the proof, unless a run before this one has.
+        """Promotes a release and waits for its proof, unless an earlier run has.
 
-        Raises: CliError `sim_slow`.
+        Raises:
+            CliError: `sim_slow`: it was not proven in time.
         """
         row = await self._api.row(tenant, ROUTE)
         if row.pointer.generation == generation:
@@ -310,7 +323,7 @@ class _Fleet:
     # ---- shared ----------------------------------------------------------------------------------------------
 
     async def _each(self, what: str, items: Iterable[str], work: Callable[[str], Awaitable[object]]) -> None:
-        """Does something for every item, `AT_ONCE` of them at a time; tells how far it is."""
+        """Does `work` for every item, `AT_ONCE` of them at a time, and reports progress."""
         waiting: Sequence[str] = list(items)
         self._say(what, f"{what}: {len(waiting)}")
         left = iter(waiting)

@@ -54,7 +54,7 @@ def test_a_hub_that_is_not_there_is_3(desk: Desk, tmp_path: Path) -> None:
 def test_what_is_no_hub_is_3(desk: Desk, tmp_path: Path) -> None:
     with other_program(404, b"<html>not here") as url:
         problem = desk.refused(3, "hub_unreachable", "--hub", url, "--token-file", loose_token(tmp_path), "--once")
-        assert "no Loradeck hub" in problem["title"]
+        assert "not from a Loradeck hub" in problem["title"]
 
 
 def test_a_lost_answer_that_cannot_be_settled_is_4_and_names_the_key(

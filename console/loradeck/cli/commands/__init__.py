@@ -1,1 +1,1 @@
-"""The commands of `loradeck`, one module a noun."""
+"""The commands of `loradeck`, one module for each noun."""

@@ -1,4 +1,4 @@
-"""Adapter versions: import a trained adapter, list, show, sign."""
+"""Commands on adapter versions: import, list, show, compare, sign, verify, deprecate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, json_of, upload_all
 from loradeck.cli.shared.naming import one_named
 from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.options import json_option, reason_option, told, wants_json
+from loradeck.cli.shared.options import exit_on_error, json_option, reason_option, wants_json
 from loradeck.cli.shared.output import Output, utc
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.blobs import download
@@ -31,7 +31,7 @@ from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 
 MANIFEST = "manifest.json"
-"""What the train executor leaves beside an adapter's files."""
+"""The manifest that the train executor leaves beside an adapter's files."""
 
 
 @click.group(cls=Noun)
@@ -41,8 +41,8 @@ def adapter() -> None:
 
 @adapter.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--tenant", required=True, help="Whose it is.")
-@click.option("--name", required=True, help="Name of the adapter; its versions are counted.")
+@click.option("--tenant", required=True, help="Tenant that owns it.")
+@click.option("--name", required=True, help="Name of the adapter; its versions are numbered.")
 @click.option("--base", metavar="BASE", help="Label, digest or model id of the base it was trained on.")
 @click.option("--why", help="Why this behaviour is in weights and not in a prompt.")
 @click.option("--dataset", "datasets", multiple=True, metavar="DIGEST", help="Full digest; may be repeated.")
@@ -58,8 +58,8 @@ async def import_(
 ) -> None:
     """Register a peft LoRA adapter from a folder, as the tenant's next version.
 
-    A manifest.json in the folder, as the train executor leaves it, says base, datasets and why; else --base and
-    --why do.
+    A manifest.json in the folder, as the train executor leaves it, gives base, datasets and why; without it, --base and
+    --why are needed.
     """
     digest = one_named("base", base, await named_bases(s.api)).digest if base is not None else None
     given = {"base": digest, "datasets": datasets or None, "decision": {"why_weights": why} if why else None}
@@ -135,7 +135,7 @@ async def show(s: Session, tenant: str, name: str, version: str) -> None:
 @click.argument("version")
 @hub_command
 async def card(s: Session, tenant: str, name: str, version: str) -> None:
-    """Print a version's model card, as Markdown, from what is on record."""
+    """Print a version's model card, as Markdown, from the hub's records."""
     known = await cards.record(s.api, _version(await s.api.adapter_versions(tenant, name), version))
     s.out.json(cards.facts(known))
     for line in cards.markdown(known).splitlines():
@@ -149,7 +149,7 @@ async def card(s: Session, tenant: str, name: str, version: str) -> None:
 @click.argument("after")
 @hub_command
 async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> None:
-    """Show what is not the same in the cards of two versions."""
+    """Compare the model cards of two versions."""
     versions = await s.api.adapter_versions(tenant, name)
     old, new = [await cards.record(s.api, _version(versions, text)) for text in (before, after)]
     found = cards.differences(old, new)
@@ -170,7 +170,7 @@ async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> N
 @reason_option(required=True)
 @writes
 async def deprecate(s: Session, tenant: str, name: str, version: str, day: datetime, reason: str) -> None:
-    """Say from which day on a version is not promoted any more, and show who still uses it.
+    """Deprecate a version: from a day on it is not promoted any more. Shows the pointers that still use it.
 
     Routes that serve it go on serving it. The day that was set last counts.
     """
@@ -207,7 +207,7 @@ def key(ctx: click.Context, file: Path) -> None:
         out.json({"key": made, "private": str(file), "public": str(public)})
         out.say(f"key {made[:12]}: {file}, and {public} for `loradeck route set TENANT --signer {public}`")
 
-    told(work, as_json=wants_json(ctx))
+    exit_on_error(work, as_json=wants_json(ctx))
 
 
 @adapter.command()
@@ -219,7 +219,7 @@ def key(ctx: click.Context, file: Path) -> None:
 )
 @writes
 async def sign(s: Session, tenant: str, name: str, version: str, key_file: Path) -> None:
-    """Sign a version's files; the hub keeps the signature once it has verified it."""
+    """Sign a version's files; the hub stores the signature once it has verified it."""
     found = _version(await s.api.adapter_versions(tenant, name), version)
     async with _files_of(s, found) as folder:
         public = key_file.with_name(f"{key_file.name}.pub")
@@ -237,7 +237,7 @@ async def sign(s: Session, tenant: str, name: str, version: str, key_file: Path)
 @click.argument("version")
 @hub_command
 async def verify(s: Session, tenant: str, name: str, version: str) -> None:
-    """Fetch a version's files and verify every signature on them, here."""
+    """Fetch a version's files and verify every signature on them on this machine."""
     found = _version(await s.api.adapter_versions(tenant, name), version)
     stated = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=found.digest)
     signatures = [Signature.model_validate(one.body) for one in stated]
@@ -258,7 +258,7 @@ async def verify(s: Session, tenant: str, name: str, version: str) -> None:
 
 @asynccontextmanager
 async def _files_of(s: Session, version: AdapterVersion) -> AsyncIterator[Path]:
-    """A version's files, fetched into a folder for a while. Each is what its digest says."""
+    """Downloads a version's files into a temporary folder, each verified by its digest."""
     with tempfile.TemporaryDirectory(prefix="loradeck-") as name:
         for entry in version.manifest.files:
             path = Path(name, entry.path)
@@ -273,7 +273,7 @@ async def _files_of(s: Session, version: AdapterVersion) -> AsyncIterator[Path]:
 @click.argument("version")
 @hub_command
 async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
-    """Show what a version was trained on from, back to fresh weights, with data, evaluations and gate results."""
+    """Show a version's ancestors, back to fresh weights, with data, evaluations and gate results."""
     found = _version(await s.api.adapter_versions(tenant, name), version)
     known = {one.digest: one for one in await s.api.adapters(tenant)}
     chain = [found, *ancestors(found, known)]
@@ -290,7 +290,7 @@ async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
         s.out.heading(f"{tenant}/{one.manifest.name} v{one.version}  {short(one.digest)}  {utc(one.created_ms)}")
         s.out.say(f"  data {data}   recipe {short(one.manifest.config_hash)}   base {short(one.manifest.base)}")
         for record in about:
-            s.out.say(f"  {record.kind.value} {record.route or '-'} {utc(record.at_ms)}: {_said(record.body)}")
+            s.out.say(f"  {record.kind.value} {record.route or '-'} {utc(record.at_ms)}: {_summary(record.body)}")
         if not about:
             s.out.say("  never evaluated")
     root = chain[-1].manifest
@@ -299,12 +299,12 @@ async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
 
 
 def _brief(body: dict[str, Any]) -> dict[str, Any]:
-    """Without the items of an evaluation: they may be many."""
+    """An attestation's body without the items of an evaluation, which may be many."""
     return {key: value for key, value in body.items() if key != "items"}
 
 
-def _said(body: dict[str, Any]) -> str:
-    """An evaluation or a gate result in a line."""
+def _summary(body: dict[str, Any]) -> str:
+    """An evaluation or a gate result in one line."""
     if "passed" in body:
         failed = [str(check.get("name")) for check in body.get("checks", ()) if not check.get("passed")]
         return "passed" if body["passed"] else f"FAILED {', '.join(failed)}"
@@ -320,14 +320,14 @@ def _version(versions: list[AdapterVersion], text: str) -> AdapterVersion:
 
 
 def _described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
-    """The adapter's manifest, with every check that can be made here. The base is never taken from peft's file.
+    """Builds the adapter's manifest, with every check that is possible here. The base is never taken from peft's file.
 
     Raises:
-        CliError: it is not said which base, or why; a given option is not what manifest.json says.
-        BadArtifact: pickled weights, a missing or damaged file, a kind of adapter that is not supported.
+        CliError: base or reason is missing; an option contradicts manifest.json.
+        BadArtifact: pickled weights, a missing or damaged file, or an unsupported kind of adapter.
     """
     if not folder.is_dir():
-        raise misused("there is no such folder", where=str(folder), fix="name the folder that peft saved")
+        raise misused("the folder does not exist", where=str(folder), fix="name the folder that peft saved")
     names = [path.relative_to(folder).as_posix() for path in plain_files(folder)]
     if MANIFEST in names:
         where = str(folder / MANIFEST)
@@ -345,7 +345,7 @@ def _described(folder: Path, given: dict[str, Any]) -> AdapterManifest:
             raise misused(f"{' and '.join(lacking)} is needed", where=f"no {MANIFEST} in {folder}", fix="give it")
         config = read_config(folder / CONFIG) if CONFIG in names else {}
         modules = config.get("target_modules")
-        # What identifies the recipe is what the trainer chose, without the paths of the machine it ran on.
+        # The recipe is identified by the trainer's choices, without the paths of the machine it ran on.
         recipe = {key: value for key, value in config.items() if key not in ("base_model_name_or_path", "revision")}
         fields = {
             **given,

@@ -1,4 +1,4 @@
-"""Bases: models whose files lie on the nodes. Only their manifests come to the hub."""
+"""Commands on bases: models whose files stay on the nodes, while the hub gets only their manifests."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def base() -> None:
 
 @base.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--model-id", help="Such as org/model; from DIR.manifest.json where there is one.")
-@click.option("--revision", help="Revision of the model; from DIR.manifest.json where there is one.")
+@click.option("--model-id", help="Such as org/model; from DIR.manifest.json by default.")
+@click.option("--revision", help="Revision of the model; from DIR.manifest.json by default.")
 @writes
 async def add(s: Session, folder: Path, model_id: str | None, revision: str | None) -> None:
     """Register a base model by the digest of its files. They are read here and not sent."""
@@ -64,12 +64,17 @@ async def ls(s: Session) -> None:
 
 
 async def named_bases(api: HubApi) -> list[Named[BaseEntry]]:
-    """Bases with what they may be called by: label and model id."""
+    """All bases, with label and model id as their names."""
     return [Named(b.digest, (b.label, b.manifest.model_id), b) for b in await api.bases()]
 
 
 def _described(folder: Path, model_id: str | None, revision: str | None) -> BaseManifest:
-    """The files that make the base, hashed. Raises: CliError, BadArtifact."""
+    """Hashes the files that make up the base and builds its manifest.
+
+    Raises:
+        CliError: the model is not named, or the files differ from the manifest beside them.
+        BadArtifact: the folder holds no base.
+    """
     beside = folder.with_name(folder.name + ".manifest.json")
     known = checked(BaseManifest, json_of(beside), where=str(beside)) if beside.is_file() else None
     model_id = model_id or (known.model_id if known else None)
@@ -79,7 +84,7 @@ def _described(folder: Path, model_id: str | None, revision: str | None) -> Base
     manifest = base_manifest(folder, model_id, revision)
     if known is not None and known.digest != manifest.digest:
         raise misused(
-            "the files are not those of the manifest beside them",
+            "the files differ from the manifest beside them",
             where=f"{beside}: {short(known.digest)}, files: {short(manifest.digest)}",
             fix="restore the files, or remove the manifest if they were changed on purpose",
         )

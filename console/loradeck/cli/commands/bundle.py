@@ -1,4 +1,4 @@
-"""Bundles: an adapter version as one file, for a hub that no network reaches."""
+"""Commands on bundles: an adapter version as one file, for a hub that no network reaches."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def bundle() -> None:
 async def export(s: Session, tenant: str, name: str, target: Path, datasets: bool) -> None:
     """Write an adapter's release as one file: its files, its ancestors', manifests, digests, signatures.
 
-    The base is named and not carried. A hub that never saw the datasets takes the adapter only with --datasets, which
-    puts their rows into the file. Evaluations, gates and proofs are not carried: they are made where it serves.
+    The base is named and not carried. A hub that does not know the datasets accepts the adapter only with --datasets,
+    which puts their rows into the file. Evaluations, gates and proofs are not carried: the other hub makes its own.
     """
     view = await release_named(s.api, tenant, name)
     if view.form is not Form.ADAPTER:
@@ -64,20 +64,22 @@ async def export(s: Session, tenant: str, name: str, target: Path, datasets: boo
 
 @bundle.command("import")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--digest", "expected", help="What `bundle export` printed; anything else is refused.")
+@click.option("--digest", "expected", help="Digest that `bundle export` printed; another bundle is refused.")
 @writes
 async def import_(s: Session, file: Path, expected: str | None) -> None:
-    """Register the adapter version in a bundle, after all of it was checked here.
+    """Register the adapter version in a bundle, after checking all of it on this machine.
 
-    The base, the tenant and the datasets must be known to this hub (or carried). Registering the same again changes
-    nothing.
+    The base, the tenant and the datasets must be known to this hub (or carried). Registering it again changes nothing.
     """
     with tempfile.TemporaryDirectory(prefix="ld-bundle") as name:
         folder = Path(name)
         manifest = await asyncio.to_thread(_checked, file, folder)
         if expected is not None and manifest.digest != expected:
             raise refused(
-                "this is another bundle", where=f"digest {manifest.digest}", fix="copy it again", code="digest_mismatch"
+                "the bundle has another digest than --digest",
+                where=f"digest {manifest.digest}",
+                fix="copy it again",
+                code="digest_mismatch",
             )
         await _must_fit(s.api, manifest)
         for entry in manifest.files:
@@ -100,7 +102,7 @@ async def import_(s: Session, file: Path, expected: str | None) -> None:
 
 
 async def _described(api: HubApi, tenant: str, adapter: str, *, datasets: bool) -> BundleManifest:
-    """What goes along: the adapter after its ancestors, what they were trained on if asked, and signatures."""
+    """Collects a bundle's contents: the adapter after its ancestors, their datasets if asked for, and signatures."""
     versions = {version.digest: version for version in await api.adapters(tenant)}
     line: list[AdapterVersion] = []
     at: str | None = adapter
@@ -124,10 +126,10 @@ async def _described(api: HubApi, tenant: str, adapter: str, *, datasets: bool) 
 
 
 def _checked(file: Path, folder: Path) -> BundleManifest:
-    """A bundle whose every byte is what its digests say, with adapters as their manifests say and signatures that hold.
+    """Reads a bundle and verifies all of it: digests, adapters against their manifests, and signatures.
 
     Raises:
-        BadArtifact.
+        BadArtifact: see `read_bundle`, `verify_adapter` and `signing.verify`.
     """
     manifest = read_bundle(file, folder)
     for adapter in manifest.adapters:
@@ -144,10 +146,11 @@ def _checked(file: Path, folder: Path) -> BundleManifest:
 
 
 async def _must_fit(api: HubApi, manifest: BundleManifest) -> None:
-    """Everything that this hub would refuse later is asked now, so that nothing is registered by halves.
+    """Checks everything that this hub would refuse later, so that nothing is registered by halves.
 
     Raises:
-        CliError: `wrong_base`, `unknown_dataset`; ApiError `unknown_tenant`.
+        CliError: `wrong_base`, `unknown_dataset`.
+        ApiError: `unknown_tenant`.
     """
     bases = await api.bases()
     if manifest.base.digest not in {base.digest for base in bases}:

@@ -1,4 +1,4 @@
-"""Shell completion."""
+"""The command that prints shell completion scripts."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def completion(ctx: click.Context, shell: str) -> None:
     assert kind is not None  # click.Choice has let only known shells through
     root = ctx.find_root().command
     script = kind(root, {}, "loradeck", "_LORADECK_COMPLETE")
-    # `source()` would start a bash to ask its version; the script itself is the same.
+    # `source()` would start a bash to ask its version; the script does not depend on it.
     click.echo(script.source_template % script.source_vars())

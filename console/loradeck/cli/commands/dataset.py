@@ -1,4 +1,4 @@
-"""Datasets: rows to train on."""
+"""Commands on datasets: register, list, and erase rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loradeck.cli.shared.files import checked, entry_of, rows_of
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.provenance import provenance_of, provenance_options
-from loradeck.cli.shared.scan import accept_option, say_scan
+from loradeck.cli.shared.scan import accept_option, print_scan
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.blobs import download, upload
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
@@ -31,8 +31,8 @@ def dataset() -> None:
 
 @dataset.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--tenant", required=True, help="Whose it is.")
-@click.option("--name", required=True, help="What it is called; the same name may have many digests.")
+@click.option("--tenant", required=True, help="Tenant that owns it.")
+@click.option("--name", required=True, help="Its name; one name may have many digests.")
 @accept_option
 @provenance_options
 @writes
@@ -41,8 +41,8 @@ async def add(
 ) -> None:
     """Register rows {"prompt", "answer"}, {"messages"} or {"prompt", "chosen", "rejected"}, one JSON object a line.
 
-    The hub reads every row for the ledger and looks for personal data and secrets of a known form. Rows that are
-    almost the same, and items of the tenant's suites among them, are looked for here.
+    The hub reads every row for the dataset ledger and looks for personal data and secrets of a known form. This machine
+    looks for near-duplicate rows, and for rows that nearly repeat items of the tenant's suites.
     """
     manifest = await asyncio.to_thread(_described, file, tenant, name, sidecar, given)
     await _alike(s, file, tenant, accept)
@@ -50,11 +50,11 @@ async def add(
     registered = await s.api.register_dataset(manifest, accept=accept)
     s.out.json(registered)
     s.out.say(f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
-    await say_scan(s, registered.digest)
+    await print_scan(s, registered.digest)
 
 
 async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
-    """Rows that are almost the same, or almost an item of a suite of the tenant.
+    """Looks for near-duplicate rows, and for rows that nearly repeat an item of one of the tenant's suites.
 
     Raises:
         CliError: `contaminated`, unless that was accepted.
@@ -76,15 +76,15 @@ async def _alike(s: Session, file: Path, tenant: str, accept: str) -> None:
     if found.doubles:
         s.out.say(f" {found.doubles} rows are almost the same as one before them")
     if found.items:
-        told = ", ".join(f"line {line}: {item}" for line, item in found.items[:5])
+        places = ", ".join(f"line {line}: {item}" for line, item in found.items[:5])
         if not accept:
             raise refused(
                 f"{len(found.items)} rows are almost items of the tenant's suites",
-                where=told,
-                fix="take them out, or say why they may stay (--accept-findings WHY)",
+                where=places,
+                fix="take them out, or give the reason why they may stay (--accept-findings WHY)",
                 code="contaminated",
             )
-        s.out.alarm(f" {len(found.items)} rows are almost items of the tenant's suites: {told}")
+        s.out.alarm(f" {len(found.items)} rows are almost items of the tenant's suites: {places}")
 
 
 @dataset.command("ls")
@@ -114,7 +114,7 @@ async def ls(s: Session, tenant: str | None) -> None:
 
 @dataset.command()
 @click.argument("rows", metavar="[ROW]...", nargs=-1)
-@click.option("--containing", metavar="TEXT", help="Rows that contain a text, whatever its case. It is not kept.")
+@click.option("--containing", metavar="TEXT", help="Rows that contain a text, ignoring case. It is not stored.")
 @click.option("--tenant", "tenants", multiple=True, help="Only this tenant's datasets; may be repeated.")
 @click.option("--retire", is_flag=True, help="Revoke the releases that descend from them too: R steps over those.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
@@ -131,10 +131,10 @@ async def erase(
     reason: str,
     yes: bool,
 ) -> None:
-    """Erase rows, by their digests or by a text: nothing that descends from them goes forward any more.
+    """Erase rows, by their digests or by a text: nothing that descends from them is promoted any more.
 
-    What descends from them is listed first: datasets, runs, adapters, releases, tenants, and the pointers that serve
-    one or lose their way back.
+    All descendants are listed first: datasets, runs, adapters, releases, tenants, and the pointers that serve one or
+    lose the target of R.
     """
     fields = {"rows": rows, "containing": containing, "tenants": tenants, "retire": retire, "reason": reason}
     request = checked(ErasureRequest, fields, where="arguments")
@@ -146,7 +146,7 @@ async def erase(
     if not plan.rows:
         raise refused("no dataset has such a row", fix="loradeck dataset erase --containing TEXT", code="unknown_row")
     if not reason:
-        raise misused("an erasure says why", fix="--reason, with the request it answers", code="reason_required")
+        raise misused("an erasure needs a reason", fix="--reason, with the request it answers", code="reason_required")
     losing = sum(pointer.loses_way_back for pointer in plan.pointers)
     warning = f" {losing} pointers lose their way back." if losing else ""
     s.confirm(f"Erase {len(plan.rows)} rows, for ever?{warning}", yes=yes)
@@ -190,21 +190,25 @@ def _show(s: Session, plan: ErasurePlan) -> None:
 
 
 def _needed(row: dict[str, Any]) -> Sequence[str]:
-    """A conversation, a pair of answers to prefer one of, or a prompt with its answer."""
+    """Fields that a row needs: a conversation, a pair of answers to compare, or a prompt with its answer."""
     if "messages" in row:
         return ("messages",)
     return ("prompt", "chosen", "rejected") if "chosen" in row else ("prompt", "answer")
 
 
 def _question(row: dict[str, Any]) -> str:
-    """What a row asks: its prompt, or a conversation up to the answer."""
+    """The question of a row: its prompt, or its conversation up to the answer."""
     if "messages" in row and isinstance(row["messages"], list):
         return " ".join(str(turn.get("content")) for turn in row["messages"][:-1] if isinstance(turn, dict))
     return str(row.get("prompt", ""))
 
 
 def _described(file: Path, tenant: str, name: str, sidecar: Path | None, given: dict[str, Any]) -> DatasetManifest:
-    """Reads every row before anything is sent. Raises: CliError."""
+    """Reads every row before anything is sent, and builds the dataset's manifest.
+
+    Raises:
+        CliError: a row is wrong, with its line, or the provenance is incomplete.
+    """
     provenance = provenance_of(file, sidecar, given)
     rows = sum(1 for _ in rows_of(file, _needed))
     if rows == 0:

@@ -1,4 +1,4 @@
-"""The log: who moved what, when and why, and whether its chain holds."""
+"""Commands on the log: list events, export a timeline, verify the hash chain."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def event() -> None:
 @click.argument("tenant", required=False)
 @click.argument("route", required=False)
 @click.option("--before", type=int, metavar="REV", help="Only events before this rev.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most events to list.")
 @hub_command
 async def ls(s: Session, tenant: str | None, route: str | None, before: int | None, limit: int) -> None:
     """List events, newest first."""
@@ -74,7 +74,7 @@ async def export(
     Markdown, or JSON with --json or a FILE that ends in .json. Each event is hashed again; a break is exit 1.
     """
     if out is not None and out.suffix.lower() not in (".md", ".json"):
-        raise misused("the file's ending says which kind it is", where=str(out), fix="name it .md or .json")
+        raise misused("the file's ending must be .md or .json", where=str(out), fix="rename it")
     if tenant is not None and "/" in tenant:
         at = pointer(tenant, route)
         tenant, route = at.tenant, at.route
@@ -100,7 +100,7 @@ async def export(
 async def _between(
     s: Session, tenant: str | None, route: str | None, first: int | None, last: int | None
 ) -> list[Event]:
-    """Events by their times, both included, newest first. The log's times need not grow: all of it is read."""
+    """Events between two times, both included, newest first. The log's times need not grow, so all of it is read."""
     found: list[Event] = []
     before: int | None = None
     while page := await s.api.events(tenant=tenant, route=route, before=before, limit=1000):
@@ -110,12 +110,16 @@ async def _between(
 
 
 def _write(path: Path, text: str) -> None:
-    """A new file that only this user can read. Raises: CliError where there is such a file, or the disk refuses."""
+    """Writes a new file that only this user can read.
+
+    Raises:
+        CliError: the file exists, or the disk refuses.
+    """
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise misused("there is such a file", where=str(path), fix="name another one") from None
+        raise misused("the file exists already", where=str(path), fix="name another one") from None
     except OSError as error:
         raise misused("the file cannot be written", where=str(path), fix=error.strerror or "") from None
 
@@ -128,7 +132,7 @@ def audit() -> None:
 @audit.command()
 @hub_command
 async def verify(s: Session) -> None:
-    """Recompute the log's chain of hashes. A break is exit 1."""
+    """Verify the log's hash chain. A break is exit 1."""
     verdict = await s.api.verify_audit()
     s.out.json(verdict)
     if verdict.ok:

@@ -1,4 +1,4 @@
-"""A route's gate: what it asks, and what candidates made of it."""
+"""Commands on a route's gate: its settings, its freeze windows, and the results of candidates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from loradeck.schemas.route import RouteConfig
 
 @click.group(cls=Noun)
 def gate() -> None:
-    """Set a route's gate, and see what candidates made of it."""
+    """Set a route's gate, and show the results of candidates."""
 
 
 @gate.command("set")
@@ -35,7 +35,7 @@ def gate() -> None:
 @yes_option
 @writes
 async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Path, yes: bool) -> None:
-    """Set a route's gate, and its freeze windows where the file has them, from TOML; other settings stay."""
+    """Set a route's gate, and freeze windows if the file has any, from TOML; other settings stay."""
     at = pointer(tenant, route_name)
     before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
     settings = await asyncio.to_thread(toml_of, file)
@@ -56,7 +56,7 @@ async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Pat
 @click.option("--until", "end", metavar="TIME", required=True, help="With a zone.")
 @writes
 async def freeze_route(s: Session, /, tenant: str, route_name: str | None, start: str, end: str) -> None:
-    """Let nothing be promoted on a route for a time. R, undo and rewind go on working."""
+    """Freeze a route: nothing is promoted on it for a time. R, undo and rewind still work."""
     at = pointer(tenant, route_name)
     window = (moment(start, interactive=False, ahead=True), moment(end, interactive=False, ahead=True))
     if window[0] >= window[1]:
@@ -76,7 +76,7 @@ async def freeze_route(s: Session, /, tenant: str, route_name: str | None, start
 @click.argument("route_name", metavar="[ROUTE]", required=False)
 @writes
 async def thaw_route(s: Session, /, tenant: str, route_name: str | None) -> None:
-    """End a route's freeze windows, those to come too."""
+    """End a route's freeze windows, future ones included."""
     at = pointer(tenant, route_name)
     before = await _route(s, at)
     if not before.freeze:
@@ -92,7 +92,7 @@ async def thaw_route(s: Session, /, tenant: str, route_name: str | None) -> None
 @click.option("--release", metavar="RELEASE", help="This candidate's newest result, instead of the newest of all.")
 @hub_command
 async def show(s: Session, tenant: str, route_name: str | None, release: str | None) -> None:
-    """Show what a route's gate asks, and the newest result on it with all its figures."""
+    """Show a route's gate, and its newest result with all figures."""
     at = pointer(tenant, route_name)
     config = (await s.api.tenant(at.tenant)).routes.get(at.route)
     if config is None or config.gate is None:
@@ -120,10 +120,10 @@ async def show(s: Session, tenant: str, route_name: str | None, release: str | N
 
 @gate.command("ls")
 @click.argument("tenant", required=False)
-@click.option("--route", help="Only of this route.")
+@click.option("--route", help="Only results of this route.")
 @hub_command
 async def ls(s: Session, tenant: str | None, route: str | None) -> None:
-    """List gate results, oldest first: a candidate against what was live when it was judged."""
+    """List gate results, oldest first: each candidate against the release that was live then."""
     found = await s.api.attestations(kind=AttestationKind.GATE, tenant=tenant, route=route)
     s.out.json(found)
     names = {view.id: f"{view.label}/{view.base_label}" for view in await s.api.releases()}
@@ -174,8 +174,8 @@ def _asks(part: SuiteGate) -> str:
 def _result(s: Session, newest: Attestation, names: Mapping[str, str], suites: Mapping[str, str]) -> None:
     result = GateResult.model_validate(newest.body)
     against = f" against {names.get(result.against, short(result.against))}" if result.against else ""
-    told = "passed" if result.passed else "FAILED"
-    s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {told}  {utc(newest.at_ms)}")
+    outcome = "passed" if result.passed else "FAILED"
+    s.out.heading(f"{names.get(result.release, short(result.release))}{against}  {outcome}  {utc(newest.at_ms)}")
     for check in result.checks:
         verdict = f"  {'passed' if check.passed else 'FAILED'} "
         if check.unit in ("people", "stage"):

@@ -1,4 +1,4 @@
-"""`loradeck gate review`: a person looks at sampled answers of a candidate and signs for them."""
+"""`loradeck gate review`: a person judges sampled answers of a candidate and signs the verdicts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from loradeck.schemas.review import Review, ReviewedItem, ReviewSheet, SampledIt
 @click.option(
     "--verdicts", type=click.Path(path_type=Path), help='JSONL of {"id", "good", "note"} instead of being asked.'
 )
-@click.option("--note", default="", help="What is to be kept beside the verdicts.")
+@click.option("--note", default="", help="Note that is kept with the verdicts.")
 @writes
 async def review(s: Session, /, words: tuple[str, ...], show: bool, verdicts: Path | None, note: str) -> None:
-    """Look at the sampled answers of a candidate one by one, and sign for them with your name."""
+    """Judge the sampled answers of a candidate one by one, and sign the verdicts with your name."""
     at, name = pointer_and_release(words)
     release = await release_named(s.api, at.tenant, name)
     sheet = await s.api.review_sheet(at.tenant, at.route, release.id)
@@ -41,29 +41,29 @@ async def review(s: Session, /, words: tuple[str, ...], show: bool, verdicts: Pa
     if show:
         s.out.json(sheet)
         for number, item in enumerate(sheet.items, start=1):
-            _tell(s.out, number, len(sheet.items), item)
+            _print_item(s.out, number, len(sheet.items), item)
         return
     if verdicts is not None:
-        said = await asyncio.to_thread(_read, verdicts)
+        judged = await asyncio.to_thread(_read, verdicts)
     elif s.interactive:
-        said = _ask(s.out, sheet)
+        judged = _ask(s.out, sheet)
     else:
         raise misused(
             "somebody must look at the answers, and there is nobody to ask",
             fix="run it in a terminal, or look with --show and give --verdicts FILE",
             code="not_confirmed",
         )
-    fields = {"release": sheet.release, "suite": sheet.suite, "answers": sheet.answers, "items": said, "note": note}
+    fields = {"release": sheet.release, "suite": sheet.suite, "answers": sheet.answers, "items": judged, "note": note}
     result = await s.api.sign_review(at.tenant, at.route, checked(Review, fields, where="review"))
     s.out.json(result.model_dump(mode="json") if result is not None else {"passed": None})
-    bad = sum(not item.good for item in said)
-    s.out.say(f"signed: {bad} of {len(said)} bad")
+    bad = sum(not item.good for item in judged)
+    s.out.say(f"signed: {bad} of {len(judged)} bad")
     for check in result.checks if result is not None else ():
         if check.name == "review":
             s.out.say(f"  {'passed' if check.passed else 'FAILED'}  review: {check.note}")
 
 
-def _tell(out: Output, number: int, of: int, item: SampledItem) -> None:
+def _print_item(out: Output, number: int, of: int, item: SampledItem) -> None:
     out.say("")
     out.heading(f"{number} of {of}  {item.id}{'' if item.exact else '   (scored as wrong)'}")
     for message in item.prompt:
@@ -73,21 +73,21 @@ def _tell(out: Output, number: int, of: int, item: SampledItem) -> None:
 
 
 def _ask(out: Output, sheet: ReviewSheet) -> tuple[ReviewedItem, ...]:
-    """A verdict on each. Ctrl-C or q leaves, and nothing was signed."""
+    """Asks for a verdict on each answer. Ctrl-C or q exits, and nothing was signed."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    said = []
+    judged = []
     try:
         for number, item in enumerate(sheet.items, start=1):
-            _tell(out, number, len(sheet.items), item)
+            _print_item(out, number, len(sheet.items), item)
             word = click.prompt("good? y, n, q to leave", type=click.Choice(["y", "n", "q"]), err=True)
             if word == "q":
                 click.echo("nothing was signed", err=True)
                 raise click.exceptions.Exit(Exit.REFUSED)
             why = click.prompt("what is wrong", default="", show_default=False, err=True) if word == "n" else ""
-            said.append(ReviewedItem(id=item.id, good=word == "y", note=clean(why)))
+            judged.append(ReviewedItem(id=item.id, good=word == "y", note=clean(why)))
     finally:
         signal.signal(signal.SIGINT, before)
-    return tuple(said)
+    return tuple(judged)
 
 
 def _read(path: Path) -> tuple[ReviewedItem, ...]:

@@ -1,4 +1,4 @@
-"""The hub on this machine. The only command that imports the hub's packages, and only to run one."""
+"""Commands that run and maintain a hub on this machine. Only these import the hub's packages, and only to run one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
-from loradeck.cli.shared.options import reason_option, told, yes_option
+from loradeck.cli.shared.options import exit_on_error, reason_option, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.config import state_path
@@ -43,7 +43,7 @@ def _run_options(command: F) -> F:
 @_run_options
 @click.pass_context
 def hub(ctx: click.Context, /, **settings: Any) -> None:
-    """Run a hub on this machine, recover it, back it up, collect.
+    """Run a hub on this machine, recover it, back it up, collect garbage.
 
     Without a command: run.
     """
@@ -69,14 +69,14 @@ def run(ctx: click.Context, /, **settings: Any) -> None:
 @yes_option
 @writes
 async def recover(s: Session, reason: str, yes: bool) -> None:
-    """After a restore from a backup: take newer moves over from the nodes, raise the epoch."""
+    """After a restore from a backup: recover newer moves from the nodes, and raise the epoch."""
     state = await s.api.state()
     s.out.say(f"{state.status.hub}: rev {state.status.rev}, epoch {state.status.epoch}, {utc(state.status.at_ms)}")
     for node in state.nodes:
         s.out.say(f" {node.node}: {'linked' if node.linked else 'LINK LOST'} {node.behind or ''}".rstrip())
     missing = [node.node for node in state.nodes if not node.linked]
-    warning = f" {len(missing)} nodes are not linked; what only they know is not taken over." if missing else ""
-    s.confirm(f"Append what the linked nodes know and raise the epoch?{warning}", yes=yes)
+    warning = f" {len(missing)} nodes are not linked; moves that only they know are not recovered." if missing else ""
+    s.confirm(f"Append the moves that the linked nodes know, and raise the epoch?{warning}", yes=yes)
     result = await s.api.recover(reason, new_key())
     s.out.json(result)
     for event in result.events:
@@ -105,10 +105,10 @@ async def backup(s: Session, file: Path) -> None:
 @yes_option
 @writes
 async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:
-    """Remove files that no pointer can go back to, and those of datasets with erased rows.
+    """Collect garbage: files of releases that no pointer can go back to, and of datasets with erased rows.
 
-    Kept: what a pointer serves or may return to, the last attested releases, what an engine lists, what a job, a pin or
-    a prepare holds. Manifests, attestations and the log are never collected.
+    Kept: releases that a pointer serves or may return to, the last attested releases, releases that an engine lists,
+    and those that a job, a pin or a prepare needs. Manifests, attestations and the log are never collected.
     """
     request = CollectRequest(older_than_days=days)
     plan = await s.api.collect(request)
@@ -117,7 +117,7 @@ async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:
         for one in found:
             s.out.say(f" {what}: {one.label}  {one.id[:12]}")
     for node in plan.unheard:
-        s.out.alarm(f" not heard from: {node}")
+        s.out.alarm(f" node does not report: {node}")
     if dry_run:
         s.out.json(plan)
         return
@@ -130,7 +130,7 @@ async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:
 
 
 def _serve(**settings: Any) -> None:
-    """Runs until SIGTERM or SIGINT. Every way it can fail to start is told as what, where and what to do."""
+    """Runs a hub until SIGTERM or SIGINT. Every expected failure to start exits with an error."""
     data: Path = settings.pop("data") or state_path() / "hub"
 
     def work() -> None:
@@ -167,4 +167,4 @@ def _serve(**settings: Any) -> None:
                 code="cannot_start",
             ) from None
 
-    told(work, as_json=False)
+    exit_on_error(work, as_json=False)

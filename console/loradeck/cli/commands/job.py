@@ -1,4 +1,4 @@
-"""Jobs: train, evaluate and merge on a node, and follow them."""
+"""Commands on jobs: train, evaluate and merge on a node, list and follow them."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _POLL_S = 0.5
 
 @click.group(cls=Noun)
 def job() -> None:
-    """Train, evaluate, merge, list, show, follow, cancel and resume jobs; see what they printed."""
+    """Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs."""
 
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 
 def _placed(command: C) -> C:
-    """The options that say where and when a job is done."""
+    """Adds the options that decide where and when a job runs."""
     for option in (
         click.option("--follow", is_flag=True, help="Follow it to its end."),
         click.option(
@@ -114,11 +114,11 @@ async def evaluate(
 @_placed
 @writes
 async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any) -> None:
-    """Merge an adapter's release into its base, and register what came of it as a merged release.
+    """Merge an adapter's release into its base, and register the result as a merged release.
 
     The sums are in fp32, cast once. The weights stay on the node that made them, in the folder that the result names;
-    the same merge on another node gives the same bytes. Before they are registered, what they say is compared with
-    base + adapter (`loradeck release show` has the figures).
+    a merge on another node gives identical bytes. Before they are registered, their distributions are compared with
+    those of base + adapter (`loradeck release show` has the figures).
     """
     release = await release_named(s.api, tenant, name)
     fields = {"tenant": tenant, "release": release.id, "route": route}
@@ -126,15 +126,15 @@ async def merge(s: Session, /, tenant: str, name: str, route: str, **placed: Any
 
 
 @job.command("ls")
-@click.option("--tenant", default=None, help="Of this tenant.")
+@click.option("--tenant", default=None, help="Only jobs of this tenant.")
 @click.option("--state", type=click.Choice([state.value for state in JobState]), default=None, help="In this state.")
 @click.option(
     "--kind", type=click.Choice(["train", "evaluate", "merge", "prepare"]), default=None, help="Of this kind."
 )
-@click.option("--match", default=None, metavar="TEXT", help="That have this in recipe, reason, code, log or result.")
-@click.option("--before", default=None, metavar="JOB", help="That were submitted before this one.")
+@click.option("--match", default=None, metavar="TEXT", help="With this text in recipe, reason, code, log or result.")
+@click.option("--before", default=None, metavar="JOB", help="Submitted before this job.")
 @click.option(
-    "--limit", type=click.IntRange(1, 500), default=LISTED, show_default=True, metavar="N", help="So many at most."
+    "--limit", type=click.IntRange(1, 500), default=LISTED, show_default=True, metavar="N", help="Most jobs to list."
 )
 @hub_command
 async def ls(s: Session, /, limit: int, **asked: str | None) -> None:
@@ -202,13 +202,13 @@ async def follow(s: Session, job_id: str) -> None:
 @click.argument("job_id", metavar="JOB")
 @hub_command
 async def log(s: Session, job_id: str) -> None:
-    """Print what a job's executor printed since the hub started, the newest thousand lines."""
+    """Print the lines that a job's executor printed since the hub started, the newest thousand."""
     lines = await s.api.job_log(job_id)
     s.out.json(lines)
     before: JobLogLine | None = None
     for one in lines:
-        for told in gap_notes(before, one):
-            s.out.say(told)
+        for note in gap_notes(before, one):
+            s.out.say(note)
         s.out.say(one.text)
         before = one
     if not lines:
@@ -222,7 +222,7 @@ async def log(s: Session, job_id: str) -> None:
 async def resume(s: Session, job_id: str, yes: bool) -> None:
     """Queue a failed or cancelled job again, as its next attempt.
 
-    It goes to the node it was on where that is free, because its checkpoints are there.
+    It goes to the node it was on if that is free, because its checkpoints are there.
     """
     found = await s.api.job(job_id)
     s.confirm(f"Resume this {found.kind} job of {found.tenant} ({found.state.value})?", yes=yes)
@@ -265,11 +265,11 @@ async def _submit(
 
 
 async def _follow(s: Session, found: Job) -> None:
-    """Events as they come; with --json one line an event, and the job at the end."""
+    """Prints events as they come; with --json one line an event, and the job at the end."""
     seen: set[tuple[int, int]] = set()
     state = None
     while True:
-        # The job is read before its events: what a finished job has written is then all there.
+        # The job is read before its events, so that all events of a finished job are there.
         found = await s.api.job(found.id)
         if found.state is not state:
             state = found.state
@@ -309,7 +309,3 @@ def _took(found: Job) -> str:
     if found.started_ms is None or found.ended_ms is None:
         return "-"
     return span((found.ended_ms - found.started_ms) / 1000)
-
-
-def _said(found: Job) -> str:
-    return f"[{found.code}] {found.message}" if found.code else found.message

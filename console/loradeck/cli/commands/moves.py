@@ -1,4 +1,4 @@
-"""Moves of one pointer: promote, rollback, undo, fallback. Each shows from -> to before it asks."""
+"""Commands that move one pointer: promote, rollback, undo, fallback. Each shows from -> to before it asks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 @click.option(
     "--override",
     is_flag=True,
-    help="Past a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
+    help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
 )
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")
 @reason_option()
@@ -107,7 +107,7 @@ async def rollback(
 @click.argument("tenant", metavar="TENANT", required=False)
 @click.argument("route", required=False)
 @click.option("--event", metavar="ID", help="The event to undo; the route's last move by default.")
-@click.option("--txn", metavar="ID", help="Undo every event of a txn, such as a rewind.")
+@click.option("--txn", metavar="ID", help="Undo every event of a transaction, such as a rewind.")
 @reason_option()
 @yes_option
 @wait_options(timeout=10)
@@ -161,7 +161,7 @@ async def undo(
 async def fallback(
     s: Session, tenant: str, route: str | None, reason: str, yes: bool, wait: Wait, timeout: float
 ) -> None:
-    """Put a route on its base alone, where it allows that."""
+    """Move a route to its base alone, if the route allows it."""
     at = pointer(tenant, route)
     row = await s.api.row(at.tenant, at.route)
     s.out.heading(_title(s, at, row))
@@ -177,7 +177,7 @@ async def fallback(
 @click.argument("key")
 @hub_command
 async def outcome(s: Session, key: str) -> None:
-    """Say what became of a move whose answer was lost, by its key."""
+    """Look up a move whose answer was lost, by its key."""
     result = await s.api.move(key)
     if result is None:
         raise refused(
@@ -196,13 +196,13 @@ async def outcome(s: Session, key: str) -> None:
 
 
 async def _move(s: Session, at: Pointer, key: str, sending: Awaitable[MoveResult], wait: Wait, timeout: float) -> None:
-    """Sends a move of one pointer, and shows how far it gets in the time given."""
+    """Sends a move of one pointer, and prints how far it gets in the time given."""
     deadline = time.monotonic() + timeout
     await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
 
 
 async def _sent(sending: Awaitable[MoveResult], key: str) -> MoveResult:
-    """Waits for a move's answer; an interruption says that the move may stand."""
+    """Waits for a move's answer; after an interruption it prints that the move may have been committed."""
     try:
         return await sending
     except asyncio.CancelledError:
@@ -217,7 +217,7 @@ def _title(s: Session, at: Pointer, row: TenantRow) -> str:
 
 
 def _preview(s: Session, row: TenantRow) -> None:
-    """The answer before the key: where it would go, why, how ready it is."""
+    """Prints the preview of R: its target, the reason, and how ready the target is."""
     preview = row.preview
     event = row.last_event
     by = (

@@ -1,4 +1,4 @@
-"""Nodes: what they are, and whether they are given work."""
+"""Commands on nodes: list, show, drain, cordon, and end pins."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ async def show(s: Session, name: str) -> None:
 @yes_option
 @writes
 async def drain(s: Session, name: str, yes: bool) -> None:
-    """Give a node no new jobs and let go of its GPU driver; what it serves and runs goes on until you stop it.
+    """Give a node no new jobs and free its GPU driver; its engines and jobs run on until you stop it.
 
     Once a drained node is silent no pointer waits for it.
     """
     s.confirm(f"Drain {name}? It gets no new jobs and reports no GPU figures; it serves on until you stop it.", yes=yes)
-    _told(s, await s.api.drain_node(name))
+    _print_state(s, await s.api.drain_node(name))
 
 
 @node.command()
@@ -134,7 +134,7 @@ async def drain(s: Session, name: str, yes: bool) -> None:
 async def cordon(s: Session, name: str, yes: bool) -> None:
     """Give a node no new jobs; it goes on serving."""
     s.confirm(f"Cordon {name}?", yes=yes)
-    _told(s, await s.api.cordon_node(name))
+    _print_state(s, await s.api.cordon_node(name))
 
 
 @node.command()
@@ -142,7 +142,7 @@ async def cordon(s: Session, name: str, yes: bool) -> None:
 @writes
 async def uncordon(s: Session, name: str) -> None:
     """End a cordon or a drain."""
-    _told(s, await s.api.uncordon_node(name))
+    _print_state(s, await s.api.uncordon_node(name))
 
 
 @node.command()
@@ -153,17 +153,17 @@ async def uncordon(s: Session, name: str) -> None:
 @yes_option
 @writes
 async def unpin(s: Session, name: str, tenant: str, route: str | None, reason: str, yes: bool) -> None:
-    """End a pin that was made on a node: it follows the hub again."""
+    """End a pin that was made on a node; the node follows the hub again."""
     at = pointer(tenant, route)
-    s.confirm(f"End the pin of {at} on {name}? The node goes back to what the hub says.", yes=yes)
+    s.confirm(f"End the pin of {at} on {name}? The node goes back to the hub's release.", yes=yes)
     request = UnpinRequest(node=name, idempotency_key=new_key(), reason=reason)
     result = await s.api.unpin(at.tenant, at.route, request)
     s.out.json(result)
     s.out.say(f"the pin of {at} on {name} has ended   rev {result.rev}")
-    s.out.say("a node that is away hears of it when it is back")
+    s.out.say("a node without a link ends the pin when it is back")
 
 
-def _told(s: Session, row: NodeRow) -> None:
+def _print_state(s: Session, row: NodeRow) -> None:
     s.out.json(row)
     s.out.say(f"{row.node} is {_state(row)}")
 

@@ -8,13 +8,13 @@ import click
 
 from loradeck.cli.commands.tui import start
 from loradeck.cli.shared.naming import moment, pointer
-from loradeck.cli.shared.options import connection_options, told
+from loradeck.cli.shared.options import connection_options, exit_on_error
 
 
 @click.command("open")
 @click.argument("tenant")
 @click.argument("route", required=False)
-@click.option("--at", metavar="TIME", help="A time with its zone, such as 02:58Z; the events then are shown.")
+@click.option("--at", metavar="TIME", help="A time with its zone, such as 02:58Z, whose events are shown.")
 @click.option("--read-only", is_flag=True, help="Nothing can be changed from this console.")
 @connection_options
 @click.pass_context
@@ -31,5 +31,5 @@ def open_(ctx: click.Context, tenant: str, route: str | None, at: str | None, re
         nonlocal place
         place = checked()
 
-    told(work, as_json=False)
+    exit_on_error(work, as_json=False)
     start(ctx, read_only=read_only, at=place)

@@ -1,4 +1,4 @@
-"""Plans: what fits where, worked out before anything is bought or started."""
+"""Commands that calculate what fits in memory, before anything is bought or started."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ from loradeck.cli.shared.session import Session, hub_command
 from loradeck.rules.serving import vram
 
 ITEMS = {"bfloat16": 2, "float16": 2, "float32": 4}
-"""Bytes of a value."""
+"""Bytes of a value, by data type."""
 
 MEMORY_UNIT = 1e9
 
 
 @click.group(cls=Noun)
 def plan() -> None:
-    """Work out what fits before it is built."""
+    """Calculate how many adapters fit in memory."""
 
 
 @plan.command("vram")
 @click.argument("base", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--memory-gb", type=click.FloatRange(min=0), help="Of one device, GB of 10^9 bytes.")
+@click.option("--memory-gb", type=click.FloatRange(min=0), help="Memory of one device, in GB of 10^9 bytes.")
+@click.option("--node", "node_name", help="Take the memory of this node's smallest GPU, or of its host if it has none.")
 @click.option(
-    "--node", "node_name", help="A node's smallest GPU in place of --memory-gb; its host's where it has none."
+    "--engine",
+    type=click.Choice(["vllm", "embedded"]),
+    default="vllm",
+    show_default=True,
+    help="Engine that serves them.",
 )
 @click.option(
-    "--engine", type=click.Choice(["vllm", "embedded"]), default="vllm", show_default=True, help="Which lays it out."
+    "--module", "modules", multiple=True, help="Target module; may be repeated. All linear layers by default."
 )
 @click.option(
-    "--module", "modules", multiple=True, help="Target module; may be repeated. All linear layers where none."
-)
-@click.option(
-    "--dtype", type=click.Choice(list(ITEMS)), default="bfloat16", show_default=True, help="Of base and cache."
+    "--dtype", type=click.Choice(list(ITEMS)), default="bfloat16", show_default=True, help="Type of base and cache."
 )
 @click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Devices it spans.")
 @click.option(
@@ -64,10 +66,10 @@ async def vram_(
     tensor_parallel: int,
     cache_tokens: int,
 ) -> None:
-    """How many adapters of which rank fit on an engine of the base in DIR.
+    """Calculate how many adapters of each rank fit on an engine of the base in DIR.
 
-    vLLM lays memory out for max_loras adapters of max_lora_rank at its start, whatever the adapters' own ranks, and
-    takes nine tenths of a GPU in all. What a forward pass itself needs is not in the figures: leave some room.
+    vLLM reserves memory for max_loras adapters of max_lora_rank at its start, whatever the adapters' own ranks, and
+    takes nine tenths of a GPU in all. The figures leave out the memory of a forward pass itself: leave some room.
     """
     if (memory_gb is None) == (node_name is None):
         raise misused("how much memory is there?", where=str(base), fix="give --memory-gb or --node, one of them")
@@ -75,7 +77,7 @@ async def vram_(
     model = await asyncio.to_thread(_described, base, ITEMS[dtype])
     shapes = vram.targeted(model["shapes"], modules)
     if not shapes:
-        raise misused("no layer of the base is called that", where=" ".join(modules), fix="for example --module q_proj")
+        raise misused("no layer of the base has this name", where=" ".join(modules), fix="for example --module q_proj")
     cache = cache_tokens * model["token"] / tensor_parallel
     share = vram.UTILISATION if engine == "vllm" else 1.0
     room = vram.Room(total=total, weights=model["weights"] / tensor_parallel, cache=cache, share=share)
@@ -100,7 +102,11 @@ async def vram_(
 
 
 async def _memory_of(s: Session, name: str) -> float:
-    """Bytes of a node's smallest GPU, or of its host. Raises: CliError."""
+    """Bytes of a node's smallest GPU, or of its host if it has none.
+
+    Raises:
+        CliError: the node is unknown, or has not reported its memory.
+    """
     found = next((row for row in await s.api.nodes() if row.node == name), None)
     if found is None:
         raise refused(f"there is no node {name!r}", fix="loradeck node ls", code="unknown_node")
@@ -111,7 +117,12 @@ async def _memory_of(s: Session, name: str) -> float:
 
 
 def _described(base: Path, item: int) -> dict[str, Any]:
-    """A base's layers by shape, its weights in bytes, a token's bytes in the cache. Raises: CliError, BadArtifact."""
+    """A base's layers by shape, its weights in bytes, and a token's bytes in the cache.
+
+    Raises:
+        CliError: the model type is not known here.
+        BadArtifact: the folder holds no base.
+    """
     paths = base_files(base)
     config = read_base_config(base)
     shapes = base_modules(config)

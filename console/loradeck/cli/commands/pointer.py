@@ -1,4 +1,4 @@
-"""What binds a pointer without moving it: hold, quarantine, and what its events are said to be about."""
+"""Commands that change a pointer without moving it: holds, lifts, and annotations of its events."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ async def release_hold(s: Session, tenant: str, route: str | None, reason: str, 
 async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> None:
     """End the quarantine and the breach of a release, with a reason.
 
-    A breach is to be lifted where the release was not at fault: its route's checks were wrong, or a node was.
-    What was counted until then is no longer held against it.
+    Lift a breach if the release was not at fault: its route's checks were wrong, or a node was broken. Counts up to
+    then do not count against it any more.
     """
     at, name = pointer_and_release(words)
     release = await release_named(s.api, at.tenant, name)
-    s.confirm(f"Lift what is held against {release.label} {short(release.id)} on {at}?", yes=yes)
+    s.confirm(f"Lift quarantine and breach of {release.label} {short(release.id)} on {at}?", yes=yes)
     request = LiftRequest(release=release.id, idempotency_key=new_key(), reason=reason)
     result = await s.api.lift(at.tenant, at.route, request)
     ended = {what for event in result.events for what in ("events", "breach") if event.payload.get(what)}
     words_for = {"events": "quarantined", "breach": "breached"}
-    said = " or ".join(word for what, word in words_for.items() if what in ended)
-    _told(s, result, f"{at}: {release.label} is no longer {said}")
+    lifted = " or ".join(word for what, word in words_for.items() if what in ended)
+    _print_result(s, result, f"{at}: {release.label} is no longer {lifted}")
 
 
 @click.command()
@@ -74,7 +74,7 @@ async def incident(
     about = await event_named(s.api, at, event)
     request = AnnotateRequest(event=about.id, incident=incident, reason=reason, idempotency_key=new_key())
     result = await s.api.annotate(at.tenant, at.route, request)
-    _told(s, result, f"{at}: added to the {about.kind.value} of {utc(about.at_ms)} ({ago(about.at_ms)})")
+    _print_result(s, result, f"{at}: added to the {about.kind.value} of {utc(about.at_ms)} ({ago(about.at_ms)})")
 
 
 async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) -> None:
@@ -85,9 +85,9 @@ async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) 
         held=held, expected_generation=row.pointer.generation, idempotency_key=new_key(), reason=reason
     )
     result = await s.api.hold(at.tenant, at.route, request)
-    _told(s, result, f"{at}: {'HELD: pipelines cannot promote' if held else 'hold released'}")
+    _print_result(s, result, f"{at}: {'HELD: pipelines cannot promote' if held else 'hold released'}")
 
 
-def _told(s: Session, result: MoveResult, line: str) -> None:
+def _print_result(s: Session, result: MoveResult, line: str) -> None:
     s.out.json(result)
     s.out.say(f"{line}   rev {result.rev}")

@@ -1,4 +1,4 @@
-"""Releases: what may be served."""
+"""Commands on releases: list, show, compare, register merged weights, sign."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from loradeck.schemas.release import Form
 
 
 def _scalars(body: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:
-    """The plain values of an attestation, those of a merge's probe with them."""
+    """The plain values of an attestation, those of a merge's probe included."""
     for key, value in {**body, **body.get("probe", {})}.items():
         if isinstance(value, str | int | float | bool):
             yield key, f"{value:.3g}" if isinstance(value, float) else value
@@ -61,9 +61,9 @@ async def add(s: Session, tenant: str, name: str, base: str) -> None:
 )
 @writes
 async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
-    """Sign a release's merged weights, by the digests of their files; the hub keeps what it has verified.
+    """Sign a release's merged weights, by the digests of their files; the hub stores the verified signature.
 
-    The weights themselves are not needed here: nodes compare their files with what was signed.
+    The weights themselves are not needed here: nodes compare their files with the signed digests.
     """
     view = await release_named(s.api, tenant, name)
     if view.form is not Form.MERGED:
@@ -102,7 +102,7 @@ async def ls(s: Session, tenant: str | None) -> None:
 @click.argument("right", metavar="RELEASE")
 @hub_command
 async def diff(s: Session, tenant: str, left: str, right: str) -> None:
-    """Show what two releases of a tenant differ in: base, data, recipe, size, why."""
+    """Compare two releases of a tenant: base, data, recipe, size, why."""
     views = [await release_named(s.api, tenant, name) for name in (left, right)]
     one, other = [await s.api.release(view.id) for view in views]
     names = {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in await s.api.datasets()}
@@ -120,7 +120,7 @@ async def diff(s: Session, tenant: str, left: str, right: str) -> None:
 @click.argument("name", metavar="RELEASE")
 @hub_command
 async def show(s: Session, tenant: str, name: str) -> None:
-    """Show a release: its parts, and what was attested of it."""
+    """Show a release: its parts and its attestations."""
     view = await release_named(s.api, tenant, name)
     detail = await s.api.release(view.id)
     s.out.json(detail)

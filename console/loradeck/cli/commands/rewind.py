@@ -1,4 +1,4 @@
-"""Rewind: pointers as they were at a rev or a time, in one txn."""
+"""The command that moves pointers back to a rev or a time, in one transaction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def rewind(
     wait: Wait,
     timeout: float,
 ) -> None:
-    """Put pointers back as they were at a rev or a time, all in one txn."""
+    """Put pointers back as they were at a rev or a time, all in one transaction."""
     to_rev = int(to) if to.isdecimal() else None
     time_ms = None if to_rev is not None else moment(to, interactive=s.interactive)
     key = new_key()
@@ -59,7 +59,7 @@ async def rewind(
     s.confirm(f"Rewind {len(moving)} pointers to rev {plan.to_rev} of {utc(plan.at_ms)} ({ago(plan.at_ms)})?", yes=yes)
     execute = request.model_copy(
         update={
-            # The plan's own rev: what was shown is what is done, whatever was committed meanwhile.
+            # The plan's own rev: exactly the shown moves are made, whatever was committed meanwhile.
             "to_rev": plan.to_rev,
             "time_ms": None,
             "generations": {f"{step.tenant}/{step.route}": step.generation for step in moving},

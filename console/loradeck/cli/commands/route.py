@@ -1,4 +1,4 @@
-"""Routes: a tenant's named entries, what binds them, and what they serve."""
+"""Commands on routes: their settings, live releases, related releases and traces."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def route() -> None:
 @click.option("--file", type=click.Path(path_type=Path), help="TOML with the settings; the rest are defaults.")
 @click.option("--placement", multiple=True, metavar="KEY=VALUE", help="Label a node must carry; may be repeated.")
 @click.option("--min-replicas", type=int, help="Proven replicas that make a generation attested.")
-@click.option("--soak-seconds", type=float, help="How long a release serves before R goes to it unasked.")
-@click.option("--soak-requests", type=int, help="How many requests it answers before that.")
+@click.option("--soak-seconds", type=float, help="Seconds that a release serves before R goes to it without asking.")
+@click.option("--soak-requests", type=int, help="Requests that it answers before that.")
 @click.option("--gate-suite", metavar="SUITE", help="Suite of the gate, by name or digest.")
 @click.option("--min-exact", type=float, help="Gate: least share of exact answers, 0 to 1.")
 @click.option("--min-valid", type=float, help="Gate: least share of valid answers, 0 to 1.")
@@ -50,7 +50,7 @@ def route() -> None:
 @click.option("--breach-n", type=int, help="Checked answers needed before a release counts as breached.")
 @click.option("--gap", type=click.Choice([gap.value for gap in Gap]), help="What answers until a release is ready.")
 @click.option("--streams", type=click.Choice([streams.value for streams in Streams]), help="Answers under way.")
-@click.option("--fallback/--no-fallback", default=None, help="Whether the base alone may stand in.")
+@click.option("--fallback/--no-fallback", default=None, help="Whether F may move the route to the base alone.")
 @click.option("--refuse-after", "refuse_after_s", type=float, help="Seconds without a hub after which it refuses.")
 @click.option(
     "--signer",
@@ -87,7 +87,7 @@ async def set_route(
 @click.argument("tenant", metavar="[TENANT]", required=False)
 @hub_command
 async def ls(s: Session, tenant: str | None) -> None:
-    """List what every route serves, how it does and where R would take it: the console's first screen."""
+    """List every route's live release, its health and the target of R: the console's first screen."""
     state = await s.api.state()
     rows = by_urgency(row for row in state.tenants if tenant in (None, row.tenant))
     s.out.json(rows)
@@ -97,10 +97,10 @@ async def ls(s: Session, tenant: str | None) -> None:
 @route.command("show")
 @click.argument("tenant", metavar="TENANT")
 @click.argument("route_name", metavar="[ROUTE]", required=False)
-@click.option("--settings", is_flag=True, help="The route's settings instead of what it serves.")
+@click.option("--settings", is_flag=True, help="Show the route's settings instead.")
 @hub_command
 async def show(s: Session, tenant: str, route_name: str | None, settings: bool) -> None:
-    """Show what a route serves and where R would take it."""
+    """Show a route's live release and the target of R."""
     at = pointer(tenant, route_name)
     if settings:
         config = (await s.api.tenant(at.tenant)).routes.get(at.route)
@@ -137,7 +137,7 @@ async def show(s: Session, tenant: str, route_name: str | None, settings: bool) 
 async def company(s: Session, tenant: str, route_name: str | None) -> None:
     """List other live releases that share a dataset, recipe, base move or batch with this route's.
 
-    One fault may be in all of them; FLAGS say how each is doing now.
+    One fault may be in all of them; FLAGS show the present state of each.
     """
     at = pointer(tenant, route_name)
     found = await s.api.company(at.tenant, at.route)
@@ -163,15 +163,17 @@ async def company(s: Session, tenant: str, route_name: str | None) -> None:
 @route.command("traces")
 @click.argument("tenant", metavar="TENANT")
 @click.argument("route_name", metavar="[ROUTE]", required=False)
-@click.option("--left", is_flag=True, help="Only requests that the release answered which the last move left.")
+@click.option("--left", is_flag=True, help="Only requests answered by the release that the last move left.")
 @click.option("--release", "name", metavar="RELEASE", help="Only requests that this release answered.")
-@click.option("--last", type=click.IntRange(1, 20_000), default=200, show_default=True, help="Of each router at most.")
+@click.option(
+    "--last", type=click.IntRange(1, 20_000), default=200, show_default=True, help="Most requests of each router."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="A new file for the request ids.")
 @hub_command
 async def traces(
     s: Session, tenant: str, route_name: str | None, left: bool, name: str | None, last: int, out: Path | None
 ) -> None:
-    """List a route's newest requests: who was served by which release.
+    """List a route's newest requests, and the release that answered each.
 
     Routers keep their newest requests only, in memory; the last lines name what may be missing.
     """
@@ -209,8 +211,8 @@ async def traces(
             ],
             empty="no request in any router's trace",
         )
-    for told in missing(found):
-        s.out.say(f"not all: {told}")
+    for reason in missing(found):
+        s.out.say(f"not all: {reason}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -229,7 +231,11 @@ def _goes(preview: Preview) -> str:
 
 
 async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Flags into the settings, and the gate's suite from its name to its digest. Raises: CliError."""
+    """Puts the flags into the settings, and replaces the name of the gate's suite by its digest.
+
+    Raises:
+        CliError: a flag is wrong, or the suite is unknown.
+    """
 
     def into(table: str, key: str, value: Any) -> None:
         if value is not None:

@@ -1,4 +1,4 @@
-"""Suites: held-out items to score a release on."""
+"""Commands on suites: register and list held-out items to score releases on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loradeck.artifacts.suite_items import items_in, verify_suite
 from loradeck.cli.shared.files import checked, entry_of, json_of, text_of
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.provenance import provenance_of, provenance_options
-from loradeck.cli.shared.scan import accept_option, say_scan
+from loradeck.cli.shared.scan import accept_option, print_scan
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.blobs import upload
 from loradeck.schemas.ids import short
@@ -26,8 +26,8 @@ def suite() -> None:
 
 @suite.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--tenant", required=True, help="Whose it is.")
-@click.option("--name", required=True, help="What it is called; the same name may have many digests.")
+@click.option("--tenant", required=True, help="Tenant that owns it.")
+@click.option("--name", required=True, help="Its name; one name may have many digests.")
 @click.option("--answer-schema", type=click.Path(path_type=Path), help="JSON Schema that an answer must satisfy.")
 @click.option("--canary", "canaries", multiple=True, metavar="ID", help="Item whose tokens fingerprint a release.")
 @accept_option
@@ -46,7 +46,7 @@ async def add(
     **given: Any,
 ) -> None:
     """Register items, one JSON object a line: {"id", "prompt", "answer"}, or with the "kind" json, tool_call, refusal
-    or choice and what it needs (docs/gates.md). What an item lacks is refused with its line.
+    or choice and its fields (docs/gates.md). An item with a missing field is refused with its line.
 
     The hub looks in every item for personal data and secrets of a known form.
     """
@@ -55,7 +55,7 @@ async def add(
     registered = await s.api.register_suite(manifest, accept=accept)
     s.out.json(registered)
     s.out.say(f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
-    await say_scan(s, registered.digest)
+    await print_scan(s, registered.digest)
 
 
 @suite.command("ls")
@@ -90,7 +90,12 @@ def _described(
     sidecar: Path | None,
     given: dict[str, Any],
 ) -> SuiteManifest:
-    """Reads every item before anything is sent. Raises: CliError, BadArtifact."""
+    """Reads every item before anything is sent, and builds the suite's manifest.
+
+    Raises:
+        CliError: the provenance is incomplete.
+        BadArtifact: an item is wrong, with its line.
+    """
     provenance = provenance_of(file, sidecar, given)
     schema = None
     if answer_schema is not None:

@@ -1,4 +1,4 @@
-"""Tenants and the keys of their callers."""
+"""Commands on tenants and the keys of their callers."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.argument("name")
 @click.option("--synthetic-cap", type=float, help="Largest share of rows that a model wrote, 0 to 1.")
 @click.option(
-    "--forbid-licence", "licences", multiple=True, help="Licence class, * for any characters; all of them, repeated."
+    "--forbid-licence", "licences", multiple=True, help="Licence class, * for any characters; repeat it for each."
 )
 @reason_option()
 @writes
 async def data(s: Session, name: str, synthetic_cap: float | None, licences: tuple[str, ...], reason: str) -> None:
-    """Show which rows a tenant's adapters may be trained on, or set it with the options."""
+    """Show or change a tenant's data policy: the rows that its adapters may be trained on."""
     policy = (await s.api.tenant(name)).data
     given = {"synthetic_cap": synthetic_cap, "forbidden_licences": licences or None}
     given = {key: value for key, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Tokens: who may do what. Only over the hub's own socket."""
+"""Commands on tokens, which decide what callers may do. Only over the hub's own socket."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def ls(s: Session) -> None:
 @yes_option
 @writes
 async def revoke(s: Session, token_id: str, yes: bool) -> None:
-    """Revoke a token; what it is connected with ends."""
+    """Revoke a token; its open connections are closed."""
     known = next((t for t in await s.api.tokens() if t.id == token_id), None)
     s.confirm(f"Revoke token {token_id}" + (f" of {known.name} ({known.role})?" if known else "?"), yes=yes)
     await s.api.revoke_token(token_id)

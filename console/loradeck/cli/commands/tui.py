@@ -1,4 +1,4 @@
-"""Starting the console from the command line."""
+"""Start of the console from the command line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import sys
 
 import click
 
-from loradeck.cli.shared.options import chosen_context, told
+from loradeck.cli.shared.options import chosen_context, exit_on_error
 
 
 def start(ctx: click.Context, *, read_only: bool, at: str | None) -> None:
     """Runs the console until it is left. `at` is 'tenant/route', the row it starts on.
 
     Raises:
-        click.exceptions.Exit: stdout or stdin is no terminal (2), or the settings are unusable (2).
+        click.exceptions.Exit: stdout or stdin is no terminal (2), the settings are unusable (2), or the console's own
+            status.
     """
 
     def work() -> None:
@@ -33,4 +34,4 @@ def start(ctx: click.Context, *, read_only: bool, at: str | None) -> None:
         if status:
             raise click.exceptions.Exit(status)
 
-    told(work, as_json=False)
+    exit_on_error(work, as_json=False)

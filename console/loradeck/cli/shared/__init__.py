@@ -1,1 +1,1 @@
-"""What the commands share: options, output, errors, names and the connection to the hub."""
+"""Parts that the commands share: options, output, errors, names and the connection to the hub."""

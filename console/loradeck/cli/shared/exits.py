@@ -1,4 +1,4 @@
-"""Exit statuses, and how every error is told: what was wrong, where, what to do."""
+"""Exit statuses, and the errors of commands: each says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Exit(IntEnum):
-    """Documented in docs/cli.md and in `loradeck --help`; scripts depend on them."""
+    """Exit statuses of `loradeck`, documented in docs/cli.md and in `loradeck --help`; scripts depend on them."""
 
     OK = 0
     REFUSED = 1
@@ -40,7 +40,7 @@ _UNREACHABLE = {"not_active", "settling", "starting", "store_unusable"}
 
 
 class CliError(Fault):
-    """Something this command found wrong itself, and the status it exits with."""
+    """An error that the command itself found, with the status it exits with."""
 
     def __init__(self, title: str, *, where: str = "", fix: str = "", code: str = "refused", exit: Exit) -> None:
         super().__init__(code, title, where, fix)
@@ -51,12 +51,12 @@ class CliError(Fault):
 
 
 def refused(title: str, *, where: str = "", fix: str = "", code: str = "refused") -> CliError:
-    """A rule stands against it."""
+    """An error of exit status 1: a rule forbids the request."""
     return CliError(title, where=where, fix=fix, code=code, exit=Exit.REFUSED)
 
 
 def misused(title: str, *, where: str = "", fix: str = "", code: str = "usage") -> CliError:
-    """Arguments, files or settings on this machine are not as they have to be."""
+    """An error of exit status 2: arguments, files or settings on this machine are wrong."""
     return CliError(title, where=where, fix=fix, code=code, exit=Exit.USAGE)
 
 
@@ -74,7 +74,7 @@ def exit_of(problem: Problem) -> Exit:
 
 
 def verdict(error: Exception) -> tuple[Exit, Problem] | None:
-    """Exit status and problem document of an error that is expected; None for any other."""
+    """Exit status and problem document of an expected error; None for any other."""
     from pydantic import ValidationError
 
     from loradeck.artifacts.errors import BadArtifact
@@ -84,7 +84,7 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
     if isinstance(error, ApiError):
         return exit_of(error.problem), error.problem
     if isinstance(error, ValidationError):
-        # What was typed does not fit the schema. It is not repeated: it may be a secret in the wrong place.
+        # An argument does not fit the schema. It is not repeated: it may be a secret in the wrong place.
         wrong = "; ".join(setting_errors(error)[:5])
         return Exit.USAGE, Fault("usage", wrong, "the arguments of this command", "--help explains each").as_problem()
     if isinstance(error, CliError):
@@ -100,8 +100,8 @@ def verdict(error: Exception) -> tuple[Exit, Problem] | None:
     return None
 
 
-def tell(problem: Problem, *, as_json: bool) -> None:
-    """The error on stderr: three lines for people, or the problem document."""
+def print_error(problem: Problem, *, as_json: bool) -> None:
+    """Prints an error to stderr: three lines for people, or the problem document."""
     from loradeck.client.terminal_text import clean
 
     if as_json:

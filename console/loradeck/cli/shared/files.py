@@ -19,11 +19,15 @@ from loradeck.schemas.manifest import FileEntry
 M = TypeVar("M", bound=BaseModel)
 
 LONGEST_ROW = 1 << 20
-"""Bytes of one JSONL row."""
+"""Longest JSONL row, in bytes."""
 
 
 def entry_of(path: Path, name: str | None = None) -> FileEntry:
-    """A file's entry in a manifest, under its own name unless another is given."""
+    """A file's entry in a manifest, under its own name unless another is given.
+
+    Raises:
+        CliError: the file cannot be read.
+    """
     try:
         sha256, size = sha256_of(path)
     except OSError as error:
@@ -32,11 +36,11 @@ def entry_of(path: Path, name: str | None = None) -> FileEntry:
 
 
 Needed = Sequence[str] | Callable[[dict[str, Any]], Sequence[str]]
-"""Fields that a row needs; or what they are, told by the row."""
+"""Fields that a row needs, or a function that gives them by the row."""
 
 
 def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file, each an object with the needed fields.
+    """Yields the rows of a JSONL file, each an object with the needed fields.
 
     Raises:
         CliError: with the line that is wrong.
@@ -65,7 +69,11 @@ def rows_of(path: Path, needed: Needed) -> Iterator[dict[str, Any]]:
 
 
 def toml_of(path: Path) -> dict[str, Any]:
-    """Raises: CliError when it is missing or not TOML."""
+    """Reads a TOML file.
+
+    Raises:
+        CliError: it is missing or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -73,7 +81,11 @@ def toml_of(path: Path) -> dict[str, Any]:
 
 
 def text_of(path: Path) -> str:
-    """Raises: CliError when it is missing or not UTF-8."""
+    """Reads a text file.
+
+    Raises:
+        CliError: it is missing or not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +93,11 @@ def text_of(path: Path) -> str:
 
 
 def json_of(path: Path) -> Any:
-    """Raises: CliError when it is missing or not JSON."""
+    """Reads a JSON file.
+
+    Raises:
+        CliError: it is missing or not JSON.
+    """
     try:
         return json.loads(text_of(path))
     except json.JSONDecodeError as error:
@@ -89,11 +105,11 @@ def json_of(path: Path) -> Any:
 
 
 def checked(kind: type[M], data: Any, *, where: str, file: Path | None = None, fix: str = "") -> M:
-    """`data` as a document of a kind.
+    """Validates `data` as a document of a kind.
 
     Args:
-        where: what the error names as the place.
-        file: the TOML file that the settings came from, whose line is named.
+        where: the place that the error names.
+        file: the TOML file of the settings, whose lines are named.
         fix: what to do about it; by default to correct it.
 
     Raises:
@@ -109,7 +125,7 @@ def checked(kind: type[M], data: Any, *, where: str, file: Path | None = None, f
 
 
 async def upload_all(api: HubApi, folder: Path, entries: Sequence[FileEntry]) -> None:
-    """Give files to the hub, those it does not have. Raises as `client.blobs.upload` does."""
+    """Uploads files of a folder, except those that the hub has. Raises as `client.blobs.upload` does."""
     for entry in entries:
         await upload(api, folder / entry.path)
 

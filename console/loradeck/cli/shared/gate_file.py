@@ -1,4 +1,4 @@
-"""A route's gate as people write it: TOML, in which suites stand by name."""
+"""A route's gate as people write it: TOML that names suites by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from loradeck.client.api import HubApi
 
 
 async def with_digests(api: HubApi, tenant: str, gate: dict[str, Any]) -> dict[str, Any]:
-    """A gate's settings with the digests of the tenant's suites instead of their names.
+    """Replaces the names of the tenant's suites in a gate's settings by their digests.
 
     Raises:
-        CliError: a suite that the tenant does not have, or `also` that is no list of tables.
+        CliError: the tenant has no such suite, or `also` is not a list of tables.
     """
     also = gate.get("also", [])
     if not isinstance(also, list) or not all(isinstance(part, dict) for part in also):
-        raise misused("`also` is no list of tables", where="gate", fix="write [[also]], one for each further suite")
+        raise misused("`also` is not a list of tables", where="gate", fix="write [[also]], one for each further suite")
     known = await api.suites()
 
     def resolved(part: dict[str, Any]) -> dict[str, Any]:
@@ -29,13 +29,15 @@ async def with_digests(api: HubApi, tenant: str, gate: dict[str, Any]) -> dict[s
 
 
 def freeze_of(windows: Any) -> tuple[tuple[int, int], ...]:
-    """Freeze windows as TOML has them: `[[freeze]]` with `from` and `until`, times with a zone.
+    """Reads freeze windows from TOML: `[[freeze]]` with `from` and `until`, times with a zone.
+
+    Returns (start, end) of each in milliseconds since 1970 UTC.
 
     Raises:
-        CliError: something else, a time without a zone, or a window that ends before it begins.
+        CliError: another form, a time without a zone, or a window that ends before it begins.
     """
     if not isinstance(windows, list) or not all(isinstance(one, dict) for one in windows):
-        raise misused("`freeze` is no list of tables", where="freeze", fix="write [[freeze]], one for each window")
+        raise misused("`freeze` is not a list of tables", where="freeze", fix="write [[freeze]], one for each window")
     found = []
     for number, one in enumerate(windows, start=1):
         where = f"freeze, window {number}"
@@ -50,7 +52,7 @@ def freeze_of(windows: Any) -> tuple[tuple[int, int], ...]:
 
 def _millis(value: Any, where: str) -> int:
     if not isinstance(value, datetime):
-        raise misused("this is no date and time", where=where, fix="write 2026-12-24T18:00:00Z, without quotes")
+        raise misused("this is not a date and time", where=where, fix="write 2026-12-24T18:00:00Z, without quotes")
     if value.tzinfo is None:
         raise misused("a time without a zone", where=where, fix=f"write {value.isoformat()}Z for UTC", code="no_zone")
     return int(value.timestamp() * 1000)

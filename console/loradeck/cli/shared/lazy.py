@@ -1,4 +1,4 @@
-"""A click group that imports a command's module only when that command runs: `loradeck --help` stays quick."""
+"""A click group that imports a command's module only when that command runs, so that `loradeck --help` is quick."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from click.shell_completion import CompletionItem
 
 
 class LazyGroup(click.Group):
-    """`lazy` maps a command's name to ('module:attribute', one line of help)."""
+    """A group of commands that are imported on use. `lazy`: name -> ('module:attribute', one line of help)."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, in the order of the help; imports none."""
         return list(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a command and returns it; None for an unknown name."""
         if cmd_name not in self.lazy:
             return None
         module, _, attribute = self.lazy[cmd_name][0].partition(":")
@@ -32,6 +34,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command of the line; an unknown name is answered with the nearest known one."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -42,10 +45,12 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands in the help, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_) for name, (_, help_) in self.lazy.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Completes names of commands, without importing them."""
         names = [
             CompletionItem(name, help=help_) for name, (_, help_) in self.lazy.items() if name.startswith(incomplete)
         ]

@@ -1,4 +1,4 @@
-"""What is on record of an adapter version, put together: one list of facts, as a model card and as a difference."""
+"""The model card of an adapter version: all facts on record about it, as Markdown and as a comparison."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from loradeck.schemas.state import TenantRow
 M = TypeVar("M", bound=BaseModel)
 
 _OF_ITS_OWN = frozenset({"kind", "tenant", "name", "base", "datasets", "decision", "parent"})
-"""Fields of a recipe that the card says elsewhere."""
+"""Fields of a recipe that the card shows elsewhere."""
 
 
 class Fact(BaseModel):
@@ -54,7 +54,11 @@ class Record:
 
 
 async def record(api: HubApi, version: AdapterVersion) -> Record:
-    """Asks the hub. Raises: ApiError, HubUnreachable."""
+    """Collects everything that the hub has on a version.
+
+    Raises:
+        ApiError, HubUnreachable: the hub refused, or was not reached.
+    """
     manifest = version.manifest
     subjects = (version.digest, version.release, *manifest.datasets)
     made = JobQuery(kind="train", match=version.digest)
@@ -73,7 +77,7 @@ async def record(api: HubApi, version: AdapterVersion) -> Record:
 
 
 async def users(api: HubApi, version: AdapterVersion, *, all_rows: bool = False) -> list[TenantRow]:
-    """The tenant's pointers that serve a version or have it beneath; all of them for a card."""
+    """Rows of the tenant's pointers that serve a version or have it beneath; with `all_rows`, of all its pointers."""
     tenant = await api.tenant(version.manifest.tenant)
     rows = await asyncio.gather(*(api.row(tenant.name, route) for route in sorted(tenant.routes)))
     release = version.release
@@ -81,7 +85,7 @@ async def users(api: HubApi, version: AdapterVersion, *, all_rows: bool = False)
 
 
 def facts(known: Record) -> list[Fact]:
-    """The card's lines, in order; the same record gives the same lines."""
+    """The card's lines, in order; equal records give equal lines."""
     made = [*_adapter(known), *_training(known)]
     for digest in known.version.manifest.datasets:
         made += _dataset(known, digest)
@@ -89,7 +93,7 @@ def facts(known: Record) -> list[Fact]:
 
 
 def markdown(known: Record) -> str:
-    """The model card."""
+    """The model card as Markdown."""
     manifest, number = known.version.manifest, known.version.version
     lines = [f"# {manifest.tenant}/{manifest.name} v{number}"]
     section = ""
@@ -107,7 +111,7 @@ def markdown(known: Record) -> str:
 
 
 def differences(before: Record, after: Record) -> list[tuple[str, str, str]]:
-    """(what, before, after) of every line that is not the same; '-' where a card has no such line."""
+    """(line, before, after) of every line of two cards that differs; '-' if a card lacks it."""
     old = {(fact.section, fact.key): fact.value for fact in facts(before)}
     new = {(fact.section, fact.key): fact.value for fact in facts(after)}
     return [
@@ -131,8 +135,8 @@ def _adapter(known: Record) -> list[Fact]:
         ("size", f"{sum(file.size for file in manifest.files):,} bytes"),
         ("registered", f"{utc(version.created_ms)} by {version.created_by}"),
         ("why in weights", decision.why_weights),
-        ("alternatives", decision.alternatives or "not said"),
-        ("cost", decision.cost or "not said"),
+        ("alternatives", decision.alternatives or "not stated"),
+        ("cost", decision.cost or "not stated"),
     )
 
 
@@ -235,7 +239,7 @@ def _bodies(known: Record, kind: AttestationKind, subject: str, model: type[M]) 
 
 
 def _of(stated: Iterable[Attestation], model: type[M]) -> list[M]:
-    """Bodies of a kind, oldest first; those of another version of the hub are left out."""
+    """Bodies of attestations as `model`, oldest first; those written by another version of the hub are left out."""
     found = []
     for one in stated:
         try:

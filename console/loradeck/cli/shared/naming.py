@@ -1,4 +1,4 @@
-"""From what people type to what travels: pointers, releases, digests, labels, times."""
+"""Names that people type, resolved to pointers, releases, digests, labels and times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.state import ReleaseView
 
 PRODUCTION = "production"
-"""The route that is meant where none is named."""
+"""The route that is meant if none is named."""
 
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Pointer:
+    """A pointer as named on the command line: tenant and route."""
+
     tenant: str
     route: str
 
@@ -35,7 +37,7 @@ class Pointer:
 
 
 def pointer(tenant: str, route: str | None = None) -> Pointer:
-    """`acme`, `acme production` or `acme/production`.
+    """Parses `acme`, `acme production` or `acme/production`.
 
     Raises:
         CliError: the route is named twice.
@@ -47,7 +49,7 @@ def pointer(tenant: str, route: str | None = None) -> Pointer:
 
 
 def pointer_and_release(words: Sequence[str]) -> tuple[Pointer, str]:
-    """`TENANT [ROUTE] RELEASE`.
+    """Parses `TENANT [ROUTE] RELEASE`.
 
     Raises:
         CliError: too few or too many words.
@@ -62,11 +64,11 @@ def pointer_and_release(words: Sequence[str]) -> tuple[Pointer, str]:
 
 
 async def release_named(api: HubApi, tenant: str, text: str) -> ReleaseView:
-    """The tenant's release called `v7`, by its full id, or by a prefix of its id that no other has.
+    """Finds a tenant's release by its label (`v7`), its id, or a unique prefix of its id.
 
     Raises:
-        CliError: none, or several.
-        ApiError, HubUnreachable.
+        CliError: none matches, or several do.
+        ApiError, HubUnreachable: the hub refused, or was not reached.
     """
     known = await api.releases(tenant)
     labelled = [view for view in known if view.label == text]
@@ -77,10 +79,9 @@ async def release_named(api: HubApi, tenant: str, text: str) -> ReleaseView:
         if len(labelled) == 1:
             return labelled[0]
     if labelled:
-        told = ", ".join(f"{view.label} {view.id[:12]} on {view.base_label}" for view in labelled)
         raise refused(
             f"{text!r} names {len(labelled)} releases of {tenant}",
-            where=told,
+            where=", ".join(f"{view.label} {view.id[:12]} on {view.base_label}" for view in labelled),
             fix="give more of the id",
             code="ambiguous_release",
         )
@@ -94,11 +95,11 @@ async def release_named(api: HubApi, tenant: str, text: str) -> ReleaseView:
 
 
 NAMED = 20
-"""Tenants whose releases are asked for to name them in one table; of more, ids are shown."""
+"""Tenants whose releases are looked up to name them in one table; beyond these, ids are shown."""
 
 
 async def called(api: HubApi, events: Iterable[Event]) -> Callable[[str | None], str]:
-    """What people call the releases of some events: `v7 b81e07`, or the id's first characters."""
+    """Looks up names for the releases of some events; returns a function from id to `v7 b81e07`, or to a short id."""
     tenants = list(dict.fromkeys(event.tenant for event in events))[:NAMED]
     known = {view.id: view.label for views in await asyncio.gather(*map(api.releases, tenants)) for view in views}
 
@@ -110,11 +111,11 @@ async def called(api: HubApi, events: Iterable[Event]) -> Callable[[str | None],
 
 
 async def event_named(api: HubApi, at: Pointer, text: str | None) -> Event:
-    """The pointer's event with this id, or whose id alone begins so; its last move where none is named.
+    """Finds a pointer's event by its id or a unique prefix; its last move if none is named.
 
     Raises:
-        CliError: none, or several.
-        ApiError, HubUnreachable.
+        CliError: none matches, or several do.
+        ApiError, HubUnreachable: the hub refused, or was not reached.
     """
     row = await api.row(at.tenant, at.route)
     text = text or row.pointer.last_move
@@ -134,7 +135,7 @@ async def event_named(api: HubApi, at: Pointer, text: str | None) -> Event:
 
 @dataclass(frozen=True)
 class Named(Generic[T]):
-    """A registered document with the names it may be called by."""
+    """A registered document and the names that it may be called by."""
 
     digest: str
     names: tuple[str, ...]
@@ -142,19 +143,23 @@ class Named(Generic[T]):
 
 
 def owned_named(kind: str, text: str, tenant: str, known: Iterable[DatasetEntry | SuiteEntry]) -> str:
-    """Digest of a tenant's dataset or suite called `text`; 'other/name' looks at that tenant's. Raises: CliError."""
+    """Digest of a tenant's dataset or suite called `text`; 'other/name' looks at that tenant's.
+
+    Raises:
+        CliError: none matches, or several do.
+    """
     entries = [Named(e.digest, (e.manifest.name, f"{e.manifest.tenant}/{e.manifest.name}"), e) for e in known]
     own = [entry for entry in entries if entry.value.manifest.tenant == tenant]
     return one_named(kind, text, entries if "/" in text else own).digest
 
 
 def one_named(kind: str, text: str, known: Iterable[Named[T]]) -> Named[T]:
-    """The document called `text`: a name, its digest, or a prefix of the digest that no other has.
+    """Finds a document by its name, its digest, or a unique prefix of its digest.
 
-    Of several with the same name the newest registered is meant (documents come oldest first).
+    A name that several documents have means the newest (`known` is ordered oldest first).
 
     Raises:
-        CliError: none, or a prefix that fits several.
+        CliError: none matches, or several do.
     """
     every = list(known)
     by_name = [entry for entry in every if text in entry.names]
@@ -180,7 +185,11 @@ def one_named(kind: str, text: str, known: Iterable[Named[T]]) -> Named[T]:
 
 
 def labels_of(pairs: Iterable[str]) -> dict[str, str]:
-    """`--label site=eu-1` and the like. Raises: CliError."""
+    """Parses labels such as `site=eu-1`.
+
+    Raises:
+        CliError: a label is not KEY=VALUE.
+    """
     labels = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -191,13 +200,12 @@ def labels_of(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def moment(text: str, *, interactive: bool, now_ms: int | None = None, ahead: bool = False) -> int:
-    """Milliseconds since 1970 UTC of a time as people type it (`loradeck.client.times`).
+    """Parses a time as people type it into milliseconds since 1970 UTC; see `loradeck.client.times`.
 
-    A time without a zone is taken as this machine's local time where somebody sees what it came to before it
-    counts, and refused where nobody does.
+    A time without a zone is local time where a person sees the result before it counts, and refused otherwise.
 
     Raises:
-        CliError: not a time, without a zone when not interactive, or in the future (`ahead`: that is taken).
+        CliError: not a time, without a zone when not interactive, or in the future without `ahead`.
     """
     try:
         return times.moment(text, now_ms=now_ms or int(time.time() * 1000), zoneless=interactive, ahead=ahead)

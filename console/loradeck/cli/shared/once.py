@@ -1,4 +1,4 @@
-"""`loradeck --once`: what the console would show, printed once."""
+"""`loradeck --once`: the console's first screen, printed once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _ATTENTION = ("BAD", "UNPRVN", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP")
 
 @hub_command
 async def once(s: Session, /) -> None:
-    """Print the state and leave."""
+    """Print the state and exit."""
     state = await s.api.state()
     s.out.json(state)
-    _told(s, state)
+    _print_state(s, state)
 
 
-def _told(s: Session, state: HubState) -> None:
+def _print_state(s: Session, state: HubState) -> None:
     status = state.status
     up = sum(1 for node in state.nodes if node.linked and not node.lost)
     production = "PRODUCTION " if status.production or s.context.production else ""
@@ -41,7 +41,7 @@ def _told(s: Session, state: HubState) -> None:
 
 
 def pointers(s: Session, rows: Iterable[TenantRow], now_ms: int) -> None:
-    """The console's first screen as a table: what needs somebody comes first."""
+    """Prints pointer rows as a table, the ones that need attention first, as the console's first screen does."""
     s.out.table(
         ("TENANT", "LIVE", "FOR", "REQ/S", "ERR%", "BAD% WAS>NOW", "PROVEN", "R GOES TO", "READY", "FLAG"),
         [_line(row, now_ms) for row in by_urgency(rows)],
@@ -50,20 +50,20 @@ def pointers(s: Session, rows: Iterable[TenantRow], now_ms: int) -> None:
 
 
 def by_urgency(rows: Iterable[TenantRow]) -> list[TenantRow]:
-    """Bad, unproven and without a way back first, then by name."""
+    """Sorts rows: bad, unproven and without a rollback target first, then by name."""
     return sorted(rows, key=_urgency)
 
 
 def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
     name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
     moved = row.pointer.moved_ms
-    heard = not row.replicas or any(replica.linked for replica in row.replicas)
+    reports = not row.replicas or any(replica.linked for replica in row.replicas)
     return (
         name,
         f"{row.live.label}/{row.live.base_label} {short(row.live.id)}" if row.live else "nothing",
         span((now_ms - moved) / 1000) if moved is not None else "-",
-        f"{row.requests_per_s:.1f}" if heard else "-",
-        share(row.error_share if heard else None),
+        f"{row.requests_per_s:.1f}" if reports else "-",
+        share(row.error_share if reports else None),
         f"{share(row.bad_before)}>{share(row.bad_now)}",
         f"{row.proven}/{row.placed}",
         *_way_back(row.preview),
@@ -72,7 +72,7 @@ def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
 
 
 def _way_back(preview: Preview) -> tuple[str, str]:
-    """Where R goes, and how near that is to serving."""
+    """The target of R, and how near it is to serving."""
     if preview.action is PreviewAction.CANCEL_PREPARE:
         return "cancels", "-"
     if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
@@ -85,6 +85,6 @@ def _way_back(preview: Preview) -> tuple[str, str]:
 
 
 def _urgency(row: TenantRow) -> tuple[int, str, str]:
-    """Bad first, then unproven, then no way back; the rest by name."""
+    """Sort key: the row's most urgent flag, then its name."""
     worst = min((_ATTENTION.index(flag) for flag in row.flags if flag in _ATTENTION), default=len(_ATTENTION))
     return (worst, row.tenant, row.route)

@@ -1,4 +1,4 @@
-"""Options that every command has. Imports nothing heavy: `loradeck --help` passes through here."""
+"""Options that every command has. Imports nothing heavy, since `loradeck --help` imports it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def json_option(command: F) -> F:
-    """--json."""
+    """Adds --json to a command."""
     option = click.option("--json", "as_json", is_flag=True, help="Print JSON.", expose_value=False, callback=_remember)
     return option(command)
 
 
 def connection_options(command: F) -> F:
-    """--context, --hub, --token-file and --json, wherever they stand on the line."""
+    """Adds --context, --hub, --token-file and --json to a command; they may stand anywhere on the line."""
     command = json_option(command)
     for option in (
         click.option(
@@ -41,7 +41,7 @@ def connection_options(command: F) -> F:
         ),
         click.option("--hub", metavar="URL|unix:PATH", help="The hub.", expose_value=False, callback=_remember),
         click.option(
-            "--context", metavar="NAME", help="Context of the settings.", expose_value=False, callback=_remember
+            "--context", metavar="NAME", help="Context from the settings.", expose_value=False, callback=_remember
         ),
     ):
         command = option(command)
@@ -49,7 +49,11 @@ def connection_options(command: F) -> F:
 
 
 def chosen_context(ctx: click.Context) -> Context:
-    """The context the command line names. Raises: ConfigError."""
+    """The context that the command line names.
+
+    Raises:
+        ConfigError: see `client.config.resolve`.
+    """
     from loradeck.client.config import resolve
 
     return resolve(
@@ -68,22 +72,26 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def reason_option(*, required: bool = False) -> Callable[[F], F]:
-    """--reason, kept in the event for ever."""
+    """Adds --reason, which the event keeps for ever."""
     if required:
         return click.option("--reason", required=True, metavar="TEXT", help="Kept in the event.")
     return click.option("--reason", default="", metavar="TEXT", help="Kept in the event.")
 
 
-def told(work: Callable[[], None], *, as_json: bool) -> None:
-    """Runs `work`; an expected error becomes its message on stderr and its exit status."""
+def exit_on_error(work: Callable[[], None], *, as_json: bool) -> None:
+    """Runs `work`; prints an expected error to stderr and exits with its status.
+
+    Raises:
+        click.exceptions.Exit: after an expected error.
+    """
     try:
         work()
     except Exception as error:
-        from loradeck.cli.shared.exits import tell, verdict
+        from loradeck.cli.shared.exits import print_error, verdict
 
         known = verdict(error)
         if known is None:
             raise
         status, problem = known
-        tell(problem, as_json=as_json)
+        print_error(problem, as_json=as_json)
         raise click.exceptions.Exit(status) from None

@@ -1,7 +1,7 @@
-"""What goes to stdout: aligned plain text for people, the schemas' JSON for programs.
+"""Output of commands: aligned plain text for people, the schemas' JSON for programs.
 
-Names, reasons and errors are data: control characters in them never reach the terminal. Colour only repeats
-what a word says already, and is left out where stdout is no terminal or NO_COLOR is set.
+Names, reasons and errors are data: control characters in them never reach the terminal. Colour only repeats what a word
+says already, and is left out if stdout is no terminal or NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _VERDICTS = {
 
 
 class Output:
-    """Where a command prints. `say` is for people only and silent with --json; `json` prints only with it."""
+    """Writer of a command's output. `say` and the like are for people and silent with --json; `json` prints only with
+    it.
+    """
 
     def __init__(self, *, as_json: bool, stream: TextIO | None = None) -> None:
         self.as_json = as_json
@@ -42,21 +44,22 @@ class Output:
         self._colour = self._stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def say(self, line: str = "") -> None:
-        """One line for people."""
+        """Prints one line for people."""
         if not self.as_json:
             self._write(clean(line))
 
     def heading(self, line: str) -> None:
+        """Prints one line for people, in bold."""
         if not self.as_json:
             self._write(self._styled(_BOLD, clean(line)))
 
     def alarm(self, line: str) -> None:
-        """A line that must not be overlooked."""
+        """Prints a line for people that must not be overlooked, in red."""
         if not self.as_json:
             self._write(self._styled(_RED, clean(line)))
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-        """Aligned columns; `empty` is said instead of a table without rows."""
+        """Prints aligned columns, or the line `empty` if there are no rows."""
         if self.as_json:
             return
         cells = [[clean(str(cell)) for cell in row] for row in rows]
@@ -69,17 +72,17 @@ class Output:
             self._write(_aligned(line, widths))
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
-        """The document, with --json."""
+        """Prints the document, with --json."""
         if self.as_json:
             self._write(json.dumps(_plain(value), indent=2, ensure_ascii=False))
 
     def json_line(self, value: BaseModel) -> None:
-        """One document a line, with --json: for what is followed."""
+        """Prints one document on one line, with --json; for followed output."""
         if self.as_json:
             self._write(value.model_dump_json())
 
     def raw(self, text: str) -> None:
-        """A secret or a script, as it is."""
+        """Prints a secret or a script unchanged, with and without --json."""
         self._write(text)
 
     def _write(self, text: str) -> None:
@@ -91,40 +94,40 @@ class Output:
 
 
 def width(text: str) -> int:
-    """Columns a text takes in a terminal."""
+    """Columns that a text takes in a terminal."""
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def at_fault(verdict: str) -> str:
-    """A row's verdict in the words of the console."""
+    """A row's verdict in the console's words."""
     return _VERDICTS.get(verdict, verdict)
 
 
 def nearness(preview: Preview) -> str:
-    """`resident 2/2   est 6 ms`, `warm 1/2   load, 0.4 s`: how near R's target is to serving, by what was measured."""
-    said = f"{preview.readiness.value} {preview.ready}/{preview.placed}"
+    """How near R's target is to serving: `resident 2/2   est 6 ms`, `warm 1/2   load, 0.4 s`, by measured times."""
+    text = f"{preview.readiness.value} {preview.ready}/{preview.placed}"
     if preview.readiness is Readiness.RESIDENT:
-        return said + (f"   est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "")
+        return text + (f"   est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "")
     without = [one.replica for one in preview.behind if not one.engine]
     if without:
-        said += f"   no engine of its base on {', '.join(without)}"
+        text += f"   no engine of its base on {', '.join(without)}"
     late = [one for one in preview.behind if one.engine and one.readiness is not Readiness.UNKNOWN]
     if late:
         warm = all(one.readiness is Readiness.WARM for one in late)
         took = f"{preview.wait_s:.1f} s" if preview.wait_s is not None else "never timed"
-        said += f"   {'load' if warm else 'cold'}, {took}"
-    return said
+        text += f"   {'load' if warm else 'cold'}, {took}"
+    return text
 
 
 def utc(ms: int | None) -> str:
-    """`2026-03-01 03:12:44Z`; `-` for none."""
+    """Formats a time as `2026-03-01 03:12:44Z`; `-` for None."""
     return "-" if ms is None else stamp(ms)
 
 
 def span(seconds: float | None) -> str:
-    """A duration, two units at most: `41s`, `14m02s`, `13h04m`, `2d11h`."""
+    """Formats seconds as a duration of at most two units: `41s`, `14m02s`, `13h04m`, `2d11h`; `-` for None."""
     if seconds is None:
         return "-"
     whole = max(0, int(seconds))
@@ -138,7 +141,7 @@ def span(seconds: float | None) -> str:
 
 
 def ago(ms: int | None, now_ms: int | None = None) -> str:
-    """How long ago a time was, by this machine's clock unless the hub's is given."""
+    """Formats how long ago a time was, by this machine's clock unless the hub's is given; `-` for None."""
     if ms is None:
         return "-"
     now = now_ms if now_ms is not None else int(time.time() * 1000)
@@ -146,14 +149,14 @@ def ago(ms: int | None, now_ms: int | None = None) -> str:
 
 
 def millis(ms: float | None) -> str:
-    """`+6.2 ms`, `+1.9 s`; `-` for none."""
+    """Formats milliseconds as `+6.2 ms` or `+1.9 s`; `-` for None."""
     if ms is None:
         return "-"
     return f"+{ms:.1f} ms" if ms < 1000 else f"+{ms / 1000:.2f} s"
 
 
 def share(value: float | None) -> str:
-    """A share as percent; `-` where nothing was measured."""
+    """Formats a share as percent; `-` for None."""
     return "-" if value is None else f"{value * 100:.1f}%"
 
 

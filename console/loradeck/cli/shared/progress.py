@@ -1,4 +1,4 @@
-"""How far a move has come: measured times, and replica by replica."""
+"""Progress of a move: measured times, and the state of each replica."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POLL_S = 0.1
 
 
 def wait_options(*, timeout: float) -> Callable[[F], F]:
-    """--wait and --timeout of a move."""
+    """Adds --wait and --timeout to a command that moves pointers."""
 
     def add(command: F) -> F:
         command = click.option(
@@ -34,24 +34,24 @@ def wait_options(*, timeout: float) -> Callable[[F], F]:
             default=timeout,
             show_default=True,
             metavar="SECONDS",
-            help="How long to wait for it.",
+            help="Longest time to wait.",
         )(command)
         return click.option(
             "--wait",
             type=click.Choice(_ORDER),
             default="flipped",
             show_default=True,
-            help="What to wait for; not reached in time is exit 5.",
+            help="State to wait for; not reached in time is exit 5.",
         )(command)
 
     return add
 
 
 async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait: Wait, deadline: float) -> None:
-    """Print what a move came to, and leave with status 5 when `wait` was not reached by `deadline` (monotonic s).
+    """Prints the outcome of a move, once it has reached `wait` or at `deadline` (monotonic seconds).
 
     Raises:
-        click.exceptions.Exit: with status 5.
+        click.exceptions.Exit: with status 5 if `wait` was not reached.
     """
     out = session.out
     if result.cancelled is not None:
@@ -63,27 +63,31 @@ async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait
         out.alarm(f"{pointer}: NOT YET: still preparing, job {result.pending}; it commits by itself when that is done")
         out.say(f"  follow it: loradeck job follow {result.pending}    stop it: loradeck rollback {pointer}")
         raise click.exceptions.Exit(Exit.NOT_IN_TIME)
-    row, reached = await _settled(session.api, pointer, result, wait, deadline)
+    row, reached = await _reached(session.api, pointer, result, wait, deadline)
     out.json(result.model_copy(update={"reached": reached}))
-    _tell(session, result, row)
+    _print_move(session, result, row)
     if row is None:
         out.alarm("committed; the hub stopped answering before it could say how far it has come")
     in_time(session, reached, wait)
 
 
 def in_time(session: Session, reached: str | None, wait: Wait) -> None:
-    """Raises: click.exceptions.Exit with status 5 when a committed move has not come as far as it was waited for."""
+    """Checks that a committed move has reached `wait`.
+
+    Raises:
+        click.exceptions.Exit: with status 5 if it has not.
+    """
     if reached in _ORDER and _ORDER.index(reached) < _ORDER.index(wait):
         session.out.alarm(f"NOT DONE: committed, and not {wait} everywhere in the time given; it goes on by itself")
         raise click.exceptions.Exit(Exit.NOT_IN_TIME)
 
 
-async def _settled(
+async def _reached(
     api: HubApi, pointer: Pointer, result: MoveResult, wait: Wait, deadline: float
 ) -> tuple[TenantRow | None, Wait]:
-    """The row once `wait` is reached or the time is over; None where the hub no longer answers.
+    """The row once `wait` is reached or the time is over, and the state reached; no row if the hub no longer answers.
 
-    The hub has waited already, unless its answer was lost. What is committed stays so, whatever happens here.
+    The hub has waited already, unless its answer was lost. The move stays committed, whatever happens here.
     """
     generation = max((event.generation or 0 for event in result.events if event.route == pointer.route), default=0)
     reached: Wait = result.reached if result.reached in _ORDER else "committed"
@@ -103,7 +107,7 @@ async def _settled(
         await asyncio.sleep(_POLL_S)
 
 
-def _tell(session: Session, result: MoveResult, row: TenantRow | None) -> None:
+def _print_move(session: Session, result: MoveResult, row: TenantRow | None) -> None:
     out = session.out
     if out.as_json:
         return
@@ -113,7 +117,7 @@ def _tell(session: Session, result: MoveResult, row: TenantRow | None) -> None:
             f"{utc(event.at_ms)}  rev {event.rev}"
         )
     if result.replayed:
-        out.say("this key had been used: this is what that move came to")
+        out.say("this key was used before: this is the result of that move")
     if row is None:
         return
     generation = max((event.generation or 0 for event in result.events), default=0)
@@ -128,7 +132,7 @@ def _tell(session: Session, result: MoveResult, row: TenantRow | None) -> None:
 
 
 def replicas(session: Session, row: TenantRow) -> None:
-    """One line a placed replica: what it acknowledged, and when it was last heard from."""
+    """Prints one line for each placed replica: its acknowledgement, and its age since the last report."""
     views = (row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped))
     labels = {view.id: view.label for view in views if view is not None}
     session.out.table(

@@ -1,4 +1,4 @@
-"""Where rows came from and what they may be used for: from options, or from a TOML file beside the rows."""
+"""Provenance of rows and items: from options, or from a TOML file beside the rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from loradeck.schemas.manifest import Origin, Provenance, Tier
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--purpose", multiple=True, help="What it may be used for; may be repeated."),
-    click.option("--retention-days", type=int, help="Days it may be kept; without end if left out."),
+    click.option("--purpose", multiple=True, help="Allowed use; may be repeated."),
+    click.option("--retention-days", type=int, help="Days it may be kept; unlimited if left out."),
     click.option("--licence", "licence_class", help="SPDX id, or a house class such as customer-owned."),
     click.option("--consent", help="Basis of use: contract, consent, public, own."),
     click.option("--rater", "rater_ids", multiple=True, help="Pseudonymous id of a person who labelled; repeatable."),
-    click.option("--verifier", help="What checked synthetic rows."),
+    click.option("--verifier", help="Checker of synthetic rows: a program, a judge, a person."),
     click.option("--synthetic-depth", type=int, help="0: no model wrote them; 1: a model trained on such rows; ..."),
     click.option("--generator-release", help="Release that wrote the synthetic rows."),
-    click.option("--tier", type=click.Choice([tier.value for tier in Tier]), help="How closely the rows are kept."),
+    click.option("--tier", type=click.Choice([tier.value for tier in Tier]), help="How confidential the rows are."),
     click.option("--source", help="System, export or address the rows came from."),
     click.option("--origin", type=click.Choice([origin.value for origin in Origin]), help="Who wrote the rows."),
     click.option(
@@ -35,14 +35,14 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def provenance_options(command: F) -> F:
-    """--origin, --consent and the rest; they win over the TOML file."""
+    """Adds --origin, --consent and the other options of provenance, which override the TOML file."""
     for option in _OPTIONS:
         command = option(command)
     return command
 
 
 def provenance_of(rows: Path, sidecar: Path | None, given: dict[str, Any]) -> Provenance:
-    """The provenance of a file of rows.
+    """The provenance of a file of rows, from its TOML file and the options in `given`.
 
     Raises:
         CliError: a field is missing or wrong; the message names it.

@@ -1,4 +1,4 @@
-"""What the hub has found in rows and items, and taking them in all the same."""
+"""The hub's scans of rows and items, and registering them in spite of findings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from loradeck.schemas.dataset_ledger import ScanReport
 from loradeck.schemas.ids import Digest
 
 accept_option = click.option(
-    "--accept-findings", "accept", default="", metavar="WHY", help="Take them in whatever was found in them."
+    "--accept-findings", "accept", default="", metavar="WHY", help="Register them in spite of findings; WHY is kept."
 )
 
 
-async def say_scan(s: Session, digest: Digest) -> None:
-    """Prints the scans of a dataset or suite, with what was looked for and what was not."""
+async def print_scan(s: Session, digest: Digest) -> None:
+    """Prints the scans of a dataset or suite: findings, and the kinds that were and were not looked for."""
     for found in await s.api.attestations(kind=AttestationKind.SCAN, subject=digest):
         scan = ScanReport.model_validate(found.body)
         what = "; ".join(f"{f.kind} in {f.rows} rows" for f in scan.findings) or "nothing"

@@ -1,4 +1,4 @@
-"""What every command that talks to a hub shares: its options, its connection, its errors."""
+"""The session of a command with a hub: its options, its connection, its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec
 import click
 
 from loradeck.cli.shared.exits import Exit, misused
-from loradeck.cli.shared.options import chosen_context, connection_options, told, wants_json
+from loradeck.cli.shared.options import chosen_context, connection_options, exit_on_error, wants_json
 from loradeck.cli.shared.output import Output
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
@@ -33,14 +33,15 @@ class Session:
 
     @property
     def interactive(self) -> bool:
-        """Whether somebody can be asked."""
+        """Whether a person can be asked."""
         return sys.stdin.isatty() and sys.stderr.isatty() and not self.out.as_json
 
     def confirm(self, question: str, *, yes: bool) -> None:
-        """Go on only with a yes: by the flag, or by somebody at a terminal.
+        """Continues only after a yes, given by the flag or by a person at a terminal.
 
         Raises:
-            CliError: there is nobody to ask (exit 2), or the answer was no (exit 1).
+            CliError: there is nobody to ask (exit 2).
+            click.exceptions.Exit: the answer was no (exit 1).
         """
         if yes:
             return
@@ -62,7 +63,11 @@ class Session:
             raise click.exceptions.Exit(Exit.REFUSED)
 
     def guard(self) -> None:
-        """Raises: CliError in a context that is marked read-only."""
+        """Checks that the context is not marked read-only.
+
+        Raises:
+            CliError: it is.
+        """
         if self.context.read_only:
             raise misused(
                 "this context is read-only",
@@ -88,13 +93,13 @@ def hub_command(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None
                 except ApiError as error:
                     raise await _with_nearest_tenant(api, error) from None
 
-        told(lambda: asyncio.run(work()), as_json=wants_json(ctx))
+        exit_on_error(lambda: asyncio.run(work()), as_json=wants_json(ctx))
 
     return connection_options(callback)
 
 
 async def _with_nearest_tenant(api: HubApi, error: ApiError) -> ApiError:
-    """The error, with the tenant that was probably meant where a tenant is not known."""
+    """Adds the tenant that was probably meant to an error about an unknown tenant."""
     name = error.problem.context.get("tenant")
     if error.code != "unknown_tenant" or not isinstance(name, str):
         return error
@@ -106,7 +111,7 @@ async def _with_nearest_tenant(api: HubApi, error: ApiError) -> ApiError:
 
 
 def writes(body: Callable[Concatenate[Session, P], Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """`hub_command` for one that changes something: refused in a read-only context before anything is sent."""
+    """Makes a `hub_command` that changes something: in a read-only context it is refused before anything is sent."""
 
     @functools.wraps(body)
     async def guarded(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> None:
