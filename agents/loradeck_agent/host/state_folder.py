@@ -104,7 +104,7 @@ class StateFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Of train jobs, by job: they outlive an attempt."""
+        """Folder of the train jobs' checkpoints, one folder a job; they outlive an attempt."""
         return self.root / "checkpoints"
 
     def make(self) -> None:

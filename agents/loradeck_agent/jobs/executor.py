@@ -49,7 +49,7 @@ GRACE_S = 60.0
 """Between SIGTERM and SIGKILL: an executor stops at its next step."""
 
 LOG_CHARS = 2000
-"""Of a failed attempt's log and traceback, so much travels with the job."""
+"""Characters of a failed attempt's log and traceback that travel with the job."""
 
 EXIT_CODES = {
     EXIT_BAD_SPEC: "bad_data",

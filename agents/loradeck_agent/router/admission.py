@@ -161,7 +161,7 @@ class Admission:
         self._routes[row.tenant, row.route].open.discard(admitted)
 
     def exact(self, key: PointerKey, fence: tuple[int, int], replica: str) -> tuple[Plan, Target] | None:
-        """The same look-up for a proof, held to one engine; None unless exactly this generation is in force there."""
+        """Looks up one engine for a proof; None unless exactly this generation is in force there."""
         route = self._routes.get(key)
         if route is None or isinstance(route.plan, Refusal):
             return None

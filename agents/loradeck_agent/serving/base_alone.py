@@ -18,7 +18,7 @@ NAME = "loradeck-base-alone"
 """Under this name it is loaded. No tenant's release can have it: theirs end with a digest."""
 
 SLOTS = 1
-"""Of the engine's slots; the tenants' come beside it."""
+"""Slots of the engine that it takes, beside those of the tenants."""
 
 _TARGET = "q_proj"
 

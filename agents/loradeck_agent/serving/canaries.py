@@ -23,7 +23,9 @@ def base_ref(tenant: str, base: str) -> ReleaseRef:
 
 
 def signers_of(entries: Iterable[TableEntry], release: str) -> tuple[frozenset[str], ...]:
-    """Of every entry that names a release and asks for signatures, whose it takes."""
+    """The sets of signers (public keys) of all entries that name a release and ask for signatures; one set an
+    entry.
+    """
     found = set()
     for entry in entries:
         refs = (entry.current, entry.preparing, *entry.beneath)

@@ -29,7 +29,10 @@ GRACE_S = 12.0
 """Between SIGTERM and SIGKILL of the server."""
 
 LEFT_S = 4.0
-"""The same for what it leaves. Both together are less than what `loradeck-agent stop` grants this program."""
+"""Seconds between SIGTERM and SIGKILL of the processes that the server leaves.
+
+With `GRACE_S` it is less than the time that `loradeck-agent stop` grants this program.
+"""
 
 KILLED_S = 10.0
 """How long a killed process may take to be gone."""

@@ -50,7 +50,7 @@ class ReleaseStore:
         return frozenset(self._stored)
 
     def releases(self) -> dict[str, str]:
-        """Of each release of an adapter that lies here whole: its id -> the adapter's digest."""
+        """Release id -> digest of its adapter, for every adapter that is complete on this node."""
         found = {}
         for digest in self._stored:
             try:

@@ -81,7 +81,7 @@ class HubApi:
         return await self.attestations(AttestationKind.CANARY, release)
 
     async def attestations(self, kind: AttestationKind, subject: str | None = None) -> tuple[Attestation, ...]:
-        """Of one subject, or of all; oldest first."""
+        """Attestations of a kind, about one subject or all; oldest first."""
         query = urlencode({"kind": kind.value} | ({"subject": subject} if subject is not None else {}))
         reply = _checked(await self._http.get(f"/v1/attestations?{query}", timeout=CALL_S))
         return tuple(sorted(_attestations.validate_json(reply.body), key=lambda a: a.seq))

@@ -103,7 +103,11 @@ async def websocket(point: Endpoint, path: str) -> AsyncIterator[ClientConnectio
 
 
 def renewed(point: Endpoint, context: Context) -> Endpoint:
-    """The same endpoint with the token read again, so that a replaced token file is honoured on reconnect."""
+    """Reads the context's token again into a copy of the endpoint, so that a replaced token file counts on reconnect.
+
+    Raises:
+        ConfigError: the token file is missing or unsafe.
+    """
     return replace(point, token=read_token(context.token_file) if context.token_file else None)
 
 

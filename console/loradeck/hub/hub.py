@@ -497,12 +497,14 @@ class Hub:
         return written
 
     async def attest_all(self, attestations: Sequence[Attestation]) -> None:
-        """The same for several at once: all of them are written, or none."""
+        """Stores several attestations in one transaction, and adds them to the known facts."""
         for written in await self.store(lambda s: s.attest_all(attestations)):
             self._believe(written)
 
     async def attest_seen(self, attestations: Sequence[Attestation]) -> None:
-        """The same for what this hub has seen itself: nobody waits for it as for a move."""
+        """Stores attestations of the hub's own observations in the background, behind moves, and adds them to the known
+        facts.
+        """
         for written in await self.store(lambda s: s.attest_all(attestations), background=True):
             self._believe(written)
 

@@ -13,8 +13,11 @@ import time
 log = logging.getLogger("loradeck.hub.fleet.gc_tuning")
 
 THRESHOLDS = (20_000, 50, 100)
-"""Of `gc.set_threshold`. A fleet that answers at once has thousands of messages under way: the usual 700 objects
-would have the collector go through the same ones again and again."""
+"""Arguments of `gc.set_threshold`.
+
+A fleet that answers at once has thousands of messages under way: at the usual 700 objects the collector would examine
+them again and again.
+"""
 
 FEW = 100
 """Links that may come and go before it is worth a full collection; of a large fleet a tenth."""

@@ -125,6 +125,6 @@ class Pins:
 
 
 def _name(node: str, pin: Pin) -> str:
-    """The same for the same pin, in every life of every hub."""
+    """Idempotency key of a pin's event, equal for one pin in every run of every hub."""
     what = {"node": node, "pointer": f"{pin.tenant}/{pin.route}", "at_ms": pin.at_ms, "to": pin.release.id}
     return f"pin-{digest_of(what)[:32]}"

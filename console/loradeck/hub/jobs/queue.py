@@ -64,7 +64,7 @@ PIECE = 200
 """Jobs that are read at a time when they are searched."""
 
 LOG_CHARS = 2000
-"""Of a failed job's log, so much is kept with it."""
+"""Characters of a failed job's log that are kept with the job, from its end."""
 
 
 class Queue:

@@ -47,7 +47,7 @@ class StoreThread:
         return await asyncio.wrap_future(self._put(call, background=background))
 
     def now(self, call: Callable[[Store], T]) -> T:
-        """The same, blocking: only before the event loop runs or after it has ended."""
+        """Calls the store and blocks until it answers; only before the event loop runs or after it has ended."""
         return self._put(call, background=False).result()
 
     def close(self) -> None:

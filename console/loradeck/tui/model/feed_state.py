@@ -264,7 +264,7 @@ class FeedState:
         self.asked_nodes = {name: (self.asked_nodes or {}).get(name, now - STALE_S) for name in nodes}
 
     def is_fresh_node(self, name: str) -> bool:
-        """The same of a node."""
+        """Whether a node's figures are current; those of a node that nobody looked at may be hours old."""
         if self.asked_nodes is None:
             return True
         since = self.asked_nodes.get(name)
@@ -295,7 +295,7 @@ class FeedState:
         self._remember(found)
 
     def _remember(self, views: Iterable[ReleaseView]) -> None:
-        """Of a fleet that moves all day the names would be without end."""
+        """Keeps the newest releases' names, since those of a fleet that moves all day would grow without end."""
         for view in views:
             self._views.pop(view.id, None)
             self._views[view.id] = view

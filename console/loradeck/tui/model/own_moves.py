@@ -59,7 +59,7 @@ class Move:
         return self.request.idempotency_key
 
     def because(self, reason: str) -> Move:
-        """The same move with the reason a person typed."""
+        """A copy of the move with the reason that a person typed."""
         return Move(self.kind, self.tenant, self.route, self.request.model_copy(update={"reason": reason}), self.says)
 
 

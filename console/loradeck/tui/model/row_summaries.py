@@ -13,7 +13,7 @@ from loradeck.tui.text.spans import release
 
 
 class TenantBrief(NamedTuple):
-    """Of a pointer: its flags, when it was last moved, and its live release for people and by its id."""
+    """The parts of a pointer's row that lists need: flags, last move, and the live release by name and id."""
 
     flags: tuple[str, ...]
     moved_ms: int | None
@@ -25,7 +25,7 @@ class TenantBrief(NamedTuple):
 
 
 class NodeBrief(NamedTuple):
-    """Of a node: whether it is there, what it has, and what it is searched by."""
+    """The parts of a node's row that lists need: whether it is linked, what it has, and the text it is searched by."""
 
     linked: bool
     lost: bool

@@ -69,7 +69,7 @@ class Session(BaseModel):
     screen: Screen = Screen.TENANTS
     sort: Sort = Sort.ATTENTION
     filter: str = ""
-    """Of the tenants."""
+    """Filter of the tenants' list."""
 
     row: PointerKey | None = None
     told: tuple[SentMove, ...] = ()

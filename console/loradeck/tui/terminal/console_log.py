@@ -13,7 +13,7 @@ from pathlib import Path
 from loradeck.client.config import state_path
 
 MOST_BYTES = 1_000_000
-"""Of one file; the one before it is kept beside it."""
+"""Largest size of a log file in bytes; one earlier file is kept beside it."""
 
 
 def keep_log() -> Path | None:
