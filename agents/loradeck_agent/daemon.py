@@ -155,6 +155,7 @@ class Agent:
     # ---- life ----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
+        """Asks the agent to stop; `run` then ends."""
         self._stop.set()
 
     async def run(self) -> None:

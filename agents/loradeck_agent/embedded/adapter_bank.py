@@ -71,6 +71,7 @@ class AdapterBank:
 
     @property
     def resident(self) -> frozenset[int]:
+        """Handles of the adapters that are loaded."""
         return frozenset(self._resident)
 
     def add(self, handle: int, weights: AdapterWeights) -> None:

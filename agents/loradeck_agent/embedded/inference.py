@@ -62,6 +62,7 @@ class Inference:
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     def start(self) -> None:
+        """Starts the inference thread."""
         self._thread.start()
 
     def stop(self) -> None:

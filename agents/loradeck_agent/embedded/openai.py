@@ -37,6 +37,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class StreamOptions(BaseModel):
+    """Options of a streamed answer, by OpenAI's API."""
+
     include_usage: bool = False
 
 
@@ -87,20 +89,27 @@ class _Request(BaseModel):
 
 
 class ContentPart(BaseModel):
+    """One part of a message's content; only text is supported."""
+
     type: Literal["text"]
     text: str
 
 
 class Message(BaseModel):
+    """One message of a conversation, by OpenAI's API."""
+
     role: str = Field(min_length=1, max_length=32)
     content: str | list[ContentPart]
 
     @property
     def text(self) -> str:
+        """The content as one text, its parts joined."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
 class ChatRequest(_Request):
+    """Body of `POST /v1/chat/completions`, by OpenAI's API."""
+
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -114,20 +123,29 @@ class ChatRequest(_Request):
 
     @property
     def logprobs_wanted(self) -> int | None:
+        """Number of alternatives whose log-probabilities are wanted for each token; None: no log-probabilities
+        at all.
+        """
         return self.top_logprobs if self.logprobs else None
 
 
 class CompletionRequest(_Request):
+    """Body of `POST /v1/completions`, by OpenAI's API."""
+
     prompt: str | list[int]
     max_tokens: int = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=TOP_LOGPROBS)
 
     @property
     def limit(self) -> int | None:
+        """Most tokens of the answer."""
         return self.max_tokens
 
     @property
     def logprobs_wanted(self) -> int | None:
+        """Number of alternatives whose log-probabilities are wanted for each token; None: no log-probabilities
+        at all.
+        """
         return self.logprobs
 
 
@@ -139,6 +157,7 @@ class Spelling:
         self._as_ids = as_ids
 
     def __call__(self, token: int) -> str:
+        """The token's text, or `token_id:N` where the request asked for ids."""
         return f"token_id:{token}" if self._as_ids else self._decode([token])
 
 

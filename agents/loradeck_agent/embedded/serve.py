@@ -31,6 +31,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def parse(argv: Args[str] | None) -> argparse.Namespace:
+    """Parses the engine's command line; exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m loradeck_agent.embedded.serve",
         description=__doc__,

@@ -32,10 +32,12 @@ class LoadedModel:
     eos: frozenset[int]
 
     def decode(self, ids: list[int]) -> str:
+        """Decodes tokens to the text of an answer, without special tokens."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def spell(self, ids: list[int]) -> str:
+        """Decodes tokens to text, special tokens included, as log-probabilities name them."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
@@ -63,6 +65,7 @@ class EngineServer:
         self._model = model
 
     def app(self) -> web.Application:
+        """Builds the engine's HTTP application with all its routes."""
         app = web.Application(client_max_size=8 * 2**20, middlewares=[_json_errors])
         app.add_routes(
             [
@@ -78,9 +81,11 @@ class EngineServer:
         return app
 
     async def health(self, _: web.Request) -> web.Response:
+        """Answers `GET /health`: 200 once the model is loaded, 503 before."""
         return web.Response(status=200 if self._model else 503)
 
     async def version(self, _: web.Request) -> web.Response:
+        """Answers `GET /version`: boot id, build, base and slots of this engine."""
         model = self._require()
         return web.json_response(
             {
@@ -93,6 +98,7 @@ class EngineServer:
         )
 
     async def models(self, _: web.Request) -> web.Response:
+        """Answers `GET /v1/models`: the base, and the loaded adapters with their folders as `root`."""
         base = {"id": self.base_name, "object": "model", "root": self.base_name, "parent": None}
         adapters = [
             {"id": name, "object": "model", "root": listed.root, "parent": self.base_name}
@@ -143,6 +149,7 @@ class EngineServer:
         return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
+        """Answers `POST /v1/chat/completions`."""
         body = await _parsed(request, ChatRequest)
         model = self._require()
         messages = [{"role": message.role, "content": message.text} for message in body.messages]
@@ -155,6 +162,7 @@ class EngineServer:
         return await self._answer(request, body, list(prompt))
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
+        """Answers `POST /v1/completions`; a prompt may be text or token ids."""
         body = await _parsed(request, CompletionRequest)
         model = self._require()
         prompt = body.prompt if isinstance(body.prompt, list) else model.tokenizer(body.prompt)["input_ids"]

@@ -27,6 +27,8 @@ DEFAULT_CONFIG = "/etc/loradeck/agent.toml"
 
 
 class RouterConfig(Strict):
+    """Settings of the node's router: table `[router]` of the configuration file."""
+
     listen: str = Field(description="HOST:PORT that callers of the tenants' models connect to")
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -50,10 +52,14 @@ class RouterConfig(Strict):
 
 
 class JobsConfig(Strict):
+    """Settings of the node's jobs: table `[jobs]` of the configuration file."""
+
     threads: int = Field(1, ge=1, le=256, description="of one executor")
 
 
 class AgentConfig(Strict):
+    """All settings of an agent, as its TOML file has them."""
+
     node: Name
     hub: str = Field(description="http://… (loopback only) or https://…")
     token: Path = Field(description="file with the agent's token, mode 0600")

@@ -45,6 +45,7 @@ class Measured:
             log.warning("what was measured before cannot be read and is measured again: %s: %s", file, error)
 
     def of(self, base: str | None) -> Took:
+        """Last measured durations for a base; all None for an unknown base."""
         return self._took.get(base, Took()) if base else Took()
 
     def note(

@@ -73,11 +73,17 @@ class EngineConfig(Strict):
 
 
 class EmbeddedEngine(EngineConfig):
+    """Settings of an embedded engine, which the agent starts."""
+
     kind: Literal["embedded"] = "embedded"
     threads: int = Field(1, ge=1, le=256)
 
 
 class VllmEngine(EngineConfig):
+    """Settings of a vLLM engine: one that runs already (`socket` or `url`), or one that the agent launches
+    (`python`).
+    """
+
     kind: Literal["vllm"]
     socket: Path | None = Field(None, description="of a vLLM that runs already (its --uds)")
     url: str | None = Field(None, description="of a vLLM that runs already; http://… on this host only")
@@ -92,10 +98,12 @@ class VllmEngine(EngineConfig):
 
     @property
     def attached(self) -> bool:
+        """Whether the engine runs already, so that the agent neither starts nor ends it."""
         return self.python is None
 
     @property
     def rank_limit(self) -> int | None:
+        """Largest adapter rank that the engine accepts."""
         return self.max_rank
 
     def read_key(self) -> str | None:

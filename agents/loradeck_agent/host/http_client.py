@@ -34,10 +34,12 @@ class Reply:
     body: bytes
 
     def json(self) -> Any:
+        """The body parsed as JSON. Raises ValueError if it is not."""
         return json.loads(self.body)
 
     @property
     def text(self) -> str:
+        """The body as text, with undecodable bytes replaced."""
         return self.body.decode("utf-8", "replace")
 
 
@@ -52,6 +54,9 @@ class Endpoint:
 
     @classmethod
     def of_url(cls, url: str, ca: Path | None = None) -> Endpoint:
+        """The endpoint of an http or https URL. `ca`: PEM file of the authority to trust; None: those of the
+        system.
+        """
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         tls = ssl.create_default_context(cafile=str(ca) if ca else None) if secure else None
@@ -126,12 +131,15 @@ class HttpClient:
             raise Unreachable(str(self.endpoint), f"{method} {path}: {error or type(error).__name__}") from error
 
     async def post(self, path: str, document: Any, *, timeout: float) -> Reply:
+        """Sends a POST with a JSON document. `timeout` in seconds."""
         return await self.call("POST", path, json.dumps(document).encode(), timeout=timeout)
 
     async def get(self, path: str, *, timeout: float) -> Reply:
+        """Sends a GET. `timeout` in seconds."""
         return await self.call("GET", path, timeout=timeout)
 
     def close(self) -> None:
+        """Closes the idle connections."""
         while self._idle:
             self._idle.pop().close()
 

@@ -29,6 +29,7 @@ class StateFolder:
 
     @property
     def lock(self) -> Path:
+        """File whose lock the running agent holds."""
         return self.root / "agent.lock"
 
     @property
@@ -38,27 +39,34 @@ class StateFolder:
 
     @property
     def router(self) -> Path:
+        """Folder of the router's table, lock, socket and log."""
         return self.root / "router"
 
     @property
     def router_socket(self) -> Path:
+        """Control socket of the router."""
         return self.router / "router.sock"
 
     @property
     def router_lock(self) -> Path:
+        """File whose lock the running router holds."""
         return self.router / "router.lock"
 
     @property
     def router_log(self) -> Path:
+        """Log file of the router."""
         return self.router / "router.log"
 
     def engine(self, name: str) -> Path:
+        """Folder of an engine."""
         return self.root / "engines" / name
 
     def engine_socket(self, name: str) -> Path:
+        """HTTP socket of an engine."""
         return self.engine(name) / "engine.sock"
 
     def engine_lock(self, name: str) -> Path:
+        """File whose lock a running engine holds."""
         return self.engine(name) / "engine.lock"
 
     def engine_ready(self, name: str) -> Path:
@@ -77,6 +85,7 @@ class StateFolder:
 
     @property
     def releases(self) -> Path:
+        """Folder of the stored adapters."""
         return self.root / "releases"
 
     def release(self, adapter: str) -> Path:
@@ -100,6 +109,7 @@ class StateFolder:
 
     @property
     def jobs(self) -> Path:
+        """Folder of the jobs on this node."""
         return self.root / "jobs"
 
     @property

@@ -81,6 +81,7 @@ class Supervised:
         self._child: subprocess.Popen[bytes] | None = None
 
     async def run(self) -> None:
+        """Runs the program, and starts it again whenever it ends, until cancelled; keeps its log short."""
         trimming = asyncio.create_task(keep_trimmed(self.program.log))
         try:
             await self._life_after_life()
@@ -229,6 +230,7 @@ class Watched:
         self._said = ""
 
     async def run(self) -> None:
+        """Watches the program until cancelled."""
         seen = await self._seen()
         await self._turn(seen)
         if self._boot is None:

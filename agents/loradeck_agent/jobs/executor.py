@@ -79,26 +79,32 @@ class ExecutorFolder:
 
     @property
     def job(self) -> Path:
+        """File with the assignment and the attempt."""
         return self.path / "job.json"
 
     @property
     def spec(self) -> Path:
+        """The executor's `spec.json`."""
         return self.path / "spec.json"
 
     @property
     def events(self) -> Path:
+        """File to which the executor appends its events."""
         return self.path / "events.jsonl"
 
     @property
     def error(self) -> Path:
+        """File with the executor's first error and its traceback."""
         return self.path / "error.txt"
 
     @property
     def log(self) -> Path:
+        """File with the executor's output."""
         return self.path / "log.txt"
 
     @property
     def out(self) -> Path:
+        """Folder of the results, complete only after a FINISHED event."""
         return self.path / "out"
 
     def last_lines(self) -> str:
@@ -207,9 +213,11 @@ class Executor:
 
     @property
     def started(self) -> bool:
+        """Whether the attempt's process was started."""
         return self.attempt.pid is not None
 
     def alive(self) -> bool:
+        """Whether the attempt's process runs, also if an earlier agent started it."""
         if self._child is not None:
             return self._child.poll() is None
         pid = self.attempt.pid

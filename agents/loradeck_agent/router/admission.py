@@ -61,6 +61,7 @@ class Plan:
 
     @property
     def checks(self) -> ResponseChecks:
+        """Checks of the answers on this route."""
         return self.entry.checks
 
 

@@ -121,6 +121,9 @@ def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> bool | None
 
 
 def main() -> None:
+    """Judges one answer a line of stdin until it ends. An answer that takes longer than `DEADLINE_S` ends the
+    process.
+    """
     os.nice(5)  # callers first
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the router's terminal is the router's to handle
     for line in sys.stdin.buffer:

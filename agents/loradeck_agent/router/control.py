@@ -33,6 +33,8 @@ from loradeck_agent.router.wire import (
 
 
 class Control:
+    """The control API of the router, which the agent calls over a Unix socket."""
+
     def __init__(
         self,
         boot: str,
@@ -52,6 +54,7 @@ class Control:
         self._trace = trace
 
     def app(self) -> web.Application:
+        """Builds the HTTP application of the control API."""
         app = web.Application(client_max_size=256 * 2**20, middlewares=[self._answer_problems])
         app.router.add_get("/control/state", self._state)
         app.router.add_get("/control/stats", self._get_stats)

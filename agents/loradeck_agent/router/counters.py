@@ -14,6 +14,8 @@ _KEPT_PER_ROUTE = 256
 
 @dataclass(slots=True)
 class Counter:
+    """Counters of one (route, generation, release, replica) since the router started; see `schemas.link.Traffic`."""
+
     tenant: str
     route: str
     generation: int
@@ -31,12 +33,14 @@ class Counter:
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
 
     def admit(self, row: Row) -> None:
+        """Counts an admitted request."""
         self.admitted += 1
         self.streams += 1
         self.first_ms = self.first_ms or row.admitted_ms
         self.last_admitted_ms = row.admitted_ms
 
     def first_token(self, row: Row) -> None:
+        """Counts the time to first token of a streamed answer."""
         self.ttft[bisect_left(TTFT_BUCKETS_MS, (row.first_token_ns - row.admitted_ns) / 1e6)] += 1
 
     def leave(self, row: Row, *, finished: bool, error: bool, token: bool) -> None:
@@ -48,10 +52,12 @@ class Counter:
             self.last_token_ms = row.wall_ms(row.finished_ns)
 
     def judged(self, bad: bool) -> None:
+        """Counts a checked answer."""
         self.checked += 1
         self.bad += bad
 
     def typed(self) -> Traffic:
+        """The counters as they travel to the hub."""
         return Traffic(
             tenant=self.tenant,
             route=self.route,
@@ -72,6 +78,8 @@ class Counter:
 
 
 class Stats:
+    """All counters of the router, by route."""
+
     def __init__(self) -> None:
         self._by_route: dict[tuple[str, str], dict[tuple[int, str, str], Counter]] = {}
 

@@ -52,6 +52,7 @@ class Replica:
 
     @property
     def name(self) -> str:
+        """Name of the replica, unique in the fleet."""
         return self.at.replica
 
     def take(self) -> None:
@@ -60,6 +61,7 @@ class Replica:
         self._idle.clear()
 
     def give_back(self) -> None:
+        """Ends one request's use of the replica."""
         self.open -= 1
         if not self.open:
             self._idle.set()
@@ -70,6 +72,7 @@ class Replica:
         await self.session.close()
 
     def runs(self, base: str) -> bool:
+        """Whether its engine runs this base."""
         return self.at.base == base
 
     def serves(self, ref: ReleaseRef) -> bool:
@@ -79,6 +82,7 @@ class Replica:
         return ref.release.form is Form.BASE or ref.id in self.at.ready
 
     def model_name(self, ref: ReleaseRef) -> str:
+        """The name under which its engine serves a release."""
         return ref.engine_name or self.at.base_name
 
 
@@ -125,9 +129,11 @@ class Replicas:
             self._retire(gone)
 
     def get(self, name: str) -> Replica | None:
+        """The replica of this name; None if there is none."""
         return self._by_name.get(name)
 
     async def close(self) -> None:
+        """Closes the connections to all engines, also those that were removed."""
         await asyncio.gather(*self._closing, *(replica.session.close() for replica in self))
 
     def _retire(self, replica: Replica) -> None:

@@ -47,12 +47,15 @@ class _CallerLeft(Exception):
 
 
 class Proxy:
+    """The HTTP API for callers of the tenants' models: admits each request and passes it to an engine."""
+
     def __init__(self, admission: Admission, checks: Checks, trace: Trace) -> None:
         self._admission = admission
         self._checks = checks
         self._trace = trace
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answers one request of a caller."""
         path, method = request.path, request.method
         if method == "POST" and path in COMPLETIONS:
             return await self._complete(request, path)

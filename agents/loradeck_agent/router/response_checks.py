@@ -53,6 +53,7 @@ class Checks:
         self._fatal: set[str | None] = set()  # schemas whose check never ended; not tried again
 
     def start(self) -> None:
+        """Starts the task that has answers checked; needs a running event loop."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="response checks")
 
     async def close(self) -> None:

@@ -52,6 +52,7 @@ class Contents:
     engines: tuple[EngineAt, ...] = ()
 
     def apply(self, change: Change) -> None:
+        """Applies a change that is durable already."""
         if change.position is not None:
             self.cursor = Cursor(*change.position)
         for entry in change.entries:
@@ -229,6 +230,7 @@ class Table:
         os.utime(self._file)
 
     def close(self) -> None:
+        """Closes the file and frees the lock."""
         os.close(self._file)
         os.close(self._lock)
 

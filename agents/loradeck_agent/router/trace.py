@@ -37,6 +37,7 @@ class Row:
         return self.admitted_ms + (mono_ns - self.admitted_ns) // 1_000_000
 
     def typed(self) -> TraceRow:
+        """The row as it travels to the hub, with wall-clock times."""
         return TraceRow(
             seq=self.seq,
             request=self.request,
@@ -66,6 +67,7 @@ class Trace:
         """Wall clock when it began: requests before that are in no trace."""
 
     def add(self, row: Row) -> None:
+        """Appends a completed row and gives it the next seq; the oldest row is dropped if the trace is full."""
         self._seq += 1
         row.seq = self._seq
         self._rows.append(row)
@@ -103,4 +105,5 @@ class Trace:
 
 
 def now_ms() -> int:
+    """The wall clock, in milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000

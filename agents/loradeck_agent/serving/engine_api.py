@@ -23,6 +23,8 @@ Conversation = Sequence[dict[str, str]]
 
 
 class EngineVersion(Wire):
+    """An engine's answer to `GET /version`."""
+
     boot: str
     build: EngineBuild
     base: Digest
@@ -52,12 +54,15 @@ class EngineApi:
         self._http = HttpClient(endpoint, {"authorization": f"Bearer {key}"} if key else {})
 
     def close(self) -> None:
+        """Closes the connections."""
         self._http.close()
 
     async def healthy(self) -> bool:
+        """Whether the engine can answer requests."""
         return (await self._http.get("/health", timeout=CALL_S)).status == 200
 
     async def version(self) -> EngineVersion:
+        """The engine's boot id, build, base and slots. Raises AgentError `engine_error` if it cannot be read."""
         reply = expect(await self._http.get("/version", timeout=CALL_S))
         try:
             return EngineVersion.model_validate_json(reply.body)
@@ -189,6 +194,11 @@ def _has_no_such_call(reply: Reply) -> bool:
 
 
 def expect(reply: Reply) -> Reply:
+    """Returns a reply of status 200.
+
+    Raises:
+        AgentError: `key_refused` for 401, `engine_error` for any other status.
+    """
     if reply.status == 401:
         raise AgentError("key_refused", "the engine does not take our key", "401", "correct the file named by `key`")
     if reply.status != 200:

@@ -108,6 +108,7 @@ class EngineLife:
             await asyncio.sleep(DRAIN_LOOK_S)
 
     async def run(self) -> None:
+        """Runs the engine whenever it is wanted, or watches one that runs already, until cancelled."""
         name = self.engine.config.name
         if self.engine.config.attached:
             await Watched(

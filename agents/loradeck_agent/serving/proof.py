@@ -99,6 +99,7 @@ class Prover:
         self._tasks[key] = _Proving(entry.fence, task)
 
     def stop(self, key: tuple[str, str, str]) -> None:
+        """Cancels the proof of a (tenant, route, replica), if one is under way."""
         proving = self._tasks.pop(key, None)
         if proving is not None:
             proving.task.cancel()
@@ -109,6 +110,7 @@ class Prover:
             self.stop(key)
 
     async def close(self) -> None:
+        """Cancels all proofs and waits for their ends."""
         tasks = [proving.task for proving in self._tasks.values()]
         for key in list(self._tasks):
             self.stop(key)

@@ -71,6 +71,7 @@ class EngineReplica:
 
     @property
     def up(self) -> bool:
+        """Whether the engine is up."""
         return self.state is EngineState.UP
 
     @property
@@ -113,9 +114,11 @@ class EngineReplica:
         return self.version.base if self.version is not None else self.files
 
     def runs(self, ref: ReleaseRef) -> bool:
+        """Whether the engine runs the base of a release."""
         return self.base == ref.release.served_base
 
     def came_up(self, version: EngineVersion) -> None:
+        """Notes that the engine is up, with the version it reported."""
         self.version = version
         self.state = EngineState.UP
         self.began.set()
@@ -123,6 +126,7 @@ class EngineReplica:
         self.ended.clear()
 
     def went_down(self, state: EngineState = EngineState.DOWN) -> None:
+        """Notes that the engine is down or stopped, and forgets everything that was loaded in it."""
         self.began.set()
         self.running.clear()
         if state is EngineState.DOWN:

@@ -103,6 +103,7 @@ class VllmApi(EngineApi):
         return await self.version()
 
     async def models(self) -> dict[str, str]:
+        """Loaded adapters with their folders, without the one by which the base alone is served."""
         return {name: root for name, root in (await super().models()).items() if name != base_alone.NAME}
 
     async def _load_base_alone(self) -> None:
@@ -131,6 +132,7 @@ class VllmApi(EngineApi):
         await super().load(name, path)
 
     async def unload(self, name: str) -> None:
+        """Unloads an adapter, and remembers that vLLM may still hold its weights."""
         self._may_hold_unloaded = True
         await super().unload(name)
 

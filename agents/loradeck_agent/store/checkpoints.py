@@ -41,6 +41,7 @@ class CheckpointStore:
     hub: HubApi
 
     def folder(self, job: str) -> Path:
+        """Folder of a job's checkpoints."""
         return self.root / job
 
     async def have(self, job: str, ref: CheckpointRef) -> None:

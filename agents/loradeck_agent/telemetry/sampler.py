@@ -64,6 +64,7 @@ class Card:
 
     @property
     def identity(self) -> dict[str, Any]:
+        """The facts about a GPU that survive a restart of the sampler, as JSON."""
         return {"index": self.index, "uuid": self.uuid, "name": self.name, "xids": list(self.xids)}
 
     def sample(self, *, processes: bool) -> dict[str, Any]:
@@ -159,6 +160,7 @@ class Sampler:
         return {"state": self._state, "detail": self._detail, "gpus": gpus}
 
     def close(self) -> None:
+        """Shuts NVML down if it was opened."""
         if self._open:
             pynvml.nvmlShutdown()
 
@@ -252,6 +254,7 @@ def _text(value: str | bytes) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the sampler until SIGTERM, SIGINT or the end of its reader; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m loradeck_agent.telemetry.sampler", description=__doc__)
     parser.add_argument("--period", type=float, default=1.0, help="seconds from one line to the next")
     parser.add_argument("--inventory", default="[]", help="JSON list of {index, uuid, name} that were there before")

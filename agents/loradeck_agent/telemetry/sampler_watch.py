@@ -87,6 +87,7 @@ class Telemetry:
         return self._state, self._gpus
 
     def snapshot(self) -> Seen:
+        """The newest state of NVML, GPUs and host."""
         return Seen(self._state, self._gpus, self._host.read())
 
     async def run(self) -> None:

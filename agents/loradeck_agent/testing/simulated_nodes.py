@@ -112,6 +112,7 @@ class Node:
         self._replica = self._with_loaded()
 
     async def run(self) -> None:
+        """Keeps the link and sends reports until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.link.run())
             group.create_task(self._report())

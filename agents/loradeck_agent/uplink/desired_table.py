@@ -39,6 +39,7 @@ class DesiredTable:
     """The welcome of a hub that lacks our log. It is not obeyed until it is back with a higher epoch."""
 
     def welcome(self, message: Welcome) -> None:
+        """Notes whether the hub refuses to steer this node; until it does not, its messages change nothing."""
         self.refused = message if message.refuse is not None else None
 
     def hear(self, message: Desired) -> Heard:

@@ -35,6 +35,7 @@ class HubApi:
         )
 
     def close(self) -> None:
+        """Closes the connections."""
         self._http.close()
 
     async def release(self, release: str) -> ReleaseDetail:
@@ -60,6 +61,7 @@ class HubApi:
         _checked(await self._http.call("GET", f"/v1/blobs/{sha256}", sink=sink, timeout=BLOB_S))
 
     async def dataset(self, digest: str) -> DatasetManifest:
+        """The manifest of a dataset. Raises AgentError `unknown_dataset` if the hub has none of this digest."""
         reply = _checked(await self._http.get("/v1/datasets", timeout=CALL_S))
         for entry in _datasets.validate_json(reply.body):
             if entry.digest == digest:
@@ -67,6 +69,7 @@ class HubApi:
         raise AgentError("unknown_dataset", "the hub has no dataset of this digest", digest, "register it first")
 
     async def suite(self, digest: str) -> SuiteManifest:
+        """The manifest of a suite. Raises AgentError `unknown_suite` if the hub has none of this digest."""
         reply = _checked(await self._http.get("/v1/suites", timeout=CALL_S))
         for entry in _suites.validate_json(reply.body):
             if entry.digest == digest:
@@ -74,10 +77,12 @@ class HubApi:
         raise AgentError("unknown_suite", "the hub has no suite of this digest", digest, "register it first")
 
     async def versions(self, tenant: str, name: str) -> tuple[AdapterVersion, ...]:
+        """All versions of a tenant's adapter."""
         reply = _checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
         return _versions.validate_json(reply.body)
 
     async def canary_records(self, release: str) -> tuple[Attestation, ...]:
+        """Attested canary records of a release, oldest first."""
         return await self.attestations(AttestationKind.CANARY, release)
 
     async def attestations(self, kind: AttestationKind, subject: str | None = None) -> tuple[Attestation, ...]:
@@ -87,6 +92,7 @@ class HubApi:
         return tuple(sorted(_attestations.validate_json(reply.body), key=lambda a: a.seq))
 
     async def attest(self, attestation: Attestation) -> None:
+        """Stores an attestation in the hub."""
         _checked(
             await self._http.call("POST", "/v1/attestations", attestation.model_dump_json().encode(), timeout=CALL_S)
         )
@@ -101,6 +107,7 @@ class HubApi:
             _checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S))
 
     async def register(self, manifest: AdapterManifest) -> AdapterVersion:
+        """Registers an adapter version whose files the hub has."""
         reply = _checked(
             await self._http.call(
                 "POST",

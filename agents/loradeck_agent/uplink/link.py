@@ -94,6 +94,7 @@ class Link:
 
     @property
     def connected(self) -> bool:
+        """Whether a connection to the hub is open."""
         return self._socket is not None
 
     async def send(self, message: BaseModel) -> bool:
@@ -108,6 +109,7 @@ class Link:
         return True
 
     async def run(self) -> None:
+        """Keeps a connection to the hub, with full-jitter back-off, until cancelled."""
         failures = 0
         while True:
             began = time.monotonic()
