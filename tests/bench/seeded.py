@@ -28,7 +28,8 @@ from typing import Any, cast
 
 from incident.fleet import NotReady, wait_for
 from loradeck.hub import server
-from loradeck.hub.hub import VERSION, Hub
+from loradeck.hub.hub import Hub
+from loradeck.hub.views.status import VERSION
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role, digest_of
 from loradeck.schemas.link import Ack, AckState, EngineState, Hello, Replica, Report, Traffic
@@ -251,8 +252,8 @@ class _Nodes:
         """Say hello and acknowledge everything; returns once the hub has counted every tenant as proven."""
         hub = self._hub
         by_rack: dict[str, list[TableEntry]] = {}
-        for key, entry in hub.steer.entries.items():
-            by_rack.setdefault(hub.config(key).placement["rack"], []).append(entry)
+        for key, entry in hub.tables.entries.items():
+            by_rack.setdefault(hub.log.state.config(key).placement["rack"], []).append(entry)
         for n, name in enumerate(self._names):
             rack = f"r{n // RACK % self._racks:04}"
             entries = by_rack.get(rack, [])
@@ -271,15 +272,15 @@ class _Nodes:
                 hash=GENESIS,
                 replicas=(replica,),
             )
-            hub.fleet_hello(hello, cast("Any", _NoLink()))
+            hub.node_events.linked(hello, cast("Any", _NoLink()))
         await asyncio.sleep(1)
         for n, (name, served) in enumerate(self._on.items()):
             for entry, _ in served:
-                hub.acknowledged(_proven(entry, name))
+                hub.progress.acknowledged(hub.fleet.nodes[name], _proven(entry, name))
             if n % 20 == 0:
                 self._heard()
                 await asyncio.sleep(0)
-        while any(hub.facts.attested_generation(key, 2) is None for key in hub.steer.entries):
+        while any(hub.facts.attested_generation(key, 2) is None for key in hub.tables.entries):
             self._heard()
             await asyncio.sleep(0.2)
 
@@ -320,7 +321,7 @@ class _Nodes:
         host = Host(
             cpu_percent=random.uniform(5, 60), memory_used=64 << 30, memory_total=1024 << 30, load1=random.uniform(1, 9)
         )
-        ledger = self._hub.ledger
+        state = self._hub.log.state
         return Report(
             replicas=(self._replicas[name],),
             router_boot="seeded",
@@ -328,8 +329,8 @@ class _Nodes:
             host=host,
             gpus=tuple(_gpu(name, index) for index in range(GPUS)),
             nvml=NvmlState.OK,
-            rev=ledger.rev,
-            epoch=ledger.epoch,
+            rev=state.rev,
+            epoch=state.epoch,
         )
 
 
@@ -364,13 +365,13 @@ async def _report(nodes: _Nodes) -> None:
 
 async def _hurry(hub: Hub, ticks: int, marker: Path) -> None:
     """`ticks` seconds of telemetry of every tenant and node, to those who watch, as fast as they take it."""
-    feeds = hub.feeds
+    changes = hub.changes
     for _ in range(ticks):
-        feeds.soon(hub.steer.entries)
+        changes.soon(hub.tables.entries)
         for name in hub.fleet.nodes:
-            feeds.node_figures(name)
-        await feeds.tick()
-        while any(s.tenants or s.nodes or s.wake.is_set() for s in feeds._subscribers):  # noqa: ASYNC110
+            changes.node_figures(name)
+        await changes.tick()
+        while any(s.tenants or s.nodes or s.wake.is_set() for s in changes.subscribers):  # noqa: ASYNC110
             await asyncio.sleep(0)
     marker.touch()  # noqa: ASYNC240
 

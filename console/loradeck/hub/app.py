@@ -15,6 +15,7 @@ from loradeck.hub.api import (
     blobs,
     erasures,
     events,
+    feed,
     health,
     jobs,
     moves,
@@ -26,8 +27,8 @@ from loradeck.hub.api import (
     tenants,
     tokens,
 )
-from loradeck.hub.hub import VERSION, Hub
-from loradeck.hub.views import feed
+from loradeck.hub.hub import Hub
+from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import Role
 
 RESOURCES = (
@@ -37,10 +38,11 @@ RESOURCES = (
 
 
 def create_app(hub: Hub) -> FastAPI:
-    """An app that serves one loaded hub."""
+    """An app that serves one hub."""
     app = FastAPI(title="Loradeck hub", version=VERSION, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.hub = hub
-    problems.install(app)
+    app.state.tokens = hub.tokens
+    problems.install(app, hub.metrics.refuse)
     for resource in RESOURCES:
         app.include_router(resource.router)
 

@@ -1,4 +1,4 @@
-"""The two ways in: the hub's own Unix socket, and TCP. The app is told which one a connection took."""
+"""The hub's two listeners: its own Unix socket, and TCP. Each connection is marked with the one it came over."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from loradeck.hub.access.auth import LOCAL
-from loradeck.hub.fleet.link import PATH, link
 from loradeck.hub.fleet.link_socket import LinkSocket
+from loradeck.hub.fleet.links import PATH
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 
@@ -32,7 +32,7 @@ def _login(uid: int) -> str:
 
 
 def peer_login(transport: BaseTransport) -> str:
-    """Login name of the process at the other end of a Unix socket, by the kernel's word."""
+    """The login name of the process at the other end of a Unix socket, as the kernel knows it."""
     sock = transport.get_extra_info("socket")
     if not hasattr(socket, "SO_PEERCRED"):  # macOS: the socket's mode admits nobody but us
         return _login(os.getuid())
@@ -45,6 +45,7 @@ class LocalHttp(H11Protocol):
     """HTTP on the own socket: the client's address is its login name."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """Begins a connection."""
         super().connection_made(transport)
         self.client = (peer_login(transport), 0)
 
@@ -53,12 +54,13 @@ class LocalWebSocket(LinkSocket):
     """WebSockets on the own socket: the client's address is its login name."""
 
     def connection_made(self, transport: BaseTransport) -> None:
+        """Begins a connection."""
         super().connection_made(transport)
         self.client = (peer_login(transport), 0)
 
 
 class Door:
-    """ASGI wrapper that marks each connection with the way it came in.
+    """ASGI wrapper that marks each connection with the listener it came over.
 
     Links do not go through the app: what the framework keeps on the stack of each connection would be
     15 kB for every node of the fleet.
@@ -69,9 +71,10 @@ class Door:
         self._local = local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serves one connection."""
         scope[LOCAL] = self._local
         if scope["type"] == "websocket" and scope["path"] == PATH:
-            await link(WebSocket(scope, receive, send), self._app.state.hub)
+            await self._app.state.hub.accept_link(WebSocket(scope, receive, send))
             return
         await self._app(scope, receive, send)
 

@@ -36,7 +36,7 @@ END_S = 3
 
 
 class _Server(uvicorn.Server):
-    """Signals are handled once, for both listeners."""
+    """A listener that leaves signals to its caller: they are handled once, for both listeners."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -45,9 +45,11 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts listening, and sets `listening`."""
         await super().startup(sockets)
         self.listening.set()
 
@@ -80,7 +82,7 @@ def _config(app: Any, *, local: bool, cert: Path | None = None, key: Path | None
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """One line an entry: time in UTC, level, logger, text. Line breaks in a text are escaped."""
+    """Logs to stderr, a line for each entry: time in UTC, level, logger, text. Line breaks in a text are escaped."""
 
     class Line(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
@@ -99,7 +101,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, StoreThread]:
-    """A loaded hub over `data/hub.db`. The caller closes the store thread.
+    """A hub over `data/hub.db`. The caller closes the store thread.
 
     Raises: StoreError (`store_unusable`, `disk_full`): nothing was changed.
     """
@@ -108,7 +110,6 @@ def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, S
     store = StoreThread(lambda: SqliteStore(data / "hub.db"))
     try:
         hub = Hub(store, Blobs(data / "artifacts"), name=name, production=production, sqlite=SqliteStore.version)
-        hub.load()
     except BaseException:
         store.close()
         raise
@@ -123,7 +124,7 @@ def serve(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then write what is in memory and close.
+    """Serves until SIGTERM or SIGINT, then writes what is in memory and closes.
 
     Prints one line to stderr once it is ready: `loradeck hub ready unix:PATH [http://HOST:PORT]`.
 
@@ -173,7 +174,7 @@ async def serving(
     cert: Path | None = None,
     key: Path | None = None,
 ) -> AsyncIterator[asyncio.Event]:
-    """A loaded hub, listening, until the block ends; then everything in memory is written.
+    """Listens for a hub until the block ends; then everything in memory is written.
 
     Yields an event that is set when a listener or the hub's own work has ended by itself. What ended it is
     raised at the end of the block.
@@ -219,7 +220,7 @@ async def _until_signalled(
     async with serving(hub, local, tcp, cert, key) as ended:
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_, stop.set)
-        hub.heap.settle()
+        hub.gc_tuning.freeze()
         print(f"loradeck hub ready {' '.join(where)}", file=sys.stderr, flush=True)  # noqa: T201
         either = [asyncio.create_task(event.wait()) for event in (stop, ended)]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -41,6 +41,10 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+"""States that a job does not leave by itself; a failed or cancelled one may be resumed."""
+
+
 class TrainSpec(Strict):
     """A training recipe. The loss covers answers only; a step is `batch` rows, however they are split."""
 

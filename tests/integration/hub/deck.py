@@ -168,28 +168,28 @@ class Deck:
 
     def fingerprint(self) -> tuple[Any, ...]:
         """What a refusal must leave as it is."""
-        ledger, hub = self.hub.ledger, self.hub
+        state, hub = self.hub.log.state, self.hub
         return (
-            ledger.epoch,
-            ledger.rev,
-            ledger.hash,
-            dict(ledger.pointers),
-            dict(ledger.tenants),
-            {k: e.model_dump_json() for k, e in hub.steer.entries.items()},
+            state.epoch,
+            state.rev,
+            state.hash,
+            dict(state.pointers),
+            dict(state.tenants),
+            {k: e.model_dump_json() for k, e in hub.tables.entries.items()},
             sorted(hub.catalogue.adapters),
             sorted(hub.catalogue.releases),
             sorted(hub.catalogue.datasets),
             sorted(hub.facts.ledger),
             {digest: sorted(rows) for digest, rows in hub.facts.erased.items()},
             dict(hub.facts.revoked),
-            {(job.id, job.state) for job in hub.queue.all()},
+            {(job.id, job.state) for job in hub.jobs.newest()},
             [(t.id, t.revoked) for t in hub.tokens.all()],
         )
 
     # ---- what most tests begin with ------------------------------------------------------------------------
 
     async def tenant(self, name: str = "acme", route: str = "production", **settings: Any) -> None:
-        if name not in self.hub.ledger.tenants:
+        if name not in self.hub.log.state.tenants:
             await self.ok("POST", "tenants", {"name": name})
         await self.ok("PUT", f"tenants/{name}/routes/{route}", {**SOON, **settings})
 
@@ -251,7 +251,7 @@ class Deck:
     async def promote(
         self, release: str, tenant: str = "acme", wait: str = "proven", timeout: float = 20, **more: Any
     ) -> MoveResult:
-        pointer = self.hub.route(tenant, "production")[2]
+        pointer = self.hub.log.state.route(tenant, "production")[2]
         body = PromoteRequest(
             release=release, expected_generation=pointer.generation, idempotency_key=key(), **more
         ).model_dump(mode="json")
@@ -284,7 +284,7 @@ class Deck:
         hub, name = self.hub, (tenant, route)
 
         def attested() -> bool:
-            pointer = hub.ledger.pointers[name]
+            pointer = hub.log.state.pointers[name]
             assert pointer.release is not None
             seen = hub.facts.attested_generation(name, pointer.generation) is not None
             return seen and hub.facts.is_soaked(name, pointer.release)

@@ -125,7 +125,7 @@ async def test_a_replica_that_has_not_loaded_the_prior_yet_waits_and_says_which_
     await until(lambda: slow.entry.current and slow.entry.current.label == "v1", "n2 was told")
     says = "gap policy refuse: nothing answers"
     await slow.ack(slow.entry, AckState.WAITING, code="not_ready", detail=says)
-    await until(lambda: "n2" in deck.hub.observer.acks(("acme", "production")), "n2 has answered")
+    await until(lambda: "n2" in deck.hub.replicas.acks(("acme", "production")), "n2 has answered")
     row = await deck.row()
     (waiting,) = (replica for replica in row.replicas if replica.node == "n2")
     assert (waiting.state, waiting.code, waiting.detail) == (AckState.WAITING, "not_ready", says)
@@ -149,7 +149,7 @@ async def test_replicas_that_a_move_to_another_base_leaves_behind_count_as_not_f
     await deck.promote(other, wait="flipped", timeout=0.3, override=True, reason="n1 follows")
     assert (await deck.row()).last_event.payload == {"overridden": ["left_behind"]}  # type: ignore[union-attr]
     await until(lambda: ("acme/production", *old.entry.fence) in old.fences, "n1 was told")
-    await until(lambda: len(deck.hub.observer.placed(("acme", "production"))) == 2, "n1 said that it stays behind")
+    await until(lambda: len(deck.hub.replicas.placed(("acme", "production"))) == 2, "n1 said that it stays behind")
     row = await deck.row()
     assert [(r.replica, r.state, r.code) for r in row.replicas] == [
         ("n2", AckState.PROVEN, None),
@@ -177,12 +177,12 @@ async def test_a_replica_that_has_said_nothing_yet_of_a_move_to_another_base_cou
     old.acknowledges = False
     await deck.promote(other, wait="flipped", timeout=0.3, override=True, reason="n1 follows")
 
-    await until(lambda: deck.hub.observer.progress(("acme", "production")).proven == 1, "n2 has proven it")
+    await until(lambda: deck.hub.replicas.progress(("acme", "production")).proven == 1, "n2 has proven it")
     row = await deck.row()
     assert (row.flipped, row.placed, row.settled, row.attested) == (1, 2, False, None)
     old.acknowledges = True
     await old.acknowledge(old.entry)
-    await until(lambda: deck.hub.observer.acks(("acme", "production")).get("n1"), "n1 says that it stays behind")
+    await until(lambda: deck.hub.replicas.acks(("acme", "production")).get("n1"), "n1 says that it stays behind")
     assert (await deck.row()).placed == 2
 
 
@@ -211,7 +211,7 @@ async def test_the_preview_names_nodes_that_a_rollback_to_another_base_would_lea
 
 
 async def promotion(deck: Deck, release: str, **more: object) -> dict[str, object]:
-    pointer = deck.hub.route("acme", "production")[2]
+    pointer = deck.hub.log.state.route("acme", "production")[2]
     body = PromoteRequest(
         release=release,
         expected_generation=pointer.generation,
@@ -253,7 +253,7 @@ async def test_a_promote_that_memory_forbids_is_refused_unless_overridden_and_th
     await deck.ok("POST", f"{PROMOTE}?wait=committed&timeout=0.05", body)
     (job,) = (job for job in agent.jobs.values() if job.release is not None and job.release.id == other)
     assert job.swap
-    assert deck.hub.steer.entries["acme", "production"].preparing is not None
+    assert deck.hub.tables.entries["acme", "production"].preparing is not None
 
     # With room for both nothing is asked for, and nothing is swapped.
     agent.memory_gb = 120.0
@@ -264,12 +264,12 @@ async def test_a_promote_that_memory_forbids_is_refused_unless_overridden_and_th
 
 async def test_an_entry_says_what_its_last_move_left_and_when(deck: Deck, join: Join) -> None:
     await on_two(deck, join)
-    pointer = deck.hub.ledger.pointers["acme", "production"]
-    entry = deck.hub.steer.entries["acme", "production"]
+    pointer = deck.hub.log.state.pointers["acme", "production"]
+    entry = deck.hub.tables.entries["acme", "production"]
     assert entry.left is not None
     assert (entry.left.label, entry.moved_ms) == ("v1", pointer.moved_ms)
     await deck.rollback()
-    entry = deck.hub.steer.entries["acme", "production"]
+    entry = deck.hub.tables.entries["acme", "production"]
     assert entry.left is not None
     assert (entry.left.label, entry.current.label if entry.current else None) == ("v2", "v1")
 

@@ -132,9 +132,9 @@ async def test_retiring_previews_the_pointers_that_lose_their_way_back_and_r_ste
     found = await plan(acme, rows=[DIGEST], retire=True)
     (pointer,) = found.pointers
     assert (pointer.live, pointer.loses_way_back, (pointer.way_back or "")[:2]) == (None, True, "v1")
-    before = acme.hub.ledger.pointers["acme", "production"]
+    before = acme.hub.log.state.pointers["acme", "production"]
     await acme.ok("POST", "erasures", execution(found))
-    assert acme.hub.ledger.pointers["acme", "production"] == before
+    assert acme.hub.log.state.pointers["acme", "production"] == before
     preview = (await acme.row()).preview
     assert preview.target is None or preview.target.id != bad["release"]
     assert "request 12" in acme.hub.facts.revoked[bad["release"]]

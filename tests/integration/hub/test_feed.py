@@ -9,6 +9,8 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, feed, restore, running, to_the_end, until, watch
 
+from loradeck.hub.api.feed import RESET
+from loradeck.hub.log import changes
 from loradeck.hub.views import feed as feeds
 from loradeck.schemas.feed import (
     FeedEvents,
@@ -32,7 +34,7 @@ def events(messages: list[FeedMessage]) -> list[int]:
 
 
 def cursor(deck: Deck) -> str:
-    return f"{deck.hub.ledger.epoch}:{deck.hub.ledger.rev}"
+    return f"{deck.hub.log.state.epoch}:{deck.hub.log.state.rev}"
 
 
 async def test_a_state_lists_everything_at_one_rev(deck: Deck, join: Join) -> None:
@@ -41,7 +43,7 @@ async def test_a_state_lists_everything_at_one_rev(deck: Deck, join: Join) -> No
     await join("n1")
     await deck.promote(await deck.release())
     state = HubState.model_validate(await deck.ok("GET", "state"))
-    assert (state.status.rev, state.status.hash) == (deck.hub.ledger.rev, deck.hub.ledger.hash)
+    assert (state.status.rev, state.status.hash) == (deck.hub.log.state.rev, deck.hub.log.state.hash)
     assert [row.key for row in state.tenants] == [("acme", "production"), ("bolt", "staging")]
     assert [node.node for node in state.nodes] == ["n1"]
     assert [job.kind for job in state.jobs] == ["prepare"]
@@ -74,7 +76,7 @@ async def test_a_feed_resumes_from_its_cursor_with_every_event_since_and_none_tw
     since = cursor(deck)
     await deck.tenant("bolt")
     await deck.tenant("cedar")
-    want = list(range(int(since.partition(":")[2]) + 1, deck.hub.ledger.rev + 1))
+    want = list(range(int(since.partition(":")[2]) + 1, deck.hub.log.state.rev + 1))
     async with feed(deck, since) as socket:
         messages = await watch(socket, lambda ms: len(events(ms)) >= len(want) and rows(ms))
     assert events(messages) == want
@@ -98,7 +100,7 @@ async def test_a_cursor_of_another_log_is_told_to_list_again(deck: Deck, since: 
     async with feed(deck, since) as socket:
         messages, closed = await to_the_end(socket)
     assert [type(m) for m in messages] == [FeedReset]
-    assert closed == feeds.RESET
+    assert closed == RESET
 
 
 async def test_a_cursor_of_a_log_that_was_replaced_by_an_older_one_is_told_to_list_again(data: Path) -> None:
@@ -110,7 +112,9 @@ async def test_a_cursor_of_a_log_that_was_replaced_by_an_older_one_is_told_to_li
         since = cursor(deck)
     restore(data, backup)
     async with running(data) as deck:
-        deck.hub.ledger.epoch += 1  # a restored lease counts on from the copy's epoch; moves lift it past the cursor's
+        deck.hub.log.state.epoch += (
+            1  # a restored lease counts on from the copy's epoch; moves lift it past the cursor's
+        )
         await deck.tenant("cedar")
         await deck.tenant("delta")
         async with feed(deck, since) as socket:
@@ -132,8 +136,8 @@ async def test_a_cursor_that_is_too_old_is_told_to_list_again(deck: Deck, monkey
     await deck.tenant("acme")
     since = cursor(deck)
     await deck.tenant("bolt")
-    while len(deck.hub.recent) > 1:
-        deck.hub.recent.popleft()
+    while len(deck.hub.log.recent) > 1:
+        deck.hub.log.recent.popleft()
     async with feed(deck, since) as socket:
         messages, _ = await to_the_end(socket)
     assert [type(m) for m in messages] == [FeedReset]
@@ -242,33 +246,33 @@ async def test_a_reader_that_stops_reading_is_disconnected_and_the_hub_keeps_not
     async with feed(deck, cursor(deck)) as socket:
         await watch(socket, lambda ms: ms)
         socket.transport.pause_reading()
-        await until(lambda: deck.hub.feeds.count == 1, "one console")
+        await until(lambda: len(deck.hub.changes.subscribers) == 1, "one console")
 
         async def churn() -> None:
-            while deck.hub.feeds.count:
-                deck.hub.feeds.now([(name, "production") for name in names])
+            while deck.hub.changes.subscribers:
+                deck.hub.changes.now([(name, "production") for name in names])
                 await asyncio.sleep(0.001)
 
         await asyncio.wait_for(churn(), 30)
-        assert deck.hub.feeds.count == 0
+        assert not deck.hub.changes.subscribers
         socket.transport.resume_reading()
         _, closed = await to_the_end(socket)
-    assert closed in (1005, 1006, feeds.RESET)
+    assert closed in (1005, 1006, RESET)
     assert (await deck.ok("GET", "state"))["status"]["hub"] == "test"
 
 
 async def test_a_reader_too_far_behind_with_the_log_is_told_to_list_again(
     deck: Deck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeds, "OWED_EVENTS", 3)
+    monkeypatch.setattr(changes, "OWED_EVENTS", 3)
     await deck.tenant()
     async with feed(deck, cursor(deck)) as socket:
         await watch(socket, lambda ms: ms)
-        subscriber = next(iter(deck.hub.feeds._subscribers))
-        subscriber.owe_events(list(deck.hub.recent) * 3)
+        subscriber = next(iter(deck.hub.changes.subscribers))
+        subscriber.owe_events(list(deck.hub.log.recent) * 3)
         messages, closed = await to_the_end(socket)
     assert isinstance(messages[-1], FeedReset)
-    assert closed == feeds.RESET
+    assert closed == RESET
 
 
 async def test_the_row_of_a_tenant_that_left_is_gone_from_lists_and_feeds(deck: Deck) -> None:
@@ -295,7 +299,7 @@ async def test_a_message_that_is_no_show_ends_the_feed(deck: Deck) -> None:
         await socket.send('{"type":"show","rows":7}')
         messages, closed = await to_the_end(socket)
     assert isinstance(messages[-1], FeedReset)
-    assert closed == feeds.RESET
+    assert closed == RESET
 
 
 async def test_a_key_of_nobody_is_not_a_row(deck: Deck) -> None:

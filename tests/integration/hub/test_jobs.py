@@ -11,7 +11,7 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
-from loradeck.hub.jobs.queue import CHECKPOINT_KEPT_MS, PIECE
+from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, Job, JobRequest, JobState, TrainSpec
 from loradeck.schemas.link import EngineState, JobCancel, JobLog, JobNoted
@@ -61,7 +61,7 @@ async def evaluate(deck: Deck, agent: FakeAgent, release: str, suite: str, exact
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     assert assigned.release.id == release
     await agent.say(assigned, FINISHED, {"report": report(release, suite, exact), "canary": canary(release)})
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     return await job(deck, submitted["id"])
 
 
@@ -78,7 +78,7 @@ async def test_a_train_job_goes_to_a_node_with_its_base_and_labels_and_is_follow
     assigned = await until(lambda: right.jobs.get(submitted["id"]), "assigned to the node that fits")
     await right.say(assigned, ExecutorEventType.STARTED)
     await right.say(assigned, ExecutorEventType.PROGRESS, step=7, of=40, metrics={"loss": 1.5})
-    await until(lambda: deck.hub.queue.get(submitted["id"]).step == 7, "progress")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).step == 7, "progress")  # type: ignore[union-attr]
     seen = await job(deck, submitted["id"])
     assert (seen["state"], seen["node"], seen["step"], seen["of"]) == ("running", "n3", 7, 40)
     assert seen["metrics"] == {"loss": 1.5}
@@ -86,7 +86,7 @@ async def test_a_train_job_goes_to_a_node_with_its_base_and_labels_and_is_follow
     version = await deck.ok("POST", "adapters/acme/support/versions", manifest, await deck.as_role("agent", "n3"))
     result = {"adapter": version["digest"], "version": 1, "release": version["release"]}
     await right.say(assigned, FINISHED, result)
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     done = await job(deck, submitted["id"])
     assert (done["state"], done["result"]) == ("done", result)
     events = await deck.ok("GET", f"jobs/{submitted['id']}/events")
@@ -122,7 +122,7 @@ async def test_a_run_that_trained_every_weight_is_done_when_it_names_the_base_it
     agent = await join("n1")
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     await agent.say(assigned, FINISHED, result)
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert (await job(deck, submitted["id"]))["state"] == state
 
 
@@ -141,7 +141,7 @@ async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_a
         named = [{**file.model_dump(), "path": f"{n}.safetensors"} for n, file in enumerate(files)]
         data = {"folder": "x", "files": named}
         await agent.say(assigned, ExecutorEventType.CHECKPOINT, seq=step, step=step, of=9, data=data)
-        await until(lambda: deck.hub.queue.get(submitted["id"]).step == step, "taken in")  # type: ignore[union-attr]
+        await until(lambda: deck.hub.jobs.get(submitted["id"]).step == step, "taken in")  # type: ignore[union-attr]
 
     def held() -> list[bool]:
         return [deck.hub.blobs.has(file.sha256) for file in (both, first, second, suite)]
@@ -151,15 +151,15 @@ async def test_the_hub_keeps_a_jobs_newest_checkpoint_and_removes_no_file_that_a
     await checkpoint(4, both, second)
     assert held() == [True, False, True, True], "only what nothing names any more"
     await agent.say(assigned, ExecutorEventType.FAILED, seq=5, code="loss_spike")
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert held() == [True, False, True, True], "it may be resumed"
 
-    queue = deck.hub.queue
-    over = await queue.known(submitted["id"])
-    queue.forget_checkpoints()
-    assert queue.get(over.id) == over, "for two weeks"
-    queue.put(over.model_copy(update={"ended_ms": deck.hub.now_ms() - CHECKPOINT_KEPT_MS - 1}))
-    queue.forget_checkpoints()
+    jobs = deck.hub.jobs
+    over = await jobs.known(submitted["id"])
+    jobs.forget_checkpoints()
+    assert jobs.get(over.id) == over, "for two weeks"
+    jobs.put(over.model_copy(update={"ended_ms": deck.hub.clock.now_ms() - CHECKPOINT_KEPT_MS - 1}))
+    jobs.forget_checkpoints()
     assert held() == [False, False, False, True]
     for _ in range(200):
         stored = await deck.hub.store(lambda s: s.job(over.id))
@@ -182,7 +182,7 @@ async def test_a_failed_job_keeps_its_recipe_its_reason_its_last_metrics_and_the
     await agent.say(assigned, ExecutorEventType.PROGRESS, step=4, of=9, metrics={"val_loss": 1.7})
     failed = {"code": "loss_spike", "message": "step 5: loss 9", "data": {"log": "x" * 9000 + "the end"}}
     await agent.say(assigned, ExecutorEventType.FAILED, **failed)
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     stored = await deck.hub.store(lambda s: s.job(submitted["id"]))
     for _ in range(200):
         if stored is not None and stored.state == "failed":
@@ -214,12 +214,12 @@ async def test_an_event_is_noted_and_one_that_is_sent_again_is_kept_once_in_its_
     events = await deck.ok("GET", f"jobs/{submitted['id']}/events")
     assert [e["seq"] for e in events] == [0, 1, 2]
     assert (await job(deck, submitted["id"]))["step"] == 2, "what comes late takes nothing back"
-    rev = deck.hub.ledger.rev
+    rev = deck.hub.log.state.rev
     stale = assigned.model_copy(update={"lease": 0})
     await agent.say(stale, ExecutorEventType.PROGRESS, seq=3, step=3)
     await until(lambda: submitted["id"] not in agent.jobs, "an older lease is cancelled, not noted")
     assert len([m for m in agent.received if isinstance(m, JobNoted)]) == 5
-    assert deck.hub.ledger.rev == rev
+    assert deck.hub.log.state.rev == rev
 
 
 async def test_a_train_job_that_says_done_without_its_adapter_has_failed(deck: Deck, join: Join) -> None:
@@ -229,7 +229,7 @@ async def test_a_train_job_that_says_done_without_its_adapter_has_failed(deck: D
     submitted = await train(deck)
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     await agent.say(assigned, FINISHED, {"adapter": "a" * 64, "release": "b" * 64})
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert (await job(deck, submitted["id"]))["code"] == "bad_report"
 
 
@@ -281,7 +281,7 @@ async def test_a_crash_is_tried_again_so_many_times_and_what_would_end_the_same_
         )
         leases.append(assigned.lease)
         await agent.say(assigned, ExecutorEventType.FAILED, code=code, message="it broke")
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     failed = await job(deck, submitted["id"])
     assert (failed["state"], failed["code"], failed["attempt"]) == ("failed", code, attempts)
     assert leases == sorted(set(leases)), "each attempt under a lease of its own"
@@ -346,7 +346,7 @@ async def test_a_lost_nodes_job_goes_to_another_under_a_new_lease_and_the_old_on
     await first.leave()
     await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "n1 has left")
     deck.hub.fleet.lose(deck.hub.fleet.nodes["n1"])
-    deck.hub.queue.lost({"n1"})
+    deck.hub.queue.nodes_changed([deck.hub.fleet.nodes["n1"]])
     second = await join("n2")
     new = await until(lambda: second.jobs.get(submitted["id"]), "assigned again")
     assert (new.attempt, old.attempt) == (2, 1)
@@ -372,7 +372,7 @@ async def test_another_nodes_job_event_changes_nothing(deck: Deck, join: Join) -
     await other.say(assigned, ExecutorEventType.FAILED)
     await other.report()
     await until(lambda: deck.hub.fleet.nodes["n2"].heard, "heard")
-    await until(lambda: other.received and deck.hub.queue.get(submitted["id"]), "still there")
+    await until(lambda: other.received and deck.hub.jobs.get(submitted["id"]), "still there")
     assert (await job(deck, submitted["id"]))["state"] == "assigned"
 
 
@@ -386,7 +386,7 @@ async def test_a_preempted_job_is_queued_again_until_its_attempts_are_used_up(de
             lambda a=attempt: (j := agent.jobs.get(submitted["id"])) and j.attempt == a and j, f"attempt {attempt}"
         )
         await agent.say(assigned, ExecutorEventType.PREEMPTED)
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert (await job(deck, submitted["id"]))["code"] == "preempted"
 
 
@@ -402,7 +402,7 @@ async def test_a_job_is_cancelled_while_queued_and_while_running(deck: Deck, joi
     await deck.ok("POST", f"jobs/{running['id']}/cancel", client=operator)
     await until(lambda: not agent.jobs, "the node was told")
     await agent.say(assigned, ExecutorEventType.PREEMPTED, code="cancelled")
-    await until(lambda: deck.hub.queue.get(running["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(running["id"]).ended_ms, "over")  # type: ignore[union-attr]
     assert (await job(deck, running["id"]))["state"] == "cancelled"
     assert (await deck.ok("POST", f"jobs/{running['id']}/cancel"))["state"] == "cancelled"
 
@@ -479,7 +479,7 @@ async def test_a_report_on_another_suite_or_with_wrong_counts_fails_its_job(deck
         submitted = await deck.ok("POST", "jobs", request.model_dump(mode="json"))
         assigned = await until(lambda s=submitted: agent.jobs.get(s["id"]), "assigned")
         await agent.say(assigned, FINISHED, {"report": report(release, suite, 18) | change})
-        await until(lambda s=submitted: deck.hub.queue.get(s["id"]).ended_ms, "over")  # type: ignore[union-attr]
+        await until(lambda s=submitted: deck.hub.jobs.get(s["id"]).ended_ms, "over")  # type: ignore[union-attr]
         failed = await job(deck, submitted["id"])
         assert failed["state"] == "failed", change
         assert failed["code"] in ("bad_report", "invalid_request"), change
@@ -519,7 +519,7 @@ async def merge(deck: Deck, agent: FakeAgent, release: str, result: dict[str, An
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     assert assigned.release.id == release
     await agent.say(assigned, FINISHED, result)
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     return await job(deck, submitted["id"])
 
 
@@ -607,7 +607,7 @@ async def test_a_failed_job_is_resumed_as_its_next_attempt_on_the_node_it_was_on
             lambda n=attempt: (j := agent.jobs.get(submitted["id"])) and j.attempt == n and j, "assigned"
         )
         await agent.say(assigned, ExecutorEventType.FAILED, seq=2)
-        await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "failed")  # type: ignore[union-attr]
+        await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "failed")  # type: ignore[union-attr]
         again = await deck.ok("POST", f"jobs/{submitted['id']}/resume")
         assert (again["state"], again["node"], again["attempt"]) == ("assigned", "n2", attempt + 1)
         assert (again["code"], again["ended_ms"], again["step"], again["metrics"]) == (None, None, None, {})
@@ -634,7 +634,7 @@ async def done(deck: Deck, agent: FakeAgent) -> str:
     version = await deck.ok("POST", "adapters/acme/support/versions", manifest, await deck.as_role("agent", "n1"))
     result = {"adapter": version["digest"], "version": 1, "release": version["release"]}
     await agent.say(assigned, FINISHED, result)
-    await until(lambda: deck.hub.queue.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).ended_ms, "over")  # type: ignore[union-attr]
     return str(submitted["id"])
 
 
@@ -673,7 +673,7 @@ async def test_events_are_asked_for_from_where_one_is(deck: Deck, join: Join) ->
     assigned = await until(lambda: agent.jobs.get(submitted["id"]), "assigned")
     for step in (1, 2, 3):
         await agent.say(assigned, ExecutorEventType.PROGRESS, seq=step, step=step, of=40)
-    await until(lambda: deck.hub.queue.get(submitted["id"]).step == 3, "progress")  # type: ignore[union-attr]
+    await until(lambda: deck.hub.jobs.get(submitted["id"]).step == 3, "progress")  # type: ignore[union-attr]
     found = await deck.ok("GET", f"jobs/{submitted['id']}/events?attempt=1&seq=2")
     assert [event["step"] for event in found] == [3]
 

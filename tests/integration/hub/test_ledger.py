@@ -97,7 +97,7 @@ async def test_rows_that_cannot_be_read_are_refused_with_their_line_and_without_
 async def test_no_dataset_without_a_ledger_entry_can_be_trained_on(acme: Deck) -> None:
     before = await manifest(acme, [row(1)])
     # As a hub of before the ledger has left it.
-    await acme.hub.register(Doc.DATASET, before.digest, before.model_dump(mode="json"), tenant="acme", by="x")
+    await acme.hub.registry.register(Doc.DATASET, before.digest, before.model_dump(mode="json"), tenant="acme", by="x")
     await acme.refused(409, "no_ledger_entry", "POST", "jobs", training(before.digest))
     assert await dataset(acme, [row(1)]) == before.digest
     await acme.ok("POST", "jobs", training(before.digest))
@@ -113,7 +113,7 @@ async def test_a_licence_forbidden_later_refuses_the_job_and_the_policy_is_in_th
     digest = await dataset(acme, [row(1, licence_class="CC-BY-NC-4.0")])
     await acme.ok("PUT", "tenants/acme/data-policy?reason=sold", {"forbidden_licences": ["cc-by-nc-*"]})
     await acme.refused(409, "licence_forbidden", "POST", "jobs", training(digest))
-    event = acme.hub.recent[-1]
+    event = acme.hub.log.recent[-1]
     assert (event.kind, event.reason, event.payload["policy"]["forbidden_licences"]) == (
         "data_policy",
         "sold",
@@ -151,13 +151,13 @@ async def test_rows_past_their_retention_refuse_also_when_they_are_registered_ag
     rows = [row(1, retention_days=1)]
     digest = await dataset(acme, rows)
     (was,) = acme.hub.facts.ledger.values()
-    now = acme.hub.now_ms
-    acme.hub.now_ms = lambda: was.at_ms + DAY_MS
+    now = acme.hub.clock.now_ms
+    acme.hub.clock.now_ms = lambda: was.at_ms + DAY_MS
     try:
         assert await dataset(acme, rows) == digest
         await acme.refused(409, "retention_over", "POST", "jobs", training(digest))
     finally:
-        acme.hub.now_ms = now
+        acme.hub.clock.now_ms = now
 
 
 async def test_only_the_hub_states_what_is_in_the_ledger(acme: Deck) -> None:

@@ -16,7 +16,7 @@ ACME = ("acme", "production")
 
 
 def is_breached(deck: Deck, release: str) -> bool:
-    return deck.hub.facts.is_breached(deck.hub.ledger.pointers[ACME], release)
+    return deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], release)
 
 
 async def lift(deck: Deck, release: str, reason: str = "the route's checks were wrong") -> Event:
@@ -73,7 +73,7 @@ async def test_a_live_release_whose_breach_is_lifted_is_judged_by_what_it_answer
     row = await deck.row()
     assert "BAD" not in row.flags, "1 of 50 since"
     assert (row.cause.live.checked, row.cause.live.bad) == (50, 1)
-    assert deck.hub.observer.served(ACME, two)[1] == 150, "it has served what it has served"
+    assert deck.hub.health.served(ACME, two)[1] == 150, "it has served what it has served"
     await agent.report(agent.served(admitted=170, finished=170, checked=170, bad=111))
     await until(lambda: is_breached(deck, two), "breached anew, 21 of 70 since")
     assert "BAD" in (await deck.row()).flags
@@ -121,5 +121,5 @@ async def test_refusals_name_releases_as_people_do(deck: Deck, join: Join) -> No
 
 
 def promotion(deck: Deck, release: str) -> dict[str, Any]:
-    generation = deck.hub.ledger.pointers[ACME].generation
+    generation = deck.hub.log.state.pointers[ACME].generation
     return {"release": release, "expected_generation": generation, "idempotency_key": key()}

@@ -10,7 +10,6 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, FakeAgent, restore, running, until
 
-from loradeck.hub.fleet.link import beat
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import table_digest
@@ -25,7 +24,7 @@ async def test_a_hello_is_answered_by_welcome_the_whole_table_and_the_nodes_orde
     await until(lambda: any(isinstance(m, NodeOrder) for m in agent.received), "the order came")
     welcome, desired, order = agent.received[:3]
     assert isinstance(welcome, Welcome)
-    assert (welcome.rev, welcome.hash, welcome.refuse) == (deck.hub.ledger.rev, deck.hub.ledger.hash, None)
+    assert (welcome.rev, welcome.hash, welcome.refuse) == (deck.hub.log.state.rev, deck.hub.log.state.hash, None)
     assert isinstance(desired, Desired)
     assert desired.full
     assert desired.table == table_digest(desired.entries)
@@ -38,7 +37,7 @@ async def test_directives_chain_by_prev_rev_and_their_digest_is_that_of_the_tabl
     agent = await join("n1")
     await deck.promote(await deck.release())
     await deck.ok("POST", "tenants/bolt/suspend")
-    await until(lambda: agent.rev == deck.hub.ledger.rev, "the node has everything")
+    await until(lambda: agent.rev == deck.hub.log.state.rev, "the node has everything")
     directives = [m for m in agent.received if isinstance(m, Desired)]
     assert [m.full for m in directives] == [True] + [False] * (len(directives) - 1)
     for earlier, later in pairwise(directives):
@@ -54,7 +53,7 @@ async def test_a_gap_makes_the_node_ask_and_the_hub_send_everything(deck: Deck, 
     agent.rev -= 1  # as if a message had been lost
     seen = len(agent.received)
     await deck.ok("POST", "tenants/acme/suspend")
-    await until(lambda: agent.rev == deck.hub.ledger.rev, "the node has caught up")
+    await until(lambda: agent.rev == deck.hub.log.state.rev, "the node has caught up")
     directives = [m for m in agent.received[seen:] if isinstance(m, Desired)]
     assert [m.full for m in directives] == [False, True]
     assert agent.entry.suspended
@@ -85,8 +84,8 @@ async def test_a_node_is_told_only_of_what_is_placed_on_it_and_withdrawn_entries
     await deck.tenant("acme", placement={"site": "us"})
     await until(lambda: eu.entry.current is None, "n1 got a tombstone")
     await until(lambda: ("acme", "production") in us.entries, "n2 got the entry")
-    await until(lambda: eu.rev == us.rev == deck.hub.ledger.rev, "both are at the newest rev")
-    await until(lambda: deck.hub.observer.progress(ACME).flipped == 1, "n2 serves it")
+    await until(lambda: eu.rev == us.rev == deck.hub.log.state.rev, "both are at the newest rev")
+    await until(lambda: deck.hub.replicas.progress(ACME).flipped == 1, "n2 serves it")
 
 
 async def test_a_node_that_comes_back_with_other_labels_gets_tombstones_for_what_it_held(
@@ -106,7 +105,7 @@ async def test_a_node_that_an_event_does_not_concern_still_follows_the_log(deck:
     await deck.tenant("acme", placement={"site": "eu"})
     other = await join("n2", site="us")
     await deck.ok("POST", "tenants/acme/suspend")
-    await until(lambda: other.rev == deck.hub.ledger.rev, "its rev went on with a heartbeat")
+    await until(lambda: other.rev == deck.hub.log.state.rev, "its rev went on with a heartbeat")
     last = [m for m in other.received if isinstance(m, Desired)][-1]
     assert last.entries == ()
     bookmark = [m for m in other.received if isinstance(m, Bookmark)][-1]
@@ -149,7 +148,7 @@ async def test_a_replica_that_flipped_to_another_release_has_not_flipped(deck: D
     await deck.promote(await deck.release(), wait="committed")
     await until(lambda: agent.entry.current, "the node has the entry")
     await agent.ack(agent.entry, AckState.FLIPPED, release="e" * 64)
-    await until(lambda: deck.hub.observer.progress(ACME).failed, "the ack is in")
+    await until(lambda: deck.hub.replicas.progress(ACME).failed, "the ack is in")
     row = await deck.row()
     assert (row.flipped, row.replicas[0].code) == (0, "wrong_release")
 
@@ -160,7 +159,7 @@ async def test_a_failed_proof_keeps_the_flip_and_shows_its_code(deck: Deck, join
     agent.proves = False
     await deck.promote(await deck.release(), wait="flipped")
     await agent.ack(agent.entry, AckState.FAILED, code="serves_base", detail="tokens are the base's")
-    await until(lambda: deck.hub.observer.progress(ACME).failed, "the ack is in")
+    await until(lambda: deck.hub.replicas.progress(ACME).failed, "the ack is in")
     row = await deck.row()
     assert (row.flipped, row.proven, row.attested) == (1, 0, None)
     assert (row.replicas[0].code, row.replicas[0].detail) == ("serves_base", "tokens are the base's")
@@ -179,7 +178,7 @@ async def test_a_flip_that_is_said_again_takes_no_proof_back(deck: Deck, join: J
     await until(lambda: deck.hub.fleet.nodes["n1"].replicas[0].loaded, "the report came after the ack")
     assert (await deck.row()).proven == 1
     await agent.ack(agent.entry, AckState.WAITING, code="engine_restarted")
-    await until(lambda: deck.hub.observer.progress(ACME).flipped == 0, "waiting takes the flip back")
+    await until(lambda: deck.hub.replicas.progress(ACME).flipped == 0, "waiting takes the flip back")
     assert (await deck.row()).proven == 0
 
 
@@ -272,7 +271,7 @@ async def test_a_link_that_says_nothing_for_a_ttl_is_closed_though_the_connectio
     clock = deck.hub.fleet.clock
     monkeypatch.setattr(deck.hub.fleet, "clock", lambda: clock() + 10.5)
     deck.hub.fleet.heard(deck.hub.fleet.nodes["n2"])
-    beat(deck.hub)
+    deck.hub.links.beat_parts()
     await until(lambda: silent.closed, "the silent link ended")
     assert silent.closed == (4408, "silent")
     assert alive.closed is None
@@ -304,17 +303,17 @@ async def test_a_restart_raises_the_epoch_and_nodes_rejoin_without_being_lost_or
         await deck.tenant()
         agent = await FakeAgent(deck, "n1").join()
         await deck.promote(await deck.release())
-        token, epoch, entry = await deck.token("agent", "n1"), deck.hub.ledger.epoch, agent.entry
+        token, epoch, entry = await deck.token("agent", "n1"), deck.hub.log.state.epoch, agent.entry
         await agent.leave()
     async with running(data) as deck:
-        assert deck.hub.ledger.epoch == epoch + 1
+        assert deck.hub.log.state.epoch == epoch + 1
         assert deck.hub.fleet.newly_lost() == []
         row = await deck.row()
         assert (row.placed, row.flipped) == (1, 0)  # known from before, and not heard from yet
         assert row.attested == (1, 1)
         agent.deck = deck
         await agent.join(token)
-        await until(lambda: deck.hub.observer.progress(ACME).proven == 1, "the node said again where it is")
+        await until(lambda: deck.hub.replicas.progress(ACME).proven == 1, "the node said again where it is")
         assert agent.entry == entry
         assert not deck.hub.fleet.nodes["n1"].lost
         assert agent.epoch == epoch + 1
@@ -335,7 +334,7 @@ async def test_a_prepare_that_a_crash_interrupts_is_failed_and_has_moved_nothing
     async with running(data) as deck:
         job = await deck.ok("GET", f"jobs/{result.pending}")
         assert (job["state"], job["code"]) == ("failed", "hub_restarted")
-        assert deck.hub.ledger.pointers[ACME].generation == 0
+        assert deck.hub.log.state.pointers[ACME].generation == 0
         assert (await deck.row()).preview.prepare is None
         agent.deck, agent.running_jobs = deck, ((result.pending or "", 1),)
         await agent.join(token)

@@ -131,7 +131,7 @@ async def test_a_target_that_has_not_soaked_is_asked_about_first(deck: Deck, joi
     await join("n1")
     for release in (one, two):
         await deck.promote(release, wait="flipped")
-        pointer = deck.hub.ledger.pointers["acme", "production"]
+        pointer = deck.hub.log.state.pointers["acme", "production"]
         await until(
             lambda g=pointer.generation: deck.hub.facts.attested_generation(("acme", "production"), g), "attested"
         )
@@ -150,7 +150,7 @@ async def test_a_route_whose_soak_was_shortened_goes_back_by_what_releases_benea
     await deck.promote(one, wait="flipped")
     await until(lambda: deck.hub.facts.is_attested(("acme", "production"), one), "v1 is attested")
     await agent.report(agent.served(admitted=3, finished=3))
-    await until(lambda: deck.hub.observer.served(("acme", "production"), one)[1] == 3, "v1 has served")
+    await until(lambda: deck.hub.health.served(("acme", "production"), one)[1] == 3, "v1 has served")
     await deck.promote(two, wait="flipped")
     for requests, asks in ((5, "not soaked"), (4, "not soaked"), (3, None)):
         await deck.tenant(soak={"seconds": 0, "requests": requests})
@@ -166,12 +166,12 @@ async def test_the_same_key_moves_once_and_answers_the_same_again(deck: Deck, jo
     await two_releases(deck, join)
     body = await deck.rollback_body()
     first = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", body))
-    rev = deck.hub.ledger.rev
+    rev = deck.hub.log.state.rev
     again = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", body))
     assert again.replayed
     assert not first.replayed
     assert again.events == first.events
-    assert deck.hub.ledger.rev == rev
+    assert deck.hub.log.state.rev == rev
     asked = MoveResult.model_validate(await deck.ok("GET", f"moves/{body['idempotency_key']}"))
     assert asked.events == first.events
 
@@ -188,7 +188,7 @@ async def test_a_promote_said_twice_with_one_key_is_one_promote(deck: Deck, join
     answers = await asyncio.gather(*(deck.ok("POST", f"{ROUTE}/promote", body) for _ in range(3)))
     results = [MoveResult.model_validate(a) for a in answers]
     assert len({r.events[0].id for r in results}) == 1
-    assert [e.kind for e in deck.hub.recent].count(EventKind.PROMOTE) == 1
+    assert [e.kind for e in deck.hub.log.recent].count(EventKind.PROMOTE) == 1
     again = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/promote", body))
     assert again.events == results[0].events
 
@@ -220,7 +220,7 @@ async def test_a_promote_waits_for_its_prepare_and_r_cancels_it(deck: Deck, join
     assert (answer.status_code, answer.json()["code"]) == (409, "prepare_cancelled")
     await until(lambda: not agent.jobs, "the node was told to stop")
     await until(lambda: agent.entry.preparing is None, "the entry names no candidate")
-    assert deck.hub.ledger.pointers["acme", "production"].generation == 0
+    assert deck.hub.log.state.pointers["acme", "production"].generation == 0
     assert (await deck.ok("GET", f"jobs/{row.preview.prepare}"))["state"] == JobState.CANCELLED
     again = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", rollback))
     assert (again.cancelled, again.replayed) == (row.preview.prepare, True)
@@ -240,7 +240,7 @@ async def test_a_wait_that_ends_before_the_prepare_names_it_and_the_promote_goes
     from loradeck.schemas.jobs import ExecutorEventType
 
     await agent.say(agent.jobs[result.pending], ExecutorEventType.FINISHED)
-    await until(lambda: deck.hub.ledger.pointers["acme", "production"].release == release, "committed")
+    await until(lambda: deck.hub.log.state.pointers["acme", "production"].release == release, "committed")
 
 
 async def test_a_failed_prepare_fails_the_promote_and_moves_nothing(deck: Deck, join: Join) -> None:
@@ -255,8 +255,8 @@ async def test_a_failed_prepare_fails_the_promote_and_moves_nothing(deck: Deck, 
     assert answer.json()["context"]["node"] == "n1"
     assert "boom" in answer.json()["detail"]
     assert answer.json()["fix"].endswith(f"loradeck job show {answer.json()['context']['prepare']}")
-    assert deck.hub.ledger.pointers["acme", "production"].generation == 0
-    await until(lambda: deck.hub.steer.entries["acme", "production"].preparing is None, "the entry names no candidate")
+    assert deck.hub.log.state.pointers["acme", "production"].generation == 0
+    await until(lambda: deck.hub.tables.entries["acme", "production"].preparing is None, "the entry names no candidate")
 
 
 async def test_what_forbids_a_promote_is_checked_again_before_its_commit(deck: Deck, join: Join) -> None:
@@ -277,7 +277,7 @@ async def test_what_forbids_a_promote_is_checked_again_before_its_commit(deck: D
     await agent.say(job, ExecutorEventType.FINISHED)
     answer = await promote
     assert (answer.status_code, answer.json()["code"]) == (409, "held")
-    assert deck.hub.ledger.pointers["acme", "production"].release == one
+    assert deck.hub.log.state.pointers["acme", "production"].release == one
 
 
 async def test_a_fallback_that_is_refused_registers_no_release(deck: Deck, join: Join) -> None:
@@ -342,7 +342,7 @@ async def test_a_txn_is_undone_as_a_whole_by_its_id(deck: Deck, join: Join) -> N
     await join("n1")
     for name in first:
         await deck.promote(first[name], name)
-    rev = deck.hub.ledger.rev
+    rev = deck.hub.log.state.rev
     for name in second:
         await deck.promote(second[name], name)
     plan = await deck.ok("POST", "rewind", {"to_rev": rev, "dry_run": True, "idempotency_key": key()})
@@ -376,12 +376,12 @@ async def test_a_pointer_is_held_lifted_and_annotated_without_moving(deck: Deck,
     note = {"event": rollback.id, "incident": "INC-7", "reason": "bad answers", "idempotency_key": key()}
     annotated = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/annotate", note))
     assert annotated.events[0].payload == {"event": rollback.id}
-    pointer = deck.hub.ledger.pointers["acme", "production"]
+    pointer = deck.hub.log.state.pointers["acme", "production"]
     assert (pointer.generation, pointer.release, pointer.quarantined) == (generation, one, ())
     events = await deck.ok("GET", "events?tenant=acme&route=production&limit=3")
     assert [e["kind"] for e in events] == ["annotate", "lift", "release_hold"]
     verdict = await deck.ok("GET", "audit/verify")
-    assert (verdict["ok"], verdict["rev"]) == (True, deck.hub.ledger.rev)
+    assert (verdict["ok"], verdict["rev"]) == (True, deck.hub.log.state.rev)
 
 
 async def test_unknown_things_are_refused_by_name_and_change_nothing(deck: Deck, join: Join) -> None:
@@ -431,10 +431,10 @@ async def test_a_candidate_without_a_slot_beside_the_live_release_is_refused(dec
 async def test_a_wait_for_flipped_ends_when_the_last_placed_replica_acknowledged(deck: Deck, join: Join) -> None:
     await two_releases(deck, join)
     second = await join("n2")
-    await until(lambda: deck.hub.observer.progress(("acme", "production")).flipped == 2, "n2 has caught up")
+    await until(lambda: deck.hub.replicas.progress(("acme", "production")).flipped == 2, "n2 has caught up")
     second.flips = False
     move = asyncio.create_task(deck.rollback(wait="flipped"))
-    await until(lambda: deck.hub.observer.progress(("acme", "production")).flipped == 1, "n1 flipped")
+    await until(lambda: deck.hub.replicas.progress(("acme", "production")).flipped == 1, "n1 flipped")
     assert not move.done()
     row = await deck.row()
     assert [(r.replica, r.state is not None) for r in row.replicas] == [("n1", True), ("n2", False)]

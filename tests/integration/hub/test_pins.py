@@ -56,11 +56,11 @@ async def unpin(deck: Deck, **more: Any) -> Any:
 
 async def test_a_pin_is_in_the_log_once_with_who_why_from_to_and_when(deck: Deck, join: Join) -> None:
     agent, first, second = await two_releases(deck, join)
-    before = deck.hub.ledger.pointers[ACME]
+    before = deck.hub.log.state.pointers[ACME]
     agent.pins = (pin(agent, 1_000),)
     await agent.report()
-    await until(lambda: deck.hub.recent[-1].kind is EventKind.PIN, "it is in the log")
-    rev = deck.hub.ledger.rev
+    await until(lambda: deck.hub.log.recent[-1].kind is EventKind.PIN, "it is in the log")
+    rev = deck.hub.log.state.rev
     for _ in range(3):
         await agent.report()
     await agent.leave()
@@ -71,8 +71,8 @@ async def test_a_pin_is_in_the_log_once_with_who_why_from_to_and_when(deck: Deck
     assert (event.actor, event.role, event.reason) == ("ops@n1", Role.AGENT, "the hub was away")
     assert (event.from_release, event.to_release) == (second, first)
     assert event.payload == {"node": "n1", "release": first, "over": list(agent.entry.fence), "at_ms": 1_000}
-    assert deck.hub.ledger.rev == rev
-    assert deck.hub.ledger.pointers[ACME] == before, "a pin moves no pointer"
+    assert deck.hub.log.state.rev == rev
+    assert deck.hub.log.state.pointers[ACME] == before, "a pin moves no pointer"
     row = await deck.row()
     assert "PIN" in row.flags
     assert row.replicas[0].pinned == first
@@ -101,7 +101,7 @@ async def test_a_pin_is_written_by_the_next_hub_when_the_last_one_could_not_and_
             agent.pins = pins
             await agent.report()
             await until(lambda deck=deck: deck.hub.pins._recorded, "it was heard")
-            await until(lambda deck=deck: not deck.hub._tasks, "it was written")
+            await until(lambda deck=deck: not deck.hub.background._tasks, "it was written")
             (event,) = await pins_in(deck)
             assert event.to_release == first
             await agent.leave()
@@ -127,7 +127,7 @@ async def test_an_unpin_ends_the_pin_that_was_seen_and_none_that_was_made_later(
     seen = len(agent.received)
     await agent.join()
     assert next(m for m in agent.received[seen:] if isinstance(m, Desired)).unpin == ()
-    await until(lambda: deck.hub.recent[-1].kind is EventKind.PIN, "the second pin is in the log")
+    await until(lambda: deck.hub.log.recent[-1].kind is EventKind.PIN, "the second pin is in the log")
     assert [event.to_release for event in await pins_in(deck)][-1] == second
     assert "PIN" in (await deck.row()).flags
 
@@ -149,7 +149,7 @@ async def test_a_node_that_was_away_is_told_of_an_unpin_with_its_hello_also_by_t
         token = await deck.token("agent", "n1")
         agent.pins = (pin(agent, 1_000),)
         await agent.report()
-        await until(lambda: deck.hub.recent[-1].kind is EventKind.PIN, "it is in the log")
+        await until(lambda: deck.hub.log.recent[-1].kind is EventKind.PIN, "it is in the log")
         await agent.leave()
         await unpin(deck)
     async with running(data) as deck:
@@ -182,7 +182,7 @@ async def test_an_unpin_that_is_sent_again_after_its_answer_was_lost_is_answered
 
 async def test_pins_of_what_this_log_does_not_have_are_not_written(deck: Deck, join: Join) -> None:
     agent, first, _ = await two_releases(deck, join)
-    rev = deck.hub.ledger.rev
+    rev = deck.hub.log.state.rev
     good = pin(agent, 1_000)
     forged = good.release.model_copy(update={"id": "f" * 64})
     agent.pins = (
@@ -193,11 +193,11 @@ async def test_pins_of_what_this_log_does_not_have_are_not_written(deck: Deck, j
     await agent.report()
     await until(lambda: deck.hub.fleet.nodes["n1"].pins, "they were reported")
     await asyncio.sleep(0)
-    assert deck.hub.ledger.rev == rev
+    assert deck.hub.log.state.rev == rev
     agent.pins = (*agent.pins, good)
     await agent.report()
-    await until(lambda: deck.hub.recent[-1].kind is EventKind.PIN, "the good one is in the log")
-    assert (deck.hub.ledger.rev, deck.hub.recent[-1].to_release) == (rev + 1, first)
+    await until(lambda: deck.hub.log.recent[-1].kind is EventKind.PIN, "the good one is in the log")
+    assert (deck.hub.log.state.rev, deck.hub.log.recent[-1].to_release) == (rev + 1, first)
 
 
 async def test_a_node_that_pins_again_and_again_does_not_fill_the_log(deck: Deck, join: Join) -> None:
@@ -206,7 +206,7 @@ async def test_a_node_that_pins_again_and_again_does_not_fill_the_log(deck: Deck
         agent.pins = (pin(agent, 1_000 + turn),)
         await agent.report()
     await until(lambda: deck.hub.fleet.nodes["n1"].pins == agent.pins, "all were reported")
-    await until(lambda: not deck.hub._tasks, "nothing is being written")
+    await until(lambda: not deck.hub.background._tasks, "nothing is being written")
     assert len(await pins_in(deck)) == AT_MOST
 
 
@@ -214,15 +214,15 @@ async def test_pins_wait_for_a_hub_that_may_write_and_are_written_then(deck: Dec
     agent, first, _ = await two_releases(deck, join)
     deck.hub.recovery.behind = True
     agent.pins = (pin(agent, 1_000),)
-    rev = deck.hub.ledger.rev
+    rev = deck.hub.log.state.rev
     for _ in range(AT_MOST + 1):
         await agent.report()
     await until(lambda: deck.hub.fleet.nodes["n1"].pins, "they were reported")
-    assert deck.hub.ledger.rev == rev
+    assert deck.hub.log.state.rev == rev
     deck.hub.recovery.behind = False
     await agent.report()
-    await until(lambda: deck.hub.recent[-1].kind is EventKind.PIN, "it is in the log")
-    assert deck.hub.recent[-1].to_release == first
+    await until(lambda: deck.hub.log.recent[-1].kind is EventKind.PIN, "it is in the log")
+    assert deck.hub.log.recent[-1].to_release == first
 
 
 async def test_nobody_waits_for_a_replica_that_is_pinned_elsewhere_and_it_counts_as_nothing(
@@ -245,4 +245,4 @@ async def test_nobody_waits_for_a_replica_that_is_pinned_elsewhere_and_it_counts
     assert row.attested is None
     other.flips = other.proves = True
     await other.acknowledge(other.entry)
-    await until(lambda: deck.hub.observer.progress(ACME).all_proven, "its pin has ended, and it has got there")
+    await until(lambda: deck.hub.replicas.progress(ACME).all_proven, "its pin has ended, and it has got there")

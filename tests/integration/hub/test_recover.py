@@ -75,7 +75,7 @@ async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_rout
     agent, token, one, two = await restored(data)
     served, generation = agent.entry, agent.entry.generation
     async with running(data) as deck:
-        assert deck.hub.ledger.pointers[ACME].release == one
+        assert deck.hub.log.state.pointers[ACME].release == one
         agent.deck, seen, fences = deck, len(agent.received), len(agent.fences)
         await agent.join(token)
         assert agent.welcome is not None
@@ -99,16 +99,16 @@ async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_rout
         )
         (event,) = result.events
         assert event.kind == "recover"
-        pointer = deck.hub.ledger.pointers[ACME]
+        pointer = deck.hub.log.state.pointers[ACME]
         assert pointer.release == two
         assert pointer.generation > generation
-        assert deck.hub.ledger.epoch > served.epoch
+        assert deck.hub.log.state.epoch > served.epoch
         await until(lambda: agent.entry.fence > served.fence, "the node has the recovered entry")
         assert agent.entry.current is not None
         assert agent.entry.current.id == two
         for _, epoch, number in agent.fences[fences:]:
             assert (epoch, number) >= served.fence
-        await until(lambda: deck.hub.observer.progress(ACME).proven == 1, "the node is proven again")
+        await until(lambda: deck.hub.replicas.progress(ACME).proven == 1, "the node is proven again")
         assert (await deck.ok("GET", "state"))["status"]["refusing"] is None
         assert (await deck.ok("GET", "audit/verify"))["ok"]
         await agent.leave()
@@ -122,12 +122,12 @@ async def test_after_recover_the_same_node_rejoins_and_moves_go_on(data: Path) -
         again = {"idempotency_key": key(), "reason": ""}
         first = await deck.ok("POST", "recover", again)
         assert (await deck.ok("POST", "recover", again))["events"] == first["events"]
-        await until(lambda: agent.rev == deck.hub.ledger.rev, "the node follows")
+        await until(lambda: agent.rev == deck.hub.log.state.rev, "the node follows")
         await agent.leave()
         await agent.join(token)
         assert agent.welcome is not None
         assert agent.welcome.refuse is None
-        pointer = deck.hub.ledger.pointers[ACME]
+        pointer = deck.hub.log.state.pointers[ACME]
         hold = {"held": False, "expected_generation": pointer.generation, "idempotency_key": key()}
         await deck.ok("POST", f"{ROUTE}/hold", hold)
         assert await deck.promote(one)
@@ -164,18 +164,18 @@ async def test_a_node_that_missed_the_recover_holds_back_itself_and_nobody_else(
         assert away.welcome.refuse == "log_behind"
         assert (await deck.ok("GET", "state"))["status"]["refusing"] is None
         assert {n["node"]: n["behind"] for n in await deck.ok("GET", "nodes")} == {"n1": None, "n2": "log_behind"}
-        pointer = deck.hub.ledger.pointers[ACME]
+        pointer = deck.hub.log.state.pointers[ACME]
         hold = {"held": False, "expected_generation": pointer.generation, "idempotency_key": key()}
         await deck.ok("POST", f"{ROUTE}/hold", hold)
         assert not any(isinstance(m, Desired) for m in away.received[seen:])
         assert away.entry == served
-        assert deck.hub.observer.progress(ACME).flipped == 1
+        assert deck.hub.replicas.progress(ACME).flipped == 1
 
-        keys = deck.hub.ledger.tenants["acme"].keys
+        keys = deck.hub.log.state.tenants["acme"].keys
         result = await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "n2 is back"})
         assert result["events"] == [], "what n2 knows was taken over from n1 before"
-        assert deck.hub.ledger.tenants["acme"].keys == keys, "a key made since the recover stays"
-        await until(lambda: deck.hub.observer.progress(ACME).proven == 2, "n2 follows")
+        assert deck.hub.log.state.tenants["acme"].keys == keys, "a key made since the recover stays"
+        await until(lambda: deck.hub.replicas.progress(ACME).proven == 2, "n2 follows")
         assert away.entry.fence > served.fence
         for agent in agents:
             await agent.leave()
@@ -187,9 +187,9 @@ async def test_a_log_that_is_restored_again_after_a_recover_stops_every_move_aga
         agent.deck = deck
         await agent.join(token)
         await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "restored"})
-        await until(lambda: agent.rev == deck.hub.ledger.rev, "the node follows")
+        await until(lambda: agent.rev == deck.hub.log.state.rev, "the node follows")
         backup = copy_of(deck, "second.db")
-        pointer = deck.hub.ledger.pointers[ACME]
+        pointer = deck.hub.log.state.pointers[ACME]
         hold = {"held": False, "expected_generation": pointer.generation, "idempotency_key": key()}
         await deck.ok("POST", f"{ROUTE}/hold", hold)
         assert await deck.promote(one)
@@ -257,10 +257,10 @@ async def test_a_hub_that_lost_everything_takes_tenants_releases_and_pointers_fr
         assert agent.welcome is not None
         assert agent.welcome.refuse == "log_behind"
         await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "the disk was lost"})
-        pointer = deck.hub.ledger.pointers[ACME]
+        pointer = deck.hub.log.state.pointers[ACME]
         assert pointer.release == one
         assert deck.hub.catalogue.releases[one].tenant == "acme"
-        await until(lambda: deck.hub.observer.progress(ACME).proven == 1, "the node is proven")
+        await until(lambda: deck.hub.replicas.progress(ACME).proven == 1, "the node is proven")
         await agent.leave()
 
 

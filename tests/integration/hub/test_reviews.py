@@ -8,7 +8,7 @@ import pytest
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.deck import Deck, key, until
 
-from loradeck.hub.hub import Hub
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.moves import PromoteRequest
@@ -119,9 +119,9 @@ async def test_what_becomes_known_of_one_tenant_does_not_go_through_the_routes_o
     release, suite = await deck.release(), await deck.suite()
     await deck.tenant(gate=GateConfig(suite=suite).model_dump(mode="json"))
 
-    def all_of_them(hub: Hub) -> list[tuple[str, str]]:
+    def all_of_them(state: FoldedLog) -> list[tuple[str, str]]:
         raise AssertionError("every tenant's routes were asked for")
 
-    monkeypatch.setattr(Hub, "routes", all_of_them)
+    monkeypatch.setattr(FoldedLog, "routes", all_of_them)
     await reported(deck, release, suite, route="production")
     assert deck.hub.facts.gate(("acme", "production"), release) is not None

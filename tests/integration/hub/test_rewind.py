@@ -18,7 +18,7 @@ async def three_tenants(deck: Deck, join: Join) -> tuple[int, dict[str, str], di
         await deck.tenant(name)
         first[name] = await deck.release(name, seed=1)
         await deck.promote(first[name], name)
-    rev = deck.hub.ledger.rev
+    rev = deck.hub.log.state.rev
     for name in first:
         second[name] = await deck.release(name, seed=2)
         await deck.promote(second[name], name)
@@ -48,7 +48,7 @@ async def test_a_dry_run_changes_nothing_and_executing_it_moves_all_in_one_txn(d
     assert {e.tenant: e.to_release for e in result.events} == first
     assert len({e.txn for e in result.events}) == 1
     assert result.reached == "proven"
-    assert {name: deck.hub.ledger.pointers[name, "production"].release for name in first} == first
+    assert {name: deck.hub.log.state.pointers[name, "production"].release for name in first} == first
 
 
 async def test_what_lay_beneath_then_and_is_not_registered_any_more_does_not_come_back(deck: Deck, join: Join) -> None:
@@ -58,11 +58,11 @@ async def test_what_lay_beneath_then_and_is_not_registered_any_more_does_not_com
     lost, then, now = [await deck.release(seed=n) for n in range(3)]
     await deck.promote(lost)
     await deck.promote(then)
-    rev = deck.hub.ledger.rev
+    rev = deck.hub.log.state.rev
     await deck.promote(now)
     del deck.hub.catalogue.releases[lost]
     await execute(deck, await plan(deck, to_rev=rev))
-    pointer = deck.hub.ledger.pointers["acme", "production"]
+    pointer = deck.hub.log.state.pointers["acme", "production"]
     assert (pointer.release, pointer.beneath) == (then, ())
 
 
@@ -70,10 +70,10 @@ async def test_a_pointer_that_moved_between_plan_and_execution_is_skipped_and_li
     rev, first, _ = await three_tenants(deck, join)
     planned = await plan(deck, to_rev=rev)
     await deck.rollback("bolt")
-    moved = deck.hub.ledger.pointers["bolt", "production"]
+    moved = deck.hub.log.state.pointers["bolt", "production"]
     result = await execute(deck, planned)
     assert {e.tenant for e in result.events} == {"acme", "cedar"}
-    assert deck.hub.ledger.pointers["bolt", "production"] == moved
+    assert deck.hub.log.state.pointers["bolt", "production"] == moved
     assert first["bolt"] == moved.release  # it got there by itself, and is no step any more
 
 
@@ -94,7 +94,7 @@ async def test_a_time_means_the_last_rev_at_or_before_it_and_a_selection_only_it
     deck: Deck, join: Join
 ) -> None:
     rev, first, _ = await three_tenants(deck, join)
-    at_ms = next(e.at_ms for e in deck.hub.recent if e.rev == rev)
+    at_ms = next(e.at_ms for e in deck.hub.log.recent if e.rev == rev)
     planned = await plan(deck, time_ms=at_ms, tenants=["cedar"])
     assert planned.at_ms == at_ms
     assert [(s.tenant, s.to_release) for s in planned.steps] == [("cedar", first["cedar"])]
@@ -119,7 +119,7 @@ async def test_a_rewind_that_moves_nothing_commits_nothing(deck: Deck, join: Joi
     rev, _, _ = await three_tenants(deck, join)
     planned = await plan(deck, to_rev=rev)
     await execute(deck, planned)
-    at = deck.hub.ledger.rev
+    at = deck.hub.log.state.rev
     again = await execute(deck, planned)
     assert again.events == ()
-    assert deck.hub.ledger.rev == at
+    assert deck.hub.log.state.rev == at

@@ -157,9 +157,9 @@ async def test_served_totals_outlive_the_hub_and_nothing_is_counted_twice(data: 
         agent.deck = deck
         await agent.join(token)
         await agent.report(agent.served(admitted=12, finished=12, checked=12, bad=2))
-        await until(lambda: deck.hub.observer.served(ACME, release)[1] == 12, "the router's own count is believed")
+        await until(lambda: deck.hub.health.served(ACME, release)[1] == 12, "the router's own count is believed")
         await agent.report(agent.served(admitted=15, finished=15, checked=15, bad=2))
-        await until(lambda: deck.hub.observer.served(ACME, release)[1] == 15, "counted on")
+        await until(lambda: deck.hub.health.served(ACME, release)[1] == 15, "counted on")
         assert deck.hub.counts.total(ACME, release).counts.requests == 13  # 10, and the 3 of the second report
         await agent.report(agent.served(admitted=2, finished=2, checked=2, bad=0), router_boot="r2")
         await until(
@@ -178,7 +178,7 @@ async def test_a_release_that_passes_the_routes_limit_is_breached_and_r_skips_it
     await until(lambda: deck.hub.counts.total(ACME, two).counts.checked == 19, "counted")
     assert "BAD" not in (await deck.row()).flags
     await agent.report(agent.served(admitted=40, finished=40, checked=40, bad=22))
-    await until(lambda: deck.hub.facts.is_breached(deck.hub.ledger.pointers[ACME], two), "breached")
+    await until(lambda: deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], two), "breached")
     row = await deck.row()
     assert "BAD" in row.flags
     assert row.bad_now == pytest.approx(22 / 40)
@@ -229,7 +229,7 @@ async def test_a_full_disk_refuses_the_move_and_changes_nothing(deck: Deck, join
     for _ in range(30):  # until what room the last page had is used up
         answer = await deck.local.post(
             f"{ROUTE}/annotate",
-            json={"event": deck.hub.recent[-1].id, "reason": "x" * 500, "idempotency_key": key()},
+            json={"event": deck.hub.log.recent[-1].id, "reason": "x" * 500, "idempotency_key": key()},
         )
         if answer.status_code == 507:
             break
@@ -261,7 +261,7 @@ async def test_a_commit_whose_answer_was_lost_is_found_by_its_key(
     result = await deck.rollback(wait="flipped")
     monkeypatch.undo()
     assert result.events[0].to_release == one
-    assert deck.hub.ledger.pointers[ACME].release == one
+    assert deck.hub.log.state.pointers[ACME].release == one
     assert agent.entry.current is not None
     assert agent.entry.current.id == one
     assert (await deck.ok("GET", "audit/verify"))["ok"]
@@ -307,7 +307,7 @@ async def test_what_turns_out_to_be_durable_later_is_folded_before_the_next_move
     await deck.refused(503, "outcome_unknown", "POST", "tenants", {"name": "bolt"})
     broken = False
     await deck.ok("POST", "tenants", {"name": "cedar"})
-    assert sorted(deck.hub.ledger.tenants) == ["acme", "bolt", "cedar"]
+    assert sorted(deck.hub.log.state.tenants) == ["acme", "bolt", "cedar"]
     assert (await deck.ok("GET", "audit/verify"))["ok"]
 
 
@@ -337,7 +337,7 @@ async def test_a_promote_under_way_when_the_hub_stops_is_answered_and_moves_noth
             deck.hub.promotions.stop()
             answer = await promote
         assert (answer.status_code, answer.json()["code"]) == (503, "hub_stopping")
-        assert deck.hub.ledger.pointers[ACME].generation == 0
+        assert deck.hub.log.state.pointers[ACME].generation == 0
         await agent.leave()
 
 

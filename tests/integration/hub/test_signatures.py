@@ -55,7 +55,7 @@ async def test_an_unsigned_adapter_is_not_promoted_where_the_route_has_signers(
     await deck.refused(409, "unsigned", "POST", PROMOTE, body)
     await deck.ok("POST", "attestations", stated("k"))
     await deck.promote(version["release"])
-    assert deck.hub.ledger.pointers["acme", "production"].release == version["release"]
+    assert deck.hub.log.state.pointers["acme", "production"].release == version["release"]
     assert agent.entries["acme", "production"].signers == ((tmp_path / "k.pub").read_text(),)
     base = deck.hub.catalogue.base_alone_id("acme", next(iter(deck.hub.catalogue.bases)))
     await deck.promote(base)
@@ -93,4 +93,4 @@ async def test_merged_weights_are_promoted_under_a_signature_of_their_own_and_no
     await deck.refused(409, "unsigned", "POST", PROMOTE, promote)
     await deck.ok("POST", "attestations", stated(weights, OTHER_BASE))
     await deck.promote(release)
-    assert deck.hub.ledger.pointers["acme", "production"].release == release
+    assert deck.hub.log.state.pointers["acme", "production"].release == release

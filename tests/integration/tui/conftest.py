@@ -37,11 +37,11 @@ class Site:
 
     @property
     def generation(self) -> int:
-        return self.hub.hub.ledger.pointers["acme", "production"].generation
+        return self.hub.hub.log.state.pointers["acme", "production"].generation
 
     @property
     def live(self) -> str | None:
-        return self.hub.hub.ledger.pointers["acme", "production"].release
+        return self.hub.hub.log.state.pointers["acme", "production"].release
 
     async def kinds(self) -> list[str]:
         """What happened to acme/production since the three promotes, oldest first."""
@@ -73,7 +73,7 @@ async def data() -> AsyncIterator[Path]:
 async def site(data: Path) -> AsyncIterator[Site]:
     async with running(data) as hub:
         agents = [await FakeAgent(hub, node).join() for node in ("n1", "n2")]
-        await hub.tenant(min_replicas=2)
+        await hub.log.state.tenant(min_replicas=2)
         releases = [await hub.release(seed=seed) for seed in (1, 2, 3)]
         for release in releases:
             await hub.promote(release)

@@ -1,4 +1,4 @@
-"""Who calls, and what they may do. The one place where roles are enforced.
+"""Authentication and roles: the caller of each request, and the one place where roles are enforced.
 
 A token is `ld_<id>_<secret>`; the store keeps the SHA-256 of the whole of it. Whoever reaches the hub's own
 socket has passed the file system (0600 in a 0700 folder) and may do everything a releaser may, create tokens
@@ -22,12 +22,15 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.tenant import TokenCreate, TokenRecord
 
 LOCAL = "loradeck.local"
-"""Key in an ASGI scope: the connection came in over the hub's own socket."""
+"""The key in an ASGI scope that marks connections over the hub's own socket."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """`node` is set for agents' tokens. `token` is the id of the token, None over the own socket."""
+    """The caller of a request.
+
+    `node` is set for agents' tokens. `token` is the id of the token; None: it came over the own socket.
+    """
 
     actor: str
     role: Role
@@ -41,22 +44,28 @@ class Caller:
 
 
 class Tokens:
-    """The tokens that are valid now, in memory; the store has all of them."""
+    """All tokens, in memory as in the store; withdrawn ones are kept and refused."""
 
     def __init__(self, records: Iterable[TokenRecord]) -> None:
         self._records = {r.id: r for r in records}
 
     def all(self) -> list[TokenRecord]:
+        """All tokens ever created, oldest first."""
         return sorted(self._records.values(), key=lambda r: (r.created_ms, r.id))
 
     def get(self, token_id: str) -> TokenRecord | None:
+        """A token by its id; None: there is none."""
         return self._records.get(token_id)
 
     def put(self, record: TokenRecord) -> None:
+        """Adds a token, or replaces its record."""
         self._records[record.id] = record
 
     def caller(self, bearer: str | None) -> Caller:
-        """Raises: Refused `unauthenticated`. Why is not said: a guesser learns nothing from it."""
+        """The caller that a bearer token belongs to.
+
+        Raises: Refused `unauthenticated`. It never names the reason: a guesser learns nothing from it.
+        """
         parts = (bearer or "").split("_")
         record = self._records.get(parts[1]) if len(parts) == 3 else None
         digest = hashlib.sha256((bearer or "").encode()).hexdigest()
@@ -72,7 +81,7 @@ class Tokens:
 
 
 def new_token(request: TokenCreate, by: str) -> tuple[TokenRecord, str]:
-    """A record to keep and the token to show once.
+    """Creates a token. Returns its record, and the token itself, which is shown once.
 
     Raises: Refused `invalid_request` for an unknown role, or a node where none belongs.
     """
@@ -100,12 +109,13 @@ def new_token(request: TokenCreate, by: str) -> tuple[TokenRecord, str]:
 
 
 def bearer_of(connection: HTTPConnection) -> str | None:
+    """The bearer token of a request; None: it has none."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 def caller_of(connection: HTTPConnection, tokens: Tokens) -> Caller:
-    """Who is at the other end of a request or WebSocket.
+    """The caller at the other end of a request or WebSocket.
 
     Over the own socket a token may still be presented, and then counts: that is how an agent on the hub's
     host can be bound to its node.
@@ -120,7 +130,10 @@ def caller_of(connection: HTTPConnection, tokens: Tokens) -> Caller:
 
 
 def check(caller: Caller, least: Role, *, agent: bool = False) -> Caller:
-    """Raises: Refused `forbidden`."""
+    """The caller, if it has at least this role (or is an agent, where `agent`).
+
+    Raises: Refused `forbidden`.
+    """
     if not caller.may(least, agent=agent):
         need = f"{least.value} or agent" if agent else least.value
         raise Refused(
@@ -133,20 +146,20 @@ def check(caller: Caller, least: Role, *, agent: bool = False) -> Caller:
 
 
 def allow(least: Role, *, agent: bool = False) -> Callable[[Request], Awaitable[Caller]]:
-    """Dependency of a call: the caller, who has at least this role (or is an agent, where `agent`)."""
+    """A FastAPI dependency: the caller, who has at least this role (or is an agent, where `agent`)."""
 
     async def dependency(request: Request) -> Caller:
-        return check(caller_of(request, request.app.state.hub.tokens), least, agent=agent)
+        return check(caller_of(request, request.app.state.tokens), least, agent=agent)
 
     return dependency
 
 
 async def own_socket(request: Request) -> Caller:
-    """Dependency of calls that only somebody on the hub's host may make.
+    """A FastAPI dependency of calls that only somebody on the hub's host may make.
 
     Raises: Refused `local_only`.
     """
-    caller = caller_of(request, request.app.state.hub.tokens)
+    caller = caller_of(request, request.app.state.tokens)
     if not caller.local:
         raise Refused(
             "local_only",

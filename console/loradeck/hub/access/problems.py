@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -42,7 +42,7 @@ HUB_STATUS: Mapping[str, int] = {
     "invalid_request": 422,
     "http_error": 400,
 }
-"""Codes that the hub raises itself, beside those of the rules, and their HTTP statuses."""
+"""The HTTP statuses of the codes that the hub raises itself, beside those of the rules."""
 
 _STORE_FIX = {
     "moved": "look at the row again and decide anew",
@@ -54,12 +54,12 @@ _STORE_FIX = {
 
 
 def status_of(code: str) -> int:
-    """HTTP status of a problem code; 500 for one that nobody listed."""
+    """The HTTP status of a problem code; 500 for one that is not listed."""
     return STATUS.get(code) or HUB_STATUS.get(code) or 500
 
 
 def problem_of(error: Refused | BadArtifact | StoreError) -> Problem:
-    """What a refusal says on the wire."""
+    """The problem document of a refusal."""
     if isinstance(error, Fault):
         problem = error.as_problem(status_of(error.code))
         return problem.model_copy(update={"context": error.context}) if isinstance(error, Refused) else problem
@@ -77,12 +77,13 @@ def problem_of(error: Refused | BadArtifact | StoreError) -> Problem:
 
 
 def problem_response(problem: Problem) -> Response:
+    """The HTTP response with a problem document."""
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None
     return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
 
 
 def invalid(errors: Sequence[Any]) -> Problem:
-    """A request that does not fit its schema. The values sent are not repeated: they may be secrets."""
+    """The problem of a request that does not fit its schema. The values sent are not repeated: they may be secrets."""
     where = [".".join(str(part) for part in e.get("loc", ())) for e in errors]
     leaves = any("leaves the artifact's folder" in str(e.get("msg", "")) for e in errors)
     code = "path_traversal" if leaves else "invalid_request"
@@ -97,12 +98,15 @@ def invalid(errors: Sequence[Any]) -> Problem:
     )
 
 
-def install(app: FastAPI) -> None:
-    """Handlers that turn every exception of a call into a problem document."""
+def install(app: FastAPI, count: Callable[[str], None]) -> None:
+    """Installs handlers that turn every exception of a call into a problem document.
 
-    async def refused(request: Request, error: Exception) -> Response:
+    `count` is called with the code of each refusal.
+    """
+
+    async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, Refused | BadArtifact | StoreError)
-        request.app.state.hub.metrics.refused.labels(error.code).inc()
+        count(error.code)
         return problem_response(problem_of(error))
 
     async def validation(_: Request, error: Exception) -> Response:

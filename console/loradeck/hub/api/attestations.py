@@ -1,4 +1,4 @@
-"""Attestations: what is stated of a digest, kept for ever."""
+"""Attestations: statements about an artifact's digest, kept for ever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from loradeck.artifacts.signing import verify_apart, verify_weights_apart
 from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.api.moves import hub_of
 from loradeck.hub.hub import Hub
-from loradeck.hub.jobs import gates
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
 from loradeck.schemas.ids import Role
@@ -34,33 +33,33 @@ _OURS = frozenset(
         AttestationKind.ERASURE,
     }
 )
-"""Kinds that only the hub states: they are what it saw itself."""
+"""Kinds that only the hub attests: it has seen them itself."""
 
 _AGENTS = frozenset({AttestationKind.CANARY})
-"""Kinds that an agent states. A report comes with the job that made it, or one node could open any gate."""
+"""Kinds that an agent may attest. Reports come with the job that made them, or one node could open any gate."""
 
 
 @router.post("/attestations")
 async def attest(body: Attestation, request: Request, caller: Writer) -> Attestation:
-    """State something of a digest. `by` and `at_ms` are the hub's to say."""
+    """Attests something about a digest. The hub itself sets `by` and `at_ms`."""
     hub = hub_of(request)
     if body.kind in _OURS:
         raise Refused("forbidden", f"{body.kind.value} is stated by the hub alone", detail="kind")
     if caller.role is Role.AGENT and body.kind not in _AGENTS:
         raise Refused("forbidden", f"an agent does not state {body.kind.value}", detail="kind")
-    hub.tenant(body.tenant)
+    hub.log.state.tenant(body.tenant)
     if body.kind in (AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.REVOCATION):
         hub.catalogue.known(body.tenant, body.subject)
     if body.kind is AttestationKind.REVOCATION and not str(body.body.get("reason", "")).strip():
-        raise Refused("reason_required", "a revocation says why", detail="body.reason")
+        raise Refused("reason_required", "a revocation needs a reason", detail="body.reason")
     if body.kind in (AttestationKind.SIGNATURE, AttestationKind.DEPRECATION):
         await _check(hub, body, _artifact(hub, body))
-    stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.now_ms(), "seq": 0})
-    return await gates.take_in(hub, stated)
+    stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.clock.now_ms(), "seq": 0})
+    return await hub.gates.attest(stated)
 
 
 def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
-    """The tenant's adapter that something is said of, or, of signatures, its merged weights.
+    """The tenant's adapter that an attestation is about, or the merged weights that a signature is about.
 
     Raises:
         Refused: `unknown_adapter`.
@@ -75,7 +74,7 @@ def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:
 
 
 async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseManifest) -> None:
-    """What is said of an adapter, or of merged weights.
+    """Checks an attestation about an adapter or about merged weights.
 
     Raises:
         Refused: `invalid_request`; BadArtifact `bad_signature`, `signing_unavailable`.
@@ -91,7 +90,7 @@ async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseMa
     if not isinstance(stated, Signature):
         return
     if stated.subject != body.subject:
-        raise Refused("invalid_request", "the body speaks of something else than `subject`", detail="body.subject")
+        raise Refused("invalid_request", "the body is about something else than `subject`", detail="body.subject")
     if isinstance(manifest, BaseManifest):
         await verify_weights_apart(manifest, stated)
         return
@@ -108,5 +107,5 @@ async def listed(
     tenant: str | None = None,
     route: str | None = None,
 ) -> list[Attestation]:
-    """Oldest first."""
+    """The attestations that fit, oldest first."""
     return await hub_of(request).store(lambda s: s.attestations(kind=kind, subject=subject, tenant=tenant, route=route))

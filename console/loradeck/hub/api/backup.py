@@ -1,4 +1,4 @@
-"""What is done with the hub's own files: a copy of the database while it serves, and collection.
+"""The hub's own files: a backup of the database while it serves, and garbage collection.
 
 Artifacts are files that never change: any tool copies them.
 """
@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field
 
 from loradeck.hub.access.auth import Caller, own_socket
 from loradeck.hub.api.moves import hub_of
-from loradeck.hub.data import garbage
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict
@@ -23,11 +22,13 @@ router = APIRouter(prefix="/v1", tags=["backup"])
 
 
 class BackupRequest(Strict):
+    """Where a backup is written."""
+
     path: str = Field(min_length=1, description="absolute, on the hub's host; never an existing file")
 
 
 class BackupMade(BaseModel):
-    """`rev`: the copy holds the log up to here at least."""
+    """A backup that was written. `rev`: it holds the log up to here at least. `size` is in bytes."""
 
     path: str
     rev: int
@@ -36,14 +37,14 @@ class BackupMade(BaseModel):
 
 @router.post("/backup")
 async def backup(body: BackupRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]) -> BackupMade:
-    """A consistent copy of the database at a path of the hub's host, 0600. Moves wait while it is made.
+    """Writes a consistent copy of the database to a path of the hub's host, 0600. Moves wait while it is written.
 
     Raises: Refused `invalid_request`, `exists`: nothing was written.
     """
     hub, path = hub_of(request), Path(body.path)
     if not path.is_absolute():
-        raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="say where")
-    rev = hub.ledger.rev
+        raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="give a path from /")
+    rev = hub.log.state.rev
     return BackupMade(path=body.path, rev=rev, size=await hub.store(lambda s: _copied(s, path)))
 
 
@@ -51,15 +52,15 @@ async def backup(body: BackupRequest, request: Request, caller: Annotated[Caller
 async def collect(
     body: CollectRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]
 ) -> CollectPlan:
-    """Files that nothing can go back to. A dry run answers with a plan; executing sends its digest back."""
+    """Removes files that nothing can go back to. A dry run answers with a plan; executing sends its digest back."""
     hub = hub_of(request)
     if body.dry_run:
-        return await garbage.plan(hub, body)
-    return await garbage.carry_out(hub, body, caller.actor)
+        return await hub.garbage.plan(body)
+    return await hub.garbage.carry_out(body, caller.actor)
 
 
 def _copied(store: Store, path: Path) -> int:
-    """Size of the copy, in bytes."""
+    """Writes the copy. Returns its size in bytes."""
     if path.exists():
         raise Refused("exists", "a backup never replaces a file", detail=str(path), fix="name a new file")
     try:

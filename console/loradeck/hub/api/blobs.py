@@ -30,12 +30,12 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 @router.put("/blobs/{sha256}")
 async def put(sha256: str, request: Request, caller: Maker) -> dict[str, Any]:
-    """Take in a file. Content that has another digest than its address is refused, and nothing is kept of it."""
+    """Stores a file. Content that has another digest than its address is refused, and nothing of it is kept."""
     blobs = hub_of(request).blobs
     length = request.headers.get("content-length")
     if await asyncio.to_thread(blobs.has, sha256):
         async for _ in request.stream():
-            pass  # it is here; the sender still has to be let finish
+            pass  # it is here already; the sender still has to finish
         return {"sha256": sha256, "size": blobs.size(sha256)}
     size = int(length) if length and length.isdecimal() else None
     incoming = blobs.receive(sha256, size=size, limit=LARGEST)
@@ -54,14 +54,14 @@ async def put(sha256: str, request: Request, caller: Maker) -> dict[str, Any]:
 
 @router.head("/blobs/{sha256}", response_class=Response)
 async def head(sha256: str, request: Request, caller: Reader) -> Response:
-    """Whether it is here, and its size."""
+    """Whether a blob is here, and its size."""
     size = hub_of(request).blobs.size(sha256)
     return Response(headers={"content-length": str(size), "accept-ranges": "bytes"})
 
 
 @router.get("/blobs/{sha256}", response_class=StreamingResponse)
 async def get(sha256: str, request: Request, caller: Reader) -> Response:
-    """Its bytes, or those of one Range."""
+    """A blob's bytes, or those of one Range."""
     blobs = hub_of(request).blobs
     size = blobs.size(sha256)
     start, stop, part = _range(request.headers.get("range"), size)

@@ -22,13 +22,13 @@ async def listed(
     before: Annotated[int | None, Query(ge=1, description="a rev")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[Event]:
-    """Newest first."""
+    """The events of the log, newest first."""
     return await hub_of(request).store(lambda s: s.history(tenant=tenant, route=route, before_rev=before, limit=limit))
 
 
 @router.get("/audit/verify")
 async def audit(request: Request, caller: Viewer) -> dict[str, Any]:
-    """Reads the whole log again: every hash, and what it adds up to against what the store holds beside it."""
+    """Audits the whole log: every hash is checked, and the log is folded and compared with the store's own state."""
     hub, checking = hub_of(request), LogAudit()
     while (report := await hub.store(checking.step, background=True)) is None:
         pass

@@ -24,24 +24,25 @@ def _anybody(request: Request) -> None:
 
 @router.get("/healthz")
 async def healthz(request: Request) -> dict[str, Any]:
-    """The process answers."""
+    """Answers as long as the process lives."""
     _anybody(request)
     return {"ok": True}
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """200 while moves are taken, else 503 with the problem code they get."""
+    """200 while moves are made, else 503 with the problem code that they get."""
     _anybody(request)
     hub = hub_of(request)
-    body = {"ready": hub.refusing is None, "refusing": hub.refusing, "epoch": hub.ledger.epoch, "rev": hub.ledger.rev}
-    return JSONResponse(body, 200 if hub.refusing is None else 503)
+    state, refusing = hub.log.state, hub.moves_allowed.refusing
+    body = {"ready": refusing is None, "refusing": refusing, "epoch": state.epoch, "rev": state.rev}
+    return JSONResponse(body, 200 if refusing is None else 503)
 
 
 @router.get("/metrics")
 async def metrics(request: Request, caller: Viewer) -> Response:
-    """Prometheus text: the hub's own figures, and of every pointer what alerts are made of."""
+    """The hub's own metrics, and those of all pointers that alerts are made from, as Prometheus text."""
     hub = hub_of(request)
-    entries = hub.steer.entries
+    entries = hub.tables.entries
     pointers = await pointer_metrics(hub.rows.tenant(key) for key in tuple(entries) if key in entries)
     return Response(hub.metrics.text() + pointers, media_type="text/plain; version=0.0.4; charset=utf-8")

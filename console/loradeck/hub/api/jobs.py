@@ -16,48 +16,49 @@ Attempt = Annotated[int, Query(ge=0)]
 
 @router.post("/jobs")
 async def submit(body: JobRequest, request: Request, caller: Releaser) -> Job:
-    """Queue a train, evaluate or merge job."""
+    """Queues a train, evaluate or merge job."""
     return await hub_of(request).queue.submit(body, caller.actor)
 
 
 @router.get("/jobs")
 async def listed(query: Annotated[JobQuery, Query()], request: Request, caller: Viewer) -> list[Job]:
-    """Newest first, of all that were ever submitted; `before` the last one goes on from there."""
-    return await hub_of(request).queue.find(query)
+    """The jobs that fit, of all that were ever submitted, newest first; `before` a job continues the list."""
+    return await hub_of(request).jobs.find(query)
 
 
 @router.get("/jobs/{job}")
 async def one(job: str, request: Request, caller: Viewer) -> Job:
-    return await hub_of(request).queue.known(job)
+    """One job by its id."""
+    return await hub_of(request).jobs.known(job)
 
 
 @router.get("/jobs/{job}/events")
 async def events(
     job: str, request: Request, caller: Viewer, attempt: Attempt = 0, seq: Annotated[int, Query(ge=-1)] = -1
 ) -> list[ExecutorEvent]:
-    """What its executor said since this hub started, the newest thousand; after the event (attempt, seq)."""
+    """The newest thousand events of its executor since the hub started, after the event (attempt, seq)."""
     hub = hub_of(request)
-    await hub.queue.known(job)
-    return hub.queue.events(job, attempt=attempt, seq=seq)
+    await hub.jobs.known(job)
+    return hub.jobs.events(job, attempt=attempt, seq=seq)
 
 
 @router.get("/jobs/{job}/log")
 async def log(
     job: str, request: Request, caller: Viewer, attempt: Attempt = 0, number: Annotated[int, Query(ge=0)] = 0
 ) -> list[JobLogLine]:
-    """What its executor printed since this hub started, the newest thousand lines; after the line (attempt, number)."""
+    """The newest thousand lines that its executor printed since the hub started, after the line (attempt, number)."""
     hub = hub_of(request)
-    await hub.queue.known(job)
+    await hub.jobs.known(job)
     return hub.queue.logs.after(job, attempt, number)
 
 
 @router.post("/jobs/{job}/cancel")
 async def cancel(job: str, request: Request, caller: Operator) -> Job:
-    """Stop a job. One that is over stays as it is."""
+    """Stops a job. One that is over stays as it is."""
     return await hub_of(request).queue.cancel(job, caller.actor)
 
 
 @router.post("/jobs/{job}/resume")
 async def resume(job: str, request: Request, caller: Operator) -> Job:
-    """Queue a failed or cancelled job again, as its next attempt. One that is under way stays as it is."""
+    """Queues a failed or cancelled job again, as its next attempt. An unfinished job stays as it is."""
     return await hub_of(request).queue.resume(job, caller.actor)

@@ -1,10 +1,9 @@
-"""Moves of one pointer: promote, rollback, undo, fallback; and what is said of it: hold, lift, unpin, annotate."""
+"""Moves of one pointer: promote, rollback, undo, fallback; and events that move none: hold, lift, unpin, annotate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
@@ -12,9 +11,9 @@ from starlette.responses import Response
 from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, draft, holds, pins_and_notes
+from loradeck.rules.moves import backward, holds, pins_and_notes
 from loradeck.rules.moves.backward import Cancel
-from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
@@ -30,7 +29,7 @@ from loradeck.schemas.moves import (
     UnpinRequest,
 )
 from loradeck.schemas.release import Release
-from loradeck.store.interface import Committed, Moved, Store
+from loradeck.store.interface import Committed, Moved
 
 router = APIRouter(prefix="/v1", tags=["moves"])
 
@@ -46,15 +45,23 @@ PAGE = "/tenants/{tenant}/routes/{route}"
 
 
 def hub_of(request: Request) -> Hub:
+    """The hub that serves a request."""
     hub: Hub = request.app.state.hub
     return hub
 
 
 def actor_of(caller: Caller) -> Actor:
+    """The caller as an actor of the log."""
     return Actor(name=caller.actor, role=caller.role)
 
 
+def nothing_moved(hub: Hub, **update: Any) -> MoveResult:
+    """The result of a request that has added no events."""
+    return MoveResult(events=(), rev=hub.log.state.rev, epoch=hub.log.state.epoch, **update)
+
+
 def answer(result: MoveResult) -> Response:
+    """The HTTP response with the result of a move."""
     return Response(result.model_dump_json(), media_type="application/json")
 
 
@@ -62,36 +69,35 @@ def answer(result: MoveResult) -> Response:
 
 
 async def move(hub: Hub, key: str, decide: Decide, *, wait: str = "committed", timeout: float = 0) -> MoveResult:
-    """Decide on the folded log, commit, and wait for what the caller wants to see.
+    """Decides on the folded log, commits, and waits for the level that the caller wants to see.
 
-    A key that has moved before is answered with what it moved, whatever the rules say of it now.
+    A key that has committed before is answered with what it committed, whatever the rules decide now.
 
     Raises: Refused, StoreError: nothing was changed, except with `outcome_unknown`.
     """
-    began = hub.clock()
-    await hub.settling.wait()
+    began = hub.clock.monotonic()
+    await hub.startup.wait()
     try:
-        async with hub.moving:
-            hub.check_moves()
+        async with hub.log.moving:
+            hub.moves_allowed.check()
             drafts = decide()
             if isinstance(drafts, Cancel):
-                return MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch, cancelled=drafts.prepare)
-            committed = await hub.commit(drafts, key)
+                return nothing_moved(hub, cancelled=drafts.prepare)
+            committed = await hub.log.commit(drafts, key)
     except (Refused, Moved) as refused:
         replayed = await hub.store(lambda s: s.lookup(key))
         if replayed is None:
             raise await _with_winner(hub, refused) from None
         committed = replayed
-    commit_ms = None if committed.replayed else (hub.clock() - began) * 1000
+    commit_ms = None if committed.replayed else (hub.clock.monotonic() - began) * 1000
     return await outcome(hub, committed, wait, timeout, commit_ms=commit_ms)
 
 
 async def _with_winner(hub: Hub, refused: Refused | Moved) -> Refused | Moved:
-    """A `moved` says who was faster."""
+    """Adds the move that was faster to a `moved`."""
     last = refused.context.get("last_move") if isinstance(refused, Refused) and refused.code == "moved" else None
     if isinstance(refused, Refused) and last:
-        event = next((e for e in reversed(hub.recent) if e.id == last), None)
-        event = event or await hub.store(lambda s: s.event(last))
+        event = await hub.log.event(last)
         refused.context["winner"] = event.model_dump(mode="json") if event else None
     return refused
 
@@ -99,15 +105,15 @@ async def _with_winner(hub: Hub, refused: Refused | Moved) -> Refused | Moved:
 async def outcome(
     hub: Hub, committed: Committed, wait: str, timeout: float, *, commit_ms: float | None = None
 ) -> MoveResult:
-    """The result of committed events, after waiting for their pointers to flip or to be proven."""
+    """The result of committed events, after a wait for their pointers to flip or to be proven."""
     fences = {e.pointer.key: (e.epoch, e.pointer.generation) for e in committed.events if e.kind in MOVES and e.pointer}
     if fences:
-        await hub.observer.wait(wait, fences, timeout)
-    reached, flipped_ms, proven_ms = hub.observer.reached(fences.items()) if fences else ("committed", None, None)
+        await hub.progress.wait(wait, fences, timeout)
+    reached, flipped_ms, proven_ms = hub.progress.reached(fences.items()) if fences else ("committed", None, None)
     return MoveResult(
         events=tuple(committed.events),
         rev=committed.rev,
-        epoch=hub.ledger.epoch,
+        epoch=hub.log.state.epoch,
         replayed=committed.replayed,
         reached=reached,
         commit_ms=commit_ms,
@@ -129,21 +135,23 @@ async def rollback(
     wait: Wait = "committed",
     timeout: Timeout = 60,
 ) -> Response:
-    """R. While a promote is being prepared it cancels that, and nothing moves."""
+    """Moves the pointer back, where R goes. While a promote is being prepared R cancels it, and nothing moves."""
     hub, key = hub_of(request), (tenant, route)
 
     def decide() -> Sequence[Draft] | Cancel:
-        _, _, pointer = hub.route(tenant, route)
-        drafted = backward.rollback(pointer, body, hub.rows.target(key, pointer), actor_of(caller), name=hub.called)
+        _, _, pointer = hub.log.state.route(tenant, route)
+        drafted = backward.rollback(pointer, body, hub.targets.of(pointer), actor_of(caller), name=hub.catalogue.called)
         if isinstance(drafted, Cancel):
             hub.promotions.cancel(drafted.prepare, caller.actor)
             return drafted
         return [drafted]
 
     if body.cancels is not None and hub.promotions.was_cancelled(key, body.cancels):
-        # Said again after its answer was lost: it is cancelled, and nothing more is to be done.
+        # Sent again after its answer was lost: it is cancelled, and nothing more is to be done.
         return answer(
-            MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch, replayed=True, cancelled=body.cancels)
+            MoveResult(
+                events=(), rev=hub.log.state.rev, epoch=hub.log.state.epoch, replayed=True, cancelled=body.cancels
+            )
         )
     return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
 
@@ -158,19 +166,19 @@ async def fallback(
     wait: Wait = "committed",
     timeout: Timeout = 60,
 ) -> Response:
-    """F: to the base of the current release, alone."""
+    """Moves the pointer to the base of the current release, alone (F)."""
     hub = hub_of(request)
-    _, _, pointer = hub.route(tenant, route)
+    _, _, pointer = hub.log.state.route(tenant, route)
     live = hub.catalogue.releases.get(pointer.release) if pointer.release else None
     base: Release | None = hub.catalogue.base_alone(tenant, live.base) if live else None
 
     def decide() -> Sequence[Draft]:
-        _, config, now = hub.route(tenant, route)
-        draft.expect_generation(now, body.expected_generation)
+        _, config, now = hub.log.state.route(tenant, route)
+        expect_generation(now, body.expected_generation)
         return [backward.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
 
-    if base is not None and hub.refusing is None and _may(decide):
-        await hub.use(tenant, base.id, caller.actor)
+    if base is not None and hub.moves_allowed.refusing is None and _may(decide):
+        await hub.registry.use(tenant, base.id, caller.actor)
     return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
 
 
@@ -193,9 +201,9 @@ async def undo_event(
     wait: Wait = "committed",
     timeout: Timeout = 60,
 ) -> Response:
-    """Undo of one event of this route."""
+    """Undoes one event of this route."""
     hub = hub_of(request)
-    hub.route(tenant, route)
+    hub.log.state.route(tenant, route)
     return await _undo(hub, body, caller, wait, timeout, only=(tenant, route))
 
 
@@ -203,7 +211,7 @@ async def undo_event(
 async def undo_txn(
     body: UndoRequest, request: Request, caller: Operator, wait: Wait = "committed", timeout: Timeout = 60
 ) -> Response:
-    """Undo of every event of a txn, or of one event."""
+    """Undoes every event of a txn, or one event."""
     return await _undo(hub_of(request), body, caller, wait, timeout)
 
 
@@ -213,9 +221,7 @@ async def _undo(
     undone: list[Event] = []
     before: Mapping[PointerKey, PointerState] = {}
     if body.event is not None and body.txn is None:
-        name = body.event
-        event = next((e for e in reversed(hub.recent) if e.id == name), None)
-        event = event or await hub.store(lambda s: s.event(name))
+        event = await hub.log.event(body.event)
         undone = [event] if event else []
     elif body.txn is not None and body.event is None:
         txn = body.txn
@@ -223,38 +229,19 @@ async def _undo(
     if only is not None and any((e.tenant, e.route) != only for e in undone):
         raise Refused("unknown_event", "that event is of another route", detail=f"not of {only[0]}/{only[1]}")
     if len(undone) == 1 and undone[0].pointer is not None:
-        before = await _before(hub, undone[0])
+        first_before = await hub.log.pointer_before(undone[0])
+        before = {first_before.key: first_before} if first_before is not None else {}
     elif undone:
         first = undone[0].rev
         before = {p.key: p for p in await hub.store(lambda s: s.pointers_at(first - 1))}
 
     def decide() -> Sequence[Draft]:
-        pointers, revoked = hub.ledger.pointers, hub.facts.revoked
-        return backward.undo(pointers, undone, before, body, actor_of(caller), revoked=revoked, name=hub.called)
+        pointers, revoked = hub.log.state.pointers, hub.facts.revoked
+        return backward.undo(
+            pointers, undone, before, body, actor_of(caller), revoked=revoked, name=hub.catalogue.called
+        )
 
     return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
-
-
-def _page(key: PointerKey, before_rev: int, store: Store) -> list[Event]:
-    return store.history(tenant=key[0], route=key[1], before_rev=before_rev, limit=50)
-
-
-async def _before(hub: Hub, event: Event) -> dict[PointerKey, PointerState]:
-    """The pointer as it was before an event, from the log's events of its route."""
-    assert event.pointer is not None
-    key, before_rev = event.pointer.key, event.rev
-    if hub.recent and hub.recent[0].rev < before_rev:
-        for earlier in reversed(hub.recent):
-            if earlier.rev < before_rev and earlier.pointer is not None and earlier.pointer.key == key:
-                return {key: earlier.pointer}
-    while True:
-        page = await hub.store(partial(_page, key, before_rev))
-        for earlier in page:
-            if earlier.pointer is not None:
-                return {key: earlier.pointer}
-        if not page:
-            return {}
-        before_rev = page[-1].rev
 
 
 # ---- forward ---------------------------------------------------------------------------------------------
@@ -270,10 +257,10 @@ async def promote(
     wait: Wait = "committed",
     timeout: Timeout = 60,
 ) -> Response:
-    """Prepare, commit, flip. Where the wait ends first, the answer names the prepare, which goes on."""
-    hub, began = hub_of(request), hub_of(request).clock()
-    hub.route(tenant, route)
-    await hub.settling.wait()
+    """Prepares, commits, flips. Where the wait ends first, the answer names the prepare, which goes on."""
+    hub, began = hub_of(request), hub_of(request).clock.monotonic()
+    hub.log.state.route(tenant, route)
+    await hub.startup.wait()
     try:
         promotion = await hub.promotions.begin((tenant, route), body, actor_of(caller))
     except (Refused, Moved) as refused:
@@ -282,20 +269,20 @@ async def promote(
             raise await _with_winner(hub, refused) from None
         return answer(await outcome(hub, replayed, wait, timeout))
     if not await promotion.wait(timeout):
-        return answer(MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch, pending=promotion.id))
+        return answer(nothing_moved(hub, pending=promotion.id))
     try:
         committed = promotion.result()
     except (Refused, Moved) as refused:
         raise await _with_winner(hub, refused) from None
     commit_ms = ((promotion.commit_at or began) - began) * 1000
-    left = max(0.0, timeout - (hub.clock() - began))
+    left = max(0.0, timeout - (hub.clock.monotonic() - began))
     return answer(await outcome(hub, committed, wait, left, commit_ms=commit_ms if commit_ms >= 0 else None))
 
 
 # ---- what moves nothing ----------------------------------------------------------------------------------
 
 
-async def _said(hub: Hub, key: str, draft: Callable[[], Draft]) -> Response:
+async def _committed(hub: Hub, key: str, draft: Callable[[], Draft]) -> Response:
     return answer(await move(hub, key, lambda: [draft()]))
 
 
@@ -303,8 +290,8 @@ async def _said(hub: Hub, key: str, draft: Callable[[], Draft]) -> Response:
 async def hold(tenant: str, route: str, body: HoldRequest, request: Request, caller: Operator) -> Response:
     """Holds the pointer, or clears its hold: held, nothing is promoted."""
     hub = hub_of(request)
-    return await _said(
-        hub, body.idempotency_key, lambda: holds.hold(hub.route(tenant, route)[2], body, actor_of(caller))
+    return await _committed(
+        hub, body.idempotency_key, lambda: holds.hold(hub.log.state.route(tenant, route)[2], body, actor_of(caller))
     )
 
 
@@ -314,58 +301,58 @@ async def lift(tenant: str, route: str, body: LiftRequest, request: Request, cal
     hub = hub_of(request)
 
     def draft() -> Draft:
-        pointer = hub.route(tenant, route)[2]
+        pointer = hub.log.state.route(tenant, route)[2]
         return holds.lift(
             pointer,
             body,
             actor_of(caller),
             hub.facts.of(pointer.key),
-            live=hub.observer.counted(pointer) if pointer.release is not None else NO_COUNTS,
-            total=hub.observer.counted_total(pointer.key, body.release),
-            name=hub.called,
+            live=hub.health.counted(pointer) if pointer.release is not None else NO_COUNTS,
+            total=hub.health.counted_total(pointer.key, body.release),
+            name=hub.catalogue.called,
         )
 
-    return await _said(hub, body.idempotency_key, draft)
+    return await _committed(hub, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/unpin", response_model=MoveResult)
 async def unpin(tenant: str, route: str, body: UnpinRequest, request: Request, caller: Operator) -> Response:
-    """Ends a pin that somebody set on a node; the node is told as soon as it is linked."""
+    """Ends a pin that somebody set on a node. It is sent to the node as soon as that is linked."""
     hub = hub_of(request)
     node = hub.fleet.nodes.get(body.node)
     if node is None:
         raise Refused("unknown_node", f"there is no node {body.node!r}", fix="loradeck node list")
 
     def draft() -> Draft:
-        pointer = hub.route(tenant, route)[2]
+        pointer = hub.log.state.route(tenant, route)[2]
         return pins_and_notes.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
 
-    return await _said(hub, body.idempotency_key, draft)
+    return await _committed(hub, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/annotate", response_model=MoveResult)
 async def annotate(tenant: str, route: str, body: AnnotateRequest, request: Request, caller: Operator) -> Response:
     """Adds an incident and a reason to an event of the past."""
     hub = hub_of(request)
-    hub.route(tenant, route)
-    event = await hub.store(lambda s: s.event(body.event))
+    hub.log.state.route(tenant, route)
+    event = await hub.log.event(body.event)
     if event is None or (event.tenant, event.route) != (tenant, route):
         raise Refused("unknown_event", f"{tenant}/{route} has no such event", detail=body.event)
-    return await _said(hub, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller)))
+    return await _committed(hub, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller)))
 
 
 @router.get("/moves/{key}", response_model=MoveResult)
 async def by_key(key: str, request: Request, caller: Viewer) -> Response:
-    """What became of the move that was sent under an idempotency key; 404: it never moved anything.
+    """The result of the move that was sent under an idempotency key; 404: that key never moved anything.
 
-    A hub that may lack a part of the log (`log_behind`, `not_active`) does not say that of any key.
+    A hub that may lack a part of the log (`log_behind`, `not_active`) answers with that instead of a 404.
     """
     hub = hub_of(request)
     promotion = hub.promotions.of_key(key)
     if promotion is not None and not promotion.over.is_set():
-        return answer(MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch, pending=promotion.id))
+        return answer(nothing_moved(hub, pending=promotion.id))
     committed = await hub.store(lambda s: s.lookup(key))
     if committed is None:
-        hub.check_moves()
+        hub.moves_allowed.check()
         raise Refused("unknown_key", "this key never moved anything", detail=key, fix="it is safe to send it again")
     return answer(await outcome(hub, committed, "committed", 0))

@@ -1,4 +1,4 @@
-"""Nodes: looking at them, and telling them to take no more work."""
+"""Nodes: their rows, and the orders to drain and cordon them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ router = APIRouter(prefix="/v1", tags=["nodes"])
 
 @router.get("/nodes")
 async def listed(request: Request, caller: Viewer) -> list[NodeRow]:
+    """The rows of all nodes, by name."""
     return list(hub_of(request).rows.nodes())
 
 
 @router.post("/nodes/{node}/drain")
 async def drain(node: str, request: Request, caller: Operator) -> NodeRow:
-    """No new jobs; once it is no longer heard from, it is not counted as placed any more."""
+    """Drains a node: it gets no new jobs, and once it is lost its replicas no longer count as placed."""
     return await _order(hub_of(request), node, cordoned=True, drained=True)
 
 
 @router.post("/nodes/{node}/cordon")
 async def cordon(node: str, request: Request, caller: Operator) -> NodeRow:
-    """No new jobs."""
+    """Cordons a node: it gets no new jobs."""
     return await _order(hub_of(request), node, cordoned=True)
 
 
 @router.post("/nodes/{node}/uncordon")
 async def uncordon(node: str, request: Request, caller: Operator) -> NodeRow:
-    """Ends a cordon and a drain."""
+    """Ends a node's cordon and drain."""
     return await _order(hub_of(request), node, cordoned=False, drained=False)
 
 
@@ -40,11 +41,9 @@ async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = 
     node = hub.fleet.nodes.get(name)
     if node is None:
         raise Refused("unknown_node", f"there is no node {name!r}", fix="loradeck node list")
-    node.cordoned = cordoned
-    node.drained = node.drained if drained is None else drained
-    hub.fleet.order_changed(node)
+    hub.fleet.order(node, cordoned=cordoned, drained=drained)
     await hub.flush()
     if node.link is not None:
         node.link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
-    hub.node_changed(node)
+    hub.node_events.changed(node)
     return hub.rows.node(node)

@@ -14,10 +14,7 @@ from pydantic import BaseModel
 from loradeck.artifacts import Blobs, verify_adapter
 from loradeck.hub.access.auth import Caller, allow
 from loradeck.hub.api.moves import Releaser, Viewer, hub_of
-from loradeck.hub.data import datasets as datasets_of
 from loradeck.hub.hub import Hub
-from loradeck.hub.jobs import merging
-from loradeck.hub.log.catalogue import entry_of
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Digest, Name, Reason, Role
 from loradeck.schemas.jobs import TrainSpec
@@ -41,7 +38,7 @@ Maker = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
 
 
 class Registered(BaseModel):
-    """A manifest the hub has taken in; registering the same digest again answers the same."""
+    """A registered manifest. Registering a digest once more gives an equal answer."""
 
     digest: Digest
     label: str | None = None
@@ -54,21 +51,26 @@ class ReleaseDetail(BaseModel):
     manifest: AdapterManifest | None
 
 
+def _entry(digest: str, manifest: BaseManifest | DatasetManifest | SuiteManifest) -> dict[str, Any]:
+    return {"digest": digest, "manifest": manifest.model_dump(mode="json")}
+
+
 # ---- bases -----------------------------------------------------------------------------------------------
 
 
 @router.post("/bases")
 async def register_base(body: BaseManifest, request: Request, caller: Releaser) -> Registered:
-    """A base by the digest of its files; they stay on the nodes."""
+    """Registers a base by the digest of its files, which stay on the nodes."""
     hub = hub_of(request)
-    await hub.register(Doc.BASE, body.digest, body.model_dump(mode="json"), tenant=None, by=caller.actor)
+    await hub.registry.register(Doc.BASE, body.digest, body.model_dump(mode="json"), tenant=None, by=caller.actor)
     return Registered(digest=body.digest, label=hub.catalogue.base_label(body.digest))
 
 
 @router.get("/bases")
 async def bases(request: Request, caller: Reader) -> list[dict[str, Any]]:
+    """All bases."""
     catalogue = hub_of(request).catalogue
-    return [{**entry_of(d, m), "label": catalogue.base_label(d)} for d, m in catalogue.bases.items()]
+    return [{**_entry(d, m), "label": catalogue.base_label(d)} for d, m in catalogue.bases.items()]
 
 
 # ---- datasets and suites ---------------------------------------------------------------------------------
@@ -78,38 +80,40 @@ async def bases(request: Request, caller: Reader) -> list[dict[str, Any]]:
 async def register_dataset(
     body: DatasetManifest, request: Request, caller: Releaser, accept: Reason = ""
 ) -> Registered:
-    """Rows for training. Their files must be here already; every row is read, scanned, and counted into the ledger.
+    """Registers rows for training. Their files must be here already; every row is read, scanned and counted.
 
-    `accept`: why they are taken in although personal data or secrets were found in them.
+    `accept`: why they are registered although personal data or secrets were found in them.
     """
     hub = hub_of(request)
-    hub.tenant(body.tenant)
+    hub.log.state.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
-    await datasets_of.register(hub, body, caller.actor, accept=accept)
+    await hub.datasets.register(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 
 
 @router.get("/datasets")
 async def datasets(request: Request, caller: Reader) -> list[dict[str, Any]]:
-    return [entry_of(d, m) for d, m in hub_of(request).catalogue.datasets.items()]
+    """All datasets."""
+    return [_entry(d, m) for d, m in hub_of(request).catalogue.datasets.items()]
 
 
 @router.post("/suites")
 async def register_suite(body: SuiteManifest, request: Request, caller: Releaser, accept: Reason = "") -> Registered:
-    """Held-out items to score a candidate on. Their files must be here already; every item is read and scanned.
+    """Registers held-out items to score candidates on. Their files must be here already; every item is scanned.
 
-    `accept`: why they are taken in although personal data or secrets were found in them.
+    `accept`: why they are registered although personal data or secrets were found in them.
     """
     hub = hub_of(request)
-    hub.tenant(body.tenant)
+    hub.log.state.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
-    await datasets_of.register_suite(hub, body, caller.actor, accept=accept)
+    await hub.datasets.register_suite(body, caller.actor, accept=accept)
     return Registered(digest=body.digest)
 
 
 @router.get("/suites")
 async def suites(request: Request, caller: Reader) -> list[dict[str, Any]]:
-    return [entry_of(d, m) for d, m in hub_of(request).catalogue.suites.items()]
+    """All suites."""
+    return [_entry(d, m) for d, m in hub_of(request).catalogue.suites.items()]
 
 
 # ---- adapter versions ------------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ async def suites(request: Request, caller: Reader) -> list[dict[str, Any]]:
 async def register_adapter(
     tenant: Name, name: Name, body: AdapterManifest, request: Request, caller: Maker
 ) -> AdapterVersion:
-    """The next version of an adapter, and the release that serves it. Its files must be here, and be an adapter."""
+    """Registers the next version of an adapter, and the release that serves it. Its files must be here already."""
     hub = hub_of(request)
     if (body.tenant, body.name) != (tenant, name):
         raise Refused(
@@ -127,35 +131,25 @@ async def register_adapter(
             "the manifest is of another adapter than the address",
             detail=f"address {tenant}/{name}, manifest {body.tenant}/{body.name}",
         )
-    state = hub.tenant(tenant)
+    state = hub.log.state.tenant(tenant)
     if state.offboarded:
         raise Refused("offboarded", f"{tenant} is offboarded")
     _only_own_job(hub, caller, body)
     _check_parts(hub, body)
     known = hub.catalogue.adapters.get(body.digest)
     if known is None:
-        datasets_of.check_descent(hub, body.datasets, parent=body.parent)
+        hub.datasets.check_descent(body.datasets, parent=body.parent)
         _require_blobs(hub.blobs, body.files)
         await asyncio.to_thread(_verify, hub.blobs, body)
     release = Release(tenant=tenant, form=Form.ADAPTER, base=body.base, adapter=body.digest)
-    manifest = body.model_dump(mode="json")
-    document = await hub.store(
-        lambda s: s.register_adapter(manifest, body.digest, release.id, by=caller.node or caller.actor)
-    )
-    hub.catalogue.add(document)
-    version = hub.catalogue.adapters[body.digest]
-    labelled = release.model_copy(update={"label": f"v{version.version}"})
-    await hub.register(
-        Doc.RELEASE, release.id, labelled.model_dump(mode="json"), tenant=tenant, by=caller.node or caller.actor
-    )
-    return version
+    return await hub.registry.register_adapter(body, release, caller.node or caller.actor)
 
 
 def _only_own_job(hub: Hub, caller: Caller, manifest: AdapterManifest) -> None:
     """An agent registers what a train job on its node has made, and nothing else."""
     if caller.role is not Role.AGENT:
         return
-    own = (job.spec for job in hub.queue.all() if job.node == caller.node and job.ended_ms is None)
+    own = (job.spec for job in hub.jobs.newest() if job.node == caller.node and job.ended_ms is None)
     made = {(spec.tenant, spec.name, spec.base) for spec in own if isinstance(spec, TrainSpec)}
     if (manifest.tenant, manifest.name, manifest.base) in made:
         return
@@ -208,7 +202,7 @@ def _require_blobs(blobs: Blobs, files: tuple[FileEntry, ...]) -> None:
 
 
 def _verify(blobs: Blobs, manifest: AdapterManifest) -> None:
-    """Look at an adapter as a folder, without copying it.
+    """Verifies an adapter as a folder, without copying it.
 
     Raises: BadArtifact.
     """
@@ -226,15 +220,15 @@ async def adapters(request: Request, caller: Viewer, tenant: str | None = None) 
     """Every adapter version, or all of one tenant, in the order they were registered."""
     hub = hub_of(request)
     if tenant is not None:
-        hub.tenant(tenant)
+        hub.log.state.tenant(tenant)
     return [v for v in hub.catalogue.adapters.values() if tenant in (None, v.manifest.tenant)]
 
 
 @router.get("/adapters/{tenant}/{name}/versions")
 async def versions(tenant: str, name: str, request: Request, caller: Reader) -> list[AdapterVersion]:
-    """Oldest first."""
+    """The versions of an adapter, oldest first."""
     hub = hub_of(request)
-    hub.tenant(tenant)
+    hub.log.state.tenant(tenant)
     of_name = [v for v in hub.catalogue.adapters.values() if (v.manifest.tenant, v.manifest.name) == (tenant, name)]
     return sorted(of_name, key=lambda v: v.version)
 
@@ -247,26 +241,26 @@ async def releases(request: Request, caller: Viewer, tenant: str | None = None) 
     """The registered releases of all tenants, or all that one tenant has, base alone on every base included."""
     hub = hub_of(request)
     if tenant is None:
-        return [hub.view(r.tenant, release_id) for release_id, r in hub.catalogue.releases.items()]
-    hub.tenant(tenant)
+        return [hub.catalogue.view(release_id, r.tenant) for release_id, r in hub.catalogue.releases.items()]
+    hub.log.state.tenant(tenant)
     ids = [release_id for release_id, r in hub.catalogue.releases.items() if r.tenant == tenant]
     implied = [hub.catalogue.base_alone_id(tenant, base) for base in hub.catalogue.bases]
-    return [hub.view(tenant, release_id) for release_id in dict.fromkeys(ids + implied)]
+    return [hub.catalogue.view(release_id, tenant) for release_id in dict.fromkeys(ids + implied)]
 
 
 @router.post("/releases")
 async def register_merged(body: MergedRelease, request: Request, caller: Releaser) -> ReleaseView:
-    """Merged weights as a release. Registering the same again answers the same."""
+    """Registers merged weights as a release. Registering them once more gives the same release."""
     hub = hub_of(request)
-    release = await merging.register(hub, body, caller.actor)
-    return hub.view(body.tenant, release.id)
+    release = await hub.merging.register(body, caller.actor)
+    return hub.catalogue.view(release.id, body.tenant)
 
 
 @router.get("/releases/{release}")
 async def release(release: str, request: Request, caller: Reader) -> ReleaseDetail:
-    """A release, and what its adapter is made of."""
+    """A release, and the manifest of its adapter."""
     hub = hub_of(request)
-    found = hub.catalogue.release(release, tenants=hub.ledger.tenants)
+    found = hub.catalogue.release(release, tenants=hub.log.state.tenants)
     if found is None:
         raise Refused("unknown_release", "there is no such release", detail=release, fix="loradeck release list")
     version = hub.catalogue.version_of(found)

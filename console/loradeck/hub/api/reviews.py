@@ -1,4 +1,4 @@
-"""Spot checks by people: the answers that a route's gate wants looked at, and what somebody signs of them."""
+"""Reviews by people: the sampled answers of a candidate, and the signed reviews of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from loradeck.artifacts.suite_items import items_in
 from loradeck.hub.api.moves import PAGE, Operator, Viewer, hub_of
 from loradeck.hub.hub import Hub
-from loradeck.hub.jobs import gates
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.review import answers_digest, require_fitting, sample
 from loradeck.schemas.attestation import Attestation, AttestationKind, EvaluationReport, GateResult
@@ -24,9 +23,9 @@ async def _asked(hub: Hub, key: tuple[str, str], release: str) -> tuple[GateConf
 
     Raises: Refused `no_review`, `gate_missing`.
     """
-    hub.route(*key)
+    hub.log.state.route(*key)
     hub.catalogue.known(key[0], release)
-    gate = hub.config(key).gate
+    gate = hub.log.state.config(key).gate
     if gate is None or gate.review is None:
         raise Refused(
             "no_review",
@@ -34,11 +33,11 @@ async def _asked(hub: Hub, key: tuple[str, str], release: str) -> tuple[GateConf
             detail=f"{key[0]}/{key[1]}",
             fix="set [review] in the gate: loradeck gate set",
         )
-    report = await gates.report_on(hub, release, gate)
+    report = await hub.gates.report_on(release, gate)
     if report is None:
         raise Refused(
             "gate_missing",
-            f"{hub.called(release)} has no report on this gate's suite: there are no answers to look at",
+            f"{hub.catalogue.called(release)} has no report on this gate's suite: there are no answers to look at",
             detail=f"{key[0]}/{key[1]}",
             fix="loradeck job evaluate, first",
         )
@@ -53,7 +52,7 @@ async def sheet(tenant: str, route: str, release: str, request: Request, caller:
     paths = {file.path: hub.blobs.path(file.sha256) for file in hub.catalogue.suites[gate.suite].files}
     by_id = {item.id: item for item in await asyncio.to_thread(items_in, paths)}
     now = answers_digest(report, review.items)
-    signed = [(one, Review.model_validate(one.body)) for one in await gates.reviews_of(hub, key, release)]
+    signed = [(one, Review.model_validate(one.body)) for one in await hub.gates.reviews_of(key, release)]
     return ReviewSheet(
         tenant=tenant,
         route=route,
@@ -73,24 +72,24 @@ async def sheet(tenant: str, route: str, release: str, request: Request, caller:
             for result in sample(report, review.items)
         ),
         signed=tuple(
-            SignedReview(by=one.by, at_ms=one.at_ms, bad=said.bad, n=len(said.items), current=said.answers == now)
-            for one, said in signed
+            SignedReview(by=one.by, at_ms=one.at_ms, bad=its.bad, n=len(its.items), current=its.answers == now)
+            for one, its in signed
         ),
     )
 
 
 @router.post(f"{PAGE}/reviews")
 async def sign(tenant: str, route: str, body: Review, request: Request, caller: Operator) -> GateResult | None:
-    """Sign a review with one's own name; the gate is judged again. None: another suite has no report yet."""
+    """Signs a review with the caller's name; the gate is judged again. None: another suite has no report yet."""
     hub, key = hub_of(request), (tenant, route)
     gate, review, report = await _asked(hub, key, body.release)
     if body.suite != gate.suite:
         raise Refused("stale_review", "this gate is on another suite by now", detail=body.suite, fix="look again")
     require_fitting(body, report, review)
     stated = body.model_dump(mode="json")
-    newest = [one.body for one in await gates.reviews_of(hub, key, body.release) if one.by == caller.actor][-1:]
+    newest = [one.body for one in await hub.gates.reviews_of(key, body.release) if one.by == caller.actor][-1:]
     if newest != [stated]:
-        await hub.attest(
+        await hub.attestations.add(
             Attestation(
                 kind=AttestationKind.REVIEW,
                 subject=body.release,
@@ -98,7 +97,7 @@ async def sign(tenant: str, route: str, body: Review, request: Request, caller: 
                 route=route,
                 body=stated,
                 by=caller.actor,
-                at_ms=hub.now_ms(),
+                at_ms=hub.clock.now_ms(),
             )
         )
-    return await gates.judge(hub, key, body.release)
+    return await hub.gates.judge(key, body.release)

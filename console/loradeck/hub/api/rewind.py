@@ -1,4 +1,4 @@
-"""Rewind: many pointers back to an earlier rev in one txn; and recover, after the hub's own log was restored."""
+"""Rewind: many pointers back to an earlier rev in one txn; and recover, after the hub's database was restored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from loradeck.hub.access.auth import Caller, own_socket
-from loradeck.hub.api.moves import Operator, Timeout, Wait, actor_of, answer, hub_of, move, outcome
+from loradeck.hub.api.moves import Operator, Timeout, Wait, actor_of, answer, hub_of, move, nothing_moved, outcome
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rewind as rules
@@ -22,6 +22,8 @@ router = APIRouter(prefix="/v1", tags=["rewind"])
 
 
 class RecoverRequest(Strict):
+    """A recover, under the idempotency key of its events."""
+
     idempotency_key: str = Field(min_length=8, max_length=100)
     reason: Reason = ""
 
@@ -37,8 +39,8 @@ async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
         )
     if body.to_rev is not None:
         rev = body.to_rev
-        if not 0 <= rev <= hub.ledger.rev:
-            raise Refused("unknown_rev", f"this log has no rev {rev}", detail=f"it is at rev {hub.ledger.rev}")
+        if not 0 <= rev <= hub.log.state.rev:
+            raise Refused("unknown_rev", f"this log has no rev {rev}", detail=f"it is at rev {hub.log.state.rev}")
     else:
         time_ms = body.time_ms or 0
         rev = await hub.store(lambda s: s.rev_at(time_ms))
@@ -49,10 +51,10 @@ async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
 
 
 def _labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
-    """The plan with its releases as people call them."""
+    """The plan with the labels of its releases."""
 
     def label(tenant: str, release: str | None) -> str | None:
-        view = hub.view(tenant, release) if release is not None else None
+        view = hub.catalogue.view(release, tenant) if release is not None else None
         return f"{view.label}/{view.base_label}" if view is not None else None
 
     steps = (
@@ -71,16 +73,16 @@ def _labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
 async def rewind(
     body: RewindRequest, request: Request, caller: Operator, wait: Wait = "committed", timeout: Timeout = 60
 ) -> Response:
-    """A dry run answers with a plan; executing sends its generations back and answers as a move."""
+    """Moves pointers back. A dry run answers with a plan; executing sends its generations back, as a move does."""
     hub = hub_of(request)
     for tenant in body.tenants:
-        hub.tenant(tenant)
+        hub.log.state.tenant(tenant)
     rev, at_ms = await _to(hub, body)
     then: Mapping[PointerKey, PointerState] = {p.key: p for p in await hub.store(lambda s: s.pointers_at(rev))}
     plans: list[RewindPlan] = []
 
     def plan() -> RewindPlan:
-        now = hub.ledger.pointers
+        now = hub.log.state.pointers
         return rules.plan(
             now,
             then,
@@ -89,7 +91,7 @@ async def rewind(
             to_rev=rev,
             at_ms=at_ms,
             known=hub.catalogue.releases.keys(),
-            offboarded={t.name for t in hub.ledger.tenants.values() if t.offboarded},
+            offboarded={t.name for t in hub.log.state.tenants.values() if t.offboarded},
         )
 
     if body.dry_run:
@@ -98,7 +100,7 @@ async def rewind(
     def decide() -> Sequence[Draft]:
         plans.append(plan())
         known = hub.catalogue.releases.keys()
-        drafts = rules.drafts(plans[0], hub.ledger.pointers, then, body, actor_of(caller), known=known)
+        drafts = rules.drafts(plans[0], hub.log.state.pointers, then, body, actor_of(caller), known=known)
         if not drafts:
             raise Refused("nothing_to_move", "no pointer of the plan moves", detail=f"rev {rev}")
         return drafts
@@ -108,17 +110,17 @@ async def rewind(
     except Refused as refused:
         if refused.code != "nothing_to_move":
             raise
-        result = MoveResult(events=(), rev=hub.ledger.rev, epoch=hub.ledger.epoch)
+        result = nothing_moved(hub)
     skipped = tuple(step for step in plans[0].steps if step.skipped is not None) if plans else ()
     return answer(result.model_copy(update={"skipped": skipped}))
 
 
 @router.post("/recover", response_model=MoveResult)
 async def recover(body: RecoverRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]) -> Response:
-    """Take in what the nodes have seen and this log lacks, and raise the epoch above it."""
+    """Adopts the moves that nodes have seen and this log lacks, and raises the epoch above theirs."""
     hub = hub_of(request)
     replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
     if replayed is None:
-        async with hub.moving:
+        async with hub.log.moving:
             replayed = await hub.recovery.run(body.idempotency_key, body.reason, actor_of(caller))
     return answer(await outcome(hub, replayed, "committed", 0))

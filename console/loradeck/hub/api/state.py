@@ -21,29 +21,29 @@ K = TypeVar("K")
 Viewer = Annotated[Caller, Depends(allow(Role.VIEWER))]
 
 BATCH = 10
-"""Rows put together between two turns of the event loop, so that a move does not wait for a list."""
+"""Rows serialised between two turns of the event loop, so that a move does not wait for a list."""
 
 NEWEST_EVENTS = 200
 
 
 @router.get("/state", response_model=HubState)
 async def state(request: Request, caller: Viewer) -> Response:
-    """The list that a console starts from; it then watches `/v1/feed?since=epoch:rev`."""
+    """The list that a console starts with; it then watches `/v1/feed?since=epoch:rev`."""
     hub = hub_of(request)
     # Taken before the first row: what changes meanwhile comes again over the feed.
-    status = hub.status().model_dump_json()
-    events = ",".join(e.model_dump_json() for e in list(hub.recent)[-NEWEST_EVENTS:])
+    status = hub.status.now().model_dump_json()
+    events = ",".join(e.model_dump_json() for e in list(hub.log.recent)[-NEWEST_EVENTS:])
     me = Me(actor=caller.actor, role=caller.role, local=caller.local).model_dump_json()
 
     async def parts() -> AsyncIterator[str]:
-        # In pieces, as they are put together: of a large fleet that takes seconds, and nobody waits for silence.
+        # In pieces, as they are built: for a large fleet that takes seconds, and a reader may time out.
         yield f'{{"status":{status},"me":{me},"events":[{events}],"tenants":['
-        async for piece in _joined(sorted(filter(hub.is_listed, hub.steer.entries)), hub.feeds.row):
+        async for piece in _joined(sorted(filter(hub.feed.is_listed, hub.tables.entries)), hub.feed.row):
             yield piece
         yield '],"nodes":['
         async for piece in _joined(sorted(hub.fleet.nodes), lambda name: hub.rows.node(hub.fleet.nodes[name])):
             yield piece
-        jobs = ",".join(job.model_dump_json() for job in hub.queue.all())
+        jobs = ",".join(job.model_dump_json() for job in hub.jobs.newest())
         yield f'],"jobs":[{jobs}]}}'
 
     return StreamingResponse(parts(), media_type="application/json")

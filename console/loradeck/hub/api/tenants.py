@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from loradeck.hub.api.moves import PAGE, Releaser, Viewer, actor_of, hub_of, move
 from loradeck.hub.hub import Hub
-from loradeck.hub.views.related import company_of
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
 from loradeck.rules.quality import gates
@@ -33,6 +32,8 @@ Last = Annotated[int, Query(ge=1, le=20_000, description="requests of each route
 
 
 class Why(Strict):
+    """The reason for a suspension, its end, or an offboarding."""
+
     reason: Reason = ""
 
 
@@ -50,100 +51,104 @@ async def _change(hub: Hub, draft: Callable[[], Draft]) -> None:
 @router.get("/tenants")
 async def listed(request: Request, caller: Viewer) -> list[TenantState]:
     """All tenants with their routes' settings, offboarded ones too."""
-    return [tenant for _, tenant in sorted(hub_of(request).ledger.tenants.items())]
+    return [tenant for _, tenant in sorted(hub_of(request).log.state.tenants.items())]
 
 
 @router.get("/tenants/{tenant}")
 async def one(tenant: str, request: Request, caller: Viewer) -> TenantState:
-    return hub_of(request).tenant(tenant)
+    """One tenant by its name."""
+    return hub_of(request).log.state.tenant(tenant)
 
 
 @router.post("/tenants")
 async def create(body: TenantCreate, request: Request, caller: Releaser) -> TenantState:
-    """A new tenant, without routes. A name is never used twice."""
+    """Creates a tenant without routes. A name is never used twice."""
     hub = hub_of(request)
-    await _change(hub, lambda: tenants.create(hub.ledger.tenants, body.name, actor_of(caller)))
-    return hub.tenant(body.name)
+    await _change(hub, lambda: tenants.create(hub.log.state.tenants, body.name, actor_of(caller)))
+    return hub.log.state.tenant(body.name)
 
 
 @router.post("/tenants/{tenant}/suspend")
 async def suspend(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
-    """Routers refuse its callers from now on."""
+    """Suspends a tenant: routers refuse its callers from now on."""
     hub, reason = hub_of(request), body.reason if body else ""
-    await _change(hub, lambda: tenants.suspend(hub.tenant(tenant), actor_of(caller), reason=reason))
-    return hub.tenant(tenant)
+    await _change(hub, lambda: tenants.suspend(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
+    return hub.log.state.tenant(tenant)
 
 
 @router.post("/tenants/{tenant}/resume")
 async def resume(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
-    """Ends a suspension."""
+    """Ends a tenant's suspension."""
     hub, reason = hub_of(request), body.reason if body else ""
-    await _change(hub, lambda: tenants.resume(hub.tenant(tenant), actor_of(caller), reason=reason))
-    return hub.tenant(tenant)
+    await _change(hub, lambda: tenants.resume(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
+    return hub.log.state.tenant(tenant)
 
 
 @router.post("/tenants/{tenant}/offboard")
 async def offboard(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
-    """For ever: its table entries become tombstones and its callers' keys end."""
+    """Offboards a tenant for ever: its table entries become tombstones, and its callers' keys end."""
     hub, reason = hub_of(request), body.reason if body else ""
-    await _change(hub, lambda: tenants.offboard(hub.tenant(tenant), actor_of(caller), reason=reason))
-    return hub.tenant(tenant)
+    await _change(hub, lambda: tenants.offboard(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
+    return hub.log.state.tenant(tenant)
 
 
 @router.put("/tenants/{tenant}/data-policy")
 async def set_data_policy(
     tenant: str, body: DataPolicy, request: Request, caller: Releaser, reason: Reason = ""
 ) -> DataPolicy:
-    """Which rows its adapters may be trained on, whole. Binds jobs from now on."""
+    """Replaces a tenant's data policy: which rows its adapters may be trained on. Binds jobs from now on."""
     hub = hub_of(request)
-    await _change(hub, lambda: tenants.set_data_policy(hub.tenant(tenant), body, actor_of(caller), reason=reason))
-    return hub.tenant(tenant).data
+    await _change(
+        hub, lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason)
+    )
+    return hub.log.state.tenant(tenant).data
 
 
 @router.post("/tenants/{tenant}/keys")
 async def create_key(tenant: str, request: Request, caller: Releaser) -> KeyCreated:
-    """A key for the tenant's own callers. Routers know its hash as soon as they have the entry."""
+    """Creates a key for the tenant's own callers. Routers know its hash as soon as they have the entry."""
     hub = hub_of(request)
     secret = f"sk-{secrets.token_hex(24)}"
     key = CallerKey(id=f"k{secrets.token_hex(6)}", sha256=hashlib.sha256(secret.encode()).hexdigest())
-    await _change(hub, lambda: tenants.add_key(hub.tenant(tenant), key, actor_of(caller)))
+    await _change(hub, lambda: tenants.add_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
     return KeyCreated(id=key.id, key=secret)
 
 
 @router.delete("/tenants/{tenant}/keys/{key}", status_code=204, response_class=Response)
 async def withdraw_key(tenant: str, key: str, request: Request, caller: Releaser) -> Response:
+    """Withdraws a caller's key."""
     hub = hub_of(request)
-    await _change(hub, lambda: tenants.remove_key(hub.tenant(tenant), key, actor_of(caller)))
+    await _change(hub, lambda: tenants.remove_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
     return Response(status_code=204)
 
 
 @router.get(PAGE, response_model=TenantRow)
 async def row(tenant: str, route: str, request: Request, caller: Viewer) -> Response:
-    """One pointer, with what R would do on it."""
+    """The row of one pointer, with the preview of R."""
     hub = hub_of(request)
-    hub.route(tenant, route)
+    hub.log.state.route(tenant, route)
     return Response(hub.rows.tenant((tenant, route)).model_dump_json(), media_type="application/json")
 
 
 @router.get(f"{PAGE}/company")
 async def company(tenant: str, route: str, request: Request, caller: Viewer) -> RelatedReleases:
     """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
-    return company_of(hub_of(request), tenant, route)
+    return hub_of(request).related.of(tenant, route)
 
 
 @router.get(f"{PAGE}/traces")
 async def traces(
     tenant: str, route: str, request: Request, caller: Viewer, release: Digest | None = None, last: Last = 200
 ) -> Traced:
-    """The newest requests of each router, with the ids that callers were given; what may be missing is said."""
+    """The newest requests of each router, with the ids that callers were given, and what may be missing."""
     hub = hub_of(request)
-    hub.route(tenant, route)
+    hub.log.state.route(tenant, route)
     return await hub.traces.collect((tenant, route), release, last)
 
 
 @router.put(PAGE)
 async def set_route(tenant: str, route: Name, body: RouteConfig, request: Request, caller: Releaser) -> RouteConfig:
-    """A route's settings, whole; makes the route where there was none."""
+    """Replaces a route's settings; creates the route where there was none."""
     hub, key = hub_of(request), (tenant, route)
     if body.gate is not None:
         items = {}
@@ -152,9 +157,9 @@ async def set_route(tenant: str, route: Name, body: RouteConfig, request: Reques
             if suite is None or suite.tenant != tenant:
                 raise Refused("unknown_suite", "this tenant has no such suite", detail=part.suite)
             items[part.suite] = suite.items
-        if body.gate != hub.config(key).gate:  # a gate that stands is not in the way of other settings
+        if body.gate != hub.log.state.config(key).gate:  # a gate that stands is not in the way of other settings
             gates.require_big_enough(body.gate, items)
-            gates.require_stages(hub.tenant(tenant).routes, route, body.gate)
+            gates.require_stages(hub.log.state.tenant(tenant).routes, route, body.gate)
     for start, end in body.freeze:
         if start >= end:
             raise Refused(
@@ -166,7 +171,7 @@ async def set_route(tenant: str, route: Name, body: RouteConfig, request: Reques
     await _change(
         hub,
         lambda: tenants.set_route(
-            hub.tenant(tenant), route, body, actor_of(caller), pointer=hub.ledger.pointers.get(key)
+            hub.log.state.tenant(tenant), route, body, actor_of(caller), pointer=hub.log.state.pointers.get(key)
         ),
     )
-    return hub.config(key)
+    return hub.log.state.config(key)

@@ -1,4 +1,4 @@
-"""Tokens: made and withdrawn only over the hub's own socket."""
+"""Tokens: created and withdrawn only over the hub's own socket."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class TokenCreated(BaseModel):
 
 @router.post("/tokens")
 async def create(body: TokenCreate, request: Request, caller: Local) -> TokenCreated:
+    """Creates a token."""
     hub = hub_of(request)
     record, token = new_token(body, caller.actor)
     await hub.store(lambda s: s.put_token(record))
@@ -36,13 +37,13 @@ async def create(body: TokenCreate, request: Request, caller: Local) -> TokenCre
 
 @router.get("/tokens")
 async def listed(request: Request, caller: Local) -> list[TokenRecord]:
-    """All tokens ever made, by their hashes."""
+    """All tokens ever created, by their hashes."""
     return hub_of(request).tokens.all()
 
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response)
 async def revoke(token_id: str, request: Request, caller: Local) -> Response:
-    """Withdraw a token. Links and feeds that were opened with it end now."""
+    """Withdraws a token. Links and feeds that were opened with it end now."""
     hub = hub_of(request)
     record = hub.tokens.get(token_id)
     if record is None:
@@ -50,8 +51,6 @@ async def revoke(token_id: str, request: Request, caller: Local) -> Response:
     revoked = record.model_copy(update={"revoked": True})
     await hub.store(lambda s: s.put_token(revoked))
     hub.tokens.put(revoked)
-    hub.feeds.revoked(token_id)
-    for link in hub.links:
-        if link.caller.token == token_id:
-            link.revoked()
+    hub.changes.revoked(token_id)
+    hub.links.revoked(token_id)
     return Response(status_code=204)

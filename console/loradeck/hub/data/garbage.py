@@ -1,103 +1,215 @@
-"""Collection: files of the hub that nothing can go back to any more, and those of datasets with erased rows.
+"""Garbage collection: removes files of the hub that nothing can go back to, and those of datasets with erased rows.
 
-Roots are `rules.retention.roots`. What an engine lists stays, what was registered lately stays, and only files of what
-is collected go: a file that any other document names, or that no document names, is never touched.
+Roots are `rules.serving.retention.roots`. A release that an engine lists stays, one that was registered lately stays,
+and only files of what is collected go: a file that another document names, or that no document names, is never touched.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from loradeck.hub.data import datasets
-from loradeck.hub.jobs.queue import OVER
+from loradeck.artifacts import Blobs
+from loradeck.hub.data.datasets import called
+from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.prepares import Prepares
+from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.log import Log
+from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.rules.errors import Refused
 from loradeck.rules.serving import retention
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import AttestationKind
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.jobs import EvaluateSpec, TrainSpec
+from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, TrainSpec
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.release import Form
 from loradeck.store.interface import Store
 
-if TYPE_CHECKING:
-    from loradeck.hub.hub import Hub
-
 PIECE = 100
 """Pointers whose earlier events are read at a time."""
+
+COLLECTED = "collected: its files are gone from the hub"
+"""Why a release whose files are collected is revoked."""
 
 Before = dict[str, PointerState | None]
 
 
-async def plan(hub: Hub, request: CollectRequest) -> CollectPlan:
-    """What would go. Changes nothing."""
-    return _plan(hub, request, await _before(hub))
+class Garbage:
+    """Plans collections and carries them out. `jobs` gives the unfinished jobs, among others."""
 
+    def __init__(
+        self,
+        log: Log,
+        store: StoreThread,
+        catalogue: Catalogue,
+        attestations: Attestations,
+        fleet: Fleet,
+        prepares: Prepares,
+        blobs: Blobs,
+        clock: Clock,
+        *,
+        jobs: Callable[[], Sequence[Job]],
+    ) -> None:
+        self._log = log
+        self._state = log.state
+        self._store = store
+        self._catalogue = catalogue
+        self._attestations = attestations
+        self._facts = attestations.facts
+        self._fleet = fleet
+        self._prepares = prepares
+        self._blobs = blobs
+        self._clock = clock
+        self._jobs = jobs
 
-async def carry_out(hub: Hub, request: CollectRequest, by: str) -> CollectPlan:
-    """Collect as planned: releases are revoked first, so that nothing goes back to one whose files are gone.
+    async def plan(self, request: CollectRequest) -> CollectPlan:
+        """Lists everything that a collection would remove. Changes nothing."""
+        return self._plan(request, await self._before())
 
-    Raises:
-        Refused: `plan_required`, `plan_changed`; `node_unheard`, nobody knows what engines of a node list. Nothing
-            was changed.
-    """
-    if request.plan is None:
-        raise Refused("plan_required", "a collection sends back the digest of its plan", fix="ask for the plan first")
-    known = await _before(hub)  # the most of it before moves have to wait
-    async with hub.moving:
-        found = _plan(hub, request, await _before(hub, known))
-        if found.unheard:
+    async def carry_out(self, request: CollectRequest, by: str) -> CollectPlan:
+        """Collects as planned: releases are revoked first, so that nothing goes back to one whose files are gone.
+
+        Raises:
+            Refused: `plan_required`, `plan_changed`; `node_unheard`, nobody knows what engines of a node list. Nothing
+                was changed.
+        """
+        if request.plan is None:
             raise Refused(
-                "node_unheard",
-                "what the engines of some nodes list is not known",
-                detail=", ".join(found.unheard),
-                fix="bring them back, or drain those that are gone for good",
+                "plan_required", "a collection sends back the digest of its plan", fix="ask for the plan first"
             )
-        if found.digest != request.plan:
-            raise Refused(
-                "plan_changed",
-                "other files would go by now",
-                fix="look at the plan again",
-                context={"plan": found.model_dump(mode="json")},
-            )
-        revoked = [
-            Attestation(
-                kind=AttestationKind.REVOCATION,
-                subject=release.id,
-                tenant=hub.catalogue.releases[release.id].tenant,
-                body={"reason": "collected: its files are gone from the hub"},
-                by=by,
-                at_ms=hub.now_ms(),
-            )
-            for release in found.releases
-            if release.id not in hub.facts.revoked
+        known = await self._before()  # the most of it before moves have to wait
+        async with self._log.moving:
+            found = self._plan(request, await self._before(known))
+            if found.unheard:
+                raise Refused(
+                    "node_unheard",
+                    "what the engines of some nodes list is not known",
+                    detail=", ".join(found.unheard),
+                    fix="bring them back, or drain those that are gone for good",
+                )
+            if found.digest != request.plan:
+                raise Refused(
+                    "plan_changed",
+                    "other files would go by now",
+                    fix="look at the plan again",
+                    context={"plan": found.model_dump(mode="json")},
+                )
+            revoked = [
+                self._attestations.draft(
+                    AttestationKind.REVOCATION,
+                    release.id,
+                    self._catalogue.releases[release.id].tenant,
+                    {"reason": COLLECTED},
+                    by,
+                )
+                for release in found.releases
+                if release.id not in self._facts.revoked
+            ]
+            if revoked:
+                await self._attestations.add_all(revoked)
+            files = self._files({a.id for a in found.adapters}, {d.id for d in found.datasets})
+        await asyncio.to_thread(_remove, [self._blobs.path(sha256) for sha256 in files])
+        return found.model_copy(update={"done": True})
+
+    async def _before(self, known: Before | None = None) -> Before:
+        """Event id of each pointer's last move -> the pointer before it: where undo returns to.
+
+        It is read in pieces, behind every move that comes meanwhile. Of pointers that are in `known`, only those that
+        have moved since are read again.
+        """
+        known = known or {}
+        lasts = [
+            last for pointer in self._state.pointers.values() if (last := self._log.last_move(pointer)) is not None
         ]
-        if revoked:
-            await hub.attest_all(revoked)
-        files = _files(hub, {a.id for a in found.adapters}, {d.id for d in found.datasets})
-    await asyncio.to_thread(_remove, [hub.blobs.path(sha256) for sha256 in files])
-    return found.model_copy(update={"done": True})
+        found = {last.id: known[last.id] for last in lasts if last.id in known}
+        missing = [last for last in lasts if last.id not in found]
+        for at in range(0, len(missing), PIECE):
+            found |= await self._store(partial(_earlier, missing[at : at + PIECE]), background=True)
+        return found
 
+    def _plan(self, request: CollectRequest, before: Before) -> CollectPlan:
+        catalogue, pointers = self._catalogue, list(self._state.pointers.values())
+        since = self._clock.now_ms() - request.older_than_days * DAY_MS
+        recent = {r for r, release in catalogue.releases.items() if self._made_ms(release.adapter) > since}
+        roots = retention.roots(
+            pointers,
+            {pointer.key: self._facts.of(pointer.key).attested for pointer in pointers},
+            before=[pointer for pointer in before.values() if pointer is not None],
+            also={*recent, *self._in_use()},
+        )
+        listed = {release for node in self._fleet.nodes.values() for r in node.replicas for release in r.loaded}
+        of_adapters = {r for r, release in catalogue.releases.items() if release.form is not Form.BASE}
+        free = retention.collectable(of_adapters, roots, listed)
+        releases_of: dict[str | None, list[str]] = defaultdict(list)
+        for r, release in catalogue.releases.items():
+            releases_of[release.adapter].append(r)
+        adapters = {
+            digest
+            for digest, version in catalogue.adapters.items()
+            if all(r in free for r in releases_of[digest])
+            and any(self._blobs.has(file.sha256) for file in version.manifest.files)
+        }
+        erased = {
+            digest
+            for digest in self._facts.erased
+            if any(self._blobs.has(file.sha256) for file in catalogue.datasets[digest].files)
+        }
+        going = {r for r in free if catalogue.releases[r].adapter in adapters}
+        files = self._files(adapters, erased)
+        body = {
+            "adapters": [self._adapter(digest) for digest in sorted(adapters)],
+            "datasets": [{"id": d, "label": called(catalogue.datasets[d])} for d in sorted(erased)],
+            "releases": [self._release(release) for release in sorted(going)],
+            "listed": [self._release(release) for release in sorted((of_adapters - roots) & listed)],
+            "roots": len(roots),
+            "files": len(files),
+            "size": sum(self._blobs.size(sha256) for sha256 in files),
+            "unheard": sorted(
+                n.name for n in self._fleet.nodes.values() if n.replicas and n.heard is None and not n.drained
+            ),
+        }
+        return CollectPlan.model_validate({**body, "digest": digest_of(body)})
 
-async def _before(hub: Hub, known: Before | None = None) -> Before:
-    """Each pointer as it was before its last move, by the id of that: where undo returns to.
+    def _made_ms(self, adapter: str | None) -> int:
+        version = self._catalogue.adapters.get(adapter) if adapter else None
+        return version.created_ms if version is not None else 0
 
-    Read in pieces, behind every move that comes meanwhile. `known`: what was read already; only pointers that have
-    moved since are read again.
-    """
-    known = known or {}
-    lasts = [last for pointer in hub.ledger.pointers.values() if (last := hub.last_move(pointer)) is not None]
-    found = {last.id: known[last.id] for last in lasts if last.id in known}
-    missing = [last for last in lasts if last.id not in found]
-    for at in range(0, len(missing), PIECE):
-        found |= await hub.store(partial(_earlier, missing[at : at + PIECE]), background=True)
-    return found
+    def _in_use(self) -> set[str]:
+        """The releases that a pin, a prepare or an unfinished job needs."""
+        held = {pin.release.id for node in self._fleet.nodes.values() for pin in node.pins}
+        held |= self._prepares.releases()
+        for job in self._jobs():
+            if job.state in OVER:
+                continue
+            if isinstance(job.spec, EvaluateSpec):
+                held.add(job.spec.release)
+            elif isinstance(job.spec, TrainSpec) and job.spec.parent is not None:
+                held.add(self._catalogue.adapters[job.spec.parent].release)
+        return held
+
+    def _files(self, adapters: set[str], erased: set[str]) -> set[str]:
+        """The blobs of everything that goes, without those that something else names."""
+        catalogue = self._catalogue
+        going = {f.sha256 for d in adapters for f in catalogue.adapters[d].manifest.files}
+        going |= {f.sha256 for d in erased for f in catalogue.datasets[d].files}
+        staying = {f.sha256 for d, v in catalogue.adapters.items() if d not in adapters for f in v.manifest.files}
+        staying |= {f.sha256 for d, m in catalogue.datasets.items() if d not in erased for f in m.files}
+        staying |= {f.sha256 for suite in catalogue.suites.values() for f in suite.files}
+        return {sha256 for sha256 in going - staying if self._blobs.has(sha256)}
+
+    def _adapter(self, digest: str) -> dict[str, str]:
+        version = self._catalogue.adapters[digest]
+        return {"id": digest, "label": f"{version.manifest.tenant}/{version.manifest.name} v{version.version}"}
+
+    def _release(self, release: str) -> dict[str, str]:
+        return {"id": release, "label": f"{self._catalogue.releases[release].tenant} {self._catalogue.called(release)}"}
 
 
 def _earlier(moves: Sequence[Event], store: Store) -> Before:
@@ -118,84 +230,3 @@ def _pointer_before(store: Store, move: Event) -> PointerState | None:
 def _remove(paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def _plan(hub: Hub, request: CollectRequest, before: Before) -> CollectPlan:
-    catalogue, pointers = hub.catalogue, list(hub.ledger.pointers.values())
-    since = hub.now_ms() - request.older_than_days * DAY_MS
-    recent = {r for r, release in catalogue.releases.items() if _made_ms(hub, release.adapter) > since}
-    roots = retention.roots(
-        pointers,
-        {pointer.key: hub.facts.of(pointer.key).attested for pointer in pointers},
-        before=[pointer for pointer in before.values() if pointer is not None],
-        also={*recent, *_in_use(hub)},
-    )
-    listed = {release for node in hub.fleet.nodes.values() for r in node.replicas for release in r.loaded}
-    of_adapters = {r for r, release in catalogue.releases.items() if release.form is not Form.BASE}
-    free = retention.collectable(of_adapters, roots, listed)
-    releases_of: dict[str | None, list[str]] = defaultdict(list)
-    for r, release in catalogue.releases.items():
-        releases_of[release.adapter].append(r)
-    adapters = {
-        digest
-        for digest, version in catalogue.adapters.items()
-        if all(r in free for r in releases_of[digest])
-        and any(hub.blobs.has(file.sha256) for file in version.manifest.files)
-    }
-    erased = {
-        digest
-        for digest in hub.facts.erased
-        if any(hub.blobs.has(file.sha256) for file in catalogue.datasets[digest].files)
-    }
-    going = {r for r in free if catalogue.releases[r].adapter in adapters}
-    files = _files(hub, adapters, erased)
-    body = {
-        "adapters": [_adapter(hub, digest) for digest in sorted(adapters)],
-        "datasets": [{"id": d, "label": datasets.called(catalogue.datasets[d])} for d in sorted(erased)],
-        "releases": [_release(hub, release) for release in sorted(going)],
-        "listed": [_release(hub, release) for release in sorted((of_adapters - roots) & listed)],
-        "roots": len(roots),
-        "files": len(files),
-        "size": sum(hub.blobs.size(sha256) for sha256 in files),
-        "unheard": sorted(n.name for n in hub.fleet.nodes.values() if n.replicas and n.heard is None and not n.drained),
-    }
-    return CollectPlan.model_validate({**body, "digest": digest_of(body)})
-
-
-def _made_ms(hub: Hub, adapter: str | None) -> int:
-    version = hub.catalogue.adapters.get(adapter) if adapter else None
-    return version.created_ms if version is not None else 0
-
-
-def _in_use(hub: Hub) -> set[str]:
-    """Releases that a pin, a prepare or an unfinished job holds on to."""
-    held = {pin.release.id for node in hub.fleet.nodes.values() for pin in node.pins}
-    held |= {release for key in hub.routes() if (release := hub.promotions.preparing(key)) is not None}
-    for job in hub.queue.all():
-        if job.state in OVER:
-            continue
-        if isinstance(job.spec, EvaluateSpec):
-            held.add(job.spec.release)
-        elif isinstance(job.spec, TrainSpec) and job.spec.parent is not None:
-            held.add(hub.catalogue.adapters[job.spec.parent].release)
-    return held
-
-
-def _files(hub: Hub, adapters: set[str], erased: set[str]) -> set[str]:
-    """Blobs of what goes which nothing that stays names."""
-    catalogue = hub.catalogue
-    going = {f.sha256 for d in adapters for f in catalogue.adapters[d].manifest.files}
-    going |= {f.sha256 for d in erased for f in catalogue.datasets[d].files}
-    staying = {f.sha256 for d, v in catalogue.adapters.items() if d not in adapters for f in v.manifest.files}
-    staying |= {f.sha256 for d, m in catalogue.datasets.items() if d not in erased for f in m.files}
-    staying |= {f.sha256 for suite in catalogue.suites.values() for f in suite.files}
-    return {sha256 for sha256 in going - staying if hub.blobs.has(sha256)}
-
-
-def _adapter(hub: Hub, digest: str) -> dict[str, str]:
-    version = hub.catalogue.adapters[digest]
-    return {"id": digest, "label": f"{version.manifest.tenant}/{version.manifest.name} v{version.version}"}
-
-
-def _release(hub: Hub, release: str) -> dict[str, str]:
-    return {"id": release, "label": f"{hub.catalogue.releases[release].tenant} {hub.called(release)}"}

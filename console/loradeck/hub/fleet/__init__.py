@@ -1,1 +1,1 @@
-"""The nodes: their links, what each is told, what each acknowledges and counts."""
+"""The nodes: their links, the tables they are sent, and the acknowledgements and counts that they report."""

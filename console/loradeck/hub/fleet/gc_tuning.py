@@ -1,7 +1,7 @@
-"""When the garbage collector goes through the hub's whole heap: after nodes have come or gone, and not while they stay.
+"""Tuning of Python's garbage collector: full collections run after nodes have linked or left, not while they stay.
 
-A full collection with thousands of linked nodes takes longer than a move may wait, and finds nothing as long as
-none of them leaves: what they send and are sent has no cycles.
+A full collection with thousands of linked nodes takes longer than a move may wait, and finds nothing as long as none of
+them leaves: messages have no cycles.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import time
 log = logging.getLogger("loradeck.hub.fleet.gc_tuning")
 
 THRESHOLDS = (20_000, 50, 100)
-"""Arguments of `gc.set_threshold`.
-
-A fleet that answers at once has thousands of messages under way: at the usual 700 objects the collector would examine
-them again and again.
-"""
+"""Arguments of `gc.set_threshold`. A fleet that answers at once has thousands of messages under way: with the usual 700
+objects the collector would go through the same ones again and again."""
 
 FEW = 100
-"""Links that may come and go before it is worth a full collection; of a large fleet a tenth."""
+"""Links that may open and end before a full collection is worth its time; in a large fleet a tenth of the links."""
 
 
-class Heap:
-    """Counts links that come and go. What is there after that is taken out of the collector's sight until the next."""
+class GcTuning:
+    """Counts links that open and end, and decides when a full collection runs.
+
+    Objects that survive it are frozen: the collector does not look at them until the next one.
+    """
 
     def __init__(self) -> None:
         self._changed = self._before = 0
 
-    def settle(self) -> None:
-        """What is there now stays: once everything is loaded."""
+    def freeze(self) -> None:
+        """Freezes all objects there are: once everything is loaded."""
         gc.set_threshold(*THRESHOLDS)
         gc.freeze()
 
@@ -39,7 +39,7 @@ class Heap:
         self._changed += 1
 
     def tick(self, links: int) -> None:
-        """Once a second, with the number of links there are: a full collection as soon as they no longer change."""
+        """Runs a full collection once links no longer change; called once a second with the number of links."""
         quiet, self._before = self._changed == self._before, self._changed
         if not quiet or self._changed < max(FEW, links // 10):
             return

@@ -1,8 +1,7 @@
-"""The hub's end of `/v1/link`: hello, welcome, what is desired, and what the node says back.
+"""The hub's end of one node's connection to `/v1/link`: hello, welcome, table entries, and the node's messages.
 
-A link keeps no queue of directives, only which entries its node has not been sent in their newest form: a
-slow node gets fewer messages and the same outcome. Everything sent carries `prev_rev`, so that a node notices
-what it missed.
+A link keeps no queue of directives, only which entries its node has not been sent in their newest form: a slow node
+gets fewer messages and the same outcome. Every directive carries `prev_rev`, so that a node notices a missing one.
 """
 
 from __future__ import annotations
@@ -10,68 +9,68 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from loradeck.hub.access.auth import Caller, caller_of
-from loradeck.hub.access.problems import problem_of, problem_response
+from loradeck.hub.access.auth import Caller
 from loradeck.hub.fleet.link_socket import link_socket, text_frame
+from loradeck.hub.fleet.node_tables import NodeTables, Table
+from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import recover
-from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import (
-    HEARTBEAT_S,
     LINK_TTL_S,
     Ack,
+    Bookmark,
     Heartbeat,
     Hello,
-    JobEvent,
-    JobLog,
-    NodeOrder,
     Replica,
     Report,
     Resync,
-    TableState,
-    TraceRows,
     UpMessage,
     Welcome,
     up_adapter,
 )
 
-if TYPE_CHECKING:
-    from loradeck.hub.fleet.node_tables import Table
-    from loradeck.hub.fleet.nodes import Node
-    from loradeck.hub.hub import Hub
-
 log = logging.getLogger("loradeck.hub.fleet.link")
 
-PATH = "/v1/link"
-
-
 CLOSE_S = 2.0
-"""How long a close waits for a node that does not read."""
+"""How long a close waits for a node that does not read, seconds."""
 
 BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED = 4400, 4403, 4409, 4408, 4401
 """Close codes; the reason is a problem code."""
-
 
 PARTS = 20
 """Parts into which the links are divided for their heartbeats."""
 
 _parts = itertools.cycle(range(PARTS))
 
+Handler = Callable[[Node, Any], None]
+"""Called with a node and its message, which is of the type that the handler was registered for."""
+
+
+class Greeter(Protocol):
+    """Decides what a node that says hello gets."""
+
+    async def hello(self, hello: Hello, link: Link) -> Node:
+        """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log."""
+
+    def greeted(self, node: Node, hello: Hello, link: Link) -> None:
+        """Puts on the link what the node is owed beside its table."""
+
 
 class Outbox:
-    """The links that owe their nodes something. They are written to once, at the end of the event loop's turn."""
+    """The links that owe their nodes something. Each is written to once, at the end of the event loop's turn."""
 
     def __init__(self) -> None:
         self._links: dict[Link, None] = {}
 
     def put(self, link: Link) -> None:
-        """Write to a link soon."""
+        """Writes to a link soon."""
         if not self._links:
             asyncio.get_running_loop().call_soon(self._flush)
         self._links[link] = None
@@ -85,8 +84,40 @@ class Outbox:
                 log.exception("link not written to node=%s", link.caller.node)
 
 
+class Uplink:
+    """The parts of the hub that a link works with: one object for all links, of which there are thousands.
+
+    Args:
+        handlers: message type -> who handles it. The link itself handles the types that are missing.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        tables: NodeTables,
+        fleet: Fleet,
+        greeter: Greeter,
+        handlers: Mapping[type[BaseModel], Handler],
+    ) -> None:
+        self.log = log
+        self.tables = tables
+        self.fleet = fleet
+        self.greeter = greeter
+        self.handlers = handlers
+        self.outbox = Outbox()
+        self._bookmark = ((-1, -1), b"")
+
+    def bookmark(self) -> bytes:
+        """The frame of the heartbeat that nodes are sent."""
+        state = self.log.state
+        if self._bookmark[0] != (state.epoch, state.rev):
+            text = Bookmark(epoch=state.epoch, rev=state.rev, hash=state.hash).model_dump_json()
+            self._bookmark = ((state.epoch, state.rev), text_frame(text))
+        return self._bookmark[1]
+
+
 class Link:
-    """One node's connection. `put*` note what is to be sent; the outbox has it sent."""
+    """One node's connection. The `put` methods note what is to be sent; the outbox has it sent."""
 
     __slots__ = (
         *("caller", "node", "part", "steered", "full"),
@@ -94,7 +125,7 @@ class Link:
         *("_closing", "_reader", "_refused", "_table"),
     )
 
-    def __init__(self, hub: Hub, socket: WebSocket, caller: Caller) -> None:
+    def __init__(self, hub: Uplink, socket: WebSocket, caller: Caller) -> None:
         self.caller = caller
         self.node: Node | None = None
         self.part = next(_parts)
@@ -103,7 +134,7 @@ class Link:
         self._hub = hub
         self._socket = socket
         self._wire = link_socket(socket)
-        # Most links owe nothing most of the time, and the empty frozenset is one object for all of them.
+        # Most links owe nothing most of the time: the empty set is one object for all of them.
         self._dirty: frozenset[PointerKey] = frozenset()
         self._unpin: frozenset[PointerKey] = frozenset()
         self._messages: list[str] = []
@@ -119,37 +150,40 @@ class Link:
 
     @property
     def table(self) -> Table:
-        """The entries this node is placed for, as the placements are now."""
+        """The table of this node, as the placements are now."""
         assert self.node is not None
-        version = self._hub.steer.version
+        version = self._hub.tables.version
         if self._table is None or self._table[0] != version:
-            self._table = (version, self._hub.steer.table(self.node.labels))
+            self._table = (version, self._hub.tables.table(self.node.labels))
         return self._table[1]
 
     def put(self, keys: Iterable[PointerKey]) -> None:
-        """Entries have changed."""
+        """Sends the entries of these pointers in their newest form."""
         self._dirty = self._dirty.union(keys)
         self._hub.outbox.put(self)
 
     def put_full(self) -> None:
-        """The node needs the whole table."""
+        """Sends the whole table."""
         self.full = True
         self._hub.outbox.put(self)
 
     def put_unpin(self, key: PointerKey) -> None:
+        """Sends the end of the node's pin of a pointer with the next entries."""
         self._unpin = self._unpin.union((key,))
         self._hub.outbox.put(self)
 
     def put_message(self, message: BaseModel) -> None:
+        """Sends a message after those that were put before it."""
         self._messages.append(message.model_dump_json())
         self._hub.outbox.put(self)
 
     def put_bookmark(self) -> None:
+        """Sends a heartbeat."""
         self._bookmark = True
         self._hub.outbox.put(self)
 
     def close(self, code: int, reason: str) -> None:
-        """End the link; after `CLOSE_S` also where the node no longer reads."""
+        """Ends the link: with this close code, or cut off after `CLOSE_S` where the node no longer reads."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._close(code, reason))
 
@@ -168,20 +202,23 @@ class Link:
         return self._closing is not None
 
     async def closed(self) -> None:
-        """Wait until a close that was begun is over."""
+        """Waits until a close that was begun is over."""
         if self._closing is not None:
             await asyncio.wait((self._closing,))
 
     def replaced(self) -> None:
-        """The node has opened another link: this one is of no use to anybody."""
+        """Closes the link: its node has opened another one."""
         self.close(REPLACED, "replaced")
 
     def revoked(self) -> None:
-        """The token it was opened with was withdrawn."""
+        """Closes the link: the token it was opened with was withdrawn."""
         self.close(REVOKED, "unauthenticated")
 
     async def serve(self) -> None:
-        """Read until the link ends. Raises as `read`; CancelledError where it was closed from this end."""
+        """Reads until the link ends.
+
+        Raises: whatever `read` raises; CancelledError where the link was closed from this end.
+        """
         self._reader = asyncio.ensure_future(self.read())
         self._wire.on_writable = self._on_writable
         try:
@@ -199,7 +236,7 @@ class Link:
         self._hub.outbox.put(self)
 
     def flush(self) -> None:
-        """Write what is owed, as far as the node reads. What a node waits for goes first."""
+        """Writes what is owed, as far as the node reads. What a node waits for goes first."""
         wire = self._wire
         if not wire.writable.is_set() or self._closing is not None:
             return
@@ -211,30 +248,30 @@ class Link:
             del self._messages[0]
         if self._bookmark and wire.writable.is_set():
             self._bookmark = False
-            if self.steered and self._sent_rev != self._hub.ledger.rev:
-                wire.write_frame(self._desired())  # nothing of it concerns this node, but its rev goes on
+            if self.steered and self._sent_rev != self._hub.log.state.rev:
+                wire.write_frame(self._desired())  # no entry of this node changed, but its rev goes on
             wire.write_frame(self._hub.bookmark())
 
     def _desired(self) -> bytes:
-        ledger, keys = self._hub.ledger, None if self.full else self._dirty
+        state, keys = self._hub.log.state, None if self.full else self._dirty
         unpin = tuple(sorted(self._unpin))
-        frame = self._hub.steer.desired(
+        frame = self._hub.tables.desired(
             self.table,
-            epoch=ledger.epoch,
-            rev=ledger.rev,
-            hash_=ledger.hash,
+            epoch=state.epoch,
+            rev=state.rev,
+            hash_=state.hash,
             prev_rev=self._sent_rev,
             keys=keys,
             unpin=unpin,
         )
-        self.full, self._sent_rev = False, ledger.rev
+        self.full, self._sent_rev = False, state.rev
         self._dirty = self._unpin = frozenset()
         return frame
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
     async def read(self) -> None:
-        """Takes in what the node says until it leaves.
+        """Handles the node's messages until it leaves.
 
         Raises: WebSocketDisconnect; Refused `wrong_node` or `invalid_request`, which end the link.
         """
@@ -253,11 +290,11 @@ class Link:
         await self._greet(hello)
         del hello  # it would be held as long as the link
         self._wire.receiver = self._received
-        while True:  # what came before that, then the end
+        while True:  # messages that came before that, then the end
             self._take(await self._next())
 
     def _received(self, data: bytes) -> None:
-        """Take a message; one that is refused ends the link."""
+        """Handles a message; one that is refused ends the link."""
         if self._refused is not None:
             return
         try:
@@ -266,7 +303,7 @@ class Link:
             self._refused = refused
         except Exception:
             log.exception("link failed node=%s", self.caller.node)
-            self._refused = Refused("internal_error", "the hub could not take a message")
+            self._refused = Refused("internal_error", "the hub could not handle a message")
         if self._refused is not None:
             self._wire.queue.put_nowait({"type": "websocket.disconnect", "code": BAD_MESSAGE})
 
@@ -288,103 +325,43 @@ class Link:
                 )
 
     async def _greet(self, hello: Hello) -> None:
-        hub = self._hub
-        has_hash = await hub.knows(hello.rev, hello.hash)
-        behind = recover.behind(epoch=hello.epoch, rev=hello.rev, hub_epoch=hub.ledger.epoch, has_hash=has_hash)
-        node = self.node = hub.fleet_hello(hello, self)
-        refuse = "log_behind" if behind else None
-        node.behind = refuse
-        ledger = hub.ledger
-        welcome = Welcome(epoch=ledger.epoch, rev=ledger.rev, hash=ledger.hash, refuse=refuse)
+        node = self.node = await self._hub.greeter.hello(hello, self)
+        state = self._hub.log.state
+        welcome = Welcome(epoch=state.epoch, rev=state.rev, hash=state.hash, refuse=node.behind)
         self._welcome = welcome.model_dump_json()
-        self._sent_rev = min(hello.rev, ledger.rev)
-        if refuse:
-            hub.log_is_behind(node, hello)
-        else:
-            hub.settling.heard(node.name)
-            # The whole table, whatever the node holds already: its answer tells how far every entry is.
-            self.steer()
-            for pin in hello.pins:
-                if hub.pins.is_over(node.name, pin):
-                    self.put_unpin((pin.tenant, pin.route))
-        hub.pins.heard(node)
-        self.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
-        hub.queue.hello(self, hello)
+        self._sent_rev = min(hello.rev, state.rev)
+        self._hub.greeter.greeted(node, hello, self)
 
     def steer(self) -> None:
-        """From here on the node is told what is desired, beginning with all of it."""
+        """Sends table entries from now on, beginning with all of them, whatever the node holds already.
+
+        The acknowledgements of all entries tell how far each of them is.
+        """
         self.steered = True
         self.put_full()
 
     def _take(self, message: UpMessage) -> None:
-        hub, node = self._hub, self.node
+        node, fleet = self.node, self._hub.fleet
         assert node is not None
-        hub.fleet.heard(node)
+        fleet.heard(node)
         match message:
             case Ack():
-                if hub.fleet.node_of(message.replica) != node.name:
+                if fleet.node_of(message.replica) != node.name:
                     raise Refused("wrong_node", f"the replica {message.replica} does not belong to {node.name}")
-                hub.acknowledged(message)
             case Report():
                 self._own(message.replicas, node.name)
-                hub.reported(node, message)
             case Resync():
                 log.info("resync node=%s why=%s", node.name, message.why[:200])
                 if self.steered:
                     self.put_full()
-            case JobEvent():
-                hub.queue.event(node, message)
-            case JobLog():
-                hub.queue.printed(node, message)
-            case TraceRows():
-                hub.traces.answered(node, message)
-            case TableState():
-                hub.recovery.table(node, message)
+                return
             case Heartbeat():
-                pass
+                return
             case Hello():
                 raise Refused("invalid_request", "a link has one hello")
-
-
-async def link(socket: WebSocket, hub: Hub) -> None:
-    """A connection to `/v1/link`, from its handshake to its end."""
-    try:
-        caller = caller_of(socket, hub.tokens)
-        if caller.role is not Role.AGENT:
-            raise Refused(
-                "forbidden", "only an agent's token opens a link", fix="loradeck token create --role agent --node NAME"
-            )
-    except Refused as refused:
-        await socket.send_denial_response(problem_response(problem_of(refused)))
-        return
-    await socket.accept()
-    socket.scope["headers"].clear()  # nobody reads them again, and they would be held as long as the link
-    await serve_link(Link(hub, socket, caller), hub)
-
-
-async def serve_link(link: Link, hub: Hub) -> None:
-    """Serve a link until either end leaves; the fleet learns of both."""
-    name = link.caller.node
-    hub.links.add(link)
-    hub.heap.changed()
-    try:
-        await link.serve()
-    except WebSocketDisconnect:
-        pass
-    except asyncio.CancelledError:
-        if not link.closing:
-            raise
-    except Refused as error:
-        log.warning("link refused node=%s code=%s %s %s", name, error.code, error.title, error.detail)
-        link.close(WRONG_NODE if error.code == "wrong_node" else BAD_MESSAGE, error.code)
-        await link.closed()
-    except Exception:
-        log.exception("link failed node=%s", name)
-    finally:
-        hub.links.discard(link)
-        hub.heap.changed()
-        if link.node is not None:
-            hub.unlinked(link.node, link)
+            case _:
+                pass
+        self._hub.handlers[type(message)](node, message)
 
 
 def _parsed(data: str | bytes) -> UpMessage:
@@ -396,35 +373,3 @@ def _parsed(data: str | bytes) -> UpMessage:
         raise Refused(
             "invalid_request", "a message that does not fit its schema", detail=f"{where}: {first['msg']}"
         ) from None
-
-
-class Beats:
-    """Which parts of the links are due. However late it is asked, every part is due once in `HEARTBEAT_S`."""
-
-    def __init__(self, now: float) -> None:
-        self._done = self._step(now)
-
-    def due(self, now: float) -> frozenset[int]:
-        """The parts whose time came since the last call; `now` is monotonic seconds."""
-        step = self._step(now)
-        first = max(self._done, step - PARTS) + 1
-        self._done = step
-        return frozenset(n % PARTS for n in range(first, step + 1))
-
-    def _step(self, now: float) -> int:
-        return int(now / (HEARTBEAT_S / PARTS))
-
-
-def beat(hub: Hub, parts: Collection[int] = range(PARTS)) -> None:
-    """Closes links that are silent for longer than the TTL, and gives the others a bookmark.
-
-    In parts, because thousands of links that are written to at once keep moves waiting.
-    """
-    now = hub.fleet.clock()
-    for link in list(hub.links):
-        if link.node is None or link.part not in parts:
-            continue
-        if link.node.heard is not None and now - link.node.heard > LINK_TTL_S:
-            link.close(SILENT, "silent")
-        else:
-            link.put_bookmark()

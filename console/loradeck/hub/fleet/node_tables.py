@@ -1,8 +1,7 @@
-"""What the hub wants of the nodes: one table entry a pointer, the same for every node it is placed on.
+"""The tables that nodes are sent: one entry for each pointer, shared by all nodes that the pointer is placed on.
 
-Nodes that the placements do not tell apart share one `Table`, so that a directive to a thousand of them is
-put together once. An entry's epoch is that of the event which last moved its pointer: a restart of the hub
-changes no entry.
+Nodes that the placements do not tell apart share one `Table`, so that a directive to a thousand of them is serialised
+once. An entry's epoch is that of the event which last moved its pointer: a restart of the hub changes no entry.
 """
 
 from __future__ import annotations
@@ -10,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import insort
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.facts import Facts
+from loradeck.rules.moves.target import ways_back
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
@@ -23,7 +24,7 @@ from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 
 BENEATH = 4
-"""How many of the releases under the current one a node is told of; the first is where R goes now."""
+"""How many of the releases under the current one an entry names; the first is where R goes now."""
 
 
 class Table:
@@ -37,7 +38,7 @@ class Table:
         self.digest: str | None = None
 
     def put(self, key: PointerKey, placed: bool) -> bool:
-        """Whether the entry concerns these nodes: it is placed there, or was and must now be withdrawn."""
+        """Adds or withdraws an entry. Returns whether these nodes need it: it is placed there, or was until now."""
         if not placed and key not in self.members:
             return False
         if key not in self.members:
@@ -51,13 +52,12 @@ class Table:
         return True
 
 
-class Steer:
+class NodeTables:
     """All entries and tables, kept up to date pointer by pointer."""
 
-    def __init__(self, catalogue: Catalogue, ways_back: Callable[[PointerState], Sequence[str]]) -> None:
-        """`ways_back(pointer)`: the releases R may go to, the one it would go to now first."""
+    def __init__(self, catalogue: Catalogue, facts: Facts) -> None:
         self._catalogue = catalogue
-        self._ways_back = ways_back
+        self._facts = facts
         self.entries: dict[PointerKey, TableEntry] = {}
         self._config: dict[PointerKey, RouteConfig] = {}
         self._texts: dict[PointerKey, str] = {}
@@ -68,7 +68,7 @@ class Steer:
         """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
         self._labels: set[tuple[str, str]] = set()
         self.version = 0
-        """Grows when the tables were made anew."""
+        """Grows each time that the tables are made anew."""
         self._memo: dict[tuple[int, int, frozenset[PointerKey] | None, tuple[PointerKey, ...]], bytes] = {}
 
     # ---- entries -------------------------------------------------------------------------------------------
@@ -76,7 +76,12 @@ class Steer:
     def refresh(
         self, pointer: PointerState, tenant: TenantState, preparing: str | None, left: str | None = None
     ) -> bool:
-        """Recompute one entry; whether it changed. `left`: the release that the pointer's last move left."""
+        """Computes one entry anew. Returns whether it changed.
+
+        Args:
+            preparing: the release that nodes are to make resident beside the current one.
+            left: the release that the pointer's last move left.
+        """
         key, epoch = pointer.key, pointer.moved_epoch
         config = tenant.routes.get(key[1], RouteConfig())
         live = pointer.release if not tenant.offboarded else None
@@ -86,7 +91,7 @@ class Steer:
             epoch=epoch,
             generation=pointer.generation,
             current=self._ref(live),
-            beneath=self._refs(self._ways_back(pointer)[:BENEATH]) if live else (),
+            beneath=self._refs(ways_back(pointer, self._facts.of(key))[:BENEATH]) if live else (),
             preparing=self._ref(preparing) if not tenant.offboarded else None,
             gap=config.gap,
             streams=config.streams,
@@ -133,7 +138,7 @@ class Steer:
     # ---- tables --------------------------------------------------------------------------------------------
 
     def table(self, labels: Mapping[str, str]) -> Table:
-        """The table of nodes with these labels. Ask anew for each message: placements change."""
+        """The table of nodes with these labels. Look it up for each message: placements change."""
         relevant = frozenset(item for item in labels.items() if item in self._labels)
         table = self._tables.get(relevant)
         if table is None:
@@ -146,7 +151,7 @@ class Steer:
         return table
 
     def withdraw(self, old: Table, new: Table) -> None:
-        """Nodes go from one table to another: what is not placed on them any more they get as tombstones."""
+        """Moves nodes from one table to another: entries that are no longer placed on them become tombstones."""
         for key in old.members - new.members:
             new.put(key, placed=True)
             new.put(key, placed=False)
@@ -186,7 +191,7 @@ class Steer:
         keys: Collection[PointerKey] | None,
         unpin: tuple[PointerKey, ...] = (),
     ) -> bytes:
-        """The frame of a `Desired`: the entries of `keys`, or the whole table for None. Encoded once for all links."""
+        """The frame of a `Desired`, encoded once for all links: the entries of `keys`, or the whole table for None."""
         name = (id(table), prev_rev, None if keys is None else frozenset(keys), unpin)
         frame = self._memo.get(name)
         if frame is None:
@@ -209,7 +214,7 @@ class Steer:
         return frame
 
     def forget_messages(self) -> None:
-        """The log has gone on: what was put together for an older rev is of no use."""
+        """Drops the messages that were serialised for an older rev."""
         self._memo.clear()
 
 

@@ -1,7 +1,7 @@
-"""The nodes as this hub hears them, in memory: who is linked, what is loaded where, how far each pointer is.
+"""The nodes of the fleet in memory: who is linked, which releases each has loaded, what each has acknowledged.
 
-Which nodes there are and what they carry is also kept in the store, so that after a restart a node that does
-not come back is counted as unreachable, and not forgotten.
+The nodes and their replicas are also saved in the store, so that after a restart a node that does not come back is
+counted as unreachable, and not forgotten.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import EngineBuild
@@ -20,10 +20,6 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
-
-if TYPE_CHECKING:
-    from loradeck.hub.fleet.link import Link
-
 
 Fence = tuple[int, int]
 
@@ -35,9 +31,28 @@ _HOST_FIELDS = set(Host.model_fields)
 FLIPPED = frozenset({AckState.FLIPPED, AckState.PROVEN, AckState.LISTED})
 
 
+class NodeLink(Protocol):
+    """The connection to a node, as far as other parts of the hub use it. Nothing here waits for the node."""
+
+    steered: bool
+    """Whether the node is sent table entries; one that is ahead of the log is not."""
+
+    def put_message(self, message: BaseModel) -> None:
+        """Sends a message after those that were put before it."""
+
+    def put_unpin(self, key: PointerKey) -> None:
+        """Sends the end of a pin with the next table entries."""
+
+    def steer(self) -> None:
+        """Sends table entries from now on, beginning with all of them."""
+
+    def replaced(self) -> None:
+        """Closes the link: its node has opened another one."""
+
+
 @dataclass(slots=True)
 class Node:
-    """`heard` is the hub's monotonic clock; None: not since the hub started."""
+    """A node of the fleet. `heard` is the hub's monotonic clock in seconds; None: not since the hub started."""
 
     name: str
     version: str = ""
@@ -46,13 +61,13 @@ class Node:
     pins: tuple[Pin, ...] = ()
     host: Host | None = None
     gpus_json: bytes = b"[]"
-    """What it said of its GPUs last, as JSON: as models the figures of eight would take a fifth of a node's memory."""
+    """The newest report's GPUs as JSON: as models the figures of eight would take a fifth of a node's memory."""
     nvml: NvmlState = NvmlState.STARTING
     stored: frozenset[str] = frozenset()
     """Adapters on its disk, by digest."""
     memory_gb: float | None = None
     heard: float | None = None
-    link: Link | None = None
+    link: NodeLink | None = None
     lost: bool = False
     was_lost: bool = False
     """It was lost when the hub's last life ended."""
@@ -63,14 +78,16 @@ class Node:
 
     @property
     def linked(self) -> bool:
+        """Whether the node has a link now."""
         return self.link is not None
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs of the newest report."""
         return _gpus.validate_json(self.gpus_json)
 
     def kept(self) -> dict[str, Any]:
-        """What outlives the hub."""
+        """The part of a node that outlives the hub, as JSON."""
         return {
             "version": self.version,
             "labels": self.labels,
@@ -83,6 +100,7 @@ class Node:
 
     @classmethod
     def of(cls, name: str, kept: dict[str, Any]) -> Node:
+        """A node as `kept` saved it."""
         return cls(
             name=name,
             version=kept["version"],
@@ -100,7 +118,7 @@ class Node:
 
 @dataclass(slots=True)
 class AckRecord:
-    """How far one replica is with one pointer. Times are the hub's monotonic clock, seconds."""
+    """The newest acknowledgement of one replica for one pointer. Times are the hub's monotonic clock, seconds."""
 
     fence: Fence
     release: str | None
@@ -112,36 +130,41 @@ class AckRecord:
     flipped_mono_ns: int = 0
     proven: float | None = None
     checked: float | None = None
-    """When the last proof, good or bad, was heard of."""
+    """When the newest proof, good or bad, was reported."""
 
     @property
     def is_flipped(self) -> bool:
+        """Whether the replica serves the release of this fence."""
         return self.flipped is not None
 
     @property
     def is_pinned(self) -> bool:
-        """Its node has been told to serve another release, whatever the hub wants."""
+        """Whether its node is pinned to another release, whatever the hub wants."""
         return self.state is AckState.WAITING and self.code == "pinned"
 
     @property
     def is_proven(self) -> bool:
+        """Whether the replica is known to serve the release: proven by its tokens, or listed by its engine."""
         return self.state in (AckState.PROVEN, AckState.LISTED)
 
 
 class Change(Enum):
-    """What a report changed of its node."""
+    """The effect of a report on its node."""
 
     NOTHING = auto()
     SHOWN = auto()
-    """What is loaded, stored or pinned: rows are to be put together anew."""
+    """Other releases are loaded, stored or pinned: rows change."""
     PLACED = auto()
-    """Which replicas there are, of which base, with how many slots, and whether they are up."""
+    """Replicas, their bases, their slots or their states differ: placements change."""
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """The replicas of one base on the nodes that carry some labels. `version` grows with every change of who is
-    in it, or of who of them is lost; not with what they load."""
+    """The replicas of one base on the nodes that carry some labels.
+
+    `version` grows when a replica joins or leaves the group, or a node of it is lost or found; not when one loads a
+    release.
+    """
 
     placement: dict[str, str]
     base: str
@@ -150,11 +173,12 @@ class Group:
     placed: tuple[tuple[Node, Replica], ...] | None = None
 
     def changed(self) -> None:
+        """Notes that other replicas belong to the group now."""
         self.version += 1
         self.placed = None
 
     def holds(self, node: Node, replica: str) -> bool:
-        """Whether a replica of a node is placed here."""
+        """Whether a replica of a node belongs to the group."""
         if node.name not in self.nodes or (node.drained and node.lost):
             return False
         return any(r.replica == replica and r.base == self.base for r in node.replicas)
@@ -175,9 +199,9 @@ class Fleet:
         self._builds: dict[EngineBuild, EngineBuild] = {}
         self._bases: frozenset[str] | None = None
         self.kept_version = 0
-        """Grows whenever something changed that outlives the hub."""
+        """Grows with every change of what outlives the hub."""
         self.voids = 0
-        """Grows whenever acknowledgements were taken back."""
+        """Grows each time that acknowledgements are taken back."""
         for node in self.nodes.values():
             self._index(node)
 
@@ -187,8 +211,8 @@ class Fleet:
         for replica in node.replicas:
             self._where[replica.replica] = node.name
 
-    def hello(self, hello: Hello, link: Link) -> Node:
-        """A node has linked. It replaces an older link of the same node."""
+    def hello(self, hello: Hello, link: NodeLink) -> Node:
+        """A node has linked: keeps what its hello reports, with this link in place of an older one."""
         new = hello.node not in self.nodes
         node = self.nodes.setdefault(hello.node, Node(hello.node))
         before = None if new or node.version != hello.version else _shape(node)
@@ -203,7 +227,7 @@ class Fleet:
         return node
 
     def report(self, node: Node, report: Report) -> Change:
-        """A node's telemetry; what it changed."""
+        """Keeps a node's report. Returns its effect."""
         node.nvml = report.nvml
         node.host = Host.model_construct(_HOST_FIELDS, **report.host.__dict__) if report.host is not None else None
         node.gpus_json = _gpus.dump_json(report.gpus, exclude_defaults=True)
@@ -223,7 +247,7 @@ class Fleet:
             self.kept_version += 1
 
     def _void(self, before: Iterable[Replica], now: Iterable[Replica]) -> None:
-        """Take back what was acknowledged on engines that did not live through the time without a link."""
+        """Takes back what was acknowledged on engines that ended while their node had no link."""
         alive = {r.replica: r.boot for r in now if r.state is EngineState.UP}
         for gone in (r.replica for r in before if alive.get(r.replica) != r.boot):
             for records in self._acks.values():
@@ -240,7 +264,7 @@ class Fleet:
         self._index(node)
 
     def _shared(self, replica: Replica) -> Replica:
-        """Copies a replica so that values equal on many nodes are one object, which saves 2 kB a node."""
+        """A copy of a replica whose strings and build are shared with those of other nodes: 2 kB a node otherwise."""
         build = replica.build
         return Replica.model_construct(
             _REPLICA_FIELDS,
@@ -254,14 +278,15 @@ class Fleet:
         )
 
     def heard(self, node: Node) -> None:
+        """A node has sent something: it is not lost, and its TTL begins anew."""
         node.heard = self.clock()
         if node.lost:
             node.lost = False
             self.kept_version += 1
             self._members_changed(node)
 
-    def unlinked(self, node: Node, link: Link) -> bool:
-        """A link has ended; whether it was the node's current one."""
+    def unlinked(self, node: Node, link: NodeLink) -> bool:
+        """A link has ended. Returns whether it was its node's current one."""
         if node.link is not link:
             return False
         node.link = None
@@ -276,20 +301,23 @@ class Fleet:
         return lost
 
     def lose(self, node: Node) -> None:
-        """A node passed its TTL."""
+        """Marks a node as lost: it passed its TTL."""
         node.lost = True
         self.kept_version += 1
         self._members_changed(node)
 
     def heard_age(self, node: Node) -> float | None:
+        """Seconds since a node last sent something; None: not since the hub started."""
         return None if node.heard is None else max(0.0, self.clock() - node.heard)
 
     def node_of(self, replica: str) -> str | None:
-        """Name of the node that a replica was last seen on."""
+        """The name of the node that a replica was last seen on."""
         return self._where.get(replica)
 
-    def order_changed(self, node: Node) -> None:
-        """A node was drained, cordoned or taken back."""
+    def order(self, node: Node, *, cordoned: bool, drained: bool | None) -> None:
+        """Cordons or drains a node, or ends that. `drained` None leaves it as it is."""
+        node.cordoned = cordoned
+        node.drained = node.drained if drained is None else drained
         self.kept_version += 1
         self._members_changed(node)
 
@@ -300,7 +328,7 @@ class Fleet:
             group.changed()
 
     def _regroup(self, node: Node, before: Shape | None) -> bool:
-        """Put a node where it belongs now; whether anything changed but what it has loaded."""
+        """Puts a node into its groups. Returns whether anything but its loaded releases changed."""
         mine = self._groups_of.setdefault(node.name, set())
         for group in mine:
             group.placed = None  # it holds the node's replicas as they were
@@ -324,7 +352,7 @@ class Fleet:
         return True
 
     def group(self, placement: dict[str, str], base: str) -> Group:
-        """The replicas of a base on the nodes that carry these labels; it is kept up to date."""
+        """The replicas of a base on the nodes that carry these labels. The group is kept up to date."""
         name = (frozenset(placement.items()), base)
         group = self._groups.get(name)
         if group is None:
@@ -336,9 +364,9 @@ class Fleet:
         return group
 
     def placed(self, placement: dict[str, str], base: str) -> tuple[tuple[Node, Replica], ...]:
-        """Replicas of a base on the nodes that carry these labels, unreachable ones too.
+        """The replicas of a base on the nodes that carry these labels, unreachable ones too.
 
-        A drained node counts as long as it is heard from: until then it may still answer.
+        A drained node counts until it is lost: it may still answer.
         """
         group = self.group(placement, base)
         if group.placed is None:
@@ -352,7 +380,7 @@ class Fleet:
         return group.placed
 
     def one_base(self, base: str) -> bool:
-        """Whether no engine of the fleet runs another base, so that no move leaves a replica behind."""
+        """Whether every engine of the fleet runs this base, so that no move leaves a replica behind."""
         if self._bases is None:
             self._bases = frozenset(r.base for node in self.nodes.values() for r in node.replicas if r.base)
         return self._bases <= {base}
@@ -360,10 +388,10 @@ class Fleet:
     def left_behind(
         self, key: PointerKey, fence: Fence, placement: dict[str, str], base: str
     ) -> tuple[tuple[Node, Replica], ...]:
-        """Replicas of another base that a pointer is left on: its node has no engine of the `base` it moved to.
+        """The replicas of another base that a pointer is left on: their nodes have no engine of the `base` it moved to.
 
-        Their router says so itself (it waits, and the gap policy holds), and may answer with the left release. One
-        that served the pointer before and has said nothing of this `fence` yet answers with it in any case.
+        Their router reports it (it waits, and the gap policy holds), and may answer with the release that was left. One
+        that served the pointer before and has not acknowledged this `fence` yet answers with it in any case.
         """
         if self.one_base(base):  # as in most fleets: then this costs nothing
             return ()
@@ -399,7 +427,7 @@ class Fleet:
         if record is None or record.fence != fence or record.release != ack.release:
             record = records[ack.replica] = AckRecord(fence, ack.release, ack.state)
         already = ack.state is AckState.FLIPPED and record.flipped is not None
-        if not already:  # said again after a reconnect: it takes nothing back from a proof
+        if not already:  # a flip sent again after a reconnect takes nothing back from a proof
             record.state, record.code, record.detail = ack.state, ack.code, ack.detail
         if ack.state in FLIPPED and record.flipped is None:
             record.flipped, record.flipped_node_ms, record.flipped_mono_ns = now, ack.at_ms, ack.mono_ns
@@ -413,15 +441,16 @@ class Fleet:
         return record
 
     def ack_of(self, key: PointerKey, replica: str, fence: Fence) -> AckRecord | None:
-        """How far one replica is with this (epoch, generation)."""
+        """The newest acknowledgement of one replica for this (epoch, generation); None: it sent none."""
         record = self._acks.get(key, {}).get(replica)
         return record if record is not None and record.fence == fence else None
 
     def acks(self, key: PointerKey, fence: Fence) -> dict[str, AckRecord]:
-        """Replica -> how far it is with this (epoch, generation)."""
+        """Replica -> its newest acknowledgement for this (epoch, generation)."""
         return {r: a for r, a in self._acks.get(key, {}).items() if a.fence == fence}
 
     def linked(self) -> Iterator[Node]:
+        """The nodes that have a link now."""
         return (n for n in self.nodes.values() if n.link is not None)
 
 
@@ -429,7 +458,7 @@ Shape = tuple[dict[str, str], tuple[tuple[str, str | None], ...], tuple[tuple[En
 
 
 def _shape(node: Node) -> Shape:
-    """What placement depends on (labels, replicas and their bases), and what more is kept or says who is reachable."""
+    """Labels, replicas with their bases (placement depends on these), and states with slots (these are saved too)."""
     replicas = node.replicas
     return node.labels, tuple((r.replica, r.base) for r in replicas), tuple((r.state, r.slots) for r in replicas)
 

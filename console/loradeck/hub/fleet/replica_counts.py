@@ -1,7 +1,7 @@
-"""How far a pointer is over its placed replicas, counted once and then kept up with each acknowledgement.
+"""Counts of the placed replicas of a pointer that have flipped, proven or failed, updated with each acknowledgement.
 
-A fleet answers a move all at once. Counting over again with every answer would make a move to a thousand nodes
-a million steps.
+A fleet answers a move all at once. Counting anew with every acknowledgement would make a move to a thousand nodes a
+million steps.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from loradeck.schemas.link import AckState, Replica
 _ENDS = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
 
 Share = tuple[int, int, int, int, int, int, int, int]
-"""What one replica adds: reachable, flipped, proven, listed, failed, and what it owes: flip, proof, an end."""
+"""The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, a proof, an end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a pointer's current generation is over its placed replicas.
+    """The number of placed replicas at each stage of a pointer's current generation.
 
-    `reachable` ones were heard from within the TTL, and only these count as `proven` or `listed`: what a lost
-    node answers with now is not known. A flip is durable where it was made and stays counted. `owing_*` are the
-    reachable ones that have neither got there nor failed. `flipped_at` and `proven_at` are when the last one got
-    there, on the hub's monotonic clock; None while one is missing. One that is pinned to another release owes nothing:
-    it goes nowhere until its pin has ended.
+    `reachable` replicas sent something within the TTL, and only these count as `proven` or `listed`: nobody knows what
+    a lost node answers with now. A flip is durable where it was made and stays counted. `owing_*` are the reachable
+    replicas that have neither got there nor failed; one that is pinned to another release owes nothing until its pin
+    has ended. `flipped_at` and `proven_at` are when the last one got there, on the hub's monotonic clock; None while
+    one is missing.
     """
 
     placed: int
@@ -43,27 +43,30 @@ class Progress:
 
     @property
     def all_flipped(self) -> bool:
+        """Whether every placed replica has flipped."""
         return self.placed > 0 and self.flipped == self.placed
 
     @property
     def all_proven(self) -> bool:
+        """Whether every placed replica is proven or listed."""
         return self.placed > 0 and self.proven + self.listed == self.placed
 
     @property
     def settled(self) -> bool:
-        """No reachable replica still owes an answer: each is proven, listed, failed or pinned elsewhere."""
+        """Whether every reachable replica is proven, listed, failed or pinned elsewhere: no acknowledgement is owed."""
         return self.owing_end == 0
 
     def at(self, level: str) -> bool:
+        """Whether all placed replicas are at a level: `flipped` or `proven`. Every move is at `committed`."""
         return {"flipped": self.all_flipped, "proven": self.all_proven}.get(level, True)
 
     def hopeless(self, level: str) -> bool:
-        """Every replica that is not lost has got there, failed or is pinned, so waiting longer brings nothing."""
+        """Whether waiting for a level is of no use: every reachable replica has got there, failed, or is pinned."""
         return (self.owing_proof if level == "proven" else self.owing_flip) == 0
 
 
 def share(node: Node, ack: AckRecord | None) -> Share:
-    """What a replica of a node adds, by what it has acknowledged of the current generation."""
+    """The part of a replica in the counts, by its newest acknowledgement of the current generation."""
     reached = not node.lost
     if ack is None:
         return (reached, 0, 0, 0, 0, reached, reached, reached)
@@ -81,8 +84,8 @@ def share(node: Node, ack: AckRecord | None) -> Share:
     )
 
 
-class Tally:
-    """The sums, and the latest flip and proof."""
+class ReplicaCounts:
+    """The counts of one pointer over its placed replicas, and when the latest flip and proof came."""
 
     __slots__ = ("_flipped_at", "_placed", "_proven_at", "_sums")
 
@@ -99,7 +102,7 @@ class Tally:
                 self._note(node, ack)
 
     def change(self, node: Node, before: Share, ack: AckRecord) -> None:
-        """A placed replica, whose share was `before`, has acknowledged something."""
+        """Counts an acknowledgement of a placed replica, whose share was `before`."""
         for index, (old, new) in enumerate(zip(before, share(node, ack), strict=True)):
             self._sums[index] += new - old
         self._note(node, ack)
@@ -112,6 +115,7 @@ class Tally:
             self._proven_at = max(self._proven_at, ack.proven)
 
     def progress(self) -> Progress:
+        """The counts as they are now."""
         n = self._placed
         reachable, flipped, proven, listed, failed, owing_flip, owing_proof, owing_end = self._sums
         return Progress(

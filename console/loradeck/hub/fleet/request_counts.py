@@ -1,4 +1,4 @@
-"""What the routers count, added up: per release on a pointer, per replica, and over the last minute.
+"""The routers' counters, added up: for each release on a pointer, for each replica, and over the last minute.
 
 Routers send counters that only grow since the router started, so a lost report loses nothing. A counter that
 this hub sees for the first time from a router that was already running when the hub started is a baseline:
@@ -24,7 +24,7 @@ Stint = tuple[int, str]
 
 
 class Counted(NamedTuple):
-    """What a router said last of one counter. As the model it came in, it would take 3 kB, for each of thousands."""
+    """The newest reading of one counter. As the model it came in it would take 3 kB, for each of thousands."""
 
     admitted: int = 0
     finished: int = 0
@@ -62,7 +62,7 @@ class Counter:
     node: str
     boot: str = ""
     seen: float = 0.0
-    """When its router last reported it, on the hub's monotonic clock."""
+    """When its router last reported it, on the hub's monotonic clock, seconds."""
     last: Counted | None = None
     admitted: int = 0
     counts: Counts = NO_COUNTS
@@ -78,7 +78,7 @@ class RequestCounts:
 
     def __init__(self, served: Iterable[Served], known_boots: dict[str, str], started: float) -> None:
         self._counters: dict[PointerKey, dict[str, dict[Stint, Counter]]] = defaultdict(dict)
-        """Pointer -> replica -> what it has served there: a row asks for each of a thousand replicas."""
+        """Pointer -> replica -> its counters there: a row needs those of each of a thousand replicas."""
         self._windows: dict[PointerKey, dict[Stint, Window]] = defaultdict(dict)
         """The last minute of a pointer's stints, over all replicas."""
         self._replicas: dict[str, Window] = defaultdict(Window)
@@ -96,7 +96,7 @@ class RequestCounts:
             self._totals[s.tenant, s.route][s.release] = s
 
     def report(self, node: str, boot: str, rows: Iterable[Traffic], now: float) -> set[PointerKey]:
-        """Take in a router's counters; the pointers on which something changed."""
+        """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed."""
         changed: set[PointerKey] = set()
         baseline = self.boots.get(node) == boot and node not in self._met
         self.boots[node] = boot
@@ -114,7 +114,7 @@ class RequestCounts:
         return changed
 
     def _count(self, row: Traffic, node: str, boot: str, now: float, since: float, *, baseline: bool) -> Counts | None:
-        """What a row adds to the last minute; None when it says nothing new.
+        """Adds a row. Returns its part of the last minute; None when nothing has changed.
 
         Args:
             since: seconds since this router's last report.
@@ -124,13 +124,13 @@ class RequestCounts:
         counter = counters.get(stint)
         if counter is None:
             counter = counters[stint] = Counter(row.release, row.generation, row.replica, node)
-        said = Counted.of(row)
+        read = Counted.of(row)
         known = counter.last if counter.boot == boot else None
-        counter.last, counter.boot, counter.seen = said, boot, now
-        if known == said:
+        counter.last, counter.boot, counter.seen = read, boot, now
+        if known == read:
             return None
         before = known or NOTHING
-        part = said.counts - before.counts
+        part = read.counts - before.counts
         counter.admitted += row.admitted - before.admitted
         counter.counts += part
         live = self._live[row.tenant, row.route]
@@ -160,10 +160,10 @@ class RequestCounts:
         self._pending[name] = delta if pending is None else pending + delta
 
     def left(self, key: PointerKey, release: str, seconds: float, keep: int) -> None:
-        """A release was current on a pointer for so many seconds and no longer is.
+        """Ends the stint of a release that was current on a pointer for so many seconds.
 
-        What was counted in generations before `keep` is forgotten once their last minute is over, and no router
-        reports it any more: one that was forgotten earlier would be counted again.
+        Counters of generations before `keep` are forgotten once their last minute is over and no router reports them
+        any more: one that was forgotten earlier would be counted again.
         """
         self._add_total(Served(tenant=key[0], route=key[1], release=release, seconds=max(0.0, seconds)))
         for counters in self._counters.get(key, {}).values():
@@ -183,34 +183,35 @@ class RequestCounts:
         return counter.boot == self.boots.get(counter.node) and counter.seen >= self._met.get(counter.node, 0.0)
 
     def take_pending(self) -> list[Served]:
-        """What the store has not been told yet; from here on it is the caller's to write."""
+        """The totals that are not in the store yet. The caller writes them, or gives them back."""
         pending, self._pending = list(self._pending.values()), {}
         return pending
 
     def give_back(self, deltas: Iterable[Served]) -> None:
-        """Deltas that could not be written: the next flush has them."""
+        """Takes back totals that could not be written: the next flush has them."""
         for delta in deltas:
             self._put_pending(delta)
 
     # ---- what rows are made of -----------------------------------------------------------------------------
 
     def total(self, key: PointerKey, release: str) -> Served:
-        """All that a release has answered on a pointer, without the seconds of its current stint."""
+        """The total of a release on a pointer, without the seconds of its current stint."""
         totals = self._totals.get(key, {})
         return totals.get(release) or Served(tenant=key[0], route=key[1], release=release)
 
     def counters(self, key: PointerKey) -> Iterator[Counter]:
+        """All counters of a pointer."""
         for counters in self._counters.get(key, {}).values():
             yield from counters.values()
 
     def live(self, key: PointerKey, generation: int, release: str) -> dict[str, Counts]:
-        """Replica -> what the release has answered there in this generation."""
+        """Replica -> the answers of the release there in this generation."""
         stint = (generation, release)
         replicas = self._counters.get(key, {})
         return {name: counters[stint].counts for name, counters in replicas.items() if stint in counters}
 
     def live_total(self, key: PointerKey, generation: int, release: str) -> Counts:
-        """What the release has answered on all replicas in this generation."""
+        """The answers of the release on all replicas in this generation."""
         return self._live.get(key, {}).get((generation, release), NO_COUNTS)
 
     def recent(self, key: PointerKey, generation: int, release: str, now: float) -> Recent:
@@ -220,7 +221,7 @@ class RequestCounts:
         return window.recent(now, seconds) if window is not None else Recent(seconds=seconds)
 
     def others(self, key: PointerKey, replicas: Iterable[str], now: float) -> Counts:
-        """The last minute of all that some replicas served, but for this pointer."""
+        """The last minute of some replicas on all pointers but this one."""
         sums, shares = NO_COUNTS, self._shares.get(key, {})
         for replica in set(replicas):
             if replica in self._replicas:

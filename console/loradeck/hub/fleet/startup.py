@@ -1,10 +1,10 @@
-"""The moments after a start, in which a hub does not know yet whether its log is all there was.
+"""The time after a start, in which a hub does not know yet whether its log is complete, and makes no moves.
 
-A database that was put back from an older copy looks like any other until a node says what it has seen. So a hub
-that starts over a log, and knows nodes, moves nothing until half of the nodes that were not lost when that log
-was last written have said hello, or one TTL has passed. Each of these followed the log then, so any of them that
-was still linked at the next move has seen what is missing. Whoever asks for a move in that time waits a little,
-and is then told for whom the hub waits, and for how long at most.
+A database that was restored from an older copy looks like any other until a node reports the rev it has seen. So a hub
+that starts over a log, and knows nodes, moves nothing until half of the nodes that were not lost when that log was last
+written have said hello, or one TTL has passed. Each of these nodes followed the log then, so any of them that was still
+linked at the next move has seen what is missing. A move that is sent in that time waits a little, and is then refused
+with the nodes that the hub waits for, and for how long at most.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from loradeck.schemas.link import LINK_TTL_S
 log = logging.getLogger("loradeck.hub.fleet.startup")
 
 SETTLING = "settling"
+"""The problem code of a move that is refused because the hub is starting."""
 
 HOLD_S = 3.0
 """How long a move waits before it is refused. After a plain restart the nodes are back sooner."""
@@ -27,9 +28,16 @@ NAMED = 3
 """Nodes that a refusal names."""
 
 
-class Settling:
+class Startup:
+    """The nodes that a starting hub waits for, and those of them that have said hello.
+
+    Args:
+        nodes: the nodes that were linked when the log was last written.
+        clock: monotonic seconds.
+        changed: called when the start-up is over.
+    """
+
     def __init__(self, nodes: Collection[str], clock: Callable[[], float], changed: Callable[[], None]) -> None:
-        """`nodes`: who was linked, as far as the log's last life knew. `changed` is called when it is over."""
         self._nodes = frozenset(nodes)
         self._heard: set[str] = set()
         self._clock = clock
@@ -41,10 +49,11 @@ class Settling:
 
     @property
     def over(self) -> bool:
+        """Whether moves are made."""
         return self._over.is_set()
 
     def heard(self, node: str) -> None:
-        """A node has said how far it is, and the log had all of that."""
+        """A node has said hello, and the log has all that it has seen."""
         if self.over or node not in self._nodes:
             return
         self._heard.add(node)
@@ -52,20 +61,20 @@ class Settling:
             self.end(f"{len(self._heard)} of {len(self._nodes)} nodes are back")
 
     def tick(self) -> None:
-        """Once a second: nobody waits for longer than a TTL."""
+        """Ends the start-up after a TTL; called once a second."""
         if not self.over and self._left_s() <= 0:
             self.end(f"{len(self._heard)} of {len(self._nodes)} nodes came back within {LINK_TTL_S:g} s")
 
     def end(self, why: str) -> None:
-        """From here on moves are made."""
+        """Ends the start-up: from now on moves are made."""
         if self.over:
             return
-        log.info("settled after %.2f s: %s", self._clock() - self._began, why)
+        log.info("started after %.2f s: %s", self._clock() - self._began, why)
         self._over.set()
         self._changed()
 
     async def wait(self) -> None:
-        """Until it is over, but not for long."""
+        """Waits for the end of the start-up, for `HOLD_S` seconds at most."""
         if self.over:
             return
         try:
@@ -75,6 +84,7 @@ class Settling:
             pass  # the move is refused, with the reason
 
     def refusal(self) -> Refused:
+        """The refusal of a move that is sent now."""
         missing = sorted(self._nodes - self._heard)
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         left = max(0.0, self._left_s())

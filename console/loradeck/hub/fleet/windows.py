@@ -20,7 +20,7 @@ BUCKETS = len(TTFT_BUCKETS_MS) + 1
 
 @dataclass(slots=True)
 class Slice:
-    """What one report added to a window.
+    """The growth of counters from one report to the next, in a window.
 
     `at` is the hub's monotonic clock in seconds, `ttft` the growth of each bucket of the histogram.
     """

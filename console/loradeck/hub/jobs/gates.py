@@ -1,14 +1,18 @@
-"""Evaluations and gates: a report comes in, the gates that ask for it are judged, the verdict is attested."""
+"""Gates: each new evaluation report has the gates that ask for it judged, and their results attested."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.gates import Evidence
 from loradeck.schemas.attestation import (
@@ -23,11 +27,7 @@ from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.review import Review
 
-if TYPE_CHECKING:
-    from loradeck.hub.hub import Hub
-
 log = logging.getLogger("loradeck.hub.jobs.gates")
-
 
 _BODIES: dict[AttestationKind, TypeAdapter[EvaluationReport] | TypeAdapter[CanaryRecord] | TypeAdapter[MergeReport]] = {
     AttestationKind.EVALUATION: TypeAdapter(EvaluationReport),
@@ -37,7 +37,7 @@ _BODIES: dict[AttestationKind, TypeAdapter[EvaluationReport] | TypeAdapter[Canar
 
 
 def checked(attestation: Attestation) -> Attestation:
-    """An attestation whose body fits its kind and speaks of its subject.
+    """An attestation whose body fits its kind and is about its subject.
 
     Raises: Refused `invalid_request`.
     """
@@ -53,107 +53,104 @@ def checked(attestation: Attestation) -> Attestation:
             "invalid_request", f"the body is no {attestation.kind.value}", detail=f"{where}: {first['msg']}"
         ) from None
     if getattr(body, "release", None) != attestation.subject:
-        raise Refused("invalid_request", "the body speaks of another release than `subject`", detail="body.release")
+        raise Refused("invalid_request", "the body is about another release than `subject`", detail="body.release")
     return attestation
 
 
-async def take_in(hub: Hub, attestation: Attestation) -> Attestation:
-    """Write an attestation that somebody sends, and judge what it makes judgeable.
+class Gates:
+    """Judges the gates of pointers by the log, the registry and what is attested."""
 
-    The same statement again is answered with the first: a repeated report changes nothing.
-    """
-    attestation = checked(attestation)
-    kind, subject = attestation.kind, attestation.subject
-    for known in await hub.store(lambda s: s.attestations(kind=kind, subject=subject)):
-        if (known.tenant, known.route, known.body) == (attestation.tenant, attestation.route, attestation.body):
-            return known
-    written = await hub.attest(attestation)
-    if kind is AttestationKind.EVALUATION:
-        # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
-        suite = str(attestation.body["suite"])
-        for key, gate in _gates_of(hub, attestation.tenant):
-            if any(part.suite == suite for part in gate.suites):
-                await judge(hub, key, subject)
-    return written
+    def __init__(
+        self, state: FoldedLog, catalogue: Catalogue, attestations: Attestations, background: Background
+    ) -> None:
+        self._state = state
+        self._catalogue = catalogue
+        self._attestations = attestations
+        self._background = background
 
+    async def attest(self, attestation: Attestation) -> Attestation:
+        """Writes an attestation that somebody sent, and judges the gates that it bears on.
 
-async def _reports(hub: Hub, release: Digest, gate: GateConfig) -> dict[Digest, EvaluationReport]:
-    """The newest report of a release on each suite of a gate, where there is one."""
-    found = await hub.store(lambda s: s.attestations(kind=AttestationKind.EVALUATION, subject=release))
-    newest = {str(attestation.body.get("suite")): attestation.body for attestation in found}
-    wanted = [part.suite for part in gate.suites if part.suite in newest]
-    return {suite: EvaluationReport.model_validate(newest[suite]) for suite in wanted}
+        One that is attested already is answered with the first: a repeated report changes nothing.
 
+        Raises: Refused `invalid_request`.
+        """
+        attestation = checked(attestation)
+        kind, subject = attestation.kind, attestation.subject
+        for known in await self._attestations.find(kind=kind, subject=subject):
+            if (known.tenant, known.route, known.body) == (attestation.tenant, attestation.route, attestation.body):
+                return known
+        written = await self._attestations.add(attestation)
+        if kind is AttestationKind.EVALUATION:
+            # Whichever route it was made for: a score on a suite counts wherever a gate asks for that suite.
+            suite = str(attestation.body["suite"])
+            for key, gate in self._gates_of(attestation.tenant):
+                if any(part.suite == suite for part in gate.suites):
+                    await self.judge(key, subject)
+        return written
 
-async def report_on(hub: Hub, release: Digest, gate: GateConfig) -> EvaluationReport | None:
-    """The newest report of a release on a gate's own suite."""
-    return (await _reports(hub, release, gate)).get(gate.suite)
+    async def report_on(self, release: Digest, gate: GateConfig) -> EvaluationReport | None:
+        """The newest report of a release on a gate's own suite; None: there is none."""
+        return (await self._reports(release, gate)).get(gate.suite)
 
+    async def reviews_of(self, key: PointerKey, release: Digest) -> list[Attestation]:
+        """The reviews that people have signed for a release on a route, oldest first."""
+        tenant, route = key
+        return await self._attestations.find(kind=AttestationKind.REVIEW, subject=release, tenant=tenant, route=route)
 
-async def reviews_of(hub: Hub, key: PointerKey, release: Digest) -> list[Attestation]:
-    """What people have signed of a release on a route, oldest first."""
-    tenant, route = key
-    return await hub.store(
-        lambda s: s.attestations(kind=AttestationKind.REVIEW, subject=release, tenant=tenant, route=route)
-    )
+    def attested(self, attestation: Attestation, _: Sequence[PointerKey]) -> None:
+        """Judges gates again that come after a route on which something is attested; a follower of the attestations."""
+        if attestation.route is None or attestation.kind not in CHANGES_TARGET:
+            return
+        for key, gate in self._gates_of(attestation.tenant):
+            if gate.after == attestation.route:
+                self._background.spawn(self.judge(key, attestation.subject))
 
+    async def judge(self, key: PointerKey, release: Digest) -> GateResult | None:
+        """Judges a pointer's gate for a release, against what is live now. A new result is attested.
 
-def stage_passed(hub: Hub, attestation: Attestation) -> None:
-    """Something became known of a release on a route: gates that come after that route are judged again."""
-    if attestation.route is None:
-        return
-    for key, gate in _gates_of(hub, attestation.tenant):
-        if gate.after == attestation.route:
-            hub.spawn(judge(hub, key, attestation.subject))
-
-
-def _gates_of(hub: Hub, tenant: str | None) -> list[tuple[PointerKey, GateConfig]]:
-    """The gates of a tenant's routes. Every attestation asks for them: the other tenants must not be gone through."""
-    state = hub.ledger.tenants.get(tenant or "")
-    if state is None:
-        return []
-    return [((state.name, route), config.gate) for route, config in sorted(state.routes.items()) if config.gate]
-
-
-def _stage(hub: Hub, tenant: str, gate: GateConfig, release: Digest) -> str:
-    if gate.after is None:
-        return ""
-    key = (tenant, gate.after)
-    return gates.lacks(release, gate.after, hub.ledger.pointers.get(key), hub.facts.of(key))
-
-
-async def judge(hub: Hub, key: PointerKey, release: Digest) -> GateResult | None:
-    """The verdict of a pointer's gate on a release, against what is live now; attested when it is a new one.
-
-    None: the pointer has no gate, or the release is not reported yet on each of its suites.
-    """
-    gate = hub.config(key).gate
-    if gate is None:
-        return None
-    pointer = hub.ledger.pointers.get(key)
-    live = pointer.release if pointer is not None and pointer.release != release else None
-    evidence = Evidence(
-        reports=await _reports(hub, release, gate),
-        live=await _reports(hub, live, gate) if live is not None else {},
-        canaries={p.suite: hub.catalogue.suites[p.suite].canaries for p in gate.suites if p.canaries},
-        reviews=[(one.by, Review.model_validate(one.body)) for one in await reviews_of(hub, key, release)],
-        stage=_stage(hub, key[0], gate, release),
-    )
-    if gates.unreported(gate, evidence):
-        return None
-    # Sums over thousands of items take longer than a move may wait for the event loop.
-    result = await asyncio.to_thread(gates.judge, release, live, gate, evidence)
-    if result != hub.facts.gate(key, release):
-        await hub.attest(
-            Attestation(
-                kind=AttestationKind.GATE,
-                subject=release,
-                tenant=key[0],
-                route=key[1],
-                body=result.model_dump(mode="json"),
-                by="hub",
-                at_ms=hub.now_ms(),
-            )
+        None: the pointer has no gate, or the release has no report yet on one of its suites.
+        """
+        gate = self._state.config(key).gate
+        if gate is None:
+            return None
+        pointer, suites = self._state.pointers.get(key), self._catalogue.suites
+        live = pointer.release if pointer is not None and pointer.release != release else None
+        evidence = Evidence(
+            reports=await self._reports(release, gate),
+            live=await self._reports(live, gate) if live is not None else {},
+            canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
+            reviews=[(one.by, Review.model_validate(one.body)) for one in await self.reviews_of(key, release)],
+            stage=self._stage(key[0], gate, release),
         )
-        log.info("gate pointer=%s/%s release=%s passed=%s", *key, release[:6], result.passed)
-    return result
+        if gates.unreported(gate, evidence):
+            return None
+        # Sums over thousands of items take longer than a move may wait for the event loop.
+        result = await asyncio.to_thread(gates.judge, release, live, gate, evidence)
+        if result != self._attestations.facts.gate(key, release):
+            body = result.model_dump(mode="json")
+            draft = self._attestations.draft(AttestationKind.GATE, release, key[0], body, "hub", key[1])
+            await self._attestations.add(draft)
+            log.info("gate pointer=%s/%s release=%s passed=%s", *key, release[:6], result.passed)
+        return result
+
+    async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, EvaluationReport]:
+        """The newest report of a release on each suite of a gate, where there is one."""
+        found = await self._attestations.find(kind=AttestationKind.EVALUATION, subject=release)
+        newest = {str(attestation.body.get("suite")): attestation.body for attestation in found}
+        wanted = [part.suite for part in gate.suites if part.suite in newest]
+        return {suite: EvaluationReport.model_validate(newest[suite]) for suite in wanted}
+
+    def _gates_of(self, tenant: str | None) -> list[tuple[PointerKey, GateConfig]]:
+        """The gates of a tenant's routes. Every attestation needs them, so other tenants are not looked through."""
+        state = self._state.tenants.get(tenant or "")
+        if state is None:
+            return []
+        return [((state.name, route), config.gate) for route, config in sorted(state.routes.items()) if config.gate]
+
+    def _stage(self, tenant: str, gate: GateConfig, release: Digest) -> str:
+        if gate.after is None:
+            return ""
+        key = (tenant, gate.after)
+        pointer = self._state.pointers.get(key)
+        return gates.lacks(release, gate.after, pointer, self._attestations.facts.of(key))

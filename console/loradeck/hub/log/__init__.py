@@ -1,1 +1,1 @@
-"""The log at the hub: committed events, what they add up to, and the registry and facts beside them."""
+"""The hub's log and what is kept beside it: events, facts, the registry, and what changed for whoever watches."""

@@ -1,4 +1,4 @@
-"""The registry in memory: bases, adapter versions, releases, datasets and suites, and how people call them.
+"""The registry in memory: bases, adapter versions, releases, datasets and suites, and their names for people.
 
 Base alone is a release of every tenant on every base. It is not registered until something names it: its id
 follows from the tenant and the base.
@@ -7,7 +7,6 @@ follows from the tenant and the base.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import short
@@ -19,7 +18,7 @@ from loradeck.store.interface import Doc, Registered, Store
 
 
 class Catalogue:
-    """What is registered. Only grows."""
+    """Everything that is registered. It only grows."""
 
     def __init__(self) -> None:
         self.bases: dict[str, BaseManifest] = {}
@@ -33,6 +32,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, store: Store) -> Catalogue:
+        """Everything that the store has registered."""
         catalogue = cls()
         for kind in Doc:
             for document in store.registry(kind):
@@ -40,7 +40,7 @@ class Catalogue:
         return catalogue
 
     def add(self, document: Registered) -> None:
-        """Take in what the store has registered; the same document twice is once."""
+        """Adds a document that the store has registered. Adding it once more changes nothing."""
         digest, body = document.digest, document.body
         match document.kind:
             case Doc.BASE:
@@ -62,17 +62,18 @@ class Catalogue:
         return self._base_labels.get(base, short(base)) if base else "-"
 
     def base_alone(self, tenant: str, base: str) -> Release:
+        """The release that serves a base to a tenant without an adapter."""
         return Release(tenant=tenant, form=Form.BASE, base=base, label="base")
 
     def base_alone_id(self, tenant: str, base: str) -> str:
-        """Its release id; kept, because every row asks for it."""
+        """The id of `base_alone`. It is kept, because every row needs it."""
         found = self._base_alone.get((tenant, base))
         if found is None:
             found = self._base_alone[tenant, base] = self.base_alone(tenant, base).id
         return found
 
     def release(self, release_id: str, tenant: str | None = None, tenants: Iterable[str] = ()) -> Release | None:
-        """A release by id: a registered one, or base alone of `tenant` or one of `tenants`."""
+        """A release by id: a registered one, or base alone of `tenant` or of one of `tenants`; None: neither."""
         found = self.releases.get(release_id)
         if found is not None:
             return found
@@ -83,7 +84,10 @@ class Catalogue:
         return None
 
     def known(self, tenant: str, release_id: str) -> Release:
-        """Raises: Refused `unknown_release`, also for another tenant's."""
+        """A tenant's release by id, base alone included.
+
+        Raises: Refused `unknown_release`, also for another tenant's release.
+        """
         found = self.release(release_id, tenant)
         if found is None or found.tenant != tenant:
             raise Refused(
@@ -95,28 +99,39 @@ class Catalogue:
         return found
 
     def ref(self, release_id: str) -> ReleaseRef | None:
-        """What a node needs to serve a release; None for one that is not known here."""
+        """The reference by which a node serves a release; None for one that is not registered."""
         found = self.releases.get(release_id)
         return ReleaseRef(id=release_id, release=found, label=found.label) if found else None
 
-    def view(self, release_id: str) -> ReleaseView:
-        """A release as people recognise it. One that is not known is shown by its first digits."""
+    def view(self, release_id: str, tenant: str | None = None) -> ReleaseView:
+        """A release as people recognise it.
+
+        With its `tenant` given, base alone is recognised before it is registered. An unknown release is shown by the
+        first digits of its id.
+        """
         view = self._views.get(release_id)
         if view is not None:
             return view
         found = self.releases.get(release_id)
-        if found is None:
-            return ReleaseView(
-                id=release_id, form=Form.ADAPTER, label=short(release_id), base=release_id, base_label="?"
-            )
-        view = self._views[release_id] = view_of(found, self.base_label(found.served_base))
-        return view
+        if found is not None:
+            view = self._views[release_id] = _view(found, self.base_label(found.served_base))
+            return view
+        implied = self.release(release_id, tenant) if tenant is not None else None
+        if implied is not None:
+            return _view(implied, self.base_label(implied.base))
+        return ReleaseView(id=release_id, form=Form.ADAPTER, label=short(release_id), base=release_id, base_label="?")
+
+    def called(self, release_id: str | None) -> str:
+        """A release as people name it: 'v3 (b81e07)'."""
+        label = self.view(release_id).label if release_id is not None else short(release_id)
+        return label if label == short(release_id) else f"{label} ({short(release_id)})"
 
     def version_of(self, release: Release) -> AdapterVersion | None:
+        """The adapter version that a release serves; None for a base alone."""
         return self.adapters.get(release.adapter) if release.adapter else None
 
 
-def view_of(release: Release, base_label: str) -> ReleaseView:
+def _view(release: Release, base_label: str) -> ReleaseView:
     return ReleaseView(
         id=release.id,
         form=release.form,
@@ -125,8 +140,3 @@ def view_of(release: Release, base_label: str) -> ReleaseView:
         base_label=base_label,
         adapter=release.adapter,
     )
-
-
-def entry_of(digest: str, manifest: BaseManifest | DatasetManifest | SuiteManifest) -> dict[str, Any]:
-    """A line of GET /v1/datasets and its like."""
-    return {"digest": digest, "manifest": manifest.model_dump(mode="json")}

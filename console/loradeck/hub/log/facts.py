@@ -1,4 +1,4 @@
-"""What attestations say of releases on pointers, in memory: the facts that the rules ask for."""
+"""All that is attested of releases and datasets, in memory: the facts that the rules work with."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _KEPT = (
 
 
 class Facts:
+    """Attested facts by pointer, release, adapter and dataset."""
+
     def __init__(self) -> None:
         self._attested: dict[PointerKey, dict[str, int]] = defaultdict(dict)
         self._generations: dict[PointerKey, dict[int, tuple[int, int]]] = defaultdict(dict)
@@ -37,10 +39,10 @@ class Facts:
         self._gates: dict[PointerKey, dict[str, GateResult]] = defaultdict(dict)
         self.revoked: dict[str, str] = {}
         self.ledger: dict[str, Kept] = {}
-        """Dataset -> its ledger entry."""
+        """Dataset -> its entry in the dataset ledger."""
 
         self.signed: dict[str, set[str]] = defaultdict(set)
-        """Adapter or merged weights -> public keys that have signed it; each was verified when it came in."""
+        """Adapter or merged weights -> public keys that have signed it; each was verified when it was sent."""
 
         self.deprecated: dict[str, Deprecation] = {}
         """Adapter -> from when on it is not promoted."""
@@ -53,6 +55,7 @@ class Facts:
 
     @classmethod
     def load(cls, store: Store) -> Facts:
+        """The facts that the store's attestations add up to."""
         facts = cls()
         for kind in _KEPT:
             for attestation in store.attestations(kind=kind):
@@ -60,7 +63,7 @@ class Facts:
         return facts
 
     def add(self, attestation: Attestation) -> None:
-        """Take in what the store has attested."""
+        """Adds an attestation that is durable."""
         body, subject = attestation.body, attestation.subject
         if attestation.kind is AttestationKind.REVOCATION:
             self.revoked[subject] = str(body.get("reason", ""))
@@ -93,6 +96,7 @@ class Facts:
                 pass
 
     def of(self, key: PointerKey) -> PointerFacts:
+        """The facts about a pointer's releases, for the rules."""
         attested, breached = self._attested.get(key, {}), self._breached.get(key, {})
         return PointerFacts(
             attested=tuple(sorted(attested, key=lambda r: attested[r], reverse=True)),
@@ -103,25 +107,27 @@ class Facts:
         )
 
     def attested_generation(self, key: PointerKey, generation: int) -> tuple[int, int] | None:
-        """(n, m) with which a generation was attested."""
+        """(proven replicas, placed replicas) with which a generation was attested; None: it was not."""
         return self._generations.get(key, {}).get(generation)
 
     def is_attested(self, key: PointerKey, release: str) -> bool:
+        """Whether a release was ever attested on a pointer."""
         return release in self._attested.get(key, {})
 
     def soaked(self, key: PointerKey) -> Set[str]:
-        """Releases that have soaked on a pointer."""
+        """The releases that have soaked on a pointer."""
         return self._soaked.get(key, frozenset())
 
     def is_soaked(self, key: PointerKey, release: str) -> bool:
+        """Whether a release has served a pointer for long enough."""
         return release in self.soaked(key)
 
     def is_breached(self, pointer: PointerState, release: str) -> bool:
-        """Whether a release counts as breached: seen to be, and not lifted since."""
+        """Whether a release counts as breached on a pointer: it was attested so, and nobody has lifted that since."""
         if release not in self._breached.get(pointer.key, {}):
             return False
         return breach_of(release, pointer, self.of(pointer.key)) is not None
 
     def gate(self, key: PointerKey, release: str) -> GateResult | None:
-        """The newest judgement of a release's gate on a pointer."""
+        """The newest result of a pointer's gate for a release; None: it was never judged."""
         return self._gates.get(key, {}).get(release)

@@ -47,11 +47,11 @@ class StoreThread:
         return await asyncio.wrap_future(self._put(call, background=background))
 
     def now(self, call: Callable[[Store], T]) -> T:
-        """Calls the store and blocks until it answers; only before the event loop runs or after it has ended."""
+        """The call's result, blocking: only before the event loop runs or after it has ended."""
         return self._put(call, background=False).result()
 
     def close(self) -> None:
-        """Ends what was asked for before, then closes the store."""
+        """Waits for all calls made before, then closes the store."""
         with self._wake:
             self._closed = True
             self._wake.notify()

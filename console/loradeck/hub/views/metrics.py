@@ -1,4 +1,4 @@
-"""What `/metrics` says of this hub, as Prometheus text."""
+"""The hub's metrics, and those of all pointers that alerts are made from, as Prometheus text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from loradeck.hub.fleet.moves_allowed import MovesAllowed
+from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.log import Published
+from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.state import TenantRow
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -34,11 +39,32 @@ class Metrics:
             "loradeck_feed_resets_total", "Feeds ended because their reader was too slow.", registry=self.registry
         )
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A figure that is read when somebody scrapes."""
-        Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
+    def watch(self, state: FoldedLog, fleet: Fleet, changes: Changes, allowed: MovesAllowed) -> None:
+        """Adds the figures that are read from the hub's parts when somebody scrapes."""
+
+        def gauge(name: str, text: str, read: Callable[[], float]) -> None:
+            Gauge(f"loradeck_{name}", text, registry=self.registry).set_function(read)
+
+        gauge("rev", "Newest revision of the log.", lambda: state.rev)
+        gauge("epoch", "Epoch of this hub's lease.", lambda: state.epoch)
+        gauge("tenants", "Tenants, offboarded ones too.", lambda: len(state.tenants))
+        gauge("nodes", "Nodes known.", lambda: len(fleet.nodes))
+        gauge("nodes_linked", "Nodes with a link.", lambda: sum(1 for _ in fleet.linked()))
+        gauge("nodes_lost", "Nodes past their TTL.", lambda: sum(node.lost for node in fleet.nodes.values()))
+        gauge("feeds", "Consoles watching.", lambda: len(changes.subscribers))
+        gauge("refusing", "1 while every move is refused.", lambda: allowed.refusing is not None)
+
+    def committed(self, published: Published) -> None:
+        """Counts committed events by kind; a follower of the log."""
+        for event in published.events:
+            self.events.labels(event.kind.value).inc()
+
+    def refuse(self, code: str) -> None:
+        """Counts a refused request."""
+        self.refused.labels(code).inc()
 
     def text(self) -> bytes:
+        """All figures of the hub itself."""
         return generate_latest(self.registry)
 
 
@@ -46,13 +72,13 @@ ALERTING = ("BAD", "UNPRVN", "NOPRIOR")
 """Flags that docs/alerts.yml alerts on."""
 
 SLICE = 20
-"""Rows that are put together before others get a turn: a scrape must not stand in a rollback's way."""
+"""Rows that are read between two turns of the event loop: a scrape must not keep a rollback waiting."""
 
 
 async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
-    """What alerts are made of, as Prometheus text: one series for each flag that is on, and bad answers of a minute.
+    """The metrics of pointers as Prometheus text: a series for each flag that is on, and the last minute's bad answers.
 
-    `rows` are put together as they are taken.
+    `rows` are built as they are taken.
     """
     registry = CollectorRegistry()
     flag = Gauge(

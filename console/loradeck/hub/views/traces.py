@@ -1,41 +1,42 @@
-"""Traces: who was served by which release, asked of the routers when somebody wants to know. Nothing is kept here."""
+"""Traces: which requests each release answered, asked of the routers when somebody wants to know. None is kept here."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING
 
+from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.placed_replicas import PlacedReplicas
+from loradeck.hub.fleet.request_counts import RequestCounts
+from loradeck.hub.log.clock import Clock
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TRACE_ROWS, TraceAsk, TraceRows
 from loradeck.schemas.trace import NodeTraced, Traced, TraceRow
 
-if TYPE_CHECKING:
-    from loradeck.hub.fleet.nodes import Node
-    from loradeck.hub.hub import Hub
-
 ANSWER_S = 5.0
-"""How long one node has for one answer."""
+"""How long a node may take for one answer, seconds."""
 
 
 class Traces:
-    """Questions that are under way, by the word that comes back with the answer."""
+    """The questions that are under way, by the token that comes back with the answer."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, fleet: Fleet, replicas: PlacedReplicas, counts: RequestCounts, clock: Clock) -> None:
+        self._fleet = fleet
+        self._replicas = replicas
+        self._counts = counts
+        self._clock = clock
         self._asked: dict[str, tuple[str, asyncio.Future[TraceRows]]] = {}
 
     def answered(self, node: Node, answer: TraceRows) -> None:
-        """A node's answer. One that nobody waits for, or another node's, says nothing."""
+        """Hands a node's answer to whoever waits for it. One that nobody waits for, or another node's, is dropped."""
         name, waiting = self._asked.get(answer.ask, ("", None))
         if waiting is not None and name == node.name and not waiting.done():
             waiting.set_result(answer)
 
     async def collect(self, key: PointerKey, release: str | None, last: int) -> Traced:
-        """A pointer's newest requests of all nodes that serve or have served it, at most `last` of each."""
-        hub = self._hub
-        names = {node.name for node, _ in hub.observer.placed(key)}
-        served = {hub.fleet.node_of(counter.replica) for counter in hub.counts.counters(key)}
+        """The newest requests of a pointer, from all nodes that serve or have served it: at most `last` of each."""
+        names = {node.name for node, _ in self._replicas.placed(key)}
+        served = {self._fleet.node_of(counter.replica) for counter in self._counts.counters(key)}
         names |= {name for name in served if name is not None}
         found = await asyncio.gather(*(self._of_node(name, key, release, last) for name in sorted(names)))
         rows = sorted((row for _, part in found for row in part), key=lambda row: (row.admitted_ms, row.seq))
@@ -43,16 +44,16 @@ class Traces:
             tenant=key[0],
             route=key[1],
             release=release,
-            at_ms=hub.now_ms(),
+            at_ms=self._clock.now_ms(),
             rows=tuple(rows),
-            counted=hub.counts.total(key, release).counts.requests if release is not None else None,
-            nodes=tuple(told for told, _ in found),
+            counted=self._counts.total(key, release).counts.requests if release is not None else None,
+            nodes=tuple(node for node, _ in found),
         )
 
     async def _of_node(
         self, name: str, key: PointerKey, release: str | None, last: int
     ) -> tuple[NodeTraced, list[TraceRow]]:
-        node = self._hub.fleet.nodes.get(name)
+        node = self._fleet.nodes.get(name)
         rows: list[TraceRow] = []
         if node is None or node.link is None:
             return NodeTraced(node=name, why="not linked"), rows

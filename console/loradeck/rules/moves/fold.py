@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, Event, EventKind, PointerState
@@ -38,6 +39,58 @@ class FoldedLog:
         folded.pointers = {p.key: p for p in pointers}
         folded.tenants = {t.name: t for t in tenants}
         return folded
+
+    # ---- queries -------------------------------------------------------------------------------------------
+
+    def tenant(self, name: str) -> TenantState:
+        """A tenant by its name, offboarded ones too.
+
+        Raises: Refused `unknown_tenant`.
+        """
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            raise Refused(
+                "unknown_tenant", f"there is no tenant {name!r}", fix="loradeck tenant ls", context={"tenant": name}
+            )
+        return tenant
+
+    def route(self, tenant: str, route: str) -> tuple[TenantState, RouteConfig, PointerState]:
+        """A pointer with its tenant and its route's settings.
+
+        Raises: Refused `unknown_tenant` or `unknown_route`.
+        """
+        state, key = self.tenant(tenant), (tenant, route)
+        if route not in state.routes and key not in self.pointers:
+            raise Refused(
+                "unknown_route",
+                f"{tenant} has no route {route!r}",
+                detail=f"it has: {', '.join(sorted(state.routes)) or 'none'}",
+                fix=f"loradeck route set {tenant} {route}",
+            )
+        return state, self.config(key), self.pointer(key)
+
+    def config(self, key: PointerKey) -> RouteConfig:
+        """The settings of a route; the defaults for one that has none."""
+        tenant = self.tenants.get(key[0])
+        return tenant.routes.get(key[1], _DEFAULT) if tenant else _DEFAULT
+
+    def pointer(self, key: PointerKey) -> PointerState:
+        """The state of a pointer; an empty one, at generation 0, where nothing was ever committed for it."""
+        return self.pointers.get(key) or PointerState(tenant=key[0], route=key[1])
+
+    def routes(self) -> list[PointerKey]:
+        """Every (tenant, route), sorted."""
+        keys = {(tenant.name, route) for tenant in self.tenants.values() for route in tenant.routes}
+        return sorted(keys | self.pointers.keys())
+
+    def pointers_of(self, event: Event) -> list[PointerKey]:
+        """The pointers that an event concerns: its own, or those of all its tenant's routes."""
+        if event.route is not None:
+            return [(event.tenant, event.route)]
+        tenant = self.tenants.get(event.tenant)
+        return [(event.tenant, route) for route in tenant.routes] if tenant else []
+
+    # ---- folding -------------------------------------------------------------------------------------------
 
     def apply(self, event: Event) -> None:
         """Folds the next event in.
@@ -110,3 +163,5 @@ _TENANT_KINDS = frozenset(
         EventKind.DATA_POLICY,
     }
 )
+
+_DEFAULT = RouteConfig()

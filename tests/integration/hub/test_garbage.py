@@ -42,11 +42,11 @@ async def test_no_root_goes_and_nothing_that_an_engine_lists(deck: Deck, join: J
     found = await collected(deck)
     assert [r.id for r in found.releases] == [stray]
     assert [r.id for r in found.listed] == [listed]
-    before = dict(deck.hub.ledger.pointers)
+    before = dict(deck.hub.log.state.pointers)
     await deck.refused(422, "plan_required", "POST", "collect", {"dry_run": False})
     await deck.refused(409, "plan_changed", "POST", "collect", {"dry_run": False, "plan": "0" * 64})
     done = await collected(deck, dry_run=False, plan=found.digest)
-    assert (done.done, on_disk(deck, stray), deck.hub.ledger.pointers) == (True, False, before)
+    assert (done.done, on_disk(deck, stray), deck.hub.log.state.pointers) == (True, False, before)
     assert all(on_disk(deck, release) for release in (*releases[:7], listed))
     assert "collected" in deck.hub.facts.revoked[stray]
     assert (await collected(deck)).files == 0
@@ -70,10 +70,10 @@ async def test_the_log_is_read_in_pieces_and_behind_every_move(
 
     async def watched(call: Callable[[Store], Any], *, background: bool = False) -> Any:
         if getattr(call, "func", None) is garbage._earlier:
-            reads.append((background, deck.hub.moving.locked()))
+            reads.append((background, deck.hub.log.moving.locked()))
         return await store(call, background=background)
 
-    monkeypatch.setattr(deck.hub, "store", watched)
+    monkeypatch.setattr(deck.hub.garbage, "_store", watched)
     monkeypatch.setattr(garbage, "PIECE", 1)
     found = await collected(deck)
     assert [r.id for r in found.releases] == [stray]

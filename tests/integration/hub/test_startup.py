@@ -62,8 +62,8 @@ async def test_nothing_moves_until_half_of_the_nodes_are_back_and_the_refusal_sa
 async def test_a_move_that_comes_just_before_the_nodes_waits_for_them_and_is_made(data: Path) -> None:
     async with lived_in(data, "n1") as nodes, running(data) as deck:
         rolling = asyncio.create_task(deck.ok("POST", f"{ROUTE}/rollback?wait=flipped", await deck.rollback_body()))
-        await until(lambda: deck.hub.settling._over._waiters, "it waits")
-        rev = deck.hub.ledger.rev
+        await until(lambda: deck.hub.startup._over._waiters, "it waits")
+        rev = deck.hub.log.state.rev
         await back(deck, *nodes["n1"])
         result = MoveResult.model_validate(await rolling)
         assert (result.events[0].rev, result.reached) in ((rev + 1, "flipped"), (rev + 1, "proven"))
@@ -73,19 +73,19 @@ async def test_a_move_that_comes_just_before_the_nodes_waits_for_them_and_is_mad
 async def test_nobody_waits_longer_than_a_ttl_and_for_nobody_that_was_lost(data: Path) -> None:
     async with lived_in(data, "n1", "n2"), running(data) as deck:
         await deck.refused(503, "settling", "POST", f"{ROUTE}/rollback", await deck.rollback_body())
-        deck.hub.settling._began -= LINK_TTL_S  # as if it had started so much earlier
+        deck.hub.startup._began -= LINK_TTL_S  # as if it had started so much earlier
         deck.hub.fleet.started -= LINK_TTL_S
-        await until(lambda: deck.hub.refusing is None, "the TTL has passed")
+        await until(lambda: deck.hub.moves_allowed.refusing is None, "the TTL has passed")
         await until(lambda: deck.hub.fleet.nodes["n1"].lost, "the nodes are lost")
         await deck.rollback(wait="committed")
     async with running(data) as deck:
-        assert deck.hub.refusing is None, "whoever was lost is not waited for"
+        assert deck.hub.moves_allowed.refusing is None, "whoever was lost is not waited for"
 
 
 async def test_a_first_start_and_one_that_no_node_has_ever_linked_to_wait_for_nobody(data: Path) -> None:
     for _ in range(2):
         async with running(data) as deck:
-            assert deck.hub.refusing is None
+            assert deck.hub.moves_allowed.refusing is None
             await deck.tenant()
 
 
@@ -109,7 +109,7 @@ async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node
         rolling = asyncio.create_task(
             deck.local.post(f"{ROUTE}/rollback", json=await deck.rollback_body(), timeout=HOLD_S * 5)
         )
-        await until(lambda: deck.hub.settling._over._waiters, "it waits")
+        await until(lambda: deck.hub.startup._over._waiters, "it waits")
         await back(deck, agent, token)
         answer = await rolling
         assert (answer.status_code, answer.json()["code"]) == (503, "log_behind")
@@ -117,14 +117,14 @@ async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node
         body = {"idempotency_key": key(), "reason": "restored"}
         recovered = MoveResult.model_validate(await deck.ok("POST", "recover", body))
         assert [event.kind.value for event in recovered.events] == ["recover"]
-        assert deck.hub.refusing is None
+        assert deck.hub.moves_allowed.refusing is None
         await agent.leave()
 
 
 @pytest.mark.parametrize("path", ["tenants/acme/routes/production/fallback", "tenants/acme/routes/production/hold"])
 async def test_other_moves_wait_too_and_leave_nothing_behind(data: Path, path: str) -> None:
     async with lived_in(data, "n1"), running(data) as deck:
-        generation = deck.hub.ledger.pointers["acme", "production"].generation
+        generation = deck.hub.log.state.pointers["acme", "production"].generation
         body = {"expected_generation": generation, "idempotency_key": key(), "held": True}
         if path.endswith("fallback"):
             del body["held"]

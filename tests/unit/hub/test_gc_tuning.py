@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.hub.fleet.gc_tuning import FEW, Heap
+from loradeck.hub.fleet.gc_tuning import FEW, GcTuning
 
 
 @pytest.fixture
@@ -31,23 +31,23 @@ def collections() -> Iterator[list[int]]:
 
 
 def test_everything_is_gone_through_once_after_a_wave_of_links(collections: list[int]) -> None:
-    heap = Heap()
+    tuning = GcTuning()
     for _ in range(FEW):
-        heap.changed()
-    heap.tick(FEW)
+        tuning.changed()
+    tuning.tick(FEW)
     assert collections == []  # they are still coming
-    heap.tick(FEW)
-    heap.tick(FEW)
+    tuning.tick(FEW)
+    tuning.tick(FEW)
     assert collections == [2]
     assert gc.get_freeze_count() > 0
 
 
 def test_a_few_links_are_left_to_the_collector(collections: list[int]) -> None:
-    heap = Heap()
+    tuning = GcTuning()
     for _ in range(FEW):
-        heap.changed()
+        tuning.changed()
     for _ in range(3):
-        heap.tick(10 * FEW + 10)
+        tuning.tick(10 * FEW + 10)
     assert collections == []
 
 
@@ -55,18 +55,18 @@ def test_what_links_that_ended_have_left_is_found(collections: list[int]) -> Non
     class Gone:
         itself: Gone
 
-    heap = Heap()
+    tuning = GcTuning()
     gone = Gone()
     gone.itself = gone
-    heap.settle()
+    tuning.freeze()
     del gone
     before = sum(isinstance(thing, Gone) for thing in gc.get_objects())
     gc.unfreeze()
-    heap.settle()
+    tuning.freeze()
     for _ in range(FEW):
-        heap.changed()
-    heap.tick(0)
-    heap.tick(0)
+        tuning.changed()
+    tuning.tick(0)
+    tuning.tick(0)
     assert before == 0, "it was frozen, and the collector did not see it"
     gc.unfreeze()
     assert not any(isinstance(thing, Gone) for thing in gc.get_objects())

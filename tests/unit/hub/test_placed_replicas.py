@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loradeck.hub.fleet.move_progress import Observer
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.fleet.replica_counts import Tally
+from loradeck.hub.fleet.placed_replicas import PlacedReplicas
+from loradeck.hub.fleet.replica_counts import ReplicaCounts
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.telemetry import NvmlState
@@ -21,28 +21,24 @@ KEY = ("acme", "production")
 PLACEMENT = {"site": "eu"}
 
 
-class _Hub:
-    """As much of a hub as an observer looks at, on one pointer placed on the nodes of one site."""
+class _Fleet:
+    """A fleet, and one pointer placed on the nodes of one site."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.fleet = Fleet(lambda: self.now)
-        self.feeds, self.metrics = SimpleNamespace(now=lambda keys: None), SimpleNamespace()
-        self.steer = SimpleNamespace(entries={})
+        self.entries: dict[tuple[str, str], Any] = {}
         self.generation = 0
         self.move()
-        self.observer = Observer(self)  # type: ignore[arg-type]
-        self.observer.check_soon = lambda key: None  # type: ignore[method-assign]
-        self.observer.look_again = lambda keys: None  # type: ignore[method-assign]
-
-    def config(self, key: tuple[str, str]) -> Any:
-        return SimpleNamespace(placement=PLACEMENT)
+        state: Any = SimpleNamespace(config=lambda key: SimpleNamespace(placement=PLACEMENT))
+        tables: Any = SimpleNamespace(entries=self.entries)
+        self.replicas = PlacedReplicas(state, self.fleet, tables)
 
     def move(self) -> None:
         self.generation += 1
         release = SimpleNamespace(served_base=BASES[0])
         current = SimpleNamespace(id="a" * 64, release=release)
-        self.steer.entries[KEY] = SimpleNamespace(current=current, fence=(1, self.generation))
+        self.entries[KEY] = SimpleNamespace(current=current, fence=(1, self.generation))
 
     def replica(self, node: str, base: int, state: EngineState, boot: str) -> Replica:
         return Replica(replica=node, state=state, boot=boot, base=BASES[base], slots=4)
@@ -66,8 +62,8 @@ class _Hub:
         if node not in self.fleet.nodes:
             return
         self.fleet.heard(self.fleet.nodes[node])
-        fence = self.steer.entries[KEY].fence
-        self.observer.acknowledged(
+        fence = self.entries[KEY].fence
+        self.replicas.acknowledge(
             Ack(
                 tenant=KEY[0],
                 route=KEY[1],
@@ -90,8 +86,7 @@ class _Hub:
 
     def drain(self, node: str, drained: bool) -> None:
         if node in self.fleet.nodes:
-            self.fleet.nodes[node].drained = drained
-            self.fleet.order_changed(self.fleet.nodes[node])
+            self.fleet.order(self.fleet.nodes[node], cordoned=False, drained=drained)
 
 
 _node = st.sampled_from(NODES)
@@ -109,28 +104,28 @@ _happening = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(_happening, max_size=40))
 def test_what_is_kept_is_what_counting_over_gives(happenings: list[tuple[Any, ...]]) -> None:
-    hub = _Hub()
+    deck = _Fleet()
     for name in NODES:
-        hub.hello(name, "eu", 0, "1")
+        deck.hello(name, "eu", 0, "1")
     for what, *arguments in happenings:
-        hub.now += 1
-        getattr(hub, what)(*arguments)
-        kept = hub.observer.progress(KEY)
-        over = Tally(_counted_over(hub), hub.observer.acks(KEY)).progress()
+        deck.now += 1
+        getattr(deck, what)(*arguments)
+        kept = deck.replicas.progress(KEY)
+        over = ReplicaCounts(_counted_over(deck), deck.replicas.acks(KEY)).progress()
         assert _comparable(kept) == _comparable(over), (what, arguments)
 
 
-def _counted_over(hub: _Hub) -> list[Any]:
+def _counted_over(deck: _Fleet) -> list[Any]:
     """Placed replicas without any of the fleet's indexes."""
     base = BASES[0]
     placed = [
         (node, replica)
-        for node in hub.fleet.nodes.values()
+        for node in deck.fleet.nodes.values()
         if node.labels == PLACEMENT and not (node.drained and node.lost)
         for replica in node.replicas
         if replica.base == base
     ]
-    return [*placed, *hub.fleet.left_behind(KEY, hub.steer.entries[KEY].fence, PLACEMENT, base)]
+    return [*placed, *deck.fleet.left_behind(KEY, deck.entries[KEY].fence, PLACEMENT, base)]
 
 
 def _comparable(progress: Any) -> Any:
@@ -141,27 +136,27 @@ def _comparable(progress: Any) -> Any:
 
 
 def test_the_time_of_the_last_flip_is_that_of_the_replica_that_came_last() -> None:
-    hub = _Hub()
+    deck = _Fleet()
     for name in NODES[:2]:
-        hub.hello(name, "eu", 0, "1")
-    hub.now = 5.0
-    hub.ack("n1", AckState.FLIPPED, "a")
-    assert hub.observer.progress(KEY).flipped_at is None
-    hub.now = 7.0
-    hub.ack("n2", AckState.FLIPPED, "a")
-    assert hub.observer.progress(KEY).flipped_at == 7.0
-    hub.now = 8.0
-    hub.ack("n1", AckState.WAITING, "a")
-    hub.now = 9.0
-    hub.ack("n1", AckState.FLIPPED, "a")
-    assert hub.observer.progress(KEY).flipped_at == 9.0
+        deck.hello(name, "eu", 0, "1")
+    deck.now = 5.0
+    deck.ack("n1", AckState.FLIPPED, "a")
+    assert deck.replicas.progress(KEY).flipped_at is None
+    deck.now = 7.0
+    deck.ack("n2", AckState.FLIPPED, "a")
+    assert deck.replicas.progress(KEY).flipped_at == 7.0
+    deck.now = 8.0
+    deck.ack("n1", AckState.WAITING, "a")
+    deck.now = 9.0
+    deck.ack("n1", AckState.FLIPPED, "a")
+    assert deck.replicas.progress(KEY).flipped_at == 9.0
 
 
 def test_what_an_engine_that_restarted_had_acknowledged_is_not_counted() -> None:
-    hub = _Hub()
+    deck = _Fleet()
     for name in NODES[:2]:
-        hub.hello(name, "eu", 0, "1")
-        hub.ack(name, AckState.FLIPPED, "a")
-    assert hub.observer.progress(KEY).flipped == 2
-    hub.hello("n1", "eu", 0, "2")
-    assert hub.observer.progress(KEY).flipped == 1
+        deck.hello(name, "eu", 0, "1")
+        deck.ack(name, AckState.FLIPPED, "a")
+    assert deck.replicas.progress(KEY).flipped == 2
+    deck.hello("n1", "eu", 0, "2")
+    assert deck.replicas.progress(KEY).flipped == 1

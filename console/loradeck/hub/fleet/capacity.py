@@ -1,0 +1,76 @@
+"""Room for a release on the nodes it would be placed on: engines of its base, slots for adapters, memory."""
+
+from __future__ import annotations
+
+from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.placed_replicas import PlacedReplicas
+from loradeck.rules.moves.fold import FoldedLog
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.release import Form, Release
+
+
+class Capacity:
+    """Looks at the replicas that a candidate would be placed on, if a pointer were moved to it."""
+
+    def __init__(self, state: FoldedLog, fleet: Fleet, tables: NodeTables, replicas: PlacedReplicas) -> None:
+        self._state = state
+        self._fleet = fleet
+        self._tables = tables
+        self._replicas = replicas
+
+    def placed(self, key: PointerKey, candidate: Release) -> tuple[tuple[Node, Replica], ...]:
+        """The replicas of the candidate's base, unreachable ones too."""
+        return self._fleet.placed(self._state.config(key).placement, candidate.served_base)
+
+    def reachable(self, key: PointerKey, candidate: Release) -> list[str]:
+        """The names of reachable nodes with such a replica, sorted."""
+        placed = self.placed(key, candidate)
+        return sorted(
+            {node.name for node, replica in placed if not node.lost and replica.state is not EngineState.DOWN}
+        )
+
+    def left_behind(self, key: PointerKey, candidate: Release) -> list[str]:
+        """The names of nodes that serve the pointer now and have no engine of the candidate's base."""
+        serving = {node.name for node, _ in self._replicas.placed(key) if not node.lost}
+        return sorted(serving - {node.name for node, _ in self.placed(key, candidate)})
+
+    def memory_short(self, key: PointerKey, candidate: Release) -> str:
+        """Where memory does not hold the candidate's engine beside those of all that is live there; '': nowhere."""
+        short_of = []
+        for node, replica in self.placed(key, candidate):
+            if node.memory_gb is None or node.lost:
+                continue
+            table = self._tables.table(node.labels)
+            currents = (self._tables.entries[k].current for k in table.keys if k not in table.withdrawn)
+            bases = {ref.release.served_base for ref in currents if ref is not None}
+            others = [r for r in node.replicas if r is not replica and (r.always or r.base in bases)]
+            needed = (replica.memory_gb or 0) + sum(r.memory_gb or 0 for r in others)
+            if needed > node.memory_gb:
+                short_of.append(f"{node.name}: {needed:g} of {node.memory_gb:g} GB")
+        return ", ".join(short_of[:8])
+
+    def slots_ok(self, key: PointerKey, candidate: Release) -> bool:
+        """Whether every placed replica has slots for all current adapters of its table and the candidate."""
+        if candidate.form is not Form.ADAPTER:
+            return True
+        counted: dict[int, int] = {}
+        for node, replica in self.placed(key, candidate):
+            if node.lost or not replica.slots:
+                continue
+            table = self._tables.table(node.labels)
+            needed = counted.get(id(table))
+            if needed is None:
+                currents = (self._tables.entries[k].current for k in table.keys if k not in table.withdrawn)
+                held = {
+                    ref.id
+                    for ref in currents
+                    if ref is not None
+                    and ref.release.form is Form.ADAPTER
+                    and ref.release.served_base == candidate.served_base
+                }
+                needed = counted[id(table)] = len(held | {candidate.id})
+            if needed > replica.slots:
+                return False
+        return True

@@ -1,0 +1,54 @@
+"""The answer to a node's hello: whether it gets a table, and what it is owed beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loradeck.hub.fleet.node_events import NodeEvents
+from loradeck.hub.fleet.nodes import Node, NodeLink
+from loradeck.hub.fleet.pins import Pins
+from loradeck.hub.fleet.recovery import BEHIND, Recovery
+from loradeck.hub.fleet.startup import Startup
+from loradeck.schemas.link import Hello, NodeOrder
+
+
+class Greeting:
+    """Greets nodes. One that is ahead of the log is welcome, and gets no table.
+
+    `joined` is called last with every node and its hello: whoever gives nodes work answers there.
+    """
+
+    def __init__(
+        self,
+        events: NodeEvents,
+        recovery: Recovery,
+        startup: Startup,
+        pins: Pins,
+        joined: Callable[[Node, Hello], None],
+    ) -> None:
+        self._events = events
+        self._recovery = recovery
+        self._startup = startup
+        self._pins = pins
+        self._joined = joined
+
+    async def hello(self, hello: Hello, link: NodeLink) -> Node:
+        """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log."""
+        behind = await self._recovery.is_behind(hello)
+        node = self._events.linked(hello, link)
+        node.behind = BEHIND if behind else None
+        return node
+
+    def greeted(self, node: Node, hello: Hello, link: NodeLink) -> None:
+        """Puts on the link what the node is owed beside its welcome."""
+        if node.behind is not None:
+            self._recovery.found_behind(node, hello)
+        else:
+            self._startup.heard(node.name)
+            link.steer()
+            for pin in hello.pins:
+                if self._pins.is_over(node.name, pin):
+                    link.put_unpin((pin.tenant, pin.route))
+        self._pins.reported(node)
+        link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
+        self._joined(node, hello)

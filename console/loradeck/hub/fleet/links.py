@@ -1,0 +1,140 @@
+"""All links of a hub: how one is opened and ends, its heartbeats, and which of them get a changed table entry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from loradeck.hub.access.auth import Tokens, caller_of
+from loradeck.hub.access.problems import problem_of, problem_response
+from loradeck.hub.fleet.gc_tuning import GcTuning
+from loradeck.hub.fleet.link import BAD_MESSAGE, PARTS, SILENT, WRONG_NODE, Link, Uplink
+from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S
+
+log = logging.getLogger("loradeck.hub.fleet.links")
+
+PATH = "/v1/link"
+
+
+class Links:
+    """The open links. `gc` is notified when one opens or ends."""
+
+    def __init__(self, fleet: Fleet, gc: GcTuning) -> None:
+        self._links: set[Link] = set()
+        self._fleet = fleet
+        self._gc = gc
+        self._beats = Heartbeats(fleet.clock())
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self._links)
+
+    def put(self, keys: Sequence[PointerKey]) -> None:
+        """Puts changed table entries on the links of the nodes that they concern."""
+        if not keys:
+            return
+        concerned: dict[int, list[PointerKey]] = {}
+        for link in self._links:
+            if not link.steered:
+                continue
+            table = link.table
+            mine = concerned.get(id(table))
+            if mine is None:
+                mine = concerned[id(table)] = [k for k in keys if k in table.members]
+            if mine:
+                link.put(mine)
+
+    def revoked(self, token_id: str) -> None:
+        """Closes the links that were opened with a token which was withdrawn."""
+        for link in self._links:
+            if link.caller.token == token_id:
+                link.revoked()
+
+    # ---- one link ------------------------------------------------------------------------------------------
+
+    async def accept(
+        self, socket: WebSocket, tokens: Tokens, hub: Uplink, unlinked: Callable[[Node, Link], None]
+    ) -> None:
+        """Serves a connection to `/v1/link` from its handshake to its end. `unlinked` is called at the end."""
+        try:
+            caller = caller_of(socket, tokens)
+            if caller.role is not Role.AGENT:
+                raise Refused(
+                    "forbidden",
+                    "only an agent's token opens a link",
+                    fix="loradeck token create --role agent --node NAME",
+                )
+        except Refused as refused:
+            await socket.send_denial_response(problem_response(problem_of(refused)))
+            return
+        await socket.accept()
+        socket.scope["headers"].clear()  # nobody reads them again, and they would be held as long as the link
+        await self._serve(Link(hub, socket, caller), unlinked)
+
+    async def _serve(self, link: Link, unlinked: Callable[[Node, Link], None]) -> None:
+        name = link.caller.node
+        self._links.add(link)
+        self._gc.changed()
+        try:
+            await link.serve()
+        except WebSocketDisconnect:
+            pass
+        except asyncio.CancelledError:
+            if not link.closing:
+                raise
+        except Refused as error:
+            log.warning("link refused node=%s code=%s %s %s", name, error.code, error.title, error.detail)
+            link.close(WRONG_NODE if error.code == "wrong_node" else BAD_MESSAGE, error.code)
+            await link.closed()
+        except Exception:
+            log.exception("link failed node=%s", name)
+        finally:
+            self._links.discard(link)
+            self._gc.changed()
+            if link.node is not None:
+                unlinked(link.node, link)
+
+    # ---- heartbeats ----------------------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """Sends the heartbeats that are due now."""
+        self.beat_parts(self._beats.due(self._fleet.clock()))
+
+    def beat_parts(self, parts: Collection[int] = range(PARTS)) -> None:
+        """Closes links that are silent for longer than the TTL, and puts a heartbeat on the others.
+
+        In parts, because thousands of links that are written to at once keep moves waiting.
+        """
+        now = self._fleet.clock()
+        for link in list(self._links):
+            if link.node is None or link.part not in parts:
+                continue
+            if link.node.heard is not None and now - link.node.heard > LINK_TTL_S:
+                link.close(SILENT, "silent")
+            else:
+                link.put_bookmark()
+
+
+class Heartbeats:
+    """When each part of the links is due for its heartbeat: once in `HEARTBEAT_S`, however late `due` is called."""
+
+    def __init__(self, now: float) -> None:
+        self._done = self._step(now)
+
+    def due(self, now: float) -> frozenset[int]:
+        """The parts whose time came since the last call; `now` is monotonic seconds."""
+        step = self._step(now)
+        first = max(self._done, step - PARTS) + 1
+        self._done = step
+        return frozenset(n % PARTS for n in range(first, step + 1))
+
+    def _step(self, now: float) -> int:
+        return int(now / (HEARTBEAT_S / PARTS))

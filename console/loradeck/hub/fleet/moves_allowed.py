@@ -1,0 +1,48 @@
+"""Whether this hub makes moves now: not while it starts, while its log lacks moves, or without the lease."""
+
+from __future__ import annotations
+
+from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.recovery import BEHIND, Recovery
+from loradeck.hub.fleet.startup import SETTLING, Startup
+from loradeck.hub.log.log import Log
+from loradeck.rules.errors import Refused
+
+
+class MovesAllowed:
+    """The one place where it is decided whether moves are made, and why not."""
+
+    def __init__(self, log: Log, fleet: Fleet, recovery: Recovery, startup: Startup) -> None:
+        self._log = log
+        self._fleet = fleet
+        self._recovery = recovery
+        self._startup = startup
+
+    @property
+    def refusing(self) -> str | None:
+        """The problem code that every move gets now; None: moves are made."""
+        if self._log.lease_lost:
+            return "not_active"
+        if self._recovery.behind:
+            return BEHIND
+        return None if self._startup.over else SETTLING
+
+    def check(self) -> None:
+        """Does nothing while moves are made.
+
+        Raises: Refused `log_behind`, `settling` or `not_active`.
+        """
+        code = self.refusing
+        if code == BEHIND:
+            nodes = sorted(node.name for node in self._fleet.nodes.values() if node.behind)
+            raise Refused(
+                BEHIND,
+                "this hub's log lacks moves that its nodes have seen",
+                detail=f"nodes ahead of it: {', '.join(nodes) or 'none linked now'}",
+                fix="loradeck hub recover, on the hub's host",
+                context={"nodes": nodes},
+            )
+        if code == SETTLING:
+            raise self._startup.refusal()
+        if code is not None:
+            raise Refused(code, "another hub has taken the lease", fix="use that hub's address")

@@ -1,0 +1,95 @@
+"""The consequences of a node's messages: links that open and end, reports, and nodes that are lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from loradeck.hub.fleet.move_progress import MoveProgress
+from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
+from loradeck.hub.fleet.request_counts import RequestCounts
+from loradeck.hub.log.changes import Changes
+from loradeck.schemas.link import Hello, Report
+
+log = logging.getLogger("loradeck.hub.fleet.node_events")
+
+Lost = Callable[[list[Node]], None]
+"""Called with the nodes that were lost; none: replicas came, went, or changed their state."""
+
+
+class NodeEvents:
+    """Keeps the fleet up to date, and marks the rows that change with a node."""
+
+    def __init__(
+        self, fleet: Fleet, tables: NodeTables, counts: RequestCounts, progress: MoveProgress, changes: Changes
+    ) -> None:
+        self._fleet = fleet
+        self._tables = tables
+        self._counts = counts
+        self._progress = progress
+        self._changes = changes
+        self._followers: list[Lost] = []
+
+    def follow(self, follower: Lost) -> None:
+        """Subscribes to nodes that are lost and to replicas that come and go."""
+        self._followers.append(follower)
+
+    def linked(self, hello: Hello, link: NodeLink) -> Node:
+        """A node has linked. An older link of it is closed."""
+        known = self._fleet.nodes.get(hello.node)
+        old, labels = (known.link, known.labels) if known else (None, hello.labels)
+        node = self._fleet.hello(hello, link)
+        if labels != hello.labels:
+            # What was placed there under its old labels must not be served on, unseen, for ever.
+            self._tables.withdraw(self._tables.table(labels), self._tables.table(hello.labels))
+        if old is not None and old is not link:
+            log.warning("link replaced node=%s", node.name)
+            old.replaced()
+        log.info("link up node=%s version=%s rev=%d epoch=%d", node.name, hello.version, hello.rev, hello.epoch)
+        self.changed(node)
+        return node
+
+    def unlinked(self, node: Node, link: NodeLink) -> None:
+        """A link has ended. Nothing changes where its node has a newer one."""
+        if self._fleet.unlinked(node, link):
+            log.info("link down node=%s", node.name)
+            self.changed(node)
+
+    def changed(self, node: Node) -> None:
+        """Marks the rows of a node and of the pointers placed on it."""
+        self._changes.node(node.name)
+        keys = self._tables.table(node.labels).keys
+        self._progress.check_soon(keys)
+        self._changes.soon_for_all(keys)
+
+    def reported(self, node: Node, report: Report) -> None:
+        """A node has sent its telemetry and its router's counters."""
+        change = self._fleet.report(node, report)
+        counted = self._counts.report(node.name, report.router_boot, report.traffic, self._fleet.clock())
+        known = [key for key in counted if key in self._tables.entries]
+        for key in known:
+            self._progress.traffic(key)
+        if change is Change.NOTHING:
+            self._changes.node_figures(node.name)
+        else:
+            self._changes.node(node.name)
+        self._changes.soon(known)
+        if change is Change.PLACED:
+            self.changed(node)
+            self._publish([])
+        elif change is Change.SHOWN:
+            self._changes.soon_for_all(self._tables.table(node.labels).keys)
+
+    def tick(self) -> None:
+        """Marks nodes as lost that passed their TTL; called once a second."""
+        lost = self._fleet.newly_lost()
+        for node in lost:
+            log.warning("node lost node=%s", node.name)
+            self.changed(node)
+        if lost:
+            self._publish(lost)
+
+    def _publish(self, lost: list[Node]) -> None:
+        for follower in self._followers:
+            follower(lost)

@@ -1,0 +1,32 @@
+"""Where R goes on each pointer: the one place that the preview and the rollback itself look it up."""
+
+from __future__ import annotations
+
+from loradeck.hub.fleet.prepares import Prepares
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.facts import Facts
+from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.moves.target import Target, rollback_target
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.release import Form
+
+
+class RollbackTargets:
+    """Applies the rule `rules.moves.target` to the state of the log, the facts, and the pending prepares."""
+
+    def __init__(self, state: FoldedLog, catalogue: Catalogue, facts: Facts, prepares: Prepares) -> None:
+        self._state = state
+        self._catalogue = catalogue
+        self._facts = facts
+        self._prepares = prepares
+
+    def of(self, pointer: PointerState) -> Target:
+        """The target of R on a pointer now."""
+        live = self._catalogue.releases.get(pointer.release) if pointer.release else None
+        return rollback_target(
+            pointer,
+            self._facts.of(pointer.key),
+            fallback_allowed=self._state.config(pointer.key).fallback,
+            live_is_base=live is not None and live.form is Form.BASE,
+            pending_prepare=self._prepares.pending(pointer.key),
+        )

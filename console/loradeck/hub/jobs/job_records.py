@@ -1,0 +1,177 @@
+"""The records of all jobs: in memory the unfinished and the newest finished ones, in the store all there ever were."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from loradeck.hub.jobs.checkpoints import Checkpoints
+from loradeck.hub.log.background import Background
+from loradeck.hub.log.changes import Changes
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.errors import Refused
+from loradeck.schemas.jobs import LISTED, OVER, ExecutorEvent, Job, JobQuery, JobState
+from loradeck.store.interface import Store, StoreError
+
+log = logging.getLogger("loradeck.hub.jobs.job_records")
+
+KEPT_EVENTS = 1000
+"""Events of a job that are kept in memory."""
+
+KEPT_JOBS = 500
+"""Finished jobs that are kept in memory."""
+
+CHECKPOINT_KEPT_MS = 14 * 86_400_000
+"""How long the checkpoint of a job that failed or was cancelled is kept for somebody who resumes it."""
+
+PIECE = 200
+"""Jobs that are read at a time when they are searched."""
+
+ALL = 1_000_000
+"""A limit on jobs that none reaches."""
+
+
+class JobRecords:
+    """Keeps jobs and their events, writes them, and shows every change."""
+
+    def __init__(
+        self, store: StoreThread, checkpoints: Checkpoints, changes: Changes, background: Background, clock: Clock
+    ) -> None:
+        self._store = store
+        self._checkpoints = checkpoints
+        self._changes = changes
+        self._background = background
+        self._clock = clock
+        saved = store.now(lambda s: s.jobs())
+        self._jobs: dict[str, Job] = {job.id: job for job in sorted(saved, key=lambda job: job.created_ms)}
+        self._events: dict[str, deque[ExecutorEvent]] = {}
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs.values())
+
+    def get(self, job_id: str) -> Job | None:
+        """A job that is in memory."""
+        return self._jobs.get(job_id)
+
+    async def find_one(self, job_id: str) -> Job | None:
+        """A job by its id; None: there never was one."""
+        return self._jobs.get(job_id) or await self._store(lambda s: s.job(job_id))
+
+    async def known(self, job_id: str) -> Job:
+        """A job by its id.
+
+        Raises: Refused `unknown_job`.
+        """
+        job = await self.find_one(job_id)
+        if job is None:
+            raise Refused("unknown_job", "there is no such job", detail=job_id, fix="loradeck job list")
+        return job
+
+    def newest(self) -> list[Job]:
+        """The unfinished jobs and the newest finished ones, newest first."""
+        jobs = sorted(self._jobs.values(), key=lambda job: job.created_ms, reverse=True)
+        room = LISTED - sum(job.state not in OVER for job in jobs)
+        kept = {job.id for job in [job for job in jobs if job.state in OVER][: max(0, room)]}
+        return [job for job in jobs if job.state not in OVER or job.id in kept]
+
+    async def every(self) -> list[Job]:
+        """All jobs there ever were, by id."""
+        jobs = {job.id: job for job in await self._store(lambda s: s.jobs(limit=ALL))}
+        jobs.update({job.id: job for job in self.newest()})
+        return [job for _, job in sorted(jobs.items())]
+
+    async def find(self, query: JobQuery) -> list[Job]:
+        """The jobs that a query asks for, of all there ever were.
+
+        They are read in pieces, in the background of the store: a search keeps no move waiting.
+
+        Raises: Refused `unknown_job`: there is none to begin before.
+        """
+        if query.before is not None:
+            await self.known(query.before)
+        found: list[Job] = []
+        before = query.before
+        while len(found) < query.limit:
+            piece = await self._store(_piece(before), background=True)
+            found += [job for job in (self._jobs.get(one.id, one) for one in piece) if query.takes(job)]
+            if len(piece) < PIECE:
+                break
+            before = piece[-1].id
+        return found[: query.limit]
+
+    def events(self, job_id: str, *, attempt: int = 0, seq: int = -1) -> list[ExecutorEvent]:
+        """The newest events of a job since the hub started, after the one with this attempt and seq."""
+        return [e for e in self._events.get(job_id, ()) if (e.attempt, e.seq) > (attempt, seq)]
+
+    # ---- writing -------------------------------------------------------------------------------------------
+
+    async def add(self, job: Job) -> None:
+        """Keeps a new job once it is durable."""
+        await self._store(lambda s: s.put_job(job))
+        self.put(job, durable=False)
+
+    def put(self, job: Job, *, durable: bool = True) -> None:
+        """Keeps a job's new state and shows it."""
+        before = self._jobs.get(job.id)
+        self._jobs[job.id] = job
+        if before is not None and before.checkpoint != job.checkpoint:
+            self._checkpoints.remove(before.checkpoint, self._jobs.values())
+        self._changes.job(job.id)
+        if durable:
+            self._background.spawn(self._write(job))
+        if job.state in OVER:
+            self._trim()
+
+    def end(self, job: Job, state: JobState, **update: Any) -> Job:
+        """Ends a job now. Returns it as it is kept."""
+        ended = job.model_copy(update={"state": state, "ended_ms": self._clock.now_ms(), **update})
+        self.put(ended)
+        log.info("job over job=%s kind=%s state=%s code=%s", job.id, job.kind, state.value, ended.code)
+        return ended
+
+    def add_event(self, job_id: str, event: ExecutorEvent) -> bool:
+        """Keeps an event of a job in its place. Returns False for one that is kept already."""
+        kept = self._events.setdefault(job_id, deque(maxlen=KEPT_EVENTS))
+        if event in kept:
+            return False
+        kept.append(event)
+        if len(kept) > 1 and (event.attempt, event.seq) < (kept[-2].attempt, kept[-2].seq):
+            self._events[job_id] = deque(sorted(kept, key=lambda e: (e.attempt, e.seq)), maxlen=KEPT_EVENTS)
+        return True
+
+    def forget_checkpoints(self) -> None:
+        """Removes checkpoints of jobs that ended long ago and nobody resumed: the log needs the disk too."""
+        before = self._clock.now_ms() - CHECKPOINT_KEPT_MS
+        for job in self._jobs.values():
+            if job.checkpoint is not None and job.state in OVER and (job.ended_ms or 0) < before:
+                self._forget_checkpoint(job)
+
+    def _forget_checkpoint(self, job: Job) -> None:
+        """Removes a job's checkpoint; resumed after this, the job begins anew."""
+        old, forgotten = job.checkpoint, job.model_copy(update={"checkpoint": None})
+        self._jobs[job.id] = forgotten
+        self._background.spawn(self._write(forgotten))
+        self._checkpoints.remove(old, self._jobs.values())
+
+    async def _write(self, job: Job) -> None:
+        try:
+            await self._store(lambda s: s.put_job(job), background=True)
+        except StoreError as error:
+            log.error("job not written job=%s state=%s code=%s", job.id, job.state.value, error.code)
+
+    def _trim(self) -> None:
+        over = [job for job in self._jobs.values() if job.state in OVER]
+        for job in over[: max(0, len(over) - KEPT_JOBS)]:
+            if job.checkpoint is not None:
+                self._forget_checkpoint(job)
+            del self._jobs[job.id]
+            self._events.pop(job.id, None)
+
+
+def _piece(before: str | None) -> Callable[[Store], list[Job]]:
+    return lambda store: store.jobs_before(before, limit=PIECE)

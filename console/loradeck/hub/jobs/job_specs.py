@@ -1,0 +1,84 @@
+"""The specs of train, evaluate and merge jobs: whether one may be queued, and the assignment that a node is sent."""
+
+from __future__ import annotations
+
+from loradeck.hub.data.datasets import Datasets
+from loradeck.hub.jobs.merging import Merging
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.fold import FoldedLog
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobAssignment, JobRequest, MergeSpec, PrepareSpec, TrainSpec
+from loradeck.schemas.table import ReleaseRef
+
+
+class JobSpecs:
+    """Checks specs, and completes them from the registry and the settings of routes."""
+
+    def __init__(self, state: FoldedLog, catalogue: Catalogue, datasets: Datasets, merging: Merging) -> None:
+        self._state = state
+        self._catalogue = catalogue
+        self._datasets = datasets
+        self._merging = merging
+
+    def check(self, request: JobRequest) -> None:
+        """Whether a job may be queued now.
+
+        Raises: Refused, for everything that its spec names and that is not registered, or may not be used.
+        """
+        catalogue, spec = self._catalogue, request.spec
+        tenant = self._state.tenant(spec.tenant)
+        if tenant.offboarded:
+            raise Refused("offboarded", f"{tenant.name} is offboarded")
+        match spec:
+            case PrepareSpec():
+                raise Refused("invalid_request", "prepares are made by promotes", detail="spec.kind")
+            case TrainSpec():
+                if spec.base not in catalogue.bases:
+                    raise Refused("unknown_base", "no such base is registered", detail=spec.base)
+                self._datasets.check_training(spec.tenant, spec.datasets)
+                self._datasets.check_descent(parent=spec.parent)
+                parent = catalogue.adapters.get(spec.parent) if spec.parent else None
+                if spec.parent and (parent is None or parent.manifest.tenant != spec.tenant):
+                    raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=spec.parent)
+                if parent is not None and parent.manifest.base != spec.base:
+                    raise Refused("wrong_base", "the parent adapter was trained on another base", detail=spec.base)
+            case EvaluateSpec():
+                catalogue.known(spec.tenant, spec.release)
+                suite = catalogue.suites.get(spec.suite)
+                if suite is None or suite.tenant != spec.tenant:
+                    raise Refused("unknown_suite", "this tenant has no such suite", detail=spec.suite)
+            case MergeSpec():
+                self._merging.mergeable(spec.tenant, spec.release)
+
+    def base(self, job: Job) -> str | None:
+        """The base that the job's node must run; None where its release is not registered."""
+        if isinstance(job.spec, TrainSpec):
+            return job.spec.base
+        release = self._catalogue.release(job.spec.release, job.tenant)
+        if release is None:
+            return None
+        return release.served_base if isinstance(job.spec, EvaluateSpec) else release.base
+
+    def assignment(self, job: Job) -> JobAssignment:
+        """The assignment that a node is sent, with all that it needs to run the job."""
+        ref: ReleaseRef | None = None
+        canaries: tuple[tuple[dict[str, str], ...], ...] = ()
+        if isinstance(job.spec, EvaluateSpec | MergeSpec):
+            release = self._catalogue.known(job.tenant, job.spec.release)
+            ref = ReleaseRef(id=release.id, release=release, label=release.label)
+            canaries = self._state.config((job.tenant, job.spec.route)).canaries
+        held_out: tuple[str, ...] = ()
+        if isinstance(job.spec, TrainSpec):
+            canaries = self._state.config((job.tenant, "production")).canaries
+            suites = self._catalogue.suites.items()
+            held_out = tuple(digest for digest, suite in suites if suite.tenant == job.tenant)
+        return JobAssignment(
+            id=job.id,
+            lease=job.lease,
+            attempt=job.attempt,
+            spec=job.spec,
+            release=ref,
+            canaries=canaries,
+            held_out=held_out,
+            checkpoint=job.checkpoint,
+        )

@@ -1,0 +1,80 @@
+"""The results of finished jobs: reports become attestations, merged weights a release, adapters are looked up."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from loradeck.hub.jobs.gates import Gates
+from loradeck.hub.jobs.merging import Merging
+from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.rules.errors import Refused
+from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, TrainSpec
+from loradeck.schemas.training import Weights
+from loradeck.store.interface import StoreError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result that is kept with a job, or the problem code and message of a result that cannot be used."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    code: str | None = None
+    message: str = ""
+
+
+class Results:
+    """Registers and attests what jobs have made."""
+
+    def __init__(self, catalogue: Catalogue, attestations: Attestations, gates: Gates, merging: Merging) -> None:
+        self._catalogue = catalogue
+        self._attestations = attestations
+        self._gates = gates
+        self._merging = merging
+
+    async def register(self, job: Job, result: dict[str, Any]) -> Outcome:
+        """Makes a job's result durable."""
+        try:
+            if isinstance(job.spec, EvaluateSpec):
+                result = await self._evaluated(job, job.spec, result)
+            elif isinstance(job.spec, TrainSpec):
+                self._trained(job.spec, result)
+            elif isinstance(job.spec, MergeSpec):
+                result = await self._merging.merged(job, job.spec, result)
+        except Refused as refused:
+            return Outcome(code=refused.code, message=f"{refused.title} {refused.detail}".strip())
+        except ValidationError as error:
+            return Outcome(code="bad_report", message=str(error.errors()[0]["msg"]))
+        except StoreError as error:
+            return Outcome(code=error.code, message=str(error))
+        return Outcome(result)
+
+    def _trained(self, spec: TrainSpec, result: dict[str, Any]) -> None:
+        if spec.weights is Weights.FULL:
+            if not re.fullmatch("[0-9a-f]{64}", str(result.get("base"))):
+                raise Refused("bad_report", "the job says it is done, and names no base that it made")
+            return
+        version = self._catalogue.adapters.get(str(result.get("adapter")))
+        if version is None or version.manifest.tenant != spec.tenant or version.release != result.get("release"):
+            raise Refused("bad_report", "the job says it is done, and its adapter version is not registered")
+
+    async def _evaluated(self, job: Job, spec: EvaluateSpec, result: dict[str, Any]) -> dict[str, Any]:
+        if "report" not in result:
+            raise Refused("bad_report", "the evaluation came without a report")
+        by, body = f"job {job.id}", result["report"]
+        draft = self._attestations.draft
+        report = draft(AttestationKind.EVALUATION, spec.release, spec.tenant, body, by, spec.route)
+        if report.body.get("suite") != spec.suite:
+            raise Refused("bad_report", "the report is on another suite than the job's")
+        if "canary" in result and result["canary"]["items"]:
+            canary = draft(AttestationKind.CANARY, spec.release, spec.tenant, result["canary"], by)
+            await self._gates.attest(canary)
+        written = await self._gates.attest(report)
+        gate = self._attestations.facts.gate((spec.tenant, spec.route), spec.release)
+        summary = {"report": written.seq, "n": body["n"], "exact": body["exact"], "valid": body["valid"]}
+        return {**summary, "gate": gate.model_dump(mode="json") if gate else None}

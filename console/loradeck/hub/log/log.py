@@ -1,0 +1,267 @@
+"""The log at the hub: its folded state, its newest events, and the only way to add to it.
+
+Every move is decided on the folded state, committed in the store's thread, folded, and then published: followers get
+the committed events one after the other, in the order that `Order` lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.moves.fold import FoldedLog
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
+from loradeck.store.interface import Committed, LeaseLost, OutcomeUnknown, Store
+
+RECENT = 5000
+"""Events kept in memory, for nodes that link and consoles that resume."""
+
+
+class Order(IntEnum):
+    """The order in which the log's followers get committed events.
+
+    Nodes come first: they wait for a move. Progress counts against the entries that the nodes were sent. Consoles come
+    last: a row is computed from all of it.
+    """
+
+    NODE_TABLES = 1
+    PROGRESS = 2
+    PINS = 3
+    METRICS = 4
+    FEED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A committed event that moved a pointer. `before` is the pointer as it was; None: this was its first move."""
+
+    key: PointerKey
+    before: PointerState | None
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Committed events, the pointers they concern, and the moves among them."""
+
+    events: Sequence[Event]
+    touched: Collection[PointerKey]
+    moves: Sequence[Move]
+
+
+Follower = Callable[[Published], None]
+
+
+class Log:
+    """The log of one hub. A commit is decided and made while `moving` is held, so that there is one at a time.
+
+    Args:
+        last_moves: event id -> event, of the newest move of each pointer.
+        clock: monotonic seconds.
+        timed: called with the seconds that each commit took.
+        lease_lost: called when another hub turns out to have taken the lease.
+    """
+
+    def __init__(
+        self,
+        store: StoreThread,
+        state: FoldedLog,
+        *,
+        recent: Sequence[Event] = (),
+        last_moves: dict[str, Event] | None = None,
+        clock: Callable[[], float],
+        timed: Callable[[float], None] = lambda _: None,
+        lease_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.state = state
+        self.recent: deque[Event] = deque(recent, maxlen=RECENT)
+        self.moving = asyncio.Lock()
+        self.lease_lost = False
+        """Another hub has taken the lease: nothing can be committed any more."""
+        self._store = store
+        self._last_moves = last_moves or {}
+        self._clock = clock
+        self._timed = timed
+        self._on_lease_lost = lease_lost
+        self._unresolved = False
+        self._followers: dict[Order, Follower] = {}
+
+    @classmethod
+    def load(
+        cls,
+        store: StoreThread,
+        name: str,
+        *,
+        clock: Callable[[], float],
+        timed: Callable[[float], None],
+        lease_lost: Callable[[], None],
+    ) -> Log:
+        """The log as the store has it, with its lease taken by the hub `name`. Blocking."""
+        store.now(lambda s: s.take_lease(name))
+        snapshot = store.now(lambda s: s.snapshot())
+        state = FoldedLog.of(
+            epoch=snapshot.epoch,
+            rev=snapshot.rev,
+            hash=snapshot.hash,
+            pointers=snapshot.pointers,
+            tenants=snapshot.tenants,
+        )
+        recent = store.now(lambda s: s.since(max(0, snapshot.rev - RECENT), RECENT))
+        last_moves = store.now(partial(_last_moves, state, recent))
+        return cls(store, state, recent=recent, last_moves=last_moves, clock=clock, timed=timed, lease_lost=lease_lost)
+
+    # ---- reading -------------------------------------------------------------------------------------------
+
+    def last_move(self, pointer: PointerState) -> Event | None:
+        """The event that last moved a pointer; None for one that never moved."""
+        return self._last_moves.get(pointer.last_move) if pointer.last_move else None
+
+    async def event(self, event_id: str) -> Event | None:
+        """An event by its id; None: the log has no such event."""
+        found = next((event for event in reversed(self.recent) if event.id == event_id), None)
+        return found or await self._store(lambda s: s.event(event_id))
+
+    async def pointer_before(self, event: Event) -> PointerState | None:
+        """The state of an event's pointer before that event; None where it was the pointer's first."""
+        assert event.pointer is not None
+        key, before_rev = event.pointer.key, event.rev
+        if self.recent and self.recent[0].rev < before_rev:
+            for earlier in reversed(self.recent):
+                if earlier.rev < before_rev and earlier.pointer is not None and earlier.pointer.key == key:
+                    return earlier.pointer
+        while page := await self._store(partial(_history, key, before_rev)):
+            for earlier in page:
+                if earlier.pointer is not None:
+                    return earlier.pointer
+            before_rev = page[-1].rev
+        return None
+
+    async def has(self, rev: int, hash_: str) -> bool:
+        """Whether this log has the event with this rev and hash."""
+        if rev == 0:
+            return hash_ == GENESIS
+        if rev >= self.state.rev:
+            return rev == self.state.rev and hash_ == self.state.hash
+        first = self.recent[0].rev if self.recent else self.state.rev + 1
+        if rev >= first:
+            return self.recent[rev - first].hash == hash_
+        return await self._store(lambda s: s.has_hash(rev, hash_))
+
+    def since(self, epoch: int, rev: int) -> list[Event] | None:
+        """The events after a cursor; None when it is of another log, or older than the events kept in memory."""
+        state, recent = self.state, self.recent
+        if rev > state.rev or epoch > state.epoch or rev < 0:
+            return None
+        if rev == state.rev and (not recent or recent[-1].epoch <= epoch):
+            return []
+        if not recent:
+            return None
+        first = recent[0].rev
+        if rev >= first:
+            if recent[rev - first].epoch > epoch:
+                return None
+        elif not (rev == 0 and first == 1):
+            return None
+        return [event for event in recent if event.rev > rev]
+
+    # ---- writing -------------------------------------------------------------------------------------------
+
+    async def commit(self, drafts: Sequence[Draft], key: str) -> Committed:
+        """Commits drafts under an idempotency key, and publishes what was committed. The caller holds `moving`.
+
+        After an unknown outcome the store is opened again; what turns out to be durable counts as committed.
+
+        Raises: StoreError.
+        """
+        began = self._clock()
+        try:
+            if self._unresolved:
+                await self._catch_up()
+            committed = await self._store(lambda s: s.commit(drafts, key=key))
+        except OutcomeUnknown:
+            return await self._resolve(key)
+        except LeaseLost:
+            self.lease_lost = True
+            self._on_lease_lost()
+            raise
+        self._timed(self._clock() - began)
+        if not committed.replayed:
+            self._publish(committed.events)
+        return committed
+
+    async def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
+        """Commits as `commit` does, for a recover: with an epoch above the given one."""
+        try:
+            committed = await self._store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key))
+        except OutcomeUnknown:
+            return await self._resolve(key)
+        await self._catch_up()
+        return committed
+
+    async def _catch_up(self) -> None:
+        """Publishes what is durable and not yet folded."""
+        while newer := await self._store(lambda s: s.since(self.state.rev)):
+            self._publish(newer)
+        self.state.epoch = (await self._store(lambda s: s.snapshot())).epoch
+        self._unresolved = False
+
+    async def _resolve(self, key: str) -> Committed:
+        """The outcome of a commit whose answer was lost.
+
+        Raises: OutcomeUnknown: the key is not in the log, or the store still cannot be read.
+        """
+        self._unresolved = True
+        await self._catch_up()
+        found = await self._store(lambda s: s.lookup(key))
+        if found is None:
+            raise OutcomeUnknown("the store failed at the commit, and the key is not in the log now")
+        return found
+
+    # ---- publishing ----------------------------------------------------------------------------------------
+
+    def follow(self, order: Order, follower: Follower) -> None:
+        """Subscribes the one follower of an `order` to all events that are committed from now on."""
+        if order in self._followers:
+            raise ValueError(f"{order.name} is taken")
+        self._followers[order] = follower
+        self._followers = dict(sorted(self._followers.items()))
+
+    def _publish(self, events: Sequence[Event]) -> None:
+        """Folds new events, and hands them to the followers."""
+        touched: dict[PointerKey, None] = {}
+        moves: list[Move] = []
+        for event in events:
+            before = self.state.pointers.get(event.pointer.key) if event.pointer is not None else None
+            self.state.apply(event)
+            self.recent.append(event)
+            touched.update(dict.fromkeys(self.state.pointers_of(event)))
+            if event.kind in MOVES and event.pointer is not None:
+                if before is not None and before.last_move is not None:
+                    self._last_moves.pop(before.last_move, None)
+                self._last_moves[event.id] = event
+                moves.append(Move(event.pointer.key, before, event))
+        published = Published(events, touched.keys(), moves)
+        for follower in self._followers.values():
+            follower(published)
+
+
+def _last_moves(state: FoldedLog, recent: Sequence[Event], store: Store) -> dict[str, Event]:
+    """Event id -> event, of the newest move of each pointer."""
+    known = {event.id: event for event in recent}
+    moves: dict[str, Event] = {}
+    for pointer in state.pointers.values():
+        if pointer.last_move is not None:
+            event = known.get(pointer.last_move) or store.event(pointer.last_move)
+            if event is not None:
+                moves[event.id] = event
+    return moves
+
+
+def _history(key: PointerKey, before_rev: int, store: Store) -> list[Event]:
+    return store.history(tenant=key[0], route=key[1], before_rev=before_rev, limit=50)

@@ -1,0 +1,44 @@
+"""The only way to register documents: written to the store first, then added to the catalogue in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loradeck.hub.log.catalogue import Catalogue
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
+from loradeck.schemas.release import Release
+from loradeck.store.interface import Doc
+
+
+class Registry:
+    """Writes bases, adapter versions, releases, datasets and suites. `catalogue` is what is registered."""
+
+    def __init__(self, store: StoreThread, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._store = store
+
+    async def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> None:
+        """Registers a document. The same digest once more changes nothing."""
+        self.catalogue.add(await self._store(lambda s: s.register(kind, digest, body, tenant=tenant, by=by)))
+
+    async def register_release(self, release: Release, by: str) -> None:
+        """Registers a release."""
+        await self.register(Doc.RELEASE, release.id, release.model_dump(mode="json"), tenant=release.tenant, by=by)
+
+    async def register_adapter(self, manifest: AdapterManifest, release: Release, by: str) -> AdapterVersion:
+        """Registers the next version of an adapter, and its `release` under that version's label."""
+        body, digest = manifest.model_dump(mode="json"), manifest.digest
+        self.catalogue.add(await self._store(lambda s: s.register_adapter(body, digest, release.id, by=by)))
+        version = self.catalogue.adapters[digest]
+        await self.register_release(release.model_copy(update={"label": f"v{version.version}"}), by)
+        return version
+
+    async def use(self, tenant: str, release_id: str, by: str) -> None:
+        """Makes sure that a release which a move is about to name is registered: base alone is at its first use.
+
+        Raises: Refused `unknown_release`.
+        """
+        release = self.catalogue.known(tenant, release_id)
+        if release_id not in self.catalogue.releases:
+            await self.register_release(release, by)

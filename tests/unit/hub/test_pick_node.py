@@ -1,0 +1,58 @@
+"""Which node a queued job goes to, without a hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loradeck.hub.fleet.nodes import Node
+from loradeck.hub.jobs.queue import pick_node
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState
+from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.telemetry import Host
+
+BASE = "b" * 64
+
+
+def node(name: str, *, base: str = BASE, state: EngineState = EngineState.UP, **more: Any) -> Node:
+    return Node(name, replicas=(Replica(replica=name, state=state, base=base, slots=4),), **more)
+
+
+def job(**more: Any) -> Job:
+    spec = EvaluateSpec(tenant="acme", route="production", release="a" * 64, suite="d" * 64)
+    return Job(
+        id="j1", kind="evaluate", tenant="acme", spec=spec, state=JobState.QUEUED, created_ms=1, by="ops", **more
+    )
+
+
+def picked(job: Job, *nodes: Node, busy: set[str | None] | None = None, before: str | None = None) -> str | None:
+    found = pick_node(job, BASE, nodes, busy or set(), before)
+    return found.name if found else None
+
+
+def test_the_first_node_by_name_runs_a_job_unless_its_checkpoints_lie_on_another() -> None:
+    nodes = node("n2"), node("n1"), node("n3")
+    assert picked(job(), *nodes) == "n1"
+    assert picked(job(), *nodes, before="n3") == "n3"
+    assert picked(job(), *nodes, before="n3", busy={"n3"}) == "n1"
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        node("n1", cordoned=True),
+        node("n1", drained=True),
+        node("n1", behind="log_behind"),
+        node("n1", base="c" * 64),
+        node("n1", state=EngineState.DOWN),
+    ],
+)
+def test_a_node_that_takes_no_work_or_runs_no_such_engine_gets_none(unfit: Node) -> None:
+    assert picked(job(), unfit) is None
+
+
+def test_a_job_waits_for_the_labels_and_the_memory_that_it_asks_for() -> None:
+    assert picked(job(labels={"gpu": "h100"}), node("n1"), node("n2", labels={"gpu": "h100"})) == "n2"
+    small, large = (Host(cpu_percent=0, memory_used=0, memory_total=gb * 10**9, load1=0) for gb in (32, 64))
+    assert picked(job(memory_gb=40), node("n1"), node("n2", host=small), node("n3", host=large)) == "n3"
