@@ -40,7 +40,7 @@ from loradeck.tui.app import Deck
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.key_map import DEFAULT, Keys
 from loradeck.tui.model.hardware_history import SLOT_S
-from loradeck.tui.model.own_moves import Move, MoveKind, Order, Request
+from loradeck.tui.model.sent_moves import Move, MoveKind, Order, Request
 from loradeck.tui.model.session import Session
 from loradeck.tui.widgets.page import Page
 

@@ -46,7 +46,7 @@ from loradeck.tui.screens.jobs import JobsScreen
 from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.screens.nodes import NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
-from loradeck.tui.terminal.console_log import keep_log, tell_end
+from loradeck.tui.terminal.console_log import keep_log, report_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone
 from loradeck.tui.text.spans import age
 from loradeck.tui.text.theme import THEME
@@ -133,7 +133,7 @@ class Deck(App[Context], inherit_bindings=False):
             self.state,
             now_ms=now_ms,
             cut=cut,
-            sent=self.sender.told,
+            sent=self.sender.reported,
             commands=typed.commands.lines,
             filters=typed.filters.lines,
         )
@@ -246,7 +246,7 @@ class Deck(App[Context], inherit_bindings=False):
         """One line above the footer, until the next key."""
         front = self.front
         if front is not None:
-            front.prompt.say(text, style)
+            front.prompt.show_notice(text, style)
 
     # ---- the feed --------------------------------------------------------------------------------------------
 
@@ -267,7 +267,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.set_timer(1.0, freeze_large_list)  # the text it came in is let go by then
         self._go_on()
         self._start_row()
-        self.sender.retell()
+        self.sender.refresh_tell()
         self.draw_front()
 
     def _take(self, item: LinkChange | FeedMessage) -> None:
@@ -283,7 +283,7 @@ class Deck(App[Context], inherit_bindings=False):
             case _:
                 changed = self.state.apply(item)
                 if changed.tenants & self.sender.watched:
-                    self.sender.retell()
+                    self.sender.refresh_tell()
                     self.draw_front()
 
     def _go_on(self) -> None:
@@ -294,7 +294,7 @@ class Deck(App[Context], inherit_bindings=False):
             return
         sessions.restore(session, self.state)
         self.show_list(session.screen)
-        owns = self.sender.take_up(session.moves(), now_ms)
+        owns = self.sender.adopt(session.moves(), now_ms)
         self.run_worker(self.sender.look_up(owns), group="moves")
         ago = age((now_ms - session.at_ms) / 1000)
         close = self.state.keys.shown(Action.CLOSE)
@@ -332,7 +332,7 @@ class Deck(App[Context], inherit_bindings=False):
         on_events = self.front is not None and self.state.screen is Screen.EVENTS
         self._show()
         self.queries.records()
-        self.queries.company()
+        self.queries.related()
         self.queries.labels(self.front.grid.in_view if on_events and self.front is not None else [])
 
     def _show(self) -> None:
@@ -414,6 +414,6 @@ def run(context: Context, *, read_only: bool = False, at: str | None = None) -> 
         sessions.write(path, deck.session(int(time.time() * 1000), cut=bool(status)))
         if chosen is None:
             if status:
-                tell_end(status, kept)
+                report_end(status, kept)
             return status
         context, at = chosen, None

@@ -22,7 +22,7 @@ from loradeck.schemas.moves import HoldRequest, MoveResult, PromoteRequest, Roll
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.keys.screen import Screen
-from loradeck.tui.model.own_moves import Move
+from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.terminal.driver import set_together
 
 ACME = ("acme", "production")

@@ -24,8 +24,8 @@ from loradeck.tui.gate.verdict import ROLES, Act, Ask, Refuse, Verdict, barrier
 from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.keys.key_map import DEFAULT
 from loradeck.tui.keys.key_table import BINDINGS
-from loradeck.tui.model.own_moves import OwnMove, Phase
 from loradeck.tui.model.selectable_list import RowFilter
+from loradeck.tui.model.sent_moves import OwnMove, Phase
 from loradeck.tui.model.state import ConsoleState
 
 ACME = ("acme", "production")

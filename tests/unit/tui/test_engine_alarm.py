@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loradeck.schemas.state import NodeRow
-from loradeck.tui.lines.hardware import node_lines
+from loradeck.tui.lines.nodes import node_lines
 from loradeck.tui.model.state import ConsoleState
 
 ALARM = "no slot for acme v7, where R goes for acme/production"

@@ -22,9 +22,9 @@ from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
 from loradeck.tui.gate.decide import annotate
 from loradeck.tui.gate.verdict import Refuse
-from loradeck.tui.hub.queries import COMPANY_KEPT, RESTS_S
+from loradeck.tui.hub.queries import RELATED_KEPT, RESTS_S
 from loradeck.tui.keys.screen import Screen
-from loradeck.tui.model.own_moves import Move, MoveKind
+from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.widgets.page import Page
 
@@ -302,7 +302,7 @@ async def test_figures_of_rows_that_nobody_looked_at_are_not_shown_as_of_now() -
         assert " 88.0 " in on.deck.front.grid.text.splitlines()[-1]
 
 
-async def test_of_marked_rows_the_one_that_was_refused_is_told() -> None:
+async def test_of_marked_rows_the_one_that_was_refused_is_reported() -> None:
     async with stage() as on:
         problem = Problem(type="about:blank", title="another move was first", status=409, code="moved")
 
@@ -343,7 +343,7 @@ async def test_m_marks_what_shares_something_and_says_what_the_filter_hides() ->
 async def test_m_marks_nothing_while_it_is_not_known_what_is_shared() -> None:
     async with stage() as on:
         on.hub.away = True
-        on.deck.state.company.clear()
+        on.deck.state.related.clear()
         await on.press("j", "k", "m")
         assert "not known yet" in notice(on)
         on.hub.away = False
@@ -373,12 +373,12 @@ async def test_what_shares_something_is_asked_for_once_the_selection_rests_and_o
         on.deck._tick()
         await on.pause()
         assert asked == [on.deck.state.tenant_list.order[1][0]]
-        for _ in range(COMPANY_KEPT + 2):
+        for _ in range(RELATED_KEPT + 2):
             await on.press("j")
             on.deck.state.heard_at = on.clock.now
             await on.settle()
-        assert len(asked) > COMPANY_KEPT == len(on.deck.state.company)
-        assert on.deck.state.tenant_list.selected in on.deck.state.company
+        assert len(asked) > RELATED_KEPT == len(on.deck.state.related)
+        assert on.deck.state.tenant_list.selected in on.deck.state.related
 
 
 async def test_a_key_draws_each_row_once_and_its_frame_goes_before_what_is_asked() -> None:

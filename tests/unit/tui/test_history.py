@@ -9,7 +9,7 @@ from tests.fakes.console_stage import Clock, stage
 from loradeck.schemas.feed import FeedNodes
 from loradeck.schemas.state import NodeRow
 from loradeck.schemas.telemetry import NvmlState
-from loradeck.tui.lines.hardware import node_lines, node_page
+from loradeck.tui.lines.nodes import node_lines, node_page
 from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure, History
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line
@@ -33,21 +33,21 @@ def text(lines: list[Line]) -> str:
 def test_a_gap_in_the_data_is_a_gap_in_the_line() -> None:
     history = History()
     for slot, share in ((0, 0), (1, 50), (5, 100)):
-        history.take(node(share), slot * SLOT_S)
+        history.record(node(share), slot * SLOT_S)
     drawn = sparkline(use(history, 5 * SLOT_S), 0, 100, 8)
     assert drawn == f"  {BARS[0]}{BARS[4]}   {BARS[7]}"
 
 
 def test_what_is_zero_is_told_from_what_is_missing() -> None:
     history = History()
-    history.take(node(0), 0)
-    history.take(node(None), SLOT_S)
+    history.record(node(0), 0)
+    history.record(node(None), SLOT_S)
     assert use(history, SLOT_S)[-2:] == [0, None]
 
 
 def test_the_line_goes_on_with_time_when_nothing_comes() -> None:
     history = History()
-    history.take(node(70), 0)
+    history.record(node(70), 0)
     assert use(history, 0)[-1] == 70
     assert use(history, 3 * SLOT_S)[-4:] == [70, None, None, None]
     assert use(history, SLOTS * SLOT_S) == [None] * SLOTS
@@ -56,7 +56,7 @@ def test_the_line_goes_on_with_time_when_nothing_comes() -> None:
 def test_what_is_kept_does_not_grow() -> None:
     history = History()
     for slot in range(4 * SLOTS):
-        history.take(node(slot % 100), slot * SLOT_S)
+        history.record(node(slot % 100), slot * SLOT_S)
     ring = history._nodes["gpu-01"][node().gpus[0].uuid]
     assert len(ring._values) == SLOTS * len(Figure)
     assert use(history, (4 * SLOTS - 1) * SLOT_S) == [float(slot % 100) for slot in range(3 * SLOTS, 4 * SLOTS)]
@@ -68,15 +68,15 @@ def test_what_is_kept_does_not_grow() -> None:
 )
 def test_what_was_said_before_is_no_figure_of_now(away: dict[str, object]) -> None:
     history = History()
-    history.take(node(50), 0)
-    history.take(node(50, **away), SLOT_S)
+    history.record(node(50), 0)
+    history.record(node(50, **away), SLOT_S)
     assert use(history, SLOT_S)[-2:] == [50, None]
 
 
 def test_nodes_and_gpus_that_are_gone_are_forgotten() -> None:
     history = History()
-    history.take(node(50), 0)
-    history.take(node(50, gpus=()), (SLOTS + 1) * SLOT_S)
+    history.record(node(50), 0)
+    history.record(node(50, gpus=()), (SLOTS + 1) * SLOT_S)
     assert set(history._nodes["gpu-01"]) == {""}
     history.keep([])
     assert not history._nodes

@@ -98,7 +98,7 @@ def test_figures_held_do_not_grow() -> None:
     assert min(job.figures["loss"]) == 500
 
 
-def test_lines_that_were_not_sent_are_told() -> None:
+def test_lines_that_were_not_sent_are_reported() -> None:
     job = FollowedJob("j")
     job.add([], [line(3), line(4), line(9), line(1, attempt=2)])
     assert job.log.window(9) == [

@@ -45,7 +45,7 @@ async def test_the_page_goes_back_to_fresh_weights_with_what_each_step_scored() 
         assert "WENT INTO v9" in page(on)
 
 
-async def test_a_parent_that_is_not_on_record_is_told() -> None:
+async def test_a_parent_that_is_not_on_record_is_reported() -> None:
     async with stage(size=(120, 48)) as on:
         await adapters(on)
         registry = on.deck.state.registry

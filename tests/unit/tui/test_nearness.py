@@ -10,7 +10,7 @@ from loradeck.schemas.link import EngineState
 from loradeck.schemas.route import Gap
 from loradeck.schemas.state import Readiness, ReplicaReadiness
 from loradeck.tui.lines.columns import node_cells
-from loradeck.tui.lines.hardware import node_lines
+from loradeck.tui.lines.nodes import node_lines
 from loradeck.tui.lines.preview import goes_to
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Span

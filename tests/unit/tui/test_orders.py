@@ -14,7 +14,7 @@ from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.keys.action import Action
-from loradeck.tui.model.own_moves import Order
+from loradeck.tui.model.sent_moves import Order
 
 
 async def at_node(on: Stage, name: str) -> None:

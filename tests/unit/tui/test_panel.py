@@ -20,15 +20,16 @@ from loradeck.tui.gate.verdict import Act
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import flags_in, node_cells, tenant_cells
-from loradeck.tui.lines.details import event_lines, job_lines
-from loradeck.tui.lines.hardware import node_lines
+from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.header_footer import header_line, summary_line
+from loradeck.tui.lines.jobs import job_lines
+from loradeck.tui.lines.nodes import node_lines
 from loradeck.tui.lines.outcome import tell_of
 from loradeck.tui.lines.preview import also_line, preview_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, pin_command, replica_table, wants_panel
 from loradeck.tui.model import packed_rows
-from loradeck.tui.model.own_moves import Phase
 from loradeck.tui.model.progress import is_done
+from loradeck.tui.model.sent_moves import Phase
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line
 
@@ -118,7 +119,7 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
 
 def test_what_shares_something_is_named_with_its_health_as_of_now(state: ConsoleState, armed: Armed) -> None:
     assert "ALSO  what shares its data" in preview(state, armed())
-    state.company[ACME] = seed.company(*ACME, seed.hub_state())
+    state.related[ACME] = seed.company(*ACME, seed.hub_state())
     shown = preview(state, armed())
     assert "ALSO  m marks 3   batch of ci-bot: bolt v5 (UNPRVN) | dataset acme/tickets-0302: aspen v6 (fine)" in shown
     elm = state.tenants["elm", "production"]
@@ -135,7 +136,7 @@ def test_the_health_of_what_shares_something_opens_no_packed_row(clock: Clock, m
     state = ConsoleState(clock=clock)
     state.load(seed.hub_state())
     row = state.tenants[ACME]
-    state.company[ACME] = seed.company(*ACME, seed.hub_state())
+    state.related[ACME] = seed.company(*ACME, seed.hub_state())
     monkeypatch.setattr(packed_rows.Rows, "_unpacked", lambda *_: pytest.fail("opened"))
     assert "bolt v5 (UNPRVN)" in "".join(span.text for span in also_line(state, row))
 

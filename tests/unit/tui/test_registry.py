@@ -9,7 +9,7 @@ from tests.fakes.console_stage import Stage, pane, stage
 from loradeck.client.feed import Link, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
 from loradeck.tui.keys.screen import Screen
-from loradeck.tui.lines.records import gate_lines
+from loradeck.tui.lines.registry import gate_lines
 from loradeck.tui.model.feed_state import FETCHED
 from loradeck.tui.model.registry import REFRESH_S, Registry
 
@@ -126,7 +126,7 @@ def test_a_gate_result_of_another_version_is_counted_and_left_out() -> None:
     strange = Attestation(
         seq=99, kind=AttestationKind.GATE, subject=seed.digest("x"), tenant="acme", body={"new": 1}, by="ci-bot"
     )
-    registry.take_gates([*seed.gates(), strange])
+    registry.replace_gates([*seed.gates(), strange])
     assert len(registry.gates) == 3
     assert registry.unreadable == 1
 
@@ -147,7 +147,7 @@ async def test_a_drop_says_what_it_was_counted_from_and_a_review_who_signed() ->
         body=result.model_dump(mode="json"),
     )  # fmt: skip
     registry = Registry()
-    registry.take_gates([written])
+    registry.replace_gates([written])
     async with stage() as on:
         await look(on, Screen.GATES)
         lines = gate_lines(on.deck.state, registry.gates[9], 160)

@@ -125,7 +125,7 @@ async def test_a_question_is_dropped_when_a_verdict_has_changed() -> None:
         await on.press("+", "+", "+", "+", "V")
         await on.settle()
         assert on.deck.moves.question is not None
-        page.reviewing.say(False)
+        page.reviewing.judge(False)
         on.deck._tick()
         assert on.deck.moves.question is None
         assert "the answers or the verdicts are others by now" in notice(on)
@@ -159,7 +159,7 @@ async def test_what_is_wrong_is_dropped_with_esc_and_with_another_verdict() -> N
         page = await look(on)
         await on.press("n", *"oh", "escape")
         assert on.deck.screen is page
-        assert page.reviewing.said == {}
+        assert page.reviewing.verdicts == {}
         await on.press("n", *"oh", "enter", "k", "+")
         assert page.reviewing.notes == {}
         assert "+ good" in page.bar.text
@@ -182,7 +182,7 @@ async def test_keys_that_come_at_once_are_no_verdicts(key: str) -> None:
         page = await look(on)
         page._judge(key, 2)
         assert "2 keys came at once" in page.bar.text
-        assert page.reviewing.said == {}
+        assert page.reviewing.verdicts == {}
         assert on.deck.screen is page
 
 
@@ -242,9 +242,9 @@ async def test_a_hub_that_refuses_moves_takes_a_signature() -> None:
 def test_other_answers_take_the_verdicts_with_them() -> None:
     sheet = seed.review_sheet("acme", "production", seed.view("acme", "v9").id)
     reviewing = Reviewing(("acme", "production", sheet.release))
-    reviewing.take(sheet)
-    reviewing.say(True)
-    reviewing.take(sheet)
+    reviewing.update(sheet)
+    reviewing.judge(True)
+    reviewing.update(sheet)
     assert reviewing.left == 3
-    reviewing.take(sheet.model_copy(update={"answers": seed.digest("others")}))
+    reviewing.update(sheet.model_copy(update={"answers": seed.digest("others")}))
     assert (reviewing.left, reviewing.at) == (4, 0)

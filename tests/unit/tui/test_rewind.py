@@ -8,7 +8,7 @@ from tests.fakes.console_stage import Stage, notice, pane, stage
 from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest, RewindStep, UndoRequest
-from loradeck.tui.model.own_moves import MoveKind
+from loradeck.tui.model.sent_moves import MoveKind
 
 ACME = ("acme", "production")
 

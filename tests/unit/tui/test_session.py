@@ -14,7 +14,7 @@ from loradeck.schemas.moves import RollbackRequest
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import session as sessions
 from loradeck.tui.model.list_order import Sort
-from loradeck.tui.model.own_moves import Move, MoveKind
+from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.session import SentMove, Session
 from loradeck.tui.text.line_editor import Recall
 
@@ -35,7 +35,7 @@ async def test_a_console_that_was_cut_off_is_gone_on_with_and_its_last_move_is_l
         sort=Sort.TENANT,
         filter="a",
         row=("acme", "production"),
-        told=(sent(now_ms() - 61_000),),
+        sent=(sent(now_ms() - 61_000),),
     )
     async with stage(session=cut) as on:
         state = on.deck.state
@@ -79,7 +79,7 @@ async def test_what_is_kept_is_what_was_on_the_screen_without_marks_and_question
 
 
 def test_a_session_is_read_as_it_was_written_by_its_owner_alone(tmp_path: Path) -> None:
-    path, session = tmp_path / "s" / "eu-1.json", Session(at_ms=7, cut=True, told=(sent(5),), row=("a", "b"))
+    path, session = tmp_path / "s" / "eu-1.json", Session(at_ms=7, cut=True, sent=(sent(5),), row=("a", "b"))
     sessions.write(path, session)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert sessions.read(path) == session
@@ -90,7 +90,7 @@ def test_a_session_is_read_as_it_was_written_by_its_owner_alone(tmp_path: Path) 
 def test_what_is_no_session_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "broken").write_text('{"cut": tru')
     assert sessions.read(tmp_path / "broken") == sessions.read(tmp_path / "missing") == Session()
-    other = Session(told=(sent(5).model_copy(update={"form": "NoSuchRequest"}),))
+    other = Session(sent=(sent(5).model_copy(update={"form": "NoSuchRequest"}),))
     assert list(other.moves()) == []
 
 

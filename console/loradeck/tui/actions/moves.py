@@ -23,7 +23,7 @@ from loradeck.tui.hub.queries import Queries
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.rollback_panel import wants_panel
-from loradeck.tui.model.own_moves import Move
+from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.widgets.prompt import Asking
 

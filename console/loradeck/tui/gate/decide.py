@@ -21,7 +21,7 @@ from loradeck.tui.gate.seen_frames import Frame
 from loradeck.tui.gate.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier, live_by, off
 from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.own_moves import Move, MoveKind, Phase
+from loradeck.tui.model.sent_moves import Move, MoveKind, Phase
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import age, clock, release
 

@@ -10,7 +10,7 @@ from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, Prepar
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.tui.gate.verdict import Ask, Verdict, off
 from loradeck.tui.keys.action import Action
-from loradeck.tui.model.own_moves import Order
+from loradeck.tui.model.sent_moves import Order
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import on_gpus, plural
 

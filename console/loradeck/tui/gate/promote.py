@@ -12,7 +12,7 @@ from loradeck.schemas.state import ReleaseView, TenantRow
 from loradeck.tui.gate.rollback import lock
 from loradeck.tui.gate.verdict import Ask, NewKey, Verdict, barrier, live_by, off
 from loradeck.tui.keys.action import Action
-from loradeck.tui.model.own_moves import Move, MoveKind
+from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import plural, release
 

@@ -10,9 +10,9 @@ from loradeck.tui.gate.seen_frames import Frame, Shown
 from loradeck.tui.gate.verdict import Act, Ask, NewKey, Refuse, Verdict, live_by, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.own_moves import Move, MoveKind, Phase
 from loradeck.tui.model.progress import proven
 from loradeck.tui.model.selectable_list import hidden
+from loradeck.tui.model.sent_moves import Move, MoveKind, Phase
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
 from loradeck.tui.text.spans import age, plural, release
 

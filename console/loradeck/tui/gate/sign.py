@@ -6,9 +6,9 @@ from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import GateResult
 from loradeck.tui.gate.verdict import Ask, Verdict, barrier, off
 from loradeck.tui.keys.action import Action
-from loradeck.tui.model.own_moves import Signing
 from loradeck.tui.model.registry import Gate
 from loradeck.tui.model.review_draft import Reviewing
+from loradeck.tui.model.sent_moves import Signing
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import plural
 
@@ -43,7 +43,7 @@ def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleSta
     listed = tuple(
         f"bad  {clean(item.id)}: {_why(reviewing, item.id)}{clean(item.answer)}"
         for item in sheet.items
-        if not reviewing.said[item.id]
+        if not reviewing.verdicts[item.id]
     )
     return Ask(question, listed=listed, signing=Signing(tenant, route, review, f"{says}: {found}"))
 

@@ -11,7 +11,7 @@ from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.own_moves import Move, Order, Signing
+from loradeck.tui.model.sent_moves import Move, Order, Signing
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import age
 

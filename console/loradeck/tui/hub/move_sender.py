@@ -25,7 +25,7 @@ from loradeck.tui.gate.sign import after_signing
 from loradeck.tui.hub.connection import Connection
 from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
-from loradeck.tui.model.own_moves import Move, Order, OwnMove, Phase, Signing, Tell
+from loradeck.tui.model.sent_moves import Move, Order, OwnMove, Phase, Signing, Tell
 from loradeck.tui.model.state import ORDERED, ConsoleState
 
 LOOK_UP_S = 2.0
@@ -42,21 +42,21 @@ class MoveSender:
         self._hub = hub
         self._state = state
         self._changed = changed
-        self._told: list[OwnMove] = []
+        self._reported: list[OwnMove] = []
 
     def begin(self, moves: Sequence[Move]) -> list[OwnMove]:
         """Take moves in before the first byte is sent, so that no second key can send them again."""
         owns = [self._state.sent(move) for move in moves]
-        self._told = owns
-        self.retell()
+        self._reported = owns
+        self.refresh_tell()
         return owns
 
     @property
-    def told(self) -> Sequence[OwnMove]:
+    def reported(self) -> Sequence[OwnMove]:
         """The moves that the TELL line speaks of."""
-        return self._told
+        return self._reported
 
-    def take_up(self, moves: Iterable[tuple[Move, int]], now_ms: int) -> list[OwnMove]:
+    def adopt(self, moves: Iterable[tuple[Move, int]], now_ms: int) -> list[OwnMove]:
         """Moves that a console which was cut off had sent, with when it did (wall-clock milliseconds).
 
         What became of them is not known here; `look_up` asks.
@@ -64,20 +64,20 @@ class MoveSender:
         now = self._state.clock()
         owns = [OwnMove(move, now - max(0, now_ms - ms) / 1000, ms, phase=Phase.UNKNOWN) for move, ms in moves]
         self._state.own += owns
-        self._told = owns
-        self.retell()
+        self._reported = owns
+        self.refresh_tell()
         return owns
 
     async def look_up(self, owns: Sequence[OwnMove]) -> None:
         """Find out what became of moves whose answer is not here."""
         await asyncio.gather(*(self._look_up(own) for own in owns))
 
-    def retell(self) -> None:
+    def refresh_tell(self) -> None:
         """Keep the TELL line at the newest that is known of the last moves."""
-        if len(self._told) == 1:
-            self._state.tell = tell_of(self._state, self._told[0])
-        elif self._told:
-            self._state.tell = tell_of_all(self._state, self._told)
+        if len(self._reported) == 1:
+            self._state.tell = tell_of(self._state, self._reported[0])
+        elif self._reported:
+            self._state.tell = tell_of_all(self._state, self._reported)
 
     def dismiss(self) -> bool:
         """Esc on the TELL line. A move that is not settled stays told. Returns whether there was one to dismiss."""
@@ -85,16 +85,16 @@ class MoveSender:
         if self._state.screen in ORDERED and told is not None and told.closes:
             self._state.order_tell = None
             return True
-        if self._state.tell is None or not all(self._state.is_finished(own) for own in self._told):
+        if self._state.tell is None or not all(self._state.is_finished(own) for own in self._reported):
             return False
-        self._state.tell, self._told = None, []
+        self._state.tell, self._reported = None, []
         return True
 
     @property
     def watched(self) -> set[tuple[str, str]]:
         """Rows whose changes are drawn at once: those of moves that have not settled, and of the last one."""
         waiting = [own for own in self._state.own[-20:] if not self._state.is_finished(own)]
-        waiting += self._told
+        waiting += self._reported
         return {key for own in waiting for key in (own.move.row, *own.moved)}
 
     async def deliver(self, owns: Sequence[OwnMove]) -> None:
@@ -222,5 +222,5 @@ class MoveSender:
         own.phase = phase
         own.trouble = trouble
         own.answered_at = self._state.clock()
-        self.retell()
+        self.refresh_tell()
         self._changed()

@@ -35,10 +35,10 @@ from loradeck.tui.model.state import ConsoleState
 if TYPE_CHECKING:
     from loradeck.client.api import HubApi
 
-COMPANY_S = 30.0
+RELATED_S = 30.0
 """How long what releases share is taken to hold while no pointer moves; their health is on their own rows."""
 
-COMPANY_KEPT = 4
+RELATED_KEPT = 4
 """Rows whose company is held: the selected one and those just left. Of a batch it is hundreds of releases each."""
 
 RESTS_S = 0.4
@@ -79,7 +79,7 @@ class Queries:
         self._notice = notice
         self._labels = Labels(hub, state)
         self._shown: tuple[frozenset[PointerKey], frozenset[str]] | None = None
-        self._company: tuple[PointerKey, int, float] | None = None
+        self._related: tuple[PointerKey, int, float] | None = None
 
     @property
     def _api(self) -> HubApi:
@@ -108,30 +108,30 @@ class Queries:
         await self._labels.learn(tenant)
         self._changed()
 
-    def company(self) -> None:
+    def related(self) -> None:
         """Ask what shares something with the selected row's release, once the selection rests on it."""
         state, row = self._state, self._state.row
         if row is None or state.screen is not Screen.TENANTS or state.link is not Link.LIVE:
             return
-        asked = self._company
+        asked = self._related
         generation, now = row.pointer.generation, state.clock()
         if state.last_key_at is not None and now - state.last_key_at < RESTS_S:
             return
-        if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > COMPANY_S:
-            self._company = (row.key, generation, now)
-            self._start(self._learn_company(row.key))
+        if asked is None or asked[:2] != (row.key, generation) or now - asked[2] > RELATED_S:
+            self._related = (row.key, generation, now)
+            self._start(self._learn_related(row.key))
 
-    async def _learn_company(self, key: PointerKey) -> None:
-        held = self._state.company
+    async def _learn_related(self, key: PointerKey) -> None:
+        held = self._state.related
         try:
             found = await self._api.company(*key)
         except ClientError:
             held.pop(key, None)  # the line says that it is not known
-            self._company = None
+            self._related = None
             return
         held.pop(key, None)
         held[key] = found
-        while len(held) > COMPANY_KEPT:
+        while len(held) > RELATED_KEPT:
             del held[next(iter(held))]
         self._changed()
 
@@ -166,10 +166,10 @@ class Queries:
             fetch.trouble = error_line(error)
         else:
             if gates is not None:
-                registry.take_gates(gates)
+                registry.replace_gates(gates)
                 state.fetched(Screen.GATES)
-            registry.take_adapters(adapters)
-            registry.take_data(datasets, suites)
+            registry.replace_adapters(adapters)
+            registry.replace_data(datasets, suites)
             state.fetched(Screen.ADAPTERS)
             state.fetched(Screen.DATA)
         finally:
@@ -183,7 +183,7 @@ class Queries:
         fetch.tried = self._state.clock()
         try:
             found = await self._api.attestations(kind=AttestationKind.EVALUATION, subject=release)
-            self._state.registry.take_scores(release, found)
+            self._state.registry.replace_scores(release, found)
             fetch.at, fetch.trouble = self._state.clock(), ""
         except ClientError as error:
             fetch.trouble = error_line(error)
@@ -194,7 +194,7 @@ class Queries:
     async def sheet(self, reviewing: Reviewing) -> None:
         """A candidate's sampled answers, as the hub has them now."""
         try:
-            reviewing.take(await self._api.review_sheet(*reviewing.candidate))
+            reviewing.update(await self._api.review_sheet(*reviewing.candidate))
         except ClientError as error:
             reviewing.trouble = error_line(error)
 

@@ -9,7 +9,7 @@ from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
-from loradeck.tui.lines.records import base_of, live_on
+from loradeck.tui.lines.registry import base_of, live_on
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import BLANK, Line, Span, age, line, percent, title

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from loradeck.client.errors import ClientError
 from loradeck.client.terminal_text import clean
-from loradeck.tui.model.own_moves import OPEN, OwnMove, Phase, Tell
 from loradeck.tui.model.progress import is_done, proven
+from loradeck.tui.model.sent_moves import OPEN, OwnMove, Phase, Tell
 from loradeck.tui.model.state import ConsoleState
 
 

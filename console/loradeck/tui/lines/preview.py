@@ -27,7 +27,7 @@ from loradeck.tui.gate.verdict import Act, Ask, Refuse, Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.key_map import Keys
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.own_moves import Tell
+from loradeck.tui.model.sent_moves import Tell
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import (
     BLANK,
@@ -216,7 +216,7 @@ _SHARED = {
 def also_line(state: ConsoleState, row: TenantRow) -> Line:
     """Live releases that share something with this one, those in trouble first, each under its likeliest tie."""
     label = Span(" ALSO  ", "label")
-    company = state.company.get(row.key)
+    company = state.related.get(row.key)
     if company is None or company.generation != row.pointer.generation:
         return line(label, Span("what shares its data, recipe, base move or batch: not looked up yet", "dim"))
     if not company.companions:

@@ -33,13 +33,13 @@ def review_head(state: ConsoleState, reviewing: Reviewing, width: int) -> list[L
     room = max(1, width - LABEL - 3)
     start = max(0, min(reviewing.at - room // 2, len(marks) - room))
     lines.append(line(Span(f" {'YOU':<{LABEL}}", "label"), *marks[start : start + room]))
-    said = f"{len(reviewing.said)} of {len(sheet.items)} judged, {reviewing.bad} bad"
+    said = f"{len(reviewing.verdicts)} of {len(sheet.items)} judged, {reviewing.bad} bad"
     lines.append(line(Span(" " * (LABEL + 1)), Span(f"+ good   - bad   . not judged   {said}", "dim")))
     return lines
 
 
 def _mark(reviewing: Reviewing, n: int) -> Span:
-    good = reviewing.said.get(reviewing.items[n].id)
+    good = reviewing.verdicts.get(reviewing.items[n].id)
     mark, style = (".", "dim") if good is None else ("+", "good") if good else ("-", "bad")
     return Span(mark, "bar") if n == reviewing.at else Span(mark, style)
 
@@ -49,7 +49,7 @@ def item_lines(reviewing: Reviewing, width: int) -> list[Line]:
     if not reviewing.items:
         return []
     item = reviewing.items[reviewing.at]
-    good = reviewing.said.get(item.id)
+    good = reviewing.verdicts.get(item.id)
     verdict = Span("not judged", "dim") if good is None else Span("good", "good") if good else Span("BAD", "bad")
     scored = Span("scored as right", "dim") if item.exact else Span("scored as wrong", "warn")
     number = f"{reviewing.at + 1} of {len(reviewing.items)}"

@@ -13,8 +13,8 @@ from loradeck.tui.gate.verdict import Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.key_map import Keys
 from loradeck.tui.lines.preview import WIDE, armed_line, goes_to, tell_lines
-from loradeck.tui.model.own_moves import OwnMove, Phase
 from loradeck.tui.model.progress import is_done, proven
+from loradeck.tui.model.sent_moves import OwnMove, Phase
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, clock, count, fit, line, percent, plural, title, width_of
 

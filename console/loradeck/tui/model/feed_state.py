@@ -88,7 +88,7 @@ class FeedState:
     chain: ChainCheck = field(default_factory=ChainCheck)
     registry: Registry = field(default_factory=Registry)
     fetches: dict[Screen, Fetch] = field(default_factory=lambda: {which: Fetch() for which in FETCHED})
-    company: dict[PointerKey, RelatedReleases] = field(default_factory=dict)
+    related: dict[PointerKey, RelatedReleases] = field(default_factory=dict)
     """What other live releases share with a row's, of rows that were looked at."""
 
     received: dict[tuple[str, Hashable], float] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class FeedState:
                 yield
         for n, node in enumerate(state.nodes):
             nodes[node.node] = node
-            self.history.take(node, self.clock())
+            self.history.record(node, self.clock())
             if n % STEP == STEP - 1:
                 yield
         now = self._heard()
@@ -219,7 +219,7 @@ class FeedState:
             self._bases[row.live.base] = row.live.base_label
 
     def _learn_node(self, node: NodeRow) -> None:
-        self.history.take(node, self.clock())
+        self.history.record(node, self.clock())
         for replica in node.replicas:
             self._remember(replica.loaded)
 

@@ -38,7 +38,7 @@ class FollowedJob:
             if (event.attempt, event.seq) <= self.last_event:
                 continue
             self.last_event = (event.attempt, event.seq)
-            if told := _told(event):
+            if told := _reported(event):
                 self.log.add([told])
             if event.step is None or not event.metrics:
                 continue
@@ -67,7 +67,7 @@ class FollowedJob:
         return (of - self._last[0]) * seconds / steps if steps >= 2 and seconds > 0 else None
 
 
-def _told(event: ExecutorEvent) -> str:
+def _reported(event: ExecutorEvent) -> str:
     """An event in the log, with a star in front: what the executor reported, not what it printed."""
     quiet = event.type in (ExecutorEventType.PROGRESS, ExecutorEventType.HEARTBEAT) and not event.message
     if quiet:

@@ -68,7 +68,7 @@ class History:
 
     _nodes: dict[str, dict[str, Ring]] = field(default_factory=dict)
 
-    def take(self, node: NodeRow, now: float) -> None:
+    def record(self, node: NodeRow, now: float) -> None:
         """A node's row that has just come. `now`: seconds of the console's clock.
 
         What a node that is away said last is no news of now, and neither is what a driver that hangs said last.

@@ -74,7 +74,7 @@ class Registry:
     unreadable: int = 0
     """Gate results of another version of the hub, left out."""
 
-    def take_gates(self, attestations: Iterable[Attestation]) -> None:
+    def replace_gates(self, attestations: Iterable[Attestation]) -> None:
         """All gate results there are."""
         gates, self.unreadable = {}, 0
         for found in attestations:
@@ -86,17 +86,17 @@ class Registry:
             gates[found.seq] = Gate(found.seq, found.tenant, found.route or "-", result, found.by, found.at_ms, found)
         self.gates = gates
 
-    def take_adapters(self, versions: Iterable[AdapterVersion]) -> None:
+    def replace_adapters(self, versions: Iterable[AdapterVersion]) -> None:
         """All adapter versions there are."""
         self.adapters = {version.digest: version for version in versions}
 
-    def take_data(self, datasets: Iterable[DatasetEntry], suites: Iterable[SuiteEntry]) -> None:
+    def replace_data(self, datasets: Iterable[DatasetEntry], suites: Iterable[SuiteEntry]) -> None:
         """All datasets and suites there are."""
         entries = [DataEntry(entry.digest, "dataset", entry.manifest, entry) for entry in datasets]
         entries += [DataEntry(entry.digest, "suite", entry.manifest, entry) for entry in suites]
         self.data = {entry.digest: entry for entry in entries}
 
-    def take_scores(self, release: str, attestations: Iterable[Attestation]) -> None:
+    def replace_scores(self, release: str, attestations: Iterable[Attestation]) -> None:
         """The evaluations of one release, oldest first. Items are dropped: they may be many."""
         reports = []
         for found in attestations:

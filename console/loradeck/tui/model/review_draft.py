@@ -19,7 +19,7 @@ class Reviewing:
 
     candidate: Candidate
     sheet: ReviewSheet | None = None
-    said: dict[str, bool] = field(default_factory=dict)
+    verdicts: dict[str, bool] = field(default_factory=dict)
     """Item id -> whether its answer is good."""
 
     notes: dict[str, str] = field(default_factory=dict)
@@ -29,10 +29,10 @@ class Reviewing:
     trouble: str = ""
     """Why the hub has no answers to look at."""
 
-    def take(self, sheet: ReviewSheet) -> None:
+    def update(self, sheet: ReviewSheet) -> None:
         """The sheet as the hub has it now."""
         if self.sheet is None or self.sheet.answers != sheet.answers:
-            self.said, self.notes, self.at = {}, {}, 0
+            self.verdicts, self.notes, self.at = {}, {}, 0
         self.sheet, self.trouble = sheet, ""
 
     @property
@@ -48,7 +48,7 @@ class Reviewing:
             suite=self.sheet.suite,
             answers=self.sheet.answers,
             items=tuple(
-                ReviewedItem(id=item.id, good=self.said[item.id], note=self.notes.get(item.id, ""))
+                ReviewedItem(id=item.id, good=self.verdicts[item.id], note=self.notes.get(item.id, ""))
                 for item in self.items
             ),
         )
@@ -56,16 +56,16 @@ class Reviewing:
     @property
     def left(self) -> int:
         """Answers without a verdict."""
-        return len(self.items) - len(self.said)
+        return len(self.items) - len(self.verdicts)
 
     @property
     def bad(self) -> int:
-        return sum(not good for good in self.said.values())
+        return sum(not good for good in self.verdicts.values())
 
     def step(self, by: int) -> None:
         self.at = max(0, min(len(self.items) - 1, self.at + by))
 
-    def say(self, good: bool, note: str = "") -> None:
+    def judge(self, good: bool, note: str = "") -> None:
         """A verdict on the answer that is looked at; then on to the next one that has none.
 
         `note`: what is wrong with a bad one; without it none is kept of an earlier verdict.
@@ -73,9 +73,9 @@ class Reviewing:
         if not self.items:
             return
         item = self.items[self.at]
-        self.said[item.id] = good
+        self.verdicts[item.id] = good
         self.notes.pop(item.id, None)
         if note:
             self.notes[item.id] = note
-        after = [n for n, item in enumerate(self.items) if item.id not in self.said]
+        after = [n for n, item in enumerate(self.items) if item.id not in self.verdicts]
         self.at = next((n for n in after if n > self.at), after[0] if after else self.at)

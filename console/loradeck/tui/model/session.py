@@ -20,8 +20,8 @@ from loradeck.client.config import Context, state_path
 from loradeck.schemas.ids import PointerKey
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.list_order import Sort
-from loradeck.tui.model.own_moves import Move, MoveKind, OwnMove, Request
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
+from loradeck.tui.model.sent_moves import Move, MoveKind, OwnMove, Request
 from loradeck.tui.model.state import ConsoleState
 
 log = logging.getLogger("loradeck.console")
@@ -72,7 +72,7 @@ class Session(BaseModel):
     """Filter of the tenants' list."""
 
     row: PointerKey | None = None
-    told: tuple[SentMove, ...] = ()
+    sent: tuple[SentMove, ...] = ()
     commands: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
 
@@ -82,7 +82,7 @@ class Session(BaseModel):
 
     def moves(self) -> Iterable[tuple[Move, int]]:
         """The moves that were told, with when they were sent; those of another version are left out."""
-        for sent in self.told:
+        for sent in self.sent:
             with contextlib.suppress(ValidationError, KeyError):
                 yield sent.move(), sent.sent_ms
 
@@ -109,7 +109,7 @@ def of(
         sort=state.sort,
         filter=state.tenant_list.filter.text,
         row=state.tenant_list.selected,
-        told=tuple(SentMove.of(own.move, own.sent_ms) for own in sent),
+        sent=tuple(SentMove.of(own.move, own.sent_ms) for own in sent),
         commands=tuple(commands),
         filters=tuple(filters),
     )

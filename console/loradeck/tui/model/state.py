@@ -22,9 +22,9 @@ from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import list_order as order
 from loradeck.tui.model.feed_state import Changed, FeedState
 from loradeck.tui.model.list_order import Arranging, Ordered, Sort
-from loradeck.tui.model.own_moves import OPEN, Move, MoveKind, OwnMove, Phase, Tell
 from loradeck.tui.model.review_draft import Candidate, Reviewing
 from loradeck.tui.model.selectable_list import Listing, RowFilter
+from loradeck.tui.model.sent_moves import OPEN, Move, MoveKind, OwnMove, Phase, Tell
 
 FREEZE_S = 2.0
 """The order of rows stays as it is for this long after a key."""

@@ -18,7 +18,7 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.lineage import lineage_lines
-from loradeck.tui.lines.records import ADAPTER_COLUMNS, adapter_cells, adapter_lines
+from loradeck.tui.lines.registry import ADAPTER_COLUMNS, adapter_cells, adapter_lines
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.text.spans import Line, Span

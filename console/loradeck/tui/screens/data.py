@@ -6,7 +6,7 @@ from typing import Any
 
 from loradeck.tui.gate.seen_frames import Shown
 from loradeck.tui.keys.screen import Screen
-from loradeck.tui.lines.records import DATA_COLUMNS, data_cells, data_lines
+from loradeck.tui.lines.registry import DATA_COLUMNS, data_cells, data_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.text.spans import Line, Span
 

@@ -10,7 +10,7 @@ from loradeck.tui.gate.seen_frames import Shown
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import EVENT_COLUMNS, event_cells
-from loradeck.tui.lines.details import event_lines
+from loradeck.tui.lines.events import event_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.text.spans import Line, Span
 

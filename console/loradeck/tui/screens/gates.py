@@ -13,7 +13,7 @@ from loradeck.tui.hub.queries import Queries
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.preview import tell_lines
-from loradeck.tui.lines.records import GATE_COLUMNS, gate_cells, gate_lines
+from loradeck.tui.lines.registry import GATE_COLUMNS, gate_cells, gate_lines
 from loradeck.tui.model.registry import Gate
 from loradeck.tui.model.review_draft import Reviewing
 from loradeck.tui.model.state import ConsoleState

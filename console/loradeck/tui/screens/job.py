@@ -10,7 +10,7 @@ from textual.screen import Screen
 
 from loradeck.client.terminal_text import clean
 from loradeck.tui.hub.queries import Queries
-from loradeck.tui.lines.job_page import job_head
+from loradeck.tui.lines.jobs import job_head
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, line, spread

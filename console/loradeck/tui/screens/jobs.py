@@ -12,7 +12,7 @@ from loradeck.tui.hub.queries import Queries
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import JOB_COLUMNS, job_cells
-from loradeck.tui.lines.details import job_lines
+from loradeck.tui.lines.jobs import job_lines
 from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.state import ConsoleState

@@ -217,7 +217,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
             self._key_actions.typed.prompt_left()
         elif event.key == "enter":
             self._key_actions.typed.submitted(asking, self.prompt.value)
-        elif self.prompt.take(event) and asking is Asking.FILTER:
+        elif self.prompt.key(event) and asking is Asking.FILTER:
             self._key_actions.typed.filter_typed(self.prompt.value)
 
     def on_paste(self, event: events.Paste) -> None:

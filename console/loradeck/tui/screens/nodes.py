@@ -10,7 +10,7 @@ from loradeck.tui.gate.seen_frames import Shown
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import NODE_COLUMNS, node_cells
-from loradeck.tui.lines.hardware import node_lines, node_page
+from loradeck.tui.lines.nodes import node_lines, node_page
 from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.text.spans import Line, Span, line

@@ -108,7 +108,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             self._leave(sign=True)
 
     def _say(self, good: bool, note: str = "") -> None:
-        self.reviewing.say(good, note)
+        self.reviewing.judge(good, note)
         self._top = 0
         self.show()
 

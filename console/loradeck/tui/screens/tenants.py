@@ -77,7 +77,7 @@ class TenantsScreen(ListScreen):
             if notice.startswith((f"{key} not armed", f"{key} locked")):
                 now = verdict.why if isinstance(verdict, Refuse) else ""
                 if now != notice:
-                    self.prompt.say(now, "warn")
+                    self.prompt.show_notice(now, "warn")
 
     @property
     def handlers(self) -> Handlers:
@@ -97,7 +97,7 @@ class TenantsScreen(ListScreen):
     def _mark_related(self) -> None:
         """Mark the rows whose live releases share something with this one, or unmark them when all are marked."""
         state, row, key = self.state, self.state.row, self.key(Action.MARK_RELATED)
-        company = state.company.get(row.key) if row is not None else None
+        company = state.related.get(row.key) if row is not None else None
         if row is None or company is None or company.generation != row.pointer.generation:
             self.window.notice(f"{key} off: what shares something with this row is not known yet", "warn")
             return

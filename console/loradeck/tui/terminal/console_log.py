@@ -37,7 +37,7 @@ def keep_log() -> Path | None:
     return path
 
 
-def tell_end(status: int, path: Path | None) -> None:
+def report_end(status: int, path: Path | None) -> None:
     """One line on stderr after a console that was not left by its own key. A terminal that is gone is not told."""
     why = f"ended by {signal.Signals(status - 128).name}" if status > 128 else "ended by a fault of its own"
     where = f"; log: {path}" if path is not None else ""

@@ -40,7 +40,7 @@ class Prompt(Lines):
         self._notice = ("", "")
         self._height = 1
 
-    def say(self, text: str, style: str = "") -> None:
+    def show_notice(self, text: str, style: str = "") -> None:
         """The notice: replaces the one before. It is seen when nothing is being typed."""
         self._notice = (text, style)
         self._draw()
@@ -73,7 +73,7 @@ class Prompt(Lines):
         self.asking = None
         self._draw()
 
-    def take(self, event: events.Key) -> bool:
+    def key(self, event: events.Key) -> bool:
         """A key while it is open. Returns whether the text changed."""
         before = self._typed.text
         if event.key == "tab":

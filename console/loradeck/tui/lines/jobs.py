@@ -1,15 +1,18 @@
-"""A job's page above its log: how far it is, how fast, and its figures by step. Lines without a toolkit."""
+"""A job: its pane, and the head of its page with figures by step."""
 
 from __future__ import annotations
 
+import json
+
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.jobs import Job, JobState, PrepareSpec
+from loradeck.schemas.ids import short
+from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.tui.lines.columns import progress_bar
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.plots import plot
-from loradeck.tui.text.spans import Line, Span, age, fit, line, title
+from loradeck.tui.text.spans import Line, Span, age, fit, line, plural, title
 
 FIGURES = ("loss", "grad_norm", "token_accuracy", "exact", "valid")
 """What is plotted, the first two that there are."""
@@ -83,3 +86,69 @@ def _log_title(state: ConsoleState, following: FollowedJob) -> str:
         ago = f", as of {age(state.clock() - fetch.at)} ago" if fetch.at is not None else ""
         told += f"   no answer{ago}: {clean(fetch.trouble)}"
     return told
+
+
+# ---- the pane -----------------------------------------------------------------------------------------------
+
+
+def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
+    """A job: what it is for, how far it is, and what it said last."""
+    lines = [title(f"{clean(job.kind)} {clean(job.id)}   {job.state.value}", width)]
+    lines.append(line(Span(" FOR   ", "label"), _spec(state, job)))
+    ran = ""
+    if job.started_ms is not None:
+        until = job.ended_ms or state.hub_now_ms or job.started_ms
+        ran = f"   ran {age((until - job.started_ms) / 1000)}"
+    where = f"on {clean(job.node)}" if job.node else "not on a node yet"
+    if isinstance(job.spec, PrepareSpec) and not job.node:
+        where = "on all placed nodes"
+    lines.append(
+        line(
+            Span(" WHERE ", "label"),
+            f"{where}   attempt {job.attempt}{ran}   asked by {clean(job.by)} {state.when(job.created_ms)}",
+        )
+    )
+    lines.append(line(Span(" AT    ", "label"), progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))
+    metrics = "   ".join(f"{clean(name).replace('_', ' ')} {value:.4g}" for name, value in sorted(job.metrics.items()))
+    none = "no figures yet" if job.ended_ms is None else "no figures"
+    lines.append(line(Span(" SAYS  ", "label"), metrics or Span(none, "dim")))
+    code = f"{clean(job.code)}: " if job.code else ""
+    lines.append(line("       ", Span(f"{code}{clean(job.message)}", "bad" if job.code else "")))
+    if job.result:
+        made = "   ".join(f"{name} {_plain(value)}" for name, value in sorted(job.result.items()))
+        lines.append(line(Span(" MADE  ", "label"), clean(made)))
+    return lines
+
+
+def _plain(value: object) -> str:
+    """A result as text; digests in short, what is nested as JSON."""
+    if isinstance(value, str):
+        return value[:12] if len(value) == 64 else value
+    return json.dumps(value, sort_keys=True)
+
+
+def _left(state: ConsoleState, job: Job) -> str:
+    """Time left at the speed so far; only of a first attempt that has done a few steps: others began further on."""
+    now = state.hub_now_ms
+    if job.attempt > 1 or job.ended_ms is not None or job.started_ms is None:
+        return ""
+    if now is None or not job.step or not job.of:
+        return ""
+    left = (now - job.started_ms) / 1000 / job.step * (job.of - job.step)
+    return f"about {age(left)} left" if job.step >= 3 and left > 0 else ""
+
+
+def _spec(state: ConsoleState, job: Job) -> str:
+    match job.spec:
+        case TrainSpec() as spec:
+            return (
+                f"{spec.tenant}/{spec.name}   {spec.steps} steps x {spec.batch}   rank {spec.rank}   "
+                f"rate {spec.learning_rate:g}   base {short(spec.base)}   "
+                f"{plural(len(spec.datasets), 'dataset')} {short(spec.datasets[0])}"
+            )
+        case EvaluateSpec() as spec:
+            return f"{spec.tenant} {state.name_of(spec.release)} on suite {short(spec.suite)} for {spec.route}"
+        case MergeSpec() as spec:
+            return f"{spec.tenant} {state.name_of(spec.release)} into its base"
+        case PrepareSpec() as spec:
+            return f"{spec.tenant}/{spec.route} {state.name_of(spec.release)} before its promote commits"

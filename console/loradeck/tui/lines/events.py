@@ -1,0 +1,54 @@
+"""The pane of the selected event."""
+
+from __future__ import annotations
+
+import json
+
+from loradeck.client.terminal_text import clean
+from loradeck.client.times import stamp
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import Event, EventKind
+from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.spans import Line, Span, age, line, title
+
+
+def event_lines(state: ConsoleState, event: Event, width: int) -> list[Line]:
+    """An event: who, what, why, and its place in the chain."""
+    where = f"{event.tenant}/{event.route}" if event.route else event.tenant
+    lines = [title(f"rev {event.rev}   {event.kind.value.replace('_', ' ')}   {clean(where)}", width)]
+    old = state.age_of(event.at_ms)
+    lines.append(
+        line(
+            Span(" WHEN  ", "label"),
+            f"{stamp(event.at_ms)}{f'   {age(old)} ago' if old is not None else ''}   by {clean(event.actor)} "
+            f"({event.role.value}){'   OVERRIDE' if event.override else ''}",
+        )
+    )
+    if event.pointer is not None:
+        beneath = "  ".join(state.name_of(digest) for digest in event.pointer.beneath[:6]) or "nothing"
+        lines.append(
+            line(
+                Span(" MOVED ", "label"),
+                f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}   gen {event.generation}   "
+                f"beneath: {beneath}{'   held' if event.pointer.held else ''}",
+            )
+        )
+    if event.kind is EventKind.PIN:
+        path = f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}"
+        made = stamp(int(event.payload.get("at_ms", 0)))
+        on = f"on {clean(str(event.payload.get('node', '-')))} alone, {made} by its clock"
+        lines.append(line(Span(" PINNED", "warn"), f" {path}   {on}"))
+    lines.append(line(Span(" WHY   ", "label"), clean(event.reason) or Span("no reason given", "dim")))
+    lines.append(line(Span(" CASE  ", "label"), clean(event.incident or "") or Span("no incident attached", "dim")))
+    if event.undoes:
+        lines.append(line(Span(" UNDOES", "label"), f" {', '.join(short(undone) for undone in event.undoes)}"))
+    if event.payload:
+        lines.append(line(Span(" DATA  ", "label"), clean(json.dumps(event.payload, sort_keys=True))))
+    lines.append(
+        line(
+            Span(" CHAIN ", "label"),
+            f"event {short(event.id)}   txn {short(event.txn)}   epoch {event.epoch}   "
+            f"hash {event.hash[:8]} after {event.prev_hash[:8]}",
+        )
+    )
+    return lines
