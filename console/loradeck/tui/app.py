@@ -1,4 +1,4 @@
-"""The console: follows the hub, draws what it says, and sends what the dispatch gate lets through."""
+"""The console: follows the hub, draws its state, and sends the moves that the gate lets through."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Deck(App[Context], inherit_bindings=False):
         """
         Args:
             hub: the hub.
-            context: what this hub is called here, shown until it has said its own name.
+            context: the hub's name here, shown until the hub has sent its own.
             read_only: why nothing may be changed from here; None: it may.
             keys: the keys of the person at this console.
             contexts: reads the hubs that `:ctx` may go to, by name; may raise ConfigError. The app ends with the one
@@ -127,7 +127,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.key_actions.do(action)
 
     def session(self, now_ms: int, *, cut: bool) -> Session:
-        """What the next console on this hub needs to go on where this one is."""
+        """The session that the next console on this hub continues."""
         typed = self.typed
         return sessions.of(
             self.state,
@@ -141,6 +141,7 @@ class Deck(App[Context], inherit_bindings=False):
     # ---- life ------------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
+        """Install the lists, follow the hub, and end cleanly on a signal."""
         for which, screen in self.lists.items():
             self.install_screen(screen, which.value)
         self.push_screen(Screen.TENANTS.value)
@@ -153,7 +154,7 @@ class Deck(App[Context], inherit_bindings=False):
                 loop.add_signal_handler(number, self._end, number)
 
     def _end(self, number: signal.Signals) -> None:
-        """A signal: leave the terminal clean. What was sent goes on at the hub."""
+        """End on a signal and leave the terminal clean. Moves that were sent go on at the hub."""
         log.warning("ended by %s", number.name)
         self.exit(return_code=128 + number)
 
@@ -162,9 +163,11 @@ class Deck(App[Context], inherit_bindings=False):
         super()._handle_exception(error)
 
     def on_terminal_gone(self, event: TerminalGone) -> None:
+        """End when the terminal has hung up."""
         self._end(signal.SIGHUP)
 
     async def on_unmount(self) -> None:
+        """Close the connections to the hub."""
         await self._hub.aclose()
 
     @property
@@ -194,7 +197,7 @@ class Deck(App[Context], inherit_bindings=False):
 
     @property
     def keeps_up(self) -> bool:
-        """Whether the terminal has taken all that was written. What repeats itself waits until it has."""
+        """Whether the terminal has accepted all output so far. Periodic redraws wait until it has."""
         return self._written() == self._accepted()
 
     def post_display_hook(self) -> None:
@@ -210,6 +213,7 @@ class Deck(App[Context], inherit_bindings=False):
             self._seen()
 
     def on_terminal_answered(self, event: TerminalAnswered) -> None:
+        """Note that the terminal has drawn a frame."""
         self.seen.answered()
         if self.seen.look().seen_at is not None:
             self._seen()
@@ -221,7 +225,7 @@ class Deck(App[Context], inherit_bindings=False):
     # ---- drawing ---------------------------------------------------------------------------------------------
 
     def draw_front(self) -> None:
-        """Draw what the list in front knows now; as soon as the terminal has taken the last frame."""
+        """Draw the list in front, as soon as the terminal has accepted the last frame."""
         front = self.front
         if front is None or self._owes_frame:
             return
@@ -261,7 +265,7 @@ class Deck(App[Context], inherit_bindings=False):
                 del item
 
     async def _load(self, listed: Listed | HubState) -> None:
-        """Everything, anew. Keys come through meanwhile."""
+        """Load a full list. Keys come through meanwhile."""
         for _ in self.state.loading(listed):
             await asyncio.sleep(0)
         self.set_timer(1.0, freeze_large_list)  # the text it came in is let go by then
@@ -271,7 +275,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.draw_front()
 
     def _take(self, item: LinkChange | FeedMessage) -> None:
-        """One item of the feed. What concerns one's own moves is drawn at once."""
+        """Apply one item of the feed. Rows of one's own moves are drawn at once."""
         match item:
             case LinkChange():
                 if item.state is FeedLink.UP:
@@ -287,7 +291,7 @@ class Deck(App[Context], inherit_bindings=False):
                     self.draw_front()
 
     def _go_on(self) -> None:
-        """Where the last console on this hub was cut off; once, with the first list."""
+        """Continue the session of a console that was cut off lately; once, with the first list."""
         session, self._session = self._session, Session()
         now_ms = int(time.time() * 1000)
         if self._at is not None or not session.goes_on(now_ms):
@@ -358,7 +362,7 @@ class Deck(App[Context], inherit_bindings=False):
     # ---- keys ------------------------------------------------------------------------------------------------
 
     def after_key(self) -> None:
-        """Draw what a key has changed, and then ask for figures of what came into view."""
+        """Draw the effect of a key, and then ask for the figures of rows that came into view."""
         self.draw_front()
         self.call_after_refresh(self._show)  # the frame goes first
 

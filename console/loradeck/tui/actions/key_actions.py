@@ -28,7 +28,7 @@ from loradeck.tui.widgets.page import Page, pressed
 
 
 class KeyActions:
-    """Takes keys outside inputs. A list in front adds handlers of its own, or puts them in the place of these."""
+    """The keys outside inputs. A list in front adds handlers of its own, or replaces these."""
 
     def __init__(self, window: Window, state: ConsoleState, moves: Moves, typed: TypedText) -> None:
         self._window = window

@@ -72,7 +72,7 @@ class Moves:
         )
 
     def follow(self, action: Action, verdict: Verdict) -> None:
-        """Send, ask or say why not."""
+        """Carry out a verdict: send the moves, open the question, or show why not."""
         match verdict:
             case Refuse():
                 self._window.notice(verdict.why, "warn")

@@ -27,7 +27,7 @@ from loradeck.tui.widgets.prompt import Asking
 
 
 class TypedText:
-    """Takes what the line above the footer was given.
+    """The text typed into the line above the footer.
 
     Args:
         do: does an action as its key would.
@@ -153,7 +153,7 @@ class TypedText:
             self._window.notice(f"saved {plural(len(self._state.listing.order), 'row')} to {path}")
 
     def _write(self, name: str, text: str) -> str | None:
-        """Writes a new file. Returns where it is; None: a notice says why there is none."""
+        """Write a new file. Returns its path for people; None if it could not be written, which a notice explains."""
         path = Path(name)
         try:
             path = path.expanduser()
@@ -165,7 +165,7 @@ class TypedText:
         return clean(str(path.resolve()))
 
     def export(self, name: str) -> None:
-        """The events that the events screen lists, as a timeline in a new file. Its ending says which kind."""
+        """Write the events of the events screen to a new file as a timeline; the suffix chooses Markdown or JSON."""
         state = self._state
         write = {".md": as_markdown, ".json": as_json}.get(Path(name).suffix.lower())
         if write is None:

@@ -41,7 +41,7 @@ class Front(Protocol):
 
 
 class Window(Protocol):
-    """What is around the list in front. `context`: the hub's name here; `read_only`: why nothing may be changed."""
+    """The app around the list in front. `context`: the hub's name here; `read_only`: why nothing may be changed."""
 
     context: str
     production: bool
@@ -62,11 +62,11 @@ class Window(Protocol):
         ...
 
     def draw_front(self) -> None:
-        """Draw what the list in front knows now."""
+        """Draw the list in front."""
         ...
 
     def after_key(self) -> None:
-        """Draw what a key has changed, and then ask for figures of what came into view."""
+        """Draw the effect of a key, and then ask for the figures of rows that came into view."""
         ...
 
     def show_list(self, which: Screen) -> None:

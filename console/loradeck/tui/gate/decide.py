@@ -29,13 +29,13 @@ OWN_UNDO_S = 60.0
 """How long u undoes a move of one's own without asking."""
 
 DECIDED = frozenset({Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD, Action.QUIT, *ORDERS} - {Action.SIGN})
-"""Actions that need nothing but the selection: `decide` says what becomes of them."""
+"""Actions that need nothing but the selection: the ones that `decide` takes."""
 
 
 def decide(
     action: Action, state: ConsoleState, frame: Frame, *, read_only: str | None = None, make_key: NewKey = new_key
 ) -> Verdict:
-    """What becomes of one of DECIDED on the selected row, node or job.
+    """Decide on one of DECIDED for the selected row, node or job.
 
     Args:
         frame: the last frame handed to the terminal, and since when it is known to be seen.

@@ -1,6 +1,6 @@
-"""Orders to nodes and jobs: drain, cordon, uncordon, cancel, resume. Each asks first and says what would happen.
+"""Orders to nodes and jobs: drain, cordon, uncordon, cancel, resume. Each asks first and describes its effect.
 
-They move no pointer and may be sent again: what they ask for is a state, not a step. Nothing here sends anything.
+They move no pointer and may be sent again: an order asks for a state, not for a step. Nothing here sends anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
 def order_of(action: Action, state: ConsoleState) -> Verdict:
-    """What becomes of an order on the selected node or job. It never acts at once."""
+    """Decide on an order for the selected node or job. It never acts at once."""
     if action in (Action.CANCEL, Action.RESUME):
         job = state.jobs.get(state.job_list.selected or "")
         if job is None:
@@ -31,7 +31,7 @@ def order_of(action: Action, state: ConsoleState) -> Verdict:
 
 
 def outdated(order: Order, state: ConsoleState) -> str | None:
-    """Why a question no longer asks about what is; None: it still holds."""
+    """Why a question about a node or job is out of date; None while it still holds."""
     if order.action in (Action.CANCEL, Action.RESUME):
         job = state.jobs.get(order.subject)
         now = job_mark(job) if job is not None else None
@@ -44,12 +44,12 @@ def outdated(order: Order, state: ConsoleState) -> str | None:
 
 
 def node_mark(node: NodeRow) -> str:
-    """What of a node an order changes."""
+    """The state of a node that an order changes, in words."""
     return "drained" if node.drained else "cordoned" if node.cordoned else "taking jobs"
 
 
 def job_mark(job: Job) -> str:
-    """What of a job an order is about: its state, and the attempt that is in it."""
+    """The state of a job and the attempt that is in it, in words."""
     return f"{job.state.value}, attempt {job.attempt}"
 
 
@@ -87,7 +87,7 @@ def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
 
 
 def _where(node: NodeRow, replica: NodeReplica) -> str:
-    """On which GPUs an engine is, as the driver says; where it does not say, that."""
+    """The GPUs of an engine as the driver reports them, or that they are not known."""
     if replica.gpus or not node.gpus:
         return on_gpus(replica)
     return " (on which GPU is not known)"
@@ -158,7 +158,7 @@ def _from(job: Job) -> str:
 
 
 def took(order: Order, answer: NodeRow | Job) -> str:
-    """What the hub's answer to an order says."""
+    """The result of an order, in words, from the hub's answer."""
     if isinstance(answer, NodeRow):
         return f"{order.says}: it is {node_mark(answer)}"
     if order.action is Action.CANCEL and answer.state not in _OVER:

@@ -38,9 +38,9 @@ def offer(
     read_only: str | None = None,
     make_key: NewKey = new_key,
 ) -> Verdict:
-    """A promote of `candidate`: always asks; against its gate it needs `override`, and then a typed reason.
+    """Decide on a promote of `candidate`: it always asks; against its gate it needs `override` and a typed reason.
 
-    Only what is known here is refused here; the hub has the last word.
+    Only the reasons known here are checked here; the hub decides.
     """
     barred = barrier(Action.PROMOTE, state, read_only)
     if barred is not None:
@@ -100,5 +100,5 @@ def _missed(check: CheckResult) -> str:
 
 
 def _percent(share: float) -> str:
-    """71, or 2.4 where the decimal says something."""
+    """A share as percent: 71, or 2.4 if the decimal is not zero."""
     return f"{share * 100:.1f}".removesuffix(".0")

@@ -1,4 +1,4 @@
-"""The question that waits for y: frozen when it was asked, dropped when what it is about changes."""
+"""The question that waits for y: frozen when it was asked, dropped when its subject changes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Question:
-    """An `Ask` on the screen. `number` tells one question from the next, also on the terminal."""
+    """An `Ask` on the screen. `number` distinguishes it from other questions, also on the terminal."""
 
     action: Action
     ask: Ask
     number: int = field(default_factory=lambda: next(_numbers))
 
     def height(self, keys: Keys, width: int) -> int:
-        """Lines that all of it takes."""
+        """The number of lines that the whole question takes."""
         return len(self._head(keys, width)) + len(self.ask.listed) + 1
 
     def _head(self, keys: Keys, width: int) -> list[Line]:
@@ -58,7 +58,7 @@ class Question:
         return lines
 
     def outdated(self, state: ConsoleState) -> str | None:
-        """Why it no longer asks about what is: a pointer has moved since. None: it still holds."""
+        """Why the question is out of date, as when a pointer has moved since; None while it still holds."""
         if self.ask.order is not None:
             return outdated(self.ask.order, state)
         if (signing := self.ask.signing) is not None:

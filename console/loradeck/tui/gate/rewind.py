@@ -21,9 +21,9 @@ def rewind(
     *,
     read_only: str | None = None,
 ) -> Verdict:
-    """A rewind whose plan the hub has made: always asks, with every pointer of the plan and why some stay.
+    """Decide on a rewind that the hub has planned: it always asks, and lists each pointer that moves or stays.
 
-    What is sent is the plan: its own rev, and the generations it saw.
+    The request repeats the plan: its rev, and the generations it was made for.
     """
     barred = barrier(Action.REWIND, state, read_only)
     if barred is not None:
@@ -67,7 +67,7 @@ def _called(label: str | None, release: str | None) -> str:
 
 
 def undo_rewind(state: ConsoleState, event: Event, make_key: NewKey) -> Verdict:
-    """All of a rewind goes back as one, or nothing of it: it was one decision."""
+    """Decide on the undo of a rewind: all its pointers go back together, or none: it was one decision."""
     events = [one for one in state.events.values() if one.txn == event.txn and one.route is not None] or [event]
     for one in events:
         row = state.tenants.get((one.tenant, one.route or ""))

@@ -1,4 +1,4 @@
-"""What has been seen: proof that a frame is on the terminal before a key may act on it.
+"""Proof that a frame is on the terminal before a key may act on it.
 
 Written is not seen: over a slow link a frame may still be in a buffer. A terminal answers a cursor-position
 request (`ESC [ 6 n`) only after it has drawn what came before, so each new frame is followed by one, and its
@@ -24,7 +24,7 @@ OPEN_REQUESTS = 20
 
 @dataclass(frozen=True)
 class Shown:
-    """What the preview says that a key would act on. Figures that merely tick are no part of it."""
+    """The part of a preview that a key would act on. Figures that merely tick are no part of it."""
 
     tenant: str
     route: str
@@ -37,7 +37,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Frame:
-    """What was written last: the preview, and the question that waits for y. `seen_at`: None until proven."""
+    """The last frame written: its preview, and its question that waits for y. `seen_at`: None until proven."""
 
     shown: Shown | None = None
     question: int | None = None
@@ -48,8 +48,8 @@ class Frame:
 class SeenFrames:
     """Follows frames from written to seen.
 
-    `request` writes a cursor-position request after what was written so far. `written` counts what has been
-    handed to the terminal's writer, `accepted` what the terminal's file has taken of it.
+    `request` writes a cursor-position request after all output so far. `written` counts the characters handed to the
+    terminal's writer, `accepted` those that the terminal's file has accepted.
     """
 
     def __init__(

@@ -14,10 +14,10 @@ from loradeck.tui.text.spans import plural
 
 
 def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleState, read_only: str | None) -> Verdict:
-    """What becomes of V on the selected gate result: always a question, once every answer has a verdict.
+    """Decide on V for the selected gate result: always a question, once every answer has a verdict.
 
     Args:
-        reviewing: what was said of that candidate's answers here; None: nobody looked.
+        reviewing: the verdicts on that candidate's answers; None if nobody has looked at them here.
     """
     barred = barrier(Action.SIGN, state, read_only)
     if barred is not None:
@@ -54,7 +54,7 @@ def _why(reviewing: Reviewing, item: str) -> str:
 
 
 def after_signing(result: GateResult | None) -> str:
-    """What the gate makes of it, as the hub judged it anew."""
+    """The gate's result with a new signature, in words, as the hub has judged it."""
     if result is None:
         return "the gate waits for a report on another suite"
     notes = [clean(check.note) for check in result.checks if check.name == "review"]

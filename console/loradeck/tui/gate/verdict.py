@@ -1,4 +1,4 @@
-"""The gate's answers to a key: act, ask or refuse; and what bars an action whatever is selected."""
+"""The gate's verdicts on a key: act, ask or refuse; and the barriers that hold for every selection."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def off(state: ConsoleState, action: Action, why: str) -> Refuse:
 
 
 def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:
-    """What bars an action on every row: read-only, the role, the link, a hub that refuses moves.
+    """The barrier that stops an action on every row: read-only, the role, the link, a hub that refuses moves.
 
     Args:
         read_only: why this console may not change anything; None: it may.

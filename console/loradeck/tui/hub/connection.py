@@ -32,7 +32,7 @@ class Connection(Protocol):
         ...
 
     async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
-        """Say whose figures are wanted. What moves, comes, goes or changes a flag comes for every row and node."""
+        """Name the rows and nodes whose figures are wanted. Moves, flags, new and removed rows come for all of them."""
         ...
 
     async def aclose(self) -> None:
@@ -60,7 +60,7 @@ class HubConnection:
         return HubApi(Transport(self._endpoint), lookup_s=LOOKUP_S)
 
     async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
-        """Say whose figures are wanted."""
+        """Name the rows and nodes whose figures are wanted."""
         await self._feed.show(tuple(f"{tenant}/{route}" for tenant, route in sorted(rows)), tuple(sorted(nodes)))
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""Sends the moves that the gate let through, each once and under its own key, and finds out what became of them."""
+"""Sends the moves that the gate let through, each once and under its own key, and resolves their outcomes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MoveSender:
         self._reported: list[OwnMove] = []
 
     def begin(self, moves: Sequence[Move]) -> list[OwnMove]:
-        """Take moves in before the first byte is sent, so that no second key can send them again."""
+        """Record moves before the first byte is sent, so that no second key can send them again."""
         owns = [self._state.sent(move) for move in moves]
         self._reported = owns
         self.refresh_tell()
@@ -53,13 +53,13 @@ class MoveSender:
 
     @property
     def reported(self) -> Sequence[OwnMove]:
-        """The moves that the TELL line speaks of."""
+        """The moves whose outcome the TELL line reports."""
         return self._reported
 
     def adopt(self, moves: Iterable[tuple[Move, int]], now_ms: int) -> list[OwnMove]:
-        """Moves that a console which was cut off had sent, with when it did (wall-clock milliseconds).
+        """Adopt the moves of a console that was cut off, each with its time of sending (wall-clock milliseconds).
 
-        What became of them is not known here; `look_up` asks.
+        Their outcomes are unknown until `look_up` has asked the hub.
         """
         now = self._state.clock()
         owns = [OwnMove(move, now - max(0, now_ms - ms) / 1000, ms, phase=Phase.UNKNOWN) for move, ms in moves]
@@ -69,18 +69,18 @@ class MoveSender:
         return owns
 
     async def look_up(self, owns: Sequence[OwnMove]) -> None:
-        """Find out what became of moves whose answer is not here."""
+        """Resolve the outcomes of moves that have no answer yet."""
         await asyncio.gather(*(self._look_up(own) for own in owns))
 
     def refresh_tell(self) -> None:
-        """Keep the TELL line at the newest that is known of the last moves."""
+        """Bring the TELL line up to date with the last moves."""
         if len(self._reported) == 1:
             self._state.tell = tell_of(self._state, self._reported[0])
         elif self._reported:
             self._state.tell = tell_of_all(self._state, self._reported)
 
     def dismiss(self) -> bool:
-        """Esc on the TELL line. A move that is not settled stays told. Returns whether there was one to dismiss."""
+        """Close the TELL line, unless its move is unfinished. Returns whether there was one to close."""
         told = self._state.order_tell
         if self._state.screen in ORDERED and told is not None and told.closes:
             self._state.order_tell = None
@@ -92,7 +92,7 @@ class MoveSender:
 
     @property
     def watched(self) -> set[tuple[str, str]]:
-        """Rows whose changes are drawn at once: those of moves that have not settled, and of the last one."""
+        """Rows whose changes are drawn at once: those of unfinished moves, and of the last one."""
         waiting = [own for own in self._state.own[-20:] if not self._state.is_finished(own)]
         waiting += self._reported
         return {key for own in waiting for key in (own.move.row, *own.moved)}
@@ -112,7 +112,7 @@ class MoveSender:
         self._changed()
 
     async def order(self, order: Order) -> None:
-        """Send an order to a node or a job and tell what became of it. Sent twice it asks for the same."""
+        """Send an order to a node or a job and report its outcome. Sending it twice does no harm."""
         state, tell = self._state, self._tell_order
         tell(f"{order.says}: sending", "warn")
         try:
@@ -128,7 +128,7 @@ class MoveSender:
             tell(took(order, answer), "good")
 
     async def sign(self, signing: Signing) -> None:
-        """Send a signature and tell what became of it. Sent twice it is one."""
+        """Send a signature and report its outcome. Sending it twice makes one signature."""
         tell, look = self._tell_order, self._state.keys.shown(Action.OPEN)
         tell(f"{signing.says}: sending", "warn")
         try:

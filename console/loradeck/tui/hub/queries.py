@@ -1,6 +1,6 @@
-"""What the console asks of its hub beside moves: figures, records, labels, a promote's candidate, a rewind's plan.
+"""The console's queries to its hub: figures, records, labels, a promote's candidate, a rewind's plan.
 
-Nothing here changes anything at the hub. Answers go into the state; what stands in the way is told once.
+Nothing here changes anything at the hub. Answers go into the state; an error is shown as a notice.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from loradeck.client.api import HubApi
 
 RELATED_S = 30.0
-"""How long what releases share is taken to hold while no pointer moves; their health is on their own rows."""
+"""Seconds for which related releases are kept while no pointer moves; their health is on their own rows."""
 
 RELATED_KEPT = 4
-"""Rows whose company is held: the selected one and those just left. Of a batch it is hundreds of releases each."""
+"""Rows whose related releases are kept: the selected one and those just left. A batch has hundreds each."""
 
 RESTS_S = 0.4
-"""After the last key the selection rests: what a row is passed by for is not asked of the hub."""
+"""Seconds after the last key until the selection rests: rows passed on the way are not asked about."""
 
 MOST_ROWS = 1000
-"""Rows whose figures are asked for at once. Marked ones beyond that move all the same: the hub checks what was seen."""
+"""Rows whose figures are asked for at once. Marked rows beyond that move all the same: the hub checks generations."""
 
 FOLLOWED = 64
 """Nodes of a fleet that is small."""
@@ -60,7 +60,7 @@ class Queries:
     Args:
         start: runs a coroutine beside the keys.
         changed: called when an answer has changed what is on the screen.
-        notice: tells a line, with its style.
+        notice: shows a line, with its style.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Queries:
         return self._hub.api
 
     def show(self, rows: Collection[PointerKey], nodes: Collection[str]) -> None:
-        """Ask for the figures of these rows and nodes from now on; what moves or changes a flag comes for every row.
+        """Ask for the figures of these rows and nodes from now on; moves and flags come for every row.
 
-        Of a small fleet all nodes are followed, so that there is something to see of each when one looks.
+        All nodes of a small fleet are followed, so that there is history of each when a person looks.
         """
         state = self._state
         known = (key for key in rows if key in state.tenants)
@@ -100,7 +100,7 @@ class Queries:
             self._start(self._hub.show(*shown))
 
     def labels(self, in_view: Collection[Hashable]) -> None:
-        """Ask what releases are called that events name and no row has described. `in_view`: revs on the screen."""
+        """Ask for the labels of releases that events name and no row has described. `in_view`: revs on the screen."""
         for tenant in self._labels.wanted(in_view):
             self._start(self._learn(tenant))
 
@@ -109,7 +109,7 @@ class Queries:
         self._changed()
 
     def related(self) -> None:
-        """Ask what shares something with the selected row's release, once the selection rests on it."""
+        """Ask for the related releases of the selected row, once the selection rests on it."""
         state, row = self._state, self._state.row
         if row is None or state.screen is not Screen.TENANTS or state.link is not Link.LIVE:
             return
@@ -199,7 +199,7 @@ class Queries:
             reviewing.trouble = error_line(error)
 
     async def poll_job(self, job: FollowedJob) -> None:
-        """Ask for what is new of a job."""
+        """Ask for new events and log lines of a job."""
         fetch, line, now = job.fetch, job.last_line, self._state.clock()
         fetch.running, fetch.tried = True, now
         attempt, seq = job.last_event
@@ -219,7 +219,7 @@ class Queries:
     # ---- before a question ---------------------------------------------------------------------------------
 
     async def candidate(self, key: PointerKey, label: str | None) -> tuple[ReleaseView, GateResult | None] | None:
-        """The release that `p` would offer on a row, and its newest gate result; None: it was told why there is none.
+        """The release that `p` would offer on a row, and its newest gate result; None after a notice that says why not.
 
         `label`: the release that was named; None: the newest that is not live.
         """
@@ -257,7 +257,7 @@ class Queries:
         return None
 
     async def both(self, left: str, right: str) -> tuple[ReleaseDetail, ReleaseDetail, dict[str, str]] | None:
-        """Two releases with their manifests, and datasets by name; None: it was told why there is no answer."""
+        """Two releases with their manifests, and the names of datasets; None after a notice that says why not."""
         try:
             found = await self._api.release(left), await self._api.release(right)
             datasets = await self._api.datasets()
@@ -267,7 +267,7 @@ class Queries:
         return *found, {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in datasets}
 
     async def traces(self, asks: Action, at: PointerKey, release: str | None, last: int) -> Traced | None:
-        """A row's newest requests; None: it was told why there is no answer. `asks`: for which action."""
+        """A row's newest requests; None after a notice that says why not. `asks`: the action, for that notice."""
         try:
             return await self._api.traces(*at, release=release, last=last)
         except ClientError as error:
@@ -275,7 +275,7 @@ class Queries:
             return None
 
     async def plan(self, request: RewindRequest) -> RewindPlan | None:
-        """What the hub would do on a rewind; None: it was told why there is no answer."""
+        """The hub's plan of a rewind; None after a notice that says why not."""
         try:
             return await self._api.plan_rewind(request)
         except ClientError as error:

@@ -1,4 +1,4 @@
-"""What releases are called that no row has described, because they are live nowhere any more."""
+"""Labels of releases that no row describes, because they are live nowhere any more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_A_TIME = 4
 
 
 class Labels:
-    """Asks the hub once a tenant."""
+    """The labels to ask for. The hub is asked once a tenant."""
 
     def __init__(self, hub: Connection, state: ConsoleState) -> None:
         self._hub = hub
@@ -48,7 +48,7 @@ class Labels:
         return tenants
 
     async def learn(self, tenant: str) -> None:
-        """What this tenant's releases are called. Where the hub does not answer, ids are shown until the next try."""
+        """Fetch the labels of a tenant's releases. If the hub does not answer, ids are shown until the next try."""
         try:
             self._state.learn(tenant, await self._hub.api.releases(tenant))
         except ClientError:

@@ -1,4 +1,4 @@
-"""What a person can ask of the console, by name. Which key asks for it is said by the key table alone."""
+"""The names of everything a person can ask of the console. Their keys stand in the key table alone."""
 
 from __future__ import annotations
 
@@ -63,4 +63,4 @@ class Action(StrEnum):
 
 
 ORDERS = frozenset({Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME, Action.SIGN})
-"""Orders to nodes and jobs, and a signature. They move no pointer: a hub that refuses moves takes them."""
+"""Orders to nodes and jobs, and a signature. They move no pointer: a hub that refuses moves accepts them."""

@@ -1,4 +1,4 @@
-"""The keys of one person: the default table, with what the `[keys]` table of config.toml says instead."""
+"""The keys of one person: the default table, changed by the `[keys]` table of config.toml."""
 
 from __future__ import annotations
 

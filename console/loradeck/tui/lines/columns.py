@@ -20,7 +20,7 @@ from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right,
 
 @dataclass(frozen=True)
 class Column:
-    """`width` 0: takes what is left. `right`: figures, aligned at their end. `wide`: only from WIDE on."""
+    """A column of a list. `width` 0: the rest of the line. `right`: aligned at its end. `wide`: only from WIDE on."""
 
     name: str
     width: int
@@ -118,7 +118,7 @@ def flags_in(flags: Sequence[str], width: int) -> str:
 
 
 def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
-    """One pointer. What is unknown is '-', never a zero."""
+    """The cells of a pointer's row. An unknown figure is '-', never a zero."""
     flags = row.flags
     moved = state.age_of(row.pointer.moved_ms)
     bad = "BAD" in flags
@@ -159,13 +159,14 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
 
 
 def node_heard(state: ConsoleState, node: NodeRow) -> float | None:
-    """Seconds since the hub heard from a node, counted on while the link is down; None: never, or not asked for."""
+    """Seconds since a node's last message, counted on while the link is down; None: never, or not asked for."""
     if node.heard_age_s is None or not (node.lost or state.is_fresh_node(node.node)):
         return None
     return node.heard_age_s + state.since_received("node", node.node)
 
 
 def node_state(node: NodeRow) -> Span:
+    """The state of a node in one word."""
     if node.lost:
         return Span("LINK LOST", "bad")
     if not node.linked:
@@ -180,7 +181,7 @@ def node_state(node: NodeRow) -> Span:
 
 
 def gpu_summary(node: NodeRow) -> Span:
-    """'2x 87% 61C', or what is the matter. Nothing is invented where there is none."""
+    """The GPUs of a node in short, '2x 87% 61C', or the fault. A missing figure is left out, never invented."""
     if node.nvml is NvmlState.NO_GPU:
         return Span("no GPU", "dim")
     if node.nvml is not NvmlState.OK:
@@ -195,6 +196,7 @@ def gpu_summary(node: NodeRow) -> Span:
 
 
 def node_cells(state: ConsoleState, node: NodeRow) -> dict[str, Span]:
+    """The cells of a node's row."""
     known = node.lost or state.is_fresh_node(node.node)  # figures of a node that nobody looked at may be hours old
     host = node.host if known else None
     heard = node_heard(state, node)
@@ -237,6 +239,7 @@ def progress_bar(step: int | None, of: int | None, width: int) -> str:
 
 
 def job_cells(state: ConsoleState, job: Job) -> dict[str, Span]:
+    """The cells of a job's row."""
     loss = job.metrics.get("loss")
     speed = job.metrics.get("tokens_per_second")
     since = state.age_of(job.ended_ms or job.started_ms or job.created_ms)
@@ -257,6 +260,7 @@ def job_cells(state: ConsoleState, job: Job) -> dict[str, Span]:
 
 
 def event_cells(state: ConsoleState, event: Event) -> dict[str, Span]:
+    """The cells of an event's row."""
     where = clean(f"{event.tenant}/{event.route}" if event.route else event.tenant)
     moved = event.from_release != event.to_release and event.to_release is not None
     path = f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}" if moved else ""

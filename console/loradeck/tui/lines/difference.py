@@ -22,9 +22,9 @@ def difference_lines(
     *,
     sides: tuple[str, str] = ("live", "R goes to"),
 ) -> list[Line]:
-    """Both beside each other; what differs first and marked `!`, what is alike once, below it.
+    """Two releases beside each other: differences first and marked `!`, then the parts that are alike, once.
 
-    `sides`: what the two are, in front of their labels.
+    `sides`: the roles of the two, shown before their labels.
     """
     found = parts(left, right, datasets=datasets)
     column = max(16, (width - _LABEL - 8) // 2)

@@ -20,9 +20,9 @@ from loradeck.tui.text.spans import Line, Span, age, clock, fit, fit_line, plura
 
 
 def header_line(state: ConsoleState, width: int, *, context: str, production: bool, read_only: str | None) -> Line:
-    """Where this console looks, the hub's time, how the link is, what is refused here, and who one is there.
+    """The header: the hub, its time, the link, whatever is refused here, nodes, and the person's name and role.
 
-    Where it is narrow, what is dropped is dropped whole: the local time first, then who one is, then the nodes.
+    On a narrow terminal parts are dropped whole: the local time first, then the person, then the nodes.
     """
     status, help_key = state.status, state.keys.shown(Action.HELP)
     name = clean(status.hub if status else context)
@@ -72,7 +72,7 @@ def link_span(state: ConsoleState) -> Span:
 
 
 def summary_line(state: ConsoleState, width: int) -> Line:
-    """What the list in front adds up to. While the link is down: from when the figures are."""
+    """The summary: totals of the list in front; while the link is down, the age of its figures."""
     if state.link is Link.CONNECTING:
         return fit_line(
             [Span(f" {clean(state.link_trouble) or 'loading'}", "warn" if state.link_trouble else "dim")], width
@@ -173,7 +173,7 @@ def _data(state: ConsoleState) -> list[Span]:
 
 
 def _fetched(state: ConsoleState, which: Screen) -> list[Span]:
-    """How old fetched rows are, once that is worth saying, and what stands in the way of newer ones."""
+    """The age of fetched rows once they are old, and the error that keeps newer ones away."""
     fetch = state.fetches[which]
     if fetch.at is None:
         return []
@@ -193,7 +193,7 @@ EACH_SCREEN_HINT = 11
 
 
 def footer_line(keys: Keys, screen: Screen, width: int, *, in_view: tuple[int, int], total: int) -> Line:
-    """Keys that mean something here, and which rows are in view."""
+    """The footer: keys that mean something here, and the numbers of the rows in view."""
     first, last = in_view
     right = [Span(f"{first}-{last}/{total:,} ", "dim")] if total else []
     return spread(_hints_in(keys, screen, width - width_of(right) - 2), right, width)

@@ -15,7 +15,7 @@ from loradeck.tui.text.plots import plot
 from loradeck.tui.text.spans import Line, Span, age, fit, line, plural, title
 
 FIGURES = ("loss", "grad_norm", "token_accuracy", "exact", "valid")
-"""What is plotted, the first two that there are."""
+"""Figures that may be plotted; the first two that a job has are."""
 
 PLOT_HEIGHT = 7
 
@@ -92,7 +92,7 @@ def _log_title(state: ConsoleState, following: FollowedJob) -> str:
 
 
 def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
-    """A job: what it is for, how far it is, and what it said last."""
+    """A job in the pane: its purpose, its progress and its last message."""
     lines = [title(f"{clean(job.kind)} {clean(job.id)}   {job.state.value}", width)]
     lines.append(line(Span(" FOR   ", "label"), _spec(state, job)))
     ran = ""
@@ -121,7 +121,7 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
 
 
 def _plain(value: object) -> str:
-    """A result as text; digests in short, what is nested as JSON."""
+    """A result as text: digests in short, nested values as JSON."""
     if isinstance(value, str):
         return value[:12] if len(value) == 64 else value
     return json.dumps(value, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The page of an adapter version: what it was built from, what each step scored, and what it went into."""
+"""The page of an adapter version: its ancestors, the score of each, and its descendants."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _version(state: ConsoleState, version: AdapterVersion, width: int, *, first:
 
 
 def _scores(state: ConsoleState, version: AdapterVersion) -> list[str | Span]:
-    """One line an evaluation; what has not come is told from what there is none of."""
+    """One line an evaluation; an answer that has not come is not shown as none."""
     fetch = state.registry.score_fetches.get(version.release)
     scores = state.registry.scores.get(version.release)
     if fetch is not None and fetch.trouble:

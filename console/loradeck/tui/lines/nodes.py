@@ -1,4 +1,4 @@
-"""What the pane and the page say about a node: GPUs or none, host, engines with what they hold, pins."""
+"""A node: its pane and its page, with GPUs or none, host, engines with their releases, pins."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _PANE_SPARK = 12
 
 
 def node_lines(state: ConsoleState, node: NodeRow, width: int, height: int) -> list[Line]:
-    """A node in the pane: its GPUs or, where it has none, CPU and memory; then engines with what they have loaded.
+    """A node in the pane: its GPUs or, if it has none, CPU and memory; then engines with their loaded releases.
 
-    Where not all fits, GPUs are left out, those in trouble last.
+    If not all of it fits, GPUs are left out, those in trouble last.
     """
     now = _is_now(state, node)
     lines = [title(_head(state, node), width)]

@@ -1,4 +1,4 @@
-"""What became of this console's own moves, in words: the TELL line."""
+"""The TELL line: outcomes of this console's own moves, in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loradeck.tui.model.state import ConsoleState
 
 
 def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
-    """The newest that is known of a move."""
+    """The outcome of one move so far."""
     move = own.move
     key, _, path = move.says.partition(" ")
     at = move.tenant if move.route in ("", "production") else f"{move.tenant}/{move.route}"
@@ -35,7 +35,7 @@ def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
 
 
 def tell_of_all(state: ConsoleState, owns: Sequence[OwnMove]) -> Tell:
-    """The newest that is known of several marked rows: what went wrong first, by name."""
+    """The outcomes of several marked rows so far: failures first, by name."""
     words = {
         Phase.UNKNOWN: "OUTCOME UNKNOWN",
         Phase.REFUSED: "REFUSED",
@@ -101,5 +101,5 @@ def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
 
 
 def error_line(error: ClientError) -> str:
-    """An error in one line: what was wrong, where, what to do."""
+    """An error in one line: title, detail and fix."""
     return clean(error.sentence)

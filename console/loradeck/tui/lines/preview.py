@@ -60,12 +60,12 @@ _MARK = {EventKind.PROMOTE: "", EventKind.ROLLBACK: "R ", EventKind.UNDO: "u ", 
 def preview_lines(
     state: ConsoleState, row: TenantRow, width: int, height: int, *, rollback: Verdict, undo: Verdict
 ) -> list[Line]:
-    """What R would do on this row and why, before it is pressed.
+    """The preview of R on a row: its target and the reasons, before the key is pressed.
 
     Args:
         height: lines of the pane; more than the preview needs go to the TELL line.
-        rollback: what the gate would make of R now.
-        undo: what the gate would make of u now.
+        rollback: the gate's verdict on R now.
+        undo: the gate's verdict on u now.
     """
     wide = width >= WIDE
     head = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
@@ -90,7 +90,7 @@ def preview_lines(
 
 
 def tell_lines(state: ConsoleState, tell: Tell | None, width: int, room: int = 1) -> list[Line]:
-    """The last result; it stays until esc, or until a later move has one. In at most `room` lines, the last one cut."""
+    """The last result, until esc or a later move. It takes at most `room` lines; the last one is cut."""
     label, indent = Span(" TELL  ", "label"), Span("       ")
     close = state.keys.shown(Action.CLOSE)
     if tell is None:
@@ -246,7 +246,7 @@ def _companions(state: ConsoleState, companions: list[RelatedRelease]) -> str:
 
 
 def health_of(state: ConsoleState, one: RelatedRelease) -> str:
-    """Its worst flag as its row says now, or fine."""
+    """The worst flag on the row of a related release now, or 'fine'."""
     brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
     flags = brief.flags if brief is not None else one.flags
     return next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), "fine")
@@ -270,7 +270,7 @@ def ready(row: TenantRow) -> str:
 
 
 def goes_to(row: TenantRow, wide: bool) -> list[Line]:
-    """Where R goes on a row, how near that release is, and what was skipped on the way there."""
+    """The target of R on a row, its readiness, and the releases skipped on the way there."""
     preview = row.preview
     label = Span(" R ->  ", "label")
     if preview.action is PreviewAction.CANCEL_PREPARE:
@@ -309,7 +309,7 @@ def holds(preview: Preview) -> str:
 
 
 def takes(preview: Preview) -> str:
-    """How long R would take until every replica answers with the target, by what was measured; never a guess."""
+    """How long R would take until every replica answers with the target, from measurements; never a guess."""
     if preview.readiness is Readiness.RESIDENT:
         return f"est {preview.estimate_ms:.0f} ms" if preview.estimate_ms is not None else "no flip timed yet"
     if preview.readiness is Readiness.UNKNOWN:
@@ -363,7 +363,7 @@ def _pointer(row: TenantRow) -> str:
 
 
 def armed_line(keys: Keys, rollback: Verdict, undo: Verdict, width: int) -> Line:
-    """What R and u would do now. Of a long reason why not R, as much as leaves room for u."""
+    """The verdicts on R and u in one line. A long reason against R is cut so that u has room."""
     r, u = keys.shown(Action.ROLLBACK), keys.shown(Action.UNDO)
     match rollback:
         case Act():

@@ -56,6 +56,7 @@ def _bound(check: CheckResult) -> str:
 
 
 def gate_cells(state: ConsoleState, gate: Gate) -> dict[str, Span]:
+    """The cells of a gate result's row: failed checks, or all of them."""
     result = gate.result
     failed = [check for check in result.checks if not check.passed]
     told = ", ".join(f"{clean(check.name)} {check.in_unit(check.value)}" for check in failed or result.checks)
@@ -72,7 +73,7 @@ def gate_cells(state: ConsoleState, gate: Gate) -> dict[str, Span]:
 
 
 def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
-    """Check by check: what was asked, what was measured on how many items, and its 95 % interval."""
+    """A gate result in the pane: the bound of each check, its measured value, its items and 95 % interval."""
     result = gate.result
     against = f" against {state.name_of(result.against)}" if result.against else ", compared with no other"
     lines = [
@@ -101,7 +102,7 @@ def gate_lines(state: ConsoleState, gate: Gate, width: int) -> list[Line]:
 
 
 def _check_lines(check: CheckResult, where: str, width: int, *, opens: str) -> list[Line]:
-    """What was measured and what was asked for; the note beside it, or below it where there is no room."""
+    """The measured value and the bound of a check, with its note beside it, or below it if there is no room."""
     words = (Span(f" {clean(check.name):<8}", "label"), _verdict(check))
     if check.unit in ("people", "stage"):
         note = clean(check.note)
@@ -124,7 +125,7 @@ def _verdict(check: CheckResult) -> Span:
 
 
 def _pairs_line(check: CheckResult) -> Line:
-    """What a drop was counted from, and which one so many items could have seen."""
+    """The pairs that a drop was counted from, and the smallest drop that so many items can show."""
     seen = "none" if check.visible is None else f"{check.in_unit(check.visible)} or more"
     p = "" if check.p is None else f", p {check.p:.3f}"
     return line(Span(" " * 9, "label"), Span(f"{check.lost} lost, {check.won} won{p}; drop it can see: {seen}", "dim"))
@@ -153,6 +154,7 @@ def _size(version: AdapterVersion) -> str:
 
 
 def adapter_cells(state: ConsoleState, version: AdapterVersion) -> dict[str, Span]:
+    """The cells of an adapter version's row."""
     manifest = version.manifest
     live = ", ".join(live_on(state, version))
     return {
@@ -169,7 +171,7 @@ def adapter_cells(state: ConsoleState, version: AdapterVersion) -> dict[str, Spa
 
 
 def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> list[Line]:
-    """Where a version comes from, what it scored, and why it is in weights."""
+    """An adapter version in the pane: its origin, its scores, and the decision for weights."""
     manifest = version.manifest
     lines = [title(f"{clean(manifest.tenant)}/{clean(manifest.name)} v{version.version}", width)]
     lines.append(
@@ -217,6 +219,7 @@ def _parent(state: ConsoleState, version: AdapterVersion) -> str:
 
 
 def data_cells(entry: DataEntry) -> dict[str, Span]:
+    """The cells of a row of a dataset or suite."""
     manifest, provenance = entry.manifest, entry.manifest.provenance
     kept = f"{provenance.retention_days} d" if provenance.retention_days is not None else "no limit"
     origin = provenance.origin.value + (f" d{provenance.synthetic_depth}" if provenance.synthetic_depth > 1 else "")

@@ -45,7 +45,7 @@ def _mark(reviewing: Reviewing, n: int) -> Span:
 
 
 def item_lines(reviewing: Reviewing, width: int) -> list[Line]:
-    """The answer that is looked at: what was asked and wanted, what the candidate said, and the verdict on it."""
+    """The current answer: its prompt, the expected answer, the candidate's answer, and the verdict on it."""
     if not reviewing.items:
         return []
     item = reviewing.items[reviewing.at]

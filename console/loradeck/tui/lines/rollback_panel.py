@@ -1,4 +1,4 @@
-"""The rollback panel: how far a move is, replica by replica. Only what was heard is counted."""
+"""The rollback panel: the progress of a move, replica by replica. Only acknowledgements are counted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def wants_panel(state: ConsoleState, row: TenantRow) -> bool:
 
 
 def has_preview(state: ConsoleState, row: TenantRow) -> bool:
-    """Whether a row's panel also says where R goes: only once its move is done."""
+    """Whether a row's panel also shows the target of R: only once its move is done."""
     own = state.own_move(row)
     return is_done(row) and not (own is not None and (own.phase in (Phase.SENDING, Phase.UNKNOWN) or _ahead(own, row)))
 
@@ -73,7 +73,7 @@ def panel_lines(
 
 
 def _ahead(own: OwnMove, row: TenantRow) -> bool:
-    """Committed, and the row that says so has not come yet."""
+    """Whether a move is committed and its row has not come yet."""
     return (own.generation or 0) > row.pointer.generation
 
 
@@ -174,7 +174,7 @@ def _flipped(replica: ReplicaRow) -> bool:
 
 
 def replica_table(state: ConsoleState, row: TenantRow, left: str, room: int, *, not_done: bool) -> list[Line]:
-    """One line a replica, what needs attention first; those that do not fit are counted."""
+    """One line a replica, those that need attention first; the ones that do not fit are counted."""
     heads = f" {'replica':<16}{'flipped':<11}{f'admitted to {left} since':<24}{'proven':<12}heard"
     lines = [line(Span(heads, "head"))]
     rank = {None: 0, AckState.FAILED: 0, AckState.WAITING: 1, AckState.FLIPPED: 2}
@@ -249,7 +249,7 @@ def _tally(keys: Keys, row: TenantRow, *, not_done: bool) -> Line:
 
 
 def pin_command(row: TenantRow, state: ConsoleState, *, whole: bool = False) -> str | None:
-    """What to run on the first node that has not acknowledged. `whole`: with the full id, for the clipboard."""
+    """The command for the first node that has not acknowledged. `whole`: with the full id, for the clipboard."""
     to = row.pointer.release
     missing = [r for r in row.replicas if not _flipped(r)]
     if to is None or not missing:

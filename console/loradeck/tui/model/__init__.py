@@ -1,1 +1,1 @@
-"""What the console knows: rows, lists, moves of its own, and what is selected. Knows no Textual."""
+"""The console's model: rows, lists, moves of its own, and the selection. Knows no Textual."""

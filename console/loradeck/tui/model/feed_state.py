@@ -1,4 +1,4 @@
-"""What the hub has said, message by message, and how old it is. Knows no toolkit and sends nothing.
+"""The hub's state as the feed brings it, message by message, and its age. Knows no toolkit and sends nothing.
 
 Times are seconds of one monotonic clock, given in, so that tests can turn it. The hub's wall clock is
 followed by its status messages and counted on by the monotonic clock in between.
@@ -35,14 +35,14 @@ from loradeck.tui.model.row_summaries import NodeRows, TenantRows, node_rows, te
 from loradeck.tui.text.spans import clock, dated, release
 
 STALE_S = 4.0
-"""The hub says something at least every two seconds; after this long without a word its figures are stale."""
+"""Seconds without a message until figures are stale; the hub sends one at least every two seconds."""
 
 DAY_S = 24 * 3600.0
 
 EVENTS_KEPT = 2000
 
 STEP = 40
-"""Rows taken in between two turns of the event loop: some milliseconds."""
+"""Rows loaded between two turns of the event loop: some milliseconds."""
 
 VIEWS_KEPT = 4000
 """Releases whose names are remembered; those seen last."""
@@ -52,7 +52,7 @@ FETCHED = frozenset({Screen.GATES, Screen.ADAPTERS, Screen.DATA})
 
 
 class Link(StrEnum):
-    """What is between the console and its hub. Each looks different on the screen."""
+    """The state of the link between the console and its hub. Each looks different on the screen."""
 
     CONNECTING = "connecting"  # nothing was listed yet
     LIVE = "live"
@@ -73,7 +73,7 @@ class Changed:
 
 @dataclass
 class FeedState:
-    """The last that the hub said, applied message by message."""
+    """The hub's last state, from a full list and the messages since."""
 
     clock: Callable[[], float] = time.monotonic
     status: HubStatus | None = None
@@ -113,7 +113,7 @@ class FeedState:
     # ---- the feed ------------------------------------------------------------------------------------------
 
     def load(self, state: StateRead) -> Changed:
-        """A full list: replaces everything the hub had said before."""
+        """Load a full list, which replaces all state from before."""
         before = set(self.tenants)
         for _ in self.loading(state):
             pass
@@ -146,7 +146,7 @@ class FeedState:
         self.history.keep(self.nodes)
 
     def apply(self, message: FeedMessage) -> Changed:
-        """One message of the feed, in the order they came."""
+        """Apply one message of the feed, in the order they came."""
         now = self._heard()
         match message:
             case FeedTenants():
@@ -185,7 +185,7 @@ class FeedState:
         self.link_trouble = ""
 
     def link_down(self, why: str) -> None:
-        """The feed broke off; what is held stays, and ages on."""
+        """The feed broke off. Its rows stay, and their ages count on."""
         if self.connected or self.link_lost_at is None:
             self.link_lost_at = self.clock()
         self.connected = False
@@ -227,6 +227,7 @@ class FeedState:
 
     @property
     def link(self) -> Link:
+        """The link to the hub now."""
         if self.status is None:
             return Link.CONNECTING
         if not self.connected:
@@ -235,7 +236,7 @@ class FeedState:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the hub last said anything."""
+        """Seconds since the hub's last message."""
         return self.clock() - self.heard_at if self.heard_at is not None else 0.0
 
     @property
@@ -289,7 +290,7 @@ class FeedState:
         return self._views.get(digest) if digest else None
 
     def learn(self, tenant: str, views: Iterable[ReleaseView]) -> None:
-        """What a tenant's releases are called."""
+        """Remember the labels of a tenant's releases."""
         found = tuple(views)
         self._owners.update((view.id, tenant) for view in found)
         self._remember(found)
@@ -305,7 +306,7 @@ class FeedState:
             self._owners.pop(oldest, None)
 
     def base_label(self, base: str) -> str | None:
-        """What a base is called, as far as any row has shown it: 'B1'."""
+        """The label of a base, as far as any row has shown it: 'B1'."""
         return self._bases.get(base)
 
     def unnamed(self, events: Iterable[Event]) -> list[str]:

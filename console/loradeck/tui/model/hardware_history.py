@@ -22,7 +22,7 @@ _GAP = -1
 
 
 class Figure(IntEnum):
-    """What is kept of a GPU, or of a host (USE and MEMORY alone)."""
+    """A figure that is kept of a GPU, or of a host (USE and MEMORY alone)."""
 
     USE = 0  # percent
     MEMORY = 1  # percent of what it has
@@ -69,9 +69,9 @@ class History:
     _nodes: dict[str, dict[str, Ring]] = field(default_factory=dict)
 
     def record(self, node: NodeRow, now: float) -> None:
-        """A node's row that has just come. `now`: seconds of the console's clock.
+        """Record a node's row that has just come. `now`: seconds of the console's clock.
 
-        What a node that is away said last is no news of now, and neither is what a driver that hangs said last.
+        Old figures of a node that is away, or of a driver that hangs, are not recorded.
         """
         slot = int(now // SLOT_S)
         rings = self._nodes.get(node.node)

@@ -1,4 +1,4 @@
-"""How each list is ordered, what a filter finds in a row of it, and when it has to be put in order again."""
+"""The order of each list, the text that its filter searches, and when it has to be sorted again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ W = TypeVar("W", bound=Hashable)
 
 
 class Sort(StrEnum):
-    """What the tenants are sorted by. Only what is known of every row, looked at or not."""
+    """The sort order of the tenants. Only figures that are known of every row, looked at or not."""
 
     ATTENTION = "attention"
     TENANT = "tenant"
@@ -34,12 +34,12 @@ class Sort(StrEnum):
 
 @dataclass(frozen=True)
 class Ordered(Generic[K]):
-    """A list and what it is made of.
+    """A list with the source of its rows.
 
     Args:
         rows: the keys there are now.
-        by: makes what the keys are sorted by, once for each time they are sorted.
-        text: what a filter looks for its words in.
+        by: makes the sort key, once for each time the list is sorted.
+        text: the text of a row that a filter searches.
     """
 
     listing: Listing[K]
@@ -53,9 +53,9 @@ class Ordered(Generic[K]):
 
 
 class Arranging(Generic[W]):
-    """Sorts lists of which something that decides their order, or what a filter shows, has changed.
+    """Sorts the lists whose order, or whose filtered rows, may have changed.
 
-    What was arranged while the order was frozen is sorted when it thaws.
+    A list that was arranged while the order was frozen is sorted when it thaws.
     """
 
     def __init__(self, lists: Mapping[W, Ordered[Any]]) -> None:
@@ -88,7 +88,7 @@ class Arranging(Generic[W]):
 
 
 def tenants(state: FeedState, sort: Sort) -> Callable[[PointerKey], tuple[int | str, ...]]:
-    """What the tenants are sorted by now."""
+    """The sort key of the tenants."""
     briefs, now_ms = state.tenants.briefs, state.hub_now_ms
     match sort:
         case Sort.ATTENTION:
@@ -158,20 +158,24 @@ def data(state: FeedState) -> Callable[[str], tuple[str, str, str, str]]:
 
 
 def tenant_text(state: FeedState, key: PointerKey) -> str:
+    """The text that a filter of the tenants searches."""
     brief = state.tenants.briefs[key]
     return f"{key[0]}/{key[1]} {brief.live} {' '.join(brief.flags)}"
 
 
 def node_text(state: FeedState, name: str) -> str:
+    """The text that a filter of the nodes searches."""
     return state.nodes.briefs[name].text
 
 
 def job_text(state: FeedState, job_id: str) -> str:
+    """The text that a filter of the jobs searches."""
     job = state.jobs[job_id]
     return f"{job.id} {job.kind} {job.tenant} {job.state.value} {job.node or ''} {job.message}"
 
 
 def event_text(state: FeedState, rev: int) -> str:
+    """The text that a filter of the events searches."""
     event = state.events[rev]
     return (
         f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
@@ -180,6 +184,7 @@ def event_text(state: FeedState, rev: int) -> str:
 
 
 def gate_text(state: FeedState, seq: int) -> str:
+    """The text that a filter of the gate results searches."""
     gate = state.registry.gates[seq]
     checks = " ".join(check.name for check in gate.result.checks)
     return (
@@ -189,12 +194,14 @@ def gate_text(state: FeedState, seq: int) -> str:
 
 
 def adapter_text(state: FeedState, digest: str) -> str:
+    """The text that a filter of the adapter versions searches."""
     version = state.registry.adapters[digest]
     manifest = version.manifest
     return f"{manifest.tenant}/{manifest.name} v{version.version} {version.release} {digest} {version.created_by}"
 
 
 def data_text(state: FeedState, digest: str) -> str:
+    """The text that a filter of datasets and suites searches."""
     entry = state.registry.data[digest]
     provenance = entry.manifest.provenance
     return (

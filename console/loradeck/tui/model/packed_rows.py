@@ -22,9 +22,9 @@ B_in = TypeVar("B_in", contravariant=True)
 
 
 def freeze_large_list() -> None:
-    """After a large list was taken in: collect what it left, and hand the memory back where the C library can (glibc).
+    """Collect the garbage of loading a large list, freeze the rest, and return memory to the system (glibc).
 
-    What stays is not gone through by the collector again: each time that takes as long as a dozen keys.
+    Frozen objects are not traversed by the collector again: each time would take as long as a dozen keys.
     """
     gc.unfreeze()
     gc.collect()
@@ -34,7 +34,7 @@ def freeze_large_list() -> None:
 
 
 OPEN = 128
-"""Rows that are held as they are: a terminal's worth of them, what surrounds it, and what was marked."""
+"""Rows that are held unpacked: a terminal's worth of them, a page around it, and marked rows."""
 
 
 class Counting(Protocol[B_in]):
@@ -48,12 +48,12 @@ CB = TypeVar("CB", bound=Counting)  # type: ignore[type-arg]
 
 
 class Rows(MutableMapping[K, M], Generic[K, M, B, CB]):
-    """Rows by their key.
+    """A mapping of rows that packs those not used lately.
 
     Args:
-        kind: what a row is.
-        brief: what is kept of every row beside it; small, and equal when nothing in it has changed.
-        counts: what the list adds up to.
+        kind: the model of a row.
+        brief: the summary that is kept of every row; small, and equal when nothing in it has changed.
+        counts: the totals of the list.
     """
 
     def __init__(self, kind: type[M], brief: Callable[[M], B], counts: CB) -> None:

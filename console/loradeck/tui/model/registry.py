@@ -1,7 +1,7 @@
-"""What the hub has on record beside pointers: gate results, adapter versions, datasets and suites.
+"""Records of the hub beside pointers: gate results, adapter versions, datasets and suites.
 
-The feed does not carry it. It is fetched when its screen comes to the front and again while it is there, and
-says how old it is.
+The feed does not carry them. They are fetched when their screen comes to the front and again while it is there, and
+the screen shows their age.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class DataEntry:
 
     @property
     def rows(self) -> int:
+        """Rows of a dataset, or items of a suite."""
         manifest = self.manifest
         return manifest.rows if isinstance(manifest, DatasetManifest) else manifest.items
 
@@ -57,6 +58,7 @@ class Fetch:
     running: bool = False
 
     def due(self, now: float) -> bool:
+        """Whether it is time to fetch again. `now`: seconds of the console's clock."""
         return not self.running and (self.tried is None or now - self.tried >= REFRESH_S)
 
 

@@ -1,6 +1,6 @@
-"""What somebody at this console has said so far of a candidate's sampled answers.
+"""A person's verdicts on a candidate's sampled answers, until they are signed.
 
-Verdicts stay here until they are signed; answers that are others by then take the verdicts with them.
+If the hub samples other answers meanwhile, the verdicts are dropped.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ class Reviewing:
     """Why the hub has no answers to look at."""
 
     def update(self, sheet: ReviewSheet) -> None:
-        """The sheet as the hub has it now."""
+        """Replace the sheet by the hub's newest; verdicts on other answers are dropped."""
         if self.sheet is None or self.sheet.answers != sheet.answers:
             self.verdicts, self.notes, self.at = {}, {}, 0
         self.sheet, self.trouble = sheet, ""
 
     @property
     def items(self) -> tuple[SampledItem, ...]:
+        """The sampled answers; none before the sheet has come."""
         return self.sheet.items if self.sheet is not None else ()
 
     @property
     def review(self) -> Review:
-        """What would be signed, once every answer has a verdict."""
+        """The review to be signed, once every answer has a verdict."""
         assert self.sheet is not None
         return Review(
             release=self.sheet.release,
@@ -60,15 +61,17 @@ class Reviewing:
 
     @property
     def bad(self) -> int:
+        """Answers found bad."""
         return sum(not good for good in self.verdicts.values())
 
     def step(self, by: int) -> None:
+        """Go to another answer, stopping at the ends."""
         self.at = max(0, min(len(self.items) - 1, self.at + by))
 
     def judge(self, good: bool, note: str = "") -> None:
-        """A verdict on the answer that is looked at; then on to the next one that has none.
+        """Give a verdict on the current answer, and go on to the next one without a verdict.
 
-        `note`: what is wrong with a bad one; without it none is kept of an earlier verdict.
+        `note`: the fault of a bad answer; it replaces the note of an earlier verdict.
         """
         if not self.items:
             return

@@ -1,4 +1,4 @@
-"""What is kept of every row, so that a list is sorted, searched and counted without opening its rows."""
+"""The summary of every row, so that a list is sorted, searched and counted without unpacking its rows."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ _nodes: dict[tuple[str, ...], tuple[str, ...]] = {}
 
 
 def brief_tenant(row: TenantRow) -> TenantBrief:
+    """The summary of a pointer's row."""
     flags = _flags.setdefault(row.flags, row.flags)
     live = sys.intern(release(row.live))
     release_id = row.live.id if row.live else None
@@ -51,6 +52,7 @@ def brief_tenant(row: TenantRow) -> TenantBrief:
 
 
 def brief_node(node: NodeRow) -> NodeBrief:
+    """The summary of a node's row."""
     labels = " ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))
     text = sys.intern(f"{node.node} {labels} {'LOST' if node.lost else 'up'}")
     return NodeBrief(node.linked, node.lost, len(node.gpus), len(node.pins), text)
@@ -117,8 +119,10 @@ NodeRows = Rows[str, NodeRow, NodeBrief, NodeCounts]
 
 
 def tenant_rows() -> TenantRows:
+    """An empty mapping for the rows of tenants."""
     return Rows(TenantRow, brief_tenant, Counts())
 
 
 def node_rows() -> NodeRows:
+    """An empty mapping for the rows of nodes."""
     return Rows(NodeRow, brief_node, NodeCounts())

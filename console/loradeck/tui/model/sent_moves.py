@@ -1,4 +1,4 @@
-"""Moves this console has sent, and what is known of each: sending, committed, refused, unknown.
+"""Moves this console has sent, and the phase of each: sending, committed, refused, unknown.
 
 Nothing here sends anything. A move's request is made once, with its idempotency key, and every further
 attempt and look-up uses that key.
@@ -30,6 +30,8 @@ Request = (
 
 
 class MoveKind(StrEnum):
+    """The kinds of requests that a console sends."""
+
     ROLLBACK = "rollback"
     UNDO = "undo"
     FALLBACK = "fallback"
@@ -52,10 +54,12 @@ class Move:
 
     @property
     def row(self) -> PointerKey:
+        """The pointer that it moves."""
         return (self.tenant, self.route)
 
     @property
     def key(self) -> str:
+        """The idempotency key of its request."""
         return self.request.idempotency_key
 
     def because(self, reason: str) -> Move:
@@ -65,9 +69,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Order:
-    """What a node or a job is to be. `subject`: the node's name or the job's id.
+    """An order to a node or a job. `subject`: the node's name or the job's id.
 
-    `seen`: what it was when it was asked; the question is dropped when that has changed.
+    `seen`: the subject's state when the question was asked; the question is dropped when that has changed.
     """
 
     action: Action
@@ -87,6 +91,8 @@ class Signing:
 
 
 class Phase(StrEnum):
+    """How far a move has come, as far as this console knows."""
+
     SENDING = "sending"
     COMMITTED = "committed"
     PENDING = "pending"  # a promote whose prepare runs on
@@ -124,6 +130,7 @@ class OwnMove:
 
     @property
     def generation(self) -> int | None:
+        """The generation of this move's pointer since, once it is committed."""
         event = self.event
         return event.generation if event else None
 

@@ -1,6 +1,6 @@
-"""What was on the screen of a console that was cut off: the next one on that hub goes on there.
+"""The session of a console that was cut off, which the next one on that hub continues.
 
-Of one that was left with q only what was typed is kept: a filter of yesterday would hide a tenant of tonight.
+A console that was left with q leaves only its typed lines: a filter of yesterday would hide a tenant of tonight.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from loradeck.tui.model.state import ConsoleState
 log = logging.getLogger("loradeck.console")
 
 FRESH_MS = 3600_000
-"""So long after it was cut off a session is gone on with."""
+"""Milliseconds after it was cut off for which a session is continued."""
 
 _REQUESTS: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in get_args(Request)}
 
 
 class SentMove(BaseModel):
-    """A move whose result was on the screen. Its key finds out what became of it."""
+    """A move whose result was on the screen. Its key finds its outcome at the hub."""
 
     kind: MoveKind
     tenant: str
@@ -45,6 +45,7 @@ class SentMove(BaseModel):
 
     @classmethod
     def of(cls, move: Move, sent_ms: int) -> SentMove:
+        """A move in the form that is written to the file."""
         return cls(
             kind=move.kind,
             tenant=move.tenant,
@@ -81,7 +82,7 @@ class Session(BaseModel):
         return self.cut and 0 <= now_ms - self.at_ms < FRESH_MS
 
     def moves(self) -> Iterable[tuple[Move, int]]:
-        """The moves that were told, with when they were sent; those of another version are left out."""
+        """The moves of the TELL line with their times of sending; moves of another version are left out."""
         for sent in self.sent:
             with contextlib.suppress(ValidationError, KeyError):
                 yield sent.move(), sent.sent_ms
@@ -96,11 +97,11 @@ def of(
     commands: Iterable[str] = (),
     filters: Iterable[str] = (),
 ) -> Session:
-    """What the next console on this hub needs to go on where this one is. Marks and open questions are not kept.
+    """The session of a console as it is now. Marks and open questions are not kept.
 
     Args:
-        sent: the moves that the TELL line speaks of.
-        commands, filters: what was typed after `:` and `/`, oldest first.
+        sent: the moves that the TELL line reports.
+        commands, filters: lines typed after `:` and `/`, oldest first.
     """
     return Session(
         at_ms=now_ms,
@@ -143,7 +144,7 @@ def read(path: Path) -> Session:
 
 
 def write(path: Path, session: Session) -> None:
-    """Keep a session. Where there is no writing, the next console begins anew; the log says so."""
+    """Write a session to its file. If that fails, the next console begins anew, and the log says so."""
     staged = path.with_suffix(".new")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What the console has on its screens: lists with their order and selection, marks, and moves of its own.
+"""The state of the console's screens: lists with their order and selection, marks, and moves of its own.
 
-It adds to `FeedState` what a person does here. Knows no toolkit and sends nothing.
+It adds a person's doings to `FeedState`. Knows no toolkit and sends nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FREEZE_S = 2.0
 """The order of rows stays as it is for this long after a key."""
 
 OVERDUE_S = 10.0
-"""How long a move may be under way before what has not acknowledged is called NOT DONE."""
+"""Seconds that a move may be under way before missing acknowledgements are called NOT DONE."""
 
 ORDERED = frozenset({Screen.NODES, Screen.JOBS, Screen.GATES})
-"""Screens whose rows take orders or signatures."""
+"""Screens whose rows accept orders or signatures."""
 
 K = TypeVar("K", bound=Hashable)
 Rank = Callable[[FeedState], Callable[[K], object]]
@@ -42,7 +42,7 @@ Text = Callable[[FeedState, K], str]
 
 @dataclass
 class ConsoleState(FeedState):
-    """What one console shows: the hub's last word, and what its person has selected, marked, typed and sent."""
+    """The hub's last state with a person's selection, marks, filters and sent moves."""
 
     keys: Keys = DEFAULT
     """The keys of the person at this console, for hints."""
@@ -103,7 +103,7 @@ class ConsoleState(FeedState):
         self.arrange()
 
     def apply(self, message: FeedMessage) -> Changed:
-        """One message of the feed, in the order they came."""
+        """Apply one message of the feed, in the order they came."""
         changed = super().apply(message)
         match message:
             case FeedJobs():
@@ -127,6 +127,7 @@ class ConsoleState(FeedState):
 
     @property
     def frozen(self) -> bool:
+        """Whether the order of rows is held, as it is for a while after a key."""
         return self.last_key_at is not None and self.clock() - self.last_key_at < FREEZE_S
 
     def next_sort(self) -> None:
@@ -149,7 +150,7 @@ class ConsoleState(FeedState):
         return self.screen in changed
 
     def fetched(self, which: Screen) -> None:
-        """A screen's rows have come from the hub."""
+        """Note that a screen's rows have come from the hub."""
         self.fetches[which].at = self.clock()
         self.fetches[which].trouble = ""
         self._arranging.due(which)
@@ -165,6 +166,7 @@ class ConsoleState(FeedState):
         self.arrange(force=True)
 
     def toggle_mark(self) -> None:
+        """Mark the selected row, or unmark it."""
         key = self.tenant_list.selected
         if key is None:
             return
@@ -184,7 +186,7 @@ class ConsoleState(FeedState):
 
     @property
     def selected(self) -> BaseModel | None:
-        """What the list in front has selected, as the hub sent it."""
+        """The selected row of the list in front, as the hub sent it."""
         match self.screen:
             case Screen.TENANTS:
                 return self.row
@@ -205,7 +207,7 @@ class ConsoleState(FeedState):
 
     @property
     def identity(self) -> str | None:
-        """What names the selection of the list in front for a command: a release, a node, a job, an event, a digest."""
+        """The name of the selection for a command: the id of a release, a node, a job or an event, or a digest."""
         if self.screen is Screen.TENANTS:
             return self.row.live.id if self.row is not None and self.row.live is not None else None
         if self.screen is Screen.NODES:
@@ -223,7 +225,7 @@ class ConsoleState(FeedState):
     # ---- own moves -------------------------------------------------------------------------------------------
 
     def sent(self, move: Move) -> OwnMove:
-        """A move is about to be sent."""
+        """Record a move that is about to be sent."""
         own = OwnMove(move, sent_at=self.clock(), sent_ms=self.hub_now_ms or int(time.time() * 1000))
         self.own.append(own)
         del self.own[:-200]
@@ -263,4 +265,5 @@ class ConsoleState(FeedState):
 
     @property
     def unfinished(self) -> list[OwnMove]:
+        """Own moves of which more is to come."""
         return [own for own in self.own if not self.is_finished(own)]

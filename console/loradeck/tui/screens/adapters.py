@@ -1,4 +1,4 @@
-"""Adapter versions: where each comes from, what it scored, where it is live, and what any two differ in."""
+"""Adapter versions: origin, scores and routes of each, and the differences of any two."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ PAGE_S = 1.0
 
 
 class AdaptersScreen(ListScreen):
+    """The list of adapter versions."""
+
     WHICH = Screen.ADAPTERS
     COLUMNS = ADAPTER_COLUMNS
     EMPTY = "no adapter yet: loradeck job train RECIPE, or loradeck adapter import"
@@ -92,7 +94,7 @@ class AdaptersScreen(ListScreen):
             self.app.push_screen(Page("difference", write, leaves=self.state.keys.of(Action.COMPARE)))
 
     def _open(self) -> None:
-        """What the selected version was built from."""
+        """Open the lineage of the selected version."""
         version = self._selected
         if version is not None:
             self.app.push_screen(Page("lineage", partial(lineage_lines, self.state, version), every=PAGE_S))

@@ -12,6 +12,8 @@ from loradeck.tui.text.spans import Line, Span
 
 
 class DataScreen(ListScreen):
+    """The list of datasets and suites."""
+
     WHICH = Screen.DATA
     COLUMNS = DATA_COLUMNS
     EMPTY = "no dataset or suite yet: loradeck dataset add, loradeck suite add"

@@ -16,6 +16,8 @@ from loradeck.tui.text.spans import Line, Span
 
 
 class EventsScreen(ListScreen):
+    """The list of events."""
+
     WHICH = Screen.EVENTS
     COLUMNS = EVENT_COLUMNS
     EMPTY = "no events"

@@ -23,6 +23,8 @@ from loradeck.tui.text.spans import Line, Span
 
 
 class GatesScreen(ListScreen):
+    """The list of gate results."""
+
     WHICH = Screen.GATES
     COLUMNS = GATE_COLUMNS
     EMPTY = "no gate result on record: loradeck job evaluate TENANT RELEASE --suite SUITE"

@@ -21,6 +21,8 @@ POLL_S = 1.0
 
 
 class JobScreen(Screen[None], inherit_bindings=False):
+    """The page of one job, for as long as a person looks at it."""
+
     DEFAULT_CSS = """
     JobScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
     JobScreen #head { height: 12; }
@@ -47,14 +49,16 @@ class JobScreen(Screen[None], inherit_bindings=False):
         return cast(Paced, self.app).keeps_up
 
     def on_mount(self) -> None:
+        """Ask for the job now and from then on."""
         self.set_interval(POLL_S, self.poll)
         self.poll()
 
     def on_resize(self) -> None:
+        """Draw it in the new size."""
         self.call_after_refresh(self.show)
 
     def poll(self) -> None:
-        """Ask for what is new, unless an answer is still on its way."""
+        """Ask for new events and lines, unless an answer is still on its way."""
         if not self.following.fetch.running:
             self.run_worker(self._poll())
         if self._keeps_up:
@@ -65,8 +69,8 @@ class JobScreen(Screen[None], inherit_bindings=False):
         if self._keeps_up:  # a terminal that has not taken the last frame gets no new one
             self.show()
 
-    def show(self, told: str = "") -> None:
-        """Draw what is known now; lines that look the same are not written again. `told`: said beside the keys."""
+    def show(self, hint: str = "") -> None:
+        """Draw the job; lines that look the same are not written again. `hint`: shown beside the keys."""
         width, height = self.size.width, self.log_lines.size.height
         if not self.is_mounted or not width or not height:
             return
@@ -74,7 +78,7 @@ class JobScreen(Screen[None], inherit_bindings=False):
         self.head.show(job_head(state, state.jobs.get(following.job), following, width))
         self.log_lines.show(self._log(height))
         keys = " j/k PgDn/PgUp scroll   G follows the end   esc leaves"
-        left = [Span(keys, "dim"), Span(f"   {told}" if told else "", "warn")]
+        left = [Span(keys, "dim"), Span(f"   {hint}" if hint else "", "warn")]
         self.bar.show([spread(left, line(Span(f"{len(following.log):,} lines held ", "dim")), width)])
 
     def _log(self, height: int) -> list[Line]:
@@ -85,6 +89,7 @@ class JobScreen(Screen[None], inherit_bindings=False):
         return [line(Span(f" {none}", "dim"))]
 
     def on_key(self, event: events.Key) -> None:
+        """Scroll, follow the end, or leave."""
         event.stop()
         event.prevent_default()
         log, height = self.following.log, max(1, self.log_lines.size.height)
@@ -107,4 +112,5 @@ class JobScreen(Screen[None], inherit_bindings=False):
         self.show()
 
     def on_paste(self, event: events.Paste) -> None:
+        """Ignore pasted text."""
         event.stop()

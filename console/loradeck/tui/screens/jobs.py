@@ -1,4 +1,4 @@
-"""Jobs: training, evaluation and prepares, with their progress and what they said last."""
+"""Jobs: training, evaluation and prepares, with their progress and last message."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from loradeck.tui.text.spans import Line, Span
 
 
 class JobsScreen(ListScreen):
+    """The list of jobs."""
+
     WHICH = Screen.JOBS
     COLUMNS = JOB_COLUMNS
     EMPTY = "no jobs"

@@ -1,4 +1,4 @@
-"""What the lists have in common: header, summary, column names, grid, pane, prompt, footer."""
+"""The parts that all lists share: header, summary, column names, grid, pane, prompt, footer."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         raise NotImplementedError
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        """What the pane says of the selected row, and what R would act on if it is a preview."""
+        """The pane of the selected row, and the part of it that R would act on if it is a preview."""
         raise NotImplementedError
 
     @property
@@ -102,7 +102,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         return self.state.keys.shown(action)
 
     def off(self, action: Action, why: str, style: str = "warn") -> None:
-        """Say why a key does nothing now."""
+        """Show a notice that says why a key does nothing now."""
         self.window.notice(f"{self.key(action)} off: {why}", style)
 
     def as_text(self) -> str:
@@ -121,7 +121,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         return laid_out(self.COLUMNS, cells, width, lead) if cells is not None else ()
 
     def sync(self) -> None:
-        """Draw what is known now. Lines that look the same are not written again."""
+        """Draw the list. Lines that look the same are not written again."""
         window, state = self.window, self.state
         width = self.size.width
         if not self.is_mounted or not width:
@@ -147,7 +147,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         )
 
     def _message(self) -> str:
-        """What stands in an empty list: loading, no match and empty are not the same."""
+        """The message in a list without rows: loading, no match and empty are not the same."""
         state = self.state
         if state.link is Link.CONNECTING:
             return (
@@ -195,12 +195,15 @@ class ListScreen(Screen[None], inherit_bindings=False):
         return True
 
     def on_resize(self, event: events.Resize) -> None:
+        """Draw in the new size."""
         self.call_after_refresh(self.sync)
 
     def on_mount(self) -> None:
+        """Draw for the first time."""
         self.sync()
 
     def on_screen_resume(self) -> None:
+        """Paint the pane anew after a page has covered it."""
         self.pane.forget()
         self.pane.refresh()
         self.sync()
@@ -208,6 +211,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
     # ---- keys ------------------------------------------------------------------------------------------------
 
     def on_key(self, event: events.Key) -> None:
+        """Pass a key to the open input, or to the key table."""
         event.stop()
         event.prevent_default()
         asking = self.prompt.asking

@@ -1,4 +1,4 @@
-"""Nodes: whether they are heard, their GPUs or none, their engines and what these have loaded."""
+"""Nodes: their links, their GPUs or none, their engines with loaded releases."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ PAGE_S = 1.0
 
 
 class NodesScreen(ListScreen):
+    """The list of nodes."""
+
     WHICH = Screen.NODES
     COLUMNS = NODE_COLUMNS
     EMPTY = "no node has connected: loradeck-agent run --config agent.toml"

@@ -42,18 +42,20 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         yield self.bar
 
     def on_mount(self) -> None:
+        """Fetch the sheet."""
         self.run_worker(self._fetch())
         self.show()
 
     def on_resize(self) -> None:
+        """Draw in the new size."""
         self.call_after_refresh(self.show)
 
     async def _fetch(self) -> None:
         await self._queries.sheet(self.reviewing)
         self.show()
 
-    def show(self, told: str = "") -> None:
-        """Draw what is known now. `told`: said instead of the keys."""
+    def show(self, hint: str = "") -> None:
+        """Draw the answer. `hint`: shown instead of the keys."""
         width, height = self.body.size
         if not self.is_mounted or not width or not height:
             return
@@ -68,12 +70,13 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             return
         sign = self._state.keys.shown(Action.SIGN)
         said = f"+ good   - bad   n bad, and why   j/k answers   {sign} sign   esc leaves"
-        keys = Span(told, "warn") if told else Span(said, "dim")
+        keys = Span(hint, "warn") if hint else Span(said, "dim")
         more = len(item) - self._top - room
         right: Line = line(Span(f"{more} more lines: PgDn ", "dim")) if more > 0 else ()
         self.bar.show([spread(line(" ", keys), right, width)])
 
     def on_key(self, event: events.Key) -> None:
+        """Judge, go through the answers, or leave."""
         event.stop()
         event.prevent_default()
         if self._note is not None:
@@ -128,6 +131,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             self.dismiss(sign)
 
     def on_paste(self, event: events.Paste) -> None:
+        """Insert pasted text into an open note; elsewhere it is ignored."""
         event.stop()
         if self._note is not None:
             self._note.insert(event.text)

@@ -33,6 +33,8 @@ from loradeck.tui.widgets.page import Page
 
 
 class TenantsScreen(ListScreen):
+    """The list of every tenant's pointers."""
+
     WHICH = Screen.TENANTS
     COLUMNS = TENANT_COLUMNS
     EMPTY = "no tenants yet: loradeck tenant create NAME"
@@ -70,7 +72,7 @@ class TenantsScreen(ListScreen):
         return preview_lines(state, row, width, height, rollback=rollback, undo=undo), shown_of(row)
 
     def _keep_true(self, rollback: Verdict, undo: Verdict) -> None:
-        """A notice that R or u is locked or not armed follows what is so, and goes once it is not."""
+        """Bring a notice that R or u is locked or not armed up to date, and remove it once it is not."""
         notice = self.prompt.notice
         for action, verdict in ((Action.ROLLBACK, rollback), (Action.UNDO, undo)):
             key = self.key(action)

@@ -6,11 +6,11 @@ import base64
 from collections.abc import Mapping
 
 MOST_BYTES = 74_994
-"""Text that terminals take: xterm reads sequences of up to 100,000 bytes, and base64 takes four for three."""
+"""Bytes of text that terminals accept: xterm reads sequences of up to 100,000, and base64 makes four of three."""
 
 
 class TooLong(ValueError):
-    """More text than terminals take; cut in the middle it would be worse than nothing."""
+    """More text than terminals accept; cut in the middle it would be worse than nothing."""
 
 
 def copied(text: str, env: Mapping[str, str]) -> str:

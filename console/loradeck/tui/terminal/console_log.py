@@ -17,7 +17,7 @@ MOST_BYTES = 1_000_000
 
 
 def keep_log() -> Path | None:
-    """Write what the console logs to its file from now on; None where there is no writing: it runs without."""
+    """Log to the console's file from now on. Returns its path; None if it cannot be written: it runs without."""
     path = state_path() / "console.log"
     logger = logging.getLogger("loradeck.console")
     if logger.handlers:
@@ -38,7 +38,7 @@ def keep_log() -> Path | None:
 
 
 def report_end(status: int, path: Path | None) -> None:
-    """One line on stderr after a console that was not left by its own key. A terminal that is gone is not told."""
+    """Write one line to stderr after a console that was not left by its own key, if the terminal is still there."""
     why = f"ended by {signal.Signals(status - 128).name}" if status > 128 else "ended by a fault of its own"
     where = f"; log: {path}" if path is not None else ""
     with contextlib.suppress(OSError, ValueError):

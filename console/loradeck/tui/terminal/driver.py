@@ -1,7 +1,7 @@
 """The terminal, read and written so that a key never acts on what was not seen.
 
-On top of Textual's driver it tells how many keys came in one read, keeps a terminal's answers apart from typed
-keys however the bytes are cut, counts what the terminal has taken, and says once when the terminal is gone.
+On top of Textual's driver it counts the keys of one read, keeps a terminal's answers apart from typed keys however
+the bytes are cut, counts the accepted output, and reports once when the terminal is gone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TerminalGone(Message, bubble=False):
 
 
 class AnswerFilter:
-    """Takes cursor-position answers out of what is read, however they are cut.
+    """Removes cursor-position answers from the input, however they are cut.
 
     An answer ends in `R`, which is also the key that rolls back; over a slow link its bytes may come in
     several reads. While an answer is outstanding a beginning of one is held back until it is complete.
@@ -51,7 +51,7 @@ class AnswerFilter:
         self._after_escape = False
 
     def feed(self, data: str, *, expecting: bool) -> tuple[str, int]:
-        """What was typed, and the number of answers that came with it."""
+        """Split a read into the typed text and the number of answers that came with it."""
         data = self._held + data
         self._held = ""
         answers = 0

@@ -1,4 +1,4 @@
-"""What is on the screen, as a file for the post-mortem."""
+"""The screen as a text file for the post-mortem."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from loradeck.client.terminal_text import clean
 from loradeck.tui.text.spans import Line, Span
 
 LONGEST = 500
-"""Characters; what a reason may have."""
+"""Characters that a reason may have."""
 
 
 KEPT = 100

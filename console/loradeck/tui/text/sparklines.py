@@ -1,4 +1,4 @@
-"""Figures over time as lines of characters. What is missing is left out: nothing is drawn between two figures."""
+"""Figures over time as lines of characters. A missing figure leaves a gap: nothing is drawn between two figures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Style names to terminal styles: the sixteen colours of the terminal's own palette, and its own background.
 
-Nothing is said by colour alone; every style here stands beside a word or a sign that says the same.
+Colour never carries a meaning alone; every style here stands beside a word or a sign with that meaning.
 """
 
 from __future__ import annotations
@@ -35,4 +35,5 @@ OLD = Style(dim=True)
 
 
 def style(name: str) -> Style:
+    """The terminal style of a name."""
     return STYLES[name]

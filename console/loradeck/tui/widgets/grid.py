@@ -67,7 +67,7 @@ class Grid(Widget):
         old: bool = False,
         message: str = "",
     ) -> None:
-        """Take in the list as it is now; lines that look the same are left alone.
+        """Show the list as it is now; lines that look the same are left alone.
 
         Args:
             old: the figures are not live; rows are greyed.
@@ -113,6 +113,7 @@ class Grid(Widget):
         return (self._draw(key, lead, width), selected, self._old)
 
     def on_resize(self) -> None:
+        """Draw every line anew."""
         self._now.clear()
         self._drawn.clear()
         self.refresh()

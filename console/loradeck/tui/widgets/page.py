@@ -18,7 +18,7 @@ class Paced(Protocol):
 
     @property
     def keeps_up(self) -> bool:
-        """Whether the terminal has taken all that was written. What repeats itself waits until it has."""
+        """Whether the terminal has accepted all output so far. Periodic redraws wait until it has."""
         ...
 
 
@@ -57,6 +57,7 @@ class Page(Screen[None], inherit_bindings=False):
         yield self.bar
 
     def on_mount(self) -> None:
+        """Begin to write the page anew in its interval, if it has one."""
         if self._every is not None:
             self.set_interval(self._every, self._again)
 
@@ -66,19 +67,21 @@ class Page(Screen[None], inherit_bindings=False):
             self._show()
 
     def on_resize(self) -> None:
+        """Draw in the new size."""
         self.call_after_refresh(self._show)
 
-    def _show(self, told: str = "") -> None:
-        """Draw the page. `told`: said beside the keys."""
+    def _show(self, hint: str = "") -> None:
+        """Draw the page. `hint`: shown beside the keys."""
         width, height = self.body.size
         self._lines = self._write(width)
         self._top = max(0, min(self._top, len(self._lines) - height))
         self.body.show(self._lines[self._top : self._top + height])
-        left = [Span(" j/k PgDn/PgUp scroll   esc leaves", "dim"), Span(f"   {told}" if told else "", "warn")]
+        left = [Span(" j/k PgDn/PgUp scroll   esc leaves", "dim"), Span(f"   {hint}" if hint else "", "warn")]
         last = min(len(self._lines), self._top + height)
         self.bar.show([spread(left, line(Span(f"{self._top + 1}-{last}/{len(self._lines)} ", "dim")), width)])
 
     def on_key(self, event: events.Key) -> None:
+        """Scroll or leave."""
         event.stop()
         event.prevent_default()
         page = max(1, self.body.size.height - 1)
@@ -97,4 +100,5 @@ class Page(Screen[None], inherit_bindings=False):
             self._show(f"{pressed(event)} means nothing on this page")
 
     def on_paste(self, event: events.Paste) -> None:
+        """Ignore pasted text."""
         event.stop()

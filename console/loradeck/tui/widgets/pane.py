@@ -1,4 +1,4 @@
-"""The pinned pane: preview, rollback panel or question, and what of it has been painted."""
+"""The pinned pane: preview, rollback panel or question, and which of its lines have been painted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Pane(Lines):
 
     @property
     def painted(self) -> Token:
-        """What all lines of the pane were painted for; (None, None) while they are not all of one."""
+        """The preview and question that all lines of the pane were painted for; (None, None) while they differ."""
         height = self.size.height
         if height and all(self._painted.get(y) == self._token for y in range(height)):
             return self._token

@@ -13,7 +13,7 @@ from loradeck.tui.widgets.lines import Lines
 
 
 class Asking(StrEnum):
-    """What is being typed; the value stands in front of it."""
+    """The kind of text being typed; the value stands in front of it."""
 
     FILTER = "/"
     COMMAND = ":"
@@ -23,11 +23,11 @@ class Asking(StrEnum):
 
 
 NOTICE_LINES = 3
-"""Lines that a notice may take. What is still longer is cut."""
+"""Lines that a notice may take. A longer one is cut."""
 
 
 class Prompt(Lines):
-    """Shows a notice until it is opened. It takes keys by itself, at once: no key can fall between two focuses.
+    """Shows a notice until it is opened. It handles keys by itself, at once: no key can fall between two focuses.
 
     Only while it is open does pasted text mean anything.
     """
@@ -41,12 +41,13 @@ class Prompt(Lines):
         self._height = 1
 
     def show_notice(self, text: str, style: str = "") -> None:
-        """The notice: replaces the one before. It is seen when nothing is being typed."""
+        """Replace the notice. It is visible while nothing is being typed."""
         self._notice = (text, style)
         self._draw()
 
     @property
     def notice(self) -> str:
+        """The text of the notice."""
         return self._notice[0]
 
     @property
@@ -56,11 +57,11 @@ class Prompt(Lines):
 
     @property
     def value(self) -> str:
-        """What has been typed so far."""
+        """The text typed so far."""
         return self._typed.text
 
     def open(self, asking: Asking, text: str = "", recall: Recall | None = None) -> None:
-        """Take typed text from now on. `recall`: what up and down go through."""
+        """Open the line for typing. `recall`: the earlier lines that up and down go through."""
         self.asking = asking
         self._recall = recall
         if recall is not None:
@@ -74,7 +75,7 @@ class Prompt(Lines):
         self._draw()
 
     def key(self, event: events.Key) -> bool:
-        """A key while it is open. Returns whether the text changed."""
+        """Handle a key while the line is open. Returns whether the text changed."""
         before = self._typed.text
         if event.key == "tab":
             if self.asking is Asking.COMMAND:
