@@ -35,7 +35,7 @@ from loradeck_agent.router.client import RouterControl
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.earlier_journal import EarlierJournal
 from loradeck_agent.serving.engine_lifecycle import EngineLife
-from loradeck_agent.serving.engine_schedule import Upkeep
+from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.garbage import Collector
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.ready_releases import ReadyFile
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """The daemon. `run` returns when `stop` is called; router, engines and executors go on."""
+    """The daemon of one node. `run` returns when `stop` is called; router, engines and executors go on."""
 
     def __init__(self, config: AgentConfig, token: str) -> None:
         self.config = config
@@ -113,7 +113,7 @@ class Agent:
             changed=self._table_changed,
         )
         self.lives = tuple(self._life_of(engine) for engine in self.engines)
-        self.upkeep = Upkeep(
+        self.schedule = EngineSchedule(
             self.lives,
             table=self.table,
             reconciler=self.reconciler,
@@ -127,7 +127,7 @@ class Agent:
             engines=self.engines,
             checkpoints=checkpoints,
             reconciler=self.reconciler,
-            upkeep=self.upkeep,
+            schedule=self.schedule,
             launcher=Launcher(self.engines, self.store, self.inputs, checkpoints, config.jobs.threads),
             results=Results(self.hub, self.engines, self.folder.merged),
             send=self.link.send,
@@ -155,11 +155,11 @@ class Agent:
     # ---- life ----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Asks the agent to stop; `run` then ends."""
+        """Makes `run` return. Router, engines and executors go on."""
         self._stop.set()
 
     async def run(self) -> None:
-        """Until `stop`.
+        """Runs every part of the agent until `stop`.
 
         Raises:
             AgentError: `already_running`.
@@ -180,7 +180,7 @@ class Agent:
             self.sync.supervised(self.config.router, came_up=self._router_up).run(),
             self._know_bases(),
             *(life.run() for life in self.lives),
-            self.upkeep.run(),
+            self.schedule.run(),
             *(self.reconciler.keep(engine) for engine in self.engines),
             self.reconciler.first_look(),
             self._linked(),
@@ -194,7 +194,7 @@ class Agent:
         ]
 
     async def _know_bases(self) -> None:
-        """What lies in each base's folder, before its engine says so: a replica counts from the agent's start on."""
+        """Hashes each base's folder, so that a replica's base is known before its engine runs."""
         for engine in self.engines:
             try:
                 engine.files = await asyncio.to_thread(base_digest, engine.config.base, cache=self.folder.digests)
@@ -203,7 +203,7 @@ class Agent:
         self._bases_known.set()
 
     async def _all_known(self) -> None:
-        """Until the table (the router's, at first) and the bases of the engines are known."""
+        """Returns once the router's table and the bases of the engines are known."""
         await self.sync.known.wait()
         await self._bases_known.wait()
 
@@ -222,7 +222,7 @@ class Agent:
             engine.api.close()
 
     def _aside(self, work: Coroutine[None, None, None]) -> None:
-        """Runs something beside the caller, who must not wait for it. Its failure is logged."""
+        """Runs work in the background, for a caller who must not wait for it. Its failure is logged."""
         task = asyncio.get_running_loop().create_task(_logged(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -230,7 +230,7 @@ class Agent:
     # ---- the hub -------------------------------------------------------------------------------------------
 
     async def _linked(self) -> None:
-        """Connects once the router has said how far it is, or when it keeps silent."""
+        """Connects once the router's table is known, or when no router answers."""
         await self.sync.until_known()
         await self.link.run()
 
@@ -266,7 +266,7 @@ class Agent:
                 self._order(message)
 
     def _order(self, order: NodeOrder) -> None:
-        """A drained node lets go of its jobs and of the driver, so that its GPUs can be reset or taken out."""
+        """Obeys cordon and drain: a drained node gives up its jobs and closes the driver, so that GPUs can be reset."""
         before, self.order = self.order, order
         if order.drained:
             self.jobs.preempt()
@@ -281,7 +281,7 @@ class Agent:
 
     def _table_changed(self) -> None:
         self.reconciler.wake()
-        self.upkeep.wake()
+        self.schedule.wake()
 
     async def _send_table(self) -> None:
         try:
@@ -301,12 +301,12 @@ class Agent:
     async def _link_changed(self, connected: bool) -> None:
         self._aside(self._after_link_change(connected))
 
-    async def _say_hub(self, connected: bool) -> None:
-        """Starts or stops the router's clock of `refuse_after_s`, from when the hub was last heard."""
+    async def _push_hub_link(self, connected: bool) -> None:
+        """Starts or stops the router's clock of `refuse_after_s`, which counts from the hub's last message."""
         await self.sync.router.hub(connected=connected and self.table.refused is None, silent_s=self.link.silent_s)
 
     async def _after_link_change(self, connected: bool) -> None:
-        await self._say_hub(connected)
+        await self._push_hub_link(connected)
         self.jobs.linked(connected)
         if connected:
             await self.acks.replay()
@@ -314,7 +314,7 @@ class Agent:
             await self.records.send_kept_back()
 
     async def _router_up(self) -> None:
-        await self._say_hub(self.link.connected)
+        await self._push_hub_link(self.link.connected)
 
     # ---- engines -------------------------------------------------------------------------------------------
 
@@ -335,7 +335,7 @@ async def _logged(work: Coroutine[None, None, None]) -> None:
     except AgentError as error:
         log.warning("%s", error)
     except Exception:
-        log.exception("something beside the agent's main path broke")
+        log.exception("background work of the agent failed")
 
 
 async def serve(config: AgentConfig, token: str) -> None:

@@ -1,4 +1,4 @@
-"""What the node tells others about itself: the hello, the report of each second, and the file for `status`."""
+"""The node's reports about itself: the hello, the report of each second, and the file for `status`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROUTER_SILENCES = 3
 
 
 class Reports:
-    """Puts together what the hub and `loradeck-agent status` are given. `boot` is the agent's boot id."""
+    """Puts together hellos and reports for the hub, and the status file. `boot` is the agent's boot id."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Reports:
         )
 
     def write_status(self, link: Link) -> None:
-        """Writes what `loradeck-agent status` shows of the link. Lost with the machine, so it is not synced."""
+        """Writes the state of the link for `loradeck-agent status`. Lost with the machine, so it is not synced."""
         status = link.status
         document = {
             "pid": os.getpid(),

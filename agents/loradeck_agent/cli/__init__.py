@@ -1,7 +1,7 @@
-"""`loradeck-agent`: the agent of one node, and what to do on the node when the hub is away.
+"""`loradeck-agent`: the agent of one node, and the commands for a node whose hub is away.
 
-Exit status: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usage or configuration; 3 what was
-asked does not run.
+Exit status: 0 done; 1 refused or failed, with the reason on stderr; 2 wrong usage or configuration; 3 the
+process that was asked does not run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every command of `loradeck-agent` shares: the configuration option, and how errors end it."""
+"""The configuration option of every command of `loradeck-agent`, and the exit status of its errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def config_option(command: Command) -> Command:
 
 
 def fail(error: AgentError, status: int) -> None:
-    """Prints code, what was wrong, where and what to do, and ends the process."""
+    """Prints an error with its code, place and remedy, and ends the process."""
     click.echo(f"error: {error.code}: {error.title}", err=True)
     for line in error.detail.splitlines():
         click.echo(f"  {line}", err=True)

@@ -1,4 +1,4 @@
-"""`loradeck-agent status`: what this node serves, asked of the router and the engines themselves."""
+"""`loradeck-agent status`: the releases that this node serves, asked of router and engines themselves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def _collect(config: AgentConfig) -> dict[str, Any]:
 
 
 def _link(folder: StateFolder) -> dict[str, Any] | None:
-    """What the running agent last wrote of its link; None where none runs."""
+    """The link of the running agent, as it last wrote it; None where none runs."""
     if holder_of(folder.lock) is None:
         return None
     try:

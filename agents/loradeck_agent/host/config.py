@@ -27,7 +27,7 @@ DEFAULT_CONFIG = "/etc/loradeck/agent.toml"
 
 
 class RouterConfig(Strict):
-    """Settings of the node's router: table `[router]` of the configuration file."""
+    """Where the router listens for callers, and with which certificate."""
 
     listen: str = Field(description="HOST:PORT that callers of the tenants' models connect to")
     tls_cert: Path | None = None
@@ -52,13 +52,13 @@ class RouterConfig(Strict):
 
 
 class JobsConfig(Strict):
-    """Settings of the node's jobs: table `[jobs]` of the configuration file."""
+    """What a job may take of this node."""
 
     threads: int = Field(1, ge=1, le=256, description="of one executor")
 
 
 class AgentConfig(Strict):
-    """All settings of an agent, as its TOML file has them."""
+    """One node's configuration, as docs/architecture.md lists it. Paths are absolute once it is loaded."""
 
     node: Name
     hub: str = Field(description="http://… (loopback only) or https://…")

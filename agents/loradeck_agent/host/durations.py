@@ -1,6 +1,6 @@
 """How long the slow steps took on this node, the last time each was done: an engine's start, a fetch, a load.
 
-The hub says from these how long a way back would take, so nothing is ever written here that was not timed.
+The hub shows from these how long a way back would take, so only measured times are ever written.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _document: TypeAdapter[dict[str, Took]] = TypeAdapter(dict[str, Took])
 
 
 class Measured:
-    """By digest of the base. Kept in a file, so that a restarted agent still knows how long a cold start takes."""
+    """Durations by digest of the base, kept in a file: a restarted agent still knows how long a cold start takes."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -42,16 +42,16 @@ class Measured:
         except FileNotFoundError:
             return
         except (OSError, ValidationError) as error:
-            log.warning("what was measured before cannot be read and is measured again: %s: %s", file, error)
+            log.warning("durations cannot be read and are measured again: %s: %s", file, error)
 
     def of(self, base: str | None) -> Took:
-        """Last measured durations for a base; all None for an unknown base."""
+        """The durations that were measured for a base; all unknown where there are none."""
         return self._took.get(base, Took()) if base else Took()
 
     def note(
         self, base: str, *, start: float | None = None, fetch: float | None = None, load: float | None = None
     ) -> None:
-        """Seconds that a step has just taken; None leaves what is known of it."""
+        """Notes the seconds that a step has just taken; None leaves the known duration."""
         new = {"start_s": start, "fetch_s": fetch, "load_s": load}
         update = {name: round(seconds, 3) for name, seconds in new.items() if seconds is not None}
         self._took[base] = self.of(base).model_copy(update=update)

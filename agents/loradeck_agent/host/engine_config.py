@@ -1,4 +1,4 @@
-"""What the configuration says of an engine: its kind, its base, and how it is reached or started.
+"""The configuration of an engine: its kind, its base, and how it is reached or started.
 
 A vLLM is attached to (`socket` or `url`: somebody else runs it) or launched (`python`: it is ours). What would
 contradict the agent in a launched one's own flags is refused here, with what to write instead.
@@ -51,7 +51,7 @@ OUR_VARIABLES = {
 
 
 class EngineConfig(Strict):
-    """What every engine has. `slots`: adapters resident at once."""
+    """The settings that every kind of engine has."""
 
     name: Name
     base: Path = Field(description="folder of the base model")
@@ -63,26 +63,24 @@ class EngineConfig(Strict):
 
     @property
     def attached(self) -> bool:
-        """Somebody else starts and ends it."""
+        """Whether somebody else starts and ends the engine."""
         return False
 
     @property
     def rank_limit(self) -> int | None:
-        """Highest rank of an adapter that it takes; None where it takes any."""
+        """Highest rank of an adapter that the engine takes; None where it takes any."""
         return None
 
 
 class EmbeddedEngine(EngineConfig):
-    """Settings of an embedded engine, which the agent starts."""
+    """The engine that comes with the agent, started by it. `threads` is what it computes with."""
 
     kind: Literal["embedded"] = "embedded"
     threads: int = Field(1, ge=1, le=256)
 
 
 class VllmEngine(EngineConfig):
-    """Settings of a vLLM engine: one that runs already (`socket` or `url`), or one that the agent launches
-    (`python`).
-    """
+    """A vLLM, attached to at `socket` or `url`, or launched with `python`."""
 
     kind: Literal["vllm"]
     socket: Path | None = Field(None, description="of a vLLM that runs already (its --uds)")

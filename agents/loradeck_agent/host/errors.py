@@ -12,7 +12,7 @@ class AgentError(Fault):
 class Unreachable(AgentError):
     """The other side did not answer: nothing is known about whether it acted.
 
-    `silent`: it took the connection, or may have, and said nothing in time.
+    `silent`: it accepted the connection, or may have, and sent nothing in time.
     """
 
     def __init__(self, where: str, why: str, *, silent: bool = False) -> None:

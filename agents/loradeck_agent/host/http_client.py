@@ -34,12 +34,12 @@ class Reply:
     body: bytes
 
     def json(self) -> Any:
-        """The body parsed as JSON. Raises ValueError if it is not."""
+        """The body as JSON. Raises ValueError where it is none."""
         return json.loads(self.body)
 
     @property
     def text(self) -> str:
-        """The body as text, with undecodable bytes replaced."""
+        """The body as text; bytes that are no UTF-8 are replaced."""
         return self.body.decode("utf-8", "replace")
 
 
@@ -54,9 +54,7 @@ class Endpoint:
 
     @classmethod
     def of_url(cls, url: str, ca: Path | None = None) -> Endpoint:
-        """The endpoint of an http or https URL. `ca`: PEM file of the authority to trust; None: those of the
-        system.
-        """
+        """The endpoint of an http or https URL. `ca`: PEM file with the authority to trust."""
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         tls = ssl.create_default_context(cafile=str(ca) if ca else None) if secure else None
@@ -76,7 +74,7 @@ class _Line:
         self.writer = writer
         self.h11 = h11.Connection(h11.CLIENT)
         self.used = False
-        self.heard = False
+        self.received = False
 
     def close(self) -> None:
         self.writer.close()
@@ -87,7 +85,7 @@ class _Line:
             if event is not h11.NEED_DATA:
                 return event  # type: ignore[return-value]
             data = await self.reader.read(CHUNK)
-            self.heard = self.heard or bool(data)
+            self.received = self.received or bool(data)
             self.h11.receive_data(data)
 
 
@@ -114,7 +112,7 @@ class HttpClient:
         timeout: float,
         sink: Callable[[bytes], None] | None = None,
     ) -> Reply:
-        """One request and its whole answer.
+        """Sends one request and reads its whole answer.
 
         Args:
             body: JSON bytes, or an iterable of chunks of `size` bytes in all.
@@ -131,15 +129,15 @@ class HttpClient:
             raise Unreachable(str(self.endpoint), f"{method} {path}: {error or type(error).__name__}") from error
 
     async def post(self, path: str, document: Any, *, timeout: float) -> Reply:
-        """Sends a POST with a JSON document. `timeout` in seconds."""
+        """Sends a document as JSON. `timeout` in seconds, for the whole exchange."""
         return await self.call("POST", path, json.dumps(document).encode(), timeout=timeout)
 
     async def get(self, path: str, *, timeout: float) -> Reply:
-        """Sends a GET. `timeout` in seconds."""
+        """Asks for a path. `timeout` in seconds, for the whole exchange."""
         return await self.call("GET", path, timeout=timeout)
 
     def close(self) -> None:
-        """Closes the idle connections."""
+        """Closes the idle connections; the next call opens one."""
         while self._idle:
             self._idle.pop().close()
 
@@ -158,7 +156,7 @@ class HttpClient:
             except (OSError, h11.RemoteProtocolError):
                 line.close()
                 # The server closed a connection that lay idle: it never saw this request.
-                if line.used and not line.heard and (body is None or isinstance(body, bytes)):
+                if line.used and not line.received and (body is None or isinstance(body, bytes)):
                     continue
                 raise
             except BaseException:
@@ -166,7 +164,7 @@ class HttpClient:
                 raise
             if line.h11.our_state is h11.DONE and line.h11.their_state is h11.DONE and len(self._idle) < IDLE_KEPT:
                 line.h11.start_next_cycle()
-                line.used, line.heard = True, False
+                line.used, line.received = True, False
                 self._idle.append(line)
             else:
                 line.close()
@@ -226,7 +224,7 @@ class HttpClient:
 
 
 def problem_of(reply: Reply, who: str) -> AgentError:
-    """The error a non-200 answer stands for: its problem document's code where it has one."""
+    """The error that a refusing answer stands for, with the code of its problem document if it has one."""
     try:
         document = reply.json()
     except ValueError:

@@ -1,6 +1,6 @@
-"""What router and engines print goes to a file each, and no such file grows for ever.
+"""Trims the log files of router and engines.
 
-They run for months, and a disk that their words have filled refuses the router's table: then nothing can be
+They run for months, and a disk that their logs have filled refuses the router's table: then nothing can be
 rolled back on this node.
 """
 
@@ -19,16 +19,16 @@ LOOK_S = 30.0
 
 
 async def keep_trimmed(path: Path) -> None:
-    """Trims a log again and again, for ever, while its writer goes on."""
+    """Trims a log twice a minute until cancelled, while its writer goes on."""
     while True:
         await asyncio.sleep(LOOK_S)
         await asyncio.to_thread(trim, path)
 
 
 def trim(path: Path) -> None:
-    """Empties a log of more than LOG_BYTES; the newest of it are kept beside it, as `NAME.1`. Blocks.
+    """Empties a log of more than LOG_BYTES and keeps its newest bytes beside it, as `NAME.1`. Blocks.
 
-    It is emptied where it lies: its writer has it open, to append. What is written meanwhile may be lost. On a
+    It is emptied in place, because its writer has it open to append; lines written meanwhile may be lost. On a
     disk that has no room for the copy it is emptied all the same.
     """
     try:

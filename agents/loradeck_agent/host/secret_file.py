@@ -1,4 +1,4 @@
-"""Secrets come in files: read once, checked to be nobody else's, never in a command line or a log."""
+"""Reads secrets from files that only their owner may read, so that none stands in a command line or a log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from loradeck_agent.host.errors import ConfigError
 
 
 def read_secret(path: Path, what: str, fix: str) -> str:
-    """The one word in a file of mode 0600.
+    """Reads the one word in a file of mode 0600.
 
     Args:
-        what: what it is, for the error ("token").
+        what: name of the secret, for the error ("token").
         fix: how to make one.
 
     Raises:

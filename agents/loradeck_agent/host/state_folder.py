@@ -24,17 +24,17 @@ class StateFolder:
 
     @property
     def earlier_journal(self) -> Path:
-        """What agents kept before the router's table was the one owner of cursor and pins."""
+        """The journal of an earlier version, from before the router's table was the one owner of cursor and pins."""
         return self.root / "journal.jsonl"
 
     @property
     def lock(self) -> Path:
-        """File whose lock the running agent holds."""
+        """Lock file that a running agent holds."""
         return self.root / "agent.lock"
 
     @property
     def status(self) -> Path:
-        """What a running agent says of its link, for `loradeck-agent status`."""
+        """The running agent's link, as it writes it for `loradeck-agent status`."""
         return self.root / "agent.json"
 
     @property
@@ -44,48 +44,48 @@ class StateFolder:
 
     @property
     def router_socket(self) -> Path:
-        """Control socket of the router."""
+        """The router's control socket."""
         return self.router / "router.sock"
 
     @property
     def router_lock(self) -> Path:
-        """File whose lock the running router holds."""
+        """Lock file that a running router holds."""
         return self.router / "router.lock"
 
     @property
     def router_log(self) -> Path:
-        """Log file of the router."""
+        """What the router prints."""
         return self.router / "router.log"
 
     def engine(self, name: str) -> Path:
-        """Folder of an engine."""
+        """Folder of one engine, by its configured name."""
         return self.root / "engines" / name
 
     def engine_socket(self, name: str) -> Path:
-        """HTTP socket of an engine."""
+        """Socket of an engine that is started here."""
         return self.engine(name) / "engine.sock"
 
     def engine_lock(self, name: str) -> Path:
-        """File whose lock a running engine holds."""
+        """Lock file that a running engine holds."""
         return self.engine(name) / "engine.lock"
 
     def engine_ready(self, name: str) -> Path:
-        """Which releases the engine's present lifetime may be asked for."""
+        """The releases that the engine's present lifetime may be asked for."""
         return self.engine(name) / "ready.json"
 
     @property
     def measured(self) -> Path:
-        """How long starts, fetches and loads took here."""
+        """Measured durations of starts, fetches and loads."""
         return self.root / "measured.json"
 
     @property
     def digests(self) -> Path:
-        """What the files of bases hash to, so that an unchanged one is not read again."""
+        """Digests of the files of bases, so that an unchanged one is not read again."""
         return self.root / "digests.json"
 
     @property
     def releases(self) -> Path:
-        """Folder of the stored adapters."""
+        """Adapters on this node, by adapter digest."""
         return self.root / "releases"
 
     def release(self, adapter: str) -> Path:
@@ -109,12 +109,12 @@ class StateFolder:
 
     @property
     def jobs(self) -> Path:
-        """Folder of the jobs on this node."""
+        """Folders of the attempts at jobs."""
         return self.root / "jobs"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the train jobs' checkpoints, one folder a job; they outlive an attempt."""
+        """Checkpoints of train jobs, by job: they outlive an attempt."""
         return self.root / "checkpoints"
 
     def make(self) -> None:

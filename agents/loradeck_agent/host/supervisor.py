@@ -3,7 +3,7 @@
 An engine that somebody else runs is only watched (`Watched`).
 
 Each runs in a session of its own with its output in a file, and outlives the agent. Two never run: the one
-that is there holds its lock, and a second could not take it.
+that runs holds its lock, and a second could not take it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SILENCES = 3
 
 @dataclass(frozen=True)
 class Program:
-    """What to start. `ready_s`: how long it may take until `probe` answers; `environment`: added to ours."""
+    """A program to start. `ready_s`: seconds it may take until `probe` answers; `environment`: added to ours."""
 
     name: str
     argv: tuple[str, ...]
@@ -81,7 +81,7 @@ class Supervised:
         self._child: subprocess.Popen[bytes] | None = None
 
     async def run(self) -> None:
-        """Runs the program, and starts it again whenever it ends, until cancelled; keeps its log short."""
+        """Starts the program, or adopts the one that runs, again and again until cancelled."""
         trimming = asyncio.create_task(keep_trimmed(self.program.log))
         try:
             await self._life_after_life()
@@ -126,7 +126,7 @@ class Supervised:
         except ProcessLookupError:
             return
         ended = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(watch, _settle, ended)
+        asyncio.get_running_loop().add_reader(watch, _resolve, ended)
         self.pid = pid
         try:
             boot = await self._until_ready(ended, watch)
@@ -145,16 +145,16 @@ class Supervised:
             os.close(watch)
 
     async def _take_over(self, boot: str, adopted: bool, ended: asyncio.Future[None]) -> None:
-        """Tells the owner that the process answers, until the owner could do what it does then."""
-        said = ""
+        """Calls `came_up`, again each second for as long as it raises an AgentError."""
+        logged = ""
         while not ended.done():
             try:
                 await self._came_up(boot, adopted)
                 return
             except AgentError as error:
-                if str(error) != said:
+                if str(error) != logged:
                     log.warning("%s is not taken over yet: %s", self.program.name, error)
-                said = str(error)
+                logged = str(error)
             await asyncio.wait([ended], timeout=TAKE_OVER_S)
 
     def _start(self) -> int:
@@ -227,10 +227,10 @@ class Watched:
         self._look = look
         self._boot: str | None = None
         self._silences = 0
-        self._said = ""
+        self._logged = ""
 
     async def run(self) -> None:
-        """Watches the program until cancelled."""
+        """Looks at the program twice a second until cancelled."""
         seen = await self._seen()
         await self._turn(seen)
         if self._boot is None:
@@ -252,9 +252,9 @@ class Watched:
                 self._boot = boot
             else:
                 await self._look()
-            self._said = ""
+            self._logged = ""
         except AgentError as error:
-            self._say("is not used" if self._boot is None else "cannot be looked at", error)
+            self._log_once("is not used" if self._boot is None else "cannot be looked at", error)
 
     async def _lost(self, how: str) -> None:
         log.error("%s %s", self.name, how)
@@ -275,25 +275,25 @@ class Watched:
                 return self._boot
             return None
         except AgentError as error:
-            self._say("does not say what it is", error)
+            self._log_once("cannot be identified", error)
             return None
         self._silences = 0
         return boot
 
-    def _say(self, what: str, error: AgentError) -> None:
-        """Once, not at every look."""
-        if str(error) != self._said:
+    def _log_once(self, what: str, error: AgentError) -> None:
+        """Logs an error once, not at every look."""
+        if str(error) != self._logged:
             log.error("%s %s: %s", self.name, what, error)
-        self._said = str(error)
+        self._logged = str(error)
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
 
 def end_process(pid: int, what: str, *, grace_s: float) -> str:
-    """Ends a process: SIGTERM, a grace, then SIGKILL. Blocks. Says how it ended.
+    """Ends a process: SIGTERM, a grace, then SIGKILL. Blocks. Returns how it ended, in words for a person.
 
     Raises:
         AgentError: `will_not_end`, when even SIGKILL did not end it (a process in an uninterruptible call).

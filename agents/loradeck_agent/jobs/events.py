@@ -1,4 +1,4 @@
-"""Events about a job that the agent itself makes: its start, its end without an executor's word, its failure."""
+"""Events about a job that the agent itself makes: a start, an end that no executor reported, a failure."""
 
 from __future__ import annotations
 

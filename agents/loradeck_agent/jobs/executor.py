@@ -1,7 +1,7 @@
 """One executor: a child process in a session of its own that works in its folder and outlives the agent.
 
-The folder is the whole truth about an attempt: `job.json` holds what was asked and which process does it,
-`events.jsonl` what it says. So an agent that comes back finds its executors again by pid and start time.
+The folder is the whole truth about an attempt: `job.json` holds the job and which process works on it,
+`events.jsonl` its events. So an agent that is started again finds its executors by pid and start time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ GRACE_S = 60.0
 """Between SIGTERM and SIGKILL: an executor stops at its next step."""
 
 LOG_CHARS = 2000
-"""Characters of a failed attempt's log and traceback that travel with the job."""
+"""Longest end of a failed attempt's log and traceback that is sent with the job."""
 
 EXIT_CODES = {
     EXIT_BAD_SPEC: "bad_data",
@@ -65,7 +65,7 @@ class Attempt(Wire):
     job: JobAssignment
     pid: int | None = None
     started: int | None = Field(None, description="start time of the process, kernel ticks")
-    sent: int = Field(0, description="bytes of the event file that the hub has taken in")
+    sent: int = Field(0, description="bytes of the event file that the hub has acknowledged")
     seq: int = Field(-1, description="highest seq of them")
     ended: bool = Field(False, description="the terminal event was sent")
     cancelled: bool = False
@@ -73,42 +73,42 @@ class Attempt(Wire):
 
 @dataclass
 class ExecutorFolder:
-    """`jobs/ID-ATTEMPT/`."""
+    """The folder of one attempt, `jobs/ID-ATTEMPT/`."""
 
     path: Path
 
     @property
     def job(self) -> Path:
-        """File with the assignment and the attempt."""
+        """The attempt: the job, and which process works on it."""
         return self.path / "job.json"
 
     @property
     def spec(self) -> Path:
-        """The executor's `spec.json`."""
+        """What the executor was given to do."""
         return self.path / "spec.json"
 
     @property
     def events(self) -> Path:
-        """File to which the executor appends its events."""
+        """The executor's events, a line each."""
         return self.path / "events.jsonl"
 
     @property
     def error(self) -> Path:
-        """File with the executor's first error and its traceback."""
+        """The executor's traceback, if it failed."""
         return self.path / "error.txt"
 
     @property
     def log(self) -> Path:
-        """File with the executor's output."""
+        """What the executor printed."""
         return self.path / "log.txt"
 
     @property
     def out(self) -> Path:
-        """Folder of the results, complete only after a FINISHED event."""
+        """The executor's result."""
         return self.path / "out"
 
     def last_lines(self) -> str:
-        """The end of what the process wrote and of its first error, for a person to read elsewhere."""
+        """The end of the process's log and of its traceback, to be read elsewhere."""
         parts = []
         for path in (self.log, self.error):
             try:
@@ -118,7 +118,7 @@ class ExecutorFolder:
         return "\n".join(part for part in parts if part)[-LOG_CHARS:]
 
     def read(self) -> Attempt | None:
-        """The attempt in this folder; None when there is none, or none that can be read."""
+        """Reads the attempt in this folder; None when there is none, or none that can be read."""
         try:
             return Attempt.model_validate_json(self.job.read_bytes())
         except FileNotFoundError:
@@ -128,7 +128,11 @@ class ExecutorFolder:
             return None
 
     def write(self, attempt: Attempt) -> None:
-        """Raises AgentError `disk_full` or `job_folder` when the disk refuses."""
+        """Writes the attempt durably.
+
+        Raises:
+            AgentError: `disk_full` or `disk_error`.
+        """
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
             write_durably(self.job, attempt.model_dump_json().encode())
@@ -137,9 +141,9 @@ class ExecutorFolder:
 
 
 def sweep(jobs: Path) -> None:
-    """Removes attempts that ended long ago: what came of them is with the hub. Blocks.
+    """Removes attempts that ended long ago: their results are with the hub. Blocks.
 
-    A base that one has trained stays where it is: an engine may run on it.
+    A base that an attempt has trained stays: an engine may run on it.
     """
     for path in jobs.iterdir():
         folder = ExecutorFolder(path)
@@ -149,13 +153,13 @@ def sweep(jobs: Path) -> None:
         spec = attempt.job.spec
         if isinstance(spec, TrainSpec) and spec.weights is Weights.FULL and folder.out.exists():
             continue
-        log.info("what attempt %d at job %s left here is removed", attempt.job.attempt, attempt.job.id)
+        log.info("the files of attempt %d at job %s are removed", attempt.job.attempt, attempt.job.id)
         remove(path)
 
 
 @dataclass
 class _Sent:
-    """An event that was read, where it ends in the file, and whether the hub has said that it has it."""
+    """An event that was read, where it ends in the file, and whether the hub has acknowledged it."""
 
     seq: int
     end: int
@@ -213,11 +217,11 @@ class Executor:
 
     @property
     def started(self) -> bool:
-        """Whether the attempt's process was started."""
+        """Whether a process was ever started for this attempt."""
         return self.attempt.pid is not None
 
     def alive(self) -> bool:
-        """Whether the attempt's process runs, also if an earlier agent started it."""
+        """Whether that process still runs, also where an earlier agent started it."""
         if self._child is not None:
             return self._child.poll() is None
         pid = self.attempt.pid
@@ -272,16 +276,16 @@ class Executor:
 
     @property
     def unnoted(self) -> bool:
-        """Whether the hub has still to take in an event that was read."""
+        """Whether the hub has not yet acknowledged an event that was read."""
         return any(not sent.noted for sent in self._open)
 
     def noted(self, seq: int) -> None:
-        """The hub has taken an event in."""
+        """The hub has acknowledged an event."""
         for sent in self._open:
             sent.noted = sent.noted or sent.seq == seq
 
     def keep_noted(self) -> None:
-        """Writes down how far the hub has taken everything in."""
+        """Makes durable up to where the hub has acknowledged every event."""
         last: _Sent | None = None
         while self._open and self._open[0].noted:
             last = self._open.popleft()
@@ -289,7 +293,7 @@ class Executor:
             self.note(sent=last.end, seq=max(last.seq, self.attempt.seq))
 
     def again(self) -> None:
-        """What the hub has not taken in is read once more."""
+        """Reads the events that the hub has not acknowledged once more."""
         self._read = self.attempt.sent
         self._open.clear()
 
@@ -314,7 +318,7 @@ def torchrun_argv(kind: str, spec: Path, processes: int) -> tuple[str, ...]:
 
 
 def _lower(pid: int) -> None:
-    """Gives way to what serves. A host that forbids it gets an equal: that is worth a line, not a failure."""
+    """Lowers a process's priority below that of engines and router. A host that forbids it is no failure."""
     try:
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE))
@@ -323,7 +327,7 @@ def _lower(pid: int) -> None:
 
 
 def read_json(path: Path) -> object:
-    """A result file of an executor.
+    """Reads a JSON result file of an executor.
 
     Raises:
         AgentError: `result_missing` or `result_unreadable`.

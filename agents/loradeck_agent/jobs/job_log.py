@@ -23,7 +23,7 @@ class LogTail:
         self._waiting: deque[str] = deque(maxlen=LOG_LINES)
 
     def read(self, *, ended: bool = False) -> None:
-        """Take in what was written since the last call. `ended`: nobody writes any more, a last half line counts."""
+        """Reads the lines written since the last call. `ended`: nobody writes any more, so a last half line counts."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._at)
@@ -45,11 +45,11 @@ class LogTail:
             self._rest = b""
 
     def waiting(self) -> tuple[int, tuple[str, ...]]:
-        """The lines that were not sent yet, and the number of the first."""
+        """Number of the first line that was not sent yet, and those lines."""
         return self._number - len(self._waiting) + 1, tuple(self._waiting)
 
     def sent(self) -> None:
-        """What was waiting has been sent."""
+        """The waiting lines have been sent."""
         self._waiting.clear()
 
 

@@ -24,7 +24,7 @@ class BaseFolder:
 
 
 def base_of(engines: tuple[EngineReplica, ...], digest: str) -> BaseFolder:
-    """Where a base lies on this node: the folder of the engine that has it.
+    """Finds a base on this node: its folder is that of the engine that has it.
 
     Raises:
         AgentError: `unknown_base`.

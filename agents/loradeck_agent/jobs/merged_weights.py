@@ -14,16 +14,16 @@ from loradeck.schemas.attestation import MergeReport
 from loradeck.schemas.manifest import BaseManifest
 from loradeck_agent.host.state_folder import fsync_folder, write_durably
 from loradeck_agent.jobs.executor import read_json
-from loradeck_agent.store.fetch import told
+from loradeck_agent.store.fetch import as_agent_error
 
 WEIGHTS = "weights"
-"""What the merge executor leaves, beside WEIGHTS.manifest.json and report.json."""
+"""Folder in which the merge executor leaves the weights, beside WEIGHTS.manifest.json and report.json."""
 
 
 def keep_merged(out: Path, merged: Path) -> dict[str, Any]:
-    """Verifies what a merge left in `out` and gives it its place. Blocks: call it in a thread.
+    """Verifies the weights that a merge left in `out` and moves them to `merged/DIGEST`. Blocks: call it in a thread.
 
-    What lies there already under the same digest is the same. Returns the job's result for the hub.
+    Weights that lie there already under this digest stay. Returns the job's result for the hub.
 
     Raises:
         AgentError: `manifest_mismatch`, the files are not those of the manifest and report; or the disk refused.
@@ -32,7 +32,7 @@ def keep_merged(out: Path, merged: Path) -> dict[str, Any]:
     report = MergeReport.model_validate(read_json(out / "report.json"))
     place = merged / manifest.digest
     made = out / WEIGHTS if (out / WEIGHTS).is_dir() else place  # an agent before this one came that far
-    with told(made):
+    with as_agent_error(made):
         found = base_manifest(made, "-", "-").digest
         if not found == manifest.digest == report.merged:
             raise BadArtifact(

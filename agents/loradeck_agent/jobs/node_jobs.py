@@ -1,7 +1,7 @@
 """Jobs on this node: their leases, the events of their executors on the way to the hub, and prepares.
 
-A job's events go up under its lease, from the job's own event file. After a link was lost, whatever the hub has
-not said it took in is sent again, and so are the last terminal events, because nobody knows whether they arrived.
+A job's events go up under its lease, from the job's own event file. After a link was lost, events that the hub has
+not acknowledged are sent again, and so are the last terminal events, because nobody knows whether they arrived.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from loradeck_agent.jobs.job_log import LogTail
 from loradeck_agent.jobs.launch import Launcher
 from loradeck_agent.jobs.prepare import prepare
 from loradeck_agent.jobs.results import Results
-from loradeck_agent.serving.engine_schedule import Upkeep
+from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.checkpoints import CheckpointStore
@@ -42,12 +42,12 @@ LOG_S = 1.0
 """How often an executor's printed lines are sent."""
 
 NOTED_S = 5.0
-"""How long the end of a job waits for the hub to take in the events before it, while there is a link."""
+"""How long the end of a job waits for the hub to acknowledge the events before it, while there is a link."""
 
 DRAINED = "the node is drained"
 
 SWEEP_S = 6 * 3600.0
-"""How often what old jobs left is looked through."""
+"""How often old attempts and checkpoints are removed."""
 
 REPEAT_S = 600.0
 """Terminal events younger than this are sent again after the link was lost."""
@@ -62,11 +62,11 @@ class _Running:
     executor: Executor | None = None
     leaving: bool = False
     again: bool = False
-    """The link was lost since: what the hub has not taken in is to be sent again."""
+    """The link was lost since: events that the hub has not acknowledged are to be sent again."""
 
 
 @dataclass
-class _Said:
+class _SentEvent:
     event: JobEvent
     at: float
 
@@ -79,12 +79,12 @@ class Jobs:
     engines: tuple[EngineReplica, ...]
     checkpoints: CheckpointStore
     reconciler: Reconciler
-    upkeep: Upkeep
+    schedule: EngineSchedule
     launcher: Launcher
     results: Results
     send: Callable[[JobEvent | JobLog], Awaitable[bool]]
     _running: dict[str, _Running] = field(default_factory=dict)
-    _said: dict[str, _Said] = field(default_factory=dict)
+    _terminals: dict[str, _SentEvent] = field(default_factory=dict)
     _linked: asyncio.Event = field(default_factory=asyncio.Event)
     _asides: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -92,7 +92,7 @@ class Jobs:
     # ---- from the hub --------------------------------------------------------------------------------------
 
     def running(self) -> tuple[tuple[str, int], ...]:
-        """(job, lease) of what runs here, for the hello."""
+        """(job, lease) of the jobs that run here, for the hello."""
         return tuple((running.job.id, running.job.lease) for running in self._running.values())
 
     def assign(self, job: JobAssignment) -> None:
@@ -137,14 +137,14 @@ class Jobs:
         task.add_done_callback(self._asides.discard)
 
     async def _stopped(self, held: _Running) -> None:
-        """Ends an attempt whose lease is over; nothing more is said of it."""
+        """Ends an attempt whose lease is over; no event of it is sent any more."""
         held.task.cancel("replaced")
         await asyncio.wait([held.task])
         if held.executor is not None:
             await held.executor.end()
 
     def noted(self, job: str, lease: int, seq: int) -> None:
-        """The hub has taken an event in."""
+        """The hub has acknowledged an event."""
         held = self._running.get(job)
         if held is not None and held.job.lease == lease and held.executor is not None:
             held.executor.noted(seq)
@@ -157,22 +157,25 @@ class Jobs:
         for running in self._running.values():
             running.again = True
         self._linked.set()
-        for said in self._said.values():
-            if time.monotonic() - said.at < REPEAT_S:
-                self._aside(self._say_again(said.event))
+        for sent in self._terminals.values():
+            if time.monotonic() - sent.at < REPEAT_S:
+                self._aside(self._resend(sent.event))
 
-    async def _say_again(self, event: JobEvent) -> None:
+    async def _resend(self, event: JobEvent) -> None:
         await self.send(event)
 
     # ---- life ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Takes up again what an earlier agent left running, then tidies up, for ever. Executors outlive this."""
+        """Follows the executors that an earlier agent left running, then removes old ones, until cancelled.
+
+        Executors outlive this.
+        """
         for path in sorted(self.folder.jobs.iterdir()):
             folder = ExecutorFolder(path)
             attempt = folder.read()
             if attempt is not None and not attempt.ended:
-                log.info("job %s is taken up again", attempt.job.id)
+                log.info("job %s is followed again", attempt.job.id)
                 self._start(attempt.job, Executor(folder, attempt), after=None)
         try:
             while True:
@@ -185,12 +188,12 @@ class Jobs:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _sweep(self) -> None:
-        """Removes what nobody will come back for: a disk that fills up refuses the router's table in the end."""
+        """Removes old attempts and checkpoints: a disk that fills up refuses the router's table in the end."""
         try:
             self.checkpoints.sweep()
             sweep(self.folder.jobs)
         except OSError as error:
-            log.error("what old jobs left cannot be removed: %s", error)
+            log.error("files of old jobs cannot be removed: %s", error)
 
     def _start(self, job: JobAssignment, executor: Executor | None, *, after: Awaitable[None] | None) -> None:
         async def run() -> None:
@@ -208,7 +211,7 @@ class Jobs:
         running = _Running(job, asyncio.get_running_loop().create_task(run()), executor)
         self._running[job.id] = running
 
-    async def _say(self, job: JobAssignment, event: ExecutorEvent, result: dict[str, Any] | None = None) -> None:
+    async def _send_event(self, job: JobAssignment, event: ExecutorEvent, result: dict[str, Any] | None = None) -> None:
         """Sends one event, waiting for the link as long as it takes."""
         message = JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result)
         while not await self.send(message):
@@ -216,27 +219,29 @@ class Jobs:
             await self._linked.wait()
         if event.type in TERMINAL:
             now = time.monotonic()
-            self._said = {name: said for name, said in self._said.items() if now - said.at < REPEAT_S}
-            self._said[job.id] = _Said(message, now)
+            self._terminals = {name: sent for name, sent in self._terminals.items() if now - sent.at < REPEAT_S}
+            self._terminals[job.id] = _SentEvent(message, now)
 
     # ---- prepare -------------------------------------------------------------------------------------------
 
     async def _prepare(self, job: JobAssignment) -> None:
-        await self._say(job, job_event(job, 0, ExecutorEventType.STARTED))
+        await self._send_event(job, job_event(job, 0, ExecutorEventType.STARTED))
         try:
-            with self.upkeep.preparing(job):
+            with self.schedule.preparing(job):
                 result = await prepare(job, self.engines, self.reconciler)
         except asyncio.CancelledError as cancelled:
             if "cancelled" in str(cancelled):
-                await self._say(job, job_event(job, 1, ExecutorEventType.PREEMPTED, "cancelled", code="cancelled"))
+                await self._send_event(
+                    job, job_event(job, 1, ExecutorEventType.PREEMPTED, "cancelled", code="cancelled")
+                )
             raise
         except AgentError as error:
-            await self._say(job, failure(job, 1, error))
+            await self._send_event(job, failure(job, 1, error))
         except Exception as error:
             log.exception("prepare %s broke", job.id)
-            await self._say(job, failure(job, 1, AgentError("prepare_broke", "prepare broke", repr(error))))
+            await self._send_event(job, failure(job, 1, AgentError("prepare_broke", "prepare broke", repr(error))))
         else:
-            await self._say(job, job_event(job, 1, ExecutorEventType.FINISHED), result)
+            await self._send_event(job, job_event(job, 1, ExecutorEventType.FINISHED), result)
 
     # ---- executors -----------------------------------------------------------------------------------------
 
@@ -268,7 +273,7 @@ class Jobs:
             event, result = failure(job, executor.top + 1, broke), None
         if event.type is ExecutorEventType.FAILED:
             event = event.model_copy(update={"data": {**event.data, "log": executor.folder.last_lines()}})
-        await self._say(job, event, result)
+        await self._send_event(job, event, result)
         executor.note(ended=True)
         if event.type is ExecutorEventType.FINISHED:  # any other may be taken up again
             await asyncio.to_thread(self.checkpoints.drop, job.id)
@@ -307,7 +312,7 @@ class Jobs:
             await asyncio.sleep(TAIL_S)
 
     async def _print(self, job: JobAssignment, printed: LogTail, *, ended: bool) -> None:
-        """Sends what the executor printed since the last time. Without a link it waits, the newest of it."""
+        """Sends the lines that the executor printed since the last time. Without a link the newest of them wait."""
         printed.read(ended=ended)
         first, lines = printed.waiting()
         if lines and await self.send(
@@ -316,7 +321,7 @@ class Jobs:
             printed.sent()
 
     async def _forward(self, running: _Running, event: ExecutorEvent) -> bool:
-        """Sends an event. False: a link was lost, and everything that the hub has not taken in goes before it."""
+        """Sends an event. False: a link was lost, and every event that the hub has not acknowledged goes before it."""
         job = running.job
         if event.type is ExecutorEventType.CHECKPOINT:
             event = await self.checkpoints.handed_over(job.id, event)

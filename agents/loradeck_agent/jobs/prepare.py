@@ -28,8 +28,8 @@ async def prepare(job: JobAssignment, engines: Sequence[EngineReplica], reconcil
     """Makes a job's release ready. Returns `{replica: {"level", "code", "canaries"}}`.
 
     Raises:
-        AgentError: `no_replica` when no engine here runs its base; else what went wrong on a replica. What is
-            being served has not changed.
+        AgentError: `no_replica` when no engine here runs its base; else why a replica could not be made ready.
+            Nothing that is served has changed.
     """
     ref = job.release
     if ref is None:

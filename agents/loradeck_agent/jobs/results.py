@@ -1,4 +1,4 @@
-"""What an ended executor amounts to: its exit, and its result, which is verified and handed to the hub."""
+"""Judges how an executor ended, verifies its result and hands it to the hub."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ class Results:
     async def outcome(
         self, job: JobAssignment, executor: Executor, terminal: ExecutorEvent | None
     ) -> tuple[ExecutorEvent, dict[str, Any] | None]:
-        """What an ended process amounts to: done only with a clean exit, a terminal event and a verified result."""
+        """The terminal event of an ended process, and its result.
+
+        It is FINISHED only with a clean exit, a terminal event that says so, and a verified result.
+        """
         status, seq = executor.status, executor.top + 1
         clean = terminal is not None and terminal.type is ExecutorEventType.FINISHED and status in (0, None)
         if executor.attempt.cancelled and not clean:
@@ -59,16 +62,22 @@ class Results:
             async with asyncio.timeout(REACH_S):
                 return terminal, {**terminal.data, **await self._result(job, executor)}
         except TimeoutError:
-            return failure(job, terminal.seq, AgentError("unreachable", "the hub did not take the result")), None
+            return failure(job, terminal.seq, AgentError("unreachable", "the hub did not accept the result")), None
         except AgentError as error:
             return failure(job, terminal.seq, error), None
 
     def _ended_badly(self, job: JobAssignment, executor: Executor, seq: int, status: int | None) -> ExecutorEvent:
         where = executor.first_error() or f"see {executor.folder.log.name} in the job's folder"
         if status == 0:
-            return failure(job, seq, AgentError("no_terminal_event", "the executor left without saying how", where))
+            return failure(
+                job, seq, AgentError("no_terminal_event", "the executor ended without a terminal event", where)
+            )
         if status is None:
-            return failure(job, seq, AgentError("executor_lost", "the executor ended and nobody saw how", where))
+            return failure(
+                job,
+                seq,
+                AgentError("executor_lost", "the executor ended, its exit status is unknown", where),
+            )
         if EXIT_CODES.get(status) == "preempted":
             return job_event(job, seq, ExecutorEventType.PREEMPTED, "stopped on request", code="preempted")
         how = f"by signal {-status}" if status < 0 else f"with status {status}"
@@ -76,10 +85,10 @@ class Results:
         return failure(job, seq, AgentError(code, f"the executor ended {how}", where))
 
     async def _result(self, job: JobAssignment, executor: Executor) -> dict[str, Any]:
-        """Verifies what an executor left, and hands it to the hub.
+        """Verifies an executor's result and hands it to the hub.
 
         Raises:
-            AgentError: it is not what its manifest says, or the hub refused it.
+            AgentError: it does not match its manifest, or the hub refused it.
         """
         out = executor.folder.out
         try:
@@ -115,16 +124,20 @@ class Results:
             try:
                 return await call()
             except Unreachable as error:
-                log.info("the hub does not take a result yet: %s", error)
+                log.info("the hub does not accept a result yet: %s", error)
                 await asyncio.sleep(RETRY_S)
 
 
 def trained_base(out: Path) -> dict[str, Any]:
-    """A base that was trained here: it stays on this node, as all bases do, and is known by its digest."""
+    """The result of a full training: the trained base stays on this node and is known by its digest. Blocks.
+
+    Raises:
+        AgentError: `manifest_mismatch`.
+    """
     manifest = BaseManifest.model_validate(read_json(out / MANIFEST))
     found = base_manifest(out, manifest.model_id, manifest.revision)
     if found.digest != manifest.digest:
-        raise AgentError("manifest_mismatch", "the trained base is not what its manifest says", found.digest)
+        raise AgentError("manifest_mismatch", "the trained base does not match its manifest", found.digest)
     return {"base": found.digest, "folder": str(out)}
 
 

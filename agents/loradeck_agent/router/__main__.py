@@ -23,7 +23,7 @@ from loradeck_agent.router.table import TableFault
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of the router; returns the exit status."""
+    """Runs a router from its command line. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m loradeck_agent.router", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="folder of its table, lock and control socket")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where callers connect")

@@ -1,6 +1,6 @@
-"""The look-up: model -> entry -> release in force -> engine.
+"""Admits requests: a model's name is looked up to an entry, the release in force and an engine.
 
-What a route answers is compiled into a `Plan` whenever anything it depends on changes, so that a flip is the
+The answer of a route is compiled into a `Plan` whenever anything it depends on changes, so that a flip is the
 swap of one dict entry and the look-up is one dict get. `Admission.admit` does not await: between reading the
 entry and choosing the engine nothing else runs.
 """
@@ -21,7 +21,7 @@ from loradeck.schemas.route import ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.counters import Counter, Stats
 from loradeck_agent.router.engine_pools import Replica, Replicas
-from loradeck_agent.router.hub_contact import Contact
+from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.trace import Row, now_ms
 from loradeck_agent.router.wire import InForce
 
@@ -51,7 +51,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a route answers now. `exact`: the entry's own release, neither a gap's stand-in nor a pin."""
+    """The release that answers a route now. `exact`: it is the entry's own, neither a gap's stand-in nor a pin's."""
 
     entry: TableEntry
     generation: int
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def checks(self) -> ResponseChecks:
-        """Checks of the answers on this route."""
+        """The route's response checks."""
         return self.entry.checks
 
 
@@ -84,10 +84,10 @@ class _Route:
 
 
 class Admission:
-    """The routes as callers see them."""
+    """The routes of this node, by tenant and route, and who may call them."""
 
-    def __init__(self, contact: Contact, stats: Stats) -> None:
-        self._contact = contact
+    def __init__(self, hub_silence: HubSilence, stats: Stats) -> None:
+        self._hub_silence = hub_silence
         self._stats = stats
         self._routes: dict[PointerKey, _Route] = {}
         self._turn = 0
@@ -113,7 +113,7 @@ class Admission:
         """Chooses the engine for one request, now, and counts it as admitted.
 
         Args:
-            passed_by: an engine that just failed this request; another one is preferred.
+            passed_by: an engine that has just failed this request; another one is preferred.
         """
         route = self._routes.get(key)
         if route is None:
@@ -122,7 +122,7 @@ class Admission:
         if isinstance(plan, Refusal):
             return plan
         mono_ns = time.monotonic_ns()
-        stale_s = self._contact.age_s(mono_ns / 1e9)
+        stale_s = self._hub_silence.silent_s(mono_ns / 1e9)
         if stale_s is not None and plan.entry.refuse_after_s is not None:
             verdict = rules.in_force(plan.entry, None, (), hub_lost_s=stale_s)
             if verdict.code == "hub_lost":
@@ -162,7 +162,7 @@ class Admission:
         self._routes[row.tenant, row.route].open.discard(admitted)
 
     def exact(self, key: PointerKey, fence: tuple[int, int], replica: str) -> tuple[Plan, Target] | None:
-        """Looks up one engine for a proof; None unless exactly this generation is in force there."""
+        """Looks a route up for a proof, on one engine; None unless exactly this generation is in force there."""
         route = self._routes.get(key)
         if route is None or isinstance(route.plan, Refusal):
             return None
@@ -202,7 +202,7 @@ class Admission:
             self._routes_by_caller.setdefault(digest, set()).add(key)
 
     def compile(self, entry: TableEntry, pin: Pin | None, force: InForce | None, replicas: Replicas) -> Plan | Refusal:
-        """What this route answers, given what is durable and what the engines hold."""
+        """Compiles the plan of a route from its durable state and the releases that its engines hold."""
         wanted = pin.release if pin is not None else entry.current
         flipped = force is not None and force.is_of(entry, wanted)
         left = None if flipped or force is None else force.as_entry()
@@ -246,7 +246,7 @@ _STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 5
 
 
 def _refusal(key: PointerKey, verdict: rules.Admission) -> Refusal:
-    """What a caller is told for each code of the rules."""
+    """The refusal of a request for each code of the rules."""
     code = verdict.code or "not_ready"
     name = "/".join(key)
     message, fix = {
@@ -260,7 +260,7 @@ def _refusal(key: PointerKey, verdict: rules.Admission) -> Refusal:
 
 
 def unknown_route(key: PointerKey) -> Refusal:
-    """What a caller is told of a route that is not here, and of another tenant's."""
+    """The refusal of a route that is not here, and of one that belongs to another tenant."""
     return _refusal(key, rules.Admission(code="unknown_route"))
 
 

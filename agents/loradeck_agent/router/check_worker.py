@@ -1,4 +1,4 @@
-"""The checker: judges answers, one JSON line in, one JSON line out. A child of the router; ends with its input."""
+"""Judges answers in a child process of the router: one JSON line in, one JSON line out. It ends with its input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Assembly:
     choices: dict[int, Choice] = field(default_factory=dict)
 
     def add(self, document: dict[str, Any]) -> None:
-        """Takes one document: a whole answer, or one event of a stream, of either API."""
+        """Adds one document: a whole answer, or one event of a stream, of either API."""
         for part in document.get("choices") or ():
             choice = self.choices.setdefault(part.get("index", 0), Choice())
             message = part.get("message") or part.get("delta") or {}
@@ -74,7 +74,7 @@ def fault(choice: Choice, checks: ResponseChecks) -> str | None:
     """The first check that a choice fails, by name; None when it passes all of them.
 
     Raises:
-        SchemaError, Unresolvable: the route's schema itself is no good; nothing can be said of the answer.
+        SchemaError, Unresolvable: the route's schema itself cannot be used, so the answer is not judged.
     """
     if choice.finish_reason not in checks.finish_reasons:
         return "finish_reason"
@@ -121,9 +121,7 @@ def judge(answer: str, *, streamed: bool, checks: ResponseChecks) -> bool | None
 
 
 def main() -> None:
-    """Judges one answer a line of stdin until it ends. An answer that takes longer than `DEADLINE_S` ends the
-    process.
-    """
+    """Judges the answers on standard input until it ends."""
     os.nice(5)  # callers first
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the router's terminal is the router's to handle
     for line in sys.stdin.buffer:

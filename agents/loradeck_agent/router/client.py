@@ -17,7 +17,7 @@ from loradeck_agent.router.wire import (
     Acks,
     EngineAt,
     Engines,
-    HubContact,
+    HubLink,
     ProofRequest,
     RouterState,
     RouterStats,
@@ -63,7 +63,7 @@ class RouterControl:
 
     async def hub(self, *, connected: bool, silent_s: float = 0.0) -> None:
         """Starts or stops the router's clock of `refuse_after_s`. `silent_s`: seconds since the hub's last message."""
-        contact = HubContact(connected=connected, silent_s=silent_s)
+        contact = HubLink(connected=connected, silent_s=silent_s)
         await self._ok("POST", "/control/hub", contact.model_dump_json().encode())
 
     async def stats(self) -> RouterStats:

@@ -1,4 +1,4 @@
-"""The control socket: what the agent asks of its router. Reachable by this user alone."""
+"""The control socket, on which the agent calls its router. Reachable by this user alone."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from loradeck.schemas.problem import MEDIA_TYPE, Problem
 from loradeck.schemas.table import Pin
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
-from loradeck_agent.router.hub_contact import Contact
+from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.switch import Switch, Unacceptable
 from loradeck_agent.router.table import Contents, TableFault
 from loradeck_agent.router.trace import Trace
 from loradeck_agent.router.wire import (
     Acks,
     Engines,
-    HubContact,
+    HubLink,
     ProofRequest,
     RouterState,
     RouterStats,
@@ -33,7 +33,7 @@ from loradeck_agent.router.wire import (
 
 
 class Control:
-    """The control API of the router, which the agent calls over a Unix socket."""
+    """The calls of the control socket, each answered with a body of `wire`."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Control:
         held: Contents,
         switch: Switch,
         admission: Admission,
-        contact: Contact,
+        hub_silence: HubSilence,
         stats: Stats,
         trace: Trace,
     ) -> None:
@@ -49,12 +49,12 @@ class Control:
         self._held = held
         self._switch = switch
         self._admission = admission
-        self._contact = contact
+        self._hub_silence = hub_silence
         self._stats = stats
         self._trace = trace
 
     def app(self) -> web.Application:
-        """Builds the HTTP application of the control API."""
+        """The aiohttp application that serves the calls."""
         app = web.Application(client_max_size=256 * 2**20, middlewares=[self._answer_problems])
         app.router.add_get("/control/state", self._state)
         app.router.add_get("/control/stats", self._get_stats)
@@ -72,7 +72,7 @@ class Control:
     async def _answer_problems(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        self._contact.agent_called()
+        self._hub_silence.agent_called()
         try:
             return await handler(request)
         except Unacceptable as no:
@@ -139,8 +139,8 @@ class Control:
         return _acked(self._switch.unpin((ask.tenant, ask.route)))
 
     async def _hub(self, request: web.Request) -> web.Response:
-        contact = HubContact.model_validate_json(await request.read())
-        self._contact.hub(contact.connected, contact.silent_s)
+        contact = HubLink.model_validate_json(await request.read())
+        self._hub_silence.hub(contact.connected, contact.silent_s)
         return _json({})
 
     async def _proof(self, request: web.Request) -> web.Response:

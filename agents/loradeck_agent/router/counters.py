@@ -14,7 +14,10 @@ _KEPT_PER_ROUTE = 256
 
 @dataclass(slots=True)
 class Counter:
-    """Counters of one (route, generation, release, replica) since the router started; see `schemas.link.Traffic`."""
+    """What became of the requests to one release on one replica, under one generation of a pointer.
+
+    Plain integers, which are counted up in the path of every request; `typed` gives them as they are reported.
+    """
 
     tenant: str
     route: str
@@ -33,18 +36,18 @@ class Counter:
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
 
     def admit(self, row: Row) -> None:
-        """Counts an admitted request."""
+        """A request was admitted."""
         self.admitted += 1
         self.streams += 1
         self.first_ms = self.first_ms or row.admitted_ms
         self.last_admitted_ms = row.admitted_ms
 
     def first_token(self, row: Row) -> None:
-        """Counts the time to first token of a streamed answer."""
+        """The first bytes of a streamed answer came."""
         self.ttft[bisect_left(TTFT_BUCKETS_MS, (row.first_token_ns - row.admitted_ns) / 1e6)] += 1
 
     def leave(self, row: Row, *, finished: bool, error: bool, token: bool) -> None:
-        """The answer is over. `token`: the engine's last bytes just came."""
+        """An answer is over. `token`: the engine's last bytes have just come."""
         self.streams -= 1
         self.finished += finished
         self.errors += error
@@ -52,12 +55,12 @@ class Counter:
             self.last_token_ms = row.wall_ms(row.finished_ns)
 
     def judged(self, bad: bool) -> None:
-        """Counts a checked answer."""
+        """An answer was checked."""
         self.checked += 1
         self.bad += bad
 
     def typed(self) -> Traffic:
-        """The counters as they travel to the hub."""
+        """The counter as it is reported to the hub."""
         return Traffic(
             tenant=self.tenant,
             route=self.route,
@@ -78,13 +81,13 @@ class Counter:
 
 
 class Stats:
-    """All counters of the router, by route."""
+    """All counters of this router, bounded in number per route."""
 
     def __init__(self) -> None:
         self._by_route: dict[tuple[str, str], dict[tuple[int, str, str], Counter]] = {}
 
     def counter(self, tenant: str, route: str, generation: int, release: str, replica: str) -> Counter:
-        """The counter of these, made at first use."""
+        """The counter of one release on one replica, made at first use."""
         of_route = self._by_route.setdefault((tenant, route), {})
         key = (generation, release, replica)
         found = of_route.pop(key, None) or Counter(tenant, route, generation, release, replica)

@@ -26,11 +26,11 @@ _IDLE_S = 3.0
 
 
 COMPLETIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
-"""All that is ever asked of an engine through the router."""
+"""The only paths of an engine that the router ever calls."""
 
 
 class Replica:
-    """One engine as this router uses it. `open`: answers under way."""
+    """One engine and the connections to it. `open`: answers under way."""
 
     __slots__ = ("_idle", "at", "open", "session", "urls")
 
@@ -52,7 +52,7 @@ class Replica:
 
     @property
     def name(self) -> str:
-        """Name of the replica, unique in the fleet."""
+        """Name of the replica, as the hub knows it."""
         return self.at.replica
 
     def take(self) -> None:
@@ -61,7 +61,7 @@ class Replica:
         self._idle.clear()
 
     def give_back(self) -> None:
-        """Ends one request's use of the replica."""
+        """An answer that was under way here is over."""
         self.open -= 1
         if not self.open:
             self._idle.set()
@@ -72,7 +72,7 @@ class Replica:
         await self.session.close()
 
     def runs(self, base: str) -> bool:
-        """Whether its engine runs this base."""
+        """Whether the engine runs the base with this digest."""
         return self.at.base == base
 
     def serves(self, ref: ReleaseRef) -> bool:
@@ -82,7 +82,7 @@ class Replica:
         return ref.release.form is Form.BASE or ref.id in self.at.ready
 
     def model_name(self, ref: ReleaseRef) -> str:
-        """The name under which its engine serves a release."""
+        """The model that this engine is asked for to get an answer of the release."""
         return ref.engine_name or self.at.base_name
 
 
@@ -129,11 +129,11 @@ class Replicas:
             self._retire(gone)
 
     def get(self, name: str) -> Replica | None:
-        """The replica of this name; None if there is none."""
+        """The engine of this replica; None where there is none."""
         return self._by_name.get(name)
 
     async def close(self) -> None:
-        """Closes the connections to all engines, also those that were removed."""
+        """Closes all connections, and waits for answers under way on engines that were replaced."""
         await asyncio.gather(*self._closing, *(replica.session.close() for replica in self))
 
     def _retire(self, replica: Replica) -> None:

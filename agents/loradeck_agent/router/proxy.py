@@ -31,7 +31,7 @@ LOOK_UPS = 4
 _CALLER_LEFT = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OURS_TO_ANSWER = frozenset({401, 403, 404, 405})
-"""Statuses of an engine that say nothing about the caller's request: the router chose the path and the name."""
+"""Statuses of an engine that are not about the caller's request: the router chose the path and the name."""
 
 
 class _LookUpAgain(Exception):
@@ -47,7 +47,7 @@ class _CallerLeft(Exception):
 
 
 class Proxy:
-    """The HTTP API for callers of the tenants' models: admits each request and passes it to an engine."""
+    """Handles callers' requests: who asks, for which route, admitted to which engine, and the answer back."""
 
     def __init__(self, admission: Admission, checks: Checks, trace: Trace) -> None:
         self._admission = admission
@@ -55,7 +55,7 @@ class Proxy:
         self._trace = trace
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers one request of a caller."""
+        """Answers one request."""
         path, method = request.path, request.method
         if method == "POST" and path in COMPLETIONS:
             return await self._complete(request, path)
@@ -190,7 +190,7 @@ class Proxy:
         upstream: aiohttp.ClientResponse,
         response: web.StreamResponse,
     ) -> web.StreamResponse:
-        """Passes events on as they come. Headers are sent with the first of them, not before."""
+        """Passes events on as they come. Headers are sent with the first event, not before."""
         row = admitted.row
         kept: list[bytes] | None = []
         size = 0

@@ -1,6 +1,6 @@
-"""Response checks: whether a live answer is what its route asks for, judged away from the callers' path.
+"""Response checks: whether a live answer satisfies its route, judged away from the callers' path.
 
-Answers are judged in a child process (`checker`), so that neither a costly schema nor a regular expression
+Answers are judged in a child process (`check_worker`), so that neither a costly schema nor a regular expression
 that never ends can hold up a request. Where the child is behind, answers go unchecked; they are never counted
 as good.
 """
@@ -53,11 +53,11 @@ class Checks:
         self._fatal: set[str | None] = set()  # schemas whose check never ended; not tried again
 
     def start(self) -> None:
-        """Starts the task that has answers checked; needs a running event loop."""
+        """Starts feeding the child process, which is started with the first answer."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="response checks")
 
     async def close(self) -> None:
-        """Ends the child. What was not judged by now stays unchecked."""
+        """Ends the child. Answers that were not judged by now stay unchecked."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -107,13 +107,13 @@ class Checks:
             await asyncio.sleep(_RESTART_S)
 
     def _flush(self) -> None:
-        """One write for what came in meanwhile; without a child it waits for the next one in `_pending`."""
+        """Writes all unsent answers at once; without a child they wait in `_pending` for the next one."""
         lines, self._unsent = self._unsent, []
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.write(b"".join(lines))
 
     async def _converse(self, child: asyncio.subprocess.Process) -> None:
-        """Feeds the child what is waiting, then reads its verdicts until it is gone."""
+        """Feeds the child the waiting answers, then reads its verdicts until it is gone."""
         assert child.stdin is not None
         assert child.stdout is not None
         self._unsent = [pending.line for pending in self._pending.values()]
@@ -121,9 +121,9 @@ class Checks:
         self._flush()
         while line := await child.stdout.readline():
             verdict = json.loads(line)
-            self._settle(verdict["n"], verdict["bad"])
+            self._finish(verdict["n"], verdict["bad"])
 
-    def _settle(self, n: int, bad: bool | None) -> str | None:
+    def _finish(self, n: int, bad: bool | None) -> str | None:
         pending = self._pending.pop(n)
         self._bytes -= len(pending.line)
         pending.done(bad)
@@ -131,7 +131,7 @@ class Checks:
 
     def _blame_oldest(self, returncode: int | None) -> None:
         """Gives up the oldest answer that the dead child had not judged; its schema too, if time ran out over it."""
-        schema = self._settle(next(iter(self._pending)), None) if self._pending else None
+        schema = self._finish(next(iter(self._pending)), None) if self._pending else None
         if returncode == -signal.SIGALRM and schema is not None:
             self._fatal.add(schema)
             log.error("a schema takes too long to check; its answers go unchecked: %.200s", schema)

@@ -16,7 +16,7 @@ from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
-from loradeck_agent.router.hub_contact import Contact
+from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.proxy import BODY_CAP, Proxy
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.switch import Switch
@@ -40,9 +40,9 @@ class Router:
         self._stats = Stats()
         self._trace = Trace()
         self._checks = Checks()
-        self._contact = Contact(self._table)
+        self._hub_silence = HubSilence(self._table)
         self._replicas = Replicas()
-        self._admission = Admission(self._contact, self._stats)
+        self._admission = Admission(self._hub_silence, self._stats)
         self.switch = Switch(self._table, self._admission, self._replicas)
         self._runners: list[web.BaseRunner] = []
 
@@ -68,7 +68,7 @@ class Router:
             self._table.contents,
             self.switch,
             self._admission,
-            self._contact,
+            self._hub_silence,
             self._stats,
             self._trace,
         )

@@ -40,7 +40,7 @@ class Unacceptable(Fault):
 
 @dataclass
 class _Draft:
-    """What is about to be written: entries, pins and positions, and what will then be in force."""
+    """A change that is being put together: entries, pins, position, and what will then be in force."""
 
     position: tuple[int, int, str] | None = None
     entries: dict[PointerKey, TableEntry] = field(default_factory=dict)
@@ -76,12 +76,12 @@ class Switch:
         self._held = table.contents
         self._admission = admission
         self._replicas = replicas
-        self._told: dict[PointerKey, dict[str, Ack]] = {}
+        self._answered: dict[PointerKey, dict[str, Ack]] = {}
         self._unwritten: set[PointerKey] = set()  # ready to flip, but the disk refused it: tried again with the engines
-        self._engines_told = False
+        self._engines_known = False
 
     def start(self) -> None:
-        """Serves from the table as it was read: the engines it names are asked until the agent says otherwise."""
+        """Serves from the table as it was read: the engines it names are used until the agent reports others."""
         self._replicas.set(self._held.engines)
         for key, entry in self._held.entries.items():
             self._admission.set_callers(key, (), entry.keys)
@@ -90,7 +90,7 @@ class Switch:
     # ---- calls ---------------------------------------------------------------------------------------------
 
     def directive(self, epoch: int, rev: int, hash_: str, entries: Sequence[TableEntry]) -> list[Ack]:
-        """Takes the hub's entries. Entries that are not in a directive stay: a removal is a tombstone.
+        """Applies the hub's entries. Entries that are not in a directive stay: a removal is a tombstone.
 
         Returns:
             One acknowledgement per entry and replica that runs its base: flipped, waiting, or failed with
@@ -122,7 +122,7 @@ class Switch:
         return refused + [ack for entry in taken for ack in self._answer(entry.key)]
 
     def engines(self, engines: Sequence[EngineAt]) -> list[Ack]:
-        """Takes the node's engines, always all of them; entries whose release became ready flip now.
+        """Replaces the node's engines, always all of them; entries whose release became ready flip now.
 
         Returns:
             Acknowledgements that differ from the last ones given; the first time, all of them.
@@ -130,11 +130,11 @@ class Switch:
         draft = _Draft()
         if tuple(engines) != self._held.engines:
             draft.engines = tuple(engines)
-        if self._engines_told:
+        if self._engines_known:
             concerned = self._concerned_by([replica.at for replica in self._replicas], engines)
         else:
             concerned = list(self._held.entries)
-            self._engines_told = True
+            self._engines_known = True
         self._replicas.set(engines)
         for key in concerned:
             self._recompile(key)
@@ -153,7 +153,7 @@ class Switch:
                 acks += self._failed(self._held.entries[key], fault.code, str(fault))
                 continue
             self._unwritten.discard(key)
-            before = self._told.get(key, {})
+            before = self._answered.get(key, {})
             acks += [ack for ack in self._answer(key) if before.get(ack.replica) is not ack]
         return acks
 
@@ -262,7 +262,7 @@ class Switch:
             self._admission.swap(key, self._admission.compile(entry, pin, force, self._replicas))
 
     def _add_flips(self, draft: _Draft, keys: Iterable[PointerKey]) -> None:
-        """Adds what these entries put in force: their release where an engine holds it, else nothing yet."""
+        """Adds the flips that these entries make: to their release where an engine holds it, else none yet."""
         for key in keys:
             entry = draft.entries.get(key) or self._held.entries[key]
             pin = None if key in draft.unpins else draft.pins.get(key) or self._held.pins.get(key)
@@ -286,17 +286,17 @@ class Switch:
     # ---- acknowledgements ----------------------------------------------------------------------------------
 
     def _answer(self, key: PointerKey) -> list[Ack]:
-        """How each engine of this entry's base stands now; remembered, so that changes can be told apart.
+        """How each engine of this entry's base stands now; remembered, so that changes can be told from repetitions.
 
         On a node without an engine of that base, the engines that the pointer was served by are left behind: they
-        wait, and what the gap policy puts in its place is told.
+        wait, and the acknowledgement says what the gap policy puts in its place.
         """
         entry = self._held.entries.get(key)
         if entry is None:
             return []
         force = self._held.in_force.get(key)
         pin = self._held.pins.get(key)
-        before = self._told.get(key, {})
+        before = self._answered.get(key, {})
         mono_ns = time.monotonic_ns()
         current = entry.current
         concerned = [r for r in self._replicas if current is None or r.runs(current.release.served_base)]
@@ -309,9 +309,10 @@ class Switch:
             if code == "not_ready":
                 code, detail = unready, self._in_its_place(key, entry)
             ack = _ack(entry, replica.name, state, code, detail, mono_ns)
-            told = before.get(replica.name)
-            acks.append(told if told is not None and _same(told, ack) else ack)  # its time is that of the swap
-        self._told[key] = {ack.replica: ack for ack in acks}
+            answered = before.get(replica.name)
+            repeated = answered is not None and _same(answered, ack)
+            acks.append(answered if answered is not None and repeated else ack)  # with the time of the swap
+        self._answered[key] = {ack.replica: ack for ack in acks}
         return acks
 
     def _in_its_place(self, key: PointerKey, entry: TableEntry) -> str:
@@ -362,7 +363,7 @@ def _ack(entry: TableEntry, replica: str, state: AckState, code: str | None, det
 
 
 def _same(before: Ack, now: Ack) -> bool:
-    """Whether an acknowledgement says what the last one said, times aside."""
+    """Whether two acknowledgements are equal but for their times."""
     return before.model_copy(update={"at_ms": now.at_ms, "mono_ns": now.mono_ns}) == now
 
 
@@ -372,7 +373,7 @@ def _standing(force: InForce | None) -> TableEntry | None:
 
 
 def _fault(entry: TableEntry) -> str | None:
-    """What is wrong with an entry, before it is believed; None if nothing is."""
+    """Why an entry is refused; None if it may be applied."""
     refs = [ref for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
     return next((fault for ref in refs if (fault := _ref_fault(ref, entry.tenant)) is not None), None)
 

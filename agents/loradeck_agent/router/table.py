@@ -52,7 +52,7 @@ class Contents:
     engines: tuple[EngineAt, ...] = ()
 
     def apply(self, change: Change) -> None:
-        """Applies a change that is durable already."""
+        """Adds a durable change."""
         if change.position is not None:
             self.cursor = Cursor(*change.position)
         for entry in change.entries:
@@ -102,7 +102,7 @@ class Table:
 
     Attributes:
         contents: what all durable changes add up to.
-        heard_s: age in seconds of the newest sign of the hub that this file carries, when it was opened.
+        hub_silent_s: age in seconds of the newest sign of the hub that this file carries, when it was opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -133,7 +133,7 @@ class Table:
         self._file = -1
         self._end = 0
         self._compacted_to = 0
-        self.heard_s = 0.0
+        self.hub_silent_s = 0.0
         try:
             self._open()
         except BaseException:
@@ -145,14 +145,14 @@ class Table:
     def _open(self) -> None:
         try:
             raw = self._path.read_bytes()
-            heard_ns = self._path.stat().st_mtime_ns
+            hub_seen_ns = self._path.stat().st_mtime_ns
         except FileNotFoundError:
-            raw, heard_ns = b"", time.time_ns()
-        self.heard_s = max(0.0, (time.time_ns() - heard_ns) / 1e9)
+            raw, hub_seen_ns = b"", time.time_ns()
+        self.hub_silent_s = max(0.0, (time.time_ns() - hub_seen_ns) / 1e9)
         for change in _changes(raw, self._path):
             self.contents.apply(change)
         self.compact()
-        os.utime(self._path, ns=(heard_ns, heard_ns))
+        os.utime(self._path, ns=(hub_seen_ns, hub_seen_ns))
 
     def compact(self) -> None:
         """Writes the contents as one line to a new file and renames it over the old one.
@@ -225,12 +225,12 @@ class Table:
         """Whether the file has outgrown its contents so far that it should be compacted before the next start."""
         return self._end > 64 * 2**20 and self._end > 4 * self._compacted_to
 
-    def note_heard(self) -> None:
-        """Marks the hub as heard from now. Survives the process; not worth an fsync."""
+    def mark_hub_seen(self) -> None:
+        """Marks now as the hub's last sign of life. Survives the process; not worth an fsync."""
         os.utime(self._file)
 
     def close(self) -> None:
-        """Closes the file and frees the lock."""
+        """Closes the file and gives the folder back."""
         os.close(self._file)
         os.close(self._lock)
 

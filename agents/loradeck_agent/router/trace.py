@@ -1,4 +1,4 @@
-"""The trace: a bounded ring of who was served by which release, and the row of a request under way."""
+"""The trace: a bounded ring of served requests with the release that answered each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Row:
         return self.admitted_ms + (mono_ns - self.admitted_ns) // 1_000_000
 
     def typed(self) -> TraceRow:
-        """The row as it travels to the hub, with wall-clock times."""
+        """The row as it is shown outside this process."""
         return TraceRow(
             seq=self.seq,
             request=self.request,
@@ -67,7 +67,7 @@ class Trace:
         """Wall clock when it began: requests before that are in no trace."""
 
     def add(self, row: Row) -> None:
-        """Appends a completed row and gives it the next seq; the oldest row is dropped if the trace is full."""
+        """Adds a complete row, which pushes the oldest one out of a full ring."""
         self._seq += 1
         row.seq = self._seq
         self._rows.append(row)
@@ -105,5 +105,5 @@ class Trace:
 
 
 def now_ms() -> int:
-    """The wall clock, in milliseconds since 1970 UTC."""
+    """Wall clock, milliseconds since 1970."""
     return time.time_ns() // 1_000_000

@@ -62,7 +62,7 @@ class Unpin(Wire):
     route: Name
 
 
-class HubContact(Wire):
+class HubLink(Wire):
     """Body of `POST /control/hub`: whether the agent is linked to a hub that steers this node."""
 
     connected: bool

@@ -1,4 +1,4 @@
-"""The base alone on a vLLM that computes on CPU: asked through an adapter of zeros, which changes nothing.
+"""An adapter of zeros, through which the base alone is asked on a vLLM that computes on CPU.
 
 There vLLM's kernels look a request without an adapter up at index -1 of the engine's slots, which is the last
 one. Asked beside an adapter, the base would answer as whatever was loaded there, even after its unload. A request
@@ -15,10 +15,10 @@ from loradeck.artifacts.staging import private_folder
 from loradeck_agent.host.state_folder import write_durably
 
 NAME = "loradeck-base-alone"
-"""Under this name it is loaded. No tenant's release can have it: theirs end with a digest."""
+"""Name of the adapter in the engine. No tenant's release can have it: theirs end with a digest."""
 
 SLOTS = 1
-"""Slots of the engine that it takes, beside those of the tenants."""
+"""Slots of the engine that the adapter takes beside those of the tenants."""
 
 _TARGET = "q_proj"
 

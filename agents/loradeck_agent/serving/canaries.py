@@ -1,4 +1,4 @@
-"""Taking canaries and judging them: the same judgement idle at a load and, later, through the router."""
+"""Takes canaries and judges them, on an idle engine at a load and, later, through the router."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def base_ref(tenant: str, base: str) -> ReleaseRef:
 
 
 def signers_of(entries: Iterable[TableEntry], release: str) -> tuple[frozenset[str], ...]:
-    """The sets of signers (public keys) of all entries that name a release and ask for signatures; one set an
-    entry.
-    """
+    """For each entry that names a release and asks for signatures: the public keys of the signers it takes."""
     found = set()
     for entry in entries:
         refs = (entry.current, entry.preparing, *entry.beneath)
@@ -73,7 +71,7 @@ async def recorded_base(
 async def verify_idle(
     engine: EngineReplica, records: CanaryRecords, ref: ReleaseRef, canaries: Canaries, near: Sequence[ReleaseRef]
 ) -> Judgement:
-    """Judges a release that was just loaded and serves nobody yet, and records what nobody has recorded.
+    """Judges a release that was just loaded and serves nobody yet, and adds the records that are missing.
 
     `near`: the other releases of its pointers. Tokens that are the base's or one of theirs are not recorded:
     this may be a load that went wrong, and a later right one would then be called wrong.
@@ -102,11 +100,11 @@ async def judge_items(
     left: ReleaseRef | None,
     near: Sequence[ReleaseRef],
 ) -> Judgement:
-    """Judges tokens against the release's own record, the base's, and what else they could be.
+    """Judges tokens against the records of the release, of the base, and of releases they could be instead.
 
     Args:
         left: the release that the pointer came from: where nobody has its record, it cannot be ruled out.
-        near: releases that are ruled out as far as their records are known here.
+        near: releases that are ruled out where their records are known here.
     """
     build = engine.build
     asked = [item.prompt for item in items]
@@ -116,7 +114,7 @@ async def judge_items(
     known_by = base_ref(ref.release.tenant, build.base) if ref.release.form is Form.MERGED else ref
     record = await records.find(known_by.id, build.build, asked)
     if record is not None:
-        # What others recorded for other prompts says nothing about the ones that were asked.
+        # Records of other prompts do not count for the ones that were asked.
         record = record.model_copy(update={"items": tuple(item for item in record.items if item.prompt in asked)})
     if ref.release.form is Form.BASE:
         return judge(items, record, {}, is_base=True)

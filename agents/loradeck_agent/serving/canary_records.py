@@ -1,4 +1,4 @@
-"""Canary records: the greedy tokens a release is known by, for one engine build.
+"""Canary records: the greedy tokens that a release answers its canaries with, by engine build.
 
 The hub keeps them as attestations; the first that was recorded for a prompt counts for ever. A copy of every
 record that was used is kept here, so that proof goes on without the hub.
@@ -34,7 +34,7 @@ class CanaryRecords:
     _kept_back: list[Attestation] = field(default_factory=list)
 
     def known(self, release: str, build: EngineBuild) -> CanaryRecord | None:
-        """The record kept here, without asking anybody."""
+        """The record that is kept on this node; the hub is not asked."""
         items = self._items(release, build)
         return CanaryRecord(release=release, build=build, items=tuple(items.values())) if items else None
 
@@ -51,10 +51,10 @@ class CanaryRecords:
         return self.known(release, build)
 
     async def add(self, ref: ReleaseRef, build: EngineBuild, items: Iterable[CanaryItem]) -> CanaryRecord:
-        """Records items that nobody had recorded, and answers with the record that counts from now on.
+        """Records items whose prompts have no record yet. Returns the record that counts from now on.
 
-        The hub may have taken another node's first: then that one is in the answer, and the caller's own
-        tokens have to match it like anybody's.
+        Another node's record may have come first at the hub: then that one is returned, and the caller's own
+        tokens have to match it.
         """
         new = tuple(item for item in items if item.prompt not in self._items(ref.id, build))
         if new:
@@ -78,7 +78,7 @@ class CanaryRecords:
         return held or CanaryRecord(release=ref.id, build=build, items=())
 
     async def send_kept_back(self) -> None:
-        """Uploads what could not be uploaded when it was recorded."""
+        """Uploads records that could not be uploaded when they were made."""
         while self._kept_back:
             await self.hub.attest(self._kept_back[0])
             self._kept_back.pop(0)
@@ -94,7 +94,7 @@ class CanaryRecords:
                 await self._keep(release, build, record.items)
 
     async def _keep(self, release: str, build: EngineBuild, items: Iterable[CanaryItem]) -> None:
-        """Takes items in whose prompt has none yet: the first recorded counts."""
+        """Adds items for prompts that have none yet: the first recorded counts."""
         held = self._items(release, build)
         new = {item.prompt: item for item in items if item.prompt not in held}
         if not new:

@@ -23,7 +23,7 @@ Conversation = Sequence[dict[str, str]]
 
 
 class EngineVersion(Wire):
-    """An engine's answer to `GET /version`."""
+    """What a running engine is: its boot, its build, its base and its adapter slots."""
 
     boot: str
     build: EngineBuild
@@ -42,10 +42,10 @@ class EngineAddress:
 
 
 class EngineApi:
-    """Calls to one engine. Raises `Unreachable`, or AgentError with what the engine found wrong.
+    """Calls to one engine. Raises `Unreachable`, or AgentError with the engine's refusal.
 
     Args:
-        key: what the engine asks for as a bearer key.
+        key: bearer key that the engine asks for.
     """
 
     def __init__(self, address: EngineAddress, key: str | None = None) -> None:
@@ -54,15 +54,19 @@ class EngineApi:
         self._http = HttpClient(endpoint, {"authorization": f"Bearer {key}"} if key else {})
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; the next call opens one."""
         self._http.close()
 
     async def healthy(self) -> bool:
-        """Whether the engine can answer requests."""
+        """Whether the engine is ready to answer. Raises Unreachable."""
         return (await self._http.get("/health", timeout=CALL_S)).status == 200
 
     async def version(self) -> EngineVersion:
-        """The engine's boot id, build, base and slots. Raises AgentError `engine_error` if it cannot be read."""
+        """The running engine's version.
+
+        Raises:
+            AgentError: `engine_error`, its answer cannot be read.
+        """
         reply = expect(await self._http.get("/version", timeout=CALL_S))
         try:
             return EngineVersion.model_validate_json(reply.body)
@@ -70,11 +74,11 @@ class EngineApi:
             raise AgentError("engine_error", "the engine's version cannot be read", str(error)[:300]) from error
 
     async def take_over(self) -> EngineVersion:
-        """Makes an engine that has just come up ready to be used by us. Nobody else does this to it."""
+        """Prepares an engine that has just come up for use. Called once for each start."""
         return await self.version()
 
     async def boot(self) -> str:
-        """Changes with every start of the engine's process."""
+        """Boot id of the engine's process, which changes with every start."""
         return (await self.version()).boot
 
     async def models(self) -> dict[str, str]:
@@ -90,7 +94,7 @@ class EngineApi:
             raise AgentError("engine_error", "the engine's list of models cannot be read", repr(error)) from error
 
     async def load(self, name: str, path: Path) -> None:
-        """Loads an adapter. One that is already listed under this name from this folder is loaded.
+        """Loads an adapter; one that is listed under this name from this folder is loaded already.
 
         Raises:
             AgentError: `name_taken` (listed, from another folder), `load_refused` (the adapter's fault),
@@ -194,10 +198,10 @@ def _has_no_such_call(reply: Reply) -> bool:
 
 
 def expect(reply: Reply) -> Reply:
-    """Returns a reply of status 200.
+    """The reply, if its status is 200.
 
     Raises:
-        AgentError: `key_refused` for 401, `engine_error` for any other status.
+        AgentError: `key_refused` or `engine_error`.
     """
     if reply.status == 401:
         raise AgentError("key_refused", "the engine does not take our key", "401", "correct the file named by `key`")

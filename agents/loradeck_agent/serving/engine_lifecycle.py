@@ -1,4 +1,4 @@
-"""The life of one engine of this node: it is started or adopted, taken over when it answers, given up when it ends."""
+"""The life of one engine of this node: started or adopted, taken over when it answers, void when it ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DRAIN_LOOK_S = 0.1
 
 
 class EngineLife:
-    """Runs one engine and tells the others of its ups and downs. `run` goes on for ever."""
+    """Runs one engine, and gives router, proofs and acknowledgements its starts and ends."""
 
     def __init__(
         self,
@@ -65,21 +65,21 @@ class EngineLife:
             engine.state = EngineState.STOPPED
 
     def report(self, gpus: Sequence[Gpu], unreached: str = "") -> Replica:
-        """What the hub is told of the engine, with those of the node's GPUs on which its processes were seen.
+        """The engine's part of a report, with the GPUs of the node on which its processes were seen.
 
-        `unreached`: why no caller reaches it, whatever it holds. Of an engine that somebody else runs no process is
-        known, so no GPU is named.
+        `unreached`: why no caller reaches it, whatever it holds. The processes of an engine that somebody else runs
+        are not known, so no GPU is named for it.
         """
         leader = self._process.pid if self._process is not None else None
         return self.engine.report(unreached).model_copy(update={"gpus": gpus_of(leader, gpus)})
 
     def start(self) -> None:
-        """From now on the engine is kept running."""
+        """Keeps the engine running from now on."""
         self._stopped = False
         self._wanted.set()
 
     async def stop(self) -> None:
-        """Ends the engine, if it runs: the router asks it nothing more, answers under way end, then the process."""
+        """Ends the engine, if it runs: first its new requests, then the answers under way, then the process."""
         engine, name = self.engine, self.engine.config.name
         if self._stopped:
             return
@@ -87,7 +87,7 @@ class EngineLife:
         async with engine.changing:  # a load that is under way is not torn
             engine.state = EngineState.STOPPED
             engine.running.clear()
-        await self._reconciler.tell_router()
+        await self._reconciler.push_engines()
         await self._drained()
         if self._running is not None:
             self._running.cancel()
@@ -99,7 +99,7 @@ class EngineLife:
         self._stopped = True
 
     async def _drained(self) -> None:
-        """Until no answer comes from this engine any more, within reason."""
+        """Returns once no answer is under way on this engine, or after `DRAIN_S`."""
         deadline = time.monotonic() + DRAIN_S
         while time.monotonic() < deadline:
             traffic = (await self._reconciler.router.stats()).traffic
@@ -108,7 +108,7 @@ class EngineLife:
             await asyncio.sleep(DRAIN_LOOK_S)
 
     async def run(self) -> None:
-        """Runs the engine whenever it is wanted, or watches one that runs already, until cancelled."""
+        """Keeps the engine running while it is wanted, or watches one that somebody else runs, until cancelled."""
         name = self.engine.config.name
         if self.engine.config.attached:
             await Watched(
@@ -164,11 +164,11 @@ class EngineLife:
         except Unreachable:
             return None
         except AgentError as error:
-            log.error("engine %s does not say what it is: %s", self.engine.config.name, error)
+            log.error("engine %s cannot be identified: %s", self.engine.config.name, error)
             return None
 
     async def _up(self, boot: str, adopted: bool = True) -> None:
-        """An engine runs: what passed in this very lifetime counts, everything else is loaded and verified anew."""
+        """Takes an engine over: releases ready in this very lifetime stay, others are loaded and verified anew."""
         engine = self.engine
         took = time.monotonic() - self._process.began if self._process is not None and not adopted else None
         async with engine.changing:
@@ -176,7 +176,7 @@ class EngineLife:
                 version = await engine.api.take_over()
             listed = await engine.api.models()
             engine.fault = ""
-            # From here to what is ready nothing waits: else the router might be told of an engine that holds nothing.
+            # Nothing awaits from here until `ready` is set: else the router might get an engine that holds nothing.
             first = not engine.up
             engine.came_up(version)
             if first and took is not None:
@@ -185,15 +185,15 @@ class EngineLife:
             known = engine.record.of(boot)
             kept = {release: ours[release] for release in known.loaded if release in ours} if known else {}
             engine.loaded, engine.ready = dict(kept), set(kept)
-            engine.let_in = set(known.merged) if known else set()
+            engine.merged_ready = set(known.merged) if known else set()
             engine.listed_in_router = known is not None
             await engine.keep_ready()
-            await self._reconciler.tell_router()
-            await self._settle(listed)
+            await self._reconciler.push_engines()
+            await self._unload_unknown(listed)
         self._reconciler.wake()
 
-    async def _settle(self, listed: dict[str, str]) -> None:
-        """Unloads what we loaded and no longer know of; what others loaded into an engine of theirs stays."""
+    async def _unload_unknown(self, listed: dict[str, str]) -> None:
+        """Unloads adapters of ours that are not known any more; those that others loaded into their engine stay."""
         engine = self.engine
         unknown = {name: root for name, root in listed.items() if name not in engine.loaded.values()}
         for name, root in unknown.items():
@@ -210,7 +210,7 @@ class EngineLife:
         return Path(root).parent == self._folder.releases
 
     async def _compare(self) -> None:
-        """Notices what others load into an engine of theirs, and what they unload of ours."""
+        """Compares an attached engine's list with what is known: others may load theirs and unload ours."""
         engine = self.engine
         if engine.changing.locked():
             return  # a load takes its time; an engine that dies under it must be noticed
@@ -221,29 +221,29 @@ class EngineLife:
                 log.error("engine %s: %d releases were unloaded by others", engine.config.name, len(gone))
                 engine.drop(gone)
                 await engine.keep_ready()
-                await self._reconciler.tell_router()
+                await self._reconciler.push_engines()
                 self._reconciler.wake()
-            await self._settle(listed)
+            await self._unload_unknown(listed)
 
     async def _down(self) -> None:
         await self._void(EngineState.DOWN)
 
     async def _void(self, state: EngineState) -> None:
-        """The engine is gone, and with it all that was loaded and proven in it."""
+        """The engine is gone, and with it everything that was loaded and proven in it."""
         engine = self.engine
         engine.fault = ""
         engine.went_down(state)
         self._prover.stop_replica(engine.name)
         self._acks.forget(engine.name)
-        # The router no longer knows of this replica, so it cannot say that what was flipped and proven on it is void.
+        # The router no longer has this replica, so it cannot report that the flips and proofs on it are void.
         for entry in list(self._table.entries.values()):
             if entry.current is not None and engine.runs(entry.current):
                 await self._acks.post(agent_ack(entry, engine.name, AckState.WAITING, "engine_down"))
-        await self._reconciler.tell_router()
+        await self._reconciler.push_engines()
 
 
 def engine_argv(config: EngineConfig, folder: Path) -> tuple[str, ...]:
-    """How an engine of this kind is started."""
+    """The command line that starts an engine of this kind."""
     if isinstance(config, VllmEngine):
         return vllm_argv(config, folder)
     assert isinstance(config, EmbeddedEngine)

@@ -1,6 +1,6 @@
-"""Which engines of this node run now: decided by the rules from the table, carried out one after the other.
+"""Starts and stops engines: the rules choose from the table which of them run.
 
-An engine that nothing wants any more is stopped before one that is wanted is started: memory may not hold both.
+An engine whose base is not wanted any more is stopped before another is started: memory may not hold both.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from loradeck_agent.uplink.desired_table import DesiredTable
 log = logging.getLogger(__name__)
 
 ROUND_S = 5.0
-"""How soon it is noticed that a hold has ended."""
+"""Longest time until an ended hold of `hold_prior_s` is noticed."""
 
 
 @dataclass(frozen=True)
 class _Prepare:
-    """A prepare of this node. Its release is wanted while it runs; then for as long as the hub says that it is being
+    """A prepare of this node. Its release is wanted while it runs; then for as long as the hub's entry is being
     prepared, but not beyond monotonic `until`, in seconds: a hub that is gone must not keep a live engine stopped."""
 
     key: PointerKey
@@ -40,7 +40,7 @@ class _Prepare:
     """None: it still runs."""
 
 
-class Upkeep:
+class EngineSchedule:
     """Starts and stops the engines that run only while something wants their base.
 
     Args:
@@ -67,11 +67,11 @@ class Upkeep:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """The table or the pins changed."""
+        """The table or the pins changed: a round is due."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Rounds, for ever."""
+        """Makes rounds until cancelled."""
         if all(life.engine.config.start == "always" for life in self._lives):
             return
         await self._known()
@@ -88,7 +88,7 @@ class Upkeep:
     async def _round(self) -> None:
         chosen = self._chosen()
         ending = [life for life in self._lives if life.engine.name not in chosen]
-        if self._table.cursor.rev:  # before the hub's first word it is not known that nothing is wanted
+        if self._table.cursor.rev:  # before the hub's first table it is not known that nothing is wanted
             await asyncio.gather(*(life.stop() for life in ending))
         for life in self._lives:
             if life.engine.name in chosen:
@@ -137,10 +137,10 @@ class Upkeep:
 
     @contextlib.contextmanager
     def preparing(self, job: JobAssignment) -> Iterator[None]:
-        """While a prepare runs, and for a while after it went well, the engines of its base are wanted.
+        """Keeps the engines of a prepare's base wanted while it runs, and for a while after it succeeded.
 
         Raises:
-            AgentError: `no_memory`, none of them fits beside what must run.
+            AgentError: `no_memory`, none of them fits beside those that must run.
         """
         ref, spec = job.release, job.spec
         if ref is None or not isinstance(spec, PrepareSpec):

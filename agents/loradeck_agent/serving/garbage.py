@@ -1,8 +1,8 @@
-"""Adapters that nobody can go back to any more go from this node's disk too.
+"""Garbage collection of adapters on this node's disk that nobody can go back to any more.
 
 Those are adapters whose release the hub has revoked (`hub collect` does that first), that no entry, pin or job here
 names, and that no engine lists: one that is listed and gone would end its engine at the next request. So nothing
-goes unless every engine of this node has just said what it lists.
+goes unless every engine of this node has just listed its adapters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOOK_S = 6 * 3600.0
 
 @dataclass(frozen=True)
 class Collector:
-    """Removes them.
+    """Removes revoked adapters that nothing on this node names.
 
     Args:
         named: ids of the releases that something here names or holds.
@@ -44,7 +44,7 @@ class Collector:
     unsure: Callable[[], bool]
 
     async def run(self) -> None:
-        """Looks a few times a day, for ever."""
+        """Collects four times a day until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:
@@ -53,7 +53,7 @@ class Collector:
                 log.warning("adapters that nobody can go back to stay on this node for now: %s", error)
 
     async def collect(self) -> tuple[str, ...]:
-        """Removes what may go. Returns the digests of those adapters.
+        """Removes adapters that may go. Returns their digests.
 
         Raises:
             AgentError: the hub or an engine did not answer: nothing was removed. OSError: the disk refused.

@@ -1,7 +1,7 @@
 """Proof: after a flip, the router is asked for the release's canaries on that very generation and replica.
 
-The look-up is a caller's own, so what is judged is what tenants get. A newer generation ends a running
-proof. Every pointer is proven again at a bounded rate, and again after its engine was restarted.
+The look-up is a caller's own, so the answers that are judged are those that tenants get. A newer generation ends a
+running proof. Every pointer is proven again at a bounded rate, and again after its engine was restarted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RETRY_S = 2.0
 """Pause after a proof that could not be made."""
 
 TRIES = 5
-"""Proofs that may come to nothing (router or engine do not answer) before the replica counts as failed."""
+"""Proofs that may get no answer of router or engine before the replica counts as failed."""
 
 PACE_S = 1.0
 """Between two repeated proofs on one node, however many pointers it has: engines are there for callers."""
@@ -62,7 +62,7 @@ class _Proving:
 
 @dataclass
 class Prover:
-    """One task a (tenant, route, replica): proves its current generation, and goes on proving it."""
+    """Proves the current generation of each pointer on each replica, again and again: one task for each."""
 
     table: DesiredTable
     engines: dict[str, EngineReplica]
@@ -79,7 +79,7 @@ class Prover:
     )
 
     def flipped(self, ack: Ack) -> None:
-        """A router acknowledged: starts the proof of that generation and ends one of an older."""
+        """Starts the proof of a generation that a router has flipped to, and ends that of an older one."""
         key = (ack.tenant, ack.route, ack.replica)
         entry = self.table.entries.get((ack.tenant, ack.route))
         if entry is None or entry.fence != (ack.epoch, ack.generation) or ack.replica not in self.engines:
@@ -99,18 +99,18 @@ class Prover:
         self._tasks[key] = _Proving(entry.fence, task)
 
     def stop(self, key: tuple[str, str, str]) -> None:
-        """Cancels the proof of a (tenant, route, replica), if one is under way."""
+        """Ends the proof of one pointer on one replica."""
         proving = self._tasks.pop(key, None)
         if proving is not None:
             proving.task.cancel()
 
     def stop_replica(self, replica: str) -> None:
-        """Its engine ended: nothing can be proven there until the router flips to it again."""
+        """Ends the proofs on a replica whose engine ended; the next flip there starts them again."""
         for key in [key for key in self._tasks if key[2] == replica]:
             self.stop(key)
 
     async def close(self) -> None:
-        """Cancels all proofs and waits for their ends."""
+        """Ends all proofs and waits for them."""
         tasks = [proving.task for proving in self._tasks.values()]
         for key in list(self._tasks):
             self.stop(key)
@@ -134,22 +134,26 @@ class Prover:
                 log.info("%s/%s on %s is not proven yet: %s", entry.tenant, entry.route, replica, error)
                 pause = RETRY_S
                 if unanswered == TRIES:
-                    await self._say(entry, replica, AckState.FAILED, "canary_unanswered", error.detail)
+                    await self._acknowledge(entry, replica, AckState.FAILED, "canary_unanswered", error.detail)
             except AgentError as error:
-                await self._say(entry, replica, AckState.FAILED, error.code, f"{error.title}; {error.detail}")
+                await self._acknowledge(entry, replica, AckState.FAILED, error.code, f"{error.title}; {error.detail}")
                 pause = RETRY_S
             except Exception:
                 log.exception("proof of %s/%s on %s broke", entry.tenant, entry.route, replica)
-                await self._say(entry, replica, AckState.FAILED, "proof_broke", "the agent's log has the traceback")
+                await self._acknowledge(
+                    entry, replica, AckState.FAILED, "proof_broke", "the agent's log has the traceback"
+                )
             else:
                 unanswered, repeated = 0, True
-                await self._say(entry, replica, _STATE[verdict.level], verdict.code, verdict.detail)
+                await self._acknowledge(entry, replica, _STATE[verdict.level], verdict.code, verdict.detail)
             await asyncio.sleep(pause)
             if repeated:
                 async with self._pace:
                     await asyncio.sleep(PACE_S)
 
-    async def _say(self, entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str) -> None:
+    async def _acknowledge(
+        self, entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str
+    ) -> None:
         if state is AckState.FAILED:
             log.error("%s/%s generation %d on %s: %s %s", *entry.key, entry.generation, replica, code, detail)
         await self.acks.post(agent_ack(entry, replica, state, code, detail))

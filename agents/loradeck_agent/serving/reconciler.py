@@ -33,18 +33,18 @@ from loradeck_agent.uplink.desired_table import DesiredTable
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
-"""How long the router is told of no engine while one was not looked at yet: an adopted one shows within a second."""
+"""How long engines are kept from the router while one of them was not looked at: an adopted one shows in a second."""
 
 ROUND_S = 15.0
-"""A round is made at least this often, whatever woke or did not wake it."""
+"""A round is made at least this often."""
 
 UNLOAD_RETRY_S = 1.0
 SHORT_S = 5.0
-"""How soon to look again when something that is wanted has no slot."""
+"""How soon to look again when a wanted release has no slot."""
 
 RETRY_REACH_S = 10.0
 RETRY_FAULT_S = 60.0
-"""Longest pause after a failed load: the hub did not answer; the artifact or the engine is at fault."""
+"""Longest pauses after a failed load: where the hub did not answer; where the artifact or the engine is at fault."""
 
 PREPARED_S = 120.0
 """How long a prepared release is kept when no entry names it: its commit is on the way, or never comes."""
@@ -85,14 +85,14 @@ class Reconciler:
         self._wakes = {engine.name: asyncio.Event() for engine in engines}
         self._failures: dict[tuple[str, str], _Failure] = {}
         self._prepared: dict[str, tuple[ReleaseRef, float]] = {}
-        self._telling = asyncio.Lock()
+        self._pushing = asyncio.Lock()
         self._router_up = asyncio.Event()
         self._look_until = time.monotonic() + LOOK_S
 
     # ---- what is wanted ------------------------------------------------------------------------------------
 
     def router_up(self, up: bool) -> None:
-        """Whether there is a router to tell anything. Rounds wait for one."""
+        """A router is there, or is gone. Rounds wait for one."""
         if up:
             self._router_up.set()
             self.wake()
@@ -100,7 +100,7 @@ class Reconciler:
             self._router_up.clear()
 
     def wake(self) -> None:
-        """The table, the pins or an engine changed."""
+        """The table, the pins or an engine changed: a round is due."""
         for event in self._wakes.values():
             event.set()
 
@@ -146,7 +146,7 @@ class Reconciler:
     # ---- rounds --------------------------------------------------------------------------------------------
 
     async def keep(self, engine: EngineReplica) -> None:
-        """Rounds for one engine, for ever."""
+        """Makes rounds for one engine until cancelled."""
         wake = self._wakes[engine.name]
         pause = ROUND_S
         while True:
@@ -171,7 +171,7 @@ class Reconciler:
         due = ROUND_S
         async with engine.changing:
             for ref in merged_on(self._named(), self.table.pins.values(), engine.build.base):
-                due = min(due, await self._attempt(engine, ref, self._let_in))
+                due = min(due, await self._attempt(engine, ref, self._admit_merged))
             if not engine.listed_in_router:
                 await self._check_base(engine)
             plan = await self._plan(engine)
@@ -203,11 +203,11 @@ class Reconciler:
         await self._load(engine, ref, canaries_of(self._named(), ref.id))
         return ROUND_S
 
-    async def _let_in(self, engine: EngineReplica, ref: ReleaseRef) -> float:
+    async def _admit_merged(self, engine: EngineReplica, ref: ReleaseRef) -> float:
         """Lets the router ask for merged weights: an engine has them, and where signers are asked for, one signed."""
-        if ref.id not in engine.let_in:
+        if ref.id not in engine.merged_ready:
             await self._check_signed(engine, ref)
-            engine.let_in.add(ref.id)
+            engine.merged_ready.add(ref.id)
             await self._may_be_asked(engine, ref)
         return ROUND_S
 
@@ -217,13 +217,13 @@ class Reconciler:
             await self.store.check_weights(ref, engine.config.base, signers)
 
     async def _may_be_asked(self, engine: EngineReplica, ref: ReleaseRef) -> None:
-        """A release was added to those of an engine that the router may ask for."""
+        """Makes a release that was added to an engine durable, and gives the router the engines."""
         await engine.keep_ready()
         self._failures.pop((engine.name, ref.id), None)
-        await self.tell_router()
+        await self.push_engines()
 
     def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
-        """Says of what is served, or is the next way back, that this engine has no slot for it."""
+        """Raises an alarm for each served release, or next way back, that has no slot in this engine."""
         without = {ref.id: ref for ref in short}
         lines = []
         for entry in self.table.named():
@@ -251,7 +251,7 @@ class Reconciler:
                 )
             break  # one tenant's canaries tell one base from another
         engine.listed_in_router = True
-        await self.tell_router()
+        await self.push_engines()
 
     async def _fail_all(self, engine: EngineReplica, verdict: Judgement) -> None:
         for entry in self.table.entries.values():
@@ -259,7 +259,7 @@ class Reconciler:
                 await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, verdict.code, verdict.detail))
 
     async def _failed(self, engine: EngineReplica, ref: ReleaseRef, error: AgentError) -> float:
-        """Notes a failed load, tells the hub where it concerns what is to be served, and says when to try again."""
+        """Notes a failed load and reports it where the release is to be served. Returns seconds until the next try."""
         key = (engine.name, ref.id)
         before = self._failures.get(key)
         times = before.times + 1 if before else 1
@@ -281,10 +281,10 @@ class Reconciler:
     async def make_ready(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
         """Fetches, verifies, loads and canaries a release now, and keeps it for a while. For prepare jobs.
 
-        A release that is ready already is judged again, so that the answer is always of now.
+        A release that is ready already is judged again, so that the judgement is always a new one.
 
         Raises:
-            AgentError: why it cannot be served; nothing about what is being served has changed.
+            AgentError: why it cannot be served. Nothing that is served has changed.
         """
         self._prepared[ref.id] = (ref, time.monotonic() + PREPARED_S)
         async with engine.changing:
@@ -307,7 +307,7 @@ class Reconciler:
             if verdict.level is Level.FAILED:
                 raise _wrong_answers(verdict)
             if ref.release.form is Form.MERGED:
-                engine.let_in.add(ref.id)
+                engine.merged_ready.add(ref.id)
                 await self._may_be_asked(engine, ref)
             return verdict
 
@@ -349,7 +349,7 @@ class Reconciler:
         if release in engine.ready:
             engine.ready.discard(release)
             await engine.keep_ready()
-            await self.tell_router()  # from here on no request is admitted to it
+            await self.push_engines()  # from here on no request is admitted to it
         if release in await self._busy(engine):
             return False
         await engine.api.unload(engine.loaded[release])
@@ -365,27 +365,27 @@ class Reconciler:
                 found.update({ref.id: ref for ref in refs if ref.id != release})
         return list(found.values())
 
-    async def tell_router(self) -> None:
-        """Says where the engines are and what they may be asked for. A router that is down is told when it is up.
+    async def push_engines(self) -> None:
+        """Gives the router all engines with the releases they may be asked for; one that is down gets them once up.
 
-        A router that an agent finds has its engines from the last one. It is told of none before each was looked
-        at, within reason: otherwise it would answer nobody until then.
+        A router that an agent adopts has its engines from the agent before. They are not replaced before each engine
+        was looked at, within reason: otherwise the router would answer nobody until then.
         """
         if not self._router_up.is_set() or not self._looked_at():
             return
-        async with self._telling:
+        async with self._pushing:
             slots = tuple(slot for slot in (engine.slot() for engine in self.engines) if slot is not None)
             try:
                 acks = await self.router.engines(slots)
             except Unreachable as error:
-                log.warning("the router is not told of its engines yet: %s", error)
+                log.warning("the router does not have its engines yet: %s", error)
                 return
         await self._acked(acks)
 
     async def first_look(self) -> None:
-        """Tells the router also where an engine does not show in time whether it runs."""
+        """Gives the router its engines also where one of them does not show in time whether it runs."""
         await asyncio.sleep(max(0.0, self._look_until - time.monotonic()))
-        await self.tell_router()
+        await self.push_engines()
 
     def _looked_at(self) -> bool:
         known = all(engine.began.is_set() or engine.state is EngineState.STOPPED for engine in self.engines)

@@ -34,7 +34,7 @@ def open_api(config: EngineConfig, state: StateFolder) -> EngineApi:
 
 @dataclass
 class EngineReplica:
-    """What the agent knows of one engine in its current lifetime."""
+    """One engine in its current lifetime, as the agent sees it."""
 
     name: str
     config: EngineConfig
@@ -44,22 +44,22 @@ class EngineReplica:
     """Where the releases of this lifetime outlive the agent."""
     state: EngineState = EngineState.STARTING
     files: str | None = None
-    """Digest of the base in its folder, known before an engine has said what it runs."""
+    """Digest of the base in its folder, known before the engine runs."""
     version: EngineVersion | None = None
     loaded: dict[str, str] = field(default_factory=dict)
     """Release id -> name under which the engine lists it."""
     ready: set[str] = field(default_factory=set)
     """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
-    let_in: set[str] = field(default_factory=set)
+    merged_ready: set[str] = field(default_factory=set)
     """Merged releases of the weights that it runs, signed where that is asked: the router may ask for them too."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""
     """Why an engine that answers is not used; empty while it is, or while none answers."""
     short: tuple[str, ...] = ()
-    """What is served, or is the next way back, and has no slot here: a line each."""
+    """Releases that are served, or are the next way back, and have no slot here: a line each."""
     listed_in_router: bool = False
-    """Whether the router may be told of this engine at all: its base was checked."""
+    """Whether the router may have this engine at all: its base was checked."""
     running: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while the engine is up."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,7 +71,7 @@ class EngineReplica:
 
     @property
     def up(self) -> bool:
-        """Whether the engine is up."""
+        """Whether the engine runs and was taken over."""
         return self.state is EngineState.UP
 
     @property
@@ -95,7 +95,7 @@ class EngineReplica:
         releases = ReadyReleases(
             boot=self.version.boot if self.version else "",
             loaded=tuple(sorted(self.ready)),
-            merged=tuple(sorted(self.let_in)),
+            merged=tuple(sorted(self.merged_ready)),
         )
         try:
             await asyncio.to_thread(self.record.write, releases)
@@ -103,7 +103,7 @@ class EngineReplica:
             log.error("which releases are ready on %s cannot be written: %s", self.name, error)
 
     def drop(self, releases: set[str]) -> None:
-        """These are no longer in the engine."""
+        """Forgets releases that are no longer in the engine."""
         self.ready -= releases
         for release in releases:
             self.loaded.pop(release, None)
@@ -114,11 +114,11 @@ class EngineReplica:
         return self.version.base if self.version is not None else self.files
 
     def runs(self, ref: ReleaseRef) -> bool:
-        """Whether the engine runs the base of a release."""
+        """Whether the engine runs, ran last, or would run the base that this release is served on."""
         return self.base == ref.release.served_base
 
     def came_up(self, version: EngineVersion) -> None:
-        """Notes that the engine is up, with the version it reported."""
+        """The engine answers and was taken over."""
         self.version = version
         self.state = EngineState.UP
         self.began.set()
@@ -126,7 +126,7 @@ class EngineReplica:
         self.ended.clear()
 
     def went_down(self, state: EngineState = EngineState.DOWN) -> None:
-        """Notes that the engine is down or stopped, and forgets everything that was loaded in it."""
+        """The engine ended; nothing is loaded in it any more. `state` says whether it was stopped on purpose."""
         self.began.set()
         self.running.clear()
         if state is EngineState.DOWN:
@@ -136,14 +136,14 @@ class EngineReplica:
         self.state = state
         self.loaded.clear()
         self.ready.clear()
-        self.let_in.clear()
+        self.merged_ready.clear()
         self.foreign.clear()
         self.short = ()
         self.listed_in_router = False
         self.api.close()
 
     def slot(self) -> EngineAt | None:
-        """What the router is told; None while nothing may be asked of it."""
+        """The engine as the router gets it; None while it may be asked nothing."""
         if not self.up or not self.listed_in_router or self.version is None:
             return None
         return EngineAt(
@@ -153,16 +153,16 @@ class EngineReplica:
             key=self.api.address.key,
             base=self.version.base,
             base_name=self.version.base_name,
-            ready=tuple(sorted(self.ready | self.let_in)),
+            ready=tuple(sorted(self.ready | self.merged_ready)),
         )
 
     @property
     def alarm(self) -> str:
-        """What an on-call engineer should know of this engine, in one line; empty where nothing is wrong."""
+        """The engine's fault or missing slots in one line, for an on-call engineer; empty where nothing is wrong."""
         return self.fault or "; ".join(self.short)
 
     def report(self, unreached: str = "") -> Replica:
-        """What the hub is told. `unreached`: why no caller reaches this engine, whatever it holds."""
+        """The engine as it is reported to the hub. `unreached`: why no caller reaches it, whatever it holds."""
         version = self.version
         took = self.measured.of(self.base)
         return Replica(

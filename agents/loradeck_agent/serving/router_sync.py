@@ -30,12 +30,12 @@ from loradeck_agent.serving.earlier_journal import EarlierJournal
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.uplink.acknowledgements import AckBoard
-from loradeck_agent.uplink.desired_table import DesiredTable, Heard
+from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
 
 log = logging.getLogger(__name__)
 
 PINS_S = 30.0
-"""How often the router's pins are read where nobody says that one was made."""
+"""How often the router's pins are read where no signal says that one was made."""
 
 READY_S = 30.0
 """How long a router may take until it answers."""
@@ -63,7 +63,7 @@ class RouterSync:
         router: client of the control socket.
         durable: how far the router's table follows the hub's log, on the disk.
         boot: boot id of the router, empty before it first answered.
-        known: set once the router has said what its table holds.
+        known: set once the router's table was read.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class RouterSync:
 
     async def directive(self, message: Desired) -> None:
         """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
-        heard = self._table.hear(message)
-        if heard is Heard.APPLY:
+        verdict = self._table.judge(message)
+        if verdict is Verdict.APPLY:
             acks: tuple[Ack, ...] | None = None
             try:
                 acks = await self.router.table(
@@ -116,12 +116,12 @@ class RouterSync:
             except AgentError as error:
                 log.error("the router did not take revision %d: %s", message.rev, error)
             await self._after_directive(message, acks)
-        elif heard is Heard.GAP:
-            await self._resync(f"revisions {self._table.cursor.rev} to {message.prev_rev} were not heard")
+        elif verdict is Verdict.GAP:
+            await self._resync(f"revisions {self._table.cursor.rev} to {message.prev_rev} were missed")
         else:
             log.warning(
                 "ignored: epoch %d revision %d is %s; this node is at epoch %d revision %d",
-                *(message.epoch, message.rev, heard.value, self._table.cursor.epoch, self._table.cursor.rev),
+                *(message.epoch, message.rev, verdict.value, self._table.cursor.epoch, self._table.cursor.rev),
             )
 
     async def _after_directive(self, message: Desired, acks: tuple[Ack, ...] | None) -> None:
@@ -205,7 +205,7 @@ class RouterSync:
             return None
 
     async def until_known(self) -> None:
-        """Returns once the router has said what its table holds, or after `LINK_ANYWAY_S`."""
+        """Returns once the router's table was read, or after `LINK_ANYWAY_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINK_ANYWAY_S):
                 await self.known.wait()
@@ -230,7 +230,7 @@ class RouterSync:
         for key in sorted(self._ending):
             await self.unpin(key)
         self._reconciler.router_up(True)
-        await self._reconciler.tell_router()
+        await self._reconciler.push_engines()
         try:
             await self.push()
         except Unreachable:
@@ -246,7 +246,7 @@ class RouterSync:
         self.router.close()
 
     async def read_file(self) -> None:
-        """Reads the table's file where no router answers, so that a hello says what the disk holds."""
+        """Reads the table's file where no router answers, so that a hello has the durable cursor and pins."""
         if self._up:
             return
         try:

@@ -1,7 +1,7 @@
-"""What a vLLM says of itself, in the words of the engine contract.
+"""Reads a vLLM in the terms of the engine contract.
 
-vLLM's `/version` is its version alone. Which process answers is told by the start time in its `/metrics`;
-which base, by the folder that `/v1/models` names, whose files are hashed here.
+vLLM's `/version` is its version alone. The start time in its `/metrics` identifies the process that answers;
+the folder that `/v1/models` names, whose files are hashed here, identifies the base.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from loradeck_agent.serving.engine_api import (
     expect,
     same_folder,
 )
-from loradeck_agent.store.fetch import told
+from loradeck_agent.store.fetch import as_agent_error
 
 BOOT_READ_S = 10.0
 """The start time is read again after this long even over a kept connection: a proxy may stand between."""
@@ -39,7 +39,7 @@ class VllmApi(EngineApi):
     """Calls to one vLLM, launched or attached to."""
 
     def __init__(self, address: EngineAddress, config: VllmEngine, digests: Path) -> None:
-        """`digests`: file that remembers what the base's files hash to while they are unchanged."""
+        """`digests`: file that keeps the digests of the base's files while they are unchanged."""
         super().__init__(address, config.read_key())
         self._config = config
         self._digests = digests
@@ -49,13 +49,13 @@ class VllmApi(EngineApi):
         self._may_hold_unloaded = True
 
     async def boot(self) -> str:
-        """When the server's process started, as it says itself. To be asked after `healthy`.
+        """Start time of the server's process, from its metrics. To be called after `healthy`.
 
         That call would have found a dead process's connection closed and opened another: while none was opened,
         the process is the one that was asked before.
 
         Raises:
-            AgentError: `engine_error`, its metrics do not say.
+            AgentError: `engine_error`, its metrics do not have it.
         """
         fresh = time.monotonic() - self._boot_at < BOOT_READ_S
         if not fresh or self._http.connections != self._boot_connections:
@@ -64,7 +64,11 @@ class VllmApi(EngineApi):
         return self._boot
 
     async def version(self) -> EngineVersion:
-        """Raises AgentError: `wrong_base`, it serves another folder than the configured one; `base_name_taken`."""
+        """The running vLLM's version.
+
+        Raises:
+            AgentError: `wrong_base`, it serves another folder than the configured one; `base_name_taken`.
+        """
         base_name = await self._base_name()
         metrics = await self._metrics()
         reply = expect(await self._http.get("/version", timeout=CALL_S))
@@ -73,7 +77,7 @@ class VllmApi(EngineApi):
         except (ValueError, KeyError, TypeError) as error:
             raise AgentError("engine_error", "the engine's version cannot be read", reply.text[:300]) from error
         config = self._config
-        with told(config.base):
+        with as_agent_error(config.base):
             base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
         slots = _SLOTS.search(metrics)
         spare = 0
@@ -93,7 +97,7 @@ class VllmApi(EngineApi):
         )
 
     async def take_over(self) -> EngineVersion:
-        """Loads on CPU what the base alone is asked through, and asks once, so that its slots are among its figures."""
+        """Loads the adapter of zeros on CPU, and asks one answer, so that the slots are among the metrics."""
         base_name = await self._base_name()
         metrics = await self._metrics()
         if "vllm:lora_requests_info" in metrics and not _SLOTS.search(metrics):
@@ -107,11 +111,11 @@ class VllmApi(EngineApi):
         return {name: root for name, root in (await super().models()).items() if name != base_alone.NAME}
 
     async def _load_base_alone(self) -> None:
-        """Loads what the base alone is asked through; nothing for a base of a kind that is not known here."""
+        """Loads the adapter of zeros; nothing for a base of a kind that is not known here."""
         config = self._config
         if base_alone.NAME in await super().models():
             return
-        with told(config.base):
+        with as_agent_error(config.base):
             base = await asyncio.to_thread(artifacts.base_digest, config.base, cache=self._digests)
             folder = self._digests.with_name("base-alone") / base
             known = await asyncio.to_thread(base_alone.write_zeros, folder, config.base)
@@ -119,7 +123,7 @@ class VllmApi(EngineApi):
             await self.load(base_alone.NAME, folder)
 
     async def load(self, name: str, path: Path) -> None:
-        """As every engine; what is listed of ours is used once before, so that it stays resident.
+        """Loads an adapter as on every engine, after each of ours was used once, so that they stay resident.
 
         vLLM's unloading takes an adapter from its list and leaves it in its caches, which give up what was used
         least recently. Without this that would be a prior release, which nobody uses, and not the one unloaded.
@@ -145,7 +149,7 @@ class VllmApi(EngineApi):
         return expect(await self._http.get("/metrics/", timeout=CALL_S)).text
 
     async def _base_name(self) -> str:
-        """The name of its base; every name it has for one must stand for the configured folder."""
+        """The name of its base. Every name that it has for a base must stand for the configured folder."""
         bases = {name: root for name, (root, parent) in (await self._listed()).items() if not parent}
         if not bases:
             raise AgentError("engine_error", "the engine lists no base", self._config.name)
@@ -172,7 +176,7 @@ def _started(metrics: str) -> str:
     if found is None:
         raise AgentError(
             "engine_error",
-            "the engine does not say when it started",
+            "the engine's metrics lack its start time",
             "/metrics has no process_start_time_seconds",
             "run vLLM on Linux with one API server",
         )

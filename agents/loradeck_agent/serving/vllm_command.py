@@ -1,4 +1,4 @@
-"""How a vLLM is launched: its command line and its variables. `launch` is the program that runs it."""
+"""The command line and the variables of a launched vLLM. `vllm_launcher` is the program that runs it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def vllm_argv(config: VllmEngine, folder: Path) -> tuple[str, ...]:
 
 
 def vllm_environment(config: VllmEngine) -> Mapping[str, str]:
-    """Variables that a launched engine is given beside the agent's own."""
+    """Variables that a launched engine gets beside the agent's own."""
     ours = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",  # from a socket that only this user reaches
         "HF_HUB_OFFLINE": "1",

@@ -1,11 +1,11 @@
-"""Launches a vLLM and answers for it: one process with a lock, whose end is the end of all of vLLM's.
+"""Launches a vLLM under a lock: one process, whose end is the end of all of vLLM's.
 
     python -m loradeck_agent.serving.vllm_launcher --state DIR -- PYTHON -m vllm.entrypoints.openai.api_server …
 
 vLLM is a server, an engine core and workers, and knows no lock file. This program holds DIR/engine.lock for its
 life, so that no two share a folder and an agent finds one that outlived it. SIGTERM ends the server, and what of
 it is left after that; the server's end ends this program. What an earlier one left behind (it was killed) is
-ended before a server is started: it would hold the accelerator's memory. Such a process is told by two marks
+ended before a server is started: it would hold the accelerator's memory. Such a process is recognised by two marks
 that it cannot have by chance: the session of that earlier program, and DIR as its working folder.
 """
 
@@ -29,10 +29,8 @@ GRACE_S = 12.0
 """Between SIGTERM and SIGKILL of the server."""
 
 LEFT_S = 4.0
-"""Seconds between SIGTERM and SIGKILL of the processes that the server leaves.
-
-With `GRACE_S` it is less than the time that `loradeck-agent stop` grants this program.
-"""
+"""Between SIGTERM and SIGKILL of processes that the server leaves. Together with GRACE_S less than what
+`loradeck-agent stop` grants this program."""
 
 KILLED_S = 10.0
 """How long a killed process may take to be gone."""
@@ -82,7 +80,7 @@ def launch(state: Path, command: Sequence[str]) -> int:
 
 
 def end_session(session: int, folder: Path) -> None:
-    """Ends what is left of a session in a folder, this process aside: SIGTERM, a grace, SIGKILL.
+    """Ends the processes of a session that work in a folder, but this one: SIGTERM, a grace, SIGKILL.
 
     Raises:
         AgentError: `will_not_end`, when something sits in the kernel and even SIGKILL does not end it.
@@ -123,7 +121,7 @@ def _processes(session: int, folder: Path) -> list[int]:
 
 
 def _pid_in(lock: Path) -> int | None:
-    """Who held a lock last; it is also the session that it led."""
+    """Pid of the last holder of a lock, which is also the session that it led."""
     try:
         return int(lock.read_text())
     except (FileNotFoundError, ValueError):
@@ -131,7 +129,7 @@ def _pid_in(lock: Path) -> int | None:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, less what makes another Python find our packages."""
+    """This process's variables, less those that make another Python find our packages."""
     return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
@@ -142,7 +140,7 @@ def _end_with_parent() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line. 1 when another engine holds the folder or the command cannot be started."""
+    """Runs the launcher from its command line. Returns 1 when another engine holds the folder or nothing starts."""
     parser = argparse.ArgumentParser(
         prog="python -m loradeck_agent.serving.vllm_launcher",
         description=__doc__,

@@ -14,7 +14,7 @@ from loradeck.artifacts import BadArtifact, scan
 from loradeck.schemas.jobs import CheckpointRef, ExecutorEvent
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import write_durably
-from loradeck_agent.store.fetch import fetch, told
+from loradeck_agent.store.fetch import as_agent_error, fetch
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ LAST_GOOD = "LAST_GOOD"
 """File in a job's folder that names its newest whole checkpoint."""
 
 KEPT_S = 14 * 86400.0
-"""How long what attempts at a job left is kept on a node, and the checkpoints of one that did not finish."""
+"""How long ended attempts are kept on a node, and the checkpoints of a job that did not finish."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -35,7 +35,7 @@ def checkpoint_name(step: int) -> str:
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """`checkpoints/JOB/`: what the attempts at a job leave each other."""
+    """The checkpoints of each train job, in `checkpoints/JOB/`, for its next attempt."""
 
     root: Path
     hub: HubApi
@@ -54,11 +54,11 @@ class CheckpointStore:
         if self._newest(here) >= ref.step:
             return
         target = here / checkpoint_name(ref.step)
-        with told(target):
+        with as_agent_error(target):
             here.mkdir(mode=0o700, parents=True, exist_ok=True)
             await asyncio.to_thread(shutil.rmtree, target, ignore_errors=True)
         await fetch(self.hub, ref.files, target)
-        with told(target):
+        with as_agent_error(target):
             target.chmod(0o700)  # it is one of several, and older ones are removed
             await asyncio.to_thread(write_durably, here / LAST_GOOD, target.name.encode())
 
@@ -82,11 +82,11 @@ class CheckpointStore:
         )
 
     def drop(self, job: str) -> None:
-        """A job that is over needs none any more."""
+        """Removes the checkpoints of a job that is over."""
         shutil.rmtree(self.folder(job), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Removes what nobody came back for: a job that failed or was cancelled may be resumed, but not for ever."""
+        """Removes old checkpoints: a job that failed or was cancelled may be resumed, but not for ever."""
         for folder in self.root.iterdir():
             if time.time() - folder.stat().st_mtime > KEPT_S:
                 log.info("the checkpoints of job %s are removed, nobody resumed it", folder.name)

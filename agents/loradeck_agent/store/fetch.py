@@ -1,4 +1,4 @@
-"""Fetching an artifact's files from the hub into a folder of this node: there whole and verified, or not at all."""
+"""Fetches an artifact's files from the hub into a folder of this node, whole and verified or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def disk_error(error: OSError, where: Path) -> AgentError:
-    """A write that the disk refused, as an error with a stable code."""
+    """The error with a stable code for a write that the disk refused."""
     full = error.errno in _FULL
     return AgentError(
         "disk_full" if full else "disk_error",
@@ -32,8 +32,8 @@ def disk_error(error: OSError, where: Path) -> AgentError:
 
 
 @contextmanager
-def told(where: Path) -> Iterator[None]:
-    """What an artifact or a disk is at fault for, as an AgentError."""
+def as_agent_error(where: Path) -> Iterator[None]:
+    """Turns a fault of an artifact or a disk inside the block into an AgentError."""
     try:
         yield
     except BadArtifact as bad:
@@ -50,7 +50,7 @@ async def fetch(
     own: tuple[tuple[FileEntry, bytes], ...] = (),
     verify: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Makes `target`, which must not exist, hold exactly these files, read-only.
+    """Fetches exactly these files into `target`, which must not exist, and makes them read-only.
 
     Args:
         own: files that are not fetched, with their content.
@@ -61,13 +61,13 @@ async def fetch(
             found, or the hub's own code. `target` does not exist then.
     """
     everything = (*files, *(entry for entry, _ in own))
-    with told(target):
+    with as_agent_error(target):
         async with _in_threads(installing(everything, target)) as staging:
             for entry in files:
                 with staging.file(entry) as file:
 
                     def take(chunk: bytes, write: Callable[[bytes], None] = file.write) -> None:
-                        with told(target):  # not to be taken for a connection that failed
+                        with as_agent_error(target):  # not to be taken for a connection that failed
                             write(chunk)
 
                     await hub.blob(entry.sha256, take)
@@ -81,7 +81,7 @@ async def fetch(
 
 @asynccontextmanager
 async def _in_threads(blocking: AbstractContextManager[Inside]) -> AsyncIterator[Inside]:
-    """A context whose beginning and end hash and sync files: a flip must not wait for that."""
+    """Enters and leaves a context in threads, because it hashes and syncs files: a flip must not wait for that."""
     inside = await asyncio.to_thread(blocking.__enter__)
     try:
         yield inside

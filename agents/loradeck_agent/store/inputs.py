@@ -1,4 +1,4 @@
-"""What executors read: datasets, suites and parent adapters, fetched by digest into folders of this node."""
+"""Inputs of executors: datasets, suites and parent adapters, fetched by digest into folders of this node."""
 
 from __future__ import annotations
 
@@ -34,8 +34,11 @@ class InputStore:
         self._releases = releases
 
     async def dataset(self, digest: str) -> Path:
-        """Raises AgentError: `unknown_dataset`, `erased_row`, `manifest_mismatch`, `disk_full`, or why the hub did not
-        answer.
+        """The folder of a dataset, fetched when it is not here.
+
+        Raises:
+            AgentError: `unknown_dataset`, `erased_row`, `manifest_mismatch`, `disk_full`, or why the hub did not
+                answer.
         """
         if digest in await self.forget_erased():
             raise AgentError("erased_row", "rows of the dataset were erased: it is not trained on any more", digest)
@@ -43,7 +46,7 @@ class InputStore:
         return here if here.is_dir() else await self._install(await self._hub.dataset(digest), here)
 
     async def run(self) -> None:
-        """Removes, for ever, what must not lie here any more."""
+        """Removes datasets with erased rows every ten minutes until cancelled."""
         while True:
             await asyncio.sleep(ERASED_S)
             try:
@@ -68,7 +71,11 @@ class InputStore:
         return erased
 
     async def suite(self, digest: str) -> Path:
-        """Raises AgentError: `unknown_suite`, `manifest_mismatch`, `disk_full`, or why the hub did not answer."""
+        """The folder of a suite, fetched when it is not here.
+
+        Raises:
+            AgentError: `unknown_suite`, `manifest_mismatch`, `disk_full`, or why the hub did not answer.
+        """
         here = self._folder.inputs / digest
         return here if here.is_dir() else await self._install(await self._hub.suite(digest), here)
 
@@ -76,7 +83,7 @@ class InputStore:
         """The folder of an adapter version that another is trained on from.
 
         Raises:
-            AgentError: `unknown_adapter`, or why it cannot be had.
+            AgentError: `unknown_adapter`, or why it cannot be fetched.
         """
         for version in await self._hub.versions(tenant, name):
             if version.digest == digest:

@@ -24,19 +24,19 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder, write_durably
-from loradeck_agent.store.fetch import disk_error, fetch, told
+from loradeck_agent.store.fetch import as_agent_error, disk_error, fetch
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)
 
 _LEAVING = ".leaving"
-"""How the name of a folder ends that is being removed."""
+"""End of the name of a folder that is being removed."""
 
 _kept_signatures = TypeAdapter(list[Signature])
 
 
 class ReleaseStore:
-    """`releases/DIGEST/` and, beside it, `releases/DIGEST.json`: its manifest."""
+    """The adapters of this node: `releases/DIGEST/` and, beside it, the manifest `releases/DIGEST.json`."""
 
     def __init__(self, folder: StateFolder, hub: HubApi) -> None:
         self._folder = folder
@@ -50,7 +50,7 @@ class ReleaseStore:
         return frozenset(self._stored)
 
     def releases(self) -> dict[str, str]:
-        """Release id -> digest of its adapter, for every adapter that is complete on this node."""
+        """The releases whose adapter lies here whole: release id -> adapter digest."""
         found = {}
         for digest in self._stored:
             try:
@@ -108,18 +108,18 @@ class ReleaseStore:
             folder = await self.have(manifest, base_folder)
             files = {entry.path: folder / entry.path for entry in manifest.files}
             for signature in await self._asked_for(adapter, signers):
-                with told(folder):
+                with as_agent_error(folder):
                     await verify_apart(files, signature, beside=self._folder.releases)
             return folder
 
     async def check_weights(self, ref: ReleaseRef, folder: Path, signers: Sequence[frozenset[str]]) -> None:
-        """Whether merged weights, as they lie in an engine's folder, are those of the release and signed.
+        """Checks that the weights in an engine's folder are those of the merged release, and signed.
 
         Raises:
             AgentError: `manifest_mismatch`, `unsigned`, `bad_signature`, `signing_unavailable`; or why the hub did not
                 answer.
         """
-        with told(folder):
+        with as_agent_error(folder):
             here = await asyncio.to_thread(artifacts.base_here, folder, cache=self._folder.digests)
         if here.digest != ref.release.merged:
             raise AgentError(
@@ -128,7 +128,7 @@ class ReleaseStore:
                 f"{folder}: digest {short(here.digest)}, the release names {short(ref.release.merged)}",
             )
         for signature in await self._asked_for(here.digest, signers):
-            with told(folder):
+            with as_agent_error(folder):
                 await verify_weights_apart(here, signature)
 
     async def _asked_for(self, subject: str, signers: Sequence[frozenset[str]]) -> list[Signature]:
@@ -154,7 +154,7 @@ class ReleaseStore:
         return found
 
     async def _signatures(self, subject: str) -> list[Signature]:
-        """Asked of the hub; what it said last is kept beside the files, for when it cannot be asked."""
+        """The signatures that the hub has; a copy is kept beside the files, for when the hub cannot be asked."""
         path = self._folder.releases / f"{subject}.signatures.json"
         try:
             stated = await self._hub.attestations(AttestationKind.SIGNATURE, subject)
@@ -189,7 +189,7 @@ class ReleaseStore:
         return self._folder.releases / f"{digest}.json"
 
     async def _manifest(self, ref: ReleaseRef, adapter: str) -> AdapterManifest:
-        """Kept here beside the files, so that a release is loaded again without the hub."""
+        """The manifest, kept beside the files, so that a release is loaded again without the hub."""
         try:
             return AdapterManifest.model_validate_json(self._manifest_path(adapter).read_bytes())
         except FileNotFoundError:
@@ -233,7 +233,7 @@ def _guard(ref: ReleaseRef, manifest: AdapterManifest, adapter: str, base: str) 
 
 
 def _damaged(error: AgentError, folder: Path) -> AgentError:
-    """What verifying an adapter here found, with the way out where its files have changed since they were fetched.
+    """The fault of an adapter here, with the remedy where its files have changed since they were fetched.
 
     Nothing is removed by itself: an engine that lists the adapter would end with its next request.
     """
@@ -261,5 +261,5 @@ def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path, *, besid
     Raises:
         AgentError: what does not fit.
     """
-    with told(folder):
+    with as_agent_error(folder):
         artifacts.verify_adapter(folder, manifest, base, beside=beside)

@@ -1,4 +1,4 @@
-"""Whose processes were seen on which GPU: an engine and all that it started are one session."""
+"""Finds the GPUs that an engine uses by its processes: an engine and all that it started are one session."""
 
 from __future__ import annotations
 

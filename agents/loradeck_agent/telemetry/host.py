@@ -1,4 +1,4 @@
-"""CPU, memory and load of the host."""
+"""Reads CPU, memory and load of the host."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import psutil
 from loradeck.schemas.telemetry import Host
 
 _PERIOD_S = 0.9
-"""CPU time is a difference: over much less than a second it says little."""
+"""CPU time is a difference: over much less than a second it is noise."""
 
 
 class HostReader:
-    """Reads at most once in _PERIOD_S, whoever asks."""
+    """Reads the host at most once in _PERIOD_S, however often it is asked."""
 
     def __init__(self) -> None:
         psutil.cpu_percent(None)  # from here on; what this first call returns means nothing
@@ -22,7 +22,7 @@ class HostReader:
         self._last: Host | None = None
 
     def read(self) -> Host | None:
-        """None until a first period has passed."""
+        """The host's figures; None until a first period has passed."""
         now = time.monotonic()
         if now - self._read_at >= _PERIOD_S:
             self._read_at = now

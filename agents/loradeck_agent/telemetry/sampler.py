@@ -2,7 +2,7 @@
 
 A child of the daemon, started by exec, and the only process that loads NVML: a call may block for ever, and
 handles pin the driver. It never forks and opens nothing but the library. SIGTERM is taken between calls; it
-also ends when nobody reads its lines any more. The lines are `telemetry.watch.Sample`.
+also ends when nobody reads its lines any more. The lines are `telemetry.sampler_watch.Sample`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pynvml
 
 PROCESSES_EVERY_S = 5.0
-"""The list of processes is the dearest call: 4.5 ms against microseconds."""
+"""The list of processes is the most expensive call: 4.5 ms against microseconds."""
 
 REOPEN_S = 30.0
 """How long until a library that could not be opened is tried again."""
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class _Lost(Exception):
-    """The driver says that this GPU is no longer there."""
+    """The driver reports that this GPU is no longer there."""
 
 
 class Card:
@@ -64,11 +64,11 @@ class Card:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The facts about a GPU that survive a restart of the sampler, as JSON."""
+        """The fields of `schemas.telemetry.Gpu` that are known without the driver."""
         return {"index": self.index, "uuid": self.uuid, "name": self.name, "xids": list(self.xids)}
 
     def sample(self, *, processes: bool) -> dict[str, Any]:
-        """The fields of `schemas.telemetry.Gpu`; None for each that this driver or this card cannot tell.
+        """The fields of `schemas.telemetry.Gpu`; None for each that this driver or this card does not have.
 
         Raises:
             _Lost: the card fell off the bus.
@@ -160,7 +160,7 @@ class Sampler:
         return {"state": self._state, "detail": self._detail, "gpus": gpus}
 
     def close(self) -> None:
-        """Shuts NVML down if it was opened."""
+        """Closes the library."""
         if self._open:
             pynvml.nvmlShutdown()
 
@@ -254,7 +254,7 @@ def _text(value: str | bytes) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the sampler until SIGTERM, SIGINT or the end of its reader; returns the exit status."""
+    """Runs the sampler from its command line until SIGTERM. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m loradeck_agent.telemetry.sampler", description=__doc__)
     parser.add_argument("--period", type=float, default=1.0, help="seconds from one line to the next")
     parser.add_argument("--inventory", default="[]", help="JSON list of {index, uuid, name} that were there before")

@@ -1,4 +1,4 @@
-"""Watches the sampler from the daemon: what it last said, and whether it still says anything.
+"""Watches the sampler from the daemon: its last sample, and whether samples still come.
 
 A sampler that is silent past its deadline is stuck in the driver. It is asked to leave (SIGTERM), given a long
 grace, and killed last, because killing a client of NVML has frozen a GPU before. It is replaced only once it is
@@ -39,7 +39,7 @@ class Sample(Wire):
 
 @dataclass(frozen=True)
 class Seen:
-    """What this node knows of itself now."""
+    """State of NVML, the GPUs and the host, as last sampled."""
 
     nvml: NvmlState
     gpus: tuple[Gpu, ...]
@@ -87,7 +87,7 @@ class Telemetry:
         return self._state, self._gpus
 
     def snapshot(self) -> Seen:
-        """The newest state of NVML, GPUs and host."""
+        """GPUs and host as last sampled."""
         return Seen(self._state, self._gpus, self._host.read())
 
     async def run(self) -> None:
@@ -157,7 +157,7 @@ class Telemetry:
             self._take(line)
             deadline = patience.line
         self._lose_sight(NvmlState.HUNG)
-        log.error("the sampler has said nothing for %.0f s: NVML does not return", deadline)
+        log.error("the sampler has written nothing for %.0f s: NVML does not return", deadline)
         await self._end(child)
         return True, time.monotonic() - began > patience.steady
 
@@ -181,7 +181,7 @@ class Telemetry:
         self._state, self._gpus = sample.state, sample.gpus
 
     def _lose_sight(self, state: NvmlState) -> None:
-        """The GPUs are still there, as far as anyone knows; their figures are not."""
+        """Keeps the GPUs and drops their figures: they may still be there, and are not sampled."""
         self._state = state
         self._gpus = tuple(Gpu(index=g.index, uuid=g.uuid, name=g.name, xids=g.xids) for g in self._gpus)
 

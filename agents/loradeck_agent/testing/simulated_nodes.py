@@ -55,7 +55,7 @@ from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck_agent.host.config import AgentConfig, RouterConfig
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
-from loradeck_agent.uplink.desired_table import DesiredTable, Heard
+from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
 from loradeck_agent.uplink.link import Link
 
 log = logging.getLogger(__name__)
@@ -156,10 +156,10 @@ class Node:
                 log.debug("%s: passed over a %s", self.name, message.type)
 
     async def _directive(self, message: Desired) -> None:
-        heard = self.table.hear(message)
-        if heard is Heard.GAP:
-            await self.link.send(Resync(why=f"revisions up to {message.prev_rev} were not heard"))
-        if heard is not Heard.APPLY:
+        verdict = self.table.judge(message)
+        if verdict is Verdict.GAP:
+            await self.link.send(Resync(why=f"revisions up to {message.prev_rev} were missed"))
+        if verdict is not Verdict.APPLY:
             return
         # As on a node: the acknowledgement first, everything else after it.
         current = [entry for entry in message.entries if entry.current is not None]

@@ -1,7 +1,7 @@
-"""What this node last acknowledged of each pointer on each replica.
+"""The newest acknowledgements of each pointer on each replica.
 
-Acknowledgements go up as they happen. The board keeps the newest, so that a hub which was away hears the
-state again: it counts nothing that it has not heard.
+Acknowledgements go up as they happen. The board keeps the newest, so that a hub which was away gets the state again:
+it counts only acknowledgements that it has received.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ class AckBoard:
         else:
             fails = proof is not None and (proof.epoch, proof.generation) == fence and proof.state is AckState.FAILED
             if ack.state is AckState.WAITING and fails:
-                return False  # the hub knows already why it waits
+                return False  # the hub has the reason already
             if proof is not None and ((proof.epoch, proof.generation) < fence or proof.release != ack.release):
                 del self.proofs[key]  # a tombstone, or the entry after it, is under the same fence
             self.flips[key] = ack
         await self.send(ack)
         proof = self.proofs.get(key)
         if ack.state is AckState.FLIPPED and proof is not None and (proof.epoch, proof.generation) == fence:
-            await self.send(proof)  # it still holds: a flip that is said again takes nothing back
+            await self.send(proof)  # it still holds: a repeated flip takes nothing back
         return True
 
     def forget(self, replica: str) -> None:
-        """An engine ended: what was proven on it says nothing about its next lifetime."""
+        """Drops the acknowledgements of a replica whose engine ended: they do not hold for its next lifetime."""
         for board in (self.flips, self.proofs):
             for key in [key for key in board if key[2] == replica]:
                 del board[key]

@@ -1,7 +1,7 @@
-"""The table as the hub last said it: which messages count, and what the table is after them.
+"""The table that the hub wants on this node: which of its messages count, and the entries after them.
 
-Pure: no I/O. The router decides entry by entry whether it flips; this decides whether a message may be heard
-at all, and whether something was missed.
+Pure: no I/O. The router decides entry by entry whether it flips; here it is decided whether a message counts at
+all, and whether one was missed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck_agent.router.wire import Cursor
 
 
-class Heard(StrEnum):
-    """What to do with a `desired` message."""
+class Verdict(StrEnum):
+    """What becomes of a `desired` message."""
 
     APPLY = "apply"
     GAP = "gap"  # something before it was missed: ask for everything
@@ -34,35 +34,35 @@ class DesiredTable:
     """Entries the hub no longer places here. The router keeps them (a removal is a tombstone), so their
     releases stay loaded."""
     pins: dict[PointerKey, Pin] = field(default_factory=dict)
-    """Pins in force on this node, as its router last said."""
+    """Pins in force on this node, as last read from its router."""
     refused: Welcome | None = None
     """The welcome of a hub that lacks our log. It is not obeyed until it is back with a higher epoch."""
 
     def welcome(self, message: Welcome) -> None:
-        """Notes whether the hub refuses to steer this node; until it does not, its messages change nothing."""
+        """Takes note of whether the hub steers this node. A hub whose log is behind is not obeyed from here on."""
         self.refused = message if message.refuse is not None else None
 
-    def hear(self, message: Desired) -> Heard:
+    def judge(self, message: Desired) -> Verdict:
         """Whether to apply a message. Changes nothing, except that a recovered hub is obeyed again."""
         if self.refused is not None:
             # `loradeck hub recover` raises the epoch and then sends everything.
             if not (message.full and message.epoch > max(self.refused.epoch, self.cursor.epoch)):
-                return Heard.REFUSED
+                return Verdict.REFUSED
             self.refused = None
         if message.epoch < self.cursor.epoch:
-            return Heard.STALE
+            return Verdict.STALE
         if message.full:
             if message.epoch == self.cursor.epoch and message.rev < self.cursor.rev:
-                return Heard.STALE
-            return Heard.APPLY
+                return Verdict.STALE
+            return Verdict.APPLY
         if message.prev_rev > self.cursor.rev:
-            return Heard.GAP
+            return Verdict.GAP
         if message.rev < self.cursor.rev:
-            return Heard.STALE
-        return Heard.APPLY
+            return Verdict.STALE
+        return Verdict.APPLY
 
     def apply(self, message: Desired) -> bool:
-        """Takes a message's entries in, each by its own fence. False: the table is not the hub's (ask for all)."""
+        """Applies a message's entries, each by its own fence. False: the table differs from the hub's (ask for all)."""
         named = set()
         for entry in message.entries:
             named.add(entry.key)
@@ -84,7 +84,7 @@ class DesiredTable:
         return (*reversed(self.entries.values()), *self.orphans.values())
 
     def bookmark(self, message: Bookmark) -> bool:
-        """Moves the cursor to what the hub says is its newest. False: it is not a hub to follow."""
+        """Moves the cursor to the hub's newest rev. False: this hub is not followed."""
         there = Cursor(message.epoch, message.rev, message.hash)
         if self.refused is not None or there < self.cursor:
             return False

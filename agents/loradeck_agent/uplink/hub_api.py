@@ -35,14 +35,14 @@ class HubApi:
         )
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; the next call opens one."""
         self._http.close()
 
     async def release(self, release: str) -> ReleaseDetail:
         """A release and its adapter's manifest.
 
         Raises:
-            AgentError: `path_traversal` or `bad_manifest` when the document must not be believed.
+            AgentError: `path_traversal` or `bad_manifest` when the document is not acceptable.
         """
         reply = _checked(await self._http.get(f"/v1/releases/{release}", timeout=CALL_S))
         try:
@@ -61,7 +61,11 @@ class HubApi:
         _checked(await self._http.call("GET", f"/v1/blobs/{sha256}", sink=sink, timeout=BLOB_S))
 
     async def dataset(self, digest: str) -> DatasetManifest:
-        """The manifest of a dataset. Raises AgentError `unknown_dataset` if the hub has none of this digest."""
+        """A dataset's manifest.
+
+        Raises:
+            AgentError: `unknown_dataset`.
+        """
         reply = _checked(await self._http.get("/v1/datasets", timeout=CALL_S))
         for entry in _datasets.validate_json(reply.body):
             if entry.digest == digest:
@@ -69,7 +73,11 @@ class HubApi:
         raise AgentError("unknown_dataset", "the hub has no dataset of this digest", digest, "register it first")
 
     async def suite(self, digest: str) -> SuiteManifest:
-        """The manifest of a suite. Raises AgentError `unknown_suite` if the hub has none of this digest."""
+        """A suite's manifest.
+
+        Raises:
+            AgentError: `unknown_suite`.
+        """
         reply = _checked(await self._http.get("/v1/suites", timeout=CALL_S))
         for entry in _suites.validate_json(reply.body):
             if entry.digest == digest:
@@ -77,7 +85,7 @@ class HubApi:
         raise AgentError("unknown_suite", "the hub has no suite of this digest", digest, "register it first")
 
     async def versions(self, tenant: str, name: str) -> tuple[AdapterVersion, ...]:
-        """All versions of a tenant's adapter."""
+        """All versions of an adapter."""
         reply = _checked(await self._http.get(f"/v1/adapters/{tenant}/{name}/versions", timeout=CALL_S))
         return _versions.validate_json(reply.body)
 
@@ -86,19 +94,19 @@ class HubApi:
         return await self.attestations(AttestationKind.CANARY, release)
 
     async def attestations(self, kind: AttestationKind, subject: str | None = None) -> tuple[Attestation, ...]:
-        """Attestations of a kind, about one subject or all; oldest first."""
+        """Attestations of one kind, about one subject or about all, oldest first."""
         query = urlencode({"kind": kind.value} | ({"subject": subject} if subject is not None else {}))
         reply = _checked(await self._http.get(f"/v1/attestations?{query}", timeout=CALL_S))
         return tuple(sorted(_attestations.validate_json(reply.body), key=lambda a: a.seq))
 
     async def attest(self, attestation: Attestation) -> None:
-        """Stores an attestation in the hub."""
+        """Adds an attestation to the hub's log."""
         _checked(
             await self._http.call("POST", "/v1/attestations", attestation.model_dump_json().encode(), timeout=CALL_S)
         )
 
     async def upload(self, folder: Path, files: tuple[FileEntry, ...]) -> None:
-        """Puts an artifact's files; those the hub has are not sent again."""
+        """Uploads an artifact's files; those that the hub has are not sent again."""
         for entry in files:
             path = f"/v1/blobs/{entry.sha256}"
             if (await self._http.call("HEAD", path, timeout=CALL_S)).status == 200:
@@ -107,7 +115,7 @@ class HubApi:
             _checked(await self._http.call("PUT", path, body, size=entry.size, timeout=BLOB_S))
 
     async def register(self, manifest: AdapterManifest) -> AdapterVersion:
-        """Registers an adapter version whose files the hub has."""
+        """Registers an adapter whose files the hub has. Returns its version."""
         reply = _checked(
             await self._http.call(
                 "POST",

@@ -31,7 +31,7 @@ MESSAGE_BYTES = 64 * 2**20
 
 @dataclass
 class LinkStatus:
-    """For people: `loradeck-agent status`."""
+    """State of the link, for `loradeck-agent status`."""
 
     connected: bool = False
     since_ms: int = 0
@@ -49,11 +49,11 @@ _REMEDIES = {
 
 
 class LinkLost(Exception):
-    """The link ended. The text says why, for the log."""
+    """The link ended. The text gives the reason, for the log."""
 
 
 class Link:
-    """The agent's end.
+    """The agent's end of the link.
 
     Args:
         hello: builds the first message of a connection.
@@ -85,16 +85,16 @@ class Link:
         self._noted = noted
         self._backoff = backoff or Backoff(0.5, LINK_TTL_S / 2)
         self._socket: ClientConnection | None = None
-        self._heard_at = time.monotonic()
+        self._last_message_at = time.monotonic()
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the hub was last heard from, or since there was nothing to hear yet."""
-        return time.monotonic() - self._heard_at
+        """Seconds since the hub's last message, or since the agent's start."""
+        return time.monotonic() - self._last_message_at
 
     @property
     def connected(self) -> bool:
-        """Whether a connection to the hub is open."""
+        """Whether the hub has welcomed the present connection."""
         return self._socket is not None
 
     async def send(self, message: BaseModel) -> bool:
@@ -109,7 +109,7 @@ class Link:
         return True
 
     async def run(self) -> None:
-        """Keeps a connection to the hub, with full-jitter back-off, until cancelled."""
+        """Connects, and connects again after each loss, until cancelled."""
         failures = 0
         while True:
             began = time.monotonic()
@@ -145,7 +145,7 @@ class Link:
             remedy = _REMEDIES.get(why)
             raise LinkLost(f"the link to the hub was lost: {why}" + (f"; {remedy}" if remedy else "")) from closed
         except TimeoutError as timeout:
-            raise LinkLost(f"the link to the hub was lost: nothing heard for {LINK_TTL_S:g} s") from timeout
+            raise LinkLost(f"the link to the hub was lost: no message for {LINK_TTL_S:g} s") from timeout
         except (OSError, WebSocketException) as error:
             raise LinkLost(f"the hub cannot be reached at {self._url}: {error}") from error
 
@@ -174,11 +174,11 @@ class Link:
             await self._changed(False)
 
     async def _receive(self, socket: ClientConnection) -> DownMessage:
-        """The next message. A kind that only a newer hub knows is passed over."""
+        """The next message. One of a kind that only a newer hub knows is skipped."""
         while True:
             async with asyncio.timeout(LINK_TTL_S):
                 raw = await socket.recv()
-            self._heard_at = time.monotonic()
+            self._last_message_at = time.monotonic()
             try:
                 return down_adapter.validate_json(raw)
             except ValidationError as error:
@@ -186,7 +186,7 @@ class Link:
                 if first["type"] != "union_tag_invalid":
                     where = ".".join(map(str, first["loc"]))
                     raise LinkLost(f"the hub sent a message that cannot be read: {where}: {first['msg']}") from error
-                log.warning("passed over: the hub sent a message of an unknown kind (%s)", first["ctx"]["tag"])
+                log.warning("skipped: the hub sent a message of an unknown kind (%s)", first["ctx"]["tag"])
 
     async def _beat(self, socket: ClientConnection) -> None:
         beat = Heartbeat().model_dump_json()
@@ -199,7 +199,7 @@ class Link:
 
 
 def _refusal(refused: InvalidStatus) -> str:
-    """The one line an operator needs: the problem's code, what was wrong and what to do."""
+    """The refusal in one line for an operator: the problem's code, the problem and the remedy."""
     response = refused.response
     try:
         problem = Problem.model_validate_json(response.body or b"")

@@ -1,7 +1,7 @@
 """The routing table: the releases that the hub wants a node to serve, entry by entry.
 
 (epoch, generation) is compared per entry; a removed entry is a tombstone (`current` None); the table as a whole has
-only a `rev`. The router's file, the agent's journal and the link all carry this one type.
+only a `rev`. The router's file, its control socket and the link all carry this one type.
 """
 
 from __future__ import annotations

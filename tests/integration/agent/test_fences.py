@@ -57,7 +57,7 @@ async def test_a_gap_asks_for_everything_and_ends_there(node: Node, hub: FakeHub
     hub.rev += 2
     await hub.send_table([], prev_rev=hub.rev - 1)
     asked = await hub.wait(Resync)
-    assert "were not heard" in asked.why
+    assert "were missed" in asked.why
     await hub.ack(unheard, "proven")
     assert await node.tokens("hello") == v2.tokens("hello")
 

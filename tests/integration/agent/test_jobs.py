@@ -127,7 +127,7 @@ async def test_the_same_lease_given_twice_is_done_once(
     [
         ("diverges", "diverged", "not finite at step 2"),
         ("crashes", "executor_failed", "RuntimeError: no such luck"),
-        ("silent", "no_terminal_event", "without saying how"),
+        ("silent", "no_terminal_event", "without a terminal event"),
         ("lies", "manifest_mismatch", "adapter_model.safetensors"),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_trained_base_is_known_by_its_digest_and_one_that_was_changed_is_refus
     (tmp_path / "manifest.json").write_text(made.model_dump_json())
     assert trained_base(tmp_path) == {"base": made.digest, "folder": str(tmp_path)}
     (tmp_path / "model.safetensors").write_bytes(b"heights")
-    with pytest.raises(AgentError, match="not what its manifest says"):
+    with pytest.raises(AgentError, match="does not match its manifest"):
         trained_base(tmp_path)
 
 

@@ -342,7 +342,7 @@ class FakeAgent:
     """One node: keeps its table as an agent does, and acknowledges what it is told to.
 
     `acknowledges`, `flips`, `proves`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received` is
-    everything that came down. Its cursor and table outlive a link, as an agent's journal does.
+    everything that came down. Its cursor and table outlive a link, as a router's table does.
     """
 
     def __init__(self, deck: Deck, node: str = "n1", *, base: str = BASE.digest, slots: int = 4, **labels: str) -> None:

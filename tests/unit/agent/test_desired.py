@@ -8,7 +8,7 @@ from loradeck.schemas.link import Bookmark, Desired, Welcome
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck_agent.router.wire import Cursor
-from loradeck_agent.uplink.desired_table import DesiredTable, Heard
+from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
 
 HASH = "a" * 64
 
@@ -40,21 +40,21 @@ def at(epoch: int, rev: int) -> DesiredTable:
 @pytest.mark.parametrize(
     ("message", "heard"),
     [
-        (desired(rev=11), Heard.APPLY),
-        (desired(rev=13, prev=12), Heard.GAP),
-        (desired(rev=13, prev=9), Heard.APPLY),
-        (desired(rev=9), Heard.STALE),
-        (desired(rev=11, epoch=1), Heard.APPLY),
-        (desired(rev=99, epoch=0, full=True), Heard.STALE),
-        (desired(rev=9, full=True), Heard.STALE),
-        (desired(rev=10, prev=0, full=True), Heard.APPLY),
-        (desired(rev=3, prev=0, epoch=2, full=True), Heard.APPLY),
-        (desired(rev=12, prev=11, epoch=2), Heard.GAP),
+        (desired(rev=11), Verdict.APPLY),
+        (desired(rev=13, prev=12), Verdict.GAP),
+        (desired(rev=13, prev=9), Verdict.APPLY),
+        (desired(rev=9), Verdict.STALE),
+        (desired(rev=11, epoch=1), Verdict.APPLY),
+        (desired(rev=99, epoch=0, full=True), Verdict.STALE),
+        (desired(rev=9, full=True), Verdict.STALE),
+        (desired(rev=10, prev=0, full=True), Verdict.APPLY),
+        (desired(rev=3, prev=0, epoch=2, full=True), Verdict.APPLY),
+        (desired(rev=12, prev=11, epoch=2), Verdict.GAP),
     ],
 )
-def test_what_is_heard_at_epoch_1_revision_10(message: Desired, heard: Heard) -> None:
+def test_what_is_heard_at_epoch_1_revision_10(message: Desired, heard: Verdict) -> None:
     table = at(1, 10)
-    assert table.hear(message) is heard
+    assert table.judge(message) is heard
     assert table.cursor == Cursor(1, 10), "hearing alone changes nothing"
 
 
@@ -96,10 +96,10 @@ def test_a_hub_that_lacks_our_log_is_refused_until_it_sends_everything_under_a_h
     table = at(3, 10)
     table.welcome(Welcome(epoch=4, rev=6, hash=HASH, refuse="log_behind"))
     for message in (desired(rev=7, epoch=4), desired(rev=7, epoch=4, full=True), desired(rev=9, prev=0, epoch=5)):
-        assert table.hear(message) is Heard.REFUSED
+        assert table.judge(message) is Verdict.REFUSED
     assert not table.bookmark(Bookmark(epoch=4, rev=6, hash=HASH))
     assert table.cursor == Cursor(3, 10)
-    assert table.hear(desired(rev=9, prev=0, epoch=5, full=True)) is Heard.APPLY
+    assert table.judge(desired(rev=9, prev=0, epoch=5, full=True)) is Verdict.APPLY
     assert table.refused is None
 
 
@@ -107,7 +107,7 @@ def test_a_welcome_without_refusal_ends_an_earlier_one() -> None:
     table = at(3, 10)
     table.welcome(Welcome(epoch=4, rev=6, hash=HASH, refuse="log_behind"))
     table.welcome(Welcome(epoch=5, rev=12, hash=HASH))
-    assert table.hear(desired(rev=12, prev=10, epoch=5)) is Heard.APPLY
+    assert table.judge(desired(rev=12, prev=10, epoch=5)) is Verdict.APPLY
 
 
 def test_a_bookmark_moves_the_cursor_forward_only() -> None:
