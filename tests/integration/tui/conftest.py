@@ -73,7 +73,7 @@ async def data() -> AsyncIterator[Path]:
 async def site(data: Path) -> AsyncIterator[Site]:
     async with running(data) as hub:
         agents = [await FakeAgent(hub, node).join() for node in ("n1", "n2")]
-        await hub.log.state.tenant(min_replicas=2)
+        await hub.tenant(min_replicas=2)
         releases = [await hub.release(seed=seed) for seed in (1, 2, 3)]
         for release in releases:
             await hub.promote(release)

@@ -19,7 +19,7 @@ async def test_the_hub_going_away_and_coming_back_neither_freezes_nor_ends_the_c
             await terminal.shows("hub ok", "no tenants yet")
             agent = await FakeAgent(hub).join()
             for name in ("acme", "bolt"):  # the first one that is shown is selected
-                await hub.log.state.tenant(name)
+                await hub.tenant(name)
                 await hub.promote(await hub.release(name, seed=1), name)
                 await terminal.shows("> acme", name, "1/1")
             await agent.leave()

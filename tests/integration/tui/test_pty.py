@@ -293,7 +293,7 @@ async def test_another_operators_move_disarms_and_is_shown(site: Site) -> None:
 
 async def test_no_selection_jump_in_a_terminal(site: Site) -> None:
     for name in ("bolt", "cedar"):
-        await site.hub.log.state.tenant(name)
+        await site.hub.tenant(name)
         await site.hub.promote(await site.hub.release(name, seed=7), name)
     async with console(site.here) as terminal:
         await terminal.shows("> bolt", "cedar", "acme")
@@ -322,7 +322,7 @@ async def test_80_columns_by_24_lines_in_any_terminal(site: Site, env: dict[str,
 
 async def test_at_starts_on_a_row(site: Site) -> None:
     for name in ("bolt", "cedar"):
-        await site.hub.log.state.tenant(name)
+        await site.hub.tenant(name)
     async with console(site.here, at="cedar/production") as terminal:
         await terminal.shows("> cedar")
 

@@ -37,7 +37,7 @@ async def scroll(terminal: Terminal, keys: int) -> None:
 
 
 async def test_a_slow_terminal_is_not_waited_for_by_a_rollback(site: Site) -> None:
-    await site.hub.log.state.tenant("bolt")
+    await site.hub.tenant("bolt")
     await site.hub.promote(await site.hub.release("bolt", seed=7), "bolt")
     async with console(site.here) as terminal:
         await terminal.shows("> bolt", "acme")
@@ -54,7 +54,7 @@ async def test_a_slow_terminal_is_not_waited_for_by_a_rollback(site: Site) -> No
 
 async def test_a_slow_terminal_never_lets_a_key_act_on_an_unseen_row(site: Site) -> None:
     for name in ("bolt", "cedar"):
-        await site.hub.log.state.tenant(name)
+        await site.hub.tenant(name)
         for seed in (7, 8):
             await site.hub.promote(await site.hub.release(name, seed=seed), name)
     async with console(site.here) as terminal:
@@ -72,7 +72,7 @@ async def test_a_slow_terminal_never_lets_a_key_act_on_an_unseen_row(site: Site)
 
 async def test_keys_held_down_on_a_slow_terminal_pile_up_no_frames(site: Site) -> None:
     for name in ("bolt", "cedar"):
-        await site.hub.log.state.tenant(name)
+        await site.hub.tenant(name)
         await site.hub.promote(await site.hub.release(name, seed=7), name)
     async with console(site.here) as terminal:
         await terminal.shows("acme", "bolt", "cedar")
