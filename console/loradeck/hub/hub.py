@@ -164,17 +164,15 @@ class Hub:
         results = Results(catalogue, attestations, gates, merging)
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel
-        self.erasures = Erasures(log_, catalogue, attestations, datasets, blobs, jobs=every, cancel=cancel)
-        self.garbage = Garbage(
-            log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs=jobs.newest
-        )
+        self.erasures = Erasures(log_, catalogue, attestations, datasets, blobs, every, cancel)
+        self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
 
     def _build_views(self, *, name: str, production: bool, sqlite: str) -> None:
         log_, state, catalogue, facts, fleet = self.log, self.log.state, self.catalogue, self.facts, self.fleet
         replicas, health, counts, progress, clock = self.replicas, self.health, self.counts, self.progress, self.clock
         tables, changes = self.tables, self.changes
         self.status = status = Status(
-            state, self.moves_allowed, changes, clock, name=name, production=production, sqlite=sqlite
+            state, self.moves_allowed, changes, clock, name, production, sqlite, clock.now_ms()
         )
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
         self.rows = rows = Rows(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews)

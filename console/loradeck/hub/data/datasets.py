@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -28,19 +29,15 @@ from loradeck.store.interface import Doc
 _places = TypeAdapter(list[Place])
 
 
+@dataclass(eq=False)
 class Datasets:
-    """Registers datasets and suites, and checks what may be trained on. `blobs` are the files at the hub."""
+    """Registers datasets and suites, and checks what may be trained on. `_blobs` are the files at the hub."""
 
-    def __init__(
-        self, state: FoldedLog, registry: Registry, attestations: Attestations, blobs: Blobs, clock: Clock
-    ) -> None:
-        self._state = state
-        self._registry = registry
-        self._catalogue = registry.catalogue
-        self._attestations = attestations
-        self._facts = attestations.facts
-        self._blobs = blobs
-        self._clock = clock
+    _state: FoldedLog
+    _registry: Registry
+    _attestations: Attestations
+    _blobs: Blobs
+    _clock: Clock
 
     async def register(self, manifest: DatasetManifest, by: str, *, accept: str = "") -> LedgerEntry:
         """Registers a dataset whose files are here, and returns its ledger entry: the first one, for a known dataset.
@@ -53,12 +50,11 @@ class Datasets:
             Refused: `licence_forbidden`, `sensitive_rows`. Nothing was registered.
         """
         digest, tenant = manifest.digest, manifest.tenant
-        kept = self._facts.ledger.get(digest)
-        if kept is not None and digest in self._catalogue.datasets:
+        kept = self._attestations.facts.ledger.get(digest)
+        if kept is not None and digest in self._registry.catalogue.datasets:
             return kept.entry
-        task = Task(
-            do="read", datasets=(self._held(manifest),), rows=tuple(sorted(self._facts.erased_of.get(tenant, ())))
-        )
+        erased = tuple(sorted(self._attestations.facts.erased_of.get(tenant, ())))
+        task = Task(do="read", datasets=(self._held(manifest),), rows=erased)
         reading = Reading.model_validate(await child_process.ask(dataset_rows.__name__, task))
         policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
         scan = _accepted(reading.scan, accept)
@@ -83,11 +79,11 @@ class Datasets:
             Refused: `sensitive_rows`. Nothing was registered.
         """
         digest, tenant = manifest.digest, manifest.tenant
-        if digest in self._catalogue.suites:
+        if digest in self._registry.catalogue.suites:
             return
         held = self._held(manifest)
         await asyncio.to_thread(verify_suite, manifest, held.paths)
-        task = Task(do="scan", datasets=(held,), rows=tuple(sorted(self._facts.erased_of.get(tenant, ()))))
+        task = Task(do="scan", datasets=(held,), rows=tuple(sorted(self._attestations.facts.erased_of.get(tenant, ()))))
         scan = _accepted(ScanReport.model_validate(await child_process.ask(dataset_rows.__name__, task)), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
         await self._attestations.add_all([draft])
@@ -101,28 +97,28 @@ class Datasets:
         """
         wanted = tuple(dict.fromkeys(datasets))
         for digest in wanted:
-            found = self._catalogue.datasets.get(digest)
+            found = self._registry.catalogue.datasets.get(digest)
             if found is None or found.tenant != tenant:
                 raise Refused("unknown_dataset", "this tenant has no such dataset", detail=digest)
         self.check_descent(wanted)
         policy.check_training(
             wanted,
-            self._facts.ledger,
+            self._attestations.facts.ledger,
             self._state.tenant(tenant).data,
             now_ms=self._clock.now_ms(),
-            names={digest: called(self._catalogue.datasets[digest]) for digest in wanted},
+            names={digest: called(self._registry.catalogue.datasets[digest]) for digest in wanted},
         )
 
     def erased_descent(self) -> Descent:
         """Everything that descends from rows that were erased."""
-        if not self._facts.erased:
+        if not self._attestations.facts.erased:
             return NOTHING
-        catalogue = self._catalogue
+        catalogue = self._registry.catalogue
         return descent(
-            self._facts.erased,
+            self._attestations.facts.erased,
             adapters=catalogue.adapters.values(),
             releases=catalogue.releases,
-            ledger=self._facts.ledger,
+            ledger=self._attestations.facts.ledger,
         )
 
     def check_descent(
@@ -133,19 +129,19 @@ class Datasets:
         Raises:
             Refused: `erased_row`.
         """
-        erased = self.erased_descent()
+        erased, facts, catalogue = self.erased_descent(), self._attestations.facts, self._registry.catalogue
         for digest in datasets:
-            if digest in erased.datasets and digest not in self._facts.erased:
-                manifest = self._catalogue.datasets.get(digest)
+            if digest in erased.datasets and digest not in facts.erased:
+                manifest = catalogue.datasets.get(digest)
                 raise Refused(
                     "erased_row",
                     "a release that descends from erased rows wrote rows of the dataset",
                     detail=called(manifest) if manifest else digest,
                     fix="register it anew without the rows of that release",
                 )
-            if digest in self._facts.erased:
-                gone = sorted(self._facts.erased[digest])
-                manifest = self._catalogue.datasets.get(digest)
+            if digest in facts.erased:
+                gone = sorted(facts.erased[digest])
+                manifest = catalogue.datasets.get(digest)
                 raise Refused(
                     "erased_row",
                     "rows of the dataset were erased: it may not be trained on any more",
@@ -156,7 +152,7 @@ class Datasets:
         if parent in erased.adapters or release in erased.releases:
             raise Refused(
                 "erased_row",
-                f"{self._catalogue.called(release) if release else 'the parent adapter'} descends from erased rows",
+                f"{catalogue.called(release) if release else 'the parent adapter'} descends from erased rows",
                 detail=release or parent or "",
                 fix="train it again from its base on a dataset without them",
             )

@@ -6,7 +6,7 @@ Attestations about a dataset are kept for ever; the text that somebody searched 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loradeck.artifacts import Blobs
@@ -25,34 +25,20 @@ from loradeck.schemas.log import PointerState
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 
 
+@dataclass(eq=False)
 class Erasures:
     """Plans erasures and carries them out.
 
-    Args:
-        jobs: gives all jobs there ever were.
-        cancel: cancels the job with this id in the name of this person.
+    `_jobs` gives all jobs there ever were; `_cancel` cancels the job with an id in the name of a person.
     """
 
-    def __init__(
-        self,
-        log: Log,
-        catalogue: Catalogue,
-        attestations: Attestations,
-        datasets: Datasets,
-        blobs: Blobs,
-        *,
-        jobs: Callable[[], Awaitable[list[Job]]],
-        cancel: Callable[[str, str], Awaitable[Job]],
-    ) -> None:
-        self._log = log
-        self._state = log.state
-        self._catalogue = catalogue
-        self._attestations = attestations
-        self._facts = attestations.facts
-        self._datasets = datasets
-        self._blobs = blobs
-        self._jobs = jobs
-        self._cancel = cancel
+    _log: Log
+    _catalogue: Catalogue
+    _attestations: Attestations
+    _datasets: Datasets
+    _blobs: Blobs
+    _jobs: Callable[[], Awaitable[list[Job]]]
+    _cancel: Callable[[str, str], Awaitable[Job]]
 
     async def plan(self, request: ErasureRequest) -> ErasurePlan:
         """Lists everything that an erasure would do. Changes nothing.
@@ -106,7 +92,7 @@ class Erasures:
         if not request.rows and request.containing is None:
             raise Refused("invalid_request", "which rows?", detail="rows, containing", fix="send one of them")
         for tenant in request.tenants:
-            self._state.tenant(tenant)
+            self._log.state.tenant(tenant)
         here: list[DatasetManifest | SuiteManifest] = []
         unread = []
         known: dict[str, DatasetManifest | SuiteManifest] = {**self._catalogue.datasets, **self._catalogue.suites}
@@ -124,9 +110,8 @@ class Erasures:
         items = [place for place in places if place.dataset not in catalogue.datasets]
         places = [place for place in places if place.dataset in catalogue.datasets]
         holding = {place.dataset for place in places}
-        found = descent(
-            holding, adapters=catalogue.adapters.values(), releases=catalogue.releases, ledger=self._facts.ledger
-        )
+        ledger, adapters = self._attestations.facts.ledger, catalogue.adapters.values()
+        found = descent(holding, adapters=adapters, releases=catalogue.releases, ledger=ledger)
         runs = [(job, spec) for job, spec in await self._train_jobs() if _descends(spec, found)]
         tenants = {catalogue.datasets[dataset].tenant for dataset in found.datasets}
         tenants |= {catalogue.releases[release].tenant for release in found.releases}
@@ -166,10 +151,10 @@ class Erasures:
     def _pointers(self, found: Descent, retire: bool) -> list[ErasurePointer]:
         """The pointers that serve a release which descends, or could go back to one."""
         result = []
-        for key, pointer in sorted(self._state.pointers.items()):
+        for key, pointer in sorted(self._log.state.pointers.items()):
             if found.releases.isdisjoint((pointer.release, *pointer.beneath)):
                 continue
-            facts = self._facts.of(key)
+            facts = self._attestations.facts.of(key)
             after = replace(facts, revoked={**facts.revoked, **dict.fromkeys(found.releases, "")}) if retire else facts
             result.append(
                 ErasurePointer(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,33 +42,19 @@ COLLECTED = "collected: its files are gone from the hub"
 Before = dict[str, PointerState | None]
 
 
+@dataclass(eq=False)
 class Garbage:
-    """Plans collections and carries them out. `jobs` gives the unfinished jobs, among others."""
+    """Plans collections and carries them out. `_jobs` gives the unfinished jobs, among others."""
 
-    def __init__(
-        self,
-        log: Log,
-        store: StoreThread,
-        catalogue: Catalogue,
-        attestations: Attestations,
-        fleet: Fleet,
-        prepares: Prepares,
-        blobs: Blobs,
-        clock: Clock,
-        *,
-        jobs: Callable[[], Sequence[Job]],
-    ) -> None:
-        self._log = log
-        self._state = log.state
-        self._store = store
-        self._catalogue = catalogue
-        self._attestations = attestations
-        self._facts = attestations.facts
-        self._fleet = fleet
-        self._prepares = prepares
-        self._blobs = blobs
-        self._clock = clock
-        self._jobs = jobs
+    _log: Log
+    _store: StoreThread
+    _catalogue: Catalogue
+    _attestations: Attestations
+    _fleet: Fleet
+    _prepares: Prepares
+    _blobs: Blobs
+    _clock: Clock
+    _jobs: Callable[[], Sequence[Job]]
 
     async def plan(self, request: CollectRequest) -> CollectPlan:
         """Lists everything that a collection would remove. Changes nothing."""
@@ -110,7 +97,7 @@ class Garbage:
                     by,
                 )
                 for release in found.releases
-                if release.id not in self._facts.revoked
+                if release.id not in self._attestations.facts.revoked
             ]
             if revoked:
                 await self._attestations.add_all(revoked)
@@ -126,7 +113,7 @@ class Garbage:
         """
         known = known or {}
         lasts = [
-            last for pointer in self._state.pointers.values() if (last := self._log.last_move(pointer)) is not None
+            last for pointer in self._log.state.pointers.values() if (last := self._log.last_move(pointer)) is not None
         ]
         found = {last.id: known[last.id] for last in lasts if last.id in known}
         missing = [last for last in lasts if last.id not in found]
@@ -135,12 +122,12 @@ class Garbage:
         return found
 
     def _plan(self, request: CollectRequest, before: Before) -> CollectPlan:
-        catalogue, pointers = self._catalogue, list(self._state.pointers.values())
+        catalogue, pointers = self._catalogue, list(self._log.state.pointers.values())
         since = self._clock.now_ms() - request.older_than_days * DAY_MS
         recent = {r for r, release in catalogue.releases.items() if self._made_ms(release.adapter) > since}
         roots = retention.roots(
             pointers,
-            {pointer.key: self._facts.of(pointer.key).attested for pointer in pointers},
+            {pointer.key: self._attestations.facts.of(pointer.key).attested for pointer in pointers},
             before=[pointer for pointer in before.values() if pointer is not None],
             also={*recent, *self._in_use()},
         )
@@ -158,7 +145,7 @@ class Garbage:
         }
         erased = {
             digest
-            for digest in self._facts.erased
+            for digest in self._attestations.facts.erased
             if any(self._blobs.has(file.sha256) for file in catalogue.datasets[digest].files)
         }
         going = {r for r in free if catalogue.releases[r].adapter in adapters}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.placed_replicas import PlacedReplicas
@@ -11,14 +13,14 @@ from loradeck.schemas.link import EngineState, Replica
 from loradeck.schemas.release import Form, Release
 
 
+@dataclass(eq=False)
 class Capacity:
     """Looks at the replicas that a candidate would be placed on, if a pointer were moved to it."""
 
-    def __init__(self, state: FoldedLog, fleet: Fleet, tables: NodeTables, replicas: PlacedReplicas) -> None:
-        self._state = state
-        self._fleet = fleet
-        self._tables = tables
-        self._replicas = replicas
+    _state: FoldedLog
+    _fleet: Fleet
+    _tables: NodeTables
+    _replicas: PlacedReplicas
 
     def placed(self, key: PointerKey, candidate: Release) -> tuple[tuple[Node, Replica], ...]:
         """The replicas of the candidate's base, unreachable ones too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from loradeck.hub.fleet.links import Links
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -14,15 +15,15 @@ from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import PointerKey
 
 
+@dataclass(eq=False)
 class Directives:
     """Computes table entries from the log, and sends those that changed."""
 
-    def __init__(self, log: Log, tables: NodeTables, links: Links, prepares: Prepares, changes: Changes) -> None:
-        self._log = log
-        self._tables = tables
-        self._links = links
-        self._prepares = prepares
-        self._changes = changes
+    _log: Log
+    _tables: NodeTables
+    _links: Links
+    _prepares: Prepares
+    _changes: Changes
 
     def load(self) -> None:
         """Computes the entries of all pointers; nobody is linked yet."""

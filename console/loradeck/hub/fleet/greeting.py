@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_events import NodeEvents
 from loradeck.hub.fleet.nodes import Node, NodeLink
@@ -12,25 +13,18 @@ from loradeck.hub.fleet.startup import Startup
 from loradeck.schemas.link import Hello, NodeOrder
 
 
+@dataclass(eq=False)
 class Greeting:
     """Greets nodes. One that is ahead of the log is welcome, and gets no table.
 
-    `joined` is called last with every node and its hello: whoever gives nodes work answers there.
+    `_joined` is called last with every node and its hello: whoever gives nodes work answers there.
     """
 
-    def __init__(
-        self,
-        events: NodeEvents,
-        recovery: Recovery,
-        startup: Startup,
-        pins: Pins,
-        joined: Callable[[Node, Hello], None],
-    ) -> None:
-        self._events = events
-        self._recovery = recovery
-        self._startup = startup
-        self._pins = pins
-        self._joined = joined
+    _events: NodeEvents
+    _recovery: Recovery
+    _startup: Startup
+    _pins: Pins
+    _joined: Callable[[Node, Hello], None]
 
     async def hello(self, hello: Hello, link: NodeLink) -> Node:
         """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log."""

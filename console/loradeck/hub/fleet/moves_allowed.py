@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.recovery import BEHIND, Recovery
 from loradeck.hub.fleet.startup import SETTLING, Startup
@@ -9,14 +11,14 @@ from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
 
 
+@dataclass(eq=False)
 class MovesAllowed:
     """The one place where it is decided whether moves are made, and why not."""
 
-    def __init__(self, log: Log, fleet: Fleet, recovery: Recovery, startup: Startup) -> None:
-        self._log = log
-        self._fleet = fleet
-        self._recovery = recovery
-        self._startup = startup
+    _log: Log
+    _fleet: Fleet
+    _recovery: Recovery
+    _startup: Startup
 
     @property
     def refusing(self) -> str | None:

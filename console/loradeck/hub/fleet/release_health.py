@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.fleet.request_counts import RequestCounts
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.moves.fold import FoldedLog
@@ -12,13 +14,13 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
 
 
+@dataclass(eq=False)
 class ReleaseHealth:
     """Reads request counts as the rules of breaches and soaks need them."""
 
-    def __init__(self, state: FoldedLog, counts: RequestCounts, clock: Clock) -> None:
-        self._state = state
-        self._counts = counts
-        self._clock = clock
+    _state: FoldedLog
+    _counts: RequestCounts
+    _clock: Clock
 
     def counted(self, pointer: PointerState) -> Counts:
         """All answers of the current release in this generation."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
@@ -11,14 +13,14 @@ from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form
 
 
+@dataclass(eq=False)
 class RollbackTargets:
     """Applies the rule `rules.moves.target` to the state of the log, the facts, and the pending prepares."""
 
-    def __init__(self, state: FoldedLog, catalogue: Catalogue, facts: Facts, prepares: Prepares) -> None:
-        self._state = state
-        self._catalogue = catalogue
-        self._facts = facts
-        self._prepares = prepares
+    _state: FoldedLog
+    _catalogue: Catalogue
+    _facts: Facts
+    _prepares: Prepares
 
     def of(self, pointer: PointerState) -> Target:
         """The target of R on a pointer now."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.schemas.jobs import CheckpointRef, Job
 
 
+@dataclass(eq=False)
 class Checkpoints:
     """Removes the files of checkpoints that no job goes on from any more."""
 
-    def __init__(self, blobs: Blobs, catalogue: Catalogue) -> None:
-        self._blobs = blobs
-        self._catalogue = catalogue
+    _blobs: Blobs
+    _catalogue: Catalogue
 
     def remove(self, old: CheckpointRef | None, jobs: Iterable[Job]) -> None:
         """Removes a checkpoint's files. `jobs` are all that may still have a checkpoint.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -57,16 +58,14 @@ def checked(attestation: Attestation) -> Attestation:
     return attestation
 
 
+@dataclass(eq=False)
 class Gates:
     """Judges the gates of pointers by the log, the registry and what is attested."""
 
-    def __init__(
-        self, state: FoldedLog, catalogue: Catalogue, attestations: Attestations, background: Background
-    ) -> None:
-        self._state = state
-        self._catalogue = catalogue
-        self._attestations = attestations
-        self._background = background
+    _state: FoldedLog
+    _catalogue: Catalogue
+    _attestations: Attestations
+    _background: Background
 
     async def attest(self, attestation: Attestation) -> Attestation:
         """Writes an attestation that somebody sent, and judges the gates that it bears on.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.catalogue import Catalogue
@@ -11,14 +13,14 @@ from loradeck.schemas.jobs import EvaluateSpec, Job, JobAssignment, JobRequest, 
 from loradeck.schemas.table import ReleaseRef
 
 
+@dataclass(eq=False)
 class JobSpecs:
     """Checks specs, and completes them from the registry and the settings of routes."""
 
-    def __init__(self, state: FoldedLog, catalogue: Catalogue, datasets: Datasets, merging: Merging) -> None:
-        self._state = state
-        self._catalogue = catalogue
-        self._datasets = datasets
-        self._merging = merging
+    _state: FoldedLog
+    _catalogue: Catalogue
+    _datasets: Datasets
+    _merging: Merging
 
     def check(self, request: JobRequest) -> None:
         """Whether a job may be queued now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from loradeck.hub.jobs.gates import Gates
@@ -18,22 +19,21 @@ from loradeck.schemas.release import Form, Release
 from loradeck.store.interface import Doc
 
 
+@dataclass(eq=False)
 class Merging:
     """Registers merged weights as releases."""
 
-    def __init__(self, state: FoldedLog, registry: Registry, attestations: Attestations, gates: Gates) -> None:
-        self._state = state
-        self._registry = registry
-        self._catalogue = registry.catalogue
-        self._attestations = attestations
-        self._gates = gates
+    _state: FoldedLog
+    _registry: Registry
+    _attestations: Attestations
+    _gates: Gates
 
     def mergeable(self, tenant: str, release: str) -> Release:
         """An adapter's release of the tenant.
 
         Raises: Refused `unknown_release`, `unknown_adapter`.
         """
-        adapted = self._catalogue.known(tenant, release)
+        adapted = self._registry.catalogue.known(tenant, release)
         if adapted.form is not Form.ADAPTER:
             raise Refused(
                 "unknown_adapter",
@@ -51,7 +51,7 @@ class Merging:
         if self._state.tenant(body.tenant).offboarded:
             raise Refused("offboarded", f"{body.tenant} is offboarded")
         adapted = self.mergeable(body.tenant, body.adapter)
-        if body.merged not in self._catalogue.bases:
+        if body.merged not in self._registry.catalogue.bases:
             raise Refused(
                 "unknown_base",
                 "the merged weights are not registered",
@@ -79,7 +79,7 @@ class Merging:
         """
         report = MergeReport.model_validate(result.get("report"))
         adapted = self.mergeable(spec.tenant, spec.release)
-        version = self._catalogue.version_of(adapted)
+        version = self._registry.catalogue.version_of(adapted)
         name = version.manifest.name if version else adapted.label
         manifest = BaseManifest.model_validate(
             {"model_id": f"{spec.tenant}/{name}", "revision": f"{adapted.label} merged", "files": result.get("files")}

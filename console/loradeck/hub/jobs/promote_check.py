@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.fleet.capacity import Capacity
 from loradeck.hub.jobs.gates import Gates
@@ -17,26 +19,17 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import PromoteRequest
 
 
+@dataclass(eq=False)
 class PromoteCheck:
     """Collects what `rules.moves.forward` needs to decide on a promote."""
 
-    def __init__(
-        self,
-        state: FoldedLog,
-        catalogue: Catalogue,
-        facts: Facts,
-        capacity: Capacity,
-        datasets: Datasets,
-        gates: Gates,
-        clock: Clock,
-    ) -> None:
-        self._state = state
-        self._catalogue = catalogue
-        self._facts = facts
-        self._capacity = capacity
-        self._datasets = datasets
-        self._gates = gates
-        self._clock = clock
+    _state: FoldedLog
+    _catalogue: Catalogue
+    _facts: Facts
+    _capacity: Capacity
+    _datasets: Datasets
+    _gates: Gates
+    _clock: Clock
 
     async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
         """The codes that the request's override passes; none where nothing forbids the promote.

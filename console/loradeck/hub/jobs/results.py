@@ -28,14 +28,14 @@ class Outcome:
     message: str = ""
 
 
+@dataclass(eq=False)
 class Results:
     """Registers and attests what jobs have made."""
 
-    def __init__(self, catalogue: Catalogue, attestations: Attestations, gates: Gates, merging: Merging) -> None:
-        self._catalogue = catalogue
-        self._attestations = attestations
-        self._gates = gates
-        self._merging = merging
+    _catalogue: Catalogue
+    _attestations: Attestations
+    _gates: Gates
+    _merging: Merging
 
     async def register(self, job: Job, result: dict[str, Any]) -> Outcome:
         """Makes a job's result durable."""

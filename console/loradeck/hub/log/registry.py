@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from loradeck.hub.log.catalogue import Catalogue
@@ -11,12 +12,12 @@ from loradeck.schemas.release import Release
 from loradeck.store.interface import Doc
 
 
+@dataclass(eq=False)
 class Registry:
     """Writes bases, adapter versions, releases, datasets and suites. `catalogue` is what is registered."""
 
-    def __init__(self, store: StoreThread, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
-        self._store = store
+    _store: StoreThread
+    catalogue: Catalogue
 
     async def register(self, kind: Doc, digest: str, body: dict[str, Any], *, tenant: str | None, by: str) -> None:
         """Registers a document. The same digest once more changes nothing."""

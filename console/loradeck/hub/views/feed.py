@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -37,26 +38,17 @@ BATCH = 25
 """Rows serialised between two turns of the event loop."""
 
 
+@dataclass(eq=False)
 class Feed:
     """Sends subscribers what they are owed."""
 
-    def __init__(
-        self,
-        log: Log,
-        changes: Changes,
-        tables: NodeTables,
-        fleet: Fleet,
-        jobs: JobRecords,
-        rows: Rows,
-        status: Callable[[], HubStatus],
-    ) -> None:
-        self._log = log
-        self._changes = changes
-        self._tables = tables
-        self._fleet = fleet
-        self._jobs = jobs
-        self._rows = rows
-        self._status = status
+    _log: Log
+    _changes: Changes
+    _tables: NodeTables
+    _fleet: Fleet
+    _jobs: JobRecords
+    _rows: Rows
+    _status: Callable[[], HubStatus]
 
     def subscribe(self, caller: Caller, since: str, seq: int | None = None) -> Subscriber:
         """A subscriber that is owed everything after its cursor, or a reset.

@@ -34,30 +34,19 @@ class Near:
     behind: tuple[ReplicaReadiness, ...] = ()
 
 
+@dataclass(eq=False)
 class Previews:
     """Builds previews from the rules' target and the state of the fleet."""
 
-    def __init__(
-        self,
-        state: FoldedLog,
-        catalogue: Catalogue,
-        facts: Facts,
-        fleet: Fleet,
-        replicas: PlacedReplicas,
-        health: ReleaseHealth,
-        counts: RequestCounts,
-        progress: MoveProgress,
-        targets: RollbackTargets,
-    ) -> None:
-        self._state = state
-        self._catalogue = catalogue
-        self._facts = facts
-        self._fleet = fleet
-        self._replicas = replicas
-        self._health = health
-        self._counts = counts
-        self._progress = progress
-        self._targets = targets
+    _state: FoldedLog
+    _catalogue: Catalogue
+    _facts: Facts
+    _fleet: Fleet
+    _replicas: PlacedReplicas
+    _health: ReleaseHealth
+    _counts: RequestCounts
+    _progress: MoveProgress
+    _targets: RollbackTargets
 
     def of(self, pointer: PointerState) -> Preview:
         """The preview of R on a pointer now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Log
 from loradeck.hub.views.rows import Rows
@@ -17,13 +19,13 @@ MOST = 200
 _RANK = {what: rank for rank, what in enumerate(Shared)}
 
 
+@dataclass(eq=False)
 class RelatedIndex:
     """Finds related releases when somebody looks for the cause of bad answers."""
 
-    def __init__(self, log: Log, catalogue: Catalogue, rows: Rows) -> None:
-        self._log = log
-        self._catalogue = catalogue
-        self._rows = rows
+    _log: Log
+    _catalogue: Catalogue
+    _rows: Rows
 
     def of(self, tenant: str, route: str) -> RelatedReleases:
         """The releases that are related to a pointer's live one, the closest first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from loradeck.hub.fleet.move_progress import MoveProgress
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -33,32 +34,20 @@ from loradeck.schemas.state import (
 Placed = tuple[tuple[Node, Replica], ...]
 
 
+@dataclass(eq=False)
 class Rows:
     """Builds rows. The state of a row is read in one turn of the event loop."""
 
-    def __init__(
-        self,
-        log: Log,
-        catalogue: Catalogue,
-        facts: Facts,
-        fleet: Fleet,
-        tables: NodeTables,
-        replicas: PlacedReplicas,
-        health: ReleaseHealth,
-        counts: RequestCounts,
-        progress: MoveProgress,
-        previews: Previews,
-    ) -> None:
-        self._log = log
-        self._catalogue = catalogue
-        self._facts = facts
-        self._fleet = fleet
-        self._tables = tables
-        self._replicas = replicas
-        self._health = health
-        self._counts = counts
-        self._progress = progress
-        self._previews = previews
+    _log: Log
+    _catalogue: Catalogue
+    _facts: Facts
+    _fleet: Fleet
+    _tables: NodeTables
+    _replicas: PlacedReplicas
+    _health: ReleaseHealth
+    _counts: RequestCounts
+    _progress: MoveProgress
+    _previews: Previews
 
     # ---- tenants -------------------------------------------------------------------------------------------
 

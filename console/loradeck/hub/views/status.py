@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from loradeck.hub.fleet.moves_allowed import MovesAllowed
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
@@ -11,34 +13,18 @@ from loradeck.schemas.state import HubStatus
 VERSION = "0.1.0"
 
 
+@dataclass(eq=False)
 class Status:
-    """Builds the status.
+    """Builds the status. `production` shows the hub's name in the consoles' header in reverse video."""
 
-    Args:
-        name: the hub's name in the consoles' header.
-        production: whether the consoles show that header in reverse video.
-        sqlite: the version of SQLite.
-    """
-
-    def __init__(
-        self,
-        state: FoldedLog,
-        moves_allowed: MovesAllowed,
-        changes: Changes,
-        clock: Clock,
-        *,
-        name: str,
-        production: bool,
-        sqlite: str,
-    ) -> None:
-        self._state = state
-        self._moves_allowed = moves_allowed
-        self._changes = changes
-        self._clock = clock
-        self._name = name
-        self._production = production
-        self._sqlite = sqlite
-        self._started_ms = clock.now_ms()
+    _state: FoldedLog
+    _moves_allowed: MovesAllowed
+    _changes: Changes
+    _clock: Clock
+    _name: str
+    _production: bool
+    _sqlite: str
+    _started_ms: int
 
     def now(self) -> HubStatus:
         """The status at this moment."""
