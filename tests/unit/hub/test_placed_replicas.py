@@ -30,7 +30,8 @@ class _Fleet:
         self.entries: dict[tuple[str, str], Any] = {}
         self.generation = 0
         self.move()
-        state: Any = SimpleNamespace(config=lambda key: SimpleNamespace(placement=PLACEMENT))
+        config = SimpleNamespace(placement=PLACEMENT)
+        state: Any = SimpleNamespace(config=lambda key: config)
         tables: Any = SimpleNamespace(entries=self.entries)
         self.replicas = PlacedReplicas(state, self.fleet, tables)
 
@@ -64,6 +65,7 @@ class _Fleet:
         self.fleet.heard(self.fleet.nodes[node])
         fence = self.entries[KEY].fence
         self.replicas.acknowledge(
+            self.fleet.nodes[node],
             Ack(
                 tenant=KEY[0],
                 route=KEY[1],
@@ -73,7 +75,7 @@ class _Fleet:
                 replica=node,
                 state=state,
                 at_ms=0,
-            )
+            ),
         )
 
     def silence(self, node: str) -> None:

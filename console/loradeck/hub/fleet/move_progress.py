@@ -81,10 +81,10 @@ class MoveProgress:
 
     # ---- what happened -------------------------------------------------------------------------------------
 
-    def acknowledged(self, _: Node, ack: Ack) -> None:
+    def acknowledged(self, node: Node, ack: Ack) -> None:
         """Counts a replica's acknowledgement. One of another generation than the newest changes nothing."""
         key = (ack.tenant, ack.route)
-        match self._replicas.acknowledge(ack):
+        match self._replicas.acknowledge(node, ack):
             case Counted.IGNORED:
                 return
             case Counted.STALE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -10,9 +11,23 @@ from loradeck.hub.fleet.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, Replica
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.table import ReleaseRef, TableEntry
 
-_Valid = tuple[Group, int, Fence, int]
-"""The circumstances that counts hold for: placed replicas, their version, the fence, acknowledgements taken back."""
+
+@dataclass(slots=True)
+class _Kept:
+    """Counts, and the circumstances that they hold for: they are made anew once one of these is another."""
+
+    counts: ReplicaCounts
+    config: RouteConfig
+    fence: Fence
+    base: str
+    group: Group
+    version: int
+    """The group's, when the counts were made."""
+    voids: int
+    """How many acknowledgements had been taken back in the whole fleet."""
 
 
 class Counted(Enum):
@@ -33,7 +48,7 @@ class PlacedReplicas:
         self._state = state
         self._fleet = fleet
         self._tables = tables
-        self._counts: dict[PointerKey, tuple[_Valid, ReplicaCounts]] = {}
+        self._counts: dict[PointerKey, _Kept] = {}
 
     def placed(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
         """The replicas that a pointer's current release is placed on or left behind, unreachable ones too."""
@@ -51,48 +66,50 @@ class PlacedReplicas:
 
     def progress(self, key: PointerKey) -> Progress:
         """The number of placed replicas at each stage of the pointer's current generation."""
-        counts = self._kept(key)
-        if counts is None:
-            counts = ReplicaCounts(self.placed(key), self.acks(key))
-            valid = self._valid(key)
-            if valid is not None:
-                self._counts[key] = (valid, counts)
+        entry = self._tables.entries.get(key)
+        kept = self._kept(key, entry)
+        if kept is not None:
+            return kept.counts.progress()
+        counts = ReplicaCounts(self.placed(key), self.acks(key))
+        if entry is not None and entry.current is not None and self._can_keep(entry.current):
+            config, base = self._state.config(key), entry.current.release.served_base
+            group = self._fleet.group(config.placement, base)
+            self._counts[key] = _Kept(counts, config, entry.fence, base, group, group.version, self._fleet.voids)
         return counts.progress()
 
-    def acknowledge(self, ack: Ack) -> Counted:
-        """Counts an acknowledgement of a replica whose node is known."""
+    def acknowledge(self, node: Node, ack: Ack) -> Counted:
+        """Counts an acknowledgement of a node's replica."""
         key, fleet = (ack.tenant, ack.route), self._fleet
         entry = self._tables.entries.get(key)
         if entry is None:
             return Counted.IGNORED
-        node = fleet.nodes.get(fleet.node_of(ack.replica) or "")
-        assert node is not None, "a link takes acknowledgements of its own node's replicas only"
-        counts = self._kept(key)
-        before = share(node, fleet.ack_of(key, ack.replica, entry.fence))
-        record = fleet.ack(ack, entry.fence, entry.current.id if entry.current else None)
+        current, fence = entry.current, entry.fence
+        kept = self._kept(key, entry)
+        before = share(node, fleet.ack_of(key, ack.replica, fence)) if kept is not None else None
+        record = fleet.ack(ack, fence, current.id if current else None)
         if record is None:
             return Counted.IGNORED
-        if counts is None and self._valid(key) is not None:
-            return Counted.STALE
-        if counts is not None and self._counts[key][0][0].holds(node, ack.replica):
-            counts.change(node, before, record)
+        if kept is None or before is None:
+            return Counted.STALE if current is not None and self._can_keep(current) else Counted.COUNTED
+        if kept.group.holds(node, ack.replica):
+            kept.counts.change(node, before, record)
         return Counted.COUNTED
 
-    def _kept(self, key: PointerKey) -> ReplicaCounts | None:
+    def _kept(self, key: PointerKey, entry: TableEntry | None) -> _Kept | None:
         """The counts of a pointer, if nothing but acknowledgements has changed since they were made."""
-        kept = self._counts.get(key)
-        return kept[1] if kept is not None and kept[0] == self._valid(key) else None
-
-    def _valid(self, key: PointerKey) -> _Valid | None:
-        """The circumstances that counts made now hold for.
-
-        None where they cannot be kept: which replicas are left behind on another base depends on acknowledgements.
-        """
-        entry, fleet = self._tables.entries.get(key), self._fleet
-        if entry is None or entry.current is None:
+        kept, fleet = self._counts.get(key), self._fleet
+        if kept is None or entry is None or entry.current is None:
             return None
-        base = entry.current.release.served_base
-        if not fleet.one_base(base):
-            return None
-        group = fleet.group(self._state.config(key).placement, base)
-        return group, group.version, entry.fence, fleet.voids
+        valid = (
+            kept.group.version == kept.version
+            and kept.voids == fleet.voids
+            and kept.fence == entry.fence
+            and kept.config is self._state.config(key)
+            and kept.base == entry.current.release.served_base
+            and fleet.one_base(kept.base)
+        )
+        return kept if valid else None
+
+    def _can_keep(self, current: ReleaseRef) -> bool:
+        """Whether counts can be kept: which replicas are left behind on another base depends on acknowledgements."""
+        return self._fleet.one_base(current.release.served_base)

@@ -103,8 +103,10 @@ class ReplicaCounts:
 
     def change(self, node: Node, before: Share, ack: AckRecord) -> None:
         """Counts an acknowledgement of a placed replica, whose share was `before`."""
-        for index, (old, new) in enumerate(zip(before, share(node, ack), strict=True)):
-            self._sums[index] += new - old
+        now = share(node, ack)
+        for index in range(len(now)):
+            if now[index] != before[index]:
+                self._sums[index] += now[index] - before[index]
         self._note(node, ack)
 
     def _note(self, node: Node, ack: AckRecord) -> None:
