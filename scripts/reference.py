@@ -1,4 +1,4 @@
-"""The tables of docs/cli.md and docs/console.md, written from the commands and the key bindings themselves.
+"""Tables of the docs, written from what they list: commands, key bindings, and the rooms of the sources.
 
     python -m scripts.reference
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts import reference_commands, reference_keys
+from scripts import reference_commands, reference_keys, reference_rooms
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -32,7 +32,11 @@ def updated(document: str, reference: str) -> str:
 
 def documents() -> dict[Path, str]:
     """Returns the documents as they have to be."""
-    written = {DOCS / "cli.md": reference_commands.reference(), DOCS / "console.md": reference_keys.reference()}
+    written = {
+        DOCS / "architecture.md": reference_rooms.reference(),
+        DOCS / "cli.md": reference_commands.reference(),
+        DOCS / "console.md": reference_keys.reference(),
+    }
     return {path: updated(path.read_text(encoding="utf-8"), reference) for path, reference in written.items()}
 
 
