@@ -132,7 +132,7 @@ class Inference:
                     self._batch.admit(group)
                 if self._batch.rows:
                     self._batch.step()
-            except Exception as error:  # the thread must outlive any single batch: its requests are told, others go on
+            except Exception as error:  # the thread must outlive any single batch: its requests fail, others go on
                 log.exception("a step failed")
                 for row in {id(row): row for row in (*self._batch.rows, *group)}.values():
                     if row.finished is None:

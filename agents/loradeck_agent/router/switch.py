@@ -286,7 +286,7 @@ class Switch:
     # ---- acknowledgements ----------------------------------------------------------------------------------
 
     def _answer(self, key: PointerKey) -> list[Ack]:
-        """How each engine of this entry's base stands now; remembered, so that changes can be told from repetitions.
+        """Acknowledges how each engine of this entry's base stands; remembered, so that repetitions are recognised.
 
         On a node without an engine of that base, the engines that the pointer was served by are left behind: they
         wait, and the acknowledgement says what the gap policy puts in its place.

@@ -93,7 +93,7 @@ def ensure_base(cache: Path | None = None, progress: Progress = lambda line: Non
 
     Args:
         cache: folder for models; `default_cache()` if None.
-        progress: told what is being done.
+        progress: called with a line for each step.
 
     Raises:
         BaseModelError: the packaged weights are missing, or the disk has no room.
@@ -149,7 +149,7 @@ def convert(gguf: Path, out: Path) -> None:
     same package gets the same base digest.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # progress is told by us, in lines
+    os.environ.setdefault("TQDM_DISABLE", "1")  # we report progress ourselves, in lines
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 GPUS = 8
 SLOTS = 64
 PROOF_S = (0.5, 1.5)
-"""A proof is said to have passed after a time between these: on a real node engines answer canaries meanwhile."""
+"""Bounds of the time after which a proof passes; on a real node engines answer canaries meanwhile."""
 
 OPENED_S = 0.001
 
@@ -341,7 +341,11 @@ _settings: TypeAdapter[list[SimulatedNode]] = TypeAdapter(list[SimulatedNode])
 
 
 def read_nodes(text: bytes) -> list[SimulatedNode]:
-    """Raises: click.ClickException: it is no list of nodes. What is wrong is said without any token."""
+    """Parses the list of nodes to simulate.
+
+    Raises:
+        click.ClickException: it is not a list of nodes; the message repeats no token.
+    """
     try:
         return _settings.validate_json(text)
     except ValidationError as error:

@@ -71,6 +71,7 @@ class Counts:
     """Release -> the routes it is live on."""
 
     def changed(self, before: TenantBrief | None, after: TenantBrief | None) -> None:
+        """Updates the counts for a row that changed; None stands for a row that did not or does not exist."""
         for brief, by in ((before, -1), (after, 1)):
             if brief is None:
                 continue
@@ -104,6 +105,7 @@ class NodeCounts:
     pins: int = 0
 
     def changed(self, before: NodeBrief | None, after: NodeBrief | None) -> None:
+        """Updates the counts for a row that changed; None stands for a row that did not or does not exist."""
         for brief, by in ((before, -1), (after, 1)):
             if brief is None:
                 continue

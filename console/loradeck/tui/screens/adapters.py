@@ -41,13 +41,16 @@ class AdaptersScreen(ListScreen):
         """The version that `d` compares the selected one with."""
 
     def cells(self, key: Any) -> dict[str, Span] | None:
+        """Cells of a version's line; None once it is gone."""
         version = self.state.registry.adapters.get(key)
         return adapter_cells(self.state, version) if version is not None else None
 
     def marked(self) -> frozenset[Hashable]:
+        """The version that is marked for comparison."""
         return frozenset({self.mark} if self.mark is not None else ())
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """Details of the selected version."""
         version = self._selected
         return (adapter_lines(self.state, version, width) if version is not None else nothing_selected()), None
 
@@ -60,6 +63,7 @@ class AdaptersScreen(ListScreen):
 
     @property
     def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
         return {
             Action.OPEN: self._open,
             Action.MARK_VERSION: self._mark_version,

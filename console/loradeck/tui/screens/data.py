@@ -19,10 +19,12 @@ class DataScreen(ListScreen):
     EMPTY = "no dataset or suite yet: loradeck dataset add, loradeck suite add"
 
     def cells(self, key: Any) -> dict[str, Span] | None:
+        """Cells of an entry's line; None once it is gone."""
         entry = self.state.registry.data.get(key)
         return data_cells(entry) if entry is not None else None
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """Details of the selected entry."""
         state = self.state
         entry = state.registry.data.get(state.data_list.selected or "")
         return (data_lines(state, entry, width) if entry is not None else nothing_selected()), None

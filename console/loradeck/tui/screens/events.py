@@ -23,11 +23,13 @@ class EventsScreen(ListScreen):
     EMPTY = "no events"
 
     def cells(self, key: Any) -> dict[str, Span] | None:
+        """Cells of an event's line; None once it is gone."""
         event = self.state.events.get(key)
         return event_cells(self.state, event) if event is not None else None
 
     @property
     def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
         return {Action.OPEN: self._open}
 
     def _open(self) -> None:
@@ -49,6 +51,7 @@ class EventsScreen(ListScreen):
             )
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """Details of the selected event."""
         state = self.state
         event = state.events.get(state.event_list.selected or 0)
         return (event_lines(state, event, width) if event is not None else nothing_selected()), None

@@ -36,10 +36,12 @@ class GatesScreen(ListScreen):
         self._queries = queries
 
     def cells(self, key: Any) -> dict[str, Span] | None:
+        """Cells of a result's line; None once it is gone."""
         gate = self.state.registry.gates.get(key)
         return gate_cells(self.state, gate) if gate is not None else None
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """Details of the selected result."""
         state = self.state
         gate = self._selected
         told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
@@ -50,6 +52,7 @@ class GatesScreen(ListScreen):
 
     @property
     def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
         return {Action.OPEN: self._open, Action.SIGN: self._sign}
 
     @property

@@ -40,6 +40,7 @@ class JobScreen(Screen[None], inherit_bindings=False):
         self._left = False
 
     def compose(self) -> ComposeResult:
+        """Puts the head above the log and the bar of keys."""
         yield self.head
         yield self.log_lines
         yield self.bar

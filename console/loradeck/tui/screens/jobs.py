@@ -35,10 +35,12 @@ class JobsScreen(ListScreen):
         self._queries = queries
 
     def cells(self, key: Any) -> dict[str, Span] | None:
+        """Cells of a job's line; None once it is gone."""
         job = self.state.jobs.get(key)
         return job_cells(self.state, job) if job is not None else None
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """Details of the selected job."""
         state = self.state
         job = state.jobs.get(state.job_list.selected or "")
         told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
@@ -49,6 +51,7 @@ class JobsScreen(ListScreen):
 
     @property
     def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
         return {Action.OPEN: self._open}
 
     def _open(self) -> None:

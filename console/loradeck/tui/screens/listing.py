@@ -65,6 +65,7 @@ class ListScreen(Screen[None], inherit_bindings=False):
         self.footer = Lines(id="footer")
 
     def compose(self) -> ComposeResult:
+        """Stacks header, summary, column names, grid, pane, prompt and footer."""
         yield self.header
         yield self.summary
         yield self.column_names

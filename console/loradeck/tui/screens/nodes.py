@@ -28,10 +28,12 @@ class NodesScreen(ListScreen):
     EMPTY = "no node has connected: loradeck-agent run --config agent.toml"
 
     def cells(self, key: Any) -> dict[str, Span] | None:
+        """Cells of a node's line; None once it is gone."""
         node = self.state.nodes.get(key)
         return node_cells(self.state, node) if node is not None else None
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """Details of the selected node."""
         state = self.state
         node = state.nodes.get(state.node_list.selected or "")
         told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
@@ -43,6 +45,7 @@ class NodesScreen(ListScreen):
 
     @property
     def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
         return {Action.OPEN: self._open}
 
     def _open(self) -> None:

@@ -38,6 +38,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         self._note: TypedLine | None = None  # while what is wrong is being typed
 
     def compose(self) -> ComposeResult:
+        """Puts the answers above the bar of keys."""
         yield self.body
         yield self.bar
 

@@ -47,13 +47,16 @@ class TenantsScreen(ListScreen):
         self._queries = queries
 
     def cells(self, key: Any) -> dict[str, Span] | None:
+        """Cells of a pointer's line; None once it is gone."""
         row = self.state.tenants.get(key)
         return tenant_cells(self.state, row) if row is not None else None
 
     def marked(self) -> frozenset[Hashable]:
+        """The marked rows."""
         return frozenset(self.state.marks)
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
+        """The rollback panel or details of the selected pointer."""
         state, row = self.state, self.state.row
         if row is None:
             return [*nothing_selected(), *tell_lines(state, state.tell, width, 2)], None
@@ -83,6 +86,7 @@ class TenantsScreen(ListScreen):
 
     @property
     def handlers(self) -> Handlers:
+        """Actions of this screen alone."""
         return {
             Action.OPEN: self._open,
             Action.MARK_RELATED: self._mark_related,

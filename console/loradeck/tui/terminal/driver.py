@@ -86,6 +86,7 @@ class CountedFile:
         self._gone = False
 
     def write(self, text: str) -> int:
+        """Writes text and counts its characters; once the terminal is gone, it only counts."""
         if not self._gone:
             try:
                 self._file.write(text)
@@ -99,9 +100,11 @@ class CountedFile:
         """Every write is flushed at once."""
 
     def fileno(self) -> int:
+        """File descriptor of the terminal."""
         return self._file.fileno()
 
     def isatty(self) -> bool:
+        """Whether it is a terminal."""
         return self._file.isatty()
 
 
@@ -133,6 +136,7 @@ class DeckDriver(LinuxDriver):
             self._writer_thread._queue.maxsize = 0
 
     def write(self, data: str) -> None:
+        """Writes to the terminal and counts the characters."""
         self.written += len(data)
         super().write(data)
 

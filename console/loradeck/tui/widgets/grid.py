@@ -119,6 +119,7 @@ class Grid(Widget):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
+        """Draws one line of the list."""
         width = self.size.width
         spans, selected, old = self._drawn[y] = self._now.get(y) or self._line(y, width)
         over = CURSOR if selected else None

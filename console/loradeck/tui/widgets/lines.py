@@ -82,4 +82,5 @@ class Lines(Widget):
         return changed
 
     def render_line(self, y: int) -> Strip:
+        """Draws one line; blank beyond the last."""
         return strip_of(self._lines[y] if y < len(self._lines) else BLANK, self.size.width)

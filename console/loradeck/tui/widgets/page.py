@@ -53,6 +53,7 @@ class Page(Screen[None], inherit_bindings=False):
         self.bar = Lines(id="bar")
 
     def compose(self) -> ComposeResult:
+        """Puts the text above the bar of keys."""
         yield self.body
         yield self.bar
 

@@ -43,6 +43,7 @@ class Pane(Lines):
         self._painted.clear()
 
     def render_line(self, y: int) -> Strip:
+        """Draws one line, and notes which content it shows."""
         self._painted[y] = self._token
         return super().render_line(y)
 
