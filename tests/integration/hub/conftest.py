@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.hub.deck import Deck, FakeAgent, folder, running
+from tests.fakes.hub_in_process import Deck, folder, running
+from tests.fakes.linked_agent import FakeAgent
 
 Join = Callable[..., Awaitable[FakeAgent]]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.fakes.hub_in_process import Deck
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck
 
 from loradeck.cli import cli
 from loradeck.client.times import moment

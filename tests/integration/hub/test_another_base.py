@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import BASE, OTHER_BASE, Deck, FakeAgent, key, until
 
 from loradeck.schemas.link import AckState, EngineState
 from loradeck.schemas.moves import PromoteRequest

@@ -8,8 +8,9 @@ import os
 import stat
 
 import pytest
+from tests.fakes.hub_in_process import BASE, Deck, feed, key, to_the_end, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import BASE, Deck, FakeAgent, feed, key, to_the_end, until
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 

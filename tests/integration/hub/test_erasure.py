@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.fakes.hub_in_process import Deck, key, running
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, key, running
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
 from loradeck.artifacts.dataset_rows import row_digest

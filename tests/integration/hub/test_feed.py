@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.fakes.hub_in_process import Deck, feed, restore, running, to_the_end, until, watch
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, feed, restore, running, to_the_end, until, watch
 
 from loradeck.hub.api.feed import RESET
 from loradeck.hub.log import changes

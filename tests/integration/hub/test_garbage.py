@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.hub_in_process import Deck, running, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent, running, until
 from tests.integration.hub.test_erasure import execution, plan, row_digest
 from tests.integration.hub.test_ledger import dataset, row
 

@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from tests.fakes.hub_in_process import BASE, Deck, key, until
+from tests.fakes.linked_agent import BUILD, FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import BASE, BUILD, Deck, FakeAgent, key, until
 
 from loradeck.hub.jobs.job_records import CHECKPOINT_KEPT_MS, PIECE
 from loradeck.rules.scheduling import ATTEMPTS

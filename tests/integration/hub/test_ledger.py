@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.integration.hub.deck import BASE, PROVENANCE, Deck
+from tests.fakes.hub_in_process import BASE, PROVENANCE, Deck
 
 from loradeck.rules.data.policy import DAY_MS
 from loradeck.schemas.attestation import AttestationKind

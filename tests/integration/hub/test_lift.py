@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.hub_in_process import Deck, key, running, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
 
 from loradeck.schemas.log import Event, EventKind
 

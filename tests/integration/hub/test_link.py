@@ -7,8 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tests.fakes.hub_in_process import Deck, restore, running, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent, restore, running, until
 
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.fakes.hub_in_process import BASE, Deck, key, until
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import BASE, Deck, key, until
 
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.log import EventKind

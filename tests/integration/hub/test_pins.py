@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.hub_in_process import Deck, key, running, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
 
 from loradeck.hub.fleet.pins import AT_MOST
 from loradeck.schemas.ids import Role

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.hub.deck import Deck, FakeAgent, key, lose, restore, running, until
+from tests.fakes.hub_in_process import Deck, key, lose, restore, running, until
+from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.server import open_hub
 from loradeck.schemas.link import Desired, Hello

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.integration.hub.deck import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files
 
 from loradeck.schemas.manifest import AdapterManifest, SuiteManifest
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.fakes.hub_in_process import Deck
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck
 
 from loradeck.schemas.related import RelatedReleases, Shared
 

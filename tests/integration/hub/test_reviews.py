@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.fakes.hub_in_process import Deck, key, until
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, key, until
 
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import GateResult

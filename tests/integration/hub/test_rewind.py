@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.fakes.hub_in_process import Deck, key
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, key
 
 from loradeck.schemas.moves import MoveResult, RewindPlan
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.fakes.hub_in_process import Deck, key, running, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent, key, running, until
 
 from loradeck.hub.server import serve
 from loradeck.rules.errors import Refused

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import BASE, OTHER_BASE, Deck, key
 
 from loradeck.artifacts.signing import new_key, sign, sign_weights
 from loradeck.schemas.manifest import BaseManifest

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration.hub.deck import Deck, FakeAgent, key, restore, running, until
+from tests.fakes.hub_in_process import Deck, key, restore, running, until
+from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.fleet.startup import HOLD_S
 from loradeck.schemas.link import LINK_TTL_S

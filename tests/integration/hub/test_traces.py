@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.fakes.hub_in_process import Deck
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
-from tests.integration.hub.deck import Deck, FakeAgent
 
 from loradeck.client.traces import export, missing
 from loradeck.hub.views import traces

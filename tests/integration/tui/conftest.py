@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.integration.hub.deck import Deck, FakeAgent, folder, running
+from tests.fakes.hub_in_process import Deck, folder, running
+from tests.fakes.linked_agent import FakeAgent
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.client.config import Context

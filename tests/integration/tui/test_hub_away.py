@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.integration.hub.deck import FakeAgent, running
+from tests.fakes.hub_in_process import running
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.tui.terminal import console
 
 from loradeck.client.config import Context

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.hub.deck import BASE, until
+from tests.fakes.hub_in_process import BASE, until
 from tests.integration.tui.conftest import Site
 from tests.integration.tui.terminal import console
 

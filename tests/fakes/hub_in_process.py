@@ -1,9 +1,8 @@
-"""A real hub on a real SQLite file in this process, and agents that speak the real link without serving anything."""
+"""A real hub on a real SQLite file in this process, and what most tests ask of it. `FakeAgent` gives it nodes."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import secrets
@@ -17,39 +16,13 @@ from typing import Any
 import httpx
 import numpy
 from safetensors.numpy import save
-from websockets.asyncio.client import ClientConnection, connect, unix_connect
+from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosed
 
 from loradeck.hub.door import own_socket, tcp_socket
 from loradeck.hub.hub import Hub
 from loradeck.hub.server import open_hub, serving
-from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.feed import FeedMessage, feed_adapter
-from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
-from loradeck.schemas.link import (
-    HEARTBEAT_S,
-    Ack,
-    AckState,
-    Desired,
-    DownMessage,
-    EngineState,
-    Heartbeat,
-    Hello,
-    JobCancel,
-    JobEvent,
-    JobMessage,
-    Replica,
-    Report,
-    Resync,
-    TableAsk,
-    TableState,
-    TraceAsk,
-    TraceRows,
-    Traffic,
-    Welcome,
-    down_adapter,
-)
-from loradeck.schemas.log import GENESIS
 from loradeck.schemas.manifest import (
     AdapterManifest,
     BaseManifest,
@@ -64,9 +37,6 @@ from loradeck.schemas.manifest import (
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import TenantRow
-from loradeck.schemas.table import Pin, TableEntry, table_digest
-from loradeck.schemas.telemetry import NvmlState
-from loradeck.schemas.trace import TraceRow
 
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
@@ -82,7 +52,6 @@ PROVENANCE = Provenance(
     licence_class="CC0-1.0",
     purpose=("train", "evaluate"),
 )
-BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 SOON = {"soak": {"seconds": 0, "requests": 0}}
 """Settings of a route whose releases have soaked as soon as they are live."""
 
@@ -336,232 +305,6 @@ async def folder() -> AsyncIterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
-
-
-class FakeAgent:
-    """One node: keeps its table as an agent does, and acknowledges what it is told to.
-
-    `acknowledges`, `flips`, `proves`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received` is
-    everything that came down. Its cursor and table outlive a link, as a router's table does.
-    """
-
-    def __init__(self, deck: Deck, node: str = "n1", *, base: str = BASE.digest, slots: int = 4, **labels: str) -> None:
-        self.deck = deck
-        self.node = node
-        self.labels = labels
-        self.replica = Replica(
-            replica=node, state=EngineState.UP, boot="b1", base=base, build=BUILD, slots=slots, loaded=()
-        )
-        self.acknowledges = True
-        self.flips = True
-        self.proves = True
-        self.prepares = "finish"
-        self.epoch, self.rev, self.hash = 0, 0, GENESIS
-        self.entries: dict[tuple[str, str], TableEntry] = {}
-        self.fences: list[tuple[str, int, int]] = []
-        self.received: list[DownMessage] = []
-        self.jobs: dict[str, JobAssignment] = {}
-        self.running_jobs: tuple[tuple[str, int], ...] = ()
-        self.pins: tuple[Pin, ...] = ()
-        self.stored: tuple[str, ...] = ()
-        self.memory_gb: float | None = None
-        self.others: tuple[Replica, ...] = ()
-        """Further replicas of the node, which are only reported."""
-        self.traced: tuple[TraceRow, ...] | None = ()
-        """What its router remembers; None: it does not answer."""
-        self.has_served: set[tuple[str, str]] = set()
-        self.closed: tuple[int, str] | None = None
-        self.welcome: Welcome | None = None
-        self._socket: ClientConnection | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._beat: asyncio.Task[None] | None = None
-
-    async def join(self, token: str | None = None, port: int | None = None) -> FakeAgent:
-        """Link and say hello; returns once the hub has answered with the table, or has refused."""
-        token = token or await self.deck.token("agent", self.node)
-        self._socket = await connect(
-            f"ws://127.0.0.1:{port or self.deck.port}/v1/link",
-            additional_headers={"authorization": f"Bearer {token}"},
-            compression=None,
-            ping_interval=None,
-            proxy=None,
-            max_size=64 << 20,
-        )
-        self.closed, self.welcome, seen = None, None, len(self.received)
-        self._reader = asyncio.create_task(self._read())
-        self._beat = asyncio.create_task(self._heartbeat())
-        await self.send(self.hello())
-        await until(
-            lambda: self.closed or any(isinstance(m, Desired) for m in self.received[seen:]) or self._refused(),
-            f"{self.node} is welcome",
-        )
-        return self
-
-    def _refused(self) -> bool:
-        return self.welcome is not None and self.welcome.refuse is not None
-
-    def hello(self) -> Hello:
-        return Hello(
-            node=self.node,
-            boot="a1",
-            version="0.1.0",
-            labels=self.labels,
-            epoch=self.epoch,
-            rev=self.rev,
-            hash=self.hash,
-            replicas=(self.replica, *self.others),
-            pins=self.pins,
-            jobs=self.running_jobs,
-            stored=self.stored,
-            memory_gb=self.memory_gb,
-        )
-
-    async def leave(self) -> None:
-        """Close the link, as an agent that ends does."""
-        if self._socket is not None:
-            await self._socket.close()
-        for task in (self._beat, self._reader):
-            if task is not None:
-                if task is self._beat:
-                    task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        self._socket = self._reader = self._beat = None
-
-    async def send(self, message: Any) -> None:
-        assert self._socket is not None
-        await self._socket.send(message if isinstance(message, str) else message.model_dump_json())
-
-    async def _heartbeat(self) -> None:
-        while self.closed is None:
-            await asyncio.sleep(HEARTBEAT_S)
-            with contextlib.suppress(ConnectionClosed):
-                await self.send(Heartbeat())
-
-    async def _read(self) -> None:
-        assert self._socket is not None
-        try:
-            while True:
-                message = down_adapter.validate_json(await self._socket.recv())
-                self.received.append(message)
-                await self._take(message)
-        except ConnectionClosed as closed:
-            self.closed = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
-
-    async def _take(self, message: DownMessage) -> None:
-        match message:
-            case Welcome():
-                self.welcome = message
-            case Desired():
-                await self._desired(message)
-            case JobMessage():
-                self.jobs[message.job.id] = message.job
-                if message.job.spec.kind == "prepare" and self.prepares != "hold":
-                    fails = self.prepares == "fail"
-                    await self.say(message.job, ExecutorEventType.FAILED if fails else ExecutorEventType.FINISHED)
-            case JobCancel():
-                self.jobs.pop(message.job, None)
-            case TableAsk():
-                await self.send(
-                    TableState(epoch=self.epoch, rev=self.rev, hash=self.hash, entries=tuple(self.entries.values()))
-                )
-            case TraceAsk():
-                await self._trace(message)
-            case _:
-                pass
-
-    async def _trace(self, ask: TraceAsk) -> None:
-        """Its router's trace, from `traced`; nothing, where that is None."""
-        if self.traced is None:
-            return
-        fit = [row for row in self.traced if ask.release in (None, row.release)]
-        fit = [row for row in fit if ask.before is None or row.seq < ask.before]
-        rows = tuple(fit[-ask.last :])
-        await self.send(TraceRows(ask=ask.ask, rows=rows, more=len(fit) > len(rows), since_ms=1))
-
-    async def _desired(self, message: Desired) -> None:
-        if not message.full and message.prev_rev != self.rev:
-            await self.send(Resync(why="gap"))
-            return
-        if message.full:
-            self.entries = {}
-        for entry in message.entries:
-            self.entries[entry.key] = entry
-            self.fences.append((f"{entry.tenant}/{entry.route}", entry.epoch, entry.generation))
-        self.epoch, self.rev, self.hash = message.epoch, message.rev, message.hash
-        if table_digest(self.entries.values()) != message.table:
-            await self.send(Resync(why="digest"))
-            return
-        for entry in message.entries:
-            await self.acknowledge(entry)
-
-    async def acknowledge(self, entry: TableEntry) -> None:
-        """Flip and prove as told; what it has no engine for leaves behind the replica that served the pointer."""
-        if entry.current is None or not self.acknowledges:
-            return
-        if entry.current.release.served_base != self.replica.base:
-            if entry.key in self.has_served:
-                await self.ack(entry, AckState.WAITING, code="no_engine", detail="gap policy left: v1 answers")
-            return
-        self.has_served.add(entry.key)
-        if entry.current.release.adapter and entry.current.id not in self.replica.loaded:
-            loaded = (*self.replica.loaded, entry.current.id)
-            self.replica = self.replica.model_copy(update={"loaded": loaded})
-        if self.flips:
-            await self.ack(entry, AckState.FLIPPED)
-        if self.flips and self.proves:
-            await self.ack(entry, AckState.PROVEN)
-
-    async def ack(self, entry: TableEntry, state: AckState, **update: Any) -> None:
-        ack = Ack(
-            tenant=entry.tenant,
-            route=entry.route,
-            epoch=entry.epoch,
-            generation=entry.generation,
-            release=entry.current.id if entry.current else None,
-            replica=self.replica.replica,
-            state=state,
-            at_ms=0,
-        )
-        await self.send(ack.model_copy(update=update))
-
-    async def say(
-        self, job: JobAssignment, type_: ExecutorEventType, result: dict[str, Any] | None = None, **more: Any
-    ) -> None:
-        """One event of a job."""
-        fields: dict[str, Any] = {"code": "boom", "message": "it broke"} if type_ is ExecutorEventType.FAILED else {}
-        event = ExecutorEvent(run=job.id, attempt=job.attempt, ts=0, type=type_, **({"seq": 1} | fields | more))
-        await self.send(JobEvent(job=job.id, lease=job.lease, attempt=job.attempt, event=event, result=result))
-
-    async def report(self, *traffic: Traffic, router_boot: str = "r1") -> None:
-        await self.send(
-            Report(
-                replicas=(self.replica, *self.others),
-                router_boot=router_boot,
-                traffic=traffic,
-                nvml=NvmlState.NO_GPU,
-                pins=self.pins,
-                rev=self.rev,
-                epoch=self.epoch,
-                stored=self.stored,
-            )
-        )
-
-    def served(self, **counts: int) -> Traffic:
-        """Counters of what is live on acme/production here."""
-        entry = self.entries["acme", "production"]
-        assert entry.current is not None
-        return Traffic(
-            tenant="acme",
-            route="production",
-            generation=entry.generation,
-            release=entry.current.id,
-            replica=self.replica.replica,
-            **counts,
-        )
-
-    @property
-    def entry(self) -> TableEntry:
-        return self.entries["acme", "production"]
 
 
 @asynccontextmanager
