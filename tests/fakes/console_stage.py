@@ -221,9 +221,9 @@ class SeededHub(HubApi):
         self._reachable()
         return seed.data()[1]
 
-    async def company(self, tenant: str, route: str) -> RelatedReleases:
+    async def related(self, tenant: str, route: str) -> RelatedReleases:
         self._reachable()
-        return seed.company(tenant, route, self.seed)
+        return seed.related(tenant, route, self.seed)
 
     async def release(self, release: str) -> ReleaseDetail:
         self._reachable()

@@ -118,7 +118,7 @@ class HubApi:
         """One pointer with its preview."""
         return await self.transport.ask(TenantRow, "GET", _route(tenant, route))
 
-    async def company(self, tenant: str, route: str) -> RelatedReleases:
+    async def related(self, tenant: str, route: str) -> RelatedReleases:
         """The related releases of a pointer: other live ones that share something with its own."""
         return await self.transport.ask(RelatedReleases, "GET", f"{_route(tenant, route)}/company")
 

@@ -19,7 +19,7 @@ from loradeck.schemas.tenant import TenantState, TokenRecord
 
 
 class StoreError(Exception):
-    """Something is wrong with the store or what was asked of it. `code` is stable and goes on the wire."""
+    """A fault of the store, or a call that it cannot fulfil. `code` is stable and goes on the wire."""
 
     code = "store_error"
 

@@ -143,7 +143,7 @@ def scores(release: str) -> list[Attestation]:
     ]  # fmt: skip
 
 
-def company(tenant: str, route: str, state: HubState) -> RelatedReleases:
+def related(tenant: str, route: str, state: HubState) -> RelatedReleases:
     """What other live releases share with a row's: acme's rows are in two others', bolt went out beside it."""
     rows = {row.key: row for row in state.tenants}
     asked = rows.get((tenant, route))

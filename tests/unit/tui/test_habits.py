@@ -358,13 +358,13 @@ async def test_m_marks_nothing_while_it_is_not_known_what_is_shared() -> None:
 async def test_what_shares_something_is_asked_for_once_the_selection_rests_and_of_few_rows_kept() -> None:
     async with stage() as on:
         asked: list[str] = []
-        answer = on.hub.company
+        answer = on.hub.related
 
-        async def company(tenant: str, route: str) -> RelatedReleases:
+        async def related(tenant: str, route: str) -> RelatedReleases:
             asked.append(tenant)
             return await answer(tenant, route)
 
-        on.hub.company = company  # type: ignore[method-assign]
+        on.hub.related = related  # type: ignore[method-assign]
         await on.press("j")
         on.deck._tick()
         await on.pause()

@@ -119,7 +119,7 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
 
 def test_what_shares_something_is_named_with_its_health_as_of_now(state: ConsoleState, armed: Armed) -> None:
     assert "ALSO  what shares its data" in preview(state, armed())
-    state.related[ACME] = seed.company(*ACME, seed.hub_state())
+    state.related[ACME] = seed.related(*ACME, seed.hub_state())
     shown = preview(state, armed())
     assert "ALSO  m marks 3   batch of ci-bot: bolt v5 (UNPRVN) | dataset acme/tickets-0302: aspen v6 (fine)" in shown
     elm = state.tenants["elm", "production"]
@@ -136,7 +136,7 @@ def test_the_health_of_what_shares_something_opens_no_packed_row(clock: Clock, m
     state = ConsoleState(clock=clock)
     state.load(seed.hub_state())
     row = state.tenants[ACME]
-    state.related[ACME] = seed.company(*ACME, seed.hub_state())
+    state.related[ACME] = seed.related(*ACME, seed.hub_state())
     monkeypatch.setattr(packed_rows.Rows, "_unpacked", lambda *_: pytest.fail("opened"))
     assert "bolt v5 (UNPRVN)" in "".join(span.text for span in also_line(state, row))
 

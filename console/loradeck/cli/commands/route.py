@@ -140,7 +140,7 @@ async def company(s: Session, tenant: str, route_name: str | None) -> None:
     One fault may be in all of them; FLAGS show the present state of each.
     """
     at = pointer(tenant, route_name)
-    found = await s.api.company(at.tenant, at.route)
+    found = await s.api.related(at.tenant, at.route)
     s.out.json(found)
     s.out.table(
         ("TENANT/ROUTE", "LIVE", "SHARES", "BAD NOW", "FLAGS"),

@@ -131,7 +131,7 @@ async def row(tenant: str, route: str, request: Request, caller: Viewer) -> Resp
 
 
 @router.get(f"{PAGE}/company")
-async def company(tenant: str, route: str, request: Request, caller: Viewer) -> RelatedReleases:
+async def related(tenant: str, route: str, request: Request, caller: Viewer) -> RelatedReleases:
     """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
     return hub_of(request).related.of(tenant, route)
 

@@ -124,7 +124,7 @@ class Queries:
     async def _learn_related(self, key: PointerKey) -> None:
         held = self._state.related
         try:
-            found = await self._api.company(*key)
+            found = await self._api.related(*key)
         except ClientError:
             held.pop(key, None)  # the line says that it is not known
             self._related = None
