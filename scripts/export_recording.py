@@ -42,8 +42,8 @@ class Frame:
 
 
 async def look(on: Stage) -> None:
-    await on.settle()
-    await on.settle()
+    await on.half_second()
+    await on.half_second()
 
 
 async def press_r(on: Stage) -> None:
@@ -66,7 +66,7 @@ def heard(acks: int, proofs: int, after_s: float) -> Callable[[Stage], Awaitable
         on.clock.now += after_s
         on.deck.state.heard_at = on.clock.now
         await on.says(FeedTenants(rows=(row,)))
-        await on.settle()
+        await on.half_second()
 
     return act
 
@@ -74,13 +74,13 @@ def heard(acks: int, proofs: int, after_s: float) -> Callable[[Stage], Awaitable
 async def noted(on: Stage) -> None:
     on.hub.answer = lambda move: MoveResult(events=(), rev=88_433, epoch=3, commit_ms=1.4)
     await on.press("enter")
-    await on.settle()
+    await on.half_second()
 
 
 def keys(*pressed: str) -> Callable[[Stage], Awaitable[None]]:
     async def act(on: Stage) -> None:
         await on.press(*pressed)
-        await on.settle()
+        await on.half_second()
 
     return act
 

@@ -32,7 +32,7 @@ OUT = ROOT / "screenshots"
 
 
 async def tenants(stage: Stage) -> None:
-    await stage.settle()
+    await stage.half_second()
 
 
 async def in_flight(stage: Stage) -> None:
@@ -48,45 +48,45 @@ async def settled(stage: Stage) -> None:
 
 
 async def unknown(stage: Stage) -> None:
-    await stage.settle()
+    await stage.half_second()
     await stage.press("R")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def question(stage: Stage) -> None:
-    await stage.settle()
+    await stage.half_second()
     await stage.press("F")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def link_lost(stage: Stage) -> None:
-    await stage.settle()
+    await stage.half_second()
     stage.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke", fix="trying again"))
     await stage.pause()
     stage.clock.now += 14
-    await stage.settle()
+    await stage.half_second()
 
 
 async def nodes(stage: Stage) -> None:
     await stage.live_nodes()
     await stage.press("2", *"jjjjjj")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def node(stage: Stage) -> None:
     await nodes(stage)
     await stage.press("enter")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def drain(stage: Stage) -> None:
     await stage.press("2", *"jj", "D")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def jobs(stage: Stage) -> None:
     await stage.press("3", *"jj")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def job(stage: Stage) -> None:
@@ -103,12 +103,12 @@ async def job_not_followed(stage: Stage) -> None:
 
 async def events(stage: Stage) -> None:
     await stage.press("6")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def gates(stage: Stage) -> None:
     await stage.press("4")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def review(stage: Stage) -> None:
@@ -121,8 +121,8 @@ async def review(stage: Stage) -> None:
 
 async def adapters(stage: Stage) -> None:
     await stage.press("5")
-    await stage.settle()
-    await stage.settle()
+    await stage.half_second()
+    await stage.half_second()
 
 
 async def lineage(stage: Stage) -> None:
@@ -139,7 +139,7 @@ async def compared(stage: Stage) -> None:
 
 async def data(stage: Stage) -> None:
     await stage.press("7")
-    await stage.settle()
+    await stage.half_second()
 
 
 async def rewind(stage: Stage) -> None:
@@ -160,13 +160,13 @@ async def rewind(stage: Stage) -> None:
     ]
     stage.hub.plan = RewindPlan(to_rev=88_397, at_ms=seed.NOW_MS - 20 * seed.MINUTE, steps=tuple(steps))
     await stage.press("W", *"20m ago", "enter")
-    await stage.settle()
-    await stage.settle()
+    await stage.half_second()
+    await stage.half_second()
 
 
 async def help_page(stage: Stage) -> None:
     await stage.press("?")
-    await stage.settle()
+    await stage.half_second()
 
 
 WIDE = (100, 30)

@@ -63,8 +63,8 @@ async def draw(size: tuple[int, int], mode: str) -> dict[str, str]:
         async with stage(size=size) as on:
             for screen in Screen:
                 on.deck.show_list(screen)
-                await on.settle()
-                await on.settle()
+                await on.half_second()
+                await on.half_second()
                 drawn[file_of(screen.value, size, mode)] = told(on.deck.export_screenshot())
             on.deck.show_list(Screen.GATES)
             await on.press("g", "enter")

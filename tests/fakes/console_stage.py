@@ -260,7 +260,7 @@ class Stage:
             self.hub.says.put_nowait(item)
         await self.pause()
 
-    async def settle(self) -> None:
+    async def half_second(self) -> None:
         """Let half a second pass, so that what is seen is armed and what is missing is asked for, and draw."""
         self.clock.now += 0.6
         for _ in range(2):
@@ -286,7 +286,7 @@ class Stage:
         rows = {row.key: row for row in seed.tenants(log)}
         event, row = seed.rolled_back(rows["acme", "production"], log, acks=acks, proofs=proofs)
         self.hub.answer = lambda move: MoveResult(events=(event,), rev=event.rev, epoch=3, commit_ms=2.1)
-        await self.settle()
+        await self.half_second()
         await self.press("R")
         await self.pause()
         self.clock.now += after_s
@@ -296,7 +296,7 @@ class Stage:
         assert status is not None
         await self.says(FeedEvents(events=(event,)), FeedTenants(rows=(row,)))
         self.deck.state.heard_at = self.clock.now
-        await self.settle()
+        await self.half_second()
 
 
 def pane(on: Stage) -> str:
@@ -334,5 +334,5 @@ async def stage(
     async with deck.run_test(size=size) as pilot:
         await pilot.pause()
         made = Stage(deck, hub, clock, pilot.pause)
-        await made.settle()
+        await made.half_second()
         yield made

@@ -1,1 +1,1 @@
-"""The console. `state`, `dispatch` and everything they import know no Textual; `app` does."""
+"""The console, from `app` down to `text`. Only `app`, `screens`, `actions`, `widgets` and the driver use Textual."""

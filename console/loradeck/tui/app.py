@@ -54,10 +54,10 @@ from loradeck.tui.text.theme import THEME
 log = logging.getLogger("loradeck.console")
 
 TAKEN_S = 0.02
-"""How often a slow terminal is looked at: a frame is drawn once it has taken the one before."""
+"""Seconds between two looks at a slow terminal: a frame is drawn once it has accepted the one before."""
 
 REPAINT_S = 0.5
-"""Data is drawn at most twice a second; keys, and what one's own move does, at once."""
+"""Seconds between two frames of new data. Keys, and the progress of one's own moves, are drawn at once."""
 
 
 class Deck(App[Context], inherit_bindings=False):
@@ -81,15 +81,15 @@ class Deck(App[Context], inherit_bindings=False):
         make_key: NewKey = new_key,
         driver_class: type[Driver] | None = None,
     ) -> None:
-        """
+        """Connect the parts of one console; nothing is sent before its first frame.
+
         Args:
-            hub: the hub.
             context: the hub's name here, shown until the hub has sent its own.
             read_only: why nothing may be changed from here; None: it may.
             keys: the keys of the person at this console.
             contexts: reads the hubs that `:ctx` may go to, by name; may raise ConfigError. The app ends with the one
                 that was chosen.
-            session: the last one on this hub; gone on with when it was cut off lately and nothing else is asked for.
+            session: the last one on this hub; continued if it was cut off lately and `at` is not given.
             at: 'tenant' or 'tenant/route' to start on; with '@MS' (milliseconds since 1970 UTC) on its events
                 of that time.
         """
@@ -108,7 +108,9 @@ class Deck(App[Context], inherit_bindings=False):
         self.queries = Queries(hub, state, start=self._aside, changed=self.draw_front, notice=self.notice)
         self.seen = SeenFrames(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
         self.moves = Moves(self, state, self.seen, self.sender, self.queries, make_key=make_key)
-        self.typed = TypedText(self, state, self.moves, do=self._do, contexts=contexts)
+        self.typed = TypedText(
+            self, state, self.moves, do=lambda action: self.key_actions.do(action), contexts=contexts
+        )
         self.typed.commands.lines = list(self._session.commands)
         self.typed.filters.lines = list(self._session.filters)
         self.key_actions = KeyActions(self, state, self.moves, self.typed)
@@ -122,9 +124,6 @@ class Deck(App[Context], inherit_bindings=False):
             Screen.EVENTS: EventsScreen(*shared),
             Screen.DATA: DataScreen(*shared),
         }
-
-    def _do(self, action: Action) -> None:
-        self.key_actions.do(action)
 
     def session(self, now_ms: int, *, cut: bool) -> Session:
         """The session that the next console on this hub continues."""

@@ -52,7 +52,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_moving_keys_do_nothing_on_other_screens(screen: Screen) -> None:
     async with stage() as on:
         on.deck.show_list(screen)
-        await on.settle()
+        await on.half_second()
         for key in ("R", "u", "F", "p", "h"):
             await press(on, key)
             assert on.hub.sent == []
@@ -150,7 +150,7 @@ async def test_the_pane_asks_and_only_y_sends() -> None:
             await press(on, key)
             assert on.hub.sent == []
         await press(on, "F")
-        await on.settle()
+        await on.half_second()
         await press(on, "y")
         assert [move.kind.value for move in on.hub.sent] == ["fallback"]
 
@@ -193,7 +193,7 @@ async def test_marked_rows_are_rolled_back_together_after_y() -> None:
         await press(on, "G", "space")
         await press(on, "R")
         assert "R on 2 marked rows" in pane(on)
-        await on.settle()
+        await on.half_second()
         await press(on, "y")
         assert {move.tenant for move in on.hub.sent} == {"acme", "zephyr"}
         assert on.deck.state.marks == []
@@ -239,7 +239,7 @@ async def test_a_hub_that_was_not_reached_moved_nothing() -> None:
 async def test_a_lost_answer_is_unknown_locks_R_and_holds_q() -> None:
     async with stage() as on:
         await press(on, "R")
-        await on.settle()
+        await on.half_second()
         assert "OUTCOME UNKNOWN" in pane(on)
         await press(on, "R")
         assert "R locked: the outcome of your last move is unknown" in notice(on)
@@ -263,7 +263,7 @@ async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.Mon
         await press(on, "R")
         await until(lambda: len(asked) == 2)
         await on.says(FeedTenants(rows=(row,)))
-        await on.settle()
+        await on.half_second()
         assert asked == [on.hub.sent[0].key] * 2
         assert "COMMITTED" in pane(on)
 
@@ -288,7 +288,7 @@ async def test_a_key_the_hub_has_never_seen_moved_nothing(monkeypatch: pytest.Mo
 async def test_p_offers_the_newest_release_with_its_gate() -> None:
     async with stage() as on:
         await press(on, "p")
-        await on.settle()
+        await on.half_second()
         assert "p acme/production v9/B2 > v10/B2: no gate result on record" in pane(on)
         await press(on, "y")
         (move,) = on.hub.sent
@@ -299,7 +299,7 @@ async def test_p_offers_the_newest_release_with_its_gate() -> None:
 async def test_promote_takes_the_named_version() -> None:
     async with stage() as on:
         await press(on, ":", *"promote v8", "enter")
-        await on.settle()
+        await on.half_second()
         assert "v9/B2 > v8/B2" in pane(on)
 
 
@@ -316,7 +316,7 @@ async def test_an_override_needs_a_typed_reason() -> None:
         await press(on, "p")
         assert ":promote! v10 overrides, with a reason" in notice(on)
         await press(on, ":", *"promote! v10", "enter")
-        await on.settle()
+        await on.half_second()
         assert "OVERRIDE, gate json 71 < 95" in pane(on)
         await press(on, "y", "enter")
         assert [move.request.reason for move in on.hub.sent] == ["y"]
@@ -328,7 +328,7 @@ async def test_an_override_needs_a_typed_reason() -> None:
 async def test_an_empty_reason_sends_nothing() -> None:
     async with stage() as on:
         await press(on, ":", *"promote! v10", "enter")
-        await on.settle()
+        await on.half_second()
         await press(on, "space", "enter")
         assert on.hub.sent == []
         await press(on, "escape")
@@ -352,7 +352,7 @@ async def test_h_releases_a_hold_after_y() -> None:
         await press(on, "j", "j", "j")
         assert on.deck.state.tenant_list.selected == ("aspen", "production")
         await press(on, "h")
-        await on.settle()
+        await on.half_second()
         await press(on, "y")
         (move,) = on.hub.sent
         assert isinstance(move.request, HoldRequest)
@@ -367,7 +367,7 @@ async def test_no_read_only_leak_whatever_is_pressed() -> None:
         typed = (["R"], ["u"], ["F"], ["h"], ["p"], [":", *"rollback", "enter"], [":", *"promote! v8", "enter"])
         for keys in typed:
             await press(on, *keys)
-            await on.settle()
+            await on.half_second()
             await press(on, "y")
             assert on.hub.sent == []
             assert on.deck.moves.question is None
@@ -493,7 +493,7 @@ async def test_after_help_R_has_to_be_armed_again() -> None:
         await press(on, "escape")
         await press(on, "R")
         assert on.hub.sent == []
-        await on.settle()
+        await on.half_second()
         await press(on, "R")
         assert len(on.hub.sent) == 1
 
@@ -506,7 +506,7 @@ async def test_a_lost_link_is_shown_and_nothing_is_sent() -> None:
         on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
         await on.pause()
         on.clock.now += 14
-        await on.settle()
+        await on.half_second()
         assert on.deck.front is not None
         assert "LINK LOST" in on.deck.front.header.text
         assert "figures are from 03:12:44Z" in on.deck.front.summary.text
@@ -564,7 +564,7 @@ async def test_wide_and_right_to_left_names_stay_in_their_cells(size: tuple[int,
         named = [event.model_copy(update={"actor": n, "reason": n}) for event, n in zip(last, names, strict=True)]
         async with stage(listed.model_copy(update={"events": (*rest, *named)}), size=size) as on:
             await press(on, "6")
-            await on.settle()
+            await on.half_second()
             drawn.append(grid(on).splitlines()[:5])
             assert "\u202e" not in grid(on) + pane(on), "nothing turns the direction of a line"
             assert clean(names[-1]) in pane(on)
@@ -580,7 +580,7 @@ async def test_every_size_shows_whole_screens(size: tuple[int, int]) -> None:
     async with stage(size=size) as on:
         for screen in Screen:
             on.deck.show_list(screen)
-            await on.settle()
+            await on.half_second()
             front = on.deck.front
             assert front is not None
             parts = (
@@ -600,6 +600,6 @@ async def test_every_size_shows_whole_screens(size: tuple[int, int]) -> None:
 
 async def test_a_terminal_too_small_for_the_preview_never_arms() -> None:
     async with stage(size=(80, 12)) as on:
-        await on.settle()
+        await on.half_second()
         await press(on, "R")
         assert on.hub.sent == []

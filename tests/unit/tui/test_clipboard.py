@@ -33,8 +33,8 @@ async def test_c_copies_what_names_the_selection_on_every_screen() -> None:
     async with stage() as on:
         for key in "1234567":
             await on.press(key)
-            await on.settle()
-            await on.settle()
+            await on.half_second()
+            await on.half_second()
             identity = on.deck.state.identity
             assert identity is not None
             await on.press("c")

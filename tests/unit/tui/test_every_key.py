@@ -126,7 +126,7 @@ async def on_first_row(on: Stage, screen: Screen) -> None:
     on.deck.state.marks.clear()
     if on.deck.state.screen is not screen or on.deck.front is None:
         on.deck.show_list(screen)
-        await on.settle()
+        await on.half_second()
     for listing in (on.deck.state.listing, on.deck.state.event_list):
         listing.filter = RowFilter()
     on.deck.state.set_filter(RowFilter.parse("!nosuchrow"))
@@ -144,7 +144,7 @@ async def test_every_key_does_what_the_table_says(
     monkeypatch.chdir(tmp_path)  # x writes where the console was started
     async with stage(size=(100, 30)) as on:
         await on_first_row(on, screen)
-        await on.settle()
+        await on.half_second()
         assert on.deck.state.listing.order, "a screen without rows would show nothing"
         pairs = [pair for pair in PAIRS if pair[0] is screen and pair[1].action in EFFECTS]
         for _, binding in pairs:
@@ -163,8 +163,8 @@ async def test_every_key_does_what_the_table_says(
 async def test_no_destructive_key_without_confirmation(screen: Screen, binding: Binding) -> None:
     async with stage(size=(100, 30)) as on:
         on.deck.show_list(screen)
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         for key in binding.keys:
             await on.press(key)
         if binding.action is Action.ROLLBACK:
@@ -176,7 +176,7 @@ async def test_no_destructive_key_without_confirmation(screen: Screen, binding: 
         if binding.action not in AT_ONCE:
             return
         await on.press(*binding.keys)
-        await on.settle()
+        await on.half_second()
         await on.press("y")
         assert len(on.hub.sent) == 1
 

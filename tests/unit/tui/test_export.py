@@ -22,7 +22,7 @@ async def test_the_filtered_events_are_written_to_a_new_file_of_this_users_only(
     file = tmp_path / "night.md"
     async with stage(size=(160, 40)) as on:
         await on.press("6")
-        await on.settle()
+        await on.half_second()
         await on.press("/", *"acme/production", "enter")
         told = await export(on, str(file))
         events = [on.deck.state.events[rev] for rev in on.deck.state.event_list.order]

@@ -66,7 +66,7 @@ async def test_i_adds_an_incident_and_a_reason_to_the_last_move() -> None:
 async def test_i_on_the_events_screen_is_about_the_selected_event_and_a_dash_is_no_incident() -> None:
     async with stage() as on:
         await on.press("6", "j", "j")
-        await on.settle()
+        await on.half_second()
         selected = on.deck.state.event_list.selected
         await on.press("i", *"- twice the load", "enter")
         (move,) = on.hub.sent
@@ -98,8 +98,8 @@ async def test_i_is_off_in_a_read_only_console() -> None:
 async def test_J_shows_the_selected_row_as_json(key: str, which: str) -> None:
     async with stage() as on:
         await on.press(key)
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         await on.press("J")
         await on.pause()
         page = on.deck.screen
@@ -178,14 +178,14 @@ async def test_figures_are_asked_for_where_somebody_looks() -> None:
         assert on.hub.shown[-1] == {(f"t{n:03}", "production") for n in range(2 * in_view)}
         await on.press("space")
         await on.press("G")
-        await on.settle()
+        await on.half_second()
         far = {(f"t{n:03}", "production") for n in range(200 - 2 * in_view, 200)}
         assert on.hub.shown[-1] == far | {("t000", "production")}
         before = len(on.hub.shown)
-        await on.settle()
+        await on.half_second()
         assert len(on.hub.shown) == before
         await on.press("2")
-        await on.settle()
+        await on.half_second()
         assert on.hub.shown[-1] == {("t000", "production"), ("t199", "production")}
 
 
@@ -203,7 +203,7 @@ async def test_an_incident_goes_to_the_move_that_was_selected_when_i_was_pressed
 async def test_a_note_under_way_locks_no_rollback() -> None:
     async with stage() as on:
         await on.press("i", *"INC-7 x", "enter")
-        await on.settle()
+        await on.half_second()
         await on.press("R")
         assert [move.kind for move in on.hub.sent] == [MoveKind.ANNOTATE, MoveKind.ROLLBACK]
 
@@ -216,13 +216,13 @@ async def test_a_rewind_whose_outcome_is_unknown_locks_R_and_another_rewind() ->
         )
         on.hub.plan = RewindPlan(to_rev=88000, at_ms=seed.NOW_MS - 60_000, steps=(step,))
         await on.press("W", *"1h ago", "enter")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         await on.press("R")
         assert "R locked: your rewind is being sent" in notice(on)
         await on.press("W", *"1h ago", "enter")
-        await on.settle()
+        await on.half_second()
         assert "W off: your last rewind is being sent" in notice(on)
         assert len(on.hub.sent) == 1
 
@@ -231,7 +231,7 @@ async def test_a_rewind_whose_outcome_is_unknown_locks_R_and_another_rewind() ->
 async def test_odd_text_is_refused_and_the_console_stays(typed: str) -> None:
     async with stage() as on:
         await on.press(*typed, "enter")
-        await on.settle()
+        await on.half_second()
         assert on.deck.is_running
         assert on.hub.sent == []
         assert notice(on)
@@ -250,7 +250,7 @@ async def test_an_offer_that_comes_late_does_not_take_what_is_being_typed() -> N
         await on.press("p")
         await on.press("/", *"ac")
         gate.set()
-        await on.settle()
+        await on.half_second()
         assert on.deck.moves.question is None
         assert on.deck.front is not None
         assert on.deck.front.prompt.value == "ac"
@@ -258,7 +258,7 @@ async def test_an_offer_that_comes_late_does_not_take_what_is_being_typed() -> N
         gate.clear()
         await on.press("p", "2")
         gate.set()
-        await on.settle()
+        await on.half_second()
         assert on.deck.moves.question is None
 
 
@@ -268,7 +268,7 @@ async def test_enter_on_a_row_shows_no_events_of_a_tenant_whose_name_ends_alike(
     async with stage(state.model_copy(update={"events": (*state.events, other)})) as on:
         on.deck.state.tenant_list.choose(ACME)
         await on.press("enter")
-        await on.settle()
+        await on.half_second()
         shown = {on.deck.state.events[rev].tenant for rev in on.deck.state.event_list.order}
         assert shown == {"acme"}
 
@@ -291,14 +291,14 @@ async def test_figures_of_rows_that_nobody_looked_at_are_not_shown_as_of_now() -
         on.clock.now += 3600
         on.deck.state.heard_at = on.clock.now
         await on.press("G")
-        await on.settle()
+        await on.half_second()
         last = on.deck.front.grid.text.splitlines()[-1]
         assert "t199" in last
         assert "88.0" not in last
         saved = on.deck.front.as_text()
         assert "88.0" not in next(line for line in saved.splitlines() if "t100" in line)
         await on.says(FeedTenants(rows=(rows[199],)))
-        await on.settle()
+        await on.half_second()
         assert " 88.0 " in on.deck.front.grid.text.splitlines()[-1]
 
 
@@ -313,9 +313,9 @@ async def test_of_marked_rows_the_one_that_was_refused_is_reported() -> None:
 
         on.hub.answer = answer
         await on.press("/", *"acme|delta", "enter", "*", "R")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         assert len(on.hub.sent) == 2
         tell = on.deck.state.tell
         assert tell is not None
@@ -328,12 +328,12 @@ async def test_m_marks_what_shares_something_and_says_what_the_filter_hides() ->
     async with stage() as on:
         await on.press("/", *"acme|bolt", "enter")
         on.deck.state.tenant_list.choose(ACME)
-        await on.settle()
+        await on.half_second()
         await on.press("m")
         assert {tenant for tenant, _ in on.deck.state.marks} == {"elm", "aspen", "bolt"}
         assert notice(on) == "marked 3 rows, 2 of them hidden by the filter; acme itself is marked by space"
         await on.press("R")
-        await on.settle()
+        await on.half_second()
         assert on.deck.moves.question is not None
         assert "2 hidden by the filter" in on.deck.moves.question.ask.line
         await on.press("escape", "m")
@@ -348,7 +348,7 @@ async def test_m_marks_nothing_while_it_is_not_known_what_is_shared() -> None:
         assert "not known yet" in notice(on)
         on.hub.away = False
         await on.press("j")
-        await on.settle()
+        await on.half_second()
         assert "no other live release shares" in pane(on)
         await on.press("m")
         assert "no other live release shares" in notice(on)
@@ -376,7 +376,7 @@ async def test_what_shares_something_is_asked_for_once_the_selection_rests_and_o
         for _ in range(RELATED_KEPT + 2):
             await on.press("j")
             on.deck.state.heard_at = on.clock.now
-            await on.settle()
+            await on.half_second()
         assert len(asked) > RELATED_KEPT == len(on.deck.state.related)
         assert on.deck.state.tenant_list.selected in on.deck.state.related
 
@@ -405,7 +405,7 @@ async def test_a_key_draws_each_row_once_and_its_frame_goes_before_what_is_asked
 async def test_o_asks_for_a_typed_reason_and_marks_the_move_as_an_override() -> None:
     async with stage() as on:
         await on.press("o")
-        await on.settle()
+        await on.half_second()
         assert on.deck.moves.question is not None
         assert "v9/B2 > v10/B2: OVERRIDE" in on.deck.moves.question.ask.line
         await on.press(*"no other way", "enter")

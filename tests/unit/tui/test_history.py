@@ -93,7 +93,7 @@ async def test_figures_come_from_the_feed_and_stop_with_it() -> None:
         await on.press("2", "g")
         names = list(on.deck.state.node_list.order)
         await on.press(*"j" * names.index("gpu-01"))
-        await on.settle()
+        await on.half_second()
         assert on.deck.front is not None
         assert drawn in on.deck.front.pane.text
 
@@ -101,7 +101,7 @@ async def test_figures_come_from_the_feed_and_stop_with_it() -> None:
 async def test_enter_on_a_node_shows_everything_and_esc_comes_back() -> None:
     async with stage(size=(120, 48)) as on:
         await on.press("2", "g", *"j" * on.deck.state.node_list.order.index("gpu-06"))
-        await on.settle()
+        await on.half_second()
         await on.press("enter")
         await on.pause()
         page = on.deck.screen.query_one("#body").text  # type: ignore[attr-defined]

@@ -237,7 +237,7 @@ async def test_resume_says_which_attempt_it_becomes_and_waits_for_y() -> None:
     async with stage() as on:
         on.hub.obeys = lambda order: on.deck.state.jobs[order.subject].model_copy(update={"state": JobState.QUEUED})
         await on.press("3", "g", *"j" * on.deck.state.job_list.order.index("job-11aa03de"), "S")
-        await on.settle()
+        await on.half_second()
         assert on.deck.front is not None
         assert (
             "S resume train job-11aa03de of fjord (failed: diverged): it is queued again as" in on.deck.front.pane.text

@@ -14,7 +14,7 @@ from loradeck.tui.widgets.page import Page
 async def adapters(on: Stage) -> None:
     await on.press("5")
     for _ in range(3):
-        await on.settle()
+        await on.half_second()
 
 
 def page(on: Stage) -> str:

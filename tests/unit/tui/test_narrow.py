@@ -53,7 +53,7 @@ async def test_the_header_drops_who_one_is_before_what_is_refused() -> None:
     async with stage(state, size=(80, 24), read_only="--read-only") as on:
         status = state.status.model_copy(update={"hub": "a-hub-with-a-very-long-name-indeed", "refusing": "log_behind"})
         await on.says(FeedStatus(status=status))
-        await on.settle()
+        await on.half_second()
         header = front(on, "header")
         for part in ("PROD a-hub-with-a-very", "hub ok", "READ-ONLY", "REFUSING MOVES"):
             assert part in header
@@ -84,8 +84,8 @@ async def test_a_notice_that_R_is_not_armed_goes_once_it_is() -> None:
     async with stage() as on:
         await on.press("j", "j", "j", "R")
         assert notice(on).startswith("R not armed")
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         assert "R not armed" not in pane(on)
         assert notice(on) == ""
 
@@ -95,7 +95,7 @@ async def resized(on: Stage, width: int, height: int) -> None:
     on.deck.post_message(Resize(size, size))
     await on.pause()
     await on.pause()
-    await on.settle()
+    await on.half_second()
 
 
 async def test_on_a_low_terminal_prompt_and_footer_stay_and_neither_R_nor_y_acts_on_what_is_cut() -> None:
@@ -107,13 +107,13 @@ async def test_on_a_low_terminal_prompt_and_footer_stay_and_neither_R_nor_y_acts
         assert on.hub.sent == []
         assert notice(on).startswith("R not armed")
         await on.press("F")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
         assert on.hub.sent == []
         assert "y not taken" in notice(on)
         await on.press("escape")
         await resized(on, 80, 24)
-        await on.settle()
+        await on.half_second()
         assert "R ARMED" in pane(on)
 
 
@@ -145,7 +145,7 @@ def test_a_key_without_a_character_is_named() -> None:
 async def test_json_is_shown_whole(tmp_path: Path) -> None:
     async with stage(size=(60, 24)) as on:
         await on.press("6")
-        await on.settle()
+        await on.half_second()
         await on.press("J")
         await on.pause()
         page = on.deck.screen
@@ -160,7 +160,7 @@ async def test_json_is_shown_whole(tmp_path: Path) -> None:
 async def test_a_drain_names_the_gpus_of_what_it_drains() -> None:
     async with stage(size=(80, 24)) as on:
         await on.press("2", "g", *"j" * on.deck.state.node_list.order.index("gpu-03"))
-        await on.settle()
+        await on.half_second()
         assert "gpu-03  up  B2 4ed2e5 on gpu1" in pane(on)
         await on.press("D")
         assert on.deck.moves.question is not None

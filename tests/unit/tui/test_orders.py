@@ -20,13 +20,13 @@ from loradeck.tui.model.sent_moves import Order
 async def at_node(on: Stage, name: str) -> None:
     await on.press("2", "g")
     await on.press(*"j" * on.deck.state.node_list.order.index(name))
-    await on.settle()
+    await on.half_second()
 
 
 async def at_job(on: Stage, job: str) -> None:
     await on.press("3", "g")
     await on.press(*"j" * on.deck.state.job_list.order.index(job))
-    await on.settle()
+    await on.half_second()
 
 
 def obeying(on: Stage) -> None:
@@ -49,14 +49,14 @@ async def test_destructive_key_without_confirmation_an_order_waits_for_y(keys: s
         obeying(on)
         await (at_job(on, "job-7be10c44") if keys == "X" else at_node(on, "gpu-01"))
         await on.press(keys)
-        await on.settle()
+        await on.half_second()
         assert "nothing has been sent" in pane(on)
         assert on.hub.ordered == []
         await on.press("escape")
         await on.press("y")
         assert on.hub.ordered == []
         await on.press(keys)
-        await on.settle()
+        await on.half_second()
         await on.press("y")
         assert [on.deck.state.keys.shown(order.action) for order in on.hub.ordered] == [keys]
 
@@ -80,7 +80,7 @@ async def test_drain_names_what_the_node_serves_and_runs_then_tells_what_it_is()
         obeying(on)
         await at_node(on, "gpu-02")
         await on.press("D")
-        await on.settle()
+        await on.half_second()
         shown = pane(on)
         assert "D drain gpu-02 (taking jobs): no new jobs" in shown
         assert "pointers" in shown
@@ -89,11 +89,11 @@ async def test_drain_names_what_the_node_serves_and_runs_then_tells_what_it_is()
         assert any(entry.startswith("serves   acme/production v9/B2: 1 of 4 replicas") for entry in listed)
         assert listed[-1] == "goes on  job job-7be10c44 train of acme"
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         assert on.deck.state.nodes["gpu-02"].drained
         assert "D drain gpu-02: it is drained" in pane(on)
         await on.press("escape")
-        await on.settle()
+        await on.half_second()
         assert "it is drained" not in pane(on)
 
 
@@ -121,7 +121,7 @@ async def test_uncordon_gives_work_again() -> None:
         obeying(on)
         await at_node(on, "gpu-07")
         await on.press("U")
-        await on.settle()
+        await on.half_second()
         assert "it is given jobs again" in pane(on)
         await on.press("y")
         assert not on.deck.state.nodes["gpu-07"].cordoned
@@ -132,10 +132,10 @@ async def test_a_question_about_a_node_that_changed_meanwhile_is_dropped() -> No
         obeying(on)
         await at_node(on, "gpu-01")
         await on.press("D")
-        await on.settle()
+        await on.half_second()
         drained = on.deck.state.nodes["gpu-01"].model_copy(update={"drained": True, "cordoned": True})
         await on.says(FeedNodes(rows=(drained,)))
-        await on.settle()
+        await on.half_second()
         assert on.deck.moves.question is None
         assert "question dropped: gpu-01 is drained now" in notice(on)
         await on.press("y")
@@ -147,7 +147,7 @@ async def test_cancel_says_what_does_not_come_of_it() -> None:
         obeying(on)
         await at_job(on, "job-7be10c44")
         await on.press("X")
-        await on.settle()
+        await on.half_second()
         assert "X cancel train job-7be10c44 of acme on gpu-02 (running, 26/40)" in pane(on)
         assert "no adapter comes of it" in pane(on)
         await on.press("y")
@@ -162,10 +162,10 @@ async def test_a_cancel_of_a_job_that_ended_meanwhile_is_dropped() -> None:
         obeying(on)
         await at_job(on, "job-7be10c44")
         await on.press("X")
-        await on.settle()
+        await on.half_second()
         ended = on.deck.state.jobs["job-7be10c44"].model_copy(update={"state": JobState.DONE})
         await on.says(FeedJobs(rows=(ended,)))
-        await on.settle()
+        await on.half_second()
         assert "question dropped" in notice(on)
         assert on.hub.ordered == []
 
@@ -174,9 +174,9 @@ async def test_a_lost_answer_is_told_as_unknown_and_stays_until_esc() -> None:
     async with stage(size=(140, 40)) as on:
         await at_node(on, "gpu-01")
         await on.press("C")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         assert "OUTCOME UNKNOWN C cordon gpu-01: no answer" in pane(on)
         await on.press("j", "k")
         assert "OUTCOME UNKNOWN C cordon gpu-01" in pane(on)
@@ -192,9 +192,9 @@ async def test_a_refusal_of_the_hub_is_told_and_nothing_has_changed() -> None:
         await at_node(on, "gpu-01")
         before = on.deck.state.nodes["gpu-01"]
         await on.press("C")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         assert "REFUSED C cordon gpu-01: there is no node" in pane(on)
         assert on.deck.state.nodes["gpu-01"] == before
 
@@ -227,7 +227,7 @@ async def test_without_a_link_no_order_is_asked_for() -> None:
     async with stage() as on:
         await at_node(on, "gpu-01")
         on.hub.says.put_nowait(LinkChange(state=Link.LOST, at=0.0, why="the link broke"))
-        await on.settle()
+        await on.half_second()
         await on.press("D")
         assert "D off: no link to the hub" in notice(on)
 
@@ -240,6 +240,6 @@ async def test_a_hub_that_refuses_moves_takes_orders() -> None:
         assert status is not None
         await on.says(FeedStatus(status=status.model_copy(update={"refusing": "log_behind"})))
         await on.press("D")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
         assert [order.subject for order in on.hub.ordered] == ["gpu-01"]

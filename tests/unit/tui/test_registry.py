@@ -28,8 +28,8 @@ def summary(on: Stage) -> str:
 
 async def look(on: Stage, which: Screen) -> None:
     await on.press(KEYS[which])
-    await on.settle()
-    await on.settle()
+    await on.half_second()
+    await on.half_second()
 
 
 async def test_a_failed_gate_is_shown_check_by_check_with_n_and_interval() -> None:
@@ -61,8 +61,8 @@ async def test_an_adapter_says_where_it_comes_from_what_it_scored_and_where_it_i
         assert "acme/held-out exact 162/246 valid 175/246" in text
         assert "production" in grid(on).splitlines()[0]
         await on.press("j")
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         assert "never evaluated" in pane(on)
 
 
@@ -85,8 +85,8 @@ async def test_a_hub_that_does_not_answer_is_loading_then_trouble_and_never_empt
         assert on.deck.state.listing.total == 0
         on.hub.away = False
         on.clock.now += REFRESH_S
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         assert "no answer" not in grid(on)
         assert on.deck.state.listing.total > 0
 
@@ -97,8 +97,8 @@ async def test_rows_that_cannot_be_fetched_again_stay_and_say_how_old_they_are()
         on.hub.away = True
         on.clock.now += 30
         on.deck.state.heard_at = on.clock.now
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         assert "3 gate results" in summary(on)
         assert "as of 3" in summary(on)
         assert "the hub cannot be reached" in summary(on)

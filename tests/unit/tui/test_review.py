@@ -34,8 +34,8 @@ def judged(review: Review) -> GateResult:
 async def look(on: Stage) -> ReviewScreen:
     """The first gate result's answers."""
     await on.press("4")
-    await on.settle()
-    await on.settle()
+    await on.half_second()
+    await on.half_second()
     await on.press("g", "enter")
     await on.pause()
     page = on.deck.screen
@@ -65,13 +65,13 @@ async def test_a_review_is_signed_with_y_and_with_the_verdicts_that_were_given()
         await on.press("+", "+", "-", "+")
         assert "4 of 4 judged, 1 bad" in page.body.text
         await on.press("V")
-        await on.settle()
+        await on.half_second()
         assert on.hub.signed == []
         said = " ".join(pane(on).split())
         assert "V sign acme/production v9/B2 as op1: 1 of 4 answers bad, at most 0 may be" in said
         assert "bad ticket-0160: Sure! Here is how you change it." in said
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         (review,) = on.hub.signed
         assert [item.good for item in review.items] == [True, True, False, True]
         assert review.answers == seed.review_sheet("acme", "production", review.release).answers
@@ -93,8 +93,8 @@ async def test_esc_signs_nothing_and_verdicts_are_kept_for_a_second_look() -> No
 async def test_a_signature_without_a_look_is_refused() -> None:
     async with stage() as on:
         await on.press("4")
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         await on.press("V")
         assert "V off: look at the sampled answers first: enter" in notice(on)
         assert on.hub.signed == []
@@ -104,7 +104,7 @@ async def test_read_only_leak_a_signature_says_why_it_is_off() -> None:
     async with stage(read_only="--read-only") as on:
         await look(on)
         await on.press("+", "+", "+", "+", "V")
-        await on.settle()
+        await on.half_second()
         assert "V off: read-only (--read-only)" in notice(on)
         await on.press("y")
         assert on.hub.signed == []
@@ -114,7 +114,7 @@ async def test_a_viewer_cannot_sign() -> None:
     async with stage(seed.hub_state(role=Role.VIEWER)) as on:
         await look(on)
         await on.press("+", "+", "+", "+", "V")
-        await on.settle()
+        await on.half_second()
         assert "V off: it needs the role operator" in notice(on)
         assert on.hub.signed == []
 
@@ -123,7 +123,7 @@ async def test_a_question_is_dropped_when_a_verdict_has_changed() -> None:
     async with stage() as on:
         page = await look(on)
         await on.press("+", "+", "+", "+", "V")
-        await on.settle()
+        await on.half_second()
         assert on.deck.moves.question is not None
         page.reviewing.judge(False)
         on.deck._tick()
@@ -141,10 +141,10 @@ async def test_a_bad_answer_is_signed_with_what_is_wrong_with_it() -> None:
         assert "ticket-0160   scored as wrong   BAD" in page.body.text
         assert "wrong    not json+" in page.body.text
         await on.press("j", "+", "V")
-        await on.settle()
+        await on.half_second()
         assert 'bad ticket-0160: "not json+" Sure!' in " ".join(pane(on).split())
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         (review,) = on.hub.signed
         assert [(item.good, item.note) for item in review.items] == [
             (True, ""),
@@ -168,8 +168,8 @@ async def test_what_is_wrong_is_dropped_with_esc_and_with_another_verdict() -> N
 async def test_where_answers_are_to_be_looked_at_the_pane_names_the_key() -> None:
     async with stage(size=(80, 24)) as on:
         await on.press("4")
-        await on.settle()
-        await on.settle()
+        await on.half_second()
+        await on.half_second()
         await on.press("g")
         assert "0 of 2 signed   enter: the answers" in pane(on)
         await on.press("G")
@@ -200,7 +200,7 @@ async def test_a_route_without_a_review_says_so() -> None:
         page = await look(on)
         assert "this route's gate asks for no review" in page.body.text
         await on.press("+", "V")
-        await on.settle()
+        await on.half_second()
         assert "look at the sampled answers first" in notice(on)
 
 
@@ -208,9 +208,9 @@ async def test_a_refused_signature_is_told_and_the_outcome_of_a_lost_answer_is_u
     async with stage() as on:
         await look(on)
         await on.press("+", "+", "+", "+", "V")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         assert "OUTCOME UNKNOWN V sign acme/production v9/B2" in pane(on)
 
         def stale(review: Review) -> GateResult | None:
@@ -220,9 +220,9 @@ async def test_a_refused_signature_is_told_and_the_outcome_of_a_lost_answer_is_u
 
         on.hub.judges = stale
         await on.press("V")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         assert "REFUSED V sign acme/production v9/B2" in pane(on)
 
 
@@ -233,9 +233,9 @@ async def test_a_hub_that_refuses_moves_takes_a_signature() -> None:
         await on.says(FeedStatus(status=status))
         await look(on)
         await on.press("+", "+", "+", "+", "V")
-        await on.settle()
+        await on.half_second()
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         assert len(on.hub.signed) == 1
 
 

@@ -31,10 +31,10 @@ def plan(*steps: RewindStep) -> RewindPlan:
 
 
 async def typed(on: Stage, text: str) -> None:
-    await on.settle()
+    await on.half_second()
     await on.press("W")
     await on.press(*text, "enter")
-    await on.settle()
+    await on.half_second()
 
 
 async def test_W_shows_what_moves_and_what_stays_and_only_y_sends_the_plan() -> None:
@@ -75,7 +75,7 @@ async def test_a_rewind_is_told_pointer_by_pointer_until_all_are_proven() -> Non
         await typed(on, "88000")
         assert on.hub.planned[0].to_rev == 88000
         await on.press("y")
-        await on.settle()
+        await on.half_second()
         tell = on.deck.state.tell
         assert tell is not None
         assert "W 1 pointer > rev 88000 PROVEN 0/1 FLIPPED 0/1, 1 stayed COMMITTED rev 88500 +3ms" in tell.text
@@ -122,7 +122,7 @@ async def test_a_long_plan_is_scrolled_in_a_higher_pane_and_the_question_stays()
     async with stage(size=(80, 24)) as on:
         on.hub.plan = plan(*(step(f"t{number:03}", number) for number in range(200)))
         await typed(on, "1h ago")
-        await on.settle()
+        await on.half_second()
         assert on.deck.front is not None
         assert on.deck.front.pane.size.height == 16
         assert "moves  t000/production" in pane(on)
@@ -135,7 +135,7 @@ async def test_a_long_plan_is_scrolled_in_a_higher_pane_and_the_question_stays()
         assert "moves  t000/production" in pane(on)
         assert on.deck.moves.question is not None
         await on.press("escape")
-        await on.settle()
+        await on.half_second()
         assert on.deck.moves.question is None
         assert on.deck.front.pane.size.height == 10
         assert on.hub.sent == []
@@ -143,7 +143,7 @@ async def test_a_long_plan_is_scrolled_in_a_higher_pane_and_the_question_stays()
 
 async def test_read_only_says_why_at_the_key() -> None:
     async with stage(read_only="--read-only") as on:
-        await on.settle()
+        await on.half_second()
         await on.press("W")
         assert "W off: read-only (--read-only)" in notice(on)
         assert on.deck.front is not None
@@ -163,7 +163,7 @@ async def test_u_undoes_the_whole_rewind_after_y() -> None:
             moved.append(row.model_copy(update={"pointer": pointer, "last_event": event}))
         await on.says(FeedEvents(events=tuple(row.last_event for row in moved if row.last_event)))
         await on.says(FeedTenants(rows=tuple(moved)))
-        await on.settle()
+        await on.half_second()
         on.deck.state.tenant_list.choose(ACME)
         await on.press("u")
         assert 'u 2 pointers of one rewind: undoes all of it, by op2 "bad deploy"' in pane(on)
@@ -188,7 +188,7 @@ async def test_a_rewind_of_which_a_row_has_moved_since_is_not_undone() -> None:
         first = rows[0].pointer.model_copy(update={"last_move": events[0].id})
         await on.says(FeedEvents(events=tuple(events)))
         await on.says(FeedTenants(rows=(rows[0].model_copy(update={"pointer": first, "last_event": events[0]}),)))
-        await on.settle()
+        await on.half_second()
         on.deck.state.tenant_list.choose(ACME)
         await on.press("u")
         assert "u off: bolt/production has moved since that rewind of 2 pointers" in notice(on)

@@ -1,1 +1,1 @@
-"""What becomes of keys, moves, questions and typed text."""
+"""Handlers of keys and typed text, and the way from an action to a question or a request."""

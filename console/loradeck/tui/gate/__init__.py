@@ -1,1 +1,1 @@
-"""What may act: the key bindings, the decision on a key, questions, and which frames were seen."""
+"""The gate: decides whether an action is done, asked about or refused, and knows which frames were seen."""

@@ -90,9 +90,9 @@ def _undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -
             return Act((move,))
     what = "your own move" if mine else f"a move of {clean(event.actor)}" if event else "a move"
     when = state.age_of(row.pointer.moved_ms)
-    said = f' "{clean(event.reason)}"' if event and event.reason else ""
+    quoted = f' "{clean(event.reason)}"' if event and event.reason else ""
     return Ask(
-        f"{key} {row.tenant}/{row.route} {release(row.live)} > {back}: undoes {what}{said}"
+        f"{key} {row.tenant}/{row.route} {release(row.live)} > {back}: undoes {what}{quoted}"
         f"{f', {age(when)} old' if when is not None else ''}",
         (move,),
     )

@@ -84,9 +84,9 @@ def undo_rewind(state: ConsoleState, event: Event, make_key: NewKey) -> Verdict:
     )
     what = f"{state.keys.shown(Action.UNDO)} {plural(len(listed), 'pointer')} of one rewind"
     request = UndoRequest(txn=event.txn, idempotency_key=make_key())
-    said = f' "{clean(event.reason)}"' if event.reason else ""
+    quoted = f' "{clean(event.reason)}"' if event.reason else ""
     return Ask(
-        f"{what}: undoes all of it, by {clean(event.actor)}{said}",
+        f"{what}: undoes all of it, by {clean(event.actor)}{quoted}",
         (Move(MoveKind.UNDO, "", "", request, what),),
         listed=listed,
     )

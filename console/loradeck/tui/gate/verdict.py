@@ -95,5 +95,5 @@ def live_by(state: ConsoleState, row: TenantRow) -> str:
     event = state.last_move(row)
     if event is None:
         return ""
-    said = f' "{clean(event.reason)}"' if event.reason else ""
-    return f" (live by {clean(event.actor)}{said})"
+    quoted = f' "{clean(event.reason)}"' if event.reason else ""
+    return f" (live by {clean(event.actor)}{quoted})"

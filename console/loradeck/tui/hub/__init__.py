@@ -1,1 +1,1 @@
-"""The console's side of the hub: queries, moves on their way, and what it follows."""
+"""The console's side of the hub: its connection, queries, and moves on their way."""

@@ -81,8 +81,8 @@ class MoveSender:
 
     def dismiss(self) -> bool:
         """Close the TELL line, unless its move is unfinished. Returns whether there was one to close."""
-        told = self._state.order_tell
-        if self._state.screen in ORDERED and told is not None and told.closes:
+        last_order = self._state.order_tell
+        if self._state.screen in ORDERED and last_order is not None and last_order.closes:
             self._state.order_tell = None
             return True
         if self._state.tell is None or not all(self._state.is_finished(own) for own in self._reported):

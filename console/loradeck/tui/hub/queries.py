@@ -56,7 +56,8 @@ ANCESTORS = 4
 
 
 class Queries:
-    """
+    """Queries of one console. Each puts its answer into the state.
+
     Args:
         start: runs a coroutine beside the keys.
         changed: called when an answer has changed what is on the screen.

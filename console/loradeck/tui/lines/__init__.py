@@ -1,1 +1,1 @@
-"""What each part of the screen shows, as styled lines. Knows no Textual."""
+"""The parts of the screen as styled lines. Knows no Textual."""

@@ -87,8 +87,8 @@ def summary_line(state: ConsoleState, width: int) -> Line:
         Screen.DATA: _data,
     }[state.screen](state)
     if state.link is Link.LOST:
-        said = (state.hub_now_ms or 0) - int(state.silent_s * 1000)
-        spans = [Span(f" figures are from {clock(said, seconds=True)}: {clean(state.link_trouble)}", "bad")]
+        as_of_ms = (state.hub_now_ms or 0) - int(state.silent_s * 1000)
+        spans = [Span(f" figures are from {clock(as_of_ms, seconds=True)}: {clean(state.link_trouble)}", "bad")]
     listing = state.listing
     right: list[Span] = []
     if listing.filter.pattern is not None:

@@ -47,8 +47,8 @@ def _progress(job: Job, following: FollowedJob) -> Line:
     words += f"   {speed:,.0f} tokens/s" if speed is not None else ""
     words += f"   about {age(left)} left" if left is not None else ""
     code = f"{clean(job.code)}: " if job.code else ""
-    said = f"   {code}{clean(job.message)}" if job.message or code else ""
-    return line(Span(" AT    ", "label"), words, Span(said, "bad" if job.code else "dim"))
+    message = f"   {code}{clean(job.message)}" if job.message or code else ""
+    return line(Span(" AT    ", "label"), words, Span(message, "bad" if job.code else "dim"))
 
 
 def _figures(job: Job) -> Line:
@@ -81,11 +81,11 @@ def _plots(following: FollowedJob, job: Job | None, width: int) -> list[Line]:
 
 def _log_title(state: ConsoleState, following: FollowedJob) -> str:
     log, fetch = following.log, following.fetch
-    told = "log   following the end" if log.following else f"log   NOT following: {log.new:,} new; G follows"
+    log_title = "log   following the end" if log.following else f"log   NOT following: {log.new:,} new; G follows"
     if fetch.trouble:
         ago = f", as of {age(state.clock() - fetch.at)} ago" if fetch.at is not None else ""
-        told += f"   no answer{ago}: {clean(fetch.trouble)}"
-    return told
+        log_title += f"   no answer{ago}: {clean(fetch.trouble)}"
+    return log_title
 
 
 # ---- the pane -----------------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def lineage_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
     else:
         lines.append(line(Span(f"   its parent {short(root.parent)} is not on record here", "warn")))
     into = children(version, state.registry.adapters)
-    told = ", ".join(f"v{one.version}" for one in into) or "no other version"
-    lines += [BLANK, line(Span(" WENT INTO ", "label"), told), BLANK, line(Span(" WHY", "label"))]
+    listed = ", ".join(f"v{one.version}" for one in into) or "no other version"
+    lines += [BLANK, line(Span(" WENT INTO ", "label"), listed), BLANK, line(Span(" WHY", "label"))]
     decision = manifest.decision
     for label, text in (("weights", decision.why_weights), ("else", decision.alternatives), ("cost", decision.cost)):
         for part in textwrap.wrap(clean(text), max(20, width - 14)) if text else []:
@@ -81,8 +81,8 @@ def _scores(state: ConsoleState, version: AdapterVersion) -> list[str | Span]:
         return [Span(f"not known: {clean(fetch.trouble)}", "bad")]
     if scores is None:
         return [Span("looking up ...", "dim")]
-    told: list[str | Span] = []
+    listed: list[str | Span] = []
     for report in scores:
         suite = clean(state.registry.name_of(report.suite))
-        told.append(f"{suite}   exact {report.exact}/{report.n}   valid {report.valid}/{report.n}")
-    return told or [Span("never evaluated", "warn")]
+        listed.append(f"{suite}   exact {report.exact}/{report.n}   valid {report.valid}/{report.n}")
+    return listed or [Span("never evaluated", "warn")]

@@ -109,8 +109,8 @@ def _is_now(state: ConsoleState, node: NodeRow) -> bool:
 def _head(state: ConsoleState, node: NodeRow) -> str:
     heard = node_heard(state, node)
     unheard = "never heard since the hub started" if node.heard_age_s is None else "asking for its figures ..."
-    said = f"heard {age(heard)} ago" if heard is not None else unheard
-    return f"{clean(node.node)}   {node_state(node).text}   {said}   agent {clean(node.version)}"
+    last_heard = f"heard {age(heard)} ago" if heard is not None else unheard
+    return f"{clean(node.node)}   {node_state(node).text}   {last_heard}   agent {clean(node.version)}"
 
 
 def _spanned(cells: int) -> str:
@@ -189,9 +189,9 @@ def _gpu_block(state: ConsoleState, node: NodeRow, gpu: Gpu, cells: int) -> list
     rows = f"remapped rows {_or_dash(gpu.remapped_rows)}"
     lines.append(line(f"   {'errors':<7}", f"XID {xids}   ECC {ecc}   {rows}"))
     if gpu.processes:
-        told = ", ".join(f"{process.pid} ({gigabytes(process.memory_bytes)} GB)" for process in gpu.processes[:8])
+        processes = ", ".join(f"{process.pid} ({gigabytes(process.memory_bytes)} GB)" for process in gpu.processes[:8])
         more = f" and {len(gpu.processes) - 8} more" if len(gpu.processes) > 8 else ""
-        lines.append(line(f"   {'pids':<7}", told + more))
+        lines.append(line(f"   {'pids':<7}", processes + more))
     return lines
 
 
@@ -249,12 +249,12 @@ def _alarm(replica: NodeReplica, *, now: bool) -> list[Line]:
 def _pins(state: ConsoleState, node: NodeRow) -> list[Line]:
     lines: list[Line] = []
     for pin in node.pins:
-        said = f'"{clean(pin.reason)}"' if pin.reason else ""
+        reason = f'"{clean(pin.reason)}"' if pin.reason else ""
         lines.append(
             line(
                 Span(" PIN   ", "warn"),
                 f"{pin.tenant}/{pin.route} to {clean(pin.release.label)} {short(pin.release.id)} "
-                f"by {clean(pin.actor)} {state.when(pin.at_ms)} {said}",
+                f"by {clean(pin.actor)} {state.when(pin.at_ms)} {reason}",
             )
         )
         route = "" if pin.route == "production" else f" {pin.route}"

@@ -225,7 +225,7 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
     for companion in company.companions:
         groups.setdefault((companion.ties[0].what, companion.ties[0].name), []).append(companion)
     fine = {tie: all(health_of(state, one) == "fine" for one in companions) for tie, companions in groups.items()}
-    told = [
+    groups_shown = [
         f"{_SHARED[tie[0]]} {clean(tie[1])}: {_companions(state, groups[tie])}"
         for tie in sorted(groups, key=lambda tie: fine[tie])
     ]
@@ -233,7 +233,7 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
     return line(
         label,
         f"{state.keys.shown(Action.MARK_RELATED)} marks {company.total:,}   ",
-        Span(" | ".join(told), "warn" if troubled else ""),
+        Span(" | ".join(groups_shown), "warn" if troubled else ""),
     )
 
 

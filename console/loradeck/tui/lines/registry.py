@@ -59,15 +59,15 @@ def gate_cells(state: ConsoleState, gate: Gate) -> dict[str, Span]:
     """The cells of a gate result's row: failed checks, or all of them."""
     result = gate.result
     failed = [check for check in result.checks if not check.passed]
-    told = ", ".join(f"{clean(check.name)} {check.in_unit(check.value)}" for check in failed or result.checks)
-    told = f"{len(failed)} of {len(result.checks)}: {told}" if failed else told
+    shown = ", ".join(f"{clean(check.name)} {check.in_unit(check.value)}" for check in failed or result.checks)
+    shown = f"{len(failed)} of {len(result.checks)}: {shown}" if failed else shown
     return {
         "TIME": Span(state.when(gate.at_ms, seconds=True)),
         "TENANT/ROUTE": Span(clean(f"{gate.tenant}/{gate.route}")),
         "CANDIDATE": Span(state.name_of(result.release)),
         "AGAINST": Span(state.name_of(result.against) if result.against else "-"),
         "RESULT": Span("passed" if result.passed else "FAILED", "good" if result.passed else "bad"),
-        "CHECKS": Span(told),
+        "CHECKS": Span(shown),
         "BY": Span(clean(gate.by)),
     }
 
@@ -108,8 +108,8 @@ def _check_lines(check: CheckResult, where: str, width: int, *, opens: str) -> l
         note = clean(check.note)
         if check.unit == "stage":
             return [line(*words, note)]
-        told = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   "
-        return [line(*words, told, Span(f"{opens}: the answers   ", "key"), note)]
+        shown = f" {check.in_unit(check.value)} of {check.in_unit(check.threshold)} signed   "
+        return [line(*words, shown, Span(f"{opens}: the answers   ", "key"), note)]
     measured = line(
         *words,
         f"{check.in_unit(check.value):>7} of {check.n:,}{where}   {_bound(check)}   95% interval "
@@ -188,18 +188,18 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
     scores = state.registry.scores.get(version.release)
     fetch = state.registry.score_fetches.get(version.release)
     if fetch is not None and fetch.trouble:
-        told: str | Span = Span(f"not known: {clean(fetch.trouble)}", "bad")
+        shown: str | Span = Span(f"not known: {clean(fetch.trouble)}", "bad")
     elif scores is None:
-        told = Span("looking up ...", "dim")
+        shown = Span("looking up ...", "dim")
     elif not scores:
-        told = Span("never evaluated", "warn")
+        shown = Span("never evaluated", "warn")
     else:
-        told = "   ".join(
+        shown = "   ".join(
             f"{clean(state.registry.name_of(report.suite))} exact {report.exact}/{report.n} "
             f"valid {report.valid}/{report.n}"
             for report in scores[-3:]
         )
-    lines.append(line(Span(" SCORED ", "label"), told))
+    lines.append(line(Span(" SCORED ", "label"), shown))
     lines.append(line(Span(" WHY    ", "label"), clean(manifest.decision.why_weights)))
     for name, text in (("ELSE   ", manifest.decision.alternatives), ("COST   ", manifest.decision.cost)):
         if text:
@@ -259,7 +259,7 @@ def data_lines(state: ConsoleState, entry: DataEntry, width: int) -> list[Line]:
     raters = plural(len(provenance.rater_ids), "rater") if provenance.rater_ids else "no raters"
     lines.append(line(Span(" CHECKED ", "label"), f"{clean(provenance.verifier or 'by nothing on record')}   {raters}"))
     used = [v for v in state.registry.adapters.values() if entry.digest in v.manifest.datasets]
-    told = ", ".join(clean(f"{v.manifest.tenant}/{v.manifest.name} v{v.version}") for v in used)
+    shown = ", ".join(clean(f"{v.manifest.tenant}/{v.manifest.name} v{v.version}") for v in used)
     if entry.kind == "dataset":
-        lines.append(line(Span(" IN      ", "label"), told or Span("no adapter on record", "dim")))
+        lines.append(line(Span(" IN      ", "label"), shown or Span("no adapter on record", "dim")))
     return lines

@@ -19,8 +19,12 @@ def review_head(state: ConsoleState, reviewing: Reviewing, width: int) -> list[L
     sheet = reviewing.sheet
     lines = [title(f"answers of {tenant}/{route}   {state.name_of(digest)}", width)]
     if sheet is None:
-        told = Span(f" {reviewing.trouble}", "bad") if reviewing.trouble else Span(" loading ...", "dim")
-        return [*lines, BLANK, *(line(Span(part, told.style)) for part in textwrap.wrap(told.text, max(20, width - 1)))]
+        status = Span(f" {reviewing.trouble}", "bad") if reviewing.trouble else Span(" loading ...", "dim")
+        return [
+            *lines,
+            BLANK,
+            *(line(Span(part, status.style)) for part in textwrap.wrap(status.text, max(20, width - 1))),
+        ]
     needs = f"{plural(sheet.people, 'person', 'people')} must sign, at most {sheet.max_bad} bad"
     lines.append(line(Span(f" {'GATE':<{LABEL}}", "label"), needs))
     signed = "   ".join(
@@ -33,8 +37,8 @@ def review_head(state: ConsoleState, reviewing: Reviewing, width: int) -> list[L
     room = max(1, width - LABEL - 3)
     start = max(0, min(reviewing.at - room // 2, len(marks) - room))
     lines.append(line(Span(f" {'YOU':<{LABEL}}", "label"), *marks[start : start + room]))
-    said = f"{len(reviewing.verdicts)} of {len(sheet.items)} judged, {reviewing.bad} bad"
-    lines.append(line(Span(" " * (LABEL + 1)), Span(f"+ good   - bad   . not judged   {said}", "dim")))
+    judged = f"{len(reviewing.verdicts)} of {len(sheet.items)} judged, {reviewing.bad} bad"
+    lines.append(line(Span(" " * (LABEL + 1)), Span(f"+ good   - bad   . not judged   {judged}", "dim")))
     return lines
 
 

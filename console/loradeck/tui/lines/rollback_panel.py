@@ -146,10 +146,10 @@ def _moving(
         lines.append(title(f"{name}  gen {before}>{row.pointer.generation}   {who}", width))
         lines.append(tuple(_head(state, row, event, own, width)))
     command = pin_command(row, state) if not_done else None
-    told = command_lines(state.keys, command, width) if command is not None else []
-    lines += replica_table(state, row, left, room - max(0, len(told) - 1), not_done=not_done)
+    command_shown = command_lines(state.keys, command, width) if command is not None else []
+    lines += replica_table(state, row, left, room - max(0, len(command_shown) - 1), not_done=not_done)
     lines.append(_tally(state.keys, row, not_done=not_done))
-    return lines + told
+    return lines + command_shown
 
 
 def command_lines(keys: Keys, command: str, width: int) -> list[Line]:
@@ -216,15 +216,15 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
         proof = Span("checking")
     else:
         proof = Span("unproven", "warn")
-    said = Span(age(heard) if heard is not None else "never")
+    age_shown = Span(age(heard) if heard is not None else "never")
     if lost:
-        said = Span(f"{said.text} LINK LOST", "bad")
+        age_shown = Span(f"{age_shown.text} LINK LOST", "bad")
     return (
         Span(fit(f" {clean(replica.replica)}", 17)),
         Span(fit(flipped.text, 11), flipped.style),
         Span(fit(admitted.text, 24), admitted.style),
         Span(fit(proof.text, 12), proof.style),
-        said,
+        age_shown,
         Span(f"  {clean(replica.code)} {clean(replica.detail)}" if replica.code else "", "bad"),
     )
 

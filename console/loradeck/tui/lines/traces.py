@@ -20,7 +20,7 @@ def trace_lines(state: ConsoleState, traced: Traced, width: int) -> list[Line]:
     name = clean(f"{traced.tenant}/{traced.route}")
     at = clock(traced.at_ms, seconds=True)
     lines = [title(f"{name}   {plural(len(traced.rows), 'request')} as the routers knew them at {at}", width)]
-    lines += [line(Span(f" not all: {clean(told)}", "warn")) for told in missing(traced)]
+    lines += [line(Span(f" not all: {clean(why)}", "warn")) for why in missing(traced)]
     heads = (
         f" {'admitted':<10}{'release':<10}{'gen':>6}  {'replica':<14}{'status':<7}{'took':>8}  {'checked':<8}request"
     )

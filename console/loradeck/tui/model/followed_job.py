@@ -38,8 +38,8 @@ class FollowedJob:
             if (event.attempt, event.seq) <= self.last_event:
                 continue
             self.last_event = (event.attempt, event.seq)
-            if told := _reported(event):
-                self.log.add([told])
+            if report := _reported(event):
+                self.log.add([report])
             if event.step is None or not event.metrics:
                 continue
             if self._began is None or self._began[0] != event.attempt:

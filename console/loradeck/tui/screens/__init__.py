@@ -1,1 +1,1 @@
-"""One screen for each list, and the help."""
+"""One screen for each list, and the pages of a job and of a review."""

@@ -12,7 +12,6 @@ from loradeck.tui.gate.sign import signing_of
 from loradeck.tui.hub.queries import Queries
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
-from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.lines.registry import GATE_COLUMNS, gate_cells, gate_lines
 from loradeck.tui.model.registry import Gate
 from loradeck.tui.model.review_draft import Reviewing
@@ -42,11 +41,12 @@ class GatesScreen(ListScreen):
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         """Details of the selected result."""
-        state = self.state
-        gate = self._selected
-        told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
-        lines = (gate_lines(state, gate, width) if gate is not None else nothing_selected())[: height - len(told)]
-        return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
+        state, gate = self.state, self._selected
+
+        def write(room: int) -> list[Line]:
+            return gate_lines(state, gate, width) if gate is not None else nothing_selected()
+
+        return self.above_tell(write, width, height), None
 
     # ---- keys ------------------------------------------------------------------------------------------------
 

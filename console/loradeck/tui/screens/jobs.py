@@ -13,7 +13,6 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import JOB_COLUMNS, job_cells
 from loradeck.tui.lines.jobs import job_lines
-from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.model.followed_job import FollowedJob
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.job import JobScreen
@@ -41,11 +40,12 @@ class JobsScreen(ListScreen):
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         """Details of the selected job."""
-        state = self.state
-        job = state.jobs.get(state.job_list.selected or "")
-        told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
-        lines = (job_lines(state, job, width) if job is not None else nothing_selected())[: height - len(told)]
-        return [*lines, *[()] * (height - len(told) - len(lines)), *told], None
+        state, job = self.state, self.state.jobs.get(self.state.job_list.selected or "")
+
+        def write(room: int) -> list[Line]:
+            return job_lines(state, job, width) if job is not None else nothing_selected()
+
+        return self.above_tell(write, width, height), None
 
     # ---- keys ------------------------------------------------------------------------------------------------
 

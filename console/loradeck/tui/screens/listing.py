@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
 
 from textual import events
@@ -17,6 +17,7 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen as Which
 from loradeck.tui.lines import header_footer
 from loradeck.tui.lines.columns import Column, heading, laid_out
+from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.model.feed_state import FETCHED, Link
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, fit_line, line, plural
@@ -88,6 +89,14 @@ class ListScreen(Screen[None], inherit_bindings=False):
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         """The pane of the selected row, and the part of it that R would act on if it is a preview."""
         raise NotImplementedError
+
+    def above_tell(self, write: Callable[[int], list[Line]], width: int, height: int) -> list[Line]:
+        """A pane with the result of the last order below it. `write`: the pane's lines, given their number."""
+        tell = self.state.order_tell
+        below = tell_lines(self.state, tell, width, 2) if tell is not None else []
+        room = height - len(below)
+        lines = write(room)[:room]
+        return [*lines, *[()] * (room - len(lines)), *below]
 
     @property
     def handlers(self) -> Handlers:

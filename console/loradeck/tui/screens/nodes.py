@@ -11,7 +11,6 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import NODE_COLUMNS, node_cells
 from loradeck.tui.lines.nodes import node_lines, node_page
-from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.text.spans import Line, Span, line
 from loradeck.tui.widgets.page import Page
@@ -34,12 +33,12 @@ class NodesScreen(ListScreen):
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         """Details of the selected node."""
-        state = self.state
-        node = state.nodes.get(state.node_list.selected or "")
-        told = tell_lines(state, state.order_tell, width, 2) if state.order_tell is not None else []
-        room = height - len(told)
-        lines = node_lines(state, node, width, room) if node is not None else nothing_selected()
-        return [*lines, *[()] * (room - len(lines)), *told], None
+        state, node = self.state, self.state.nodes.get(self.state.node_list.selected or "")
+
+        def write(room: int) -> list[Line]:
+            return node_lines(state, node, width, room) if node is not None else nothing_selected()
+
+        return self.above_tell(write, width, height), None
 
     # ---- keys ------------------------------------------------------------------------------------------------
 

@@ -70,8 +70,8 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
             self.bar.show([(Span(lead, "question"), *self._note.spans(width - len(lead) - 1))])
             return
         sign = self._state.keys.shown(Action.SIGN)
-        said = f"+ good   - bad   n bad, and why   j/k answers   {sign} sign   esc leaves"
-        keys = Span(hint, "warn") if hint else Span(said, "dim")
+        key_hints = f"+ good   - bad   n bad, and why   j/k answers   {sign} sign   esc leaves"
+        keys = Span(hint, "warn") if hint else Span(key_hints, "dim")
         more = len(item) - self._top - room
         right: Line = line(Span(f"{more} more lines: PgDn ", "dim")) if more > 0 else ()
         self.bar.show([spread(line(" ", keys), right, width)])

@@ -109,9 +109,9 @@ class Prompt(Lines):
             return
         self._take_lines(1)
         lead = f" {self.asking.value}"
-        said = f"   {self._notice[0]}" if self._notice[0] else ""
+        notice_text = f"   {self._notice[0]}" if self._notice[0] else ""
         room = max(8, self.size.width - len(lead) - 1)
-        self.show([(Span(lead, "question"), *self._typed.spans(room), Span(said, self._notice[1]))])
+        self.show([(Span(lead, "question"), *self._typed.spans(room), Span(notice_text, self._notice[1]))])
 
     def _take_lines(self, height: int) -> None:
         if self._height != height:
