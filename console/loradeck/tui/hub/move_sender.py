@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
 
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.client.terminal_text import clean
@@ -27,6 +28,8 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
 from loradeck.tui.model.sent_moves import Move, Order, OwnMove, Phase, Signing, Tell
 from loradeck.tui.model.state import ORDERED, ConsoleState
+
+T = TypeVar("T")
 
 LOOK_UP_S = 2.0
 """Pause between two look-ups of a move whose outcome is unknown."""
@@ -113,37 +116,34 @@ class MoveSender:
 
     async def order(self, order: Order) -> None:
         """Send an order to a node or a job and report its outcome. Sending it twice does no harm."""
-        state, tell = self._state, self._tell_order
-        tell(f"{order.says}: sending", "warn")
-        try:
-            answer = await self._order(order)
-        except OutcomeUnknown as error:
-            tell(f"OUTCOME UNKNOWN {order.says}: no answer from {clean(error.detail)}; STATE says what holds", "bad")
-        except ApiError as error:
-            tell(f"REFUSED {order.says}: {error_line(error)}", "bad")
-        except ClientError as error:
-            tell(f"NOT SENT {order.says}: {error_line(error)}", "bad")
-        else:
-            state.apply(FeedNodes(rows=(answer,)) if isinstance(answer, NodeRow) else FeedJobs(rows=(answer,)))
-            tell(took(order, answer), "good")
+
+        def done(answer: NodeRow | Job) -> str:
+            self._state.apply(FeedNodes(rows=(answer,)) if isinstance(answer, NodeRow) else FeedJobs(rows=(answer,)))
+            return took(order, answer)
+
+        await self._report(order.says, self._order(order), done, unknown="STATE says what holds")
 
     async def sign(self, signing: Signing) -> None:
         """Send a signature and report its outcome. Sending it twice makes one signature."""
-        tell, look = self._tell_order, self._state.keys.shown(Action.OPEN)
-        tell(f"{signing.says}: sending", "warn")
+        sent = self._hub.api.sign_review(signing.tenant, signing.route, signing.review)
+        unknown = f"{self._state.keys.shown(Action.OPEN)} shows who has signed"
+        await self._report(
+            signing.says, sent, lambda result: f"{signing.says}; {after_signing(result)}", unknown=unknown
+        )
+
+    async def _report(self, says: str, sent: Awaitable[T], done: Callable[[T], str], *, unknown: str) -> None:
+        """Report the outcome of a call. `unknown`: where a person looks when the answer was lost."""
+        self._tell_order(f"{says}: sending", "warn")
         try:
-            result = await self._hub.api.sign_review(signing.tenant, signing.route, signing.review)
+            answer = await sent
         except OutcomeUnknown as error:
-            tell(
-                f"OUTCOME UNKNOWN {signing.says}: no answer from {clean(error.detail)}; {look} shows who has signed",
-                "bad",
-            )
+            self._tell_order(f"OUTCOME UNKNOWN {says}: no answer from {clean(error.detail)}; {unknown}", "bad")
         except ApiError as error:
-            tell(f"REFUSED {signing.says}: {error_line(error)}", "bad")
+            self._tell_order(f"REFUSED {says}: {error_line(error)}", "bad")
         except ClientError as error:
-            tell(f"NOT SENT {signing.says}: {error_line(error)}", "bad")
+            self._tell_order(f"NOT SENT {says}: {error_line(error)}", "bad")
         else:
-            tell(f"{signing.says}; {after_signing(result)}", "good")
+            self._tell_order(done(answer), "good")
 
     async def _deliver(self, own: OwnMove) -> None:
         try:
