@@ -216,14 +216,14 @@ _SHARED = {
 def also_line(state: ConsoleState, row: TenantRow) -> Line:
     """Live releases that share something with this one, those in trouble first, each under its likeliest tie."""
     label = Span(" ALSO  ", "label")
-    company = state.related.get(row.key)
-    if company is None or company.generation != row.pointer.generation:
+    related = state.related.get(row.key)
+    if related is None or related.generation != row.pointer.generation:
         return line(label, Span("what shares its data, recipe, base move or batch: not looked up yet", "dim"))
-    if not company.companions:
+    if not related.companions:
         return line(label, Span("no other live release shares its data, recipe, base move or batch", "dim"))
     groups: dict[tuple[Shared, str], list[RelatedRelease]] = {}
-    for companion in company.companions:
-        groups.setdefault((companion.ties[0].what, companion.ties[0].name), []).append(companion)
+    for one in related.companions:
+        groups.setdefault((one.ties[0].what, one.ties[0].name), []).append(one)
     fine = {tie: all(health_of(state, one) == "fine" for one in companions) for tie, companions in groups.items()}
     groups_shown = [
         f"{_SHARED[tie[0]]} {clean(tie[1])}: {_companions(state, groups[tie])}"
@@ -232,7 +232,7 @@ def also_line(state: ConsoleState, row: TenantRow) -> Line:
     troubled = not all(fine.values())
     return line(
         label,
-        f"{state.keys.shown(Action.MARK_RELATED)} marks {company.total:,}   ",
+        f"{state.keys.shown(Action.MARK_RELATED)} marks {related.total:,}   ",
         Span(" | ".join(groups_shown), "warn" if troubled else ""),
     )
 

@@ -103,11 +103,11 @@ class TenantsScreen(ListScreen):
     def _mark_related(self) -> None:
         """Mark the rows whose live releases share something with this one, or unmark them when all are marked."""
         state, row, key = self.state, self.state.row, self.key(Action.MARK_RELATED)
-        company = state.related.get(row.key) if row is not None else None
-        if row is None or company is None or company.generation != row.pointer.generation:
+        related = state.related.get(row.key) if row is not None else None
+        if row is None or related is None or related.generation != row.pointer.generation:
             self.window.notice(f"{key} off: what shares something with this row is not known yet", "warn")
             return
-        keys = [(one.tenant, one.route) for one in company.companions if (one.tenant, one.route) in state.tenants]
+        keys = [(one.tenant, one.route) for one in related.companions if (one.tenant, one.route) in state.tenants]
         if not keys:
             self.window.notice(f"{key}: no other live release shares its data, recipe, base move or batch", "dim")
             return
@@ -118,7 +118,7 @@ class TenantsScreen(ListScreen):
         state.marks += [key for key in keys if key not in state.marks]
         away = len(hidden(keys, state.tenant_list.order))
         more = f", {away} of them hidden by the filter" if away else ""
-        cut = f" of {company.total:,}; the hub lists no more" if company.total > len(company.companions) else ""
+        cut = f" of {related.total:,}; the hub lists no more" if related.total > len(related.companions) else ""
         itself = f"{row.tenant} itself is marked by {self.key(Action.MARK)}"
         self.window.notice(f"marked {plural(len(keys), 'row')}{cut}{more}; {itself}")
 
