@@ -38,7 +38,7 @@ class Greeting:
         if node.behind is not None:
             self._recovery.found_behind(node, hello)
         else:
-            self._startup.heard(node.name)
+            self._startup.greeted(node.name)
             link.steer()
             for pin in hello.pins:
                 if self._pins.is_over(node.name, pin):

@@ -39,7 +39,7 @@ class Startup:
 
     def __init__(self, nodes: Collection[str], clock: Callable[[], float], changed: Callable[[], None]) -> None:
         self._nodes = frozenset(nodes)
-        self._heard: set[str] = set()
+        self._greeted: set[str] = set()
         self._clock = clock
         self._began = clock()
         self._changed = changed
@@ -52,18 +52,18 @@ class Startup:
         """Whether moves are made."""
         return self._over.is_set()
 
-    def heard(self, node: str) -> None:
-        """A node has said hello, and the log has all that it has seen."""
+    def greeted(self, node: str) -> None:
+        """Counts a node's hello: the log has every event that this node has seen."""
         if self.over or node not in self._nodes:
             return
-        self._heard.add(node)
-        if 2 * len(self._heard) >= len(self._nodes):
-            self.end(f"{len(self._heard)} of {len(self._nodes)} nodes are back")
+        self._greeted.add(node)
+        if 2 * len(self._greeted) >= len(self._nodes):
+            self.end(f"{len(self._greeted)} of {len(self._nodes)} nodes are back")
 
     def tick(self) -> None:
         """Ends the start-up after a TTL; called once a second."""
         if not self.over and self._left_s() <= 0:
-            self.end(f"{len(self._heard)} of {len(self._nodes)} nodes came back within {LINK_TTL_S:g} s")
+            self.end(f"{len(self._greeted)} of {len(self._nodes)} nodes came back within {LINK_TTL_S:g} s")
 
     def end(self, why: str) -> None:
         """Ends the start-up: from now on moves are made."""
@@ -85,7 +85,7 @@ class Startup:
 
     def refusal(self) -> Refused:
         """The refusal of a move that is sent now."""
-        missing = sorted(self._nodes - self._heard)
+        missing = sorted(self._nodes - self._greeted)
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         left = max(0.0, self._left_s())
         return Refused(
