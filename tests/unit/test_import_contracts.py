@@ -56,10 +56,10 @@ PLANTS = {
         "loradeck.hub.api.moves -> loradeck.store.sqlite",
     ),
     "a part of the hub names the whole hub, as a type": Plant(
-        "console/loradeck/hub/fleet/pins.py",
+        "console/loradeck/hub/links/pins.py",
         "if TYPE_CHECKING:\n    from loradeck.hub.hub import Hub",
         "rooms of the hub",
-        "loradeck.hub.fleet.pins -> loradeck.hub.hub",
+        "loradeck.hub.links.pins -> loradeck.hub.hub",
     ),
     "rules import sqlite3": Plant(
         "console/loradeck/rules/moves/forward.py",

@@ -18,26 +18,9 @@ from loradeck.hub.access.auth import Tokens
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
-from loradeck.hub.fleet.capacity import Capacity
-from loradeck.hub.fleet.directives import Directives
-from loradeck.hub.fleet.gc_tuning import GcTuning
-from loradeck.hub.fleet.greeting import Greeting
-from loradeck.hub.fleet.link import PARTS, Uplink
-from loradeck.hub.fleet.links import Links
-from loradeck.hub.fleet.move_progress import MoveProgress
-from loradeck.hub.fleet.moves_allowed import MovesAllowed
-from loradeck.hub.fleet.node_events import NodeEvents
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.fleet.pins import Pins
-from loradeck.hub.fleet.placed_replicas import PlacedReplicas
 from loradeck.hub.fleet.prepares import Prepares
-from loradeck.hub.fleet.recovery import Recovery
-from loradeck.hub.fleet.release_attestations import ReleaseAttestations
-from loradeck.hub.fleet.release_health import ReleaseHealth
-from loradeck.hub.fleet.rollback_target import RollbackTargets
-from loradeck.hub.fleet.saved_state import FLUSH_S, SavedState
-from loradeck.hub.fleet.startup import Startup
 from loradeck.hub.jobs.checkpoints import Checkpoints
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
@@ -47,6 +30,18 @@ from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Results
+from loradeck.hub.links.capacity import Capacity
+from loradeck.hub.links.directives import Directives
+from loradeck.hub.links.gc_tuning import GcTuning
+from loradeck.hub.links.greeting import Greeting
+from loradeck.hub.links.link import PARTS, Uplink
+from loradeck.hub.links.links import Links
+from loradeck.hub.links.moves_allowed import MovesAllowed
+from loradeck.hub.links.node_events import NodeEvents
+from loradeck.hub.links.pins import Pins
+from loradeck.hub.links.recovery import Recovery
+from loradeck.hub.links.saved_state import FLUSH_S, SavedState
+from loradeck.hub.links.startup import Startup
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
@@ -56,6 +51,11 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log, Order
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.move_progress import MoveProgress
+from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.release_attestations import ReleaseAttestations
+from loradeck.hub.progress.release_health import ReleaseHealth
+from loradeck.hub.progress.rollback_target import RollbackTargets
 from loradeck.hub.views import feed
 from loradeck.hub.views.feed import Feed
 from loradeck.hub.views.metrics import Metrics

@@ -10,7 +10,7 @@ from tests.fakes.hub_in_process import Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
-from loradeck.hub.fleet.pins import AT_MOST
+from loradeck.hub.links.pins import AT_MOST
 from loradeck.schemas.ids import Role
 from loradeck.schemas.link import AckState, Desired
 from loradeck.schemas.log import Event, EventKind

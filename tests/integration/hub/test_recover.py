@@ -226,7 +226,7 @@ async def test_a_node_whose_log_is_another_one_stops_all_moves(data: Path) -> No
 
 
 async def test_recover_without_the_answer_of_a_linked_node_changes_nothing(data: Path, monkeypatch: object) -> None:
-    from loradeck.hub.fleet import recovery
+    from loradeck.hub.links import recovery
 
     agent, token, _, _ = await restored(data)
     async with running(data) as deck:

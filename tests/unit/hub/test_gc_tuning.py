@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loradeck.hub.fleet.gc_tuning import FEW, GcTuning
+from loradeck.hub.links.gc_tuning import FEW, GcTuning
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.fleet.placed_replicas import PlacedReplicas
-from loradeck.hub.fleet.replica_counts import ReplicaCounts
+from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.replica_counts import ReplicaCounts
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.telemetry import NvmlState

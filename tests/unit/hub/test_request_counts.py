@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.hub.fleet.request_counts import RequestCounts
+from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.schemas.link import Traffic
 
 KEY = ("acme", "production")

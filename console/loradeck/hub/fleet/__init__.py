@@ -1,1 +1,1 @@
-"""The nodes: their links, the tables they are sent, and the acknowledgements and counts that they report."""
+"""The nodes as the hub knows them: state, tables, and the sockets under their links."""

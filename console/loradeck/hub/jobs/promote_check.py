@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets
-from loradeck.hub.fleet.capacity import Capacity
 from loradeck.hub.jobs.gates import Gates
+from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from loradeck.hub.fleet.capacity import Capacity
-from loradeck.hub.fleet.directives import Directives
-from loradeck.hub.fleet.moves_allowed import MovesAllowed
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepare, Prepares
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.promote_check import PromoteCheck
+from loradeck.hub.links.capacity import Capacity
+from loradeck.hub.links.directives import Directives
+from loradeck.hub.links.moves_allowed import MovesAllowed
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.move_progress import MoveProgress
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.fleet.placed_replicas import PlacedReplicas
-from loradeck.hub.fleet.release_health import ReleaseHealth
-from loradeck.hub.fleet.request_counts import RequestCounts
-from loradeck.hub.fleet.rollback_target import RollbackTargets
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
+from loradeck.hub.progress.move_progress import MoveProgress
+from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.release_health import ReleaseHealth
+from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.rollback_target import RollbackTargets
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.target import liftable
 from loradeck.rules.serving import readiness

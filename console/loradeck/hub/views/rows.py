@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.move_progress import MoveProgress
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
-from loradeck.hub.fleet.placed_replicas import PlacedReplicas
-from loradeck.hub.fleet.release_health import ReleaseHealth
-from loradeck.hub.fleet.request_counts import RequestCounts
-from loradeck.hub.fleet.windows import Recent
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
+from loradeck.hub.progress.move_progress import MoveProgress
+from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.release_health import ReleaseHealth
+from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.hub.progress.windows import Recent
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.quality import health
 from loradeck.schemas.counts import Counts

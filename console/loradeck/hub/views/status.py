@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.moves_allowed import MovesAllowed
+from loradeck.hub.links.moves_allowed import MovesAllowed
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.rules.moves.fold import FoldedLog

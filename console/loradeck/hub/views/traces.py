@@ -6,9 +6,9 @@ import asyncio
 import secrets
 
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.fleet.placed_replicas import PlacedReplicas
-from loradeck.hub.fleet.request_counts import RequestCounts
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TRACE_ROWS, TraceAsk, TraceRows
 from loradeck.schemas.trace import NodeTraced, Traced, TraceRow

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fence, Node
-from loradeck.hub.fleet.placed_replicas import Counted, PlacedReplicas
-from loradeck.hub.fleet.release_attestations import ReleaseAttestations
-from loradeck.hub.fleet.release_health import ReleaseHealth
-from loradeck.hub.fleet.replica_counts import Progress
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Move, Published
+from loradeck.hub.progress.placed_replicas import Counted, PlacedReplicas
+from loradeck.hub.progress.release_attestations import ReleaseAttestations
+from loradeck.hub.progress.release_health import ReleaseHealth
+from loradeck.hub.progress.replica_counts import Progress
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Ack

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from loradeck.hub.fleet.release_health import ReleaseHealth
-from loradeck.hub.fleet.replica_counts import Progress
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.background import Background
+from loradeck.hub.progress.release_health import ReleaseHealth
+from loradeck.hub.progress.replica_counts import Progress
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality import health
 from loradeck.rules.serving import proof
@@ -21,7 +21,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
 from loradeck.store.interface import StoreError
 
-log = logging.getLogger("loradeck.hub.fleet.release_attestations")
+log = logging.getLogger("loradeck.hub.progress.release_attestations")
 
 Name = tuple[str, PointerKey, str, int]
 """(kind, pointer, release, generation) of an attestation."""

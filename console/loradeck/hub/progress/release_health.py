@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.request_counts import RequestCounts
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.target import lifted_of
 from loradeck.rules.quality import health

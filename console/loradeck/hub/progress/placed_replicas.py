@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fence, Fleet, Group, Node
-from loradeck.hub.fleet.replica_counts import Progress, ReplicaCounts, share
+from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, Replica

@@ -10,7 +10,7 @@ import gc
 import logging
 import time
 
-log = logging.getLogger("loradeck.hub.fleet.gc_tuning")
+log = logging.getLogger("loradeck.hub.links.gc_tuning")
 
 THRESHOLDS = (20_000, 50, 100)
 """Arguments of `gc.set_threshold`. A fleet that answers at once has thousands of messages under way: with the usual 700

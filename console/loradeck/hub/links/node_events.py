@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from loradeck.hub.fleet.move_progress import MoveProgress
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
-from loradeck.hub.fleet.request_counts import RequestCounts
 from loradeck.hub.log.changes import Changes
+from loradeck.hub.progress.move_progress import MoveProgress
+from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.schemas.link import Hello, Report
 
-log = logging.getLogger("loradeck.hub.fleet.node_events")
+log = logging.getLogger("loradeck.hub.links.node_events")
 
 Lost = Callable[[list[Node]], None]
 """Called with the nodes that were lost; none: replicas came, went, or changed their state."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.node_events import NodeEvents
 from loradeck.hub.fleet.nodes import Node, NodeLink
-from loradeck.hub.fleet.pins import Pins
-from loradeck.hub.fleet.recovery import BEHIND, Recovery
-from loradeck.hub.fleet.startup import Startup
+from loradeck.hub.links.node_events import NodeEvents
+from loradeck.hub.links.pins import Pins
+from loradeck.hub.links.recovery import BEHIND, Recovery
+from loradeck.hub.links.startup import Startup
 from loradeck.schemas.link import Hello, NodeOrder
 
 

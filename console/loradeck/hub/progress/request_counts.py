@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from loradeck.hub.fleet.windows import WINDOW_S, Recent, Slice, Window
+from loradeck.hub.progress.windows import WINDOW_S, Recent, Slice, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Traffic

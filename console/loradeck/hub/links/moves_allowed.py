@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.fleet.recovery import BEHIND, Recovery
-from loradeck.hub.fleet.startup import SETTLING, Startup
+from loradeck.hub.links.recovery import BEHIND, Recovery
+from loradeck.hub.links.startup import SETTLING, Startup
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
 

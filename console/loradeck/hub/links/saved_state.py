@@ -7,12 +7,12 @@ import logging
 from typing import Any
 
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.fleet.pins import Pins
-from loradeck.hub.fleet.request_counts import RequestCounts
+from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.store.interface import Store, StoreError
 
-log = logging.getLogger("loradeck.hub.fleet.saved_state")
+log = logging.getLogger("loradeck.hub.links.saved_state")
 
 FLUSH_S = 5.0
 """Seconds between two writes."""

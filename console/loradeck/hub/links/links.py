@@ -10,14 +10,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from loradeck.hub.access.auth import Tokens, caller_of
 from loradeck.hub.access.problems import problem_of, problem_response
-from loradeck.hub.fleet.gc_tuning import GcTuning
-from loradeck.hub.fleet.link import BAD_MESSAGE, PARTS, SILENT, WRONG_NODE, Link, Uplink
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.links.gc_tuning import GcTuning
+from loradeck.hub.links.link import BAD_MESSAGE, PARTS, SILENT, WRONG_NODE, Link, Uplink
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S
 
-log = logging.getLogger("loradeck.hub.fleet.links")
+log = logging.getLogger("loradeck.hub.links.links")
 
 PATH = "/v1/link"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.links import Links
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.prepares import Prepares
+from loradeck.hub.links.links import Links
 from loradeck.hub.log.attestations import CHANGES_TARGET
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published

@@ -12,8 +12,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from loradeck.hub.fleet.moves_allowed import MovesAllowed
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.links.moves_allowed import MovesAllowed
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.log import Log, Published
 from loradeck.rules.errors import Refused
@@ -23,7 +23,7 @@ from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.table import Pin
 from loradeck.store.interface import StoreError
 
-log = logging.getLogger("loradeck.hub.fleet.pins")
+log = logging.getLogger("loradeck.hub.links.pins")
 
 Place = tuple[str, str, str]
 """(tenant, route, node)."""

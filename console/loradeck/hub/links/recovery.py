@@ -14,7 +14,7 @@ import asyncio
 import logging
 
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.fleet.startup import Startup
+from loradeck.hub.links.startup import Startup
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
@@ -28,7 +28,7 @@ from loradeck.schemas.release import Release
 from loradeck.schemas.table import TableEntry
 from loradeck.store.interface import Committed
 
-log = logging.getLogger("loradeck.hub.fleet.recovery")
+log = logging.getLogger("loradeck.hub.links.recovery")
 
 BEHIND = "log_behind"
 EPOCH = "recovered_epoch"
