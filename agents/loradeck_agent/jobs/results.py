@@ -22,7 +22,7 @@ from loradeck_agent.jobs.launch import base_of
 from loradeck_agent.jobs.merged_weights import keep_merged
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.inputs import MANIFEST
-from loradeck_agent.store.releases import verify_adapter
+from loradeck_agent.store.verification import verify_adapter
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)

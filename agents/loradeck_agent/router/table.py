@@ -265,7 +265,7 @@ def _changes(raw: bytes, path: Path) -> list[Change]:
                 "table_corrupt",
                 "The table is damaged.",
                 f"{path}: line {broken} is damaged and whole lines follow it.",
-                "Move the file away to start with an empty table; the agent then sends all of it.",
+                "Move the file away to start with an empty table: a running agent sends its entries and pins again.",
             )
         else:
             found.append(change)

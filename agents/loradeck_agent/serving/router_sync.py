@@ -49,6 +49,7 @@ RETRY_S = 2.0
 RESYNC_S = 10.0
 """At most one request for the whole table in this time: a difference that stays must not become a storm."""
 
+_REFUSED = "the pin of %s/%s cannot be put back: %s"
 _DISK = frozenset({"disk_full", "table_write_failed"})
 
 
@@ -96,6 +97,7 @@ class RouterSync:
         self._behind = asyncio.Event()
         self._look_at_pins = asyncio.Event()
         self._missing = dict(earlier.pins)  # pins that the router's table has to be given
+        self._refused: set[PointerKey] = set()  # those of them whose refusal was logged
         self._ending: set[PointerKey] = set()  # unpins that no router has taken yet
         self._pins_lock = asyncio.Lock()  # pins that were read before one of them ended must not be kept after its end
         self._resync_at = 0.0
@@ -343,7 +345,8 @@ class RouterSync:
                 try:
                     await self.post(await self.router.pin(pin))
                 except AgentError as error:
-                    log.error("the pin of %s/%s cannot be put back: %s", *key, error)
+                    log.log(logging.DEBUG if key in self._refused else logging.ERROR, _REFUSED, *key, error)
+                    self._refused.add(key)
                     continue
                 self._missing.pop(key, None)
                 self._table.pins[key] = pin

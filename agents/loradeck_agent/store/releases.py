@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from loradeck import artifacts
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
-from loradeck.rules.serving.vram import RANKS
 from loradeck.schemas.attestation import AttestationKind, Signature
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
@@ -25,6 +24,7 @@ from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder, write_durably
 from loradeck_agent.store.fetch import as_agent_error, disk_error, fetch
+from loradeck_agent.store.verification import check_manifest, damaged, rank_too_high, verify_adapter
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ class ReleaseStore:
             raise AgentError("not_an_adapter", "the release is a base alone: there is nothing to load", ref.id)
         async with self._turns.setdefault(adapter, asyncio.Lock()):
             manifest = await self._manifest(ref, adapter)
-            _guard(ref, manifest, adapter, base)
+            check_manifest(ref, manifest, adapter, base)
             if rank_limit is not None and manifest.rank > rank_limit:
-                raise _rank_too_high(manifest.rank, rank_limit)
+                raise rank_too_high(manifest.rank, rank_limit)
             folder = await self.have(manifest, base_folder)
             files = {entry.path: folder / entry.path for entry in manifest.files}
             for signature in await self._asked_for(adapter, signers):
@@ -174,7 +174,7 @@ class ReleaseStore:
             try:
                 await asyncio.to_thread(verify, target)
             except AgentError as error:
-                raise _damaged(error, target) from error
+                raise damaged(error, target) from error
             return target
         self._stored.discard(digest)
         await fetch(self._hub, manifest.files, target, verify=verify)
@@ -205,61 +205,3 @@ class ReleaseStore:
         if document.manifest is None:
             raise AgentError("manifest_mismatch", "the hub has no manifest for this release", ref.id)
         return document.manifest
-
-
-def _guard(ref: ReleaseRef, manifest: AdapterManifest, adapter: str, base: str) -> None:
-    """Raises AgentError when a manifest is not the release's, or its base is not the engine's."""
-    if ref.release.id != ref.id:
-        raise AgentError("manifest_mismatch", "the release's id is not the digest of its parts", ref.id)
-    if manifest.digest != adapter:
-        raise AgentError(
-            "manifest_mismatch",
-            "the manifest is not the one the release names",
-            f"digest {short(manifest.digest)}, the release names {short(adapter)}",
-        )
-    if manifest.tenant != ref.release.tenant:
-        raise AgentError(
-            "manifest_mismatch",
-            "the adapter belongs to another tenant",
-            f"{manifest.tenant}, the release is of {ref.release.tenant}",
-        )
-    if not manifest.base == ref.release.base == base:
-        raise AgentError(
-            "wrong_base",
-            "the adapter was trained on another base",
-            f"it names {short(manifest.base)}, the release {short(ref.release.base)}, the engine runs {short(base)}",
-            "promote an adapter of this base, or place the route on nodes with the other",
-        )
-
-
-def _damaged(error: AgentError, folder: Path) -> AgentError:
-    """The fault of an adapter here, with the remedy where its files have changed since they were fetched.
-
-    Nothing is removed by itself: an engine that lists the adapter would end with its next request.
-    """
-    if error.code != "manifest_mismatch":
-        return error
-    fix = f"once no engine of this node lists it, move {folder} away: it is fetched again"
-    return AgentError(error.code, "files of the adapter on this node have changed", error.detail, fix)
-
-
-def _rank_too_high(rank: int, limit: int) -> AgentError:
-    enough = next((one for one in RANKS if one >= rank), None)
-    return AgentError(
-        "rank_too_high",
-        "the adapter's rank is higher than the engine was started for",
-        f"rank {rank}, the engine takes up to {limit}",
-        f"start vLLM with --max-lora-rank {enough} and set `max_rank = {enough}`, or train with a rank of {limit}"
-        if enough
-        else f"vLLM takes ranks up to {RANKS[-1]}; train with a lower one",
-    )
-
-
-def verify_adapter(folder: Path, manifest: AdapterManifest, base: Path, *, beside: Collection[str] = ()) -> None:
-    """Checks an adapter's folder against its manifest and its base. Blocks: call it in a thread.
-
-    Raises:
-        AgentError: what does not fit.
-    """
-    with as_agent_error(folder):
-        artifacts.verify_adapter(folder, manifest, base, beside=beside)
