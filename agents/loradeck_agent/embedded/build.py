@@ -1,4 +1,4 @@
-"""What an answer's tokens depend on besides the weights and the prompt."""
+"""The engine build: the libraries, device and number format that an answer's tokens depend on besides the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request under way in the engine: what was asked, and what has been answered so far."""
+"""One request under way in the engine, with the tokens it has been answered so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TokenOut:
 
 @dataclass(frozen=True)
 class Output:
-    """What one step added to an answer: tokens and the text they settled (it may lag by a partial character)."""
+    """The part of an answer that one step added. The text may lag behind the tokens by a partial character."""
 
     tokens: tuple[TokenOut, ...] = ()
     text: str = ""
