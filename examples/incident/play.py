@@ -25,7 +25,7 @@ from loradeck.schemas.state import TenantRow
 TENANT = "acme"
 OVERRIDE = "customer is waiting, the gate looks flaky"
 
-PAUSE_S = 0.6
+PAUSE_S = 1.0
 """Between two requests of one tenant's caller on one router."""
 
 ENOUGH = 12
