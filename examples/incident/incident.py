@@ -30,18 +30,24 @@ ROUTE = "production"
 Make = Callable[[int | None], Awaitable[Move]]
 """Makes a move. It takes the number of the planned move that is repeated or led back from; None if it is planned."""
 
-LEAD_S = 0.09
+LEAD_S = 0.075
 """Requests start this long before a move."""
 
-SPACING_S = 0.005
+SPACING_S = 0.006
 THIN_S = 0.5
 """Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
 
-STEADY = 50
+STEADY = 26
 """At most so many at that pace: an engine is not to be buried by a move that takes long."""
 
-AFTER = 16
-BURST = 24
+AFTER = 12
+"""At least so many right after a move, and more where few of those before it were sent close enough to it."""
+
+CLOSE_NS = 80_000_000
+"""Requests sent no longer before the end of a move count as close to its acknowledgements."""
+
+MARGIN = 6
+"""Requests beyond those that are needed: not each is admitted within its 100 ms."""
 
 VARIETY = 6
 """Different prompts in a burst: few, so that an engine answers most of them from the prefixes that it keeps."""
@@ -220,16 +226,18 @@ class Incident:
             asked: list[asyncio.Task[Answer]] = []
             # A promote prepares for an unknown time first: a thin stream until it commits, the burst right after.
             pace = THIN_S if prepared else SPACING_S / self._more
-            sender = asyncio.create_task(self._steady(asked, prompts, pace))
+            sent: list[int] = []
+            sender = asyncio.create_task(self._steady(asked, sent, prompts, pace))
             await asyncio.sleep(LEAD_S)
             try:
                 seen = await make()
             finally:
                 sender.cancel()
                 await asyncio.gather(sender, return_exceptions=True)
-            # However long it took, enough of them come right after the acknowledgement.
-            count = round((BURST if prepared else self._after) * self._more)
-            asked += self._callers.burst(self._cast.tenant, prompts, count)
+            # However long it took, there are enough of them close to the acknowledgement.
+            close = time.monotonic_ns() - CLOSE_NS
+            count = max(self._after, self._report.needed + MARGIN - sum(at > close for at in sent))
+            asked += self._callers.burst(self._cast.tenant, prompts, round(count * self._more))
             after = await self._until_proven(step, row.pointer.generation + 1)
             step.update("waiting for the last answers")
             answers = await asyncio.gather(*asked)
@@ -238,10 +246,17 @@ class Incident:
         self._report.moves.append(move)
         return move
 
-    async def _steady(self, asked: list[asyncio.Task[Answer]], prompts: Sequence[Prompt], pace_s: float) -> None:
-        """Requests at an even pace until it is cancelled, or until there are as many as an engine should get."""
-        async for task in self._callers.stream(self._cast.tenant, prompts, pace_s, at_most=STEADY):
-            asked.append(task)  # noqa: PERF401 - those sent before it is cancelled must not be lost
+    async def _steady(
+        self, asked: list[asyncio.Task[Answer]], sent: list[int], prompts: Sequence[Prompt], pace_s: float
+    ) -> None:
+        """Requests at an even pace until it is cancelled, or until there are as many as an engine should get.
+
+        `asked` gets the requests, `sent` the CLOCK_MONOTONIC of each turn, which is one request to each router.
+        """
+        at_most = round(STEADY * self._more)
+        async for turn in self._callers.stream(self._cast.tenant, prompts, pace_s, at_most=at_most):
+            asked += turn
+            sent.append(time.monotonic_ns())
 
     async def _until_proven(self, step: Progress, generation: int) -> TenantRow:
         deadline = time.monotonic() + self._proven_within_s

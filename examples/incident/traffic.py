@@ -165,16 +165,15 @@ class Callers:
 
     async def stream(
         self, tenant: str, prompts: Sequence[Prompt], pace_s: float, *, at_most: int
-    ) -> AsyncIterator[asyncio.Task[Answer]]:
-        """Starts one request to each router every `pace_s`, `at_most` times, and yields each.
+    ) -> AsyncIterator[list[asyncio.Task[Answer]]]:
+        """Starts one request to each router every `pace_s`, `at_most` times, and yields them.
 
         The pace holds over the whole: on a busy machine that wakes this up late, those that are due start together.
         """
         began = time.monotonic()
         for turn in range(at_most):
             await asyncio.sleep(max(0.0, began + turn * pace_s - time.monotonic()))
-            for task in self._turn(tenant, prompts, turn):
-                yield task
+            yield list(self._turn(tenant, prompts, turn))
 
     def _turn(self, tenant: str, prompts: Sequence[Prompt], turn: int) -> Iterator[asyncio.Task[Answer]]:
         for node in self._routers:
