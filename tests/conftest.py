@@ -118,7 +118,7 @@ def make_adapter() -> MakeAdapter:
 @pytest.fixture(scope="session")
 def real_base() -> Path:
     """Folder of SmolLM2-135M-Instruct, converted on first use (20 s) into the user's cache."""
-    from loradeck_agent.testing.base_model import ensure_base
+    from base_model import ensure_base
 
     return ensure_base()
 

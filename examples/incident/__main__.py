@@ -27,6 +27,7 @@ from types import FrameType
 
 import platformdirs
 
+from base_model import BaseModelError, ensure_base
 from incident import leftovers
 from incident.fleet import CommandFailed, Fleet, NotReady, NotStopped
 from incident.play import run
@@ -34,7 +35,6 @@ from incident.progress import Progress
 from incident.sabotage import CONTROLS
 from incident.verdict import EXIT_STATUS, Verdict
 from loradeck.client.errors import ClientError
-from loradeck_agent.testing.base_model import BaseModelError, ensure_base
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STEP_FAILED = (NotReady, CommandFailed, ClientError, BaseModelError, leftovers.FolderInUse)

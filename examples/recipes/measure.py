@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from base_model import ensure_base
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorSpec, TrainSpec
-from loradeck_agent.testing.base_model import ensure_base
 
 HERE = Path(__file__).parent
 RECIPES = ("supervised", "mixed", "full", "calls", "dpo", "ipo")

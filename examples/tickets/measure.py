@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from base_model import ensure_base
 from loradeck.artifacts import base_manifest, scan
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
 from loradeck.schemas.jobs import EvaluateSpec, ExecutorSpec, JobSpec, TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.release import Form, Release
-from loradeck_agent.testing.base_model import ensure_base
 
 HERE = Path(__file__).parent
 TENANTS = ("acme", "bolt", "cedar")

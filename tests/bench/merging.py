@@ -18,7 +18,7 @@ from tests.bench.executors import child, cores, version
 from tests.bench.rows import Row
 from tests.fakes.word_model import MODULES
 
-from loradeck_agent.testing.base_model import ensure_base
+from base_model import ensure_base
 
 ROUNDS = 5
 

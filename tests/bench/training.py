@@ -23,10 +23,10 @@ from typing import Any
 from tests.bench.executors import ROOT, child, copy_synced, cores, environment, version
 from tests.bench.rows import Row
 
+from base_model import ensure_base
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, ExecutorSpec
 from loradeck_agent.store.checkpoints import LAST_GOOD
-from loradeck_agent.testing.base_model import ensure_base
 from recipes.measure import HERE, digest_of_rows, recipe
 
 STEPS = 20

@@ -25,13 +25,13 @@ from tests.fleet import PROMPTS, TENANT, Material, fleet_at, lay
 from tests.vllm.attached import VllmFleet
 from tests.vllm_server import Server, asked
 
+from base_model import ensure_base
 from incident.fleet import Fleet
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.moves import UndoRequest
-from loradeck_agent.testing.base_model import ensure_base
 
 ROUTE = "production"
 NAME = "today"

@@ -1,1 +1,1 @@
-"""Simulated nodes and the small base model: for demos, tests and benchmarks, never for serving."""
+"""Simulated nodes: for demos, tests and benchmarks, never for serving."""

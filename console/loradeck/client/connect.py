@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,15 +100,6 @@ async def websocket(point: Endpoint, path: str) -> AsyncIterator[ClientConnectio
         )
     async with connecting as connection:
         yield connection
-
-
-def renewed(point: Endpoint, context: Context) -> Endpoint:
-    """Reads the context's token again into a copy of the endpoint, so that a replaced token file counts on reconnect.
-
-    Raises:
-        ConfigError: the token file is missing or unsafe.
-    """
-    return replace(point, token=read_token(context.token_file) if context.token_file else None)
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

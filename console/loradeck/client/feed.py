@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,6 @@ class LinkChange:
     at: float
     why: str = ""
     fix: str = ""
-    retry_s: float | None = None
 
 
 FeedItem = LinkChange | Listed | HubState | FeedMessage
@@ -65,7 +64,7 @@ FeedItem = LinkChange | Listed | HubState | FeedMessage
 
 
 class Feed:
-    """Follows one hub's feed. `silent_for` keeps counting while the link is down."""
+    """Follows one hub's feed."""
 
     def __init__(
         self,
@@ -85,13 +84,8 @@ class Feed:
         self._clock = clock
         self._backoff = backoff or Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._silence_s = silence_s
-        self._received: float | None = None
         self._connection: ClientConnection | None = None
         self._wanted = show
-
-    def silent_for(self) -> float | None:
-        """Seconds since the last message of the hub, by this machine's monotonic clock; None if there was none yet."""
-        return None if self._received is None else self._clock() - self._received
 
     async def show(self, rows: tuple[str, ...] | None, nodes: tuple[str, ...] | None = None) -> None:
         """Asks for these rows ('tenant/route') and nodes only, None for all. Kept over reconnects."""
@@ -124,10 +118,9 @@ class Feed:
                 lost = self._changed(Link.LOST, why=f"the link broke ({type(error).__name__}: {error})")
             if self._clock() - began > LONGEST_WAIT_S:
                 waits = self._backoff.pauses()
-            wait = next(waits)
             if lost is not None:
-                yield replace(lost, retry_s=wait)
-            await asyncio.sleep(wait)
+                yield lost
+            await asyncio.sleep(next(waits))
 
     async def _session(self, point: Endpoint) -> AsyncGenerator[FeedItem]:
         """Runs one connection: the list, then messages. Ends when the hub asks to list again."""
@@ -139,7 +132,6 @@ class Feed:
         cursor = f"{listed.status.epoch}:{listed.status.rev}&seq={listed.status.seq}"
         try:
             async with websocket(point, f"/v1/feed?since={cursor}") as connection:
-                self._received = self._clock()
                 self._connection = connection
                 if self._wanted is not None:
                     await self._send_wanted(connection)
@@ -149,7 +141,6 @@ class Feed:
                 while True:
                     async with asyncio.timeout(self._silence_s):
                         data = await connection.recv(decode=False)
-                    self._received = self._clock()
                     message = _parsed(data, point.where)
                     if isinstance(message, FeedReset):
                         return

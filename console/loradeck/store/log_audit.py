@@ -73,14 +73,6 @@ class LogAudit:
         return LogReport(ok=broken is None, rev=self._folded.rev, hash=self._folded.hash, broken=broken)
 
 
-def verify_log(store: Store) -> LogReport:
-    """Audits the whole log at once; changes nothing."""
-    audit = LogAudit()
-    while (report := audit.step(store)) is None:
-        pass
-    return report
-
-
 def _compare(store: Store, folded: FoldedLog) -> ChainBreak | None:
     kept = store.snapshot()
     if (kept.rev, kept.hash) != (folded.rev, folded.hash):

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+import base_model
+from base_model import FOLDER, BaseModelError, ensure_base, manifest_path, read_manifest
 from loradeck.artifacts import base_manifest
-from loradeck_agent.testing import base_model
-from loradeck_agent.testing.base_model import FOLDER, BaseModelError, ensure_base, manifest_path, read_manifest
 
 
 @pytest.fixture
@@ -91,11 +91,10 @@ def test_a_missing_package_and_a_full_disk_are_said_with_what_to_do(
 
 @pytest.mark.model
 def test_the_real_base_is_found_again_without_importing_torch(real_base: Path) -> None:
-    code = (
-        "import sys; from loradeck_agent.testing.base_model import ensure_base; "
-        "print(ensure_base()); sys.exit('torch' in sys.modules)"
+    code = "import sys; from base_model import ensure_base; print(ensure_base()); sys.exit('torch' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(base_model.__file__).parent, capture_output=True, text=True
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (found.returncode, found.stdout.strip()) == (0, str(real_base))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.rules.simulated_log import ACME, digest
 
-from loradeck.rules.serving.placement import ReplicaFacts, fits, placed, placed_nodes
+from loradeck.rules.serving.placement import ReplicaFacts, fits, placed
 from loradeck.rules.serving.retention import collectable, roots
 from loradeck.schemas.log import PointerState, Quarantine
 
@@ -68,4 +68,3 @@ def test_replicas_that_are_not_heard_from_are_placed_too() -> None:
     ]
     assert [r.replica for r in placed(fleet, {"site": "eu-1"}, b1)] == ["gpu-01.e0", "gpu-02"]
     assert [r.replica for r in placed(fleet, {"site": "us-1"}, None)] == ["gpu-03"]
-    assert placed_nodes({r.node: r.labels for r in fleet}, {"site": "eu-1"}) == ("gpu-01", "gpu-02", "gpu-04")

@@ -35,8 +35,3 @@ def placed(
     """
     chosen = (r for r in replicas if fits(r.labels, placement) and (base is None or r.base == base))
     return tuple(sorted(chosen, key=lambda r: (r.node, r.replica)))
-
-
-def placed_nodes(nodes: Mapping[str, Mapping[str, str]], placement: Mapping[str, str]) -> tuple[str, ...]:
-    """Sorted names of the nodes (name -> labels) that carry the labels."""
-    return tuple(sorted(name for name, labels in nodes.items() if fits(labels, placement)))

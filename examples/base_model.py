@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct (Apache-2.0) comes as a GGUF file inside the PyPI package 
 executors want safetensors, and adapters must never be trained straight off a GGUF (their configuration would
 then point into site-packages), so it is converted once into the user's cache folder.
 
-    python -m loradeck_agent.testing.base_model [--out DIR]      # prints the folder and the base's digest
+    cd examples && python -m base_model [--out DIR]      # prints the folder and the base's digest
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _tell(line: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; prints the folder and the digest on stdout, progress on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m loradeck_agent.testing.base_model", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m base_model", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=None, help="folder for models (default: the user's cache)")
     args = parser.parse_args(argv)
