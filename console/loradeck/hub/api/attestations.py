@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import ValidationError
 
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
-from loradeck.hub.access.auth import Caller, allow
-from loradeck.hub.api.moves import hub_of
+from loradeck.hub.api.parameters import Maker, Reader, ThisHub
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
@@ -18,8 +17,6 @@ from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 
 router = APIRouter(prefix="/v1", tags=["attestations"])
 
-Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
-Writer = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
 
 _OURS = frozenset(
     {
@@ -40,9 +37,8 @@ _AGENTS = frozenset({AttestationKind.CANARY})
 
 
 @router.post("/attestations")
-async def attest(body: Attestation, request: Request, caller: Writer) -> Attestation:
+async def attest(body: Attestation, hub: ThisHub, caller: Maker) -> Attestation:
     """Attests something about a digest. The hub itself sets `by` and `at_ms`."""
-    hub = hub_of(request)
     if body.kind in _OURS:
         raise Refused("forbidden", f"{body.kind.value} is stated by the hub alone", detail="kind")
     if caller.role is Role.AGENT and body.kind not in _AGENTS:
@@ -100,7 +96,7 @@ async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseMa
 
 @router.get("/attestations")
 async def listed(
-    request: Request,
+    hub: ThisHub,
     caller: Reader,
     kind: Annotated[AttestationKind | None, Query()] = None,
     subject: str | None = None,
@@ -108,4 +104,4 @@ async def listed(
     route: str | None = None,
 ) -> list[Attestation]:
     """The attestations that fit, oldest first."""
-    return await hub_of(request).store(lambda s: s.attestations(kind=kind, subject=subject, tenant=tenant, route=route))
+    return await hub.store(lambda s: s.attestations(kind=kind, subject=subject, tenant=tenant, route=route))

@@ -6,13 +6,11 @@ Artifacts are files that never change: any tool copies them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from loradeck.hub.access.auth import Caller, own_socket
-from loradeck.hub.api.moves import hub_of
+from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict
@@ -36,12 +34,12 @@ class BackupMade(BaseModel):
 
 
 @router.post("/backup")
-async def backup(body: BackupRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]) -> BackupMade:
+async def backup(body: BackupRequest, hub: ThisHub, caller: Local) -> BackupMade:
     """Writes a consistent copy of the database to a path of the hub's host, 0600. Moves wait while it is written.
 
     Raises: Refused `invalid_request`, `exists`: nothing was written.
     """
-    hub, path = hub_of(request), Path(body.path)
+    path = Path(body.path)
     if not path.is_absolute():
         raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="give a path from /")
     rev = hub.log.state.rev
@@ -49,11 +47,8 @@ async def backup(body: BackupRequest, request: Request, caller: Annotated[Caller
 
 
 @router.post("/collect")
-async def collect(
-    body: CollectRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]
-) -> CollectPlan:
+async def collect(body: CollectRequest, hub: ThisHub, caller: Local) -> CollectPlan:
     """Removes files that nothing can go back to. A dry run answers with a plan; executing sends its digest back."""
-    hub = hub_of(request)
     if body.dry_run:
         return await hub.garbage.plan(body)
     return await hub.garbage.carry_out(body, caller.actor)

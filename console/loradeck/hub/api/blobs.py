@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
-from loradeck.hub.access.auth import Caller, allow
-from loradeck.hub.api.moves import hub_of
+from loradeck.hub.api.parameters import Maker, Reader, ThisHub
 from loradeck.rules.errors import Refused
-from loradeck.schemas.ids import Role
 
 router = APIRouter(prefix="/v1", tags=["blobs"])
 
-Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
-Maker = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
 
 LARGEST = 64 << 30
 """Bytes of one blob."""
@@ -29,9 +25,9 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 @router.put("/blobs/{sha256}")
-async def put(sha256: str, request: Request, caller: Maker) -> dict[str, Any]:
+async def put(sha256: str, hub: ThisHub, request: Request, caller: Maker) -> dict[str, Any]:
     """Stores a file. Content that has another digest than its address is refused, and nothing of it is kept."""
-    blobs = hub_of(request).blobs
+    blobs = hub.blobs
     length = request.headers.get("content-length")
     if await asyncio.to_thread(blobs.has, sha256):
         async for _ in request.stream():
@@ -53,16 +49,16 @@ async def put(sha256: str, request: Request, caller: Maker) -> dict[str, Any]:
 
 
 @router.head("/blobs/{sha256}", response_class=Response)
-async def head(sha256: str, request: Request, caller: Reader) -> Response:
+async def head(sha256: str, hub: ThisHub, caller: Reader) -> Response:
     """Whether a blob is here, and its size."""
-    size = hub_of(request).blobs.size(sha256)
+    size = hub.blobs.size(sha256)
     return Response(headers={"content-length": str(size), "accept-ranges": "bytes"})
 
 
 @router.get("/blobs/{sha256}", response_class=StreamingResponse)
-async def get(sha256: str, request: Request, caller: Reader) -> Response:
+async def get(sha256: str, hub: ThisHub, request: Request, caller: Reader) -> Response:
     """A blob's bytes, or those of one Range."""
-    blobs = hub_of(request).blobs
+    blobs = hub.blobs
     size = blobs.size(sha256)
     start, stop, part = _range(request.headers.get("range"), size)
     headers = {"content-length": str(stop - start), "accept-ranges": "bytes", "etag": f'"{sha256}"'}

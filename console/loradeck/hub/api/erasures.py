@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
-from loradeck.hub.api.moves import Releaser, hub_of
+from loradeck.hub.api.parameters import Releaser, ThisHub
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 
 router = APIRouter(prefix="/v1", tags=["registry"])
 
 
 @router.post("/erasures")
-async def erase(body: ErasureRequest, request: Request, caller: Releaser) -> ErasurePlan:
+async def erase(body: ErasureRequest, hub: ThisHub, caller: Releaser) -> ErasurePlan:
     """Erases rows. A dry run answers with a plan; executing sends its rows and digest back."""
-    hub = hub_of(request)
     if body.dry_run:
         return await hub.erasures.plan(body)
     return await hub.erasures.carry_out(body, caller.actor)

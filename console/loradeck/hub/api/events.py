@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 
-from loradeck.hub.api.moves import Viewer, hub_of
+from loradeck.hub.api.parameters import ThisHub, Viewer
 from loradeck.schemas.log import Event
 from loradeck.store.log_audit import LogAudit
 
@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["events"])
 
 @router.get("/events")
 async def listed(
-    request: Request,
+    hub: ThisHub,
     caller: Viewer,
     tenant: str | None = None,
     route: str | None = None,
@@ -23,13 +23,13 @@ async def listed(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[Event]:
     """The events of the log, newest first."""
-    return await hub_of(request).store(lambda s: s.history(tenant=tenant, route=route, before_rev=before, limit=limit))
+    return await hub.store(lambda s: s.history(tenant=tenant, route=route, before_rev=before, limit=limit))
 
 
 @router.get("/audit/verify")
-async def audit(request: Request, caller: Viewer) -> dict[str, Any]:
+async def audit(hub: ThisHub, caller: Viewer) -> dict[str, Any]:
     """Audits the whole log: every hash is checked, and the log is folded and compared with the store's own state."""
-    hub, checking = hub_of(request), LogAudit()
+    checking = LogAudit()
     while (report := await hub.store(checking.step, background=True)) is None:
         pass
     return report.as_json()

@@ -4,45 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from loradeck.hub.access.auth import caller_of
-from loradeck.hub.api.moves import Viewer, hub_of
+from loradeck.hub.api.parameters import ThisHub, Viewer
 from loradeck.hub.views.metrics import pointer_metrics
 
 router = APIRouter(tags=["health"])
 
 
-def _anybody(request: Request) -> None:
-    """Open on the own socket; elsewhere any valid token.
+async def _anybody(request: Request) -> None:
+    """A FastAPI dependency: open on the own socket; elsewhere any valid token.
 
     Raises: Refused `unauthenticated`.
     """
-    caller_of(request, hub_of(request).tokens)
+    caller_of(request, request.app.state.tokens)
 
 
-@router.get("/healthz")
-async def healthz(request: Request) -> dict[str, Any]:
+@router.get("/healthz", dependencies=[Depends(_anybody)])
+async def healthz() -> dict[str, Any]:
     """Answers as long as the process lives."""
-    _anybody(request)
     return {"ok": True}
 
 
-@router.get("/readyz")
-async def readyz(request: Request) -> Response:
+@router.get("/readyz", dependencies=[Depends(_anybody)])
+async def readyz(hub: ThisHub) -> Response:
     """200 while moves are made, else 503 with the problem code that they get."""
-    _anybody(request)
-    hub = hub_of(request)
     state, refusing = hub.log.state, hub.moves_allowed.refusing
     body = {"ready": refusing is None, "refusing": refusing, "epoch": state.epoch, "rev": state.rev}
     return JSONResponse(body, 200 if refusing is None else 503)
 
 
 @router.get("/metrics")
-async def metrics(request: Request, caller: Viewer) -> Response:
+async def metrics(hub: ThisHub, caller: Viewer) -> Response:
     """The hub's own metrics, and those of all pointers that alerts are made from, as Prometheus text."""
-    hub = hub_of(request)
     entries = hub.tables.entries
     pointers = await pointer_metrics(hub.rows.tenant(key) for key in tuple(entries) if key in entries)
     return Response(hub.metrics.text() + pointers, media_type="text/plain; version=0.0.4; charset=utf-8")

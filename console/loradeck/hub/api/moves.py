@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from loradeck.hub.access.auth import Caller, allow
+from loradeck.hub.access.auth import Caller
+from loradeck.hub.api.parameters import AT_ONCE, PAGE, Operator, Releaser, ThisHub, Viewer, Wait, Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, holds, pins_and_notes
 from loradeck.rules.moves.backward import Cancel
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.schemas.counts import NO_COUNTS
-from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
 from loradeck.schemas.moves import (
     AnnotateRequest,
@@ -33,21 +34,7 @@ from loradeck.store.interface import Committed, Moved
 
 router = APIRouter(prefix="/v1", tags=["moves"])
 
-Wait = Literal["committed", "flipped", "proven"]
-Timeout = Annotated[float, Query(ge=0, le=600, description="seconds the answer may wait")]
 Decide = Callable[[], Sequence[Draft] | Cancel]
-
-Operator = Annotated[Caller, Depends(allow(Role.OPERATOR))]
-Releaser = Annotated[Caller, Depends(allow(Role.RELEASER))]
-Viewer = Annotated[Caller, Depends(allow(Role.VIEWER))]
-
-PAGE = "/tenants/{tenant}/routes/{route}"
-
-
-def hub_of(request: Request) -> Hub:
-    """The hub that serves a request."""
-    hub: Hub = request.app.state.hub
-    return hub
 
 
 def actor_of(caller: Caller) -> Actor:
@@ -68,7 +55,7 @@ def answer(result: MoveResult) -> Response:
 # ---- how a move is made ----------------------------------------------------------------------------------
 
 
-async def move(hub: Hub, key: str, decide: Decide, *, wait: str = "committed", timeout: float = 0) -> MoveResult:
+async def move(hub: Hub, key: str, decide: Decide, wait: Waiting = AT_ONCE) -> MoveResult:
     """Decides on the folded log, commits, and waits for the level that the caller wants to see.
 
     A key that has committed before is answered with what it committed, whatever the rules decide now.
@@ -90,7 +77,7 @@ async def move(hub: Hub, key: str, decide: Decide, *, wait: str = "committed", t
             raise await _with_winner(hub, refused) from None
         committed = replayed
     commit_ms = None if committed.replayed else (hub.clock.monotonic() - began) * 1000
-    return await outcome(hub, committed, wait, timeout, commit_ms=commit_ms)
+    return await outcome(hub, committed, wait, commit_ms=commit_ms)
 
 
 async def _with_winner(hub: Hub, refused: Refused | Moved) -> Refused | Moved:
@@ -103,12 +90,12 @@ async def _with_winner(hub: Hub, refused: Refused | Moved) -> Refused | Moved:
 
 
 async def outcome(
-    hub: Hub, committed: Committed, wait: str, timeout: float, *, commit_ms: float | None = None
+    hub: Hub, committed: Committed, wait: Waiting = AT_ONCE, *, commit_ms: float | None = None
 ) -> MoveResult:
     """The result of committed events, after a wait for their pointers to flip or to be proven."""
     fences = {e.pointer.key: (e.epoch, e.pointer.generation) for e in committed.events if e.kind in MOVES and e.pointer}
     if fences:
-        await hub.progress.wait(wait, fences, timeout)
+        await hub.progress.wait(wait.level, fences, wait.timeout)
     reached, flipped_ms, proven_ms = hub.progress.reached(fences.items()) if fences else ("committed", None, None)
     return MoveResult(
         events=tuple(committed.events),
@@ -127,16 +114,10 @@ async def outcome(
 
 @router.post(PAGE + "/rollback", response_model=MoveResult)
 async def rollback(
-    tenant: str,
-    route: str,
-    body: RollbackRequest,
-    request: Request,
-    caller: Operator,
-    wait: Wait = "committed",
-    timeout: Timeout = 60,
+    tenant: str, route: str, body: RollbackRequest, hub: ThisHub, caller: Operator, wait: Wait
 ) -> Response:
     """Moves the pointer back, where R goes. While a promote is being prepared R cancels it, and nothing moves."""
-    hub, key = hub_of(request), (tenant, route)
+    key = (tenant, route)
 
     def decide() -> Sequence[Draft] | Cancel:
         _, _, pointer = hub.log.state.route(tenant, route)
@@ -148,26 +129,15 @@ async def rollback(
 
     if body.cancels is not None and hub.promotions.was_cancelled(key, body.cancels):
         # Sent again after its answer was lost: it is cancelled, and nothing more is to be done.
-        return answer(
-            MoveResult(
-                events=(), rev=hub.log.state.rev, epoch=hub.log.state.epoch, replayed=True, cancelled=body.cancels
-            )
-        )
-    return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
+        return answer(nothing_moved(hub, replayed=True, cancelled=body.cancels))
+    return answer(await move(hub, body.idempotency_key, decide, wait))
 
 
 @router.post(PAGE + "/fallback", response_model=MoveResult)
 async def fallback(
-    tenant: str,
-    route: str,
-    body: FallbackRequest,
-    request: Request,
-    caller: Operator,
-    wait: Wait = "committed",
-    timeout: Timeout = 60,
+    tenant: str, route: str, body: FallbackRequest, hub: ThisHub, caller: Operator, wait: Wait
 ) -> Response:
     """Moves the pointer to the base of the current release, alone (F)."""
-    hub = hub_of(request)
     _, _, pointer = hub.log.state.route(tenant, route)
     live = hub.catalogue.releases.get(pointer.release) if pointer.release else None
     base: Release | None = hub.catalogue.base_alone(tenant, live.base) if live else None
@@ -179,7 +149,7 @@ async def fallback(
 
     if base is not None and hub.moves_allowed.refusing is None and _may(decide):
         await hub.registry.use(tenant, base.id, caller.actor)
-    return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
+    return answer(await move(hub, body.idempotency_key, decide, wait))
 
 
 def _may(decide: Decide) -> bool:
@@ -193,31 +163,20 @@ def _may(decide: Decide) -> bool:
 
 @router.post(PAGE + "/undo", response_model=MoveResult)
 async def undo_event(
-    tenant: str,
-    route: str,
-    body: UndoRequest,
-    request: Request,
-    caller: Operator,
-    wait: Wait = "committed",
-    timeout: Timeout = 60,
+    tenant: str, route: str, body: UndoRequest, hub: ThisHub, caller: Operator, wait: Wait
 ) -> Response:
     """Undoes one event of this route."""
-    hub = hub_of(request)
     hub.log.state.route(tenant, route)
-    return await _undo(hub, body, caller, wait, timeout, only=(tenant, route))
+    return await _undo(hub, body, caller, wait, only=(tenant, route))
 
 
 @router.post("/undo", response_model=MoveResult)
-async def undo_txn(
-    body: UndoRequest, request: Request, caller: Operator, wait: Wait = "committed", timeout: Timeout = 60
-) -> Response:
+async def undo_txn(body: UndoRequest, hub: ThisHub, caller: Operator, wait: Wait) -> Response:
     """Undoes every event of a txn, or one event."""
-    return await _undo(hub_of(request), body, caller, wait, timeout)
+    return await _undo(hub, body, caller, wait)
 
 
-async def _undo(
-    hub: Hub, body: UndoRequest, caller: Caller, wait: Wait, timeout: float, only: PointerKey | None = None
-) -> Response:
+async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only: PointerKey | None = None) -> Response:
     undone: list[Event] = []
     before: Mapping[PointerKey, PointerState] = {}
     if body.event is not None and body.txn is None:
@@ -241,7 +200,7 @@ async def _undo(
             pointers, undone, before, body, actor_of(caller), revoked=revoked, name=hub.catalogue.called
         )
 
-    return answer(await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout))
+    return answer(await move(hub, body.idempotency_key, decide, wait))
 
 
 # ---- forward ---------------------------------------------------------------------------------------------
@@ -249,16 +208,10 @@ async def _undo(
 
 @router.post(PAGE + "/promote", response_model=MoveResult)
 async def promote(
-    tenant: str,
-    route: str,
-    body: PromoteRequest,
-    request: Request,
-    caller: Releaser,
-    wait: Wait = "committed",
-    timeout: Timeout = 60,
+    tenant: str, route: str, body: PromoteRequest, hub: ThisHub, caller: Releaser, wait: Wait
 ) -> Response:
     """Prepares, commits, flips. Where the wait ends first, the answer names the prepare, which goes on."""
-    hub, began = hub_of(request), hub_of(request).clock.monotonic()
+    began = hub.clock.monotonic()
     hub.log.state.route(tenant, route)
     await hub.startup.wait()
     try:
@@ -267,16 +220,16 @@ async def promote(
         replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
         if replayed is None:
             raise await _with_winner(hub, refused) from None
-        return answer(await outcome(hub, replayed, wait, timeout))
-    if not await promotion.wait(timeout):
+        return answer(await outcome(hub, replayed, wait))
+    if not await promotion.wait(wait.timeout):
         return answer(nothing_moved(hub, pending=promotion.id))
     try:
         committed = promotion.result()
     except (Refused, Moved) as refused:
         raise await _with_winner(hub, refused) from None
     commit_ms = ((promotion.commit_at or began) - began) * 1000
-    left = max(0.0, timeout - (hub.clock.monotonic() - began))
-    return answer(await outcome(hub, committed, wait, left, commit_ms=commit_ms if commit_ms >= 0 else None))
+    rest = Waiting(wait.level, max(0.0, wait.timeout - (hub.clock.monotonic() - began)))
+    return answer(await outcome(hub, committed, rest, commit_ms=commit_ms if commit_ms >= 0 else None))
 
 
 # ---- what moves nothing ----------------------------------------------------------------------------------
@@ -287,18 +240,16 @@ async def _committed(hub: Hub, key: str, draft: Callable[[], Draft]) -> Response
 
 
 @router.post(PAGE + "/hold", response_model=MoveResult)
-async def hold(tenant: str, route: str, body: HoldRequest, request: Request, caller: Operator) -> Response:
+async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller: Operator) -> Response:
     """Holds the pointer, or clears its hold: held, nothing is promoted."""
-    hub = hub_of(request)
     return await _committed(
         hub, body.idempotency_key, lambda: holds.hold(hub.log.state.route(tenant, route)[2], body, actor_of(caller))
     )
 
 
 @router.post(PAGE + "/lift", response_model=MoveResult)
-async def lift(tenant: str, route: str, body: LiftRequest, request: Request, caller: Releaser) -> Response:
+async def lift(tenant: str, route: str, body: LiftRequest, hub: ThisHub, caller: Releaser) -> Response:
     """Ends the quarantine and the breach of a release on this pointer."""
-    hub = hub_of(request)
 
     def draft() -> Draft:
         pointer = hub.log.state.route(tenant, route)[2]
@@ -316,9 +267,8 @@ async def lift(tenant: str, route: str, body: LiftRequest, request: Request, cal
 
 
 @router.post(PAGE + "/unpin", response_model=MoveResult)
-async def unpin(tenant: str, route: str, body: UnpinRequest, request: Request, caller: Operator) -> Response:
+async def unpin(tenant: str, route: str, body: UnpinRequest, hub: ThisHub, caller: Operator) -> Response:
     """Ends a pin that somebody set on a node. It is sent to the node as soon as that is linked."""
-    hub = hub_of(request)
     node = hub.fleet.nodes.get(body.node)
     if node is None:
         raise Refused("unknown_node", f"there is no node {body.node!r}", fix="loradeck node list")
@@ -331,9 +281,8 @@ async def unpin(tenant: str, route: str, body: UnpinRequest, request: Request, c
 
 
 @router.post(PAGE + "/annotate", response_model=MoveResult)
-async def annotate(tenant: str, route: str, body: AnnotateRequest, request: Request, caller: Operator) -> Response:
+async def annotate(tenant: str, route: str, body: AnnotateRequest, hub: ThisHub, caller: Operator) -> Response:
     """Adds an incident and a reason to an event of the past."""
-    hub = hub_of(request)
     hub.log.state.route(tenant, route)
     event = await hub.log.event(body.event)
     if event is None or (event.tenant, event.route) != (tenant, route):
@@ -342,12 +291,11 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, request: Requ
 
 
 @router.get("/moves/{key}", response_model=MoveResult)
-async def by_key(key: str, request: Request, caller: Viewer) -> Response:
+async def by_key(key: str, hub: ThisHub, caller: Viewer) -> Response:
     """The result of the move that was sent under an idempotency key; 404: that key never moved anything.
 
     A hub that may lack a part of the log (`log_behind`, `not_active`) answers with that instead of a 404.
     """
-    hub = hub_of(request)
     promotion = hub.promotions.of_key(key)
     if promotion is not None and not promotion.over.is_set():
         return answer(nothing_moved(hub, pending=promotion.id))
@@ -355,4 +303,4 @@ async def by_key(key: str, request: Request, caller: Viewer) -> Response:
     if committed is None:
         hub.moves_allowed.check()
         raise Refused("unknown_key", "this key never moved anything", detail=key, fix="it is safe to send it again")
-    return answer(await outcome(hub, committed, "committed", 0))
+    return answer(await outcome(hub, committed))

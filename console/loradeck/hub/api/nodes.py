@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
-from loradeck.hub.api.moves import Operator, Viewer, hub_of
+from loradeck.hub.api.parameters import Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.link import NodeOrder
@@ -14,27 +14,27 @@ router = APIRouter(prefix="/v1", tags=["nodes"])
 
 
 @router.get("/nodes")
-async def listed(request: Request, caller: Viewer) -> list[NodeRow]:
+async def listed(hub: ThisHub, caller: Viewer) -> list[NodeRow]:
     """The rows of all nodes, by name."""
-    return list(hub_of(request).rows.nodes())
+    return list(hub.rows.nodes())
 
 
 @router.post("/nodes/{node}/drain")
-async def drain(node: str, request: Request, caller: Operator) -> NodeRow:
+async def drain(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
     """Drains a node: it gets no new jobs, and once it is lost its replicas no longer count as placed."""
-    return await _order(hub_of(request), node, cordoned=True, drained=True)
+    return await _order(hub, node, cordoned=True, drained=True)
 
 
 @router.post("/nodes/{node}/cordon")
-async def cordon(node: str, request: Request, caller: Operator) -> NodeRow:
+async def cordon(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
     """Cordons a node: it gets no new jobs."""
-    return await _order(hub_of(request), node, cordoned=True)
+    return await _order(hub, node, cordoned=True)
 
 
 @router.post("/nodes/{node}/uncordon")
-async def uncordon(node: str, request: Request, caller: Operator) -> NodeRow:
+async def uncordon(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
     """Ends a node's cordon and drain."""
-    return await _order(hub_of(request), node, cordoned=False, drained=False)
+    return await _order(hub, node, cordoned=False, drained=False)
 
 
 async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = None) -> NodeRow:

@@ -6,14 +6,14 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel
 
 from loradeck.artifacts import Blobs, verify_adapter
-from loradeck.hub.access.auth import Caller, allow
-from loradeck.hub.api.moves import Releaser, Viewer, hub_of
+from loradeck.hub.access.auth import Caller
+from loradeck.hub.api.parameters import Maker, Reader, Releaser, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Digest, Name, Reason, Role
@@ -32,9 +32,6 @@ from loradeck.schemas.state import ReleaseView
 from loradeck.store.interface import Doc
 
 router = APIRouter(prefix="/v1", tags=["registry"])
-
-Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
-Maker = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
 
 
 class Registered(BaseModel):
@@ -59,17 +56,16 @@ def _entry(digest: str, manifest: BaseManifest | DatasetManifest | SuiteManifest
 
 
 @router.post("/bases")
-async def register_base(body: BaseManifest, request: Request, caller: Releaser) -> Registered:
+async def register_base(body: BaseManifest, hub: ThisHub, caller: Releaser) -> Registered:
     """Registers a base by the digest of its files, which stay on the nodes."""
-    hub = hub_of(request)
     await hub.registry.register(Doc.BASE, body.digest, body.model_dump(mode="json"), tenant=None, by=caller.actor)
     return Registered(digest=body.digest, label=hub.catalogue.base_label(body.digest))
 
 
 @router.get("/bases")
-async def bases(request: Request, caller: Reader) -> list[dict[str, Any]]:
+async def bases(hub: ThisHub, caller: Reader) -> list[dict[str, Any]]:
     """All bases."""
-    catalogue = hub_of(request).catalogue
+    catalogue = hub.catalogue
     return [{**_entry(d, m), "label": catalogue.base_label(d)} for d, m in catalogue.bases.items()]
 
 
@@ -77,14 +73,11 @@ async def bases(request: Request, caller: Reader) -> list[dict[str, Any]]:
 
 
 @router.post("/datasets")
-async def register_dataset(
-    body: DatasetManifest, request: Request, caller: Releaser, accept: Reason = ""
-) -> Registered:
+async def register_dataset(body: DatasetManifest, hub: ThisHub, caller: Releaser, accept: Reason = "") -> Registered:
     """Registers rows for training. Their files must be here already; every row is read, scanned and counted.
 
     `accept`: why they are registered although personal data or secrets were found in them.
     """
-    hub = hub_of(request)
     hub.log.state.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
     await hub.datasets.register(body, caller.actor, accept=accept)
@@ -92,18 +85,17 @@ async def register_dataset(
 
 
 @router.get("/datasets")
-async def datasets(request: Request, caller: Reader) -> list[dict[str, Any]]:
+async def datasets(hub: ThisHub, caller: Reader) -> list[dict[str, Any]]:
     """All datasets."""
-    return [_entry(d, m) for d, m in hub_of(request).catalogue.datasets.items()]
+    return [_entry(d, m) for d, m in hub.catalogue.datasets.items()]
 
 
 @router.post("/suites")
-async def register_suite(body: SuiteManifest, request: Request, caller: Releaser, accept: Reason = "") -> Registered:
+async def register_suite(body: SuiteManifest, hub: ThisHub, caller: Releaser, accept: Reason = "") -> Registered:
     """Registers held-out items to score candidates on. Their files must be here already; every item is scanned.
 
     `accept`: why they are registered although personal data or secrets were found in them.
     """
-    hub = hub_of(request)
     hub.log.state.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
     await hub.datasets.register_suite(body, caller.actor, accept=accept)
@@ -111,9 +103,9 @@ async def register_suite(body: SuiteManifest, request: Request, caller: Releaser
 
 
 @router.get("/suites")
-async def suites(request: Request, caller: Reader) -> list[dict[str, Any]]:
+async def suites(hub: ThisHub, caller: Reader) -> list[dict[str, Any]]:
     """All suites."""
-    return [_entry(d, m) for d, m in hub_of(request).catalogue.suites.items()]
+    return [_entry(d, m) for d, m in hub.catalogue.suites.items()]
 
 
 # ---- adapter versions ------------------------------------------------------------------------------------
@@ -121,10 +113,9 @@ async def suites(request: Request, caller: Reader) -> list[dict[str, Any]]:
 
 @router.post("/adapters/{tenant}/{name}/versions")
 async def register_adapter(
-    tenant: Name, name: Name, body: AdapterManifest, request: Request, caller: Maker
+    tenant: Name, name: Name, body: AdapterManifest, hub: ThisHub, caller: Maker
 ) -> AdapterVersion:
     """Registers the next version of an adapter, and the release that serves it. Its files must be here already."""
-    hub = hub_of(request)
     if (body.tenant, body.name) != (tenant, name):
         raise Refused(
             "manifest_mismatch",
@@ -216,18 +207,16 @@ def _verify(blobs: Blobs, manifest: AdapterManifest) -> None:
 
 
 @router.get("/adapters")
-async def adapters(request: Request, caller: Viewer, tenant: str | None = None) -> list[AdapterVersion]:
+async def adapters(hub: ThisHub, caller: Viewer, tenant: str | None = None) -> list[AdapterVersion]:
     """Every adapter version, or all of one tenant, in the order they were registered."""
-    hub = hub_of(request)
     if tenant is not None:
         hub.log.state.tenant(tenant)
     return [v for v in hub.catalogue.adapters.values() if tenant in (None, v.manifest.tenant)]
 
 
 @router.get("/adapters/{tenant}/{name}/versions")
-async def versions(tenant: str, name: str, request: Request, caller: Reader) -> list[AdapterVersion]:
+async def versions(tenant: str, name: str, hub: ThisHub, caller: Reader) -> list[AdapterVersion]:
     """The versions of an adapter, oldest first."""
-    hub = hub_of(request)
     hub.log.state.tenant(tenant)
     of_name = [v for v in hub.catalogue.adapters.values() if (v.manifest.tenant, v.manifest.name) == (tenant, name)]
     return sorted(of_name, key=lambda v: v.version)
@@ -237,9 +226,8 @@ async def versions(tenant: str, name: str, request: Request, caller: Reader) -> 
 
 
 @router.get("/releases")
-async def releases(request: Request, caller: Viewer, tenant: str | None = None) -> list[ReleaseView]:
+async def releases(hub: ThisHub, caller: Viewer, tenant: str | None = None) -> list[ReleaseView]:
     """The registered releases of all tenants, or all that one tenant has, base alone on every base included."""
-    hub = hub_of(request)
     if tenant is None:
         return [hub.catalogue.view(release_id, r.tenant) for release_id, r in hub.catalogue.releases.items()]
     hub.log.state.tenant(tenant)
@@ -249,17 +237,15 @@ async def releases(request: Request, caller: Viewer, tenant: str | None = None) 
 
 
 @router.post("/releases")
-async def register_merged(body: MergedRelease, request: Request, caller: Releaser) -> ReleaseView:
+async def register_merged(body: MergedRelease, hub: ThisHub, caller: Releaser) -> ReleaseView:
     """Registers merged weights as a release. Registering them once more gives the same release."""
-    hub = hub_of(request)
     release = await hub.merging.register(body, caller.actor)
     return hub.catalogue.view(release.id, body.tenant)
 
 
 @router.get("/releases/{release}")
-async def release(release: str, request: Request, caller: Reader) -> ReleaseDetail:
+async def release(release: str, hub: ThisHub, caller: Reader) -> ReleaseDetail:
     """A release, and the manifest of its adapter."""
-    hub = hub_of(request)
     found = hub.catalogue.release(release, tenants=hub.log.state.tenants)
     if found is None:
         raise Refused("unknown_release", "there is no such release", detail=release, fix="loradeck release list")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from loradeck.artifacts.suite_items import items_in
-from loradeck.hub.api.moves import PAGE, Operator, Viewer, hub_of
+from loradeck.hub.api.parameters import PAGE, Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.quality.review import answers_digest, require_fitting, sample
@@ -45,9 +45,9 @@ async def _asked(hub: Hub, key: tuple[str, str], release: str) -> tuple[GateConf
 
 
 @router.get(f"{PAGE}/reviews/{{release}}")
-async def sheet(tenant: str, route: str, release: str, request: Request, caller: Viewer) -> ReviewSheet:
+async def sheet(tenant: str, route: str, release: str, hub: ThisHub, caller: Viewer) -> ReviewSheet:
     """The sampled answers of a candidate, with what was asked and wanted, and who has signed."""
-    hub, key = hub_of(request), (tenant, route)
+    key = (tenant, route)
     gate, review, report = await _asked(hub, key, release)
     paths = {file.path: hub.blobs.path(file.sha256) for file in hub.catalogue.suites[gate.suite].files}
     by_id = {item.id: item for item in await asyncio.to_thread(items_in, paths)}
@@ -79,9 +79,9 @@ async def sheet(tenant: str, route: str, release: str, request: Request, caller:
 
 
 @router.post(f"{PAGE}/reviews")
-async def sign(tenant: str, route: str, body: Review, request: Request, caller: Operator) -> GateResult | None:
+async def sign(tenant: str, route: str, body: Review, hub: ThisHub, caller: Operator) -> GateResult | None:
     """Signs a review with the caller's name; the gate is judged again. None: another suite has no report yet."""
-    hub, key = hub_of(request), (tenant, route)
+    key = (tenant, route)
     gate, review, report = await _asked(hub, key, body.release)
     if body.suite != gate.suite:
         raise Refused("stale_review", "this gate is on another suite by now", detail=body.suite, fix="look again")

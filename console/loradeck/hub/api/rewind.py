@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
-from loradeck.hub.access.auth import Caller, own_socket
-from loradeck.hub.api.moves import Operator, Timeout, Wait, actor_of, answer, hub_of, move, nothing_moved, outcome
+from loradeck.hub.api.moves import actor_of, answer, move, nothing_moved, outcome
+from loradeck.hub.api.parameters import Local, Operator, ThisHub, Wait
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rewind as rules
@@ -70,11 +69,8 @@ def _labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
 
 
 @router.post("/rewind", response_model=RewindPlan | MoveResult)
-async def rewind(
-    body: RewindRequest, request: Request, caller: Operator, wait: Wait = "committed", timeout: Timeout = 60
-) -> Response:
+async def rewind(body: RewindRequest, hub: ThisHub, caller: Operator, wait: Wait) -> Response:
     """Moves pointers back. A dry run answers with a plan; executing sends its generations back, as a move does."""
-    hub = hub_of(request)
     for tenant in body.tenants:
         hub.log.state.tenant(tenant)
     rev, at_ms = await _to(hub, body)
@@ -106,7 +102,7 @@ async def rewind(
         return drafts
 
     try:
-        result = await move(hub, body.idempotency_key, decide, wait=wait, timeout=timeout)
+        result = await move(hub, body.idempotency_key, decide, wait)
     except Refused as refused:
         if refused.code != "nothing_to_move":
             raise
@@ -116,11 +112,10 @@ async def rewind(
 
 
 @router.post("/recover", response_model=MoveResult)
-async def recover(body: RecoverRequest, request: Request, caller: Annotated[Caller, Depends(own_socket)]) -> Response:
+async def recover(body: RecoverRequest, hub: ThisHub, caller: Local) -> Response:
     """Adopts the moves that nodes have seen and this log lacks, and raises the epoch above theirs."""
-    hub = hub_of(request)
     replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
     if replayed is None:
         async with hub.log.moving:
             replayed = await hub.recovery.run(body.idempotency_key, body.reason, actor_of(caller))
-    return answer(await outcome(hub, replayed, "committed", 0))
+    return answer(await outcome(hub, replayed))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
-from loradeck.hub.access.auth import Caller, allow
-from loradeck.hub.api.moves import hub_of
-from loradeck.schemas.ids import Role
+from loradeck.hub.api.parameters import ThisHub, Viewer
 from loradeck.schemas.state import HubState, Me
 
 router = APIRouter(prefix="/v1", tags=["state"])
 
 K = TypeVar("K")
-Viewer = Annotated[Caller, Depends(allow(Role.VIEWER))]
 
 BATCH = 10
 """Rows serialised between two turns of the event loop, so that a move does not wait for a list."""
@@ -27,9 +24,8 @@ NEWEST_EVENTS = 200
 
 
 @router.get("/state", response_model=HubState)
-async def state(request: Request, caller: Viewer) -> Response:
+async def state(hub: ThisHub, caller: Viewer) -> Response:
     """The list that a console starts with; it then watches `/v1/feed?since=epoch:rev`."""
-    hub = hub_of(request)
     # Taken before the first row: what changes meanwhile comes again over the feed.
     status = hub.status.now().model_dump_json()
     events = ",".join(e.model_dump_json() for e in list(hub.log.recent)[-NEWEST_EVENTS:])

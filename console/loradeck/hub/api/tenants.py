@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from loradeck.hub.api.moves import PAGE, Releaser, Viewer, actor_of, hub_of, move
+from loradeck.hub.api.moves import actor_of, move
+from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
@@ -49,55 +50,53 @@ async def _change(hub: Hub, draft: Callable[[], Draft]) -> None:
 
 
 @router.get("/tenants")
-async def listed(request: Request, caller: Viewer) -> list[TenantState]:
+async def listed(hub: ThisHub, caller: Viewer) -> list[TenantState]:
     """All tenants with their routes' settings, offboarded ones too."""
-    return [tenant for _, tenant in sorted(hub_of(request).log.state.tenants.items())]
+    return [tenant for _, tenant in sorted(hub.log.state.tenants.items())]
 
 
 @router.get("/tenants/{tenant}")
-async def one(tenant: str, request: Request, caller: Viewer) -> TenantState:
+async def one(tenant: str, hub: ThisHub, caller: Viewer) -> TenantState:
     """One tenant by its name."""
-    return hub_of(request).log.state.tenant(tenant)
+    return hub.log.state.tenant(tenant)
 
 
 @router.post("/tenants")
-async def create(body: TenantCreate, request: Request, caller: Releaser) -> TenantState:
+async def create(body: TenantCreate, hub: ThisHub, caller: Releaser) -> TenantState:
     """Creates a tenant without routes. A name is never used twice."""
-    hub = hub_of(request)
     await _change(hub, lambda: tenants.create(hub.log.state.tenants, body.name, actor_of(caller)))
     return hub.log.state.tenant(body.name)
 
 
 @router.post("/tenants/{tenant}/suspend")
-async def suspend(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
+async def suspend(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Suspends a tenant: routers refuse its callers from now on."""
-    hub, reason = hub_of(request), body.reason if body else ""
+    reason = body.reason if body else ""
     await _change(hub, lambda: tenants.suspend(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
     return hub.log.state.tenant(tenant)
 
 
 @router.post("/tenants/{tenant}/resume")
-async def resume(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
+async def resume(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Ends a tenant's suspension."""
-    hub, reason = hub_of(request), body.reason if body else ""
+    reason = body.reason if body else ""
     await _change(hub, lambda: tenants.resume(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
     return hub.log.state.tenant(tenant)
 
 
 @router.post("/tenants/{tenant}/offboard")
-async def offboard(tenant: str, request: Request, caller: Releaser, body: Why | None = None) -> TenantState:
+async def offboard(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Offboards a tenant for ever: its table entries become tombstones, and its callers' keys end."""
-    hub, reason = hub_of(request), body.reason if body else ""
+    reason = body.reason if body else ""
     await _change(hub, lambda: tenants.offboard(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
     return hub.log.state.tenant(tenant)
 
 
 @router.put("/tenants/{tenant}/data-policy")
 async def set_data_policy(
-    tenant: str, body: DataPolicy, request: Request, caller: Releaser, reason: Reason = ""
+    tenant: str, body: DataPolicy, hub: ThisHub, caller: Releaser, reason: Reason = ""
 ) -> DataPolicy:
     """Replaces a tenant's data policy: which rows its adapters may be trained on. Binds jobs from now on."""
-    hub = hub_of(request)
     await _change(
         hub, lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason)
     )
@@ -105,9 +104,8 @@ async def set_data_policy(
 
 
 @router.post("/tenants/{tenant}/keys")
-async def create_key(tenant: str, request: Request, caller: Releaser) -> KeyCreated:
+async def create_key(tenant: str, hub: ThisHub, caller: Releaser) -> KeyCreated:
     """Creates a key for the tenant's own callers. Routers know its hash as soon as they have the entry."""
-    hub = hub_of(request)
     secret = f"sk-{secrets.token_hex(24)}"
     key = CallerKey(id=f"k{secrets.token_hex(6)}", sha256=hashlib.sha256(secret.encode()).hexdigest())
     await _change(hub, lambda: tenants.add_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
@@ -115,41 +113,38 @@ async def create_key(tenant: str, request: Request, caller: Releaser) -> KeyCrea
 
 
 @router.delete("/tenants/{tenant}/keys/{key}", status_code=204, response_class=Response)
-async def withdraw_key(tenant: str, key: str, request: Request, caller: Releaser) -> Response:
+async def withdraw_key(tenant: str, key: str, hub: ThisHub, caller: Releaser) -> Response:
     """Withdraws a caller's key."""
-    hub = hub_of(request)
     await _change(hub, lambda: tenants.remove_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
     return Response(status_code=204)
 
 
 @router.get(PAGE, response_model=TenantRow)
-async def row(tenant: str, route: str, request: Request, caller: Viewer) -> Response:
+async def row(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> Response:
     """The row of one pointer, with the preview of R."""
-    hub = hub_of(request)
     hub.log.state.route(tenant, route)
     return Response(hub.rows.tenant((tenant, route)).model_dump_json(), media_type="application/json")
 
 
 @router.get(f"{PAGE}/company")
-async def related(tenant: str, route: str, request: Request, caller: Viewer) -> RelatedReleases:
+async def related(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> RelatedReleases:
     """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
-    return hub_of(request).related.of(tenant, route)
+    return hub.related.of(tenant, route)
 
 
 @router.get(f"{PAGE}/traces")
 async def traces(
-    tenant: str, route: str, request: Request, caller: Viewer, release: Digest | None = None, last: Last = 200
+    tenant: str, route: str, hub: ThisHub, caller: Viewer, release: Digest | None = None, last: Last = 200
 ) -> Traced:
     """The newest requests of each router, with the ids that callers were given, and what may be missing."""
-    hub = hub_of(request)
     hub.log.state.route(tenant, route)
     return await hub.traces.collect((tenant, route), release, last)
 
 
 @router.put(PAGE)
-async def set_route(tenant: str, route: Name, body: RouteConfig, request: Request, caller: Releaser) -> RouteConfig:
+async def set_route(tenant: str, route: Name, body: RouteConfig, hub: ThisHub, caller: Releaser) -> RouteConfig:
     """Replaces a route's settings; creates the route where there was none."""
-    hub, key = hub_of(request), (tenant, route)
+    key = (tenant, route)
     if body.gate is not None:
         items = {}
         for part in body.gate.suites:

@@ -1,0 +1,54 @@
+"""Parameters that many calls take: the hub, the caller by its role, and how far a move must be before the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import Depends, Query, Request
+
+from loradeck.hub.access.auth import Caller, allow, own_socket
+from loradeck.hub.hub import Hub
+from loradeck.schemas.ids import Role
+
+PAGE = "/tenants/{tenant}/routes/{route}"
+"""The path of one pointer."""
+
+Viewer = Annotated[Caller, Depends(allow(Role.VIEWER))]
+Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
+Operator = Annotated[Caller, Depends(allow(Role.OPERATOR))]
+Releaser = Annotated[Caller, Depends(allow(Role.RELEASER))]
+Maker = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
+Local = Annotated[Caller, Depends(own_socket)]
+
+
+async def hub_of(request: Request) -> Hub:
+    """The hub that serves a request."""
+    hub: Hub = request.app.state.hub
+    return hub
+
+
+ThisHub = Annotated[Hub, Depends(hub_of)]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The level that a move must reach before it is answered, and the seconds after which it is answered anyway."""
+
+    level: str
+    timeout: float
+
+
+AT_ONCE = Waiting("committed", 0)
+"""Answers as soon as the move is committed."""
+
+
+async def waiting(
+    wait: Literal["committed", "flipped", "proven"] = "committed",
+    timeout: Annotated[float, Query(ge=0, le=600, description="seconds the answer may wait")] = 60,
+) -> Waiting:
+    """The wait that a request's query asks for."""
+    return Waiting(wait, timeout)
+
+
+Wait = Annotated[Waiting, Depends(waiting)]
