@@ -86,6 +86,8 @@ class Link:
         self._backoff = backoff or Backoff(0.5, LINK_TTL_S / 2)
         self._socket: ClientConnection | None = None
         self._last_message_at = time.monotonic()
+        self._gave_up = False
+        """Whether this end cut the present connection, because the hub was silent."""
 
     @property
     def silent_s(self) -> float:
@@ -136,16 +138,23 @@ class Link:
                 open_timeout=LINK_TTL_S,
                 close_timeout=2,
             ) as socket:
-                await socket.send((await self._hello()).model_dump_json())
-                await self._converse(socket)
+                self._gave_up = False
+                watch = asyncio.create_task(self._watch(socket, time.monotonic()))
+                try:
+                    await socket.send((await self._hello()).model_dump_json())
+                    await self._converse(socket)
+                finally:
+                    watch.cancel()
         except InvalidStatus as refused:
             raise LinkLost(_refusal(refused)) from refused
         except ConnectionClosed as closed:
+            if self._gave_up:
+                raise LinkLost(f"the link to the hub was lost: no message for {LINK_TTL_S:g} s") from closed
             why = closed.rcvd.reason or f"code {closed.rcvd.code}" if closed.rcvd else "the connection broke"
             remedy = _REMEDIES.get(why)
             raise LinkLost(f"the link to the hub was lost: {why}" + (f"; {remedy}" if remedy else "")) from closed
         except TimeoutError as timeout:
-            raise LinkLost(f"the link to the hub was lost: no message for {LINK_TTL_S:g} s") from timeout
+            raise LinkLost(f"the hub cannot be reached at {self._url}: no answer for {LINK_TTL_S:g} s") from timeout
         except (OSError, WebSocketException) as error:
             raise LinkLost(f"the hub cannot be reached at {self._url}: {error}") from error
 
@@ -176,8 +185,7 @@ class Link:
     async def _receive(self, socket: ClientConnection) -> DownMessage:
         """The next message. One of a kind that only a newer hub knows is skipped."""
         while True:
-            async with asyncio.timeout(LINK_TTL_S):
-                raw = await socket.recv()
+            raw = await socket.recv()
             self._last_message_at = time.monotonic()
             try:
                 return down_adapter.validate_json(raw)
@@ -187,6 +195,16 @@ class Link:
                     where = ".".join(map(str, first["loc"]))
                     raise LinkLost(f"the hub sent a message that cannot be read: {where}: {first['msg']}") from error
                 log.warning("skipped: the hub sent a message of an unknown kind (%s)", first["ctx"]["tag"])
+
+    async def _watch(self, socket: ClientConnection, began: float) -> None:
+        """Cuts a connection on which nothing came for `LINK_TTL_S`. One timer, and not one for each message."""
+        while True:
+            left = max(began, self._last_message_at) + LINK_TTL_S - time.monotonic()
+            if left <= 0:
+                break
+            await asyncio.sleep(left)
+        self._gave_up = True
+        socket.transport.abort()
 
     async def _beat(self, socket: ClientConnection) -> None:
         beat = Heartbeat().model_dump_json()
