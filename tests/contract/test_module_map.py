@@ -26,9 +26,9 @@ def test_every_module_and_function_that_the_map_names_exists() -> None:
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:
-    assert exists("loradeck.rules.moves.target.rollback_target")
+    assert exists("loradeck.rules.moves.rollback_target.rollback_target")
     assert exists("loradeck_agent.router.table.Table.append")
-    assert not exists("loradeck.rules.moves.target.no_such_rule")
+    assert not exists("loradeck.rules.moves.rollback_target.no_such_rule")
     assert not exists("loradeck.rules.no_such_room")
 
 

@@ -38,7 +38,7 @@ from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.trace import Traced
 from loradeck.tui.app import Deck
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_map import DEFAULT, Keys
+from loradeck.tui.keys.personal_keys import DEFAULT, Keys
 from loradeck.tui.model.hardware_history import SLOT_S
 from loradeck.tui.model.sent_moves import Move, MoveKind, Order, Request
 from loradeck.tui.model.session import Session

@@ -19,8 +19,8 @@ from safetensors.numpy import save
 from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosed
 
-from loradeck.hub.door import own_socket, tcp_socket
 from loradeck.hub.hub import Hub
+from loradeck.hub.listeners import own_socket, tcp_socket
 from loradeck.hub.server import open_hub, serving
 from loradeck.schemas.feed import FeedMessage, feed_adapter
 from loradeck.schemas.manifest import (

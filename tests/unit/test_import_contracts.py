@@ -74,10 +74,10 @@ PLANTS = {
         "loradeck.tui.model.state -> textual",
     ),
     "the console's gate knows the app, if only its type": Plant(
-        "console/loradeck/tui/gate/decide.py",
+        "console/loradeck/tui/key_checks/decide.py",
         "if TYPE_CHECKING:\n    from loradeck.tui.app import Deck",
         "rooms of the console",
-        "loradeck.tui.gate.decide -> loradeck.tui.app",
+        "loradeck.tui.key_checks.decide -> loradeck.tui.app",
     ),
     "daemon imports torch": Plant(
         "agents/loradeck_agent/daemon.py",

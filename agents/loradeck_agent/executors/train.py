@@ -27,12 +27,12 @@ from loradeck_agent.executors.training.checkpoints import CheckpointFolder, Resu
 from loradeck_agent.executors.training.contamination import contaminated
 from loradeck_agent.executors.training.loop import Loop
 from loradeck_agent.executors.training.preferences import Preferences
+from loradeck_agent.executors.training.process_group import World, joined
 from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example, check_base, tokenised
 from loradeck_agent.executors.training.trained import Trained, prepared
 from loradeck_agent.executors.training.training_rows import Lesson, read_lessons
 from loradeck_agent.executors.training.validation import HeldBack, Looks, hold_back
-from loradeck_agent.executors.training.world import World, joined
 
 
 def train(current: Run) -> Mapping[str, Any]:

@@ -21,8 +21,8 @@ from loradeck_agent.jobs.executor import EXIT_CODES, Executor, read_json
 from loradeck_agent.jobs.launch import base_of
 from loradeck_agent.jobs.merged_weights import keep_merged
 from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.store.adapter_checks import verify_adapter
 from loradeck_agent.store.inputs import MANIFEST
-from loradeck_agent.store.verification import verify_adapter
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder, write_durably
+from loradeck_agent.store.adapter_checks import check_manifest, damaged, rank_too_high, verify_adapter
 from loradeck_agent.store.fetch import as_agent_error, disk_error, fetch
-from loradeck_agent.store.verification import check_manifest, damaged, rank_too_high, verify_adapter
 from loradeck_agent.uplink.hub_api import HubApi
 
 log = logging.getLogger(__name__)

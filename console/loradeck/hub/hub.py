@@ -30,18 +30,15 @@ from loradeck.hub.jobs.promote_check import PromoteCheck
 from loradeck.hub.jobs.promotion import Promotions
 from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Results
+from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.directives import Directives
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.greeting import Greeting
-from loradeck.hub.links.link import PARTS, Uplink
-from loradeck.hub.links.links import Links
-from loradeck.hub.links.moves_allowed import MovesAllowed
 from loradeck.hub.links.node_events import NodeEvents
+from loradeck.hub.links.node_link import PARTS, Uplink
 from loradeck.hub.links.pins import Pins
-from loradeck.hub.links.recovery import Recovery
 from loradeck.hub.links.saved_state import FLUSH_S, SavedState
-from loradeck.hub.links.startup import Startup
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
@@ -55,7 +52,10 @@ from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
-from loradeck.hub.progress.rollback_target import RollbackTargets
+from loradeck.hub.progress.target_lookup import RollbackTargets
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
+from loradeck.hub.recovery.recover import Recovery
+from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.views import feed
 from loradeck.hub.views.feed import Feed
 from loradeck.hub.views.metrics import Metrics

@@ -19,9 +19,9 @@ import uvloop
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.app import create_app
-from loradeck.hub.door import Door, LocalHttp, LocalWebSocket, own_socket, tcp_socket
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
+from loradeck.hub.listeners import Door, LocalHttp, LocalWebSocket, own_socket, tcp_socket
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.store.sqlite import SqliteStore

@@ -25,13 +25,13 @@ from loradeck.schemas.state import HubState
 from loradeck.tui.actions.key_actions import KeyActions
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.typed_text import TypedText
-from loradeck.tui.gate.seen_frames import SeenFrames
-from loradeck.tui.gate.verdict import NewKey
 from loradeck.tui.hub.connection import Connection, HubConnection
 from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
+from loradeck.tui.key_checks.seen_frames import SeenFrames
+from loradeck.tui.key_checks.verdict import NewKey
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_map import DEFAULT, Keys
+from loradeck.tui.keys.personal_keys import DEFAULT, Keys
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import session as sessions
 from loradeck.tui.model.packed_rows import freeze_large_list

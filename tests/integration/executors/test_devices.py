@@ -21,11 +21,11 @@ from loradeck_agent.executors.merging.merge_probe import _log_probs
 from loradeck_agent.executors.protocol import Run
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.loop import Loop
+from loradeck_agent.executors.training.process_group import World
 from loradeck_agent.executors.training.supervised import Supervised
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import prepared
 from loradeck_agent.executors.training.validation import HeldBack, Looks
-from loradeck_agent.executors.training.world import World
 
 ROWS = [Example([*b"q: what is ", n, *b"a: ", 2 * n, 2], 14) for n in range(60, 66)]
 TALK = [Example([*b"q: say ", n, *b"a: ", n, 2], 11, general=True) for n in range(70, 73)]

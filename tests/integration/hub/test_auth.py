@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from loradeck.hub.access.auth import LOCAL, Tokens, new_token
-from loradeck.hub.door import tcp_socket
+from loradeck.hub.listeners import tcp_socket
 from loradeck.rules.errors import Refused
 from loradeck.schemas.feed import FeedReset
 from loradeck.schemas.ids import Role

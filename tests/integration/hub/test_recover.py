@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.fakes.hub_in_process import Deck, key, lose, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
+from loradeck.hub.recovery import recover
 from loradeck.hub.server import open_hub
 from loradeck.schemas.link import Desired, Hello
 from loradeck.schemas.moves import MoveResult
@@ -226,7 +227,6 @@ async def test_a_node_whose_log_is_another_one_stops_all_moves(data: Path) -> No
 
 
 async def test_recover_without_the_answer_of_a_linked_node_changes_nothing(data: Path, monkeypatch: object) -> None:
-    from loradeck.hub.links import recovery
 
     agent, token, _, _ = await restored(data)
     async with running(data) as deck:
@@ -237,7 +237,7 @@ async def test_recover_without_the_answer_of_a_linked_node_changes_nothing(data:
         async def silent(message: object) -> None: ...
 
         agent._take = silent  # type: ignore[method-assign]
-        monkeypatch.setattr(recovery, "ANSWER_S", 0.2)  # type: ignore[attr-defined]
+        monkeypatch.setattr(recover, "ANSWER_S", 0.2)  # type: ignore[attr-defined]
         problem = await deck.refused(409, "recover_incomplete", "POST", "recover", {"idempotency_key": key()})
         assert problem.detail == "n1"
         await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})

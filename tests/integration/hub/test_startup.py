@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.hub_in_process import Deck, key, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
-from loradeck.hub.links.startup import HOLD_S
+from loradeck.hub.recovery.startup import HOLD_S
 from loradeck.schemas.link import LINK_TTL_S
 from loradeck.schemas.moves import MoveResult
 

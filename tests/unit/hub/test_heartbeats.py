@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.hub.links.link import PARTS
-from loradeck.hub.links.links import Heartbeats
+from loradeck.hub.links.all_links import Heartbeats
+from loradeck.hub.links.node_link import PARTS
 from loradeck.schemas.link import HEARTBEAT_S
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from loradeck.hub.access.auth import Caller
-from loradeck.hub.links import link as links
-from loradeck.hub.links.link import Link, Outbox
+from loradeck.hub.links import node_link as links
+from loradeck.hub.links.node_link import Link, Outbox
 from loradeck.schemas.ids import Role
 
 A, B = ("acme", "production"), ("bolt", "production")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
 
 from loradeck.rules.moves import backward, forward, recover, rewind
-from loradeck.rules.moves.target import PointerFacts, Target, rollback_target
+from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
 from loradeck.rules.serving import flip, proof, residency, retention
 from loradeck.rules.serving.flip import Admission, Verdict
 from loradeck.schemas.attestation import GateResult

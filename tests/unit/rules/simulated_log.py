@@ -11,7 +11,7 @@ from typing import Any
 from loradeck.rules.moves import backward, chain, forward, holds, rewind
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.moves.target import PointerFacts, Target, rollback_target
+from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft, Event, PointerState

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tests.unit.rules.simulated_log import digest, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.target import PointerFacts
+from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.quality import gates
 from loradeck.rules.quality.gates import Evidence, items_needed, require_big_enough, unreported
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult, ItemResult

@@ -21,7 +21,7 @@ from tests.unit.rules.simulated_log import (
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, forward, holds, pins_and_notes
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.target import PointerFacts, liftable, ruled_out
+from loradeck.rules.moves.rollback_target import PointerFacts, liftable, ruled_out
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Role

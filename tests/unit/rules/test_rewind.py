@@ -9,7 +9,7 @@ from tests.unit.rules.simulated_log import OPERATOR, Acme, digest
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, rewind
-from loradeck.rules.moves.target import PointerFacts
+from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import RewindPlan, RewindRequest, UndoRequest

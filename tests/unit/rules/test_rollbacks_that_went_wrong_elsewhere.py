@@ -8,7 +8,7 @@ from tests.unit.rules.simulated_log import ACME, OPERATOR, PIPELINE, Acme, diges
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, chain
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.moves.target import PointerFacts
+from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.serving import flip, residency, retention
 from loradeck.rules.serving.flip import Verdict
 from loradeck.schemas.gate import GateConfig

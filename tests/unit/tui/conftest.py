@@ -10,8 +10,8 @@ from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.feed import FeedTenants
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.gate.rollback import shown_of
-from loradeck.tui.gate.seen_frames import Frame
+from loradeck.tui.key_checks.rollback import shown_of
+from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.model.state import ConsoleState
 
 ACME = ("acme", "production")

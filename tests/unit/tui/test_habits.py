@@ -20,9 +20,9 @@ from loradeck.schemas.problem import Problem
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.app import Deck
-from loradeck.tui.gate.decide import annotate
-from loradeck.tui.gate.verdict import Refuse
 from loradeck.tui.hub.queries import RELATED_KEPT, RESTS_S
+from loradeck.tui.key_checks.decide import annotate
+from loradeck.tui.key_checks.verdict import Refuse
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.state import ConsoleState

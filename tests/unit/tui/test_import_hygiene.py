@@ -14,11 +14,11 @@ SCREEN = {"actions.key_actions", "actions.moves", "actions.typed_text", "actions
 """What drives Textual itself, beside `app`, `screens` and `widgets`. Everything else knows no toolkit."""
 
 FOLDER = Path(loradeck.tui.__file__).parent
-ROOMS = ("actions", "gate", "hub", "keys", "lines", "model", "terminal", "text")
+ROOMS = ("actions", "key_checks", "hub", "keys", "lines", "model", "terminal", "text")
 PURE = sorted({f"{room}.{path.stem}" for room in ROOMS for path in (FOLDER / room).glob("[!_]*.py")} - SCREEN)
 
 
-@pytest.mark.parametrize("module", ["model.state", "gate.decide"])
+@pytest.mark.parametrize("module", ["model.state", "key_checks.decide"])
 def test_state_and_dispatch_import_no_textual_http_or_server(module: str) -> None:
     code = (
         f"import sys, loradeck.tui.{module}\n"

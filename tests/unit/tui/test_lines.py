@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.console_stage import stage
 from textual.app import App, ComposeResult
 
-from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.text.spans import Line, Span, line
 from loradeck.tui.widgets.lines import changed_to, strip_of
 from loradeck.tui.widgets.pane import Pane

@@ -14,9 +14,9 @@ from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.telemetry import NvmlState
-from loradeck.tui.gate.decide import decide
-from loradeck.tui.gate.seen_frames import Frame
-from loradeck.tui.gate.verdict import Act
+from loradeck.tui.key_checks.decide import decide
+from loradeck.tui.key_checks.seen_frames import Frame
+from loradeck.tui.key_checks.verdict import Act
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import flags_in, node_cells, tenant_cells

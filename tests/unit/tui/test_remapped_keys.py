@@ -11,8 +11,8 @@ from loradeck.client.config import Context, load_contexts, load_keys
 from loradeck.client.errors import ConfigError
 from loradeck.tui.app import run
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_map import Keys
-from loradeck.tui.keys.key_table import BINDINGS
+from loradeck.tui.keys.default_bindings import BINDINGS
+from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.widgets.page import Page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.fakes.console_stage import Clock
 
-from loradeck.tui.gate.seen_frames import AGAIN_S, ANSWER_S, OPEN_REQUESTS, SeenFrames, Shown
+from loradeck.tui.key_checks.seen_frames import AGAIN_S, ANSWER_S, OPEN_REQUESTS, SeenFrames, Shown
 
 
 def shown(generation: int) -> Shown:

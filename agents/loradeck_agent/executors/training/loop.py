@@ -26,10 +26,10 @@ from loradeck_agent.executors.training.batches import batches
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, optimizer_tensors, restore_optimizer
 from loradeck_agent.executors.training.guards import Watch
 from loradeck_agent.executors.training.memory_probe import probe
+from loradeck_agent.executors.training.process_group import World
 from loradeck_agent.executors.training.templates import Example
 from loradeck_agent.executors.training.trained import Trained
 from loradeck_agent.executors.training.validation import Looks
-from loradeck_agent.executors.training.world import World
 
 WARM_UP = 0.1
 CLIP = 1.0

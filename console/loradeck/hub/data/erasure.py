@@ -16,7 +16,7 @@ from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Log
 from loradeck.rules.data.descent import Descent, descent
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.target import PointerFacts, rollback_target
+from loradeck.rules.moves.rollback_target import PointerFacts, rollback_target
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.dataset_ledger import Erasure, ErasurePlan, ErasurePointer, ErasureRequest, Named, Place
 from loradeck.schemas.ids import digest_of, short

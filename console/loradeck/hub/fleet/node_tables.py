@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
-from loradeck.rules.moves.target import ways_back
+from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.prepares import Prepares
-from loradeck.hub.links.links import Links
+from loradeck.hub.links.all_links import Links
 from loradeck.hub.log.attestations import CHANGES_TARGET
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from loradeck.hub.fleet.nodes import Node, NodeLink
 from loradeck.hub.links.node_events import NodeEvents
 from loradeck.hub.links.pins import Pins
-from loradeck.hub.links.recovery import BEHIND, Recovery
-from loradeck.hub.links.startup import Startup
+from loradeck.hub.recovery.recover import BEHIND, Recovery
+from loradeck.hub.recovery.startup import Startup
 from loradeck.schemas.link import Hello, NodeOrder
 
 

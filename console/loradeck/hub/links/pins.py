@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.links.moves_allowed import MovesAllowed
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.log import Log, Published
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import pins_and_notes
 from loradeck.schemas.ids import PointerKey, digest_of

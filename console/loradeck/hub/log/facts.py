@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Set
 
 from loradeck.rules.data.policy import Kept
-from loradeck.rules.moves.target import PointerFacts, breach_of
+from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, GateResult
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.moves.target import lifted_of
+from loradeck.rules.moves.rollback_target import lifted_of
 from loradeck.rules.quality import health
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey

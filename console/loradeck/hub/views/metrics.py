@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.links.moves_allowed import MovesAllowed
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Published
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.state import TenantRow
 

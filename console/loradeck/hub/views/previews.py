@@ -11,9 +11,9 @@ from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.hub.progress.rollback_target import RollbackTargets
+from loradeck.hub.progress.target_lookup import RollbackTargets
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.moves.target import liftable
+from loradeck.rules.moves.rollback_target import liftable
 from loradeck.rules.serving import readiness
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState

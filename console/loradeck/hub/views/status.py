@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loradeck.hub.links.moves_allowed import MovesAllowed
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.state import HubStatus
 

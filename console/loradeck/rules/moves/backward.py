@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
-from loradeck.rules.moves.target import Target
+from loradeck.rules.moves.rollback_target import Target
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest

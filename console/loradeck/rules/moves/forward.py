@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
-from loradeck.rules.moves.target import PointerFacts
+from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, EventKind, PointerState

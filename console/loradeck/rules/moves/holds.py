@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation
-from loradeck.rules.moves.target import NO_FACTS, PointerFacts, breach_of
+from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, breach_of
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, EventKind, Lifted, PointerState

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor
-from loradeck.rules.moves.target import NO_FACTS, PointerFacts, ruled_out
+from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, ruled_out
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import RewindPlan, RewindRequest, RewindStep

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.target import PointerFacts, ruled_out
+from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.rules.quality.health import wilson
 from loradeck.rules.quality.review import Signed, review_check
 from loradeck.rules.quality.statistics import (

@@ -12,9 +12,9 @@ from loradeck.client.terminal_text import clean
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.typed_text import TypedText
 from loradeck.tui.actions.window import Handlers, Window
-from loradeck.tui.gate.decide import DECIDED
+from loradeck.tui.key_checks.decide import DECIDED
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_table import Binding
+from loradeck.tui.keys.default_bindings import Binding
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.help_text import help_lines
 from loradeck.tui.lines.rollback_panel import pin_command

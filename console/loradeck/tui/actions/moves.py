@@ -12,14 +12,14 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindRequest
 from loradeck.tui.actions.window import Window
-from loradeck.tui.gate.decide import annotate, decide
-from loradeck.tui.gate.promote import offer
-from loradeck.tui.gate.question import Question
-from loradeck.tui.gate.rewind import rewind
-from loradeck.tui.gate.seen_frames import SeenFrames
-from loradeck.tui.gate.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier
 from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
+from loradeck.tui.key_checks.decide import annotate, decide
+from loradeck.tui.key_checks.promote import offer
+from loradeck.tui.key_checks.question import Question
+from loradeck.tui.key_checks.rewind import rewind
+from loradeck.tui.key_checks.seen_frames import SeenFrames
+from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.rollback_panel import wants_panel
@@ -64,7 +64,7 @@ class Moves:
         return decide(action, self._state, self._seen.look(), read_only=self._window.read_only)
 
     def press(self, action: Action) -> None:
-        """An action that needs nothing but the selection: as the gate decides."""
+        """An action that needs nothing but the selection: as the checks of the key decide."""
         frame = self._seen.look()
         self.follow(
             action,

@@ -21,9 +21,9 @@ from loradeck.schemas.moves import (
     UndoRequest,
 )
 from loradeck.schemas.state import NodeRow
-from loradeck.tui.gate.orders import took
-from loradeck.tui.gate.sign import after_signing
 from loradeck.tui.hub.connection import Connection
+from loradeck.tui.key_checks.orders import took
+from loradeck.tui.key_checks.sign import after_signing
 from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
 from loradeck.tui.model.sent_moves import Move, Order, OwnMove, Phase, Signing, Tell

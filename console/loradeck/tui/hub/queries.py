@@ -20,9 +20,9 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import RewindPlan, RewindRequest
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.trace import Traced
-from loradeck.tui.gate.promote import newest
 from loradeck.tui.hub.connection import Connection
 from loradeck.tui.hub.release_labels import Labels
+from loradeck.tui.key_checks.promote import newest
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.outcome import error_line

@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import JobState
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_map import Keys
-from loradeck.tui.keys.key_table import Binding
+from loradeck.tui.keys.default_bindings import Binding
+from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.registry import REFRESH_S

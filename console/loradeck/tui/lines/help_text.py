@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from loradeck.tui.keys.commands import COMMANDS
-from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.text.spans import BLANK, Line, Span, line
 

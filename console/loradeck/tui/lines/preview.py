@@ -22,10 +22,10 @@ from loradeck.schemas.state import (
     ReplicaReadiness,
     TenantRow,
 )
-from loradeck.tui.gate.promote import gate_says
-from loradeck.tui.gate.verdict import Act, Ask, Refuse, Verdict
+from loradeck.tui.key_checks.promote import gate_says
+from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.sent_moves import Tell
 from loradeck.tui.model.state import ConsoleState

@@ -9,9 +9,9 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.state import ReplicaRow, TenantRow
-from loradeck.tui.gate.verdict import Verdict
+from loradeck.tui.key_checks.verdict import Verdict
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.lines.preview import WIDE, armed_line, goes_to, tell_lines
 from loradeck.tui.model.progress import is_done, proven
 from loradeck.tui.model.sent_moves import OwnMove, Phase

@@ -17,7 +17,7 @@ from loradeck.client.state_list import StateRead
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedMessage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.keys.key_map import DEFAULT, Keys
+from loradeck.tui.keys.personal_keys import DEFAULT, Keys
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import list_order as order
 from loradeck.tui.model.feed_state import Changed, FeedState

@@ -13,7 +13,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.tui.actions.key_actions import KeyActions
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.window import Handlers, Window
-from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.difference import difference_lines

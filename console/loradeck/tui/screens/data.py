@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.registry import DATA_COLUMNS, data_cells, data_lines
 from loradeck.tui.screens.listing import ListScreen, nothing_selected

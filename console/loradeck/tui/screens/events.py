@@ -6,7 +6,7 @@ from typing import Any
 
 from loradeck.client.terminal_text import clean
 from loradeck.tui.actions.window import Handlers
-from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import EVENT_COLUMNS, event_cells

@@ -7,8 +7,8 @@ from typing import Any
 from loradeck.tui.actions.key_actions import KeyActions
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.window import Handlers, Window
-from loradeck.tui.gate.seen_frames import Shown
 from loradeck.tui.hub.queries import Queries
+from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import JOB_COLUMNS, job_cells

@@ -13,10 +13,10 @@ from loradeck.schemas.state import TenantRow
 from loradeck.tui.actions.key_actions import KeyActions
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.window import Handlers, Window
-from loradeck.tui.gate.rollback import shown_of
-from loradeck.tui.gate.seen_frames import Shown
-from loradeck.tui.gate.verdict import Ask, Refuse, Verdict, barrier
 from loradeck.tui.hub.queries import Queries
+from loradeck.tui.key_checks.rollback import shown_of
+from loradeck.tui.key_checks.seen_frames import Shown
+from loradeck.tui.key_checks.verdict import Ask, Refuse, Verdict, barrier
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import TENANT_COLUMNS, tenant_cells

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from textual.strip import Strip
 
-from loradeck.tui.gate.seen_frames import Shown
+from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.text.spans import Line
 from loradeck.tui.widgets.lines import Lines
 

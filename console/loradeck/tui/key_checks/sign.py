@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import GateResult
-from loradeck.tui.gate.verdict import Ask, Verdict, barrier, off
+from loradeck.tui.key_checks.verdict import Ask, Verdict, barrier, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.registry import Gate
 from loradeck.tui.model.review_draft import Reviewing

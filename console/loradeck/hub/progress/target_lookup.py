@@ -8,7 +8,7 @@ from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.rules.moves.target import Target, rollback_target
+from loradeck.rules.moves.rollback_target import Target, rollback_target
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form
 

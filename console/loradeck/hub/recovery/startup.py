@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from loradeck.rules.errors import Refused
 from loradeck.schemas.link import LINK_TTL_S
 
-log = logging.getLogger("loradeck.hub.links.startup")
+log = logging.getLogger("loradeck.hub.recovery.startup")
 
 SETTLING = "settling"
 """The problem code of a move that is refused because the hub is starting."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from loradeck.client.errors import ConfigError
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_table import BINDINGS, Binding
+from loradeck.tui.keys.default_bindings import BINDINGS, Binding
 from loradeck.tui.keys.screen import Screen
 
 _READ_AS = {

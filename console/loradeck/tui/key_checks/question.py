@@ -7,10 +7,10 @@ import textwrap
 from dataclasses import dataclass, field
 
 from loradeck.schemas.moves import AnnotateRequest, RewindRequest, UndoRequest
-from loradeck.tui.gate.orders import outdated
-from loradeck.tui.gate.verdict import Ask
+from loradeck.tui.key_checks.orders import outdated
+from loradeck.tui.key_checks.verdict import Ask
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.key_map import Keys
+from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, line, plural, title
 

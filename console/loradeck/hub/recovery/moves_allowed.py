@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.nodes import Fleet
-from loradeck.hub.links.recovery import BEHIND, Recovery
-from loradeck.hub.links.startup import SETTLING, Startup
 from loradeck.hub.log.log import Log
+from loradeck.hub.recovery.recover import BEHIND, Recovery
+from loradeck.hub.recovery.startup import SETTLING, Startup
 from loradeck.rules.errors import Refused
 
 

@@ -14,11 +14,11 @@ from loradeck.client.terminal_text import clean
 from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import AnnotateRequest, FallbackRequest, HoldRequest, UndoRequest
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.gate.orders import order_of
-from loradeck.tui.gate.rewind import undo_rewind
-from loradeck.tui.gate.rollback import rollback, rollback_marked
-from loradeck.tui.gate.seen_frames import Frame
-from loradeck.tui.gate.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier, live_by, off
+from loradeck.tui.key_checks.orders import order_of
+from loradeck.tui.key_checks.rewind import undo_rewind
+from loradeck.tui.key_checks.rollback import rollback, rollback_marked
+from loradeck.tui.key_checks.seen_frames import Frame
+from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier, live_by, off
 from loradeck.tui.keys.action import ORDERS, Action
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.sent_moves import Move, MoveKind, Phase

@@ -9,8 +9,8 @@ from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.state import ReleaseView, TenantRow
-from loradeck.tui.gate.rollback import lock
-from loradeck.tui.gate.verdict import Ask, NewKey, Verdict, barrier, live_by, off
+from loradeck.tui.key_checks.rollback import lock
+from loradeck.tui.key_checks.verdict import Ask, NewKey, Verdict, barrier, live_by, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.state import ConsoleState

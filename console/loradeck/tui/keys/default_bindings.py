@@ -17,7 +17,7 @@ class Binding:
 
     `keys` are printable characters or the toolkit's names of keys; `shown` is how people read them. `help` may name
     another action in braces, which stands for the key of that action. `moves`: the action may change what is served,
-    so the gate decides on it. `repeats`: it also acts when several keys came in one read, as they do from a key held
+    so `key_checks` decides on it. `repeats`: it also acts when several keys came in one read, as from a key held
     down over a slow link; such an action only moves the selection or leaves something, so it sends nothing. `hint`:
     how soon the footer names it, 1 first; 0: never. What does not fit is dropped from the highest on.
     """

@@ -12,12 +12,12 @@ from loradeck.hub.access.auth import Tokens, caller_of
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.links.gc_tuning import GcTuning
-from loradeck.hub.links.link import BAD_MESSAGE, PARTS, SILENT, WRONG_NODE, Link, Uplink
+from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, WRONG_NODE, Link, Uplink
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S
 
-log = logging.getLogger("loradeck.hub.links.links")
+log = logging.getLogger("loradeck.hub.links.all_links")
 
 PATH = "/v1/link"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.state import NodeReplica, NodeRow
-from loradeck.tui.gate.verdict import Ask, Verdict, off
+from loradeck.tui.key_checks.verdict import Ask, Verdict, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.sent_moves import Order
 from loradeck.tui.model.state import ConsoleState

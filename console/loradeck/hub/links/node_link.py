@@ -36,7 +36,7 @@ from loradeck.schemas.link import (
     up_adapter,
 )
 
-log = logging.getLogger("loradeck.hub.links.link")
+log = logging.getLogger("loradeck.hub.links.node_link")
 
 CLOSE_S = 2.0
 """How long a close waits for a node that does not read, seconds."""

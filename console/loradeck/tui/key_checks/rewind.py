@@ -7,7 +7,7 @@ from loradeck.client.times import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import RewindPlan, RewindRequest, UndoRequest
-from loradeck.tui.gate.verdict import Ask, NewKey, Verdict, barrier, off
+from loradeck.tui.key_checks.verdict import Ask, NewKey, Verdict, barrier, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.state import ConsoleState

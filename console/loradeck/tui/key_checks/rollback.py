@@ -6,8 +6,8 @@ from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck.tui.gate.seen_frames import Frame, Shown
-from loradeck.tui.gate.verdict import Act, Ask, NewKey, Refuse, Verdict, live_by, off
+from loradeck.tui.key_checks.seen_frames import Frame, Shown
+from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, live_by, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.progress import proven

@@ -14,12 +14,12 @@ import asyncio
 import logging
 
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.links.startup import Startup
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover
 from loradeck.rules.moves.draft import Actor
@@ -28,7 +28,7 @@ from loradeck.schemas.release import Release
 from loradeck.schemas.table import TableEntry
 from loradeck.store.interface import Committed
 
-log = logging.getLogger("loradeck.hub.links.recovery")
+log = logging.getLogger("loradeck.hub.recovery.recover")
 
 BEHIND = "log_behind"
 EPOCH = "recovered_epoch"

@@ -16,14 +16,14 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck.tui.gate.decide import DECIDED, decide
-from loradeck.tui.gate.promote import newest, offer
-from loradeck.tui.gate.rollback import shown_of
-from loradeck.tui.gate.seen_frames import Frame
-from loradeck.tui.gate.verdict import ROLES, Act, Ask, Refuse, Verdict, barrier
+from loradeck.tui.key_checks.decide import DECIDED, decide
+from loradeck.tui.key_checks.promote import newest, offer
+from loradeck.tui.key_checks.rollback import shown_of
+from loradeck.tui.key_checks.seen_frames import Frame
+from loradeck.tui.key_checks.verdict import ROLES, Act, Ask, Refuse, Verdict, barrier
 from loradeck.tui.keys.action import ORDERS, Action
-from loradeck.tui.keys.key_map import DEFAULT
-from loradeck.tui.keys.key_table import BINDINGS
+from loradeck.tui.keys.default_bindings import BINDINGS
+from loradeck.tui.keys.personal_keys import DEFAULT
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.sent_moves import OwnMove, Phase
 from loradeck.tui.model.state import ConsoleState

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from loradeck.hub.access.auth import LOCAL
 from loradeck.hub.fleet.link_socket import LinkSocket
-from loradeck.hub.links.links import PATH
+from loradeck.hub.links.all_links import PATH
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 
