@@ -97,3 +97,13 @@ def test_without_a_hub_the_last_table_is_served_for_as_long_as_the_tenant_says(
 ) -> None:
     held = NOW.model_copy(update={"refuse_after_s": refuse_after_s})
     assert in_force(held, None, ALL, hub_lost_s=lost_s).code == code
+
+
+def test_a_refusal_carries_the_generation_and_when_to_come_back() -> None:
+    suspended = NOW.model_copy(update={"suspended": True})
+    lost = NOW.model_copy(update={"refuse_after_s": 5.0})
+    assert in_force(suspended, None, ALL) == Admission(generation=4, code="suspended")
+    assert in_force(entry(None, 4), None, ALL) == Admission(generation=4, code="removed")
+    assert in_force(lost, None, ALL, hub_lost_s=6.0) == Admission(
+        generation=4, code="hub_lost", retry_after_s=RETRY_AFTER_S
+    )
