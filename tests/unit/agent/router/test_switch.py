@@ -268,6 +268,14 @@ async def test_a_first_entry_that_is_not_ready_has_nobody_to_answer(node: Node) 
     assert (ack.code, ack.detail, node.answers()) == ("not_ready", "gap policy left: nothing answers", None)
 
 
+async def test_a_first_entry_that_is_not_ready_is_answered_by_the_base_alone_where_its_policy_says_so(
+    node: Node,
+) -> None:
+    node.engines(at("e0"))
+    (ack,) = node.send(entry(V1, gap=Gap.BASE))
+    assert (ack.code, ack.detail) == ("not_ready", "gap policy base: the base alone answers")
+
+
 # ---- engines ---------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +338,16 @@ async def test_only_entries_that_rest_on_a_change_of_engines_are_looked_at(
     moved = at("e0", V2).model_copy(update={"socket": "/elsewhere.sock"})
     assert looked_at(moved, other, at("e2")) == {"production", "staging"}
     assert looked_at(at("e0", OTHER, base=OTHER_BASE), other, at("e2")) == {"production", "staging", "other"}
+
+
+async def test_engines_of_two_bases_that_change_at_once_concern_the_entries_of_both(node: Node) -> None:
+    node.engines(at("e0", V1), at("e1", OTHER, base=OTHER_BASE))
+    node.send(entry(V1), entry(OTHER, route="other"))
+    acks = node.engines(at("e2", V1), at("e3", OTHER, base=OTHER_BASE))
+    assert [(a.route, a.replica, a.state.value) for a in acks] == [
+        ("production", "e2", "flipped"),
+        ("other", "e3", "flipped"),
+    ]
 
 
 async def test_a_pinned_release_and_one_in_force_are_watched_too(node: Node) -> None:

@@ -1,0 +1,306 @@
+"""What the hub makes of acknowledgements: flipped, proven, failed, taken back, and the counts that a move waits for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
+from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
+from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica
+from loradeck.schemas.log import GENESIS
+
+KEY = ("acme", "production")
+BASE = "b" * 64
+V1, V2 = "1" * 64, "2" * 64
+FENCE = (1, 2)
+DONE = (AckState.FLIPPED, AckState.PROVEN, AckState.LISTED)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fleet(clock: Clock) -> Fleet:
+    fleet = Fleet(clock)
+    hello(fleet)
+    return fleet
+
+
+def hello(fleet: Fleet, node: str = "n1", boot: str = "1", state: EngineState = EngineState.UP) -> Node:
+    replica = Replica(replica=node, state=state, boot=boot, base=BASE, slots=4)
+    greeting = Hello(node=node, boot="a", version="1", epoch=0, rev=0, hash=GENESIS, replicas=(replica,))
+    return fleet.hello(greeting, cast("Any", SimpleNamespace()))
+
+
+def ack(state: AckState, release: str | None = V2, generation: int = 2, **more: Any) -> Ack:
+    more = {"replica": "n1", "at_ms": 17, "mono_ns": 18, **more}
+    return Ack(tenant=KEY[0], route=KEY[1], epoch=1, generation=generation, release=release, state=state, **more)
+
+
+def counted(fleet: Fleet, made: Ack, wanted: str | None = V2) -> AckRecord:
+    record = fleet.ack(made, FENCE, wanted)
+    assert record is not None
+    return record
+
+
+# ---- one replica -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", DONE)
+def test_a_flip_is_kept_with_the_times_of_hub_and_node(fleet: Fleet, clock: Clock, state: AckState) -> None:
+    record = counted(fleet, ack(state))
+    assert (record.fence, record.release, record.state, record.code, record.detail) == (FENCE, V2, state, None, "")
+    assert (record.flipped, record.flipped_node_ms, record.flipped_mono_ns) == (100.0, 17, 18)
+    proven = 100.0 if state is not AckState.FLIPPED else None
+    assert (record.proven, record.checked) == (proven, proven)
+    assert (record.is_flipped, record.is_proven, record.is_pinned) == (True, proven is not None, False)
+
+
+def test_the_times_are_those_of_the_first_flip_and_the_first_proof(fleet: Fleet, clock: Clock) -> None:
+    counted(fleet, ack(AckState.FLIPPED))
+    clock.now = 101.0
+    counted(fleet, ack(AckState.FLIPPED, at_ms=27, mono_ns=28))
+    clock.now = 102.0
+    counted(fleet, ack(AckState.PROVEN, at_ms=37, mono_ns=38))
+    clock.now = 103.0
+    record = counted(fleet, ack(AckState.PROVEN, at_ms=47, mono_ns=48))
+    assert (record.flipped, record.flipped_node_ms, record.flipped_mono_ns) == (100.0, 17, 18)
+    assert (record.proven, record.checked) == (102.0, 103.0)
+
+
+def test_a_flip_that_is_sent_again_takes_nothing_back_from_a_proof(fleet: Fleet) -> None:
+    counted(fleet, ack(AckState.PROVEN))
+    record = counted(fleet, ack(AckState.FLIPPED))
+    assert (record.state, record.is_proven) == (AckState.PROVEN, True)
+
+
+def test_a_replica_that_waits_again_has_neither_flipped_nor_proven(fleet: Fleet, clock: Clock) -> None:
+    counted(fleet, ack(AckState.PROVEN))
+    record = counted(fleet, ack(AckState.WAITING, code="not_ready", detail="v1 answers"))
+    assert (record.state, record.code, record.detail) == (AckState.WAITING, "not_ready", "v1 answers")
+    assert (record.flipped, record.proven, record.is_flipped, record.is_proven) == (None, None, False, False)
+    clock.now = 105.0
+    assert counted(fleet, ack(AckState.FLIPPED)).flipped == 105.0
+
+
+def test_a_failed_proof_keeps_the_flip_and_ends_the_proof(fleet: Fleet, clock: Clock) -> None:
+    counted(fleet, ack(AckState.PROVEN))
+    clock.now = 101.0
+    record = counted(fleet, ack(AckState.FAILED, code="canary_mismatch", detail="position 3"))
+    assert (record.state, record.code, record.detail) == (AckState.FAILED, "canary_mismatch", "position 3")
+    assert (record.flipped, record.proven, record.checked) == (100.0, None, 101.0)
+    assert not record.is_proven
+
+
+@pytest.mark.parametrize("state", DONE)
+def test_a_flip_to_another_release_than_the_wanted_one_is_a_failure_and_no_flip(fleet: Fleet, state: AckState) -> None:
+    record = counted(fleet, ack(state, V1))
+    assert (record.state, record.code, record.is_flipped) == (AckState.FAILED, "wrong_release", False)
+    assert record.detail == f"acknowledged {V1}, not {V2}"
+
+
+def test_a_replica_that_waits_or_fails_with_another_release_is_taken_at_its_word(fleet: Fleet) -> None:
+    assert counted(fleet, ack(AckState.WAITING, V1, code="not_ready")).code == "not_ready"
+    assert counted(fleet, ack(AckState.FAILED, V1, code="disk_full")).code == "disk_full"
+    assert counted(fleet, ack(AckState.FLIPPED, None), None).is_flipped, "a tombstone"
+
+
+def test_a_wrong_release_after_a_right_one_is_no_flip_any_more(fleet: Fleet) -> None:
+    counted(fleet, ack(AckState.PROVEN))
+    record = counted(fleet, ack(AckState.PROVEN, V1))
+    assert (record.is_flipped, record.is_proven, record.release) == (False, False, V1)
+
+
+@pytest.mark.parametrize("late", [(0, 2), (2, 2), (1, 1), (1, 3)])
+def test_only_the_current_epoch_and_generation_count(fleet: Fleet, late: tuple[int, int]) -> None:
+    record = counted(fleet, ack(AckState.FLIPPED))
+    made = ack(AckState.WAITING).model_copy(update={"epoch": late[0], "generation": late[1]})
+    assert fleet.ack(made, FENCE, V2) is None
+    assert record.is_flipped
+    assert fleet.acks(KEY, FENCE) == {"n1": record}
+    assert fleet.acks(KEY, late) == {}
+    assert fleet.ack_of(KEY, "n1", FENCE) is record
+    assert fleet.ack_of(KEY, "n1", late) is None
+    assert fleet.ack_of(KEY, "n2", FENCE) is None
+    assert fleet.ack_of(("acme", "staging"), "n1", FENCE) is None
+
+
+def test_a_new_generation_begins_anew(fleet: Fleet, clock: Clock) -> None:
+    assert fleet.ack(ack(AckState.PROVEN, V1, 1), (1, 1), V1) is not None
+    clock.now = 101.0
+    record = counted(fleet, ack(AckState.FLIPPED))
+    assert (record.fence, record.flipped, record.proven) == (FENCE, 101.0, None)
+    assert fleet.acks(KEY, (1, 1)) == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "pinned"),
+    [(AckState.WAITING, "pinned", True), (AckState.WAITING, "not_ready", False), (AckState.FAILED, "pinned", False)],
+)
+def test_a_replica_is_pinned_while_it_waits_for_its_pin(fleet: Fleet, state: AckState, code: str, pinned: bool) -> None:
+    assert counted(fleet, ack(state, code=code)).is_pinned is pinned
+
+
+# ---- engines that ended ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("boot", "state", "voided"),
+    [("1", EngineState.UP, False), ("2", EngineState.UP, True), ("1", EngineState.DOWN, True)],
+)
+def test_what_was_acknowledged_on_an_engine_ends_with_it(
+    fleet: Fleet, boot: str, state: EngineState, voided: bool
+) -> None:
+    record = counted(fleet, ack(AckState.PROVEN, detail="all canaries"))
+    other = counted(fleet, ack(AckState.PROVEN, replica="n2"))
+    hello(fleet, boot=boot, state=state)
+    assert (record.flipped is None, record.proven is None, fleet.voids) == (voided, voided, int(voided))
+    if voided:
+        assert (record.state, record.code, record.detail) == (AckState.WAITING, "engine_down", "")
+    assert other.is_proven, "another node's engine runs on"
+
+
+# ---- lost nodes ------------------------------------------------------------------------------------------------
+
+
+def test_a_node_is_lost_once_when_its_ttl_has_passed_and_found_when_it_is_heard(fleet: Fleet, clock: Clock) -> None:
+    node = fleet.nodes["n1"]
+    version = fleet.kept_version
+    clock.now = 100.0 + LINK_TTL_S
+    assert (fleet.newly_lost(), fleet.heard_age(node)) == ([], LINK_TTL_S)
+    clock.now += 0.001
+    assert (fleet.newly_lost(), node.lost) == ([node], True)
+    assert fleet.newly_lost() == []
+    assert fleet.kept_version == version + 1
+    fleet.heard(node)
+    assert (node.lost, node.heard, fleet.kept_version) == (False, clock.now, version + 2)
+    fleet.heard(node)
+    assert fleet.kept_version == version + 2
+
+
+def test_a_node_that_is_only_saved_has_one_ttl_from_the_hubs_start(clock: Clock) -> None:
+    saved = Node("n9")
+    early = Node("n8", heard=3.0)
+    fleet = Fleet(clock, (saved, early))
+    assert fleet.heard_age(saved) is None
+    clock.now = 100.0 + LINK_TTL_S
+    assert fleet.newly_lost() == []
+    clock.now += 0.001
+    assert fleet.newly_lost() == [saved, early]
+
+
+def test_only_the_current_link_of_a_node_ends_its_link(fleet: Fleet) -> None:
+    node = fleet.nodes["n1"]
+    first = node.link
+    assert first is not None
+    hello(fleet)
+    second = node.link
+    assert (fleet.unlinked(node, first), node.linked, list(fleet.linked())) == (False, True, [node])
+    assert second is not None
+    assert (fleet.unlinked(node, second), node.linked, list(fleet.linked())) == (True, False, [])
+
+
+# ---- counts ----------------------------------------------------------------------------------------------------
+
+
+def record(state: AckState, code: str | None = None, *, flipped: float | None = None) -> AckRecord:
+    return AckRecord(FENCE, V2, state, code, flipped=flipped, proven=flipped if state in DONE[1:] else None)
+
+
+@pytest.mark.parametrize(
+    ("made", "counts"),
+    [  # reachable, flipped, proven, listed, failed, owing a flip, a proof, an end
+        (None, (1, 0, 0, 0, 0, 1, 1, 1)),
+        (record(AckState.WAITING, "not_ready"), (1, 0, 0, 0, 0, 1, 1, 1)),
+        (record(AckState.WAITING, "pinned"), (1, 0, 0, 0, 0, 0, 0, 0)),
+        (record(AckState.FLIPPED, flipped=5.0), (1, 1, 0, 0, 0, 0, 1, 1)),
+        (record(AckState.PROVEN, flipped=5.0), (1, 1, 1, 0, 0, 0, 0, 0)),
+        (record(AckState.LISTED, flipped=5.0), (1, 1, 0, 1, 0, 0, 0, 0)),
+        (record(AckState.FAILED, "disk_full"), (1, 0, 0, 0, 1, 0, 0, 0)),
+        (record(AckState.FAILED, "canary_mismatch", flipped=5.0), (1, 1, 0, 0, 1, 0, 0, 0)),
+    ],
+)
+def test_the_share_of_a_replica_in_the_counts(made: AckRecord | None, counts: tuple[int, ...]) -> None:
+    assert tuple(map(int, share(Node("n1"), made))) == counts
+    flipped, failed = counts[1], counts[4]
+    assert tuple(map(int, share(Node("n1", lost=True), made))) == (0, flipped, 0, 0, failed, 0, 0, 0)
+
+
+def placed(*names: str, lost: str = "") -> list[tuple[Node, Replica]]:
+    return [
+        (Node(name, lost=name == lost), Replica(replica=name, state=EngineState.UP, base=BASE, slots=4))
+        for name in names
+    ]
+
+
+def test_a_move_is_flipped_and_proven_when_its_last_replica_is() -> None:
+    replicas = placed("n1", "n2")
+    acks = {"n1": record(AckState.PROVEN, flipped=5.0), "n2": record(AckState.FLIPPED, flipped=7.0)}
+    counts = ReplicaCounts(replicas, acks)
+    progress = counts.progress()
+    assert (progress.placed, progress.flipped, progress.flipped_at, progress.proven_at) == (2, 2, 7.0, None)
+    assert (progress.all_flipped, progress.all_proven, progress.settled) == (True, False, False)
+    before = share(replicas[1][0], acks["n2"])
+    acks["n2"] = AckRecord(FENCE, V2, AckState.LISTED, flipped=7.0, proven=9.0)
+    counts.change(replicas[1][0], before, acks["n2"])
+    progress = counts.progress()
+    assert (progress.proven, progress.listed, progress.flipped_at, progress.proven_at) == (1, 1, 7.0, 9.0)
+    assert (progress.all_proven, progress.settled) == (True, True)
+    assert progress == ReplicaCounts(replicas, acks).progress()
+
+
+def test_a_lost_nodes_flip_stays_counted_and_its_proof_does_not() -> None:
+    replicas = placed("n1", "n2", lost="n2")
+    acks = {"n1": record(AckState.PROVEN, flipped=5.0), "n2": record(AckState.PROVEN, flipped=9.0)}
+    progress = ReplicaCounts(replicas, acks).progress()
+    assert (progress.reachable, progress.flipped, progress.proven) == (1, 2, 1)
+    assert (progress.flipped_at, progress.proven_at) == (9.0, None)
+    assert (progress.all_flipped, progress.all_proven, progress.settled) == (True, False, True)
+
+
+def test_nothing_placed_is_neither_flipped_nor_proven_and_owes_nothing() -> None:
+    progress = ReplicaCounts([], {}).progress()
+    assert (progress.all_flipped, progress.all_proven, progress.settled) == (False, False, True)
+    assert (progress.flipped_at, progress.proven_at) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("flipped", "proven", "owing", "at", "hopeless"),
+    [
+        (0, 0, (2, 2), {"committed"}, set()),
+        (2, 0, (0, 2), {"committed", "flipped"}, {"flipped"}),
+        (2, 2, (0, 0), {"committed", "flipped", "proven"}, {"flipped", "proven"}),
+        (1, 0, (0, 1), {"committed"}, {"flipped"}),
+        (1, 0, (1, 0), {"committed"}, {"proven"}),
+    ],
+)
+def test_a_level_is_reached_by_all_and_hopeless_when_nobody_owes_it(
+    flipped: int, proven: int, owing: tuple[int, int], at: set[str], hopeless: set[str]
+) -> None:
+    progress = Progress(
+        placed=2,
+        reachable=2,
+        flipped=flipped,
+        proven=proven,
+        listed=0,
+        failed=0,
+        owing_flip=owing[0],
+        owing_proof=owing[1],
+        owing_end=0,
+        flipped_at=None,
+        proven_at=None,
+    )
+    assert {level for level in ("committed", "flipped", "proven") if progress.at(level)} == at
+    assert {level for level in ("flipped", "proven") if progress.hopeless(level)} == hopeless
