@@ -86,6 +86,8 @@ class Link:
         self._backoff = backoff or Backoff(0.5, LINK_TTL_S / 2)
         self._socket: ClientConnection | None = None
         self._last_message_at = time.monotonic()
+        self._waiting_since: float | None = None
+        """When the agent began to wait for the hub's next message, monotonic; None while it handles one."""
         self._gave_up = False
         """Whether this end cut the present connection, because the hub was silent."""
 
@@ -138,8 +140,8 @@ class Link:
                 open_timeout=LINK_TTL_S,
                 close_timeout=2,
             ) as socket:
-                self._gave_up = False
-                watch = asyncio.create_task(self._watch(socket, time.monotonic()))
+                self._gave_up, self._waiting_since = False, None
+                watch = asyncio.create_task(self._watch(socket))
                 try:
                     await socket.send((await self._hello()).model_dump_json())
                     await self._converse(socket)
@@ -185,7 +187,9 @@ class Link:
     async def _receive(self, socket: ClientConnection) -> DownMessage:
         """The next message. One of a kind that only a newer hub knows is skipped."""
         while True:
+            self._waiting_since = time.monotonic()
             raw = await socket.recv()
+            self._waiting_since = None
             self._last_message_at = time.monotonic()
             try:
                 return down_adapter.validate_json(raw)
@@ -196,10 +200,15 @@ class Link:
                     raise LinkLost(f"the hub sent a message that cannot be read: {where}: {first['msg']}") from error
                 log.warning("skipped: the hub sent a message of an unknown kind (%s)", first["ctx"]["tag"])
 
-    async def _watch(self, socket: ClientConnection, began: float) -> None:
-        """Cuts a connection on which nothing came for `LINK_TTL_S`. One timer, and not one for each message."""
+    async def _watch(self, socket: ClientConnection) -> None:
+        """Cuts a connection whose hub is silent for `LINK_TTL_S` while the agent waits for it.
+
+        The time in which a message is handled does not count: what came meanwhile is not read yet. One timer, and not
+        one for each message.
+        """
         while True:
-            left = max(began, self._last_message_at) + LINK_TTL_S - time.monotonic()
+            since = self._waiting_since
+            left = LINK_TTL_S if since is None else since + LINK_TTL_S - time.monotonic()
             if left <= 0:
                 break
             await asyncio.sleep(left)

@@ -188,9 +188,13 @@ class SqliteRecords:
 
     def put_job(self, job: Job) -> None:
         """Inserts a job, or replaces the one with its id."""
-        with self._writing():
-            row = {"id": job.id, "finished": job.state in _FINISHED, "body": job.model_dump_json()}
-            self._database.tables["jobs"].upsert(row, pk="id")
+        # By hand: sqlite-utils' upsert takes ten times as long (257 µs), and moves wait behind it.
+        with self._writing() as (connection, _):
+            connection.execute(
+                "INSERT INTO jobs (id, finished, body) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, body = excluded.body",
+                (job.id, job.state in _FINISHED, job.model_dump_json()),
+            )
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
         """All unfinished jobs, and finished ones up to `limit` in all; newest first."""

@@ -191,3 +191,27 @@ async def test_a_link_that_the_hub_ends_says_what_to_do(hub: Hub, tmp_path: Path
 
 async def test_what_is_sent_without_a_link_is_not_kept(hub: Hub, tmp_path: Path) -> None:
     assert await Ends(hub.url, tmp_path).link.send(Heartbeat()) is False
+
+
+async def test_the_time_that_a_message_is_handled_in_is_no_silence_of_the_hub(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "LINK_TTL_S", 0.3)
+    ends, handled = Ends(hub.url, tmp_path), asyncio.Event()
+
+    async def script(socket: ServerConnection) -> None:
+        await socket.send(WELCOME)
+        while True:
+            await socket.send(MARK)
+            await asyncio.sleep(0.05)
+
+    async def slow(message: Wire) -> None:
+        ends.handled.append(type(message).__name__)
+        if len(ends.handled) == 2:
+            await asyncio.sleep(0.9)  # a router that answers late, three times the hub's TTL
+            handled.set()
+
+    hub.script = script
+    monkeypatch.setattr(ends.link, "_handle", slow)
+    await run_until(ends, lambda: handled.is_set() and len(ends.handled) >= 5)
+    assert (len(hub.hellos), ends.changes[0]) == (1, True)

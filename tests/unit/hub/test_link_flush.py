@@ -108,3 +108,14 @@ async def test_the_next_directive_follows_the_rev_that_was_last_written(link: Li
     link.put_bookmark()
     await turn()
     assert wire.frames == [b"0-1 acme", b"1-2 acme", b"2-5 ", b"bookmark"]
+
+
+async def test_a_link_whose_directive_cannot_be_built_is_closed(link: Link, hub: _Hub, wire: _Wire) -> None:
+    def broken(*_: Any, **__: Any) -> bytes:
+        raise KeyError("an entry")
+
+    hub.tables.desired = broken
+    link.put([A])
+    await turn()
+    assert link.closing
+    assert wire.frames == []

@@ -114,6 +114,15 @@ def test_what_cannot_be_is_refused_with_what_where_and_what_to_do(
     assert do in refused.value.fix
 
 
+@pytest.mark.parametrize("action", ["rollback", "undo", "fallback", "promote", "confirm"])
+@pytest.mark.parametrize("key", ["escape", "ctrl+c"])
+def test_nothing_that_moves_is_put_on_a_key_that_leaves(action: str, key: str) -> None:
+    own = {action: (key,), "close": ("z",), "quit": ("Q",)}
+    with pytest.raises(ConfigError) as caught:
+        Keys.remapped(own, where="config.toml: [keys]")
+    assert f"{key} cannot stand for {action}" in str(caught.value)
+
+
 def test_one_key_may_mean_two_things_on_two_screens_and_two_actions_may_swap_keys() -> None:
     keys = Keys.remapped({"rollback": ["u"], "undo": ["R"], "drain": ["x"]}, where="")
     for pressed, screen, action in (

@@ -69,7 +69,7 @@ class NodeTables:
         self._labels: set[tuple[str, str]] = set()
         self.version = 0
         """Grows each time that the tables are made anew."""
-        self._memo: dict[tuple[int, int, frozenset[PointerKey] | None, tuple[PointerKey, ...]], bytes] = {}
+        self._memo: dict[tuple[int, int, int, int, frozenset[PointerKey] | None, tuple[PointerKey, ...]], bytes] = {}
 
     # ---- entries -------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class NodeTables:
         unpin: tuple[PointerKey, ...] = (),
     ) -> bytes:
         """The frame of a `Desired`, encoded once for all links: the entries of `keys`, or the whole table for None."""
-        name = (id(table), prev_rev, None if keys is None else frozenset(keys), unpin)
+        name = (id(table), epoch, rev, prev_rev, None if keys is None else frozenset(keys), unpin)
         frame = self._memo.get(name)
         if frame is None:
             wanted = table.keys if keys is None else [k for k in keys if k in table.members]

@@ -41,7 +41,7 @@ log = logging.getLogger("loradeck.hub.links.node_link")
 CLOSE_S = 2.0
 """How long a close waits for a node that does not read, seconds."""
 
-BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED = 4400, 4403, 4409, 4408, 4401
+BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED = 4400, 4403, 4409, 4408, 4401, 4500
 """Close codes; the reason is a problem code."""
 
 PARTS = 20
@@ -82,6 +82,7 @@ class Outbox:
                 link.flush()
             except Exception:
                 log.exception("link not written to node=%s", link.caller.node)
+                link.close(FAILED, "internal_error")  # its node asks for everything when it links again
 
 
 class Uplink:

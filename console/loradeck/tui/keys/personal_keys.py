@@ -45,7 +45,8 @@ class Keys:
             where: the file and table that they stand in, for errors.
 
         Raises:
-            ConfigError: an action or a key that there is not, or two actions on one key of a screen.
+            ConfigError: an action or a key that there is not, two actions on one key of a screen, or escape or ctrl+c
+                for an action that moves something.
         """
         if unknown := sorted(set(own) - set(Action)):
             raise ConfigError(
@@ -64,7 +65,23 @@ class Keys:
             for binding in BINDINGS
         )
         made._refuse_shared_keys(where)
+        made._refuse_keys_that_leave(where)
         return made
+
+    def _refuse_keys_that_leave(self, where: str) -> None:
+        """Refuses escape and ctrl+c for what moves something.
+
+        Both are pressed to get away from a question, and a terminal's answer that is cut after its first byte reads as
+        escape: nothing may be moved by either.
+        """
+        for binding in self.bindings:
+            if binding.moves:
+                for key in {"escape", "ctrl+c"}.intersection(binding.keys):
+                    raise ConfigError(
+                        f"{key} cannot stand for {binding.action}: it is the key that leaves",
+                        detail=where,
+                        fix="give it another key",
+                    )
 
     def _refuse_shared_keys(self, where: str) -> None:
         for screen in Screen:
