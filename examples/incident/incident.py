@@ -52,11 +52,11 @@ MARGIN = 6
 VARIETY = 6
 """Different prompts in a burst: few, so that an engine answers most of them from the prefixes that it keeps."""
 
-TRIES = 3
+TRIES = 5
 """How often a move is made until enough requests were admitted around its acknowledgements, the first included."""
 
-MORE = 1.5
-"""How many times as many requests are sent around a move as around its last try."""
+MORE = 0.5
+"""Share of a first try's requests that are added with each further one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ class Incident:
                 # A repeat adds evidence. It cannot mend a counterexample, or a move that was not proven.
                 if move.late or move.proven_ms is None or not self._report.missing_around(move):
                     return
-                self._more *= MORE
+                self._more += MORE
                 await back(first.n)
                 move = await (again or make)(first.n)
         finally:

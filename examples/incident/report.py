@@ -224,8 +224,7 @@ class Report:
         for claim in self.claims:
             lines.append(f" {_WORDS[claim.verdict]:<12}  {claim.text}")
             lines.append(f"               {claim.measured}")
-            if claim.reasons:
-                lines.append(f"               {_few(claim.reasons)}")
+            lines += [f"               {reason}" for reason in _few(claim.reasons)]
         held = sum(claim.verdict is Verdict.HELD for claim in self.claims)
         lines += ["", f"{held} of {len(self.claims)} claims held{_ENDINGS[self.verdict]}"]
         return "\n".join(lines)
@@ -253,8 +252,8 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _few(lines: Sequence[str]) -> str:
-    return "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+def _few(lines: Sequence[str]) -> list[str]:
+    return [*lines[:4], *([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])]
 
 
 def _spread(values: Sequence[float], what: str) -> str:
