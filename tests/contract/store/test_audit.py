@@ -9,7 +9,7 @@ from tests.contract.store.drafts import digest, move, note
 from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.log import EventKind
 from loradeck.store.interface import Store, Unreadable
-from loradeck.store.log_audit import LogAudit, LogReport
+from loradeck.store.log_audit import LogAudit, verify_log
 
 
 def fill(store: Store) -> None:
@@ -23,14 +23,6 @@ def tampered(backend: Backend, rev: int, old: str, new: str) -> Store:
     backend.close()
     backend.rewrite(rev, old, new)
     return backend.open()
-
-
-def verify_log(store: Store) -> LogReport:
-    """Audits the whole log at once."""
-    audit = LogAudit()
-    while (report := audit.step(store)) is None:
-        pass
-    return report
 
 
 def test_a_whole_log_verifies(store: Store) -> None:
