@@ -222,3 +222,31 @@ def test_without_tables_there_is_nothing_to_recover_and_no_epoch_to_exceed() -> 
 @pytest.mark.parametrize(("rev", "behind"), [(0, False), (1, True), (2, True)])
 def test_a_hub_is_behind_whoever_holds_a_rev_that_its_log_lacks(rev: int, behind: bool) -> None:
     assert recover.behind(epoch=1, rev=rev, hub_epoch=1, has_hash=False) is behind
+
+
+def test_tables_of_tenants_that_are_gone_or_unknown_do_not_hide_the_ones_after_them() -> None:
+    gone = TenantState(name="aaa", offboarded=True)
+    lost = entry("v1", 9).model_copy(update={"tenant": "aaa"})
+    newer = entry("v1", 7).model_copy(update={"gap": Gap.REFUSE, "keys": (KEY.sha256,)})
+    unknown = newer.model_copy(update={"tenant": "nobody"})
+    elsewhere = newer.model_copy(update={"route": "never-set"})
+    drafts, _ = recover.drafts(
+        {ACME: POINTER},
+        [lost, entry("v2", 9)],
+        tenants={"aaa": gone, "acme": TENANT},
+        actor=RELEASER,
+        reason="restored",
+        ahead=[unknown, lost, elsewhere, newer],
+    )
+    assert [(draft.kind, draft.tenant, draft.route) for draft in drafts] == [
+        (EventKind.RECOVER, "acme", "production"),
+        (EventKind.ROUTE, "acme", "production"),
+    ]
+    assert (drafts[0].from_release, drafts[0].expected_generation) == (rid("v1"), 7)
+
+
+def test_of_two_newer_tables_the_first_one_decides_a_routes_settings() -> None:
+    first = entry("v1", 7).model_copy(update={"gap": Gap.REFUSE, "keys": (KEY.sha256,)})
+    second = first.model_copy(update={"gap": Gap.BASE})
+    (draft,), _ = recovered({ACME: POINTER}, first, known=TENANT, ahead=(first, second))
+    assert RouteConfig.model_validate(draft.payload["config"]).gap is Gap.REFUSE

@@ -87,6 +87,7 @@ def test_a_swap_puts_what_is_prepared_before_what_is_live_on_its_own_pointer_onl
     other = entry(ref("v9", "A"), route="staging")
     assert wanted(other, swapped, swaps={("acme", "production")}) == ["A", "B"]
     assert wanted(swapped, swaps={("acme", "staging")}) == ["A", "B"]
+    assert wanted(swapped, entry(ref("d1", "D"), route="staging"), swaps={("acme", "production")}) == ["B", "D", "A"]
 
 
 def test_an_entry_of_a_hub_that_does_not_say_when_it_moved_holds_nothing() -> None:

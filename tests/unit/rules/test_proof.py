@@ -128,3 +128,28 @@ def test_a_generation_is_attested_by_enough_replicas_and_all_that_are_heard_from
     placed: int, reachable: int, proven: int, min_replicas: int, seen: tuple[int, int] | None
 ) -> None:
     assert attested(placed=placed, reachable=reachable, proven=proven, min_replicas=min_replicas) == seen
+
+
+def test_an_unanswered_canary_is_a_failure_that_names_it() -> None:
+    judgement = judge(V1.items[:1], V1, OTHERS, is_base=False)
+    assert (judgement.level, judgement.detail) == (Level.FAILED, f"canary {digest('q')[:6]} was not answered")
+
+
+def test_without_a_record_of_another_release_the_answer_names_which() -> None:
+    missing = {BASE.release: BASE, V2.release: None}
+    named = judge(V1.items, V1, missing, is_base=False, base=BASE.release)
+    assert (named.code, named.detail) == ("not_distinct", f"there is no record of {V2.release[:6]} to differ from")
+    base = judge(V1.items, V1, {BASE.release: None}, is_base=False, base=BASE.release)
+    assert base.detail == "there is no record of the base alone to differ from"
+    alone = judge(V1.items, V1, {}, is_base=False)
+    assert (alone.level, alone.code, bool(alone.detail)) == (Level.LISTED, "not_distinct", True)
+
+
+def test_a_canary_that_the_other_release_has_no_record_of_leaves_the_next_ones_to_decide() -> None:
+    assert distinct(V1, record("v2", item("q", [9, 9, 8])))
+    assert distinct(record("v1", item("new", [1]), item("q", [9])), record("v2", item("q", [8])))
+
+
+def test_a_route_that_asks_for_no_replicas_is_attested_by_its_first_proof() -> None:
+    assert attested(placed=1, reachable=1, proven=1, min_replicas=0) == (1, 1)
+    assert attested(placed=1, reachable=0, proven=0, min_replicas=0) is None

@@ -121,3 +121,10 @@ def test_whatever_is_loaded_the_plan_fits_and_leaves_no_current_behind_a_way_bac
     if not busy:
         assert after >= set(order[:slots])
         assert plan(entries, slots, after).load == ()
+
+
+def test_without_entries_or_without_slots_nothing_is_loaded() -> None:
+    assert wanted([]) == []
+    assert named(plan([], 3, ())) == ([], 0, [])
+    for slots in (0, -1):
+        assert named(plan([ACME], slots, ())) == ([], 0, ["acme v3", "acme v2", "acme v1"])

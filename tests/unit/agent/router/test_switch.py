@@ -202,6 +202,22 @@ async def test_a_release_of_another_tenant_or_not_its_own_digest_makes_an_entry_
     assert node.held.cursor == Cursor(1, 1), "the log is followed all the same"
 
 
+async def test_every_refused_entry_of_a_directive_is_acknowledged(node: Node) -> None:
+    node.engines(at("e0", V1, V2))
+    node.send(entry(V2, 5), entry(V2, 5, route="staging"))
+    foreign = release("v1", tenant="globex")
+    acks = node.send(
+        entry(V1, 4), entry(foreign, route="a"), entry(V1, 4, route="staging"), entry(foreign, route="b"), entry(V1, 6)
+    )
+    assert [(ack.route, ack.code) for ack in acks] == [
+        ("production", "stale"),
+        ("a", "bad_entry"),
+        ("staging", "stale"),
+        ("b", "bad_entry"),
+        ("production", None),
+    ]
+
+
 async def test_an_entry_whose_other_releases_are_in_order_is_good(node: Node) -> None:
     node.engines(at("e0", V1))
     assert brief(node.send(entry(V1, preparing=V2, beneath=(V3,)))) == [(*FLIPPED, 1)]
@@ -235,6 +251,7 @@ async def test_what_the_disk_refuses_is_acknowledged_as_failed_and_is_not_in_for
     assert all(ack.state is AckState.FAILED for ack in acks)
     assert "table.jsonl: full" in acks[1].detail
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert caplog.records[0].getMessage().startswith("disk_full: ")
     assert (node.answers(), node.answers(("acme", "staging"))) == (V1.id, None)
     assert (node.folder / "table.jsonl").read_bytes() == before
     assert brief(node.send(entry(V2, 3))) == [(*FLIPPED, 3)]
@@ -410,6 +427,27 @@ async def test_a_flip_that_the_disk_refused_is_made_at_the_next_report_though_no
     assert (node.folder / "table.jsonl").read_bytes() == before
 
 
+async def test_every_flip_that_the_disk_refused_is_acknowledged_and_so_is_what_needs_no_flip(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.engines(at("e0", V1))
+    node.send(entry(V1, route="a"), entry(V1, route="b"), entry(V1, route="c"))
+    node.send(entry(V2, 2, route="a"), entry(V2, 2, route="b"))
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", broken)
+        acks = node.engines(at("e0", V2))
+    assert [(ack.route, ack.code) for ack in acks] == [
+        ("a", "table_write_failed"),
+        ("b", "table_write_failed"),
+        ("c", "not_ready"),
+    ]
+    assert "table_write_failed" in caplog.records[0].getMessage()
+
+
 async def test_engines_that_the_disk_refused_to_keep_are_used_all_the_same(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -505,6 +543,17 @@ async def test_a_pin_is_in_force_over_the_hub_until_it_is_taken_off(node: Node) 
     assert read_contents(node.folder).pins == {}
     await again.close()
     node.table = Table(node.folder)
+
+
+@pytest.mark.parametrize("gap", list(Gap))
+async def test_a_pin_answers_whatever_the_gap_policy_is_and_is_no_gap(node: Node, gap: Gap) -> None:
+    node.engines(at("e0", V1, V2))
+    node.send(entry(V1, gap=gap))
+    node.switch.pin(pin(V2))
+    assert node.answers() == V2.id
+    node.engines(at("e0", V1, V2, V3))
+    node.send(entry(V3, 2, gap=gap))
+    assert node.answers() == V2.id
 
 
 async def test_a_pinned_release_without_a_label_is_named_by_its_id(node: Node) -> None:

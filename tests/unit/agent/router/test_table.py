@@ -145,6 +145,15 @@ def test_a_line_counts_only_if_its_checksum_and_its_form_are_right(folder: Path,
     table.close()
 
 
+def test_a_line_whose_text_has_spaces_is_read_whole(folder: Path) -> None:
+    noted = pin(V2).model_copy(update={"reason": "the hub is gone, ann decided"})
+    written(folder, Change(at_ms=1, pins=(noted,)))
+    assert read_contents(folder).pins == {KEY: noted}
+    table = Table(folder)
+    assert table.contents.pins == {KEY: noted}
+    table.close()
+
+
 def test_compaction_keeps_everything_and_one_line(folder: Path) -> None:
     table = Table(folder)
     for n in range(1, 30):
@@ -199,6 +208,9 @@ def test_one_router_at_a_time_and_the_lock_ends_with_it(folder: Path) -> None:
         with pytest.raises(TableFault) as refused:
             Table(folder)
         assert refused.value.code == "router_running"
+        assert refused.value.title == "The table is in use."
+        assert str(folder / "router.lock") in refused.value.detail
+        assert "stop it first" in refused.value.fix
     first.close()
     Table(folder).close()
 
@@ -332,6 +344,8 @@ def test_a_refused_append_leaves_the_file_as_it_was(
     with pytest.raises(TableFault, match=f"^{told}: {path}: {os.strerror(code)}") as fault:
         opened.append(change(2))
     assert fault.value.code == told
+    assert "nothing changed" in fault.value.title
+    assert "repair the disk" in fault.value.fix
     assert calls.made[-2:] == ["ftruncate", "fdatasync"]
     assert path.read_bytes() == before
     opened.append(change(3))
