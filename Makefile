@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint bench bench-console bench-executors faults setup clean
+.PHONY: help demo test test-vllm lint bench bench-console bench-executors faults mutation setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -55,6 +55,9 @@ bench-console: $(STAMP) ## the console with 100, 1,000 and 10,000 tenants and ei
 
 bench-executors: $(STAMP) ## merge and train executors beside the bare libraries and cp + fsync (three minutes)
 	PYTHONPATH=.:examples $(BIN)/python -m tests.bench --only merge,train --write $(ARGS)
+
+mutation: $(STAMP) ## changes of the code that no test notices; ARGS=rules, router, hub-log or hub-fleet
+	nice $(BIN)/python scripts/mutation.py $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

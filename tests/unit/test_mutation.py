@@ -1,0 +1,40 @@
+"""The scores in docs/mutation.md are what mutmut gives: one module's are computed again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scripts import mutation
+
+MODULE = "loradeck/rules/serving/retention.py"
+
+
+def test_the_score_of_a_small_module_is_the_one_in_the_docs(tmp_path: Path) -> None:
+    tests = ("tests/unit/rules/test_retention_and_placement.py",)
+    copy = mutation.Copy(mutation.Group((MODULE,), tests), tmp_path)
+    copy.prepare()
+    copy.run(120)
+    assert copy.scores() == {MODULE: mutation.figures()["rules"]["modules"][MODULE]}
+    copy.prepare()
+    assert copy.scores()[MODULE]["not run"] == 0, "a second run goes on where the first one was"
+
+
+def test_a_changed_test_lets_survivors_run_again_and_what_was_killed_stays(tmp_path: Path) -> None:
+    group = mutation.Group((MODULE,), ("tests/unit/rules",))
+    copy = mutation.Copy(group, tmp_path)
+    copy.prepare()
+    meta = tmp_path / "mutants" / "src" / f"{MODULE}.meta"
+    meta.parent.mkdir(parents=True)
+    codes = {"killed": 1, "survived": 0, "timeout": 36, "no test": 33, "interrupted": 2, "not run": None}
+    for tests, again in (("as they were", {"interrupted"}), ("changed", {"interrupted", "survived", "no test"})):
+        meta.write_text(json.dumps({"exit_code_by_key": codes}))
+        if tests == "changed":
+            (tmp_path / "tests.sha256").write_text("another digest")
+        copy.prepare()
+        now = json.loads(meta.read_text())["exit_code_by_key"]
+        assert {name for name, code in now.items() if code is None} == again | {"not run"}
+
+
+def test_the_table_in_the_docs_is_that_of_the_figures() -> None:
+    assert mutation.table(mutation.figures()) in mutation.DOCUMENT.read_text()
