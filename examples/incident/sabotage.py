@@ -13,6 +13,7 @@ bare-base     the engine takes adapters, lists them, and answers with the base a
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,31 @@ CONTROLS = ("late-router", "wrong-file", "bare-base")
 
 
 def agent(control: str) -> None:
-    """Run the agent's command line with the breakage in it, or in what it starts."""
-    from loradeck_agent import daemon
+    """Runs the agent's command line with the breakage in it, or in a process that it starts."""
     from loradeck_agent.cli import main
-    from loradeck_agent.host.supervisor import Program
-    from loradeck_agent.serving import engine_lifecycle
 
     child = {"late-router": "loradeck_agent.router", "bare-base": "loradeck_agent.embedded.serve"}.get(control)
-    if child is not None:
-        program = Program
-
-        def broken(name: str, argv: tuple[str, ...], *rest: Any, **named: Any) -> Any:
-            if argv[1:3] == ("-m", child):
-                argv = (argv[0], str(Path(__file__).resolve()), control, "child", *argv[3:])
-            return program(name, argv, *rest, **named)
-
-        for starts in (daemon, engine_lifecycle):
-            starts.Program = broken  # type: ignore[attr-defined]
-    else:
+    if child is None:
         _load_the_wrong_file()
+    else:
+        _start_the_broken(control, child)
     main()
+
+
+def _start_the_broken(control: str, child: str) -> None:
+    """Has this file run in the place of the module `child`, whichever part of the agent starts it."""
+    from loradeck_agent.host.supervisor import Program
+
+    if importlib.util.find_spec(child) is None:  # a control without effect would pass for a report that sees nothing
+        raise SystemExit(f"there is no module {child} to break")
+    init = Program.__init__
+
+    def broken(self: Any, name: str, argv: tuple[str, ...], *rest: Any, **named: Any) -> None:
+        if argv[1:3] == ("-m", child):
+            argv = (argv[0], str(Path(__file__).resolve()), control, "child", *argv[3:])
+        init(self, name, argv, *rest, **named)
+
+    Program.__init__ = broken  # type: ignore[method-assign]
 
 
 def _load_the_wrong_file() -> None:
