@@ -95,7 +95,7 @@ def row(fleet: Fleet) -> dict[str, Any]:
 def fleet_at(material: Material, kind: type[Fleet] = Fleet, **settings: Any) -> Iterator[Fleet]:
     """A running fleet in a folder of its own, which is removed with it."""
     root = Path(tempfile.mkdtemp(prefix="ld"))
-    fleet = kind(root=root, base=material.base, **settings)
+    fleet = kind(root=root, base=material.base, temporary=True, **settings)
     try:
         with fleet.running():
             yield fleet

@@ -116,7 +116,10 @@ class Node:
 
 @dataclass
 class Fleet:
-    """`root` keeps everything between runs: it must be short, since it holds Unix sockets (107 bytes a path)."""
+    """`root` keeps everything between runs: it must be short, since it holds Unix sockets (107 bytes a path).
+
+    `temporary`: `root` is removed, too, if this process is killed while the fleet runs.
+    """
 
     root: Path
     base: Path
@@ -126,6 +129,7 @@ class Fleet:
     slots: int = 6
     threads: int = 1
     hub_port: int = 0
+    temporary: bool = False
     nodes: list[Node] = field(default_factory=list)
     hub: subprocess.Popen[bytes] | None = None
     _interrupted: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -315,7 +319,7 @@ class Fleet:
     @contextlib.contextmanager
     def running(self) -> Iterator[Fleet]:
         """The fleet, up for the length of the block. Its folder is swept even if this process is killed meanwhile."""
-        with leftovers.guard(self.root):
+        with leftovers.guard(self.root, remove=self.temporary):
             try:
                 self.start()
                 self.wait_until_up()
