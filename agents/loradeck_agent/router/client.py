@@ -45,21 +45,21 @@ class RouterControl:
         """The router's process, and what its table holds."""
         return _parsed(RouterState, await self._ok("GET", "/control/state"))
 
-    async def table(self, update: TableUpdate) -> tuple[Ack, ...]:
-        """Hands entries over. The answer comes when they are durable and in force: it *is* the acknowledgement."""
+    async def table(self, update: TableUpdate) -> Acks:
+        """Hands entries over. The answer comes when they are in force: it *is* the acknowledgement."""
         return await self._changed("/control/table", update)
 
     async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
         """Replaces the router's engines. Returns the acknowledgements that differ from the last ones."""
-        return await self._changed("/control/engines", Engines(replicas=engines))
+        return (await self._changed("/control/engines", Engines(replicas=engines))).acks
 
     async def pin(self, pin: Pin) -> tuple[Ack, ...]:
         """Puts a pin in force. The answer comes when it is durable."""
-        return await self._changed("/control/pin", pin)
+        return (await self._changed("/control/pin", pin)).acks
 
     async def unpin(self, key: PointerKey) -> tuple[Ack, ...]:
         """Ends a pointer's pin. The answer comes when that is durable; without a pin nothing changes."""
-        return await self._changed("/control/unpin", Unpin(tenant=key[0], route=key[1]))
+        return (await self._changed("/control/unpin", Unpin(tenant=key[0], route=key[1]))).acks
 
     async def hub(self, *, connected: bool, silent_s: float = 0.0) -> None:
         """Starts or stops the router's clock of `refuse_after_s`. `silent_s`: seconds since the hub's last message."""
@@ -85,8 +85,8 @@ class RouterControl:
         """One canary through the router. Any status: 409 `not_current` is an answer too."""
         return await self._http.call("POST", "/control/proof", request.model_dump_json().encode(), timeout=PROOF_S)
 
-    async def _changed(self, path: str, body: BaseModel) -> tuple[Ack, ...]:
-        return _parsed(Acks, await self._ok("POST", path, body.model_dump_json().encode())).acks
+    async def _changed(self, path: str, body: BaseModel) -> Acks:
+        return _parsed(Acks, await self._ok("POST", path, body.model_dump_json().encode()))
 
     async def _ok(self, method: str, path: str, body: bytes | None = None) -> Reply:
         return _checked(await self._http.call(method, path, body, timeout=CALL_S))

@@ -126,7 +126,7 @@ class Control:
 
     async def _table(self, request: web.Request) -> web.Response:
         update = TableUpdate.model_validate_json(await request.read())
-        return _acked(self._switch.directive(update.epoch, update.rev, update.hash, update.entries))
+        return _answer(self._switch.directive(update.epoch, update.rev, update.hash, update.entries))
 
     async def _engines(self, request: web.Request) -> web.Response:
         return _acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))

@@ -22,7 +22,7 @@ from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.engine_pools import Replica, Replicas
 from loradeck_agent.router.table import Change, Table, TableFault
 from loradeck_agent.router.trace import now_ms
-from loradeck_agent.router.wire import Cursor, EngineAt, InForce
+from loradeck_agent.router.wire import Acks, Cursor, EngineAt, InForce
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,13 @@ class Switch:
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
-    def directive(self, epoch: int, rev: int, hash_: str, entries: Sequence[TableEntry]) -> list[Ack]:
+    def directive(self, epoch: int, rev: int, hash_: str, entries: Sequence[TableEntry]) -> Acks:
         """Applies the hub's entries. Entries that are not in a directive stay: a removal is a tombstone.
 
         Returns:
             One acknowledgement per entry and replica that runs its base: flipped, waiting, or failed with
-            `stale`, `bad_entry`, `disk_full` or `table_write_failed`. What failed is not in the table.
+            `stale`, `bad_entry`, `disk_full` or `table_write_failed`. What failed is not in the table. `durable` is
+            False where the disk refused the directive, which no acknowledgement shows without entries or engines.
         """
         newer = Cursor(epoch, rev) >= self._held.cursor
         draft = _Draft()
@@ -118,8 +119,10 @@ class Switch:
             self._commit(draft)
         except TableFault as fault:
             log.error("%s", fault)
-            return refused + [ack for entry in taken for ack in self._failed(entry, fault.code, str(fault))]
-        return refused + [ack for entry in taken for ack in self._answer(entry.key)]
+            refused += [ack for entry in taken for ack in self._failed(entry, fault.code, str(fault))]
+            return Acks.model_construct(acks=tuple(refused), durable=False)
+        answers = [ack for entry in taken for ack in self._answer(entry.key)]
+        return Acks.model_construct(acks=(*refused, *answers), durable=True)
 
     def engines(self, engines: Sequence[EngineAt]) -> list[Ack]:
         """Replaces the node's engines, always all of them; entries whose release became ready flip now.

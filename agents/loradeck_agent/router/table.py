@@ -82,8 +82,8 @@ def read_contents(folder: Path) -> Contents:
     except FileNotFoundError:
         return contents
     with open(file, "rb") as reader:
-        os.fdatasync(file)
         raw = reader.read()
+        os.fdatasync(file)  # after the read: a router that does not answer may append meanwhile
     for line in raw.split(b"\n"):
         if (change := _parsed(line)) is not None:
             contents.apply(change)
@@ -133,10 +133,13 @@ class Table:
         self._file = -1
         self._end = 0
         self._compacted_to = 0
+        self._renamed = False  # whether a rename of the file may not be on the disk yet
         self.hub_silent_s = 0.0
         try:
             self._open()
         except BaseException:
+            if self._file >= 0:
+                os.close(self._file)
             os.close(self._lock)
             raise
 
@@ -158,7 +161,8 @@ class Table:
         """Writes the contents as one line to a new file and renames it over the old one.
 
         Raises:
-            OSError: the old file is then still the one in use.
+            OSError: the old file is then still the one in use. Where only the folder's fsync failed, the new one is
+                in use, and the next append makes its name durable first.
         """
         held = self.contents
         line = _line(
@@ -180,11 +184,15 @@ class Table:
         except BaseException:
             os.close(file)
             raise
-        fsync_folder(self._folder)
         if self._file >= 0:
             os.close(self._file)
-        self._file = file
+        self._file, self._renamed = file, True
         self._end = self._compacted_to = len(line)
+        self._sync_name()
+
+    def _sync_name(self) -> None:
+        fsync_folder(self._folder)
+        self._renamed = False
 
     # ---- writing -------------------------------------------------------------------------------------------
 
@@ -197,6 +205,8 @@ class Table:
         """
         line = _line(change)
         try:
+            if self._renamed:
+                self._sync_name()
             if os.fstat(self._file).st_size != self._end:
                 os.ftruncate(self._file, self._end)
             _write_all(self._file, line)
@@ -223,7 +233,7 @@ class Table:
     @property
     def bloated(self) -> bool:
         """Whether the file has outgrown its contents so far that it should be compacted before the next start."""
-        return self._end > 64 * 2**20 and self._end > 4 * self._compacted_to
+        return self._end > 4 * 2**20 and self._end > 4 * self._compacted_to
 
     def mark_hub_seen(self) -> None:
         """Marks now as the hub's last sign of life. Survives the process; not worth an fsync."""

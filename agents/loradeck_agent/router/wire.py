@@ -84,6 +84,11 @@ class Acks(Wire):
     """Answer to a call that changes the table: how each engine concerned stands now."""
 
     acks: tuple[Ack, ...] = ()
+    durable: bool | None = Field(
+        None,
+        description="of a table update: its position and entries are on the disk, also where no engine is concerned; "
+        "absent from a router of an earlier version, and where a refusal is a problem instead",
+    )
 
 
 class InForce(Wire):

@@ -94,5 +94,6 @@ class EarlierJournal:
     def remove(self) -> None:
         """Removes the file: the router's table has everything. Blocks for the disk."""
         self.path.unlink(missing_ok=True)
+        self.pins.clear()  # an unpin finds no file to be written to
         fsync_folder(self.path.parent)
         self.found = False

@@ -25,7 +25,7 @@ from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.host.supervisor import Program, Supervised
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.table import read_contents
-from loradeck_agent.router.wire import Cursor, TableUpdate
+from loradeck_agent.router.wire import Acks, Cursor, RouterState, TableUpdate
 from loradeck_agent.serving.earlier_journal import EarlierJournal
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
@@ -62,7 +62,6 @@ class RouterSync:
 
     Attributes:
         router: client of the control socket.
-        durable: how far the router's table follows the hub's log, on the disk.
         boot: boot id of the router, empty before it first answered.
         known: set once the router's table was read.
     """
@@ -81,7 +80,7 @@ class RouterSync:
         changed: Callable[[], None],
     ) -> None:
         self.router = router
-        self.durable = table.cursor = max(table.cursor, earlier.cursor)
+        table.cursor = max(table.cursor, earlier.cursor)
         table.pins = dict(earlier.pins)
         self.boot = ""
         self.known = asyncio.Event()
@@ -94,6 +93,7 @@ class RouterSync:
         self._send = send
         self._changed = changed
         self._up = False
+        self._in_table = Cursor()  # how far a router has answered for, or its table's file was read
         self._behind = asyncio.Event()
         self._look_at_pins = asyncio.Event()
         self._missing = dict(earlier.pins)  # pins that the router's table has to be given
@@ -102,22 +102,27 @@ class RouterSync:
         self._pins_lock = asyncio.Lock()  # pins that were read before one of them ended must not be kept after its end
         self._resync_at = 0.0
 
+    @property
+    def durable(self) -> Cursor:
+        """How far this node follows the hub's log, on the disk: in the router's table or in the earlier journal."""
+        return max(self._in_table, self._earlier.cursor)
+
     # ---- the hub's messages --------------------------------------------------------------------------------
 
     async def directive(self, message: Desired) -> None:
         """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
         verdict = self._table.judge(message)
         if verdict is Verdict.APPLY:
-            acks: tuple[Ack, ...] | None = None
+            answer, durable = Acks(), False
+            cursor = Cursor(message.epoch, message.rev, message.hash)
             try:
-                acks = await self.router.table(
-                    TableUpdate(epoch=message.epoch, rev=message.rev, hash=message.hash, entries=message.entries)
-                )
-                for ack in acks:
+                answer = await self.router.table(self._update(cursor, message.entries))
+                for ack in answer.acks:
                     await self._acks.post(ack)
+                durable = await self._is_durable(answer, cursor)
             except AgentError as error:
                 log.error("the router did not take revision %d: %s", message.rev, error)
-            await self._after_directive(message, acks)
+            await self._after_directive(message, answer.acks, durable)
         elif verdict is Verdict.GAP:
             await self._resync(f"revisions {self._table.cursor.rev} to {message.prev_rev} were missed")
         else:
@@ -126,34 +131,35 @@ class RouterSync:
                 *(message.epoch, message.rev, verdict.value, self._table.cursor.epoch, self._table.cursor.rev),
             )
 
-    async def _after_directive(self, message: Desired, acks: tuple[Ack, ...] | None) -> None:
+    async def _after_directive(self, message: Desired, acks: tuple[Ack, ...], durable: bool) -> None:
         complete = self._table.apply(message)
-        for ack in acks or ():
+        for ack in acks:
             self._prover.flipped(ack)
-        if acks is None or _disk_refused(acks):
-            self._behind.set()
-        else:
+        if durable:
             self._advance(self._table.cursor)
+        else:
+            self._behind.set()
         self._changed()
         if not complete:
             await self._resync(f"the table differs from the hub's at revision {message.rev}")
-        if self._missing and acks is not None:
+        if self._missing and durable:
             await self._restore_pins()
         for key in message.unpin:
             await self.unpin(key)
 
     async def bookmark(self, message: Bookmark) -> None:
         """Moves the cursor on, in the router's table too, so that it outlives this agent."""
-        if not self._table.bookmark(message) or self._behind.is_set() or self._table.cursor <= self.durable:
+        if not self._table.bookmark(message) or self._behind.is_set() or self._table.cursor <= self._in_table:
             return
-        cursor = self._table.cursor
+        cursor, durable = self._table.cursor, False
         try:
-            await self.router.table(self._update(cursor, ()))
+            durable = await self._is_durable(await self.router.table(self._update(cursor, ())), cursor)
         except AgentError as error:
             log.warning("the router did not take revision %d: %s", cursor.rev, error)
-            self._behind.set()
-        else:
+        if durable:
             self._advance(cursor)
+        else:
+            self._behind.set()
 
     async def unpin(self, key: PointerKey) -> None:
         """Ends a pin; where no router answers, once one does.
@@ -221,14 +227,8 @@ class RouterSync:
         async with self._pins_lock:
             state = await self.router.state()
             self.boot, self._up = boot, True
-            if state.cursor == Cursor():
-                self._missing.update(
-                    self._table.pins
-                )  # its table was lost, and with it the pins that this agent has read
             self._take_over(state.entries, state.cursor)
-            pins = {(pin.tenant, pin.route): pin for pin in state.pins}
-            self._missing = {key: pin for key, pin in self._missing.items() if key not in pins}
-            self._table.pins = pins
+            self._compare_pins(state)
         for key in sorted(self._ending):
             await self.unpin(key)
         self._reconciler.router_up(True)
@@ -251,14 +251,18 @@ class RouterSync:
         """Reads the table's file where no router answers, so that a hello has the durable cursor and pins."""
         if self._up:
             return
-        try:
-            contents = await asyncio.to_thread(read_contents, self._folder.router)
-        except OSError as error:
-            log.error("the router does not run and its table cannot be read: %s", error)
-            return
-        if not self._up and contents.cursor != Cursor():
+        async with self._pins_lock:
+            try:
+                contents = await asyncio.to_thread(read_contents, self._folder.router)
+            except OSError as error:
+                log.error("the router does not run and its table cannot be read: %s", error)
+                return
+            if self._up or contents.cursor == Cursor():
+                return
             self._take_over(contents.entries.values(), contents.cursor)
-            self._table.pins = self._missing | contents.pins
+            known = self._missing | self._table.pins
+            newer = {k: pin for k, pin in contents.pins.items() if k not in known or pin.at_ms >= known[k].at_ms}
+            self._table.pins = known | newer  # a damaged file may have lost a pin, or the newer one of two
 
     def _take_over(self, entries: Iterable[TableEntry], cursor: Cursor) -> None:
         """Entries and cursor of the router's table, where they are newer than what is known here."""
@@ -266,7 +270,7 @@ class RouterSync:
             known = self._table.entries.get(entry.key) or self._table.orphans.get(entry.key)
             if known is None or entry.fence > known.fence:
                 self._table.entries[entry.key] = entry
-        self.durable = max(self.durable, cursor)
+        self._in_table = max(self._in_table, cursor)
         self._table.cursor = max(self._table.cursor, cursor)
 
     # ---- what the router missed ----------------------------------------------------------------------------
@@ -278,9 +282,9 @@ class RouterSync:
             AgentError: it did not take all of them.
         """
         cursor = self._table.cursor
-        acks = await self.router.table(self._update(cursor, tuple(self._table.entries.values())))
-        await self.post(acks)
-        if _disk_refused(acks):
+        answer = await self.router.table(self._update(cursor, tuple(self._table.entries.values())))
+        await self.post(answer.acks)
+        if not await self._is_durable(answer, cursor):
             raise AgentError("disk_full", "the router cannot write its table")
         self._behind.clear()
         self._advance(cursor)
@@ -302,10 +306,21 @@ class RouterSync:
             if await self._acks.post(ack):
                 self._prover.flipped(ack)
 
+    async def _is_durable(self, answer: Acks, cursor: Cursor) -> bool:
+        """Whether an update up to `cursor` is on the router's disk.
+
+        Raises:
+            AgentError: a router of an earlier version, whose answer does not say so, cannot be asked for its state.
+        """
+        if answer.durable is not None:
+            return answer.durable
+        refused = any(ack.state is AckState.FAILED and ack.code in _DISK for ack in answer.acks)
+        return not refused and (await self.router.state()).cursor >= cursor
+
     def _advance(self, cursor: Cursor) -> None:
         """The router's table has everything up to here."""
         if not self._behind.is_set():
-            self.durable = max(self.durable, cursor)
+            self._in_table = max(self._in_table, cursor)
 
     @staticmethod
     def _update(cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:
@@ -334,13 +349,27 @@ class RouterSync:
     async def read_pins(self) -> None:
         """Reads the router's pins. Raises AgentError where it does not answer."""
         async with self._pins_lock:
-            state = await self.router.state()
-            self._table.pins = {(pin.tenant, pin.route): pin for pin in state.pins}
+            self._compare_pins(await self.router.state())
+
+    def _compare_pins(self, state: RouterState) -> None:
+        """Takes over the router's pins. Only an unpin ends one: what is known beside them, its table has lost."""
+        pins = {(pin.tenant, pin.route): pin for pin in state.pins}
+        known = self._missing | self._table.pins
+        self._missing = {key: pin for key, pin in known.items() if key not in pins and key not in self._ending}
+        self._table.pins = pins
 
     async def _restore_pins(self) -> None:
         """Gives the router the pins that its table should have: those of an earlier version's journal, or of a lost
-        table. One that it refuses (its route is not here yet) is tried again after the next directive."""
+        table. One that it refuses (its route is not here yet) is tried again after the next directive.
+
+        Called when the router has just answered that it holds the cursor durably."""
         async with self._pins_lock:
+            try:
+                if self._missing:  # a newer pin may have been made meanwhile
+                    self._compare_pins(await self.router.state())
+            except AgentError as error:
+                log.error("pins cannot be put back: the router does not say which it has: %s", error)
+                return
             for key, pin in list(self._missing.items()):
                 try:
                     await self.post(await self.router.pin(pin))
@@ -350,7 +379,8 @@ class RouterSync:
                     continue
                 self._missing.pop(key, None)
                 self._table.pins[key] = pin
-            if self._earlier.found and not self._missing and self.durable >= self._earlier.cursor:
+            everything = not self._missing and self._in_table >= self._earlier.cursor
+            if self._up and self._earlier.found and everything:
                 await self._journal(self._earlier.remove)  # the router's table has all of it
 
     async def _journal(self, change: Callable[[], None]) -> None:
@@ -359,7 +389,3 @@ class RouterSync:
             await asyncio.to_thread(change)
         except OSError as error:
             log.error("%s cannot be changed: %s", self._earlier.path, error)
-
-
-def _disk_refused(acks: Iterable[Ack]) -> bool:
-    return any(ack.state is AckState.FAILED and ack.code in _DISK for ack in acks)

@@ -14,7 +14,7 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
-from loradeck_agent.router.wire import Cursor, EngineAt, RouterState, TableUpdate
+from loradeck_agent.router.wire import Acks, Cursor, EngineAt, RouterState, TableUpdate
 from loradeck_agent.serving.earlier_journal import EarlierJournal
 from loradeck_agent.serving.ready_releases import ReadyFile, ReadyReleases
 
@@ -62,12 +62,12 @@ class Router:
             pins=tuple(self.pins.values()),
         )
 
-    async def table(self, update: TableUpdate) -> tuple[Ack, ...]:
+    async def table(self, update: TableUpdate) -> Acks:
         if self.down:
             raise Unreachable("router.sock", "refused")
         self.cursor = max(self.cursor, Cursor(update.epoch, update.rev, update.hash))
         self.entries |= {entry.key: entry for entry in update.entries}
-        return ()
+        return Acks(durable=True)
 
     async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
         return ()

@@ -10,7 +10,7 @@ from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.errors import Unreachable
-from loradeck_agent.router.wire import TableUpdate
+from loradeck_agent.router.wire import Acks, TableUpdate
 
 
 class RouterDouble:
@@ -24,12 +24,12 @@ class RouterDouble:
     def close(self) -> None:
         pass
 
-    async def table(self, update: TableUpdate) -> tuple[Ack, ...]:
+    async def table(self, update: TableUpdate) -> Acks:
         if self.down:
             raise Unreachable("router.sock", "refused")
         self.updates.append(update)
         state = AckState.FLIPPED if self.code is None else AckState.FAILED
-        return tuple(
+        acks = tuple(
             Ack(
                 tenant=e.tenant,
                 route=e.route,
@@ -43,6 +43,7 @@ class RouterDouble:
             )
             for e in update.entries
         )
+        return Acks(acks=acks, durable=self.code is None)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from loradeck_agent.daemon import Agent
 from loradeck_agent.host.errors import Unreachable
 from loradeck_agent.router import table as table_module
 from loradeck_agent.router.table import Change, Table, read_contents
-from loradeck_agent.router.wire import Cursor, EngineAt, RouterState, TableUpdate
+from loradeck_agent.router.wire import Acks, Cursor, EngineAt, RouterState, TableUpdate
 
 BASE = Release(tenant="acme", form=Form.BASE, base="b" * 64)
 REF = ReleaseRef(id=BASE.id, release=BASE)
@@ -52,7 +52,7 @@ class Dying:
 
     def close(self) -> None: ...
 
-    async def table(self, update: TableUpdate) -> tuple[Ack, ...]:
+    async def table(self, update: TableUpdate) -> Acks:
         killed(self.folder, held(update.rev))
         raise Unreachable("router.sock", "reset")
 
@@ -75,8 +75,8 @@ class Back:
     async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
         return ()
 
-    async def table(self, update: TableUpdate) -> tuple[Ack, ...]:
-        return tuple(
+    async def table(self, update: TableUpdate) -> Acks:
+        acks = tuple(
             Ack(
                 tenant=e.tenant,
                 route=e.route,
@@ -89,6 +89,7 @@ class Back:
             )
             for e in update.entries
         )
+        return Acks(acks=acks, durable=True)
 
 
 async def test_the_hello_says_what_the_file_holds(agent: Agent) -> None:

@@ -53,7 +53,7 @@ class Node:
 
     def send(self, *entries: TableEntry, epoch: int = 1, rev: int | None = None, hash_: str = HASH) -> list[Ack]:
         self.rev = self.rev + 1 if rev is None else rev
-        return self.switch.directive(epoch, self.rev, hash_, entries)
+        return list(self.switch.directive(epoch, self.rev, hash_, entries).acks)
 
     def engines(self, *engines: EngineAt) -> list[Ack]:
         return self.switch.engines(engines)
@@ -255,6 +255,23 @@ async def test_what_the_disk_refuses_is_acknowledged_as_failed_and_is_not_in_for
     assert (node.answers(), node.answers(("acme", "staging"))) == (V1.id, None)
     assert (node.folder / "table.jsonl").read_bytes() == before
     assert brief(node.send(entry(V2, 3))) == [(*FLIPPED, 3)]
+
+
+@pytest.mark.parametrize("entries", [(), (entry(V1),)], ids=["no entries", "no engine of the base"])
+async def test_whether_a_directive_is_durable_is_answered_without_an_acknowledgement_too(
+    node: Node, monkeypatch: pytest.MonkeyPatch, entries: tuple[TableEntry, ...]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", full)
+        refused = node.switch.directive(1, 1, HASH, entries)
+    assert (refused.acks, refused.durable) == ((), False)
+    assert (node.held.entries, node.held.cursor) == ({}, Cursor())
+    taken = node.switch.directive(1, 1, HASH, entries)
+    assert (taken.acks, taken.durable) == ((), True)
+    assert read_contents(node.folder).cursor == Cursor(1, 1)
 
 
 # ---- who answers meanwhile -------------------------------------------------------------------------------------

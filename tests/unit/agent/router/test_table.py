@@ -191,6 +191,19 @@ def test_without_a_router_the_table_is_read_without_its_lock_and_nothing_changes
     table.close()
 
 
+def test_a_line_that_is_appended_after_the_sync_is_not_returned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that runs and does not answer may append; a power failure would take that line back."""
+    path = written(folder, change(1))
+    sync = os.fdatasync
+
+    def append(file: int) -> None:
+        sync(file)
+        path.write_bytes(path.read_bytes() + line(change(2).model_dump_json().encode()))
+
+    monkeypatch.setattr(os, "fdatasync", append)
+    assert read_contents(folder).cursor.rev == 1
+
+
 def test_an_absent_table_reads_as_an_empty_one_and_is_not_made(folder: Path) -> None:
     assert read_contents(folder) == Contents()
     assert not folder.exists()
@@ -408,16 +421,51 @@ def test_a_compaction_that_fails_leaves_the_old_file_in_use(
     opened.close()
 
 
+def test_a_compaction_whose_name_is_not_durable_is_gone_on_with_and_the_next_append_makes_it_so(
+    opened: Table, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr("loradeck_agent.router.table.fsync_folder", broken)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            opened.compact()
+        with pytest.raises(TableFault, match=r"^table_write_failed: "):
+            opened.append(change(1))
+    assert len(os.listdir("/proc/self/fd")) == before
+    calls = Calls(monkeypatch)
+    opened.append(change(2))
+    opened.append(change(3))
+    assert calls.made == ["fsync", "write", "fdatasync", "write", "fdatasync"]
+    assert read_contents(folder).cursor.rev == 3, "the file that has the name is the one that is written"
+    opened.close()
+
+
+def test_a_table_whose_name_cannot_be_made_durable_is_not_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr("loradeck_agent.router.table.fsync_folder", broken)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            Table(folder)
+    assert len(os.listdir("/proc/self/fd")) == before
+    Table(folder).close()
+
+
 @pytest.mark.parametrize(
     ("size", "compacted", "bloated"),
     [
-        (64 * 2**20, 1, False),
-        (64 * 2**20 + 1, 1, True),
-        (64 * 2**20 + 1, 16 * 2**20, True),
-        (64 * 2**20 + 1, 16 * 2**20 + 1, False),
+        (4 * 2**20, 1, False),
+        (4 * 2**20 + 1, 1, True),
+        (4 * 2**20 + 1, 2**20, True),
+        (4 * 2**20 + 1, 2**20 + 1, False),
     ],
 )
-def test_a_file_is_bloated_beyond_64_mib_and_four_times_its_contents(
+def test_a_file_is_bloated_beyond_4_mib_and_four_times_its_contents(
     opened: Table, size: int, compacted: int, bloated: bool
 ) -> None:
     opened._end, opened._compacted_to = size, compacted

@@ -1,0 +1,312 @@
+"""The agent beside a router whose disk is full or whose table was lost: nothing counts too early, no pin is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import Ack, AckState, Bookmark, Desired
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
+from loradeck_agent.daemon import Agent
+from loradeck_agent.host.config import AgentConfig
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.counters import Stats
+from loradeck_agent.router.engine_pools import Replicas
+from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.switch import Switch, Unacceptable
+from loradeck_agent.router.table import Table, TableFault, read_contents
+from loradeck_agent.router.wire import Acks, Cursor, EngineAt, RouterState, TableUpdate
+
+BASE = Release(tenant="acme", form=Form.BASE, base="b" * 64)
+REF = ReleaseRef(id=BASE.id, release=BASE)
+KEY = ("acme", "production")
+PIN = Pin(tenant="acme", route="production", release=REF, over=(1, 1), actor="ann", reason="night shift", at_ms=5)
+NEWER = PIN.model_copy(update={"actor": "bob", "reason": "day shift", "at_ms": 99})
+HASH = "c" * 64
+
+
+def entry(generation: int) -> TableEntry:
+    return TableEntry(tenant="acme", route="production", epoch=1, generation=generation, current=REF)
+
+
+def directive(rev: int, *entries: TableEntry) -> Desired:
+    return Desired(epoch=1, rev=rev, prev_rev=rev - 1, hash=HASH, entries=entries, table=table_digest(entries))
+
+
+class Router:
+    """The real switch on the real table, called without a socket. It has no engines."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.table_ = Table(agent.folder.router)
+        self.switch = Switch(self.table_, Admission(HubSilence(self.table_), Stats()), Replicas())
+        self.switch.start()
+        self.refuses_pins = False
+        self.earlier_version = False
+        agent.sync.router = agent.reconciler.router = self  # type: ignore[assignment]
+
+    @property
+    def pins(self) -> dict[PointerKey, Pin]:
+        return self.table_.contents.pins
+
+    def close(self) -> None: ...
+
+    async def state(self) -> RouterState:
+        held = self.table_.contents
+        at, entries, pins = held.cursor, tuple(held.entries.values()), tuple(held.pins.values())
+        return RouterState(pid=1, boot="b", epoch=at.epoch, rev=at.rev, hash=at.hash, entries=entries, pins=pins)
+
+    async def table(self, update: TableUpdate) -> Acks:
+        answer = self.switch.directive(update.epoch, update.rev, update.hash, update.entries)
+        return answer.model_copy(update={"durable": None}) if self.earlier_version else answer
+
+    async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
+        return tuple(self.switch.engines(engines))
+
+    async def pin(self, pin: Pin) -> tuple[Ack, ...]:
+        if self.refuses_pins:
+            raise AgentError("disk_full", "The table could not be written; nothing changed.")
+        try:
+            return tuple(self.switch.pin(pin))
+        except Unacceptable as refused:
+            raise AgentError(refused.code, refused.title) from refused
+
+    async def unpin(self, key: PointerKey) -> tuple[Ack, ...]:
+        return tuple(self.switch.unpin(key))
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A full disk, until it is undone."""
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("loradeck_agent.router.table.os.fdatasync", refuse)
+    return monkeypatch
+
+
+def agent_with_journal(folder: Path, *lines: object) -> Agent:
+    """An agent that is not run, on a state folder with an earlier version's journal."""
+    (folder / "s").mkdir()
+    (folder / "s" / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = folder / "agent.toml"
+    path.write_text(
+        'node = "gpu-01"\nhub = "http://127.0.0.1:1"\ntoken = "t"\nstate = "s"\n[router]\nlisten = "127.0.0.1:1"\n'
+    )
+    return Agent(AgentConfig.load(path), "secret")
+
+
+# ---- what the disk refused -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+@pytest.mark.parametrize(
+    "message", [directive(2, entry(2)), directive(2), Bookmark(epoch=1, rev=2, hash=HASH)], ids=lambda m: m.type
+)
+async def test_what_a_full_disk_refused_is_not_durable_where_no_acknowledgement_carries_it(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, message: Desired | Bookmark, earlier_version: bool
+) -> None:
+    """No engine runs, so no acknowledgement is there to fail."""
+    router = Router(agent)
+    router.earlier_version = earlier_version
+    await agent._handle(directive(1, entry(1)))
+    assert agent.sync.durable == Cursor(1, 1)
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("loradeck_agent.router.table.os.fdatasync", refuse)
+        await agent._handle(message)
+    assert agent.sync.durable == read_contents(agent.folder.router).cursor == Cursor(1, 1)
+    assert agent.sync._behind.is_set(), "it is tried again"
+    await agent.sync.push()
+    assert agent.sync.durable == read_contents(agent.folder.router).cursor == Cursor(1, 2)
+    assert not agent.sync._behind.is_set()
+    assert router.table_.contents.entries == agent.table.entries
+
+
+async def test_a_router_of_an_earlier_version_says_with_a_failure_that_its_disk_is_full(agent: Agent) -> None:
+    """Its cursor may be there already, from a directive before."""
+    failed = Ack(
+        tenant="acme",
+        route="production",
+        epoch=1,
+        generation=1,
+        release=REF.id,
+        replica="gpu-01",
+        state=AckState.FAILED,
+        code="disk_full",
+        at_ms=0,
+    )
+    Router(agent)
+    assert not await agent.sync._is_durable(Acks(acks=(failed,)), Cursor())
+    assert await agent.sync._is_durable(Acks(), Cursor())
+    assert not await agent.sync._is_durable(Acks(), Cursor(1, 1))
+
+
+async def test_a_journal_stays_until_the_table_has_its_cursor(tmp_path: Path, full: pytest.MonkeyPatch) -> None:
+    agent = agent_with_journal(tmp_path, {"t": "cursor", "epoch": 1, "rev": 7, "hash": HASH})
+    Router(agent)
+    await agent.sync.up("b")
+    full.undo()
+    assert read_contents(agent.folder.router).cursor == Cursor()
+    assert agent.folder.earlier_journal.exists()
+    assert agent.sync.durable == Cursor(1, 7), "the journal has it on the disk"
+    await agent.sync.push()
+    assert read_contents(agent.folder.router).cursor == Cursor(1, 7)
+    assert not agent.folder.earlier_journal.exists()
+    assert agent.sync.durable == Cursor(1, 7)
+    await agent._close()
+
+
+async def test_a_journal_stays_while_it_is_not_known_which_pins_the_router_has(
+    tmp_path: Path, full: pytest.MonkeyPatch
+) -> None:
+    """The first router had the journal's pin, and not its cursor; the second one's table is empty."""
+    cursor = {"t": "cursor", "epoch": 1, "rev": 7, "hash": HASH}
+    agent = agent_with_journal(tmp_path, cursor, {"t": "pin", "pin": PIN.model_dump(mode="json")})
+    first = Router(agent)
+    with full.context() as working:
+        working.setattr("loradeck_agent.router.table.os.fdatasync", lambda fd: None)
+        first.switch.directive(1, 1, HASH, [entry(1)])
+        first.switch.pin(PIN)
+    await agent.sync.up("b")
+    await agent.sync.down()
+    first.table_.close()
+    full.undo()
+    (agent.folder.router / "table.jsonl").unlink()
+    second = Router(agent)
+    await agent.sync.push()
+    assert agent.folder.earlier_journal.exists()
+    await agent.sync.up("b")
+    assert second.pins == {KEY: PIN}
+    assert not agent.folder.earlier_journal.exists()
+    await agent._close()
+
+
+async def test_an_unpin_after_the_journal_is_gone_looks_for_no_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = agent_with_journal(tmp_path, {"t": "pin", "pin": PIN.model_dump(mode="json")})
+    router = Router(agent)
+    router.switch.directive(1, 1, HASH, [entry(1)])
+    router.switch.pin(PIN)
+    await agent.sync.up("b")
+    assert not agent.folder.earlier_journal.exists()
+    await agent.sync.unpin(KEY)
+    assert router.pins == {}
+    assert "cannot be changed" not in caplog.text
+    await agent._close()
+
+
+# ---- pins ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def pinned(agent: Agent) -> Agent:
+    """An agent that knows a pin, and whose router has ended."""
+    router = Router(agent)
+    await agent._handle(directive(1, entry(1)))
+    router.switch.pin(PIN)
+    await agent.sync.up("b")
+    await agent._handle(directive(2, entry(2)))
+    assert agent.table.pins == {KEY: PIN}
+    router.table_.close()
+    await agent.sync.down()
+    return agent
+
+
+@pytest.mark.parametrize("before", ["nothing", "a directive", "a push", "a read of the pins"])
+async def test_a_pin_of_a_lost_table_is_put_back_whatever_reaches_the_new_router_first(
+    pinned: Agent, before: str
+) -> None:
+    (pinned.folder.router / "table.jsonl").unlink()
+    router = Router(pinned)
+    match before:
+        case "a directive":
+            await pinned._handle(directive(3, entry(3)))
+        case "a push":
+            await pinned.sync.push()
+        case "a read of the pins":
+            await pinned.sync.read_pins()
+    await pinned.sync.up("b")
+    assert router.pins == pinned.table.pins == {KEY: PIN}
+
+
+async def test_a_pin_that_a_damaged_table_no_longer_shows_is_remembered(pinned: Agent) -> None:
+    path = pinned.folder.router / "table.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join(b"x" + line[1:] if b"night shift" in line else line for line in lines))
+    assert (read_contents(pinned.folder.router).cursor, read_contents(pinned.folder.router).pins) == (Cursor(1, 2), {})
+    with pytest.raises(TableFault):
+        Router(pinned)
+    assert (await pinned.reports.hello()).pins == (PIN,)
+    path.rename(path.with_name("table.damaged"))
+    router = Router(pinned)
+    await pinned.sync.up("b")
+    assert router.pins == {KEY: PIN}
+
+
+async def test_a_pin_that_a_damaged_table_still_shows_does_not_replace_a_newer_one(pinned: Agent) -> None:
+    pinned.table.pins[KEY] = NEWER
+    assert (await pinned.reports.hello()).pins == (NEWER,)
+
+
+async def test_a_pin_that_was_ended_while_no_router_answered_is_not_put_back(pinned: Agent) -> None:
+    async def gone(key: PointerKey) -> tuple[Ack, ...]:
+        raise AgentError("unreachable", "no answer")
+
+    pinned.sync.router.unpin = gone  # type: ignore[method-assign]
+    with pytest.raises(AgentError):
+        await pinned.sync.unpin(KEY)
+    (pinned.folder.router / "table.jsonl").unlink()
+    router = Router(pinned)
+    await pinned.sync.read_pins()
+    await pinned._handle(directive(3, entry(3)))
+    assert router.pins == pinned.table.pins == {}
+    await pinned.sync.up("b")
+    assert router.pins == pinned.table.pins == {}
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["read by the agent", "not read yet"])
+async def test_a_pin_that_was_made_meanwhile_is_not_replaced_by_the_one_to_be_put_back(
+    pinned: Agent, read: bool
+) -> None:
+    (pinned.folder.router / "table.jsonl").unlink()
+    router = Router(pinned)
+    router.refuses_pins = True
+    await pinned.sync.up("b")
+    assert router.pins == {}
+    router.refuses_pins = False
+    router.switch.pin(NEWER)
+    if read:
+        await pinned.sync.read_pins()
+    await pinned._handle(directive(3, entry(3)))
+    assert router.pins == pinned.table.pins == {KEY: NEWER}
+
+
+async def test_pins_that_cannot_be_compared_cost_a_directive_nothing(
+    pinned: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pinned.folder.router / "table.jsonl").unlink()
+    router = Router(pinned)
+    router.refuses_pins = True
+    await pinned.sync.up("b")
+    router.refuses_pins = False
+
+    async def silent() -> RouterState:
+        raise AgentError("unreachable", "no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(router, "state", silent)
+        await pinned._handle(directive(3, entry(3)))
+    assert (pinned.sync.durable, router.pins) == (Cursor(1, 3), {})
+    await pinned._handle(directive(4, entry(4)))
+    assert router.pins == {KEY: PIN}
