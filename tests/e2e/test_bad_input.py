@@ -222,7 +222,7 @@ async def test_an_unknown_tenant(stage: Stage) -> None:
     row = await stage.row()
     async with nothing_changes(stage):
         problem = await stage.refused(1, "unknown_tenant", "rollback", "nobody", "--yes")
-        assert (problem["title"], problem["fix"]) == ("there is no tenant 'nobody'", "loradeck tenant list")
+        assert (problem["title"], problem["fix"]) == ("there is no tenant 'nobody'", "loradeck tenant ls")
         await stage.refused(1, "unknown_tenant", "promote", "nobody", "v1", "--yes")
         for move, body in (
             ("rollback", {"to": stage.release("v1")}),
@@ -280,7 +280,7 @@ async def test_a_changed_target(stage: Stage) -> None:
         # Whoever saw a pending promote meant to cancel that, and not to roll back.
         seen = stage.seen(row, cancels="p0123456789abcdef")
         problem = await stage.raw(409, "target_changed", "POST", f"{PAGE}/rollback", json=seen)
-        assert "no longer pending" in problem["title"] + problem["detail"], problem
+        assert "is not pending any more" in problem["title"] + problem["detail"], problem
 
 
 async def test_a_wrong_base(stage: Stage, tmp_path: Path) -> None:
