@@ -10,11 +10,9 @@ import click
 
 from loradeck.cli.shared.exits import refused
 from loradeck.cli.shared.naming import Pointer, called, event_named, pointer, pointer_and_release, release_named
-from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
-from loradeck.cli.shared.progress import in_time, report, wait_options
-from loradeck.cli.shared.session import Session, hub_command, writes
-from loradeck.client.api import Wait
+from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, report
+from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client.idempotency import new_key
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.request import rollback_request
@@ -32,57 +30,33 @@ from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
     help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
 )
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")
-@reason_option()
-@yes_option
-@wait_options(timeout=120)
-@writes
-async def promote(
-    s: Session,
-    words: tuple[str, ...],
-    override: bool,
-    incident: str | None,
-    reason: str,
-    yes: bool,
-    wait: Wait,
-    timeout: float,
-) -> None:
+@move_command(timeout=120)
+async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override: bool, incident: str | None) -> None:
     """Put a release on a route, after preparing it on every replica."""
     at, name = pointer_and_release(words)
     row = await s.api.row(at.tenant, at.route)
     release = await release_named(s.api, at.tenant, name)
     s.out.heading(_title(s, at, row))
     s.out.say(f" {_view(row.live)} -> {_view(release)}" + ("   OVERRIDE" if override else ""))
-    s.confirm(f"Promote {at} from {_name(row.live)} to {_name(release)}?", yes=yes)
+    s.confirm(f"Promote {at} from {_name(row.live)} to {_name(release)}?", yes=how.yes)
     key = new_key()
     request = PromoteRequest(
         release=release.id,
         expected_generation=row.pointer.generation,
         idempotency_key=key,
         override=override,
-        reason=reason,
+        reason=how.reason,
         incident=incident,
     )
-    await _move(s, at, key, s.api.promote(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+    await _move(s, at, key, s.api.promote(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 
 @click.command()
 @click.argument("tenant", metavar="TENANT")
 @click.argument("route", required=False)
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")
-@reason_option()
-@yes_option
-@wait_options(timeout=10)
-@writes
-async def rollback(
-    s: Session,
-    tenant: str,
-    route: str | None,
-    incident: str | None,
-    reason: str,
-    yes: bool,
-    wait: Wait,
-    timeout: float,
-) -> None:
+@move_command(timeout=10)
+async def rollback(s: Session, how: MoveOptions, tenant: str, route: str | None, incident: str | None) -> None:
     """Put a route back to the release its preview names."""
     at = pointer(tenant, route)
     row = await s.api.row(at.tenant, at.route)
@@ -91,7 +65,7 @@ async def rollback(
     _preview(s, row)
     key = new_key()
     try:
-        request = rollback_request(preview, key=key, reason=reason, incident=incident)
+        request = rollback_request(preview, key=key, reason=how.reason, incident=incident)
     except Refused as error:
         fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
         raise refused(f"{at} has nowhere to go back to", where=error.title, fix=fix, code=error.code) from error
@@ -99,8 +73,8 @@ async def rollback(
         question = f"Cancel the pending promote of {at} (job {preview.prepare})? {_name(row.live)} stays."
     else:
         question = f"Roll back {at} from {_name(row.live)} to {_name(preview.target)}?"
-    s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=yes)
-    await _move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+    s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=how.yes)
+    await _move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 
 @click.command()
@@ -108,20 +82,9 @@ async def rollback(
 @click.argument("route", required=False)
 @click.option("--event", metavar="ID", help="The event to undo; the route's last move by default.")
 @click.option("--txn", metavar="ID", help="Undo every event of a transaction, such as a rewind.")
-@reason_option()
-@yes_option
-@wait_options(timeout=10)
-@writes
+@move_command(timeout=10)
 async def undo(
-    s: Session,
-    tenant: str | None,
-    route: str | None,
-    event: str | None,
-    txn: str | None,
-    reason: str,
-    yes: bool,
-    wait: Wait,
-    timeout: float,
+    s: Session, how: MoveOptions, tenant: str | None, route: str | None, event: str | None, txn: str | None
 ) -> None:
     """Undo a move: release, hold and quarantine as they were before it."""
     if (tenant is None) == (txn is None) or (txn is not None and event is not None):
@@ -134,43 +97,38 @@ async def undo(
         name = await called(s.api, events)
         for e in events:
             _undone(s, e, name)
-        s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=yes)
-        request = UndoRequest(txn=txn, idempotency_key=key, reason=reason)
-        result = await _sent(s.api.undo_txn(request, wait=wait, timeout=timeout), key)
+        s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=how.yes)
+        request = UndoRequest(txn=txn, idempotency_key=key, reason=how.reason)
+        result = await _sent(s.api.undo_txn(request, wait=how.wait, timeout=how.timeout), key)
         s.out.json(result)
         s.out.say(f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
-        in_time(s, result.reached, wait)
+        in_time(s, result.reached, how.wait)
         return
     at = pointer(tenant or "", route)
     row = await s.api.row(at.tenant, at.route)
     last = await event_named(s.api, at, event)
     s.out.heading(_title(s, at, row))
     _undone(s, last, await called(s.api, [last]))
-    s.confirm(f"Undo this {last.kind.value} of {at}?", yes=yes)
-    request = UndoRequest(event=last.id, idempotency_key=key, reason=reason)
-    await _move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+    s.confirm(f"Undo this {last.kind.value} of {at}?", yes=how.yes)
+    request = UndoRequest(event=last.id, idempotency_key=key, reason=how.reason)
+    await _move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 
 @click.command()
 @click.argument("tenant", metavar="TENANT")
 @click.argument("route", required=False)
-@reason_option()
-@yes_option
-@wait_options(timeout=10)
-@writes
-async def fallback(
-    s: Session, tenant: str, route: str | None, reason: str, yes: bool, wait: Wait, timeout: float
-) -> None:
+@move_command(timeout=10)
+async def fallback(s: Session, how: MoveOptions, tenant: str, route: str | None) -> None:
     """Move a route to its base alone, if the route allows it."""
     at = pointer(tenant, route)
     row = await s.api.row(at.tenant, at.route)
     s.out.heading(_title(s, at, row))
     base = f"the base {row.live.base_label} alone" if row.live else "the base alone"
     s.out.say(f" {_view(row.live)} -> {base}")
-    s.confirm(f"Put {at} from {_name(row.live)} on {base}?", yes=yes)
+    s.confirm(f"Put {at} from {_name(row.live)} on {base}?", yes=how.yes)
     key = new_key()
-    request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=reason)
-    await _move(s, at, key, s.api.fallback(at.tenant, at.route, request, wait=wait, timeout=timeout), wait, timeout)
+    request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=how.reason)
+    await _move(s, at, key, s.api.fallback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 
 @click.command("move")
@@ -195,10 +153,10 @@ async def outcome(s: Session, key: str) -> None:
         )
 
 
-async def _move(s: Session, at: Pointer, key: str, sending: Awaitable[MoveResult], wait: Wait, timeout: float) -> None:
+async def _move(s: Session, at: Pointer, key: str, sending: Awaitable[MoveResult], how: MoveOptions) -> None:
     """Sends a move of one pointer, and prints how far it gets in the time given."""
-    deadline = time.monotonic() + timeout
-    await report(s, at, await _sent(sending, key), wait=wait, deadline=deadline)
+    deadline = time.monotonic() + how.timeout
+    await report(s, at, await _sent(sending, key), wait=how.wait, deadline=deadline)
 
 
 async def _sent(sending: Awaitable[MoveResult], key: str) -> MoveResult:

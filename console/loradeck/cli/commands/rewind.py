@@ -6,11 +6,9 @@ import click
 
 from loradeck.cli.shared.exits import Exit, refused
 from loradeck.cli.shared.naming import moment
-from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import ago, utc
-from loradeck.cli.shared.progress import in_time, wait_options
-from loradeck.cli.shared.session import Session, writes
-from loradeck.client.api import Wait
+from loradeck.cli.shared.progress import MoveOptions, in_time, move_command
+from loradeck.cli.shared.session import Session
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
 from loradeck.schemas.moves import RewindPlan, RewindRequest
@@ -21,27 +19,16 @@ from loradeck.schemas.moves import RewindPlan, RewindRequest
 @click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")
-@reason_option()
-@yes_option
-@wait_options(timeout=10)
-@writes
+@move_command(timeout=10)
 async def rewind(
-    s: Session,
-    to: str,
-    tenants: tuple[str, ...],
-    dry_run: bool,
-    incident: str | None,
-    reason: str,
-    yes: bool,
-    wait: Wait,
-    timeout: float,
+    s: Session, how: MoveOptions, to: str, tenants: tuple[str, ...], dry_run: bool, incident: str | None
 ) -> None:
     """Put pointers back as they were at a rev or a time, all in one transaction."""
     to_rev = int(to) if to.isdecimal() else None
     time_ms = None if to_rev is not None else moment(to, interactive=s.interactive)
     key = new_key()
     request = RewindRequest(
-        to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, reason=reason, incident=incident
+        to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=key, reason=how.reason, incident=incident
     )
     plan = await s.api.plan_rewind(request)
     _show(s, plan, time_ms)
@@ -56,7 +43,9 @@ async def rewind(
             fix="every step is skipped for the reason shown (loradeck rewind --dry-run)",
             code="nothing_to_rewind",
         )
-    s.confirm(f"Rewind {len(moving)} pointers to rev {plan.to_rev} of {utc(plan.at_ms)} ({ago(plan.at_ms)})?", yes=yes)
+    s.confirm(
+        f"Rewind {len(moving)} pointers to rev {plan.to_rev} of {utc(plan.at_ms)} ({ago(plan.at_ms)})?", yes=how.yes
+    )
     execute = request.model_copy(
         update={
             # The plan's own rev: exactly the shown moves are made, whatever was committed meanwhile.
@@ -65,7 +54,7 @@ async def rewind(
             "generations": {f"{step.tenant}/{step.route}": step.generation for step in moving},
         }
     )
-    result = await s.api.rewind(execute, wait=wait, timeout=timeout)
+    result = await s.api.rewind(execute, wait=how.wait, timeout=how.timeout)
     s.out.json(result)
     for event in result.events:
         s.out.say(
@@ -80,7 +69,7 @@ async def rewind(
     s.out.say(
         f"rewound {len(result.events)} pointers, rev {result.rev}   undo: loradeck undo --txn {result.events[0].txn}"
     )
-    in_time(s, result.reached, wait)
+    in_time(s, result.reached, how.wait)
 
 
 def _show(s: Session, plan: RewindPlan, time_ms: int | None) -> None:

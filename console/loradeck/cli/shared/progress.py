@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable
-from typing import TypeVar, get_args
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import click
 
 from loradeck.cli.shared.exits import Exit
 from loradeck.cli.shared.naming import Pointer
+from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import millis, span, utc
-from loradeck.cli.shared.session import Session
+from loradeck.cli.shared.session import Session, writes
 from loradeck.client.api import HubApi, Wait
 from loradeck.client.errors import ClientError
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import TenantRow
 
-F = TypeVar("F", bound=Callable[..., object])
-
 _ORDER: tuple[Wait, ...] = get_args(Wait)
 _POLL_S = 0.1
 
 
-def wait_options(*, timeout: float) -> Callable[[F], F]:
-    """Adds --wait and --timeout to a command that moves pointers."""
+@dataclass(frozen=True)
+class MoveOptions:
+    """The options of every command that moves pointers. `timeout` is in seconds."""
 
-    def add(command: F) -> F:
+    reason: str
+    yes: bool
+    wait: Wait
+    timeout: float
+
+
+def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """Makes a command that moves pointers, with --reason, --yes, --wait and --timeout as its `MoveOptions`."""
+
+    def made(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        @functools.wraps(body)
+        async def moving(
+            session: Session, /, *args: Any, reason: str, yes: bool, wait: Wait, timeout: float, **kwargs: Any
+        ) -> None:
+            await body(session, MoveOptions(reason, yes, wait, timeout), *args, **kwargs)
+
         command = click.option(
             "--timeout",
             type=click.FloatRange(0, 600),
@@ -35,16 +52,17 @@ def wait_options(*, timeout: float) -> Callable[[F], F]:
             show_default=True,
             metavar="SECONDS",
             help="Longest time to wait.",
-        )(command)
-        return click.option(
+        )(writes(moving))
+        command = click.option(
             "--wait",
             type=click.Choice(_ORDER),
             default="flipped",
             show_default=True,
             help="State to wait for; not reached in time is exit 5.",
         )(command)
+        return reason_option()(yes_option(command))
 
-    return add
+    return made
 
 
 async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait: Wait, deadline: float) -> None:
