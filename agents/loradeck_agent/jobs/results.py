@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,13 +35,13 @@ REACH_S = 600.0
 """How long a finished job tries to reach the hub with its results before it is given up."""
 
 
+@dataclass(eq=False)
 class Results:
     """Verifies results and hands them over. `merged` is the folder where merged weights stay."""
 
-    def __init__(self, hub: HubApi, engines: tuple[EngineReplica, ...], merged: Path) -> None:
-        self._hub = hub
-        self._engines = engines
-        self._merged = merged
+    _hub: HubApi
+    _engines: tuple[EngineReplica, ...]
+    _merged: Path
 
     async def outcome(
         self, job: JobAssignment, executor: Executor, terminal: ExecutorEvent | None

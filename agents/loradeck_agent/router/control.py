@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -32,26 +33,17 @@ from loradeck_agent.router.wire import (
 )
 
 
+@dataclass(eq=False)
 class Control:
     """The calls of the control socket, each answered with a body of `wire`."""
 
-    def __init__(
-        self,
-        boot: str,
-        held: Contents,
-        switch: Switch,
-        admission: Admission,
-        hub_silence: HubSilence,
-        stats: Stats,
-        trace: Trace,
-    ) -> None:
-        self._boot = boot
-        self._held = held
-        self._switch = switch
-        self._admission = admission
-        self._hub_silence = hub_silence
-        self._stats = stats
-        self._trace = trace
+    _boot: str
+    _held: Contents
+    _switch: Switch
+    _admission: Admission
+    _hub_silence: HubSilence
+    _stats: Stats
+    _trace: Trace
 
     def app(self) -> web.Application:
         """The aiohttp application that serves the calls."""

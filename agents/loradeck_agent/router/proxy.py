@@ -8,6 +8,7 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -46,13 +47,13 @@ class _CallerLeft(Exception):
     """The caller's connection is gone."""
 
 
+@dataclass(eq=False)
 class Proxy:
     """Handles callers' requests: who asks, for which route, admitted to which engine, and the answer back."""
 
-    def __init__(self, admission: Admission, checks: Checks, trace: Trace) -> None:
-        self._admission = admission
-        self._checks = checks
-        self._trace = trace
+    _admission: Admission
+    _checks: Checks
+    _trace: Trace
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.artifacts.staging import remove
@@ -25,13 +26,13 @@ ERASED_S = 600.0
 """How often the hub is asked which datasets had rows erased."""
 
 
+@dataclass(eq=False)
 class InputStore:
     """`inputs/DIGEST/`: the files of a dataset or suite and, as `manifest.json`, its manifest."""
 
-    def __init__(self, folder: StateFolder, hub: HubApi, releases: ReleaseStore) -> None:
-        self._folder = folder
-        self._hub = hub
-        self._releases = releases
+    _folder: StateFolder
+    _hub: HubApi
+    _releases: ReleaseStore
 
     async def dataset(self, digest: str) -> Path:
         """The folder of a dataset, fetched when it is not here.

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pynvml
@@ -51,16 +52,16 @@ class _Lost(Exception):
     """The driver reports that this GPU is no longer there."""
 
 
+@dataclass(eq=False)
 class Card:
     """One GPU: its identity, read once, and what is kept between samples."""
 
-    def __init__(self, index: int, uuid: str, name: str, handle: Any = None) -> None:
-        self.index = index
-        self.uuid = uuid
-        self.name = name
-        self.handle = handle
-        self.xids: deque[int] = deque(maxlen=XIDS_KEPT)
-        self.processes: list[dict[str, int | None]] = []
+    index: int
+    uuid: str
+    name: str
+    handle: Any = None
+    xids: deque[int] = field(default_factory=lambda: deque(maxlen=XIDS_KEPT), init=False)
+    processes: list[dict[str, int | None]] = field(default_factory=list, init=False)
 
     @property
     def identity(self) -> dict[str, Any]:

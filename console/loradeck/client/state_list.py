@@ -64,17 +64,17 @@ class StateRead(Protocol):
         """The newest events, oldest first."""
 
 
+@dataclass(eq=False)
 class TextRows(Generic[M]):
     """Rows that are parsed from a text one by one as they are iterated over, each time anew.
 
     Iterating raises NotUnderstood for a row that is not one of this version.
     """
 
-    def __init__(self, kind: type[M], text: str, ends: list[tuple[int, int]], where: str) -> None:
-        self._kind = kind
-        self._text = text
-        self._ends = ends
-        self._where = where
+    _kind: type[M]
+    _text: str
+    _ends: list[tuple[int, int]]
+    _where: str
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -137,7 +137,7 @@ class Hub:
         self.health = health = ReleaseHealth(state, counts, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
-        self.progress = MoveProgress(tables, replicas, health, releases, changes, clock=now, timed=timed)
+        self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
         linked = [node.name for node in fleet.nodes.values() if not node.was_lost]
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
         self.recovery = Recovery(store, log_, self.registry, fleet, startup, changes, self.background)

@@ -92,13 +92,13 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+@dataclass(eq=False)
 class CheckpointFolder:
     """The folder with the checkpoints of one run, shared by all its attempts."""
 
-    def __init__(self, path: Path, token: ResumeToken, keep: int) -> None:
-        self.path = path
-        self._token = token
-        self._keep = keep
+    path: Path
+    _token: ResumeToken
+    _keep: int
 
     def save(self, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
         """Writes a checkpoint, makes it the last good one and removes those beyond `keep`.

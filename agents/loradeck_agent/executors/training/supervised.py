@@ -29,13 +29,13 @@ class Padded:
     """`[rows]`, true where the row is a general one (mixed in beside the task)."""
 
 
+@dataclass(eq=False)
 class Supervised:
     """Cross-entropy summed over a piece of a step, divided by the answer tokens of the whole step."""
 
-    def __init__(self, trained: Trained, pad: int, kl: float) -> None:
-        self._trained = trained
-        self._pad = pad
-        self._kl = kl
+    _trained: Trained
+    _pad: int
+    _kl: float
 
     def size(self, examples: Sequence[Example]) -> float:
         """The divisor of a step's loss: the tokens of its answers."""

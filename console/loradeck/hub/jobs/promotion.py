@@ -81,40 +81,25 @@ class Promotion:
         return self.committed
 
 
+@dataclass(eq=False)
 class Promotions:
     """All promotes that have not committed yet, at most one for each pointer."""
 
-    def __init__(
-        self,
-        log_: Log,
-        registry: Registry,
-        facts: Facts,
-        fleet: Fleet,
-        capacity: Capacity,
-        check: PromoteCheck,
-        jobs: JobRecords,
-        prepares: Prepares,
-        directives: Directives,
-        moves_allowed: MovesAllowed,
-        changes: Changes,
-        background: Background,
-        clock: Clock,
-    ) -> None:
-        self._log = log_
-        self._registry = registry
-        self._facts = facts
-        self._fleet = fleet
-        self._capacity = capacity
-        self._check = check
-        self._jobs = jobs
-        self._prepares = prepares
-        self._directives = directives
-        self._moves_allowed = moves_allowed
-        self._changes = changes
-        self._background = background
-        self._clock = clock
-        self._by_id: dict[str, Promotion] = {}
-        self._by_key: dict[str, Promotion] = {}
+    _log: Log
+    _registry: Registry
+    _facts: Facts
+    _fleet: Fleet
+    _capacity: Capacity
+    _check: PromoteCheck
+    _jobs: JobRecords
+    _prepares: Prepares
+    _directives: Directives
+    _moves_allowed: MovesAllowed
+    _changes: Changes
+    _background: Background
+    _clock: Clock
+    _by_id: dict[str, Promotion] = field(default_factory=dict, init=False)
+    _by_key: dict[str, Promotion] = field(default_factory=dict, init=False)
 
     def of_key(self, idempotency_key: str) -> Promotion | None:
         """The promote that was begun under an idempotency key; None: none, or it ended long ago."""

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from loradeck.hub.fleet.nodes import Fleet, Node
@@ -41,35 +42,26 @@ LOG_CHARS = 2000
 """Characters of a failed job's log that are kept with the job."""
 
 
+@dataclass(eq=False)
 class Queue:
     """Submits jobs, assigns them to nodes, and follows their attempts."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        jobs: JobRecords,
-        specs: JobSpecs,
-        promotions: Promotions,
-        results: Results,
-        background: Background,
-        clock: Clock,
-    ) -> None:
-        self._fleet = fleet
-        self._jobs = jobs
-        self._specs = specs
-        self._promotions = promotions
-        self._results = results
-        self._background = background
-        self._clock = clock
-        self.logs = JobLogs()
-        self._cancelling: set[str] = set()
-        self._absent: dict[str, float] = {}
-        """Job -> since when its node is linked without running it; monotonic seconds."""
-        self._closing: set[str] = set()
-        self._was_on: dict[str, str] = {}
-        """Job -> the node of its last attempt, where its checkpoints lie."""
-        self._counted_from: dict[str, int] = {}
-        """Job -> attempts before it was resumed: they do not count against ATTEMPTS."""
+    _fleet: Fleet
+    _jobs: JobRecords
+    _specs: JobSpecs
+    _promotions: Promotions
+    _results: Results
+    _background: Background
+    _clock: Clock
+    logs: JobLogs = field(default_factory=JobLogs, init=False)
+    _cancelling: set[str] = field(default_factory=set, init=False)
+    _absent: dict[str, float] = field(default_factory=dict, init=False)
+    """Job -> since when its node is linked without running it; monotonic seconds."""
+    _closing: set[str] = field(default_factory=set, init=False)
+    _was_on: dict[str, str] = field(default_factory=dict, init=False)
+    """Job -> the node of its last attempt, where its checkpoints lie."""
+    _counted_from: dict[str, int] = field(default_factory=dict, init=False)
+    """Job -> attempts before it was resumed: they do not count against ATTEMPTS."""
 
     # ---- submitting ----------------------------------------------------------------------------------------
 

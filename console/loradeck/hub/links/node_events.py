@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
@@ -18,18 +19,16 @@ Lost = Callable[[list[Node]], None]
 """Called with the nodes that were lost; none: replicas came, went, or changed their state."""
 
 
+@dataclass(eq=False)
 class NodeEvents:
     """Keeps the fleet up to date, and marks the rows that change with a node."""
 
-    def __init__(
-        self, fleet: Fleet, tables: NodeTables, counts: RequestCounts, progress: MoveProgress, changes: Changes
-    ) -> None:
-        self._fleet = fleet
-        self._tables = tables
-        self._counts = counts
-        self._progress = progress
-        self._changes = changes
-        self._followers: list[Lost] = []
+    _fleet: Fleet
+    _tables: NodeTables
+    _counts: RequestCounts
+    _progress: MoveProgress
+    _changes: Changes
+    _followers: list[Lost] = field(default_factory=list, init=False)
 
     def follow(self, follower: Lost) -> None:
         """Subscribes to nodes that are lost and to replicas that come and go."""

@@ -10,7 +10,8 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -19,6 +20,7 @@ from loradeck.hub.access.auth import Caller
 from loradeck.hub.fleet.link_socket import link_socket, text_frame
 from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.links.greeting import Greeting
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey
@@ -53,16 +55,6 @@ Handler = Callable[[Node, Any], None]
 """Called with a node and its message, which is of the type that the handler was registered for."""
 
 
-class Greeter(Protocol):
-    """Decides what a node that says hello gets."""
-
-    async def hello(self, hello: Hello, link: Link) -> Node:
-        """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log."""
-
-    def greeted(self, node: Node, hello: Hello, link: Link) -> None:
-        """Puts on the link what the node is owed beside its table."""
-
-
 class Outbox:
     """The links that owe their nodes something. Each is written to once, at the end of the event loop's turn."""
 
@@ -85,6 +77,7 @@ class Outbox:
                 link.close(FAILED, "internal_error")  # its node asks for everything when it links again
 
 
+@dataclass(eq=False)
 class Uplink:
     """The parts of the hub that a link works with: one object for all links, of which there are thousands.
 
@@ -92,21 +85,13 @@ class Uplink:
         handlers: message type -> who handles it. The link itself handles the types that are missing.
     """
 
-    def __init__(
-        self,
-        log: Log,
-        tables: NodeTables,
-        fleet: Fleet,
-        greeter: Greeter,
-        handlers: Mapping[type[BaseModel], Handler],
-    ) -> None:
-        self.log = log
-        self.tables = tables
-        self.fleet = fleet
-        self.greeter = greeter
-        self.handlers = handlers
-        self.outbox = Outbox()
-        self._bookmark = ((-1, -1), b"")
+    log: Log
+    tables: NodeTables
+    fleet: Fleet
+    greeting: Greeting
+    handlers: Mapping[type[BaseModel], Handler]
+    outbox: Outbox = field(default_factory=Outbox, init=False)
+    _bookmark: tuple[tuple[int, int], bytes] = field(default=((-1, -1), b""), init=False)
 
     def bookmark(self) -> bytes:
         """The frame of the heartbeat that nodes are sent."""
@@ -326,12 +311,12 @@ class Link:
                 )
 
     async def _greet(self, hello: Hello) -> None:
-        node = self.node = await self._hub.greeter.hello(hello, self)
+        node = self.node = await self._hub.greeting.hello(hello, self)
         state = self._hub.log.state
         welcome = Welcome(epoch=state.epoch, rev=state.rev, hash=state.hash, refuse=node.behind)
         self._welcome = welcome.model_dump_json()
         self._sent_rev = min(hello.rev, state.rev)
-        self._hub.greeter.greeted(node, hello, self)
+        self._hub.greeting.greeted(node, hello, self)
 
     def steer(self) -> None:
         """Sends table entries from now on, beginning with all of them, whatever the node holds already.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from loradeck.hub.log.clock import Clock
@@ -21,15 +22,15 @@ Follower = Callable[[Attestation, Sequence[PointerKey]], None]
 """Called with a durable attestation and the pointers that it concerns."""
 
 
+@dataclass(eq=False)
 class Attestations:
     """Writes attestations. `facts` is what they add up to."""
 
-    def __init__(self, store: StoreThread, facts: Facts, state: FoldedLog, clock: Clock) -> None:
-        self.facts = facts
-        self._store = store
-        self._state = state
-        self._clock = clock
-        self._followers: list[Follower] = []
+    _store: StoreThread
+    facts: Facts
+    _state: FoldedLog
+    _clock: Clock
+    _followers: list[Follower] = field(default_factory=list, init=False)
 
     def follow(self, follower: Follower) -> None:
         """Subscribes to all attestations from now on. Followers are called in the order they subscribed."""

@@ -6,6 +6,7 @@ import asyncio
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fence, Node
@@ -36,6 +37,7 @@ class Wait:
         self.done = asyncio.Event()
 
 
+@dataclass(eq=False)
 class MoveProgress:
     """When each pointer's current generation was committed and flipped, and who waits for it.
 
@@ -44,35 +46,26 @@ class MoveProgress:
         timed: called with the seconds from each commit to its last flip.
     """
 
-    def __init__(
-        self,
-        tables: NodeTables,
-        replicas: PlacedReplicas,
-        health: ReleaseHealth,
-        releases: ReleaseAttestations,
-        changes: Changes,
-        *,
-        clock: Callable[[], float],
-        timed: Callable[[float], None] = lambda _: None,
-    ) -> None:
-        self._tables = tables
-        self._replicas = replicas
-        self._health = health
-        self._releases = releases
-        self._changes = changes
-        self._clock = clock
-        self._timed = timed
-        self.committed_at: dict[PointerKey, float] = {}
-        """When the current generation was committed, if since the hub started; monotonic seconds."""
-        self.bad_before: dict[PointerKey, float | None] = {}
-        """The share of bad answers of the release that the last move left."""
-        self._timed_fences: dict[PointerKey, Fence] = {}
-        """The newest move of each pointer whose flip was timed."""
-        self._flips: deque[float] = deque(maxlen=50)
-        self._flips_of: dict[PointerKey, deque[float]] = defaultdict(lambda: deque(maxlen=10))
-        self._waits: dict[PointerKey, set[Wait]] = defaultdict(set)
-        self._unchecked: dict[PointerKey, None] = {}
-        self._acknowledged: dict[PointerKey, None] = {}
+    _tables: NodeTables
+    _replicas: PlacedReplicas
+    _health: ReleaseHealth
+    _releases: ReleaseAttestations
+    _changes: Changes
+    _clock: Callable[[], float]
+    _timed: Callable[[float], None] = lambda _: None
+    committed_at: dict[PointerKey, float] = field(default_factory=dict, init=False)
+    """When the current generation was committed, if since the hub started; monotonic seconds."""
+    bad_before: dict[PointerKey, float | None] = field(default_factory=dict, init=False)
+    """The share of bad answers of the release that the last move left."""
+    _timed_fences: dict[PointerKey, Fence] = field(default_factory=dict, init=False)
+    """The newest move of each pointer whose flip was timed."""
+    _flips: deque[float] = field(default_factory=lambda: deque(maxlen=50), init=False)
+    _flips_of: dict[PointerKey, deque[float]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=10)), init=False
+    )
+    _waits: dict[PointerKey, set[Wait]] = field(default_factory=lambda: defaultdict(set), init=False)
+    _unchecked: dict[PointerKey, None] = field(default_factory=dict, init=False)
+    _acknowledged: dict[PointerKey, None] = field(default_factory=dict, init=False)
 
     def estimate_ms(self, key: PointerKey) -> float | None:
         """The median of the last flips of a pointer, or else of any; None: none was measured yet."""

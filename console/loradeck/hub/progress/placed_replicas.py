@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -41,14 +41,14 @@ class Counted(Enum):
     """Placed replicas have changed too: the counts are made anew when they are next read."""
 
 
+@dataclass(eq=False)
 class PlacedReplicas:
     """Placed replicas, acknowledgements and their counts, by pointer."""
 
-    def __init__(self, state: FoldedLog, fleet: Fleet, tables: NodeTables) -> None:
-        self._state = state
-        self._fleet = fleet
-        self._tables = tables
-        self._counts: dict[PointerKey, _Kept] = {}
+    _state: FoldedLog
+    _fleet: Fleet
+    _tables: NodeTables
+    _counts: dict[PointerKey, _Kept] = field(default_factory=dict, init=False)
 
     def placed(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
         """The replicas that a pointer's current release is placed on or left behind, unreachable ones too."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from loradeck.hub.log.attestations import Attestations
@@ -30,27 +31,21 @@ BATCH = 250
 """Attestations of one transaction."""
 
 
+@dataclass(eq=False)
 class ReleaseAttestations:
     """Which pointers are still to be attested or soaked, and the attestations on their way to the store."""
 
-    def __init__(
-        self,
-        state: FoldedLog,
-        health: ReleaseHealth,
-        attestations: Attestations,
-        background: Background,
-    ) -> None:
-        self._state = state
-        self._health = health
-        self._attestations = attestations
-        self._background = background
-        self.unattested: set[PointerKey] = set()
-        """Pointers whose current generation is not attested yet."""
-        self._unsoaked: set[PointerKey] = set()
-        self._soak_beneath: set[PointerKey] = set()
-        """Pointers whose soak setting is still to be applied to the releases beneath: it is new, or the hub is."""
-        self._writing: set[Name] = set()
-        self._seen: list[tuple[Attestation, Name]] = []
+    _state: FoldedLog
+    _health: ReleaseHealth
+    _attestations: Attestations
+    _background: Background
+    unattested: set[PointerKey] = field(default_factory=set, init=False)
+    """Pointers whose current generation is not attested yet."""
+    _unsoaked: set[PointerKey] = field(default_factory=set, init=False)
+    _soak_beneath: set[PointerKey] = field(default_factory=set, init=False)
+    """Pointers whose soak setting is still to be applied to the releases beneath: it is new, or the hub is."""
+    _writing: set[Name] = field(default_factory=set, init=False)
+    _seen: list[tuple[Attestation, Name]] = field(default_factory=list, init=False)
 
     def load(self) -> None:
         """Begins with all pointers as the log has them."""

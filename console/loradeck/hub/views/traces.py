@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.log.clock import Clock
@@ -17,15 +18,15 @@ ANSWER_S = 5.0
 """How long a node may take for one answer, seconds."""
 
 
+@dataclass(eq=False)
 class Traces:
     """The questions that are under way, by the token that comes back with the answer."""
 
-    def __init__(self, fleet: Fleet, replicas: PlacedReplicas, counts: RequestCounts, clock: Clock) -> None:
-        self._fleet = fleet
-        self._replicas = replicas
-        self._counts = counts
-        self._clock = clock
-        self._asked: dict[str, tuple[str, asyncio.Future[TraceRows]]] = {}
+    _fleet: Fleet
+    _replicas: PlacedReplicas
+    _counts: RequestCounts
+    _clock: Clock
+    _asked: dict[str, tuple[str, asyncio.Future[TraceRows]]] = field(default_factory=dict, init=False)
 
     def answered(self, node: Node, answer: TraceRows) -> None:
         """Hands a node's answer to whoever waits for it. One that nobody waits for, or another node's, is dropped."""

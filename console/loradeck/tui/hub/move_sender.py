@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
@@ -38,14 +39,14 @@ AT_ONCE = 8
 """Marked rows that are sent at the same time."""
 
 
+@dataclass(eq=False)
 class MoveSender:
     """Moves on their way. `changed` is called whenever something new is known of one."""
 
-    def __init__(self, hub: Connection, state: ConsoleState, changed: Callable[[], None]) -> None:
-        self._hub = hub
-        self._state = state
-        self._changed = changed
-        self._reported: list[OwnMove] = []
+    _hub: Connection
+    _state: ConsoleState
+    _changed: Callable[[], None]
+    _reported: list[OwnMove] = field(default_factory=list, init=False)
 
     def begin(self, moves: Sequence[Move]) -> list[OwnMove]:
         """Record moves before the first byte is sent, so that no second key can send them again."""
