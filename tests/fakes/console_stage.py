@@ -15,7 +15,6 @@ from textual.keys import _character_to_key
 from loradeck.client.api import HubApi
 from loradeck.client.errors import HubUnreachable, OutcomeUnknown
 from loradeck.client.feed import FeedItem, Link, LinkChange
-from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.ids import PointerKey
@@ -33,6 +32,7 @@ from loradeck.schemas.moves import (
     UndoRequest,
 )
 from loradeck.schemas.related import RelatedReleases
+from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow
 from loradeck.schemas.trace import Traced

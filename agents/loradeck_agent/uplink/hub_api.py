@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from pydantic import TypeAdapter, ValidationError
 
-from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DatasetManifest, FileEntry, SuiteManifest
+from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import CHUNK, Endpoint, HttpClient, Reply, problem_of

@@ -20,17 +20,6 @@ from loradeck.client.config import Context
 from loradeck.client.connect import endpoint
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.client.idempotency import new_key
-from loradeck.client.responses import (
-    AuditVerdict,
-    BackupMade,
-    BaseEntry,
-    DatasetEntry,
-    KeyCreated,
-    Registered,
-    ReleaseDetail,
-    SuiteEntry,
-    TokenCreated,
-)
 from loradeck.client.state_list import Listed, listed
 from loradeck.client.transport import AnswerLost, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
@@ -53,6 +42,17 @@ from loradeck.schemas.moves import (
     UnpinRequest,
 )
 from loradeck.schemas.related import RelatedReleases
+from loradeck.schemas.responses import (
+    AuditVerdict,
+    BackupMade,
+    BaseEntry,
+    DatasetEntry,
+    KeyCreated,
+    Registered,
+    ReleaseDetail,
+    SuiteEntry,
+    TokenCreated,
+)
 from loradeck.schemas.review import Review, ReviewSheet
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import HubState, NodeRow, ReleaseView, TenantRow

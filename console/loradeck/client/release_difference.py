@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from loradeck.client.responses import ReleaseDetail
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
+from loradeck.schemas.responses import ReleaseDetail
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import json
 
 from tests.fakes.console_fleet.pointers import DAY, HOUR, MINUTE, NOW_MS, digest, view
 
-from loradeck.client.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.manifest import (
     AdapterManifest,
@@ -21,6 +20,7 @@ from loradeck.schemas.manifest import (
 )
 from loradeck.schemas.related import RelatedRelease, RelatedReleases, Shared, Tie
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.responses import DatasetEntry, ReleaseDetail, SuiteEntry
 from loradeck.schemas.review import ReviewSheet, SampledItem, SignedReview
 from loradeck.schemas.state import (
     HubState,

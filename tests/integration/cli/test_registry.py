@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.integration.cli.conftest import Desk, write_adapter, write_base
 
-from loradeck.client.responses import BaseEntry, DatasetEntry, SuiteEntry
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.manifest import AdapterVersion
+from loradeck.schemas.responses import BaseEntry, DatasetEntry, SuiteEntry
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
 

@@ -6,11 +6,11 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from tests.integration.cli.conftest import Desk
 
-from loradeck.client.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
+from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.state import NodeRow, TenantRow
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.help_text import TWINS

@@ -14,9 +14,9 @@ from loradeck.cli.shared.naming import Named
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.api import HubApi
-from loradeck.client.responses import BaseEntry
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import BaseManifest
+from loradeck.schemas.responses import BaseEntry
 
 
 @click.group(cls=Noun)

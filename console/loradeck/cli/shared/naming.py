@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.client import times
 from loradeck.client.api import HubApi
-from loradeck.client.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
+from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.state import ReleaseView
 
 PRODUCTION = "production"

@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict
+from loradeck.schemas.responses import BackupMade
 from loradeck.store.interface import Store
 
 router = APIRouter(prefix="/v1", tags=["backup"])
@@ -23,14 +24,6 @@ class BackupRequest(Strict):
     """Where a backup is written."""
 
     path: str = Field(min_length=1, description="absolute, on the hub's host; never an existing file")
-
-
-class BackupMade(BaseModel):
-    """A backup that was written. `rev`: it holds the log up to here at least. `size` is in bytes."""
-
-    path: str
-    rev: int
-    size: int
 
 
 @router.post("/backup")

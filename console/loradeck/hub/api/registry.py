@@ -6,17 +6,15 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 
 from loradeck.artifacts import Blobs, verify_adapter
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.api.parameters import Maker, Reader, Releaser, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.schemas.ids import Digest, Name, Reason, Role
+from loradeck.schemas.ids import Name, Reason, Role
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import (
     AdapterManifest,
@@ -28,28 +26,11 @@ from loradeck.schemas.manifest import (
 )
 from loradeck.schemas.moves import MergedRelease
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.responses import BaseEntry, DatasetEntry, Registered, ReleaseDetail, SuiteEntry
 from loradeck.schemas.state import ReleaseView
 from loradeck.store.interface import Doc
 
 router = APIRouter(prefix="/v1", tags=["registry"])
-
-
-class Registered(BaseModel):
-    """A registered manifest. Registering a digest once more gives an equal answer."""
-
-    digest: Digest
-    label: str | None = None
-
-
-class ReleaseDetail(BaseModel):
-    """A release, and the manifest of its adapter (None for a base alone)."""
-
-    release: Release
-    manifest: AdapterManifest | None
-
-
-def _entry(digest: str, manifest: BaseManifest | DatasetManifest | SuiteManifest) -> dict[str, Any]:
-    return {"digest": digest, "manifest": manifest.model_dump(mode="json")}
 
 
 # ---- bases -----------------------------------------------------------------------------------------------
@@ -63,10 +44,10 @@ async def register_base(body: BaseManifest, hub: ThisHub, caller: Releaser) -> R
 
 
 @router.get("/bases")
-async def bases(hub: ThisHub, caller: Reader) -> list[dict[str, Any]]:
+async def bases(hub: ThisHub, caller: Reader) -> list[BaseEntry]:
     """All bases."""
     catalogue = hub.catalogue
-    return [{**_entry(d, m), "label": catalogue.base_label(d)} for d, m in catalogue.bases.items()]
+    return [BaseEntry(digest=d, label=catalogue.base_label(d), manifest=m) for d, m in catalogue.bases.items()]
 
 
 # ---- datasets and suites ---------------------------------------------------------------------------------
@@ -85,9 +66,9 @@ async def register_dataset(body: DatasetManifest, hub: ThisHub, caller: Releaser
 
 
 @router.get("/datasets")
-async def datasets(hub: ThisHub, caller: Reader) -> list[dict[str, Any]]:
+async def datasets(hub: ThisHub, caller: Reader) -> list[DatasetEntry]:
     """All datasets."""
-    return [_entry(d, m) for d, m in hub.catalogue.datasets.items()]
+    return [DatasetEntry(digest=d, manifest=m) for d, m in hub.catalogue.datasets.items()]
 
 
 @router.post("/suites")
@@ -103,9 +84,9 @@ async def register_suite(body: SuiteManifest, hub: ThisHub, caller: Releaser, ac
 
 
 @router.get("/suites")
-async def suites(hub: ThisHub, caller: Reader) -> list[dict[str, Any]]:
+async def suites(hub: ThisHub, caller: Reader) -> list[SuiteEntry]:
     """All suites."""
-    return [_entry(d, m) for d, m in hub.catalogue.suites.items()]
+    return [SuiteEntry(digest=d, manifest=m) for d, m in hub.catalogue.suites.items()]
 
 
 # ---- adapter versions ------------------------------------------------------------------------------------

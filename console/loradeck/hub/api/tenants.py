@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from loradeck.hub.api.moves import actor_of, move
@@ -21,6 +20,7 @@ from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.log import Draft
 from loradeck.schemas.related import RelatedReleases
+from loradeck.schemas.responses import KeyCreated
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
@@ -36,13 +36,6 @@ class Why(Strict):
     """The reason for a suspension, its end, or an offboarding."""
 
     reason: Reason = ""
-
-
-class KeyCreated(BaseModel):
-    """A caller's key. It is shown this once; the hub keeps its hash."""
-
-    id: str
-    key: str
 
 
 async def _change(hub: Hub, draft: Callable[[], Draft]) -> None:

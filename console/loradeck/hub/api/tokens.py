@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from loradeck.hub.access.auth import new_token
 from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.rules.errors import Refused
+from loradeck.schemas.responses import TokenCreated
 from loradeck.schemas.tenant import TokenCreate, TokenRecord
 
 router = APIRouter(prefix="/v1", tags=["tokens"])
-
-
-class TokenCreated(BaseModel):
-    """A token. It is shown this once; the hub keeps its hash."""
-
-    id: str
-    token: str
 
 
 @router.post("/tokens")

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from loradeck.client.errors import ClientError
 from loradeck.client.lineage import ancestors
-from loradeck.client.responses import ReleaseDetail
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import RewindPlan, RewindRequest
+from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import ReleaseView
 from loradeck.schemas.trace import Traced
 from loradeck.tui.hub.connection import Connection

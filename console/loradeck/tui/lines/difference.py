@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping
 
 from loradeck.client.release_difference import parts
-from loradeck.client.responses import ReleaseDetail
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.responses import ReleaseDetail
 from loradeck.tui.text.spans import BLANK, Line, Span, line, title
 
 _LABEL = 10

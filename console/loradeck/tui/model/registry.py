@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from loradeck.client.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.attestation import Attestation, EvaluationReport, GateResult
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest, SuiteManifest
+from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 
 REFRESH_S = 5.0
 """How often a screen in front is fetched again."""

@@ -6,10 +6,10 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from loradeck.client.responses import ReleaseDetail
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.responses import ReleaseDetail
 from loradeck.tui.actions.key_actions import KeyActions
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.window import Handlers, Window

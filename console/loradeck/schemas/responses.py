@@ -1,4 +1,4 @@
-"""Answers of the hub's API that have no model in the schemas."""
+"""Answers of the hub's HTTP calls that stand for nothing else: what was registered, made or verified."""
 
 from __future__ import annotations
 
