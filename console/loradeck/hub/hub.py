@@ -26,16 +26,14 @@ from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
 from loradeck.hub.jobs.merging import Merging
-from loradeck.hub.jobs.promote_check import PromoteCheck
-from loradeck.hub.jobs.promotion import Promotions
+from loradeck.hub.jobs.promotion import PromoteCheck, Promotions
 from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Results
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.capacity import Capacity
 from loradeck.hub.links.directives import Directives
 from loradeck.hub.links.gc_tuning import GcTuning
-from loradeck.hub.links.greeting import Greeting
-from loradeck.hub.links.node_events import NodeEvents
+from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.links.saved_state import FLUSH_S, SavedState

@@ -114,12 +114,12 @@ class Deck(App[Context], inherit_bindings=False):
         self.typed.commands.lines = list(self._session.commands)
         self.typed.filters.lines = list(self._session.filters)
         self.key_actions = KeyActions(self, state, self.moves, self.typed)
-        shared = (self, state, self.moves, self.key_actions)
-        self.lists: dict[Screen, ListScreen] = {
-            Screen.TENANTS: TenantsScreen(*shared, self.queries),
+        shared = (self, state, self.moves, self.key_actions, self.queries)
+        self.lists: dict[Screen, ListScreen[Any]] = {
+            Screen.TENANTS: TenantsScreen(*shared),
             Screen.NODES: NodesScreen(*shared),
-            Screen.JOBS: JobsScreen(*shared, self.queries),
-            Screen.GATES: GatesScreen(*shared, self.queries),
+            Screen.JOBS: JobsScreen(*shared),
+            Screen.GATES: GatesScreen(*shared),
             Screen.ADAPTERS: AdaptersScreen(*shared),
             Screen.EVENTS: EventsScreen(*shared),
             Screen.DATA: DataScreen(*shared),
@@ -170,7 +170,7 @@ class Deck(App[Context], inherit_bindings=False):
         await self._hub.aclose()
 
     @property
-    def front(self) -> ListScreen | None:
+    def front(self) -> ListScreen[Any] | None:
         """The list in front; None while help covers it."""
         screen = self.screen_stack[-1] if self._screen_stacks.get(self._current_mode) else None
         return screen if isinstance(screen, ListScreen) else None

@@ -1,4 +1,4 @@
-"""The consequences of a node's messages: links that open and end, reports, and nodes that are lost."""
+"""The consequences of a node's messages: hellos and the answer to each, links that end, reports, and nodes that are lost."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
+from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.schemas.link import Hello, Report
+from loradeck.hub.recovery.recover import BEHIND, Recovery
+from loradeck.hub.recovery.startup import Startup
+from loradeck.schemas.link import Hello, NodeOrder, Report
 
 log = logging.getLogger("loradeck.hub.links.node_events")
 
@@ -92,3 +95,38 @@ class NodeEvents:
     def _publish(self, lost: list[Node]) -> None:
         for follower in self._followers:
             follower(lost)
+
+
+@dataclass(eq=False)
+class Greeting:
+    """Greets nodes. One that is ahead of the log is welcome, and gets no table.
+
+    `_joined` is called last with every node and its hello: whoever gives nodes work answers there.
+    """
+
+    _events: NodeEvents
+    _recovery: Recovery
+    _startup: Startup
+    _pins: Pins
+    _joined: Callable[[Node, Hello], None]
+
+    async def hello(self, hello: Hello, link: NodeLink) -> Node:
+        """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log."""
+        behind = await self._recovery.is_behind(hello)
+        node = self._events.linked(hello, link)
+        node.behind = BEHIND if behind else None
+        return node
+
+    def greeted(self, node: Node, hello: Hello, link: NodeLink) -> None:
+        """Puts on the link what the node is owed beside its welcome."""
+        if node.behind is not None:
+            self._recovery.found_behind(node, hello)
+        else:
+            self._startup.greeted(node.name)
+            link.steer()
+            for pin in hello.pins:
+                if self._pins.is_over(node.name, pin):
+                    link.put_unpin((pin.tenant, pin.route))
+        self._pins.reported(node)
+        link.put_message(NodeOrder(cordoned=node.cordoned, drained=node.drained))
+        self._joined(node, hello)

@@ -20,7 +20,7 @@ from loradeck.hub.access.auth import Caller
 from loradeck.hub.fleet.link_socket import link_socket, text_frame
 from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.links.greeting import Greeting
+from loradeck.hub.links.node_events import Greeting
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey

@@ -6,10 +6,10 @@ It adds a person's doings to `FeedState`. Knows no toolkit and sends nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,6 +22,7 @@ from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import list_order as order
 from loradeck.tui.model.feed_state import Changed, FeedState
 from loradeck.tui.model.list_order import Arranging, Ordered, Sort
+from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.review_draft import Candidate, Reviewing
 from loradeck.tui.model.selectable_list import Listing, RowFilter
 from loradeck.tui.model.sent_moves import OPEN, Move, MoveKind, OwnMove, Phase, Tell
@@ -158,7 +159,24 @@ class ConsoleState(FeedState):
     @property
     def listing(self) -> Listing[PointerKey] | Listing[str] | Listing[int]:
         """The list of the screen in front."""
-        return self._arranging.lists[self.screen].listing
+        return self.list_of(self.screen)
+
+    def rows_of(self, which: Screen) -> Mapping[Any, Any]:
+        """The rows of a screen by their keys, as the hub sent them last."""
+        rows: dict[Screen, Mapping[Any, Any]] = {
+            Screen.TENANTS: self.tenants,
+            Screen.NODES: self.nodes,
+            Screen.JOBS: self.jobs,
+            Screen.EVENTS: self.events,
+            Screen.GATES: self.registry.gates,
+            Screen.ADAPTERS: self.registry.adapters,
+            Screen.DATA: self.registry.data,
+        }
+        return rows[which]
+
+    def list_of(self, which: Screen) -> Listing[PointerKey] | Listing[str] | Listing[int]:
+        """The list of a screen."""
+        return self._arranging.lists[which].listing
 
     def set_filter(self, filter_: RowFilter) -> None:
         """Filter the list in front, at once."""
@@ -187,23 +205,8 @@ class ConsoleState(FeedState):
     @property
     def selected(self) -> BaseModel | None:
         """The selected row of the list in front, as the hub sent it."""
-        match self.screen:
-            case Screen.TENANTS:
-                return self.row
-            case Screen.NODES:
-                return self.nodes.get(self.node_list.selected or "")
-            case Screen.JOBS:
-                return self.jobs.get(self.job_list.selected or "")
-            case Screen.EVENTS:
-                return self.events.get(self.event_list.selected or 0)
-            case Screen.GATES:
-                gate = self.registry.gates.get(self.gate_list.selected or 0)
-                return gate.record if gate is not None else None
-            case Screen.ADAPTERS:
-                return self.registry.adapters.get(self.adapter_list.selected or "")
-            case Screen.DATA:
-                entry = self.registry.data.get(self.data_list.selected or "")
-                return entry.record if entry is not None else None
+        row = self.rows_of(self.screen).get(self.listing.selected)
+        return row.record if isinstance(row, Gate | DataEntry) else row
 
     @property
     def identity(self) -> str | None:

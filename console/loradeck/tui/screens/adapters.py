@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import partial
-from typing import Any
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.responses import ReleaseDetail
-from loradeck.tui.actions.key_actions import KeyActions
-from loradeck.tui.actions.moves import Moves
-from loradeck.tui.actions.window import Handlers, Window
-from loradeck.tui.key_checks.seen_frames import Shown
+from loradeck.tui.actions.window import Handlers
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.lineage import lineage_lines
 from loradeck.tui.lines.registry import ADAPTER_COLUMNS, adapter_cells, adapter_lines
-from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.text.spans import Line, Span
 from loradeck.tui.widgets.page import Page
 
@@ -28,36 +23,27 @@ PAGE_S = 1.0
 """How often a version's page is written anew: what its ancestors scored comes one after the other."""
 
 
-class AdaptersScreen(ListScreen):
+class AdaptersScreen(ListScreen[AdapterVersion]):
     """The list of adapter versions."""
 
     WHICH = Screen.ADAPTERS
     COLUMNS = ADAPTER_COLUMNS
     EMPTY = "no adapter yet: loradeck job train RECIPE, or loradeck adapter import"
 
-    def __init__(self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions) -> None:
-        super().__init__(window, state, moves, key_actions)
-        self.mark: str | None = None
-        """The version that `d` compares the selected one with."""
+    mark: str | None = None
+    """The version that `d` compares the selected one with."""
 
-    def cells(self, key: Any) -> dict[str, Span] | None:
-        """Cells of a version's line; None once it is gone."""
-        version = self.state.registry.adapters.get(key)
-        return adapter_cells(self.state, version) if version is not None else None
+    def cells_of(self, row: AdapterVersion) -> dict[str, Span]:
+        """Cells of a line."""
+        return adapter_cells(self.state, row)
 
     def marked(self) -> frozenset[Hashable]:
         """The version that is marked for comparison."""
         return frozenset({self.mark} if self.mark is not None else ())
 
-    def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        """Details of the selected version."""
-        version = self._selected
-        return (adapter_lines(self.state, version, width) if version is not None else nothing_selected()), None
-
-    @property
-    def _selected(self) -> AdapterVersion | None:
-        state = self.state
-        return state.registry.adapters.get(state.adapter_list.selected or "")
+    def details(self, row: AdapterVersion, width: int, height: int) -> list[Line]:
+        """Details of a row."""
+        return adapter_lines(self.state, row, width)
 
     # ---- keys ------------------------------------------------------------------------------------------------
 
@@ -71,7 +57,7 @@ class AdaptersScreen(ListScreen):
         }
 
     def _mark_version(self) -> None:
-        selected = self._selected
+        selected = self.selected
         if selected is None:
             self.window.notice("nothing is selected", "dim")
             return
@@ -83,7 +69,7 @@ class AdaptersScreen(ListScreen):
 
     def _compare(self) -> None:
         """The marked version beside the selected one."""
-        adapters, selected = self.state.registry.adapters, self._selected
+        adapters, selected = self.state.registry.adapters, self.selected
         marked = adapters.get(self.mark or "")
         if selected is None or marked is None:
             mark = self.key(Action.MARK_VERSION)
@@ -99,7 +85,7 @@ class AdaptersScreen(ListScreen):
 
     def _open(self) -> None:
         """Open the lineage of the selected version."""
-        version = self._selected
+        version = self.selected
         if version is not None:
             self.app.push_screen(Page("lineage", partial(lineage_lines, self.state, version), every=PAGE_S))
 

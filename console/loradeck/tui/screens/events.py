@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from loradeck.client.terminal_text import clean
+from loradeck.schemas.log import Event
 from loradeck.tui.actions.window import Handlers
-from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import EVENT_COLUMNS, event_cells
 from loradeck.tui.lines.events import event_lines
-from loradeck.tui.screens.listing import ListScreen, nothing_selected
+from loradeck.tui.screens.listing import ListScreen
 from loradeck.tui.text.spans import Line, Span
 
 
-class EventsScreen(ListScreen):
+class EventsScreen(ListScreen[Event]):
     """The list of events."""
 
     WHICH = Screen.EVENTS
     COLUMNS = EVENT_COLUMNS
     EMPTY = "no events"
 
-    def cells(self, key: Any) -> dict[str, Span] | None:
-        """Cells of an event's line; None once it is gone."""
-        event = self.state.events.get(key)
-        return event_cells(self.state, event) if event is not None else None
+    def cells_of(self, row: Event) -> dict[str, Span]:
+        """Cells of a line."""
+        return event_cells(self.state, row)
 
     @property
     def handlers(self) -> Handlers:
@@ -33,8 +30,7 @@ class EventsScreen(ListScreen):
         return {Action.OPEN: self._open}
 
     def _open(self) -> None:
-        state = self.state
-        event = state.events.get(state.event_list.selected or 0)
+        state, event = self.state, self.selected
         if event is None:
             return
         if not event.route:
@@ -50,8 +46,6 @@ class EventsScreen(ListScreen):
                 "warn",
             )
 
-    def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        """Details of the selected event."""
-        state = self.state
-        event = state.events.get(state.event_list.selected or 0)
-        return (event_lines(state, event, width) if event is not None else nothing_selected()), None
+    def details(self, row: Event, width: int, height: int) -> list[Line]:
+        """Details of a row."""
+        return event_lines(self.state, row, width)

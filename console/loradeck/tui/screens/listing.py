@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, ClassVar
+from collections.abc import Hashable
+from typing import Any, ClassVar, Generic, TypeVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -12,6 +12,7 @@ from textual.screen import Screen
 from loradeck.tui.actions.key_actions import KeyActions
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.window import Handlers, Window
+from loradeck.tui.hub.queries import Queries
 from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen as Which
@@ -19,7 +20,7 @@ from loradeck.tui.lines import header_footer
 from loradeck.tui.lines.columns import Column, heading, laid_out
 from loradeck.tui.lines.preview import tell_lines
 from loradeck.tui.model.feed_state import FETCHED, Link
-from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.model.state import ORDERED, ConsoleState
 from loradeck.tui.text.spans import Line, Span, fit_line, line, plural
 from loradeck.tui.widgets.grid import Grid
 from loradeck.tui.widgets.lines import Lines
@@ -37,7 +38,10 @@ PANE = 9
 PANE_TALL = 14
 
 
-class ListScreen(Screen[None], inherit_bindings=False):
+R = TypeVar("R")
+
+
+class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
     """A list with a pane for the selected row."""
 
     WHICH: ClassVar[Which]
@@ -50,11 +54,14 @@ class ListScreen(Screen[None], inherit_bindings=False):
     ListScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
     """
 
-    def __init__(self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions) -> None:
+    def __init__(
+        self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions, queries: Queries
+    ) -> None:
         super().__init__(name=self.WHICH.value)
         self.window = window
         self.state = state
         self.moves = moves
+        self.queries = queries
         self._key_actions = key_actions
         self.header = Lines(id="header")
         self.summary = Lines(id="summary")
@@ -82,21 +89,36 @@ class ListScreen(Screen[None], inherit_bindings=False):
 
     # ---- for each list ---------------------------------------------------------------------------------------
 
-    def cells(self, key: Any) -> dict[str, Span] | None:
-        """The cells of a row; None when it is gone."""
+    def cells_of(self, row: R) -> dict[str, Span]:
+        """The cells of a row."""
+        raise NotImplementedError
+
+    def details(self, row: R, width: int, height: int) -> list[Line]:
+        """The pane of a row."""
         raise NotImplementedError
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
-        """The pane of the selected row, and the part of it that R would act on if it is a preview."""
-        raise NotImplementedError
+        """The pane of the selected row, and the part of it that R would act on if it is a preview.
 
-    def above_tell(self, write: Callable[[int], list[Line]], width: int, height: int) -> list[Line]:
-        """A pane with the result of the last order below it. `write`: the pane's lines, given their number."""
-        tell = self.state.order_tell
+        On lists whose rows accept orders the result of the last order is below it.
+        """
+        row = self.selected
+        tell = self.state.order_tell if self.WHICH in ORDERED else None
         below = tell_lines(self.state, tell, width, 2) if tell is not None else []
         room = height - len(below)
-        lines = write(room)[:room]
-        return [*lines, *[()] * (room - len(lines)), *below]
+        lines = self.details(row, width, room) if row is not None else nothing_selected()
+        if self.WHICH in ORDERED:
+            lines = [*lines[:room], *[()] * (room - len(lines)), *below]
+        return lines, None
+
+    @property
+    def selected(self) -> R | None:
+        """The selected row."""
+        return self._row(self.state.list_of(self.WHICH).selected)
+
+    def _row(self, key: Any) -> R | None:
+        """A row by its key; None when it is gone."""
+        return self.state.rows_of(self.WHICH).get(key)
 
     @property
     def handlers(self) -> Handlers:
@@ -127,8 +149,8 @@ class ListScreen(Screen[None], inherit_bindings=False):
     # ---- drawing ---------------------------------------------------------------------------------------------
 
     def _draw(self, key: Any, lead: Span, width: int) -> Line:
-        cells = self.cells(key)
-        return laid_out(self.COLUMNS, cells, width, lead) if cells is not None else ()
+        row = self._row(key)
+        return laid_out(self.COLUMNS, self.cells_of(row), width, lead) if row is not None else ()
 
     def sync(self) -> None:
         """Draw the list. Lines that look the same are not written again."""

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import partial
-from typing import Any
 
 from loradeck.client.terminal_text import clean
 from loradeck.client.traces import export
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import TenantRow
-from loradeck.tui.actions.key_actions import KeyActions
-from loradeck.tui.actions.moves import Moves
-from loradeck.tui.actions.window import Handlers, Window
-from loradeck.tui.hub.queries import Queries
+from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.rollback import shown_of
 from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.key_checks.verdict import Ask, Refuse, Verdict, barrier
@@ -25,14 +21,13 @@ from loradeck.tui.lines.preview import preview_lines, tell_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
 from loradeck.tui.lines.traces import EXPORTED, SHOWN, trace_lines
 from loradeck.tui.model.selectable_list import hidden
-from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.terminal.save_screen import default_name, save
 from loradeck.tui.text.spans import Line, Span, plural
 from loradeck.tui.widgets.page import Page
 
 
-class TenantsScreen(ListScreen):
+class TenantsScreen(ListScreen[TenantRow]):
     """The list of every tenant's pointers."""
 
     WHICH = Screen.TENANTS
@@ -40,16 +35,9 @@ class TenantsScreen(ListScreen):
     EMPTY = "no tenants yet: loradeck tenant create NAME"
     PANE = 10
 
-    def __init__(
-        self, window: Window, state: ConsoleState, moves: Moves, key_actions: KeyActions, queries: Queries
-    ) -> None:
-        super().__init__(window, state, moves, key_actions)
-        self._queries = queries
-
-    def cells(self, key: Any) -> dict[str, Span] | None:
-        """Cells of a pointer's line; None once it is gone."""
-        row = self.state.tenants.get(key)
-        return tenant_cells(self.state, row) if row is not None else None
+    def cells_of(self, row: TenantRow) -> dict[str, Span]:
+        """Cells of a line."""
+        return tenant_cells(self.state, row)
 
     def marked(self) -> frozenset[Hashable]:
         """The marked rows."""
@@ -136,14 +124,10 @@ class TenantsScreen(ListScreen):
             self.window.run_worker(work, group="offer", exclusive=True)
 
     async def _show_difference(self, row: TenantRow, left: str, right: str) -> None:
-        found = await self._queries.both(left, right)
+        found = await self.queries.both(left, right)
         if found is None:
             return
-        if (
-            self.window.front is not self
-            or self.state.tenant_list.selected != row.key
-            or self.prompt.asking is not None
-        ):
+        if self._has_moved_on(row.key):
             self.window.notice(f"{self.key(Action.DIFF)} dropped: you have moved on", "dim")
             return
         self.window.notice("")
@@ -161,7 +145,7 @@ class TenantsScreen(ListScreen):
         self.window.run_worker(self._show_traces(row.key), group="offer", exclusive=True)
 
     async def _show_traces(self, key: PointerKey) -> None:
-        traced = await self._queries.traces(Action.TRACES, key, None, SHOWN)
+        traced = await self.queries.traces(Action.TRACES, key, None, SHOWN)
         if traced is None:
             return
         if self._has_moved_on(key):
@@ -184,7 +168,7 @@ class TenantsScreen(ListScreen):
 
     async def _export(self, key: PointerKey, release: str) -> None:
         state = self.state
-        traced = await self._queries.traces(Action.EXPORT_IDS, key, release, EXPORTED)
+        traced = await self.queries.traces(Action.EXPORT_IDS, key, release, EXPORTED)
         if traced is None:
             return
         label = state.label_of(release)
