@@ -10,52 +10,46 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck_agent.host.errors import AgentError
 
 
-@dataclass(frozen=True)
 class StateFolder:
     """Paths below the configured `state`, as docs/architecture.md lists them."""
 
-    root: Path
-
-    @property
-    def earlier_journal(self) -> Path:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.earlier_journal = root / "journal.jsonl"
         """The journal of an earlier version, from before the router's table was the one owner of cursor and pins."""
-        return self.root / "journal.jsonl"
-
-    @property
-    def lock(self) -> Path:
+        self.lock = root / "agent.lock"
         """Lock file that a running agent holds."""
-        return self.root / "agent.lock"
-
-    @property
-    def status(self) -> Path:
+        self.status = root / "agent.json"
         """The running agent's link, as it writes it for `loradeck-agent status`."""
-        return self.root / "agent.json"
-
-    @property
-    def router(self) -> Path:
+        self.router = root / "router"
         """Folder of the router's table, lock, socket and log."""
-        return self.root / "router"
-
-    @property
-    def router_socket(self) -> Path:
+        self.router_socket = self.router / "router.sock"
         """The router's control socket."""
-        return self.router / "router.sock"
-
-    @property
-    def router_lock(self) -> Path:
+        self.router_lock = self.router / "router.lock"
         """Lock file that a running router holds."""
-        return self.router / "router.lock"
-
-    @property
-    def router_log(self) -> Path:
+        self.router_log = self.router / "router.log"
         """What the router prints."""
-        return self.router / "router.log"
+        self.measured = root / "measured.json"
+        """Measured durations of starts, fetches and loads."""
+        self.digests = root / "digests.json"
+        """Digests of the files of bases, so that an unchanged one is not read again."""
+        self.releases = root / "releases"
+        """Adapters on this node, by adapter digest."""
+        self.merged = root / "merged"
+        """Weights that were merged on this node, by base digest: each is the `base` of an engine."""
+        self.canaries = root / "canaries"
+        """Canary records known here, so that proof does not need the hub."""
+        self.inputs = root / "inputs"
+        """Datasets and suites that jobs were given, by digest."""
+        self.jobs = root / "jobs"
+        """Folders of the attempts at jobs."""
+        self.checkpoints = root / "checkpoints"
+        """Checkpoints of train jobs, by job: they outlive an attempt."""
 
     def engine(self, name: str) -> Path:
         """Folder of one engine, by its configured name."""
@@ -73,49 +67,9 @@ class StateFolder:
         """The releases that the engine's present lifetime may be asked for."""
         return self.engine(name) / "ready.json"
 
-    @property
-    def measured(self) -> Path:
-        """Measured durations of starts, fetches and loads."""
-        return self.root / "measured.json"
-
-    @property
-    def digests(self) -> Path:
-        """Digests of the files of bases, so that an unchanged one is not read again."""
-        return self.root / "digests.json"
-
-    @property
-    def releases(self) -> Path:
-        """Adapters on this node, by adapter digest."""
-        return self.root / "releases"
-
     def release(self, adapter: str) -> Path:
         """Folder of an adapter's files, by adapter digest."""
         return self.releases / adapter
-
-    @property
-    def merged(self) -> Path:
-        """Weights that were merged on this node, by base digest: each is the `base` of an engine."""
-        return self.root / "merged"
-
-    @property
-    def canaries(self) -> Path:
-        """Canary records known here, so that proof does not need the hub."""
-        return self.root / "canaries"
-
-    @property
-    def inputs(self) -> Path:
-        """Datasets and suites that jobs were given, by digest."""
-        return self.root / "inputs"
-
-    @property
-    def jobs(self) -> Path:
-        """Folders of the attempts at jobs."""
-        return self.root / "jobs"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of train jobs, by job: they outlive an attempt."""
-        return self.root / "checkpoints"
 
     def make(self) -> None:
         """Creates the folders, each 0700.

@@ -71,41 +71,23 @@ class Attempt(Wire):
     cancelled: bool = False
 
 
-@dataclass
 class ExecutorFolder:
     """The folder of one attempt, `jobs/ID-ATTEMPT/`."""
 
-    path: Path
-
-    @property
-    def job(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.job = path / "job.json"
         """The attempt: the job, and which process works on it."""
-        return self.path / "job.json"
-
-    @property
-    def spec(self) -> Path:
+        self.spec = path / "spec.json"
         """What the executor was given to do."""
-        return self.path / "spec.json"
-
-    @property
-    def events(self) -> Path:
+        self.events = path / "events.jsonl"
         """The executor's events, a line each."""
-        return self.path / "events.jsonl"
-
-    @property
-    def error(self) -> Path:
+        self.error = path / "error.txt"
         """The executor's traceback, if it failed."""
-        return self.path / "error.txt"
-
-    @property
-    def log(self) -> Path:
+        self.log = path / "log.txt"
         """What the executor printed."""
-        return self.path / "log.txt"
-
-    @property
-    def out(self) -> Path:
+        self.out = path / "out"
         """The executor's result."""
-        return self.path / "out"
 
     def last_lines(self) -> str:
         """The end of the process's log and of its traceback, to be read elsewhere."""

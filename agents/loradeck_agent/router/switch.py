@@ -311,7 +311,7 @@ class Switch:
             state, code, detail = _how(entry, replica, pin, force)
             if code == "not_ready":
                 code, detail = unready, self._in_its_place(key, entry)
-            ack = _ack(entry, replica.name, state, code, detail, mono_ns)
+            ack = Ack.about(entry, replica.name, state, code, detail, mono_ns)
             answered = before.get(replica.name)
             repeated = answered is not None and _same(answered, ack)
             acks.append(answered if answered is not None and repeated else ack)  # with the time of the swap
@@ -332,7 +332,7 @@ class Switch:
         """One failure per engine that the entry concerns."""
         current = entry.current
         return [
-            _ack(entry, replica.name, AckState.FAILED, code, detail, time.monotonic_ns())
+            Ack.about(entry, replica.name, AckState.FAILED, code, detail, time.monotonic_ns())
             for replica in self._replicas
             if current is None or replica.runs(current.release.served_base)
         ]
@@ -347,22 +347,6 @@ def _how(entry: TableEntry, replica: Replica, pin: Pin | None, force: InForce | 
     if ready and force is not None and force.is_of(entry, current):
         return AckState.FLIPPED, None, ""
     return AckState.WAITING, "not_ready", ""
-
-
-def _ack(entry: TableEntry, replica: str, state: AckState, code: str | None, detail: str, mono_ns: int) -> Ack:
-    return Ack(
-        tenant=entry.tenant,
-        route=entry.route,
-        epoch=entry.epoch,
-        generation=entry.generation,
-        release=entry.current.id if entry.current else None,
-        replica=replica,
-        state=state,
-        code=code,
-        detail=detail,
-        at_ms=now_ms(),
-        mono_ns=mono_ns,
-    )
 
 
 def _same(before: Ack, now: Ack) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loradeck.schemas.link import AckState, EngineState, Replica
+from loradeck.schemas.link import Ack, AckState, EngineState, Replica
 from loradeck.schemas.telemetry import Gpu
 from loradeck_agent.host.engine_config import EmbeddedEngine, EngineConfig, VllmEngine
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -21,7 +21,7 @@ from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.serving.vllm_command import vllm_argv, vllm_environment
 from loradeck_agent.telemetry.gpu_processes import gpus_of
-from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
+from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 
 log = logging.getLogger(__name__)
@@ -238,7 +238,7 @@ class EngineLife:
         # The router no longer has this replica, so it cannot report that the flips and proofs on it are void.
         for entry in list(self._table.entries.values()):
             if entry.current is not None and engine.runs(entry.current):
-                await self._acks.post(agent_ack(entry, engine.name, AckState.WAITING, "engine_down"))
+                await self._acks.post(Ack.about(entry, engine.name, AckState.WAITING, "engine_down"))
         await self._reconciler.push_engines()
 
 

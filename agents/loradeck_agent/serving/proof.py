@@ -23,7 +23,7 @@ from loradeck_agent.serving.canaries import judge_items
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Conversation, canary_body, canary_item
 from loradeck_agent.serving.replica import EngineReplica
-from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
+from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Prover:
     ) -> None:
         if state is AckState.FAILED:
             log.error("%s/%s generation %d on %s: %s %s", *entry.key, entry.generation, replica, code, detail)
-        await self.acks.post(agent_ack(entry, replica, state, code, detail))
+        await self.acks.post(Ack.about(entry, replica, state, code, detail))
 
     async def _prove(self, entry: TableEntry, engine: EngineReplica) -> Judgement:
         """Takes an entry's canaries through the router and judges them.

@@ -27,7 +27,7 @@ from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import same_folder
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.store.releases import ReleaseStore
-from loradeck_agent.uplink.acknowledgements import AckBoard, agent_ack
+from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 
 log = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class Reconciler:
     async def _fail_all(self, engine: EngineReplica, verdict: Judgement) -> None:
         for entry in self.table.entries.values():
             if entry.current is not None and engine.runs(entry.current):
-                await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, verdict.code, verdict.detail))
+                await self.acks.post(Ack.about(entry, engine.name, AckState.FAILED, verdict.code, verdict.detail))
 
     async def _failed(self, engine: EngineReplica, ref: ReleaseRef, error: AgentError) -> float:
         """Notes a failed load and reports it where the release is to be served. Returns seconds until the next try."""
@@ -273,7 +273,7 @@ class Reconciler:
                 waits = self.acks.flips.get((*entry.key, engine.name))  # it says who answers meanwhile
                 gap = waits.detail if waits is not None and waits.state is AckState.WAITING else ""
                 detail = "; ".join(part for part in (gap, error.sentence) if part)
-                await self.acks.post(agent_ack(entry, engine.name, AckState.FAILED, error.code, detail))
+                await self.acks.post(Ack.about(entry, engine.name, AckState.FAILED, error.code, detail))
         return pause
 
     # ---- steps ---------------------------------------------------------------------------------------------

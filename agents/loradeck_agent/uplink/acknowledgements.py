@@ -6,7 +6,6 @@ it counts only acknowledgements that it has received.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -17,22 +16,6 @@ ReplicaPointer = tuple[str, str, str]
 """(tenant, route, replica): a pointer on one replica."""
 
 _PROOF = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
-
-
-def agent_ack(entry: TableEntry, replica: str, state: AckState, code: str | None = None, detail: str = "") -> Ack:
-    """An acknowledgement that the agent itself makes, about an entry's current release."""
-    return Ack(
-        tenant=entry.tenant,
-        route=entry.route,
-        epoch=entry.epoch,
-        generation=entry.generation,
-        release=entry.current.id if entry.current else None,
-        replica=replica,
-        state=state,
-        code=code,
-        detail=detail[:500],
-        at_ms=time.time_ns() // 1_000_000,
-    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The consequences of a node's messages: hellos and the answer to each, links that end, reports, and nodes that are lost."""
+"""The consequences of a node's messages: hellos, links that open and end, reports, and nodes that are lost."""
 
 from __future__ import annotations
 
