@@ -12,7 +12,7 @@ from loradeck.cli.commands.gate_review import review
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, toml_of
 from loradeck.cli.shared.gate_file import freeze_of, with_digests
-from loradeck.cli.shared.naming import Pointer, moment, pointer, release_named
+from loradeck.cli.shared.naming import Pointer, moment, on_pointer, release_named
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import yes_option
 from loradeck.cli.shared.output import utc
@@ -29,14 +29,12 @@ def gate() -> None:
 
 
 @gate.command("set")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @click.option("--file", type=click.Path(path_type=Path), required=True, help="TOML with the gate, whole.")
 @yes_option
 @writes
-async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Path, yes: bool) -> None:
+@on_pointer
+async def set_gate(s: Session, at: Pointer, file: Path, yes: bool) -> None:
     """Set a route's gate, and freeze windows if the file has any, from TOML; other settings stay."""
-    at = pointer(tenant, route_name)
     before = (await s.api.tenant(at.tenant)).routes.get(at.route) or RouteConfig()
     settings = await asyncio.to_thread(toml_of, file)
     freeze = freeze_of(settings.pop("freeze")) if "freeze" in settings else before.freeze
@@ -50,14 +48,12 @@ async def set_gate(s: Session, /, tenant: str, route_name: str | None, file: Pat
 
 
 @gate.command("freeze")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @click.option("--from", "start", metavar="TIME", required=True, help="With a zone: 2026-12-24T18:00Z, 18:00+01:00.")
 @click.option("--until", "end", metavar="TIME", required=True, help="With a zone.")
 @writes
-async def freeze_route(s: Session, /, tenant: str, route_name: str | None, start: str, end: str) -> None:
+@on_pointer
+async def freeze_route(s: Session, at: Pointer, start: str, end: str) -> None:
     """Freeze a route: nothing is promoted on it for a time. R, undo and rewind still work."""
-    at = pointer(tenant, route_name)
     window = (moment(start, interactive=False, ahead=True), moment(end, interactive=False, ahead=True))
     if window[0] >= window[1]:
         raise misused(
@@ -72,12 +68,10 @@ async def freeze_route(s: Session, /, tenant: str, route_name: str | None, start
 
 
 @gate.command("thaw")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @writes
-async def thaw_route(s: Session, /, tenant: str, route_name: str | None) -> None:
+@on_pointer
+async def thaw_route(s: Session, at: Pointer) -> None:
     """End a route's freeze windows, future ones included."""
-    at = pointer(tenant, route_name)
     before = await _route(s, at)
     if not before.freeze:
         raise misused(f"{at} has no freeze window", fix=f"loradeck gate show {at.tenant} {at.route}", code="no_change")
@@ -87,13 +81,11 @@ async def thaw_route(s: Session, /, tenant: str, route_name: str | None) -> None
 
 
 @gate.command("show")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @click.option("--release", metavar="RELEASE", help="This candidate's newest result, instead of the newest of all.")
 @hub_command
-async def show(s: Session, tenant: str, route_name: str | None, release: str | None) -> None:
+@on_pointer
+async def show(s: Session, at: Pointer, release: str | None) -> None:
     """Show a route's gate, and its newest result with all figures."""
-    at = pointer(tenant, route_name)
     config = (await s.api.tenant(at.tenant)).routes.get(at.route)
     if config is None or config.gate is None:
         raise misused(f"{at} has no gate", fix=f"loradeck gate set {at.tenant} {at.route} --file FILE", code="no_gate")

@@ -9,7 +9,15 @@ from collections.abc import Awaitable, Callable
 import click
 
 from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.naming import Pointer, called, event_named, pointer, pointer_and_release, release_named
+from loradeck.cli.shared.naming import (
+    Pointer,
+    called,
+    event_named,
+    on_pointer,
+    pointer,
+    pointer_and_release,
+    release_named,
+)
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, report
 from loradeck.cli.shared.session import Session, hub_command
@@ -52,13 +60,11 @@ async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override
 
 
 @click.command()
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route", required=False)
 @click.option("--incident", metavar="ID", help="Incident it belongs to.")
 @move_command(timeout=10)
-async def rollback(s: Session, how: MoveOptions, tenant: str, route: str | None, incident: str | None) -> None:
+@on_pointer
+async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | None) -> None:
     """Put a route back to the release its preview names."""
-    at = pointer(tenant, route)
     row = await s.api.row(at.tenant, at.route)
     preview = row.preview
     s.out.heading(_title(s, at, row))
@@ -115,12 +121,10 @@ async def undo(
 
 
 @click.command()
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route", required=False)
 @move_command(timeout=10)
-async def fallback(s: Session, how: MoveOptions, tenant: str, route: str | None) -> None:
+@on_pointer
+async def fallback(s: Session, how: MoveOptions, at: Pointer) -> None:
     """Move a route to its base alone, if the route allows it."""
-    at = pointer(tenant, route)
     row = await s.api.row(at.tenant, at.route)
     s.out.heading(_title(s, at, row))
     base = f"the base {row.live.base_label} alone" if row.live else "the base alone"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.naming import pointer
+from loradeck.cli.shared.naming import Pointer, on_pointer
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import span, utc
@@ -147,14 +147,12 @@ async def uncordon(s: Session, name: str) -> None:
 
 @node.command()
 @click.argument("name", metavar="NODE")
-@click.argument("tenant")
-@click.argument("route", required=False)
 @reason_option()
 @yes_option
 @writes
-async def unpin(s: Session, name: str, tenant: str, route: str | None, reason: str, yes: bool) -> None:
+@on_pointer
+async def unpin(s: Session, at: Pointer, name: str, reason: str, yes: bool) -> None:
     """End a pin that was made on a node; the node follows the hub again."""
-    at = pointer(tenant, route)
     s.confirm(f"End the pin of {at} on {name}? The node goes back to the hub's release.", yes=yes)
     request = UnpinRequest(node=name, idempotency_key=new_key(), reason=reason)
     result = await s.api.unpin(at.tenant, at.route, request)

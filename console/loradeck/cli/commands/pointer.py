@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from loradeck.cli.shared.exits import refused
-from loradeck.cli.shared.naming import Pointer, event_named, pointer, pointer_and_release, release_named
+from loradeck.cli.shared.naming import Pointer, event_named, on_pointer, pointer_and_release, release_named
 from loradeck.cli.shared.options import reason_option, yes_option
 from loradeck.cli.shared.output import ago, utc
 from loradeck.cli.shared.session import Session, writes
@@ -15,24 +15,22 @@ from loradeck.schemas.moves import AnnotateRequest, HoldRequest, LiftRequest, Mo
 
 
 @click.command()
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route", required=False)
 @reason_option()
 @writes
-async def hold(s: Session, tenant: str, route: str | None, reason: str) -> None:
+@on_pointer
+async def hold(s: Session, at: Pointer, reason: str) -> None:
     """Keep pipelines from promoting on a route."""
-    await _hold(s, pointer(tenant, route), held=True, reason=reason, yes=True)
+    await _hold(s, at, held=True, reason=reason, yes=True)
 
 
 @click.command("release-hold")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route", required=False)
 @reason_option()
 @yes_option
 @writes
-async def release_hold(s: Session, tenant: str, route: str | None, reason: str, yes: bool) -> None:
+@on_pointer
+async def release_hold(s: Session, at: Pointer, reason: str, yes: bool) -> None:
     """Let pipelines promote on a route again."""
-    await _hold(s, pointer(tenant, route), held=False, reason=reason, yes=yes)
+    await _hold(s, at, held=False, reason=reason, yes=yes)
 
 
 @click.command()
@@ -58,17 +56,13 @@ async def lift(s: Session, words: tuple[str, ...], reason: str, yes: bool) -> No
 
 
 @click.command()
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route", required=False)
 @click.option("--event", metavar="ID", help="The event it is about; the route's last move by default.")
 @click.option("--incident", metavar="ID", help="Incident the event belongs to.")
 @reason_option()
 @writes
-async def incident(
-    s: Session, tenant: str, route: str | None, event: str | None, incident: str | None, reason: str
-) -> None:
+@on_pointer
+async def incident(s: Session, at: Pointer, event: str | None, incident: str | None, reason: str) -> None:
     """Add an incident or a reason to a move, afterwards."""
-    at = pointer(tenant, route)
     if not incident and not reason:
         raise refused("there is nothing to add", where=str(at), fix="give --incident ID, --reason TEXT or both")
     about = await event_named(s.api, at, event)

@@ -12,7 +12,7 @@ import click
 from loradeck.cli.shared.exits import misused
 from loradeck.cli.shared.files import checked, json_of, text_of, toml_of
 from loradeck.cli.shared.gate_file import with_digests
-from loradeck.cli.shared.naming import labels_of, pointer, release_named
+from loradeck.cli.shared.naming import Pointer, labels_of, on_pointer, release_named
 from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.once import by_urgency, pointers
 from loradeck.cli.shared.options import yes_option
@@ -34,8 +34,6 @@ def route() -> None:
 
 
 @route.command("set")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @click.option("--file", type=click.Path(path_type=Path), help="TOML with the settings; the rest are defaults.")
 @click.option("--placement", multiple=True, metavar="KEY=VALUE", help="Label a node must carry; may be repeated.")
 @click.option("--min-replicas", type=int, help="Proven replicas that make a generation attested.")
@@ -62,11 +60,9 @@ def route() -> None:
 @click.option("--canary", "canaries", multiple=True, metavar="PROMPT", help="Fixed prompt; may be repeated.")
 @yes_option
 @writes
-async def set_route(
-    s: Session, /, tenant: str, route_name: str | None, file: Path | None, yes: bool, **flags: Any
-) -> None:
+@on_pointer
+async def set_route(s: Session, at: Pointer, file: Path | None, yes: bool, **flags: Any) -> None:
     """Set a route's settings, from a TOML file and flags; flags alone change the route as it is."""
-    at = pointer(tenant, route_name)
     before = (await s.api.tenant(at.tenant)).routes.get(at.route)
     if file is not None:
         settings = await asyncio.to_thread(toml_of, file)
@@ -95,13 +91,11 @@ async def ls(s: Session, tenant: str | None) -> None:
 
 
 @route.command("show")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @click.option("--settings", is_flag=True, help="Show the route's settings instead.")
 @hub_command
-async def show(s: Session, tenant: str, route_name: str | None, settings: bool) -> None:
+@on_pointer
+async def show(s: Session, at: Pointer, settings: bool) -> None:
     """Show a route's live release and the target of R."""
-    at = pointer(tenant, route_name)
     if settings:
         config = (await s.api.tenant(at.tenant)).routes.get(at.route)
         if config is None:
@@ -131,15 +125,13 @@ async def show(s: Session, tenant: str, route_name: str | None, settings: bool) 
 
 
 @route.command("company")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @hub_command
-async def company(s: Session, tenant: str, route_name: str | None) -> None:
+@on_pointer
+async def company(s: Session, at: Pointer) -> None:
     """List other live releases that share a dataset, recipe, base move or batch with this route's.
 
     One fault may be in all of them; FLAGS show the present state of each.
     """
-    at = pointer(tenant, route_name)
     found = await s.api.related(at.tenant, at.route)
     s.out.json(found)
     s.out.table(
@@ -161,8 +153,6 @@ async def company(s: Session, tenant: str, route_name: str | None) -> None:
 
 
 @route.command("traces")
-@click.argument("tenant", metavar="TENANT")
-@click.argument("route_name", metavar="[ROUTE]", required=False)
 @click.option("--left", is_flag=True, help="Only requests answered by the release that the last move left.")
 @click.option("--release", "name", metavar="RELEASE", help="Only requests that this release answered.")
 @click.option(
@@ -170,14 +160,12 @@ async def company(s: Session, tenant: str, route_name: str | None) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="A new file for the request ids.")
 @hub_command
-async def traces(
-    s: Session, tenant: str, route_name: str | None, left: bool, name: str | None, last: int, out: Path | None
-) -> None:
+@on_pointer
+async def traces(s: Session, at: Pointer, left: bool, name: str | None, last: int, out: Path | None) -> None:
     """List a route's newest requests, and the release that answered each.
 
     Routers keep their newest requests only, in memory; the last lines name what may be missing.
     """
-    at = pointer(tenant, route_name)
     if left and name:
         raise misused("two releases are named at once", where="--left and --release", fix="give one of them")
     views = {view.id: view for view in await s.api.releases(at.tenant)}

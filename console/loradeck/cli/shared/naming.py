@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import click
 
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.client import times
@@ -46,6 +49,17 @@ def pointer(tenant: str, route: str | None = None) -> Pointer:
     if slash and route is not None:
         raise misused("the route is named twice", where=f"{tenant} {route}", fix="give TENANT/ROUTE or TENANT ROUTE")
     return Pointer(name, inner or route or PRODUCTION)
+
+
+def on_pointer(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Gives a command the arguments TENANT [ROUTE], as one `Pointer` before all that are named."""
+
+    @functools.wraps(body)
+    async def named(*args: Any, tenant: str, route: str | None, **kwargs: Any) -> None:
+        await body(*args, pointer(tenant, route), **kwargs)
+
+    command = click.argument("route", metavar="[ROUTE]", required=False)(named)
+    return click.argument("tenant", metavar="TENANT")(command)
 
 
 def pointer_and_release(words: Sequence[str]) -> tuple[Pointer, str]:
