@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+from dataclasses import KW_ONLY, dataclass, field
 
 import loradeck_agent
 from loradeck.schemas.link import Hello, Report, Traffic
@@ -28,51 +29,40 @@ ROUTER_SILENCES = 3
 """After so many reports without an answer of the router it is an alarm: one that is started again is back by then."""
 
 
+@dataclass(eq=False)
 class Reports:
     """Puts together hellos and reports for the hub, and the status file. `boot` is the agent's boot id."""
 
-    def __init__(
-        self,
-        boot: str,
-        *,
-        config: AgentConfig,
-        folder: StateFolder,
-        table: DesiredTable,
-        sync: RouterSync,
-        lives: tuple[EngineLife, ...],
-        jobs: Jobs,
-        store: ReleaseStore,
-        telemetry: Telemetry,
-    ) -> None:
-        self._boot = boot
-        self._config = config
-        self._folder = folder
-        self._table = table
-        self._sync = sync
-        self._lives = lives
-        self._jobs = jobs
-        self._store = store
-        self._telemetry = telemetry
-        self._stored_sent: frozenset[str] = frozenset()
+    boot: str
+    _: KW_ONLY
+    config: AgentConfig
+    folder: StateFolder
+    table: DesiredTable
+    sync: RouterSync
+    lives: tuple[EngineLife, ...]
+    jobs: Jobs
+    store: ReleaseStore
+    telemetry: Telemetry
+    _stored_sent: frozenset[str] = field(default_factory=frozenset, init=False)
 
     async def hello(self) -> Hello:
         """The first message of a link. Cursor and pins are the router's, read from its file where none answers."""
-        await self._sync.read_file()
-        durable = self._sync.durable
-        self._stored_sent = self._store.stored
+        await self.sync.read_file()
+        durable = self.sync.durable
+        self._stored_sent = self.store.stored
         return Hello(
-            node=self._config.node,
-            boot=self._boot,
+            node=self.config.node,
+            boot=self.boot,
             version=loradeck_agent.__version__,
-            labels=self._config.labels,
+            labels=self.config.labels,
             epoch=durable.epoch,
             rev=durable.rev,
             hash=durable.hash,
-            replicas=tuple(life.report(self._telemetry.snapshot().gpus) for life in self._lives),
-            pins=tuple(self._table.pins.values()),
-            jobs=self._jobs.running(),
+            replicas=tuple(life.report(self.telemetry.snapshot().gpus) for life in self.lives),
+            pins=tuple(self.table.pins.values()),
+            jobs=self.jobs.running(),
             stored=tuple(sorted(self._stored_sent)),
-            memory_gb=self._config.memory_gb,
+            memory_gb=self.config.memory_gb,
         )
 
     async def run(self, link: Link) -> None:
@@ -81,13 +71,13 @@ class Reports:
         while True:
             await asyncio.sleep(REPORT_S)
             with contextlib.suppress(OSError):  # not written yet: there is no age to show either
-                os.utime(self._folder.status)
+                os.utime(self.folder.status)
             if not link.connected:
                 continue
             traffic: tuple[Traffic, ...] = ()
             try:
-                stats = await self._sync.router.stats()
-                self._sync.boot, traffic = stats.boot, stats.traffic
+                stats = await self.sync.router.stats()
+                self.sync.boot, traffic = stats.boot, stats.traffic
                 silences = 0
             except AgentError as error:
                 log.debug("no traffic figures: %s", error)
@@ -97,21 +87,21 @@ class Reports:
     def _report(self, traffic: tuple[Traffic, ...], silences: int) -> Report:
         unreached = ""
         if silences >= ROUTER_SILENCES:
-            unreached = f"the router does not answer; its log is {self._folder.router_log}"
-        seen, stored = self._telemetry.snapshot(), None
-        if self._store.stored != self._stored_sent:
-            self._stored_sent = self._store.stored
+            unreached = f"the router does not answer; its log is {self.folder.router_log}"
+        seen, stored = self.telemetry.snapshot(), None
+        if self.store.stored != self._stored_sent:
+            self._stored_sent = self.store.stored
             stored = tuple(sorted(self._stored_sent))
         return Report(
-            replicas=tuple(life.report(seen.gpus, unreached) for life in self._lives),
-            router_boot=self._sync.boot,
+            replicas=tuple(life.report(seen.gpus, unreached) for life in self.lives),
+            router_boot=self.sync.boot,
             traffic=traffic,
             host=seen.host,
             gpus=seen.gpus,
             nvml=seen.nvml,
-            pins=tuple(self._table.pins.values()),
-            rev=self._sync.durable.rev,
-            epoch=self._sync.durable.epoch,
+            pins=tuple(self.table.pins.values()),
+            rev=self.sync.durable.rev,
+            epoch=self.sync.durable.epoch,
             stored=stored,
         )
 
@@ -120,16 +110,16 @@ class Reports:
         status = link.status
         document = {
             "pid": os.getpid(),
-            "boot": self._boot,
-            "hub": self._config.hub,
+            "boot": self.boot,
+            "hub": self.config.hub,
             "connected": status.connected,
             "since_ms": status.since_ms,
             "refused": status.refused,
             "error": status.error,
         }
-        staging = self._folder.status.with_suffix(".new")
+        staging = self.folder.status.with_suffix(".new")
         try:
             staging.write_text(json.dumps(document))
-            staging.replace(self._folder.status)
+            staging.replace(self.folder.status)
         except OSError as error:
-            log.warning("%s cannot be written: %s", self._folder.status, error)
+            log.warning("%s cannot be written: %s", self.folder.status, error)

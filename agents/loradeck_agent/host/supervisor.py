@@ -201,6 +201,7 @@ class Supervised:
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
 
+@dataclass(eq=False)
 class Watched:
     """Watches one program that somebody else runs, for as long as `run` does. Never starts or ends it.
 
@@ -211,23 +212,15 @@ class Watched:
         look: called about twice a second while the process is up. May raise an AgentError.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        probe: Callable[[], Awaitable[str | None]],
-        came_up: Callable[[str], Awaitable[None]],
-        went_down: Callable[[], Awaitable[None]],
-        look: Callable[[], Awaitable[None]],
-    ) -> None:
-        self.name = name
-        self._probe = probe
-        self._came_up = came_up
-        self._went_down = went_down
-        self._look = look
-        self._boot: str | None = None
-        self._silences = 0
-        self._logged = ""
+    name: str
+    _: KW_ONLY
+    probe: Callable[[], Awaitable[str | None]]
+    came_up: Callable[[str], Awaitable[None]]
+    went_down: Callable[[], Awaitable[None]]
+    look: Callable[[], Awaitable[None]]
+    _boot: str | None = field(default=None, init=False)
+    _silences: int = field(default=0, init=False)
+    _logged: str = field(default="", init=False)
 
     async def run(self) -> None:
         """Looks at the program twice a second until cancelled."""
@@ -247,11 +240,11 @@ class Watched:
             if boot is None:
                 return
             if boot != self._boot:
-                await self._came_up(boot)
+                await self.came_up(boot)
                 log.info("%s is up", self.name)
                 self._boot = boot
             else:
-                await self._look()
+                await self.look()
             self._logged = ""
         except AgentError as error:
             self._log_once("is not used" if self._boot is None else "cannot be looked at", error)
@@ -260,14 +253,14 @@ class Watched:
         log.error("%s %s", self.name, how)
         self._boot = None
         try:
-            await self._went_down()
+            await self.went_down()
         except AgentError as error:
             log.warning("after the end of %s: %s", self.name, error)
 
     async def _seen(self) -> str | None:
         """The boot id of what runs. One that is merely slow to answer is not gone."""
         try:
-            boot = await self._probe()
+            boot = await self.probe()
         except Unreachable as error:
             self._silences = self._silences + 1 if error.silent else 0
             if error.silent and self._silences < SILENCES:

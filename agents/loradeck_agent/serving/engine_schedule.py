@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from loradeck.rules.serving.engines import Engine, to_run, wanted_bases
 from loradeck.schemas.ids import PointerKey
@@ -40,6 +40,7 @@ class _Prepare:
     """None: it still runs."""
 
 
+@dataclass(eq=False)
 class EngineSchedule:
     """Starts and stops the engines that run only while something wants their base.
 
@@ -47,24 +48,15 @@ class EngineSchedule:
         known: returns once the table and the bases of the engines are known; nothing is stopped before.
     """
 
-    def __init__(
-        self,
-        lives: Sequence[EngineLife],
-        *,
-        table: DesiredTable,
-        reconciler: Reconciler,
-        memory_gb: float | None,
-        hold_prior_s: float,
-        known: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._lives = lives
-        self._table = table
-        self._reconciler = reconciler
-        self._memory_gb = memory_gb
-        self._hold_prior_s = hold_prior_s
-        self._known = known
-        self._prepares: dict[str, _Prepare] = {}
-        self._wake = asyncio.Event()
+    lives: Sequence[EngineLife]
+    _: KW_ONLY
+    table: DesiredTable
+    reconciler: Reconciler
+    memory_gb: float | None
+    hold_prior_s: float
+    known: Callable[[], Awaitable[None]]
+    _prepares: dict[str, _Prepare] = field(default_factory=dict, init=False)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def wake(self) -> None:
         """The table or the pins changed: a round is due."""
@@ -72,9 +64,9 @@ class EngineSchedule:
 
     async def run(self) -> None:
         """Makes rounds until cancelled."""
-        if all(life.engine.config.start == "always" for life in self._lives):
+        if all(life.engine.config.start == "always" for life in self.lives):
             return
-        await self._known()
+        await self.known()
         while True:
             self._wake.clear()
             try:
@@ -87,10 +79,10 @@ class EngineSchedule:
 
     async def _round(self) -> None:
         chosen = self._chosen()
-        ending = [life for life in self._lives if life.engine.name not in chosen]
-        if self._table.cursor.rev:  # before the hub's first table it is not known that nothing is wanted
+        ending = [life for life in self.lives if life.engine.name not in chosen]
+        if self.table.cursor.rev:  # before the hub's first table it is not known that nothing is wanted
             await asyncio.gather(*(life.stop() for life in ending))
-        for life in self._lives:
+        for life in self.lives:
             if life.engine.name in chosen:
                 life.start()
 
@@ -102,21 +94,21 @@ class EngineSchedule:
                 always=life.engine.config.start == "always",
                 memory_gb=life.engine.config.memory_gb or 0.0,
             )
-            for life in self._lives
+            for life in self.lives
         ]
         self._prepares = {job: one for job, one in self._prepares.items() if not self._is_over(one)}
         bases = wanted_bases(
             self._entries(),
-            pins=self._table.pins.values(),
+            pins=self.table.pins.values(),
             now_ms=time.time_ns() // 1_000_000,
-            hold_prior_s=self._hold_prior_s,
+            hold_prior_s=self.hold_prior_s,
             swaps={one.key for one in self._prepares.values() if one.swap},
         )
-        return to_run(engines, bases, self._memory_gb)
+        return to_run(engines, bases, self.memory_gb)
 
     def _is_over(self, one: _Prepare) -> bool:
         """Whether a prepare's promote was committed or came to nothing."""
-        entry = self._table.entries.get(one.key)
+        entry = self.table.entries.get(one.key)
         if entry is not None and entry.generation > one.generation:
             return True
         if one.until is None:
@@ -128,7 +120,7 @@ class EngineSchedule:
         """The table, with what is being prepared here: its job may be here before its entry."""
         preparing = {one.key: one.ref for one in self._prepares.values()}
         entries = []
-        for entry in self._table.named():
+        for entry in self.table.named():
             ref = preparing.pop(entry.key, None)
             entries.append(entry if ref is None else entry.model_copy(update={"preparing": ref}))
         for (tenant, route), ref in preparing.items():
@@ -159,12 +151,12 @@ class EngineSchedule:
             self._prepares[job.id] = replace(self._prepares[job.id], until=time.monotonic() + PREPARED_S)
 
     def _must_fit(self, ref: ReleaseRef) -> None:
-        placed = [life.engine for life in self._lives if life.engine.runs(ref)]
+        placed = [life.engine for life in self.lives if life.engine.runs(ref)]
         chosen = self._chosen()
         if placed and not any(engine.name in chosen for engine in placed):
             raise AgentError(
                 "no_memory",
                 "no engine of the release's base fits beside those that must run",
-                f"{placed[0].name} takes {placed[0].config.memory_gb:g} GB, the node has {self._memory_gb:g}",
+                f"{placed[0].name} takes {placed[0].config.memory_gb:g} GB, the node has {self.memory_gb:g}",
                 "move what is live on the other engine away, or override the promote where it alone is live there",
             )

@@ -107,7 +107,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.sender = MoveSender(hub, state, self.draw_front)
         self.queries = Queries(hub, state, start=self._aside, changed=self.draw_front, notice=self.notice)
         self.seen = SeenFrames(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
-        self.moves = Moves(self, state, self.seen, self.sender, self.queries, make_key=make_key)
+        self.moves = Moves(self, state, self.seen, self.sender, self.queries, make_key)
         self.typed = TypedText(
             self, state, self.moves, do=lambda action: self.key_actions.do(action), contexts=contexts
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from loradeck.client.idempotency import new_key
 from loradeck.client.terminal_text import clean
@@ -28,6 +29,7 @@ from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.widgets.prompt import Asking
 
 
+@dataclass(eq=False)
 class Moves:
     """The open question, and the only way from an action to the sender. Nothing is sent but through here.
 
@@ -36,26 +38,16 @@ class Moves:
         make_key: makes the idempotency key of a request.
     """
 
-    def __init__(
-        self,
-        window: Window,
-        state: ConsoleState,
-        seen: SeenFrames,
-        sender: MoveSender,
-        queries: Queries,
-        *,
-        make_key: NewKey = new_key,
-    ) -> None:
-        self._window = window
-        self._state = state
-        self._seen = seen
-        self._sender = sender
-        self._queries = queries
-        self._make_key = make_key
-        self._annotating: Event | None = None  # what is selected while one types is another matter
-        self.question: Question | None = None
-        self.question_top = 0
-        """First entry of the question's list that is in view."""
+    _window: Window
+    _state: ConsoleState
+    _seen: SeenFrames
+    _sender: MoveSender
+    _queries: Queries
+    _make_key: NewKey = new_key
+    _annotating: Event | None = field(default=None, init=False)  # what is selected while one types is another matter
+    question: Question | None = field(default=None, init=False)
+    question_top: int = field(default=0, init=False)
+    """First entry of the question's list that is in view."""
 
     # ---- verdicts ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 
 ANSWER_S = 1.0
 """A terminal that has not answered its first request for this long is one that never does."""
@@ -45,6 +45,7 @@ class Frame:
     seen_at: float | None = None
 
 
+@dataclass(eq=False)
 class SeenFrames:
     """Follows frames from written to seen.
 
@@ -52,32 +53,25 @@ class SeenFrames:
     terminal's writer, `accepted` those that the terminal's file has accepted.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float],
-        request: Callable[[], None],
-        written: Callable[[], int],
-        accepted: Callable[[], int],
-    ) -> None:
-        self._clock = clock
-        self._request = request
-        self._written = written
-        self._accepted = accepted
-        self._frame = Frame()
-        self._end = 0
-        self._asked: deque[tuple[int, float]] = deque()
-        self._number = 0
-        self._mine = 0
-        self._answers = False
-        self._silent = False
+    _: KW_ONLY
+    clock: Callable[[], float]
+    request: Callable[[], None]
+    written: Callable[[], int]
+    accepted: Callable[[], int]
+    _frame: Frame = field(default_factory=Frame, init=False)
+    _end: int = field(default=0, init=False)
+    _asked: deque[tuple[int, float]] = field(default_factory=deque, init=False)
+    _number: int = field(default=0, init=False)
+    _mine: int = field(default=0, init=False)
+    _answers: bool = field(default=False, init=False)
+    _silent: bool = field(default=False, init=False)
 
     def frame(self, shown: Shown | None, question: int | None) -> None:
         """A frame that shows this was handed to the writer."""
         if (shown, question) == (self._frame.shown, self._frame.question):
             return
-        self._frame = Frame(shown, question, self._clock())
-        self._end = self._written()
+        self._frame = Frame(shown, question, self.clock())
+        self._end = self.written()
         if not self._silent:
             self._mine = self._number + 1
             self._ask()
@@ -95,19 +89,19 @@ class SeenFrames:
     def look(self) -> Frame:
         """The last frame, and since when it is known to be seen."""
         if self._frame.seen_at is None:
-            if not self._answers and self._asked and self._clock() - self._asked[0][1] > ANSWER_S:
+            if not self._answers and self._asked and self.clock() - self._asked[0][1] > ANSWER_S:
                 self._silent = True
                 self._asked.clear()
-            if self._silent and self._accepted() >= self._end:
+            if self._silent and self.accepted() >= self._end:
                 self._mark_seen()
-            elif self._asked and self._clock() - self._asked[-1][1] > AGAIN_S and len(self._asked) < OPEN_REQUESTS:
+            elif self._asked and self.clock() - self._asked[-1][1] > AGAIN_S and len(self._asked) < OPEN_REQUESTS:
                 self._ask()
         return self._frame
 
     def _ask(self) -> None:
         self._number += 1
-        self._asked.append((self._number, self._clock()))
-        self._request()
+        self._asked.append((self._number, self.clock()))
+        self.request()
 
     @property
     def waiting(self) -> bool:
@@ -116,4 +110,4 @@ class SeenFrames:
 
     def _mark_seen(self) -> None:
         frame = self._frame
-        self._frame = Frame(frame.shown, frame.question, frame.written_at, self._clock())
+        self._frame = Frame(frame.shown, frame.question, frame.written_at, self.clock())
