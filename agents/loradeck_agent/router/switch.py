@@ -22,7 +22,7 @@ from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.engine_pools import Replica, Replicas
 from loradeck_agent.router.table import Change, Table, TableFault
 from loradeck_agent.router.trace import now_ms
-from loradeck_agent.router.wire import Acks, Cursor, EngineAt, InForce
+from loradeck_agent.router.wire import Acks, Cursor, EngineAt, InForce, ack_about
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ class Switch:
             state, code, detail = _how(entry, replica, pin, force)
             if code == "not_ready":
                 code, detail = unready, self._in_its_place(key, entry)
-            ack = Ack.about(entry, replica.name, state, code, detail, mono_ns)
+            ack = ack_about(entry, replica.name, state, code, detail, mono_ns)
             answered = before.get(replica.name)
             repeated = answered is not None and _same(answered, ack)
             acks.append(answered if answered is not None and repeated else ack)  # with the time of the swap
@@ -332,7 +332,7 @@ class Switch:
         """One failure per engine that the entry concerns."""
         current = entry.current
         return [
-            Ack.about(entry, replica.name, AckState.FAILED, code, detail, time.monotonic_ns())
+            ack_about(entry, replica.name, AckState.FAILED, code, detail, time.monotonic_ns())
             for replica in self._replicas
             if current is None or replica.runs(current.release.served_base)
         ]

@@ -6,13 +6,14 @@ An agent meets routers that an earlier version started, so unknown fields are ig
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
-from loradeck.schemas.link import Ack, Traffic
+from loradeck.schemas.link import Ack, AckState, Traffic
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
@@ -88,6 +89,25 @@ class Acks(Wire):
         None,
         description="of a table update: its position and entries are on the disk, also where no engine is concerned; "
         "absent from a router of an earlier version, and where a refusal is a problem instead",
+    )
+
+
+def ack_about(
+    entry: TableEntry, replica: str, state: AckState, code: str | None = None, detail: str = "", mono_ns: int = 0
+) -> Ack:
+    """An acknowledgement of this moment, about an entry's current release."""
+    return Ack(
+        tenant=entry.tenant,
+        route=entry.route,
+        epoch=entry.epoch,
+        generation=entry.generation,
+        release=entry.current.id if entry.current else None,
+        replica=replica,
+        state=state,
+        code=code,
+        detail=detail[:500],
+        at_ms=time.time_ns() // 1_000_000,
+        mono_ns=mono_ns,
     )
 
 

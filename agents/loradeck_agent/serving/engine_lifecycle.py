@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loradeck.schemas.link import Ack, AckState, EngineState, Replica
+from loradeck.schemas.link import AckState, EngineState, Replica
 from loradeck.schemas.telemetry import Gpu
 from loradeck_agent.host.engine_config import EmbeddedEngine, EngineConfig, VllmEngine
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.host.supervisor import Program, Supervised, Watched
+from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.serving.replica import EngineReplica
@@ -238,7 +239,7 @@ class EngineLife:
         # The router no longer has this replica, so it cannot report that the flips and proofs on it are void.
         for entry in list(self._table.entries.values()):
             if entry.current is not None and engine.runs(entry.current):
-                await self._acks.post(Ack.about(entry, engine.name, AckState.WAITING, "engine_down"))
+                await self._acks.post(ack_about(entry, engine.name, AckState.WAITING, "engine_down"))
         await self._reconciler.push_engines()
 
 

@@ -18,7 +18,7 @@ from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
-from loradeck_agent.router.wire import ProofRequest
+from loradeck_agent.router.wire import ProofRequest, ack_about
 from loradeck_agent.serving.canaries import judge_items
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Conversation, canary_body, canary_item
@@ -156,7 +156,7 @@ class Prover:
     ) -> None:
         if state is AckState.FAILED:
             log.error("%s/%s generation %d on %s: %s %s", *entry.key, entry.generation, replica, code, detail)
-        await self.acks.post(Ack.about(entry, replica, state, code, detail))
+        await self.acks.post(ack_about(entry, replica, state, code, detail))
 
     async def _prove(self, entry: TableEntry, engine: EngineReplica) -> Judgement:
         """Takes an entry's canaries through the router and judges them.

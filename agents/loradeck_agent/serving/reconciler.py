@@ -22,6 +22,7 @@ from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
+from loradeck_agent.router.wire import ack_about
 from loradeck_agent.serving.canaries import Canaries, base_ref, canaries_of, merged_on, signers_of, verify_idle
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import same_folder
@@ -256,7 +257,7 @@ class Reconciler:
     async def _fail_all(self, engine: EngineReplica, verdict: Judgement) -> None:
         for entry in self.table.entries.values():
             if entry.current is not None and engine.runs(entry.current):
-                await self.acks.post(Ack.about(entry, engine.name, AckState.FAILED, verdict.code, verdict.detail))
+                await self.acks.post(ack_about(entry, engine.name, AckState.FAILED, verdict.code, verdict.detail))
 
     async def _failed(self, engine: EngineReplica, ref: ReleaseRef, error: AgentError) -> float:
         """Notes a failed load and reports it where the release is to be served. Returns seconds until the next try."""
@@ -273,7 +274,7 @@ class Reconciler:
                 waits = self.acks.flips.get((*entry.key, engine.name))  # it says who answers meanwhile
                 gap = waits.detail if waits is not None and waits.state is AckState.WAITING else ""
                 detail = "; ".join(part for part in (gap, error.sentence) if part)
-                await self.acks.post(Ack.about(entry, engine.name, AckState.FAILED, error.code, detail))
+                await self.acks.post(ack_about(entry, engine.name, AckState.FAILED, error.code, detail))
         return pause
 
     # ---- steps ---------------------------------------------------------------------------------------------

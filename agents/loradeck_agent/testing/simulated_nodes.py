@@ -31,7 +31,6 @@ from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import Digest, Name, Strict
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
-    Ack,
     AckState,
     Bookmark,
     Desired,
@@ -55,6 +54,7 @@ from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck_agent.host.config import AgentConfig, RouterConfig
 from loradeck_agent.host.open_files import allow_open_files
+from loradeck_agent.router.wire import ack_about
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
 from loradeck_agent.uplink.link import Link
@@ -167,7 +167,7 @@ class Node:
         for entry in current:
             held = self.table.entries.get(entry.key)
             if held is None or entry.fence >= held.fence:
-                flip = Ack.about(entry, self.name, AckState.FLIPPED)
+                flip = ack_about(entry, self.name, AckState.FLIPPED)
                 await self.acks.post(flip.model_copy(update={"mono_ns": time.monotonic_ns()}))
         # A fleet's nodes do not share a core. Here they do: all acknowledge before any goes through its table, which
         # comes before this node's next message, and before a proof.
@@ -193,7 +193,7 @@ class Node:
         async def prove() -> None:
             await asyncio.sleep(random.uniform(*PROOF_S))
             await self._settle()
-            await self.acks.post(Ack.about(entry, self.name, AckState.PROVEN))
+            await self.acks.post(ack_about(entry, self.name, AckState.PROVEN))
 
         self._proofs[entry.key] = asyncio.create_task(prove())
 

@@ -5,7 +5,6 @@ Every message is one JSON object with a `type`. `DownMessage` travels from hub t
 
 from __future__ import annotations
 
-import time
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -203,25 +202,6 @@ class Ack(Wire):
     detail: str = ""
     at_ms: int = Field(description="node's wall clock; the hub counts by its own receive time")
     mono_ns: int = Field(0, description="router's CLOCK_MONOTONIC at the swap, comparable on one host only")
-
-    @classmethod
-    def about(
-        cls, entry: TableEntry, replica: str, state: AckState, code: str | None = None, detail: str = "", mono: int = 0
-    ) -> Ack:
-        """An acknowledgement of this moment, about an entry's current release. `mono`: see `mono_ns`."""
-        return cls(
-            tenant=entry.tenant,
-            route=entry.route,
-            epoch=entry.epoch,
-            generation=entry.generation,
-            release=entry.current.id if entry.current else None,
-            replica=replica,
-            state=state,
-            code=code,
-            detail=detail[:500],
-            at_ms=time.time_ns() // 1_000_000,
-            mono_ns=mono,
-        )
 
 
 class Traffic(Wire):
