@@ -140,7 +140,12 @@ def test_processes_elsewhere_and_of_other_programs_are_left_alone(folder: Path) 
 # -- the demo is ended by a signal, or by a step that fails ----------------------------------------------
 
 DEMO = """
-    import asyncio, subprocess, sys
+    import asyncio, signal, subprocess, sys
+
+    # The tests may run where these are ignored (nohup, a job in the background), and a child inherits that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     import incident.__main__ as demo
     from incident.fleet import NotReady, wait_for
 
