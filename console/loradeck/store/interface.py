@@ -79,9 +79,15 @@ class Doc(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The state that the log folds to at `rev`, as the store holds it."""
+    """The state that the log folds to at `rev`, as the store holds it.
 
+    `log` names this history for ever: a restored copy has the same. `incarnation` is random for each hold of the lease,
+    so that two copies that were both written to can be told apart.
+    """
+
+    log: str
     epoch: int
+    incarnation: str
     rev: int
     hash: str
     pointers: Sequence[PointerState]
@@ -131,8 +137,11 @@ class Store(Protocol):
 
     """The hub's durable store. Every write raises LeaseLost, DiskFull or OutcomeUnknown as its commit ends."""
 
-    def take_lease(self, holder: str) -> int:
-        """Makes this process the active hub; raises the epoch and returns it. Every later write checks the lease."""
+    def take_lease(self, name: str) -> int:
+        """Makes this process the active hub; raises the epoch and returns it. Every later write holds the lease.
+
+        The holder is a random id of this store. `name` is the hub's, and only shown to people.
+        """
         ...
 
     def snapshot(self) -> Snapshot:

@@ -20,7 +20,7 @@ from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.database import SQLITE_VERSION, Database
 from loradeck.store.interface import Committed, Moved, Snapshot, StoreError, Unreadable
-from loradeck.store.lease import current_lease, take_lease
+from loradeck.store.lease import Head, Lease, extend_log, read_head, take_lease
 from loradeck.store.sqlite_records import SqliteRecords, wall_ms
 
 if TYPE_CHECKING:
@@ -45,33 +45,40 @@ class SqliteStore(SqliteRecords):
 
     # -- writing the log ---------------------------------------------------------------------------------
 
-    def take_lease(self, holder: str) -> int:
-        """Raises the epoch in the lease's row and writes the holder into it; see `Store.take_lease`."""
+    def take_lease(self, name: str) -> int:
+        """Raises the epoch and makes this process the holder, in one row; see `Store.take_lease`."""
         with self._database.transaction() as connection:
-            lease = take_lease(connection, holder)
+            lease = take_lease(connection, self._holder, name)
         self._lease = lease
         return lease.epoch
 
     def commit(self, drafts: Sequence[Draft], *, key: str) -> Committed:
         """Appends the drafts and updates their pointers and tenants in one transaction; see `Store.commit`."""
-        with self._writing() as (connection, lease):
-            return _used(connection, key) or self._append(connection, drafts, key, epoch=lease.epoch)
+        with self._writing() as (connection, head):
+            return _used(connection, key) or self._append(connection, drafts, key, head, head.lease)
 
     def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
         """Raises the lease's epoch and appends the drafts in one transaction; see `Store.adopt`."""
-        with self._writing() as (connection, lease):
+        with self._writing() as (connection, head):
             if used := _used(connection, key):
                 return used
-            raised = take_lease(connection, lease.holder, epoch_above=epoch_above)
-            committed = self._append(connection, drafts, key, epoch=raised.epoch, jumps=True)
+            raised = take_lease(connection, head.lease.holder, head.lease.name, epoch_above=epoch_above)
+            committed = self._append(connection, drafts, key, head, raised, jumps=True)
         self._lease = raised
         return committed
 
     def _append(
-        self, connection: Connection, drafts: Sequence[Draft], key: str, *, epoch: int, jumps: bool = False
+        self,
+        connection: Connection,
+        drafts: Sequence[Draft],
+        key: str,
+        head: Head,
+        lease: Lease,
+        *,
+        jumps: bool = False,
     ) -> Committed:
-        rev, hash_ = _head(connection)
-        folded = FoldedLog.of(epoch=epoch, rev=rev, hash=hash_, pointers=(), tenants=())
+        epoch, rev = lease.epoch, head.rev
+        folded = FoldedLog.of(epoch=epoch, rev=rev, hash=head.hash, pointers=(), tenants=())
         txn = secrets.token_hex(16)
         at_ms = self._clock_ms()
         events: list[Event] = []
@@ -91,6 +98,7 @@ class SqliteStore(SqliteRecords):
             connection.execute("INSERT INTO events (rev, body) VALUES (?, ?)", (event.rev, _json(event)))
             events.append(event)
         _save(connection, folded)
+        extend_log(connection, lease, rev=folded.rev, hash_=folded.hash)
         connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
         return Committed(events=events, rev=folded.rev)
 
@@ -99,14 +107,15 @@ class SqliteStore(SqliteRecords):
     def snapshot(self) -> Snapshot:
         """Reads the stored pointers and tenants at one rev; see `Store.snapshot`."""
         with self._database.reading() as connection:
-            epoch = current_lease(connection).epoch
-            rev, hash_ = _head(connection)
+            head = read_head(connection)
             pointers = connection.execute("SELECT body FROM pointers ORDER BY tenant, route").fetchall()
             tenants = connection.execute("SELECT body FROM tenants ORDER BY name").fetchall()
         return Snapshot(
-            epoch=epoch,
-            rev=rev,
-            hash=hash_,
+            log=head.log,
+            epoch=head.lease.epoch,
+            incarnation=head.incarnation,
+            rev=head.rev,
+            hash=head.hash,
             pointers=[PointerState.model_validate_json(body) for (body,) in pointers],
             tenants=[TenantState.model_validate_json(body) for (body,) in tenants],
         )
@@ -179,8 +188,8 @@ class SqliteStore(SqliteRecords):
         self._database.reopen()
         # The failed commit may have been an `adopt`, which raises the epoch of the lease this store still holds.
         with self._database.reading() as connection:
-            now = current_lease(connection)
-        if self._lease is not None and now.holder == self._lease.holder:
+            now = read_head(connection).lease
+        if self._lease is not None and now.holder == self._holder:
             self._lease = now
 
     def backup(self, path: str) -> None:
@@ -190,11 +199,6 @@ class SqliteStore(SqliteRecords):
     def close(self) -> None:
         """Closes the file and frees its lock."""
         self._database.close()
-
-
-def _head(connection: Connection) -> tuple[int, str]:
-    row = connection.execute("SELECT rev, body ->> '$.hash' FROM events ORDER BY rev DESC LIMIT 1").fetchone()
-    return (int(row[0]), str(row[1])) if row else (0, GENESIS)
 
 
 def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:

@@ -16,7 +16,7 @@ from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.database import Database
 from loradeck.store.interface import Doc, Registered, Served, StoreError
-from loradeck.store.lease import Lease, check_lease
+from loradeck.store.lease import Head, Lease, hold_lease, new_holder
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -30,18 +30,19 @@ def wall_ms() -> int:
 
 
 class SqliteRecords:
-    """The part of the SQLite store that is not the log. Every write checks the lease in its own transaction."""
+    """The part of the SQLite store that is not the log. Every write holds the lease in its own transaction."""
 
     def __init__(self, database: Database, clock_ms: Callable[[], int]) -> None:
         self._database = database
         self._clock_ms = clock_ms
+        self._holder = new_holder()
         self._lease: Lease | None = None
         """The lease that this store holds; None before `take_lease`."""
 
     @contextmanager
-    def _writing(self) -> Iterator[tuple[Connection, Lease]]:
+    def _writing(self) -> Iterator[tuple[Connection, Head]]:
         with self._database.transaction() as connection:
-            yield connection, check_lease(connection, self._lease)
+            yield connection, hold_lease(connection, self._lease)
 
     # -- the registry ------------------------------------------------------------------------------------
 

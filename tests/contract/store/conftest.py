@@ -12,6 +12,7 @@ import pytest
 from sqlite_utils.utils import sqlite3
 
 from loradeck.store.interface import Store
+from loradeck.store.lease import new_holder, take_lease
 from loradeck.store.sqlite import SqliteStore
 
 
@@ -34,8 +35,8 @@ class Backend(Protocol):
         """Close every store that is open on it."""
         ...
 
-    def usurp(self) -> None:
-        """Another hub takes the lease."""
+    def usurp(self, name: str = "hub-b") -> None:
+        """Another hub, called `name`, takes the lease."""
         ...
 
     def rewrite(self, rev: int, old: str, new: str) -> None:
@@ -79,10 +80,10 @@ class SqliteBackend:
             store.close()
         self._stores.clear()
 
-    def usurp(self) -> None:
+    def usurp(self, name: str = "hub-b") -> None:
         # The lock keeps every second hub out, so it can only be played.
         with self._stores[-1]._database.transaction() as connection:
-            connection.execute("UPDATE lease SET epoch = epoch + 1, holder = 'hub-b'")
+            take_lease(connection, new_holder(), name)
 
     def rewrite(self, rev: int, old: str, new: str) -> None:
         self._raw("DROP TRIGGER IF EXISTS events_never_change")

@@ -207,6 +207,31 @@ def test_a_hub_that_lost_its_lease_commits_nothing_more(store_factory: Backend) 
     assert (snapshot.rev, snapshot.epoch) == (1, 2)
 
 
+def test_a_hub_of_the_same_name_is_another_holder(store_factory: Backend) -> None:
+    store = store_factory.open()
+    store.commit([move()], key="key-0001")
+    store_factory.usurp("hub-a")
+    store.reopen()  # as after a commit whose outcome is unknown
+    with pytest.raises(LeaseLost, match="'hub-a' has it since, at epoch 2"):
+        store.commit([move(to=2, generation=2)], key="key-0002")
+    assert store.snapshot().rev == 1
+
+
+def test_an_adopt_whose_outcome_was_unknown_leaves_the_lease_with_its_holder(store: Store) -> None:
+    store.adopt([move(generation=5, expected=None, kind=EventKind.RECOVER)], epoch_above=3, key="key-0001")
+    store.reopen()
+    assert store.commit([move(to=2, generation=6)], key="key-0002").events[0].epoch == 4
+
+
+def test_the_log_has_one_id_and_each_hold_of_the_lease_an_incarnation_of_its_own(store_factory: Backend) -> None:
+    store = store_factory.open()
+    first = store.snapshot()
+    store_factory.close()
+    second = store_factory.open().snapshot()
+    assert first.log == second.log != ""
+    assert len({first.incarnation, second.incarnation, ""}) == 3
+
+
 def test_taking_the_lease_raises_the_epoch_every_time(store_factory: Backend) -> None:
     store = store_factory.open(lease=False)
     assert [store.take_lease("a"), store.take_lease("a")] == [1, 2]

@@ -65,6 +65,8 @@ def test_the_sqlite_in_use_is_a_fixed_one_and_says_so() -> None:
 
 def raised_by_0_1_0(path: Path) -> None:
     """Makes the database what version 0.1.0 wrote: its schema by number, and no table of migrations."""
+    lease = "CREATE TABLE lease AS SELECT one, epoch, name AS holder FROM head"
+    raw(path, lease, "DROP TABLE head", "DROP TABLE incarnations")
     raw(path, "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
 
 
@@ -100,7 +102,9 @@ def test_a_database_of_version_0_1_0_is_opened_and_keeps_its_log(path: Path) -> 
     raised_by_0_1_0(path)
     for _ in range(2):
         store = SqliteStore(path)
-        assert store.snapshot().rev == 1
+        snapshot = store.snapshot()
+        assert (snapshot.rev, snapshot.epoch) == (1, 1)
+        assert store.has_hash(1, snapshot.hash)
         assert store.lookup("key-0001") is not None
         store.close()
     assert applied(path) == [name for name, _ in migrations.scripts()]

@@ -317,7 +317,7 @@ async def test_a_hub_whose_lease_was_taken_moves_nothing_more(deck: Deck) -> Non
 
     def taken(store: Any) -> None:
         connection = store._database._ready()
-        connection.execute("UPDATE lease SET epoch = epoch + 1, holder = 'another'")
+        connection.execute("UPDATE head SET epoch = epoch + 1, holder = 'another'")
 
     deck.hub.store.now(taken)
     await deck.refused(503, "not_active", "POST", "tenants", {"name": "bolt"})
