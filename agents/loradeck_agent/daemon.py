@@ -33,7 +33,6 @@ from loradeck_agent.jobs.results import Results
 from loradeck_agent.reports import Reports
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.serving.canary_records import CanaryRecords
-from loradeck_agent.serving.earlier_journal import EarlierJournal
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.engine_schedule import EngineSchedule
 from loradeck_agent.serving.garbage import Collector
@@ -62,7 +61,6 @@ class Agent:
         self.boot = uuid.uuid4().hex
         self.folder = StateFolder(config.state)
         self.folder.make()
-        earlier = EarlierJournal.read(self.folder.earlier_journal)
         self.table = DesiredTable()
         router = RouterControl(self.folder)
         self.hub = HubApi(config, token)
@@ -73,7 +71,7 @@ class Agent:
                 engine,
                 open_api(engine, self.folder),
                 measured,
-                ReadyFile(self.folder.engine_ready(engine.name), earlier.ready.get(config.replica_of(engine))),
+                ReadyFile(self.folder.engine_ready(engine.name)),
             )
             for engine in config.engine
         )
@@ -108,11 +106,13 @@ class Agent:
             acks=self.acks,
             prover=self.prover,
             reconciler=self.reconciler,
-            earlier=earlier,
             send=self.link.send,
             changed=self._table_changed,
         )
-        self.lives = tuple(self._life_of(engine) for engine in self.engines)
+        self.lives = tuple(
+            EngineLife(engine, self.folder, self.table, self.reconciler, self.prover, self.acks)
+            for engine in self.engines
+        )
         self.schedule = EngineSchedule(
             self.lives,
             table=self.table,
@@ -315,18 +315,6 @@ class Agent:
 
     async def _router_up(self) -> None:
         await self._push_hub_link(self.link.connected)
-
-    # ---- engines -------------------------------------------------------------------------------------------
-
-    def _life_of(self, engine: EngineReplica) -> EngineLife:
-        return EngineLife(
-            engine,
-            folder=self.folder,
-            table=self.table,
-            reconciler=self.reconciler,
-            prover=self.prover,
-            acks=self.acks,
-        )
 
 
 async def _logged(work: Coroutine[None, None, None]) -> None:

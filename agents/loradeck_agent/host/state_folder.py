@@ -20,8 +20,6 @@ class StateFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.earlier_journal = root / "journal.jsonl"
-        """The journal of an earlier version, from before the router's table was the one owner of cursor and pins."""
         self.lock = root / "agent.lock"
         """Lock file that a running agent holds."""
         self.status = root / "agent.json"

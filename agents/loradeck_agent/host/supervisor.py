@@ -50,35 +50,28 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class Supervised:
     """Runs one program for as long as `run` does, and leaves it running when `run` is cancelled.
 
-    Args:
+    Attributes:
         probe: the running process's boot id once it answers, else None. Must not raise.
         came_up: called with the boot id and whether the process was found running. It is called again after
             every restart, and once a second for as long as it raises an AgentError.
         went_down: called when the process has ended.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        *,
-        probe: Callable[[], Awaitable[str | None]],
-        came_up: Callable[[str, bool], Awaitable[None]],
-        went_down: Callable[[], Awaitable[None]],
-        backoff: Backoff | None = None,
-    ) -> None:
-        self.program = program
-        self.pid: int | None = None
-        self.starts = 0
-        self.began = 0.0
-        """When the process that runs was started, if by us; monotonic seconds."""
-        self._probe = probe
-        self._came_up = came_up
-        self._went_down = went_down
-        self._backoff = backoff or Backoff()
-        self._child: subprocess.Popen[bytes] | None = None
+    program: Program
+    _: KW_ONLY
+    probe: Callable[[], Awaitable[str | None]]
+    came_up: Callable[[str, bool], Awaitable[None]]
+    went_down: Callable[[], Awaitable[None]]
+    backoff: Backoff = field(default_factory=Backoff)
+    pid: int | None = field(default=None, init=False)
+    starts: int = field(default=0, init=False)
+    began: float = field(default=0.0, init=False)
+    """When the process that runs was started, if by us; monotonic seconds."""
+    _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     async def run(self) -> None:
         """Starts the program, or adopts the one that runs, again and again until cancelled."""
@@ -97,7 +90,7 @@ class Supervised:
             except OSError as error:
                 log.error("%s cannot be started: %s", self.program.name, error)
             failures = 0 if time.monotonic() - began > STEADY_S else failures + 1
-            pause = self._backoff.pause(failures)
+            pause = self.backoff.pause(failures)
             log.warning("%s is started again in %.1f s", self.program.name, pause)
             await asyncio.sleep(pause)
 
@@ -137,7 +130,7 @@ class Supervised:
             log.error("%s ended (%s); its log is %s", self.program.name, self._how_it_ended(), self.program.log)
             self.pid = None
             try:
-                await self._went_down()
+                await self.went_down()
             except AgentError as error:
                 log.warning("after the end of %s: %s", self.program.name, error)
         finally:
@@ -149,7 +142,7 @@ class Supervised:
         logged = ""
         while not ended.done():
             try:
-                await self._came_up(boot, adopted)
+                await self.came_up(boot, adopted)
                 return
             except AgentError as error:
                 if str(error) != logged:
@@ -182,7 +175,7 @@ class Supervised:
         """The boot id once the process answers; None when it ended first."""
         deadline = time.monotonic() + self.program.ready_s
         while not ended.done():
-            boot = await self._probe()
+            boot = await self.probe()
             if boot is not None:
                 return boot
             if time.monotonic() > deadline:
@@ -205,7 +198,7 @@ class Supervised:
 class Watched:
     """Watches one program that somebody else runs, for as long as `run` does. Never starts or ends it.
 
-    Args:
+    Attributes:
         probe: the running process's boot id, None while it is not ready. May raise an AgentError.
         came_up: called with the boot id of every process that comes up, until it raises no AgentError.
         went_down: called when the process that was there, if any, is gone or is another.

@@ -88,7 +88,7 @@ class Acks(Wire):
     durable: bool | None = Field(
         None,
         description="of a table update: its position and entries are on the disk, also where no engine is concerned; "
-        "absent from a router of an earlier version, and where a refusal is a problem instead",
+        "absent where a refusal is a problem instead",
     )
 
 

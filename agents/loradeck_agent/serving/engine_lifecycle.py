@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loradeck.schemas.link import AckState, EngineState, Replica
@@ -37,33 +38,26 @@ DRAIN_S = 60.0
 DRAIN_LOOK_S = 0.1
 
 
+@dataclass(eq=False)
 class EngineLife:
     """Runs one engine, and gives router, proofs and acknowledgements its starts and ends."""
 
-    def __init__(
-        self,
-        engine: EngineReplica,
-        *,
-        folder: StateFolder,
-        table: DesiredTable,
-        reconciler: Reconciler,
-        prover: Prover,
-        acks: AckBoard,
-    ) -> None:
-        self.engine = engine
-        self._folder = folder
-        self._table = table
-        self._reconciler = reconciler
-        self._prover = prover
-        self._acks = acks
-        self._process: Supervised | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._wanted = asyncio.Event()
-        self._stopped = False
-        if engine.config.start == "always":
+    engine: EngineReplica
+    _folder: StateFolder
+    _table: DesiredTable
+    _reconciler: Reconciler
+    _prover: Prover
+    _acks: AckBoard
+    _process: Supervised | None = field(default=None, init=False)
+    _running: asyncio.Task[None] | None = field(default=None, init=False)
+    _wanted: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.engine.config.start == "always":
             self._wanted.set()
         else:
-            engine.state = EngineState.STOPPED
+            self.engine.state = EngineState.STOPPED
 
     def report(self, gpus: Sequence[Gpu], unreached: str = "") -> Replica:
         """The engine's part of a report, with the GPUs of the node on which its processes were seen.

@@ -29,27 +29,17 @@ class ReadyReleases(Wire):
 
 
 class ReadyFile:
-    """The file of one engine. It is read once and has one writer.
+    """The file of one engine. It is read once and has one writer."""
 
-    `earlier` is what an earlier version of the agent knew; it counts while there is no file.
-    """
-
-    def __init__(self, path: Path, earlier: ReadyReleases | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._now = ReadyReleases()
         try:
             self._now = ReadyReleases.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            if earlier is not None:
-                self._take_over(earlier)
+            return
         except (OSError, ValidationError) as error:
             log.error("%s cannot be read, everything is loaded and verified anew: %s", path, error)
-
-    def _take_over(self, earlier: ReadyReleases) -> None:
-        try:
-            self.write(earlier)
-        except OSError as error:
-            log.error("%s cannot be written: %s", self._path, error)
 
     def of(self, boot: str) -> ReadyReleases | None:
         """The releases of this lifetime of the engine; None when the file is about another."""

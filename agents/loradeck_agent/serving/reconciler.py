@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
@@ -58,37 +58,29 @@ class _Failure:
     retry_at: float
 
 
+@dataclass(eq=False, kw_only=True)
 class Reconciler:
     """Loads and unloads. One `keep` task an engine; `make_ready` is also what a prepare job calls.
 
-    Args:
+    Attributes:
         acked: is given every acknowledgement of the router that follows from a change made here.
     """
 
-    def __init__(
-        self,
-        *,
-        table: DesiredTable,
-        engines: tuple[EngineReplica, ...],
-        router: RouterControl,
-        store: ReleaseStore,
-        records: CanaryRecords,
-        acks: AckBoard,
-        acked: Callable[[tuple[Ack, ...]], Awaitable[None]],
-    ) -> None:
-        self.table = table
-        self.engines = engines
-        self.router = router
-        self.store = store
-        self.records = records
-        self.acks = acks
-        self._acked = acked
-        self._wakes = {engine.name: asyncio.Event() for engine in engines}
-        self._failures: dict[tuple[str, str], _Failure] = {}
-        self._prepared: dict[str, tuple[ReleaseRef, float]] = {}
-        self._pushing = asyncio.Lock()
-        self._router_up = asyncio.Event()
-        self._look_until = time.monotonic() + LOOK_S
+    table: DesiredTable
+    engines: tuple[EngineReplica, ...]
+    router: RouterControl
+    store: ReleaseStore
+    records: CanaryRecords
+    acks: AckBoard
+    acked: Callable[[tuple[Ack, ...]], Awaitable[None]]
+    _failures: dict[tuple[str, str], _Failure] = field(default_factory=dict)
+    _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
+    _pushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _router_up: asyncio.Event = field(default_factory=asyncio.Event)
+    _look_until: float = field(default_factory=lambda: time.monotonic() + LOOK_S)
+
+    def __post_init__(self) -> None:
+        self._wakes = {engine.name: asyncio.Event() for engine in self.engines}
 
     # ---- what is wanted ------------------------------------------------------------------------------------
 
@@ -381,7 +373,7 @@ class Reconciler:
             except Unreachable as error:
                 log.warning("the router does not have its engines yet: %s", error)
                 return
-        await self._acked(acks)
+        await self.acked(acks)
 
     async def first_look(self) -> None:
         """Gives the router its engines also where one of them does not show in time whether it runs."""

@@ -13,12 +13,13 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, Resync
-from loradeck.schemas.table import TableEntry
+from loradeck.schemas.link import Ack, Bookmark, Desired, Resync
+from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.config import RouterConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.state_folder import StateFolder
@@ -26,7 +27,6 @@ from loradeck_agent.host.supervisor import Program, Supervised
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.table import read_contents
 from loradeck_agent.router.wire import Acks, Cursor, RouterState, TableUpdate
-from loradeck_agent.serving.earlier_journal import EarlierJournal
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.uplink.acknowledgements import AckBoard
@@ -50,113 +50,93 @@ RESYNC_S = 10.0
 """At most one request for the whole table in this time: a difference that stays must not become a storm."""
 
 _REFUSED = "the pin of %s/%s cannot be put back: %s"
-_DISK = frozenset({"disk_full", "table_write_failed"})
 
 
+@dataclass(eq=False, kw_only=True)
 class RouterSync:
     """The router's process, its table and its pins, as the agent sees them.
 
-    Args:
-        send: the link's: sends one message to the hub, and returns False without a link.
-        changed: called when the table or the pins have changed.
-
     Attributes:
         router: client of the control socket.
+        send: the link's: sends one message to the hub, and returns False without a link.
+        changed: called when the table or the pins have changed.
         boot: boot id of the router, empty before it first answered.
+        durable: how far this node follows the hub's log, on the disk: what a router has answered for, or what the file
+            of its table was read to hold.
         known: set once the router's table was read.
     """
 
-    def __init__(
-        self,
-        *,
-        folder: StateFolder,
-        router: RouterControl,
-        table: DesiredTable,
-        acks: AckBoard,
-        prover: Prover,
-        reconciler: Reconciler,
-        earlier: EarlierJournal,
-        send: Callable[[BaseModel], Awaitable[bool]],
-        changed: Callable[[], None],
-    ) -> None:
-        self.router = router
-        table.cursor = max(table.cursor, earlier.cursor)
-        table.pins = dict(earlier.pins)
-        self.boot = ""
-        self.known = asyncio.Event()
-        self._folder = folder
-        self._table = table
-        self._acks = acks
-        self._prover = prover
-        self._reconciler = reconciler
-        self._earlier = earlier
-        self._send = send
-        self._changed = changed
-        self._up = False
-        self._in_table = Cursor()  # how far a router has answered for, or its table's file was read
-        self._behind = asyncio.Event()
-        self._look_at_pins = asyncio.Event()
-        self._missing = dict(earlier.pins)  # pins that the router's table has to be given
-        self._refused: set[PointerKey] = set()  # those of them whose refusal was logged
-        self._ending: set[PointerKey] = set()  # unpins that no router has taken yet
-        self._pins_lock = asyncio.Lock()  # pins that were read before one of them ended must not be kept after its end
-        self._resync_at = 0.0
-
-    @property
-    def durable(self) -> Cursor:
-        """How far this node follows the hub's log, on the disk: in the router's table or in the earlier journal."""
-        return max(self._in_table, self._earlier.cursor)
+    folder: StateFolder
+    router: RouterControl
+    table: DesiredTable
+    acks: AckBoard
+    prover: Prover
+    reconciler: Reconciler
+    send: Callable[[BaseModel], Awaitable[bool]]
+    changed: Callable[[], None]
+    boot: str = ""
+    durable: Cursor = field(default_factory=Cursor)
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    _up: bool = False
+    _behind: asyncio.Event = field(default_factory=asyncio.Event)
+    _look_at_pins: asyncio.Event = field(default_factory=asyncio.Event)
+    _missing: dict[PointerKey, Pin] = field(default_factory=dict)  # pins that the router's table has to be given
+    _refused: set[PointerKey] = field(default_factory=set)  # those of them whose refusal was logged
+    _ending: set[PointerKey] = field(default_factory=set)  # unpins that no router has taken yet
+    # Pins that were read before one of them ended must not be kept after its end.
+    _pins_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _resync_at: float = 0.0
 
     # ---- the hub's messages --------------------------------------------------------------------------------
 
     async def directive(self, message: Desired) -> None:
         """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
-        verdict = self._table.judge(message)
+        verdict = self.table.judge(message)
         if verdict is Verdict.APPLY:
-            answer, durable = Acks(), False
+            answer = Acks()
             cursor = Cursor(message.epoch, message.rev, message.hash)
             try:
                 answer = await self.router.table(self._update(cursor, message.entries))
                 for ack in answer.acks:
-                    await self._acks.post(ack)
-                durable = await self._is_durable(answer, cursor)
+                    await self.acks.post(ack)
             except AgentError as error:
                 log.error("the router did not take revision %d: %s", message.rev, error)
-            await self._after_directive(message, answer.acks, durable)
+            await self._after_directive(message, answer)
         elif verdict is Verdict.GAP:
-            await self._resync(f"revisions {self._table.cursor.rev} to {message.prev_rev} were missed")
+            await self._resync(f"revisions {self.table.cursor.rev} to {message.prev_rev} were missed")
         else:
             log.warning(
                 "ignored: epoch %d revision %d is %s; this node is at epoch %d revision %d",
-                *(message.epoch, message.rev, verdict.value, self._table.cursor.epoch, self._table.cursor.rev),
+                *(message.epoch, message.rev, verdict.value, self.table.cursor.epoch, self.table.cursor.rev),
             )
 
-    async def _after_directive(self, message: Desired, acks: tuple[Ack, ...], durable: bool) -> None:
-        complete = self._table.apply(message)
-        for ack in acks:
-            self._prover.flipped(ack)
-        if durable:
-            self._advance(self._table.cursor)
+    async def _after_directive(self, message: Desired, answer: Acks) -> None:
+        complete = self.table.apply(message)
+        for ack in answer.acks:
+            self.prover.flipped(ack)
+        if answer.durable:
+            self._advance(self.table.cursor)
         else:
             self._behind.set()
-        self._changed()
+        self.changed()
         if not complete:
             await self._resync(f"the table differs from the hub's at revision {message.rev}")
-        if self._missing and durable:
+        if self._missing and answer.durable:
             await self._restore_pins()
         for key in message.unpin:
             await self.unpin(key)
 
     async def bookmark(self, message: Bookmark) -> None:
         """Moves the cursor on, in the router's table too, so that it outlives this agent."""
-        if not self._table.bookmark(message) or self._behind.is_set() or self._table.cursor <= self._in_table:
+        if not self.table.bookmark(message) or self._behind.is_set() or self.table.cursor <= self.durable:
             return
-        cursor, durable = self._table.cursor, False
+        cursor = self.table.cursor
+        answer = Acks()
         try:
-            durable = await self._is_durable(await self.router.table(self._update(cursor, ())), cursor)
+            answer = await self.router.table(self._update(cursor, ()))
         except AgentError as error:
             log.warning("the router did not take revision %d: %s", cursor.rev, error)
-        if durable:
+        if answer.durable:
             self._advance(cursor)
         else:
             self._behind.set()
@@ -170,11 +150,9 @@ class RouterSync:
         async with self._pins_lock:
             self._ending.add(key)
             self._missing.pop(key, None)
-            if key in self._earlier.pins:
-                await self._journal(lambda: self._earlier.end_pin(key))
             await self.post(await self.router.unpin(key))
             self._ending.discard(key)
-            self._table.pins.pop(key, None)
+            self.table.pins.pop(key, None)
 
     async def _resync(self, why: str) -> None:
         now = time.monotonic()
@@ -182,7 +160,7 @@ class RouterSync:
             return
         self._resync_at = now + RESYNC_S
         log.warning("the whole table is asked for: %s", why)
-        await self._send(Resync(why=why))
+        await self.send(Resync(why=why))
 
     # ---- the router's process ------------------------------------------------------------------------------
 
@@ -190,7 +168,7 @@ class RouterSync:
         """The router's process, to be run. `came_up` is called when a router was brought up to date."""
         argv: tuple[str, ...] = (
             *(sys.executable, "-m", "loradeck_agent.router"),
-            *("--state", str(self._folder.router), "--listen", config.listen),
+            *("--state", str(self.folder.router), "--listen", config.listen),
         )
         if config.tls_cert is not None:
             argv += ("--tls-cert", str(config.tls_cert), "--tls-key", str(config.tls_key))
@@ -200,7 +178,7 @@ class RouterSync:
             await came_up()
             self.known.set()
 
-        program = Program("router", argv, self._folder.router_lock, self._folder.router_log, READY_S)
+        program = Program("router", argv, self.folder.router_lock, self.folder.router_log, READY_S)
         return Supervised(program, probe=self._probe, came_up=up, went_down=self.down)
 
     async def _probe(self) -> str | None:
@@ -231,8 +209,8 @@ class RouterSync:
             self._compare_pins(state)
         for key in sorted(self._ending):
             await self.unpin(key)
-        self._reconciler.router_up(True)
-        await self._reconciler.push_engines()
+        self.reconciler.router_up(True)
+        await self.reconciler.push_engines()
         try:
             await self.push()
         except Unreachable:
@@ -244,7 +222,7 @@ class RouterSync:
     async def down(self) -> None:
         """The router's process has ended."""
         self._up = False
-        self._reconciler.router_up(False)
+        self.reconciler.router_up(False)
         self.router.close()
 
     async def read_file(self) -> None:
@@ -253,25 +231,25 @@ class RouterSync:
             return
         async with self._pins_lock:
             try:
-                contents = await asyncio.to_thread(read_contents, self._folder.router)
+                contents = await asyncio.to_thread(read_contents, self.folder.router)
             except OSError as error:
                 log.error("the router does not run and its table cannot be read: %s", error)
                 return
             if self._up or contents.cursor == Cursor():
                 return
             self._take_over(contents.entries.values(), contents.cursor)
-            known = self._missing | self._table.pins
+            known = self._missing | self.table.pins
             newer = {k: pin for k, pin in contents.pins.items() if k not in known or pin.at_ms >= known[k].at_ms}
-            self._table.pins = known | newer  # a damaged file may have lost a pin, or the newer one of two
+            self.table.pins = known | newer  # a damaged file may have lost a pin, or the newer one of two
 
     def _take_over(self, entries: Iterable[TableEntry], cursor: Cursor) -> None:
         """Entries and cursor of the router's table, where they are newer than what is known here."""
         for entry in entries:
-            known = self._table.entries.get(entry.key) or self._table.orphans.get(entry.key)
+            known = self.table.entries.get(entry.key) or self.table.orphans.get(entry.key)
             if known is None or entry.fence > known.fence:
-                self._table.entries[entry.key] = entry
-        self._in_table = max(self._in_table, cursor)
-        self._table.cursor = max(self._table.cursor, cursor)
+                self.table.entries[entry.key] = entry
+        self.durable = max(self.durable, cursor)
+        self.table.cursor = max(self.table.cursor, cursor)
 
     # ---- what the router missed ----------------------------------------------------------------------------
 
@@ -281,10 +259,10 @@ class RouterSync:
         Raises:
             AgentError: it did not take all of them.
         """
-        cursor = self._table.cursor
-        answer = await self.router.table(self._update(cursor, tuple(self._table.entries.values())))
+        cursor = self.table.cursor
+        answer = await self.router.table(self._update(cursor, tuple(self.table.entries.values())))
         await self.post(answer.acks)
-        if not await self._is_durable(answer, cursor):
+        if not answer.durable:
             raise AgentError("disk_full", "the router cannot write its table")
         self._behind.clear()
         self._advance(cursor)
@@ -303,24 +281,13 @@ class RouterSync:
     async def post(self, acks: tuple[Ack, ...]) -> None:
         """Sends the router's acknowledgements on, and starts the proofs that follow from them."""
         for ack in acks:
-            if await self._acks.post(ack):
-                self._prover.flipped(ack)
-
-    async def _is_durable(self, answer: Acks, cursor: Cursor) -> bool:
-        """Whether an update up to `cursor` is on the router's disk.
-
-        Raises:
-            AgentError: a router of an earlier version, whose answer does not say so, cannot be asked for its state.
-        """
-        if answer.durable is not None:
-            return answer.durable
-        refused = any(ack.state is AckState.FAILED and ack.code in _DISK for ack in answer.acks)
-        return not refused and (await self.router.state()).cursor >= cursor
+            if await self.acks.post(ack):
+                self.prover.flipped(ack)
 
     def _advance(self, cursor: Cursor) -> None:
         """The router's table has everything up to here."""
         if not self._behind.is_set():
-            self._in_table = max(self._in_table, cursor)
+            self.durable = max(self.durable, cursor)
 
     @staticmethod
     def _update(cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:
@@ -344,7 +311,7 @@ class RouterSync:
             except AgentError as error:
                 log.debug("pins cannot be read: %s", error)
                 continue
-            self._changed()
+            self.changed()
 
     async def read_pins(self) -> None:
         """Reads the router's pins. Raises AgentError where it does not answer."""
@@ -354,13 +321,13 @@ class RouterSync:
     def _compare_pins(self, state: RouterState) -> None:
         """Takes over the router's pins. Only an unpin ends one: what is known beside them, its table has lost."""
         pins = {(pin.tenant, pin.route): pin for pin in state.pins}
-        known = self._missing | self._table.pins
+        known = self._missing | self.table.pins
         self._missing = {key: pin for key, pin in known.items() if key not in pins and key not in self._ending}
-        self._table.pins = pins
+        self.table.pins = pins
 
     async def _restore_pins(self) -> None:
-        """Gives the router the pins that its table should have: those of an earlier version's journal, or of a lost
-        table. One that it refuses (its route is not here yet) is tried again after the next directive.
+        """Gives the router the pins that its table should have: those of a lost table. One that it refuses
+        (its route is not here yet) is tried again after the next directive.
 
         Called when the router has just answered that it holds the cursor durably."""
         async with self._pins_lock:
@@ -378,14 +345,4 @@ class RouterSync:
                     self._refused.add(key)
                     continue
                 self._missing.pop(key, None)
-                self._table.pins[key] = pin
-            everything = not self._missing and self._in_table >= self._earlier.cursor
-            if self._up and self._earlier.found and everything:
-                await self._journal(self._earlier.remove)  # the router's table has all of it
-
-    async def _journal(self, change: Callable[[], None]) -> None:
-        """Changes an earlier version's journal, which a disk that refuses it leaves as it is."""
-        try:
-            await asyncio.to_thread(change)
-        except OSError as error:
-            log.error("%s cannot be changed: %s", self._earlier.path, error)
+                self.table.pins[key] = pin

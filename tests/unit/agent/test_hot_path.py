@@ -72,7 +72,7 @@ async def test_the_acknowledgement_leaves_as_soon_as_the_router_has_given_it(age
         return True
 
     agent.acks.send = send  # type: ignore[assignment]
-    agent.sync._changed = lambda: order.append("the rest of the agent")
+    agent.sync.changed = lambda: order.append("the rest of the agent")
     await agent._handle(directive(1, 1))
     assert order == ["flipped", "the rest of the agent"]
     assert (await agent.reports.hello()).rev == 1, "the router holds it durably, so the hello may say so"

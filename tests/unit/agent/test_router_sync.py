@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
-from pathlib import Path
 
 import pytest
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, AckState, Bookmark, Desired
+from loradeck.schemas.link import Ack, Bookmark, Desired
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
-from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
@@ -47,7 +44,6 @@ class Router:
         self.switch = Switch(self.table_, Admission(HubSilence(self.table_), Stats()), Replicas())
         self.switch.start()
         self.refuses_pins = False
-        self.earlier_version = False
         agent.sync.router = agent.reconciler.router = self  # type: ignore[assignment]
 
     @property
@@ -62,8 +58,7 @@ class Router:
         return RouterState(pid=1, boot="b", epoch=at.epoch, rev=at.rev, hash=at.hash, entries=entries, pins=pins)
 
     async def table(self, update: TableUpdate) -> Acks:
-        answer = self.switch.directive(update.epoch, update.rev, update.hash, update.entries)
-        return answer.model_copy(update={"durable": None}) if self.earlier_version else answer
+        return self.switch.directive(update.epoch, update.rev, update.hash, update.entries)
 
     async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
         return tuple(self.switch.engines(engines))
@@ -80,41 +75,17 @@ class Router:
         return tuple(self.switch.unpin(key))
 
 
-@pytest.fixture
-def full(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A full disk, until it is undone."""
-
-    def refuse(fd: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("loradeck_agent.router.table.os.fdatasync", refuse)
-    return monkeypatch
-
-
-def agent_with_journal(folder: Path, *lines: object) -> Agent:
-    """An agent that is not run, on a state folder with an earlier version's journal."""
-    (folder / "s").mkdir()
-    (folder / "s" / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    path = folder / "agent.toml"
-    path.write_text(
-        'node = "gpu-01"\nhub = "http://127.0.0.1:1"\ntoken = "t"\nstate = "s"\n[router]\nlisten = "127.0.0.1:1"\n'
-    )
-    return Agent(AgentConfig.load(path), "secret")
-
-
 # ---- what the disk refused -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("earlier_version", [False, True])
 @pytest.mark.parametrize(
     "message", [directive(2, entry(2)), directive(2), Bookmark(epoch=1, rev=2, hash=HASH)], ids=lambda m: m.type
 )
 async def test_what_a_full_disk_refused_is_not_durable_where_no_acknowledgement_carries_it(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch, message: Desired | Bookmark, earlier_version: bool
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, message: Desired | Bookmark
 ) -> None:
     """No engine runs, so no acknowledgement is there to fail."""
     router = Router(agent)
-    router.earlier_version = earlier_version
     await agent._handle(directive(1, entry(1)))
     assert agent.sync.durable == Cursor(1, 1)
 
@@ -130,80 +101,6 @@ async def test_what_a_full_disk_refused_is_not_durable_where_no_acknowledgement_
     assert agent.sync.durable == read_contents(agent.folder.router).cursor == Cursor(1, 2)
     assert not agent.sync._behind.is_set()
     assert router.table_.contents.entries == agent.table.entries
-
-
-async def test_a_router_of_an_earlier_version_says_with_a_failure_that_its_disk_is_full(agent: Agent) -> None:
-    """Its cursor may be there already, from a directive before."""
-    failed = Ack(
-        tenant="acme",
-        route="production",
-        epoch=1,
-        generation=1,
-        release=REF.id,
-        replica="gpu-01",
-        state=AckState.FAILED,
-        code="disk_full",
-        at_ms=0,
-    )
-    Router(agent)
-    assert not await agent.sync._is_durable(Acks(acks=(failed,)), Cursor())
-    assert await agent.sync._is_durable(Acks(), Cursor())
-    assert not await agent.sync._is_durable(Acks(), Cursor(1, 1))
-
-
-async def test_a_journal_stays_until_the_table_has_its_cursor(tmp_path: Path, full: pytest.MonkeyPatch) -> None:
-    agent = agent_with_journal(tmp_path, {"t": "cursor", "epoch": 1, "rev": 7, "hash": HASH})
-    Router(agent)
-    await agent.sync.up("b")
-    full.undo()
-    assert read_contents(agent.folder.router).cursor == Cursor()
-    assert agent.folder.earlier_journal.exists()
-    assert agent.sync.durable == Cursor(1, 7), "the journal has it on the disk"
-    await agent.sync.push()
-    assert read_contents(agent.folder.router).cursor == Cursor(1, 7)
-    assert not agent.folder.earlier_journal.exists()
-    assert agent.sync.durable == Cursor(1, 7)
-    await agent._close()
-
-
-async def test_a_journal_stays_while_it_is_not_known_which_pins_the_router_has(
-    tmp_path: Path, full: pytest.MonkeyPatch
-) -> None:
-    """The first router had the journal's pin, and not its cursor; the second one's table is empty."""
-    cursor = {"t": "cursor", "epoch": 1, "rev": 7, "hash": HASH}
-    agent = agent_with_journal(tmp_path, cursor, {"t": "pin", "pin": PIN.model_dump(mode="json")})
-    first = Router(agent)
-    with full.context() as working:
-        working.setattr("loradeck_agent.router.table.os.fdatasync", lambda fd: None)
-        first.switch.directive(1, 1, HASH, [entry(1)])
-        first.switch.pin(PIN)
-    await agent.sync.up("b")
-    await agent.sync.down()
-    first.table_.close()
-    full.undo()
-    (agent.folder.router / "table.jsonl").unlink()
-    second = Router(agent)
-    await agent.sync.push()
-    assert agent.folder.earlier_journal.exists()
-    await agent.sync.up("b")
-    assert second.pins == {KEY: PIN}
-    assert not agent.folder.earlier_journal.exists()
-    await agent._close()
-
-
-async def test_an_unpin_after_the_journal_is_gone_looks_for_no_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    agent = agent_with_journal(tmp_path, {"t": "pin", "pin": PIN.model_dump(mode="json")})
-    router = Router(agent)
-    router.switch.directive(1, 1, HASH, [entry(1)])
-    router.switch.pin(PIN)
-    await agent.sync.up("b")
-    assert not agent.folder.earlier_journal.exists()
-    await agent.sync.unpin(KEY)
-    assert router.pins == {}
-    assert "cannot be changed" not in caplog.text
-    await agent._close()
 
 
 # ---- pins ------------------------------------------------------------------------------------------------------

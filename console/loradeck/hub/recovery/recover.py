@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.log.background import Background
@@ -38,33 +39,26 @@ ANSWER_S = 10.0
 """How long a linked node may take to send its table, seconds."""
 
 
+@dataclass(eq=False)
 class Recovery:
     """Whether the log lacks moves, and the recover that adopts them.
 
     `behind` is True while nothing moves until a recover. It outlives a restart, as does the epoch of the last recover.
     """
 
-    def __init__(
-        self,
-        store: StoreThread,
-        log_: Log,
-        registry: Registry,
-        fleet: Fleet,
-        startup: Startup,
-        changes: Changes,
-        background: Background,
-    ) -> None:
-        self._store = store
-        self._log = log_
-        self._registry = registry
-        self._fleet = fleet
-        self._startup = startup
-        self._changes = changes
-        self._background = background
-        self._tables: dict[str, TableState] = {}
-        self._asked: set[str] = set()
-        self._came = asyncio.Event()
-        behind, epoch = store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
+    _store: StoreThread
+    _log: Log
+    _registry: Registry
+    _fleet: Fleet
+    _startup: Startup
+    _changes: Changes
+    _background: Background
+    _tables: dict[str, TableState] = field(default_factory=dict, init=False)
+    _asked: set[str] = field(default_factory=set, init=False)
+    _came: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def __post_init__(self) -> None:
+        behind, epoch = self._store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
         self.behind = bool(behind)
         self._epoch = int(epoch or 0)
         """The epoch of the last recover in this log; 0: there was none."""
