@@ -17,6 +17,7 @@ from loradeck.schemas.link import (
     JobMessage,
     JobNoted,
     NodeOrder,
+    Order,
     TableAsk,
     TableState,
     TraceAsk,
@@ -241,6 +242,11 @@ class Agent:
             log.error("a %s message of the hub could not be carried out: %s", message.type, error)
 
     async def _carry_out(self, message: DownMessage) -> None:
+        if isinstance(message, Order) and 0 < message.epoch < self.table.cursor.epoch:
+            log.warning(
+                "dropped: a %s of epoch %d; this node is at %d", message.type, message.epoch, self.table.cursor.epoch
+            )
+            return
         match message:
             case Desired():
                 await self.sync.directive(message)

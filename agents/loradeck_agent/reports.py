@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import loradeck_agent
 from loradeck.schemas.link import Hello, Report, Traffic
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder
@@ -63,6 +64,8 @@ class Reports:
             jobs=self.jobs.running(),
             stored=tuple(sorted(self._stored_sent)),
             memory_gb=self.config.memory_gb,
+            protocol=PROTOCOL,
+            features=self.sync.features,
         )
 
     async def run(self, link: Link) -> None:

@@ -36,6 +36,7 @@ from loradeck.schemas.link import (
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.schemas.trace import TraceRow
@@ -57,6 +58,8 @@ class FakeAgent:
         self.replica = Replica(
             replica=node, state=EngineState.UP, boot="b1", base=base, build=BUILD, slots=slots, loaded=()
         )
+        self.protocol = PROTOCOL
+        self.features: tuple[str, ...] = ()
         self.acknowledges = True
         self.flips = True
         self.proves = True
@@ -107,6 +110,8 @@ class FakeAgent:
 
     def hello(self) -> Hello:
         return Hello(
+            protocol=self.protocol,
+            features=self.features,
             node=self.node,
             boot="a1",
             version="0.1.0",

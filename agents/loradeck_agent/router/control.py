@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from loradeck.schemas.link import Ack, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
+from loradeck.schemas.protocol import SUPPORTED
 from loradeck.schemas.table import Pin
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
@@ -89,6 +90,7 @@ class Control:
                 pins=tuple(held.pins.values()),
                 in_force=tuple(held.in_force.values()),
                 ready={at.replica: at.ready for at in held.engines},
+                features=tuple(sorted(SUPPORTED)),
             )
         )
 

@@ -16,6 +16,7 @@ from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.admission import Admission
@@ -94,8 +95,9 @@ class Switch:
 
         Returns:
             One acknowledgement per entry and replica that runs its base: flipped, waiting, or failed with
-            `stale`, `bad_entry`, `disk_full` or `table_write_failed`. What failed is not in the table. `durable` is
-            False where the disk refused the directive, which no acknowledgement shows without entries or engines.
+            `stale`, `bad_entry`, `unknown_feature`, `disk_full` or `table_write_failed`. What failed is not in the
+            table. `durable` is False where the disk refused the directive, which no acknowledgement shows without
+            entries or engines.
         """
         newer = Cursor(epoch, rev) >= self._held.cursor
         draft = _Draft()
@@ -103,7 +105,10 @@ class Switch:
         taken: list[TableEntry] = []
         for entry in entries:
             held = self._held.entries.get(entry.key)
-            if (fault := _fault(entry)) is not None:
+            if unknown := unknown_features(entry.needs):
+                detail = f"this router cannot serve it: it lacks {', '.join(unknown)}"
+                refused += self._failed(entry, "unknown_feature", detail)
+            elif (fault := _fault(entry)) is not None:
                 refused += self._failed(entry, "bad_entry", fault)
             elif held is not None and self._is_stale(held, entry, newer):
                 detail = f"generation {held.generation} of epoch {held.epoch} is held here"

@@ -159,6 +159,7 @@ class RouterState(Wire):
     ready: dict[str, tuple[Digest, ...]] = Field(
         default_factory=dict, description="by replica: the releases that it may be asked for"
     )
+    features: tuple[str, ...] = Field((), description="what it acts on in entries; none: an earlier version's router")
 
     @property
     def cursor(self) -> Cursor:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, Bookmark, Desired, Resync
+from loradeck.schemas.protocol import SUPPORTED
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.config import RouterConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -64,6 +65,7 @@ class RouterSync:
         durable: how far this node follows the hub's log, on the disk: what a router has answered for, or what the file
             of its table was read to hold.
         known: set once the router's table was read.
+        features: what the router acts on in entries; where none runs, what this program's router does.
     """
 
     folder: StateFolder
@@ -77,6 +79,7 @@ class RouterSync:
     boot: str = ""
     durable: Cursor = field(default_factory=Cursor)
     known: asyncio.Event = field(default_factory=asyncio.Event)
+    features: tuple[str, ...] = tuple(sorted(SUPPORTED))
     _up: bool = False
     _behind: asyncio.Event = field(default_factory=asyncio.Event)
     _look_at_pins: asyncio.Event = field(default_factory=asyncio.Event)
@@ -204,7 +207,7 @@ class RouterSync:
         """
         async with self._pins_lock:
             state = await self.router.state()
-            self.boot, self._up = boot, True
+            self.boot, self._up, self.features = boot, True, state.features
             self._take_over(state.entries, state.cursor)
             self._compare_pins(state)
         for key in sorted(self._ending):

@@ -50,6 +50,7 @@ from loradeck.schemas.link import (
     Traffic,
     Welcome,
 )
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck_agent.host.config import AgentConfig, RouterConfig
@@ -124,6 +125,7 @@ class Node:
         await self._settle()
         cursor = self.table.cursor
         return Hello(
+            protocol=PROTOCOL,
             node=self.name,
             boot=self._boot,
             version=loradeck_agent.__version__,

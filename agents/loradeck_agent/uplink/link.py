@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from loradeck.client.backoff import Backoff
 from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S, DownMessage, Heartbeat, Hello, Welcome, down_adapter
 from loradeck.schemas.problem import Problem
+from loradeck.schemas.protocol import PROTOCOL, agreed
 from loradeck_agent.host.config import AgentConfig
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,10 @@ class LinkStatus:
     error: str | None = None
 
 
+_VERSIONS = "bring hub and agents to neighbouring versions of Loradeck"
+
 _REMEDIES = {
+    "protocol_mismatch": _VERSIONS,
     "replaced": "another agent has linked as this node: give every host a node name and a token of its own",
     "wrong_node": "the token or a replica belongs to another node; on the hub's host: "
     "loradeck token create --role agent --node NODE --name NODE --out FILE",
@@ -164,6 +168,10 @@ class Link:
         first = await self._receive(socket)
         if not isinstance(first, Welcome):
             raise LinkLost(f"the hub's first message was {first.type!r}, not a welcome")
+        if agreed(first.protocol) is None:
+            raise LinkLost(
+                f"the hub speaks version {first.protocol} of the wire, this agent version {PROTOCOL}; {_VERSIONS}"
+            )
         self._socket = socket
         self.status = LinkStatus(True, time.time_ns() // 1_000_000, first.refuse)
         log.info("linked to the hub at %s, epoch %d", self._url, first.epoch)

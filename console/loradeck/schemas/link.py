@@ -53,14 +53,20 @@ class Bookmark(Wire):
     hash: Digest
 
 
-class JobMessage(Wire):
+class Order(Wire):
+    """Base of the hub's orders. An agent drops one whose epoch is below that of its table: another hub steers now."""
+
+    epoch: int = Field(0, description="the hub's when it gave the order; 0: a hub of version 1, which did not say")
+
+
+class JobMessage(Order):
     """The hub assigns a job to the node."""
 
     type: Literal["job"] = "job"
     job: JobAssignment
 
 
-class JobCancel(Wire):
+class JobCancel(Order):
     """The hub cancels a job of the node, under this lease."""
 
     type: Literal["job_cancel"] = "job_cancel"
@@ -68,7 +74,7 @@ class JobCancel(Wire):
     lease: int
 
 
-class JobNoted(Wire):
+class JobNoted(Order):
     """The hub has recorded an event of a job, so the agent need not send it again after the link was lost."""
 
     type: Literal["job_noted"] = "job_noted"
@@ -102,7 +108,7 @@ class TraceAsk(Wire):
     last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
 
 
-class NodeOrder(Wire):
+class NodeOrder(Order):
     """The hub drains or cordons the node. Level-triggered: sent in full after each hello."""
 
     type: Literal["node_order"] = "node_order"
@@ -118,6 +124,7 @@ class Welcome(Wire):
     rev: int
     hash: Digest
     refuse: str | None = None
+    protocol: int = Field(1, description="version of the wire that the hub speaks; see `schemas.protocol`")
 
 
 DownMessage = Annotated[
@@ -175,6 +182,8 @@ class Hello(Wire):
     jobs: tuple[tuple[str, int], ...] = Field((), description="(job, lease) still running here")
     stored: tuple[Digest, ...] = Field((), description="adapters that lie on this node's disk, by digest")
     memory_gb: float | None = Field(None, description="memory of the node for its engines; None: not limited")
+    protocol: int = Field(1, description="version of the wire that the agent speaks; see `schemas.protocol`")
+    features: tuple[str, ...] = Field((), description="what its router acts on in entries; see `schemas.protocol`")
 
 
 class AckState(StrEnum):

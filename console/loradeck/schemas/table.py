@@ -52,6 +52,9 @@ class TableEntry(Wire):
     keys: tuple[Digest, ...] = Field((), description="SHA-256 of the callers' keys that may use this tenant")
     left: ReleaseRef | None = Field(None, description="release that the last move left; its engine stops later")
     moved_ms: int | None = Field(None, description="hub time of the last move, from which that delay is counted")
+    needs: tuple[str, ...] = Field(
+        (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"
+    )
 
     @property
     def fence(self) -> tuple[int, int]:

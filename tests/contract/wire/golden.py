@@ -17,6 +17,8 @@ from loradeck.schemas.link import DownMessage, UpMessage
 from loradeck.schemas.table import Pin, TableEntry
 
 FOLDER = Path(__file__).parent / "golden"
+FOLDER_1 = Path(__file__).parent / "golden_1"
+"""The messages of version 1 of the wire. They are never written again."""
 
 TYPES: dict[str, Any] = {
     "down": DownMessage,
@@ -30,8 +32,8 @@ TYPES: dict[str, Any] = {
 """Family, or family/name where a file is no member of its family's union."""
 
 
-def files() -> list[Path]:
-    return sorted(FOLDER.glob("*/*.json"))
+def files(folder: Path = FOLDER) -> list[Path]:
+    return sorted(folder.glob("*/*.json"))
 
 
 def name_of(path: Path) -> str:

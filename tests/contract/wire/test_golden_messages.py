@@ -14,6 +14,7 @@ from loradeck.schemas.feed import FeedMessage
 from loradeck.schemas.link import DownMessage, UpMessage, down_adapter, up_adapter
 
 FILES: list[Path] = golden.files()
+FILES_1: list[Path] = golden.files(golden.FOLDER_1)
 
 
 def members(union: Any) -> set[type[BaseModel]]:
@@ -45,6 +46,22 @@ def test_a_field_from_a_newer_version_is_ignored(path: Path) -> None:
     adapter = golden.adapter_of(path)
     newer = json.dumps({**document, "field_of_tomorrow": {"a": 1}})
     assert adapter.validate_json(newer) == adapter.validate_python(document) == adapter.validate_json(path.read_bytes())
+
+
+@pytest.mark.parametrize("path", FILES_1, ids=golden.name_of)
+def test_a_message_of_version_1_is_read_and_nothing_in_it_is_lost(path: Path) -> None:
+    document = json.loads(path.read_bytes())
+    read = json.loads(golden.written(golden.adapter_of(path).validate_json(path.read_bytes())))
+    assert _part(document, read) == document
+
+
+def _part(wanted: Any, found: Any) -> Any:
+    """The part of a document that another one has as well."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return {name: _part(value, found[name]) for name, value in wanted.items() if name in found}
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        return [_part(one, other) for one, other in zip(wanted, found, strict=True)]
+    return found
 
 
 @pytest.mark.parametrize("adapter", [down_adapter, up_adapter], ids=["down", "up"])

@@ -6,7 +6,7 @@ from tests.integration.agent.artifacts import Adapter, entry
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
-from loradeck.schemas.link import Ack, Hello, Resync
+from loradeck.schemas.link import Ack, Hello, NodeOrder, Resync
 
 KEYS = (CALLER_HASH,)
 
@@ -117,3 +117,13 @@ async def test_another_nodes_token_is_refused_with_the_exact_reason_in_the_log(s
     assert hub.token not in stopped.log_text()
     assert "token-of-gpu-99" not in stopped.log_text()
     assert stopped.log_text().count(line) == 1, "said once, not at every attempt"
+
+
+async def test_an_order_of_an_older_epoch_is_dropped(node: Node, hub: FakeHub, v1: Adapter, v2: Adapter) -> None:
+    hub.epoch = 5
+    await serving(hub, v1, v2, epoch=5)
+    await hub.send(NodeOrder(epoch=4, drained=True))
+    marker = entry(v1.ref, 1, epoch=5, beneath=(v2.ref,), keys=KEYS, route="staging")
+    await hub.desire(marker)  # what comes after it in the same stream was handled after it
+    await hub.ack(marker, "flipped")
+    assert "dropped: a node_order of epoch 4" in node.log_text()

@@ -13,6 +13,7 @@ from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import table_digest
 
 ROUTE = "tenants/acme/routes/production"
@@ -29,7 +30,7 @@ async def test_a_hello_is_answered_by_welcome_the_whole_table_and_the_nodes_orde
     assert isinstance(desired, Desired)
     assert desired.full
     assert desired.table == table_digest(desired.entries)
-    assert order == NodeOrder()
+    assert order == NodeOrder(epoch=deck.hub.log.state.epoch)
 
 
 async def test_directives_chain_by_prev_rev_and_their_digest_is_that_of_the_table(deck: Deck, join: Join) -> None:
@@ -347,18 +348,24 @@ async def test_drain_and_cordon_reach_the_node_and_outlive_a_restart(data: Path)
     async with running(data) as deck:
         agent = await FakeAgent(deck, "n1").join()
         assert (await deck.ok("POST", "nodes/n1/drain"))["drained"]
-        await until(lambda: agent.received[-1] == NodeOrder(cordoned=True, drained=True), "the order came")
+        await until(lambda: _order(agent) == (True, True), "the order came")
         token = await deck.token("agent", "n1")
         await agent.leave()
     async with running(data) as deck:
         (node,) = await deck.ok("GET", "nodes")
         assert (node["node"], node["cordoned"], node["drained"], node["linked"]) == ("n1", True, True, False)
         agent.deck = deck
-        seen = len(agent.received)
+        agent.received.clear()
         await agent.join(token)
-        await until(lambda: NodeOrder(cordoned=True, drained=True) in agent.received[seen:], "it is told again")
+        await until(lambda: _order(agent) == (True, True), "it is told again")
         assert not (await deck.ok("POST", "nodes/n1/uncordon"))["drained"]
         await agent.leave()
+
+
+def _order(agent: FakeAgent) -> tuple[bool, bool] | None:
+    """The newest order of a node: cordoned, drained."""
+    orders = [m for m in agent.received if isinstance(m, NodeOrder)]
+    return (orders[-1].cordoned, orders[-1].drained) if orders else None
 
 
 async def test_callers_keys_and_settings_reach_the_node_and_an_offboarding_leaves_a_tombstone(
@@ -409,4 +416,29 @@ async def test_a_new_node_needs_nothing_but_genesis(deck: Deck) -> None:
     await agent.join()
     assert agent.welcome is not None
     assert agent.welcome.refuse is None
+    await agent.leave()
+
+
+@pytest.mark.parametrize(("protocol", "code"), [(1, None), (2, None), (3, None), (4, "protocol_mismatch")])
+async def test_a_node_of_a_neighbouring_version_is_welcome_and_one_further_off_is_refused(
+    deck: Deck, protocol: int, code: str | None
+) -> None:
+    agent = FakeAgent(deck, "n1")
+    agent.protocol = protocol
+    await agent.join()
+    assert (agent.closed[1] if agent.closed else None) == code
+    if code is None:
+        assert agent.welcome is not None
+        assert agent.welcome.protocol == PROTOCOL
+    await agent.leave()
+
+
+async def test_the_features_of_a_nodes_router_are_known_and_an_order_says_its_epoch(deck: Deck, join: Join) -> None:
+    agent = FakeAgent(deck, "n1")
+    agent.features = ("candidate",)
+    await agent.join()
+    assert deck.hub.fleet.nodes["n1"].features == {"candidate"}
+    await until(lambda: any(isinstance(m, NodeOrder) for m in agent.received), "the order came")
+    (order,) = [m for m in agent.received if isinstance(m, NodeOrder)]
+    assert order.epoch == deck.hub.log.state.epoch > 0
     await agent.leave()

@@ -14,12 +14,13 @@ from loradeck.client.backoff import Backoff
 from loradeck.schemas.ids import Wire
 from loradeck.schemas.link import Bookmark, Heartbeat, Hello, Welcome
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck_agent.host.config import AgentConfig
 from loradeck_agent.uplink import link as link_module
 from loradeck_agent.uplink.link import Link
 
 HELLO = Hello(node="gpu-01", boot="b", version="0", epoch=0, rev=0, hash=GENESIS, replicas=())
-WELCOME = Welcome(epoch=1, rev=1, hash=GENESIS).model_dump_json()
+WELCOME = Welcome(protocol=PROTOCOL, epoch=1, rev=1, hash=GENESIS).model_dump_json()
 MARK = Bookmark(epoch=1, rev=2, hash=GENESIS).model_dump_json()
 
 
@@ -121,6 +122,18 @@ async def test_a_kind_of_message_that_a_newer_hub_knows_is_passed_over(
     await run_until(ends, lambda: len(ends.handled) == 2)
     assert ends.handled == ["Welcome", "Bookmark"]
     assert "of_the_future" in caplog.text
+
+
+async def test_a_hub_whose_version_is_not_a_neighbour_is_not_obeyed(hub: Hub, tmp_path: Path) -> None:
+    async def script(socket: ServerConnection) -> None:
+        await socket.send(Welcome(epoch=1, rev=1, hash=GENESIS, protocol=PROTOCOL + 2).model_dump_json())
+        await socket.wait_closed()
+
+    hub.script = script
+    ends = Ends(hub.url, tmp_path)
+    await run_until(ends, lambda: bool(ends.link.status.error))
+    assert ends.handled == []
+    assert f"the hub speaks version {PROTOCOL + 2} of the wire, this agent version {PROTOCOL}" in ends.link.status.error
 
 
 @pytest.mark.parametrize("text", ["not json", '{"type": "bookmark", "epoch": "x"}', '{"no": "type"}'])

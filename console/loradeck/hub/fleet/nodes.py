@@ -75,6 +75,8 @@ class Node:
     drained: bool = False
     behind: str | None = None
     boot: str = ""
+    features: frozenset[str] = frozenset()
+    """What its router acts on in entries; see `schemas.protocol`."""
 
     @property
     def linked(self) -> bool:
@@ -222,6 +224,7 @@ class Fleet:
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)
         node.stored, node.memory_gb = frozenset(hello.stored), hello.memory_gb
+        node.features = frozenset(hello.features)
         self.heard(node)
         self._regroup(node, before)
         return node

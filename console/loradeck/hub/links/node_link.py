@@ -30,6 +30,7 @@ from loradeck.schemas.link import (
     Bookmark,
     Heartbeat,
     Hello,
+    Order,
     Replica,
     Report,
     Resync,
@@ -37,6 +38,7 @@ from loradeck.schemas.link import (
     Welcome,
     up_adapter,
 )
+from loradeck.schemas.protocol import PROTOCOL, agreed
 
 log = logging.getLogger("loradeck.hub.links.node_link")
 
@@ -159,7 +161,9 @@ class Link:
         self._hub.outbox.put(self)
 
     def put_message(self, message: BaseModel) -> None:
-        """Sends a message after those that were put before it."""
+        """Sends a message after those that were put before it; an order under the present epoch."""
+        if isinstance(message, Order):
+            message = message.model_copy(update={"epoch": self._hub.log.state.epoch})
         self._messages.append(message.model_dump_json())
         self._hub.outbox.put(self)
 
@@ -272,6 +276,13 @@ class Link:
                 detail=f"the hello says {hello.node}",
                 fix="give each node a token of its own",
             )
+        if agreed(hello.protocol) is None:
+            raise Refused(
+                "protocol_mismatch",
+                f"the node {hello.node} speaks version {hello.protocol} of the wire, this hub version {PROTOCOL}",
+                detail=f"the node runs Loradeck {hello.version}",
+                fix="bring hub and agents to neighbouring versions",
+            )
         self._own(hello.replicas, hello.node)
         await self._greet(hello)
         del hello  # it would be held as long as the link
@@ -313,7 +324,7 @@ class Link:
     async def _greet(self, hello: Hello) -> None:
         node = self.node = await self._hub.greeting.hello(hello, self)
         state = self._hub.log.state
-        welcome = Welcome(epoch=state.epoch, rev=state.rev, hash=state.hash, refuse=node.behind)
+        welcome = Welcome(epoch=state.epoch, rev=state.rev, hash=state.hash, refuse=node.behind, protocol=PROTOCOL)
         self._welcome = welcome.model_dump_json()
         self._sent_rev = min(hello.rev, state.rev)
         self._hub.greeting.greeted(node, hello, self)
