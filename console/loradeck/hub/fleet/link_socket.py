@@ -2,10 +2,13 @@
 
 A move to a thousand nodes is a thousand equal frames down and a thousand answers up. ASGI's `receive` and `send` cost
 a queue, two task switches and a frame's encoding for each of them, which is more than all that the hub does with it.
+The library's parser is resumed for every part of a frame. The frames that nodes send, short text in one piece, are
+recognised before it; all others are left to it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,10 +19,45 @@ from websockets.http11 import Request
 
 _EXTENSION = "loradeck.link_socket"
 
+_WHOLE_TEXT = 0x80 | Opcode.TEXT
+_MASKED = 0x80
+_LENGTHS = {126: 2, 127: 8}
+"""Parts of a frame's header (RFC 6455, 5.2); the last: how many bytes of length follow its second byte."""
+
+_ALL = sys.maxsize
+
+SHORT = 1024
+"""Bytes of the longest message that is not left to the library: it unmasks long ones faster."""
+
 
 def text_frame(text: str) -> bytes:
     """A text message as the bytes that a server writes: they are alike for every connection."""
     return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
+
+
+def _text_payload(data: bytes, at: int) -> tuple[int, int] | None:
+    """The bounds of the payload of the frame at `at`; None: it is not text from a client in one piece.
+
+    A payload that begins after the end of `data` is one whose header has not come as a whole.
+    """
+    if data[at] != _WHOLE_TEXT:
+        return None
+    start = at + 6
+    if at + 1 == len(data):
+        return start, start
+    length = data[at + 1] - _MASKED
+    if length < 0:
+        return None
+    if length in _LENGTHS:
+        start += _LENGTHS[length]
+        length = int.from_bytes(data[at + 2 : start - 4])
+    return start, start + length
+
+
+def _unmasked(payload: bytes, mask: bytes) -> bytes:
+    size, order = len(payload), sys.byteorder
+    masks = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, order) ^ int.from_bytes(masks, order)).to_bytes(size, order)
 
 
 class LinkSocket(WebSocketsSansIOProtocol):
@@ -31,10 +69,43 @@ class LinkSocket(WebSocketsSansIOProtocol):
     on_writable: Callable[[], None] | None = None
     """Is called when the peer has read so much that writing makes sense again."""
 
+    _owed = _ALL
+    """Bytes that the library is still to be given before the next frame begins: all, until the handshake is over."""
+
+    _rest = b""
+    """The beginning of a header that has not come as a whole."""
+
+    def data_received(self, data: bytes) -> None:
+        """Hand short text messages that have come in one piece to the receiver; give all else to the library."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        at, size = 0, len(data)
+        while at < size:
+            end = at + self._owed
+            if at == end:
+                bounds = _text_payload(data, at)
+                if bounds is None:
+                    end += _ALL  # a fragment, a control frame or a violation: from here on the library reads
+                else:
+                    start, end = bounds
+                    if start > size:
+                        self._rest = data[at:]
+                        return
+                    if end <= size and end - start <= SHORT and self.receiver is not None and not self.close_sent:
+                        self.receiver(_unmasked(data[start:end], data[start - 4 : start]))
+                        at = end
+                        continue
+            self._owed = max(0, end - size)
+            super().data_received(data[at:end])
+            if self.transport.is_closing():
+                return
+            at = end
+
     def handle_connect(self, event: Request) -> None:
         """Start the application, which finds this object in the scope."""
         super().handle_connect(event)
         if not self.close_sent:
+            self._owed = 0
             cast(dict[str, Any], self.scope["extensions"])[_EXTENSION] = self
 
     def send_receive_event_to_app(self) -> None:
