@@ -47,8 +47,8 @@ BUILD = EngineBuild(engine="fake", device="cpu", dtype="float32")
 class FakeAgent:
     """One node: keeps its table as an agent does, and acknowledges what it is told to.
 
-    `acknowledges`, `flips`, `proves`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received` is
-    everything that came down. Its cursor and table outlive a link, as a router's table does.
+    `acknowledges`, `flips`, `proves`, `proof`, `prepares` ('finish', 'fail' or 'hold') say how it behaves; `received`
+    is everything that came down. Its cursor and table outlive a link, as a router's table does.
     """
 
     def __init__(self, deck: Deck, node: str = "n1", *, base: str = BASE.digest, slots: int = 4, **labels: str) -> None:
@@ -63,6 +63,7 @@ class FakeAgent:
         self.acknowledges = True
         self.flips = True
         self.proves = True
+        self.proof = AckState.PROVEN
         self.prepares = "finish"
         self.epoch, self.rev, self.hash = 0, 0, GENESIS
         self.entries: dict[tuple[str, str], TableEntry] = {}
@@ -219,7 +220,7 @@ class FakeAgent:
         if self.flips:
             await self.ack(entry, AckState.FLIPPED)
         if self.flips and self.proves:
-            await self.ack(entry, AckState.PROVEN)
+            await self.ack(entry, self.proof)
 
     async def ack(self, entry: TableEntry, state: AckState, **update: Any) -> None:
         ack = Ack(

@@ -21,7 +21,7 @@ class AttestationKind(StrEnum):
     CANARY = "canary"  # CanaryRecord in `body`
     SIGNATURE = "signature"  # of an adapter or merged weights; Signature in `body`, verified on receipt
     REVOCATION = "revocation"  # of a release; `body.reason`
-    ATTESTED = "attested"  # a pointer's generation was proven on n of m; `body` {generation, n, m, level}
+    ATTESTED = "attested"  # a pointer's generation was proven or listed on n of m; `body` {generation, n, m, level}
     SOAKED = "soaked"  # served long enough on this pointer; `body` {seconds, requests}
     BREACHED = "breached"  # bad answers or errors passed the route's limit; `body` {what, share, n}
     DEPRECATION = "deprecation"  # of an adapter; Deprecation in `body`, the newest counts

@@ -56,7 +56,7 @@ class GateConfig(SuiteGate):
         0.10, gt=0, le=1, description="share of items on which two releases are assumed to differ, to size a suite"
     )
     after: Name | None = Field(
-        None, description="route of this tenant on which a candidate must have been proven first: staging"
+        None, description="route of this tenant on which a candidate must be attested first: staging"
     )
     review: ReviewGate | None = None
 

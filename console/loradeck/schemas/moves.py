@@ -147,7 +147,9 @@ class MoveResult(Wire):
     cancelled: str | None = Field(None, description="the prepare that was cancelled")
     pending: str | None = Field(None, description="the promote's prepare, when the wait ended before its commit")
     skipped: tuple[RewindStep, ...] = Field((), description="of a rewind: pointers that stayed, and why")
-    reached: str | None = Field(None, description="with ?wait: committed, flipped or proven, whichever was reached")
+    reached: str | None = Field(
+        None, description="the level that all its replicas have reached: committed, flipped, listed or proven"
+    )
     commit_ms: float | None = Field(None, description="request received to committed, hub's monotonic clock")
     flipped_ms: float | None = Field(None, description="committed to the last router's acknowledgement")
-    proven_ms: float | None = Field(None, description="committed to the last replica's proof")
+    proven_ms: float | None = Field(None, description="committed to the last replica's proof; None: not proven on all")

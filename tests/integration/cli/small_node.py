@@ -60,7 +60,8 @@ class SmallNode:
     def obey(self) -> None:
         """Do everything that is asked, as at the start."""
         self.silent = False
-        self.proves = True
+        self.proves: AckState | None = AckState.PROVEN
+        """What it says after a flip, if anything."""
         self.prepares = True
         self.jobs_fail = False
         self.jobs_wait = False
@@ -144,7 +145,9 @@ class SmallNode:
             return
         self._loaded |= {ref.id for ref in (entry.current, *entry.beneath)}
         self._say(self._report())
-        for state in (AckState.FLIPPED, AckState.PROVEN) if self.proves else (AckState.FLIPPED,):
+        for state in (AckState.FLIPPED, self.proves):
+            if state is None:
+                continue
             self._say(
                 Ack(
                     tenant=entry.tenant,
@@ -154,6 +157,8 @@ class SmallNode:
                     release=entry.current.id,
                     replica=self.name,
                     state=state,
+                    code="not_distinct" if state is AckState.LISTED else None,
+                    detail="the base alone answers the canaries alike" if state is AckState.LISTED else "",
                     at_ms=int(time.time() * 1000),
                 )
             )

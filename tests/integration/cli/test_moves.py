@@ -14,7 +14,7 @@ import pytest
 from tests.integration.cli.conftest import LORADECK, Desk, wait_until
 from tests.integration.cli.small_node import SmallNode
 
-from loradeck.schemas.link import Traffic
+from loradeck.schemas.link import AckState, Traffic
 from loradeck.schemas.moves import MoveResult, RewindPlan
 from loradeck.schemas.state import PreviewAction
 
@@ -153,10 +153,30 @@ def test_a_replica_that_does_not_acknowledge_is_exit_5_and_is_named(desk: Desk, 
 def test_a_replica_that_flips_and_is_not_proven_is_exit_5_only_for_who_waits_for_proof(
     desk: Desk, tenant: str, node: SmallNode
 ) -> None:
-    node.proves = False
+    node.proves = None
     assert desk.run("rollback", tenant, "--yes").returncode == 0
     assert desk.run("undo", tenant, "--yes", "--wait", "proven", "--timeout", "0.3").returncode == 5
     assert desk.run("rollback", tenant, "--yes", "--wait", "committed").returncode == 0
+
+
+def test_a_replica_that_is_only_listed_is_exit_7_for_who_waits_for_proof_and_says_why(
+    desk: Desk, tenant: str, node: SmallNode
+) -> None:
+    node.proves = AckState.LISTED
+    done = desk.process("rollback", tenant, "--yes", "--wait", "proven", "--reason", "bad answers")
+    assert done.returncode == 7, done.stderr
+    assert re.search(r"FLIPPED 1/1 \+\d+\.\d ms   PROVEN 0/1 -   LISTED 1/1", done.stdout)
+    assert re.search(r"^n\d+ +listed +\+\S+ ms +- ", done.stdout, re.MULTILINE)
+    assert "NOT PROVEN: flipped and listed on 1 of 1" in done.stdout
+    assert "the base alone answers the canaries alike" in done.stdout
+    undone = desk.run("undo", tenant, "--yes", "--wait", "proven", "--json")
+    assert undone.returncode == 7
+    result = MoveResult.model_validate_json(undone.stdout)
+    assert (result.reached, result.proven_ms) == ("listed", None)
+    assert result.flipped_ms is not None
+    assert desk.run("rollback", tenant, "--yes").returncode == 0
+    assert "UNPRVN" not in desk.row(tenant).flags
+    assert re.search(rf"^{tenant} .* 0/1 listed 1 ", desk.run("--once").stdout, re.MULTILINE)
 
 
 def test_a_promote_that_is_still_preparing_is_exit_5_and_rollback_cancels_it(

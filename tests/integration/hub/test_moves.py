@@ -8,6 +8,7 @@ from tests.fakes.hub_in_process import BASE, Deck, key, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.schemas.jobs import JobState
+from loradeck.schemas.link import AckState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, PromoteRequest
 from loradeck.schemas.state import PreviewAction, Readiness
@@ -459,6 +460,23 @@ async def test_a_wait_that_times_out_says_how_far_it_got(deck: Deck, join: Join)
     row = await deck.row()
     assert (row.flipped, row.proven, row.attested) == (1, 0, None)
     assert "UNPRVN" in row.flags
+
+
+async def test_a_wait_for_proof_ends_at_once_where_a_replica_is_only_listed(deck: Deck, join: Join) -> None:
+    one, _ = await two_releases(deck, join)
+    second = await join("n2")
+    await deck.settled()
+    second.proof = AckState.LISTED
+    result = await deck.rollback()
+    assert result.events[0].to_release == one
+    assert (result.reached, result.proven_ms) == ("listed", None)
+    assert result.flipped_ms is not None
+    row = await deck.row()
+    assert (row.flipped, row.proven, row.listed, row.placed) == (2, 1, 1, 2)
+    assert {r.replica: r.proven_ms is not None for r in row.replicas} == {"n1": True, "n2": False}
+    assert row.settled
+    assert row.attested == (2, 2)
+    assert "UNPRVN" not in row.flags
 
 
 async def test_the_first_way_back_that_a_node_is_told_is_where_r_goes(deck: Deck, join: Join) -> None:

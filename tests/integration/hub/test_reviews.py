@@ -95,7 +95,7 @@ async def test_a_release_reaches_production_through_staging(deck: Deck, join: Jo
     assert judged_at_once is not None
     assert not judged_at_once.passed
     problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(release, 0))
-    assert problem.detail == "it was never proven on staging"
+    assert problem.detail == "it was never attested on staging"
     await deck.ok("POST", "tenants/acme/routes/staging/promote?wait=proven&timeout=20", promote(release, 0))
 
     def judged() -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica
 from loradeck.schemas.log import GENESIS
 
@@ -63,9 +64,18 @@ def test_a_flip_is_kept_with_the_times_of_hub_and_node(fleet: Fleet, clock: Cloc
     record = counted(fleet, ack(state))
     assert (record.fence, record.release, record.state, record.code, record.detail) == (FENCE, V2, state, None, "")
     assert (record.flipped, record.flipped_node_ms, record.flipped_mono_ns) == (100.0, 17, 18)
-    proven = 100.0 if state is not AckState.FLIPPED else None
-    assert (record.proven, record.checked) == (proven, proven)
+    proven = 100.0 if state is AckState.PROVEN else None
+    checked = 100.0 if state is not AckState.FLIPPED else None
+    assert (record.proven, record.checked) == (proven, checked)
     assert (record.is_flipped, record.is_proven, record.is_pinned) == (True, proven is not None, False)
+
+
+def test_a_replica_that_is_only_listed_any_more_is_not_proven(fleet: Fleet, clock: Clock) -> None:
+    counted(fleet, ack(AckState.PROVEN))
+    clock.now = 101.0
+    record = counted(fleet, ack(AckState.LISTED, code="not_distinct"))
+    assert (record.state, record.flipped, record.proven, record.checked) == (AckState.LISTED, 100.0, None, 101.0)
+    assert not record.is_proven
 
 
 def test_the_times_are_those_of_the_first_flip_and_the_first_proof(fleet: Fleet, clock: Clock) -> None:
@@ -216,26 +226,26 @@ def test_only_the_current_link_of_a_node_ends_its_link(fleet: Fleet) -> None:
 
 
 def record(state: AckState, code: str | None = None, *, flipped: float | None = None) -> AckRecord:
-    return AckRecord(FENCE, V2, state, code, flipped=flipped, proven=flipped if state in DONE[1:] else None)
+    return AckRecord(FENCE, V2, state, code, flipped=flipped, proven=flipped if state is AckState.PROVEN else None)
 
 
 @pytest.mark.parametrize(
     ("made", "counts"),
-    [  # reachable, flipped, proven, listed, failed, owing a flip, a proof, an end
-        (None, (1, 0, 0, 0, 0, 1, 1, 1)),
-        (record(AckState.WAITING, "not_ready"), (1, 0, 0, 0, 0, 1, 1, 1)),
-        (record(AckState.WAITING, "pinned"), (1, 0, 0, 0, 0, 0, 0, 0)),
-        (record(AckState.FLIPPED, flipped=5.0), (1, 1, 0, 0, 0, 0, 1, 1)),
-        (record(AckState.PROVEN, flipped=5.0), (1, 1, 1, 0, 0, 0, 0, 0)),
-        (record(AckState.LISTED, flipped=5.0), (1, 1, 0, 1, 0, 0, 0, 0)),
-        (record(AckState.FAILED, "disk_full"), (1, 0, 0, 0, 1, 0, 0, 0)),
-        (record(AckState.FAILED, "canary_mismatch", flipped=5.0), (1, 1, 0, 0, 1, 0, 0, 0)),
+    [  # reachable, flipped, proven, listed, failed, owing a flip, a proof
+        (None, (1, 0, 0, 0, 0, 1, 1)),
+        (record(AckState.WAITING, "not_ready"), (1, 0, 0, 0, 0, 1, 1)),
+        (record(AckState.WAITING, "pinned"), (1, 0, 0, 0, 0, 0, 0)),
+        (record(AckState.FLIPPED, flipped=5.0), (1, 1, 0, 0, 0, 0, 1)),
+        (record(AckState.PROVEN, flipped=5.0), (1, 1, 1, 0, 0, 0, 0)),
+        (record(AckState.LISTED, flipped=5.0), (1, 1, 0, 1, 0, 0, 0)),
+        (record(AckState.FAILED, "disk_full"), (1, 0, 0, 0, 1, 0, 0)),
+        (record(AckState.FAILED, "canary_mismatch", flipped=5.0), (1, 1, 0, 0, 1, 0, 0)),
     ],
 )
 def test_the_share_of_a_replica_in_the_counts(made: AckRecord | None, counts: tuple[int, ...]) -> None:
     assert tuple(map(int, share(Node("n1"), made))) == counts
     flipped, failed = counts[1], counts[4]
-    assert tuple(map(int, share(Node("n1", lost=True), made))) == (0, flipped, 0, 0, failed, 0, 0, 0)
+    assert tuple(map(int, share(Node("n1", lost=True), made))) == (0, flipped, 0, 0, failed, 0, 0)
 
 
 def placed(*names: str, lost: str = "") -> list[tuple[Node, Replica]]:
@@ -251,14 +261,20 @@ def test_a_move_is_flipped_and_proven_when_its_last_replica_is() -> None:
     counts = ReplicaCounts(replicas, acks)
     progress = counts.progress()
     assert (progress.placed, progress.flipped, progress.flipped_at, progress.proven_at) == (2, 2, 7.0, None)
-    assert (progress.all_flipped, progress.all_proven, progress.settled) == (True, False, False)
+    assert (progress.reached, progress.settled) == (Reached.FLIPPED, False)
     before = share(replicas[1][0], acks["n2"])
-    acks["n2"] = AckRecord(FENCE, V2, AckState.LISTED, flipped=7.0, proven=9.0)
+    acks["n2"] = AckRecord(FENCE, V2, AckState.LISTED, flipped=7.0)
     counts.change(replicas[1][0], before, acks["n2"])
     progress = counts.progress()
-    assert (progress.proven, progress.listed, progress.flipped_at, progress.proven_at) == (1, 1, 7.0, 9.0)
-    assert (progress.all_proven, progress.settled) == (True, True)
+    assert (progress.proven, progress.listed, progress.flipped_at, progress.proven_at) == (1, 1, 7.0, None)
+    assert (progress.reached, progress.settled) == (Reached.LISTED, True)
     assert progress == ReplicaCounts(replicas, acks).progress()
+    before = share(replicas[1][0], acks["n2"])
+    acks["n2"] = AckRecord(FENCE, V2, AckState.PROVEN, flipped=7.0, proven=9.0)
+    counts.change(replicas[1][0], before, acks["n2"])
+    progress = counts.progress()
+    assert (progress.proven, progress.listed, progress.proven_at) == (2, 0, 9.0)
+    assert (progress.reached, progress.settled) == (Reached.PROVEN, True)
 
 
 def test_a_lost_nodes_flip_stays_counted_and_its_proof_does_not() -> None:
@@ -267,12 +283,12 @@ def test_a_lost_nodes_flip_stays_counted_and_its_proof_does_not() -> None:
     progress = ReplicaCounts(replicas, acks).progress()
     assert (progress.reachable, progress.flipped, progress.proven) == (1, 2, 1)
     assert (progress.flipped_at, progress.proven_at) == (9.0, None)
-    assert (progress.all_flipped, progress.all_proven, progress.settled) == (True, False, True)
+    assert (progress.reached, progress.settled) == (Reached.FLIPPED, True)
 
 
 def test_nothing_placed_is_neither_flipped_nor_proven_and_owes_nothing() -> None:
     progress = ReplicaCounts([], {}).progress()
-    assert (progress.all_flipped, progress.all_proven, progress.settled) == (False, False, True)
+    assert (progress.reached, progress.settled) == (Reached.COMMITTED, True)
     assert (progress.flipped_at, progress.proven_at) == (None, None)
 
 
@@ -298,9 +314,8 @@ def test_a_level_is_reached_by_all_and_hopeless_when_nobody_owes_it(
         failed=0,
         owing_flip=owing[0],
         owing_proof=owing[1],
-        owing_end=0,
         flipped_at=None,
         proven_at=None,
     )
-    assert {level for level in ("committed", "flipped", "proven") if progress.at(level)} == at
+    assert {level for level in ("committed", "flipped", "proven") if progress.reached.covers(level)} == at
     assert {level for level in ("flipped", "proven") if progress.hopeless(level)} == hopeless

@@ -126,7 +126,7 @@ class SimulatedHub:
         pointer = self.pointer(key)
         reachable = [n for n in nodes if n.linked]
         at_it = [n for n in reachable if n.serves(key, (self.log.epoch, pointer.generation))]
-        seen = proof.attested(placed=len(nodes), reachable=len(reachable), proven=len(at_it), min_replicas=2)
+        seen = proof.attested(placed=len(nodes), reachable=len(reachable), checked=len(at_it), min_replicas=2)
         if seen is None or pointer.release is None:
             return False
         earlier = tuple(r for r in self.facts[key].attested if r != pointer.release)

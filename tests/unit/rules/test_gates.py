@@ -312,8 +312,8 @@ def test_pairs_that_are_expected_to_differ_more_need_more_items() -> None:
 @pytest.mark.parametrize(
     ("facts", "pointer", "lacking"),
     [
-        (PointerFacts(), None, "it was never proven on staging"),
-        (PointerFacts(attested=(rid("v1"),)), None, "it was never proven on staging"),
+        (PointerFacts(), None, "it was never attested on staging"),
+        (PointerFacts(attested=(rid("v1"),)), None, "it was never attested on staging"),
         (PointerFacts(attested=(rid("v2"),)), PointerState(tenant="acme", route="staging"), ""),
         (
             PointerFacts(attested=(rid("v2"),), breached={rid("v2"): "bad 20.0% of 50"}),
@@ -336,7 +336,7 @@ def test_a_gate_that_comes_after_a_route_wants_the_candidate_proven_there_and_no
     result = gates.judge(rid("v2"), None, config, evidence)
     check = named(result, "after staging")
     assert (check.passed, result.passed) == (not lacking, not lacking)
-    assert check.note == (lacking or "proven on staging")
+    assert check.note == (lacking or "attested on staging")
 
 
 def test_the_way_to_production_leads_through_routes_that_are_there_and_never_back() -> None:

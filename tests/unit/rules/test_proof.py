@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from tests.unit.rules.simulated_log import digest, rid
 
-from loradeck.rules.serving.proof import CLEAR_NATS, Level, attested, counted, distinct, judge
+from loradeck.rules.serving.proof import CLEAR_NATS, ORDER, Level, Reached, attested, counted, distinct, judge, reached
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EngineBuild
 
 BUILD = EngineBuild(engine="embedded", device="cpu", dtype="float32")
@@ -113,7 +113,7 @@ def test_without_anything_that_counts_it_is_listed(known: CanaryRecord | None, c
 
 
 @pytest.mark.parametrize(
-    ("placed", "reachable", "proven", "min_replicas", "seen"),
+    ("placed", "reachable", "checked", "min_replicas", "seen"),
     [
         (2, 2, 2, 1, (2, 2)),
         (2, 2, 1, 1, None),  # a reachable one is not proven
@@ -125,9 +125,9 @@ def test_without_anything_that_counts_it_is_listed(known: CanaryRecord | None, c
     ],
 )
 def test_a_generation_is_attested_by_enough_replicas_and_all_that_are_heard_from(
-    placed: int, reachable: int, proven: int, min_replicas: int, seen: tuple[int, int] | None
+    placed: int, reachable: int, checked: int, min_replicas: int, seen: tuple[int, int] | None
 ) -> None:
-    assert attested(placed=placed, reachable=reachable, proven=proven, min_replicas=min_replicas) == seen
+    assert attested(placed=placed, reachable=reachable, checked=checked, min_replicas=min_replicas) == seen
 
 
 def test_an_unanswered_canary_is_a_failure_that_names_it() -> None:
@@ -151,5 +151,27 @@ def test_a_canary_that_the_other_release_has_no_record_of_leaves_the_next_ones_t
 
 
 def test_a_route_that_asks_for_no_replicas_is_attested_by_its_first_proof() -> None:
-    assert attested(placed=1, reachable=1, proven=1, min_replicas=0) == (1, 1)
-    assert attested(placed=1, reachable=0, proven=0, min_replicas=0) is None
+    assert attested(placed=1, reachable=1, checked=1, min_replicas=0) == (1, 1)
+    assert attested(placed=1, reachable=0, checked=0, min_replicas=0) is None
+
+
+@pytest.mark.parametrize(
+    ("flipped", "proven", "listed", "level"),
+    [
+        (1, 1, 0, Reached.COMMITTED),
+        (2, 0, 0, Reached.FLIPPED),
+        (2, 1, 0, Reached.FLIPPED),
+        (2, 0, 2, Reached.LISTED),
+        (2, 1, 1, Reached.LISTED),
+        (2, 2, 0, Reached.PROVEN),
+    ],
+)
+def test_a_move_is_proven_only_where_every_placed_replica_is(
+    flipped: int, proven: int, listed: int, level: Reached
+) -> None:
+    assert reached(placed=2, flipped=flipped, proven=proven, listed=listed) is level
+    assert {above for above in ORDER if level.covers(above)} == set(ORDER[: ORDER.index(level) + 1])
+
+
+def test_a_pointer_that_is_placed_nowhere_has_reached_nothing() -> None:
+    assert reached(placed=0, flipped=0, proven=0, listed=0) is Reached.COMMITTED

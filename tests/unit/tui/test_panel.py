@@ -24,7 +24,7 @@ from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.header_footer import header_line, summary_line
 from loradeck.tui.lines.jobs import job_lines
 from loradeck.tui.lines.nodes import node_lines
-from loradeck.tui.lines.outcome import tell_of
+from loradeck.tui.lines.outcome import tell_of, tell_of_all
 from loradeck.tui.lines.preview import also_line, preview_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, pin_command, replica_table, wants_panel
 from loradeck.tui.model import packed_rows
@@ -261,19 +261,47 @@ def test_an_answered_request_to_the_left_release_is_shown(state: ConsoleState) -
     assert line.split()[2] == "3"
 
 
-def test_listed_counts_as_proven_and_says_so(state: ConsoleState) -> None:
-    row = moved(state, acks=4, proofs=3, ago_s=3)
-    *rest, last = row.replicas
-    row = row.model_copy(
-        update={
-            "replicas": (*rest, last.model_copy(update={"state": AckState.LISTED, "proven_ms": 900.0})),
-            "listed": 1,
-        }
+def listed(state: ConsoleState, row: TenantRow, n: int) -> TenantRow:
+    """The row with its last `n` replicas listed, and no canary that tells v7 from the base."""
+    why = {"state": AckState.LISTED, "code": "not_distinct", "detail": "the base alone answers alike"}
+    rest, last = row.replicas[: row.placed - n], row.replicas[row.placed - n :]
+    replicas = (*rest, *(replica.model_copy(update={**why, "proven_ms": None}) for replica in last))
+    state.tenants[ACME] = row = row.model_copy(
+        update={"replicas": replicas, "proven": row.placed - n, "listed": n, "settled": True, "flags": ()}
     )
-    state.tenants[ACME] = row
+    return row
+
+
+def test_a_listed_replica_is_counted_apart_and_never_as_proven(state: ConsoleState) -> None:
+    row = listed(state, moved(state, acks=4, proofs=4, ago_s=3), 1)
     shown = panel(state, row, height=14)
-    assert "PROVEN 4/4 (1 listed only)" in shown
-    assert "listed +0.9s" in shown
+    assert "BACK ON v7/B2" in shown
+    assert "LISTED, not proven" in shown
+    assert "PROVEN 3/4 LISTED 1/4" in shown
+    assert "PROVEN 4/4" not in shown
+    line = next(line for line in shown.splitlines() if row.replicas[-1].replica in line)
+    assert line.split()[3] == "listed"
+    assert "not_distinct the base alone answers alike" in line
+
+
+def test_where_no_replica_is_proven_the_console_shows_listed_and_no_proof(state: ConsoleState, armed: Armed) -> None:
+    verdict = decide(Action.ROLLBACK, state, armed())
+    assert isinstance(verdict, Act)
+    own = state.sent(verdict.moves[0])
+    row = listed(state, moved(state, acks=4, proofs=4, ago_s=3), 4)
+    assert row.last_event is not None
+    own.phase = Phase.COMMITTED
+    own.result = MoveResult(events=(row.last_event,), rev=row.last_event.rev, epoch=3, commit_ms=2.1)
+    told = tell_of(state, own)
+    assert told.text.endswith("LISTED 4/4 FLIPPED 4/4 +7ms COMMITTED rev 88401 +2ms")
+    assert told.style == "warn"
+    assert "PROVEN 4/4" not in panel(state, row, height=14)
+    assert "PROVEN 1" not in tell_of_all(state, [own]).text
+    assert "LISTED 1" in tell_of_all(state, [own]).text
+    assert tenant_cells(state, row)["PROVEN"].text.strip() == "0/4L"
+    state.dismissed.add(row.pointer.last_move or "")
+    assert "LISTED, not proven: the base alone answers alike" in preview(state, Frame())
+    assert is_done(row), "nothing more is to come of the move: R is not locked"
 
 
 def test_an_unknown_outcome_claims_nothing(state: ConsoleState, armed: Armed, clock: Clock) -> None:

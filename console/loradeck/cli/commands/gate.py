@@ -98,7 +98,7 @@ async def show(s: Session, at: Pointer, release: str | None) -> None:
     for part in config.gate.suites:
         s.out.say(f"  {suites.get(part.suite, short(part.suite))} {short(part.suite)}: {_asks(part)}")
     if config.gate.after is not None:
-        s.out.say(f"  proven on {config.gate.after} first")
+        s.out.say(f"  attested on {config.gate.after} first")
     if (asked := config.gate.review) is not None:
         s.out.say(f"  review of {asked.items} answers, at most {asked.max_bad} bad, signed by {asked.people}")
     for start, end in config.freeze:

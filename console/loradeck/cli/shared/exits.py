@@ -22,6 +22,7 @@ class Exit(IntEnum):
     UNKNOWN = 4
     NOT_IN_TIME = 5
     PERMISSION = 6
+    NOT_PROVEN = 7
     INTERRUPTED = 130
 
 
@@ -33,6 +34,7 @@ MEANING = {
     Exit.UNKNOWN: "outcome unknown: sent, and the answer was lost",
     Exit.NOT_IN_TIME: "moved, but not flipped or proven within the time given",
     Exit.PERMISSION: "the token does not allow it",
+    Exit.NOT_PROVEN: "moved and flipped, and only listed: no canary tells the release from its base or prior",
     Exit.INTERRUPTED: "interrupted",
 }
 

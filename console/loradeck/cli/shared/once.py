@@ -65,7 +65,7 @@ def _line(row: TenantRow, now_ms: int) -> tuple[object, ...]:
         f"{row.requests_per_s:.1f}" if reports else "-",
         share(row.error_share if reports else None),
         f"{share(row.bad_before)}>{share(row.bad_now)}",
-        f"{row.proven}/{row.placed}",
+        f"{row.proven}/{row.placed}" + (f" listed {row.listed}" if row.listed else ""),
         *_way_back(row.preview),
         " ".join(row.flags),
     )

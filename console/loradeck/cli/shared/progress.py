@@ -18,10 +18,12 @@ from loradeck.cli.shared.output import millis, span, utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.api import HubApi, Wait
 from loradeck.client.errors import ClientError
+from loradeck.rules.serving import proof
+from loradeck.rules.serving.proof import ORDER, Reached
+from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import TenantRow
 
-_ORDER: tuple[Wait, ...] = get_args(Wait)
 _POLL_S = 0.1
 
 
@@ -55,10 +57,10 @@ def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, An
         )(writes(moving))
         command = click.option(
             "--wait",
-            type=click.Choice(_ORDER),
+            type=click.Choice(get_args(Wait)),
             default="flipped",
             show_default=True,
-            help="State to wait for; not reached in time is exit 5.",
+            help="State to wait for. Not reached in time is exit 5; listed and not proven is exit 7.",
         )(command)
         return reason_option()(yes_option(command))
 
@@ -69,7 +71,7 @@ async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait
     """Prints the outcome of a move, once it has reached `wait` or at `deadline` (monotonic seconds).
 
     Raises:
-        click.exceptions.Exit: with status 5 if `wait` was not reached.
+        click.exceptions.Exit: with status 5 if `wait` was not reached, with 7 if it cannot be.
     """
     out = session.out
     if result.cancelled is not None:
@@ -86,41 +88,50 @@ async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait
     _print_move(session, result, row)
     if row is None:
         out.alarm("committed; the hub stopped answering before it could say how far it has come")
-    in_time(session, reached, wait)
+    in_time(session, reached, wait, row)
 
 
-def in_time(session: Session, reached: str | None, wait: Wait) -> None:
-    """Checks that a committed move has reached `wait`.
+def in_time(session: Session, reached: str | None, wait: Wait, row: TenantRow | None = None) -> None:
+    """Checks that a committed move has reached `wait`; of one pointer, `row` says why it has not.
 
     Raises:
-        click.exceptions.Exit: with status 5 if it has not.
+        click.exceptions.Exit: with status 5 if it has not, with 7 if it is listed and waiting longer proves nothing.
     """
-    if reached in _ORDER and _ORDER.index(reached) < _ORDER.index(wait):
-        session.out.alarm(f"NOT DONE: committed, and not {wait} everywhere in the time given; it goes on by itself")
-        raise click.exceptions.Exit(Exit.NOT_IN_TIME)
+    if reached not in ORDER or Reached(reached).covers(wait):
+        return
+    if reached == Reached.LISTED:
+        session.out.alarm(f"NOT PROVEN: flipped and listed on {_not_proven(row)}")
+        raise click.exceptions.Exit(Exit.NOT_PROVEN)
+    session.out.alarm(f"NOT DONE: committed, and not {wait} everywhere in the time given; it goes on by itself")
+    raise click.exceptions.Exit(Exit.NOT_IN_TIME)
+
+
+def _not_proven(row: TenantRow | None) -> str:
+    if row is None:
+        return "every replica, and not proven on every one; loradeck route show TENANT says why"
+    why = next((replica.detail for replica in row.replicas if replica.state is AckState.LISTED), "")
+    return f"{row.placed} of {row.placed}, proven on {row.proven}: {why}"
 
 
 async def _reached(
     api: HubApi, pointer: Pointer, result: MoveResult, wait: Wait, deadline: float
-) -> tuple[TenantRow | None, Wait]:
-    """The row once `wait` is reached or the time is over, and the state reached; no row if the hub no longer answers.
+) -> tuple[TenantRow | None, Reached]:
+    """The row once `wait` is reached, or cannot be, or the time is over, and the level reached; no row if the hub no
+    longer answers.
 
     The hub has waited already, unless its answer was lost. The move stays committed, whatever happens here.
     """
     generation = max((event.generation or 0 for event in result.events if event.route == pointer.route), default=0)
-    reached: Wait = result.reached if result.reached in _ORDER else "committed"
+    reached = Reached(result.reached) if result.reached in ORDER else Reached.COMMITTED
     while True:
         try:
             row = await api.row(pointer.tenant, pointer.route)
         except ClientError:
             return None, reached
-        if row.pointer.generation == generation and row.placed:
-            if row.flipped >= row.placed:
-                reached = max(reached, "flipped", key=_ORDER.index)
-            if row.proven + row.listed >= row.placed:
-                reached = "proven"
+        if row.pointer.generation == generation:
+            reached = proof.reached(placed=row.placed, flipped=row.flipped, proven=row.proven, listed=row.listed)
         over = row.pointer.generation > generation or time.monotonic() >= deadline
-        if over or _ORDER.index(reached) >= _ORDER.index(wait):
+        if over or reached is Reached.LISTED or reached.covers(wait):
             return row, reached
         await asyncio.sleep(_POLL_S)
 
@@ -160,7 +171,7 @@ def replicas(session: Session, row: TenantRow) -> None:
                 replica.replica,
                 replica.state.value if replica.state else "NO ACK",
                 millis(replica.flipped_ms),
-                millis(replica.proven_ms),
+                millis(replica.proven_ms if replica.state is AckState.PROVEN else None),
                 span(replica.proof_age_s),
                 "unknown" if replica.admitted_left is None else replica.admitted_left,
                 ("" if replica.linked else "LINK LOST ") + span(replica.heard_age_s),

@@ -15,6 +15,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, holds, pins_and_notes
 from loradeck.rules.moves.backward import Cancel
 from loradeck.rules.moves.draft import Actor, expect_generation
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Draft, Event, PointerState
@@ -96,7 +97,7 @@ async def outcome(
     fences = {e.pointer.key: (e.epoch, e.pointer.generation) for e in committed.events if e.kind in MOVES and e.pointer}
     if fences:
         await hub.progress.wait(wait.level, fences, wait.timeout)
-    reached, flipped_ms, proven_ms = hub.progress.reached(fences.items()) if fences else ("committed", None, None)
+    reached, flipped_ms, proven_ms = hub.progress.reached(fences.items()) if fences else (Reached.COMMITTED, None, None)
     return MoveResult(
         events=tuple(committed.events),
         rev=committed.rev,

@@ -146,8 +146,8 @@ class AckRecord:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the replica is known to serve the release: proven by its tokens, or listed by its engine."""
-        return self.state in (AckState.PROVEN, AckState.LISTED)
+        """Whether the replica answered a canary with tokens that only the release gives."""
+        return self.state is AckState.PROVEN
 
 
 class Change(Enum):
@@ -436,11 +436,12 @@ class Fleet:
             record.flipped, record.flipped_node_ms, record.flipped_mono_ns = now, ack.at_ms, ack.mono_ns
         if ack.state is AckState.WAITING or ack.code == "wrong_release":
             record.flipped, record.proven = None, None
-        if ack.state in (AckState.PROVEN, AckState.LISTED):
-            record.proven = record.proven if record.proven is not None else now
+        if ack.state in (AckState.PROVEN, AckState.LISTED, AckState.FAILED):
             record.checked = now
-        if ack.state is AckState.FAILED:
-            record.proven, record.checked = None, now
+            if ack.state is not AckState.PROVEN:
+                record.proven = None
+            elif record.proven is None:
+                record.proven = now
         return record
 
     def ack_of(self, key: PointerKey, replica: str, fence: Fence) -> AckRecord | None:

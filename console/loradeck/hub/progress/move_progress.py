@@ -16,12 +16,11 @@ from loradeck.hub.progress.placed_replicas import Counted, PlacedReplicas
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.replica_counts import Progress
+from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Ack
 from loradeck.schemas.log import EventKind
-
-LEVELS = ("committed", "flipped", "proven")
 
 TOGETHER_S = 0.02
 """Nodes that link, leave or are lost within this many seconds are handled together."""
@@ -191,25 +190,26 @@ class MoveProgress:
         gone = entry is None or entry.fence != wait.fences[key]
         # Who has seen 'proven' may move on: by then the attestation, on which the next way back depends, is durable.
         writing = not gone and self._releases.is_due(key, progress)
-        there = progress.at(wait.level) or progress.hopeless(wait.level)
+        there = progress.reached.covers(wait.level) or progress.hopeless(wait.level)
         if gone or (there and not (wait.level == "proven" and writing)):
             wait.open.discard(key)
         if not wait.open:
             wait.done.set()
 
-    def reached(self, fences: Iterable[tuple[PointerKey, Fence]]) -> tuple[str, float | None, float | None]:
+    def reached(self, fences: Iterable[tuple[PointerKey, Fence]]) -> tuple[Reached, float | None, float | None]:
         """(level that all have reached, ms from commit to the last flip, ms to the last proof)."""
-        level, flipped_ms, proven_ms = len(LEVELS) - 1, 0.0, 0.0
+        lowest, flipped_ms, proven_ms = Reached.PROVEN, 0.0, 0.0
         for key, fence in fences:
             entry = self._tables.entries.get(key)
             progress = self._replicas.progress(key)
-            if entry is None or entry.fence != fence or not progress.all_flipped:
-                level = 0
-                continue
+            current = entry is not None and entry.fence == fence
+            lowest = min(lowest, progress.reached if current else Reached.COMMITTED, key=ORDER.index)
             committed = self.committed_at.get(key)
-            if not progress.all_proven:
-                level = min(level, 1)
-            if committed is not None:
+            if current and committed is not None:
                 flipped_ms = max(flipped_ms, ((progress.flipped_at or committed) - committed) * 1000)
                 proven_ms = max(proven_ms, ((progress.proven_at or committed) - committed) * 1000)
-        return LEVELS[level], flipped_ms if level >= 1 else None, proven_ms if level >= 2 else None
+        return (
+            lowest,
+            flipped_ms if lowest.covers(Reached.FLIPPED) else None,
+            proven_ms if lowest.covers(Reached.PROVEN) else None,
+        )

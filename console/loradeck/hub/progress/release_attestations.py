@@ -79,14 +79,14 @@ class ReleaseAttestations:
             self._maybe_soak_live(key)
 
     def is_due(self, key: PointerKey, progress: Progress) -> bool:
-        """Whether a pointer's release is proven on enough replicas, and the attestation is not durable yet."""
+        """Whether a release is proven or listed on enough replicas, and the attestation is not durable yet."""
         return key in self.unattested and self._attestable(key, progress) is not None
 
     def _attestable(self, key: PointerKey, progress: Progress) -> tuple[int, int] | None:
         return proof.attested(
             placed=progress.placed,
             reachable=progress.reachable,
-            proven=progress.proven + progress.listed,
+            checked=progress.proven + progress.listed,
             min_replicas=self._state.config(key).min_replicas,
         )
 

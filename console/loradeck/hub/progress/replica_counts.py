@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.nodes import AckRecord, Node
+from loradeck.rules.serving import proof
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.link import AckState, Replica
 
 _ENDS = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
 
-Share = tuple[int, int, int, int, int, int, int, int]
-"""The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, a proof, an end."""
+Share = tuple[int, int, int, int, int, int, int]
+"""The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,10 @@ class Progress:
     """The number of placed replicas at each stage of a pointer's current generation.
 
     `reachable` replicas sent something within the TTL, and only these count as `proven` or `listed`: nobody knows what
-    a lost node answers with now. A flip is durable where it was made and stays counted. `owing_*` are the reachable
-    replicas that have neither got there nor failed; one that is pinned to another release owes nothing until its pin
-    has ended. `flipped_at` and `proven_at` are when the last one got there, on the hub's monotonic clock; None while
-    one is missing.
+    a lost node answers with now. A flip is durable where it was made and stays counted. `owing_flip` and `owing_proof`
+    are the reachable replicas that may still flip, or be proven, listed or failed; one that is pinned to another
+    release owes nothing until its pin has ended. `flipped_at` and `proven_at` are when the last one got there, on the
+    hub's monotonic clock; None while one is missing.
     """
 
     placed: int
@@ -37,31 +39,21 @@ class Progress:
     failed: int
     owing_flip: int
     owing_proof: int
-    owing_end: int
     flipped_at: float | None
     proven_at: float | None
 
     @property
-    def all_flipped(self) -> bool:
-        """Whether every placed replica has flipped."""
-        return self.placed > 0 and self.flipped == self.placed
-
-    @property
-    def all_proven(self) -> bool:
-        """Whether every placed replica is proven or listed."""
-        return self.placed > 0 and self.proven + self.listed == self.placed
+    def reached(self) -> Reached:
+        """How far the generation has come on all its placed replicas."""
+        return proof.reached(placed=self.placed, flipped=self.flipped, proven=self.proven, listed=self.listed)
 
     @property
     def settled(self) -> bool:
         """Whether every reachable replica is proven, listed, failed or pinned elsewhere: no acknowledgement is owed."""
-        return self.owing_end == 0
-
-    def at(self, level: str) -> bool:
-        """Whether all placed replicas are at a level: `flipped` or `proven`. Every move is at `committed`."""
-        return {"flipped": self.all_flipped, "proven": self.all_proven}.get(level, True)
+        return self.owing_proof == 0
 
     def hopeless(self, level: str) -> bool:
-        """Whether waiting for a level is of no use: every reachable replica has got there, failed, or is pinned."""
+        """Whether waiting for a level is of no use: every reachable replica has got as far as it can."""
         return (self.owing_proof if level == "proven" else self.owing_flip) == 0
 
 
@@ -69,17 +61,16 @@ def share(node: Node, ack: AckRecord | None) -> Share:
     """The part of a replica in the counts, by its newest acknowledgement of the current generation."""
     reached = not node.lost
     if ack is None:
-        return (reached, 0, 0, 0, 0, reached, reached, reached)
+        return (reached, 0, 0, 0, 0, reached, reached)
     failed = ack.state is AckState.FAILED
     final = failed or ack.is_pinned  # nothing more is to be expected of it
     return (
         reached,
         ack.is_flipped,
-        reached and ack.state is AckState.PROVEN,
+        reached and ack.is_proven,
         reached and ack.state is AckState.LISTED,
         failed,
         reached and not final and not ack.is_flipped,
-        reached and not final and not ack.is_proven,
         reached and not final and ack.state not in _ENDS,
     )
 
@@ -90,7 +81,7 @@ class ReplicaCounts:
     __slots__ = ("_flipped_at", "_placed", "_proven_at", "_sums")
 
     def __init__(self, placed: Iterable[tuple[Node, Replica]], acks: Mapping[str, AckRecord]) -> None:
-        self._sums = [0] * 8
+        self._sums = [0] * 7
         self._placed = 0
         self._flipped_at = self._proven_at = 0.0
         for node, replica in placed:
@@ -119,7 +110,7 @@ class ReplicaCounts:
     def progress(self) -> Progress:
         """The counts as they are now."""
         n = self._placed
-        reachable, flipped, proven, listed, failed, owing_flip, owing_proof, owing_end = self._sums
+        reachable, flipped, proven, listed, failed, owing_flip, owing_proof = self._sums
         return Progress(
             placed=n,
             reachable=reachable,
@@ -129,7 +120,6 @@ class ReplicaCounts:
             failed=failed,
             owing_flip=owing_flip,
             owing_proof=owing_proof,
-            owing_end=owing_end,
             flipped_at=self._flipped_at if n and flipped == n else None,
-            proven_at=self._proven_at if n and proven + listed == n else None,
+            proven_at=self._proven_at if n and proven == n else None,
         )

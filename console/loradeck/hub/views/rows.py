@@ -17,6 +17,7 @@ from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import Recent
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.quality import health
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
@@ -71,7 +72,7 @@ class Rows:
         flags = {
             "BAD": live is not None and self._facts.is_breached(pointer, live),
             "OVR": last is not None and last.override,
-            "UNPRVN": live is not None and not progress.all_proven,
+            "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
             "NOPRIOR": live is not None and preview.action in (PreviewAction.NONE, PreviewAction.FALLBACK),
             "HELD": pointer.held,
             "PIN": pinned,

@@ -271,11 +271,9 @@ def _latency_check(times: list[float], limit: float, suite: Digest) -> CheckResu
 
 
 def lacks(release: Digest, route: str, pointer: PointerState | None, facts: PointerFacts) -> str:
-    """Why a candidate has not passed an earlier route: it must have been proven there and not be ruled out; '' if it
-    has.
-    """
+    """Why a candidate has not passed an earlier route: it must be attested there and not ruled out; '' if it has."""
     if release not in facts.attested:
-        return f"it was never proven on {route}"
+        return f"it was never attested on {route}"
     why = ruled_out(release, pointer, facts) if pointer is not None else None
     return f"it is {why} on {route}" if why is not None else ""
 
@@ -317,6 +315,6 @@ def _stage_check(route: str, lacking: str) -> CheckResult:
         n=1,
         low=done,
         high=done,
-        note=lacking or f"proven on {route}",
+        note=lacking or f"attested on {route}",
         unit="stage",
     )

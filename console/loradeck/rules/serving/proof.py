@@ -1,4 +1,4 @@
-"""Proof that a replica really answers with the release that the router names.
+"""Proof that a replica really answers with the release that the router names, and how far a move has come.
 
 A release's greedy tokens for fixed prompts are its fingerprint, recorded once per engine build on the first idle load.
 Under load the tokens of a near tie may change, so positions count only up to the first one whose top-2 margin is under
@@ -16,6 +16,35 @@ from loradeck.schemas.ids import short
 
 CLEAR_NATS = 0.5
 """Margin between the two likeliest tokens, in nats, from which greedy decoding does not depend on load."""
+
+
+class Reached(StrEnum):
+    """How far a move has come on all its placed replicas, each level above the one before it.
+
+    The one meaning of these words: in the console, in the commands and their exit statuses, in JSON and in alerts.
+    """
+
+    COMMITTED = "committed"  # in the log; some replica may still answer with the left release
+    FLIPPED = "flipped"  # no router admits to the left release any more
+    LISTED = "listed"  # and each replica has been checked, but on some nothing tells the release from its base or prior
+    PROVEN = "proven"  # and each replica answered a canary with tokens that only this release gives
+
+    def covers(self, level: str) -> bool:
+        """Whether who waits for `level` need not wait any more."""
+        return ORDER.index(self) >= ORDER.index(Reached(level))
+
+
+ORDER = tuple(Reached)
+"""From the first level to the last."""
+
+
+def reached(*, placed: int, flipped: int, proven: int, listed: int) -> Reached:
+    """How far a generation has come, by the number of its placed replicas at each level."""
+    if placed == 0 or flipped < placed:
+        return Reached.COMMITTED
+    if proven + listed < placed:
+        return Reached.FLIPPED
+    return Reached.PROVEN if proven >= placed else Reached.LISTED
 
 
 class Level(StrEnum):
@@ -118,12 +147,12 @@ def distinct(record: CanaryRecord, other: CanaryRecord) -> bool:
     return False
 
 
-def attested(*, placed: int, reachable: int, proven: int, min_replicas: int) -> tuple[int, int] | None:
-    """Returns (proven, placed) if a generation counts as attested, else None.
+def attested(*, placed: int, reachable: int, checked: int, min_replicas: int) -> tuple[int, int] | None:
+    """Returns (checked, placed) if a generation counts as attested, else None.
 
-    It does when at least `min_replicas` placed replicas, and all reachable ones, have proven it. Counts are of placed
-    replicas; `proven` counts the reachable ones that are proven or listed on this generation.
+    It does when at least `min_replicas` placed replicas, and all reachable ones, are proven or listed. Counts are of
+    placed replicas; `checked` counts the reachable ones that are proven or listed on this generation.
     """
-    if proven >= min_replicas and proven >= reachable and proven > 0:
-        return (proven, placed)
+    if checked >= min_replicas and checked >= reachable and checked > 0:
+        return (checked, placed)
     return None

@@ -10,7 +10,6 @@ from loradeck.tui.key_checks.seen_frames import Frame, Shown
 from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, live_by, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.progress import proven
 from loradeck.tui.model.selectable_list import hidden
 from loradeck.tui.model.sent_moves import Move, MoveKind, Phase
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
@@ -88,7 +87,7 @@ def _locked(state: ConsoleState, row: TenantRow) -> str | None:
         return "your move is committed and its row is not here yet"
     moved = state.age_of(row.pointer.moved_ms)
     if not row.settled and moved is not None and moved < OVERDUE_S:
-        return f"settling, flipped {row.flipped}/{row.placed}, proven {proven(row)}/{row.placed}"
+        return f"settling, flipped {row.flipped}/{row.placed}, proven {row.proven}/{row.placed}"
     return None
 
 
@@ -100,7 +99,7 @@ def _asks(state: ConsoleState, row: TenantRow) -> str | None:
     if preview.asks:
         return clean(preview.asks)
     if not row.settled:
-        return f"the last move is not done (flipped {row.flipped}/{row.placed}, proven {proven(row)}/{row.placed})"
+        return f"the last move is not done (flipped {row.flipped}/{row.placed}, proven {row.proven}/{row.placed})"
     last = state.last_move(row)
     if last is not None and last.kind in (EventKind.ROLLBACK, EventKind.FALLBACK, EventKind.REWIND):
         return "this goes one release further back"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.link import EngineState
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import NodeRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.lines.preview import WIDE, ready
-from loradeck.tui.model.progress import proven
+from loradeck.tui.model.progress import reached
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, coarse_age, fit, fit_right, gigabytes, latency, percent, release
 
@@ -129,7 +130,8 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         was_now = f"{percent(row.bad_before)}>{percent(row.bad_now)}{' !' if bad else '  '}"
     elif row.bad_before is not None:
         was_now = f"{percent(row.bad_before)}>?{' !' if bad else '  '}"
-    complete = proven(row) >= row.placed > 0
+    level = reached(row)
+    proven = f"{row.proven}/{row.placed}{'L' if level is Reached.LISTED else ''}"
     name = row.tenant if row.route == "production" else f"{row.tenant}/{row.route}"
     target = {
         PreviewAction.ROLLBACK: release(row.preview.target) + (" y?" if row.preview.asks else ""),
@@ -148,7 +150,7 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         "ERR%": Span(percent(row.error_share) if heard else "-", "bad" if (row.error_share or 0) > 0.05 else ""),
         "BAD% was>now": Span(was_now, "bad" if bad else ""),
         "TTFT95": Span(latency(row.ttft95_ms if heard else None)),
-        "PROVEN": Span(f" {proven(row)}/{row.placed}", "" if complete else "warn"),
+        "PROVEN": Span(f"{proven:>4}", "" if level is Reached.PROVEN else "warn"),
         "R GOES TO": Span(target, "warn" if target == "none" else ""),
         "READY": Span(ready(row)),
         "FLAG": Span(clean(flags_in(flags, _FLAG_WIDTH)), _FLAG_STYLE.get(worst, "")),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from loradeck.client.errors import ClientError
 from loradeck.client.terminal_text import clean
-from loradeck.tui.model.progress import is_done, proven
+from loradeck.rules.serving.proof import Reached
+from loradeck.tui.model.progress import proof_counts, reached
 from loradeck.tui.model.sent_moves import OPEN, OwnMove, Phase, Tell
 from loradeck.tui.model.state import ConsoleState
 
@@ -54,14 +55,25 @@ def tell_of_all(state: ConsoleState, owns: Sequence[OwnMove]) -> Tell:
         elif of_phase:
             parts.append(f"{len(of_phase)} {word}")
     committed = [own for own in owns if own.phase is Phase.COMMITTED]
-    done = sum(state.is_finished(own) for own in committed)
+    levels = [_level(state, own) for own in committed]
     if committed:
-        parts.append(f"COMMITTED {len(committed)}, PROVEN {done}")
+        listed = levels.count(Reached.LISTED)
+        only = f", LISTED {listed}" if listed else ""
+        parts.append(f"COMMITTED {len(committed)}, PROVEN {levels.count(Reached.PROVEN)}{only}")
+    done = sum(level in (Reached.PROVEN, None) for level in levels)
     key = owns[0].move.says.partition(" ")[0]
     wrong = any(own.phase in (Phase.UNKNOWN, Phase.REFUSED, Phase.NOT_SENT) for own in owns)
     style = "bad" if wrong else "good" if done == len(owns) else "warn"
     text = f"{key} {len(owns)} rows: {'; '.join(parts)}"
     return Tell(text, style, owns[0].sent_ms, closes=all(own.phase not in OPEN for own in owns))
+
+
+def _level(state: ConsoleState, own: OwnMove) -> Reached | None:
+    """How far a committed move of one row has come; None: the row has moved again since."""
+    row = state.tenants.get(own.move.row)
+    if row is None or row.pointer.generation > (own.generation or 0):
+        return None
+    return reached(row) if row.pointer.generation == own.generation else Reached.COMMITTED
 
 
 def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
@@ -77,8 +89,8 @@ def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     slowest = [replica.flipped_ms for replica in row.replicas if replica.flipped_ms is not None]
     last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
     # What one waits for comes first: a narrow terminal cuts the end.
-    text = f"{name} PROVEN {proven(row)}/{row.placed} FLIPPED {row.flipped}/{row.placed}{last} {committed}"
-    return Tell(text, "good" if is_done(row) else "warn", own.sent_ms)
+    text = f"{name} {proof_counts(row)} FLIPPED {row.flipped}/{row.placed}{last} {committed}"
+    return Tell(text, "good" if reached(row) is Reached.PROVEN else "warn", own.sent_ms)
 
 
 def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
@@ -93,8 +105,10 @@ def _many(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     here = [row for key, row in rows.items() if row is not None and row.pointer.generation == own.moved[key]]
     since = sum(row is not None and row.pointer.generation > own.moved[key] for key, row in rows.items())
     flipped = sum(row.flipped >= row.placed for row in here)
-    done = sum(is_done(row) for row in here)
-    text = f"{name} PROVEN {done}/{len(rows)} FLIPPED {flipped}/{len(rows)}{stayed}"
+    done = sum(reached(row) is Reached.PROVEN for row in here)
+    listed = sum(reached(row) is Reached.LISTED for row in here)
+    only = f" LISTED {listed}" if listed else ""
+    text = f"{name} PROVEN {done}/{len(rows)}{only} FLIPPED {flipped}/{len(rows)}{stayed}"
     text += f", {since} moved again since" if since else ""
     text += f" COMMITTED rev {result.rev}{took}"
     return Tell(text, "good" if done + since == len(rows) else "warn", own.sent_ms)

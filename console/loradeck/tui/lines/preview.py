@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
@@ -27,6 +28,7 @@ from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.model.feed_state import Link
+from loradeck.tui.model.progress import reached
 from loradeck.tui.model.sent_moves import Tell
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import (
@@ -75,6 +77,8 @@ def preview_lines(
     unproven = [clean(r.replica) for r in row.replicas if r.state not in proof or not r.linked]
     if "UNPRVN" in row.flags and unproven:
         head += f"  NOT PROVEN on {', '.join(unproven[:3])}{' ...' if len(unproven) > 3 else ''}"
+    elif reached(row) is Reached.LISTED:
+        head += "  LISTED, not proven: " + next(clean(r.detail) for r in row.replicas if r.state is AckState.LISTED)
     drift = [f"{clean(r.replica)} to {state.label_of(r.pinned)}" for r in row.replicas if r.pinned]
     if drift:
         head += f"  PINNED on {', '.join(drift[:2])}{' ...' if len(drift) > 2 else ''}"

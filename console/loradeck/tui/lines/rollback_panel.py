@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import Event, EventKind
@@ -13,7 +14,7 @@ from loradeck.tui.key_checks.verdict import Verdict
 from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import Keys
 from loradeck.tui.lines.preview import WIDE, armed_line, goes_to, tell_lines
-from loradeck.tui.model.progress import is_done, proven
+from loradeck.tui.model.progress import is_done, proof_counts, reached
 from loradeck.tui.model.sent_moves import OwnMove, Phase
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, clock, count, fit, line, percent, plural, title, width_of
@@ -188,8 +189,10 @@ def replica_table(state: ConsoleState, row: TenantRow, left: str, room: int, *, 
     since = state.since_received("tenant", row.key)
     lines += [_replica(state, replica, since, not_done=not_done) for replica in replicas]
     if rest:
-        good = sum(replica.state in (AckState.PROVEN, AckState.LISTED) for replica in rest)
-        lines.append(line(Span(f" and {len(rest)} more, {good} of them proven", "dim")))
+        good = sum(replica.state is AckState.PROVEN for replica in rest)
+        listed = sum(replica.state is AckState.LISTED for replica in rest)
+        more = f", {listed} listed" if listed else ""
+        lines.append(line(Span(f" and {len(rest)} more, {good} of them proven{more}", "dim")))
     return lines
 
 
@@ -206,16 +209,18 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
     admitted = Span("unknown", "warn") if replica.admitted_left is None else Span(f"{replica.admitted_left:,}")
     if replica.admitted_left:
         admitted = Span(admitted.text, "bad")
-    if replica.state in (AckState.PROVEN, AckState.LISTED):
-        word = "yes" if replica.state is AckState.PROVEN else "listed"
+    if replica.state is AckState.PROVEN:
         took = f" +{replica.proven_ms / 1000:.1f}s" if replica.proven_ms is not None else ""
-        proof = Span("was proven", "warn") if lost else Span(word + took, "good")
+        proof = Span("was proven", "warn") if lost else Span(f"yes{took}", "good")
+    elif replica.state is AckState.LISTED:
+        proof = Span("was listed" if lost else "listed", "warn")
     elif replica.pinned:
         proof = Span("pinned", "warn")
     elif replica.state is AckState.FLIPPED:
         proof = Span("checking")
     else:
         proof = Span("unproven", "warn")
+    wrong = "warn" if replica.state is AckState.LISTED else "bad"
     age_shown = Span(age(heard) if heard is not None else "never")
     if lost:
         age_shown = Span(f"{age_shown.text} LINK LOST", "bad")
@@ -225,7 +230,7 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
         Span(fit(admitted.text, 24), admitted.style),
         Span(fit(proof.text, 12), proof.style),
         age_shown,
-        Span(f"  {clean(replica.code)} {clean(replica.detail)}" if replica.code else "", "bad"),
+        Span(f"  {clean(replica.code)} {clean(replica.detail)}" if replica.code else "", wrong),
     )
 
 
@@ -233,10 +238,8 @@ def _tally(keys: Keys, row: TenantRow, *, not_done: bool) -> Line:
     complete = row.flipped >= row.placed
     spans = [
         Span(f" FLIPPED {row.flipped}/{row.placed}", "good" if complete else "warn"),
-        Span(f"   PROVEN {proven(row)}/{row.placed}", "good" if proven(row) >= row.placed else "warn"),
+        Span(f"   {proof_counts(row)}", "good" if reached(row) is Reached.PROVEN else "warn"),
     ]
-    if row.listed:
-        spans.append(Span(f" ({row.listed} listed only)"))
     if row.preview.streams:
         spans.append(Span(f"   {plural(row.preview.streams, 'stream')} under way"))
     if not_done:
@@ -273,12 +276,14 @@ def _done(
     word = "BACK ON" if back else "NOW ON"
     left = _left(state, event)
     name = f"{row.tenant}/{row.route}  gen {row.pointer.generation}"
-    lines = [title(f"{name}   {word} {to}", width, "good"), tuple(_head(state, row, event, own, width))]
+    proven = reached(row) is Reached.PROVEN
+    style, only = ("good", "") if proven else ("warn", "   LISTED, not proven")
+    lines = [title(f"{name}   {word} {to}{only}", width, style), tuple(_head(state, row, event, own, width))]
     proof_ages = [r.proof_age_s for r in row.replicas if r.proof_age_s is not None]
     oldest = ""
     if proof_ages:
         oldest = f" oldest {age(max(proof_ages) + state.since_received('tenant', row.key))}"
-    tally = [Span(f" FLIPPED {row.flipped}/{row.placed}   PROVEN {proven(row)}/{row.placed}{oldest}", "good")]
+    tally = [Span(f" FLIPPED {row.flipped}/{row.placed}   {proof_counts(row)}{oldest}", style)]
     if row.last_left_ms:
         tally.append(Span(f"   last {left} token {clock(row.last_left_ms, seconds=True)}"))
     lines.append(tuple(tally))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from loradeck.rules.serving import proof
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.state import TenantRow
 
 
-def proven(row: TenantRow) -> int:
-    """Replicas whose proof holds at either level."""
-    return row.proven + row.listed
+def reached(row: TenantRow) -> Reached:
+    """How far the row's generation has come on all its placed replicas."""
+    return proof.reached(placed=row.placed, flipped=row.flipped, proven=row.proven, listed=row.listed)
 
 
 def is_done(row: TenantRow) -> bool:
-    """Whether every placed replica flipped and proved. `settled` alone says only that no reachable one owes it."""
-    return row.settled and row.flipped >= row.placed and proven(row) >= row.placed
+    """Whether every placed replica flipped and was checked. `settled` alone says only that no reachable one owes it."""
+    return row.settled and reached(row).covers(Reached.LISTED)
+
+
+def proof_counts(row: TenantRow) -> str:
+    """The counts of the proof in words: `PROVEN 4/4`, `PROVEN 3/4 LISTED 1/4`; where none is proven, `LISTED 4/4`."""
+    counts = [f"PROVEN {row.proven}/{row.placed}"] if row.proven or not row.listed else []
+    return " ".join([*counts, *([f"LISTED {row.listed}/{row.placed}"] if row.listed else [])])
