@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from loradeck.rules.serving.proof import Judgement, Level, judge
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord
+from loradeck.schemas.ids import short
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.serving.canary_records import CanaryRecords
@@ -47,6 +48,16 @@ def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
         if any(ref is not None and ref.id == release for ref in refs):
             found.update({prompt_digest(messages): messages for messages in entry.canaries})
     return tuple(found.values())
+
+
+def near(entries: Iterable[TableEntry], release: str) -> list[ReleaseRef]:
+    """The other releases of the pointers that name one: what a load that went wrong would most likely be."""
+    found: dict[str, ReleaseRef] = {}
+    for entry in entries:
+        refs = [ref for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
+        if any(ref.id == release for ref in refs):
+            found.update({ref.id: ref for ref in refs if ref.id != release})
+    return list(found.values())
 
 
 async def take(engine: EngineReplica, model: str, canaries: Sequence[Conversation]) -> tuple[CanaryItem, ...]:
@@ -120,6 +131,8 @@ async def judge_items(
         return judge(items, record, {}, is_base=True)
     others: dict[str, CanaryRecord | None] = {}
     rivals = [base_ref(ref.release.tenant, ref.release.base), *([left] if left else [])]
+    called = {other.id: other.label or short(other.id) for other in (*near, *rivals)}
+    called[rivals[0].id] = "the base alone"
     for rival in rivals:
         known = await records.find(rival.id, build.build, asked)
         # An engine of this base cannot answer as a release of another: that one is ruled out where it is known.
@@ -130,4 +143,4 @@ async def judge_items(
         if known is not None and other.id != ref.id:
             others[other.id] = known
     is_base = ref.release.form is Form.MERGED and not others
-    return judge(items, record, others, is_base=is_base, base=rivals[0].id)
+    return judge(items, record, others, is_base=is_base, called=called)

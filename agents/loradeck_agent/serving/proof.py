@@ -12,16 +12,17 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from loradeck.rules.serving.proof import Judgement, Level
+from loradeck.rules.serving.proof import Judgement, Level, what_to_do
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.link import Ack, AckState
+from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.wire import ProofRequest, ack_about
-from loradeck_agent.serving.canaries import judge_items
+from loradeck_agent.serving.canaries import judge_items, near, verify_idle
 from loradeck_agent.serving.canary_records import CanaryRecords
-from loradeck_agent.serving.engine_api import Conversation, canary_body, canary_item
+from loradeck_agent.serving.engine_api import Conversation, canary_body, canary_item, prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
@@ -56,7 +57,7 @@ class Superseded(Exception):
 
 @dataclass(frozen=True)
 class _Proving:
-    fence: tuple[int, int]
+    entry: TableEntry
     task: asyncio.Task[None]
 
 
@@ -73,6 +74,8 @@ class Prover:
     _in_force: dict[tuple[str, str, str], ReleaseRef] = field(default_factory=dict)
     _left: dict[tuple[str, str, str], ReleaseRef] = field(default_factory=dict)
     """What a replica served of a pointer before: what it serves now must differ from that to be proven."""
+    _looked_for: set[tuple[str, str, tuple[str, ...]]] = field(default_factory=set)
+    """Canaries whose records were looked for: (release, boot of the engine, digests of the prompts)."""
     _pace: asyncio.Lock = field(default_factory=asyncio.Lock)
     _rooms: dict[str, asyncio.Semaphore] = field(
         default_factory=lambda: defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
@@ -92,11 +95,12 @@ class Prover:
             self._left[key] = before
         self._in_force[key] = entry.current
         running = self._tasks.get(key)
-        if running is not None and running.fence == entry.fence and not running.task.done():
+        same = running is not None and (running.entry.fence, running.entry.canaries) == (entry.fence, entry.canaries)
+        if running is not None and same and not running.task.done():
             return  # one that is done found a pin in force: with the pin gone there is something to prove again
         self.stop(key)
         task = asyncio.get_running_loop().create_task(self._keep_proving(entry.key, entry.fence, ack.replica))
-        self._tasks[key] = _Proving(entry.fence, task)
+        self._tasks[key] = _Proving(entry, task)
 
     def stop(self, key: tuple[str, str, str]) -> None:
         """Ends the proof of one pointer on one replica."""
@@ -145,7 +149,10 @@ class Prover:
                 )
             else:
                 unanswered, repeated = 0, True
-                await self._acknowledge(entry, replica, _STATE[verdict.level], verdict.code, verdict.detail)
+                detail = verdict.detail
+                if verdict.level is Level.LISTED:
+                    detail += f"; {what_to_do(entry.tenant, entry.route)}"
+                await self._acknowledge(entry, replica, _STATE[verdict.level], verdict.code, detail)
             await asyncio.sleep(pause)
             if repeated:
                 async with self._pace:
@@ -171,10 +178,25 @@ class Prover:
         if not entry.canaries and ref.engine_name is not None and ref.engine_name not in await engine.api.models():
             raise AgentError("not_listed", "the engine does not list the release", ref.engine_name)
         items = await asyncio.gather(*(self._ask(entry, engine.name, messages) for messages in entry.canaries))
+        await self._record_new(entry, ref, engine)
         left = self._left.get((*entry.key, engine.name))
         return await judge_items(
             engine, self.records, ref, items, left=left, near=entry.beneath[:1] if not left else ()
         )
+
+    async def _record_new(self, entry: TableEntry, ref: ReleaseRef, engine: EngineReplica) -> None:
+        """Records canaries that the route was given after the release was loaded, as at a load: asked of the engine.
+
+        What came through the router is then compared with them like any later answer.
+        """
+        prompts = tuple(map(prompt_digest, entry.canaries))
+        looked_for = (ref.id, engine.version.boot if engine.version else "", prompts)
+        if ref.release.form is not Form.ADAPTER or looked_for in self._looked_for:
+            return
+        record = await self.records.find(ref.id, engine.build.build, prompts)
+        if not set(prompts) <= {item.prompt for item in (record.items if record else ())}:
+            await verify_idle(engine, self.records, ref, entry.canaries, near(self.table.named(), ref.id))
+        self._looked_for.add(looked_for)
 
     async def _ask(self, entry: TableEntry, replica: str, messages: Conversation) -> CanaryItem:
         reply = await self.router.proof(

@@ -23,7 +23,7 @@ from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.wire import ack_about
-from loradeck_agent.serving.canaries import Canaries, base_ref, canaries_of, merged_on, signers_of, verify_idle
+from loradeck_agent.serving.canaries import Canaries, base_ref, canaries_of, merged_on, near, signers_of, verify_idle
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import same_folder
 from loradeck_agent.serving.replica import EngineReplica
@@ -296,7 +296,7 @@ class Reconciler:
                 return await self._load(engine, ref, canaries)
             if ref.release.form is Form.MERGED:
                 await self._check_signed(engine, ref)
-            verdict = await verify_idle(engine, self.records, ref, canaries, self._near(ref.id))
+            verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
             if verdict.level is Level.FAILED:
                 raise _wrong_answers(verdict)
             if ref.release.form is Form.MERGED:
@@ -326,7 +326,7 @@ class Reconciler:
                 "wrong_files", "the engine lists the release from another folder", f"{listed}, not {folder}"
             )
         engine.loaded[ref.id] = name
-        verdict = await verify_idle(engine, self.records, ref, canaries, self._near(ref.id))
+        verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
         if verdict.level is Level.FAILED:
             await engine.api.unload(name)
             del engine.loaded[ref.id]
@@ -348,15 +348,6 @@ class Reconciler:
         await engine.api.unload(engine.loaded[release])
         del engine.loaded[release]
         return True
-
-    def _near(self, release: str) -> list[ReleaseRef]:
-        """The other releases of the pointers that name one: what a load that went wrong would most likely be."""
-        found: dict[str, ReleaseRef] = {}
-        for entry in self.table.named():
-            refs = [ref for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
-            if any(ref.id == release for ref in refs):
-                found.update({ref.id: ref for ref in refs if ref.id != release})
-        return list(found.values())
 
     async def push_engines(self) -> None:
         """Gives the router all engines with the releases they may be asked for; one that is down gets them once up.

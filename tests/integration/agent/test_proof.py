@@ -61,7 +61,8 @@ async def test_a_wrong_file_that_nobody_has_a_record_of_is_no_more_than_listed_a
     await hub.ack(first, "proven")
     second = entry(v2.ref, 2, beneath=(v1.ref,), keys=KEYS)
     await hub.desire(second)
-    await hub.ack(second, "listed")
+    listed = await hub.ack(second, "listed")
+    assert listed.detail.startswith(f"{v1.ref.label} answers the canaries alike; loradeck ")
     assert v2.release.id not in {attestation.subject for attestation in hub.attestations}
 
 
@@ -89,8 +90,23 @@ async def test_an_engine_that_serves_the_bare_base_unrecorded_is_no_more_than_li
     first = entry(v1.ref, 1, keys=KEYS)
     await hub.report(lambda report: report.replicas[0].state.value == "up")
     await hub.desire(first)
-    await hub.ack(first, "listed")
+    listed = await hub.ack(first, "listed")
+    assert listed.code == "no_record"
+    assert listed.detail.startswith("the base alone answers the canaries alike; loradeck ")
     assert v1.release.id not in {attestation.subject for attestation in hub.attestations}
+
+
+async def test_canaries_that_a_route_is_given_later_prove_what_it_serves_already(
+    node: Node, hub: FakeHub, v1: Adapter
+) -> None:
+    bare = entry(v1.ref, 1, keys=KEYS, canaries=())
+    await hub.desire(bare)
+    assert (await hub.ack(bare, "listed")).code == "no_canaries"
+    given = entry(v1.ref, 1, keys=KEYS)
+    await hub.desire(given)
+    await hub.ack(given, "proven")
+    (kept,) = (a for a in hub.attestations if a.subject == v1.release.id)
+    assert {item["prompt"] for item in kept.body["items"]} == {prompt_digest(messages) for messages in CANARIES}
 
 
 async def test_proof_is_repeated_and_turns_when_the_engine_does(stopped: Node, hub: FakeHub, v1: Adapter) -> None:

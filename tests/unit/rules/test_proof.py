@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 import pytest
 from tests.unit.rules.simulated_log import digest, rid
 
-from loradeck.rules.serving.proof import CLEAR_NATS, ORDER, Level, Reached, attested, counted, distinct, judge, reached
+from loradeck.rules.serving.proof import (
+    CLEAR_NATS,
+    ORDER,
+    Level,
+    Reached,
+    attested,
+    clearly_apart,
+    counted,
+    distinct,
+    judge,
+    reached,
+)
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EngineBuild
 
 BUILD = EngineBuild(engine="embedded", device="cpu", dtype="float32")
@@ -25,6 +36,7 @@ def record(label: str, *items: CanaryItem) -> CanaryRecord:
 BASE = record("base", item("p", [1, 2, 3]), item("q", [9, 9, 9]))
 V1 = record("v1", item("p", [1, 2, 4]), item("q", [9, 9, 9]))
 V2 = record("v2", item("p", [1, 5, 6]), item("q", [9, 9, 9]))
+CALLED = {BASE.release: "the base alone", V2.release: "v2"}
 OTHERS: Mapping[str, CanaryRecord | None] = {r.release: r for r in (BASE, V2)}
 
 
@@ -38,14 +50,39 @@ def test_the_tokens_of_another_release_fail(other: CanaryRecord) -> None:
     assert (judgement.level, judgement.code) == (Level.FAILED, "canary_mismatch")
 
 
-def test_what_is_only_listed_says_whose_answers_it_gives_and_what_to_do() -> None:
+def test_what_is_only_listed_says_whose_answers_it_gives() -> None:
     alike = record("v1", *BASE.items)
-    judgement = judge(alike.items, alike, {BASE.release: BASE}, is_base=False, base=BASE.release)
+    judgement = judge(alike.items, alike, {BASE.release: BASE}, is_base=False, called=CALLED)
     assert (judgement.level, judgement.code) == (Level.LISTED, "not_distinct")
-    assert judgement.detail == "the base alone answers the canaries alike: give the route another canary"
-    unrecorded = judge(V1.items, None, OTHERS, is_base=False)
-    assert (unrecorded.level, unrecorded.code) == (Level.LISTED, "no_record")
-    assert "give the route another canary" in unrecorded.detail
+    assert judgement.detail == "the base alone answers the canaries alike"
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        (BASE.items, "the base alone answers the canaries alike"),
+        (V2.items, "v2 answers the canaries alike"),
+        (
+            [item("p", [1, 2, 4], [CLEAR, NEAR, CLEAR])],
+            "it differs from the base alone only where an answer is unclear",
+        ),
+        ([item("p", [5, 6], [NEAR, NEAR])], "no answer begins clearly: the two likeliest tokens are within 0.5 nat"),
+        (V1.items, "its answers were not recorded when it was loaded"),
+    ],
+    ids=["like the base's", "like the prior's", "unclear where it differs", "unclear from the start", "distinct"],
+)
+def test_what_has_no_record_says_why_none_was_made(answers: Sequence[CanaryItem], why: str) -> None:
+    judgement = judge(answers, None, OTHERS, is_base=False, called=CALLED)
+    assert (judgement.level, judgement.code) == (Level.LISTED, "no_record")
+    assert judgement.detail.startswith(why)
+
+
+def test_two_answers_are_apart_by_the_smallest_margin_up_to_the_first_token_that_differs() -> None:
+    mine = item("p", [1, 2, 4, 5], [3.0, 2.0, 1.5, 0.1])
+    assert clearly_apart(mine, item("p", [1, 2, 7], [4.0, 0.9, 2.0])) == 0.9
+    assert clearly_apart(mine, item("p", [1, 2, 4], [3.0] * 3)) is None, "the shorter one is the beginning"
+    assert clearly_apart(mine, item("p", [1, 2, 7], [4.0, 0.3, 2.0])) is None, "a near tie comes before it"
+    assert clearly_apart(mine, item("p", [9], [3.0])) == 3.0
 
 
 def test_a_mismatch_says_which_canary_and_position() -> None:
@@ -86,9 +123,9 @@ def test_a_release_must_differ_from_each_that_it_may_be_mistaken_for() -> None:
 
 def test_a_difference_at_a_near_tie_of_either_tells_nothing() -> None:
     tied = record("v3", item("p", [1, 2, 7], [CLEAR, CLEAR, NEAR]))
-    assert not distinct(V1, tied)
-    assert not distinct(tied, V1)
-    assert distinct(V1, BASE)
+    assert not distinct(V1.items, tied.items)
+    assert not distinct(tied.items, V1.items)
+    assert distinct(V1.items, BASE.items)
     assert judge(V1.items, V1, {tied.release: tied}, is_base=False).level is Level.LISTED
 
 
@@ -137,17 +174,19 @@ def test_an_unanswered_canary_is_a_failure_that_names_it() -> None:
 
 def test_without_a_record_of_another_release_the_answer_names_which() -> None:
     missing = {BASE.release: BASE, V2.release: None}
-    named = judge(V1.items, V1, missing, is_base=False, base=BASE.release)
-    assert (named.code, named.detail) == ("not_distinct", f"there is no record of {V2.release[:6]} to differ from")
-    base = judge(V1.items, V1, {BASE.release: None}, is_base=False, base=BASE.release)
+    named = judge(V1.items, V1, missing, is_base=False, called=CALLED)
+    assert (named.code, named.detail) == ("not_distinct", "there is no record of v2 to differ from")
+    unnamed = judge(V1.items, V1, missing, is_base=False)
+    assert unnamed.detail == f"there is no record of {V2.release[:6]} to differ from"
+    base = judge(V1.items, V1, {BASE.release: None}, is_base=False, called=CALLED)
     assert base.detail == "there is no record of the base alone to differ from"
     alone = judge(V1.items, V1, {}, is_base=False)
     assert (alone.level, alone.code, bool(alone.detail)) == (Level.LISTED, "not_distinct", True)
 
 
 def test_a_canary_that_the_other_release_has_no_record_of_leaves_the_next_ones_to_decide() -> None:
-    assert distinct(V1, record("v2", item("q", [9, 9, 8])))
-    assert distinct(record("v1", item("new", [1]), item("q", [9])), record("v2", item("q", [8])))
+    assert distinct(V1.items, [item("q", [9, 9, 8])])
+    assert distinct([item("new", [1]), item("q", [9])], [item("q", [8])])
 
 
 def test_a_route_that_asks_for_no_replicas_is_attested_by_its_first_proof() -> None:

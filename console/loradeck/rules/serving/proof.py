@@ -78,7 +78,7 @@ def judge(
     record: CanaryRecord | None,
     others: Mapping[str, CanaryRecord | None],
     is_base: bool,
-    base: str | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> Judgement:
     """Judges a replica's canary answers after a flip.
 
@@ -87,16 +87,17 @@ def judge(
         others: records, for the same build, of the releases it could be mistaken for: the base alone and each release
             the pointer may leave. None stands for a missing record: that release cannot be ruled out.
         is_base: the release is the base alone, which only has to match its own record.
+        called: what the others are called in words, by release; one that has no name there is called by its digest.
     """
     if record is None:
+        # At the load its answers were judged like this: none is recorded that something else may have given.
+        why = None if is_base else indistinct(observed, others, called)
         return Judgement(
-            level=Level.LISTED,
-            code="no_record",
-            detail="when it was loaded, no answer was clearly its own: give the route another canary",
+            level=Level.LISTED, code="no_record", detail=why or "its answers were not recorded when it was loaded"
         )
     counts = {item.prompt: counted(item) for item in record.items}
     if not any(counts.values()):
-        return Judgement(level=Level.LISTED, code="no_canaries", detail="no canary position is clear enough to count")
+        return Judgement(level=Level.LISTED, code="no_canaries", detail=UNCLEAR)
     answers = {item.prompt: item for item in observed}
     for item in record.items:
         answer = answers.get(item.prompt)
@@ -114,37 +115,58 @@ def judge(
                 )
     if is_base:
         return Judgement(level=Level.PROVEN)
-    rivals = {name: other for name, other in others.items() if name != record.release}
-    if not rivals:
-        return Judgement(
-            level=Level.LISTED, code="not_distinct", detail="there is no record of the base to differ from"
-        )
-    for name, other in rivals.items():
-        called = "the base alone" if name == base else short(name)
+    why = indistinct(record.items, {name: other for name, other in others.items() if name != record.release}, called)
+    return Judgement(level=Level.LISTED, code="not_distinct", detail=why) if why else Judgement(level=Level.PROVEN)
+
+
+UNCLEAR = f"no answer begins clearly: the two likeliest tokens are within {CLEAR_NATS:g} nat"
+
+
+def indistinct(
+    items: Sequence[CanaryItem], others: Mapping[str, CanaryRecord | None], called: Mapping[str, str] | None = None
+) -> str | None:
+    """Why a release's answers do not tell it from the others: they are like another's, or unclear. None: they do.
+
+    Args:
+        others, called: as for `judge`.
+    """
+    if not any(map(counted, items)):
+        return UNCLEAR
+    if not others:
+        return "there is no record of the base to differ from"
+    for name, other in others.items():
+        them = (called or {}).get(name, short(name))
         if other is None:
-            return Judgement(
-                level=Level.LISTED, code="not_distinct", detail=f"there is no record of {called} to differ from"
-            )
-        if not distinct(record, other):
-            return Judgement(
-                level=Level.LISTED,
-                code="not_distinct",
-                detail=f"{called} answers the canaries alike: give the route another canary",
-            )
-    return Judgement(level=Level.PROVEN)
+            return f"there is no record of {them} to differ from"
+        if not distinct(items, other.items):
+            theirs = {item.prompt: item.tokens for item in other.items}
+            if all(item.tokens == theirs.get(item.prompt, item.tokens) for item in items):
+                return f"{them} answers the canaries alike"
+            return f"it differs from {them} only where an answer is unclear (under {CLEAR_NATS:g} nat)"
+    return None
 
 
-def distinct(record: CanaryRecord, other: CanaryRecord) -> bool:
+def what_to_do(tenant: str, route: str) -> str:
+    """The command that makes a listed release provable: it gives the route another canary."""
+    return f"loradeck route set {tenant} {route} --canary PROMPT"
+
+
+def distinct(items: Sequence[CanaryItem], others: Sequence[CanaryItem]) -> bool:
     """Whether some canary distinguishes two releases at a position that counts for both."""
-    theirs = {item.prompt: item for item in other.items}
-    for item in record.items:
-        rival = theirs.get(item.prompt)
-        if rival is None:
-            continue
-        for i in range(min(counted(item), counted(rival))):
-            if item.tokens[i] != rival.tokens[i]:
-                return True
-    return False
+    theirs = {item.prompt: item for item in others}
+    return any(clearly_apart(item, theirs[item.prompt]) is not None for item in items if item.prompt in theirs)
+
+
+def clearly_apart(item: CanaryItem, other: CanaryItem) -> float | None:
+    """The margin, in nats, with which two answers to one canary are told apart; None: they are not.
+
+    They are by the first token that differs, if it and all before it count in both: the margin is the smallest on the
+    way there.
+    """
+    for i in range(min(counted(item), counted(other))):
+        if item.tokens[i] != other.tokens[i]:
+            return min(*item.margins[: i + 1], *other.margins[: i + 1])
+    return None
 
 
 def attested(*, placed: int, reachable: int, checked: int, min_replicas: int) -> tuple[int, int] | None:

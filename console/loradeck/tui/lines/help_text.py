@@ -11,7 +11,7 @@ from loradeck.tui.text.spans import BLANK, Line, Span, line
 
 FLAGS = (
     ("BAD", "the live release passed the route's limit of bad answers or errors"),
-    ("UNPRVN", "a placed replica is neither proven nor listed: nobody knows whether it serves the live release"),
+    ("UNPRVN", "a placed replica is neither proven nor listed for the live release"),
     ("NOPRIOR", "there is no release R could go back to"),
     ("OVR", "the live release was promoted against its gate"),
     ("HELD", "automation cannot promote until a person releases it"),
