@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import BaseModel
 
 from loradeck.artifacts import signing, verify_adapter
 from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
@@ -32,6 +34,18 @@ from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 
 MANIFEST = "manifest.json"
 """The manifest that the train executor leaves beside an adapter's files."""
+
+
+def _on_version(body: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Gives a command the adapter version that its arguments TENANT NAME VERSION name."""
+
+    @functools.wraps(body)
+    async def named(s: Session, /, *args: Any, tenant: str, name: str, version: str, **options: Any) -> None:
+        await body(s, _version(await s.api.adapter_versions(tenant, name), version), *args, **options)
+
+    for argument in ("version", "name", "tenant"):
+        named = click.argument(argument)(named)
+    return named
 
 
 @click.group(cls=Noun)
@@ -103,16 +117,13 @@ async def ls(s: Session, tenant: str | None, name: str | None) -> None:
 
 
 @adapter.command()
-@click.argument("tenant")
-@click.argument("name")
-@click.argument("version")
 @hub_command
-async def show(s: Session, tenant: str, name: str, version: str) -> None:
+@_on_version
+async def show(s: Session, found: AdapterVersion) -> None:
     """Show one version (v7, 7, or the beginning of its digest)."""
-    found = _version(await s.api.adapter_versions(tenant, name), version)
     s.out.json(found)
     manifest = found.manifest
-    s.out.heading(f"{tenant}/{name} v{found.version}  {found.digest}")
+    s.out.heading(f"{_name(found)}  {found.digest}")
     for label, value in (
         ("release", found.release),
         ("base", manifest.base),
@@ -130,13 +141,11 @@ async def show(s: Session, tenant: str, name: str, version: str) -> None:
 
 
 @adapter.command()
-@click.argument("tenant")
-@click.argument("name")
-@click.argument("version")
 @hub_command
-async def card(s: Session, tenant: str, name: str, version: str) -> None:
+@_on_version
+async def card(s: Session, found: AdapterVersion) -> None:
     """Print a version's model card, as Markdown, from the hub's records."""
-    known = await cards.record(s.api, _version(await s.api.adapter_versions(tenant, name), version))
+    known = await cards.record(s.api, found)
     s.out.json(cards.facts(known))
     for line in cards.markdown(known).splitlines():
         s.out.say(line)
@@ -161,26 +170,22 @@ async def diff(s: Session, tenant: str, name: str, before: str, after: str) -> N
 
 
 @adapter.command()
-@click.argument("tenant")
-@click.argument("name")
-@click.argument("version")
 @click.option(
     "--from", "day", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Day (UTC) it is not promoted from."
 )
 @reason_option(required=True)
 @writes
-async def deprecate(s: Session, tenant: str, name: str, version: str, day: datetime, reason: str) -> None:
+@_on_version
+async def deprecate(s: Session, found: AdapterVersion, day: datetime, reason: str) -> None:
     """Deprecate a version: from a day on it is not promoted any more. Shows the pointers that still use it.
 
     Routes that serve it go on serving it. The day that was set last counts.
     """
-    found = _version(await s.api.adapter_versions(tenant, name), version)
-    body = Deprecation(from_ms=int(day.replace(tzinfo=UTC).timestamp() * 1000), reason=reason).model_dump(mode="json")
-    kind = AttestationKind.DEPRECATION
-    stated = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=tenant, body=body, by=""))
+    body = Deprecation(from_ms=int(day.replace(tzinfo=UTC).timestamp() * 1000), reason=reason)
+    stated = await _attest(s, AttestationKind.DEPRECATION, found, body)
     rows = await cards.users(s.api, found)
     s.out.json({"deprecation": stated.model_dump(mode="json"), "users": [row.pointer.model_dump() for row in rows]})
-    s.out.say(f"{tenant}/{name} v{found.version} is deprecated from {day:%Y-%m-%d}")
+    s.out.say(f"{_name(found)} is deprecated from {day:%Y-%m-%d}")
     s.out.table(
         ("STILL USED BY", "HOW"),
         [
@@ -211,40 +216,31 @@ def key(ctx: click.Context, file: Path) -> None:
 
 
 @adapter.command()
-@click.argument("tenant")
-@click.argument("name")
-@click.argument("version")
 @click.option(
     "--key", "key_file", required=True, type=click.Path(path_type=Path), help="Private key; KEY.pub beside it."
 )
 @writes
-async def sign(s: Session, tenant: str, name: str, version: str, key_file: Path) -> None:
+@_on_version
+async def sign(s: Session, found: AdapterVersion, key_file: Path) -> None:
     """Sign a version's files; the hub stores the signature once it has verified it."""
-    found = _version(await s.api.adapter_versions(tenant, name), version)
     async with _files_of(s, found) as folder:
         public = key_file.with_name(f"{key_file.name}.pub")
         signature = await asyncio.to_thread(signing.sign, folder, found.digest, key_file, public)
-    kind = AttestationKind.SIGNATURE
-    body = signature.model_dump(mode="json")
-    stated = await s.api.attest(Attestation(kind=kind, subject=found.digest, tenant=tenant, body=body, by=""))
-    s.out.json(stated)
-    s.out.say(f"{tenant}/{name} v{found.version} is signed by {signing.key_id(signature.public_key)[:12]}")
+    stated = await _attest(s, AttestationKind.SIGNATURE, found, signature)
+    s.out.answer(stated, f"{_name(found)} is signed by {signing.key_id(signature.public_key)[:12]}")
 
 
 @adapter.command()
-@click.argument("tenant")
-@click.argument("name")
-@click.argument("version")
 @hub_command
-async def verify(s: Session, tenant: str, name: str, version: str) -> None:
+@_on_version
+async def verify(s: Session, found: AdapterVersion) -> None:
     """Fetch a version's files and verify every signature on them on this machine."""
-    found = _version(await s.api.adapter_versions(tenant, name), version)
     stated = await s.api.attestations(kind=AttestationKind.SIGNATURE, subject=found.digest)
     signatures = [Signature.model_validate(one.body) for one in stated]
     if not signatures:
         raise refused(
             "nobody has signed this version",
-            where=f"{tenant}/{name} v{found.version}",
+            where=f"{_name(found)}",
             fix="loradeck adapter sign",
             code="unsigned",
         )
@@ -268,14 +264,11 @@ async def _files_of(s: Session, version: AdapterVersion) -> AsyncIterator[Path]:
 
 
 @adapter.command()
-@click.argument("tenant")
-@click.argument("name")
-@click.argument("version")
 @hub_command
-async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
+@_on_version
+async def lineage(s: Session, found: AdapterVersion) -> None:
     """Show a version's ancestors, back to fresh weights, with data, evaluations and gate results."""
-    found = _version(await s.api.adapter_versions(tenant, name), version)
-    known = {one.digest: one for one in await s.api.adapters(tenant)}
+    known = {one.digest: one for one in await s.api.adapters(found.manifest.tenant)}
     chain = [found, *ancestors(found, known)]
     document = []
     for one in chain:
@@ -287,7 +280,7 @@ async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
         bodies = [{**record.model_dump(mode="json"), "body": _brief(record.body)} for record in about]
         document.append({"version": one.model_dump(mode="json"), "attestations": bodies})
         data = " ".join(short(digest) for digest in one.manifest.datasets) or "no dataset on record"
-        s.out.heading(f"{tenant}/{one.manifest.name} v{one.version}  {short(one.digest)}  {utc(one.created_ms)}")
+        s.out.heading(f"{_name(one)}  {short(one.digest)}  {utc(one.created_ms)}")
         s.out.say(f"  data {data}   recipe {short(one.manifest.config_hash)}   base {short(one.manifest.base)}")
         for record in about:
             s.out.say(f"  {record.kind.value} {record.route or '-'} {utc(record.at_ms)}: {_summary(record.body)}")
@@ -296,6 +289,15 @@ async def lineage(s: Session, tenant: str, name: str, version: str) -> None:
     root = chain[-1].manifest
     s.out.json({"lineage": document, "complete": root.parent is None})
     s.out.say("from fresh weights" if root.parent is None else f"its parent {short(root.parent)} is not on record")
+
+
+async def _attest(s: Session, kind: AttestationKind, about: AdapterVersion, body: BaseModel) -> Attestation:
+    subject, tenant, stated = about.digest, about.manifest.tenant, body.model_dump(mode="json")
+    return await s.api.attest(Attestation(kind=kind, subject=subject, tenant=tenant, body=stated, by=""))
+
+
+def _name(version: AdapterVersion) -> str:
+    return f"{version.manifest.tenant}/{version.manifest.name} v{version.version}"
 
 
 def _brief(body: dict[str, Any]) -> dict[str, Any]:

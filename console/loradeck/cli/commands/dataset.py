@@ -48,8 +48,7 @@ async def add(
     await _alike(s, file, tenant, accept)
     await upload(s.api, file)
     registered = await s.api.register_dataset(manifest, accept=accept)
-    s.out.json(registered)
-    s.out.say(f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
+    s.out.answer(registered, f"dataset {tenant}/{name} {short(registered.digest)}: {manifest.rows:,} rows")
     await print_scan(s, registered.digest)
 
 

@@ -43,8 +43,7 @@ async def set_gate(s: Session, at: Pointer, file: Path, yes: bool) -> None:
     if before.gate is not None and config != before:
         s.confirm(f"Change the gate of {at}?", yes=yes or not s.interactive)
     kept = await s.api.set_route(at.tenant, at.route, config)
-    s.out.json(kept)
-    s.out.say(f"the gate of {at} is set")
+    s.out.answer(kept, f"the gate of {at} is set")
 
 
 @gate.command("freeze")
@@ -63,8 +62,7 @@ async def freeze_route(s: Session, at: Pointer, start: str, end: str) -> None:
     kept = await s.api.set_route(
         at.tenant, at.route, before.model_copy(update={"freeze": tuple(sorted({*before.freeze, window}))})
     )
-    s.out.json(kept)
-    s.out.say(f"nothing is promoted on {at} from {utc(window[0])} to {utc(window[1])}")
+    s.out.answer(kept, f"nothing is promoted on {at} from {utc(window[0])} to {utc(window[1])}")
 
 
 @gate.command("thaw")
@@ -76,8 +74,7 @@ async def thaw_route(s: Session, at: Pointer) -> None:
     if not before.freeze:
         raise misused(f"{at} has no freeze window", fix=f"loradeck gate show {at.tenant} {at.route}", code="no_change")
     kept = await s.api.set_route(at.tenant, at.route, before.model_copy(update={"freeze": ()}))
-    s.out.json(kept)
-    s.out.say(f"{at} has no freeze window any more")
+    s.out.answer(kept, f"{at} has no freeze window any more")
 
 
 @gate.command("show")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
-from loradeck.cli.shared.options import exit_on_error, reason_option, yes_option
+from loradeck.cli.shared.options import exit_on_error, reason_option, together, yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.config import state_path
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.dataset_ledger import CollectRequest
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_run_options = together(
     click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, PEM."),
     click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM; needed beyond loopback."),
     click.option("--production", is_flag=True, help="Consoles show this hub as production."),
@@ -31,12 +28,6 @@ _RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Folder of the hub's data. [default: $XDG_STATE_HOME/loradeck/hub]",
     ),
 )
-
-
-def _run_options(command: F) -> F:
-    for option in _RUN_OPTIONS:
-        command = option(command)
-    return command
 
 
 @click.group(invoke_without_command=True)
@@ -95,8 +86,7 @@ async def backup(s: Session, file: Path) -> None:
     Artifacts never change: copy the folder artifacts/ beside it with any tool, afterwards.
     """
     made = await s.api.backup(str(file))
-    s.out.json(made)
-    s.out.say(f"{made.path}: {made.size / 1e6:,.1f} MB, the log up to rev {made.rev}")
+    s.out.answer(made, f"{made.path}: {made.size / 1e6:,.1f} MB, the log up to rev {made.rev}")
 
 
 @hub.command()
@@ -125,8 +115,7 @@ async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:
         raise refused("there is nothing to collect", fix="see --older-than", code="nothing_to_collect")
     s.confirm(f"Remove {plan.files} files for ever?", yes=yes)
     done = await s.api.collect(request.model_copy(update={"dry_run": False, "plan": plan.digest}))
-    s.out.json(done)
-    s.out.say(f"collected: {done.files} files, {done.size / 1e6:,.1f} MB")
+    s.out.answer(done, f"collected: {done.files} files, {done.size / 1e6:,.1f} MB")
 
 
 def _serve(**settings: Any) -> None:

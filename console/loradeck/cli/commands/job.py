@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -14,7 +13,7 @@ from loradeck.cli.shared.exits import Exit, misused, refused
 from loradeck.cli.shared.files import checked, toml_of
 from loradeck.cli.shared.naming import labels_of, one_named, owned_named, release_named
 from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.options import yes_option
+from loradeck.cli.shared.options import together, yes_option
 from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.idempotency import new_key
@@ -41,21 +40,15 @@ def job() -> None:
     """Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs."""
 
 
-C = TypeVar("C", bound=Callable[..., Any])
-
-
-def _placed(command: C) -> C:
-    """Adds the options that decide where and when a job runs."""
-    for option in (
-        click.option("--follow", is_flag=True, help="Follow it to its end."),
-        click.option(
-            "--memory-gb", type=float, help="GB that must be free on one GPU of the node, or on a host without one."
-        ),
-        click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first, -100 to 100."),
-        click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry."),
-    ):
-        command = option(command)
-    return command
+_placed = together(
+    click.option("--follow", is_flag=True, help="Follow it to its end."),
+    click.option(
+        "--memory-gb", type=float, help="GB that must be free on one GPU of the node, or on a host without one."
+    ),
+    click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first, -100 to 100."),
+    click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label the node must carry."),
+)
+"""Adds the options that decide where and when a job runs."""
 
 
 @job.command()
@@ -227,8 +220,7 @@ async def resume(s: Session, job_id: str, yes: bool) -> None:
     found = await s.api.job(job_id)
     s.confirm(f"Resume this {found.kind} job of {found.tenant} ({found.state.value})?", yes=yes)
     resumed = await s.api.resume_job(job_id)
-    s.out.json(resumed)
-    s.out.say(f"job {resumed.id} is {resumed.state.value}; loradeck job follow {resumed.id}")
+    s.out.answer(resumed, f"job {resumed.id} is {resumed.state.value}; loradeck job follow {resumed.id}")
 
 
 @job.command()
@@ -240,8 +232,7 @@ async def cancel(s: Session, job_id: str, yes: bool) -> None:
     found = await s.api.job(job_id)
     s.confirm(f"Cancel this {found.kind} job of {found.tenant} by {found.by} ({found.state.value})?", yes=yes)
     cancelled = await s.api.cancel_job(job_id)
-    s.out.json(cancelled)
-    s.out.say(f"job {cancelled.id} is {cancelled.state.value}")
+    s.out.answer(cancelled, f"job {cancelled.id} is {cancelled.state.value}")
 
 
 async def _submit(
@@ -260,8 +251,7 @@ async def _submit(
         s.out.say(f"job {submitted.id} is {submitted.state.value}")
         await _follow(s, submitted)
         return
-    s.out.json(submitted)
-    s.out.say(f"job {submitted.id} is {submitted.state.value}; loradeck job follow {submitted.id}")
+    s.out.answer(submitted, f"job {submitted.id} is {submitted.state.value}; loradeck job follow {submitted.id}")
 
 
 async def _follow(s: Session, found: Job) -> None:

@@ -106,8 +106,7 @@ async def undo(
         s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=how.yes)
         request = UndoRequest(txn=txn, idempotency_key=key, reason=how.reason)
         result = await _sent(s.api.undo_txn(request, wait=how.wait, timeout=how.timeout), key)
-        s.out.json(result)
-        s.out.say(f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
+        s.out.answer(result, f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
         in_time(s, result.reached, how.wait)
         return
     at = pointer(tenant or "", route)

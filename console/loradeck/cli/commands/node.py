@@ -156,14 +156,12 @@ async def unpin(s: Session, at: Pointer, name: str, reason: str, yes: bool) -> N
     s.confirm(f"End the pin of {at} on {name}? The node goes back to the hub's release.", yes=yes)
     request = UnpinRequest(node=name, idempotency_key=new_key(), reason=reason)
     result = await s.api.unpin(at.tenant, at.route, request)
-    s.out.json(result)
-    s.out.say(f"the pin of {at} on {name} has ended   rev {result.rev}")
+    s.out.answer(result, f"the pin of {at} on {name} has ended   rev {result.rev}")
     s.out.say("a node without a link ends the pin when it is back")
 
 
 def _print_state(s: Session, row: NodeRow) -> None:
-    s.out.json(row)
-    s.out.say(f"{row.node} is {_state(row)}")
+    s.out.answer(row, f"{row.node} is {_state(row)}")
 
 
 def _state(row: NodeRow) -> str:

@@ -83,5 +83,4 @@ async def _hold(s: Session, at: Pointer, *, held: bool, reason: str, yes: bool) 
 
 
 def _print_result(s: Session, result: MoveResult, line: str) -> None:
-    s.out.json(result)
-    s.out.say(f"{line}   rev {result.rev}")
+    s.out.answer(result, f"{line}   rev {result.rev}")

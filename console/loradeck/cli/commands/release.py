@@ -49,8 +49,7 @@ async def add(s: Session, tenant: str, name: str, base: str) -> None:
     merged = one_named("base", base, await named_bases(s.api)).digest
     adapter = await release_named(s.api, tenant, name)
     view = await s.api.register_merged(MergedRelease(tenant=tenant, adapter=adapter.id, merged=merged))
-    s.out.json(view)
-    s.out.say(f"release {view.label} {short(view.id)} on {view.base_label} {short(view.base)}")
+    s.out.answer(view, f"release {view.label} {short(view.id)} on {view.base_label} {short(view.base)}")
 
 
 @release.command()
@@ -78,8 +77,7 @@ async def sign(s: Session, tenant: str, name: str, key_file: Path) -> None:
     signature = await asyncio.to_thread(signing.sign_weights, weights, key_file, public)
     kind, body = AttestationKind.SIGNATURE, signature.model_dump(mode="json")
     stated = await s.api.attest(Attestation(kind=kind, subject=view.base, tenant=tenant, body=body, by=""))
-    s.out.json(stated)
-    s.out.say(f"{tenant} {view.label} is signed by {signing.key_id(signature.public_key)[:12]}")
+    s.out.answer(stated, f"{tenant} {view.label} is signed by {signing.key_id(signature.public_key)[:12]}")
 
 
 @release.command("ls")

@@ -75,8 +75,7 @@ async def set_route(s: Session, at: Pointer, file: Path | None, yes: bool, **fla
             s.out.say(f" {line}")
         s.confirm(f"Change these settings of {at}?", yes=yes or not s.interactive)
     kept = await s.api.set_route(at.tenant, at.route, config)
-    s.out.json(kept)
-    s.out.say(f"route {at} is set")
+    s.out.answer(kept, f"route {at} is set")
 
 
 @route.command("ls")

@@ -53,8 +53,7 @@ async def add(
     manifest = await asyncio.to_thread(_described, file, tenant, name, answer_schema, canaries, sidecar, given)
     await upload(s.api, file)
     registered = await s.api.register_suite(manifest, accept=accept)
-    s.out.json(registered)
-    s.out.say(f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
+    s.out.answer(registered, f"suite {tenant}/{name} {short(registered.digest)}: {manifest.items:,} items")
     await print_scan(s, registered.digest)
 
 

@@ -29,8 +29,7 @@ async def create(s: Session, name: str) -> None:
     """Create a tenant."""
     made = checked(TenantCreate, {"name": name}, where=repr(name), fix="for example acme, or acme-corp")
     state = await s.api.create_tenant(made)
-    s.out.json(state)
-    s.out.say(f"tenant {state.name} is created; give it a route: loradeck route set {state.name}")
+    s.out.answer(state, f"tenant {state.name} is created; give it a route: loradeck route set {state.name}")
 
 
 @tenant.command()
@@ -70,8 +69,7 @@ async def data(s: Session, name: str, synthetic_cap: float | None, licences: tup
     if given:
         wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
         policy = await s.api.set_data_policy(name, wanted, reason)
-    s.out.json(policy)
-    s.out.say(f"{name}: at most {policy.synthetic_cap:.0%} of the rows by a model")
+    s.out.answer(policy, f"{name}: at most {policy.synthetic_cap:.0%} of the rows by a model")
     s.out.say(f"forbidden licences: {' '.join(policy.forbidden_licences) or 'none'}")
 
 
@@ -145,8 +143,7 @@ async def create_key(s: Session, name: str, out: Path | None) -> None:
     with new_secret_file(out) as write:
         created = await s.api.create_key(name)
         write(created.key)
-    s.out.json({"id": created.id, "file": str(out)})
-    s.out.say(f"key {created.id} of {name} is in {out}")
+    s.out.answer({"id": created.id, "file": str(out)}, f"key {created.id} of {name} is in {out}")
 
 
 @key.command("withdraw")
@@ -158,8 +155,7 @@ async def withdraw_key(s: Session, name: str, key_id: str, yes: bool) -> None:
     """Withdraw a key: routers refuse it from the next table on."""
     s.confirm(f"Withdraw key {key_id} of {name}?", yes=yes)
     await s.api.withdraw_key(name, key_id)
-    s.out.json({"id": key_id, "withdrawn": True})
-    s.out.say(f"key {key_id} of {name} is withdrawn")
+    s.out.answer({"id": key_id, "withdrawn": True}, f"key {key_id} of {name} is withdrawn")
 
 
 async def _change(
@@ -174,8 +170,7 @@ async def _change(
     if question:
         s.confirm(question.format(name), yes=yes)
     state = await change(name, reason)
-    s.out.json(state)
-    s.out.say(f"tenant {state.name} is {what}")
+    s.out.answer(state, f"tenant {state.name} is {what}")
 
 
 def _state(tenant: TenantState) -> str:

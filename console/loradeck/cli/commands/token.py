@@ -67,5 +67,4 @@ async def revoke(s: Session, token_id: str, yes: bool) -> None:
     known = next((t for t in await s.api.tokens() if t.id == token_id), None)
     s.confirm(f"Revoke token {token_id}" + (f" of {known.name} ({known.role})?" if known else "?"), yes=yes)
     await s.api.revoke_token(token_id)
-    s.out.json({"id": token_id, "revoked": True})
-    s.out.say(f"token {token_id} is revoked")
+    s.out.answer({"id": token_id, "revoked": True}, f"token {token_id} is revoked")

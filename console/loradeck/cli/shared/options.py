@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,30 +23,22 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         ctx.meta[_META + str(param.name)] = value
 
 
-def json_option(command: F) -> F:
-    """Adds --json to a command."""
-    option = click.option("--json", "as_json", is_flag=True, help="Print JSON.", expose_value=False, callback=_remember)
-    return option(command)
+def together(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Makes one decorator of several options; the last of them comes first in a command's help."""
+    return lambda command: functools.reduce(lambda made, option: option(made), options, command)
 
 
-def connection_options(command: F) -> F:
-    """Adds --context, --hub, --token-file and --json to a command; they may stand anywhere on the line."""
-    command = json_option(command)
-    for option in (
-        click.option(
-            "--token-file",
-            type=click.Path(path_type=Path),
-            help="File with the token, mode 0600.",
-            expose_value=False,
-            callback=_remember,
-        ),
-        click.option("--hub", metavar="URL|unix:PATH", help="The hub.", expose_value=False, callback=_remember),
-        click.option(
-            "--context", metavar="NAME", help="Context from the settings.", expose_value=False, callback=_remember
-        ),
-    ):
-        command = option(command)
-    return command
+_remembered = functools.partial(click.option, expose_value=False, callback=_remember)
+
+json_option = _remembered("--json", "as_json", is_flag=True, help="Print JSON.")
+
+connection_options = together(
+    json_option,
+    _remembered("--token-file", type=click.Path(path_type=Path), help="File with the token, mode 0600."),
+    _remembered("--hub", metavar="URL|unix:PATH", help="The hub."),
+    _remembered("--context", metavar="NAME", help="Context from the settings."),
+)
+"""Adds --context, --hub, --token-file and --json to a command; they may stand anywhere on the line."""
 
 
 def chosen_context(ctx: click.Context) -> Context:
@@ -73,9 +66,8 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 def reason_option(*, required: bool = False) -> Callable[[F], F]:
     """Adds --reason, which the event keeps for ever."""
-    if required:
-        return click.option("--reason", required=True, metavar="TEXT", help="Kept in the event.")
-    return click.option("--reason", default="", metavar="TEXT", help="Kept in the event.")
+    presence: dict[str, Any] = {"required": True} if required else {"default": ""}
+    return click.option("--reason", metavar="TEXT", help="Kept in the event.", **presence)
 
 
 def exit_on_error(work: Callable[[], None], *, as_json: bool) -> None:

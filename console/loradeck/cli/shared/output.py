@@ -48,6 +48,11 @@ class Output:
         if not self.as_json:
             self._write(clean(line))
 
+    def answer(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], line: str) -> None:
+        """Prints what a command has done: the value as JSON, or the line that says it."""
+        self.json(value)
+        self.say(line)
+
     def heading(self, line: str) -> None:
         """Prints one line for people, in bold."""
         if not self.as_json:

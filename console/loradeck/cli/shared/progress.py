@@ -75,8 +75,7 @@ async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait
     """
     out = session.out
     if result.cancelled is not None:
-        out.json(result)
-        out.say(f"{pointer}: the pending promote is cancelled (job {result.cancelled}); nothing moved")
+        out.answer(result, f"{pointer}: the pending promote is cancelled (job {result.cancelled}); nothing moved")
         return
     if result.pending is not None and not result.events:
         out.json(result)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from loradeck.cli.shared.files import checked, toml_of
+from loradeck.cli.shared.options import together
 from loradeck.schemas.manifest import Origin, Provenance, Tier
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+provenance_options = together(
     click.option("--purpose", multiple=True, help="Allowed use; may be repeated."),
     click.option("--retention-days", type=int, help="Days it may be kept; unlimited if left out."),
     click.option("--licence", "licence_class", help="SPDX id, or a house class such as customer-owned."),
@@ -32,13 +30,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="TOML file with these settings; FILE.toml beside the rows by default.",
     ),
 )
-
-
-def provenance_options(command: F) -> F:
-    """Adds --origin, --consent and the other options of provenance, which override the TOML file."""
-    for option in _OPTIONS:
-        command = option(command)
-    return command
+"""Adds --origin, --consent and the other options of provenance, which override the TOML file."""
 
 
 def provenance_of(rows: Path, sidecar: Path | None, given: dict[str, Any]) -> Provenance:
