@@ -53,8 +53,7 @@ async def _pin(
     config: AgentConfig, tenant: str, route: str, release: str, reason: str
 ) -> tuple[Pin, ReleaseRef | None, tuple[Ack, ...]]:
     """The pin, what was in force before it, and how each engine stands now."""
-    router = RouterControl(StateFolder(config.state))
-    try:
+    with contextlib.closing(RouterControl(StateFolder(config.state))) as router:
         state = await router.state()
         entry = next((entry for entry in state.entries if entry.key == (tenant, route)), None)
         if entry is None:
@@ -80,8 +79,6 @@ async def _pin(
                 f"note: {short(ref.id)} is not loaded here yet; until it is, the route's gap policy holds", err=True
             )
         return made, left, await router.pin(made)
-    finally:
-        router.close()
 
 
 def choose(entry: TableEntry, wanted: str) -> ReleaseRef:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -65,13 +66,9 @@ def _link(folder: StateFolder) -> dict[str, Any] | None:
 
 
 async def _ask_router(folder: StateFolder) -> tuple[RouterState, RouterStats] | None:
-    router = RouterControl(folder)
-    try:
+    with contextlib.suppress(AgentError), contextlib.closing(RouterControl(folder)) as router:
         return await router.state(), await router.stats()
-    except AgentError:
-        return None
-    finally:
-        router.close()
+    return None
 
 
 def _table(folder: StateFolder, state: RouterState | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -41,9 +42,6 @@ def trace(config: AgentConfig, tenant: str | None, after: int, last: int, as_jso
 
 
 async def _rows(config: AgentConfig, query: str) -> list[dict[str, Any]]:
-    router = RouterControl(StateFolder(config.state))
-    try:
+    with contextlib.closing(RouterControl(StateFolder(config.state))) as router:
         rows: list[dict[str, Any]] = (await router.trace(query))["rows"]
         return rows
-    finally:
-        router.close()

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
+from loradeck.artifacts.adapters import CONFIG, UNSUPPORTED, WEIGHTS, target_of
+
 PREFIX = "base_model.model."
 """What peft puts before a module's name in a saved adapter."""
 
@@ -47,7 +47,7 @@ def expected_shapes(config: Mapping[str, Any], linears: Mapping[str, tuple[int, 
     """Shape of every tensor that an adapter with this configuration must hold, by its key in the file."""
     rank, shapes = config["r"], {}
     for name, (out_features, in_features) in linears.items():
-        if any(name == target or name.endswith("." + target) for target in config["target_modules"]):
+        if target_of(name, config["target_modules"]) is not None:
             shapes[f"{PREFIX}{name}.lora_A.weight"] = (rank, in_features)
             shapes[f"{PREFIX}{name}.lora_B.weight"] = (out_features, rank)
     return shapes
@@ -65,19 +65,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise AdapterFault(f"{CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterFault(f"{CONFIG}: peft_type is {_get(config, 'peft_type')!r}, only LORA is served")
-    unserved = {
-        "use_dora": config.get("use_dora"),
-        "use_rslora": config.get("use_rslora"),
-        "rank_pattern": config.get("rank_pattern"),
-        "alpha_pattern": config.get("alpha_pattern"),
-        "modules_to_save": config.get("modules_to_save"),
-        "layers_to_transform": config.get("layers_to_transform"),
-        "exclude_modules": config.get("exclude_modules"),
-        "target_parameters": config.get("target_parameters"),
-        "fan_in_fan_out": config.get("fan_in_fan_out"),
-        "lora_bias": config.get("lora_bias"),
-    }
-    wrong = sorted(name for name, value in unserved.items() if value)
+    wrong = sorted(name for name in UNSUPPORTED if config.get(name))
     if wrong or config.get("bias", "none") != "none":
         raise AdapterFault(f"{CONFIG} asks for {', '.join(wrong) or 'bias'}, which this engine does not serve")
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")

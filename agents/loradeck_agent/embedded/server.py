@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.fault import first_wrong
 from loradeck_agent.embedded.adapter_files import AdapterFault
 from loradeck_agent.embedded.inference import BASE, Inference, Overloaded
 from loradeck_agent.embedded.openai import ChatRequest, CompletionRequest, Spelling, error_body
@@ -244,9 +245,7 @@ async def _parsed(request: web.Request, kind: type[R]) -> R:
     try:
         return kind.model_validate(await _json(request))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise web.HTTPBadRequest(text=f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise web.HTTPBadRequest(text=first_wrong(error)) from error
 
 
 @web.middleware

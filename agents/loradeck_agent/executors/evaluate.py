@@ -18,12 +18,12 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from loradeck.artifacts.adapters import WEIGHTS
 from loradeck.schemas.attestation import CanaryItem, CanaryRecord, EvaluationReport, ItemResult
 from loradeck.schemas.jobs import EvaluateSpec
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.suite import ItemKind, SuiteItem, name_of
 from loradeck_agent.embedded.adapter_files import (
-    WEIGHTS,
     AdapterFault,
     check_tensors,
     expected_shapes,

@@ -28,7 +28,7 @@ def publish(out: Path, files: Mapping[str, bytes], manifest_of: Callable[[Path],
     """
     with staged(out) as staging:
         for name, data in files.items():
-            _write(staging / name, data)
+            write_file(staging / name, data)
         manifest = manifest_of(staging)
         write_document(staging / MANIFEST, manifest)
     return manifest
@@ -74,14 +74,15 @@ def write_document(path: Path, document: BaseModel) -> None:
     Raises:
         FileExistsError: the file exists.
     """
-    _write(path, _json(document))
+    write_file(path, _json(document))
 
 
 def _json(document: BaseModel) -> bytes:
     return document.model_dump_json(indent=1).encode() + b"\n"
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a new file and syncs it."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()

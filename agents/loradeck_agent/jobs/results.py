@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from loradeck.artifacts import base_manifest
 from loradeck.schemas.attestation import CanaryRecord, EvaluationReport
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment, MergeSpec, TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
@@ -102,11 +103,7 @@ class Results:
             report = EvaluationReport.model_validate(read_json(out / "report.json"))
             record = CanaryRecord.model_validate(read_json(out / "canary.json"))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise AgentError(
-                "result_unreadable", "the executor's result does not fit", f"{where}: {first['msg']}"
-            ) from error
+            raise AgentError("result_unreadable", "the executor's result does not fit", first_wrong(error)) from error
         return {"report": report.model_dump(mode="json"), "canary": record.model_dump(mode="json")}
 
     async def _trained(self, out: Path, spec: TrainSpec) -> dict[str, Any]:

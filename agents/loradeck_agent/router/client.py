@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, TraceAsk, TraceRows
 from loradeck.schemas.table import Pin
@@ -102,6 +103,4 @@ def _parsed(model: type[Model], reply: Reply) -> Model:
     try:
         return model.model_validate_json(reply.body)
     except ValidationError as error:
-        first = error.errors()[0]
-        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise AgentError("unexpected_answer", "the router's answer cannot be read", detail) from error
+        raise AgentError("unexpected_answer", "the router's answer cannot be read", first_wrong(error)) from error

@@ -28,6 +28,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 import loradeck_agent
 from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Name, Strict
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
@@ -352,9 +353,7 @@ def read_nodes(text: bytes) -> list[SimulatedNode]:
     try:
         return _settings.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise click.ClickException(f"stdin holds no list of nodes: {where}: {first['msg']}") from None
+        raise click.ClickException(f"stdin holds no list of nodes: {first_wrong(error)}") from None
 
 
 @click.command()

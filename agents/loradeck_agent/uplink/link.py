@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from loradeck.client.backoff import Backoff
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S, DownMessage, Heartbeat, Hello, Welcome, down_adapter
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.protocol import PROTOCOL, agreed
@@ -204,8 +205,7 @@ class Link:
             except ValidationError as error:
                 first = error.errors()[0]
                 if first["type"] != "union_tag_invalid":
-                    where = ".".join(map(str, first["loc"]))
-                    raise LinkLost(f"the hub sent a message that cannot be read: {where}: {first['msg']}") from error
+                    raise LinkLost(f"the hub sent a message that cannot be read: {first_wrong(error)}") from error
                 log.warning("skipped: the hub sent a message of an unknown kind (%s)", first["ctx"]["tag"])
 
     async def _watch(self, socket: ClientConnection) -> None:

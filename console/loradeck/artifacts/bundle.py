@@ -26,6 +26,7 @@ from loradeck.artifacts.adapters import PICKLES
 from loradeck.artifacts.errors import BadArtifact, room_on
 from loradeck.artifacts.staging import fsync_folder
 from loradeck.schemas.bundle import BundleManifest
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import canonical_json
 
 MANIFEST = "bundle.json"
@@ -171,12 +172,10 @@ def _manifest(content: bytes) -> BundleManifest:
     try:
         manifest = BundleManifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or MANIFEST
-        detail = f"{where}: {first['msg']}"
-        if "leaves the artifact's folder" in first["msg"]:
+        detail = first_wrong(error, root=MANIFEST)
+        if "leaves the artifact's folder" in detail:
             raise BadArtifact("path_traversal", "a file's path leaves its folder", detail) from None
-        if "not of the bundle's" in first["msg"]:
+        if "not of the bundle's" in detail:
             raise BadArtifact("wrong_base", "an adapter of the bundle is of another base", detail) from None
         raise _bad(detail) from None
     if canonical_json(manifest) != content:

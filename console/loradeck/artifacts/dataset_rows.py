@@ -17,6 +17,7 @@ from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Strict, digest_of
 from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
 
@@ -149,10 +150,7 @@ def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str,
     try:
         found = Provenance.model_validate({**whole, **(own or {})})
     except (ValidationError, TypeError) as error:
-        what = "it is not a JSON object"
-        if isinstance(error, ValidationError):
-            first = error.errors(include_input=False, include_url=False)[0]
-            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        what = first_wrong(error) if isinstance(error, ValidationError) else "it is not a JSON object"
         raise BadArtifact("ledger_incomplete", "a row's own provenance does not fit", f"{where}: {what}") from None
     return _check(found, where)
 

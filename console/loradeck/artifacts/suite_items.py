@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from loradeck.artifacts.dataset_rows import rows_in
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.manifest import SuiteManifest
 from loradeck.schemas.suite import ItemKind, SuiteItem
 
@@ -30,10 +31,7 @@ def items_in(paths: Mapping[str, Path]) -> list[SuiteItem]:
         try:
             item = SuiteItem.model_validate(row)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
-            what = first["msg"].removeprefix("Value error, ")
-            title = f"{field}: {what}" if field else what
+            title = first_wrong(error).replace("Value error, ", "", 1)
             raise BadArtifact("bad_rows", title, where, "docs/gates.md lists what each kind needs") from None
         if item.id in found:
             raise BadArtifact(

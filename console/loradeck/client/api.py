@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -68,6 +68,13 @@ LOOKUP_S = 10.0
 
 
 _gate_result: TypeAdapter[GateResult | None] = TypeAdapter(GateResult | None)
+
+
+class Waiting(TypedDict, total=False):
+    """How long a move's answer may wait: until which state of the replicas, and seconds at most."""
+
+    wait: Wait
+    timeout: float
 
 
 class HubApi:
@@ -140,33 +147,25 @@ class HubApi:
 
     # ---- moves ---------------------------------------------------------------------------------------------
 
-    async def promote(
-        self, tenant: str, route: str, request: PromoteRequest, *, wait: Wait = "committed", timeout: float = 60
-    ) -> MoveResult:
+    async def promote(self, tenant: str, route: str, request: PromoteRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Promotes a release; returns once the move is as far as `wait`, or after `timeout` seconds."""
-        return await self._move(f"{_route(tenant, route)}/promote", request, wait, timeout)
+        return await self._move(f"{_route(tenant, route)}/promote", request, **how)
 
-    async def rollback(
-        self, tenant: str, route: str, request: RollbackRequest, *, wait: Wait = "committed", timeout: float = 60
-    ) -> MoveResult:
+    async def rollback(self, tenant: str, route: str, request: RollbackRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Rolls a pointer back (R), or cancels its pending prepare."""
-        return await self._move(f"{_route(tenant, route)}/rollback", request, wait, timeout)
+        return await self._move(f"{_route(tenant, route)}/rollback", request, **how)
 
-    async def undo(
-        self, tenant: str, route: str, request: UndoRequest, *, wait: Wait = "committed", timeout: float = 60
-    ) -> MoveResult:
+    async def undo(self, tenant: str, route: str, request: UndoRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Undoes one event of this route."""
-        return await self._move(f"{_route(tenant, route)}/undo", request, wait, timeout)
+        return await self._move(f"{_route(tenant, route)}/undo", request, **how)
 
-    async def undo_txn(self, request: UndoRequest, *, wait: Wait = "committed", timeout: float = 60) -> MoveResult:
+    async def undo_txn(self, request: UndoRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Undoes every event of a transaction."""
-        return await self._move("undo", request, wait, timeout)
+        return await self._move("undo", request, **how)
 
-    async def fallback(
-        self, tenant: str, route: str, request: FallbackRequest, *, wait: Wait = "committed", timeout: float = 60
-    ) -> MoveResult:
+    async def fallback(self, tenant: str, route: str, request: FallbackRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Falls back to the base alone (F)."""
-        return await self._move(f"{_route(tenant, route)}/fallback", request, wait, timeout)
+        return await self._move(f"{_route(tenant, route)}/fallback", request, **how)
 
     async def hold(self, tenant: str, route: str, request: HoldRequest) -> MoveResult:
         """Sets or clears a pointer's hold."""
@@ -189,9 +188,9 @@ class HubApi:
         plan = request.model_copy(update={"dry_run": True})
         return await self.transport.ask(RewindPlan, "POST", "rewind", body=plan, repeatable=True)
 
-    async def rewind(self, request: RewindRequest, *, wait: Wait = "committed", timeout: float = 60) -> MoveResult:
+    async def rewind(self, request: RewindRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Executes a plan, whose `generations` the request carries."""
-        return await self._move("rewind", request.model_copy(update={"dry_run": False}), wait, timeout)
+        return await self._move("rewind", request.model_copy(update={"dry_run": False}), **how)
 
     async def recover(self, reason: str, key: str) -> MoveResult:
         """Recovers a restored log from the nodes' tables and raises the epoch. Only over the hub's own socket."""

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loradeck.client.config import Context, read_token
 from loradeck.client.errors import ConfigError
@@ -73,31 +73,19 @@ async def websocket(point: Endpoint, path: str) -> AsyncIterator[ClientConnectio
     from websockets.asyncio.client import connect, unix_connect
 
     uri = point.base_url.replace("http", "ws", 1) + path
+    how: dict[str, Any] = {
+        "additional_headers": point.headers,
+        "open_timeout": CONNECT_S,
+        "close_timeout": 1,
+        "ping_interval": None,  # the hub's status every two seconds is the heartbeat
+        "max_size": MAX_MESSAGE,
+        "compression": None,
+        "user_agent_header": None,
+    }
     if point.socket is not None:
-        connecting = unix_connect(
-            path=str(point.socket),
-            uri=uri,
-            additional_headers=point.headers,
-            open_timeout=CONNECT_S,
-            close_timeout=1,
-            ping_interval=None,  # the hub's status every two seconds is the heartbeat
-            max_size=MAX_MESSAGE,
-            compression=None,
-            user_agent_header=None,
-        )
+        connecting = unix_connect(path=str(point.socket), uri=uri, **how)
     else:
-        connecting = connect(
-            uri,
-            ssl=point.tls,
-            additional_headers=point.headers,
-            open_timeout=CONNECT_S,
-            close_timeout=1,
-            ping_interval=None,
-            max_size=MAX_MESSAGE,
-            compression=None,
-            user_agent_header=None,
-            proxy=None,
-        )
+        connecting = connect(uri, ssl=point.tls, proxy=None, **how)
     async with connecting as connection:
         yield connection
 

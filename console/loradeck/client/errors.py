@@ -45,6 +45,12 @@ class NotUnderstood(HubUnreachable):
     """The answer is not one of a hub of this version. A change may or may not have been made."""
 
 
+def not_understood(what: str, where: str, why: str) -> NotUnderstood:
+    """The error about an answer or a message of the hub that is not of this version."""
+    fix = "bring this console and its hub to the same version (loradeck --version)"
+    return NotUnderstood(f"{what} is not understood", detail=f"{where}: {why}", fix=fix)
+
+
 class OutcomeUnknown(ClientError):
     """A change was sent and its answer was lost, so it may or may not have been made.
 

@@ -25,8 +25,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from loradeck.client.backoff import Backoff
 from loradeck.client.config import Context
 from loradeck.client.connect import Endpoint, endpoint, websocket
-from loradeck.client.errors import ApiError, ClientError, NotUnderstood
+from loradeck.client.errors import ApiError, ClientError, not_understood
 from loradeck.client.state_list import Listed
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.feed import FeedMessage, FeedReset, FeedShow, feed_adapter
 from loradeck.schemas.state import HubState
 
@@ -168,11 +169,6 @@ def _parsed(data: bytes, where: str) -> FeedMessage | None:
     try:
         return feed_adapter.validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        if first["type"] == "union_tag_invalid":
+        if error.errors(include_input=False, include_url=False)[0]["type"] == "union_tag_invalid":
             return None
-        raise NotUnderstood(
-            "a message of the hub is not understood",
-            detail=f"{where}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
-            fix="bring this console and its hub to the same version (loradeck --version)",
-        ) from None
+        raise not_understood("a message of the hub", where, first_wrong(error)) from None

@@ -12,56 +12,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from loradeck.client.errors import NotUnderstood
+from loradeck.client.errors import not_understood
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
-from loradeck.schemas.state import HubStatus, Me, NodeRow, TenantRow
+from loradeck.schemas.state import HubState, HubStatus, Me, NodeRow, TenantRow
 
 M = TypeVar("M", bound=BaseModel)
-Row = TypeVar("Row", bound=BaseModel, covariant=True)
 
 _decoder = json.JSONDecoder()
 _BLANK = " \t\r\n"
-
-
-class RowsOf(Protocol[Row]):
-    """Rows that can be counted and iterated over."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Row]: ...
-
-
-class StateRead(Protocol):
-    """A hub's whole state as consoles read it: a `HubState`, or a `Listed` that is read row by row."""
-
-    @property
-    def status(self) -> HubStatus:
-        """The hub's own state."""
-
-    @property
-    def me(self) -> Me:
-        """The caller of the API."""
-
-    @property
-    def tenants(self) -> RowsOf[TenantRow]:
-        """One row for each pointer."""
-
-    @property
-    def nodes(self) -> RowsOf[NodeRow]:
-        """One row for each node."""
-
-    @property
-    def jobs(self) -> tuple[Job, ...]:
-        """Unfinished jobs and the newest finished ones."""
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """The newest events, oldest first."""
 
 
 @dataclass(eq=False)
@@ -95,6 +59,9 @@ class Listed:
     jobs: tuple[Job, ...]
     events: tuple[Event, ...]
 
+
+StateRead = HubState | Listed
+"""A hub's whole state as consoles read it: read whole, or row by row."""
 
 _REST: dict[str, TypeAdapter[Any]] = {
     "status": TypeAdapter(HubStatus),
@@ -131,7 +98,7 @@ def listed(body: bytes, where: str) -> Listed:
             at = _blank(text, at)
         return Listed(**{name: parts[name] for name in (*_REST, *_ROWS)})
     except (ValueError, IndexError, KeyError) as error:
-        raise _not_understood(where, f"{type(error).__name__}: {error}") from None
+        raise not_understood("the hub's answer", where, f"{type(error).__name__}: {error}") from None
 
 
 def _elements(text: str, at: int) -> tuple[list[tuple[int, int]], int]:
@@ -164,14 +131,4 @@ def _checked(validate: Callable[[str], M], text: str, where: str) -> M:
     try:
         return validate(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        at = ".".join(str(part) for part in first["loc"]) or "the answer"
-        raise _not_understood(where, f"{at}: {first['msg']}") from None
-
-
-def _not_understood(where: str, what: str) -> NotUnderstood:
-    return NotUnderstood(
-        "the hub's answer is not understood",
-        detail=f"{where}: {what}",
-        fix="bring this console and its hub to the same version (loradeck --version)",
-    )
+        raise not_understood("the hub's answer", where, first_wrong(error, root="the answer")) from None

@@ -16,7 +16,8 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from loradeck.client.connect import CONNECT_S, READ_S, Endpoint
-from loradeck.client.errors import ApiError, ClientError, HubUnreachable, NotUnderstood
+from loradeck.client.errors import ApiError, ClientError, HubUnreachable, NotUnderstood, not_understood
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.problem import Problem
 
 T = TypeVar("T")
@@ -119,13 +120,7 @@ class Transport:
         try:
             return adapter.validate_json(content)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            at = ".".join(str(part) for part in first["loc"]) or "the answer"
-            raise NotUnderstood(
-                "the hub's answer is not understood",
-                detail=f"{self.where}: {at}: {first['msg']}",
-                fix="bring this console and its hub to the same version (loradeck --version)",
-            ) from None
+            raise not_understood("the hub's answer", self.where, first_wrong(error, root="the answer")) from None
 
     async def pieces(self, path: str, start: int) -> AsyncIterator[bytes]:
         """Yields the bytes of a GET from `start` on, as they arrive.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from loradeck.schemas.problem import Problem
 
 
@@ -38,3 +40,13 @@ class Fault(Exception):
         from loradeck.schemas.problem import Problem  # here, so that `loradeck --help` starts without pydantic
 
         return Problem(status=status, code=self.code, title=self.title, detail=self.detail, fix=self.fix)
+
+
+def first_wrong(error: ValidationError, *within: str, root: str = "") -> str:
+    """The first field that does not fit and why, without its value.
+
+    `within` is what the model is a part of, `root` what stands for a field where the whole does not fit.
+    """
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, (*within, *first["loc"]))) or root
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -9,7 +9,6 @@ reason. Tensors are safetensors, never pickles.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from loradeck.schemas.ids import Digest, Strict
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import FileEntry
 from loradeck_agent.executors.protocol import BadSpec
-from loradeck_agent.executors.publish import finish
+from loradeck_agent.executors.publish import finish, write_file
 from loradeck_agent.host.state_folder import write_durably
 from loradeck_agent.store.checkpoints import LAST_GOOD, checkpoint_name
 
@@ -49,15 +48,8 @@ class ResumeToken(Strict):
     @staticmethod
     def of(spec: TrainSpec, recipe: Digest, world: int) -> ResumeToken:
         """Builds the token of a run. `recipe` is the digest of `spec`, `world` the number of its processes."""
-        return ResumeToken(
-            base=spec.base,
-            datasets=spec.datasets,
-            recipe=recipe,
-            seed=spec.seed,
-            batch=spec.batch,
-            accumulation=spec.accumulation,
-            world=world,
-        )
+        own = spec.model_dump(include={"base", "datasets", "seed", "batch", "accumulation"})
+        return ResumeToken(recipe=recipe, world=world, **own)
 
     def check(self, saved: ResumeToken) -> None:
         """Compares this run's token with the one saved in a checkpoint.
@@ -112,12 +104,12 @@ class CheckpointFolder:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)
         for group, values in tensors.items():
-            _write(
+            write_file(
                 staging / f"{group}.safetensors", save({k: v.detach().cpu().contiguous() for k, v in values.items()})
             )
-        _write(staging / STATE, json.dumps(state, sort_keys=True, allow_nan=False).encode())
+        write_file(staging / STATE, json.dumps(state, sort_keys=True, allow_nan=False).encode())
         manifest = CheckpointManifest(step=step, token=self._token, files=scan(staging))
-        _write(staging / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        write_file(staging / MANIFEST, manifest.model_dump_json(indent=1).encode())
         finish(staging, target)
         write_durably(self.path / LAST_GOOD, target.name.encode())
         for old in self._complete()[self._keep :]:
@@ -207,10 +199,3 @@ def restore_optimizer(
         # AdamW counts its steps on the CPU.
         kept = {part: value if part == "step" else value.to(parameter.device) for part, value in found[name].items()}
         optimiser.state[parameter].update(kept)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -16,19 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from loradeck.artifacts import base_manifest, scan
+from loradeck.artifacts.adapters import CONFIG, WEIGHTS
 from loradeck.artifacts.manifests import BASE_FILES
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 from loradeck.schemas.training import Weights
-from loradeck_agent.embedded.adapter_files import (
-    CONFIG,
-    WEIGHTS,
-    AdapterFault,
-    check_tensors,
-    expected_shapes,
-    linear_shapes,
-)
+from loradeck_agent.embedded.adapter_files import AdapterFault, check_tensors, expected_shapes, linear_shapes
 from loradeck_agent.executors.base import Base
 from loradeck_agent.executors.protocol import BadSpec, Diverged
 from loradeck_agent.executors.publish import publish

@@ -12,6 +12,7 @@ from loradeck.hub.api.parameters import Maker, Reader, ThisHub
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Role
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 
@@ -79,10 +80,8 @@ async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseMa
     try:
         stated = kind.model_validate(body.body)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, ("body", *first["loc"])))
         title = f"the body is no {body.kind.value}"
-        raise Refused("invalid_request", title, detail=f"{where}: {first['msg']}") from None
+        raise Refused("invalid_request", title, detail=first_wrong(error, "body")) from None
     if not isinstance(stated, Signature):
         return
     if stated.subject != body.subject:

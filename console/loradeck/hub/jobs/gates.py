@@ -24,6 +24,7 @@ from loradeck.schemas.attestation import (
     GateResult,
     MergeReport,
 )
+from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest, PointerKey
 from loradeck.schemas.review import Review
@@ -48,11 +49,8 @@ def checked(attestation: Attestation) -> Attestation:
     try:
         body: BaseModel = adapter.validate_python(attestation.body)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in ("body", *first["loc"]))
-        raise Refused(
-            "invalid_request", f"the body is no {attestation.kind.value}", detail=f"{where}: {first['msg']}"
-        ) from None
+        title = f"the body is no {attestation.kind.value}"
+        raise Refused("invalid_request", title, detail=first_wrong(error, "body")) from None
     if getattr(body, "release", None) != attestation.subject:
         raise Refused("invalid_request", "the body is about another release than `subject`", detail="body.release")
     return attestation
