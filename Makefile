@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm lint bench bench-console bench-executors faults mutation setup clean
+.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults mutation setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -29,8 +29,14 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it back
 	@PYTHONPATH=examples $(BIN)/python -m incident $(if $(FRESH),--fresh) $(ARGS)
 
-test: $(STAMP) ## everything that must hold, on real parts
-	$(BIN)/python -m pytest $(ARGS)
+# Whole fleets of real processes, and what needs servers.
+SERVICES := tests/e2e tests/contract/skew
+
+test: $(STAMP) ## what must hold, on real parts (12 minutes)
+	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
+
+test-services: $(STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions (10 minutes)
+	$(BIN)/python -m pytest $(SERVICES) $(ARGS)
 
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm
