@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -21,8 +21,8 @@ from loradeck.client.connect import endpoint
 from loradeck.client.errors import LEAVES_OPEN, ApiError, HubUnreachable, NotUnderstood, OutcomeUnknown
 from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed, listed
-from loradeck.client.transport import AnswerLost, Transport, segment
-from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
+from loradeck.client.transport import AnswerLost, Params, Transport, segment
+from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
@@ -339,17 +339,9 @@ class HubApi:
         """Stores an attestation; returns it with its seq, author and time."""
         return await self._write(Attestation, "attestations", attestation)
 
-    async def attestations(
-        self,
-        *,
-        kind: AttestationKind | None = None,
-        subject: str | None = None,
-        tenant: str | None = None,
-        route: str | None = None,
-    ) -> list[Attestation]:
+    async def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all given conditions, oldest first."""
-        params = {"kind": kind.value if kind else None, "subject": subject, "tenant": tenant, "route": route}
-        return await self.transport.ask(list[Attestation], "GET", "attestations", params=params)
+        return await self.transport.ask(list[Attestation], "GET", "attestations", params=cast(Params, wanted))
 
     # ---- jobs and nodes ------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import Field
 
@@ -46,6 +46,15 @@ class Attestation(Wire):
     body: dict[str, Any]
     by: str
     at_ms: int = 0
+
+
+class AttestationFilter(TypedDict, total=False):
+    """Which attestations are asked for; a part that is absent or None fits every one."""
+
+    kind: AttestationKind | None
+    subject: str | None
+    tenant: str | None
+    route: str | None
 
 
 class Signature(Strict):

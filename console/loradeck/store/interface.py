@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationFilter
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Draft, Event, PointerState
@@ -211,9 +211,6 @@ class Store(Protocol):
         """
         ...
 
-    def registered(self, kind: Doc, digest: str) -> Registered | None:
-        """The document with this digest; None if it is not registered."""
-
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
         """Documents of a kind, in the order of registration; of one tenant if given."""
 
@@ -226,15 +223,7 @@ class Store(Protocol):
         """Stores attestations in one transaction: a fleet that is proven at once costs one sync."""
         ...
 
-    def attestations(
-        self,
-        *,
-        kind: AttestationKind | None = None,
-        subject: str | None = None,
-        tenant: str | None = None,
-        route: str | None = None,
-        after_seq: int = 0,
-    ) -> list[Attestation]:
+    def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all given conditions, oldest first."""
         ...
 

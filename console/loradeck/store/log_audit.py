@@ -87,11 +87,3 @@ def _compare(store: Store, folded: FoldedLog) -> ChainBreak | None:
 def _differing(kept: dict[Any, Any], folded: dict[Any, Any]) -> Any:
     """The first key whose values differ, or that one side lacks; None if both are equal."""
     return next((key for key in sorted(kept.keys() | folded.keys()) if kept.get(key) != folded.get(key)), None)
-
-
-def verify_log(store: Store) -> LogReport:
-    """Audits the whole log at once. Blocks: a hub that serves goes step by step."""
-    audit = LogAudit()
-    while (report := audit.step(store)) is None:
-        pass
-    return report

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationFilter
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
@@ -152,20 +152,11 @@ class SqliteRecords:
                 written.append(attestation.model_copy(update={"seq": seq, "at_ms": at_ms}))
         return written
 
-    def attestations(
-        self,
-        *,
-        kind: AttestationKind | None = None,
-        subject: str | None = None,
-        tenant: str | None = None,
-        route: str | None = None,
-        after_seq: int = 0,
-    ) -> list[Attestation]:
+    def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all conditions, oldest first."""
-        where, args = _conditions(kind=kind.value if kind else None, subject=subject, tenant=tenant, route=route)
-        where = f"{where} AND seq > :after" if where else "seq > :after"
+        where, args = _conditions(**wanted)
         with self._database.reading():
-            rows = self._database.tables["attestations"].rows_where(where, args | {"after": after_seq}, order_by="seq")
+            rows = self._database.tables["attestations"].rows_where(where, args, order_by="seq")
             return [Attestation.model_validate(row | {"body": json.loads(row["body"])}) for row in rows]
 
     # -- traffic, jobs, tokens, settings -----------------------------------------------------------------

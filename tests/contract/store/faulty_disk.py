@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from drafts import move
+from whole_log import verify_log
 
 from loradeck.store.interface import Committed, StoreError
-from loradeck.store.log_audit import verify_log
 from loradeck.store.sqlite import SqliteStore
 
 

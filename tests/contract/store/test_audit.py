@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from tests.contract.store.conftest import Backend
 from tests.contract.store.drafts import digest, move, note
+from tests.contract.store.whole_log import verify_log
 
 from loradeck.rules.moves.chain import event_hash
 from loradeck.schemas.log import EventKind
 from loradeck.store.interface import Store, Unreadable
-from loradeck.store.log_audit import LogAudit, verify_log
+from loradeck.store.log_audit import LogAudit
 
 
 def fill(store: Store) -> None:

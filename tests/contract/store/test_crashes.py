@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.contract.store.conftest import Backend
-
-from loradeck.store.log_audit import verify_log
+from tests.contract.store.whole_log import verify_log
 
 ROUNDS = 10
 

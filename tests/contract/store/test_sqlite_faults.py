@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.compiler import shared_library
 from tests.contract.store.drafts import move
+from tests.contract.store.whole_log import verify_log
 
 from loradeck.store.interface import DiskFull
-from loradeck.store.log_audit import verify_log
 from loradeck.store.sqlite import SqliteStore
 
 HERE = Path(__file__).parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.rules.simulated_log import ACME, digest
 
-from loradeck.rules.serving.placement import ReplicaFacts, fits, placed
+from loradeck.rules.serving.placement import fits
 from loradeck.rules.serving.retention import collectable, roots
 from loradeck.schemas.log import PointerState, Quarantine
 
@@ -55,16 +55,3 @@ def test_a_node_fits_if_it_carries_every_label_asked_for(
     labels: dict[str, str], placement: dict[str, str], fit: bool
 ) -> None:
     assert fits(labels, placement) is fit
-
-
-def test_replicas_that_are_not_heard_from_are_placed_too() -> None:
-    b1 = digest("B1")
-    fleet = [
-        ReplicaFacts(node="gpu-02", replica="gpu-02", labels={"site": "eu-1"}, base=b1, linked=False),
-        ReplicaFacts(node="gpu-01", replica="gpu-01.e1", labels={"site": "eu-1"}, base=digest("B2"), linked=True),
-        ReplicaFacts(node="gpu-01", replica="gpu-01.e0", labels={"site": "eu-1"}, base=b1, linked=True),
-        ReplicaFacts(node="gpu-03", replica="gpu-03", labels={"site": "us-1"}, base=b1, linked=True),
-        ReplicaFacts(node="gpu-04", replica="gpu-04", labels={"site": "eu-1"}, base=None, linked=True),
-    ]
-    assert [r.replica for r in placed(fleet, {"site": "eu-1"}, b1)] == ["gpu-01.e0", "gpu-02"]
-    assert [r.replica for r in placed(fleet, {"site": "us-1"}, None)] == ["gpu-03"]

@@ -40,7 +40,6 @@ from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Committed, StoreError
 
-log = logging.getLogger("loradeck.hub.jobs.promotion")
 
 
 KEPT = 200

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationFilter, AttestationKind
 from loradeck.schemas.ids import PointerKey
 
 CHANGES_TARGET = frozenset(
@@ -43,16 +43,9 @@ class Attestations:
         now = self._clock.now_ms()
         return Attestation(kind=kind, subject=subject, tenant=tenant, route=route, body=body, by=by, at_ms=now)
 
-    async def find(
-        self,
-        *,
-        kind: AttestationKind | None = None,
-        subject: str | None = None,
-        tenant: str | None = None,
-        route: str | None = None,
-    ) -> list[Attestation]:
+    async def find(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """The attestations that fit, oldest first."""
-        return await self._store(lambda s: s.attestations(kind=kind, subject=subject, tenant=tenant, route=route))
+        return await self._store(lambda s: s.attestations(**wanted))
 
     async def add(self, attestation: Attestation) -> Attestation:
         """Writes an attestation; returns it as it was written."""

@@ -83,3 +83,26 @@ def drafted(
         undoes=undoes,
         payload=payload or {},
     )
+
+
+def tenant_draft(
+    kind: EventKind,
+    tenant: str,
+    actor: Actor,
+    reason: str,
+    payload: dict[str, object] | None = None,
+    *,
+    route: str | None = None,
+    pointer: PointerState | None = None,
+) -> Draft:
+    """The draft of an event that moves nothing: about a tenant, or about one of its routes."""
+    return Draft(
+        kind=kind,
+        tenant=tenant,
+        route=route,
+        pointer=pointer,
+        actor=actor.name,
+        role=actor.role,
+        reason=reason,
+        payload=payload or {},
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -79,7 +79,7 @@ def drafts(
             events.append(_route_again(entry, actor, reason))
         if entry.suspended and not (tenant and tenant.suspended) and entry.tenant not in suspended:
             suspended.add(entry.tenant)
-            events.append(_draft(EventKind.TENANT_SUSPEND, entry, actor, reason))
+            events.append(tenant_draft(EventKind.TENANT_SUSPEND, entry.tenant, actor, reason))
         after = pointer.model_copy(
             update={
                 "generation": max(entry.generation, pointer.generation) + 1,
@@ -89,20 +89,9 @@ def drafts(
                 "quarantined": tuple(q for q in pointer.quarantined if q.release != release),
             }
         )
-        events.append(
-            Draft(
-                kind=EventKind.RECOVER,
-                tenant=entry.tenant,
-                route=entry.route,
-                pointer=after,
-                expected_generation=pointer.generation if key in now else None,
-                from_release=pointer.release,
-                actor=actor.name,
-                role=actor.role,
-                reason=reason,
-                payload={"epoch": entry.epoch, "generation": entry.generation},
-            )
-        )
+        payload: dict[str, object] = {"epoch": entry.epoch, "generation": entry.generation}
+        event = drafted(EventKind.RECOVER, pointer, after, actor, reason=reason, payload=payload)
+        events.append(event if key in now else event.model_copy(update={"expected_generation": None}))
     seen: set[str] = set()
     routes: set[PointerKey] = set()
     for entry in ahead:
@@ -114,7 +103,7 @@ def drafts(
             events.extend(_keys_as(entry, tenant, actor, reason))
             if entry.suspended != tenant.suspended and entry.tenant not in suspended:
                 kind = EventKind.TENANT_SUSPEND if entry.suspended else EventKind.TENANT_RESUME
-                events.append(_draft(kind, entry, actor, reason))
+                events.append(tenant_draft(kind, entry.tenant, actor, reason))
         if entry.route in tenant.routes and entry.key not in routes:
             routes.add(entry.key)
             config = tenant.routes[entry.route].model_copy(update=_settings(entry))
@@ -146,7 +135,7 @@ def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool
 
 def _tenant_again(entry: TableEntry, actor: Actor, reason: str) -> list[Draft]:
     return [
-        _draft(EventKind.TENANT_CREATE, entry, actor, reason),
+        tenant_draft(EventKind.TENANT_CREATE, entry.tenant, actor, reason),
         *(_key_again(sha, entry, actor, reason) for sha in entry.keys),
     ]
 
@@ -157,7 +146,7 @@ def _keys_as(entry: TableEntry, tenant: TenantState, actor: Actor, reason: str) 
     return [
         *(_key_again(sha, entry, actor, reason) for sha in entry.keys if sha not in known),
         *(
-            _draft(EventKind.KEY, entry, actor, reason, {"remove": key.id})
+            tenant_draft(EventKind.KEY, entry.tenant, actor, reason, {"remove": key.id})
             for key in tenant.keys
             if key.sha256 not in entry.keys
         ),
@@ -167,7 +156,7 @@ def _keys_as(entry: TableEntry, tenant: TenantState, actor: Actor, reason: str) 
 def _key_again(sha256: str, entry: TableEntry, actor: Actor, reason: str) -> Draft:
     """Adds a key of which only the hash is known; its id is new."""
     key = CallerKey(id=sha256[:12], sha256=sha256)
-    return _draft(EventKind.KEY, entry, actor, reason, {"add": key.model_dump(mode="json")})
+    return tenant_draft(EventKind.KEY, entry.tenant, actor, reason, {"add": key.model_dump(mode="json")})
 
 
 def _settings(entry: TableEntry) -> dict[str, object]:
@@ -187,24 +176,4 @@ def _route_again(entry: TableEntry, actor: Actor, reason: str) -> Draft:
 
 def _route_as(config: RouteConfig, entry: TableEntry, actor: Actor, reason: str) -> Draft:
     payload: dict[str, object] = {"config": config.model_dump(mode="json")}
-    return _draft(EventKind.ROUTE, entry, actor, reason, payload, route=entry.route)
-
-
-def _draft(
-    kind: EventKind,
-    entry: TableEntry,
-    actor: Actor,
-    reason: str,
-    payload: dict[str, object] | None = None,
-    *,
-    route: str | None = None,
-) -> Draft:
-    return Draft(
-        kind=kind,
-        tenant=entry.tenant,
-        route=route,
-        actor=actor.name,
-        role=actor.role,
-        reason=reason,
-        payload=payload or {},
-    )
+    return tenant_draft(EventKind.ROUTE, entry.tenant, actor, reason, payload, route=entry.route)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, ruled_out
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind, PointerState
@@ -100,23 +100,8 @@ def drafts(
         if step.skipped is not None:
             continue
         pointer, was = now[step.tenant, step.route], then[step.tenant, step.route]
-        beneath = tuple(r for r in was.beneath if r in known)
-        after = pointer.model_copy(
-            update={"generation": pointer.generation + 1, "release": was.release, "beneath": beneath}
-        )
-        events.append(
-            Draft(
-                kind=EventKind.REWIND,
-                tenant=pointer.tenant,
-                route=pointer.route,
-                pointer=after,
-                expected_generation=step.generation,
-                from_release=pointer.release,
-                actor=actor.name,
-                role=actor.role,
-                reason=request.reason,
-                incident=request.incident,
-                payload={"to_rev": plan.to_rev},
-            )
-        )
+        after = moved(pointer, release=was.release, beneath=tuple(r for r in was.beneath if r in known))
+        payload: dict[str, object] = {"to_rev": plan.to_rev}
+        why, incident = request.reason, request.incident
+        events.append(drafted(EventKind.REWIND, pointer, after, actor, reason=why, incident=incident, payload=payload))
     return events

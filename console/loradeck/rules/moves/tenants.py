@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.draft import Actor, tenant_draft
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -20,7 +20,7 @@ def create(tenants: Mapping[str, TenantState], name: str, actor: Actor, *, reaso
     """
     if name in tenants:
         raise Refused("exists", f"there is a tenant {name} already", fix="choose another name")
-    return _draft(EventKind.TENANT_CREATE, name, actor, reason=reason)
+    return tenant_draft(EventKind.TENANT_CREATE, name, actor, reason)
 
 
 def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
@@ -32,7 +32,7 @@ def suspend(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
     _exists(tenant)
     if tenant.suspended:
         raise Refused("no_change", f"{tenant.name} is suspended already")
-    return _draft(EventKind.TENANT_SUSPEND, tenant.name, actor, reason=reason)
+    return tenant_draft(EventKind.TENANT_SUSPEND, tenant.name, actor, reason)
 
 
 def resume(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
@@ -44,7 +44,7 @@ def resume(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
     _exists(tenant)
     if not tenant.suspended:
         raise Refused("no_change", f"{tenant.name} is not suspended")
-    return _draft(EventKind.TENANT_RESUME, tenant.name, actor, reason=reason)
+    return tenant_draft(EventKind.TENANT_RESUME, tenant.name, actor, reason)
 
 
 def offboard(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
@@ -55,7 +55,7 @@ def offboard(tenant: TenantState, actor: Actor, *, reason: str = "") -> Draft:
         Refused: offboarded.
     """
     _exists(tenant)
-    return _draft(EventKind.TENANT_OFFBOARD, tenant.name, actor, reason=reason)
+    return tenant_draft(EventKind.TENANT_OFFBOARD, tenant.name, actor, reason)
 
 
 def set_route(
@@ -73,16 +73,9 @@ def set_route(
         Refused: offboarded.
     """
     _exists(tenant)
-    return Draft(
-        kind=EventKind.ROUTE,
-        tenant=tenant.name,
-        route=route,
-        pointer=PointerState(tenant=tenant.name, route=route) if pointer is None else None,
-        actor=actor.name,
-        role=actor.role,
-        reason=reason,
-        payload={"config": config.model_dump(mode="json")},
-    )
+    payload: dict[str, object] = {"config": config.model_dump(mode="json")}
+    first = PointerState(tenant=tenant.name, route=route) if pointer is None else None
+    return tenant_draft(EventKind.ROUTE, tenant.name, actor, reason, payload, route=route, pointer=first)
 
 
 def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, reason: str = "") -> Draft:
@@ -95,7 +88,7 @@ def set_data_policy(tenant: TenantState, policy: DataPolicy, actor: Actor, *, re
     if policy == tenant.data:
         raise Refused("no_change", f"this is the data policy of {tenant.name} already")
     payload: dict[str, object] = {"policy": policy.model_dump(mode="json")}
-    return _draft(EventKind.DATA_POLICY, tenant.name, actor, reason=reason, payload=payload)
+    return tenant_draft(EventKind.DATA_POLICY, tenant.name, actor, reason, payload)
 
 
 def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
@@ -107,7 +100,7 @@ def add_key(tenant: TenantState, key: CallerKey, actor: Actor) -> Draft:
     _exists(tenant)
     if any(k.id == key.id for k in tenant.keys):
         raise Refused("exists", f"{tenant.name} has a key {key.id} already")
-    return _draft(EventKind.KEY, tenant.name, actor, payload={"add": key.model_dump(mode="json")})
+    return tenant_draft(EventKind.KEY, tenant.name, actor, "", {"add": key.model_dump(mode="json")})
 
 
 def remove_key(tenant: TenantState, key_id: str, actor: Actor) -> Draft:
@@ -119,15 +112,9 @@ def remove_key(tenant: TenantState, key_id: str, actor: Actor) -> Draft:
     _exists(tenant)
     if all(k.id != key_id for k in tenant.keys):
         raise Refused("unknown_key", f"{tenant.name} has no key {key_id}")
-    return _draft(EventKind.KEY, tenant.name, actor, payload={"remove": key_id})
+    return tenant_draft(EventKind.KEY, tenant.name, actor, "", {"remove": key_id})
 
 
 def _exists(tenant: TenantState) -> None:
     if tenant.offboarded:
         raise Refused("offboarded", f"{tenant.name} is offboarded", fix="create a new tenant")
-
-
-def _draft(
-    kind: EventKind, tenant: str, actor: Actor, *, reason: str = "", payload: dict[str, object] | None = None
-) -> Draft:
-    return Draft(kind=kind, tenant=tenant, actor=actor.name, role=actor.role, reason=reason, payload=payload or {})
