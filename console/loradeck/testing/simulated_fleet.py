@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
@@ -29,8 +28,6 @@ from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRec
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.tenant import TenantCreate, TokenCreate
-
-T = TypeVar("T")
 
 ROUTE = "production"
 EVERYWHERE = "sim-everywhere"

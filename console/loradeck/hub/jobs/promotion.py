@@ -6,7 +6,6 @@ A prepare moves nothing. While it is pending, R cancels it, and a hub that resta
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,8 +38,6 @@ from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Committed, StoreError
-
-
 
 KEPT = 200
 """Ended promotions that are kept in memory under their idempotency keys."""
