@@ -421,24 +421,24 @@ class Fleet:
         fence = (ack.epoch, ack.generation)
         if fence != current:
             return None
-        now = self.clock()
+        now, replica, release = self.clock(), ack.replica, ack.release
+        state, code, detail = ack.state, ack.code, ack.detail
+        if state in FLIPPED and release != wanted:
+            state, code, detail = AckState.FAILED, "wrong_release", f"acknowledged {release}, not {wanted}"
         records = self._acks.setdefault((ack.tenant, ack.route), {})
-        if ack.state in FLIPPED and ack.release != wanted:
-            detail = f"acknowledged {ack.release}, not {wanted}"
-            ack = ack.model_copy(update={"state": AckState.FAILED, "code": "wrong_release", "detail": detail})
-        record = records.get(ack.replica)
-        if record is None or record.fence != fence or record.release != ack.release:
-            record = records[ack.replica] = AckRecord(fence, ack.release, ack.state)
-        already = ack.state is AckState.FLIPPED and record.flipped is not None
-        if not already:  # a flip sent again after a reconnect takes nothing back from a proof
-            record.state, record.code, record.detail = ack.state, ack.code, ack.detail
-        if ack.state in FLIPPED and record.flipped is None:
+        record = records.get(replica)
+        if record is None or record.fence != fence or record.release != release:
+            record = records[replica] = AckRecord(fence, release, state)
+        if state is not AckState.FLIPPED or record.flipped is None:
+            # A flip sent again after a reconnect takes nothing back from a proof.
+            record.state, record.code, record.detail = state, code, detail
+        if record.flipped is None and state in FLIPPED:
             record.flipped, record.flipped_node_ms, record.flipped_mono_ns = now, ack.at_ms, ack.mono_ns
-        if ack.state is AckState.WAITING or ack.code == "wrong_release":
+        if state is AckState.WAITING or code == "wrong_release":
             record.flipped, record.proven = None, None
-        if ack.state in (AckState.PROVEN, AckState.LISTED, AckState.FAILED):
+        if state in (AckState.PROVEN, AckState.LISTED, AckState.FAILED):
             record.checked = now
-            if ack.state is not AckState.PROVEN:
+            if state is not AckState.PROVEN:
                 record.proven = None
             elif record.proven is None:
                 record.proven = now

@@ -41,14 +41,14 @@ class Links:
         """Puts changed table entries on the links of the nodes that they concern."""
         if not keys:
             return
-        concerned: dict[int, list[PointerKey]] = {}
+        changed, concerned = frozenset(keys), dict[int, frozenset[PointerKey]]()
         for link in self._links:
             if not link.steered:
                 continue
             table = link.table
             mine = concerned.get(id(table))
             if mine is None:
-                mine = concerned[id(table)] = [k for k in keys if k in table.members]
+                mine = concerned[id(table)] = changed & table.members
             if mine:
                 link.put(mine)
 

@@ -76,16 +76,14 @@ class MoveProgress:
     def acknowledged(self, node: Node, ack: Ack) -> None:
         """Counts a replica's acknowledgement. One of another generation than the newest changes nothing."""
         key = (ack.tenant, ack.route)
-        match self._replicas.acknowledge(node, ack):
-            case Counted.IGNORED:
-                return
-            case Counted.STALE:
-                self.check_soon((key,))
-                self._changes.now((key,))
-            case Counted.COUNTED:
-                if not self._acknowledged:
-                    asyncio.get_running_loop().call_soon(self._check_acknowledged)
-                self._acknowledged[key] = None
+        counted = self._replicas.acknowledge(node, ack)
+        if counted is Counted.COUNTED:
+            if not self._acknowledged:
+                asyncio.get_running_loop().call_soon(self._check_acknowledged)
+            self._acknowledged[key] = None
+        elif counted is Counted.STALE:
+            self.check_soon((key,))
+            self._changes.now((key,))
 
     def _check_acknowledged(self) -> None:
         """Checks and shows pointers at the end of a turn of the event loop, once for all acknowledgements in it."""

@@ -14,8 +14,6 @@ from loradeck.rules.serving import proof
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.link import AckState, Replica
 
-_ENDS = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
-
 Share = tuple[int, int, int, int, int, int, int]
 """The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
 
@@ -62,17 +60,12 @@ def share(node: Node, ack: AckRecord | None) -> Share:
     reached = not node.lost
     if ack is None:
         return (reached, 0, 0, 0, 0, reached, reached)
-    failed = ack.state is AckState.FAILED
-    final = failed or ack.is_pinned  # nothing more is to be expected of it
-    return (
-        reached,
-        ack.is_flipped,
-        reached and ack.is_proven,
-        reached and ack.state is AckState.LISTED,
-        failed,
-        reached and not final and not ack.is_flipped,
-        reached and not final and ack.state not in _ENDS,
-    )
+    state, flipped = ack.state, ack.is_flipped
+    failed = state is AckState.FAILED
+    proven = reached and state is AckState.PROVEN
+    listed = reached and state is AckState.LISTED
+    owing = reached and not failed and not ack.is_pinned  # of the others nothing more is to be expected
+    return (reached, flipped, proven, listed, failed, owing and not flipped, owing and not (proven or listed))
 
 
 class ReplicaCounts:
@@ -94,18 +87,17 @@ class ReplicaCounts:
 
     def change(self, node: Node, before: Share, ack: AckRecord) -> None:
         """Counts an acknowledgement of a placed replica, whose share was `before`."""
-        now = share(node, ack)
-        for index in range(len(now)):
-            if now[index] != before[index]:
-                self._sums[index] += now[index] - before[index]
+        for index, part in enumerate(share(node, ack)):
+            if part != before[index]:
+                self._sums[index] += part - before[index]
         self._note(node, ack)
 
     def _note(self, node: Node, ack: AckRecord) -> None:
         # What is taken back leaves a time behind that is too early to matter: who gets there again does so later.
-        if ack.flipped is not None:
-            self._flipped_at = max(self._flipped_at, ack.flipped)
-        if ack.proven is not None and not node.lost:
-            self._proven_at = max(self._proven_at, ack.proven)
+        if ack.flipped is not None and ack.flipped > self._flipped_at:
+            self._flipped_at = ack.flipped
+        if ack.proven is not None and ack.proven > self._proven_at and not node.lost:
+            self._proven_at = ack.proven
 
     def progress(self) -> Progress:
         """The counts as they are now."""
