@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.schemas.link import (
     Bookmark,
+    CanaryAsk,
     Desired,
     DownMessage,
     JobCancel,
@@ -33,6 +34,7 @@ from loradeck_agent.jobs.node_jobs import Jobs
 from loradeck_agent.jobs.results import Results
 from loradeck_agent.reports import Reports
 from loradeck_agent.router.client import RouterControl
+from loradeck_agent.serving.canary_questions import CanaryQuestions
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_lifecycle import EngineLife
 from loradeck_agent.serving.engine_schedule import EngineSchedule
@@ -97,6 +99,7 @@ class Agent:
             acks=self.acks,
             acked=lambda acks: self.sync.post(acks),
         )
+        self.canary_questions = CanaryQuestions(self.engines, self.reconciler)
         self.prover = Prover(
             self.table, {engine.name: engine for engine in self.engines}, router, self.records, self.acks
         )
@@ -268,6 +271,8 @@ class Agent:
                 await self._send_table()
             case TraceAsk():
                 self._aside(self._send_trace(message))
+            case CanaryAsk():
+                self._aside(self._send_canary_answers(message))
             case NodeOrder():
                 self._order(message)
 
@@ -303,6 +308,9 @@ class Agent:
         except AgentError as error:
             answer = TraceRows(ask=ask.ask, rows=(), trouble=f"its router does not answer: {error}"[:200])
         await self.link.send(answer)
+
+    async def _send_canary_answers(self, ask: CanaryAsk) -> None:
+        await self.link.send(await self.canary_questions.answers(ask))
 
     async def _link_changed(self, connected: bool) -> None:
         self._aside(self._after_link_change(connected))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from tests.fakes.hub_in_process import BASE, Deck, until
@@ -16,6 +17,8 @@ from loradeck.schemas.link import (
     HEARTBEAT_S,
     Ack,
     AckState,
+    CanaryAnswers,
+    CanaryAsk,
     Desired,
     DownMessage,
     EngineState,
@@ -78,6 +81,8 @@ class FakeAgent:
         """Further replicas of the node, which are only reported."""
         self.traced: tuple[TraceRow, ...] | None = ()
         """What its router remembers; None: it does not answer."""
+        self.canaries: Callable[[CanaryAsk], CanaryAnswers] | None = None
+        """Its engine's answers to questions about canaries; None: it does not answer."""
         self.has_served: set[tuple[str, str]] = set()
         self.closed: tuple[int, str] | None = None
         self.welcome: Welcome | None = None
@@ -177,6 +182,9 @@ class FakeAgent:
                 )
             case TraceAsk():
                 await self._trace(message)
+            case CanaryAsk():
+                if self.canaries is not None:
+                    await self.send(self.canaries(message))
             case _:
                 pass
 

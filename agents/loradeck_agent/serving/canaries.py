@@ -60,6 +60,12 @@ def near(entries: Iterable[TableEntry], release: str) -> list[ReleaseRef]:
     return list(found.values())
 
 
+def _of(asked: Sequence[str], record: CanaryRecord | None) -> CanaryRecord | None:
+    """A record of the prompts that were asked; None without any. Those of other prompts say nothing about them."""
+    items = tuple(item for item in record.items if item.prompt in asked) if record is not None else ()
+    return record.model_copy(update={"items": items}) if record is not None and items else None
+
+
 async def take(engine: EngineReplica, model: str, canaries: Sequence[Conversation]) -> tuple[CanaryItem, ...]:
     """Greedy tokens of each canary, asked of the engine's own socket, all at once."""
     return tuple(await asyncio.gather(*(engine.api.canary(model, messages) for messages in canaries)))
@@ -95,7 +101,8 @@ async def verify_idle(
     missing = [item for item in items if item.prompt not in have]
     if missing and ref.release.form is Form.ADAPTER:
         own = CanaryRecord(release=ref.id, build=build.build, items=tuple(items))
-        known = [base, *(records.known(other.id, build.build) for other in near)]
+        asked = [item.prompt for item in items]
+        known = [base, *(_of(asked, records.known(other.id, build.build)) for other in near)]
         others = {other.release: other for other in known if other is not None}
         if judge(items, own, others, is_base=False).level is Level.PROVEN:
             await records.add(ref, build.build, missing)
@@ -123,10 +130,7 @@ async def judge_items(
         return Judgement(level=Level.LISTED, code="no_canaries", detail="the route has no canaries")
     # Merged weights are known by what their engine's own base answers: there is nothing else in it.
     known_by = base_ref(ref.release.tenant, build.base) if ref.release.form is Form.MERGED else ref
-    record = await records.find(known_by.id, build.build, asked)
-    if record is not None:
-        # Records of other prompts do not count for the ones that were asked.
-        record = record.model_copy(update={"items": tuple(item for item in record.items if item.prompt in asked)})
+    record = _of(asked, await records.find(known_by.id, build.build, asked))
     if ref.release.form is Form.BASE:
         return judge(items, record, {}, is_base=True)
     others: dict[str, CanaryRecord | None] = {}
@@ -134,12 +138,12 @@ async def judge_items(
     called = {other.id: other.label or short(other.id) for other in (*near, *rivals)}
     called[rivals[0].id] = "the base alone"
     for rival in rivals:
-        known = await records.find(rival.id, build.build, asked)
+        known = _of(asked, await records.find(rival.id, build.build, asked))
         # An engine of this base cannot answer as a release of another: that one is ruled out where it is known.
         if rival.id != ref.id and (known is not None or rival.release.served_base == build.base):
             others[rival.id] = known
     for other in near:
-        known = records.known(other.id, build.build)
+        known = _of(asked, records.known(other.id, build.build))
         if known is not None and other.id != ref.id:
             others[other.id] = known
     is_base = ref.release.form is Form.MERGED and not others

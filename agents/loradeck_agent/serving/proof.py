@@ -10,10 +10,12 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from loradeck.rules.serving.proof import Judgement, Level, what_to_do
 from loradeck.schemas.attestation import CanaryItem
+from loradeck.schemas.ids import short
 from loradeck.schemas.link import Ack, AckState
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
@@ -150,8 +152,9 @@ class Prover:
             else:
                 unanswered, repeated = 0, True
                 detail = verdict.detail
-                if verdict.level is Level.LISTED:
-                    detail += f"; {what_to_do(entry.tenant, entry.route)}"
+                if verdict.level is Level.LISTED and entry.current is not None and entry.current.engine_name:
+                    release = entry.current.label or short(entry.current.id)
+                    detail += f"; {what_to_do(entry.tenant, entry.route, release)}"
                 await self._acknowledge(entry, replica, _STATE[verdict.level], verdict.code, detail)
             await asyncio.sleep(pause)
             if repeated:
@@ -178,25 +181,26 @@ class Prover:
         if not entry.canaries and ref.engine_name is not None and ref.engine_name not in await engine.api.models():
             raise AgentError("not_listed", "the engine does not list the release", ref.engine_name)
         items = await asyncio.gather(*(self._ask(entry, engine.name, messages) for messages in entry.canaries))
-        await self._record_new(entry, ref, engine)
         left = self._left.get((*entry.key, engine.name))
+        await self._record_new(entry, (ref, *([left] if left else [])), engine)
         return await judge_items(
             engine, self.records, ref, items, left=left, near=entry.beneath[:1] if not left else ()
         )
 
-    async def _record_new(self, entry: TableEntry, ref: ReleaseRef, engine: EngineReplica) -> None:
-        """Records canaries that the route was given after the release was loaded, as at a load: asked of the engine.
+    async def _record_new(self, entry: TableEntry, refs: Sequence[ReleaseRef], engine: EngineReplica) -> None:
+        """Records canaries that the route was given after its releases were loaded, as at a load: asked of the engine.
 
         What came through the router is then compared with them like any later answer.
         """
         prompts = tuple(map(prompt_digest, entry.canaries))
-        looked_for = (ref.id, engine.version.boot if engine.version else "", prompts)
-        if ref.release.form is not Form.ADAPTER or looked_for in self._looked_for:
-            return
-        record = await self.records.find(ref.id, engine.build.build, prompts)
-        if not set(prompts) <= {item.prompt for item in (record.items if record else ())}:
-            await verify_idle(engine, self.records, ref, entry.canaries, near(self.table.named(), ref.id))
-        self._looked_for.add(looked_for)
+        for ref in (*refs, *near([entry], refs[0].id)):
+            looked_for = (ref.id, engine.build.boot, prompts)
+            if ref.id not in engine.ready or ref.release.form is not Form.ADAPTER or looked_for in self._looked_for:
+                continue
+            record = await self.records.find(ref.id, engine.build.build, prompts)
+            if not set(prompts) <= {item.prompt for item in (record.items if record else ())}:
+                await verify_idle(engine, self.records, ref, entry.canaries, near(self.table.named(), ref.id))
+            self._looked_for.add(looked_for)
 
     async def _ask(self, entry: TableEntry, replica: str, messages: Conversation) -> CanaryItem:
         reply = await self.router.proof(

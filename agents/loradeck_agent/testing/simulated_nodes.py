@@ -34,6 +34,8 @@ from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignmen
 from loradeck.schemas.link import (
     AckState,
     Bookmark,
+    CanaryAnswers,
+    CanaryAsk,
     Desired,
     DownMessage,
     EngineState,
@@ -154,6 +156,9 @@ class Node:
                 await self.link.send(TableState(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries))
             case TraceAsk():
                 await self.link.send(TraceRows(ask=message.ask, rows=(), trouble="a simulated node has no router"))
+            case CanaryAsk():
+                trouble = dict.fromkeys((ref.id for ref in message.releases), "a simulated node has no engine")
+                await self.link.send(CanaryAnswers(ask=message.ask, trouble=trouble))
             case NodeOrder():
                 pass  # there is no driver to let go of
             case _:

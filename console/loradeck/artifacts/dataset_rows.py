@@ -5,6 +5,7 @@ Reading a large dataset takes long, so the hub leaves it to a child process, whi
 
 from __future__ import annotations
 
+import heapq
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from loradeck.artifacts import child_process
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.personal_data import NOT_LOOKED_FOR, PERSONAL, kinds_in, secrets
+from loradeck.schemas.canaries import Conversation, RowPrompt
 from loradeck.schemas.dataset_ledger import LISTED, Finding, LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Strict, digest_of
@@ -255,13 +257,14 @@ class Task(Strict):
     """A task that the hub gives to the child process that reads rows.
 
     `read` one dataset or `scan` one suite, refusing erased `rows`; or `find` in many: `rows`, and those `containing` a
-    text.
+    text; or choose `most` `prompts` of one.
     """
 
-    do: Literal["read", "scan", "find"]
+    do: Literal["read", "scan", "find", "prompts"]
     datasets: tuple[Held, ...]
     rows: tuple[Digest, ...] = ()
     containing: str | None = None
+    most: int = 0
 
 
 def find(task: Task) -> list[Place]:
@@ -285,6 +288,40 @@ def find(task: Task) -> list[Place]:
     return places
 
 
+LONGEST_PROMPT = 2000
+"""Most characters of a prompt that is proposed as a canary: every replica answers it once a minute."""
+
+
+def prompt_of(row: Mapping[str, Any]) -> Conversation | None:
+    """The messages of a row before its answer, as a caller would send them; None: none, with tools, or too long."""
+    messages = row.get("messages") or [{"role": "user", "content": row.get("prompt")}]
+    if "answer" not in row and "chosen" not in row:
+        messages = messages[:-1]
+    plain = all(isinstance(m, Mapping) and m.keys() == {"role", "content"} for m in messages)
+    if not messages or row.get("tools") or not plain or messages[-1]["role"] != "user":
+        return None
+    texts = [text for message in messages for text in message.values()]
+    if not all(isinstance(text, str) for text in texts) or not 0 < sum(map(len, texts)) <= LONGEST_PROMPT:
+        return None
+    return tuple(dict(message) for message in messages)
+
+
+def prompts_of(held: Held, most: int) -> list[RowPrompt]:
+    """Different prompts of a dataset, `most` of them, spread over its rows by their digests: always the same ones.
+
+    Raises:
+        BadArtifact: `bad_rows`.
+    """
+    kept: dict[Digest, RowPrompt] = {}
+    for where, row in rows_in(held.paths):
+        messages = prompt_of(row)
+        if messages is not None:
+            kept.setdefault(digest_of({"messages": messages}), RowPrompt(where=where, messages=messages))
+        if len(kept) > 2 * most:
+            kept = dict(heapq.nsmallest(most, kept.items(), key=lambda found: found[0]))
+    return [prompt for _, prompt in heapq.nsmallest(most, kept.items(), key=lambda found: found[0])]
+
+
 def _work(request: bytes) -> Any:
     task = Task.model_validate_json(request)
     if task.do == "read":
@@ -294,6 +331,9 @@ def _work(request: bytes) -> Any:
     if task.do == "scan":
         (held,) = task.datasets
         return scan_of(held, erased=set(task.rows)).model_dump(mode="json")
+    if task.do == "prompts":
+        (held,) = task.datasets
+        return [prompt.model_dump(mode="json") for prompt in prompts_of(held, task.most)]
     return [place.model_dump() for place in find(task)]
 
 

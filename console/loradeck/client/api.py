@@ -23,6 +23,7 @@ from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed, listed
 from loradeck.client.transport import AnswerLost, Params, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
+from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 from loradeck.schemas.log import Event
@@ -133,6 +134,11 @@ class HubApi:
         """A pointer's newest requests on each router, `last` at most; with `release`, only those it served."""
         params = {"release": release, "last": last}
         return await self.transport.ask(Traced, "GET", f"{_route(tenant, route)}/traces", params=params, extra_s=60)
+
+    async def suggest_canaries(self, tenant: str, route: str, request: SuggestRequest) -> Suggestions:
+        """Rows of a dataset as canaries of a release, tried on an engine that serves, best first."""
+        path = f"{_route(tenant, route)}/canaries/suggest"
+        return await self.transport.ask(Suggestions, "POST", path, body=request, repeatable=True, extra_s=1200)
 
     async def events(
         self, *, tenant: str | None = None, route: str | None = None, before: int | None = None, limit: int = 100

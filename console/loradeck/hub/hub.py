@@ -55,6 +55,7 @@ from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.hub.views import feed
+from loradeck.hub.views.canary_suggestions import CanarySuggestions
 from loradeck.hub.views.feed import Feed
 from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.previews import Previews
@@ -62,7 +63,7 @@ from loradeck.hub.views.related import RelatedIndex
 from loradeck.hub.views.rows import Rows
 from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
-from loradeck.schemas.link import HEARTBEAT_S, Ack, JobEvent, JobLog, Report, TableState, TraceRows
+from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
 
 log = logging.getLogger("loradeck.hub")
 
@@ -176,6 +177,7 @@ class Hub:
         self.rows = rows = Rows(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews)
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
+        self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, status.now)
 
     def _subscribe(self) -> None:
@@ -198,7 +200,8 @@ class Hub:
                 Report: self.reported,
                 JobEvent: self.queue.event,
                 JobLog: self.queue.printed,
-                TraceRows: self.traces.answered,
+                TraceRows: self.traces.questions.answered,
+                CanaryAnswers: self.canary_suggestions.questions.answered,
                 TableState: self.recovery.table,
             },
         )

@@ -43,6 +43,8 @@ STATUS: Mapping[str, int] = {
     "not_quarantined": 409,
     "not_pinned": 409,
     "no_change": 409,
+    "nothing_to_compare": 409,
+    "no_prompts": 409,
     "exists": 409,
     # The dataset ledger forbids it.
     "no_ledger_entry": 409,

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
-from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
 
@@ -108,6 +108,19 @@ class TraceAsk(Wire):
     last: int = Field(TRACE_ROWS, ge=1, le=TRACE_ROWS)
 
 
+class CanaryAsk(Wire):
+    """The hub asks one engine for several releases' greedy answers to one prompt; answered by `CanaryAnswers`.
+
+    A release that is not loaded is loaded first. Nobody is served by this, and nothing is recorded.
+    """
+
+    type: Literal["canary_ask"] = "canary_ask"
+    ask: str = Field(description="id of the question, repeated in the answer")
+    replica: Name
+    releases: tuple[ReleaseRef, ...] = Field(max_length=8)
+    messages: tuple[dict[str, str], ...]
+
+
 class NodeOrder(Order):
     """The hub drains or cordons the node. Level-triggered: sent in full after each hello."""
 
@@ -128,7 +141,7 @@ class Welcome(Wire):
 
 
 DownMessage = Annotated[
-    Welcome | Desired | Bookmark | JobMessage | JobCancel | JobNoted | TableAsk | TraceAsk | NodeOrder,
+    Welcome | Desired | Bookmark | JobMessage | JobCancel | JobNoted | TableAsk | TraceAsk | CanaryAsk | NodeOrder,
     Field(discriminator="type"),
 ]
 """A message from hub to agent."""
@@ -313,6 +326,15 @@ class TraceRows(Wire):
     trouble: str = Field("", description="why the router could not be asked")
 
 
+class CanaryAnswers(Wire):
+    """The answer to a `CanaryAsk`: each release has an item, or its `trouble` says why there is none."""
+
+    type: Literal["canary_answers"] = "canary_answers"
+    ask: str
+    items: dict[Digest, CanaryItem] = Field(default_factory=dict)
+    trouble: dict[Digest, str] = Field(default_factory=dict)
+
+
 class Heartbeat(Wire):
     """The agent is alive; sent when there was nothing else to send."""
 
@@ -320,7 +342,8 @@ class Heartbeat(Wire):
 
 
 UpMessage = Annotated[
-    Hello | Ack | Report | Resync | TableState | JobEvent | JobLog | TraceRows | Heartbeat, Field(discriminator="type")
+    Hello | Ack | Report | Resync | TableState | JobEvent | JobLog | TraceRows | CanaryAnswers | Heartbeat,
+    Field(discriminator="type"),
 ]
 """A message from agent to hub."""
 

@@ -90,7 +90,7 @@ async def test_what_is_missing_is_said_for_each_node(
 async def test_a_node_cannot_answer_for_another(deck: Deck, agents: list[FakeAgent]) -> None:
     left = await deck.release(seed=1)
     node = deck.hub.fleet.nodes["n2"]
-    deck.hub.traces.answered(node, TraceRows(ask="nobody asked", rows=rows("n2", left, 1)))
+    deck.hub.traces.questions.answered(node, TraceRows(ask="nobody asked", rows=rows("n2", left, 1)))
     agents[0].traced = rows("n1", left, 1)
     assert {row.replica for row in (await ask(deck)).rows} == {"n1"}
 

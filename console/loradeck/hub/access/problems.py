@@ -28,6 +28,7 @@ HUB_STATUS: Mapping[str, int] = {
     "job_over": 409,
     "prepare_cancelled": 409,
     "no_replica": 409,
+    "unanswered": 504,
     "hub_restarted": 409,
     "hub_stopping": 503,
     "range_not_satisfiable": 416,

@@ -16,6 +16,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
 from loradeck.rules.quality import gates
+from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
 from loradeck.schemas.log import Draft
@@ -132,6 +133,14 @@ async def traces(
     """The newest requests of each router, with the ids that callers were given, and what may be missing."""
     hub.log.state.route(tenant, route)
     return await hub.traces.collect((tenant, route), release, last)
+
+
+@router.post(f"{PAGE}/canaries/suggest")
+async def suggest_canaries(
+    tenant: str, route: str, body: SuggestRequest, hub: ThisHub, caller: Releaser
+) -> Suggestions:
+    """Tries rows of a dataset as canaries of a release, on an engine that serves. Nothing is changed."""
+    return await hub.canary_suggestions.suggest((tenant, route), body)
 
 
 @router.put(PAGE)

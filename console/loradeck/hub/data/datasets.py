@@ -21,12 +21,14 @@ from loradeck.rules.data.descent import NOTHING, Descent, descent
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.canaries import RowPrompt
 from loradeck.schemas.dataset_ledger import LedgerEntry, Place, Reading, ScanReport
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 from loradeck.store.interface import Doc
 
 _places = TypeAdapter(list[Place])
+_prompts = TypeAdapter(list[RowPrompt])
 
 
 @dataclass(eq=False)
@@ -88,6 +90,27 @@ class Datasets:
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
         await self._attestations.add_all([draft])
         await self._registry.register(Doc.SUITE, digest, manifest.model_dump(mode="json"), tenant=tenant, by=by)
+
+    async def prompts(self, tenant: str, dataset: str, most: int) -> list[RowPrompt]:
+        """Prompts of a tenant's dataset, at most `most`, spread over it.
+
+        Raises:
+            Refused: `unknown_dataset`, `erased_row`, `no_prompts`.
+        """
+        manifest = self._registry.catalogue.datasets.get(dataset)
+        if manifest is None or manifest.tenant != tenant:
+            raise Refused("unknown_dataset", "this tenant has no such dataset", detail=dataset)
+        self.check_descent((dataset,))
+        task = Task(do="prompts", datasets=(self._held(manifest),), most=most)
+        found = _prompts.validate_python(await child_process.ask(dataset_rows.__name__, task))
+        if not found:
+            raise Refused(
+                "no_prompts",
+                "no row of the dataset can be a canary",
+                detail=called(manifest),
+                fix=f"rows without tools whose prompt has at most {dataset_rows.LONGEST_PROMPT:,} characters can",
+            )
+        return found
 
     def check_training(self, tenant: str, datasets: Iterable[str]) -> None:
         """Checks that a tenant may train on these datasets together.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.links.questions import Questions
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
@@ -20,19 +20,13 @@ ANSWER_S = 5.0
 
 @dataclass(eq=False)
 class Traces:
-    """The questions that are under way, by the token that comes back with the answer."""
+    """Collects the requests that routers remember, a page at a time."""
 
     _fleet: Fleet
     _replicas: PlacedReplicas
     _counts: RequestCounts
     _clock: Clock
-    _asked: dict[str, tuple[str, asyncio.Future[TraceRows]]] = field(default_factory=dict, init=False)
-
-    def answered(self, node: Node, answer: TraceRows) -> None:
-        """Hands a node's answer to whoever waits for it. One that nobody waits for, or another node's, is dropped."""
-        name, waiting = self._asked.get(answer.ask, ("", None))
-        if waiting is not None and name == node.name and not waiting.done():
-            waiting.set_result(answer)
+    questions: Questions[TraceRows] = field(default_factory=Questions, init=False)
 
     async def collect(self, key: PointerKey, release: str | None, last: int) -> Traced:
         """The newest requests of a pointer, from all nodes that serve or have served it: at most `last` of each."""
@@ -78,18 +72,7 @@ class Traces:
     async def _page(
         self, node: Node, key: PointerKey, release: str | None, before: int | None, last: int
     ) -> TraceRows | None:
-        ask = secrets.token_hex(8)
-        waiting: asyncio.Future[TraceRows] = asyncio.get_running_loop().create_future()
-        self._asked[ask] = (node.name, waiting)
-        try:
-            if node.link is None:
-                return None
-            node.link.put_message(
-                TraceAsk(ask=ask, tenant=key[0], route=key[1], release=release, before=before, last=last)
-            )
-            async with asyncio.timeout(ANSWER_S):
-                return await waiting
-        except TimeoutError:
-            return None
-        finally:
-            del self._asked[ask]
+        def question(token: str) -> TraceAsk:
+            return TraceAsk(ask=token, tenant=key[0], route=key[1], release=release, before=before, last=last)
+
+        return await self.questions.put(node, question, ANSWER_S)

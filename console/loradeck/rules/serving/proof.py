@@ -146,9 +146,9 @@ def indistinct(
     return None
 
 
-def what_to_do(tenant: str, route: str) -> str:
-    """The command that makes a listed release provable: it gives the route another canary."""
-    return f"loradeck route set {tenant} {route} --canary PROMPT"
+def what_to_do(tenant: str, route: str, release: str) -> str:
+    """The command that makes a listed release provable: it proposes canaries that tell it from others."""
+    return f"loradeck canary suggest {tenant} {route} {release}"
 
 
 def distinct(items: Sequence[CanaryItem], others: Sequence[CanaryItem]) -> bool:

@@ -1,0 +1,105 @@
+"""Canaries: prompts that tell a release from its base and from the release before it, found in a dataset's rows."""
+
+from __future__ import annotations
+
+import click
+
+from loradeck.cli.shared.exits import Exit, refused
+from loradeck.cli.shared.naming import owned_named, pointer_and_release, release_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import yes_option
+from loradeck.cli.shared.session import Session, writes
+from loradeck.schemas.canaries import Suggestion, Suggestions, SuggestRequest
+from loradeck.schemas.ids import short
+from loradeck.schemas.manifest import AdapterManifest
+
+_SHOWN = 60
+"""Characters of a prompt in the table."""
+
+
+@click.group(cls=Noun)
+def canary() -> None:
+    """Suggest canaries: prompts that tell a release from its base and prior."""
+
+
+@canary.command("suggest")
+@click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
+@click.option("--dataset", metavar="NAME", help="Dataset whose rows are tried; by default one it was trained on.")
+@click.option(
+    "--prompts", type=click.IntRange(1, 64), default=24, show_default=True, help="Rows to try, spread over the dataset."
+)
+@click.option("--apply", is_flag=True, help="Put the proposed ones in the place of the route's canaries.")
+@yes_option
+@writes
+async def suggest(
+    s: Session, words: tuple[str, ...], dataset: str | None, prompts: int, apply: bool, yes: bool
+) -> None:
+    """Propose canaries of a release from rows of a dataset, with the margins measured.
+
+    An engine that serves is asked for the release, its base and the other release of the route: at least 0.5 nat over
+    every one makes a canary by which the release is proven. Without --apply nothing changes.
+    """
+    at, name = pointer_and_release(words)
+    release = await release_named(s.api, at.tenant, name)
+    if dataset is not None:
+        digest = owned_named("dataset", dataset, at.tenant, await s.api.datasets())
+    else:
+        manifest = (await s.api.release(release.id)).manifest
+        trained_on = manifest.datasets if isinstance(manifest, AdapterManifest) else ()
+        if not trained_on:
+            raise refused(
+                f"{release.label} names no dataset that it was trained on",
+                where=f"{at.tenant} {release.label} {short(release.id)}",
+                fix="register rows like those it was trained on with `loradeck dataset add`, and give --dataset NAME",
+                code="no_prompts",
+            )
+        digest = trained_on[-1]
+    request = SuggestRequest(release=release.id, dataset=digest, prompts=prompts)
+    s.out.say(f"asking an engine for {prompts} prompts with {release.label} and what it could be taken for ...")
+    found = await s.api.suggest_canaries(at.tenant, at.route, request)
+    s.out.json(found)
+    _print(s, found)
+    proposed = [one for one in found.prompts if one.proposed]
+    if not proposed:
+        s.out.alarm(f"no row tells {release.label} from {' or '.join(found.others.values())}: it can only be listed")
+        s.out.say("  try more rows (--prompts 64) or another dataset (--dataset)")
+        raise click.exceptions.Exit(Exit.REFUSED)
+    if not apply:
+        again = " ".join(["loradeck canary suggest", *words, *(["--dataset", dataset] if dataset else [])])
+        s.out.say(f"in force with: {again}{f' --prompts {prompts}' if prompts != 24 else ''} --apply")
+        return
+    config = (await s.api.tenant(at.tenant)).routes[at.route]
+    s.confirm(f"Replace the {len(config.canaries)} canaries of {at} by these {len(proposed)}?", yes=yes)
+    canaries = tuple(one.messages for one in proposed)
+    await s.api.set_route(at.tenant, at.route, config.model_copy(update={"canaries": canaries}))
+    s.out.say(f"{at} has {len(canaries)} canaries now; what it serves is proven by them within seconds")
+
+
+def _print(s: Session, found: Suggestions) -> None:
+    s.out.heading(f"asked {found.replica} ({found.build})   margins in nats; * is proposed")
+    asked = [release for release in found.others if release not in found.not_asked]
+    s.out.table(
+        ("", "ROW", "SMALLEST", *(f"OVER {found.others[release]}" for release in asked), "PROMPT"),
+        [
+            (
+                "*" if one.proposed else "",
+                one.where,
+                _nats(one.margin),
+                *(_nats(one.margins.get(release)) for release in asked),
+                _shown(one),
+            )
+            for one in found.prompts
+        ],
+        empty="no prompt was tried",
+    )
+    for release, why in found.not_asked.items():
+        s.out.alarm(f"not compared with {found.others[release]}: {why}")
+
+
+def _nats(margin: float | None) -> str:
+    return "alike" if margin is None else f"{margin:.2f}"
+
+
+def _shown(one: Suggestion) -> str:
+    text = " ".join(one.messages[-1]["content"].split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
