@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -113,6 +114,8 @@ def desk(material: Material) -> Iterator[Desk]:
         ("my-adapter-2", material.adapters[1]),
     ):
         shutil.copytree(source, root / name)
+    rows = [{"prompt": f"w{n} w{n + 1} w{n + 2}", "answer": "w1"} for n in range(30)]
+    (root / "my-rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     desk = Desk(root)
     try:
         yield desk
@@ -154,6 +157,12 @@ def test_every_command_of_the_quickstart_works_as_written(desk: Desk) -> None:
     assert "PROVEN 1/1" in desk.printed["loradeck promote acme v1 --wait proven"]
     assert '"choices"' in answer
 
+    run(desk, "Reach proven")
+    assert re.search(
+        r"^\* +my-rows\.jsonl, line \d+ ", desk.printed["loradeck canary suggest acme v1 --dataset rows"], re.M
+    )
+    wait_for("v1 is proven by them", lambda: "proven 1/1" in desk.type("loradeck route show acme"), 30)
+
     way_back = [command for _, block in section("The way back") for command in commands(block)]
     at = next(n for n, command in enumerate(way_back) if command.startswith("loradeck route set"))
     for command in way_back[:at]:
@@ -173,7 +182,7 @@ def test_every_command_of_the_quickstart_works_as_written(desk: Desk) -> None:
     desk.open[0].send_signal(signal.SIGINT)
     assert desk.open[0].wait(20) == 0, "the hub ends with ctrl-c"
     assert {heading for heading in re.findall(r"^## (.*)$", PAGE, re.MULTILINE) if section(heading)} == {
-        "Install", "The hub", "The host", "A tenant", "The way back", "The end", "A vLLM of your own",
+        "Install", "The hub", "The host", "A tenant", "Reach proven", "The way back", "The end", "A vLLM of your own",
     }, "every section that has commands is run here"  # fmt: skip
 
 

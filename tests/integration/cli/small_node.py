@@ -14,11 +14,14 @@ from pydantic import BaseModel
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, unix_connect
 
-from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.attestation import CanaryItem, EngineBuild
+from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import ExecutorEvent, ExecutorEventType, JobAssignment
 from loradeck.schemas.link import (
     Ack,
     AckState,
+    CanaryAnswers,
+    CanaryAsk,
     Desired,
     EngineState,
     Hello,
@@ -36,6 +39,15 @@ from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.telemetry import NvmlState
 
 BUILD = EngineBuild(engine="small", device="cpu", dtype="float32")
+
+
+def canary_items(ask: CanaryAsk) -> dict[str, CanaryItem]:
+    """Answers that tell the first release from the others by prompts that hold 'telling', and by no other prompt."""
+    own, *others = [ref.id for ref in ask.releases]
+    apart = "telling" in ask.messages[-1]["content"]
+    prompt = digest_of({"messages": ask.messages})
+    tokens = {own: 1} | dict.fromkeys(others, 2 if apart else 1)
+    return {release: CanaryItem(prompt=prompt, tokens=(token,), margins=(2.25,)) for release, token in tokens.items()}
 
 
 class SmallNode:
@@ -135,6 +147,8 @@ class SmallNode:
                 given = self._given.get(message.job)  # a prepare that was never begun needs no end
                 if given is not None:
                     self._event(given, 3, ExecutorEventType.PREEMPTED)
+            case CanaryAsk():
+                self._say(CanaryAnswers(ask=message.ask, items=canary_items(message)))
             case NodeOrder():
                 self.orders.append(message)
             case _:

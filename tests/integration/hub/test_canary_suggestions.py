@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.fakes.hub_in_process import BASE, Deck
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import dataset
 
+from loradeck.hub.views import canary_suggestions
 from loradeck.schemas.attestation import CanaryItem
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.ids import digest_of
@@ -89,6 +91,18 @@ async def test_a_release_that_cannot_be_asked_for_is_named_and_not_compared_with
     agent.canaries = lambda ask: CanaryAnswers(ask=ask.ask, trouble={ref.id: "engine down" for ref in ask.releases})
     refused = await deck.refused(504, "unanswered", "POST", PATH, request.model_dump(mode="json"))
     assert refused.detail == "engine down"
+
+
+async def test_an_agent_that_does_not_know_the_question_is_named(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canary_suggestions, "ANSWER_S", 0.2)
+    agent, _, two, _ = await moved(deck, join)
+    agent.canaries = None
+    body = SuggestRequest(release=two, dataset=await dataset(deck, ROWS)).model_dump(mode="json")
+    refused = await deck.refused(504, "unanswered", "POST", PATH, body)
+    assert refused.title == "n1 does not answer"
+    assert "an agent of an earlier version does not know the question" in refused.detail
 
 
 async def test_what_cannot_be_tried_is_refused(deck: Deck, join: Join) -> None:
