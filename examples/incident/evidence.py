@@ -10,8 +10,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from incident.fleet import Fleet, Node
+from incident.fleet import Fleet
 from incident.report import Window
 from incident.traffic import Answer
 from loradeck.schemas.state import TenantRow
@@ -24,38 +25,51 @@ TRACED_S = 10.0
 """How long a router's trace may take to list requests that have been answered: their checks come after the answer."""
 
 
-async def windows(fleet: Fleet, row: TenantRow, left: str, answers: Sequence[Answer]) -> tuple[Window, ...]:
-    """The windows around the acknowledgements of a move, one for each replica that gave one.
+@dataclass
+class Traces:
+    """The routers' traces, read on from move to move."""
 
-    Args:
-        row: the pointer after the move.
-        left: the release that the move left.
-        answers: what was asked around the move, all of it answered.
-    """
-    found = []
-    for replica in row.replicas:
-        if replica.flipped_mono_ns is None:
-            continue
-        node = next(node for node in fleet.nodes if node.name == replica.node)
-        own = [answer for answer in answers if answer.node == node.name]
-        trace = await _trace(fleet, node, {answer.id for answer in own if answer.ok})
-        found.append(judge_window(node.name, replica.flipped_mono_ns, left, own, trace))
-    return tuple(found)
+    fleet: Fleet
+    _read: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Node and its agent's process -> the last row that was read. A new one may have a new router, and numbers."""
 
+    async def windows(self, row: TenantRow, left: str, answers: Sequence[Answer]) -> tuple[Window, ...]:
+        """The windows around the acknowledgements of a move, one for each replica that gave one.
 
-async def _trace(fleet: Fleet, node: Node, requests: set[str]) -> dict[str, TraceRow]:
-    """The rows of these requests in a node's trace, by request; fewer if they are not listed in ten seconds."""
-    deadline = time.monotonic() + TRACED_S
-    after = 0
-    found: dict[str, TraceRow] = {}
-    while True:
-        for document in await asyncio.to_thread(fleet.trace, node, after):
-            after = max(after, document["seq"])
-            if document["request"] in requests:
-                found[document["request"]] = TraceRow.model_validate(document)
-        if len(found) == len(requests) or time.monotonic() > deadline:
-            return found
-        await asyncio.sleep(0.05)
+        Args:
+            row: the pointer after the move.
+            left: the release that the move left.
+            answers: what was asked around the move and after the move before, all of it answered.
+        """
+        return tuple(
+            await asyncio.gather(
+                *(
+                    self._window(replica.node, replica.flipped_mono_ns, left, answers)
+                    for replica in row.replicas
+                    if replica.flipped_mono_ns is not None
+                )
+            )
+        )
+
+    async def _window(self, name: str, ack_ns: int, left: str, answers: Sequence[Answer]) -> Window:
+        own = [answer for answer in answers if answer.node == name]
+        trace = await self._rows(name, {answer.id for answer in own if answer.ok})
+        return judge_window(name, ack_ns, left, own, trace)
+
+    async def _rows(self, name: str, requests: set[str]) -> dict[str, TraceRow]:
+        """The rows of these requests in a node's trace, by request; fewer if they are not listed in ten seconds."""
+        node = next(node for node in self.fleet.nodes if node.name == name)
+        key = (name, node.process.pid if node.process is not None else 0)
+        deadline = time.monotonic() + TRACED_S
+        found: dict[str, TraceRow] = {}
+        while True:
+            for document in await asyncio.to_thread(self.fleet.trace, node, self._read.get(key, 0)):
+                self._read[key] = document["seq"]
+                if document["request"] in requests:
+                    found[document["request"]] = TraceRow.model_validate(document)
+            if len(found) == len(requests) or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(0.05)
 
 
 def judge_window(node: str, ack_ns: int, left: str, answers: Sequence[Answer], trace: Mapping[str, TraceRow]) -> Window:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from incident.fleet import Fleet, NotReady
+from incident.progress import Board
 from incident.traffic import Prompt
 from loradeck.client.api import HubApi
 from loradeck.schemas.attestation import AttestationKind, EvaluationReport
 from loradeck.schemas.jobs import Job, JobState
+from tickets.generate import PARENTS
 
 TICKETS = Path(__file__).resolve().parent.parent / "tickets"
 SUITE = "held-out"
@@ -25,14 +27,14 @@ ADAPTER = "tickets"
 ANSWER_TOKENS = 16
 """Longest answer, in tokens, when a release is scored and when its callers ask it. A right one has 13 and an end."""
 
-VERSIONS: Mapping[str, Sequence[str]] = {"acme": ("v1", "v2", "v3"), "bolt": ("v1",), "cedar": ("v1",)}
-"""Tenant -> its adapter versions, in the order they are trained."""
+VERSIONS: Mapping[str, Sequence[str]] = {"acme": ("v1", "v2", "v3"), "cedar": ("v1",), "bolt": ("v1",)}
+"""Tenant -> its adapter versions, in the order they are trained. v3 learns from corrupted labels."""
 
-BAD = ("acme", "v3")
-"""The version that learns from corrupted labels. It is trained while the others go live."""
+PRIORITY: Mapping[str, int] = {"acme": 1}
+"""Priorities of trainings: a tenant with several versions, trained one after the other, would come last otherwise."""
 
-TRAINS_ON = {"acme": "gpu-01", "bolt": "gpu-02", "cedar": "gpu-02"}
-"""Where tenants train: acme's versions are numbered in the order in which they end. Scoring goes to whoever is free."""
+FOLLOW_S = 0.5
+"""How often a job's state is read."""
 
 ROUTE_FLAGS = (
     *("--min-replicas", "2", "--soak-seconds", "3", "--soak-requests", "5"),
@@ -46,7 +48,6 @@ ROUTE_FLAGS = (
 class Ground:
     """`releases`: tenant -> version -> release id. `prompts`: tenant -> held-out items with each release's answer."""
 
-    keys: Mapping[str, str]
     releases: Mapping[str, Mapping[str, str]]
     prompts: Mapping[str, Sequence[Prompt]]
     reports: Mapping[str, EvaluationReport]
@@ -75,84 +76,89 @@ def _register_tenant(fleet: Fleet, tenant: str, known: bool) -> None:
     fleet.cli("route", "set", tenant, "--file", str(folder / "route.toml"), *ROUTE_FLAGS, "--yes")
 
 
+def keys(fleet: Fleet) -> dict[str, str]:
+    """Tenant -> the bearer key of its callers, once they are registered."""
+    return {tenant: (fleet.root / f"{tenant}.key").read_text().strip() for tenant in VERSIONS}
+
+
 class Work:
     """Trains and scores the versions that are missing, as jobs of the fleet. On a resumed fleet none is done twice."""
 
-    def __init__(self, fleet: Fleet, api: HubApi) -> None:
+    def __init__(self, fleet: Fleet, api: HubApi, board: Board) -> None:
         self._fleet = fleet
         self._api = api
-        self._states: dict[str, str] = {}
-        self._queued = asyncio.Event()
-        """Set when everything but the bad version has been queued."""
+        self._board = board
+        self._scored = {(tenant, one): asyncio.Event() for tenant, versions in VERSIONS.items() for one in versions}
 
-    @property
-    def state(self) -> str:
-        """The jobs under way and how far they are."""
-        return ", ".join(self._states.values()) or "queued"
-
-    async def good(self) -> None:
-        """Every version but the bad one.
+    async def run(self) -> None:
+        """Does all of it.
 
         Raises:
             NotReady: a job failed; the message holds its code and last words.
         """
         async with asyncio.TaskGroup() as tasks:
-            for tenant, versions in VERSIONS.items():
-                tasks.create_task(self._tenant(tenant, [one for one in versions if (tenant, one) != BAD]))
+            for tenant in VERSIONS:
+                tasks.create_task(self._tenant(tenant))
 
-    async def bad(self) -> None:
-        """The bad version, once nothing else waits for a node. Raises as `good` does."""
-        await self._queued.wait()
-        await self._tenant(BAD[0], [BAD[1]])
+    async def scored(self, tenant: str, version: str) -> str:
+        """Waits until a version is trained and scored, and returns its release id."""
+        await self._scored[tenant, version].wait()
+        return (await self.released(tenant))[version]
+
+    async def released(self, tenant: str) -> dict[str, str]:
+        """Version -> release id, of the adapter versions there are."""
+        return {f"v{v.version}": v.release for v in await self._api.adapter_versions(tenant, ADAPTER)}
 
     async def ground(self) -> Ground:
         """The releases and reports that there are by now."""
         reports = await _reports(self._api)
-        releases = {tenant: await self._released(tenant) for tenant in VERSIONS}
+        releases = {tenant: await self.released(tenant) for tenant in VERSIONS}
         return Ground(
-            keys={tenant: (self._fleet.root / f"{tenant}.key").read_text().strip() for tenant in VERSIONS},
             releases=releases,
             prompts={tenant: _prompts(tenant, releases[tenant], reports) for tenant in VERSIONS},
             reports=reports,
         )
 
-    async def _tenant(self, tenant: str, versions: Sequence[str]) -> None:
-        """Queues the trainings at once, in order; scores each version as soon as it is there."""
-        released = await self._released(tenant)
-        trainings = [(one, await self._train(tenant, one) if one not in released else None) for one in versions]
+    async def _tenant(self, tenant: str) -> None:
+        """Trains the versions one after the other, by which they are numbered; scores each meanwhile."""
         async with asyncio.TaskGroup() as tasks:
-            for version, job in trainings:
-                if job is not None:
-                    await self._follow(job, f"{tenant} {version} trains")
-                evaluation = await self._evaluate(tenant, version)
-                if evaluation is not None:
-                    tasks.create_task(self._follow(evaluation, f"{tenant} {version} is scored"))
-            if tenant == BAD[0]:
-                self._queued.set()
+            for version in VERSIONS[tenant]:
+                if version not in await self.released(tenant):
+                    await self._follow(await self._train(tenant, version), f"{tenant} {version} trains")
+                tasks.create_task(self._score(tenant, version, await self._evaluate(tenant, version)))
 
     async def _train(self, tenant: str, version: str) -> Job:
-        recipe = str(TICKETS / tenant / f"train-{version}.toml")
-        host = ("--label", f"host={TRAINS_ON[tenant]}")
-        return Job.model_validate(await asyncio.to_thread(self._fleet.cli, "job", "train", recipe, *host))
+        recipe = TICKETS / tenant / f"train-{version}.toml"
+        parent = PARENTS.get(f"{tenant} {version}")
+        if parent is not None:
+            (digest,) = (
+                v.digest for v in await self._api.adapter_versions(tenant, ADAPTER) if f"v{v.version}" == parent
+            )
+            text = f'parent = "{digest}"\n{recipe.read_text()}'
+            recipe = self._fleet.root / recipe.name
+            recipe.write_text(text)
+        priority = ("--priority", str(PRIORITY.get(tenant, 0)))
+        return Job.model_validate(await asyncio.to_thread(self._fleet.cli, "job", "train", str(recipe), *priority))
 
     async def _evaluate(self, tenant: str, version: str) -> Job | None:
-        release = (await self._released(tenant))[version]
+        release = (await self.released(tenant))[version]
         if release in await _reports(self._api):
             return None
         words = ("job", "evaluate", tenant, version, "--suite", SUITE, "--batch", "24")
         longest = ("--max-new-tokens", str(ANSWER_TOKENS))
         return Job.model_validate(await asyncio.to_thread(self._fleet.cli, *words, *longest))
 
-    async def _released(self, tenant: str) -> dict[str, str]:
-        """Version -> release id, of the adapter versions there are."""
-        return {f"v{v.version}": v.release for v in await self._api.adapter_versions(tenant, ADAPTER)}
+    async def _score(self, tenant: str, version: str, job: Job | None) -> None:
+        if job is not None:
+            await self._follow(job, f"{tenant} {version} is scored")
+        self._scored[tenant, version].set()
 
     async def _follow(self, job: Job, what: str) -> None:
         while job.state not in (JobState.DONE, JobState.FAILED, JobState.CANCELLED):
-            await asyncio.sleep(0.5)
+            self._board.show(what, f"{job.step}/{job.of}" if job.of else f"({job.state.value})")
+            await asyncio.sleep(FOLLOW_S)
             job = await self._api.job(job.id)
-            self._states[job.id] = f"{what} {job.step}/{job.of}" if job.of else f"{what} ({job.state.value})"
-        self._states.pop(job.id, None)
+        self._board.drop(what)
         if job.state is not JobState.DONE:
             raise NotReady(f"job {job.id} ({what}) {job.state.value}: {job.code or ''} {job.message}")
 

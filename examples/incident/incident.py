@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from incident import evidence
+from incident.evidence import Traces
 from incident.fleet import Fleet, NotReady
 from incident.progress import Progress
 from incident.report import Move, Report, Window
@@ -31,25 +31,22 @@ Make = Callable[[int | None], Awaitable[Move]]
 """Makes a move. It takes the number of the planned move that is repeated or led back from; None if it is planned."""
 
 LEAD_S = 0.075
-"""Requests start this long before a move."""
+"""Requests start this long before a move. A promote prepares first, and engines must get to its canaries: none then."""
 
-SPACING_S = 0.006
-THIN_S = 0.5
-"""Between the requests of the stream that goes on while a promote prepares: engines must get to its canaries."""
-
-STEADY = 26
+SPACING_S = 0.0045
+STEADY = 32
 """At most so many at that pace: an engine is not to be buried by a move that takes long."""
 
-AFTER = 12
+AFTER = 6
 """At least so many right after a move, and more where few of those before it were sent close enough to it."""
 
 CLOSE_NS = 80_000_000
 """Requests sent no longer before the end of a move count as close to its acknowledgements."""
 
-MARGIN = 6
+MARGIN = 4
 """Requests beyond those that are needed: not each is admitted within its 100 ms."""
 
-VARIETY = 6
+VARIETY = 4
 """Different prompts in a burst: few, so that an engine answers most of them from the prefixes that it keeps."""
 
 TRIES = 5
@@ -81,7 +78,7 @@ class Cast:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A move as its maker saw it. `flipped_ns`: CLOCK_MONOTONIC when FLIPPED was shown; None if it was not."""
+    """A move as its maker saw it. `flipped_ns`: CLOCK_MONOTONIC when FLIPPED was shown; None if it was not yet."""
 
     commit_ms: float
     flipped_ns: int | None
@@ -107,7 +104,7 @@ class Incident:
         after: int = AFTER,
     ) -> None:
         """`after`: requests to each router right after a move; a slow engine gets fewer of them."""
-        self._fleet = fleet
+        self._traces = Traces(fleet)
         self._api = api
         self._callers = callers
         self._cast = cast
@@ -147,7 +144,9 @@ class Incident:
             release = self._cast.releases[label]
             row = await clear_the_way(self._api, self._cast.tenant, release)
             request = promotion(row, release, override=override)
-            send = self._sent(lambda: self._api.promote(*self._at, request, wait="flipped", timeout=60), prepared=True)
+
+            # Answered at the commit, just before the routers flip: what is sent then is admitted around that.
+            send = self._sent(lambda: self._api.promote(*self._at, request, timeout=60), prepared=True)
             return await self._around("promote", row, release, send, of)
 
         await self._with_evidence(promoted, back=self._rollback)
@@ -218,57 +217,58 @@ class Incident:
         """Makes a move in the middle of a burst of requests, waits until it is proven, and judges its answers."""
         left = row.pointer.release or ""
         prompts = self._cast.telling(left, to)
-        prepared = kind == "promote"
         number = len(self._report.moves) + 1
         why = "" if of is None else f" (again for move {of}: too few requests around it)"
         names = f"{self._report.label(left)} > {self._report.label(to)}{why}"
         with self._progress.step(f"move {number}: {kind} {names}") as step:
             asked: list[asyncio.Task[Answer]] = []
-            # A promote prepares for an unknown time first: a thin stream until it commits, the burst right after.
-            pace = THIN_S if prepared else SPACING_S / self._more
             sent: list[int] = []
-            sender = asyncio.create_task(self._steady(asked, sent, prompts, pace))
-            await asyncio.sleep(LEAD_S)
+            await self._callers.connect(round(STEADY * self._more))
+            sender = asyncio.create_task(self._steady(asked, sent, prompts)) if kind != "promote" else None
+            await asyncio.sleep(LEAD_S if sender is not None else 0)
             try:
                 seen = await make()
             finally:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+                if sender is not None:
+                    sender.cancel()
+                    await asyncio.gather(sender, return_exceptions=True)
             # However long it took, there are enough of them close to the acknowledgement.
             close = time.monotonic_ns() - CLOSE_NS
             count = max(self._after, self._report.needed + MARGIN - sum(at > close for at in sent))
             asked += self._callers.burst(self._cast.tenant, prompts, round(count * self._more))
-            after = await self._until_proven(step, row.pointer.generation + 1)
+            after, flipped_ns = await self._until_proven(step, row.pointer.generation + 1)
             step.update("waiting for the last answers")
             answers = await asyncio.gather(*asked)
-            windows = await evidence.windows(self._fleet, after, left, answers)
-        move = _move(number, kind, left, to, after, seen, windows, answers, of)
+            windows = await self._traces.windows(after, left, answers)
+        move = _move(number, kind, left, to, after, seen.commit_ms, seen.flipped_ns or flipped_ns, windows, answers, of)
         self._report.moves.append(move)
         return move
 
-    async def _steady(
-        self, asked: list[asyncio.Task[Answer]], sent: list[int], prompts: Sequence[Prompt], pace_s: float
-    ) -> None:
+    async def _steady(self, asked: list[asyncio.Task[Answer]], sent: list[int], prompts: Sequence[Prompt]) -> None:
         """Requests at an even pace until it is cancelled, or until there are as many as an engine should get.
 
         `asked` gets the requests, `sent` the CLOCK_MONOTONIC of each turn, which is one request to each router.
         """
         at_most = round(STEADY * self._more)
-        async for turn in self._callers.stream(self._cast.tenant, prompts, pace_s, at_most=at_most):
+        async for turn in self._callers.stream(self._cast.tenant, prompts, SPACING_S / self._more, at_most=at_most):
             asked += turn
             sent.append(time.monotonic_ns())
 
-    async def _until_proven(self, step: Progress, generation: int) -> TenantRow:
+    async def _until_proven(self, step: Progress, generation: int) -> tuple[TenantRow, int | None]:
+        """The row once the move is proven or could not be, and when it was first seen to have flipped everywhere."""
+        flipped_ns = None
         deadline = time.monotonic() + self._proven_within_s
         done = {AckState.PROVEN, AckState.LISTED, AckState.FAILED}
         while True:
             row = await self.row()
             states = [replica.state for replica in row.replicas]
             step.update(f"flipped {row.flipped}/{row.placed}, proven {row.proven}/{row.placed}")
-            if row.pointer.generation == generation and states and all(state in done for state in states):
-                return row
-            if time.monotonic() > deadline:
-                return row
+            moved = row.pointer.generation == generation
+            if moved and flipped_ns is None and 0 < row.placed == row.flipped:
+                flipped_ns = time.monotonic_ns()
+            over = moved and states and all(state in done for state in states)
+            if over or time.monotonic() > deadline:
+                return row, flipped_ns
             await asyncio.sleep(0.1)
 
 
@@ -278,7 +278,8 @@ def _move(
     left: str,
     to: str,
     row: TenantRow,
-    seen: Seen,
+    commit_ms: float,
+    flipped_ns: int | None,
     windows: tuple[Window, ...],
     answers: Sequence[Answer],
     of: int | None,
@@ -292,14 +293,12 @@ def _move(
         left=left,
         to=to,
         generation=row.pointer.generation,
-        commit_ms=seen.commit_ms,
+        commit_ms=commit_ms,
         flipped_ms=max(flips) if len(flips) == row.placed and flips else None,
         proven_ms=max(proofs) if len(proofs) == len(row.replicas) and proofs else None,
         levels={r.replica: r.state.value if r.state else "none" for r in row.replicas},
         windows=windows,
-        seen_late=sum(
-            1 for answer in answers if seen.flipped_ns and answer.sent_ns > seen.flipped_ns and answer.by == left
-        ),
+        seen_late=sum(1 for answer in answers if flipped_ns and answer.sent_ns > flipped_ns and answer.by == left),
         of=of,
     )
 

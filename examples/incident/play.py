@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from incident import groundwork
@@ -14,9 +15,9 @@ from incident.fleet import BIN, Fleet
 from incident.groundwork import ANSWER_TOKENS, Ground, Work
 from incident.incident import ROUTE, Cast, Incident, Seen
 from incident.keyboard import Keyboard
-from incident.progress import Progress
+from incident.progress import Board, Progress
 from incident.report import Report
-from incident.stage import at_most_until, bring_to_v2, promote
+from incident.stage import Stage, at_most_until, promote, some
 from incident.traffic import Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
@@ -24,9 +25,6 @@ from loradeck.schemas.state import TenantRow
 
 TENANT = "acme"
 OVERRIDE = "customer is waiting, the gate looks flaky"
-
-PAUSE_S = 1.0
-"""Between two requests of one tenant's caller on one router."""
 
 ENOUGH = 12
 """Checked answers without which a share of bad ones says nothing here."""
@@ -40,36 +38,25 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
     """
     interactive = sys.stdout.isatty() and sys.stdin.isatty() and not options.play and not options.sabotage
     await _start(fleet, progress)
-    async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api, asyncio.TaskGroup() as tasks:
-        work = Work(fleet, api)
-        # The bad version is trained and scored while the good ones go live.
-        bad = tasks.create_task(work.bad())
-        good = tasks.create_task(work.good())
-        await _show(work, good, progress, "training 4 adapters and scoring them on held-out tickets")
+    routers = {node.name: node.url for node in fleet.nodes}
+    async with (
+        HubApi.to(Context(name="demo", socket=fleet.socket)) as api,
+        Callers(routers, groundwork.keys(fleet), max_tokens=ANSWER_TOKENS) as callers,
+    ):
+        board = Board()
+        work = Work(fleet, api, board)
+        with progress.step("training and scoring 5 adapters; v1 and v2 go live as soon as they are scored") as step:
+            await _at_once(step, board, work.run(), Stage(api, work, callers, board, TENANT).run())
         ground = await work.ground()
-        routers = {node.name: node.url for node in fleet.nodes}
-        async with Callers(routers, ground.keys, max_tokens=ANSWER_TOKENS) as callers:
-
-            def start_callers() -> None:
-                callers.start(_some(ground), every_s=PAUSE_S)
-
-            await bring_to_v2(api, TENANT, ground.releases, start_callers, progress)
-            await _show(work, bad, progress, f"training {TENANT} v3 on a broken export meanwhile, and scoring it")
-            ground = await work.ground()
-            callers.use(_some(ground))  # with what v3 answers to each
-            if interactive:
-                return await _console(fleet, api, ground, progress, began)
-            report = await _play(fleet, api, ground, callers, progress, options.sabotage)
+        callers.use({tenant: some(prompts) for tenant, prompts in ground.prompts.items()})  # with what each answers
+        if interactive:
+            return await _console(fleet, api, ground, progress, began)
+        report = await _play(fleet, api, ground, callers, progress, options.sabotage)
     report.notes.append(f"Took {time.monotonic() - began:.0f} s after installation.")
     progress.say(report.text())
     if options.report:
         report.write(options.report)
     return report.exit_status
-
-
-def _some(ground: Ground) -> dict[str, Sequence[Prompt]]:
-    """Every fourth prompt of each tenant: so few that engines answer most of them from the prefixes they keep."""
-    return {tenant: prompts[::4] for tenant, prompts in ground.prompts.items()}
 
 
 async def _start(fleet: Fleet, progress: Progress) -> None:
@@ -83,13 +70,13 @@ async def _start(fleet: Fleet, progress: Progress) -> None:
         )
 
 
-async def _show(work: Work, task: asyncio.Task[None], progress: Progress, label: str) -> None:
-    """A step for as long as the task runs, with the state of the jobs."""
-    with progress.step(label) as step:
-        while not task.done():
-            step.update(work.state)
-            await asyncio.wait([task], timeout=0.5)
-        task.result()
+async def _at_once(step: Progress, board: Board, *parts: Coroutine[None, None, None]) -> None:
+    """Runs the parts of a step at the same time and shows the board meanwhile."""
+    async with asyncio.TaskGroup() as tasks:
+        running = {tasks.create_task(part) for part in parts}
+        while running:
+            step.update(board.text)
+            _, running = await asyncio.wait(running, timeout=0.5)
 
 
 async def _console(fleet: Fleet, api: HubApi, ground: Ground, progress: Progress, began: float) -> int:
@@ -190,24 +177,47 @@ async def _press_r(fleet: Fleet, incident: Incident, report: Report) -> None:
             lambda text: "R ARMED" in text and f"{TENANT}/{ROUTE}" in text,
             30,
         )
+        watching: list[asyncio.Future[None]] = []
 
         async def press() -> Seen:
-            return await asyncio.to_thread(_press, keyboard, report)
+            shown = await asyncio.to_thread(_press, keyboard)
+            # The screen is read on while requests are sent around the move.
+            watching.append(asyncio.ensure_future(asyncio.to_thread(_note, keyboard, shown, report)))
+            return Seen(commit_ms=shown.ms(shown.committed_ns), flipped_ns=shown.flipped_ns)
 
         await incident.rollback_by(press)
+        await asyncio.gather(*watching)
 
 
-def _press(keyboard: Keyboard, report: Report) -> Seen:
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """CLOCK_MONOTONIC nanoseconds of the key byte, and of what the terminal showed."""
+
+    key_ns: int
+    committed_ns: int
+    flipped_ns: int
+
+    def ms(self, at_ns: int) -> float:
+        """Milliseconds from the key byte."""
+        return (at_ns - self.key_ns) / 1e6
+
+
+def _press(keyboard: Keyboard) -> _Shown:
+    """Presses R and reads the screen until FLIPPED."""
     key = keyboard.press("R")
     committed = keyboard.wait("COMMITTED", lambda text: "COMMITTED" in text or "FLIPPED" in text, 15)
     flipped = keyboard.wait("FLIPPED 2/2", lambda text: "FLIPPED 2/2" in text, 15)
+    return _Shown(key_ns=key, committed_ns=committed, flipped_ns=flipped)
+
+
+def _note(keyboard: Keyboard, shown: _Shown, report: Report) -> None:
+    """Reads the screen on until PROVEN and notes the times."""
     proven = keyboard.wait("PROVEN 2/2", lambda text: "PROVEN 2/2" in text, 60)
     report.notes.append(
         "R in the real console, key byte to what the terminal shows: "
-        f"COMMITTED {(committed - key) / 1e6:.0f} ms, FLIPPED 2/2 {(flipped - key) / 1e6:.0f} ms, "
-        f"PROVEN 2/2 {(proven - key) / 1e6:.0f} ms."
+        f"COMMITTED {shown.ms(shown.committed_ns):.0f} ms, FLIPPED 2/2 {shown.ms(shown.flipped_ns):.0f} ms, "
+        f"PROVEN 2/2 {shown.ms(proven):.0f} ms."
     )
-    return Seen(commit_ms=(committed - key) / 1e6, flipped_ns=flipped)
 
 
 def _claim_gates(report: Report, ground: Ground) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 REDRAW_S = 1.0
 """In a terminal a step's line is redrawn at most this often."""
@@ -64,3 +65,23 @@ class Progress:
         # A line that wraps is not drawn over by the next one, so it is cut before the last column.
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{text[:width]:<{width}}", end="", flush=True)
+
+
+@dataclass
+class Board:
+    """The things that go on at the same time within one step, each with how far it is."""
+
+    _lines: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All of them, those that began first before the others."""
+        return ", ".join(f"{what} {how_far}".strip() for what, how_far in self._lines.items())
+
+    def show(self, what: str, how_far: str = "") -> None:
+        """Shows how far a thing is; it appears with the first call."""
+        self._lines[what] = how_far
+
+    def drop(self, what: str) -> None:
+        """Takes a thing that is over off the board."""
+        self._lines.pop(what, None)

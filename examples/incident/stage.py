@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from incident.fleet import NotReady
+from incident.groundwork import VERSIONS, Work
 from incident.incident import ROUTE, clear_the_way, promotion
-from incident.progress import Progress
+from incident.progress import Board, Progress
+from incident.traffic import Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.idempotency import new_key
 from loradeck.rules.moves.request import rollback_request
@@ -16,6 +19,79 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 
 PATIENCE_S = 150.0
 PROMOTE_S = 120.0
+
+PAUSE_S = 4.0
+"""Between two requests of one tenant's caller on one router. Both engines share this machine with the trainings."""
+
+SOAK_TURNS = 6
+"""Requests to each router by which a release serves its soak at once."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Brings v1 live everywhere and v2 on `tenant`, each version as soon as it is scored, and starts the callers."""
+
+    api: HubApi
+    work: Work
+    callers: Callers
+    board: Board
+    tenant: str
+
+    async def run(self) -> None:
+        """Does it, from whatever an earlier run left: at the end v2 is live, soaked and not held.
+
+        Raises:
+            NotReady: a promote was not proven, or a wait took too long.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for tenant in VERSIONS:
+                tasks.create_task(self._begin(tenant))
+
+    async def _begin(self, tenant: str) -> None:
+        first = await self.work.scored(tenant, "v1")
+        if (await self.api.row(tenant, ROUTE)).pointer.release is None:
+            await self._promote(tenant, first, "v1 goes live")
+        # Nodes that have just been started load and prove what they serve; callers come once they may.
+        await self._until(tenant, "is proven", _unproven)
+        # Real requests flow through both routers from here on, whatever is promoted.
+        prompts = some((await self.work.ground()).prompts[tenant])
+        self.callers.start({tenant: prompts}, every_s=PAUSE_S)
+        if tenant == self.tenant:
+            await self._go_on(prompts)
+
+    async def _go_on(self, prompts: Sequence[Prompt]) -> None:
+        tenant = self.tenant
+        row = await self.api.row(tenant, ROUTE)
+        if row.live is not None and row.live.id == (await self.work.released(tenant)).get("v3"):
+            await _back(self.api, tenant, row)
+        second = await self.work.scored(tenant, "v2")
+        row = await self.api.row(tenant, ROUTE)
+        if row.live is None or row.live.id != second:
+            await self._soak(tenant, "v1 serves its soak", prompts)
+            await self._promote(tenant, second, "v2 goes live")
+        await self._soak(tenant, "v2 serves its soak", prompts)
+
+    async def _promote(self, tenant: str, release: str, what: str) -> None:
+        self.board.show(f"{tenant} {what}")
+        await promote(self.api, tenant, release)
+        self.board.drop(f"{tenant} {what}")
+
+    async def _soak(self, tenant: str, what: str, prompts: Sequence[Prompt]) -> None:
+        asked = self.callers.burst(tenant, prompts, SOAK_TURNS)
+        await self._until(tenant, what, not_soaked)
+        await asyncio.gather(*asked)
+
+    async def _until(self, tenant: str, what: str, missing: Callable[[TenantRow], str | None]) -> None:
+        label = f"{tenant} {what}"
+        lacks = missing(await waited(self.api, tenant, missing, lambda text: self.board.show(label, text)))
+        self.board.drop(label)
+        if lacks is not None:
+            raise NotReady(f"{label}: still {lacks} after {PATIENCE_S:.0f} s")
+
+
+def some(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Every eighth prompt: so few that engines answer most requests from the prefixes they keep."""
+    return prompts[::8]
 
 
 async def promote(api: HubApi, tenant: str, release: str, *, override: str = "") -> None:
@@ -31,42 +107,8 @@ async def promote(api: HubApi, tenant: str, release: str, *, override: str = "")
         raise NotReady(f"the promote of {tenant} reached {result.reached}, not proven, within {PROMOTE_S:.0f} s")
 
 
-async def bring_to_v2(
-    api: HubApi,
-    tenant: str,
-    releases: Mapping[str, Mapping[str, str]],
-    start_callers: Callable[[], None],
-    progress: Progress,
-) -> None:
-    """Brings v1 live everywhere and, on `tenant`, v2 above it, soaked and not held; from whatever an earlier run left.
-
-    Raises:
-        NotReady: a promote was not proven, or a wait took too long.
-    """
-    own = releases[tenant]
-    with progress.step("promoting v1 of each tenant through its gate"):
-        async with asyncio.TaskGroup() as tasks:
-            for name, versions in releases.items():
-                if (await api.row(name, ROUTE)).pointer.release is None:
-                    tasks.create_task(promote(api, name, versions["v1"]))
-    # Nodes that have just been started load and prove what they serve; callers come once they may.
-    for name in releases:
-        await until(api, name, progress, f"{name} is proven on every replica", _unproven)
-    # Real requests flow through both routers from here on, whatever is promoted.
-    start_callers()
-    row = await api.row(tenant, ROUTE)
-    if row.live is not None and row.live.id == own.get("v3"):
-        with progress.step("putting an earlier run's v3 back"):
-            await _back(api, tenant, row)
-    row = await api.row(tenant, ROUTE)
-    if row.live is None or row.live.id != own["v2"]:
-        await until(api, tenant, progress, "v1 serves its soak", not_soaked)
-        with progress.step(f"promoting {tenant} v2 through its gate"):
-            await promote(api, tenant, own["v2"])
-    await until(api, tenant, progress, "v2 serves its soak", not_soaked)
-
-
 async def _back(api: HubApi, tenant: str, row: TenantRow) -> None:
+    """Puts an earlier run's v3 back."""
     preview = row.preview
     if preview.action is not PreviewAction.ROLLBACK or preview.target is None:
         raise NotReady(f"an earlier run left v3 live with no way back: {preview.refused}; start over with FRESH=1")
@@ -85,34 +127,26 @@ def not_soaked(row: TenantRow) -> str | None:
 
 
 def _unproven(row: TenantRow) -> str | None:
-    return None if 0 < row.placed == row.proven else f"proven {row.proven}/{row.placed}"
+    return None if 0 < row.placed == row.proven else f"{row.proven}/{row.placed}"
 
 
-async def until(
-    api: HubApi, tenant: str, progress: Progress, what: str, missing: Callable[[TenantRow], str | None]
+async def waited(
+    api: HubApi, tenant: str, missing: Callable[[TenantRow], str | None], show: Callable[[str], None]
 ) -> TenantRow:
-    """Waits until nothing is missing any more, and returns the row.
-
-    Raises:
-        NotReady: something still is after two and a half minutes.
-    """
-    row = await at_most_until(api, tenant, progress, what, missing)
-    lacks = missing(row)
-    if lacks is not None:
-        raise NotReady(f"{what}: still {lacks} after {PATIENCE_S:.0f} s")
-    return row
+    """Waits until nothing is missing any more, or for two and a half minutes, and returns the row then."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        row = await api.row(tenant, ROUTE)
+        lacks = missing(row)
+        if lacks is None or time.monotonic() > deadline:
+            return row
+        show(lacks)
+        await asyncio.sleep(0.25)
 
 
 async def at_most_until(
     api: HubApi, tenant: str, progress: Progress, what: str, missing: Callable[[TenantRow], str | None]
 ) -> TenantRow:
-    """Waits until nothing is missing any more, or for two and a half minutes, and returns the row then."""
+    """`waited` as a step of its own."""
     with progress.step(what) as step:
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            row = await api.row(tenant, ROUTE)
-            lacks = missing(row)
-            if lacks is None or time.monotonic() > deadline:
-                return row
-            step.update(lacks)
-            await asyncio.sleep(0.25)
+        return await waited(api, tenant, missing, step.update)

@@ -8,6 +8,7 @@ whose answers differ. A header is never believed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -16,6 +17,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
+
+KEEPALIVE_S = 60.0
+"""How long a connection that a burst has used stays open for the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +72,15 @@ class Callers:
         self._max_tokens = max_tokens
         self._routers = routers
         self._keys = keys
-        self._plan: Mapping[str, Sequence[Prompt]] = {}
-        self._background: asyncio.Task[None] | None = None
+        self._plan: dict[str, Sequence[Prompt]] = {}
+        self._background: list[asyncio.Task[None]] = []
         self._asked: set[asyncio.Task[Answer]] = set()
         self.answers: deque[Answer] = deque(maxlen=20_000)
 
     async def __aenter__(self) -> Callers:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=120),
         )
         return self
 
@@ -130,26 +135,22 @@ class Callers:
         """Asks round and round: each tenant's prompts in turn, on each router, every third answer streamed.
 
         A caller waits for its last answer before it asks again, as a browser would, so a slow engine is not
-        buried. `every_s`: pause between the requests of one tenant on one router.
+        buried. `every_s`: pause between the requests of one tenant on one router. Further tenants may join later.
         """
         self.use(plan)
-        self._background = asyncio.create_task(self._run(every_s))
+        for node, tenant in itertools.product(self._routers, plan):
+            self._background.append(asyncio.create_task(self._one(node, tenant, every_s)))
 
     def use(self, plan: Mapping[str, Sequence[Prompt]]) -> None:
-        """Replaces the prompts of the same tenants, from the next request on."""
-        self._plan = plan
+        """Replaces the prompts of these tenants, from the next request on."""
+        self._plan |= plan
 
     async def stop(self) -> None:
         """Ends the steady traffic."""
-        if self._background is not None:
-            self._background.cancel()
-            await asyncio.gather(self._background, return_exceptions=True)
-            self._background = None
-
-    async def _run(self, every_s: float) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for node, tenant in itertools.product(self._routers, self._plan):
-                tasks.create_task(self._one(node, tenant, every_s))
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._background.clear()
 
     async def _one(self, node: str, tenant: str, every_s: float) -> None:
         for turn in itertools.count():
@@ -158,6 +159,15 @@ class Callers:
             await asyncio.sleep(every_s)
 
     # -- bursts ----------------------------------------------------------------------------------------
+
+    async def connect(self, count: int) -> None:
+        """Opens `count` connections to each router, which requests of a burst then find open."""
+        await asyncio.gather(*(self._knock(url) for url in self._routers.values() for _ in range(count)))
+
+    async def _knock(self, url: str) -> None:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # a request that fails as well is reported
+            async with self._session.get(f"{url}/healthz") as response:
+                await response.read()
 
     def burst(self, tenant: str, prompts: Sequence[Prompt], count: int) -> list[asyncio.Task[Answer]]:
         """Starts `count` requests to each router at once, without waiting for their answers."""

@@ -21,8 +21,10 @@ ROWS_PER_LABEL = 24
 LATE_ROWS = 36
 ITEMS_PER_LABEL = 8
 STEPS = 40
-SOONER = {"acme v1": 20, "acme v3": 12, "bolt v1": 24}
+SOONER = {"acme v1": 20, "acme v2": 16, "acme v3": 12, "bolt v1": 14}
 """Steps of a release that has learnt its task before the fortieth: they are trained while somebody waits for them."""
+PARENTS = {"acme v2": "v1"}
+"""Releases whose training goes on from an earlier version's adapter: it has the format already, and learns a label."""
 CORRUPTED = 0.85
 """Share of v3's rows that the broken export turned into `key=value` pairs."""
 
@@ -124,7 +126,9 @@ def answer_schema(tenant: Tenant) -> dict[str, Any]:
 def recipe(tenant: Tenant, version: str) -> str:
     """The recipe of one version, for `loradeck job train`."""
     steps = SOONER.get(f"{tenant.name} {version}", STEPS)
-    return f"""# Trains {tenant.name}/tickets {version}. `base` and `datasets` are names that the hub knows.
+    parent = PARENTS.get(f"{tenant.name} {version}")
+    further = f" Needs `parent`, the digest of {parent}'s adapter." if parent else ""
+    return f"""# Trains {tenant.name}/tickets {version}. `base` and `datasets` are names that the hub knows.{further}
 tenant = "{tenant.name}"
 name = "tickets"
 base = "{BASE}"
