@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.unit.incident.test_verdict import THIN, move, window
+from tests.unit.incident.test_verdict import THIN, V2, V3, move, window
 
-from incident.incident import TRIES, Incident
+from incident.incident import TRIES, Cast, Incident, Seen
 from incident.progress import Progress
 from incident.report import Move, Report
+from incident.traffic import Prompt
+from loradeck.schemas.link import AckState
+from loradeck.schemas.state import PreviewAction
 
 ENOUGH = (window("gpu-01"), window("gpu-02"))
 
@@ -66,3 +71,52 @@ async def test_it_ends_when_the_tries_are_used_up_and_says_what_is_missing() -> 
 @pytest.mark.parametrize("flaw", [{"seen_late": 1}, {"proven_ms": None}])
 async def test_no_repeat_follows_a_counterexample_or_a_move_that_was_not_proven(flaw: dict[str, Any]) -> None:
     assert await Moves(THIN, **flaw).play() == [("R", None)]
+
+
+class Moved:
+    """A hub, its callers and its traces in one: R commits as soon as it is pressed, and is shown much later."""
+
+    def __init__(self) -> None:
+        self.generation = 1
+        self.done: list[str] = []
+        self.shown = asyncio.Event()
+
+    async def row(self, tenant: str, route: str) -> Any:
+        replica = SimpleNamespace(replica="r", state=AckState.PROVEN, flipped_ms=1.0, proven_ms=2.0)
+        preview = SimpleNamespace(action=PreviewAction.ROLLBACK, target=SimpleNamespace(id=V2))
+        pointer = SimpleNamespace(release=V3, generation=self.generation)
+        return SimpleNamespace(pointer=pointer, preview=preview, replicas=[replica], flipped=1, proven=1, placed=1)
+
+    async def press(self) -> Seen:
+        self.generation += 1
+        await self.shown.wait()
+        self.done.append("shown")
+        return Seen(commit_ms=40.0, flipped_ns=1)
+
+    async def connect(self, count: int) -> None:
+        pass
+
+    async def stream(self, *_: object, at_most: int) -> AsyncIterator[list[Any]]:
+        for _turn in range(0):
+            yield []
+
+    def burst(self, tenant: str, prompts: Sequence[Prompt], count: int) -> list[Any]:
+        self.done.append("burst")
+        self.shown.set()
+        return []
+
+    async def windows(self, *_: object) -> tuple[Any, ...]:
+        return ENOUGH
+
+
+async def test_requests_around_a_pressed_key_are_sent_at_the_commit_and_not_when_the_terminal_shows_it() -> None:
+    hub: Any = Moved()
+    prompts = [Prompt(id=str(n), messages=(), answers={V2: "good", V3: "bad"}) for n in range(3)]
+    report = Report(labels={}, replicas=2)
+    players = Cast(tenant="acme", releases={"v2": V2, "v3": V3}, prompts=prompts)
+    incident = Incident(hub, hub, hub, players, report, Progress())
+    incident._traces = hub
+    async with asyncio.timeout(5):
+        await incident.rollback_by(hub.press)
+    assert hub.done == ["burst", "shown"]
+    assert [made.commit_ms for made in report.moves] == [40.0]
