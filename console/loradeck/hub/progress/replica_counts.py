@@ -62,7 +62,7 @@ def share(node: Node, ack: AckRecord | None) -> Share:
         return (reached, 0, 0, 0, 0, reached, reached)
     state, flipped = ack.state, ack.is_flipped
     failed = state is AckState.FAILED
-    proven = reached and state is AckState.PROVEN
+    proven = reached and ack.is_proven
     listed = reached and state is AckState.LISTED
     owing = reached and not failed and not ack.is_pinned  # of the others nothing more is to be expected
     return (reached, flipped, proven, listed, failed, owing and not flipped, owing and not (proven or listed))
