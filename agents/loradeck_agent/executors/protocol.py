@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from pydantic import ValidationError
 
@@ -77,6 +77,17 @@ class Preempted(Exception):
     """SIGTERM was received and the step in hand is finished."""
 
 
+class EventFields(TypedDict, total=False):
+    """What an executor says in an event beside its type; see `ExecutorEvent`."""
+
+    step: int | None
+    of: int | None
+    metrics: dict[str, float]
+    message: str
+    code: str | None
+    data: dict[str, Any]
+
+
 class Run:
     """A run under way: its spec, its event file and whether it was asked to stop."""
 
@@ -91,35 +102,14 @@ class Run:
         self._last = 0.0
         self._step: tuple[int | None, int | None] = (None, None)
 
-    def emit(
-        self,
-        type_: ExecutorEventType,
-        *,
-        step: int | None = None,
-        of: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        message: str = "",
-        code: str | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> None:
+    def emit(self, type_: ExecutorEventType, **fields: Unpack[EventFields]) -> None:
         """Appends one event to the event file. A terminal event is durable when this returns.
 
         Raises:
             OSError: the disk refused the write.
         """
-        event = ExecutorEvent(
-            run=self.spec.run,
-            attempt=self.spec.attempt,
-            seq=self._seq,
-            ts=time.time(),
-            type=type_,
-            step=step,
-            of=of,
-            metrics=dict(metrics or {}),
-            message=message,
-            code=code,
-            data=dict(data or {}),
-        )
+        run, attempt, now = self.spec.run, self.spec.attempt, time.time()
+        event = ExecutorEvent(run=run, attempt=attempt, seq=self._seq, ts=now, type=type_, **fields)
         self._events.write(event.model_dump_json(exclude_defaults=True, exclude={"v"}).encode() + b"\n")
         if type_ in TERMINAL:
             os.fsync(self._events.fileno())
@@ -187,7 +177,7 @@ def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
         if spec.spec.kind != kind:
             raise BadSpec("bad_spec", f"this is the {kind} executor, the spec is for {spec.spec.kind}")
         data = work(current)
-        current.emit(ExecutorEventType.FINISHED, data=data)
+        current.emit(ExecutorEventType.FINISHED, data=dict(data))
         return EXIT_OK
     except Preempted:
         current.emit(ExecutorEventType.PREEMPTED, message="stopped on request", code="preempted")

@@ -27,7 +27,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,7 +160,7 @@ def resolve(
         raise ConfigError("two hubs are named at once", detail=source, fix="give one of them")
     token = Path(token_file).expanduser() if token_file else None
     if hub is not None:
-        return _addressed("hub", hub, token_file=token)
+        return replace(_addressed("hub", hub), token_file=token)
     contexts, current = load_contexts()
     name = context or current
     if name not in contexts:
@@ -170,7 +170,7 @@ def resolve(
     found = contexts[name]
     if token is None:
         return found
-    return Context(**{**found.__dict__, "token_file": token})
+    return replace(found, token_file=token)
 
 
 def read_token(path: Path) -> str:
@@ -232,27 +232,16 @@ def _context(name: str, table: object, path: Path) -> Context:
     def file(key: str) -> Path | None:
         return path.parent / Path(table[key]).expanduser() if key in table else None
 
-    return _addressed(
-        name,
-        address,
+    return replace(
+        _addressed(name, address, where),
         token_file=file("token_file"),
         ca_file=file("ca_file"),
         production=table.get("production", False),
         read_only=table.get("read_only", False),
-        where=where,
     )
 
 
-def _addressed(
-    name: str,
-    address: str,
-    *,
-    token_file: Path | None = None,
-    ca_file: Path | None = None,
-    production: bool = False,
-    read_only: bool = False,
-    where: str = "",
-) -> Context:
+def _addressed(name: str, address: str, where: str = "") -> Context:
     """Builds a context for an address, after checking that a token would be safe on the way there."""
     url: str | None = None
     socket: Path | None = None
@@ -284,15 +273,7 @@ def _addressed(
                 fix=f"use https://{parts.netloc}, or forward a port over SSH and use http://127.0.0.1:PORT",
             )
         url = f"{parts.scheme}://{parts.netloc}"
-    return Context(
-        name=name,
-        url=url,
-        socket=socket,
-        token_file=token_file,
-        ca_file=ca_file,
-        production=production,
-        read_only=read_only,
-    )
+    return Context(name=name, url=url, socket=socket)
 
 
 def _names(contexts: Mapping[str, Context]) -> str:

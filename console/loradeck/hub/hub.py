@@ -113,7 +113,7 @@ class Hub:
     def _load_log(self, name: str) -> None:
         store = self.store
         lost, timed = (lambda: self.changes.status()), self.metrics.commit.observe
-        self.log = Log.load(store, name, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
+        self.log = Log(store, name, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
         self.changes = Changes(self.log.state)
         self.tokens = Tokens(store.now(lambda s: s.tokens()))
         self.catalogue = store.now(Catalogue.load)

@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[StoreThread]:
 
 
 def load(store: StoreThread, lease_lost: Callable[[], None] = lambda: None) -> Log:
-    return Log.load(store, "test", clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost)
+    return Log(store, "test", clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost)
 
 
 def create(log: Log) -> Draft:

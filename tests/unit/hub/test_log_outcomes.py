@@ -104,7 +104,7 @@ async def test_a_recover_that_changes_nothing_raises_the_epoch_all_the_same(stor
 async def test_a_commit_is_timed_by_the_hubs_clock(store: StoreThread) -> None:
     times = iter((10.0, 12.5))
     took: list[float] = []
-    log = Log.load(store, "test", clock=lambda: next(times), timed=took.append, lease_lost=lambda: None)
+    log = Log(store, "test", clock=lambda: next(times), timed=took.append, lease_lost=lambda: None)
     await log.commit([create(log)], "create-01")
     assert took == [2.5]
 

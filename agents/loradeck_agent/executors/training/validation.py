@@ -7,7 +7,7 @@ compared, since a lower loss is not yet a right answer; among equals the one wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
@@ -54,24 +54,25 @@ def _rank(look: Mapping[str, float]) -> tuple[float, float]:
     return -look.get("exact", 0.0), look["loss"]
 
 
+@dataclass(eq=False)
 class Looks:
     """The validations of a run. `history[0]` is the base's, before the first step."""
 
-    def __init__(
-        self, current: Run, base: Base, trained: Trained, judge: Judge, held: HeldBack, settings: Validation
-    ) -> None:
-        self._current = current
-        self._base = base
-        self._trained = trained
-        self._judge = judge
-        self._held = held
-        self._settings = settings
-        self._canaries = [base.prompt_ids([dict(m) for m in messages]) for messages in current.spec.canaries]
-        self.history: list[dict[str, float]] = []
-        self.base_canaries: list[list[int]] = []
-        """The base's answers to the canaries, as tokens."""
-        self.best: int | None = None
-        """Index in `history` of the best validation after a step; None before the first."""
+    _current: Run
+    _base: Base
+    _trained: Trained
+    _judge: Judge
+    _held: HeldBack
+    _settings: Validation
+    history: list[dict[str, float]] = field(default_factory=list, init=False)
+    base_canaries: list[list[int]] = field(default_factory=list, init=False)
+    """The base's answers to the canaries, as tokens."""
+    best: int | None = field(default=None, init=False)
+    """Index in `history` of the best validation after a step; None before the first."""
+
+    def __post_init__(self) -> None:
+        asked = self._current.spec.canaries
+        self._canaries = [self._base.prompt_ids([dict(m) for m in messages]) for messages in asked]
 
     @property
     def stop(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from loradeck.hub.jobs.checkpoints import Checkpoints
@@ -34,18 +35,18 @@ ALL = 1_000_000
 """A limit on jobs that none reaches."""
 
 
+@dataclass(eq=False)
 class JobRecords:
     """Keeps jobs and their events, writes them, and shows every change."""
 
-    def __init__(
-        self, store: StoreThread, checkpoints: Checkpoints, changes: Changes, background: Background, clock: Clock
-    ) -> None:
-        self._store = store
-        self._checkpoints = checkpoints
-        self._changes = changes
-        self._background = background
-        self._clock = clock
-        saved = store.now(lambda s: s.jobs())
+    _store: StoreThread
+    _checkpoints: Checkpoints
+    _changes: Changes
+    _background: Background
+    _clock: Clock
+
+    def __post_init__(self) -> None:
+        saved = self._store.now(lambda s: s.jobs())
         self._jobs: dict[str, Job] = {job.id: job for job in sorted(saved, key=lambda job: job.created_ms)}
         self._events: dict[str, deque[ExecutorEvent]] = {}
 

@@ -62,7 +62,6 @@ class Log:
     """The log of one hub. A commit is decided and made while `moving` is held, so that there is one at a time.
 
     Args:
-        last_moves: event id -> event, of the newest move of each pointer.
         clock: monotonic seconds.
         timed: called with the seconds that each commit took.
         lease_lost: called when another hub turns out to have taken the lease.
@@ -71,50 +70,30 @@ class Log:
     def __init__(
         self,
         store: StoreThread,
-        state: FoldedLog,
-        *,
-        recent: Sequence[Event] = (),
-        last_moves: dict[str, Event] | None = None,
-        clock: Callable[[], float],
-        timed: Callable[[float], None] = lambda _: None,
-        lease_lost: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.state = state
-        self.recent: deque[Event] = deque(recent, maxlen=RECENT)
-        self.moving = asyncio.Lock()
-        self.lease_lost = False
-        """Another hub has taken the lease: nothing can be committed any more."""
-        self._store = store
-        self._last_moves = last_moves or {}
-        self._clock = clock
-        self._timed = timed
-        self._on_lease_lost = lease_lost
-        self._unresolved = False
-        self._followers: dict[Order, Follower] = {}
-
-    @classmethod
-    def load(
-        cls,
-        store: StoreThread,
         name: str,
         *,
         clock: Callable[[], float],
         timed: Callable[[float], None],
         lease_lost: Callable[[], None],
-    ) -> Log:
-        """The log as the store has it, with its lease taken by the hub `name`. Blocking."""
+    ) -> None:
+        """Takes the lease for the hub `name` and reads the log as the store has it. Blocking."""
         store.now(lambda s: s.take_lease(name))
-        snapshot = store.now(lambda s: s.snapshot())
-        state = FoldedLog.of(
-            epoch=snapshot.epoch,
-            rev=snapshot.rev,
-            hash=snapshot.hash,
-            pointers=snapshot.pointers,
-            tenants=snapshot.tenants,
+        found = store.now(lambda s: s.snapshot())
+        self.state = FoldedLog.of(
+            epoch=found.epoch, rev=found.rev, hash=found.hash, pointers=found.pointers, tenants=found.tenants
         )
-        recent = store.now(lambda s: s.since(max(0, snapshot.rev - RECENT), RECENT))
-        last_moves = store.now(partial(_last_moves, state, recent))
-        return cls(store, state, recent=recent, last_moves=last_moves, clock=clock, timed=timed, lease_lost=lease_lost)
+        recent = store.now(lambda s: s.since(max(0, found.rev - RECENT), RECENT))
+        self.recent: deque[Event] = deque(recent, maxlen=RECENT)
+        self.moving = asyncio.Lock()
+        self.lease_lost = False
+        """Another hub has taken the lease: nothing can be committed any more."""
+        self._store = store
+        self._last_moves = store.now(partial(_last_moves, self.state, recent))
+        self._clock = clock
+        self._timed = timed
+        self._on_lease_lost = lease_lost
+        self._unresolved = False
+        self._followers: dict[Order, Follower] = {}
 
     # ---- reading -------------------------------------------------------------------------------------------
 
