@@ -357,7 +357,7 @@ async def test_a_lost_nodes_job_goes_to_another_under_a_new_lease_and_the_old_on
     await until(lambda: not first.jobs, "n1 was told to stop")
     await first.say(old, FINISHED, {"adapter": "a" * 64, "release": "b" * 64})
     await first.say(old, ExecutorEventType.PROGRESS, step=9)
-    cancel = JobCancel(job=old.id, lease=old.lease)
+    cancel = JobCancel(job=old.id, lease=old.lease, epoch=deck.hub.log.state.epoch)
     await until(lambda: first.received.count(cancel) == 2, "and again when it speaks under the old lease")
     now = await job(deck, submitted["id"])
     assert (now["state"], now["node"], now["step"]) == ("assigned", "n2", None)
