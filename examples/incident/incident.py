@@ -221,7 +221,7 @@ class Incident:
             return Seen(
                 # A promote prepares for as long as it takes; only its commit is timed.
                 commit_ms=in_hub if prepared else max(in_hub, total_ms - (result.flipped_ms or 0.0)),
-                flipped_ns=seen_ns if result.reached in ("flipped", "proven") else None,
+                flipped_ns=seen_ns if result.reached not in (None, "committed") else None,
             )
 
         return send

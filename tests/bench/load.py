@@ -117,7 +117,7 @@ def measure(*, flips: int = FLIPS, proofs: int = PROOFS) -> list[Row]:
     flipped = [result.flipped_ms or 0.0 for result in run.results]
     proven = [((r.proven_ms or 0.0) - (r.flipped_ms or 0.0)) / 1000 for r in run.proofs]
     moves = len(run.results) + len(run.proofs)
-    lost = sum(result.reached not in ("flipped", "proven") for result in (*run.results, *run.proofs))
+    lost = sum(result.reached not in ("flipped", "listed", "proven") for result in (*run.results, *run.proofs))
     return [
         Row(
             f"answers by the left release after the acknowledgement, {moves:,} flips",

@@ -98,7 +98,7 @@ async def test_no_kill_loses_an_acknowledged_move_or_lets_the_left_release_answe
                 if result is not None:
                     acknowledged.update(event.id for event in result.events)
                     assert row.pointer.release == to, f"round {number}: {name}: an acknowledged move is gone"
-                    if result.reached in ("flipped", "proven"):
+                    if result.reached not in (None, "committed"):
                         moved.append(Moved(left=left, to=to, flipped_ns=flipped_ns, until_ns=time.monotonic_ns()))
                 for node in fleet.nodes:
                     await _listens(callers, node, cast)

@@ -76,7 +76,7 @@ async def suggest(
 
 
 def _print(s: Session, found: Suggestions) -> None:
-    s.out.heading(f"asked {found.replica} ({found.build})   margins in nats; * is proposed")
+    s.out.heading(f"asked {found.replica} ({found.build})   margins in nats, - is not told apart; * is proposed")
     asked = [release for release in found.others if release not in found.not_asked]
     s.out.table(
         ("", "ROW", "SMALLEST", *(f"OVER {found.others[release]}" for release in asked), "PROMPT"),
@@ -97,7 +97,7 @@ def _print(s: Session, found: Suggestions) -> None:
 
 
 def _nats(margin: float | None) -> str:
-    return "alike" if margin is None else f"{margin:.2f}"
+    return "-" if margin is None else f"{margin:.2f}"
 
 
 def _shown(one: Suggestion) -> str:
