@@ -121,9 +121,9 @@ def not_soaked(row: TenantRow) -> str | None:
     seconds, requests = row.soak
     health = row.cause.live
     served = (time.time() * 1000 - (row.pointer.moved_ms or 0)) / 1000
-    if health.requests >= requests and served >= seconds + 1:
+    if health.finished >= requests and served >= seconds + 1:
         return None
-    return f"{health.requests}/{requests} requests, {min(served, seconds):.0f}/{seconds:.0f} s"
+    return f"{health.finished}/{requests} requests, {min(served, seconds):.0f}/{seconds:.0f} s"
 
 
 def _unproven(row: TenantRow) -> str | None:

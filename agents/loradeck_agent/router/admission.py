@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from loradeck.rules.serving import flip as rules
@@ -19,7 +19,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
-from loradeck_agent.router.counters import Counter, Stats
+from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import Replica, Replicas
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.trace import Row, now_ms
@@ -30,13 +30,14 @@ DEFAULT_ROUTE = "production"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not served. `fix` is for the caller."""
+    """Why a request is not served. `fix` is for the caller; `counter` counts it, where it was meant for a release."""
 
     status: int
     code: str
     message: str
     fix: str = ""
     retry_after_s: int | None = None
+    counter: Counter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ class Admitted:
 @dataclass(slots=True)
 class _Route:
     plan: Plan | Refusal
+    replica: str = ""
+    """The engine that answered last, which refusals are counted for once none is left."""
     open: set[Admitted] = field(default_factory=set)
 
 
@@ -110,7 +113,7 @@ class Admission:
         return names
 
     def admit(self, key: PointerKey, request: str, *, streamed: bool, passed_by: Replica | None) -> Admitted | Refusal:
-        """Chooses the engine for one request, now, and counts it as admitted.
+        """Chooses the engine for one request, now, and counts it as admitted or refused.
 
         Args:
             passed_by: an engine that has just failed this request; another one is preferred.
@@ -120,12 +123,15 @@ class Admission:
             return unknown_route(key)
         plan = route.plan
         if isinstance(plan, Refusal):
+            if plan.counter is not None:
+                plan.counter.refuse()
             return plan
         mono_ns = time.monotonic_ns()
         stale_s = self._hub_silence.silent_s(mono_ns / 1e9)
         if stale_s is not None and plan.entry.refuse_after_s is not None:
             verdict = rules.in_force(plan.entry, None, (), hub_lost_s=stale_s)
             if verdict.code == "hub_lost":
+                plan.targets[0].counter.refuse()
                 return _refusal(key, verdict)
         targets = plan.targets
         target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
@@ -152,13 +158,13 @@ class Admission:
         in_turn = targets[self._turn :] + targets[: self._turn]
         return min(in_turn, key=lambda target: (target.replica is passed_by, target.replica.open))
 
-    def left(self, admitted: Admitted, status: int, *, finished: bool = False, error: bool = False) -> None:
-        """The answer is over. `finished`: completely answered; `error`: the engine or the way to it failed."""
+    def left(self, admitted: Admitted, status: int, end: End) -> None:
+        """A request is over; `status` is what the trace shows, 0 where another look-up follows."""
         row = admitted.row
         row.finished_ns = time.monotonic_ns()
         row.status = status
         admitted.target.replica.give_back()
-        admitted.target.counter.leave(row, finished=finished, error=error, token=finished)
+        admitted.target.counter.leave(row, end)
         self._routes[row.tenant, row.route].open.discard(admitted)
 
     def exact(self, key: PointerKey, fence: tuple[int, int], replica: str) -> tuple[Plan, Target] | None:
@@ -182,9 +188,10 @@ class Admission:
         """From here on every look-up of this route finds this plan. Answers of another release are cut if asked for."""
         route = self._routes.get(key)
         if route is None:
-            self._routes[key] = _Route(plan)
-            return
+            route = self._routes[key] = _Route(plan)
         route.plan = plan
+        if isinstance(plan, Plan):
+            route.replica = plan.targets[0].replica.name
         if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
             for admitted in route.open:
                 if admitted.row.release != plan.release and not admitted.cut and admitted.task is not None:
@@ -211,13 +218,28 @@ class Admission:
         ready = {ref.id for ref in candidates if ref is not None and any(replica.serves(ref) for replica in replicas)}
         verdict = rules.in_force(entry, pin, ready, left=left)
         if verdict.code is not None:
-            return _refusal(entry.key, verdict)
+            return self._refusing(entry, wanted, replicas, verdict)
         ref = verdict.release
         if ref is None and wanted is not None:  # the gap policy says the base alone
             ref = base_alone(entry.tenant, wanted.release.base)
         exact = not verdict.gap and not verdict.pinned
         plan = self._plan(entry, verdict.generation, ref, replicas, exact=exact) if ref is not None else None
-        return plan or _refusal(entry.key, rules.Admission(code="not_ready", retry_after_s=rules.RETRY_AFTER_S))
+        not_ready = rules.Admission(code="not_ready", retry_after_s=rules.RETRY_AFTER_S)
+        return plan or self._refusing(entry, wanted, replicas, not_ready)
+
+    def _refusing(
+        self, entry: TableEntry, wanted: ReleaseRef | None, replicas: Replicas, verdict: rules.Admission
+    ) -> Refusal:
+        """The refusal of a route, with the counter of the release that was wanted on the engine that should have it."""
+        refusal = _refusal(entry.key, verdict)
+        if wanted is None:
+            return refusal
+        route = self._routes.get(entry.key)
+        runs = [replica.name for replica in replicas if replica.runs(wanted.release.served_base)]
+        names = (*runs, route.replica if route else "", *(replica.name for replica in replicas))
+        name = next(filter(None, names), "")
+        counter = self._stats.refusals(entry.tenant, entry.route, entry.generation, wanted.id, name)
+        return replace(refusal, counter=counter)
 
     def _plan(
         self, entry: TableEntry, generation: int, ref: ReleaseRef, replicas: Replicas, *, exact: bool

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.trace import Row
 
 _KEPT_PER_ROUTE = 256
 """Counters of the oldest generations of a route are let go beyond this many, so that memory stays bounded."""
+
+
+class End(Enum):
+    """How an admitted request ended. Every one ends in one of these, or is in flight."""
+
+    ANSWERED = auto()
+    """Completely answered; also an engine's refusal that is about the request itself."""
+    GIVEN_UP = auto()
+    """Its caller left while an answer was still to be expected: it counts as finished."""
+    FAILED = auto()
+    """The engine or the way to it failed."""
+    TAKEN_BACK = auto()
+    """Its release was left and its route cuts: it counts as refused there, and again where it goes on."""
 
 
 @dataclass(slots=True)
@@ -24,9 +38,11 @@ class Counter:
     generation: int
     release: str
     replica: str
+    attempted: int = 0
+    refused: int = 0
     admitted: int = 0
+    failed: int = 0
     finished: int = 0
-    errors: int = 0
     checked: int = 0
     bad: int = 0
     streams: int = 0
@@ -37,22 +53,32 @@ class Counter:
 
     def admit(self, row: Row) -> None:
         """A request was admitted."""
+        self.attempted += 1
         self.admitted += 1
         self.streams += 1
         self.first_ms = self.first_ms or row.admitted_ms
         self.last_admitted_ms = row.admitted_ms
 
+    def refuse(self) -> None:
+        """A request was refused: no engine was asked."""
+        self.attempted += 1
+        self.refused += 1
+
     def first_token(self, row: Row) -> None:
         """The first bytes of a streamed answer came."""
         self.ttft[bisect_left(TTFT_BUCKETS_MS, (row.first_token_ns - row.admitted_ns) / 1e6)] += 1
 
-    def leave(self, row: Row, *, finished: bool, error: bool, token: bool) -> None:
-        """An answer is over. `token`: the engine's last bytes have just come."""
+    def leave(self, row: Row, end: End) -> None:
+        """A request that was admitted is over, in exactly one of three ways."""
         self.streams -= 1
-        self.finished += finished
-        self.errors += error
-        if token:
-            self.last_token_ms = row.wall_ms(row.finished_ns)
+        if end is End.FAILED:
+            self.failed += 1
+        elif end is End.TAKEN_BACK:
+            self.refused += 1
+        else:
+            self.finished += 1
+            if end is End.ANSWERED:
+                self.last_token_ms = row.wall_ms(row.finished_ns)
 
     def judged(self, bad: bool) -> None:
         """An answer was checked."""
@@ -67,9 +93,11 @@ class Counter:
             generation=self.generation,
             release=self.release,
             replica=self.replica,
+            attempted=self.attempted,
+            refused=self.refused,
             admitted=self.admitted,
             finished=self.finished,
-            errors=self.errors,
+            errors=self.failed,
             checked=self.checked,
             bad=self.bad,
             streams=self.streams,
@@ -95,9 +123,28 @@ class Stats:
         self._let_go(of_route)
         return found
 
+    def refusals(self, tenant: str, route: str, generation: int, release: str, replica: str) -> Counter:
+        """The counter for requests that are refused on their way to a release.
+
+        Args:
+            replica: the engine that should have answered; "": none is known yet. What is counted until one is known
+                is then counted there.
+        """
+        found = self.counter(tenant, route, generation, release, replica)
+        nameless = self._by_route[tenant, route].pop((generation, release, ""), None) if replica else None
+        if nameless is not None:
+            found.attempted += nameless.attempted
+            found.refused += nameless.refused
+        return found
+
     def traffic(self) -> list[Traffic]:
-        """Counters that have ever counted."""
-        return [c.typed() for of_route in self._by_route.values() for c in of_route.values() if c.admitted]
+        """Counters that have ever counted, on engines that are known."""
+        return [
+            counter.typed()
+            for of_route in self._by_route.values()
+            for counter in of_route.values()
+            if counter.attempted and counter.replica
+        ]
 
     @staticmethod
     def _let_go(of_route: dict[tuple[int, str, str], Counter]) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from loradeck.schemas.ids import PointerKey
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
+from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.trace import Trace
@@ -28,6 +29,10 @@ BODY_CAP = 4 * 2**20
 BODY_TIMEOUT_S = 60.0
 LOOK_UPS = 4
 """How often one request is looked up at most: after a lost connection, or when its release was left."""
+
+PATIENCE_S = 10.0
+"""A caller that leaves earlier, or in mid-answer, has changed its mind; one that waited longer was not answered. So a
+release that hangs is seen to fail, and callers that take back what they typed do not brand one that is well."""
 
 _CALLER_LEFT = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -143,28 +148,28 @@ class Proxy:
                 return self._whole(admitted, upstream, raw, headers)
         except asyncio.CancelledError:
             if not admitted.cut or _cancelled_twice():
-                self._end(admitted, _CALLER_LEFT)
+                self._end(admitted, _CALLER_LEFT, _given_up(admitted))
                 raise
             if sent is None or not sent.prepared:
-                self._end(admitted, 0)
+                self._end(admitted, 0, End.TAKEN_BACK)
                 raise _LookUpAgain(None) from None
-            self._end(admitted, 200)
+            self._end(admitted, 200, End.TAKEN_BACK)
             return await _break_off(request, sent, "release_left", "The release that was answering has been left.")
         except _CallerLeft:
-            self._end(admitted, _CALLER_LEFT)
+            self._end(admitted, _CALLER_LEFT, End.GIVEN_UP)
             assert sent is not None
             return sent
         except aiohttp.SocketTimeoutError:
-            self._end(admitted, 504, error=True)
+            self._end(admitted, 504, End.FAILED)
             if sent is not None and sent.prepared:
                 return await _break_off(request, sent, "engine_silent", "The engine stopped answering.")
             return _refused(Refusal(504, "engine_silent", "The engine did not answer.", "Try again."), headers=headers)
         except aiohttp.ClientError as lost:
             log.warning("%s: %s", target.replica.name, lost)
             if sent is not None and sent.prepared:
-                self._end(admitted, 200, error=True)
+                self._end(admitted, 200, End.FAILED)
                 return await _break_off(request, sent, "engine_lost", "The engine was lost in mid-answer.")
-            self._end(admitted, 0, error=True)
+            self._end(admitted, 0, End.FAILED)
             raise _LookUpAgain(target.replica) from lost
 
     def _whole(
@@ -173,12 +178,12 @@ class Proxy:
         """An answer that came in one piece."""
         status = upstream.status
         if status == 200:
-            self._end(admitted, status, finished=True, answer=raw if len(raw) <= ANSWER_CAP else None)
+            self._end(admitted, status, End.ANSWERED, answer=raw if len(raw) <= ANSWER_CAP else None)
         elif 400 <= status < 500 and status not in _OURS_TO_ANSWER:
-            self._end(admitted, status, finished=True)
+            self._end(admitted, status, End.ANSWERED)
         else:
             log.warning("%s answered %d: %.500s", admitted.target.replica.name, status, raw.decode(errors="replace"))
-            self._end(admitted, 502, error=True)
+            self._end(admitted, 502, End.FAILED)
             code = "release_not_on_engine" if status == 404 else "engine_error"
             return _refused(Refusal(502, code, f"The engine answered {status}.", "Try again.", 1), headers=headers)
         kind = upstream.headers.get("Content-Type", "application/json")
@@ -216,20 +221,12 @@ class Proxy:
         if b"[DONE]" not in tail:
             raise aiohttp.ClientPayloadError("the stream ended without its [DONE]")
         answer = b"".join(kept) if kept is not None and not failed else None
-        self._end(admitted, 200, finished=not failed, error=failed, answer=answer)
+        self._end(admitted, 200, End.FAILED if failed else End.ANSWERED, answer=answer)
         return response
 
-    def _end(
-        self,
-        admitted: Admitted,
-        status: int,
-        *,
-        finished: bool = False,
-        error: bool = False,
-        answer: bytes | None = None,
-    ) -> None:
+    def _end(self, admitted: Admitted, status: int, end: End, *, answer: bytes | None = None) -> None:
         """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
-        self._admission.left(admitted, status, finished=finished, error=error)
+        self._admission.left(admitted, status, end)
         checks = admitted.plan.checks
         if answer is None or not self._checks.wants(checks):
             self._trace.add(admitted.row)
@@ -242,6 +239,13 @@ class Proxy:
             self._trace.add(admitted.row)
 
         self._checks.submit(answer, streamed=admitted.row.streamed, checks=checks, done=judged)
+
+
+def _given_up(admitted: Admitted) -> End:
+    """How a request counts whose caller left: as failed where nothing had come for longer than callers wait."""
+    row = admitted.row
+    waited_s = (time.monotonic_ns() - row.admitted_ns) / 1e9
+    return End.FAILED if not row.first_token_ns and waited_s > PATIENCE_S else End.GIVEN_UP
 
 
 def _cancelled_twice() -> bool:

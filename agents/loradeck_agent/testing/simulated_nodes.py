@@ -284,6 +284,7 @@ class Node:
                 generation=entry.generation,
                 release=entry.current.id,
                 replica=self.name,
+                attempted=n,
                 admitted=n,
                 finished=n,
                 checked=n,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from loradeck.schemas.attestation import CanaryItem, EngineBuild
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
@@ -234,9 +235,11 @@ class Traffic(Wire):
     generation: int
     release: Digest
     replica: Name
-    admitted: int = 0
+    attempted: int | None = Field(None, description="None: from a router of version 0.1.0, which refused in silence")
+    refused: int = 0
+    admitted: int = Field(0, description="given to an engine, also those that were then taken back unanswered")
     finished: int = 0
-    errors: int = Field(0, description="transport errors and engine errors, never bad answers")
+    errors: int = Field(0, description="failed requests, under the name that version 0.1.0 reads; never bad answers")
     checked: int = 0
     bad: int = 0
     streams: int = Field(0, description="open right now (a gauge)")
@@ -244,6 +247,13 @@ class Traffic(Wire):
     last_admitted_ms: int = 0
     last_token_ms: int = 0
     ttft_ms: tuple[int, ...] = Field((), description="counts by TTFT_BUCKETS_MS, the last one unbounded")
+
+    @property
+    def counts(self) -> Counts:
+        """The six counts. A router that does not know of them is taken to have none in flight."""
+        over = self.refused + self.errors + self.finished
+        attempted = over if self.attempted is None else self.attempted
+        return Counts(attempted, self.refused, self.errors, self.finished, self.checked, self.bad)
 
 
 TTFT_BUCKETS_MS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)

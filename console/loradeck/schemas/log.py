@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import Counts, LoggedCounts
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 
 GENESIS = "0" * 64
@@ -68,8 +68,10 @@ class Lifted(Wire):
     release: Digest
     breach: int = Field(description="seq of the attestation that no longer counts")
     generation: int = Field(description="the pointer's, when it was lifted")
-    live: Counts = Field(Counts(), description="counted in that generation; nothing, if another release was current")
-    total: Counts = Field(Counts(), description="counted in all the time that the release was current here")
+    live: LoggedCounts = Field(
+        Counts(), description="counted in that generation; nothing, if another release was current"
+    )
+    total: LoggedCounts = Field(Counts(), description="counted in all the time that the release was current here")
 
 
 class PointerState(Wire):

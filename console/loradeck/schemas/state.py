@@ -11,7 +11,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from loradeck.schemas.attestation import GateResult
-from loradeck.schemas.counts import Counts
+from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckState, EngineState
@@ -118,13 +118,13 @@ class ReplicaRow(Wire):
 class Cause(Wire):
     """The figures that the CAUSE line compares. Absent ones are None; under n = 50 a console shows 'too few'."""
 
-    live: Counts = Counts()
-    prior: Counts | None = None
-    by_replica: dict[str, Counts] = Field(default_factory=dict)
-    others: Counts | None = Field(None, description="other tenants on the replicas this one is placed on")
-    base: Counts | None = None
+    live: WireCounts = Counts()
+    prior: WireCounts | None = None
+    by_replica: dict[str, WireCounts] = Field(default_factory=dict)
+    others: WireCounts | None = Field(None, description="other tenants on the replicas this one is placed on")
+    base: WireCounts | None = None
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
-    figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (of requests)")
+    figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
 
 
 class TenantRow(Wire):
@@ -146,8 +146,9 @@ class TenantRow(Wire):
     attested: tuple[int, int] | None = Field(None, description="(n, m) once this generation was attested")
     settled: bool = Field(description="no reachable replica is still on its way to the current generation")
     cause: Cause = Cause()
-    requests_per_s: float = 0.0
-    error_share: float | None = None
+    minute: WireCounts = Field(Counts(), description="requests of the live release in the last minute")
+    requests_per_s: float = Field(0.0, description="attempted, over the last minute")
+    error_share: float | None = Field(None, description="failed of attempted, over the last minute; None: no request")
     bad_before: float | None = Field(None, description="share of bad answers under the prior, or before the move")
     bad_now: float | None = Field(None, description="over the last minute of this release; None: none checked")
     bad_n: int = 0

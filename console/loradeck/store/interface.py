@@ -105,7 +105,10 @@ class Committed:
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A release's seconds and counts on one pointer, summed over all the times it was current."""
+    """A release's seconds and counts on one pointer, summed over all the times it was current.
+
+    The counts are of requests that are over: what is in flight when a hub ends is nobody's to add later.
+    """
 
     tenant: str
     route: str

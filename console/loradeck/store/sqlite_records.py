@@ -165,10 +165,12 @@ class SqliteRecords:
         """Adds to the sums in the table `served`, in one transaction."""
         with self._writing() as (connection, _):
             connection.executemany(
-                "INSERT INTO served VALUES (:tenant, :route, :release, :seconds, :requests, :errors, :checked, :bad)"
+                "INSERT INTO served (tenant, route, release, seconds, refused, failed, finished, checked, bad)"
+                " VALUES (:tenant, :route, :release, :seconds, :refused, :failed, :finished, :checked, :bad)"
                 " ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds,"
-                " requests = requests + excluded.requests, errors = errors + excluded.errors,"
-                " checked = checked + excluded.checked, bad = bad + excluded.bad",
+                " refused = refused + excluded.refused, failed = failed + excluded.failed,"
+                " finished = finished + excluded.finished, checked = checked + excluded.checked,"
+                " bad = bad + excluded.bad",
                 [{**asdict(delta), **asdict(delta.counts)} for delta in deltas],
             )
 
@@ -257,5 +259,5 @@ def _document(row: dict[str, Any]) -> Registered:
 
 
 def _served(row: dict[str, Any]) -> Served:
-    counts = Counts(row.pop("requests"), row.pop("errors"), row.pop("checked"), row.pop("bad"))
+    counts = Counts.over(**{name: row.pop(name) for name in ("refused", "failed", "finished", "checked", "bad")})
     return Served(**row, counts=counts)

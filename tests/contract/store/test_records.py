@@ -115,13 +115,20 @@ def test_attestations_are_numbered_and_filtered(store_factory: Backend) -> None:
 
 def test_served_counts_add_up_over_restarts(store_factory: Backend) -> None:
     store = store_factory.open()
-    one = Served(tenant="acme", route="production", release=digest(1), seconds=1.5, counts=Counts(10, 1, 8, 2))
-    store.add_served([one, Served(tenant="acme", route="production", release=digest(2), counts=Counts(1))])
+    one = Served(tenant="acme", route="production", release=digest(1), seconds=1.5, counts=Counts(14, 3, 1, 10, 8, 2))
+    store.add_served(
+        [one, Served(tenant="acme", route="production", release=digest(2), counts=Counts.over(finished=1))]
+    )
     store_factory.close()
     store = store_factory.open()
     store.add_served([one])
-    twice = Served(tenant="acme", route="production", release=digest(1), seconds=3.0, counts=Counts(20, 2, 16, 4))
-    assert store.served() == [twice, Served(tenant="acme", route="production", release=digest(2), counts=Counts(1))]
+    twice = Served(
+        tenant="acme", route="production", release=digest(1), seconds=3.0, counts=Counts(28, 6, 2, 20, 16, 4)
+    )
+    assert store.served() == [
+        twice,
+        Served(tenant="acme", route="production", release=digest(2), counts=Counts.over(finished=1)),
+    ]
 
 
 def test_unfinished_jobs_are_never_left_out(store: Store) -> None:

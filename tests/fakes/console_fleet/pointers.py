@@ -136,6 +136,11 @@ def replicas(
     )
 
 
+def answers(finished: int, checked: int, bad: int) -> Counts:
+    """Counts of answered requests; as many as were checked where it does not matter how many there were."""
+    return Counts.over(finished=max(finished, checked), checked=checked, bad=bad)
+
+
 def row(
     log: Log,
     tenant: str,
@@ -228,9 +233,9 @@ def row(
         settled=good == placed,
         cause=cause
         or Cause(
-            live=Counts(requests=int(rate * 7200), checked=4200, bad=9),
-            prior=Counts(checked=180_000, bad=400) if target else None,
-            others=Counts(checked=52_000, bad=210),
+            live=answers(int(rate * 7200), 4200, 9),
+            prior=answers(0, 180_000, 400) if target else None,
+            others=answers(0, 52_000, 210),
             base=None,
             verdict="fine",
         ),
@@ -284,11 +289,11 @@ def acme(log: Log) -> TenantRow:
         ),
         skipped=(Skipped(release=v8, reason="breached (bad 18% in 17 min)"),),
         cause=Cause(
-            live=Counts(requests=34_600, checked=2310, bad=716),
-            prior=Counts(checked=273_000, bad=1090),
-            by_replica={f"gpu-{i:02d}": Counts(checked=570 + i, bad=175 + i) for i in range(1, 5)},
-            others=Counts(checked=88_000, bad=350),
-            base=Counts(checked=1200, bad=11),
+            live=answers(34_600, 2310, 716),
+            prior=answers(0, 273_000, 1090),
+            by_replica={f"gpu-{i:02d}": answers(0, 570 + i, 175 + i) for i in range(1, 5)},
+            others=answers(0, 88_000, 350),
+            base=answers(0, 1200, 11),
             verdict="release",
         ),
     )
@@ -438,8 +443,8 @@ def rolled_back(
             "flags": ("HELD",) if proofs == before.placed else ("UNPRVN", "HELD"),
             "cause": before.cause.model_copy(
                 update={
-                    "live": Counts(requests=6_180, checked=412, bad=2) if proofs else Counts(),
-                    "by_replica": {replica.replica: Counts(checked=103, bad=i % 2) for i, replica in enumerate(rows)}
+                    "live": answers(6_180, 412, 2) if proofs else Counts(),
+                    "by_replica": {replica.replica: answers(0, 103, i % 2) for i, replica in enumerate(rows)}
                     if proofs
                     else {},
                     "verdict": "fine" if proofs else "too_few",

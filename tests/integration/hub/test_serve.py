@@ -150,21 +150,21 @@ async def test_served_totals_outlive_the_hub_and_nothing_is_counted_twice(data: 
         release = await deck.release()
         await deck.promote(release)
         await agent.report(agent.served(admitted=10, finished=10, checked=10, bad=1))
-        await until(lambda: deck.hub.counts.total(ACME, release).counts.requests == 10, "counted")
+        await until(lambda: deck.hub.counts.total(ACME, release).counts.finished == 10, "counted")
         token = await deck.token("agent", "n1")
         await agent.leave()
     async with running(data) as deck:
-        assert deck.hub.counts.total(ACME, release).counts.requests == 10
+        assert deck.hub.counts.total(ACME, release).counts.finished == 10
         agent.deck = deck
         await agent.join(token)
         await agent.report(agent.served(admitted=12, finished=12, checked=12, bad=2))
         await until(lambda: deck.hub.health.served(ACME, release)[1] == 12, "the router's own count is believed")
         await agent.report(agent.served(admitted=15, finished=15, checked=15, bad=2))
         await until(lambda: deck.hub.health.served(ACME, release)[1] == 15, "counted on")
-        assert deck.hub.counts.total(ACME, release).counts.requests == 13  # 10, and the 3 of the second report
+        assert deck.hub.counts.total(ACME, release).counts.finished == 13  # 10, and the 3 of the second report
         await agent.report(agent.served(admitted=2, finished=2, checked=2, bad=0), router_boot="r2")
         await until(
-            lambda: deck.hub.counts.total(ACME, release).counts.requests == 15, "a new router counts from nought"
+            lambda: deck.hub.counts.total(ACME, release).counts.finished == 15, "a new router counts from nought"
         )
         await agent.leave()
 

@@ -29,18 +29,18 @@ def test_what_a_router_counted_without_a_link_counts_in_full_and_is_no_burst_of_
     counts.report("gpu-01", "r1", [counted(0)], now=100.0)
     counts.report("gpu-01", "r1", [counted(1200, bad=600)], now=700.0)  # ten minutes at two a second
     recent = counts.recent(KEY, 1, RELEASE, 700.0)
-    assert recent.counts.requests / recent.seconds == pytest.approx(2.0)
+    assert recent.counts.attempted / recent.seconds == pytest.approx(2.0)
     assert recent.counts.bad / recent.counts.checked == pytest.approx(0.5)
     others = counts.others(("bolt", "production"), ["gpu-01"], 700.0)
-    assert others.requests == recent.counts.requests
-    assert counts.total(KEY, RELEASE).counts.requests == 1200
+    assert others.attempted == recent.counts.attempted
+    assert counts.total(KEY, RELEASE).counts.attempted == 1200
 
 
 def test_a_report_that_is_seconds_late_loses_nothing() -> None:
     counts = RequestCounts((), {}, started=0.0)
     counts.report("gpu-01", "r1", [counted(0)], now=100.0)
     counts.report("gpu-01", "r1", [counted(30)], now=130.0)
-    assert counts.recent(KEY, 1, RELEASE, 130.0).counts.requests == 30
+    assert counts.recent(KEY, 1, RELEASE, 130.0).counts.attempted == 30
 
 
 def test_what_a_router_reports_of_a_release_that_was_left_long_ago_is_not_counted_again() -> None:
@@ -51,7 +51,7 @@ def test_what_a_router_reports_of_a_release_that_was_left_long_ago_is_not_counte
     counts.report("gpu-01", "r1", [counted(100)], now=800.0)
     counts.left(KEY, RELEASE, 100.0, 4)
     counts.report("gpu-01", "r1", [counted(101)], now=801.0)
-    assert counts.total(KEY, RELEASE).counts.requests == 101
+    assert counts.total(KEY, RELEASE).counts.attempted == 101
 
 
 def test_what_no_router_reports_any_more_is_forgotten() -> None:
@@ -60,9 +60,9 @@ def test_what_no_router_reports_any_more_is_forgotten() -> None:
     counts.report("gpu-01", "r1", [], now=101.0)
     counts.left(KEY, RELEASE, 1.0, 2)
     assert list(counts.counters(KEY)) == []
-    assert counts.recent(KEY, 1, RELEASE, 102.0).counts.requests == 100  # its last minute goes on
+    assert counts.recent(KEY, 1, RELEASE, 102.0).counts.attempted == 100  # its last minute goes on
     counts.left(KEY, RELEASE, 1.0, 3)
-    assert counts.total(KEY, RELEASE).counts.requests == 100
+    assert counts.total(KEY, RELEASE).counts.attempted == 100
 
 
 def test_the_last_minute_of_a_pointer_is_the_sum_over_its_replicas_and_ends() -> None:
@@ -71,15 +71,15 @@ def test_the_last_minute_of_a_pointer_is_the_sum_over_its_replicas_and_ends() ->
         row = counted(10, bad=5).model_copy(update={"replica": node, "ttft_ms": (1, 2)})
         counts.report(node, "r1", [row], now=at)
     recent = counts.recent(KEY, 1, RELEASE, 140.0)
-    assert (recent.counts.requests, recent.counts.bad, recent.ttft[:3]) == (30, 15, [3, 6, 0])
-    assert counts.recent(KEY, 1, RELEASE, 170.0).counts.requests == 10
-    assert counts.recent(KEY, 1, RELEASE, 191.0).counts.requests == 0
-    assert counts.recent(KEY, 2, RELEASE, 140.0).counts.requests == 0
+    assert (recent.counts.attempted, recent.counts.bad, recent.ttft[:3]) == (30, 15, [3, 6, 0])
+    assert counts.recent(KEY, 1, RELEASE, 170.0).counts.attempted == 10
+    assert counts.recent(KEY, 1, RELEASE, 191.0).counts.attempted == 0
+    assert counts.recent(KEY, 2, RELEASE, 140.0).counts.attempted == 0
 
 
 def test_what_others_had_on_a_replica_leaves_the_pointers_own_share_out() -> None:
     counts = RequestCounts((), {}, started=0.0)
     other = counted(7).model_copy(update={"tenant": "bolt"})
     counts.report("gpu-01", "r1", [counted(10, bad=5), other], now=100.0)
-    assert counts.others(KEY, ["gpu-01", "gpu-02"], 101.0).requests == 7
-    assert counts.others(KEY, ["gpu-01"], 161.0).requests == 0
+    assert counts.others(KEY, ["gpu-01", "gpu-02"], 101.0).attempted == 7
+    assert counts.others(KEY, ["gpu-01"], 161.0).attempted == 0

@@ -8,15 +8,16 @@ from loradeck.hub.progress.windows import BUCKETS, WINDOW_S, Recent, Slice, Wind
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.link import TTFT_BUCKETS_MS
 
-ONE = Counts(1, 1, 1, 1)
+ONE = Counts.over(failed=1, finished=1, checked=1, bad=1)
+TWO = Counts.over(finished=2, checked=2)
 
 
 def test_a_slice_counts_for_exactly_a_minute() -> None:
     window = Window()
     window.put(Slice(100.0, ONE))
-    window.put(Slice(110.0, Counts(2, 0, 2, 0)))
-    assert window.sum(100.0 + WINDOW_S) == Counts(3, 1, 3, 1)
-    assert window.sum(100.001 + WINDOW_S) == Counts(2, 0, 2, 0)
+    window.put(Slice(110.0, TWO))
+    assert window.sum(100.0 + WINDOW_S) == ONE + TWO
+    assert window.sum(100.001 + WINDOW_S) == TWO
     assert len(window.slices) == 1
     assert window.sum(111.0 + WINDOW_S) == NO_COUNTS
     assert window.slices == []
@@ -28,11 +29,11 @@ def test_slices_of_one_second_are_merged_with_their_times_to_first_token() -> No
     window.put(Slice(100.9, ONE, (1, 0, 5)))
     window.put(Slice(101.0, ONE, (7,)))
     assert [(one.at, one.counts, one.ttft) for one in window.slices] == [
-        (100.0, Counts(2, 2, 2, 2), (2, 2, 5)),
+        (100.0, ONE + ONE, (2, 2, 5)),
         (101.0, ONE, (7,)),
     ]
     recent = window.recent(101.0, 30.0)
-    assert (recent.counts, recent.seconds, recent.ttft[:4]) == (Counts(3, 3, 3, 3), 30.0, [9, 2, 5, 0])
+    assert (recent.counts, recent.seconds, recent.ttft[:4]) == (ONE + ONE + ONE, 30.0, [9, 2, 5, 0])
 
 
 def test_adding_drops_what_is_older_than_the_window() -> None:
@@ -43,16 +44,22 @@ def test_adding_drops_what_is_older_than_the_window() -> None:
     assert window.sum(100.5 + WINDOW_S) == ONE
 
 
-def test_of_a_report_over_more_than_a_minute_a_minutes_part_counts() -> None:
-    whole = Slice(700.0, Counts(1200, 30, 600, 60), (10, 20))
-    assert whole.within(WINDOW_S) is whole
-    part = whole.within(10 * WINDOW_S)
-    assert (part.at, part.counts, part.ttft) == (700.0, Counts(120, 3, 60, 6), (1, 2))
+def test_counts_of_a_second_before_the_newest_are_added_there() -> None:
+    window = Window()
+    window.put(Slice(100.9, Counts(attempted=2)))
+    window.put(Slice(103.0, ONE))
+    window.put(Slice(100.0, Counts(failed=1)))
+    window.put(Slice(101.5, TWO))
+    assert [(one.at, one.counts) for one in window.slices] == [
+        (100.0, Counts(attempted=2, failed=1)),
+        (101.0, TWO),
+        (103.0, ONE),
+    ]
 
 
-def test_rounding_makes_no_more_errors_than_requests_and_no_more_bad_than_checked() -> None:
-    part = Slice(700.0, Counts(1, 3, 1, 3)).within(2 * WINDOW_S)
-    assert part.counts == Counts(0, 0, 0, 0)
+def test_a_window_takes_no_counts_that_do_not_add_up() -> None:
+    with pytest.raises(AssertionError):
+        Window().put(Slice(100.0, Counts(failed=1)))
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ LIMIT = BreachLimit(bad=0.10, errors=0.05, n=50)
 
 
 def answers(bad: int, checked: int) -> Counts:
-    return Counts(requests=checked, checked=checked, bad=bad)
+    return Counts.over(finished=checked, checked=checked, bad=bad)
 
 
 def errors(count: int, requests: int) -> Counts:
-    return Counts(requests=requests, errors=count)
+    return Counts.over(failed=count, finished=requests - count)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,13 @@ def errors(count: int, requests: int) -> Counts:
         (answers(49, 49), None),  # too few yet
         (errors(2, 50), None),
         (errors(3, 50), "errors 6.0% of 50"),
-        (Counts(requests=100, errors=50, checked=60, bad=30), "bad 50.0% of 60"),
+        (Counts.over(failed=50, finished=100, checked=60, bad=30), "bad 50.0% of 60"),
         (Counts(), None),
+        (Counts.over(failed=120), "errors 100.0% of 120"),  # it finishes nothing, and so has nothing to check
+        (Counts.over(failed=49), None),
+        (Counts.over(refused=36_000, failed=60), "errors 100.0% of 60"),  # refused ones are no answers of the release
+        (Counts.over(refused=110), None),
+        (Counts(attempted=1000), None),  # in flight
     ],
 )
 def test_a_release_is_breached_once_a_share_passes_its_limit_over_enough_answers(
@@ -89,8 +94,8 @@ ONE_SIDED = {"gpu-01": answers(300, 500), "gpu-02": answers(10, 500)}
         (errors(200, 1000), errors(2, 1000), {}, errors(2, 1000), None, "release"),
         (errors(1, 1000), errors(2, 1000), {}, errors(2, 1000), None, "fine"),
         (
-            Counts(requests=1000, errors=300, checked=1000, bad=4),
-            Counts(requests=1000, errors=3, checked=1000, bad=4),
+            Counts.over(failed=300, finished=1000, checked=1000, bad=4),
+            Counts.over(failed=3, finished=1000, checked=1000, bad=4),
             {},
             None,
             None,

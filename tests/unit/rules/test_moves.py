@@ -591,10 +591,12 @@ def test_a_lift_of_a_breach_names_it_and_only_a_later_one_counts(acme: Acme) -> 
     acme.promote("v1")
     acme.promote("v2")
     seen = PointerFacts(breached={rid("v1"): "bad 31.0% of 2310"}, breaches={rid("v1"): 7})
-    counted = Counts(requests=3000, checked=2310, bad=716)
+    counted = Counts.over(finished=3000, checked=2310, bad=716)
     request = LiftRequest(release=rid("v1"), idempotency_key=KEY, reason="the schema was wrong")
     before = acme.pointer
-    (event,) = acme.log.commit(holds.lift(before, request, RELEASER, seen, live=Counts(checked=1), total=counted))
+    (event,) = acme.log.commit(
+        holds.lift(before, request, RELEASER, seen, live=Counts.over(finished=1, checked=1), total=counted)
+    )
     assert event.payload == {"release": rid("v1"), "events": [], "breach": "bad 31.0% of 2310"}
     (lifted,) = acme.pointer.lifted
     assert (lifted.release, lifted.breach, lifted.total, lifted.live) == (rid("v1"), 7, counted, Counts())

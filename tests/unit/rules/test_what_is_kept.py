@@ -74,7 +74,7 @@ def test_an_undo_that_comes_too_late_is_refused_with_where_the_pointer_is(acme: 
 
 # ---- lifts -----------------------------------------------------------------------------------------------------
 
-LIVE, TOTAL = Counts(requests=10, errors=1), Counts(requests=90, errors=3)
+LIVE, TOTAL = Counts.over(finished=10, failed=1), Counts.over(finished=90, failed=3)
 
 
 def lift(label: str, facts: PointerFacts, pointer: PointerState = POINTER) -> PointerState:

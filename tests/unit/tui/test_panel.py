@@ -87,7 +87,10 @@ def test_the_preview_says_why_R_is_not_armed(state: ConsoleState, armed: Armed, 
 def test_too_few_answers_are_called_too_few(state: ConsoleState, armed: Armed) -> None:
     row = state.tenants[ACME]
     cause = row.cause.model_copy(
-        update={"live": Counts(requests=49, checked=49, bad=20), "by_replica": {"gpu-01": Counts(checked=12, bad=9)}}
+        update={
+            "live": Counts.over(finished=49, checked=49, bad=20),
+            "by_replica": {"gpu-01": Counts.over(finished=12, checked=12, bad=9)},
+        }
     )
     state.tenants[ACME] = row.model_copy(update={"cause": cause})
     shown = preview(state, armed())
@@ -104,9 +107,9 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
     row = state.tenants[ACME]
     cause = row.cause.model_copy(
         update={
-            "live": Counts(requests=400, errors=200, checked=60, bad=0),
-            "by_replica": {f"gpu-{i}": Counts(requests=200, errors=100 + i) for i in range(2)},
-            "prior": Counts(requests=9000, errors=9, checked=9000),
+            "live": Counts.over(failed=200, finished=200, checked=60),
+            "by_replica": {f"gpu-{i}": Counts.over(failed=100 + i, finished=100 - i) for i in range(2)},
+            "prior": Counts.over(failed=9, finished=8991, checked=8991),
             "figure": "errors",
         }
     )

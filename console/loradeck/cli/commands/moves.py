@@ -189,9 +189,13 @@ def _preview(s: Session, row: TenantRow) -> None:
         else ""
     )
     s.out.say(f" NOW   {_view(row.live)}{by}")
-    if row.cause.live.checked:
-        live = row.cause.live
+    live, minute = row.cause.live, row.minute
+    if row.cause.figure == "errors" and live.failed:
+        s.out.say(f" CAUSE {live.failed} failed of {live.admitted} requests   => {at_fault(row.cause.verdict)}")
+    elif live.checked:
         s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked   => {at_fault(row.cause.verdict)}")
+    if minute.refused:
+        s.out.say(f"       {minute.refused} of {minute.attempted} requests of the last minute were refused by routers")
     if preview.action is PreviewAction.ROLLBACK and preview.target is not None:
         s.out.say(
             f" R ->  {_view(preview.target)}   served {span(preview.served_s)}, {preview.served_requests} requests   "

@@ -68,11 +68,12 @@ class NodeEvents:
     def reported(self, node: Node, report: Report) -> None:
         """A node has sent its telemetry and its router's counters."""
         change = self._fleet.report(node, report)
+        fault = self._counts.fault(node.name)
         counted = self._counts.report(node.name, report.router_boot, report.traffic, self._fleet.clock())
         known = [key for key in counted if key in self._tables.entries]
         for key in known:
             self._progress.traffic(key)
-        if change is Change.NOTHING:
+        if change is Change.NOTHING and fault == self._counts.fault(node.name):
             self._changes.node_figures(node.name)
         else:
             self._changes.node(node.name)

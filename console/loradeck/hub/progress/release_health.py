@@ -1,4 +1,4 @@
-"""The counts of a release's answers on a pointer that are held against it, and how long it has served there."""
+"""The counts of a release's requests on a pointer that are held against it, and how long it has served there."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ReleaseHealth:
     _clock: Clock
 
     def counted(self, pointer: PointerState) -> Counts:
-        """All answers of the current release in this generation."""
+        """All requests to the current release in this generation."""
         assert pointer.release is not None
         return self._counts.live_total(pointer.key, pointer.generation, pointer.release)
 
     def live(self, pointer: PointerState) -> Counts:
-        """The answers in this generation that are held against the current release: none from before a lift."""
+        """The requests in this generation that are held against the current release: none from before a lift."""
         assert pointer.release is not None
         lifted = lifted_of(pointer.release, pointer)
         counted = self.counted(pointer)
@@ -36,25 +36,25 @@ class ReleaseHealth:
         return health.since(counted, lifted.live) if lifted is not None and here else counted
 
     def counted_total(self, key: PointerKey, release: str) -> Counts:
-        """All answers of a release on a pointer, in all the time it was current."""
+        """All requests to a release on a pointer that are over, in all the time it was current."""
         return self._counts.total(key, release).counts
 
     def total(self, pointer: PointerState, release: str) -> Counts:
-        """All answers of a release on a pointer that are held against it."""
+        """All requests to a release on a pointer that are over and held against it."""
         counted, lifted = self.counted_total(pointer.key, release), lifted_of(release, pointer)
         return health.since(counted, lifted.total) if lifted is not None else counted
 
     def served(self, key: PointerKey, release: str) -> tuple[float, int]:
-        """(seconds, requests) that a release has served on a pointer, its current stint included."""
+        """(seconds, answers) that a release has served on a pointer, its current stint included."""
         pointer = self._state.pointers.get(key)
         total = self._counts.total(key, release)
-        seconds, requests = total.seconds, total.counts.requests
+        seconds, answers = total.seconds, total.counts.finished
         if pointer is not None and pointer.release == release:
             now_ms = self._clock.now_ms()
             seconds += max(0, now_ms - (pointer.moved_ms or now_ms)) / 1000
             # Totals miss the answers of the time without a hub; the routers' own counters do not.
-            requests = max(requests, self.counted(pointer).requests)
-        return seconds, requests
+            answers = max(answers, self.counted(pointer).finished)
+        return seconds, answers
 
     def leave(self, before: PointerState, at_ms: int, now: float) -> float | None:
         """Ends the stint of the release that a move at `at_ms` leaves. Returns its share of bad answers.
@@ -67,4 +67,4 @@ class ReleaseHealth:
         recent = self._counts.recent(key, before.generation, left, now).counts
         counts = recent if recent.checked else self.total(before, left)
         self._counts.left(key, left, (at_ms - (before.moved_ms or at_ms)) / 1000, before.generation)
-        return counts.bad / counts.checked if counts.checked else None
+        return counts.bad_share

@@ -7,17 +7,21 @@ what it counted before was flushed by the hub's last life and is not counted a s
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
+from loradeck.hub.progress.bookings import Bookings
 from loradeck.hub.progress.windows import WINDOW_S, Recent, Slice, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Traffic
 from loradeck.store.interface import Served
+
+log = logging.getLogger("loradeck.hub.progress.request_counts")
 
 Stint = tuple[int, str]
 """(generation, release)"""
@@ -26,11 +30,8 @@ Stint = tuple[int, str]
 class Counted(NamedTuple):
     """The newest reading of one counter. As the model it came in it would take 3 kB, for each of thousands."""
 
+    counts: Counts = NO_COUNTS
     admitted: int = 0
-    finished: int = 0
-    errors: int = 0
-    checked: int = 0
-    bad: int = 0
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
@@ -41,15 +42,30 @@ class Counted(NamedTuple):
         """The fields of a wire row."""
         return cls._make(_counted(row))
 
-    @property
-    def counts(self) -> Counts:
-        """The four counts of this report."""
-        return Counts(self.finished, self.errors, self.checked, self.bad)
-
 
 _counted = attrgetter(*Counted._fields)
 
 NOTHING = Counted()
+
+LARGEST = 2**53
+"""No router counts further: what is larger is no count, and no database holds it."""
+
+
+def figures_fault(row: Traffic, read: Counted, before: Counted, node: str) -> str:
+    """Why a node's figures are not counted; "" if they add up.
+
+    Args:
+        before: the reading before this one since the router started.
+    """
+    counts, known = read.counts, before.counts
+    if row.replica != node and not row.replica.startswith(f"{node}."):
+        return f"it counts for {row.replica}, which is not on this node"
+    if not counts.adds_up or not 0 <= read.admitted <= LARGEST or counts.attempted > LARGEST:
+        return f"{counts} do not add up"
+    shrunk = ("attempted", "refused", "failed", "finished", "checked", "bad")
+    if any(getattr(counts, name) < getattr(known, name) for name in shrunk):
+        return f"{counts} are less than {known} before"
+    return ""
 
 
 @dataclass(slots=True)
@@ -64,6 +80,7 @@ class Counter:
     seen: float = 0.0
     """When its router last reported it, on the hub's monotonic clock, seconds."""
     last: Counted | None = None
+    bookings: Bookings = field(default_factory=Bookings)
     admitted: int = 0
     counts: Counts = NO_COUNTS
     streams: int = 0
@@ -90,6 +107,7 @@ class RequestCounts:
         """The counts of a pointer's stints since each began, over all replicas."""
         self._pending: dict[tuple[str, str, str], Served] = {}
         self.boots = dict(known_boots)
+        self._faults: dict[str, str] = {}
         self._met: dict[str, float] = {}
         self._started = self._now = started
         for s in served:
@@ -102,51 +120,74 @@ class RequestCounts:
         self.boots[node] = boot
         since = now - self._met.get(node, now)
         self._met[node] = self._now = now
-        by_replica: dict[str, Counts] = {}
+        by_replica: dict[tuple[str, float], Counts] = {}
+        faults: list[str] = []
         for row in rows:
-            part = self._count(row, node, boot, now, since, baseline=baseline)
-            if part is None:
+            parts = self._count(row, node, boot, now, since, faults, baseline=baseline)
+            if parts is None:
                 continue
             changed.add((row.tenant, row.route))
-            by_replica[row.replica] = by_replica.get(row.replica, NO_COUNTS) + part
-        for replica, counts in by_replica.items():
-            self._replicas[replica].put(Slice(now, counts))
+            for at, part in parts:
+                by_replica[row.replica, at] = by_replica.get((row.replica, at), NO_COUNTS) + part
+        for (replica, at), counts in by_replica.items():
+            self._replicas[replica].put(Slice(at, counts))
+        fault = faults[0] if faults else ""
+        if fault and fault != self._faults.get(node):
+            log.error("figures held back node=%s %s", node, fault)
+        self._faults[node] = fault
         return changed
 
-    def _count(self, row: Traffic, node: str, boot: str, now: float, since: float, *, baseline: bool) -> Counts | None:
-        """Adds a row. Returns its part of the last minute; None when nothing has changed.
+    def fault(self, node: str) -> str:
+        """Why figures in a node's last report were held back, in one line; "" if all of them add up."""
+        return self._faults.get(node, "")
+
+    def _count(
+        self, row: Traffic, node: str, boot: str, now: float, since: float, faults: list[str], *, baseline: bool
+    ) -> list[tuple[float, Counts]] | None:
+        """Adds a row. Returns its parts of the last minute, by time; None when nothing has changed.
 
         Args:
             since: seconds since this router's last report.
+            faults: where to note that the row is held back, and why.
         """
         stint = (row.generation, row.release)
         counters = self._counters[row.tenant, row.route].setdefault(row.replica, {})
-        counter = counters.get(stint)
-        if counter is None:
-            counter = counters[stint] = Counter(row.release, row.generation, row.replica, node)
+        counter = counters.get(stint) or Counter(row.release, row.generation, row.replica, node)
         read = Counted.of(row)
         known = counter.last if counter.boot == boot else None
+        before = known or NOTHING
+        if known != read and (fault := figures_fault(row, read, before, node)):
+            faults.append(f"figures of {row.tenant}/{row.route} are not counted: {fault}")
+            if counter.node == node:
+                counter.seen = now  # its router has it still: forgotten now, it would later be counted twice
+            return None
+        counters[stint] = counter
+        if known is None:
+            counter.bookings = Bookings(read.counts.in_flight if baseline else 0)
         counter.last, counter.boot, counter.seen = read, boot, now
         if known == read:
             return None
-        before = known or NOTHING
-        part = read.counts - before.counts
-        counter.admitted += row.admitted - before.admitted
-        counter.counts += part
+        growth = read.counts - before.counts
+        counter.admitted += read.admitted - before.admitted
+        counter.counts += growth
         live = self._live[row.tenant, row.route]
-        live[stint] = live.get(stint, NO_COUNTS) + part
+        live[stint] = live.get(stint, NO_COUNTS) + growth
         counter.streams = row.streams
         counter.last_admitted_ms = max(counter.last_admitted_ms, row.last_admitted_ms)
         counter.last_token_ms = max(counter.last_token_ms, row.last_token_ms)
         if baseline:
-            return NO_COUNTS
-        recent = Slice(now, part, _grown(row.ttft_ms, before.ttft_ms)).within(since)
-        self._windows[row.tenant, row.route].setdefault(stint, Window()).put(recent)
-        counts = recent.counts
-        self._shares[row.tenant, row.route].setdefault(row.replica, Window()).put(Slice(now, counts))
-        if part:
-            self._add_total(Served(tenant=row.tenant, route=row.route, release=row.release, counts=part))
-        return counts
+            return []
+        parts, over = counter.bookings.book(now, growth, since)
+        window = self._windows[row.tenant, row.route].setdefault(stint, Window())
+        share = self._shares[row.tenant, row.route].setdefault(row.replica, Window())
+        for at, part in parts:
+            window.put(Slice(at, part))
+            share.put(Slice(at, part))
+        if grown := _grown(row.ttft_ms, before.ttft_ms, min(1.0, WINDOW_S / max(since, 1.0))):
+            window.put(Slice(now, ttft=grown))
+        if over:
+            self._add_total(Served(tenant=row.tenant, route=row.route, release=row.release, counts=over))
+        return parts
 
     def _add_total(self, delta: Served) -> None:
         key = (delta.tenant, delta.route)
@@ -228,7 +269,8 @@ class RequestCounts:
                 sums += self._replicas[replica].sum(now)
             if replica in shares:
                 sums -= shares[replica].sum(now)
-        return sums.at_least_zero()
+        assert sums.adds_up, sums
+        return sums
 
     def late(self, key: PointerKey, generation: int, replica: str, flipped_ms: int) -> int:
         """Requests a router admitted to another generation after it had acknowledged this one (at its `flipped_ms`).
@@ -246,5 +288,8 @@ class RequestCounts:
         return late
 
 
-def _grown(now: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(n - (before[i] if i < len(before) else 0) for i, n in enumerate(now))
+def _grown(now: tuple[int, ...], before: tuple[int, ...], part: float) -> tuple[int, ...]:
+    """A part (0 to 1) of the growth of each bucket; () where none has grown."""
+    if now == before:
+        return ()
+    return tuple(round((n - (before[i] if i < len(before) else 0)) * part) for i, n in enumerate(now))

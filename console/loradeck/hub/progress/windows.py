@@ -1,4 +1,4 @@
-"""Sliding windows over the last minute: requests, errors and bad answers, per release and per replica."""
+"""Sliding windows over the last minute: the six counts of requests, per release and per replica."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ WINDOW_S = 60.0
 """Length of every window, seconds. Shares and rates that are shown as current are taken over it."""
 
 BUCKET_S = 1.0
-"""Slices that begin less than this many seconds apart are added together, and so expire together."""
+"""Length of a slice, seconds. All windows begin their slices at the same times: one can be taken from another."""
 
 BUCKETS = len(TTFT_BUCKETS_MS) + 1
 """Buckets of the histogram of times to first token. The last one is unbounded."""
 
 
+def second(at: float) -> float:
+    """The beginning of the slice that a monotonic time falls into."""
+    return at // BUCKET_S * BUCKET_S
+
+
 @dataclass(slots=True)
 class Slice:
-    """The growth of counters from one report to the next, in a window.
+    """Requests that were attempted in one second, and what has become of them.
 
     `at` is the hub's monotonic clock in seconds, `ttft` the growth of each bucket of the histogram.
     """
@@ -28,23 +33,6 @@ class Slice:
     at: float
     counts: Counts = NO_COUNTS
     ttft: tuple[int, ...] = ()
-
-    def within(self, seconds: float) -> Slice:
-        """The part of this slice that falls into the last minute, if it was counted evenly over `seconds`.
-
-        A router that had no link for ten minutes reports all ten at once; a tenth of that is the last minute's.
-        """
-        if seconds <= WINDOW_S:
-            return self
-        part = WINDOW_S / seconds
-        checked, requests = round(self.counts.checked * part), round(self.counts.requests * part)
-        counts = Counts(
-            requests,
-            min(requests, round(self.counts.errors * part)),
-            checked,
-            min(checked, round(self.counts.bad * part)),
-        )
-        return Slice(self.at, counts, tuple(round(n * part) for n in self.ttft))
 
 
 @dataclass
@@ -75,8 +63,8 @@ class Recent:
 class Window:
     """The slices of the last minute and their running sum, so that reading the sum costs nothing.
 
-    Slices less than `BUCKET_S` apart are merged, since a thousand replicas report in every second. They are a list:
-    there are two windows for each node, and an empty deque takes 600 bytes.
+    Slices of one second are merged, since a thousand replicas report in every second. They are a list: there are two
+    windows for each node, and an empty deque takes 600 bytes.
     """
 
     __slots__ = ("_sum", "slices")
@@ -86,15 +74,21 @@ class Window:
         self._sum = NO_COUNTS
 
     def put(self, part: Slice) -> None:
-        """Add a slice. The window keeps it and may add later ones to it."""
+        """Adds counts to the second of their time, which may be one before the newest."""
         self.prune(part.at)
+        at = second(part.at)
         self._sum += part.counts
-        if self.slices and part.at - self.slices[-1].at < BUCKET_S:
-            last = self.slices[-1]
-            last.counts += part.counts
-            last.ttft = tuple(map(sum, zip_longest(last.ttft, part.ttft, fillvalue=0)))
+        where = len(self.slices)
+        while where and self.slices[where - 1].at > at:
+            where -= 1
+        if where and self.slices[where - 1].at == at:
+            known = self.slices[where - 1]
+            known.counts += part.counts
+            if part.ttft:
+                known.ttft = tuple(map(sum, zip_longest(known.ttft, part.ttft, fillvalue=0)))
         else:
-            self.slices.append(part)
+            self.slices.insert(where, known := Slice(at, part.counts, part.ttft))
+        assert known.counts.adds_up, known
 
     def prune(self, now: float) -> None:
         """Drop the slices that are older than the window."""

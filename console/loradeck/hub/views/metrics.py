@@ -71,12 +71,18 @@ class Metrics:
 ALERTING = ("BAD", "UNPRVN", "NOPRIOR")
 """Flags that docs/alerts.yml alerts on."""
 
+_SHARES = {
+    "bad": "Share of the live release's checked answers of the last minute that were bad.",
+    "failed": "Share of the requests for the live release in the last minute that failed.",
+    "refused": "Share of the requests for the live release in the last minute that routers refused.",
+}
+
 SLICE = 20
 """Rows that are read between two turns of the event loop: a scrape must not keep a rollback waiting."""
 
 
 async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
-    """The metrics of pointers as Prometheus text: a series for each flag that is on, and the last minute's bad answers.
+    """The metrics of pointers as Prometheus text: a series for each flag that is on, and the last minute's shares.
 
     `rows` are built as they are taken.
     """
@@ -87,12 +93,10 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         ["tenant", "route", "flag", "release"],
         registry=registry,
     )
-    share = Gauge(
-        "loradeck_pointer_bad_share",
-        "Share of the live release's checked answers of the last minute that were bad.",
-        ["tenant", "route", "release"],
-        registry=registry,
-    )
+    shares = {
+        name: Gauge(f"loradeck_pointer_{name}_share", text, ["tenant", "route", "release"], registry=registry)
+        for name, text in _SHARES.items()
+    }
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
         for name in ALERTING:
@@ -100,8 +104,10 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
                 # Half a millisecond on: templates cut a time to milliseconds, and must not cut it to the one before.
                 moved = ((row.pointer.moved_ms or 0) + 0.5) / 1000
                 flag.labels(row.tenant, row.route, name, release).set(moved)
-        if row.bad_now is not None:
-            share.labels(row.tenant, row.route, release).set(row.bad_now)
+        minute = row.minute
+        for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
+            if share is not None:
+                shares[name].labels(row.tenant, row.route, release).set(share)
         if number % SLICE == SLICE - 1:
             await asyncio.sleep(0)
     return await asyncio.to_thread(generate_latest, registry)  # a quarter of a second for 10,000 series

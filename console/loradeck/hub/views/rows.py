@@ -81,8 +81,7 @@ class Rows:
         }
         bad_before = self._progress.bad_before.get(key)
         if bad_before is None and left is not None:
-            total = self._health.total(pointer, left)
-            bad_before = total.bad / total.checked if total.checked else None
+            bad_before = self._health.total(pointer, left).bad_share
         return TenantRow(
             tenant=key[0],
             route=key[1],
@@ -100,10 +99,11 @@ class Rows:
             attested=attested,
             settled=progress.settled,
             cause=self._cause(key, pointer, preview, placed),
-            requests_per_s=round(recent.counts.requests / recent.seconds, 3),
-            error_share=recent.counts.errors / recent.counts.requests if recent.counts.requests else None,
+            minute=recent.counts,
+            requests_per_s=round(recent.counts.attempted / recent.seconds, 3),
+            error_share=recent.counts.failed_share,
             bad_before=bad_before,
-            bad_now=recent.counts.bad / recent.counts.checked if recent.counts.checked else None,
+            bad_now=recent.counts.bad_share,
             bad_n=recent.counts.checked,
             ttft95_ms=recent.ttft95_ms,
             last_left_ms=last_left,
@@ -121,7 +121,7 @@ class Rows:
         newest = max((c.generation for c in counters), default=0)
         stint = [c for c in counters if c.generation == newest]
         last = max((c.last_token_ms for c in stint), default=0)
-        return last or None, sum(c.counts.requests for c in stint)
+        return last or None, sum(c.counts.finished for c in stint)
 
     def _replica(
         self, key: PointerKey, pointer: PointerState, node: Node, replica: Replica, ack: AckRecord | None
@@ -180,7 +180,7 @@ class Rows:
 
     def node(self, node: Node) -> NodeRow:
         """The row of a node."""
-        catalogue = self._catalogue
+        catalogue, held_back = self._catalogue, self._counts.fault(node.name)
         return NodeRow(
             node=node.name,
             version=node.version,
@@ -201,7 +201,7 @@ class Rows:
                     slots=r.slots,
                     loaded=tuple(catalogue.view(release) for release in r.loaded),
                     gpus=r.gpus,
-                    alarm=r.alarm,
+                    alarm="; ".join(filter(None, (r.alarm, held_back))),
                 )
                 for r in node.replicas
             ),
@@ -217,4 +217,4 @@ class Rows:
 
 
 def _some(counts: Counts) -> Counts | None:
-    return counts if counts.requests or counts.checked else None
+    return counts or None

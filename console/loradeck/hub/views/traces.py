@@ -41,7 +41,7 @@ class Traces:
             release=release,
             at_ms=self._clock.now_ms(),
             rows=tuple(rows),
-            counted=self._counts.total(key, release).counts.requests if release is not None else None,
+            counted=self._counts.total(key, release).counts.finished if release is not None else None,
             nodes=tuple(node for node, _ in found),
         )
 

@@ -69,8 +69,8 @@ def lift(
             release=request.release,
             breach=facts.breaches.get(request.release, 0),
             generation=pointer.generation,
-            live=live if pointer.release == request.release else NO_COUNTS,
-            total=total,
+            live=live.without_in_flight() if pointer.release == request.release else NO_COUNTS,
+            total=total.without_in_flight(),
         )
         others = tuple(known for known in pointer.lifted if known.release != request.release)
         after = after.model_copy(update={"lifted": (*others, lifted)})

@@ -19,7 +19,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True, kw_only=True)
 class Breach:
-    """A breached limit: `what` ('bad' or 'errors') has the share `share` (0 to 1) of `n` answers."""
+    """A breached limit: `what` ('bad' or 'errors') has the share `share` (0 to 1) of `n` answers or requests."""
 
     what: str
     share: float
@@ -30,17 +30,23 @@ class Breach:
 
 
 def breached(health: Counts, limit: BreachLimit) -> Breach | None:
-    """The limit that a release's answers have passed; None if there is none, or too few answers so far."""
-    if health.checked >= limit.n and health.bad / health.checked > limit.bad:
-        return Breach(what="bad", share=health.bad / health.checked, n=health.checked)
-    if health.requests >= limit.n and health.errors / health.requests > limit.errors:
-        return Breach(what="errors", share=health.errors / health.requests, n=health.requests)
+    """The limit that a release has passed; None if there is none, or too few answers or requests so far.
+
+    Bad answers are a share of those that were checked, errors of the requests that were admitted: what a router refused
+    while an engine was away says nothing about the release, and must not hide that it fails all that it is asked.
+    """
+    for what, limit_share, (part, whole) in (
+        ("bad", limit.bad, (health.bad, health.checked)),
+        ("errors", limit.errors, (health.failed, health.admitted)),
+    ):
+        if whole >= limit.n and part / whole > limit_share:
+            return Breach(what=what, share=part / whole, n=whole)
     return None
 
 
 def since(counted: Counts, lifted: Counts) -> Counts:
     """Counts since a breach was lifted, at which time they stood at `lifted`; never below zero."""
-    return (counted - lifted).at_least_zero()
+    return (counted - lifted).clipped()
 
 
 def soaked(seconds: float, requests: int, soak: Soak) -> bool:
@@ -128,11 +134,11 @@ def cause(
 
 
 def _bad(health: Counts) -> _Share:
-    return _Share(min(health.bad, health.checked), health.checked)
+    return _Share(health.bad, health.checked)
 
 
 def _errors(health: Counts) -> _Share:
-    return _Share(min(health.errors, health.requests), health.requests)
+    return _Share(health.failed, health.admitted)
 
 
 def _usable(health: Counts | None, figure: Callable[[Counts], _Share]) -> _Share | None:

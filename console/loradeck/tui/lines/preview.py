@@ -132,7 +132,7 @@ def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
 
 
 class _Figure(NamedTuple):
-    """Bad answers of those that were checked, or errors of requests: `of` the health, how many of how many."""
+    """Bad answers of those that were checked, or errors of admitted requests: `of` gives how many of how many."""
 
     word: str
     unit: str
@@ -141,7 +141,7 @@ class _Figure(NamedTuple):
 
 _FIGURES = {
     "bad": _Figure("bad", "checked", lambda health: (health.bad, health.checked)),
-    "errors": _Figure("errors", "requests", lambda health: (health.errors, health.requests)),
+    "errors": _Figure("errors", "requests", lambda health: (health.failed, health.admitted)),
 }
 
 
@@ -174,6 +174,9 @@ def _cause(row: TenantRow, wide: bool) -> list[Line]:
     figure = _FIGURES.get(cause.figure, _FIGURES["bad"])
     live = clean(row.live.label) if row.live else "nothing"
     unit = f" {figure.unit}" if wide and _share(cause.live, figure) is not None else ""
+    minute = row.minute
+    words = f"refused {count(minute.refused)} of {count(minute.attempted)} requests in the last minute | "
+    refused = [Span(words, "warn")] if minute.refused else []
     first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"
@@ -188,7 +191,7 @@ def _cause(row: TenantRow, wide: bool) -> list[Line]:
     if not wide:
         verdict = verdict.partition(";")[0].partition(",")[0]
     return [
-        line(Span(" CAUSE ", "label"), first),
+        line(Span(" CAUSE ", "label"), *refused, first),
         line("       ", second, Span(f"=> {verdict}", style)),
     ]
 

@@ -1,0 +1,88 @@
+"""Where the requests of one counter were booked: outcomes are added to the second in which they were attempted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from loradeck.hub.progress.windows import WINDOW_S, second
+from loradeck.schemas.counts import NO_COUNTS, Counts
+
+
+@dataclass(slots=True)
+class _Booked:
+    """Requests that were attempted at one time (monotonic seconds) and whose outcome, or check, is still to come."""
+
+    at: float
+    in_flight: int = 0
+    unchecked: int = 0
+
+
+class Bookings:
+    """The requests of one counter that are in flight, and its answers that are not checked, by when they were booked.
+
+    A router says how many requests ended, not which. The oldest are taken to finish first, and the newest to fail and
+    to be checked first: an engine that fails does so at once. Every second adds up, whichever they were.
+    """
+
+    __slots__ = ("_booked",)
+
+    def __init__(self, in_flight: int = 0) -> None:
+        self._booked = [_Booked(-math.inf, in_flight)] if in_flight else []
+
+    def book(self, now: float, growth: Counts, over_s: float) -> tuple[list[tuple[float, Counts]], Counts]:
+        """Books the growth of the counter.
+
+        Args:
+            now: monotonic seconds.
+            over_s: the seconds in which the counter has grown. A router that had no link for ten minutes reports all
+                ten at once: a tenth of it is the last minute's.
+
+        Returns:
+            What falls into the last minute, by time, oldest first; and all requests that are over. Each part adds up
+            with what was booked at its time before.
+        """
+        self._forget(now)
+        newest = _Booked(second(now), growth.attempted - growth.refused)
+        self._booked.append(newest)
+        parts = {id(one): NO_COUNTS for one in self._booked}
+        parts[id(newest)] = Counts(growth.attempted, growth.refused)
+        finished, failed, checked, bad = growth.finished, growth.failed, growth.checked, growth.bad
+        for one in self._booked:
+            if not finished:
+                break
+            if n := min(one.in_flight, finished):
+                finished -= n
+                one.in_flight -= n
+                one.unchecked += n
+                parts[id(one)] += Counts(finished=n)
+        for one in reversed(self._booked):
+            if not failed and not checked:
+                break
+            lost, seen = min(one.in_flight, failed), min(one.unchecked, checked)
+            if lost or seen:
+                worse = min(seen, bad)
+                failed, checked, bad = failed - lost, checked - seen, bad - worse
+                one.in_flight -= lost
+                one.unchecked -= seen
+                parts[id(one)] += Counts(failed=lost, checked=seen, bad=worse)
+        over = Counts.over(
+            refused=growth.refused,
+            failed=growth.failed - failed,
+            finished=growth.finished - finished,
+            checked=growth.checked - checked,
+            bad=growth.bad - bad,
+        )
+        if over_s > WINDOW_S:
+            part = parts[id(newest)] = parts[id(newest)].scaled(WINDOW_S / over_s)
+            newest.unchecked = part.finished - part.checked
+        recent = [(one.at, part) for one in self._booked if one.at > -math.inf and (part := parts[id(one)])]
+        self._booked = [one for one in self._booked if one.in_flight or one.unchecked]
+        return recent, over
+
+    def _forget(self, now: float) -> None:
+        """Puts together what was booked before the last minute: no window looks at when."""
+        old = [one for one in self._booked if one.at < now - WINDOW_S]
+        if old and (len(old) > 1 or old[0].at > -math.inf):
+            together = _Booked(-math.inf, sum(o.in_flight for o in old), sum(o.unchecked for o in old))
+            self._booked = [together, *self._booked[len(old) :]]
