@@ -139,17 +139,22 @@ NO_COUNTS = Counts()
 
 # ---- forms -------------------------------------------------------------------------------------------------
 
-
 _FOUR = {"requests": "finished", "errors": "failed", "checked": "checked", "bad": "bad"}
+"""The counts of version 0.1.0, which messages and events still hold under its names, and what they are."""
 
 
 def _read(value: Any) -> Any:
-    """Reads four counts too: `requests` are finished ones, `errors` failed ones, and none is in flight."""
-    if not isinstance(value, dict) or "attempted" in value:
+    """Reads four counts, too: where none were attempted or refused, none is in flight."""
+    if not isinstance(value, dict):
         return value
     six = {_FOUR.get(name, name): n for name, n in value.items()}
     over = [six.get(name, 0) for name in ("refused", "failed", "finished")]
-    return six | {"attempted": sum(over)} if all(isinstance(n, int) for n in over) else six
+    return {"attempted": sum(over)} | six if all(isinstance(n, int) for n in over) else six
+
+
+def _sent(counts: Counts) -> dict[str, int]:
+    four = {name: getattr(counts, count) for name, count in _FOUR.items()}
+    return {"attempted": counts.attempted, "refused": counts.refused} | four
 
 
 def _logged(counts: Counts, info: SerializationInfo) -> dict[str, int]:
@@ -159,9 +164,9 @@ def _logged(counts: Counts, info: SerializationInfo) -> dict[str, int]:
     return four | ({"refused": counts.refused} if counts.refused else {})
 
 
-WireCounts = Annotated[Counts, BeforeValidator(_read)]
-"""Counts in a message. Those of the version before, which had four, are read too."""
+WireCounts = Annotated[Counts, BeforeValidator(_read), PlainSerializer(_sent)]
+"""Counts in a message. `requests` are the finished ones and `errors` the failed ones, as version 0.1.0 reads them."""
 
 LoggedCounts = Annotated[Counts, BeforeValidator(_read), PlainSerializer(_logged)]
-"""Counts of requests that are over, as events hold them: under the names of the four counts of version 0.1.0, whose
-events are hashed over them. `refused` is written where it is not zero."""
+"""Counts of requests that are over, as events hold them. The hashes of events of version 0.1.0 stay what they were:
+`refused` is written where it is not zero, and `attempted` never, since it is the sum."""

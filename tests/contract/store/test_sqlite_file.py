@@ -67,6 +67,9 @@ def raised_by_0_1_0(path: Path) -> None:
     """Makes the database what version 0.1.0 wrote: its schema by number, and no table of migrations."""
     lease = "CREATE TABLE lease AS SELECT one, epoch, name AS holder FROM head"
     raw(path, lease, "DROP TABLE head", "DROP TABLE incarnations")
+    for name, earlier in (("finished", "requests"), ("failed", "errors")):
+        raw(path, f"ALTER TABLE served RENAME COLUMN {name} TO {earlier}")
+    raw(path, "ALTER TABLE served DROP COLUMN refused")
     raw(path, "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
 
 

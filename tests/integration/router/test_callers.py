@@ -12,6 +12,7 @@ from tests.integration.router.running import KEY, Answer, Running, entry, releas
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import Streams
+from loradeck_agent.router import proxy
 from loradeck_agent.router.proxy import BODY_CAP
 
 V1, V2 = release("v1"), release("v2")
@@ -210,8 +211,52 @@ async def test_a_caller_that_leaves_ends_its_request_in_the_engine(served: Runni
     await asyncio.gather(*readers, return_exceptions=True)
     await until(lambda: engine.dropped == 2)
     (counter,) = await served.stats()
-    assert (counter["admitted"], counter["finished"], counter["errors"], counter["streams"]) == (2, 0, 0, 0)
+    assert (counter["admitted"], counter["finished"], counter["errors"], counter["streams"]) == (2, 2, 0, 0)
     assert [row["status"] for row in await served.trace(2)] == [499, 499]
+
+
+async def test_a_caller_that_leaves_after_it_waited_for_longer_than_callers_do_was_not_answered(
+    served: Running, engine: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "PATIENCE_S", 0.0)
+    reader = asyncio.create_task(served.ask(delay=30))
+    await until(lambda: len(engine.seen) == 1)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    await until(lambda: engine.dropped == 1)
+    assert await six(served) == {"attempted": 1, "refused": 0, "errors": 1, "finished": 0}
+
+
+async def test_requests_that_are_refused_are_counted_where_they_were_meant_to_go(
+    served: Running, engine: Upstream
+) -> None:
+    assert (await served.ask()).status == 200
+    await served.engines()  # the only engine is gone
+    for _ in range(110):
+        assert (await served.ask()).code == "not_ready"
+    assert await six(served) == {"attempted": 111, "refused": 110, "errors": 0, "finished": 1}
+    await served.engines(("e0", engine.socket, [V1]))
+    await served.table(entry(V1, suspended=True))
+    assert (await served.ask()).code == "suspended"
+    assert (await served.ask("acme/nowhere")).code == "unknown_route"
+    assert await six(served) == {"attempted": 112, "refused": 111, "errors": 0, "finished": 1}
+
+
+async def test_what_is_refused_before_an_engine_is_known_is_counted_once_one_is(
+    router: Running, engine: Upstream
+) -> None:
+    await router.table(entry(V1))
+    assert (await router.ask()).code == "not_ready"
+    assert await router.stats() == []
+    await router.engines(("e0", engine.socket, [V1]))
+    assert (await router.ask()).status == 200
+    assert await six(router) == {"attempted": 2, "refused": 1, "errors": 0, "finished": 1}
+
+
+async def six(running: Running) -> dict[str, int]:
+    """The counts of the only counter but the two of checks, which are counted later."""
+    (counter,) = await running.stats()
+    return {name: counter[name] for name in ("attempted", "refused", "errors", "finished")}
 
 
 async def _broken_off(answer: aiohttp.ClientResponse) -> bytes:

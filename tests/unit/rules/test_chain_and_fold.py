@@ -13,9 +13,10 @@ from tests.unit.rules.simulated_log import RELEASER, Acme, SimulatedLog, digest
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import chain, tenants
 from loradeck.rules.moves.fold import FoldedLog, LogGap
+from loradeck.schemas.counts import Counts
 from loradeck.schemas.feed import FeedEvents
 from loradeck.schemas.ids import digest_of
-from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, PointerState
+from loradeck.schemas.log import GENESIS, Draft, Event, EventKind, Lifted, PointerState
 from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.tenant import CallerKey, TenantState
 
@@ -237,3 +238,14 @@ def test_what_does_not_fit_a_tenant_is_refused(ask: Callable[[], Draft], code: s
 def test_an_event_of_a_tenant_that_was_never_created_is_an_error() -> None:
     with pytest.raises(KeyError):
         SimulatedLog().commit(tenants.suspend(ACME, RELEASER))
+
+
+def test_the_hash_of_a_lift_that_version_0_1_0_committed_is_what_it_was() -> None:
+    lifted = {"release": "a" * 64, "breach": 7, "generation": 2}
+    lifted |= {"live": {"requests": 10, "errors": 0, "checked": 4, "bad": 1}}
+    read = Lifted.model_validate(lifted | {"total": dict.fromkeys(("requests", "errors", "checked", "bad"), 0)})
+    assert (read.live, read.total) == (Counts.over(finished=10, checked=4, bad=1), Counts())
+    hashed = read.model_dump(mode="json", exclude_defaults=True)
+    assert hashed == lifted | {"live": {"requests": 10, "checked": 4, "bad": 1}}
+    now = read.model_copy(update={"live": Counts.over(refused=3, finished=10)})
+    assert Lifted.model_validate_json(now.model_dump_json()) == now

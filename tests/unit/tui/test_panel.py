@@ -120,6 +120,15 @@ def test_a_fault_in_errors_is_shown_by_errors(state: ConsoleState, armed: Armed)
     assert f"base {row.live.base[:6] if row.live else ''} alone" in shown
 
 
+def test_requests_that_routers_refused_are_named_beside_the_cause(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants[ACME]
+    state.tenants[ACME] = row.model_copy(update={"minute": Counts.over(refused=110, finished=1200)})
+    for width in (80, 100):
+        assert "CAUSE refused 110 of 1,310 requests in the last minute | v9: bad 31.0%" in preview(
+            state, armed(), width
+        )
+
+
 def test_what_shares_something_is_named_with_its_health_as_of_now(state: ConsoleState, armed: Armed) -> None:
     assert "ALSO  what shares its data" in preview(state, armed())
     state.related[ACME] = seed.related(*ACME, seed.hub_state())

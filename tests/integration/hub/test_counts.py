@@ -1,0 +1,134 @@
+"""What becomes of requests, from a router's counters to flags, rows and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.hub_in_process import Deck, until
+from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.conftest import Join
+from tests.integration.router.running import Running, entry, release
+from tests.integration.router.upstream import Upstream
+
+from loradeck.schemas.counts import Counts
+from loradeck.schemas.link import Traffic
+from loradeck.schemas.state import TenantRow
+
+ACME = ("acme", "production")
+V1 = release("v1")
+
+
+@pytest.fixture
+async def router(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    running = Running(tmp_path_factory.mktemp("r"))
+    await running.start_here()
+    yield running
+    await running.close()
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Upstream]:
+    upstream = Upstream("e0", str(tmp_path / "e0.sock"))
+    await upstream.start()
+    yield upstream
+    await upstream.stop()
+
+
+async def report(agent: FakeAgent, router: Running) -> Traffic:
+    """Reports what a router counted of its only release as that of acme/production's."""
+    (counter,) = await router.stats()
+    here = agent.served().model_dump(exclude_unset=True)
+    traffic = Traffic.model_validate(counter | here)
+    await agent.report(traffic)
+    return traffic
+
+
+async def minute(deck: Deck, attempted: int) -> TenantRow:
+    """The row once so many requests are counted in its last minute."""
+    await until(lambda: deck.hub.rows.tenant(ACME).minute.attempted == attempted, "counted")
+    return await deck.row()
+
+
+async def test_a_release_whose_engine_fails_every_request_is_bad_and_pages(
+    deck: Deck, join: Join, router: Running, engine: Upstream
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    two = await deck.release(seed=2)
+    await deck.promote(two)
+    await router.engines(("e0", engine.socket, [V1]))
+    await router.table(entry(V1))
+    for _ in range(120):
+        assert (await router.ask(status=500)).status == 502
+    await report(agent, router)
+    await until(lambda: deck.hub.facts.is_breached(deck.hub.log.state.pointers[ACME], two), "breached")
+    row = await minute(deck, 120)
+    assert "BAD" in row.flags
+    assert row.minute == row.cause.live == Counts.over(failed=120)
+    assert (row.error_share, row.requests_per_s > 0) == (1.0, True)
+    viewer = await deck.as_role("viewer")
+    metrics = (await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")).text
+    assert 'loradeck_pointer_flag_moved_timestamp_seconds{flag="BAD"' in metrics
+    assert 'loradeck_pointer_failed_share{release="v2",route="production",tenant="acme"} 1.0' in metrics
+
+
+async def test_requests_that_are_all_refused_are_seen_and_speak_against_no_release(
+    deck: Deck, join: Join, router: Running, engine: Upstream
+) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    await router.engines(("e0", engine.socket, []))
+    await router.table(entry(V1))
+    for _ in range(110):
+        assert (await router.ask()).code == "not_ready"
+    await report(agent, router)
+    row = await minute(deck, 110)
+    assert row.minute == row.cause.live == Counts.over(refused=110)
+    assert (row.error_share, "BAD" in row.flags, row.requests_per_s > 0) == (0.0, False, True)
+    viewer = await deck.as_role("viewer")
+    metrics = (await viewer.get(f"http://127.0.0.1:{deck.port}/metrics")).text
+    assert 'loradeck_pointer_refused_share{release="v1",route="production",tenant="acme"} 1.0' in metrics
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"attempted": 10, "finished": 12}, "do not add up"),
+        ({"attempted": 10, "finished": 10, "checked": 11}, "do not add up"),
+        ({"attempted": 2**70, "finished": 3}, "do not add up"),
+        ({"attempted": 3, "finished": 2}, "are less than"),
+        ({"attempted": 9, "finished": 9, "replica": "n2"}, "which is not on this node"),
+    ],
+)
+async def test_figures_that_do_not_add_up_are_held_back_and_are_a_fault_of_their_node_alone(
+    deck: Deck, join: Join, wrong: dict[str, int], why: str
+) -> None:
+    await deck.tenant()
+    one, other = await join("n1"), await join("n2")
+    await deck.promote(await deck.release(seed=1))
+    right = one.served(attempted=5, admitted=5, finished=5)
+    await one.report(right)
+    await one.report(right.model_copy(update=wrong))
+    await other.report(other.served(attempted=7, admitted=7, finished=7))
+    await until(lambda: deck.hub.counts.fault("n1") != "", "held back")
+    await minute(deck, 12)
+    rows = {row.node: row for row in deck.hub.rows.nodes()}
+    assert why in rows["n1"].replicas[0].alarm
+    assert rows["n2"].replicas[0].alarm == ""
+    assert rows["n1"].linked
+    await one.report(right.model_copy(update={"attempted": 8, "admitted": 8, "finished": 8}))
+    await minute(deck, 15)
+    assert deck.hub.counts.fault("n1") == ""
+
+
+async def test_a_router_of_version_0_1_0_is_counted_by_the_four_counts_that_it_has(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    await agent.report(agent.served(admitted=13, finished=10, errors=2, checked=9, bad=1))
+    row = await minute(deck, 12)
+    assert row.minute == Counts.over(failed=2, finished=10, checked=9, bad=1)
