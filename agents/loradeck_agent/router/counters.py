@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from typing import Literal
 
 from loradeck.schemas.link import TTFT_BUCKETS_MS, Traffic
 from loradeck_agent.router.trace import Row
@@ -13,17 +13,14 @@ _KEPT_PER_ROUTE = 256
 """Counters of the oldest generations of a route are let go beyond this many, so that memory stays bounded."""
 
 
-class End(Enum):
-    """How an admitted request ended. Every one ends in one of these, or is in flight."""
+End = Literal["answered", "given_up", "failed", "taken_back"]
+"""How an admitted request ended. Every one ends in exactly one of these, or is in flight.
 
-    ANSWERED = auto()
-    """Completely answered; also an engine's refusal that is about the request itself."""
-    GIVEN_UP = auto()
-    """Its caller left while an answer was still to be expected: it counts as finished."""
-    FAILED = auto()
-    """The engine or the way to it failed."""
-    TAKEN_BACK = auto()
-    """Its release was left and its route cuts: it counts as refused there, and again where it goes on."""
+answered: completely, or refused by the engine for what the request itself holds; it counts as finished.
+given_up: its caller left while an answer was still to be expected; it counts as finished.
+failed: the engine or the way to it failed.
+taken_back: its release was left and its route cuts; it counts as refused there, and again where it goes on.
+"""
 
 
 @dataclass(slots=True)
@@ -71,13 +68,13 @@ class Counter:
     def leave(self, row: Row, end: End) -> None:
         """A request that was admitted is over, in exactly one of three ways."""
         self.streams -= 1
-        if end is End.FAILED:
+        if end == "failed":
             self.failed += 1
-        elif end is End.TAKEN_BACK:
+        elif end == "taken_back":
             self.refused += 1
         else:
             self.finished += 1
-            if end is End.ANSWERED:
+            if end == "answered":
                 self.last_token_ms = row.wall_ms(row.finished_ns)
 
     def judged(self, bad: bool) -> None:

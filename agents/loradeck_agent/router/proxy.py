@@ -151,25 +151,25 @@ class Proxy:
                 self._end(admitted, _CALLER_LEFT, _given_up(admitted))
                 raise
             if sent is None or not sent.prepared:
-                self._end(admitted, 0, End.TAKEN_BACK)
+                self._end(admitted, 0, "taken_back")
                 raise _LookUpAgain(None) from None
-            self._end(admitted, 200, End.TAKEN_BACK)
+            self._end(admitted, 200, "taken_back")
             return await _break_off(request, sent, "release_left", "The release that was answering has been left.")
         except _CallerLeft:
-            self._end(admitted, _CALLER_LEFT, End.GIVEN_UP)
+            self._end(admitted, _CALLER_LEFT, "given_up")
             assert sent is not None
             return sent
         except aiohttp.SocketTimeoutError:
-            self._end(admitted, 504, End.FAILED)
+            self._end(admitted, 504, "failed")
             if sent is not None and sent.prepared:
                 return await _break_off(request, sent, "engine_silent", "The engine stopped answering.")
             return _refused(Refusal(504, "engine_silent", "The engine did not answer.", "Try again."), headers=headers)
         except aiohttp.ClientError as lost:
             log.warning("%s: %s", target.replica.name, lost)
             if sent is not None and sent.prepared:
-                self._end(admitted, 200, End.FAILED)
+                self._end(admitted, 200, "failed")
                 return await _break_off(request, sent, "engine_lost", "The engine was lost in mid-answer.")
-            self._end(admitted, 0, End.FAILED)
+            self._end(admitted, 0, "failed")
             raise _LookUpAgain(target.replica) from lost
 
     def _whole(
@@ -178,12 +178,12 @@ class Proxy:
         """An answer that came in one piece."""
         status = upstream.status
         if status == 200:
-            self._end(admitted, status, End.ANSWERED, answer=raw if len(raw) <= ANSWER_CAP else None)
+            self._end(admitted, status, "answered", answer=raw if len(raw) <= ANSWER_CAP else None)
         elif 400 <= status < 500 and status not in _OURS_TO_ANSWER:
-            self._end(admitted, status, End.ANSWERED)
+            self._end(admitted, status, "answered")
         else:
             log.warning("%s answered %d: %.500s", admitted.target.replica.name, status, raw.decode(errors="replace"))
-            self._end(admitted, 502, End.FAILED)
+            self._end(admitted, 502, "failed")
             code = "release_not_on_engine" if status == 404 else "engine_error"
             return _refused(Refusal(502, code, f"The engine answered {status}.", "Try again.", 1), headers=headers)
         kind = upstream.headers.get("Content-Type", "application/json")
@@ -221,7 +221,7 @@ class Proxy:
         if b"[DONE]" not in tail:
             raise aiohttp.ClientPayloadError("the stream ended without its [DONE]")
         answer = b"".join(kept) if kept is not None and not failed else None
-        self._end(admitted, 200, End.FAILED if failed else End.ANSWERED, answer=answer)
+        self._end(admitted, 200, "failed" if failed else "answered", answer=answer)
         return response
 
     def _end(self, admitted: Admitted, status: int, end: End, *, answer: bytes | None = None) -> None:
@@ -245,7 +245,7 @@ def _given_up(admitted: Admitted) -> End:
     """How a request counts whose caller left: as failed where nothing had come for longer than callers wait."""
     row = admitted.row
     waited_s = (time.monotonic_ns() - row.admitted_ns) / 1e9
-    return End.FAILED if not row.first_token_ns and waited_s > PATIENCE_S else End.GIVEN_UP
+    return "failed" if not row.first_token_ns and waited_s > PATIENCE_S else "given_up"
 
 
 def _cancelled_twice() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loradeck.schemas.route import ResponseChecks
-from loradeck_agent.router.counters import End, Stats
+from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.trace import Row, Trace
 
@@ -29,7 +29,7 @@ def test_counters_of_old_generations_are_let_go_but_never_one_with_an_answer_und
     for generation in range(2, 400):
         counter = stats.counter("acme", "production", generation, "a" * 64, "e0")
         counter.admit(row(generation))
-        counter.leave(row(generation), End.ANSWERED)
+        counter.leave(row(generation), "answered")
     kept = [t.generation for t in stats.traffic()]
     assert len(kept) == 256
     assert kept[0] == 1
