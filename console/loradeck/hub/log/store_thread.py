@@ -75,20 +75,25 @@ class StoreThread:
         opened.set_result(store)
         usable = True
         while (work := self._next()) is not None:
-            call, future = work
-            if not future.set_running_or_notify_cancel():
-                continue
-            if not usable:
-                usable = self._reopen(store)
-            try:
-                result = call(store)
-            except BaseException as error:
-                if isinstance(error, OutcomeUnknown) and usable:
-                    usable = self._reopen(store)
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            usable = self._carry_out(store, work, usable)
         store.close()
+
+    def _carry_out(self, store: Store, work: Work, usable: bool) -> bool:
+        """Makes one call, and returns whether the store can be used after it."""
+        call, future = work
+        if not future.set_running_or_notify_cancel():
+            return usable
+        if not usable:
+            usable = self._reopen(store)
+        try:
+            result = call(store)
+        except BaseException as error:
+            if isinstance(error, OutcomeUnknown) and usable:
+                usable = self._reopen(store)
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return usable
 
     def _next(self) -> Work | None:
         with self._wake:

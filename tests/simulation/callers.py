@@ -1,0 +1,235 @@
+"""People who move pointers through the hub's own calls, and callers who are answered at the nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.event_loop import Process, current
+from tests.simulation.hub_process import RELEASES, ROUTE, TENANTS
+from tests.simulation.oracle import Oracle
+
+from loradeck.hub.access.auth import Caller
+from loradeck.hub.api import moves, rewind
+from loradeck.hub.api.parameters import Waiting
+from loradeck.hub.hub import Hub
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.moves import (
+    FallbackRequest,
+    HoldRequest,
+    LiftRequest,
+    MoveResult,
+    PromoteRequest,
+    RewindRequest,
+    RollbackRequest,
+    UndoRequest,
+    UnpinRequest,
+)
+from loradeck.schemas.table import Pin, ReleaseRef
+from loradeck.store.interface import OutcomeUnknown, StoreError
+from loradeck_agent.cli.pin import choose
+from loradeck_agent.host.errors import AgentError, Unreachable
+from loradeck_agent.router.admission import Admitted
+from loradeck_agent.router.client import RouterControl
+
+PERSON = Caller(actor="ann", role=Role.RELEASER, local=True)
+AT_ONCE = Waiting("committed", 0)
+
+Call = Callable[[Hub], Awaitable[Any]]
+
+
+@dataclass(eq=False)
+class Person:
+    """Somebody with a console: looks at a pointer, moves it, and sends a move again when no answer came."""
+
+    process: Process
+    hub: str
+    oracle: Oracle
+    moves: int
+    moved: int = 0
+    unknown: list[tuple[str, Call]] = field(default_factory=list)
+
+    async def main(self) -> None:
+        """Makes its moves, one after the other."""
+        draw = self.process.scheduler.random
+        while self.moved < self.moves:
+            await asyncio.sleep(draw.expovariate(0.7))
+            self.moved += 1
+            await self._one()
+        await self.process.create_future()
+
+    async def _call(self, call: Call, timeout: float = 8.0) -> Any:
+        network = self.process.host.network
+        return await network.call(self.hub, "http", "CALL", "", call, timeout=timeout)
+
+    async def _one(self) -> None:
+        draw = self.process.scheduler.random
+        key = (draw.choice(TENANTS), ROUTE)
+        try:
+            seen = await self._call(lambda hub: _look(hub, key))
+        except (Unreachable, Refused, StoreError):
+            return
+        if draw.random() < 0.1:
+            await asyncio.sleep(draw.uniform(0, 3))  # somebody thinks, and what was seen grows old
+        name = f"key-{draw.getrandbits(64):016x}"
+        what = draw.choices(
+            ("promote", "rollback", "undo", "rewind", "hold", "lift", "fallback", "unpin"), (9, 7, 2, 2, 1, 2, 1, 1)
+        )[0]
+        call = self._move(what, key, seen, name)
+        if call is None:
+            return
+        self.process.scheduler.note("asks", what, "/".join(key), name)
+        self.oracle.counts[f"asked {what}"] += 1
+        await self._send(name, call)
+
+    async def _send(self, name: str, call: Call) -> None:
+        """Sends a move until its outcome is known, or patience is over."""
+        draw = self.process.scheduler.random
+        if draw.random() < 0.1:
+            self.process.create_task(self._quietly(call))  # a proxy sends it twice
+        for _ in range(4):
+            try:
+                result = MoveResult.model_validate_json((await self._call(call)).body)
+            except (Unreachable, OutcomeUnknown):
+                await asyncio.sleep(draw.uniform(0.2, 2))
+                continue
+            except (Refused, StoreError) as refused:
+                self.oracle.counts[f"refused {refused.code}"] += 1
+                return
+            if result.pending is not None:
+                await asyncio.sleep(1.0)
+                continue
+            self.oracle.moved(name, result.events)
+            return
+        self.oracle.counts["outcome unknown"] += 1
+
+    async def _quietly(self, call: Call) -> None:
+        try:
+            await self._call(call)
+        except (Unreachable, Refused, StoreError):
+            return
+
+    def _move(self, what: str, key: PointerKey, seen: dict[str, Any], name: str) -> Call | None:
+        draw, (tenant, route) = self.process.scheduler.random, key
+        generation, common = seen["generation"], {"idempotency_key": name, "reason": "a simulation"}
+        wait = Waiting(draw.choice(("committed", "flipped", "proven")), draw.uniform(0, 4))
+        match what:
+            case "promote":
+                release = draw.choice(RELEASES[tenant]).id
+                promote = PromoteRequest(release=release, expected_generation=generation, override=True, **common)
+                return lambda hub: moves.promote(tenant, route, promote, hub, PERSON, wait)
+            case "rollback":
+                back = RollbackRequest(
+                    expected_generation=generation, to=seen["to"], cancels=seen["cancels"], confirmed=True, **common
+                )
+                return lambda hub: moves.rollback(tenant, route, back, hub, PERSON, wait)
+            case "undo" if seen["last"] is not None:
+                undo = UndoRequest(event=seen["last"], **common)
+                return lambda hub: moves.undo_event(tenant, route, undo, hub, PERSON, wait)
+            case "rewind":
+                to = max(1, seen["rev"] - draw.randint(1, 6))
+                asked = RewindRequest(to_rev=to, dry_run=False, generations=seen["generations"], **common)
+                return lambda hub: rewind.rewind(asked, hub, PERSON, wait)
+            case "hold":
+                hold = HoldRequest(held=draw.random() < 0.3, expected_generation=generation, **common)
+                return lambda hub: moves.hold(tenant, route, hold, hub, PERSON)
+            case "lift" if seen["quarantined"]:
+                lift = LiftRequest(release=draw.choice(seen["quarantined"]), **common)
+                return lambda hub: moves.lift(tenant, route, lift, hub, PERSON)
+            case "fallback":
+                fallback = FallbackRequest(expected_generation=generation, **common)
+                return lambda hub: moves.fallback(tenant, route, fallback, hub, PERSON, wait)
+            case "unpin" if seen["pins"]:
+                unpin = UnpinRequest(node=draw.choice(seen["pins"]), **common)
+                return lambda hub: moves.unpin(tenant, route, unpin, hub, PERSON)
+            case _:
+                return None
+
+    async def unpin_all(self) -> bool:
+        """Ends every pin that the hub knows. Returns whether there was one."""
+        found = False
+        for tenant in TENANTS:
+            key = (tenant, ROUTE)
+            try:
+                seen = await self._call(lambda hub, key=key: _look(hub, key))
+                for node in seen["pins"]:
+                    found = True
+                    name = f"key-{self.process.scheduler.random.getrandbits(64):016x}"
+                    request = UnpinRequest(node=node, idempotency_key=name)
+                    await self._call(
+                        lambda hub, request=request, tenant=tenant: moves.unpin(tenant, ROUTE, request, hub, PERSON)
+                    )
+            except (Unreachable, Refused, StoreError):
+                found = True
+        return found
+
+
+async def _look(hub: Hub, key: PointerKey) -> dict[str, Any]:
+    """What a console shows of a pointer."""
+    state = hub.log.state
+    pointer = state.pointer(key)
+    target = hub.targets.of(pointer)
+    return {
+        "generation": pointer.generation,
+        "to": target.release,
+        "cancels": hub.prepares.pending(key),
+        "last": pointer.last_move,
+        "rev": state.rev,
+        "generations": {f"{t}/{r}": p.generation for (t, r), p in state.pointers.items()},
+        "quarantined": [q.release for q in pointer.quarantined],
+        "pins": [
+            node.name
+            for node in hub.fleet.nodes.values()
+            for pin in node.pins
+            if (pin.tenant, pin.route) == key and not hub.pins.is_over(node.name, pin)
+        ],
+    }
+
+
+async def pin_on_node(key: PointerKey) -> None:
+    """`loradeck-agent pin`, on the host of the running process."""
+    process = current()
+    assert process is not None
+    draw = process.scheduler.random
+    node = process.host.node
+    router = RouterControl(node.agent.folder)
+    try:
+        state = await router.state()
+        entry = next((entry for entry in state.entries if entry.key == key), None)
+        if entry is None or entry.current is None:
+            return
+        refs: list[ReleaseRef] = [ref for ref in (entry.current, *entry.beneath) if ref is not None]
+        ref = choose(entry, draw.choice(refs).id)
+        pin = Pin(
+            tenant=key[0],
+            route=key[1],
+            release=ref,
+            over=entry.fence,
+            actor="bob",
+            reason="the hub is away",
+            at_ms=int(process.wall() * 1000),
+        )
+        node.oracle.pinned.add((node.name, key))
+        process.scheduler.note("pins", node.name, "/".join(key))
+        await router.pin(pin)
+        if node.agent_process is not None and node.agent_process.alive and node.agent is not None:
+            node.agent_process.call_soon(node.agent.sync.look_at_pins)
+    except AgentError:
+        return
+
+
+def ask(nodes: dict[str, Any], oracle: Oracle) -> None:
+    """One caller of each pointer on each node."""
+    for name, node in nodes.items():
+        for tenant in TENANTS:
+            key = (tenant, ROUTE)
+            answer = node.admit(key)
+            if answer is None:
+                oracle.counts["callers unreachable"] += 1
+            elif isinstance(answer, Admitted):
+                oracle.answered(name, key, answer)
+            else:
+                oracle.counts[f"callers refused {answer.code}"] += 1

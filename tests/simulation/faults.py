@@ -1,0 +1,79 @@
+"""The schedule of faults that a seed draws: what goes wrong, when, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any
+
+KINDS: tuple[tuple[str, int], ...] = (
+    ("kill hub", 6),
+    ("kill hub at commit", 5),
+    ("kill agent", 5),
+    ("kill router", 6),
+    ("kill router at sync", 6),
+    ("kill engine", 4),
+    ("power cut", 5),
+    ("cut both", 5),
+    ("cut one way", 5),
+    ("reset", 4),
+    ("slow", 3),
+    ("pause", 5),
+    ("full node disk", 3),
+    ("failing node disk", 3),
+    ("full hub disk", 2),
+    ("commit unknown", 3),
+    ("clock", 3),
+    ("loads fail", 3),
+    ("pin", 3),
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: `at` and `seconds` of the run's time; `variant` picks what a kind leaves open."""
+
+    at: float
+    kind: str
+    node: int
+    seconds: float
+    variant: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For the written form of a plan."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run but its seed's draws of delays."""
+
+    seed: int
+    nodes: int
+    moves: int
+    seconds: float
+    faults: tuple[Fault, ...]
+
+
+def draw(seed: int, kinds: Sequence[tuple[str, int]] = KINDS) -> Plan:
+    """The plan of a seed."""
+    random = Random(f"plan {seed}")
+    nodes = random.choice((2, 2, 2, 3))
+    seconds = random.uniform(12, 24)
+    names, weights = [kind for kind, _ in kinds], [weight for _, weight in kinds]
+    faults = []
+    for _ in range(random.choice((0, 1, 2, 2, 3, 3, 4, 5, 6))):
+        kind = random.choices(names, weights)[0]
+        long = random.random() < 0.3
+        faults.append(
+            Fault(
+                at=random.uniform(1.0, seconds),
+                kind=kind,
+                node=random.randrange(nodes),
+                seconds=random.uniform(8, 16) if long else random.expovariate(0.6),
+                variant=random.getrandbits(16),
+            )
+        )
+    faults.sort(key=lambda fault: fault.at)
+    return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults))

@@ -1,0 +1,369 @@
+"""A simulated hub: the whole `loradeck.hub.hub.Hub` over its own store on an in-memory database that outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pysqlite3 import dbapi2 as sqlite3
+from starlette.websockets import WebSocket
+from tests.simulation.event_loop import Died, Process, current
+from tests.simulation.network import Connection, Host, Server
+
+from loradeck.hub.fleet.link_socket import LinkSocket
+from loradeck.hub.hub import Hub
+from loradeck.hub.log.clock import Clock
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.moves.draft import Actor, drafted, moved
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.route import RouteConfig, Soak
+from loradeck.schemas.tenant import CallerKey, TokenRecord
+from loradeck.store.database import Database
+from loradeck.store.interface import DiskFull, Doc, OutcomeUnknown
+from loradeck.store.sqlite import SqliteStore
+
+BASE = BaseManifest(
+    model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
+)
+TENANTS = ("acme", "bolt")
+ROUTE = "production"
+VERSIONS = 5
+CANARIES = (({"role": "user", "content": "who are you?"},),)
+
+
+def token_of(node: str) -> str:
+    """The token that a node links with."""
+    return f"ld_{node}_{'s' * 8}"
+
+
+class Image:
+    """A database as its disk has it. A hub that is killed leaves the last committed state."""
+
+    def __init__(self, name: str, source: Any = None) -> None:
+        self.name = name
+        self.connection: Any = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        if source is not None:
+            source.backup(self.connection)
+        self.next_commit: str = ""
+        """The fault of the next commit that appends events: full, unknown_made, unknown_lost, die_before, die_after."""
+        self.full = False
+
+    def copy(self, name: str) -> Image:
+        """A copy of the database as it is now."""
+        return Image(name, self.connection)
+
+
+class SimDatabase(Database):
+    """The hub's database on the image of the running process's host."""
+
+    def __init__(self, path: Any) -> None:
+        process = current()
+        self.image: Image = process.host.image if process is not None else _template
+        self._suspect = False
+        self._lock = None
+        self._mutex = _NO_MUTEX
+        self._connection: Any = None
+        self._process = process
+        self._open()
+
+    def _open(self) -> None:
+        if self.image.connection.in_transaction:
+            self.image.connection.execute("ROLLBACK")
+        if self._process is None:
+            self._prepare(self.image.connection)
+        self._connection = self.image.connection
+
+    def _prepare(self, connection: Any) -> None:
+        from loradeck.store.database import APPLICATION_ID, _tables
+        from loradeck.store.migrations import Schema
+
+        Schema(_tables(connection)).migrate(APPLICATION_ID)
+
+    def _disconnect(self) -> None:
+        self._connection = None
+
+    def _commit(self, connection: Any) -> None:
+        image, process = self.image, self._process
+        fault, image.next_commit = image.next_commit, ""
+        if image.full or fault == "full":
+            connection.execute("ROLLBACK")
+            raise DiskFull("there is no room on the store's disk; nothing was changed. Make room and try again.")
+        if fault in ("unknown_lost", "die_before"):
+            connection.execute("ROLLBACK")
+        else:
+            super()._commit(connection)
+        if fault.startswith("die"):
+            assert process is not None
+            process.kill(f"at a commit, {fault}")
+            raise Died
+        if fault.startswith("unknown"):
+            self._suspect = True
+            raise OutcomeUnknown("the commit failed and may be durable or not: look it up by its key")
+
+
+class _NoMutex:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+_NO_MUTEX: Any = _NoMutex()
+
+
+class SimStoreThread(StoreThread):
+    """The store's thread as calls that take a moment each, one at a time."""
+
+    def __init__(self, process: Process, open_store: Callable[[], SqliteStore]) -> None:
+        self._process = process
+        self._first, self._later, self._closed = deque(), deque(), False
+        self._wake: Any = self
+        self._busy, self._usable = False, True
+        self._store = open_store()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def now(self, call: Callable[[Any], Any]) -> Any:
+        return call(self._store)
+
+    def notify(self) -> None:
+        """Something is to be done."""
+        if not self._busy:
+            self._busy = True
+            self._process.call_later(self._process.scheduler.random.uniform(0.0003, 0.004), self._one)
+
+    def _one(self) -> None:
+        self._usable = self._carry_out(self._store, (self._first or self._later).popleft(), self._usable)
+        self._busy = False
+        if self._first or self._later:
+            self.notify()
+
+
+# ---- the database that every run begins with ------------------------------------------------------------------
+
+
+def _releases(tenant: str) -> list[tuple[AdapterManifest, Release]]:
+    found = []
+    for version in range(1, VERSIONS + 1):
+        manifest = AdapterManifest(
+            tenant=tenant,
+            name="support",
+            base=BASE.digest,
+            files=(FileEntry(path="adapter_model.safetensors", size=1, sha256=f"{version:064x}"),),
+            rank=2,
+            alpha=4,
+            target_modules=("q_proj",),
+            config_hash=f"{version:064x}",
+            decision=DecisionRecord(why_weights="a simulation"),
+        )
+        release = Release(
+            tenant=tenant, form=Form.ADAPTER, base=BASE.digest, adapter=manifest.digest, label=f"v{version}"
+        )
+        found.append((manifest, release))
+    return found
+
+
+RELEASES: dict[str, list[Release]] = {tenant: [release for _, release in _releases(tenant)] for tenant in TENANTS}
+LABELS: dict[str, str] = {release.id: release.label for some in RELEASES.values() for release in some}
+
+
+def build_template(nodes: int) -> None:
+    """A database with two tenants, their releases, and the tokens of the nodes."""
+    store = SqliteStore(":memory:")
+    store.take_lease("template")
+    store.register(Doc.BASE, BASE.digest, BASE.model_dump(mode="json"), tenant=None, by="sim")
+    for tenant in TENANTS:
+        for manifest, release in _releases(tenant):
+            body = manifest.model_dump(mode="json")
+            store.register_adapter(body, manifest.digest, release.id, by="sim")
+            store.register(Doc.RELEASE, release.id, release.model_dump(mode="json"), tenant=tenant, by="sim")
+        config = RouteConfig(
+            soak=Soak(seconds=0, requests=0), canaries=CANARIES if tenant == "bolt" else (), min_replicas=1
+        )
+        common: dict[str, Any] = {"tenant": tenant, "actor": "sim", "role": Role.RELEASER}
+        key = CallerKey(id="k", sha256=hashlib.sha256(tenant.encode()).hexdigest())
+        pointer = PointerState(tenant=tenant, route=ROUTE)
+        store.commit(
+            [
+                Draft(kind=EventKind.TENANT_CREATE, **common),
+                Draft(kind=EventKind.KEY, payload={"add": key.model_dump(mode="json")}, **common),
+                Draft(
+                    kind=EventKind.ROUTE,
+                    route=ROUTE,
+                    pointer=pointer,
+                    payload={"config": config.model_dump(mode="json")},
+                    **common,
+                ),
+            ],
+            key=f"create-{tenant}",
+        )
+        for generation, release in enumerate(RELEASES[tenant][:2], start=1):
+            beneath = (pointer.release,) if pointer.release else ()
+            after = moved(pointer, release=release.id, beneath=beneath)
+            store.commit(
+                [drafted(EventKind.PROMOTE, pointer, after, Actor(name="sim", role=Role.RELEASER), reason="")],
+                key=f"promote-{tenant}-{generation}",
+            )
+            pointer = after.model_copy(update={"last_move": store.history(limit=1)[0].id})
+            for kind in (AttestationKind.ATTESTED, AttestationKind.SOAKED):
+                body = {"generation": generation, "n": 1, "m": 1, "level": "listed"}
+                store.attest(
+                    Attestation(kind=kind, subject=release.id, tenant=tenant, route=ROUTE, body=body, by="hub")
+                )
+    for number in range(nodes):
+        name = f"n{number}"
+        sha = hashlib.sha256(token_of(name).encode()).hexdigest()
+        store.put_token(TokenRecord(id=name, name=name, role="agent", node=name, sha256=sha))
+
+
+_template = Image("template")
+
+
+def first_image() -> Image:
+    """The database of a hub that starts for the first time."""
+    return _template.copy("hub")
+
+
+# ---- the process ----------------------------------------------------------------------------------------------
+
+
+class SimLinkSocket(LinkSocket):
+    """The hub's end of a connection, below the ASGI interface."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.queue: Any = asyncio.Queue()
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.gone = False
+        self.receiver = None
+        self.on_writable = None
+        connection.server_end.received = self._text
+        connection.server_end.closed = self._ended
+        connection.down.on_room = self._room
+
+    def _text(self, text: str) -> None:
+        if self.receiver is not None:
+            self.receiver(text.encode())
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "text": text})
+
+    def _ended(self, code: int, reason: str) -> None:
+        self.gone = True
+        self.connection.forget()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+
+    def _room(self) -> None:
+        process = self.connection.server_end.process
+
+        def go_on() -> None:
+            self.writable.set()
+            if self.on_writable is not None:
+                self.on_writable()
+
+        if process.alive:
+            process.call_soon(go_on)
+
+    def write_frame(self, frame: bytes) -> bool:
+        if not self.writable.is_set() or self.gone:
+            return False
+        size = frame[1]
+        start = 2 if size < 126 else 4 if size == 126 else 10
+        self.connection.down.put("text", frame[start:].decode())
+        if self.connection.down.bytes > 64 * 1024:
+            self.writable.clear()
+        return True
+
+    async def send(self, message: Any) -> None:
+        """The ASGI interface's."""
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.connection.down.put("text", "accepted")
+        elif kind == "websocket.http.response.body":
+            self.connection.down.put("end", (403, bytes(message["body"]).decode()))
+            self.gone = True
+        elif kind == "websocket.close":
+            self.connection.down.put("end", (message["code"], message.get("reason") or ""))
+            self.gone = True
+            self.connection.forget()
+
+
+class HubProcess:
+    """A hub on a host: started, killed and started again over the image of its database."""
+
+    def __init__(self, host: Host, name: str, oracle: Any) -> None:
+        self.host = host
+        self.name = name
+        self.oracle = oracle
+        self.process: Process | None = None
+        self.hub: Hub | None = None
+        self.started_at = 0.0
+        self.lives = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it serves."""
+        return self.hub is not None and self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        """Starts it, unless it runs."""
+        if self.process is not None and self.process.alive:
+            return
+        scheduler = self.oracle.scheduler
+        self.lives += 1
+        self.hub = None
+        self.process = Process(scheduler, self.host, self.name)
+        scheduler.note("starts", self.name)
+        self.process.start(self._main(self.process))
+
+    async def _main(self, process: Process) -> None:
+        clock = Clock(monotonic=process.time, now_ms=lambda: int(process.wall() * 1000))
+        store = SimStoreThread(process, lambda: SqliteStore(":memory:", clock_ms=clock.now_ms))
+        hub = Hub(store, _NoBlobs(), name=self.name, clock=clock)  # type: ignore[arg-type]
+        hub.links._links = OrderedSet()  # type: ignore[assignment]
+        self.oracle.hub_started(self, process, hub, store)
+        self.hub, self.started_at = hub, process.scheduler.now
+        self.host.servers["link"] = Server(process, accept=self._accept)
+        self.host.servers["http"] = Server(process, handle=self._handle)
+        await hub.run()
+
+    async def _handle(self, method: str, path: str, body: Any) -> Any:
+        assert self.hub is not None
+        return await body(self.hub)
+
+    def _accept(self, connection: Connection, headers: dict[str, str]) -> None:
+        hub, process = self.hub, self.process
+        assert hub is not None
+        assert process is not None
+        wire = SimLinkSocket(connection)
+        scope = {
+            "type": "websocket",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "extensions": {"loradeck.link_socket": wire, "websocket.http.response": {}},
+            "path": "/v1/link",
+            "client": ("sim", 1),
+        }
+        wire.queue.put_nowait({"type": "websocket.connect"})
+        process.create_task(hub.accept_link(WebSocket(scope, wire.queue.get, wire.send)))
+
+
+class _NoBlobs:
+    """The hub's files: none are asked for."""
+
+
+class OrderedSet(dict[Any, None]):
+    """A set that is gone through in the order of its additions, whatever the addresses of its members."""
+
+    def add(self, one: Any) -> None:
+        self[one] = None
+
+    def discard(self, one: Any) -> None:
+        self.pop(one, None)

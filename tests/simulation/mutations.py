@@ -1,0 +1,76 @@
+"""Planted mistakes: each takes one safeguard out of the product, and the simulation has to notice it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.simulation.disk import System
+
+from loradeck.hub.fleet.nodes import Fleet
+from loradeck.store import sqlite_records
+from loradeck.store.lease import read_head
+from loradeck_agent.router import table
+from loradeck_agent.router.switch import Switch
+
+Patch = tuple[Any, str, Any]
+
+
+def _fleet_fence() -> list[Patch]:
+    """The hub counts an acknowledgement for the newest generation, whichever it was of."""
+    real = Fleet.ack
+
+    def ack(self: Fleet, message: Any, current: Any, wanted: Any) -> Any:
+        renamed = message.model_copy(update={"epoch": current[0], "generation": current[1], "release": wanted})
+        return real(self, renamed, current, wanted)
+
+    return [(Fleet, "ack", ack)]
+
+
+def _switch_fence() -> list[Patch]:
+    """The router takes any entry for newer than the one that it holds, and what it holds for what is in force."""
+
+    def add_flips(self: Any, draft: Any, keys: Any) -> None:
+        for key in draft.entries:
+            self._held.in_force.pop(key, None)
+        real(self, draft, keys)
+
+    real = Switch._add_flips
+    return [(Switch, "_is_stale", lambda *unused: False), (Switch, "_add_flips", add_flips)]
+
+
+class _NoSync(System):
+    def fdatasync(self, fd: int) -> None: ...
+
+
+def _early_acknowledgement() -> list[Patch]:
+    """The router acknowledges what its disk does not have yet."""
+    return [(table, "os", _NoSync())]
+
+
+def _two_leases() -> list[Patch]:
+    """A hub writes without looking whether it still holds the lease."""
+    return [(sqlite_records, "hold_lease", lambda connection, held: read_head(connection))]
+
+
+MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
+    "fleet-fence": _fleet_fence,
+    "switch-fence": _switch_fence,
+    "early-acknowledgement": _early_acknowledgement,
+    "two-leases": _two_leases,
+}
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Runs the block with a mistake in the product; None: as it is."""
+    patches = MUTATIONS[name]() if name else []
+    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in patches]
+    for owner, attribute, value in patches:
+        setattr(owner, attribute, value)
+    try:
+        yield
+    finally:
+        for owner, attribute, value in before:
+            setattr(owner, attribute, value)

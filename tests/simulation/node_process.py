@@ -1,0 +1,414 @@
+"""A simulated node: the whole agent, the router's own parts, and an engine that answers by the adapter it is asked for.
+
+The agent is `loradeck_agent.daemon.Agent`. Behind it only the clock, the disk, sockets, child processes, the files of
+releases and the GPUs are made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from types import SimpleNamespace
+from typing import Any
+
+from tests.simulation.disk import SimPath
+from tests.simulation.event_loop import Process, current
+from tests.simulation.hub_process import BASE, token_of
+from tests.simulation.network import Host, Server
+
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.table import ReleaseRef
+from loradeck.schemas.telemetry import NvmlState
+from loradeck_agent.daemon import Agent
+from loradeck_agent.host.config import AgentConfig, JobsConfig, RouterConfig
+from loradeck_agent.host.engine_config import EmbeddedEngine
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.http_client import Reply
+from loradeck_agent.router.admission import Admission, Admitted, Refusal
+from loradeck_agent.router.control import Control
+from loradeck_agent.router.counters import Stats
+from loradeck_agent.router.engine_pools import Replicas
+from loradeck_agent.router.hub_silence import HubSilence
+from loradeck_agent.router.switch import Switch
+from loradeck_agent.router.table import Table, TableFault
+from loradeck_agent.router.trace import Trace
+from loradeck_agent.serving.engine_api import EngineVersion
+
+SLOTS = 16
+BUILD = EngineBuild(engine="simulated", device="none", dtype="none")
+STATE = SimPath("/state")
+
+
+class NodeProcesses:
+    """A node: its agent, its router and its engine, each of which may end and start again by itself."""
+
+    def __init__(self, host: Host, hub: str, oracle: Any) -> None:
+        self.host = host
+        self.name = host.name
+        self.oracle = oracle
+        self.agent_process: Process | None = None
+        self.agent: Agent | None = None
+        self.router: RouterProcess | None = None
+        self.engine: EngineProcess | None = None
+        self.load_fails = 0
+        """So many loads of the engine fail from now on."""
+        host.hub = hub  # type: ignore[attr-defined]
+        host.node = self  # type: ignore[attr-defined]
+
+    # ---- the agent -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the agent, unless it runs."""
+        if self.agent_process is not None and self.agent_process.alive:
+            return
+        process = self.agent_process = Process(self.oracle.scheduler, self.host, f"{self.name}/agent")
+        self.agent = None
+        self.oracle.scheduler.note("starts", process.name)
+        process.start(self._run_agent())
+
+    async def _run_agent(self) -> None:
+        engine = EmbeddedEngine.model_construct(name="e0", base=SimPath("/base"), slots=SLOTS)
+        config = AgentConfig.model_construct(
+            node=self.name,
+            hub="http://127.0.0.1:1",
+            token=SimPath("/token"),
+            state=STATE,
+            router=RouterConfig(listen="127.0.0.1:1"),
+            jobs=JobsConfig(),
+            engine=(engine,),
+        )
+        agent = Agent(config, token_of(self.name))
+        self.agent = agent
+        await agent.run()
+
+    # ---- child processes -----------------------------------------------------------------------------------
+
+    def spawn(self, argv: tuple[str, ...]) -> Process:
+        """Starts what a command line of the agent's says."""
+        module = argv[2]
+        if module == "loradeck_agent.router":
+            process = Process(self.oracle.scheduler, self.host, f"{self.name}/router")
+            self.router = RouterProcess(self, process)
+            process.start(self.router.main())
+        else:
+            assert module == "loradeck_agent.embedded.serve", module
+            process = Process(self.oracle.scheduler, self.host, f"{self.name}/engine")
+            self.engine = EngineProcess(self, process)
+            process.start(self.engine.main())
+        self.oracle.scheduler.note("starts", process.name)
+        return process
+
+    def processes(self) -> list[Process]:
+        """Those that live."""
+        found = [
+            self.agent_process,
+            self.router.process if self.router else None,
+            self.engine.process if self.engine else None,
+        ]
+        return [process for process in found if process is not None and process.alive]
+
+    def power_cut(self) -> None:
+        """The machine is off; what was not synced is gone."""
+        self.host.up = False
+        for process in self.processes():
+            process.kill("power cut")
+        self.host.disk.power_cut()
+        self.oracle.power_cut(self)
+
+    def power_on(self) -> None:
+        """The machine is on again, and starts its agent."""
+        self.host.up = True
+        self.start()
+
+    # ---- pins ----------------------------------------------------------------------------------------------
+
+    def admit(self, key: tuple[str, str]) -> Admitted | Refusal | None:
+        """A caller's request at this node's router, answered at once; None: no router answers."""
+        router = self.router
+        if router is None or not router.serving or not router.process.alive or router.process.paused:
+            return None
+        return router.admit(key)
+
+
+class Popen:
+    """Stands in for `subprocess.Popen`."""
+
+    def __init__(self, argv: tuple[str, ...], **unused: Any) -> None:
+        process = current()
+        assert process is not None
+        self.process = process.host.node.spawn(argv)
+        self.pid = self.process.pid
+
+    def wait(self) -> int:
+        """The exit status of a process that has ended."""
+        return -9
+
+
+# ---- the router -----------------------------------------------------------------------------------------------
+
+
+class _Request:
+    def __init__(self, body: bytes | None, query: dict[str, str]) -> None:
+        self._body = body or b""
+        self.query = query
+
+    async def read(self) -> bytes:
+        return self._body
+
+
+class RouterProcess:
+    """The router: its table, switch, admission and control calls, without HTTP."""
+
+    def __init__(self, node: NodeProcesses, process: Process) -> None:
+        self.node = node
+        self.process = process
+        self.serving = False
+        self.table: Table | None = None
+
+    async def main(self) -> None:
+        """Opens the table, and answers until it is killed."""
+        draw = self.process.scheduler.random
+        await asyncio.sleep(draw.uniform(0.05, 0.4))
+        try:
+            self.table = table = Table(STATE / "router")  # type: ignore[arg-type]
+        except (TableFault, OSError) as fault:
+            self.process.scheduler.note("router", self.node.name, "cannot start", fault)
+            return
+        self.stats, self.trace = Stats(), Trace()
+        silence = HubSilence(table)
+        self.admission = Admission(silence, self.stats)
+        self.switch = Switch(table, self.admission, Replicas())
+        boot = f"{self.process.pid}"
+        self.node.oracle.router_started(self.node, self)
+        self.switch.start()
+        self.control = Control(boot, table.contents, self.switch, self.admission, silence, self.stats, self.trace)
+        control: Any = self.control
+        self._calls: dict[str, Callable[[Any], Any]] = {
+            "/control/state": control._state,
+            "/control/stats": control._get_stats,
+            "/control/trace/newest": control._get_newest,
+            "/control/table": control._table,
+            "/control/engines": control._engines,
+            "/control/pin": control._pin,
+            "/control/unpin": control._unpin,
+            "/control/hub": control._hub,
+            "/control/proof": control._proof,
+        }
+        self.serving = True
+        self.process.host.servers[str(STATE / "router" / "router.sock")] = Server(self.process, handle=self._handle)
+        await self.process.create_future()
+
+    async def _handle(self, method: str, path: str, body: Any) -> Reply:
+        path, _, query = path.partition("?")
+        request = _Request(body, dict(part.split("=", 1) for part in query.split("&") if part))
+        control: Any = self.control
+        answer = await control._answer_problems(request, self._calls[path])
+        return Reply(answer.status, answer.headers, answer.body)
+
+    def admit(self, key: tuple[str, str]) -> Admitted | Refusal:
+        """Admits one request, which is answered at once."""
+        asyncio.events._set_running_loop(self.process)
+        try:
+            admitted = self.admission.admit(key, "r", streamed=False, passed_by=None)
+            if isinstance(admitted, Admitted):
+                self.admission.left(admitted, 200, finished=True)
+            return admitted
+        finally:
+            asyncio.events._set_running_loop(None)
+
+
+# ---- the engine -----------------------------------------------------------------------------------------------
+
+
+class EngineProcess:
+    """An engine: adapters by name, loads that take time and may fail, answers that carry the adapter's own tokens."""
+
+    def __init__(self, node: NodeProcesses, process: Process) -> None:
+        self.node = node
+        self.process = process
+        self.adapters: dict[str, str] = {}
+
+    async def main(self) -> None:
+        """Starts slowly, and answers until it is killed."""
+        draw = self.process.scheduler.random
+        await asyncio.sleep(draw.uniform(0.2, 2.0))
+        disk, folder = self.process.host.disk, STATE / "engines" / "e0"
+        lock = disk.files.get(str(folder / "engine.lock"))
+        if lock is not None and lock.locked_by is not None and lock.locked_by.alive:
+            return
+        from tests.simulation.disk import Inode
+
+        disk.files[str(folder / "engine.lock")] = Inode(locked_by=self.process)
+        self.process.host.servers[str(folder / "engine.sock")] = Server(self.process, handle=self._handle)
+        await self.process.create_future()
+
+    async def _handle(self, method: str, path: str, body: Any) -> Reply:
+        draw = self.process.scheduler.random
+        match path:
+            case "/health":
+                return _json(200, {})
+            case "/version":
+                version = EngineVersion(
+                    boot=str(self.process.pid), build=BUILD, base=BASE.digest, base_name="base", slots=SLOTS
+                )
+                return Reply(200, {}, version.model_dump_json().encode())
+            case "/v1/models":
+                rows = [{"id": name, "root": root, "parent": "base"} for name, root in self.adapters.items()]
+                return _json(200, {"data": rows})
+            case "/v1/load_lora_adapter":
+                await asyncio.sleep(draw.uniform(0.01, 0.5))
+                if self.node.load_fails:
+                    self.node.load_fails -= 1
+                    return _json(500, {"detail": "out of memory"})
+                if len(self.adapters) >= SLOTS:
+                    return _json(500, {"detail": "no slot"})
+                self.adapters[body["lora_name"]] = body["lora_path"]
+                return _json(200, {})
+            case "/v1/unload_lora_adapter":
+                gone = self.adapters.pop(body["lora_name"], None)
+                return _json(200 if gone else 404, {})
+            case _:
+                await asyncio.sleep(draw.uniform(0.005, 0.05))
+                model = body["model"]
+                if model != "base" and model not in self.adapters:
+                    return _json(404, {"detail": f"no model {model}"})
+                return _json(200, _completion(model))
+
+
+def _completion(model: str) -> dict[str, Any]:
+    """Eight greedy tokens that only this model answers with."""
+    content = []
+    for position in range(8):
+        token = (hash_of(model) >> (position * 7)) & 127
+        top = [{"logprob": -0.1}, {"logprob": -3.0}]
+        content.append({"token": f"token_id:{token}", "top_logprobs": top})
+    return {"choices": [{"logprobs": {"content": content}}]}
+
+
+def hash_of(text: str) -> int:
+    """A number that is the same in every run."""
+    import zlib
+
+    return zlib.crc32(text.encode()) * 2654435761
+
+
+def _json(status: int, document: dict[str, Any]) -> Reply:
+    return Reply(status, {"Content-Type": "application/json"}, json.dumps(document).encode())
+
+
+# ---- stand-ins for what the agent has beside the protocol ------------------------------------------------------
+
+
+class ReleaseStore:
+    """The files of releases: a fetch takes a moment, and the first time it needs the hub."""
+
+    def __init__(self, folder: Any, hub: Any) -> None:
+        process = current()
+        assert process is not None
+        self._network, self._host = process.host.network, process.host
+        self.stored: set[str] = set()
+
+    async def ensure(self, ref: ReleaseRef, base: str, *unused: Any) -> PurePosixPath:
+        """The folder of a release, fetched if it is not here."""
+        adapter = ref.release.adapter
+        assert adapter is not None
+        if adapter not in self.stored:
+            await self._network.call(self._host.hub, "http", "GET", "/v1/blobs", _exists, timeout=15)
+            self.stored.add(adapter)
+        return STATE / "releases" / adapter
+
+
+async def _exists(hub: Any) -> None: ...
+
+
+class CanaryRecords:
+    """Records of canaries that the whole fleet shares: one for each release, the first that was made."""
+
+    def __init__(self, folder: Any, hub: Any) -> None:
+        process = current()
+        assert process is not None
+        self._known: dict[str, Any] = process.host.node.oracle.canary_records
+
+    def known(self, release: str, build: EngineBuild) -> Any:
+        """The record of a release."""
+        return self._known.get(release)
+
+    async def find(self, release: str, build: EngineBuild, prompts: Any) -> Any:
+        """The record of a release."""
+        return self._known.get(release)
+
+    async def add(self, ref: ReleaseRef, build: EngineBuild, items: Any) -> Any:
+        """Records the first tokens of a release."""
+        from loradeck.schemas.attestation import CanaryRecord
+
+        record = CanaryRecord(release=ref.id, build=build, items=tuple(items))
+        return self._known.setdefault(ref.id, record)
+
+    async def send_kept_back(self) -> None: ...
+
+
+class Telemetry:
+    """A host without GPUs."""
+
+    def snapshot(self) -> Any:
+        return SimpleNamespace(gpus=(), host=None, nvml=NvmlState.NO_GPU)
+
+    async def run(self) -> None: ...
+
+    async def quiesce(self) -> bool:
+        return True
+
+    def resume(self) -> None: ...
+
+
+class Idle:
+    """A part of the agent that has nothing to do with moves."""
+
+    def __init__(self, *unused: Any) -> None:
+        self._known: Any = None
+
+    async def run(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def sweep(self) -> None: ...
+
+
+class HttpSession:
+    """The router's connections to an engine, as far as proofs use them."""
+
+    def __init__(self, **unused: Any) -> None:
+        self.path = ""
+
+    def post(self, url: Any, *, json: Any, **unused: Any) -> _Answer:
+        return _Answer(str(url), json)
+
+    async def close(self) -> None: ...
+
+
+class _Answer:
+    def __init__(self, url: str, body: Any) -> None:
+        self._url, self._body = url, body
+        self.status, self.headers = 0, {"Content-Type": "application/json"}
+        self._read = b""
+
+    async def __aenter__(self) -> _Answer:
+        import aiohttp
+
+        process = current()
+        assert process is not None
+        path = "/v1/completions"
+        address = str(STATE / "engines" / "e0" / "engine.sock")
+        try:
+            reply = await process.host.network.call(process.host.name, address, "POST", path, self._body, timeout=60)
+        except AgentError as lost:
+            raise aiohttp.ClientError(str(lost)) from lost
+        self.status, self._read = reply.status, reply.body
+        return self
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def read(self) -> bytes:
+        return self._read

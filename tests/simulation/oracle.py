@@ -1,0 +1,209 @@
+"""The oracle: its own record of what was acknowledged and answered, and the invariants checked against it.
+
+It watches from outside: commits at the database, acknowledgements where the router's switch returns them, answers where
+requests are admitted. It takes no figure from the parts it judges.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.event_loop import Process, Scheduler
+from tests.simulation.hub_process import LABELS
+
+from loradeck.hub.hub import Hub
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import LINK_TTL_S, AckState
+from loradeck.schemas.log import MOVES, Event
+from loradeck_agent.router.admission import Admitted
+
+Fence = tuple[int, int]
+
+
+class Violation(Exception):
+    """An invariant does not hold."""
+
+
+@dataclass(eq=False)
+class Oracle:
+    """What happened, by those whom it happened to."""
+
+    scheduler: Scheduler
+    canary_records: dict[str, Any] = field(default_factory=dict)
+    committers: dict[tuple[str, int], str] = field(default_factory=dict)
+    """(database, epoch) -> the process that committed in it."""
+    events: dict[str, Event] = field(default_factory=dict)
+    acknowledged: dict[str, tuple[Event, ...]] = field(default_factory=dict)
+    """Idempotency key -> the events of a move that was answered as committed."""
+    flips: dict[tuple[str, PointerKey], set[tuple[Fence, str | None]]] = field(default_factory=lambda: defaultdict(set))
+    """(node, pointer) -> every (fence, release) that its router has acknowledged as flipped."""
+    newest_flip: dict[tuple[str, PointerKey], tuple[Fence, str | None]] = field(default_factory=dict)
+    pinned: set[tuple[str, PointerKey]] = field(default_factory=set)
+    """Pins that were acknowledged and may be in force."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def fail(self, invariant: str, *why: object) -> None:
+        """Ends the run.
+
+        Raises: Violation.
+        """
+        text = f"{invariant}: " + " ".join(map(str, why))
+        self.scheduler.note("VIOLATION", text)
+        raise Violation(text)
+
+    # ---- hubs ----------------------------------------------------------------------------------------------
+
+    def hub_started(self, hub_process: Any, process: Process, hub: Hub, store: Any) -> None:
+        """Watches what a hub commits."""
+        inner, image = store._store, hub_process.host.image
+        commit, adopt = inner.commit, inner.adopt
+        name = f"{process.name}.{process.pid}"
+
+        def watched(made: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
+            committed = call(*args, **kwargs)
+            if not committed.replayed:
+                for event in committed.events:
+                    self._committed(image.name, name, event)
+            return committed
+
+        inner.commit = lambda *args, **kwargs: watched("commit", commit, *args, **kwargs)
+        inner.adopt = lambda *args, **kwargs: watched("adopt", adopt, *args, **kwargs)
+
+    def _committed(self, database: str, process: str, event: Event) -> None:
+        self.scheduler.note("commit", database, process, event.rev, event.epoch, event.kind, _brief(event))
+        self.events[event.id] = event
+        other = self.committers.setdefault((database, event.epoch), process)
+        if other != process:
+            self.fail("two committers in one epoch", other, process, event.epoch)
+
+    def moved(self, key: str, events: tuple[Event, ...]) -> None:
+        """A person was answered that a move is committed."""
+        if events:
+            self.acknowledged.setdefault(key, events)
+            self.counts["moves acknowledged"] += 1
+
+    # ---- routers -------------------------------------------------------------------------------------------
+
+    def router_started(self, node: Any, router: Any) -> None:
+        """Watches what a router's switch acknowledges."""
+        switch = router.switch
+        for name in ("directive", "engines", "pin", "unpin"):
+            setattr(switch, name, self._watched(node.name, name, getattr(switch, name)))
+
+    def _watched(self, node: str, name: str, call: Any) -> Any:
+        def wrapped(*args: Any) -> Any:
+            answer = call(*args)
+            for ack in answer if isinstance(answer, list) else answer.acks:
+                key = (ack.tenant, ack.route)
+                if ack.state is AckState.FLIPPED:
+                    self._flipped(node, key, (ack.epoch, ack.generation), ack.release)
+            if name == "pin":
+                self.pinned.add((node, (args[0].tenant, args[0].route)))
+            return answer
+
+        return wrapped
+
+    def _flipped(self, node: str, key: PointerKey, fence: Fence, release: str | None) -> None:
+        if (fence, release) not in self.flips[node, key]:
+            self.flips[node, key].add((fence, release))
+            self.scheduler.note("flipped", node, "/".join(key), fence, LABELS.get(release or "", release))
+        if (node, key) not in self.newest_flip or fence >= self.newest_flip[node, key][0]:
+            self.newest_flip[node, key] = (fence, release)
+
+    def power_cut(self, node: Any) -> None:
+        """A machine lost its power: what was acknowledged must outlive it."""
+
+    def answered(self, node: str, key: PointerKey, admitted: Admitted) -> None:
+        """A caller was answered by a release."""
+        self.counts["answers"] += 1
+        acknowledged = self.newest_flip.get((node, key))
+        if acknowledged is None or (node, key) in self.pinned:
+            return
+        (_, generation), release = acknowledged
+        row = admitted.row
+        if row.generation < generation or (row.generation == generation and row.release != release):
+            self.fail(
+                "answered by a left release",
+                f"{node} answered {'/'.join(key)} with {LABELS.get(row.release, row.release)} of generation",
+                f"{row.generation}; it had acknowledged {LABELS.get(release or '', release)} of {generation}",
+            )
+
+    # ---- counts --------------------------------------------------------------------------------------------
+
+    def check_counts(self, hub: Hub, nodes: dict[str, Any]) -> None:
+        """Compares what a hub counts as flipped and proven with what the replicas did."""
+        for key, entry in hub.tables.entries.items():
+            current = entry.current.id if entry.current else None
+            for replica, record in hub.replicas.acks(key).items():
+                if record.is_flipped and (entry.fence, current) not in self.flips[replica, key]:
+                    self.fail("flipped where it was not", replica, "/".join(key), entry.fence)
+                if record.is_proven and (entry.fence, current) not in self.flips[replica, key]:
+                    self.fail("proven where it was not flipped", replica, "/".join(key), entry.fence)
+            progress = hub.replicas.progress(key)
+            flipped = sum(
+                record.is_flipped
+                for replica, record in hub.replicas.acks(key).items()
+                if any(placed.replica == replica for _, placed in hub.replicas.placed(key))
+            )
+            if progress.flipped != flipped:
+                self.fail("the count differs from the acknowledgements", "/".join(key), progress.flipped, flipped)
+
+    def check_reachable(self, hub_process: Any, now: float, behind: bool) -> None:
+        """R is possible whenever a hub is up for a TTL and nothing waits for a recover."""
+        hub: Hub = hub_process.hub
+        refusing = hub.moves_allowed.refusing
+        if refusing is None or behind or refusing == "not_active":
+            return
+        if refusing == "settling" and now - hub_process.started_at < LINK_TTL_S + 2.5:
+            return
+        self.fail("R is not possible", refusing, f"{now - hub_process.started_at:.1f} s after the start")
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def check_log(self, hub: Hub) -> None:
+        """Every acknowledged move stands in the log, in one chain."""
+        recent = {event.id: event for event in hub.log.recent}
+        for key, events in self.acknowledged.items():
+            for event in events:
+                found = recent.get(event.id)
+                if found is None:
+                    self.fail("an acknowledged move is lost", key, _brief(event))
+                elif found.hash != event.hash:
+                    self.fail("an acknowledged move was changed", key, _brief(event))
+        revs = [event.rev for event in hub.log.recent]
+        if revs != list(range(revs[0], revs[0] + len(revs))):
+            self.fail("the log has a gap", revs)
+
+    def unsettled(self, hub: Hub, nodes: dict[str, Any]) -> str:
+        """What is not yet as the hub wants it; empty once everything is."""
+        for key, entry in hub.tables.entries.items():
+            if entry.current is None:
+                continue
+            for name, node in nodes.items():
+                router = node.router
+                if router is None or not router.serving or not router.process.alive:
+                    return f"{name} has no router"
+                held = router.table.contents
+                mine = held.entries.get(key)
+                if mine != entry:
+                    return f"{name} holds {mine.fence if mine else None} of {'/'.join(key)}, not {entry.fence}"
+                force = held.in_force.get(key)
+                pin = held.pins.get(key)
+                if pin is None and (force is None or not force.is_of(entry, entry.current)):
+                    return f"{name} has not flipped {'/'.join(key)} to {entry.fence}"
+            progress = hub.replicas.progress(key)
+            pinned = sum(key in node.router.table.contents.pins for node in nodes.values())
+            if progress.flipped + pinned < len(nodes):
+                return f"the hub counts {progress.flipped} of {len(nodes)} flipped for {'/'.join(key)}"
+            if progress.proven + progress.listed + pinned < len(nodes):
+                return f"the hub counts {progress.proven}+{progress.listed} proven for {'/'.join(key)}"
+        return ""
+
+
+def _brief(event: Event) -> str:
+    pointer = event.pointer
+    if pointer is None or event.kind not in MOVES:
+        return f"{event.tenant}"
+    return f"{event.tenant} {event.kind.value} to {LABELS.get(pointer.release or '', 'base')} gen {pointer.generation}"

@@ -1,0 +1,341 @@
+"""One run: a plan becomes a hub, nodes, people and callers, and ends with everything settled or with a violation."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.simulation import event_loop, stand_ins
+from tests.simulation.callers import Person, ask, pin_on_node
+from tests.simulation.event_loop import Process, Scheduler, Stuck
+from tests.simulation.faults import Fault, Plan
+from tests.simulation.hub_process import ROUTE, TENANTS, HubProcess, build_template, first_image
+from tests.simulation.network import Network
+from tests.simulation.node_process import NodeProcesses
+from tests.simulation.oracle import Oracle, Violation
+
+SETTLE_S = 150.0
+"""Simulated seconds in which everything settles once faults have ended."""
+
+NODES = 3
+_ready = False
+
+
+@dataclass
+class Outcome:
+    """The end of a run. `violation` is empty where every invariant held."""
+
+    plan: Plan
+    violation: str
+    digest: str
+    steps: int
+    simulated_s: float
+    counts: Counter[str]
+    trace: list[str] = field(default_factory=list)
+
+
+def prepare() -> None:
+    """Replaces the world, once for a process."""
+    global _ready
+    if not _ready:
+        stand_ins.install()
+        build_template(NODES)
+        _ready = True
+        gc.collect()
+        gc.freeze()
+
+
+class Run:
+    """A plan on its way."""
+
+    def __init__(self, plan: Plan, *, keep_trace: bool = False) -> None:
+        prepare()
+        self.plan = plan
+        self.scheduler = Scheduler(plan.seed, keep_trace=keep_trace)
+        stand_ins.begin(self.scheduler)
+        self.network = Network(self.scheduler)
+        self.oracle = Oracle(self.scheduler)
+        host = self.network.host("hub")
+        host.image = first_image()  # type: ignore[attr-defined]
+        self.hub = HubProcess(host, "hub", self.oracle)
+        self.nodes: dict[str, NodeProcesses] = {}
+        for number in range(plan.nodes):
+            name = f"n{number}"
+            self.nodes[name] = NodeProcesses(self.network.host(name), "hub", self.oracle)
+        for each in (*self.network.hosts.values(), self.network.host("ops")):
+            each.network = self.network  # type: ignore[attr-defined]
+        self.failure: BaseException | None = None
+        self.over = False
+        self.active = 0
+        """Faults that have not ended."""
+
+    def go(self) -> Outcome:
+        """Runs the plan to its end."""
+        gc.disable()
+        hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+        try:
+            violation = self._go()
+        finally:
+            event_loop.close(self.scheduler)
+            gc.collect()
+            sys.unraisablehook = hook
+            gc.enable()
+        return Outcome(
+            self.plan,
+            violation,
+            self.scheduler.digest,
+            self.scheduler.steps,
+            self.scheduler.now,
+            self.oracle.counts,
+            self.scheduler.trace or [],
+        )
+
+    def _go(self) -> str:
+        scheduler, plan = self.scheduler, self.plan
+        try:
+            self.hub.start()
+            for node in self.nodes.values():
+                node.start()
+            ops = Process(scheduler, self.network.host("ops"), "ops")
+            person = Person(ops, "hub", self.oracle, plan.moves)
+            scheduler.later(3.0, lambda: ops.start(person.main()))
+            for fault in plan.faults:
+                scheduler.later(3.0 + fault.at, self._begin, fault)
+            scheduler.later(2.0, self._look)
+            scheduler.run(self._failed, 3.0 + plan.seconds)
+            if self.failure is None:
+                scheduler.run(lambda: self._failed() or not self.active, 3.0 + plan.seconds + 60)
+            self._settle(ops, person)
+        except Violation as violation:
+            return str(violation)
+        except Stuck as stuck:
+            return f"stuck: {stuck}"
+        if self.failure is not None:
+            if isinstance(self.failure, Violation):
+                return str(self.failure)
+            return "broke: " + "".join(traceback.format_exception(self.failure))
+        return ""
+
+    def _failed(self) -> bool:
+        return self.failure is not None
+
+    def _later(self, seconds: float, call: object, *args: object) -> None:
+        """Calls something of the run's own; what it raises ends the run."""
+
+        def guarded() -> None:
+            try:
+                call(*args)  # type: ignore[operator]
+            except BaseException as error:
+                self.failure = self.failure or error
+
+        self.scheduler.later(seconds, guarded)
+
+    # ---- all along -----------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        try:
+            ask(self.nodes, self.oracle)
+            if self.hub.running and self.hub.hub is not None and not self.hub.process.paused:  # type: ignore[union-attr]
+                hub = self.hub.hub
+                self.oracle.check_counts(hub, self.nodes)
+                self.oracle.check_reachable(self.hub, self.scheduler.now, behind=hub.recovery.behind)
+        except BaseException as error:
+            self.failure = self.failure or error
+        if not self.over:
+            self.scheduler.later(0.25, self._look)
+
+    def _settle(self, ops: Process, person: Person) -> None:
+        """After the faults: every pin is ended, every process runs, and everything settles."""
+        if self.failure is not None:
+            return
+        scheduler, why = self.scheduler, ""
+        scheduler.note("faults have ended")
+        self.hub.start()
+        for node in self.nodes.values():
+            node.start()
+        person.moves = 0
+        deadline = scheduler.now + SETTLE_S
+        cleared = False
+        while scheduler.now < deadline:
+            scheduler.run(self._failed, scheduler.now + 0.5)
+            if self.failure is not None:
+                return
+            if not self.hub.running or self.hub.hub is None:
+                why = "there is no hub"
+                continue
+            if not cleared:
+                asyncio.events._set_running_loop(ops)
+                task = ops.create_task(person.unpin_all())
+                scheduler.run(lambda task=task: task.done() or self._failed(), scheduler.now + 20)
+                if not task.done() or task.cancelled() or task.exception() or task.result():
+                    why = "pins are being ended"
+                    continue
+            why = self.oracle.unsettled(self.hub.hub, self.nodes)
+            if not why:
+                self.oracle.check_log(self.hub.hub)
+                self.over = True
+                return
+        self.oracle.fail("not settled", f"{SETTLE_S:g} s after the last fault:", why)
+
+    # ---- faults --------------------------------------------------------------------------------------------
+
+    def _begin(self, fault: Fault) -> None:
+        self.scheduler.note("fault", fault.kind, f"n{fault.node}", f"{fault.seconds:.1f} s", fault.variant)
+        self.oracle.counts[f"fault {fault.kind}"] += 1
+        self.active += 1
+        asyncio.events._set_running_loop(None)
+        try:
+            end = getattr(self, "_" + fault.kind.replace(" ", "_"))(fault, self.nodes[f"n{fault.node}"])
+        except BaseException as error:
+            self.failure = self.failure or error
+            return
+        self._later(fault.seconds, self._end, fault, end)
+
+    def _end(self, fault: Fault, end: object) -> None:
+        self.active -= 1
+        self.scheduler.note("fault ends", fault.kind)
+        if end is not None:
+            end()  # type: ignore[operator]
+
+    def _kill_hub(self, fault: Fault, node: NodeProcesses) -> object:
+        process = self.hub.process
+        if process is not None and process.alive:
+            process.dies_after = fault.variant % 40
+        return self._hub_again
+
+    def _hub_again(self) -> None:
+        process = self.hub.process
+        if process is not None:
+            process.dies_after = None
+        self.hub.host.image.next_commit = ""  # type: ignore[attr-defined]
+        self.hub.start()
+
+    def _kill_hub_at_commit(self, fault: Fault, node: NodeProcesses) -> object:
+        self.hub.host.image.next_commit = ("die_before", "die_after")[fault.variant % 2]  # type: ignore[attr-defined]
+        return self._hub_again
+
+    def _commit_unknown(self, fault: Fault, node: NodeProcesses) -> object:
+        self.hub.host.image.next_commit = ("unknown_made", "unknown_lost")[fault.variant % 2]  # type: ignore[attr-defined]
+        return None
+
+    def _full_hub_disk(self, fault: Fault, node: NodeProcesses) -> object:
+        image = self.hub.host.image  # type: ignore[attr-defined]
+        image.full = True
+
+        def end() -> None:
+            image.full = False
+            self.hub.start()
+
+        return end
+
+    def _kill_agent(self, fault: Fault, node: NodeProcesses) -> object:
+        process = node.agent_process
+        if process is not None and process.alive:
+            process.dies_after = fault.variant % 40
+
+        def end() -> None:
+            if process is not None:
+                process.dies_after = None
+            if node.host.up:
+                node.start()
+
+        return end
+
+    def _kill_router(self, fault: Fault, node: NodeProcesses) -> object:
+        if node.router is not None and node.router.process.alive:
+            node.router.process.dies_after = fault.variant % 15
+        return None
+
+    def _kill_router_at_sync(self, fault: Fault, node: NodeProcesses) -> object:
+        node.host.disk.dies_at_write = (f"{node.name}/router", fault.variant % 2)
+
+        def end() -> None:
+            node.host.disk.dies_at_write = None
+
+        return end
+
+    def _kill_engine(self, fault: Fault, node: NodeProcesses) -> object:
+        if node.engine is not None:
+            node.engine.process.kill("killed")
+        return None
+
+    def _power_cut(self, fault: Fault, node: NodeProcesses) -> object:
+        if not node.host.up:
+            return None
+        node.power_cut()
+        return node.power_on
+
+    def _cut(self, pairs: list[tuple[str, str]]) -> object:
+        for pair in pairs:
+            self.network.sever(*pair)
+
+        def end() -> None:
+            for pair in pairs:
+                self.network.mend(*pair)
+
+        return end
+
+    def _cut_both(self, fault: Fault, node: NodeProcesses) -> object:
+        return self._cut([("hub", node.name), (node.name, "hub")])
+
+    def _cut_one_way(self, fault: Fault, node: NodeProcesses) -> object:
+        pairs = [("hub", node.name), (node.name, "hub"), ("hub", "ops"), ("ops", "hub")]
+        return self._cut([pairs[fault.variant % 4]])
+
+    def _reset(self, fault: Fault, node: NodeProcesses) -> object:
+        self.network.break_connections("hub", node.name)
+        return None
+
+    def _slow(self, fault: Fault, node: NodeProcesses) -> object:
+        self.network.slow_s[node.name] = (0.05, 0.5, 2.0)[fault.variant % 3]
+        return lambda: self.network.slow_s.pop(node.name, None)
+
+    def _pause(self, fault: Fault, node: NodeProcesses) -> object:
+        found = [self.hub.process, node.agent_process, node.router.process if node.router else None]
+        process = found[fault.variant % 3]
+        if process is None or not process.alive or process.paused:
+            return None
+        process.pause()
+        return process.resume
+
+    def _full_node_disk(self, fault: Fault, node: NodeProcesses) -> object:
+        node.host.disk.full = True
+
+        def end() -> None:
+            node.host.disk.full = False
+            node.start()
+
+        return end
+
+    def _failing_node_disk(self, fault: Fault, node: NodeProcesses) -> object:
+        node.host.disk.failing = True
+
+        def end() -> None:
+            node.host.disk.failing = False
+            node.start()
+
+        return end
+
+    def _clock(self, fault: Fault, node: NodeProcesses) -> object:
+        host = (node.host, self.hub.host)[fault.variant % 2]
+        host.skew += (-3600.0, 3600.0, -7.0, 60.0)[fault.variant // 2 % 4]
+        return None
+
+    def _loads_fail(self, fault: Fault, node: NodeProcesses) -> object:
+        node.load_fails = 1 + fault.variant % 3
+
+        def end() -> None:
+            node.load_fails = 0
+
+        return end
+
+    def _pin(self, fault: Fault, node: NodeProcesses) -> object:
+        key = (TENANTS[fault.variant % 2], ROUTE)
+        if node.agent is not None and node.host.up:
+            process = Process(self.scheduler, node.host, f"{node.name}/pin")
+            process.start(pin_on_node(key))
+        return None
