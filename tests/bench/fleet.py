@@ -159,7 +159,7 @@ async def _flips(fleet: Simulated, moves: int) -> list[float]:
             assert result.reached in ("flipped", "listed", "proven"), result
             if turn >= WARM:
                 taken.append(ms)
-            undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
+            undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
             await api.undo(EVERYWHERE, ROUTE, undo, wait="flipped", timeout=30)
     return taken
 
@@ -184,8 +184,8 @@ async def _rewinds(fleet: Simulated, rewinds: int) -> list[float]:
             result = await api.rewind(request.model_copy(update={"generations": seen}), wait="flipped", timeout=60)
             taken.append((time.perf_counter() - began) * 1000)
             assert (result.reached, len(result.events)) == ("flipped", len(rows)), result.reached
-            undo = UndoRequest(txn=result.events[0].txn, idempotency_key=new_key())
-            undone = await api.undo_txn(undo, wait="proven", timeout=60)
+            undo = UndoRequest(txn=result.events[0].txn, confirmed=True, idempotency_key=new_key())
+            undone = await api.undo_together(undo, wait="proven", timeout=60)
             assert undone.reached == "proven", undone.reached
     return taken
 

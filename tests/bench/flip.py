@@ -86,7 +86,7 @@ async def _flips(fleet: Fleet, moves: int) -> list[float]:
             assert result.reached == "flipped", result
             if turn >= 5:  # the first ones open connections
                 taken.append(ms)
-            undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
+            undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
             await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=10)
     return taken
 

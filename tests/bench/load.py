@@ -228,7 +228,7 @@ class _Run:
     async def _move(self, api: HubApi, last: Event | None, wait: str) -> MoveResult:
         """R, or the undo of the R before. The router's clock at its swap is kept."""
         if last is not None:
-            undo = UndoRequest(event=last.id, idempotency_key=new_key())
+            undo = UndoRequest(event=last.id, confirmed=True, idempotency_key=new_key())
             result = await api.undo(TENANT, ROUTE, undo, wait="proven" if wait == "proven" else "flipped", timeout=10)
         else:
             row = await api.row(TENANT, ROUTE)

@@ -126,7 +126,7 @@ async def _there_and_back(api: HubApi, route: str, preview: Preview | None = Non
     result = await api.rollback(TENANT, route, request, wait="flipped", timeout=PATIENCE_S)
     ms = (time.perf_counter() - began) * 1000
     assert result.reached == "flipped", result
-    undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
+    undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
     await api.undo(TENANT, route, undo, wait="proven", timeout=PATIENCE_S)
     return ms
 

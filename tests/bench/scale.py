@@ -100,7 +100,7 @@ async def _back(api: HubApi, tenant: str, preview: Preview) -> UndoRequest:
         tenant, ROUTE, rollback_request(preview, key=new_key(), reason="bench"), wait="flipped", timeout=10
     )
     assert result.reached == "flipped", result
-    return UndoRequest(event=result.events[0].id, idempotency_key=new_key())
+    return UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
 
 
 def _restart(fleet: Simulated, nodes: int) -> float:

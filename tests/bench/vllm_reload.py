@@ -211,7 +211,7 @@ async def _ours(fleet: Fleet, key: str, rounds: int) -> Seen:
             if undo is None:
                 back = rollback_request(row.preview, key=new_key(), reason="bench")
                 result = await api.rollback(TENANT, ROUTE, back, wait="flipped", timeout=30)
-                undo = UndoRequest(event=result.events[0].id, idempotency_key=new_key())
+                undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
             else:
                 result = await api.undo(TENANT, ROUTE, undo, wait="flipped", timeout=30)
                 undo = None

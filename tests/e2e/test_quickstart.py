@@ -193,8 +193,10 @@ def at_console(desk: Desk) -> None:
         console.wait("acme with R armed", lambda text: "acme" in text and "R ARMED" in text, 30)
         console.press("R")
         console.wait("the move back", lambda text: "BACK ON v1" in text, 30)
-        console.wait("undo", lambda text: "u undoes your last move" in text, 30)
+        console.wait("undo", lambda text: "u asks y" in text, 30)
         console.press("u")
+        console.wait("the question", lambda text: "quarantined, left by R" in text, 30)
+        console.press("y")
         console.wait("the move undone", lambda text: "BACK ON v2" in text or "UNDONE" in text, 30)
         console.press("q")
 

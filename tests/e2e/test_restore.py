@@ -55,7 +55,9 @@ async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and
         async with hub(fleet) as api:
             forgotten = await roll_back(api)
             row = await settled(api, fleet)
-            undo = UndoRequest(event=row.pointer.last_move, idempotency_key=new_key(), reason="v4 was innocent")
+            undo = UndoRequest(
+                event=row.pointer.last_move, confirmed=True, idempotency_key=new_key(), reason="v4 was innocent"
+            )
             await api.undo(TENANT, ROUTE, undo, wait="proven", timeout=WITHIN_S)
             newest = await settled(api, fleet)
         before = await tables(fleet)
@@ -233,11 +235,11 @@ async def every_move_is_refused(fleet: Fleet, api: HubApi, row: TenantRow, cast:
         f"{PAGE}/rollback": {**seen, "to": row.preview.target.id, "confirmed": True},
         f"{PAGE}/promote": {**seen, "release": cast.releases["v1"]},
         f"{PAGE}/fallback": seen,
-        f"{PAGE}/undo": {"event": last},
+        f"{PAGE}/undo": {"event": last, "confirmed": True},
         f"{PAGE}/hold": {**seen, "held": False},
         f"{PAGE}/lift": {"release": cast.releases["v3"], "reason": "innocent"},
         f"{PAGE}/annotate": {"event": last, "incident": "INC-1"},
-        "undo": {"event": last},
+        "undo": {"event": last, "confirmed": True},
         "rewind": {
             "to_rev": max(1, (await api.state()).status.rev - 3),
             "dry_run": False,

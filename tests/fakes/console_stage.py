@@ -107,7 +107,7 @@ class SeededHub(HubApi):
     async def undo(self, tenant: str, route: str, request: UndoRequest, **_: Any) -> MoveResult:
         return self._moved(MoveKind.UNDO, tenant, route, request)
 
-    async def undo_txn(self, request: UndoRequest, **_: Any) -> MoveResult:
+    async def undo_together(self, request: UndoRequest, **_: Any) -> MoveResult:
         return self._moved(MoveKind.UNDO, "", "", request)
 
     async def fallback(self, tenant: str, route: str, request: FallbackRequest, **_: Any) -> MoveResult:

@@ -286,7 +286,7 @@ async def test_a_pin_against_the_hub_outlasts_reconnection_moves_and_a_dead_agen
     assert "v1" in far.detail
 
     # Neither later moves nor a new agent undo it.
-    undo = UndoRequest(event=rolled.events[0].id, idempotency_key=new_key(), reason="again")
+    undo = UndoRequest(event=rolled.events[0].id, confirmed=True, idempotency_key=new_key(), reason="again")
     await scene.api.undo(TENANT, ROUTE, undo, wait="committed", timeout=0)
     await scene.until("the near node is back on v3", lambda row: (row.flipped, row.proven) == (1, 1))
     fleet.kill_agent(fleet.far)

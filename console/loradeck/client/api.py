@@ -165,8 +165,8 @@ class HubApi:
         """Undoes one event of this route."""
         return await self._move(f"{_route(tenant, route)}/undo", request, **how)
 
-    async def undo_txn(self, request: UndoRequest, **how: Unpack[Waiting]) -> MoveResult:
-        """Undoes every event of a transaction."""
+    async def undo_together(self, request: UndoRequest, **how: Unpack[Waiting]) -> MoveResult:
+        """Undoes every event of a transaction, or several events of different pointers: all of them or none."""
         return await self._move("undo", request, **how)
 
     async def fallback(self, tenant: str, route: str, request: FallbackRequest, **how: Unpack[Waiting]) -> MoveResult:

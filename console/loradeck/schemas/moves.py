@@ -10,6 +10,9 @@ from loradeck.schemas.log import Event
 IDEMPOTENCY_KEY = Field(min_length=8, max_length=100, description="chosen by the caller; one key never moves twice")
 """Chosen by the caller before the first attempt and kept for every further one."""
 
+MOST_UNDONE = 1000
+"""Events that one undo may name."""
+
 
 class PromoteRequest(Strict):
     """Promote a release on a pointer. `override` passes some refusals and needs a reason; see
@@ -48,10 +51,15 @@ class RollbackRequest(Strict):
 
 
 class UndoRequest(Strict):
-    """Undo one event, or every event of a transaction. Each pointer must not have moved since."""
+    """Undo one event, several of different pointers, or every event of a transaction: all of them or none.
+
+    Each pointer must not have moved since. `confirmed` accepts what `TenantRow.undo_asks` warns of.
+    """
 
     event: str | None = None
+    events: tuple[str, ...] = Field((), max_length=MOST_UNDONE)
     txn: str | None = None
+    confirmed: bool = False
     idempotency_key: str = IDEMPOTENCY_KEY
     reason: Reason = ""
 

@@ -157,6 +157,7 @@ class TenantRow(Wire):
     left_answered: int = Field(0, description="requests the left release answered while it was current")
     gate: GateResult | None = None
     last_event: Event | None = None
+    undo_asks: str | None = Field(None, description="why the undo of the last move is asked about; None: it is not")
     soak: tuple[float, int] = Field((600, 200), description="seconds and requests of this route's soak")
 
     @property

@@ -432,6 +432,8 @@ def rolled_back(
         update={
             "pointer": event.pointer,
             "live": target,
+            "last_event": event,
+            "undo_asks": "quarantined, breached: bad 31.0% of 2310, left by R",
             "preview": before.preview.model_copy(
                 update={"generation": pointer.generation, "target": further, "skipped": ()}
             ),
@@ -454,7 +456,6 @@ def rolled_back(
             "bad_now": 0.004 if proofs else None,
             "bad_n": 412 if proofs else 0,
             "gate": None,
-            "last_event": event,
             "left_answered": 35_118,
             "last_left_ms": at_ms + 2_000 if proofs == before.placed else None,
         }

@@ -323,7 +323,7 @@ async def test_undo_puts_back_what_was_and_only_the_last_move(deck: Deck, join: 
     one, two = await two_releases(deck, join)
     rollback = (await deck.rollback()).events[0]
     undone = MoveResult.model_validate(
-        await deck.ok("POST", f"{ROUTE}/undo", {"event": rollback.id, "idempotency_key": key()})
+        await deck.ok("POST", f"{ROUTE}/undo", {"event": rollback.id, "confirmed": True, "idempotency_key": key()})
     )
     (event,) = undone.events
     assert event.kind is EventKind.UNDO
@@ -332,7 +332,31 @@ async def test_undo_puts_back_what_was_and_only_the_last_move(deck: Deck, join: 
     assert event.pointer.beneath == (one,)
     assert not event.pointer.held
     assert event.pointer.quarantined == ()
-    await deck.refused(409, "moved", "POST", f"{ROUTE}/undo", {"event": rollback.id, "idempotency_key": key()})
+    again = {"event": rollback.id, "confirmed": True, "idempotency_key": key()}
+    await deck.refused(409, "moved", "POST", f"{ROUTE}/undo", again)
+
+
+async def test_rollbacks_of_several_pointers_are_undone_in_one_txn_or_not_at_all(deck: Deck, join: Join) -> None:
+    await join("n1", slots=16)
+    second, rolled = {}, {}
+    for name in ("acme", "bolt"):
+        await deck.tenant(name)
+        first = await deck.release(name, seed=1)
+        second[name] = await deck.release(name, seed=2)
+        await deck.promote(first, name)
+        await deck.promote(second[name], name)
+        rolled[name] = (await deck.rollback(name)).events[0].id
+    body = {"events": list(rolled.values()), "idempotency_key": key()}
+    before = deck.fingerprint()
+    refusal = await deck.refused(409, "needs_confirmation", "POST", "undo", body)
+    assert "acme/production" in refusal.detail
+    assert "quarantined, left by R" in refusal.detail
+    unknown = {"events": [rolled["acme"], "0" * 32], "confirmed": True, "idempotency_key": key()}
+    await deck.refused(404, "unknown_event", "POST", "undo", unknown)
+    assert deck.fingerprint() == before
+    undone = MoveResult.model_validate(await deck.ok("POST", "undo", body | {"confirmed": True}))
+    assert {e.tenant: e.to_release for e in undone.events} == second
+    assert len({e.txn for e in undone.events}) == 1
 
 
 async def test_a_txn_is_undone_as_a_whole_by_its_id(deck: Deck, join: Join) -> None:
@@ -358,7 +382,7 @@ async def test_a_txn_is_undone_as_a_whole_by_its_id(deck: Deck, join: Join) -> N
     assert len(rewound.events) == 2
     assert {e.txn for e in rewound.events} == {rewound.events[0].txn}
     undone = MoveResult.model_validate(
-        await deck.ok("POST", "undo", {"txn": rewound.events[0].txn, "idempotency_key": key()})
+        await deck.ok("POST", "undo", {"txn": rewound.events[0].txn, "confirmed": True, "idempotency_key": key()})
     )
     assert {e.tenant: e.to_release for e in undone.events} == second
 

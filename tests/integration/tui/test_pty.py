@@ -34,8 +34,10 @@ async def test_R_u_R_and_promote_again_through_the_keyboard(site: Site) -> None:
         await terminal.shows(ARMED)
         terminal.type("R")
         await settled_panel(terminal)
-        await terminal.shows("u undoes your last move")
+        await terminal.shows("u asks y")
         terminal.type("u")
+        await terminal.shows("quarantined, left by R")
+        await terminal.confirms()
         await terminal.shows("BACK ON v3/B1", ARMED)
         assert site.live == site.releases[2]
         terminal.type("R")

@@ -292,7 +292,7 @@ class Acme:
         return event
 
     def undo(self, event: Event) -> Event:
-        request = UndoRequest(event=event.id, idempotency_key="undo-key-1")
+        request = UndoRequest(event=event.id, confirmed=True, idempotency_key="undo-key-1")
         drafts = backward.undo(
             self.log.ledger.pointers,
             [event],

@@ -87,8 +87,12 @@ ONE_SIDED = {"gpu-01": answers(300, 500), "gpu-02": answers(10, 500)}
         (BAD, BAD, ALIKE, FINE, FINE, "fine"),  # it was no better before
         (BAD, None, ALIKE, FINE, FINE, "release"),
         (BAD, None, ALIKE, FINE, BAD, "fine"),  # the base alone is no better
-        (BAD, None, ALIKE, FINE, None, "unknown"),
-        (BAD, answers(0, 49), ALIKE, FINE, None, "unknown"),  # a prior with too few answers is none
+        (BAD, None, ALIKE, FINE, None, "release"),  # the neighbours on the same base and nodes are fine
+        (BAD, None, {"gpu-01": BAD}, FINE, None, "release"),
+        (BAD, None, ONE_SIDED, FINE, None, "node"),
+        (BAD, None, ALIKE, BAD, None, "unknown"),  # all are alike, and nothing says how it was before
+        (BAD, None, ALIKE, None, None, "unknown"),
+        (BAD, answers(0, 49), ALIKE, None, None, "unknown"),  # a prior with too few answers is none
         (answers(49, 49), FINE, {}, FINE, FINE, "too_few"),
         (Counts(), FINE, {}, None, None, "too_few"),
         (errors(200, 1000), errors(2, 1000), {}, errors(2, 1000), None, "release"),

@@ -407,6 +407,26 @@ def test_an_undo_restores_the_pointer_but_for_its_generation(acme: Acme, move: s
     assert undone.undoes == (event.id,)
 
 
+def test_an_undo_to_what_R_left_asks_and_without_a_yes_leaves_everything_as_it_is(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.promote("v2")
+    rolled = acme.rollback()
+    facts = PointerFacts(breached={rid("v2"): "bad 31.0% of 2310"})
+    assert backward.undo_asks(rolled, acme.pointer, facts) == "quarantined, breached: bad 31.0% of 2310, left by R"
+    request = UndoRequest(event=rolled.id, idempotency_key=KEY)
+    with pytest.raises(Refused) as refusal:
+        backward.undo(acme.log.ledger.pointers, [rolled], acme.log.before([rolled]), request, OPERATOR)
+    assert refusal.value.code == "needs_confirmation"
+
+
+def test_an_undo_to_a_release_that_was_breached_before_the_move_asks(acme: Acme) -> None:
+    acme.promote("v1")
+    promoted = acme.promote("v2")
+    assert backward.undo_asks(promoted, acme.pointer, PointerFacts()) is None
+    breached = PointerFacts(breached={rid("v1"): "bad 31.0% of 2310"})
+    assert backward.undo_asks(promoted, acme.pointer, breached) == "breached: bad 31.0% of 2310"
+
+
 def test_an_undo_of_an_undo_is_a_redo(acme: Acme) -> None:
     acme.promote("v1")
     acme.promote("v2")

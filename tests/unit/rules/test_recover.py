@@ -120,7 +120,7 @@ def test_a_recover_is_not_undone(acme: Acme) -> None:
             acme.log.ledger.pointers,
             [event],
             acme.log.before([event]),
-            UndoRequest(event=event.id, idempotency_key="undo-key-1"),
+            UndoRequest(event=event.id, confirmed=True, idempotency_key="undo-key-1"),
             OPERATOR,
         )
     assert refusal.value.code == "not_undoable"

@@ -149,7 +149,7 @@ def test_an_undo_of_its_txn_gives_back_every_pointer_of_a_rewind(acme: Acme) -> 
     before = acme.pointer
     events = acme.rewind(1)
     assert (acme.live, acme.beneath) == ("v1", [])
-    request = UndoRequest(txn=events[0].txn, idempotency_key="undo-key-1")
+    request = UndoRequest(txn=events[0].txn, confirmed=True, idempotency_key="undo-key-1")
     acme.log.commit(
         *backward.undo(
             acme.log.ledger.pointers, acme.log.txn(events[0].txn), acme.log.before(events), request, OPERATOR
@@ -172,7 +172,7 @@ def test_an_undo_of_a_txn_is_refused_whole_when_one_of_its_pointers_moved_since(
     assert len({e.txn for e in events}) == 1
     moved = dict(acme.log.ledger.pointers)
     moved["cedar", "production"] = moved["cedar", "production"].model_copy(update={"last_move": "f" * 32})
-    undo = UndoRequest(txn=events[0].txn, idempotency_key="undo-key-1")
+    undo = UndoRequest(txn=events[0].txn, confirmed=True, idempotency_key="undo-key-1")
     with pytest.raises(Refused) as refusal:
         backward.undo(moved, events, now, undo, OPERATOR)
     assert refusal.value.code == "moved"

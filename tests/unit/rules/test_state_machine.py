@@ -306,7 +306,9 @@ class Fleet(RuleBasedStateMachine):
             assert (again.held, set(again.quarantined)) == (undone.held, set(undone.quarantined))
 
     def _undo(self, event: Event) -> list[Event] | str:
-        return self.attempt(lambda: self.hub.undo_drafts([event], UndoRequest(event=event.id, idempotency_key=KEY)))
+        return self.attempt(
+            lambda: self.hub.undo_drafts([event], UndoRequest(event=event.id, confirmed=True, idempotency_key=KEY))
+        )
 
     @precondition(steering)
     @rule(data=st.data())
@@ -353,7 +355,9 @@ class Fleet(RuleBasedStateMachine):
                 assert log.pointer(key) == before[key]
         if then_undo and outcome:
             txn = outcome[0].txn
-            undone = self.attempt(lambda: self.hub.undo_drafts(log.txn(txn), UndoRequest(txn=txn, idempotency_key=KEY)))
+            undone = self.attempt(
+                lambda: self.hub.undo_drafts(log.txn(txn), UndoRequest(txn=txn, confirmed=True, idempotency_key=KEY))
+            )
             assert len(undone) == len(outcome)
             assert all(same(log.pointer(key), before[key]) for key in KEYS)
 

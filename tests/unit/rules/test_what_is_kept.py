@@ -68,7 +68,9 @@ def test_an_undo_that_comes_too_late_is_refused_with_where_the_pointer_is(acme: 
         "last_move": acme.pointer.last_move,
     }
     with pytest.raises(Refused) as refused:
-        backward.undo({}, [first], {}, UndoRequest(event=first.id, idempotency_key="undo-key-1"), OPERATOR)
+        backward.undo(
+            {}, [first], {}, UndoRequest(event=first.id, confirmed=True, idempotency_key="undo-key-1"), OPERATOR
+        )
     assert refused.value.context == {"generation": None, "release": None, "last_move": None}
 
 

@@ -123,7 +123,7 @@ def test_without_any_frame_nothing_is_armed(state: ConsoleState) -> None:
 def own(state: ConsoleState, verdict: Verdict, phase: Phase, result: MoveResult | None = None) -> OwnMove:
     """The verdict's move was sent and is in a phase now."""
     assert isinstance(verdict, Act | Ask)
-    made = state.sent(verdict.moves[0])
+    made = state.sent(verdict.moves[0])[0]
     made.phase, made.result, made.answered_at = phase, result, state.clock()
     return made
 
@@ -336,10 +336,11 @@ def test_marks_that_cannot_move_at_all_are_refused(state: ConsoleState, armed: A
 # ---- u ---------------------------------------------------------------------------------------------------------
 
 
-def undoable(state: ConsoleState, armed: Armed) -> OwnMove:
-    """A settled rollback of our own."""
+def undoable(state: ConsoleState, armed: Armed, *, risk: str | None = None) -> OwnMove:
+    """A settled move of our own, and what is known against the release that an undo would serve again."""
     verdict = decide(Action.ROLLBACK, state, armed())
     row = moved_just_now(state, acks=4, proofs=4)
+    change(state, undo_asks=risk)
     assert row.last_event is not None
     return own(state, verdict, Phase.COMMITTED, MoveResult(events=(row.last_event,), rev=row.last_event.rev, epoch=3))
 
@@ -349,7 +350,72 @@ def test_u_acts_at_once_on_a_fresh_move_of_ones_own(state: ConsoleState, armed: 
     (move,) = acted(decide(Action.UNDO, state, armed())).moves
     assert isinstance(move.request, UndoRequest)
     assert mine.event is not None
-    assert move.request.event == mine.event.id
+    assert (move.request.event, move.request.confirmed) == (mine.event.id, False)
+
+
+def test_u_asks_however_fresh_the_move_where_it_would_serve_again_what_was_left_for_a_reason(
+    state: ConsoleState, armed: Armed
+) -> None:
+    undoable(state, armed, risk="quarantined, breached: bad 31.0% of 2310, left by R")
+    ask = asked(decide(Action.UNDO, state, armed()))
+    assert "v7/B2 > v9/B2" in ask.line
+    assert "v9/B2 is quarantined, breached: bad 31.0% of 2310, left by R" in ask.line
+    (move,) = ask.moves
+    assert isinstance(move.request, UndoRequest)
+    assert move.request.confirmed
+
+
+def moved_together(state: ConsoleState, *keys: tuple[str, str]) -> list[OwnMove]:
+    """What R on these marked rows has done: each is committed, and its row is here."""
+    state.marks = list(keys)
+    owns = state.sent(*asked(decide(Action.ROLLBACK, state, Frame())).moves)
+    state.marks = []
+    log = seed.Log()
+    for one in owns:
+        event, row = seed.rolled_back(state.tenants[one.move.row], log, acks=9, proofs=9)
+        state.events[event.rev] = event
+        state.tenants[row.key] = row.model_copy(update={"flipped": row.placed, "proven": row.placed, "settled": True})
+        one.phase, one.answered_at = Phase.COMMITTED, state.clock()
+        one.result = MoveResult(events=(event,), rev=event.rev, epoch=3)
+    return owns
+
+
+DELTA = ("delta", "production")
+
+
+def test_u_on_one_of_the_rows_that_R_moved_together_offers_all_of_them_as_one_transaction(
+    state: ConsoleState, armed: Armed
+) -> None:
+    owns = moved_together(state, ACME, DELTA)
+    ask = asked(decide(Action.UNDO, state, armed()))
+    assert ask.line.startswith("u 2 rows in one transaction: undoes your R on 2 rows")
+    assert "2 would serve again what is quarantined, breached or left by R" in ask.line
+    assert "v9/B2 is quarantined, breached: bad 31.0% of 2310, left by R" in ask.listed[0]
+    (move,) = ask.moves
+    assert isinstance(move.request, UndoRequest)
+    assert move.request.events == tuple(one.event.id for one in owns if one.event is not None)
+    assert move.request.confirmed
+
+
+def test_what_has_moved_since_is_no_part_of_the_undo(state: ConsoleState, armed: Armed) -> None:
+    moved_together(state, ACME, DELTA)
+    change(state, DELTA, pointer=state.tenants[DELTA].pointer.model_copy(update={"last_move": "e" * 32}))
+    ask = asked(decide(Action.UNDO, state, armed()))
+    assert ask.line.startswith("u 1 row in one transaction: undoes your R on 2 rows, 1 stay")
+
+
+def test_u_waits_until_the_outcome_is_known_on_every_row(state: ConsoleState, armed: Armed) -> None:
+    moved_together(state, ACME, DELTA)[1].phase = Phase.UNKNOWN
+    assert "not known yet on every row" in refused(decide(Action.UNDO, state, armed()))
+
+
+def test_u_with_marks_undoes_the_marked_rows_alone(state: ConsoleState, armed: Armed) -> None:
+    owns = moved_together(state, ACME, DELTA)
+    state.marks = [DELTA]
+    (move,) = asked(decide(Action.UNDO, state, armed())).moves
+    assert isinstance(move.request, UndoRequest)
+    assert owns[1].event is not None
+    assert move.request.events == (owns[1].event.id,)
 
 
 def test_u_asks_after_a_minute(state: ConsoleState, armed: Armed, clock: Clock) -> None:

@@ -299,7 +299,7 @@ def test_a_listed_replica_is_counted_apart_and_never_as_proven(state: ConsoleSta
 def test_where_no_replica_is_proven_the_console_shows_listed_and_no_proof(state: ConsoleState, armed: Armed) -> None:
     verdict = decide(Action.ROLLBACK, state, armed())
     assert isinstance(verdict, Act)
-    own = state.sent(verdict.moves[0])
+    own = state.sent(verdict.moves[0])[0]
     row = listed(state, moved(state, acks=4, proofs=4, ago_s=3), 4)
     assert row.last_event is not None
     own.phase = Phase.COMMITTED
@@ -319,7 +319,7 @@ def test_where_no_replica_is_proven_the_console_shows_listed_and_no_proof(state:
 def test_an_unknown_outcome_claims_nothing(state: ConsoleState, armed: Armed, clock: Clock) -> None:
     verdict = decide(Action.ROLLBACK, state, armed())
     assert isinstance(verdict, Act)
-    own = state.sent(verdict.moves[0])
+    own = state.sent(verdict.moves[0])[0]
     own.phase, own.trouble = Phase.UNKNOWN, "https://hub"
     clock.now += 4
     row = state.tenants[ACME]
@@ -334,7 +334,7 @@ def test_an_unknown_outcome_claims_nothing(state: ConsoleState, armed: Armed, cl
 def test_the_tell_line_follows_a_move_until_it_is_proven(state: ConsoleState, armed: Armed) -> None:
     verdict = decide(Action.ROLLBACK, state, armed())
     assert isinstance(verdict, Act)
-    own = state.sent(verdict.moves[0])
+    own = state.sent(verdict.moves[0])[0]
     assert tell_of(state, own).text == "R acme v9/B2 > v7/B2: sending"
     row = moved(state, acks=3, proofs=1)
     assert row.last_event is not None

@@ -104,8 +104,8 @@ async def undo(
         for e in events:
             _undone(s, e, name)
         s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=how.yes)
-        request = UndoRequest(txn=txn, idempotency_key=key, reason=how.reason)
-        result = await _sent(s.api.undo_txn(request, wait=how.wait, timeout=how.timeout), key)
+        request = UndoRequest(txn=txn, confirmed=True, idempotency_key=key, reason=how.reason)
+        result = await _sent(s.api.undo_together(request, wait=how.wait, timeout=how.timeout), key)
         s.out.answer(result, f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
         in_time(s, result.reached, how.wait)
         return
@@ -114,8 +114,10 @@ async def undo(
     last = await event_named(s.api, at, event)
     s.out.heading(_title(s, at, row))
     _undone(s, last, await called(s.api, [last]))
+    if row.undo_asks is not None and row.last_event is not None and row.last_event.id == last.id:
+        s.out.alarm(f"it would serve again what is {row.undo_asks}")
     s.confirm(f"Undo this {last.kind.value} of {at}?", yes=how.yes)
-    request = UndoRequest(event=last.id, idempotency_key=key, reason=how.reason)
+    request = UndoRequest(event=last.id, confirmed=True, idempotency_key=key, reason=how.reason)
     await _move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 

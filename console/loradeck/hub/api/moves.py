@@ -173,7 +173,7 @@ async def undo_event(
 
 @router.post("/undo", response_model=MoveResult)
 async def undo_txn(body: UndoRequest, hub: ThisHub, caller: Operator, wait: Wait) -> Response:
-    """Undoes every event of a txn, or one event."""
+    """Undoes every event of a txn, several events of different pointers, or one event."""
     return await _undo(hub, body, caller, wait)
 
 
@@ -186,19 +186,28 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
     elif body.txn is not None and body.event is None:
         txn = body.txn
         undone = await hub.store(lambda s: s.txn(txn))
+    elif body.events:
+        found = [await hub.log.event(id_) for id_ in body.events]
+        undone = [event for event in found if event is not None]
     if only is not None and any((e.tenant, e.route) != only for e in undone):
         raise Refused("unknown_event", "that event is of another route", detail=f"not of {only[0]}/{only[1]}")
-    if len(undone) == 1 and undone[0].pointer is not None:
-        first_before = await hub.log.pointer_before(undone[0])
-        before = {first_before.key: first_before} if first_before is not None else {}
+    if body.txn is None or len(undone) == 1:
+        states = [await hub.log.pointer_before(event) for event in undone if event.pointer is not None]
+        before = {state.key: state for state in states if state is not None}
     elif undone:
         first = undone[0].rev
         before = {p.key: p for p in await hub.store(lambda s: s.pointers_at(first - 1))}
 
     def decide() -> Sequence[Draft]:
-        pointers, revoked = hub.log.state.pointers, hub.facts.revoked
         return backward.undo(
-            pointers, undone, before, body, actor_of(caller), revoked=revoked, name=hub.catalogue.called
+            hub.log.state.pointers,
+            undone,
+            before,
+            body,
+            actor_of(caller),
+            facts=hub.facts.of,
+            revoked=hub.facts.revoked,
+            name=hub.catalogue.called,
         )
 
     return answer(await move(hub, body.idempotency_key, decide, wait))

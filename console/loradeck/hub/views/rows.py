@@ -16,6 +16,7 @@ from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import Recent
 from loradeck.hub.views.previews import Previews, rounded
+from loradeck.rules.moves.backward import undo_asks
 from loradeck.rules.quality import health
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
@@ -110,6 +111,7 @@ class Rows:
             left_answered=left_answered,
             gate=self._facts.gate(key, live) if live else None,
             last_event=last,
+            undo_asks=undo_asks(last, pointer, self._facts.of(key)) if last else None,
             soak=(config.soak.seconds, config.soak.requests),
         )
 

@@ -5,12 +5,12 @@ Rollback and fallback quarantine the release that they leave; undo restores the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
-from loradeck.rules.moves.rollback_target import Target
+from loradeck.rules.moves.rollback_target import NO_FACTS, PointerFacts, Target, breach_of, is_quarantined
 from loradeck.schemas.ids import PointerKey, short
 from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest
@@ -96,6 +96,21 @@ def fallback(
     return drafted(EventKind.FALLBACK, pointer, after, actor, reason=request.reason)
 
 
+def undo_asks(event: Event, pointer: PointerState, facts: PointerFacts) -> str | None:
+    """Why an undo of a pointer's last move asks for confirmation; None: nothing is known against its target.
+
+    It would serve again what is quarantined or breached on this pointer, or what R has just left.
+    """
+    target = event.from_release
+    if target is None:
+        return None
+    breach = breach_of(target, pointer, facts)
+    reasons = ["quarantined"] if is_quarantined(target, pointer) else []
+    reasons += [f"breached: {breach}"] if breach is not None else []
+    reasons += ["left by R"] if event.kind is EventKind.ROLLBACK else []
+    return ", ".join(reasons) or None
+
+
 def undo(
     pointers: Mapping[PointerKey, PointerState],
     undone: Sequence[Event],
@@ -103,6 +118,7 @@ def undo(
     request: UndoRequest,
     actor: Actor,
     *,
+    facts: Callable[[PointerKey], PointerFacts] = lambda _: NO_FACTS,
     revoked: Mapping[str, str] | None = None,
     name: Named = short,
 ) -> list[Draft]:
@@ -113,16 +129,20 @@ def undo(
 
     Args:
         before: each pointer's state before its undone event; absent if the pointer did not exist.
+        facts: the facts of a pointer, for what an undo asks about.
         revoked: release id -> why it was revoked.
 
     Raises:
-        Refused: bad_request, unknown_event, not_undoable, moved, revoked.
+        Refused: bad_request, unknown_event, not_undoable, moved, revoked, needs_confirmation.
     """
-    if (request.event is None) == (request.txn is None):
-        raise Refused("bad_request", "an undo names one event or one txn", fix="send `event` or `txn`, not both")
-    if not undone:
-        raise Refused("unknown_event", f"there is no {'event' if request.event else 'txn'} to undo by that id")
+    if (request.event is not None) + (request.txn is not None) + bool(request.events) != 1:
+        raise Refused(
+            "bad_request", "an undo names one event, several events or one txn", fix="send `event`, `events` or `txn`"
+        )
+    if not undone or len(undone) < len(request.events):
+        raise Refused("unknown_event", f"there is no {'txn' if request.txn else 'event'} to undo by that id")
     drafts = []
+    asks = []
     for event in undone:
         after = event.pointer
         if event.kind not in MOVES or event.kind is EventKind.RECOVER or after is None:
@@ -153,6 +173,9 @@ def undo(
                 detail=(revoked or {})[was.release],
                 fix="roll back instead",
             )
+        why = undo_asks(event, now, facts(after.key))
+        if why is not None:
+            asks.append(f"{after.tenant}/{after.route} {name(event.from_release)}: {why}")
         restored = moved(
             now,
             release=was.release,
@@ -161,6 +184,14 @@ def undo(
             quarantined=_quarantined_before(now, was, after),
         )
         drafts.append(drafted(EventKind.UNDO, now, restored, actor, reason=request.reason, undoes=(event.id,)))
+    if asks and not request.confirmed:
+        raise Refused(
+            "needs_confirmation",
+            "the undo would serve again what was left for a reason",
+            detail="; ".join(asks[:3]) + (f"; and {len(asks) - 3} more" if len(asks) > 3 else ""),
+            fix="confirm it, or promote another release",
+            context={"asks": asks},
+        )
     return drafts
 
 

@@ -62,7 +62,7 @@ def lifted_of(release: str, pointer: PointerState) -> Lifted | None:
 
 def ruled_out(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
     """Why R must not go to a release on this pointer (quarantined, revoked, breached); None if it may."""
-    if _quarantined(release, pointer):
+    if is_quarantined(release, pointer):
         return "quarantined"
     if release in facts.revoked:
         return f"revoked: {facts.revoked[release]}"
@@ -70,13 +70,14 @@ def ruled_out(release: str, pointer: PointerState, facts: PointerFacts) -> str |
     return f"breached: {breach}" if breach is not None else None
 
 
-def _quarantined(release: str, pointer: PointerState) -> bool:
+def is_quarantined(release: str, pointer: PointerState) -> bool:
+    """Whether a release was left by R or F on this pointer, and nobody has lifted that since."""
     return any(q.release == release for q in pointer.quarantined)
 
 
 def liftable(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
     """Whether lifting would clear a release: it is quarantined or breached, and not revoked."""
-    held = _quarantined(release, pointer) or breach_of(release, pointer, facts) is not None
+    held = is_quarantined(release, pointer) or breach_of(release, pointer, facts) is not None
     return held and release not in facts.revoked
 
 

@@ -118,7 +118,8 @@ def cause(
     """Finds out what is at fault for the answers of a live release, and by which figure.
 
     Compares the live release with its prior (while that was live), replica by replica, with other tenants on the same
-    replicas and with the base alone. Two shares differ only where their 95 % intervals do not overlap. A fault in bad
+    replicas and with the base alone; where neither the prior nor the base has enough answers, being worse than those
+    other tenants is enough. Two shares differ only where their 95 % intervals do not overlap. A fault in bad
     answers comes before one in errors; without a fault, bad answers give the verdict if any answers were checked.
     """
     verdicts = []
@@ -154,9 +155,9 @@ def _verdict(
     if live.n < ENOUGH:
         return "too_few"
     reference = prior if prior is not None else base
-    if reference is None:
-        return "unknown"
-    if not live.worse_than(reference):
+    if reference is None and (others is None or not live.worse_than(others)):
+        return "unknown"  # as bad as the neighbours: nothing says whether that is as it should be
+    if reference is not None and not live.worse_than(reference):
         return "fine"
     usable = [r for r in replicas if r.n >= ENOUGH]
     if any(replica.worse_than(_rest(usable, i)) for i, replica in enumerate(usable) if len(usable) > 1):

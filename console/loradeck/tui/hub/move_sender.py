@@ -50,7 +50,7 @@ class MoveSender:
 
     def begin(self, moves: Sequence[Move]) -> list[OwnMove]:
         """Record moves before the first byte is sent, so that no second key can send them again."""
-        owns = [self._state.sent(move) for move in moves]
+        owns = self._state.sent(*moves)
         self._reported = owns
         self.refresh_tell()
         return owns
@@ -165,8 +165,8 @@ class MoveSender:
         match move.request:
             case RollbackRequest() as request:
                 return await api.rollback(tenant, route, request)
-            case UndoRequest(txn=str()) as request:
-                return await api.undo_txn(request)
+            case UndoRequest(event=None) as request:
+                return await api.undo_together(request)
             case UndoRequest() as request:
                 return await api.undo(tenant, route, request)
             case FallbackRequest() as request:

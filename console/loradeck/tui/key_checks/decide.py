@@ -11,22 +11,18 @@ from pydantic import ValidationError
 
 from loradeck.client.idempotency import new_key
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.log import Event, EventKind
-from loradeck.schemas.moves import AnnotateRequest, FallbackRequest, HoldRequest, UndoRequest
+from loradeck.schemas.log import Event
+from loradeck.schemas.moves import AnnotateRequest, FallbackRequest, HoldRequest
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.key_checks.orders import order_of
-from loradeck.tui.key_checks.rewind import undo_rewind
 from loradeck.tui.key_checks.rollback import rollback, rollback_marked
 from loradeck.tui.key_checks.seen_frames import Frame
-from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier, live_by, off
+from loradeck.tui.key_checks.undo import undo, undo_marked
+from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Verdict, barrier, live_by, off
 from loradeck.tui.keys.action import ORDERS, Action
-from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.sent_moves import Move, MoveKind, Phase
+from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.text.spans import age, clock, release
-
-OWN_UNDO_S = 60.0
-"""How long u undoes a move of one's own without asking."""
+from loradeck.tui.text.spans import clock, release
 
 DECIDED = frozenset({Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD, Action.QUIT, *ORDERS} - {Action.SIGN})
 """Actions that need nothing but the selection: the ones that `decide` takes."""
@@ -48,8 +44,8 @@ def decide(
         return barred
     if action in ORDERS:
         return order_of(action, state)
-    if action is Action.ROLLBACK and state.marks:
-        return rollback_marked(state, make_key)
+    if state.marks and action in (Action.ROLLBACK, Action.UNDO):
+        return (rollback_marked if action is Action.ROLLBACK else undo_marked)(state, make_key)
     row = state.row
     if row is None:
         return off(state, action, "no row is selected")
@@ -57,45 +53,13 @@ def decide(
         case Action.ROLLBACK:
             return rollback(state, row, frame, make_key)
         case Action.UNDO:
-            return _undo(state, row, frame, make_key)
+            return undo(state, row, frame, make_key)
         case Action.FALLBACK:
             return _fallback(state, row, make_key)
         case Action.HOLD:
             return _hold(state, row, make_key)
         case _:
             raise ValueError(f"{action} needs more than a selection")
-
-
-def _undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -> Verdict:
-    event_id, key = row.pointer.last_move, state.keys.shown(Action.UNDO)
-    if event_id is None:
-        return off(state, Action.UNDO, "nothing has moved here")
-    own = state.own_move(row)
-    if own is not None and own.phase in (Phase.SENDING, Phase.UNKNOWN):
-        return off(state, Action.UNDO, "the outcome of your last move is not known yet")
-    event = state.last_move(row)
-    if event is not None and event.kind is EventKind.REWIND:
-        return undo_rewind(state, event, make_key)
-    back = state.name_of(event.from_release) if event else "as before"
-    request = UndoRequest(event=event_id, idempotency_key=make_key())
-    move = Move(MoveKind.UNDO, row.tenant, row.route, request, f"{key} {release(row.live)} > {back}")
-    mine = own is not None and own.phase is Phase.COMMITTED and own.answered_at is not None
-    if mine and own is not None and own.answered_at is not None and state.clock() - own.answered_at < OWN_UNDO_S:
-        shown = frame.shown
-        if shown is None or (shown.tenant, shown.route, shown.generation) != (*row.key, row.pointer.generation):
-            return Refuse(f"{key} not armed: this row as it is now is not on your screen yet")
-        if frame.seen_at is None:
-            return Refuse(f"{key} not armed: your terminal has not shown this row as it is now")
-        if state.link is not Link.STALE:
-            return Act((move,))
-    what = "your own move" if mine else f"a move of {clean(event.actor)}" if event else "a move"
-    when = state.age_of(row.pointer.moved_ms)
-    quoted = f' "{clean(event.reason)}"' if event and event.reason else ""
-    return Ask(
-        f"{key} {row.tenant}/{row.route} {release(row.live)} > {back}: undoes {what}{quoted}"
-        f"{f', {age(when)} old' if when is not None else ''}",
-        (move,),
-    )
 
 
 def _fallback(state: ConsoleState, row: TenantRow, make_key: NewKey) -> Verdict:

@@ -1,13 +1,12 @@
-"""The questions before a rewind of many pointers, and before the undo of one."""
+"""The question before a rewind of many pointers."""
 
 from __future__ import annotations
 
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.ids import short
-from loradeck.schemas.log import Event
-from loradeck.schemas.moves import RewindPlan, RewindRequest, UndoRequest
-from loradeck.tui.key_checks.verdict import Ask, NewKey, Verdict, barrier, off
+from loradeck.schemas.moves import RewindPlan, RewindRequest
+from loradeck.tui.key_checks.verdict import Ask, Verdict, barrier, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.sent_moves import Move, MoveKind
 from loradeck.tui.model.state import ConsoleState
@@ -29,7 +28,9 @@ def rewind(
     if barred is not None:
         return barred
     if state.many_open:
-        return off(state, Action.REWIND, "your last rewind is being sent, or its outcome is being looked up")
+        return off(
+            state, Action.REWIND, f"your last {state.many_open} is being sent, or its outcome is being looked up"
+        )
     moving = [step for step in plan.steps if step.skipped is None]
     staying = [step for step in plan.steps if step.skipped is not None]
     then = f"rev {plan.to_rev}"
@@ -64,29 +65,3 @@ def rewind(
 
 def _called(label: str | None, release: str | None) -> str:
     return clean(label) if label else short(release) if release else "none"
-
-
-def undo_rewind(state: ConsoleState, event: Event, make_key: NewKey) -> Verdict:
-    """Decide on the undo of a rewind: all its pointers go back together, or none: it was one decision."""
-    events = [one for one in state.events.values() if one.txn == event.txn and one.route is not None] or [event]
-    for one in events:
-        row = state.tenants.get((one.tenant, one.route or ""))
-        if row is None or row.pointer.last_move != one.id:
-            return off(
-                state,
-                Action.UNDO,
-                f"{one.tenant}/{one.route} has moved since that rewind of {plural(len(events), 'pointer')}; "
-                f"{state.keys.shown(Action.ROLLBACK)} goes back on one row",
-            )
-    listed = tuple(
-        f"{one.tenant}/{one.route}: {state.name_of(one.to_release)} > {state.name_of(one.from_release)}"
-        for one in events
-    )
-    what = f"{state.keys.shown(Action.UNDO)} {plural(len(listed), 'pointer')} of one rewind"
-    request = UndoRequest(txn=event.txn, idempotency_key=make_key())
-    quoted = f' "{clean(event.reason)}"' if event.reason else ""
-    return Ask(
-        f"{what}: undoes all of it, by {clean(event.actor)}{quoted}",
-        (Move(MoveKind.UNDO, "", "", request, what),),
-        listed=listed,
-    )

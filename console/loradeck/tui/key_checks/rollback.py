@@ -77,7 +77,7 @@ def lock(state: ConsoleState, row: TenantRow) -> Refuse | None:
 
 def _locked(state: ConsoleState, row: TenantRow) -> str | None:
     if state.many_open:
-        return "your rewind is being sent, or its outcome is being looked up"
+        return f"your {state.many_open} is being sent, or its outcome is being looked up"
     own = state.own_move(row)
     if own is not None and own.phase is Phase.SENDING:
         return "your move is being sent"

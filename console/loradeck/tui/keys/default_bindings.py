@@ -50,7 +50,9 @@ BINDINGS: tuple[Binding, ...] = (
         ("u",),
         "u",
         "undo",
-        "Undo the last move of this row. At once if it is your own and under 60 s old; else asks for {confirm}.",
+        "Undo the last move of this row. At once if it is your own, under 60 s old, and does not serve again what is "
+        "quarantined, breached or left by R; else asks for {confirm}. Rows that one R moved together go back together, "
+        "and so do marked rows.",
         TENANTS,
         moves=True,
         hint=2,

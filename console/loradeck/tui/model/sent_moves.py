@@ -6,7 +6,7 @@ attempt and look-up uses that key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from loradeck.schemas.ids import PointerKey
@@ -117,6 +117,8 @@ class OwnMove:
     result: MoveResult | None = None
     answered_at: float | None = None
     trouble: str = ""
+    together: tuple[OwnMove, ...] = field(default=(), repr=False, compare=False)
+    """The moves of marked rows that one key sent, this one among them; empty where it was sent alone."""
 
     @property
     def event(self) -> Event | None:

@@ -33,6 +33,9 @@ FREEZE_S = 2.0
 OVERDUE_S = 10.0
 """Seconds that a move may be under way before missing acknowledgements are called NOT DONE."""
 
+OWN_KEPT = 200
+"""Moves of this console that are remembered, and in any case all that one key sent."""
+
 ORDERED = frozenset({Screen.NODES, Screen.JOBS, Screen.GATES})
 """Screens whose rows accept orders or signatures."""
 
@@ -227,12 +230,16 @@ class ConsoleState(FeedState):
 
     # ---- own moves -------------------------------------------------------------------------------------------
 
-    def sent(self, move: Move) -> OwnMove:
-        """Record a move that is about to be sent."""
-        own = OwnMove(move, sent_at=self.clock(), sent_ms=self.hub_now_ms or int(time.time() * 1000))
-        self.own.append(own)
-        del self.own[:-200]
-        return own
+    def sent(self, *moves: Move) -> list[OwnMove]:
+        """Record moves that are about to be sent, those of one key together."""
+        now, now_ms = self.clock(), self.hub_now_ms or int(time.time() * 1000)
+        owns = [OwnMove(move, sent_at=now, sent_ms=now_ms) for move in moves]
+        if len(owns) > 1:
+            for own in owns:
+                own.together = tuple(owns)
+        self.own += owns
+        del self.own[: -max(OWN_KEPT, len(owns))]
+        return owns
 
     def own_move(self, row: TenantRow) -> OwnMove | None:
         """This console's newest move of a pointer, if nothing else has moved it since."""
@@ -247,9 +254,9 @@ class ConsoleState(FeedState):
         return None
 
     @property
-    def many_open(self) -> bool:
-        """Whether a move of ours on many pointers may still happen without our knowing."""
-        return any(not own.move.tenant and own.phase in OPEN for own in self.own)
+    def many_open(self) -> str | None:
+        """What may still happen on many pointers without our knowing: 'rewind', or 'undo'; None: nothing."""
+        return next((own.move.kind.value for own in self.own if not own.move.tenant and own.phase in OPEN), None)
 
     def is_finished(self, own: OwnMove) -> bool:
         """Whether nothing more is to come of a move of ours."""

@@ -50,12 +50,14 @@ class TenantsScreen(ListScreen[TenantRow]):
             return [*nothing_selected(), *tell_lines(state, state.tell, width, 2)], None
         if state.marks:  # the list is put together when R is pressed, and not at every frame
             barred = barrier(Action.ROLLBACK, state, self.window.read_only)
-            rollback: Verdict = barred or Ask(
-                f"{self.key(Action.ROLLBACK)} on {plural(len(state.marks), 'marked row')}"
-            )
+            of_marks = f"on {plural(len(state.marks), 'marked row')}"
+            rollback: Verdict = barred or Ask(f"{self.key(Action.ROLLBACK)} {of_marks}")
+            undo: Verdict = barred or Ask(f"{self.key(Action.UNDO)} {of_marks}")
         else:
+            own = state.own_move(row)
             rollback = self.moves.verdict(Action.ROLLBACK)
-        undo = self.moves.verdict(Action.UNDO)
+            many = own is not None and own.together
+            undo = Ask(f"{self.key(Action.UNDO)} on all rows of it") if many else self.moves.verdict(Action.UNDO)
         self._keep_true(rollback, undo)
         if wants_panel(state, row):
             lines = panel_lines(state, row, width, height, rollback=rollback, undo=undo)
