@@ -12,12 +12,15 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, SerializationInfo
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Counts:
     """Outcomes of one release's requests over some period.
 
     Adding two sums them field by field. Subtracting gives the counts in between, which need not add up: a request may
     have been attempted before the earlier reading and have ended after it.
+
+    Never changed in place. It is not frozen because that more than doubles what adding takes, and a hub adds a dozen
+    for every counter of every report.
     """
 
     attempted: int = 0

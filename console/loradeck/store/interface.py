@@ -7,7 +7,7 @@ A store is used from one thread. Every write is one transaction, durable when th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Unpack
 
@@ -118,7 +118,13 @@ class Served:
 
     def __add__(self, other: Served) -> Served:
         """Adds two parts of one release on one pointer."""
-        return replace(self, seconds=self.seconds + other.seconds, counts=self.counts + other.counts)
+        return Served(
+            tenant=self.tenant,
+            route=self.route,
+            release=self.release,
+            seconds=self.seconds + other.seconds,
+            counts=self.counts + other.counts,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

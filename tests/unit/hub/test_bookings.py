@@ -19,7 +19,7 @@ def test_an_outcome_is_added_to_the_second_of_its_request() -> None:
     bookings = Bookings()
     assert bookings.book(100.2, Counts(attempted=3), 1.0)[0] == [(100.0, Counts(attempted=3))]
     parts, over = bookings.book(105.0, Counts(attempted=2, finished=2, checked=1, bad=1), 1.0)
-    assert parts == [(100.0, Counts(finished=2, checked=1, bad=1)), (105.0, Counts(attempted=2))]
+    assert parts == [(105.0, Counts(attempted=2)), (100.0, Counts(finished=2, checked=1, bad=1))]
     assert over == Counts.over(finished=2, checked=1, bad=1)
 
 

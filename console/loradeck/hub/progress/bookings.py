@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from loradeck.hub.progress.windows import WINDOW_S, second
-from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.counts import Counts
 
 
 @dataclass(slots=True)
@@ -39,33 +39,40 @@ class Bookings:
                 ten at once: a tenth of it is the last minute's.
 
         Returns:
-            What falls into the last minute, by time, oldest first; and all requests that are over. Each part adds up
+            What falls into the last minute, by time, newest first; and all requests that are over. Each part adds up
             with what was booked at its time before.
         """
         self._forget(now)
         newest = _Booked(second(now), growth.attempted - growth.refused)
-        self._booked.append(newest)
-        parts = {id(one): NO_COUNTS for one in self._booked}
-        parts[id(newest)] = Counts(growth.attempted, growth.refused)
+        booked = self._booked
+        booked.append(newest)
+        ended = [0] * len(booked)
         finished, failed, checked, bad = growth.finished, growth.failed, growth.checked, growth.bad
-        for one in self._booked:
+        for index, one in enumerate(booked):
             if not finished:
                 break
             if n := min(one.in_flight, finished):
+                ended[index] = n
                 finished -= n
                 one.in_flight -= n
                 one.unchecked += n
-                parts[id(one)] += Counts(finished=n)
-        for one in reversed(self._booked):
-            if not failed and not checked:
-                break
+        recent: list[tuple[float, Counts]] = []
+        for index in range(len(booked) - 1, -1, -1):
+            one, n = booked[index], ended[index]
             lost, seen = min(one.in_flight, failed), min(one.unchecked, checked)
-            if lost or seen:
-                worse = min(seen, bad)
-                failed, checked, bad = failed - lost, checked - seen, bad - worse
-                one.in_flight -= lost
-                one.unchecked -= seen
-                parts[id(one)] += Counts(failed=lost, checked=seen, bad=worse)
+            worse = min(seen, bad)
+            failed, checked, bad = failed - lost, checked - seen, bad - worse
+            one.in_flight -= lost
+            one.unchecked -= seen
+            if one is newest:
+                part = Counts(growth.attempted, growth.refused, lost, n, seen, worse)
+                if over_s > WINDOW_S:
+                    part = part.scaled(WINDOW_S / over_s)
+                    one.unchecked = part.finished - part.checked
+                if part:
+                    recent.append((one.at, part))
+            elif (n or lost or seen) and one.at > -math.inf:
+                recent.append((one.at, Counts(0, 0, lost, n, seen, worse)))
         over = Counts.over(
             refused=growth.refused,
             failed=growth.failed - failed,
@@ -73,11 +80,7 @@ class Bookings:
             checked=growth.checked - checked,
             bad=growth.bad - bad,
         )
-        if over_s > WINDOW_S:
-            part = parts[id(newest)] = parts[id(newest)].scaled(WINDOW_S / over_s)
-            newest.unchecked = part.finished - part.checked
-        recent = [(one.at, part) for one in self._booked if one.at > -math.inf and (part := parts[id(one)])]
-        self._booked = [one for one in self._booked if one.in_flight or one.unchecked]
+        self._booked = [one for one in booked if one.in_flight or one.unchecked]
         return recent, over
 
     def _forget(self, now: float) -> None:
