@@ -38,7 +38,7 @@ def main() -> int:
         if outcome.violation:
             found[seed] = outcome.violation
             if not options.json:
-                print(f"seed {seed}: {outcome.violation}", flush=True)
+                print(f"seed {seed}: {outcome.violation[-400:]}", flush=True)
             if options.stop:
                 break
     took = time.process_time() - began

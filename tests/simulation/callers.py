@@ -12,7 +12,7 @@ from tests.simulation.hub_process import RELEASES, ROUTE, TENANTS
 from tests.simulation.oracle import Oracle
 
 from loradeck.hub.access.auth import Caller
-from loradeck.hub.api import moves, rewind
+from loradeck.hub.api import moves, rewind, tenants
 from loradeck.hub.api.parameters import Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -76,7 +76,8 @@ class Person:
             await asyncio.sleep(draw.uniform(0, 3))  # somebody thinks, and what was seen grows old
         name = f"key-{draw.getrandbits(64):016x}"
         what = draw.choices(
-            ("promote", "rollback", "undo", "rewind", "hold", "lift", "fallback", "unpin"), (9, 7, 2, 2, 1, 2, 1, 1)
+            ("promote", "rollback", "undo", "rewind", "hold", "lift", "fallback", "unpin", "place"),
+            (9, 7, 2, 2, 1, 2, 1, 1, 0),
         )[0]
         call = self._move(what, key, seen, name)
         if call is None:
@@ -145,8 +146,20 @@ class Person:
             case "unpin" if seen["pins"]:
                 unpin = UnpinRequest(node=draw.choice(seen["pins"]), **common)
                 return lambda hub: moves.unpin(tenant, route, unpin, hub, PERSON)
+            case "place":
+                zone = draw.choice(({}, {"zone": "a"}, {"zone": "b"}))
+                return lambda hub: _place(hub, key, zone)
             case _:
                 return None
+
+    async def recover(self) -> None:
+        """`loradeck hub recover`."""
+        name = f"key-{self.process.scheduler.random.getrandbits(64):016x}"
+        request = rewind.RecoverRequest(idempotency_key=name, reason="restored")
+        try:
+            await self._call(lambda hub: rewind.recover(request, hub, PERSON), timeout=20)
+        except (Unreachable, Refused, StoreError) as error:
+            self.process.scheduler.note("recover", error)
 
     async def unpin_all(self) -> bool:
         """Ends every pin that the hub knows. Returns whether there was one."""
@@ -165,6 +178,13 @@ class Person:
             except (Unreachable, Refused, StoreError):
                 found = True
         return found
+
+
+async def _place(hub: Hub, key: PointerKey, placement: dict[str, str]) -> Any:
+    """Places a route on other nodes. It is answered like a move that made no event."""
+    config = hub.log.state.config(key).model_copy(update={"placement": placement})
+    await tenants.set_route(*key, config, hub, PERSON)
+    return moves.answer(moves.nothing_moved(hub))
 
 
 async def _look(hub: Hub, key: PointerKey) -> dict[str, Any]:

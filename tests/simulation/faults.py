@@ -27,6 +27,9 @@ KINDS: tuple[tuple[str, int], ...] = (
     ("clock", 3),
     ("loads fail", 3),
     ("pin", 3),
+    ("second hub", 2),
+    ("restore hub", 2),
+    ("restore node", 2),
 )
 
 

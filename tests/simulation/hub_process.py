@@ -43,6 +43,11 @@ def token_of(node: str) -> str:
     return f"ld_{node}_{'s' * 8}"
 
 
+def zone_of(node: str) -> str:
+    """The label by which a node is placed: the first and the third are in one zone."""
+    return "b" if node == "n1" else "a"
+
+
 class Image:
     """A database as its disk has it. A hub that is killed leaves the last committed state."""
 

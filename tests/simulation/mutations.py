@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.simulation.disk import System
 
+from loradeck.hub.fleet.node_tables import Table
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.store import sqlite_records
 from loradeck.store.lease import read_head
@@ -54,11 +55,27 @@ def _two_leases() -> list[Patch]:
     return [(sqlite_records, "hold_lease", lambda connection, held: read_head(connection))]
 
 
+def _forgotten_tombstone() -> list[Patch]:
+    """The hub withdraws a pointer from its nodes without a tombstone."""
+
+    def put(self: Any, key: Any, placed: bool) -> bool:
+        if placed or key not in self.members:
+            return real(self, key, placed)
+        self.members.discard(key)
+        self.keys.remove(key)
+        self.digest = None
+        return False
+
+    real = Table.put
+    return [(Table, "put", put)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "fleet-fence": _fleet_fence,
     "switch-fence": _switch_fence,
     "early-acknowledgement": _early_acknowledgement,
     "two-leases": _two_leases,
+    "forgotten-tombstone": _forgotten_tombstone,
 }
 
 

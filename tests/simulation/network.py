@@ -8,6 +8,7 @@ its connection, and a request may arrive twice where its sender tries again.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,16 @@ class Host:
         self.up = True
         self.processes: list[Process] = []
         self.servers: dict[str, Server] = {}
+
+    def table_rev(self) -> int:
+        """The newest rev in the durable table of this node."""
+        inode = self.disk.durable.get("/state/router/table.jsonl")
+        revs = [0]
+        for line in inode.synced.split(b"\n") if inode is not None else ():
+            body = line.partition(b" ")[2]
+            if body.endswith(b"}"):
+                revs.append((json.loads(body).get("position") or (0, 0))[1])
+        return max(revs)
 
     def listening(self, address: str) -> Server | None:
         """Who answers at an address of this host now."""
@@ -160,9 +171,15 @@ class _Call:
         if server is None or server.handle is None:
             self._back(lambda: self._fail(Unreachable(self.address, "connection refused")))
             return
-        handle, process = server.handle, server.process
+        handle, process, waited = server.handle, server.process, server.process.paused
 
         def begin() -> None:
+            if waited:  # connections are served in any order
+                process.call_later(self.network.scheduler.random.uniform(0, 0.05), carry_out)
+            else:
+                carry_out()
+
+        def carry_out() -> None:
             task = process.create_task(handle(self.method, self.path, self.body))
             task.add_done_callback(done)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.simulation.disk import SimPath
 from tests.simulation.event_loop import Process, current
-from tests.simulation.hub_process import BASE, token_of
+from tests.simulation.hub_process import BASE, token_of, zone_of
 from tests.simulation.network import Host, Server
 
 from loradeck.schemas.attestation import EngineBuild
@@ -75,6 +75,7 @@ class NodeProcesses:
             hub="http://127.0.0.1:1",
             token=SimPath("/token"),
             state=STATE,
+            labels={"zone": zone_of(self.name)},
             router=RouterConfig(listen="127.0.0.1:1"),
             jobs=JobsConfig(),
             engine=(engine,),
@@ -115,7 +116,6 @@ class NodeProcesses:
         for process in self.processes():
             process.kill("power cut")
         self.host.disk.power_cut()
-        self.oracle.power_cut(self)
 
     def power_on(self) -> None:
         """The machine is on again, and starts its agent."""
@@ -213,7 +213,7 @@ class RouterProcess:
         try:
             admitted = self.admission.admit(key, "r", streamed=False, passed_by=None)
             if isinstance(admitted, Admitted):
-                self.admission.left(admitted, 200, finished=True)
+                self.admission.left(admitted, 200, "answered")
             return admitted
         finally:
             asyncio.events._set_running_loop(None)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.event_loop import Process, Scheduler
-from tests.simulation.hub_process import LABELS
+from tests.simulation.hub_process import LABELS, zone_of
 
 from loradeck.hub.hub import Hub
+from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, AckState
-from loradeck.schemas.log import MOVES, Event
+from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck_agent.router.admission import Admitted
 
 Fence = tuple[int, int]
@@ -42,6 +43,10 @@ class Oracle:
     newest_flip: dict[tuple[str, PointerKey], tuple[Fence, str | None]] = field(default_factory=dict)
     pinned: set[tuple[str, PointerKey]] = field(default_factory=set)
     """Pins that were acknowledged and may be in force."""
+    dropped: set[str] = field(default_factory=set)
+    """Events that a restored copy of the database lacks."""
+    witnessed: int = 0
+    """The highest rev that a node held durably when the hub's database was restored."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def fail(self, invariant: str, *why: object) -> None:
@@ -78,6 +83,12 @@ class Oracle:
         if other != process:
             self.fail("two committers in one epoch", other, process, event.epoch)
 
+    def restored(self, since: int, nodes: dict[str, Any]) -> None:
+        """The hub's database was replaced by a copy that ends at a rev."""
+        self.dropped |= {event.id for event in self.events.values() if event.rev > since}
+        seen = [node.host.table_rev() for node in nodes.values()]
+        self.witnessed = max([self.witnessed, *seen])
+
     def moved(self, key: str, events: tuple[Event, ...]) -> None:
         """A person was answered that a move is committed."""
         if events:
@@ -112,8 +123,11 @@ class Oracle:
         if (node, key) not in self.newest_flip or fence >= self.newest_flip[node, key][0]:
             self.newest_flip[node, key] = (fence, release)
 
-    def power_cut(self, node: Any) -> None:
-        """A machine lost its power: what was acknowledged must outlive it."""
+    def disk_restored(self, node: str) -> None:
+        """A machine got back an older copy of its disk: what it acknowledged since is gone."""
+        for name, key in list(self.newest_flip):
+            if name == node:
+                del self.newest_flip[name, key]
 
     def answered(self, node: str, key: PointerKey, admitted: Admitted) -> None:
         """A caller was answered by a release."""
@@ -165,10 +179,17 @@ class Oracle:
     def check_log(self, hub: Hub) -> None:
         """Every acknowledged move stands in the log, in one chain."""
         recent = {event.id: event for event in hub.log.recent}
+        recovered = {(event.tenant, event.route) for event in hub.log.recent if event.kind is EventKind.RECOVER}
         for key, events in self.acknowledged.items():
             for event in events:
                 found = recent.get(event.id)
                 if found is None:
+                    if event.id in self.dropped and (
+                        event.kind not in MOVES
+                        or event.rev > self.witnessed
+                        or (event.tenant, event.route) in recovered
+                    ):
+                        continue
                     self.fail("an acknowledged move is lost", key, _brief(event))
                 elif found.hash != event.hash:
                     self.fail("an acknowledged move was changed", key, _brief(event))
@@ -178,11 +199,19 @@ class Oracle:
 
     def unsettled(self, hub: Hub, nodes: dict[str, Any]) -> str:
         """What is not yet as the hub wants it; empty once everything is."""
+        if hub.recovery.behind or any(node.behind for node in hub.fleet.nodes.values()):
+            return "a recover is due"
         for key, entry in hub.tables.entries.items():
             if entry.current is None:
                 continue
+            placement = hub.log.state.config(key).placement
+            placed = {name: node for name, node in nodes.items() if fits({"zone": zone_of(name)}, placement)}
             for name, node in nodes.items():
                 router = node.router
+                if name not in placed:
+                    if isinstance(node.admit(key), Admitted):
+                        return f"{name} still answers {'/'.join(key)}, which is not placed there"
+                    continue
                 if router is None or not router.serving or not router.process.alive:
                     return f"{name} has no router"
                 held = router.table.contents
@@ -194,10 +223,10 @@ class Oracle:
                 if pin is None and (force is None or not force.is_of(entry, entry.current)):
                     return f"{name} has not flipped {'/'.join(key)} to {entry.fence}"
             progress = hub.replicas.progress(key)
-            pinned = sum(key in node.router.table.contents.pins for node in nodes.values())
-            if progress.flipped + pinned < len(nodes):
-                return f"the hub counts {progress.flipped} of {len(nodes)} flipped for {'/'.join(key)}"
-            if progress.proven + progress.listed + pinned < len(nodes):
+            pinned = sum(key in node.router.table.contents.pins for node in placed.values())
+            if progress.flipped + pinned < len(placed):
+                return f"the hub counts {progress.flipped} of {len(placed)} flipped for {'/'.join(key)}"
+            if progress.proven + progress.listed + pinned < len(placed):
                 return f"the hub counts {progress.proven}+{progress.listed} proven for {'/'.join(key)}"
         return ""
 

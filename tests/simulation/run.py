@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.simulation import event_loop, stand_ins
 from tests.simulation.callers import Person, ask, pin_on_node
@@ -168,18 +169,25 @@ class Run:
                 why = "there is no hub"
                 continue
             if not cleared:
-                asyncio.events._set_running_loop(ops)
-                task = ops.create_task(person.unpin_all())
-                scheduler.run(lambda task=task: task.done() or self._failed(), scheduler.now + 20)
-                if not task.done() or task.cancelled() or task.exception() or task.result():
+                if self._await(ops, person.unpin_all(), 20) is not False:
                     why = "pins are being ended"
                     continue
+                cleared = True
             why = self.oracle.unsettled(self.hub.hub, self.nodes)
+            if why == "a recover is due" and scheduler.now > deadline - SETTLE_S + 12:
+                self._await(ops, person.recover(), 25)
             if not why:
                 self.oracle.check_log(self.hub.hub)
                 self.over = True
                 return
         self.oracle.fail("not settled", f"{SETTLE_S:g} s after the last fault:", why)
+
+    def _await(self, ops: Process, work: Any, seconds: float) -> Any:
+        """Runs the simulation until a coroutine of a person has ended. None: it has not, or it failed."""
+        asyncio.events._set_running_loop(ops)
+        task = ops.create_task(work)
+        self.scheduler.run(lambda: task.done() or self._failed(), self.scheduler.now + seconds)
+        return task.result() if task.done() and not task.cancelled() and not task.exception() else None
 
     # ---- faults --------------------------------------------------------------------------------------------
 
@@ -229,6 +237,52 @@ class Run:
         def end() -> None:
             image.full = False
             self.hub.start()
+
+        return end
+
+    def _second_hub(self, fault: Fault, node: NodeProcesses) -> object:
+        """Another hub takes the lease of the same database, while the first one is away or only thinks it is not."""
+        first = self.hub
+        if first.process is not None and first.process.alive and fault.variant % 2:
+            first.process.pause()
+        self.hub = HubProcess(first.host, f"{first.name}+", self.oracle)
+        self.hub.start()
+        if first.process is not None and first.process.alive:
+            self._later(fault.seconds / 2, first.process.resume)
+
+        def end() -> None:
+            if first.process is not None:
+                first.process.kill("superseded")
+            self._hub_again()
+
+        return end
+
+    def _restore_hub(self, fault: Fault, node: NodeProcesses) -> object:
+        """A copy of the database that was made when the fault began replaces it when it ends."""
+        image = self.hub.host.image  # type: ignore[attr-defined]
+        if image.connection.in_transaction:
+            return None
+        copy = image.copy(f"copy of {image.name} at {self.scheduler.now:.3f}")
+        (rev,) = copy.connection.execute("SELECT rev FROM head").fetchone()
+
+        def end() -> None:
+            if self.hub.process is not None:
+                self.hub.process.kill("restored")
+            self.hub.host.image = copy  # type: ignore[attr-defined]
+            self.oracle.restored(rev, self.nodes)
+            self.hub.start()
+
+        return end
+
+    def _restore_node(self, fault: Fault, node: NodeProcesses) -> object:
+        files = node.host.disk.copy()
+
+        def end() -> None:
+            if node.host.up:
+                node.power_cut()
+                node.host.disk.restore(files)
+                self.oracle.disk_restored(node.name)
+                self._later(0.5, node.power_on)
 
         return end
 
