@@ -34,6 +34,7 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import session as sessions
+from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.packed_rows import freeze_large_list
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.session import Session
@@ -55,6 +56,9 @@ log = logging.getLogger("loradeck.console")
 
 TAKEN_S = 0.02
 """Seconds between two looks at a slow terminal: a frame is drawn once it has accepted the one before."""
+
+WORST = 100
+"""Rows on top of the list whose figures are asked for also where they are out of view: they decide its order."""
 
 REPAINT_S = 0.5
 """Seconds between two frames of new data. Keys, and the progress of one's own moves, are drawn at once."""
@@ -354,6 +358,8 @@ class Deck(App[Context], inherit_bindings=False):
         rows = {*state.marks, *self.sender.watched}
         if state.row is not None:
             rows.add(state.row.key)
+        if state.sort is Sort.ATTENTION and state.tenant_list.filter.pattern is None:
+            rows.update(state.tenant_list.order[: min(state.tenants.counts.need, WORST)])  # their figures order them
         if state.screen is Screen.TENANTS:
             rows.update(state.tenant_list.order[self.lists[Screen.TENANTS].grid.near])
         return rows

@@ -312,6 +312,14 @@ def test_any_mark_makes_R_open_the_frozen_list(state: ConsoleState, armed: Armed
     assert len({move.key for move in ask.moves}) == 2
 
 
+def test_the_list_of_marked_rows_says_how_each_does_and_how_many_are_not_bad(state: ConsoleState) -> None:
+    state.marks = [ACME, DELTA]
+    ask = asked(decide(Action.ROLLBACK, state, Frame()))
+    assert "; 1 of them NOT BAD" in ask.line
+    assert "BAD 31.0% bad of 2,310" in ask.listed[0]
+    assert "  not bad:" in ask.listed[1]
+
+
 def test_hidden_marks_come_first_and_say_so(state: ConsoleState, armed: Armed) -> None:
     state.marks += [ACME, ("gale", "production")]
     state.set_filter(RowFilter.parse("acme"))

@@ -23,17 +23,35 @@ def flag(state: ConsoleState, key: tuple[str, str], *flags: str) -> None:
     state.apply(FeedTenants(rows=(state.tenants[key].model_copy(update={"flags": flags}),)))
 
 
-def test_attention_comes_first_bad_unproven_no_way_back_moved_within_an_hour(state: ConsoleState) -> None:
+def test_attention_comes_first_bad_unproven_moved_within_an_hour(state: ConsoleState) -> None:
     order = state.tenant_list.order
-    assert order[:5] == [ACME, BOLT, CEDAR, ("aspen", "production"), ("birch", "staging")]
-    assert order[5:] == sorted(order[5:])
+    assert order[:4] == [ACME, BOLT, ("aspen", "production"), ("birch", "staging")]
+    assert order[4:] == sorted(order[4:])
+    assert CEDAR in order[4:], "no way back alone needs nobody"
     assert len(order) == len(state.tenants) == 29
 
 
 def test_the_summary_counts_each_row_once(state: ConsoleState) -> None:
     counts = state.tenants.counts
-    assert (counts.need, counts.bad, counts.unproven, counts.no_way_back) == (3, 1, 1, 1)
-    assert counts.need + counts.fine == len(state.tenants)
+    assert (counts.need, counts.bad, counts.unproven, counts.no_way_back) == (2, 1, 1, 1)
+    assert counts.need + counts.empty + counts.fine == len(state.tenants)
+
+
+def test_a_pointer_that_serves_nothing_is_not_fine(state: ConsoleState) -> None:
+    fine = state.tenants.counts.fine
+    row = state.tenants[GALE]
+    state.apply(FeedTenants(rows=(row.model_copy(update={"live": None}),)))
+    assert (state.tenants.counts.fine, state.tenants.counts.empty) == (fine - 1, 1)
+
+
+def test_of_bad_rows_the_one_that_does_most_harm_is_first(state: ConsoleState) -> None:
+    for key, rate, bad in (("aspen", 2.0, 0.002), ("gale", 41.0, 0.31)):
+        row = state.tenants[key, "production"]
+        figures = {"flags": ("BAD",), "requests_per_s": rate, "bad_now": bad, "error_share": 0.0}
+        state.apply(FeedTenants(rows=(row.model_copy(update=figures),)))
+    state.arrange()
+    bad_first = [key for key, _ in state.tenant_list.order[:3]]
+    assert bad_first.index("gale") < bad_first.index("aspen")
 
 
 def test_the_selection_follows_the_row_through_resorting(state: ConsoleState) -> None:
@@ -70,7 +88,7 @@ def test_when_the_selected_row_goes_the_line_stays(state: ConsoleState) -> None:
     state.tenant_list.choose(BOLT)
     state.apply(FeedTenants(rows=(), gone=(BOLT,)))
     state.arrange()
-    assert state.tenant_list.selected == CEDAR
+    assert state.tenant_list.selected == ("aspen", "production")
 
 
 def test_marks_of_rows_that_are_gone_are_dropped(state: ConsoleState) -> None:

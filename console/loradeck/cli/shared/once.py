@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from loradeck.cli.shared.output import share, span, utc
 from loradeck.cli.shared.session import Session, hub_command
+from loradeck.rules.quality.attention import harm
 from loradeck.schemas.ids import short
 from loradeck.schemas.state import HubState, Preview, PreviewAction, TenantRow
 
@@ -50,7 +51,7 @@ def pointers(s: Session, rows: Iterable[TenantRow], now_ms: int) -> None:
 
 
 def by_urgency(rows: Iterable[TenantRow]) -> list[TenantRow]:
-    """Sorts rows: bad, unproven and without a rollback target first, then by name."""
+    """Sorts rows: bad ones first and of these the worst, then unproven ones, those without a way back, and the rest."""
     return sorted(rows, key=_urgency)
 
 
@@ -84,7 +85,7 @@ def _way_back(preview: Preview) -> tuple[str, str]:
     )
 
 
-def _urgency(row: TenantRow) -> tuple[int, str, str]:
-    """Sort key: the row's most urgent flag, then its name."""
+def _urgency(row: TenantRow) -> tuple[int, int, str, str]:
+    """Sort key: the row's most urgent flag, then what goes wrong there, then its name."""
     worst = min((_ATTENTION.index(flag) for flag in row.flags if flag in _ATTENTION), default=len(_ATTENTION))
-    return (worst, row.tenant, row.route)
+    return (worst, -harm(row), row.tenant, row.route)

@@ -13,7 +13,7 @@ from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.selectable_list import hidden
 from loradeck.tui.model.sent_moves import Move, MoveKind, Phase
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
-from loradeck.tui.text.spans import age, plural, release
+from loradeck.tui.text.spans import age, count, percent, plural, release
 
 ARM_S = 0.5
 """How long a preview must have been on the terminal before R acts on it."""
@@ -125,6 +125,7 @@ def rollback_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
     ordered = off_screen + [key for key in state.marks if key not in away]
     moves: list[Move] = []
     listed: list[str] = []
+    well = 0
     for key in ordered:
         row = state.tenants[key]
         where = "  (hidden by the filter)" if key in away else ""
@@ -137,7 +138,8 @@ def rollback_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
         else:
             moves.append(_move(state, row, True, make_key))
             note = f"  ({clean(preview.asks)})" if preview.asks else ""
-            listed.append(f"moves  {name}: {release(row.live)} > {release(preview.target)}{note}{where}")
+            well += "BAD" not in row.flags
+            listed.append(f"moves  {name}: {release(row.live)} > {release(preview.target)}  {_does(row)}{note}{where}")
     if not moves:
         clears = f"({state.keys.shown(Action.MARK_ALL)} clears marks with {state.keys.shown(Action.CLOSE)})"
         return off(state, Action.ROLLBACK, f"none of the {plural(len(ordered), 'marked row')} can go back {clears}")
@@ -145,4 +147,13 @@ def rollback_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
     line = f"{state.keys.shown(Action.ROLLBACK)} on {plural(len(moves), 'marked row')}"
     line += f", {len(off_screen)} hidden by the filter" if off_screen else ""
     line += f", {stays} stay" if stays else ""
+    line += f"; {well} of them NOT BAD" if well else ""
     return Ask(line, tuple(moves), listed=tuple(listed))
+
+
+def _does(row: TenantRow) -> str:
+    """How the live release of a row does, before R leaves it: 'not bad: 0.2% bad of 4,590'."""
+    counts = row.cause.live
+    share = f"{percent(counts.bad / counts.checked)}% bad of {count(counts.checked)}" if counts.checked else "unchecked"
+    failed = f", {count(counts.failed)} failed" if counts.failed else ""
+    return f"{'BAD' if 'BAD' in row.flags else 'not bad:'} {share}{failed}"

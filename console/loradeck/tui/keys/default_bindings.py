@@ -251,8 +251,9 @@ BINDINGS: tuple[Binding, ...] = (
         ("s",),
         "s",
         "sort",
-        "Sort by attention, tenant, live release or newest move in turn; the header says which. Not by figures: those "
-        "of rows that nobody looks at are not known.",
+        "Sort by attention, tenant, live release or newest move in turn; the header says which. By attention the "
+        "rows that need a person come first, the one that does most harm on top; other figures order nothing: those of "
+        "rows that nobody looks at are not known.",
         TENANTS,
         hint=14,
     ),

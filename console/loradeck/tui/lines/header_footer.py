@@ -116,7 +116,9 @@ def _tenants(state: ConsoleState) -> list[Span]:
     if counts.unproven:
         spans.append(Span(f" {counts.unproven} unproven ", "warn"))
     if counts.no_way_back:
-        spans.append(Span(f" {counts.no_way_back} no way back ", "warn"))
+        spans.append(Span(f" {counts.no_way_back} no way back ", "dim"))
+    if counts.empty:
+        spans.append(Span(f" {plural(counts.empty, 'pointer')} without a release ", "dim"))
     spans.append(Span(f" {counts.fine:,} fine  "))
     spans.append(Span(f" marks {len(state.marks)}", "bold" if state.marks else "dim"))
     return spans

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from loradeck.rules.quality.attention import NEEDS_YOU, urgency
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import JobState
 from loradeck.tui.model.feed_state import FeedState
@@ -92,7 +93,7 @@ def tenants(state: FeedState, sort: Sort) -> Callable[[PointerKey], tuple[int | 
     briefs, now_ms = state.tenants.briefs, state.hub_now_ms
     match sort:
         case Sort.ATTENTION:
-            return lambda key: (attention(briefs[key], now_ms), *key)
+            return lambda key: (attention(briefs[key], now_ms), -briefs[key].harm, *key)
         case Sort.TENANT:
             return lambda key: key
         case Sort.LIVE:
@@ -102,13 +103,13 @@ def tenants(state: FeedState, sort: Sort) -> Callable[[PointerKey], tuple[int | 
 
 
 def attention(brief: TenantBrief, now_ms: int | None) -> int:
-    """Rank of a row: bad, unproven, no way back, moved within an hour, the rest."""
-    if brief.flags:
-        for rank, flag in enumerate(("BAD", "UNPRVN", "NOPRIOR")):
-            if flag in brief.flags:
-                return rank
+    """Rank of a row: bad, unproven, moved within an hour, the rest."""
+    rank = urgency(brief.flags) if brief.flags else len(NEEDS_YOU)
+    if rank < len(NEEDS_YOU):
+        return rank
     moved = brief.moved_ms
-    return 3 if moved is not None and now_ms is not None and now_ms - moved < RECENT_S * 1000 else 4
+    recent = moved is not None and now_ms is not None and now_ms - moved < RECENT_S * 1000
+    return rank if recent else rank + 1
 
 
 def nodes(state: FeedState) -> Callable[[str], tuple[bool, str]]:

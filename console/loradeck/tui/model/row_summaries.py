@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from loradeck.rules.quality.attention import harm
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import NodeRow, TenantRow
 from loradeck.tui.model.packed_rows import Rows
@@ -22,6 +23,9 @@ class TenantBrief(NamedTuple):
     route: str
     nodes: tuple[str, ...]
     """The node of each replica."""
+
+    harm: int = 0
+    """How much goes wrong, by `rules.quality.attention.harm`."""
 
 
 class NodeBrief(NamedTuple):
@@ -48,7 +52,7 @@ def brief_tenant(row: TenantRow) -> TenantBrief:
     release_id = row.live.id if row.live else None
     nodes = tuple(replica.node for replica in row.replicas)
     nodes = _nodes.setdefault(nodes, nodes)
-    return TenantBrief(flags, row.pointer.moved_ms, live, release_id, sys.intern(row.route), nodes)
+    return TenantBrief(flags, row.pointer.moved_ms, live, release_id, sys.intern(row.route), nodes, harm(row))
 
 
 def brief_node(node: NodeRow) -> NodeBrief:
@@ -66,6 +70,9 @@ class Counts:
     unproven: int = 0
     no_way_back: int = 0
     need: int = 0
+    empty: int = 0
+    """Pointers that serve nothing, and so are not fine."""
+
     fine: int = 0
     live: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Release -> the routes it is live on."""
@@ -80,8 +87,10 @@ class Counts:
             self.bad += by * bad
             self.unproven += by * unproven
             self.no_way_back += by * no_prior
-            if bad or unproven or no_prior:
+            if bad or unproven:
                 self.need += by
+            elif brief.release is None:
+                self.empty += by
             else:
                 self.fine += by
 
