@@ -349,7 +349,7 @@ async def test_p_without_another_release_says_what_there_is() -> None:
 
 async def test_h_releases_a_hold_after_y() -> None:
     async with stage() as on:
-        await press(on, "j", "j", "j")
+        await press(on, "j", "j")
         assert on.deck.state.tenant_list.selected == ("aspen", "production")
         await press(on, "h")
         await on.half_second()

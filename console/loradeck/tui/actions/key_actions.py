@@ -21,7 +21,7 @@ from loradeck.tui.lines.rollback_panel import pin_command
 from loradeck.tui.model.progress import is_done
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.state import ConsoleState
-from loradeck.tui.terminal.clipboard import TooLong, copied
+from loradeck.tui.terminal.clipboard import TooLong, copied, load_tmux_buffer
 from loradeck.tui.terminal.driver import together
 from loradeck.tui.text.spans import Line, line, plural
 from loradeck.tui.widgets.page import Page, pressed
@@ -178,12 +178,21 @@ class KeyActions:
         if self._window.terminal is None:
             return
         try:
-            self._window.terminal.write(copied(wanted, os.environ))
+            self._window.terminal.write(copied(wanted))
         except TooLong as error:
             self._window.notice(f"not copied: {error}", "warn")
+            return
+        what = clean(wanted) if len(wanted) <= 64 else plural(len(wanted), "character")
+        if os.environ.get("TMUX"):
+            self._window.run_worker(self._copy_to_tmux(wanted, what), group="copy", exclusive=True)
         else:
-            what = clean(wanted) if len(wanted) <= 64 else plural(len(wanted), "character")
             self._window.notice(f"copied {what} (if your terminal allows OSC 52)")
+
+    async def _copy_to_tmux(self, wanted: str, what: str) -> None:
+        if await load_tmux_buffer(wanted):
+            self._window.notice(f"copied {what} to a buffer of tmux (its prefix, then ] pastes it)")
+        else:
+            self._window.notice(f"not copied: tmux did not take {what}; its set-clipboard on lets it through", "warn")
 
     # ---- pages -------------------------------------------------------------------------------------------------
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Mapping
+import contextlib
 
 MOST_BYTES = 74_994
 """Bytes of text that terminals accept: xterm reads sequences of up to 100,000, and base64 makes four of three."""
+
+TMUX_S = 2.0
+"""Seconds that tmux may take to accept a text."""
 
 
 class TooLong(ValueError):
     """More text than terminals accept; cut in the middle it would be worse than nothing."""
 
 
-def copied(text: str, env: Mapping[str, str]) -> str:
-    """The OSC 52 sequence that copies `text`; inside tmux wrapped so that it reaches the outer terminal.
+def copied(text: str) -> str:
+    """The OSC 52 sequence that copies `text`. tmux takes it as it is where its `set-clipboard` is `on`.
 
     Raises: TooLong.
     """
     data = text.encode()
     if len(data) > MOST_BYTES:
         raise TooLong(f"{len(data):,} bytes; terminals take {MOST_BYTES:,}")
-    payload = base64.b64encode(data).decode()
-    sequence = f"\x1b]52;c;{payload}\x07"
-    if env.get("TMUX"):
-        return "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\"
-    return sequence
+    return f"\x1b]52;c;{base64.b64encode(data).decode()}\x07"
+
+
+async def load_tmux_buffer(text: str) -> bool:
+    """Put `text` into a buffer of the tmux around this terminal, which hands it on to the clipboard where it may.
+
+    Returns whether tmux has it. Passing OSC 52 through tmux is off by default, so this is the way that works there.
+    """
+    try:
+        tmux = await asyncio.create_subprocess_exec(
+            "tmux",
+            *("load-buffer", "-w", "-"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError:
+        return False
+    try:
+        async with asyncio.timeout(TMUX_S):
+            await tmux.communicate(text.encode())
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            tmux.kill()
+        await tmux.wait()
+    return tmux.returncode == 0
