@@ -77,7 +77,7 @@ class Person:
         name = f"key-{draw.getrandbits(64):016x}"
         what = draw.choices(
             ("promote", "rollback", "undo", "rewind", "hold", "lift", "fallback", "unpin", "place"),
-            (9, 7, 2, 2, 1, 2, 1, 1, 0),
+            (9, 7, 2, 2, 1, 2, 1, 1, 1),
         )[0]
         call = self._move(what, key, seen, name)
         if call is None:

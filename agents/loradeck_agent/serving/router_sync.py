@@ -99,7 +99,8 @@ class RouterSync:
             answer = Acks()
             cursor = Cursor(message.epoch, message.rev, message.hash)
             try:
-                answer = await self.router.table(self._update(cursor, message.entries))
+                entries = (*message.entries, *self.table.withdrawn(message))
+                answer = await self.router.table(self._update(cursor, entries))
                 for ack in answer.acks:
                     await self.acks.post(ack)
             except AgentError as error:
@@ -263,7 +264,8 @@ class RouterSync:
             AgentError: it did not take all of them.
         """
         cursor = self.table.cursor
-        answer = await self.router.table(self._update(cursor, tuple(self.table.entries.values())))
+        entries = (*self.table.entries.values(), *self.table.orphans.values())
+        answer = await self.router.table(self._update(cursor, entries))
         await self.post(answer.acks)
         if not answer.durable:
             raise AgentError("disk_full", "the router cannot write its table")

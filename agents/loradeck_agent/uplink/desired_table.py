@@ -31,8 +31,7 @@ class DesiredTable:
     cursor: Cursor = field(default_factory=Cursor)
     entries: dict[PointerKey, TableEntry] = field(default_factory=dict)
     orphans: dict[PointerKey, TableEntry] = field(default_factory=dict)
-    """Entries the hub no longer places here. The router keeps them (a removal is a tombstone), so their
-    releases stay loaded."""
+    """Tombstones of the entries that the hub no longer places here."""
     pins: dict[PointerKey, Pin] = field(default_factory=dict)
     """Pins in force on this node, as last read from its router."""
     refused: Welcome | None = None
@@ -61,6 +60,17 @@ class DesiredTable:
             return Verdict.STALE
         return Verdict.APPLY
 
+    def withdrawn(self, message: Desired) -> tuple[TableEntry, ...]:
+        """Tombstones of what a whole table no longer names: its hub has all that is known here in its log.
+
+        A hub forgets its own tombstones with its process, and a node may have been away when one was sent.
+        """
+        if not message.full:
+            return ()
+        named = {entry.key for entry in message.entries}
+        gone = {"current": None, "beneath": (), "preparing": None, "left": None}
+        return tuple(entry.model_copy(update=gone) for key, entry in self.entries.items() if key not in named)
+
     def apply(self, message: Desired) -> bool:
         """Applies a message's entries, each by its own fence. False: the table differs from the hub's (ask for all)."""
         named = set()
@@ -71,9 +81,9 @@ class DesiredTable:
                 if known is None or entry.fence > known.fence:
                     self.entries.pop(entry.key, None)  # moved: to the end, which is the newest
                 self.entries[entry.key] = entry
-        if message.full:
-            for key in self.entries.keys() - named:
-                self.orphans[key] = self.entries.pop(key)
+        for tombstone in self.withdrawn(message):
+            self.orphans[tombstone.key] = tombstone
+            del self.entries[tombstone.key]
         for key in named & self.orphans.keys():
             del self.orphans[key]
         self.cursor = Cursor(message.epoch, message.rev, message.hash)

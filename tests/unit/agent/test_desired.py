@@ -74,12 +74,13 @@ def test_the_digest_tells_whether_the_table_is_the_hubs() -> None:
     assert not table.apply(desired(rev=12, table=table_digest([first, second])))
 
 
-def test_what_a_full_table_no_longer_names_stays_loaded_and_is_not_counted() -> None:
+def test_what_a_full_table_no_longer_names_becomes_a_tombstone_and_is_not_counted() -> None:
     table = at(1, 10)
     first, second = entry(1), entry(1, route="staging")
     table.apply(desired(first, second, rev=11))
     assert table.apply(desired(first, rev=12, full=True, table=table_digest([first])))
     assert list(table.entries) == [first.key]
+    assert [(e.current, e.fence) for e in table.orphans.values()] == [(None, second.fence)]
     assert {e.key for e in table.named()} == {first.key, second.key}
     table.apply(desired(second, rev=13))
     assert table.orphans == {}

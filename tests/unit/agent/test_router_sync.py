@@ -207,3 +207,39 @@ async def test_pins_that_cannot_be_compared_cost_a_directive_nothing(
     assert (pinned.sync.durable, router.pins) == (Cursor(1, 3), {})
     await pinned._handle(directive(4, entry(4)))
     assert router.pins == {KEY: PIN}
+
+
+# ---- what a whole table no longer names --------------------------------------------------------------------------
+
+
+def whole(rev: int, *entries: TableEntry) -> Desired:
+    return directive(rev, *entries).model_copy(update={"full": True})
+
+
+async def test_what_a_whole_table_no_longer_names_is_withdrawn_at_the_router(agent: Agent) -> None:
+    """The hub forgets tombstones with its process, and makes none where a placement first names a label."""
+    router = Router(agent)
+    await agent._handle(directive(1, entry(1)))
+    await agent._handle(whole(2))
+    held = router.table_.contents.entries[KEY]
+    assert (held.current, held.fence) == (None, (1, 1))
+    assert agent.sync.durable == Cursor(1, 2)
+    await agent._handle(whole(3, entry(1)))
+    assert router.table_.contents.entries[KEY] == entry(1), "it is placed there again, without having moved"
+
+
+async def test_a_router_that_was_away_is_given_the_withdrawal_later(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = Router(agent)
+    await agent._handle(directive(1, entry(1)))
+
+    async def unreachable(update: TableUpdate) -> Acks:
+        raise AgentError("unreachable", "no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(router, "table", unreachable)
+        await agent._handle(whole(2))
+    assert router.table_.contents.entries[KEY] == entry(1)
+    await agent.sync.push()
+    assert router.table_.contents.entries[KEY].current is None
