@@ -210,6 +210,15 @@ class AckState(StrEnum):
     FAILED = "failed"
 
 
+class AckLevel(StrEnum):
+    """How near the acknowledged release is to answering on a replica. It is resident at `device` and at `host`."""
+
+    DEVICE = "device"  # in a batch slot of the engine
+    HOST = "host"  # in the engine's memory
+    DISK = "disk"  # verified files on the node
+    ABSENT = "absent"  # none of these
+
+
 class Ack(Wire):
     """An acknowledgement: how far one replica is with an entry, sent by the agent whenever that changes."""
 
@@ -225,6 +234,11 @@ class Ack(Wire):
     detail: str = ""
     at_ms: int = Field(description="node's wall clock; the hub counts by its own receive time")
     mono_ns: int = Field(0, description="router's CLOCK_MONOTONIC at the swap, comparable on one host only")
+    level: AckLevel | None = Field(None, exclude_if=lambda level: level is None, description="None: not reported")
+    boot: str = Field("", exclude_if=lambda boot: not boot, description="of the engine that it speaks of")
+    load: int | None = Field(
+        None, exclude_if=lambda load: load is None, description="which load of the release in that engine's lifetime"
+    )
 
 
 class Traffic(Wire):

@@ -244,8 +244,8 @@ def record(state: AckState, code: str | None = None, *, flipped: float | None = 
 )
 def test_the_share_of_a_replica_in_the_counts(made: AckRecord | None, counts: tuple[int, ...]) -> None:
     assert tuple(map(int, share(Node("n1"), made))) == counts
-    flipped, failed = counts[1], counts[4]
-    assert tuple(map(int, share(Node("n1", lost=True), made))) == (0, flipped, 0, 0, failed, 0, 0)
+    failed = counts[4]
+    assert tuple(map(int, share(Node("n1", lost=True), made))) == (0, 0, 0, 0, failed, 0, 0)
 
 
 def placed(*names: str, lost: str = "") -> list[tuple[Node, Replica]]:
@@ -277,13 +277,13 @@ def test_a_move_is_flipped_and_proven_when_its_last_replica_is() -> None:
     assert (progress.reached, progress.settled) == (Reached.PROVEN, True)
 
 
-def test_a_lost_nodes_flip_stays_counted_and_its_proof_does_not() -> None:
+def test_a_lost_node_counts_as_neither_flipped_nor_proven() -> None:
     replicas = placed("n1", "n2", lost="n2")
     acks = {"n1": record(AckState.PROVEN, flipped=5.0), "n2": record(AckState.PROVEN, flipped=9.0)}
     progress = ReplicaCounts(replicas, acks).progress()
-    assert (progress.reachable, progress.flipped, progress.proven) == (1, 2, 1)
-    assert (progress.flipped_at, progress.proven_at) == (9.0, None)
-    assert (progress.reached, progress.settled) == (Reached.FLIPPED, True)
+    assert (progress.placed, progress.reachable, progress.flipped, progress.proven) == (2, 1, 1, 1)
+    assert (progress.flipped_at, progress.proven_at) == (None, None)
+    assert (progress.reached, progress.settled) == (Reached.COMMITTED, True)
 
 
 def test_nothing_placed_is_neither_flipped_nor_proven_and_owes_nothing() -> None:

@@ -10,23 +10,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.nodes import AckRecord, Node
-from loradeck.rules.serving import proof
+from loradeck.rules.serving import counting, proof
+from loradeck.rules.serving.counting import Share
 from loradeck.rules.serving.proof import Reached
-from loradeck.schemas.link import AckState, Replica
-
-Share = tuple[int, int, int, int, int, int, int]
-"""The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
+from loradeck.schemas.link import Replica
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The number of placed replicas at each stage of a pointer's current generation.
 
-    `reachable` replicas sent something within the TTL, and only these count as `proven` or `listed`: nobody knows what
-    a lost node answers with now. A flip is durable where it was made and stays counted. `owing_flip` and `owing_proof`
-    are the reachable replicas that may still flip, or be proven, listed or failed; one that is pinned to another
-    release owes nothing until its pin has ended. `flipped_at` and `proven_at` are when the last one got there, on the
-    hub's monotonic clock; None while one is missing.
+    `reachable` replicas sent something within the TTL, and only these count as `flipped`, `proven` or `listed`: nobody
+    knows what a lost node answers with now. `owing_flip` and `owing_proof` are the reachable replicas that may still
+    flip, or be proven, listed or failed; one that is pinned to another release owes nothing until its pin has ended.
+    `flipped_at` and `proven_at` are when the last one got there, on the hub's monotonic clock; None while one is
+    missing.
     """
 
     placed: int
@@ -57,15 +55,9 @@ class Progress:
 
 def share(node: Node, ack: AckRecord | None) -> Share:
     """The part of a replica in the counts, by its newest acknowledgement of the current generation."""
-    reached = not node.lost
     if ack is None:
-        return (reached, 0, 0, 0, 0, reached, reached)
-    state, flipped = ack.state, ack.is_flipped
-    failed = state is AckState.FAILED
-    proven = reached and ack.is_proven
-    listed = reached and state is AckState.LISTED
-    owing = reached and not failed and not ack.is_pinned  # of the others nothing more is to be expected
-    return (reached, flipped, proven, listed, failed, owing and not flipped, owing and not (proven or listed))
+        return counting.share(lost=node.lost, state=None, flipped=False, pinned=False)
+    return counting.share(lost=node.lost, state=ack.state, flipped=ack.is_flipped, pinned=ack.is_pinned)
 
 
 class ReplicaCounts:
@@ -94,9 +86,11 @@ class ReplicaCounts:
 
     def _note(self, node: Node, ack: AckRecord) -> None:
         # What is taken back leaves a time behind that is too early to matter: who gets there again does so later.
+        if node.lost:
+            return
         if ack.flipped is not None and ack.flipped > self._flipped_at:
             self._flipped_at = ack.flipped
-        if ack.proven is not None and ack.proven > self._proven_at and not node.lost:
+        if ack.proven is not None and ack.proven > self._proven_at:
             self._proven_at = ack.proven
 
     def progress(self) -> Progress:

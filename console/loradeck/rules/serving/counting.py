@@ -1,0 +1,67 @@
+"""What counts: which replicas belong to a pointer's count, what each adds to it, and how its flip reads.
+
+A node that is lost may go on answering with whatever it last held. So its replicas stay in the count of placed ones,
+and add to none of the counts of what was reached.
+"""
+
+from __future__ import annotations
+
+from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
+
+Share = tuple[int, int, int, int, int, int, int]
+"""The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
+
+
+def share(*, lost: bool, state: AckState | None, flipped: bool, pinned: bool) -> Share:
+    """The part of one placed replica in a pointer's counts.
+
+    Args:
+        lost: its node has been silent for longer than the TTL. Whatever it acknowledged, it is neither flipped nor
+            proven until it is heard again.
+        state: of its newest acknowledgement of the current generation; None: it sent none.
+        flipped: it has acknowledged the flip, and nothing has taken that back.
+        pinned: its node is pinned to another release.
+    """
+    reached = not lost
+    if state is None:
+        return (reached, False, False, False, False, reached, reached)
+    failed = state is AckState.FAILED
+    flipped = reached and flipped
+    proven = reached and state is AckState.PROVEN
+    listed = reached and state is AckState.LISTED
+    owing = reached and not failed and not pinned  # of the others nothing more is to be expected
+    return (reached, flipped, proven, listed, failed, owing and not flipped, owing and not (proven or listed))
+
+
+def may_answer(
+    *, tombstone_acknowledged: bool, refuse_after_s: float | None, unaddressed_s: float, forgotten: bool
+) -> bool:
+    """Whether a replica that a pointer was placed on still belongs to its count, since it may answer callers.
+
+    It leaves the count only by acknowledging its tombstone, by its refuse-after running out, or by being forgotten.
+
+    Args:
+        refuse_after_s: of the newest entry that the replica acknowledged; None: it serves on without a hub.
+        unaddressed_s: seconds since the hub last sent its node anything. Silence of the node is not enough: it may
+            hear the hub well, and then its refuse-after does not run. What was sent may arrive one TTL later, after
+            which the node itself gives the link up.
+        forgotten: a person has had the node forgotten, and so vouches that it answers nobody.
+    """
+    if tombstone_acknowledged or forgotten:
+        return False
+    return refuse_after_s is None or unaddressed_s < refuse_after_s + LINK_TTL_S
+
+
+def is_cold(level: AckLevel | None) -> bool:
+    """Whether a replica at this level has to load a release before it can answer with it.
+
+    None, of an agent that sends no levels, is not cold: such a replica flips only once the release is loaded.
+    """
+    return level in (AckLevel.DISK, AckLevel.ABSENT)
+
+
+def flip_in_words(level: AckLevel | None) -> str:
+    """How a flip reads: `FLIPPED`, or `FLIPPED cold` where nobody is answered by the left release and the new one is
+    yet to be loaded.
+    """
+    return "FLIPPED cold" if is_cold(level) else "FLIPPED"
