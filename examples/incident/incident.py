@@ -177,7 +177,10 @@ class Incident:
         event = row.last_event
         if event is None or event.from_release is None:
             raise NotReady("there is no move to undo")
-        request = UndoRequest(event=row.pointer.last_move, idempotency_key=new_key(), reason="second look")
+        # Confirmed, as a person answers y: undoing an R serves again what was left, which is quarantined.
+        request = UndoRequest(
+            event=row.pointer.last_move, idempotency_key=new_key(), reason="second look", confirmed=True
+        )
         send = self._sent(lambda: self._api.undo(*self._at, request, wait="flipped", timeout=10))
         return await self._around("u", row, event.from_release, send, of)
 
