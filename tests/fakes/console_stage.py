@@ -19,6 +19,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, GateResul
 from loradeck.schemas.feed import FeedEvents, FeedMessage, FeedNodes, FeedStatus, FeedTenants
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine
+from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.moves import (
     AnnotateRequest,
@@ -81,6 +82,7 @@ class SeededHub(HubApi):
         self.signed: list[Review] = []
         self.judges: Callable[[Review], GateResult | None] | None = None
         self.away = False
+        self.history: list[Event] = []
         self.shown: list[frozenset[PointerKey]] = []
 
     @property
@@ -179,6 +181,12 @@ class SeededHub(HubApi):
     async def job_log(self, job: str, *, attempt: int = 0, number: int = 0) -> list[JobLogLine]:
         self._reachable()
         return [line for line in seed.job_log(job) if (line.attempt, line.number) > (attempt, number)]
+
+    async def events(
+        self, *, tenant: str | None = None, route: str | None = None, before: int | None = None, limit: int = 100
+    ) -> list[Event]:
+        self._reachable()
+        return [event for event in self.history if (event.tenant, event.route) == (tenant, route)]
 
     async def releases(self, tenant: str | None = None) -> list[ReleaseView]:
         assert tenant is not None

@@ -320,7 +320,7 @@ class Deck(App[Context], inherit_bindings=False):
             self.notice(f"no row {clean('/'.join(key))} here", "warn")
         elif moment:
             self.show_events("/".join(key))
-            events = self.state.events
+            events = self.state.listed_events
             before = [
                 rev
                 for rev in self.state.event_list.order
@@ -389,7 +389,11 @@ class Deck(App[Context], inherit_bindings=False):
         pattern = rf"(?<!\S){re.escape(word.strip())}(?!\S)" if "/" in word else re.escape(word.strip())
         self.state.event_list.filter = RowFilter.parse(pattern) if word.strip() else RowFilter()
         self.state.event_list.selected = None
+        self.state.older = {}
         self.show_list(Screen.EVENTS)
+        tenant, _, route = word.strip().partition("/")
+        if route:
+            self.run_worker(self.queries.history((tenant, route)), group="history", exclusive=True)
 
 
 def run(context: Context, *, read_only: bool = False, at: str | None = None) -> int:

@@ -155,6 +155,13 @@ async def test_the_pane_asks_and_only_y_sends() -> None:
         assert [move.kind.value for move in on.hub.sent] == ["fallback"]
 
 
+async def test_the_cause_stays_in_view_under_a_question() -> None:
+    async with stage() as on:
+        await press(on, "u")
+        assert "undoes a move of ci-bot" in pane(on)
+        assert "CAUSE" in pane(on)
+
+
 async def test_any_other_key_drops_the_question() -> None:
     async with stage() as on:
         await press(on, "F")
@@ -475,6 +482,19 @@ async def test_enter_shows_a_rows_events_and_goes_back_to_its_row() -> None:
         await press(on, "enter")
         assert on.deck.state.screen is Screen.TENANTS
         assert on.deck.state.tenant_list.selected == ("bolt", "production")
+
+
+async def test_enter_shows_events_that_are_older_than_those_of_the_feed_until_the_filter_changes() -> None:
+    async with stage() as on:
+        row = on.deck.state.tenants["bolt", "production"]
+        assert row.last_event is not None
+        on.hub.history = [row.last_event.model_copy(update={"rev": 7, "reason": "the first of all"})]
+        await press(on, "j", "enter")
+        await on.half_second()
+        assert on.deck.state.event_list.order[-1] == 7
+        assert "the first of a" in grid(on)
+        await press(on, "escape")
+        assert 7 not in on.deck.state.event_list.order
 
 
 async def test_q_goes_back_and_then_leaves() -> None:

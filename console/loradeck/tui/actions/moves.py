@@ -244,7 +244,7 @@ class Moves:
             return
         state, row = self._state, self._state.row
         if state.screen is Screen.EVENTS:
-            about = state.events.get(state.event_list.selected or 0)
+            about = state.listed_events.get(state.event_list.selected or 0)
         else:
             about = state.last_move(row) if row is not None else None
         if about is None:

@@ -172,11 +172,11 @@ class TypedText:
             self._window.notice("export FILE.md or FILE.json", "warn")
             return
         state.arrange(force=True)
-        shown, kept = state.event_list, len(state.events)
+        shown, kept = state.event_list, len(state.listed_events)
         scope = f"{len(shown.order):,} of the {kept:,} newest events that a console held"
         scope += f", filter {shown.filter.text}" if shown.filter.text else ""
         made = timeline(
-            (state.events[rev] for rev in shown.order),
+            (state.listed_events[rev] for rev in shown.order),
             hub=state.status.hub if state.status is not None else self._window.context,
             made_ms=state.hub_now_ms or int(time.time() * 1000),
             scope=scope,

@@ -51,6 +51,9 @@ FOLLOWED = 64
 """Nodes of a fleet that is small."""
 
 
+HISTORY = 200
+"""A pointer's events that are asked for when they are opened."""
+
 ANCESTORS = 4
 """Versions before the selected one whose evaluations are asked for."""
 
@@ -135,6 +138,18 @@ class Queries:
         while len(held) > RELATED_KEPT:
             del held[next(iter(held))]
         self._changed()
+
+    async def history(self, key: PointerKey) -> None:
+        """A pointer's own newest events: the feed brings the newest of all pointers, which may hold none of its."""
+        filter_ = self._state.event_list.filter
+        try:
+            events = await self._api.events(tenant=key[0], route=key[1], limit=HISTORY)
+        except ClientError as error:
+            self._notice(f"its older events are not known: {error_line(error)}", "bad")
+            return
+        if self._state.event_list.filter is filter_:
+            self._state.fetched_older(events)
+            self._changed()
 
     # ---- records -------------------------------------------------------------------------------------------
 

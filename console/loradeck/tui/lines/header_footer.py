@@ -143,11 +143,12 @@ def _jobs(state: ConsoleState) -> list[Span]:
 def _events(state: ConsoleState) -> list[Span]:
     if state.chain.broken:
         return [Span(f" chain BROKEN {state.chain.broken}", "bad")]
-    if not state.events:
+    if not state.listed_events:
         return [Span(" no events", "dim")]
     revs = list(state.events)
     span = f"rev {revs[0]} to {revs[-1]}"
-    return [Span(f" {plural(len(revs), 'event')} held here, {span}: chain recomputed, intact", "good")]
+    older = f"; {len(state.older)} older ones of this pointer" if state.older else ""
+    return [Span(f" {plural(len(revs), 'event')} held here, {span}: chain recomputed, intact{older}", "good")]
 
 
 def _gates(state: ConsoleState) -> list[Span]:

@@ -85,7 +85,7 @@ def preview_lines(
     if state.link is Link.LOST or state.link is Link.STALE:
         head += f"  AS OF {age(state.silent_s)} AGO"
     lines = [title(head, width), _now(state, row, wide)]
-    lines += _cause(row, wide)
+    lines += cause_lines(row, wide)
     lines.append(also_line(state, row))
     lines += goes_to(row, wide)
     lines.append(armed_line(state.keys, rollback, undo, width))
@@ -169,7 +169,8 @@ _VERDICTS = {
 }
 
 
-def _cause(row: TenantRow, wide: bool) -> list[Line]:
+def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
+    """What is at fault for the answers of the live release, and the figures that say so."""
     cause = row.cause
     figure = _FIGURES.get(cause.figure, _FIGURES["bad"])
     live = clean(row.live.label) if row.live else "nothing"

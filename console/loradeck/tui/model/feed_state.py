@@ -7,7 +7,8 @@ followed by its status messages and counted on by the monotonic clock in between
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -83,6 +84,9 @@ class FeedState:
     jobs: dict[str, Job] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
     """By rev, oldest first."""
+
+    older: dict[int, Event] = field(default_factory=dict)
+    """Events of the pointer whose events were opened, as fetched; they reach back further than those of the feed."""
 
     history: History = field(default_factory=History)
     chain: ChainCheck = field(default_factory=ChainCheck)
@@ -222,6 +226,11 @@ class FeedState:
         self.history.record(node, self.clock())
         for replica in node.replicas:
             self._remember(replica.loaded)
+
+    @property
+    def listed_events(self) -> Mapping[int, Event]:
+        """The events of the feed, and those that were fetched for one pointer."""
+        return ChainMap(self.events, self.older)
 
     # ---- ages and the link ---------------------------------------------------------------------------------
 

@@ -177,7 +177,7 @@ def job_text(state: FeedState, job_id: str) -> str:
 
 def event_text(state: FeedState, rev: int) -> str:
     """The text that a filter of the events searches."""
-    event = state.events[rev]
+    event = state.listed_events[rev]
     return (
         f"{event.kind.value} {event.tenant}/{event.route or ''} {event.actor} {event.reason} "
         f"{event.incident or ''} {state.name_of(event.to_release)}"

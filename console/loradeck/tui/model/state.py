@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from loradeck.client.state_list import StateRead
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedMessage
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.log import Event
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
 from loradeck.tui.keys.screen import Screen
@@ -92,7 +93,9 @@ class ConsoleState(FeedState):
                 Screen.ADAPTERS: ordered(
                     self.adapter_list, lambda: registry.adapters, order.adapters, order.adapter_text
                 ),
-                Screen.EVENTS: ordered(self.event_list, lambda: self.events, order.newest_first, order.event_text),
+                Screen.EVENTS: ordered(
+                    self.event_list, lambda: self.listed_events, order.newest_first, order.event_text
+                ),
                 Screen.DATA: ordered(self.data_list, lambda: registry.data, order.data, order.data_text),
             }
         )
@@ -153,6 +156,12 @@ class ConsoleState(FeedState):
         changed = self._arranging.arrange(self.clock(), frozen=self.frozen and not force, every=force)
         return self.screen in changed
 
+    def fetched_older(self, events: Iterable[Event]) -> None:
+        """The hub has sent the events of the pointer whose events are listed."""
+        self.older = {event.rev: event for event in events if event.rev not in self.events}
+        self._arranging.due(Screen.EVENTS)
+        self.arrange(force=True)
+
     def fetched(self, which: Screen) -> None:
         """Note that a screen's rows have come from the hub."""
         self.fetches[which].at = self.clock()
@@ -170,7 +179,7 @@ class ConsoleState(FeedState):
             Screen.TENANTS: self.tenants,
             Screen.NODES: self.nodes,
             Screen.JOBS: self.jobs,
-            Screen.EVENTS: self.events,
+            Screen.EVENTS: self.listed_events,
             Screen.GATES: self.registry.gates,
             Screen.ADAPTERS: self.registry.adapters,
             Screen.DATA: self.registry.data,
@@ -182,8 +191,10 @@ class ConsoleState(FeedState):
         return self._arranging.lists[which].listing
 
     def set_filter(self, filter_: RowFilter) -> None:
-        """Filter the list in front, at once."""
+        """Filter the list in front, at once. Events that were fetched for one pointer go with its filter."""
         self.listing.filter = filter_
+        if self.screen is Screen.EVENTS:
+            self.older = {}
         self.arrange(force=True)
 
     def toggle_mark(self) -> None:
@@ -221,7 +232,7 @@ class ConsoleState(FeedState):
         if self.screen is Screen.JOBS:
             return self.job_list.selected
         if self.screen is Screen.EVENTS:
-            event = self.events.get(self.event_list.selected or 0)
+            event = self.listed_events.get(self.event_list.selected or 0)
             return event.id if event is not None else None
         if self.screen is Screen.GATES:
             gate = self.registry.gates.get(self.gate_list.selected or 0)

@@ -111,6 +111,10 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
             lines = [*lines[:room], *[()] * (room - len(lines)), *below]
         return lines, None
 
+    def below_question(self, width: int) -> list[Line]:
+        """What stays in view of the selected row under a question, as far as there is room."""
+        return []
+
     @property
     def selected(self) -> R | None:
         """The selected row."""
@@ -202,6 +206,7 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
             moves, keys = self.moves, self.state.keys
             moves.question_top = min(moves.question_top, question.last_top(keys, width, height))
             lines = [fit_line(spans, width) for spans in question.lines(keys, width, height, moves.question_top)]
+            lines += self.below_question(width)[: max(0, height - len(lines))]
             self.pane.show_as(lines[:height], None, question.number if len(lines) <= height else None)
             return
         lines, shown = self.pane_lines(width, height)

@@ -17,7 +17,7 @@ from loradeck.tui.keys.action import Action
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.columns import TENANT_COLUMNS, tenant_cells
 from loradeck.tui.lines.difference import difference_lines
-from loradeck.tui.lines.preview import preview_lines, tell_lines
+from loradeck.tui.lines.preview import WIDE, cause_lines, preview_lines, tell_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, wants_panel
 from loradeck.tui.lines.traces import EXPORTED, SHOWN, trace_lines
 from loradeck.tui.model.selectable_list import hidden
@@ -63,6 +63,10 @@ class TenantsScreen(ListScreen[TenantRow]):
             lines = panel_lines(state, row, width, height, rollback=rollback, undo=undo)
             return lines, shown_of(row, panel=not has_preview(state, row))
         return preview_lines(state, row, width, height, rollback=rollback, undo=undo), shown_of(row)
+
+    def below_question(self, width: int) -> list[Line]:
+        """The CAUSE of the selected row: it is what the answer depends on."""
+        return cause_lines(self.state.row, width >= WIDE) if self.state.row is not None else []
 
     def _keep_true(self, rollback: Verdict, undo: Verdict) -> None:
         """Bring a notice that R or u is locked or not armed up to date, and remove it once it is not."""
