@@ -59,6 +59,7 @@ class Reports:
             epoch=durable.epoch,
             rev=durable.rev,
             hash=durable.hash,
+            witness=durable.witness,
             replicas=tuple(life.report(self.telemetry.snapshot().gpus) for life in self.lives),
             pins=tuple(self.table.pins.values()),
             jobs=self.jobs.running(),

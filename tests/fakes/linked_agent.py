@@ -39,6 +39,7 @@ from loradeck.schemas.link import (
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck.schemas.telemetry import NvmlState
@@ -69,6 +70,7 @@ class FakeAgent:
         self.proof = AckState.PROVEN
         self.prepares = "finish"
         self.epoch, self.rev, self.hash = 0, 0, GENESIS
+        self.witness: Position | None = None
         self.entries: dict[tuple[str, str], TableEntry] = {}
         self.fences: list[tuple[str, int, int]] = []
         self.received: list[DownMessage] = []
@@ -125,6 +127,7 @@ class FakeAgent:
             epoch=self.epoch,
             rev=self.rev,
             hash=self.hash,
+            witness=self.witness,
             replicas=(self.replica, *self.others),
             pins=self.pins,
             jobs=self.running_jobs,
@@ -207,6 +210,7 @@ class FakeAgent:
             self.entries[entry.key] = entry
             self.fences.append((f"{entry.tenant}/{entry.route}", entry.epoch, entry.generation))
         self.epoch, self.rev, self.hash = message.epoch, message.rev, message.hash
+        self.witness = message.position
         if table_digest(self.entries.values()) != message.table:
             await self.send(Resync(why="digest"))
             return

@@ -90,6 +90,7 @@ class Control:
                 pins=tuple(held.pins.values()),
                 in_force=tuple(held.in_force.values()),
                 ready={at.replica: at.ready for at in held.engines},
+                witness=held.cursor.witness,
                 features=tuple(sorted(SUPPORTED)),
             )
         )
@@ -120,7 +121,7 @@ class Control:
 
     async def _table(self, request: web.Request) -> web.Response:
         update = TableUpdate.model_validate_json(await request.read())
-        return _answer(self._switch.directive(update.epoch, update.rev, update.hash, update.entries))
+        return _answer(self._switch.directive(update.cursor, update.entries))
 
     async def _engines(self, request: web.Request) -> web.Response:
         return _acked(self._switch.engines(Engines.model_validate_json(await request.read()).replicas))

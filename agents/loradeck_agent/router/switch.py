@@ -41,9 +41,9 @@ class Unacceptable(Fault):
 
 @dataclass
 class _Draft:
-    """A change that is being put together: entries, pins, position, and what will then be in force."""
+    """A change that is being put together: entries, pins, cursor, and what will then be in force."""
 
-    position: tuple[int, int, str] | None = None
+    cursor: Cursor | None = None
     entries: dict[PointerKey, TableEntry] = field(default_factory=dict)
     pins: dict[PointerKey, Pin] = field(default_factory=dict)
     unpins: set[PointerKey] = field(default_factory=set)
@@ -56,11 +56,13 @@ class _Draft:
 
     def change(self) -> Change | None:
         """The line to append; None when nothing changes."""
-        if self.position is None and self.engines is None and not self.keys:
+        cursor = self.cursor
+        if cursor is None and self.engines is None and not self.keys:
             return None
         return Change(
             at_ms=now_ms(),
-            position=self.position,
+            position=(cursor.epoch, cursor.rev, cursor.hash) if cursor else None,
+            witness=cursor.witness if cursor else None,
             entries=tuple(self.entries.values()),
             pins=tuple(self.pins.values()),
             unpins=tuple(self.unpins),
@@ -90,7 +92,7 @@ class Switch:
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
-    def directive(self, epoch: int, rev: int, hash_: str, entries: Sequence[TableEntry]) -> Acks:
+    def directive(self, cursor: Cursor, entries: Sequence[TableEntry]) -> Acks:
         """Applies the hub's entries. Entries that are not in a directive stay: a removal is a tombstone.
 
         Returns:
@@ -99,7 +101,7 @@ class Switch:
             table. `durable` is False where the disk refused the directive, which no acknowledgement shows without
             entries or engines.
         """
-        newer = Cursor(epoch, rev) >= self._held.cursor
+        newer = cursor >= self._held.cursor
         draft = _Draft()
         refused: list[Ack] = []
         taken: list[TableEntry] = []
@@ -117,8 +119,8 @@ class Switch:
                 taken.append(entry)
                 if held != entry:
                     draft.entries[entry.key] = entry
-        if Cursor(epoch, rev) > self._held.cursor:
-            draft.position = (epoch, rev, hash_)
+        if cursor > self._held.cursor:
+            draft.cursor = cursor
         self._add_flips(draft, [entry.key for entry in taken])
         try:
             self._commit(draft)

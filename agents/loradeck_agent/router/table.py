@@ -21,6 +21,7 @@ from pydantic import Field
 
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
+from loradeck.schemas.position import Position
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.state_folder import fsync_folder
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
@@ -34,6 +35,7 @@ class Change(Wire):
 
     at_ms: int
     position: tuple[int, int, Digest] | None = Field(None, description="(epoch, rev, hash) of the hub's log")
+    witness: Position | None = Field(None, description="`position` as the hub signed it")
     entries: tuple[TableEntry, ...] = ()
     pins: tuple[Pin, ...] = ()
     unpins: tuple[tuple[Name, Name], ...] = ()
@@ -54,7 +56,7 @@ class Contents:
     def apply(self, change: Change) -> None:
         """Adds a durable change."""
         if change.position is not None:
-            self.cursor = Cursor(*change.position)
+            self.cursor = Cursor(*change.position, change.witness)
         for entry in change.entries:
             self.entries[entry.key] = entry
         for pin in change.pins:
@@ -169,6 +171,7 @@ class Table:
             Change(
                 at_ms=time.time_ns() // 1_000_000,
                 position=(held.cursor.epoch, held.cursor.rev, held.cursor.hash),
+                witness=held.cursor.witness,
                 entries=tuple(held.entries.values()),
                 pins=tuple(held.pins.values()),
                 in_force=tuple(held.in_force.values()),

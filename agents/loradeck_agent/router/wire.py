@@ -15,6 +15,7 @@ from pydantic import Field
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.link import Ack, AckState, Traffic
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.position import Position
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 
@@ -25,6 +26,8 @@ class Cursor:
     epoch: int = 0
     rev: int = 0
     hash: str = field(default=GENESIS, compare=False)
+    witness: Position | None = field(default=None, compare=False)
+    """The cursor as a hub signed it; None from a hub of version 1 of the wire."""
 
 
 class TableUpdate(Wire):
@@ -34,6 +37,12 @@ class TableUpdate(Wire):
     rev: int
     hash: Digest
     entries: tuple[TableEntry, ...]
+    witness: Position | None = None
+
+    @property
+    def cursor(self) -> Cursor:
+        """How far the table follows the hub's log with this update."""
+        return Cursor(self.epoch, self.rev, self.hash, self.witness)
 
 
 class EngineAt(Wire):
@@ -159,12 +168,13 @@ class RouterState(Wire):
     ready: dict[str, tuple[Digest, ...]] = Field(
         default_factory=dict, description="by replica: the releases that it may be asked for"
     )
+    witness: Position | None = None
     features: tuple[str, ...] = Field((), description="what it acts on in entries; none: an earlier version's router")
 
     @property
     def cursor(self) -> Cursor:
         """How far the table follows the hub's log."""
-        return Cursor(self.epoch, self.rev, self.hash)
+        return Cursor(self.epoch, self.rev, self.hash, self.witness)
 
 
 class RouterStats(Wire):

@@ -97,7 +97,7 @@ class RouterSync:
         verdict = self.table.judge(message)
         if verdict is Verdict.APPLY:
             answer = Acks()
-            cursor = Cursor(message.epoch, message.rev, message.hash)
+            cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
             try:
                 entries = (*message.entries, *self.table.withdrawn(message))
                 answer = await self.router.table(self._update(cursor, entries))
@@ -296,7 +296,9 @@ class RouterSync:
 
     @staticmethod
     def _update(cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:
-        return TableUpdate(epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries)
+        return TableUpdate(
+            epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries, witness=cursor.witness
+        )
 
     # ---- pins ----------------------------------------------------------------------------------------------
 

@@ -136,6 +136,7 @@ class Node:
             epoch=cursor.epoch,
             rev=cursor.rev,
             hash=cursor.hash,
+            witness=cursor.witness,
             replicas=(self._replica,),
         )
 

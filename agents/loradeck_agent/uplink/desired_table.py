@@ -86,7 +86,7 @@ class DesiredTable:
             del self.entries[tombstone.key]
         for key in named & self.orphans.keys():
             del self.orphans[key]
-        self.cursor = Cursor(message.epoch, message.rev, message.hash)
+        self.cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
         return table_digest(self.entries.values()) == message.table
 
     def named(self) -> tuple[TableEntry, ...]:
@@ -95,7 +95,7 @@ class DesiredTable:
 
     def bookmark(self, message: Bookmark) -> bool:
         """Moves the cursor to the hub's newest rev. False: this hub is not followed."""
-        there = Cursor(message.epoch, message.rev, message.hash)
+        there = Cursor(message.epoch, message.rev, message.hash, message.position)
         if self.refused is not None or there < self.cursor:
             return False
         self.cursor = there

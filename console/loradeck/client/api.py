@@ -198,9 +198,12 @@ class HubApi:
         """Executes a plan, whose `generations` the request carries."""
         return await self._move("rewind", request.model_copy(update={"dry_run": False}), **how)
 
-    async def recover(self, reason: str, key: str) -> MoveResult:
-        """Recovers a restored log from the nodes' tables and raises the epoch. Only over the hub's own socket."""
-        body = {"idempotency_key": key, "reason": reason}
+    async def recover(self, reason: str, key: str, *, unproven: bool = False) -> MoveResult:
+        """Recovers a restored log from the nodes' tables and raises the epoch. Only over the hub's own socket.
+
+        `unproven` believes nodes too that have no signature of a hub of this log for what they have seen.
+        """
+        body = {"idempotency_key": key, "reason": reason, "unproven": unproven}
         return await self._move("recover", body)
 
     async def move(self, key: str) -> MoveResult | None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.websockets import WebSocket
 
 from loradeck.artifacts import Blobs
@@ -74,6 +75,8 @@ TICK_S = 1.0
 class Hub:
     """One hub over one store. Building it takes the lease and reads the store: blocking, before anybody is served.
 
+    `key` signs the positions of the log.
+
     Serve it while `run` runs, and `stop` it at the end.
 
     Raises: StoreError.
@@ -89,6 +92,7 @@ class Hub:
         blobs: Blobs,
         *,
         name: str,
+        key: Ed25519PrivateKey,
         production: bool = False,
         sqlite: str = "",
         clock: Clock | None = None,
@@ -99,7 +103,7 @@ class Hub:
         self.metrics = Metrics()
         self.background = Background()
         self.gc_tuning = GcTuning()
-        self._load_log(name)
+        self._load_log(name, key)
         self._build_fleet()
         self._build_jobs()
         self._build_views(name=name, production=production, sqlite=sqlite)
@@ -110,10 +114,10 @@ class Hub:
 
     # ---- building ------------------------------------------------------------------------------------------
 
-    def _load_log(self, name: str) -> None:
+    def _load_log(self, name: str, key: Ed25519PrivateKey) -> None:
         store = self.store
         lost, timed = (lambda: self.changes.status()), self.metrics.commit.observe
-        self.log = Log(store, name, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
+        self.log = Log(store, name, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
         self.changes = Changes(self.log.state)
         self.tokens = Tokens(store.now(lambda s: s.tokens()))
         self.catalogue = store.now(Catalogue.load)

@@ -22,6 +22,7 @@ from loradeck.hub.app import create_app
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.listeners import Door, LocalHttp, LocalWebSocket, own_socket, tcp_socket
+from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.store.sqlite import SqliteStore
@@ -109,7 +110,9 @@ def open_hub(data: Path, *, name: str, production: bool = False) -> tuple[Hub, S
     data.chmod(0o700)
     store = StoreThread(lambda: SqliteStore(data / "hub.db"))
     try:
-        hub = Hub(store, Blobs(data / "artifacts"), name=name, production=production, sqlite=SqliteStore.version)
+        key = private_key(data / "hub.key")
+        blobs = Blobs(data / "artifacts")
+        hub = Hub(store, blobs, name=name, key=key, production=production, sqlite=SqliteStore.version)
     except BaseException:
         store.close()
         raise

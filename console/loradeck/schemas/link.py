@@ -14,6 +14,7 @@ from loradeck.schemas.attestation import CanaryItem, EngineBuild
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
+from loradeck.schemas.position import Position
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
@@ -42,6 +43,7 @@ class Desired(Wire):
     entries: tuple[TableEntry, ...]
     full: bool = False
     table: Digest = Field(description="digest of the whole table at `rev`")
+    position: Position | None = Field(None, description="`epoch`, `rev` and `hash` as the hub signs them")
     unpin: tuple[tuple[str, str], ...] = Field((), description="(tenant, route) whose pins end now")
 
 
@@ -52,6 +54,7 @@ class Bookmark(Wire):
     epoch: int
     rev: int
     hash: Digest
+    position: Position | None = Field(None, description="`epoch`, `rev` and `hash` as the hub signs them")
 
 
 class Order(Wire):
@@ -188,14 +191,15 @@ class Hello(Wire):
     boot: str
     version: str
     labels: dict[str, str] = Field(default_factory=dict)
-    epoch: int = Field(description="last epoch, rev and hash it durably holds; 0, 0, GENESIS when new")
-    rev: int
+    epoch: int = Field(ge=0, lt=2**53, description="last epoch, rev and hash it durably holds; 0, 0, GENESIS when new")
+    rev: int = Field(ge=0, lt=2**53)
     hash: Digest
     replicas: tuple[Replica, ...]
     pins: tuple[Pin, ...] = ()
     jobs: tuple[tuple[str, int], ...] = Field((), description="(job, lease) still running here")
     stored: tuple[Digest, ...] = Field((), description="adapters that lie on this node's disk, by digest")
     memory_gb: float | None = Field(None, description="memory of the node for its engines; None: not limited")
+    witness: Position | None = Field(None, description="the same position as a hub signed it")
     protocol: int = Field(1, description="version of the wire that the agent speaks; see `schemas.protocol`")
     features: tuple[str, ...] = Field((), description="what its router acts on in entries; see `schemas.protocol`")
 

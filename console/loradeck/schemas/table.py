@@ -35,8 +35,8 @@ class TableEntry(Wire):
 
     tenant: Name
     route: Name
-    epoch: int
-    generation: int
+    epoch: int = Field(ge=0, lt=2**53)
+    generation: int = Field(ge=0, lt=2**53)
     current: ReleaseRef | None = Field(description="None: a tombstone, requests are refused")
     beneath: tuple[ReleaseRef, ...] = Field(
         (), description="where R would go, newest first; kept resident in this order"

@@ -153,6 +153,9 @@ class Store(Protocol):
         """
         ...
 
+    def incarnations(self) -> dict[int, str]:
+        """The incarnation of every epoch that this log's lease was held in."""
+
     def snapshot(self) -> Snapshot:
         """Reads pointers and tenants as the log leaves them, at one rev."""
 

@@ -102,6 +102,11 @@ class SqliteStore(SqliteRecords):
         connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
         return Committed(events=events, rev=folded.rev)
 
+    def incarnations(self) -> dict[int, str]:
+        """Epoch -> incarnation; see `Store.incarnations`."""
+        with self._database.reading() as connection:
+            return dict(connection.execute("SELECT epoch, incarnation FROM incarnations").fetchall())
+
     # -- reading the log ---------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:

@@ -89,12 +89,16 @@ def test_a_value_that_is_no_value_of_its_field_is_refused(family: str, name: str
         golden.adapter_of(path).validate_python(document)
 
 
-def test_a_generation_above_255_survives_the_wire() -> None:
+def test_a_generation_above_255_survives_the_wire_and_one_that_no_database_holds_is_refused() -> None:
     """nomad_3357: a version kept in eight bits wrapped."""
     path = golden.FOLDER / "table" / "entry.json"
     document = json.loads(path.read_bytes())
-    for generation in (255, 256, 2**31, 2**63, 2**200):
+    for generation in (255, 256, 2**31, 2**53 - 1):
         raw = json.dumps({**document, "generation": generation})
         entry = golden.adapter_of(path).validate_json(raw)
         assert entry.generation == generation
         assert json.loads(entry.model_dump_json())["generation"] == generation
+    for field in ("generation", "epoch"):
+        for beyond in (-1, 2**53, 2**200):
+            with pytest.raises(ValidationError):
+                golden.adapter_of(path).validate_json(json.dumps({**document, field: beyond}))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.fakes.hub_in_process import Deck, key, lose, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
+from loradeck.hub.log.signing import Signing
 from loradeck.hub.recovery import recover
 from loradeck.hub.server import open_hub
 from loradeck.schemas.link import Desired, Hello
@@ -36,7 +39,8 @@ async def hello_without_a_router(data: Path, known: FakeAgent) -> Hello:
     agent = Agent(AgentConfig.load(config), "secret")
     table = Table(agent.folder.router)
     position = (known.epoch, known.rev, known.hash)
-    table.append(Change(at_ms=1, position=position, entries=tuple(known.entries.values())))
+    entries = tuple(known.entries.values())
+    table.append(Change(at_ms=1, position=position, witness=known.witness, entries=entries))
     table.close()
     try:
         return await agent.reports.hello()
@@ -214,16 +218,56 @@ async def test_that_the_log_is_behind_outlives_another_restart(data: Path) -> No
         await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
 
 
-async def test_a_node_whose_log_is_another_one_stops_all_moves(data: Path) -> None:
+@pytest.mark.parametrize("forged", ["nothing", "another hub's", "an altered one"])
+@pytest.mark.parametrize(("epoch", "rev"), [(10**9, 1), (1, 10**9), (1, 1)])
+async def test_a_node_that_cannot_prove_what_it_says_is_held_back_alone(
+    data: Path, forged: str, epoch: int, rev: int
+) -> None:
     async with running(data) as deck:
         await deck.tenant()
         agent = FakeAgent(deck, "n1")
-        agent.epoch, agent.rev, agent.hash = 1, 2, "f" * 64
+        agent.epoch, agent.rev, agent.hash = epoch, rev, "f" * 64
+        if forged == "another hub's":
+            signing = Signing(deck.hub.log.signing.log, {epoch: "1" * 32}, Ed25519PrivateKey.generate(), [])
+            agent.witness = signing.position(epoch, rev, agent.hash)
+        elif forged == "an altered one":
+            change = {"epoch": epoch, "rev": rev, "hash": agent.hash}
+            agent.witness = deck.hub.log.position().model_copy(update=change)
         await agent.join()
         assert agent.welcome is not None
-        assert agent.welcome.refuse == "log_behind"
-        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        assert agent.welcome.refuse == "log_unproven"
+        assert (await deck.ok("GET", "state"))["status"]["refusing"] is None
+        await deck.ok("POST", "tenants", {"name": "bolt"})
+        assert not any(isinstance(m, Desired) for m in agent.received), "it is not steered"
+
+        # A recover does not believe it, unless a person says so.
+        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "not needed"})
+        assert deck.hub.log.state.epoch < 10**9
+        assert [n["behind"] for n in await deck.ok("GET", "nodes")] == ["log_unproven"]
+        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "I know this node", "unproven": True})
+        assert deck.hub.log.state.epoch > epoch
+        await until(lambda: any(isinstance(m, Desired) for m in agent.received), "it is steered now")
         await agent.leave()
+
+
+async def test_a_witness_of_a_hub_whose_key_was_lost_is_believed(data: Path) -> None:
+    agent, token, _, _ = await restored(data)
+    (data / "hub.key").unlink()
+    async with running(data) as deck:
+        agent.deck = deck
+        await agent.join(token)
+        assert agent.welcome is not None
+        assert agent.welcome.refuse == "log_behind"
+        assert (data / "hub.key").stat().st_mode & 0o777 == 0o600
+        await agent.leave()
+
+
+async def test_the_private_key_is_in_no_backup(data: Path) -> None:
+    async with running(data) as deck:
+        secret = (data / "hub.key").read_bytes()
+        backup = copy_of(deck, "backup.db").read_bytes()
+        assert secret not in backup
+        assert secret.hex().encode() not in backup
 
 
 async def test_recover_without_the_answer_of_a_linked_node_changes_nothing(data: Path, monkeypatch: object) -> None:

@@ -58,7 +58,7 @@ class Router:
         return RouterState(pid=1, boot="b", epoch=at.epoch, rev=at.rev, hash=at.hash, entries=entries, pins=pins)
 
     async def table(self, update: TableUpdate) -> Acks:
-        return self.switch.directive(update.epoch, update.rev, update.hash, update.entries)
+        return self.switch.directive(update.cursor, update.entries)
 
     async def engines(self, engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
         return tuple(self.switch.engines(engines))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
 
-from loradeck.rules.moves import backward, forward, recover, rewind
+from loradeck.rules.moves import backward, forward, recover, rewind, witness
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
 from loradeck.rules.serving import flip, proof, residency, retention
 from loradeck.rules.serving.flip import Admission, Verdict
@@ -160,7 +160,7 @@ class SimulatedHub:
         epoch, rev, hash_ = node.seen
         events = self.log.events
         has_hash = rev <= len(events) and (rev == 0 or events[rev - 1].hash == hash_)
-        if recover.behind(epoch=epoch, rev=rev, hub_epoch=self.log.epoch, has_hash=has_hash):
+        if witness.lacks(epoch=epoch, rev=rev, hub_epoch=self.log.epoch, has_hash=has_hash):
             self.behind = True
         return not self.behind
 

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import pins_and_notes, recover, tenants
+from loradeck.rules.moves import pins_and_notes, recover, tenants, witness
 from loradeck.rules.moves.chain import seal
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Role
@@ -221,7 +221,7 @@ def test_without_tables_there_is_nothing_to_recover_and_no_epoch_to_exceed() -> 
 
 @pytest.mark.parametrize(("rev", "behind"), [(0, False), (1, True), (2, True)])
 def test_a_hub_is_behind_whoever_holds_a_rev_that_its_log_lacks(rev: int, behind: bool) -> None:
-    assert recover.behind(epoch=1, rev=rev, hub_epoch=1, has_hash=False) is behind
+    assert witness.lacks(epoch=1, rev=rev, hub_epoch=1, has_hash=False) is behind
 
 
 def test_tables_of_tenants_that_are_gone_or_unknown_do_not_hide_the_ones_after_them() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, recover, tenants
+from loradeck.rules.moves import backward, recover, tenants, witness
 from loradeck.schemas.log import Draft, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import UndoRequest
 from loradeck.schemas.route import Gap, RouteConfig
@@ -141,7 +141,7 @@ def test_a_recover_is_not_undone(acme: Acme) -> None:
 def test_a_hub_is_behind_an_agent_that_has_seen_what_its_log_lacks(
     epoch: int, rev: int, has_hash: bool, behind: bool
 ) -> None:
-    assert recover.behind(epoch=epoch, rev=rev, hub_epoch=3, has_hash=has_hash) is behind
+    assert witness.lacks(epoch=epoch, rev=rev, hub_epoch=3, has_hash=has_hash) is behind
 
 
 def test_the_newest_of_many_tables_is_found_whatever_their_order() -> None:

@@ -57,10 +57,14 @@ def run(ctx: click.Context, /, **settings: Any) -> None:
 
 @hub.command()
 @reason_option(required=True)
+@click.option("--unproven", is_flag=True, help="Believe nodes too that cannot prove what they have seen.")
 @yes_option
 @writes
-async def recover(s: Session, reason: str, yes: bool) -> None:
-    """After a restore from a backup: recover newer moves from the nodes, and raise the epoch."""
+async def recover(s: Session, reason: str, unproven: bool, yes: bool) -> None:
+    """After a restore from a backup: recover newer moves from the nodes, and raise the epoch.
+
+    Nodes prove what they have seen by the hub's signature. `--unproven` is for a hub whose trusted keys were lost too.
+    """
     state = await s.api.state()
     s.out.say(f"{state.status.hub}: rev {state.status.rev}, epoch {state.status.epoch}, {utc(state.status.at_ms)}")
     for node in state.nodes:
@@ -68,7 +72,7 @@ async def recover(s: Session, reason: str, yes: bool) -> None:
     missing = [node.node for node in state.nodes if not node.linked]
     warning = f" {len(missing)} nodes are not linked; moves that only they know are not recovered." if missing else ""
     s.confirm(f"Append the moves that the linked nodes know, and raise the epoch?{warning}", yes=yes)
-    result = await s.api.recover(reason, new_key())
+    result = await s.api.recover(reason, new_key(), unproven=unproven)
     s.out.json(result)
     for event in result.events:
         where = f"{event.tenant}/{event.route}" if event.route else event.tenant

@@ -25,6 +25,7 @@ class RecoverRequest(Strict):
 
     idempotency_key: str = Field(min_length=8, max_length=100)
     reason: Reason = ""
+    unproven: bool = Field(False, description="believe nodes too that have no signature for what they have seen")
 
 
 async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
@@ -117,5 +118,7 @@ async def recover(body: RecoverRequest, hub: ThisHub, caller: Local) -> Response
     replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
     if replayed is None:
         async with hub.log.moving:
-            replayed = await hub.recovery.run(body.idempotency_key, body.reason, actor_of(caller))
+            replayed = await hub.recovery.run(
+                body.idempotency_key, body.reason, actor_of(caller), unproven=body.unproven
+            )
     return answer(await outcome(hub, replayed))

@@ -19,6 +19,7 @@ from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.position import Position
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
@@ -187,6 +188,7 @@ class NodeTables:
         epoch: int,
         rev: int,
         hash_: str,
+        position: Position,
         prev_rev: int,
         keys: Collection[PointerKey] | None,
         unpin: tuple[PointerKey, ...] = (),
@@ -205,6 +207,7 @@ class NodeTables:
                 full=keys is None,
                 table=self.digest(table),
                 unpin=unpin,
+                position=position,
             ).model_dump_json()
             entries = ",".join(self._text(table, k) for k in wanted)
             text = head.replace('"entries":[]', f'"entries":[{entries}]', 1)

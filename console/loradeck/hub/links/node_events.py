@@ -12,7 +12,7 @@ from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.hub.recovery.recover import BEHIND, Recovery
+from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.schemas.link import Hello, NodeOrder, Report
 
@@ -100,7 +100,7 @@ class NodeEvents:
 
 @dataclass(eq=False)
 class Greeting:
-    """Greets nodes. One that is ahead of the log is welcome, and gets no table.
+    """Greets nodes. One that is ahead of the log is welcome, and gets no table; moves wait only if it can prove it.
 
     `_joined` is called last with every node and its hello: whoever gives nodes work answers there.
     """
@@ -113,9 +113,9 @@ class Greeting:
 
     async def hello(self, hello: Hello, link: NodeLink) -> Node:
         """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log."""
-        behind = await self._recovery.is_behind(hello)
+        standing = await self._recovery.standing(hello)
         node = self._events.linked(hello, link)
-        node.behind = BEHIND if behind else None
+        node.behind = self._recovery.code(standing)
         return node
 
     def greeted(self, node: Node, hello: Hello, link: NodeLink) -> None:

@@ -99,7 +99,9 @@ class Uplink:
         """The frame of the heartbeat that nodes are sent."""
         state = self.log.state
         if self._bookmark[0] != (state.epoch, state.rev):
-            text = Bookmark(epoch=state.epoch, rev=state.rev, hash=state.hash).model_dump_json()
+            text = Bookmark(
+                epoch=state.epoch, rev=state.rev, hash=state.hash, position=self.log.position()
+            ).model_dump_json()
             self._bookmark = ((state.epoch, state.rev), text_frame(text))
         return self._bookmark[1]
 
@@ -250,6 +252,7 @@ class Link:
             epoch=state.epoch,
             rev=state.rev,
             hash_=state.hash,
+            position=self._hub.log.position(),
             prev_rev=self._sent_rev,
             keys=keys,
             unpin=unpin,

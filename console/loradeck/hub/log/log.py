@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
+from loradeck.schemas.position import Position
 from loradeck.store.interface import Committed, LeaseLost, OutcomeUnknown, Store
 
 RECENT = 5000
@@ -62,6 +66,7 @@ class Log:
     """The log of one hub. A commit is decided and made while `moving` is held, so that there is one at a time.
 
     Args:
+        key: signs the log's positions.
         clock: monotonic seconds.
         timed: called with the seconds that each commit took.
         lease_lost: called when another hub turns out to have taken the lease.
@@ -71,6 +76,7 @@ class Log:
         self,
         store: StoreThread,
         name: str,
+        key: Ed25519PrivateKey,
         *,
         clock: Callable[[], float],
         timed: Callable[[float], None],
@@ -84,6 +90,7 @@ class Log:
         )
         recent = store.now(lambda s: s.since(max(0, found.rev - RECENT), RECENT))
         self.recent: deque[Event] = deque(recent, maxlen=RECENT)
+        self.signing = Signing.load(store, key)
         self.moving = asyncio.Lock()
         self.lease_lost = False
         """Another hub has taken the lease: nothing can be committed any more."""
@@ -100,6 +107,10 @@ class Log:
     def last_move(self, pointer: PointerState) -> Event | None:
         """The event that last moved a pointer; None for one that never moved."""
         return self._last_moves.get(pointer.last_move) if pointer.last_move else None
+
+    def position(self) -> Position:
+        """The position of the newest event, signed."""
+        return self.signing.position(self.state.epoch, self.state.rev, self.state.hash)
 
     async def event(self, event_id: str) -> Event | None:
         """An event by its id; None: the log has no such event."""
@@ -188,6 +199,7 @@ class Log:
         while newer := await self._store(lambda s: s.since(self.state.rev)):
             self._publish(newer)
         self.state.epoch = (await self._store(lambda s: s.snapshot())).epoch
+        self.signing.incarnations = await self._store(lambda s: s.incarnations())
         self._unresolved = False
 
     async def _resolve(self, key: str) -> Committed:

@@ -23,7 +23,9 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover
+from loradeck.rules.moves import witness as witness_rules
 from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.witness import Standing
 from loradeck.schemas.link import Hello, TableAsk, TableState
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import TableEntry
@@ -32,6 +34,9 @@ from loradeck.store.interface import Committed
 log = logging.getLogger("loradeck.hub.recovery.recover")
 
 BEHIND = "log_behind"
+UNPROVEN = "log_unproven"
+"""Problem code of a node that says it has seen more than the log, and has no signature to show for it."""
+
 EPOCH = "recovered_epoch"
 """The store's key for the epoch of the last recover. A backup taken before one lacks it."""
 
@@ -63,25 +68,41 @@ class Recovery:
         self._epoch = int(epoch or 0)
         """The epoch of the last recover in this log; 0: there was none."""
 
-    async def is_behind(self, hello: Hello) -> bool:
-        """Whether a node has seen moves that this log lacks."""
-        has_hash = await self._log.has(hello.rev, hello.hash)
-        return recover.behind(epoch=hello.epoch, rev=hello.rev, hub_epoch=self._log.state.epoch, has_hash=has_hash)
+    async def standing(self, hello: Hello) -> Standing:
+        """What a node's hello says about this log."""
+        signing, witness = self._log.signing, hello.witness
+        return witness_rules.judge(
+            epoch=hello.epoch,
+            rev=hello.rev,
+            has_hash=await self._log.has(hello.rev, hello.hash),
+            hub_epoch=self._log.state.epoch,
+            hub_rev=self._log.state.rev,
+            log=signing.log,
+            incarnations=signing.incarnations,
+            witnessed=witness if witness is not None and signing.is_genuine(witness) else None,
+        )
+
+    def code(self, standing: Standing) -> str | None:
+        """The problem code of a node with this standing; None: it is steered."""
+        if standing.holds_back_moves:
+            return BEHIND
+        return UNPROVEN if standing is Standing.UNPROVEN else None
 
     def found_behind(self, node: Node, hello: Hello) -> None:
         """Refuses all moves from now on, over restarts too: this node has seen moves that the log lacks.
 
-        A node that missed the last recover is only held back itself.
+        A node that missed the last recover, or cannot prove what it says, is only held back itself.
         """
-        missed = self._missed(hello)
+        missed = self._missed(hello) or node.behind == UNPROVEN
         log.error(
-            "log_behind node=%s its_rev=%d its_epoch=%d rev=%d epoch=%d: %s until `loradeck hub recover`",
+            "%s node=%s its_rev=%d its_epoch=%d rev=%d epoch=%d: %s until `loradeck hub recover`",
+            node.behind,
             node.name,
             hello.rev,
             hello.epoch,
             self._log.state.rev,
             self._log.state.epoch,
-            "it missed the last recover and gets no table" if missed else "no moves",
+            "it gets no table" if missed else "no moves",
         )
         if not missed and not self.behind:
             self.behind = True
@@ -102,12 +123,14 @@ class Recovery:
             self._tables[node.name] = state
             self._came.set()
 
-    async def run(self, key: str, reason: str, actor: Actor) -> Committed:
+    async def run(self, key: str, reason: str, actor: Actor, *, unproven: bool = False) -> Committed:
         """Asks all linked nodes, appends what the log lacks, and raises the epoch. The caller holds `Log.moving`.
+
+        Nodes that cannot prove what they say are asked only if `unproven` is set; the others stay held back.
 
         Raises: Refused `recover_incomplete` when a linked node did not send its table: nothing was changed.
         """
-        linked = list(self._fleet.linked())
+        linked = [n for n in self._fleet.linked() if unproven or n.behind != UNPROVEN]
         self._tables.clear()
         self._asked = {n.name for n in linked}
         for node in linked:
@@ -149,9 +172,10 @@ class Recovery:
         self.behind = False
         self._startup.end("a person has recovered it")
         for node in self._fleet.nodes.values():
-            node.behind = None
-            if node.link is not None:
-                node.link.steer()
+            if unproven or node.behind != UNPROVEN:
+                node.behind = None
+                if node.link is not None:
+                    node.link.steer()
         self._changes.status()
         log.warning(
             "recovered events=%d epoch=%d rev=%d", len(committed.events), self._log.state.epoch, self._log.state.rev

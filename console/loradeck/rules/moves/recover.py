@@ -112,19 +112,6 @@ def drafts(
     return events, epoch_above
 
 
-def behind(*, epoch: int, rev: int, hub_epoch: int, has_hash: bool) -> bool:
-    """Whether an agent's hello shows that this hub's log lacks events which the agent has seen.
-
-    Args:
-        epoch: epoch that the agent durably holds.
-        rev: rev that the agent durably holds; 0 for a new agent.
-        hub_epoch: the hub's own epoch, raised when it took its lease; an agent with a higher one would drop every
-            message from this hub, even where the logs agree.
-        has_hash: this log holds the agent's hash at its rev.
-    """
-    return epoch > hub_epoch or (rev > 0 and not has_hash)
-
-
 def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool:
     if (entry.generation, release) == (pointer.generation, pointer.release):
         return False

@@ -53,7 +53,7 @@ class Node:
 
     def send(self, *entries: TableEntry, epoch: int = 1, rev: int | None = None, hash_: str = HASH) -> list[Ack]:
         self.rev = self.rev + 1 if rev is None else rev
-        return list(self.switch.directive(epoch, self.rev, hash_, entries).acks)
+        return list(self.switch.directive(Cursor(epoch, self.rev, hash_), entries).acks)
 
     def engines(self, *engines: EngineAt) -> list[Ack]:
         return self.switch.engines(engines)
@@ -275,10 +275,10 @@ async def test_whether_a_directive_is_durable_is_answered_without_an_acknowledge
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdatasync", full)
-        refused = node.switch.directive(1, 1, HASH, entries)
+        refused = node.switch.directive(Cursor(1, 1, HASH), entries)
     assert (refused.acks, refused.durable) == ((), False)
     assert (node.held.entries, node.held.cursor) == ({}, Cursor())
-    taken = node.switch.directive(1, 1, HASH, entries)
+    taken = node.switch.directive(Cursor(1, 1, HASH), entries)
     assert (taken.acks, taken.durable) == ((), True)
     assert read_contents(node.folder).cursor == Cursor(1, 1)
 
