@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pysqlite3 import dbapi2 as sqlite3
 from starlette.websockets import WebSocket
 from tests.simulation.event_loop import Died, Process, current
@@ -332,7 +333,7 @@ class HubProcess:
     async def _main(self, process: Process) -> None:
         clock = Clock(monotonic=process.time, now_ms=lambda: int(process.wall() * 1000))
         store = SimStoreThread(process, lambda: SqliteStore(":memory:", clock_ms=clock.now_ms))
-        hub = Hub(store, _NoBlobs(), name=self.name, clock=clock)  # type: ignore[arg-type]
+        hub = Hub(store, _NoBlobs(), name=self.name, key=_KEY, clock=clock)  # type: ignore[arg-type]
         hub.links._links = OrderedSet()  # type: ignore[assignment]
         self.oracle.hub_started(self, process, hub, store)
         self.hub, self.started_at = hub, process.scheduler.now
@@ -358,6 +359,10 @@ class HubProcess:
         }
         wire.queue.put_nowait({"type": "websocket.connect"})
         process.create_task(hub.accept_link(WebSocket(scope, wire.queue.get, wire.send)))
+
+
+_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+"""Of every hub: a copied hub has the key of the one it was copied from."""
 
 
 class _NoBlobs:

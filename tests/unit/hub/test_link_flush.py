@@ -35,7 +35,7 @@ class _Hub:
     """The parts of the hub that a link uses. A directive's frame names its entries, and revs before and after."""
 
     def __init__(self) -> None:
-        self.log = SimpleNamespace(state=SimpleNamespace(epoch=1, rev=0, hash="h"))
+        self.log = SimpleNamespace(state=SimpleNamespace(epoch=1, rev=0, hash="h"), position=lambda: None)
         self.tables: Any = SimpleNamespace(version=0, table=lambda labels: None, desired=self.desired)
         self.outbox = Outbox()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loradeck.hub.log.log import Log, Order, Published
 from loradeck.hub.log.store_thread import StoreThread
@@ -30,7 +31,9 @@ def store(tmp_path: Path) -> Iterator[StoreThread]:
 
 
 def load(store: StoreThread, lease_lost: Callable[[], None] = lambda: None) -> Log:
-    return Log(store, "test", clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost)
+    return Log(
+        store, "test", Ed25519PrivateKey.generate(), clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost
+    )
 
 
 def create(log: Log) -> Draft:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.unit.hub.test_log import ACTOR, KEY, a_route, create, load, move
 
 from loradeck.hub.log.log import RECENT, Log, Order, Published
@@ -104,7 +105,14 @@ async def test_a_recover_that_changes_nothing_raises_the_epoch_all_the_same(stor
 async def test_a_commit_is_timed_by_the_hubs_clock(store: StoreThread) -> None:
     times = iter((10.0, 12.5))
     took: list[float] = []
-    log = Log(store, "test", clock=lambda: next(times), timed=took.append, lease_lost=lambda: None)
+    log = Log(
+        store,
+        "test",
+        Ed25519PrivateKey.generate(),
+        clock=lambda: next(times),
+        timed=took.append,
+        lease_lost=lambda: None,
+    )
     await log.commit([create(log)], "create-01")
     assert took == [2.5]
 

@@ -18,7 +18,7 @@ def test_a_message_of_an_earlier_epoch_is_not_sent_again_after_a_recover() -> No
     tables = NodeTables(None, None)  # type: ignore[arg-type]  # without an entry nothing is looked up
     table = tables.table({})
     sent = [
-        body(tables.desired(table, epoch=epoch, rev=rev, hash_="0" * 64, prev_rev=0, keys=None))
+        body(tables.desired(table, epoch=epoch, rev=rev, hash_="0" * 64, position=None, prev_rev=0, keys=None))
         for epoch, rev in ((1, 7), (2, 7), (2, 8))
     ]
     assert [(one["epoch"], one["rev"]) for one in sent] == [(1, 7), (2, 7), (2, 8)]

@@ -188,7 +188,7 @@ class NodeTables:
         epoch: int,
         rev: int,
         hash_: str,
-        position: Position,
+        position: Position | None,
         prev_rev: int,
         keys: Collection[PointerKey] | None,
         unpin: tuple[PointerKey, ...] = (),
