@@ -18,6 +18,8 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import OutcomeUnknown, Store, StoreError
 from loradeck.store.sqlite import SqliteStore
 
+KEY = Ed25519PrivateKey.generate()
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[StoreThread]:
