@@ -22,7 +22,7 @@ from loradeck.store.sqlite import SqliteStore
 ACTOR = Actor(name="ops", role=Role.RELEASER)
 KEY = ("acme", "production")
 
-KEY = Ed25519PrivateKey.generate()
+SIGNER = Ed25519PrivateKey.generate()
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[StoreThread]:
 
 
 def load(store: StoreThread, lease_lost: Callable[[], None] = lambda: None) -> Log:
-    return Log(store, "test", KEY, clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost)
+    return Log(store, "test", SIGNER, clock=lambda: 0.0, timed=lambda _: None, lease_lost=lease_lost)
 
 
 def create(log: Log) -> Draft:

@@ -18,7 +18,7 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import OutcomeUnknown, Store, StoreError
 from loradeck.store.sqlite import SqliteStore
 
-KEY = Ed25519PrivateKey.generate()
+SIGNER = Ed25519PrivateKey.generate()
 
 
 @pytest.fixture
