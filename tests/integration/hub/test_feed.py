@@ -155,10 +155,10 @@ async def test_telemetry_comes_for_the_rows_that_are_shown_and_moves_for_all(dec
         await watch(socket, lambda ms: any(r.tenant == "bolt" for r in rows(ms)))
         await agent.report(agent.served(admitted=5, finished=5, checked=5, bad=2))
         seen = await watch(socket, lambda ms: sum(isinstance(m, FeedNodes) for m in ms) >= 1)
-        assert not any(r.cause.live.requests == 5 for r in rows(seen))
+        assert not any(r.cause.live.finished == 5 for r in rows(seen))
         await socket.send(FeedShow(rows=None).model_dump_json())
         await agent.report(agent.served(admitted=9, finished=9, checked=9, bad=4))
-        seen = await watch(socket, lambda ms: any(r.cause.live.requests == 9 for r in rows(ms)))
+        seen = await watch(socket, lambda ms: any(r.cause.live.finished == 9 for r in rows(ms)))
     row = rows(seen)[-1]
     assert (row.cause.live.checked, row.cause.live.bad, row.bad_n) == (9, 4, 9)
     assert row.bad_now == pytest.approx(4 / 9)
