@@ -82,7 +82,7 @@ def test_words_are_broken_only_where_they_are_longer_than_a_line() -> None:
 
 async def test_a_notice_that_R_is_not_armed_goes_once_it_is() -> None:
     async with stage() as on:
-        await on.press("j", "j", "j", "R")
+        await on.press("j", "j", "R")
         assert notice(on).startswith("R not armed")
         await on.half_second()
         await on.half_second()
