@@ -33,6 +33,11 @@ STATUS: Mapping[str, int] = {
     "offboarded": 409,
     "prepare_failed": 409,
     "prepare_pending": 409,
+    "candidate_out": 409,
+    "candidate_unfit": 409,
+    "no_candidate": 409,
+    "too_few_keys": 409,
+    "feature_missing": 409,
     # Things that do not fit together.
     "wrong_base": 409,
     "wrong_tenant": 409,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.counts import Counts, LoggedCounts
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 
@@ -23,7 +24,11 @@ class EventKind(StrEnum):
     FALLBACK = "fallback"
     REWIND = "rewind"
     RECOVER = "recover"
+    CANDIDATE_START = "candidate_start"
+    CANDIDATE_FINISH = "candidate_finish"  # it becomes the live release
+    CANDIDATE_ABORT = "candidate_abort"
 
+    CANDIDATE_STEP = "candidate_step"  # another share; the generation stays
     HOLD = "hold"
     RELEASE_HOLD = "release_hold"
     LIFT = "lift"  # a quarantine, a breach, or both
@@ -47,9 +52,12 @@ MOVES = frozenset(
         EventKind.FALLBACK,
         EventKind.REWIND,
         EventKind.RECOVER,
+        EventKind.CANDIDATE_START,
+        EventKind.CANDIDATE_FINISH,
+        EventKind.CANDIDATE_ABORT,
     }
 )
-"""Kinds that change the release of a pointer, and so raise its generation."""
+"""Kinds that change which releases a pointer names, and so raise its generation."""
 
 
 class Quarantine(Wire):
@@ -88,6 +96,11 @@ class PointerState(Wire):
     last_move: str | None = Field(None, description="id of the event that last moved it")
     moved_ms: int | None = Field(None, description="hub time of that event")
     moved_epoch: int = Field(0, description="epoch of that event")
+    candidate: Candidate | None = Field(
+        None,
+        exclude_if=lambda candidate: candidate is None,
+        description="a second release, that a share of callers gets",
+    )
 
     @property
     def key(self) -> tuple[str, str]:

@@ -132,6 +132,9 @@ class RewindStep(Wire):
     to_release: Digest | None
     from_label: str | None = Field(None, description="the release's label: 'v9/B2'")
     to_label: str | None = None
+    candidate: Digest | None = Field(
+        None, exclude_if=lambda candidate: candidate is None, description="ends with it: all callers get `to_release`"
+    )
     skipped: str | None = Field(None, description="why it stays; None: it moves")
 
 

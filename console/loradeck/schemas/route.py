@@ -18,6 +18,13 @@ class Gap(StrEnum):
     REFUSE = "refuse"  # 503 with Retry-After
 
 
+class RouteResidency(StrEnum):
+    """When the releases of a route are loaded."""
+
+    ALWAYS = "always"  # the current one and its prior stay loaded, and a flip waits for its load
+    ON_DEMAND = "on-demand"  # loaded when asked for; a flip does not wait
+
+
 class Streams(StrEnum):
     """How a router treats answers of the left release that are under way at a flip."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from pydantic import Field
 
+from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import Digest, Name, Wire, digest_of
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import Gap, ResponseChecks, Streams
@@ -26,6 +27,12 @@ class ReleaseRef(Wire):
     def engine_name(self) -> str | None:
         """The name under which an engine lists it; see `Release.engine_name`."""
         return self.release.engine_name
+
+
+class CandidateRef(Split):
+    """The candidate of a pointer, with everything that a node needs to serve it."""
+
+    release: ReleaseRef
 
 
 class TableEntry(Wire):
@@ -52,6 +59,9 @@ class TableEntry(Wire):
     keys: tuple[Digest, ...] = Field((), description="SHA-256 of the callers' keys that may use this tenant")
     left: ReleaseRef | None = Field(None, description="release that the last move left; its engine stops later")
     moved_ms: int | None = Field(None, description="hub time of the last move, from which that delay is counted")
+    candidate: CandidateRef | None = Field(
+        None, exclude_if=lambda candidate: candidate is None, description="needs the feature `candidate`"
+    )
     needs: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"
     )

@@ -26,6 +26,7 @@ TYPES: dict[str, Any] = {
     "feed": FeedMessage,
     "feed/show": FeedShow,
     "table/entry": TableEntry,
+    "table/candidate": TableEntry,
     "table/tombstone": TableEntry,
     "table/pin": Pin,
 }

@@ -175,7 +175,9 @@ class NodeTables:
             return self._texts[key]
         text = self._tombs.get(key)
         if text is None:
-            gone = self.entries[key].model_copy(update={"current": None, "beneath": (), "preparing": None})
+            gone = self.entries[key].model_copy(
+                update={"current": None, "beneath": (), "preparing": None, "candidate": None}
+            )
             text = self._tombs[key] = gone.model_dump_json()
         return text
 

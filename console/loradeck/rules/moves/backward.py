@@ -16,6 +16,8 @@ from loradeck.schemas.log import MOVES, Draft, Event, EventKind, PointerState, Q
 from loradeck.schemas.moves import FallbackRequest, RollbackRequest, UndoRequest
 from loradeck.schemas.state import PreviewAction
 
+_NOT_UNDOABLE = frozenset({EventKind.RECOVER, EventKind.CANDIDATE_ABORT})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel:
@@ -30,7 +32,7 @@ def rollback(
     """Rolls a pointer back (R). `target` is `rollback_target`'s present answer, and the request must name it.
 
     The release that is left is quarantined (never the base alone), the pointer is held, and the stack below the target
-    stays beneath.
+    stays beneath. A candidate is out; where the live release stays, the candidate is what is left and quarantined.
 
     Raises:
         Refused: moved, target_changed, needs_confirmation, no_prior.
@@ -61,14 +63,14 @@ def rollback(
             fix="confirm it, or fall back to the base alone",
             context={"to": target.release, "asks": target.asks},
         )
-    depth = pointer.beneath.index(target.release)
-    after = moved(
-        pointer,
-        release=target.release,
-        beneath=pointer.beneath[depth + 1 :],
-        held=True,
-        quarantined=pointer.quarantined if target.live_is_base else _quarantining_live(pointer),
-    )
+    if target.release == pointer.release and pointer.candidate is not None:
+        left: str | None = pointer.candidate.release
+        beneath, is_base = pointer.beneath, target.candidate_is_base
+    else:
+        beneath = pointer.beneath[pointer.beneath.index(target.release) + 1 :]
+        left, is_base = pointer.release, target.live_is_base
+    quarantined = pointer.quarantined if is_base else _quarantining(pointer, left)
+    after = moved(pointer, release=target.release, beneath=beneath, held=True, quarantined=quarantined)
     return drafted(EventKind.ROLLBACK, pointer, after, actor, reason=request.reason, incident=request.incident)
 
 
@@ -92,7 +94,7 @@ def fallback(
             f"{pointer.tenant}/{pointer.route} allows no fallback to the base alone",
             fix="set `fallback` in the route's settings, or roll back",
         )
-    after = moved(pointer, release=base_release_id, quarantined=_quarantining_live(pointer))
+    after = moved(pointer, release=base_release_id, quarantined=_quarantining(pointer, pointer.release))
     return drafted(EventKind.FALLBACK, pointer, after, actor, reason=request.reason)
 
 
@@ -102,8 +104,8 @@ def undo_asks(event: Event, pointer: PointerState, facts: PointerFacts) -> str |
     It would serve again what is quarantined or breached on this pointer, or what R has just left.
     """
     target = event.from_release
-    if target is None:
-        return None
+    if target is None or (event.pointer is not None and event.pointer.release == target):
+        return None  # the live release stayed: a candidate began or ended
     breach = breach_of(target, pointer, facts)
     reasons = ["quarantined"] if is_quarantined(target, pointer) else []
     reasons += [f"breached: {breach}"] if breach is not None else []
@@ -125,7 +127,8 @@ def undo(
     """Restores every pointer to its state before the undone events; all of them or none.
 
     Release and beneath are restored exactly. Held and quarantined are restored as far as the undone event changed them:
-    a hold or a lift that a person made since stays. An undo is itself an event, so undoing it is a redo.
+    a hold or a lift that a person made since stays. A candidate is never restored. An undo is itself an event, so
+    undoing it is a redo.
 
     Args:
         before: each pointer's state before its undone event; absent if the pointer did not exist.
@@ -145,12 +148,14 @@ def undo(
     asks = []
     for event in undone:
         after = event.pointer
-        if event.kind not in MOVES or event.kind is EventKind.RECOVER or after is None:
+        if event.kind not in MOVES or event.kind in _NOT_UNDOABLE or after is None:
             raise Refused(
                 "not_undoable",
                 f"a {event.kind.value} cannot be undone",
                 detail=f"event {event.id}",
-                fix="hold, lift, suspend and settings have their own opposites",
+                fix="start the candidate again"
+                if event.kind is EventKind.CANDIDATE_ABORT
+                else "hold, lift, suspend and settings have their own opposites",
             )
         now = pointers.get(after.key)
         if now is None or now.last_move != event.id:
@@ -213,7 +218,7 @@ def _target_changed(target: Target, title: str) -> Refused:
     )
 
 
-def _quarantining_live(pointer: PointerState) -> tuple[Quarantine, ...]:
-    if pointer.release is None:
+def _quarantining(pointer: PointerState, release: str | None) -> tuple[Quarantine, ...]:
+    if release is None:
         return pointer.quarantined
-    return (*pointer.quarantined, Quarantine(release=pointer.release, event=""))
+    return (*pointer.quarantined, Quarantine(release=release, event=""))

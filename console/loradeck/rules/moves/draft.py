@@ -15,10 +15,14 @@ from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
-from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.log import Draft, Event, EventKind, PointerState
 
 Named = Callable[[str | None], str]
 """Gives a release's name in messages, from its id."""
+
+
+_AUTOMATION = "automation"
+"""The name in an event's payload under which it says that the hub made the move by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,8 @@ class Actor:
 
     name: str
     role: Role
+    automation: bool = False
+    """The hub moves by itself, as a schedule or guard: its events say so, and a press of R is rebased over them."""
 
 
 def expect_generation(pointer: PointerState, expected: int) -> None:
@@ -51,8 +57,8 @@ def expect_generation(pointer: PointerState, expected: int) -> None:
 
 
 def moved(pointer: PointerState, **update: object) -> PointerState:
-    """The pointer's next state: its generation grows by one, and the given fields change."""
-    return pointer.model_copy(update={"generation": pointer.generation + 1, **update})
+    """The pointer's next state: its generation grows by one, a candidate is out, and the given fields change."""
+    return pointer.model_copy(update={"generation": pointer.generation + 1, "candidate": None, **update})
 
 
 def drafted(
@@ -67,7 +73,15 @@ def drafted(
     undoes: tuple[str, ...] = (),
     payload: dict[str, object] | None = None,
 ) -> Draft:
-    """Drafts the event that takes a pointer from one state to another, fenced by the generation of the first."""
+    """Drafts the event that takes a pointer from one state to another, fenced by the generation of the first.
+
+    Its payload says whether automation moved, and which candidate has ended without becoming the live release.
+    """
+    facts = dict(payload or {})
+    if actor.automation:
+        facts[_AUTOMATION] = True
+    if before.candidate is not None and after.candidate is None and after.release != before.candidate.release:
+        facts["candidate_ended"] = before.candidate.release
     return Draft(
         kind=kind,
         tenant=before.tenant,
@@ -81,8 +95,13 @@ def drafted(
         incident=incident,
         override=override,
         undoes=undoes,
-        payload=payload or {},
+        payload=facts,
     )
+
+
+def by_automation(event: Event) -> bool:
+    """Whether the hub made a move by itself."""
+    return event.payload.get(_AUTOMATION) is True
 
 
 def tenant_draft(

@@ -54,9 +54,9 @@ def check_promote(
         name: gives a release's name in messages.
 
     Raises:
-        Refused: offboarded, suspended, moved, unknown_release, wrong_tenant, already_live, quarantined, revoked, held,
-            wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed, suite_too_small,
-            no_memory, left_behind.
+        Refused: offboarded, suspended, moved, candidate_out, unknown_release, wrong_tenant, already_live, quarantined,
+            revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
+            suite_too_small, no_memory, left_behind.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     if tenant.offboarded:
@@ -64,6 +64,7 @@ def check_promote(
     if tenant.suspended:
         raise Refused("suspended", f"{tenant.name} is suspended: nothing is promoted", fix="resume the tenant first")
     expect_generation(pointer, request.expected_generation)
+    check_none_out(pointer)
     if release is None or release.id != request.release:
         raise Refused(
             "unknown_release", f"no release {name(request.release)} is registered", fix="register its adapter version"
@@ -137,11 +138,8 @@ def promote(
         Refused: moved.
     """
     expect_generation(pointer, request.expected_generation)
-    pushed = (pointer.release,) if pointer.release is not None and live_attested else ()
-    # A release is in the stack once: R never goes to the live one, and ten moves to and fro between two releases
-    # must not push out the third.
-    under = tuple(r for r in pointer.beneath if r != request.release and r not in pushed)
-    after = moved(pointer, release=request.release, beneath=(pushed + under)[:BENEATH_LIMIT])
+    beneath = stack_beneath(pointer, request.release, live_attested=live_attested)
+    after = moved(pointer, release=request.release, beneath=beneath)
     return drafted(
         EventKind.PROMOTE,
         pointer,
@@ -152,6 +150,32 @@ def promote(
         override=request.override,
         payload={"overridden": list(overridden)} if overridden else {},
     )
+
+
+def check_none_out(pointer: PointerState) -> None:
+    """Checks that the pointer has no candidate.
+
+    Raises:
+        Refused: candidate_out.
+    """
+    if pointer.candidate is not None:
+        raise Refused(
+            "candidate_out",
+            f"{pointer.tenant}/{pointer.route} has a candidate already",
+            fix="finish or abort it first",
+            context={"candidate": pointer.candidate.release},
+        )
+
+
+def stack_beneath(pointer: PointerState, release: str, *, live_attested: bool) -> tuple[str, ...]:
+    """The stack beneath a release that is pushed onto a pointer: the live one if it was attested, then what was there.
+
+    A release is in the stack once: R never goes to the live one, and ten moves to and fro between two releases must not
+    push out the third.
+    """
+    pushed = (pointer.release,) if pointer.release is not None and live_attested else ()
+    under = tuple(r for r in pointer.beneath if r != release and r not in pushed)
+    return (pushed + under)[:BENEATH_LIMIT]
 
 
 def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
+from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -30,8 +31,13 @@ def newest(entries: Iterable[TableEntry]) -> dict[PointerKey, TableEntry]:
     return best
 
 
-def _order(entry: TableEntry) -> tuple[tuple[int, int], bool]:
-    return entry.fence, entry.current is not None
+def _order(entry: TableEntry) -> tuple[tuple[int, int], bool, int]:
+    return entry.fence, entry.current is not None, _step(entry.candidate)
+
+
+def _step(split: Split | None) -> int:
+    """The step of a candidate; -1 if there is none."""
+    return split.step if split is not None else -1
 
 
 def drafts(
@@ -47,10 +53,10 @@ def drafts(
 
     An entry wins over its pointer if its (epoch, generation) is above that of the pointer's last move and generation or
     release differ, or if both are equal and the release differs. The recovered move gets a generation above both, so
-    that no number ever stands for two moves. The pointer is held: the quarantines of the lost part are unknown, so a
-    person looks before automation promotes. A quarantine of the release being served was lifted in the lost part, so it
-    goes. Tenants and routes that the older log lacks are created again, without gate and placement, which no table
-    carries; a suspension in a table is kept.
+    that no number ever stands for two moves. No candidate is restored: one whose steps were lost is out. The pointer is
+    held: the quarantines of the lost part are unknown, so a person looks before automation promotes. A quarantine of
+    the release being served was lifted in the lost part, so it goes. Tenants and routes that the older log lacks are
+    created again, without gate and placement, which no table carries; a suspension in a table is kept.
 
     The caller registers the releases of the entries (`TableEntry.current`, `beneath`) before committing.
 
@@ -86,6 +92,7 @@ def drafts(
                 "release": release,
                 "beneath": tuple(ref.id for ref in entry.beneath),
                 "held": True,
+                "candidate": None,
                 "quarantined": tuple(q for q in pointer.quarantined if q.release != release),
             }
         )
@@ -114,7 +121,7 @@ def drafts(
 
 def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool:
     if (entry.generation, release) == (pointer.generation, pointer.release):
-        return False
+        return _step(entry.candidate) > _step(pointer.candidate)
     if release is None and entry.fence == (pointer.moved_epoch, pointer.generation):
         return False  # a tombstone of the pointer's last move, withdrawn from that node: not a move
     return entry.fence >= (pointer.moved_epoch, pointer.generation)

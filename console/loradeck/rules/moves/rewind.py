@@ -29,7 +29,7 @@ def plan(
 ) -> RewindPlan:
     """Plans a rewind to `to_rev`: the step of each pointer, sorted by name.
 
-    Pointers that already serve the release of that time are left out.
+    Pointers that already serve the release of that time, to all callers, are left out.
 
     Args:
         then: pointers as they were at `to_rev`.
@@ -47,7 +47,7 @@ def plan(
             continue
         was = then.get(key)
         target = was.release if was is not None else None
-        if target == pointer.release:
+        if target == pointer.release and pointer.candidate is None:
             continue
         skipped = _why_not(pointer, target, facts.get(key, NO_FACTS), request, known)
         steps.append(
@@ -57,6 +57,7 @@ def plan(
                 generation=pointer.generation,
                 from_release=pointer.release,
                 to_release=target,
+                candidate=pointer.candidate.release if pointer.candidate is not None else None,
                 skipped=skipped,
             )
         )
@@ -91,7 +92,7 @@ def drafts(
     known: Collection[str],
 ) -> list[Draft]:
     """The events of a plan, for one transaction. Release and beneath are those of that time; holds and quarantines
-    stay.
+    stay, and a candidate is out.
 
     `known`: ids of the releases that are still registered; others are dropped from the stack beneath.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loradeck.schemas.log import Lifted, PointerState
 from loradeck.schemas.state import PreviewAction
@@ -35,7 +35,7 @@ class Target:
 
     `asks`: why R asks for confirmation first. `refused`: why R is refused, with NONE and FALLBACK (where F, not R,
     would go to the base alone). `skipped`: (release id, reason), newest first. `live_is_base`: the base alone is live,
-    which is never quarantined.
+    which is never quarantined; `candidate_is_base` likewise.
     """
 
     action: PreviewAction
@@ -45,6 +45,7 @@ class Target:
     skipped: tuple[tuple[str, str], ...] = ()
     prepare: str | None = None
     live_is_base: bool = False
+    candidate_is_base: bool = False
 
 
 def breach_of(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
@@ -88,19 +89,45 @@ def rollback_target(
     fallback_allowed: bool,
     live_is_base: bool,
     pending_prepare: str | None,
+    candidate_is_base: bool = False,
 ) -> Target:
-    """Decides what R does on this pointer now. Gates, holds, freeze windows and suspension have no influence."""
+    """Decides what R does on this pointer now. Gates, holds, freeze windows and suspension have no influence.
+
+    With a candidate out R puts all callers back on the live release, or on one beneath if the live one is ruled out; it
+    never goes to the candidate. Where nothing beneath is fit either, the live release is offered and asks.
+    """
     if pending_prepare is not None:
         return Target(action=PreviewAction.CANCEL_PREPARE, prepare=pending_prepare)
     if pointer.release is None:
         return Target(action=PreviewAction.NONE, refused="nothing is live on this pointer")
+    if pointer.candidate is None:
+        return _beneath(pointer, facts, fallback_allowed=fallback_allowed, live_is_base=live_is_base)
 
+    live, why = pointer.release, ruled_out(pointer.release, pointer, facts)
+    beneath = _beneath(pointer, facts, fallback_allowed=fallback_allowed, live_is_base=live_is_base)
+    if why is not None and beneath.action is PreviewAction.ROLLBACK:
+        return replace(beneath, skipped=((live, why), *beneath.skipped), candidate_is_base=candidate_is_base)
+    return Target(
+        action=PreviewAction.ROLLBACK,
+        release=live,
+        asks=why,
+        skipped=beneath.skipped if why is not None else (),
+        live_is_base=live_is_base,
+        candidate_is_base=candidate_is_base,
+    )
+
+
+def _beneath(pointer: PointerState, facts: PointerFacts, *, fallback_allowed: bool, live_is_base: bool) -> Target:
+    """The target beneath the live release, or why there is none."""
+    candidate = pointer.candidate.release if pointer.candidate is not None else None
     skipped: list[tuple[str, str]] = []
     unsoaked: list[str] = []
     for release in pointer.beneath:
         if release == pointer.release:
             continue
         why = ruled_out(release, pointer, facts)
+        if why is None and release == candidate:
+            why = "the candidate"
         if why is None and release not in facts.attested:
             why = "never attested here"
         if why is None and release in facts.soaked:
@@ -138,7 +165,7 @@ def ways_back(pointer: PointerState, facts: PointerFacts) -> tuple[str, ...]:
     Slots go to them in this order, so that the target on the screen is the release that stays loaded.
     """
     fit = [r for r in pointer.beneath if r != pointer.release and ruled_out(r, pointer, facts) is None]
-    now = rollback_target(pointer, facts, fallback_allowed=False, live_is_base=False, pending_prepare=None).release
+    now = _beneath(pointer, facts, fallback_allowed=False, live_is_base=False).release
     return tuple(dict.fromkeys(([now] if now is not None else []) + fit))
 
 

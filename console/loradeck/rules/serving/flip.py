@@ -10,7 +10,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loradeck.schemas.route import Gap
+from loradeck.schemas.route import Gap, RouteResidency
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 
 RETRY_AFTER_S = 2
@@ -52,6 +52,8 @@ def decide(
             return Verdict.STALE
         if wanted.fence == newest.fence and None not in (_id(wanted), _id(newest)) and _id(wanted) != _id(newest):
             return Verdict.STALE
+    if any(_has_later_step(known, wanted) for known in (current, waiting) if known is not None):
+        return Verdict.STALE
     if pin is not None:
         return Verdict.PINNED
     if wanted.current is None:
@@ -61,8 +63,24 @@ def decide(
     return Verdict.FLIP if ready else Verdict.WAIT
 
 
+def _has_later_step(known: TableEntry, wanted: TableEntry) -> bool:
+    """Whether an entry of the same fence has a later share of the candidate."""
+    if known.fence != wanted.fence or known.candidate is None or wanted.candidate is None:
+        return False
+    return known.candidate.step > wanted.candidate.step
+
+
 def _id(entry: TableEntry) -> str | None:
     return entry.current.id if entry.current else None
+
+
+def gap_after_flip(gap: Gap, residency: RouteResidency) -> Gap:
+    """The gap policy that holds after a flip, until the release is loaded.
+
+    An on-demand route flips before it loads, and from then on nobody is admitted to the left release: a stored `left`
+    means `refuse` there.
+    """
+    return Gap.REFUSE if gap is Gap.LEFT and residency is RouteResidency.ON_DEMAND else gap
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ class Residency:
 def wanted(entries: Sequence[TableEntry], *, base: str | None = None, pins: Iterable[Pin] = ()) -> list[ReleaseRef]:
     """Adapter releases in the order in which slots go to them.
 
-    Pins and currents first, then the top of each `beneath`, then candidates under preparation, then the rest of each
-    `beneath` level by level. A candidate comes after the tops because it needs a slot *beside* the release it would
-    leave, and must not take another tenant's rollback target.
+    Pins and currents first, then the top of each `beneath`, then candidates, then releases under preparation, then the
+    rest of each `beneath` level by level. What is to come lies after the tops because it needs a slot *beside* the
+    live release, and must not take another tenant's rollback target.
 
     Args:
         entries: newest move first.
@@ -35,6 +35,7 @@ def wanted(entries: Sequence[TableEntry], *, base: str | None = None, pins: Iter
     refs: list[ReleaseRef] = [pin.release for pin in pins]
     refs += [e.current for e in entries if e.current is not None]
     refs += [e.beneath[0] for e in entries if e.beneath]
+    refs += [e.candidate.release for e in entries if e.candidate is not None]
     refs += [e.preparing for e in entries if e.preparing is not None]
     for depth in range(1, max((len(e.beneath) for e in entries), default=0)):
         refs += [e.beneath[depth] for e in entries if len(e.beneath) > depth]

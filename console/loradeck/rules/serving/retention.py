@@ -20,8 +20,8 @@ def roots(
 ) -> frozenset[str]:
     """Ids of the releases that must stay, with their adapters and bases.
 
-    Per pointer: the current one, everything beneath (R may go there), the last attested ones and the quarantined ones
-    (evidence, and the target of an undo of the rollback).
+    Per pointer: the current one, its candidate, everything beneath (R may go there), the last attested ones and the
+    quarantined ones (evidence, and the target of an undo of the rollback).
 
     Args:
         attested: newest first.
@@ -32,6 +32,8 @@ def roots(
     for pointer in (*pointers, *before):
         if pointer.release is not None:
             kept.add(pointer.release)
+        if pointer.candidate is not None:
+            kept.add(pointer.candidate.release)
         kept.update(pointer.beneath)
         kept.update(q.release for q in pointer.quarantined)
         kept.update(attested.get(pointer.key, ())[:KEPT_ATTESTED])

@@ -1,0 +1,180 @@
+"""Candidates: start, finish and abort, which are moves, and steps of the share, which are not.
+
+A candidate lies on top of a pointer's stack, and a share of the callers gets it. Only a start gives a pointer one, and
+every other move ends it (`draft.moved`); undo, rewind and recovery never bring one back. A step leaves the generation
+as it is, so that a press of R which was decided before it still stands.
+
+What binds a promote (`forward.check_promote`) binds a start as well, and is checked by the caller before `check_start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
+from loradeck.rules.moves.forward import check_none_out, stack_beneath
+from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
+from loradeck.schemas.candidate import Candidate, Split
+from loradeck.schemas.ids import short
+from loradeck.schemas.log import Draft, EventKind, PointerState
+
+FEWEST_KEYS = 50
+"""Keys below which a share is refused: with 3 keys a share of 10 % is empty 73 % of the time."""
+
+
+def check_start(pointer: PointerState, facts: PointerFacts, candidate: Candidate, *, lacking: Sequence[str]) -> None:
+    """Checks what a start needs beyond the conditions of a promote.
+
+    Args:
+        lacking: nodes whose router does not announce the feature `candidate` and on which the pointer is placed.
+
+    Raises:
+        Refused: candidate_out, candidate_unfit, feature_missing.
+    """
+    where = f"{pointer.tenant}/{pointer.route}"
+    check_none_out(pointer)
+    _check_fit(pointer, facts, candidate.release, short)
+    if lacking:
+        raise Refused(
+            "feature_missing",
+            f"routers that serve {where} cannot divide its callers",
+            detail=", ".join(lacking[:8]) + (f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""),
+            fix="upgrade their nodes first",
+            context={"nodes": list(lacking)},
+        )
+
+
+def check_keys(split: Split, keys: int) -> None:
+    """Checks that a share of so few keys means anything. `keys`: how many different ones were seen lately.
+
+    Raises:
+        Refused: too_few_keys.
+    """
+    if split.permille and not split.named and not split.shadow and keys < FEWEST_KEYS:
+        raise Refused(
+            "too_few_keys",
+            f"{keys} keys are too few for a share: it could be empty, or one caller",
+            detail=f"at least {FEWEST_KEYS}",
+            fix="name the callers that get the candidate, or let it answer in the shadow",
+        )
+
+
+def start(
+    pointer: PointerState,
+    candidate: Candidate,
+    actor: Actor,
+    *,
+    expected_generation: int,
+    keys: int,
+    reason: str = "",
+) -> Draft:
+    """Puts a candidate on top of the stack; its generation is the one that this move gives the pointer.
+
+    Raises:
+        Refused: moved, nothing_live, already_live, candidate_out, held, too_few_keys.
+    """
+    expect_generation(pointer, expected_generation)
+    where = f"{pointer.tenant}/{pointer.route}"
+    if pointer.release is None:
+        raise Refused("nothing_live", f"nothing is live on {where}", fix="promote a release")
+    if pointer.release == candidate.release:
+        raise Refused("already_live", f"that release is live on {where} already")
+    check_none_out(pointer)
+    _check_not_held(pointer)
+    check_keys(candidate, keys)
+    begun = candidate.model_copy(update={"generation": pointer.generation + 1, "step": 0})
+    return drafted(EventKind.CANDIDATE_START, pointer, moved(pointer, candidate=begun), actor, reason=reason)
+
+
+def step(
+    pointer: PointerState,
+    facts: PointerFacts,
+    actor: Actor,
+    *,
+    expected_generation: int,
+    expected_step: int,
+    permille: int,
+    keys: int,
+    reason: str = "",
+) -> Draft:
+    """Changes the candidate's share. The generation stays; a smaller share is never refused for what is known.
+
+    Raises:
+        Refused: moved, no_candidate, no_change; to widen also held, candidate_unfit, too_few_keys.
+    """
+    expect_generation(pointer, expected_generation)
+    candidate = _candidate_of(pointer)
+    if candidate.step != expected_step:
+        raise Refused(
+            "moved",
+            f"the share has changed since: it is {candidate.permille / 10:g} %, at step {candidate.step}",
+            detail=f"the request expected step {expected_step}",
+            fix="look at it again and decide anew",
+            context={"generation": pointer.generation, "step": candidate.step},
+        )
+    if permille == candidate.permille:
+        raise Refused("no_change", f"the share is {permille / 10:g} % already")
+    after = candidate.model_copy(update={"permille": permille, "step": candidate.step + 1})
+    if permille > candidate.permille:
+        _check_not_held(pointer)
+        _check_fit(pointer, facts, candidate.release, short)
+        check_keys(after, keys)
+    state = pointer.model_copy(update={"candidate": after})
+    return drafted(EventKind.CANDIDATE_STEP, pointer, state, actor, reason=reason)
+
+
+def finish(
+    pointer: PointerState,
+    facts: PointerFacts,
+    actor: Actor,
+    *,
+    expected_generation: int,
+    live_attested: bool,
+    reason: str = "",
+    name: Named = short,
+) -> Draft:
+    """Makes the candidate the live release, as a promote does: the one that was live goes beneath if it was attested.
+
+    Raises:
+        Refused: moved, no_candidate, held, candidate_unfit.
+    """
+    expect_generation(pointer, expected_generation)
+    candidate = _candidate_of(pointer)
+    _check_not_held(pointer)
+    _check_fit(pointer, facts, candidate.release, name)
+    beneath = stack_beneath(pointer, candidate.release, live_attested=live_attested)
+    after = moved(pointer, release=candidate.release, beneath=beneath)
+    return drafted(EventKind.CANDIDATE_FINISH, pointer, after, actor, reason=reason)
+
+
+def abort(pointer: PointerState, actor: Actor, *, expected_generation: int, reason: str = "") -> Draft:
+    """Ends the candidate: all callers get the live release. Nothing is held or quarantined, unlike with R.
+
+    Raises:
+        Refused: moved, no_candidate.
+    """
+    expect_generation(pointer, expected_generation)
+    _candidate_of(pointer)
+    return drafted(EventKind.CANDIDATE_ABORT, pointer, moved(pointer), actor, reason=reason)
+
+
+def _candidate_of(pointer: PointerState) -> Candidate:
+    if pointer.candidate is None:
+        raise Refused("no_candidate", f"{pointer.tenant}/{pointer.route} has no candidate", fix="start one")
+    return pointer.candidate
+
+
+def _check_not_held(pointer: PointerState) -> None:
+    if pointer.held:
+        raise Refused(
+            "held",
+            f"{pointer.tenant}/{pointer.route} is held: no candidate goes forward until a person clears it",
+            fix="release the hold, or abort the candidate",
+        )
+
+
+def _check_fit(pointer: PointerState, facts: PointerFacts, release: str, name: Named) -> None:
+    why = ruled_out(release, pointer, facts)
+    if why is not None:
+        raise Refused("candidate_unfit", f"{name(release)} is {why}", fix="abort it, or lift what speaks against it")
