@@ -30,8 +30,8 @@ ANSWER_TOKENS = 16
 VERSIONS: Mapping[str, Sequence[str]] = {"acme": ("v1", "v2", "v3"), "cedar": ("v1",), "bolt": ("v1",)}
 """Tenant -> its adapter versions, in the order they are trained. v3 learns from corrupted labels."""
 
-PRIORITY: Mapping[str, int] = {"acme": 1}
-"""Priorities of trainings: a tenant with several versions, trained one after the other, would come last otherwise."""
+PRIORITY: Mapping[str, int] = {"acme": 2, "cedar": 1}
+"""Priorities of trainings, so that the longest do not come last: acme has several versions, one after the other."""
 
 FOLLOW_S = 0.5
 """How often a job's state is read."""
@@ -88,6 +88,8 @@ class Work:
         self._fleet = fleet
         self._api = api
         self._board = board
+        self._in_turn = asyncio.Lock()
+        """Trainings are submitted one by one, so that free nodes get them in the order of VERSIONS."""
         self._scored = {(tenant, one): asyncio.Event() for tenant, versions in VERSIONS.items() for one in versions}
 
     async def run(self) -> None:
@@ -123,8 +125,10 @@ class Work:
         """Trains the versions one after the other, by which they are numbered; scores each meanwhile."""
         async with asyncio.TaskGroup() as tasks:
             for version in VERSIONS[tenant]:
-                if version not in await self.released(tenant):
-                    await self._follow(await self._train(tenant, version), f"{tenant} {version} trains")
+                async with self._in_turn:
+                    job = None if version in await self.released(tenant) else await self._train(tenant, version)
+                if job is not None:
+                    await self._follow(job, f"{tenant} {version} trains")
                 tasks.create_task(self._score(tenant, version, await self._evaluate(tenant, version)))
 
     async def _train(self, tenant: str, version: str) -> Job:

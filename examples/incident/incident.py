@@ -30,11 +30,11 @@ ROUTE = "production"
 Make = Callable[[int | None], Awaitable[Move]]
 """Makes a move. It takes the number of the planned move that is repeated or led back from; None if it is planned."""
 
-LEAD_S = 0.075
+LEAD_S = 0.06
 """Requests start this long before a move. A promote prepares first, and engines must get to its canaries: none then."""
 
-SPACING_S = 0.0045
-STEADY = 32
+SPACING_S = 0.006
+STEADY = 26
 """At most so many at that pace: an engine is not to be buried by a move that takes long."""
 
 AFTER = 6
@@ -44,7 +44,8 @@ CLOSE_NS = 80_000_000
 """Requests sent no longer before the end of a move count as close to its acknowledgements."""
 
 MARGIN = 4
-"""Requests beyond those that are needed: not each is admitted within its 100 ms."""
+"""Requests beyond those that are needed: not each is admitted within its 100 ms. With the canaries they still fit into
+one batch of an engine, and a move that takes a second batch takes half as long again."""
 
 LOOK_S = 0.01
 """How often the hub is asked whether a move that a person makes has been committed."""

@@ -20,7 +20,7 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 PATIENCE_S = 150.0
 PROMOTE_S = 120.0
 
-PAUSE_S = 4.0
+PAUSE_S = 8.0
 """Between two requests of one tenant's caller on one router. Both engines share this machine with the trainings."""
 
 SOAK_TURNS = 6
