@@ -7,9 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, PROVENANCE, Deck, adapter_files, until
+from tests.integration.hub.conftest import Join
 
-from loradeck.schemas.manifest import AdapterManifest, SuiteManifest
+from loradeck.schemas.jobs import EvaluateSpec, ExecutorEventType, JobRequest, TrainSpec
+from loradeck.schemas.manifest import AdapterManifest, DecisionRecord, SuiteManifest
 
 PATH = "adapters/acme/support/versions"
 
@@ -203,6 +205,43 @@ async def test_viewers_may_read_blobs_and_not_write_them(deck: Deck) -> None:
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     await deck.blob(b"x")
     assert (await viewer.get(f"blobs/{digest}")).content == b"x"
+
+
+async def test_rows_are_read_by_a_releaser_and_by_a_node_while_it_holds_a_job_that_names_them(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant()
+    await deck.base()
+    dataset, suite = await deck.dataset(), await deck.suite()
+    rows = deck.hub.catalogue.datasets[dataset].files[0].sha256
+    items = deck.hub.catalogue.suites[suite].files[0].sha256
+    idle = await deck.as_role("agent", "n0")
+    for client in (await deck.as_role("viewer"), await deck.as_role("operator"), idle):
+        for sha256, owner in ((rows, "acme/tickets"), (items, "acme/held-out")):
+            problem = await deck.refused(403, "forbidden", "GET", f"blobs/{sha256}", client=client)
+            assert owner in problem.title
+            assert (await client.head(f"blobs/{sha256}")).status_code == 403
+    releaser = await deck.as_role("releaser")
+    assert (await releaser.get(f"blobs/{rows}")).status_code == 200
+    assert (await deck.local.get(f"blobs/{items}")).status_code == 200
+
+    agent, node = await join("n1"), await deck.as_role("agent", "n1")
+
+    async def readable() -> tuple[int, int]:
+        return (await node.get(f"blobs/{rows}")).status_code, (await node.get(f"blobs/{items}")).status_code
+
+    assert await readable() == (403, 403), "a node without a job"
+    decision = DecisionRecord(why_weights="a test")
+    evaluate = EvaluateSpec(tenant="acme", release=await deck.release(), suite=suite)
+    train = TrainSpec(tenant="acme", name="s", base=BASE.digest, datasets=(dataset,), decision=decision)
+    for spec, expected in ((evaluate, (403, 200)), (train, (200, 200))):
+        submitted = await deck.ok("POST", "jobs", JobRequest(spec=spec).model_dump(mode="json"))
+        assigned = await until(lambda job=submitted["id"]: agent.jobs.get(job), "assigned")
+        assert await readable() == expected, spec.kind
+        await agent.say(assigned, ExecutorEventType.FAILED, code="bad_spec")
+        await until(lambda job=submitted["id"]: deck.hub.jobs.get(job).ended_ms, "over")  # type: ignore[union-attr]
+        assert await readable() == (403, 403), f"after {spec.kind}"
+    assert (await idle.get(f"blobs/{rows}")).status_code == 403
 
 
 async def test_the_published_description_names_every_call(deck: Deck) -> None:

@@ -9,8 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
+from loradeck.hub.access.auth import Caller
 from loradeck.hub.api.parameters import Maker, Reader, ThisHub
+from loradeck.hub.data.datasets import called
+from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import Role
+from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 
 router = APIRouter(prefix="/v1", tags=["blobs"])
 
@@ -51,13 +56,15 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: Maker) -> dic
 @router.head("/blobs/{sha256}", response_class=Response)
 async def head(sha256: str, hub: ThisHub, caller: Reader) -> Response:
     """Whether a blob is here, and its size."""
+    _check_rows(hub, caller, sha256)
     size = hub.blobs.size(sha256)
     return Response(headers={"content-length": str(size), "accept-ranges": "bytes"})
 
 
 @router.get("/blobs/{sha256}", response_class=StreamingResponse)
 async def get(sha256: str, hub: ThisHub, request: Request, caller: Reader) -> Response:
-    """A blob's bytes, or those of one Range."""
+    """A blob's bytes, or those of one Range. Rows are for releasers, and for nodes with a job on them."""
+    _check_rows(hub, caller, sha256)
     blobs = hub.blobs
     size = blobs.size(sha256)
     start, stop, part = _range(request.headers.get("range"), size)
@@ -69,6 +76,26 @@ async def get(sha256: str, hub: ThisHub, request: Request, caller: Reader) -> Re
         206 if part else 200,
         headers,
         "application/octet-stream",
+    )
+
+
+def _check_rows(hub: Hub, caller: Caller, sha256: str) -> None:
+    """Checks that the caller may read a blob, should it hold rows of a dataset or suite.
+
+    Raises: Refused `forbidden`.
+    """
+    named = hub.catalogue.rows_in.get(sha256)
+    if not named or caller.may(Role.RELEASER):
+        return
+    if caller.node is not None and not named.isdisjoint(hub.queue.inputs(caller.node)):
+        return
+    known: dict[str, DatasetManifest | SuiteManifest] = {**hub.catalogue.datasets, **hub.catalogue.suites}
+    raise Refused(
+        "forbidden",
+        f"rows of {' and '.join(sorted(called(known[digest]) for digest in named))} are read by a releaser, or by a "
+        "node that holds the lease of a job on them",
+        detail=f"{caller.actor} is {caller.role.value}",
+        fix="ask a releaser",
     )
 
 

@@ -61,6 +61,22 @@ class JobSpecs:
             return None
         return release.served_base if isinstance(job.spec, EvaluateSpec) else release.base
 
+    def inputs(self, job: Job) -> frozenset[str]:
+        """The datasets and suites whose rows the job's node reads."""
+        match job.spec:
+            case TrainSpec():
+                return frozenset(job.spec.datasets + self._held_out(job))
+            case EvaluateSpec():
+                return frozenset((job.spec.suite,))
+            case _:
+                return frozenset()
+
+    def _held_out(self, job: Job) -> tuple[str, ...]:
+        """The suites whose items must not be among the rows that the job trains on."""
+        if not isinstance(job.spec, TrainSpec):
+            return ()
+        return tuple(digest for digest, suite in self._catalogue.suites.items() if suite.tenant == job.tenant)
+
     def assignment(self, job: Job) -> JobAssignment:
         """The assignment that a node is sent, with all that it needs to run the job."""
         ref: ReleaseRef | None = None
@@ -69,11 +85,8 @@ class JobSpecs:
             release = self._catalogue.known(job.tenant, job.spec.release)
             ref = ReleaseRef(id=release.id, release=release, label=release.label)
             canaries = self._state.config((job.tenant, job.spec.route)).canaries
-        held_out: tuple[str, ...] = ()
         if isinstance(job.spec, TrainSpec):
             canaries = self._state.config((job.tenant, "production")).canaries
-            suites = self._catalogue.suites.items()
-            held_out = tuple(digest for digest, suite in suites if suite.tenant == job.tenant)
         return JobAssignment(
             id=job.id,
             lease=job.lease,
@@ -81,6 +94,6 @@ class JobSpecs:
             spec=job.spec,
             release=ref,
             canaries=canaries,
-            held_out=held_out,
+            held_out=self._held_out(job),
             checkpoint=job.checkpoint,
         )

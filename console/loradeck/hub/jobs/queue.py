@@ -230,6 +230,11 @@ class Queue:
             if job is not None and job.state in _GIVEN and node is not None and node.linked:
                 self._again(job, f"{node.name} no longer runs it", "job_lost")
 
+    def inputs(self, node: str) -> frozenset[str]:
+        """The datasets and suites that the jobs name whose leases a node holds."""
+        held = (job for job in self._jobs if job.node == node and job.state in _GIVEN)
+        return frozenset[str]().union(*(self._specs.inputs(job) for job in held))
+
     # ---- messages of executors -----------------------------------------------------------------------------
 
     def event(self, node: Node, message: JobEvent) -> None:

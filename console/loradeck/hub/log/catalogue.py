@@ -6,6 +6,7 @@ follows from the tenant and the base.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from loradeck.rules.errors import Refused
@@ -26,6 +27,9 @@ class Catalogue:
         self.releases: dict[str, Release] = {}
         self.datasets: dict[str, DatasetManifest] = {}
         self.suites: dict[str, SuiteManifest] = {}
+        self.rows_in: dict[str, set[str]] = defaultdict(set)
+        """SHA-256 of a file with rows -> the datasets and suites that name it."""
+
         self._base_labels: dict[str, str] = {}
         self._views: dict[str, ReleaseView] = {}
         self._base_alone: dict[tuple[str, str], str] = {}
@@ -52,10 +56,16 @@ class Catalogue:
             case Doc.RELEASE:
                 self.releases[digest] = Release.model_validate(body)
             case Doc.DATASET:
-                self.datasets[digest] = DatasetManifest.model_validate(body)
+                self.datasets[digest] = dataset = DatasetManifest.model_validate(body)
+                self._index(digest, dataset)
             case Doc.SUITE:
-                self.suites[digest] = SuiteManifest.model_validate(body)
+                self.suites[digest] = suite = SuiteManifest.model_validate(body)
+                self._index(digest, suite)
         self._views.pop(digest, None)
+
+    def _index(self, digest: str, manifest: DatasetManifest | SuiteManifest) -> None:
+        for file in manifest.files:
+            self.rows_in[file.sha256].add(digest)
 
     def base_label(self, base: str | None) -> str:
         """'B1'; the first digits of a base that is not registered; '-' for none."""
