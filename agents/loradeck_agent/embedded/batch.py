@@ -7,6 +7,8 @@ for others to arrive.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch.nn import functional
 from transformers import DynamicCache
@@ -14,6 +16,8 @@ from transformers import DynamicCache
 from loradeck_agent.embedded.adapter_bank import AdapterBank
 from loradeck_agent.embedded.prefix_cache import Prefixes
 from loradeck_agent.embedded.sequence import Sequence
+
+log = logging.getLogger(__name__)
 
 
 class Batch:
@@ -42,24 +46,21 @@ class Batch:
 
     @torch.inference_mode()
     def admit(self, group: list[Sequence]) -> None:
-        """Prefills new rows together, gives each its first token, and joins those that go on to the batch."""
-        shared = [self._prefixes.find(row.adapter, row.prompt) for row in group]
-        fresh = [row.prompt[begin.count :] for row, begin in zip(group, shared, strict=True)]
-        begun, width = max(begin.count for begin in shared), max(map(len, fresh))
-        ids = torch.tensor([[self._pad] * (width - len(tokens)) + tokens for tokens in fresh])
-        mask = torch.tensor(
-            [
-                [0] * (begun - begin.count) + [1] * begin.count + [0] * (width - len(tokens)) + [1] * len(tokens)
-                for begin, tokens in zip(shared, fresh, strict=True)
-            ]
-        )
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, begun:]
-        cache = self._prefixes.start(shared)
-        logits = self._forward(group, ids, mask, positions, cache)
-        for number, row in enumerate(group):
-            self._prefixes.keep(row.adapter, row.prompt, cache, number, mask[number])
-        for row, row_logits in zip(group, logits, strict=True):
-            row.advance(row_logits)
+        """Prefills new rows together, gives each its first token, and joins those that go on to the batch.
+
+        Where they cannot be prefilled together, each is tried alone, so that only the row at fault fails.
+        """
+        try:
+            logits, cache, mask = self._prefill(group)
+        except Exception as error:
+            log.exception("a prefill of %d requests failed", len(group))
+            if len(group) == 1:
+                group[0].crash(error)
+            else:
+                for row in group:
+                    self.admit([row])
+            return
+        _advance(group, logits)
         if self._cache is None or not self.rows:
             self.rows, self._cache, self._mask = list(group), cache, mask
         else:
@@ -75,8 +76,7 @@ class Batch:
         positions = torch.tensor([[row.length - 1] for row in self.rows])
         self._mask = functional.pad(self._mask, (0, 1), value=1)
         logits = self._forward(self.rows, ids, self._mask, positions, self._cache)
-        for row, row_logits in zip(self.rows, logits, strict=True):
-            row.advance(row_logits)
+        _advance(self.rows, logits)
         self.drop_finished()
 
     @torch.inference_mode()
@@ -102,6 +102,25 @@ class Batch:
         """Forgets every row and its cache."""
         self.rows, self._cache, self._mask = [], None, torch.empty(0, 0, dtype=torch.long)
 
+    def _prefill(self, group: list[Sequence]) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+        """Logits, cache and mask of new rows. The batch is as before."""
+        shared = [self._prefixes.find(row.adapter, row.prompt) for row in group]
+        fresh = [row.prompt[begin.count :] for row, begin in zip(group, shared, strict=True)]
+        begun, width = max(begin.count for begin in shared), max(map(len, fresh))
+        ids = torch.tensor([[self._pad] * (width - len(tokens)) + tokens for tokens in fresh])
+        mask = torch.tensor(
+            [
+                [0] * (begun - begin.count) + [1] * begin.count + [0] * (width - len(tokens)) + [1] * len(tokens)
+                for begin, tokens in zip(shared, fresh, strict=True)
+            ]
+        )
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, begun:]
+        cache = self._prefixes.start(shared)
+        logits = self._forward(group, ids, mask, positions, cache)
+        for number, row in enumerate(group):
+            self._prefixes.keep(row.adapter, row.prompt, cache, number, mask[number])
+        return logits, cache, mask
+
     def _forward(
         self, rows: list[Sequence], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
@@ -121,6 +140,16 @@ class Batch:
         for mine, new in zip(self._cache.layers, cache.layers, strict=True):
             mine.keys = _stack(mine.keys, left, new.keys, right)
             mine.values = _stack(mine.values, left, new.values, right)
+
+
+def _advance(rows: list[Sequence], logits: torch.Tensor) -> None:
+    """Gives each row its next token, by logits `[rows, vocabulary]`. A row in which that fails ends alone."""
+    for row, row_logits in zip(rows, logits, strict=True):
+        try:
+            row.advance(row_logits)
+        except Exception as error:
+            log.exception("a request failed")
+            row.crash(error)
 
 
 def _stack(a: torch.Tensor, a_left: int, b: torch.Tensor, b_left: int) -> torch.Tensor:

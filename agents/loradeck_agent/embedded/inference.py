@@ -132,11 +132,11 @@ class Inference:
                     self._batch.admit(group)
                 if self._batch.rows:
                     self._batch.step()
-            except Exception as error:  # the thread must outlive any single batch: its requests fail, others go on
+            except Exception as error:  # of the model's work for all rows at once: the thread must outlive the batch
                 log.exception("a step failed")
                 for row in {id(row): row for row in (*self._batch.rows, *group)}.values():
                     if row.finished is None:
-                        row.fail(f"the engine failed: {type(error).__name__}: {error}")
+                        row.crash(error)
                 self._batch.clear()
         for row in (*self._batch.rows, *self._waiting, *self._arrivals):
             row.fail("the engine is stopping")

@@ -6,13 +6,19 @@ A setting that would change an answer and is not served is refused, never ignore
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loradeck_agent.embedded.sequence import Sampling, TokenOut
 
 TOP_LOGPROBS = 20
+
+MESSAGES = 2048
+"""Most messages of a conversation, and most parts of a message: checking 100,000 takes a second of everybody's time."""
+
+SEED = 2**63
+"""Seeds are whole numbers of 64 bits, from -SEED to SEED - 1, as OpenAI's and vLLM's are."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
@@ -49,7 +55,7 @@ class _Request(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float = Field(1.0, ge=0, le=2)
-    seed: int | None = None
+    seed: int | None = Field(None, ge=-SEED, lt=SEED)
     stop: str | list[str] | None = None
     return_tokens_as_token_ids: bool = False
     ignore_eos: bool = False
@@ -99,7 +105,7 @@ class Message(BaseModel):
     """One message of a conversation, by OpenAI's API."""
 
     role: str = Field(min_length=1, max_length=32)
-    content: str | list[ContentPart]
+    content: str | Annotated[list[ContentPart], Field(max_length=MESSAGES)]
 
     @property
     def text(self) -> str:
@@ -110,7 +116,7 @@ class Message(BaseModel):
 class ChatRequest(_Request):
     """Body of `POST /v1/chat/completions`, by OpenAI's API."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MESSAGES)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False

@@ -10,6 +10,9 @@ import torch
 
 REPLACEMENT = "\ufffd"
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are greedy, as vLLM's: logits divided by less than this may not be finite."""
+
 
 @dataclass(frozen=True)
 class TokenOut:
@@ -32,7 +35,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Temperature 0 is greedy; with a seed the same request samples the same tokens."""
+    """How tokens are chosen: greedily below the temperature GREEDY_BELOW. A request with a seed samples repeatably."""
 
     max_tokens: int
     temperature: float = 0.0
@@ -65,7 +68,7 @@ class Sequence:
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token by these logits `[vocabulary]`."""
-        if self.sampling.temperature == 0:
+        if self.sampling.temperature < GREEDY_BELOW:
             return int(logits.argmax())
         if self._generator is None:
             self._generator = torch.Generator()
@@ -94,6 +97,10 @@ class Sequence:
         """Ends the answer with an error."""
         self.finished = "error"
         self.deliver(Output(finish="error", error=why))
+
+    def crash(self, error: Exception) -> None:
+        """Ends the answer because of an error in the engine."""
+        self.fail(f"the engine failed: {type(error).__name__}: {error}")
 
     def _settled_text(self) -> str:
         """Text that this step settled: no half characters, nothing that may still turn out to begin a stop string."""

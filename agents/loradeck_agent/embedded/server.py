@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from loradeck.schemas.fault import first_wrong
 from loradeck_agent.embedded.adapter_files import AdapterFault
 from loradeck_agent.embedded.inference import BASE, Inference, Overloaded
 from loradeck_agent.embedded.openai import ChatRequest, CompletionRequest, Spelling, error_body
+from loradeck_agent.embedded.prompts import PromptRefused, Prompts
 from loradeck_agent.embedded.responses import Answer, AnswerFailed, Request
 from loradeck_agent.embedded.sequence import Output, Sequence
 
@@ -58,11 +60,13 @@ class EngineServer:
     base_name: str
     slots: int
     _model: LoadedModel | None = None
+    _prompts: Prompts | None = None
     _adapters: dict[str, _Listed] = field(default_factory=dict)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def ready(self, model: LoadedModel) -> None:
         """From now on requests are answered."""
+        self._prompts = Prompts(model.tokenizer, model.max_length)
         self._model = model
 
     def app(self) -> web.Application:
@@ -152,28 +156,23 @@ class EngineServer:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answers `POST /v1/chat/completions`."""
         body = await _parsed(request, ChatRequest)
-        model = self._require()
         messages = [{"role": message.role, "content": message.text} for message in body.messages]
-        try:
-            prompt = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        except (
-            Exception
-        ) as error:  # a template is a program of the base's and may raise anything on messages it dislikes
-            return _error(400, "BadRequestError", f"the chat template refused the messages: {error}")
-        return await self._answer(request, body, list(prompt))
+        return await self._answer(request, body, lambda prompts: prompts.of_messages(messages))
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
         """Answers `POST /v1/completions`; a prompt may be text or token ids."""
         body = await _parsed(request, CompletionRequest)
-        model = self._require()
-        prompt = body.prompt if isinstance(body.prompt, list) else model.tokenizer(body.prompt)["input_ids"]
-        vocabulary = len(model.tokenizer)
-        if not prompt or any(not 0 <= token < vocabulary for token in prompt):
-            return _error(400, "BadRequestError", f"prompt must be text or token ids from 0 to {vocabulary - 1}")
-        return await self._answer(request, body, list(prompt))
+        return await self._answer(request, body, lambda prompts: prompts.of_prompt(body.prompt))
 
-    async def _answer(self, http: web.Request, request: Request, prompt: list[int]) -> web.StreamResponse:
+    async def _answer(
+        self, http: web.Request, request: Request, read: Callable[[Prompts], Awaitable[list[int]]]
+    ) -> web.StreamResponse:
         model = self._require()
+        assert self._prompts is not None
+        try:
+            prompt = await read(self._prompts)
+        except PromptRefused as refused:
+            return _error(400, "BadRequestError", str(refused))
         adapter = self._handle(request.model)
         if adapter is None:
             return _error(404, "NotFoundError", f"the model {request.model!r} does not exist")
@@ -231,7 +230,7 @@ async def _stream(http: web.Request, answer: Answer) -> web.StreamResponse:
 async def _json(request: web.Request) -> dict[str, Any]:
     try:
         body = await request.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text="the body must be a JSON object")

@@ -34,6 +34,9 @@ PATIENCE_S = 10.0
 """A caller that leaves earlier, or in mid-answer, has changed its mind; one that waited longer was not answered. So a
 release that hangs is seen to fail, and callers that take back what they typed do not brand one that is well."""
 
+_NUMBERS = 2**63
+"""No engine reads numbers beyond 64 bits, or NaN and infinity: a setting with one of these is its caller's mistake."""
+
 _CALLER_LEFT = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _OURS_TO_ANSWER = frozenset({401, 403, 404, 405})
@@ -274,6 +277,10 @@ async def _document(request: web.BaseRequest) -> dict[str, Any] | Refusal:
         return Refusal(
             400, "no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them."
         )
+    for name, value in asked.items():
+        if isinstance(value, int | float) and not -_NUMBERS <= value < _NUMBERS:
+            fix = "Send a finite one between -2^63 and 2^63 - 1."
+            return Refusal(400, "bad_number", f"The number of `{name[:64]}` is out of range.", fix)
     return asked
 
 

@@ -257,6 +257,8 @@ def test_sampling_repeats_with_a_seed_and_varies_without(engine: Engine) -> None
         ({"top_logprobs": 1000}, 400),
         ({"n": 2}, 400),
         ({"stop": [""]}, 400),
+        ({"seed": 2**70}, 400),
+        ({"seed": -(2**70)}, 400),
     ],
 )
 def test_a_request_that_cannot_be_served_as_asked_is_refused(
@@ -265,6 +267,20 @@ def test_a_request_that_cannot_be_served_as_asked_is_refused(
     reply = engine.http.post("/v1/chat/completions", json={**chat_body("base", "Hi"), **change})
     assert reply.status_code == status
     assert reply.json()["error"]["message"]
+
+
+async def test_a_seed_that_no_engine_takes_is_its_callers_400_and_ends_nobody_elses_answer(engine: Engine) -> None:
+    other = chat_body("base", "Hi", max_tokens=300, ignore_eos=True, stream=True)
+    hostile = chat_body("base", "Hi", temperature=1, seed=2**70)
+    async with engine.client() as http, http.stream("POST", "/v1/chat/completions", json=other) as stream:
+        lines = stream.aiter_lines()
+        await anext(lines)
+        replies = await asyncio.gather(*(http.post("/v1/chat/completions", json=hostile) for _ in range(3)))
+        rest = [line async for line in lines if line]
+    assert [reply.status_code for reply in replies] == [400] * 3
+    assert all("seed" in reply.json()["error"]["message"] for reply in replies)
+    assert rest[-1] == "data: [DONE]"
+    assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
 
 
 @EMBEDDED_ONLY

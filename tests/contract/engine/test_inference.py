@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ EOS = frozenset({2})
 class Asked:
     """A request, and what came back of it."""
 
-    def __init__(self, tokens: int, adapter: int = BASE) -> None:
+    def __init__(self, tokens: int, adapter: int = BASE, **sampling: Any) -> None:
         self.outputs: list[Output] = []
         self.some, self.ended = threading.Event(), threading.Event()
-        sampling = Sampling(tokens, ignore_eos=True)
-        self.sequence = Sequence([5, 6, 7], adapter, sampling, self._deliver, lambda ids: "", EOS)
+        chosen = Sampling(tokens, ignore_eos=True, **sampling)
+        self.sequence = Sequence([5, 6, 7], adapter, chosen, self._deliver, lambda ids: "", EOS)
 
     def _deliver(self, output: Output) -> None:
         self.outputs.append(output)
@@ -76,6 +77,50 @@ def test_a_failing_step_is_told_to_its_requests_and_the_thread_goes_on(inference
     inference.submit(next_one.sequence)
     assert next_one.ended.wait(30)
     assert len(next_one.tokens) == 5
+
+
+def _no_text(ids: list[int]) -> str:
+    raise UnicodeError(f"{len(ids)} tokens are no text")
+
+
+@pytest.mark.parametrize("fault", ["seed", "text"])
+def test_a_row_that_cannot_take_its_token_fails_alone(inference: Inference, fault: str) -> None:
+    stays = Asked(200)
+    inference.submit(stays.sequence)
+    assert stays.some.wait(30)
+    hostile = Asked(5, temperature=1.0, seed=2**70) if fault == "seed" else Asked(5)
+    if fault == "text":
+        hostile.sequence.decode = _no_text
+    inference.submit(hostile.sequence)
+    assert hostile.ended.wait(30)
+    assert hostile.outputs[-1].finish == "error"
+    assert stays.ended.wait(30)
+    assert (stays.outputs[-1].finish, len(stays.tokens)) == ("length", 200)
+
+
+def test_of_requests_that_are_begun_together_only_the_faulty_one_fails(tiny_base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    inference = Inference(AutoModelForCausalLM.from_pretrained(tiny_base).eval().requires_grad_(False), 0, 1)
+    first, broken, last = Asked(5), Asked(5, adapter=12345), Asked(5)
+    for asked in (first, broken, last):
+        inference.submit(asked.sequence)
+    inference.start()
+    try:
+        assert all(asked.ended.wait(30) for asked in (first, broken, last))
+    finally:
+        inference.stop()
+    assert [asked.outputs[-1].finish for asked in (first, broken, last)] == ["length", "error", "length"]
+    assert "12345" in broken.outputs[-1].error
+
+
+def test_a_temperature_next_to_zero_is_greedy(inference: Inference) -> None:
+    cold, greedy = Asked(8, temperature=1e-320), Asked(8)
+    for asked in (cold, greedy):
+        inference.submit(asked.sequence)
+        assert asked.ended.wait(30)
+    assert cold.tokens == greedy.tokens
+    assert len(cold.tokens) == 8
 
 
 def test_a_retired_adapter_stays_until_its_last_request_has_ended(

@@ -137,6 +137,10 @@ async def test_a_request_id_that_is_none_is_replaced(served: Running) -> None:
         (b"\xff", "bad_json"),
         (b"[" * 200_000, "bad_json"),
         (b'{"model": "acme", "n": ' + b"9" * 5000 + b"}", "bad_json"),
+        (b'{"model": "acme", "seed": 1180591620717411303424}', "bad_number"),
+        (b'{"model": "acme", "max_tokens": -1180591620717411303424}', "bad_number"),
+        (b'{"model": "acme", "temperature": 1e999}', "bad_number"),
+        (b'{"model": "acme", "temperature": NaN}', "bad_number"),
     ],
 )
 async def test_a_body_that_cannot_be_routed_is_answered_400(
