@@ -19,6 +19,7 @@ from loradeck.hub.access.auth import Tokens
 from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
+from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepares
@@ -153,21 +154,22 @@ class Hub:
         log_, state, registry, attestations = self.log, self.log.state, self.registry, self.attestations
         fleet, capacity, background, clock, blobs = self.fleet, self.capacity, self.background, self.clock, self.blobs
         catalogue, facts, changes, prepares = self.catalogue, self.facts, self.changes, self.prepares
-        self.datasets = datasets = Datasets(state, registry, attestations, blobs, clock)
+        self.lineage = lineage = Lineage(catalogue, attestations)
+        self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock)
         self.gates = gates = Gates(state, catalogue, attestations, background)
-        self.merging = merging = Merging(state, registry, attestations, gates)
+        self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
-        check = PromoteCheck(state, catalogue, facts, capacity, datasets, gates, clock)
+        check = PromoteCheck(state, catalogue, facts, capacity, datasets, lineage, gates, clock)
         directives, allowed = self.directives, self.moves_allowed
         self.promotions = Promotions(
             *(log_, registry, facts, fleet, capacity, check, jobs, prepares, directives, allowed, changes),
             *(background, clock),
         )
-        specs = JobSpecs(state, catalogue, datasets, merging)
-        results = Results(catalogue, attestations, gates, merging)
+        specs = JobSpecs(state, catalogue, datasets, lineage, merging)
+        results = Results(catalogue, attestations, gates, lineage, merging)
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel
-        self.erasures = Erasures(log_, catalogue, attestations, datasets, blobs, every, cancel)
+        self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, every, cancel)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
 
     def _build_views(self, *, name: str, production: bool, sqlite: str) -> None:

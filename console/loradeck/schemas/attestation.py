@@ -27,11 +27,12 @@ class AttestationKind(StrEnum):
     DEPRECATION = "deprecation"  # of an adapter; Deprecation in `body`, the newest counts
     LEDGER = "ledger"  # of a dataset: the hub's counts of its rows; LedgerEntry in `body`
     SCAN = "scan"  # of a dataset or suite: personal data and secrets in its rows; ScanReport in `body`
+    LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
 
 
 class Attestation(Wire):
-    """A statement about a release, adapter, suite or dataset, which the hub stores for ever.
+    """A statement about a release, base, adapter, suite or dataset, which the hub stores for ever.
 
     The hub makes most of them itself; over its API it accepts canaries from agents, and evaluations, merges,
     signatures, revocations and deprecations from releasers. It sets `seq`, `by` and `at_ms` (hub time, milliseconds
@@ -40,7 +41,7 @@ class Attestation(Wire):
 
     seq: int = 0
     kind: AttestationKind
-    subject: Digest = Field(description="release id, or digest of the adapter, suite or dataset it speaks of")
+    subject: Digest = Field(description="release id, or digest of the base, adapter, suite or dataset it speaks of")
     tenant: Name
     route: Name | None = Field(None, description="set for what was seen on one pointer")
     body: dict[str, Any]
@@ -152,6 +153,16 @@ class MergeReport(Strict):
     tensors: int = Field(ge=1, description="weights that the adapter changes")
     probe: MergeProbe
     seconds: float = Field(description="duration of the merge itself, without the probe")
+
+
+class BaseLineage(Strict):
+    """What a job made a base from. The base is the tenant's own: no other tenant serves it or trains on it."""
+
+    tenant: Name
+    job: str
+    base: Digest = Field(description="base that was trained on, or merged into")
+    datasets: tuple[Digest, ...] = Field((), description="whose rows all of its weights were trained on")
+    adapter: Digest | None = Field(None, description="adapter version that was merged in")
 
 
 class CheckResult(Strict):

@@ -148,6 +148,7 @@ class ErasurePlan(Wire):
     unread: tuple[Named, ...] = Field((), description="datasets and suites whose files are gone, so they were not read")
     runs: tuple[Named, ...] = Field((), description="train jobs")
     cancelled: tuple[str, ...] = Field((), description="those that have not ended: they are cancelled")
+    bases: tuple[Named, ...] = Field((), description="made by jobs from such rows, or from adapters trained on them")
     adapters: tuple[Named, ...] = ()
     releases: tuple[Named, ...] = ()
     tenants: tuple[Name, ...] = ()

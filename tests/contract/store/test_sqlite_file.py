@@ -12,6 +12,10 @@ import pytest
 from sqlite_utils.utils import sqlite3
 from tests.contract.store.drafts import move
 
+from loradeck.schemas.attestation import AttestationKind, BaseLineage
+from loradeck.schemas.jobs import Job, JobState, TrainSpec
+from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.training import Weights
 from loradeck.store import database, migrations
 from loradeck.store.database import wal_is_safe
 from loradeck.store.interface import StoreError, Unusable
@@ -115,6 +119,36 @@ def test_a_database_of_version_0_1_0_is_opened_and_keeps_its_log(path: Path) -> 
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (migrations.USER_VERSION,)
     connection.close()
+
+
+def trained(number: int, state: JobState, result: str | None, weights: Weights = Weights.FULL) -> Job:
+    decision = DecisionRecord(why_weights="a test")
+    spec = TrainSpec(
+        tenant="acme", name="s", base="a" * 64, datasets=("d" * 64,), decision=decision, weights=weights, kl=0
+    )
+    made = {"base": result} if result else {}
+    fields = {"id": f"j{number}", "kind": "train", "tenant": "acme", "spec": spec, "state": state, "result": made}
+    return Job.model_validate({**fields, "created_ms": number, "ended_ms": 7, "by": "ann"})
+
+
+def test_bases_that_jobs_made_before_lineage_was_recorded_have_it_from_their_jobs(path: Path) -> None:
+    store = SqliteStore(path)
+    store.take_lease("hub-a")
+    for job in (
+        trained(1, JobState.DONE, "b" * 64),
+        trained(2, JobState.FAILED, "c" * 64),
+        trained(3, JobState.DONE, "a" * 64),
+        trained(4, JobState.DONE, None, Weights.LORA),
+    ):
+        store.put_job(job)
+    store.close()
+    raw(path, "DELETE FROM _sqlite_migrations WHERE name >= '0004'")
+    store = SqliteStore(path)
+    (stated,) = store.attestations(kind=AttestationKind.LINEAGE)
+    store.close()
+    assert (stated.subject, stated.tenant, stated.by, stated.at_ms) == ("b" * 64, "acme", "job j1", 7)
+    lineage = BaseLineage(tenant="acme", job="j1", base="a" * 64, datasets=("d" * 64,))
+    assert BaseLineage.model_validate(stated.body) == lineage
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["current", "of 0.1.0"])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
-from tests.fakes.hub_in_process import Deck, key, running
+from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, until
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
 from loradeck.artifacts.dataset_rows import row_digest
 from loradeck.schemas.dataset_ledger import ErasurePlan
+from loradeck.schemas.jobs import ExecutorEventType
 from loradeck.schemas.moves import PromoteRequest
 
 ROW = {"prompt": "p7", "answer": "Ann Example"}
@@ -117,6 +119,102 @@ async def test_after_an_erasure_nothing_that_descends_goes_forward(acme: Deck, j
     override = body | {"override": True, "reason": "please"}
     path = "tenants/acme/routes/production/promote"
     await acme.refused(409, "erased_row", "POST", path, override)
+
+
+async def trained_base(deck: Deck, join: Join, holding: str) -> None:
+    """OTHER_BASE, which a job of acme made by training every weight, is registered by a person."""
+    agent = await join("n1")
+    spec = training(holding)
+    spec["spec"]["weights"] = "full"
+    submitted = (await deck.ok("POST", "jobs", spec))["id"]
+    assigned = await until(lambda: agent.jobs.get(submitted), "assigned")
+    await agent.say(assigned, ExecutorEventType.FINISHED, {"base": OTHER_BASE.digest, "folder": "/out"})
+    await until(lambda: deck.hub.jobs.get(submitted).ended_ms, "over")  # type: ignore[union-attr]
+    await deck.base(OTHER_BASE)
+
+
+async def on_other_base(deck: Deck, seed: int, tenant: str = "acme") -> dict[str, Any]:
+    return (await deck.adapter_manifest(tenant, seed=seed, base=OTHER_BASE)).model_dump(mode="json")
+
+
+async def refused_promote(deck: Deck, code: str, release: str, tenant: str = "acme") -> None:
+    body = PromoteRequest(
+        release=release, expected_generation=0, idempotency_key=key(), override=True, reason="please"
+    ).model_dump(mode="json")
+    await deck.refused(409, code, "POST", f"tenants/{tenant}/routes/production/promote", body)
+
+
+async def test_rows_are_erased_from_a_base_that_a_job_made_and_from_all_that_stands_on_it(
+    acme: Deck, join: Join
+) -> None:
+    holding, clean = await dataset(acme, [ROW]), await dataset(acme, [row(2)], name="clean")
+    await trained_base(acme, join, holding)
+    (stated,) = await acme.ok("GET", f"attestations?kind=lineage&subject={OTHER_BASE.digest}")
+    assert (stated["tenant"], stated["body"]["datasets"], stated["body"]["base"]) == ("acme", [holding], BASE.digest)
+    first = await acme.ok("POST", "adapters/acme/support/versions", await on_other_base(acme, 1))
+    alone = acme.hub.catalogue.base_alone_id("acme", OTHER_BASE.digest)
+    found = await plan(acme, rows=[DIGEST], retire=True)
+    assert [(b.id, b.label) for b in found.bases] == [(OTHER_BASE.digest, "B2")]
+    assert {a.id for a in found.adapters} == {first["digest"]}
+    assert {r.id: r.label for r in found.releases}.keys() == {first["release"], alone}
+    assert "acme base B2" in {r.label for r in found.releases}
+    await acme.ok("POST", "erasures", execution(found))
+    await join("n2", base=OTHER_BASE.digest)
+    for release in (alone, first["release"]):
+        await refused_promote(acme, "erased_row", release)
+    spec = training(clean)
+    spec["spec"]["base"] = OTHER_BASE.digest
+    await acme.refused(409, "erased_row", "POST", "jobs", spec)
+    await acme.refused(409, "erased_row", "POST", "adapters/acme/support/versions", await on_other_base(acme, 2))
+
+
+async def test_a_base_made_from_erased_rows_is_not_registered_later(acme: Deck, join: Join) -> None:
+    holding = await dataset(acme, [ROW])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acme, "base", AsyncMock())
+        await trained_base(acme, join, holding)
+    await acme.ok("POST", "erasures", execution(await plan(acme, rows=[DIGEST])))
+    await acme.refused(409, "erased_row", "POST", "bases", OTHER_BASE.model_dump(mode="json"))
+
+
+async def test_rows_are_erased_from_merged_weights_and_from_adapters_trained_on_them(acme: Deck, join: Join) -> None:
+    holding = await dataset(acme, [ROW])
+    one = await version(acme, 1, holding)
+    await acme.base(OTHER_BASE)
+    body = {"tenant": "acme", "adapter": one["release"], "merged": OTHER_BASE.digest}
+    merged = await acme.ok("POST", "releases", body)
+    on_merged = await acme.ok("POST", "adapters/acme/support/versions", await on_other_base(acme, 2))
+    found = await plan(acme, rows=[DIGEST])
+    assert [b.id for b in found.bases] == [OTHER_BASE.digest]
+    assert {r.id for r in found.releases} == {one["release"], merged["id"], on_merged["release"]}
+    await acme.ok("POST", "erasures", execution(found))
+    await join("n1", base=OTHER_BASE.digest)
+    await refused_promote(acme, "erased_row", on_merged["release"])
+    await refused_promote(acme, "erased_row", acme.hub.catalogue.base_alone_id("acme", OTHER_BASE.digest))
+
+
+async def test_a_base_that_a_job_made_is_its_tenants_own(acme: Deck, join: Join) -> None:
+    await acme.tenant("bolt")
+    await trained_base(acme, join, await dataset(acme, [row(1)]))
+    await join("n2", base=OTHER_BASE.digest)
+    await refused_promote(acme, "wrong_tenant", acme.hub.catalogue.base_alone_id("bolt", OTHER_BASE.digest), "bolt")
+    body = await on_other_base(acme, 1, "bolt")
+    await acme.refused(409, "wrong_tenant", "POST", "adapters/bolt/support/versions", body)
+    spec = training(await dataset(acme, [row(2)], tenant="bolt"), tenant="bolt")
+    spec["spec"]["base"] = OTHER_BASE.digest
+    await acme.refused(409, "wrong_tenant", "POST", "jobs", spec)
+    release = await acme.release("bolt", seed=2)
+    claim = {"tenant": "bolt", "adapter": release, "merged": OTHER_BASE.digest}
+    await acme.refused(409, "wrong_tenant", "POST", "releases", claim)
+    await acme.promote(acme.hub.catalogue.base_alone_id("acme", OTHER_BASE.digest), wait="committed")
+
+
+async def test_a_node_cannot_make_a_base_that_others_use_a_tenants_own(acme: Deck, join: Join) -> None:
+    await acme.tenant("bolt")
+    await acme.release("bolt", base=OTHER_BASE)
+    await trained_base(acme, join, await dataset(acme, [row(1)]))
+    assert [(j["state"], j["code"]) for j in await acme.ok("GET", "jobs")] == [("failed", "wrong_tenant")]
+    await acme.release("bolt", seed=2, base=OTHER_BASE)
 
 
 async def test_retiring_previews_the_pointers_that_lose_their_way_back_and_r_steps_over_them(

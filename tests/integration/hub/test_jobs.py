@@ -543,7 +543,10 @@ async def test_a_merge_goes_from_the_queue_to_a_registered_release_with_its_prob
     assert (base["manifest"]["model_id"], base["manifest"]["revision"]) == ("acme/support", "v1 merged")
     (attested,) = await deck.ok("GET", f"attestations?subject={made}")
     assert (attested["kind"], attested["body"]["probe"]["kl"]) == ("merge", 0.002)
+    (lineage,) = await deck.ok("GET", f"attestations?kind=lineage&subject={view['base']}")
+    assert (lineage["tenant"], lineage["body"]["adapter"], lineage["body"]["base"]) == ("acme", adapter, BASE.digest)
     assert (await merge(deck, agent, release, said))["result"]["release"] == made
+    assert len(await deck.ok("GET", f"attestations?kind=lineage&subject={view['base']}")) == 1
     assert len(await deck.ok("GET", f"attestations?subject={made}")) == 1, "the same again is once"
 
 

@@ -168,6 +168,7 @@ def _show(s: Session, plan: ErasurePlan) -> None:
     for what, found in (
         ("written by one of these releases", plan.written),
         ("run", plan.runs),
+        ("base", plan.bases),
         ("adapter", plan.adapters),
         ("retired" if plan.retire else "release", plan.releases),
     ):

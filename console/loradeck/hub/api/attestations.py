@@ -28,6 +28,7 @@ _OURS = frozenset(
         AttestationKind.REVIEW,
         AttestationKind.LEDGER,
         AttestationKind.SCAN,
+        AttestationKind.LINEAGE,
         AttestationKind.ERASURE,
     }
 )

@@ -39,6 +39,8 @@ router = APIRouter(prefix="/v1", tags=["registry"])
 @router.post("/bases")
 async def register_base(body: BaseManifest, hub: ThisHub, caller: Releaser) -> Registered:
     """Registers a base by the digest of its files, which stay on the nodes."""
+    if body.digest not in hub.catalogue.bases:
+        hub.datasets.check_descent(base=body.digest)
     await hub.registry.register(Doc.BASE, body.digest, body.model_dump(mode="json"), tenant=None, by=caller.actor)
     return Registered(digest=body.digest, label=hub.catalogue.base_label(body.digest))
 
@@ -110,7 +112,8 @@ async def register_adapter(
     _check_parts(hub, body)
     known = hub.catalogue.adapters.get(body.digest)
     if known is None:
-        hub.datasets.check_descent(body.datasets, parent=body.parent)
+        hub.lineage.check_use(tenant, body.base)
+        hub.datasets.check_descent(body.datasets, base=body.base, parent=body.parent)
         _require_blobs(hub.blobs, body.files)
         await asyncio.to_thread(_verify, hub.blobs, body)
     release = Release(tenant=tenant, form=Form.ADAPTER, base=body.base, adapter=body.digest)

@@ -13,11 +13,12 @@ from pydantic import BaseModel, TypeAdapter
 
 from loradeck.artifacts import Blobs, child_process, dataset_rows, verify_suite
 from loradeck.artifacts.dataset_rows import Held, Task
+from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.registry import Registry
 from loradeck.rules.data import policy
-from loradeck.rules.data.descent import NOTHING, Descent, descent
+from loradeck.rules.data.descent import NOTHING, Descent
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -38,6 +39,7 @@ class Datasets:
     _state: FoldedLog
     _registry: Registry
     _attestations: Attestations
+    _lineage: Lineage
     _blobs: Blobs
     _clock: Clock
 
@@ -134,20 +136,18 @@ class Datasets:
 
     def erased_descent(self) -> Descent:
         """Everything that descends from rows that were erased."""
-        if not self._attestations.facts.erased:
-            return NOTHING
-        catalogue = self._registry.catalogue
-        return descent(
-            self._attestations.facts.erased,
-            adapters=catalogue.adapters.values(),
-            releases=catalogue.releases,
-            ledger=self._attestations.facts.ledger,
-        )
+        erased = self._attestations.facts.erased
+        return self._lineage.descent(erased) if erased else NOTHING
 
     def check_descent(
-        self, datasets: Iterable[str] = (), *, parent: str | None = None, release: str | None = None
+        self,
+        datasets: Iterable[str] = (),
+        *,
+        base: str | None = None,
+        parent: str | None = None,
+        release: str | None = None,
     ) -> None:
-        """Checks that nothing descends from erased rows: not what is trained on, nor a parent, nor a release.
+        """Checks that nothing descends from erased rows: not what is trained on, nor a base, a parent or a release.
 
         Raises:
             Refused: `erased_row`.
@@ -172,11 +172,17 @@ class Datasets:
                     fix="register it anew without them",
                     context={"rows": gone},
                 )
-        if parent in erased.adapters or release in erased.releases:
+        for what, subject, found in (
+            (catalogue.called(release), release, erased.releases),
+            ("the parent adapter", parent, erased.adapters),
+            (f"base {catalogue.base_label(base)}", base, erased.bases),
+        ):
+            if subject is None or subject not in found:
+                continue
             raise Refused(
                 "erased_row",
-                f"{catalogue.called(release) if release else 'the parent adapter'} descends from erased rows",
-                detail=release or parent or "",
+                f"{what} descends from erased rows",
+                detail=subject,
                 fix="train it again from its base on a dataset without them",
             )
 

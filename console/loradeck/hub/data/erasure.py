@@ -11,10 +11,11 @@ from typing import Any
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.data.datasets import Datasets, called
+from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Log
-from loradeck.rules.data.descent import Descent, descent
+from loradeck.rules.data.descent import Descent
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, rollback_target
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -23,6 +24,7 @@ from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import OVER, Job, TrainSpec
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
+from loradeck.schemas.release import Form, Release
 
 
 @dataclass(eq=False)
@@ -36,6 +38,7 @@ class Erasures:
     _catalogue: Catalogue
     _attestations: Attestations
     _datasets: Datasets
+    _lineage: Lineage
     _blobs: Blobs
     _jobs: Callable[[], Awaitable[list[Job]]]
     _cancel: Callable[[str, str], Awaitable[Job]]
@@ -110,11 +113,10 @@ class Erasures:
         items = [place for place in places if place.dataset not in catalogue.datasets]
         places = [place for place in places if place.dataset in catalogue.datasets]
         holding = {place.dataset for place in places}
-        ledger, adapters = self._attestations.facts.ledger, catalogue.adapters.values()
-        found = descent(holding, adapters=adapters, releases=catalogue.releases, ledger=ledger)
+        found, releases = self._lineage.descent(holding), self._lineage.releases()
         runs = [(job, spec) for job, spec in await self._train_jobs() if _descends(spec, found)]
         tenants = {catalogue.datasets[dataset].tenant for dataset in found.datasets}
-        tenants |= {catalogue.releases[release].tenant for release in found.releases}
+        tenants |= {releases[release].tenant for release in found.releases}
         body = {
             "rows": sorted({place.row for place in places}),
             "places": [place.model_dump() for place in places],
@@ -127,13 +129,14 @@ class Erasures:
             "unread": [one.model_dump() for one in unread],
             "runs": [{"id": job.id, "label": f"{spec.tenant}/{spec.name}"} for job, spec in runs],
             "cancelled": [job.id for job, _ in runs if job.state not in OVER],
+            "bases": [{"id": base, "label": catalogue.base_label(base)} for base in sorted(found.bases)],
             "adapters": [
                 {"id": v.digest, "label": f"{v.manifest.tenant}/{v.manifest.name} v{v.version}"}
                 for digest, v in sorted(catalogue.adapters.items())
                 if digest in found.adapters
             ],
             "releases": [
-                {"id": release, "label": f"{catalogue.releases[release].tenant} {self._catalogue.called(release)}"}
+                {"id": release, "label": f"{releases[release].tenant} {self._called(releases[release])}"}
                 for release in sorted(found.releases)
             ],
             "tenants": sorted(tenants),
@@ -147,6 +150,11 @@ class Erasures:
 
     def _dataset(self, digest: str) -> dict[str, str]:
         return {"id": digest, "label": called(self._catalogue.datasets[digest])}
+
+    def _called(self, release: Release) -> str:
+        """A release as people name it. Base alone is named with its base."""
+        called = self._catalogue.called(release.id)
+        return called if release.form is not Form.BASE else f"base {self._catalogue.base_label(release.base)}"
 
     def _pointers(self, found: Descent, retire: bool) -> list[ErasurePointer]:
         """The pointers that serve a release which descends, or could go back to one."""
@@ -178,7 +186,7 @@ class Erasures:
 
     def _statements(self, found: ErasurePlan, request: ErasureRequest, by: str) -> list[Attestation]:
         """One erasure a dataset, and one revocation a release that is retired."""
-        catalogue = self._catalogue
+        catalogue, releases = self._catalogue, self._lineage.releases()
 
         def stated(kind: AttestationKind, subject: str, tenant: str, body: dict[str, Any]) -> Attestation:
             return self._attestations.draft(kind, subject, tenant, body, by)
@@ -192,11 +200,11 @@ class Erasures:
         if request.retire:
             why = {"reason": f"descends from erased rows: {request.reason}"}
             statements += [
-                stated(AttestationKind.REVOCATION, release.id, catalogue.releases[release.id].tenant, why)
+                stated(AttestationKind.REVOCATION, release.id, releases[release.id].tenant, why)
                 for release in found.releases
             ]
         return statements
 
 
 def _descends(spec: TrainSpec, found: Descent) -> bool:
-    return spec.parent in found.adapters or not found.datasets.isdisjoint(spec.datasets)
+    return spec.parent in found.adapters or spec.base in found.bases or not found.datasets.isdisjoint(spec.datasets)

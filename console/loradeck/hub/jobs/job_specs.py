@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loradeck.hub.data.datasets import Datasets
+from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
@@ -20,6 +21,7 @@ class JobSpecs:
     _state: FoldedLog
     _catalogue: Catalogue
     _datasets: Datasets
+    _lineage: Lineage
     _merging: Merging
 
     def check(self, request: JobRequest) -> None:
@@ -38,7 +40,8 @@ class JobSpecs:
                 if spec.base not in catalogue.bases:
                     raise Refused("unknown_base", "no such base is registered", detail=spec.base)
                 self._datasets.check_training(spec.tenant, spec.datasets)
-                self._datasets.check_descent(parent=spec.parent)
+                self._lineage.check_use(spec.tenant, spec.base)
+                self._datasets.check_descent(base=spec.base, parent=spec.parent)
                 parent = catalogue.adapters.get(spec.parent) if spec.parent else None
                 if spec.parent and (parent is None or parent.manifest.tenant != spec.tenant):
                     raise Refused("unknown_adapter", "this tenant has no such adapter version", detail=spec.parent)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.registry import Registry
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import merge
-from loradeck.schemas.attestation import AttestationKind, MergeReport
+from loradeck.schemas.attestation import AttestationKind, BaseLineage, MergeReport
 from loradeck.schemas.jobs import Job, MergeSpec
 from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.moves import MergedRelease
@@ -26,6 +27,7 @@ class Merging:
     _state: FoldedLog
     _registry: Registry
     _attestations: Attestations
+    _lineage: Lineage
     _gates: Gates
 
     def mergeable(self, tenant: str, release: str) -> Release:
@@ -46,7 +48,8 @@ class Merging:
     async def register(self, body: MergedRelease, by: str) -> Release:
         """Registers merged weights as a release. Registering them once more gives the same release.
 
-        Raises: Refused `offboarded`, `unknown_release`, `unknown_adapter`, `unknown_base`, `wrong_base`.
+        Raises: Refused `offboarded`, `unknown_release`, `unknown_adapter`, `unknown_base`, `wrong_base`,
+            `wrong_tenant`.
         """
         if self._state.tenant(body.tenant).offboarded:
             raise Refused("offboarded", f"{body.tenant} is offboarded")
@@ -60,6 +63,7 @@ class Merging:
             )
         if body.merged == adapted.base:
             raise Refused("wrong_base", "these are the weights of the base itself", detail=body.merged)
+        self._lineage.check_claim(body.tenant, body.merged)
         release = Release(
             tenant=body.tenant,
             form=Form.MERGED,
@@ -93,6 +97,8 @@ class Merging:
             raise Refused("bad_report", "the report is on another release, or on other weights, than the job's")
         if why := merge.fault(report.probe):
             raise Refused("bad_report", why)
+        made = BaseLineage(tenant=spec.tenant, job=job.id, base=adapted.base, adapter=adapted.adapter)
+        await self._lineage.record(manifest.digest, made)
         await self._registry.register(Doc.BASE, manifest.digest, manifest.model_dump(mode="json"), tenant=None, by=by)
         release = await self.register(merged, by)
         body = report.model_dump(mode="json")

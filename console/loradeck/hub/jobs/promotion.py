@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loradeck.hub.data.datasets import Datasets
+from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepare, Prepares
 from loradeck.hub.jobs.gates import Gates
@@ -90,6 +91,7 @@ class PromoteCheck:
     _facts: Facts
     _capacity: Capacity
     _datasets: Datasets
+    _lineage: Lineage
     _gates: Gates
     _clock: Clock
 
@@ -100,9 +102,12 @@ class PromoteCheck:
         """
         tenant, config, _ = self._state.route(*key)
         called, now_ms, capacity = self._catalogue.called, self._clock.now_ms(), self._capacity
-        self._datasets.check_descent(release=request.release)
         release = self._catalogue.release(request.release, key[0])
+        base = release.served_base if release is not None else None
+        self._datasets.check_descent(release=request.release, base=base)
         if release is not None:
+            for one in dict.fromkeys((release.base, release.served_base)):
+                self._lineage.check_use(key[0], one)
             signed_by = self._facts.signed.get(release.merged or release.adapter or "", ())
             old = self._facts.deprecated.get(release.adapter or "")
             if old is not None and now_ms >= old.from_ms:

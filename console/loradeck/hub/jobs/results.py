@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.merging import Merging
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.rules.errors import Refused
-from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.attestation import AttestationKind, BaseLineage
 from loradeck.schemas.jobs import EvaluateSpec, Job, MergeSpec, TrainSpec
 from loradeck.schemas.training import Weights
 from loradeck.store.interface import StoreError
@@ -35,6 +36,7 @@ class Results:
     _catalogue: Catalogue
     _attestations: Attestations
     _gates: Gates
+    _lineage: Lineage
     _merging: Merging
 
     async def register(self, job: Job, result: dict[str, Any]) -> Outcome:
@@ -43,7 +45,7 @@ class Results:
             if isinstance(job.spec, EvaluateSpec):
                 result = await self._evaluated(job, job.spec, result)
             elif isinstance(job.spec, TrainSpec):
-                self._trained(job.spec, result)
+                await self._trained(job, job.spec, result)
             elif isinstance(job.spec, MergeSpec):
                 result = await self._merging.merged(job, job.spec, result)
         except Refused as refused:
@@ -54,10 +56,13 @@ class Results:
             return Outcome(code=error.code, message=str(error))
         return Outcome(result)
 
-    def _trained(self, spec: TrainSpec, result: dict[str, Any]) -> None:
+    async def _trained(self, job: Job, spec: TrainSpec, result: dict[str, Any]) -> None:
         if spec.weights is Weights.FULL:
-            if not re.fullmatch("[0-9a-f]{64}", str(result.get("base"))):
+            base = str(result.get("base"))
+            if not re.fullmatch("[0-9a-f]{64}", base) or base == spec.base:
                 raise Refused("bad_report", "the job says it is done, and names no base that it made")
+            made = BaseLineage(tenant=spec.tenant, job=job.id, base=spec.base, datasets=spec.datasets)
+            await self._lineage.record(base, made)
             return
         version = self._catalogue.adapters.get(str(result.get("adapter")))
         if version is None or version.manifest.tenant != spec.tenant or version.release != result.get("release"):

@@ -8,7 +8,7 @@ from collections.abc import Set
 from loradeck.rules.data.policy import Kept
 from loradeck.rules.moves.rollback_target import PointerFacts, breach_of
 from loradeck.rules.quality.health import Breach
-from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, GateResult
+from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage, Deprecation, GateResult
 from loradeck.schemas.dataset_ledger import Erasure, LedgerEntry
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import PointerState
@@ -21,6 +21,7 @@ _KEPT = (
     AttestationKind.REVOCATION,
     AttestationKind.GATE,
     AttestationKind.LEDGER,
+    AttestationKind.LINEAGE,
     AttestationKind.ERASURE,
     AttestationKind.SIGNATURE,
     AttestationKind.DEPRECATION,
@@ -46,6 +47,9 @@ class Facts:
 
         self.deprecated: dict[str, Deprecation] = {}
         """Adapter -> from when on it is not promoted."""
+
+        self.made: dict[str, list[BaseLineage]] = defaultdict(list)
+        """Base -> what jobs made it from."""
 
         self.erased: dict[str, set[str]] = defaultdict(set)
         """Dataset -> digests of its erased rows."""
@@ -74,6 +78,8 @@ class Facts:
         elif attestation.kind is AttestationKind.LEDGER:
             # The first counts: retention runs from when the rows came in.
             self.ledger.setdefault(subject, Kept(entry=LedgerEntry.model_validate(body), at_ms=attestation.at_ms))
+        elif attestation.kind is AttestationKind.LINEAGE:
+            self.made[subject].append(BaseLineage.model_validate(body))
         elif attestation.kind is AttestationKind.ERASURE:
             rows = Erasure.model_validate(body).rows
             self.erased[subject].update(rows)
