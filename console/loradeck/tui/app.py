@@ -274,6 +274,7 @@ class Deck(App[Context], inherit_bindings=False):
         self.set_timer(1.0, freeze_large_list)  # the text it came in is let go by then
         self._go_on()
         self._start_row()
+        self.sender.find_committed()
         self.sender.refresh_tell()
         self.draw_front()
 
@@ -289,6 +290,8 @@ class Deck(App[Context], inherit_bindings=False):
                 self.draw_front()
             case _:
                 changed = self.state.apply(item)
+                if changed.events:
+                    self.sender.find_committed()
                 if changed.tenants & self.sender.watched:
                     self.sender.refresh_tell()
                     self.draw_front()
@@ -301,8 +304,8 @@ class Deck(App[Context], inherit_bindings=False):
             return
         sessions.restore(session, self.state)
         self.show_list(session.screen)
-        owns = self.sender.adopt(session.moves(), now_ms)
-        self.run_worker(self.sender.look_up(owns), group="moves")
+        self.sender.adopt(session.moves(self.state.clock(), now_ms))
+        self.run_worker(self.sender.look_up(), group="moves")
         ago = age((now_ms - session.at_ms) / 1000)
         close = self.state.keys.shown(Action.CLOSE)
         hidden = f"; filter {session.filter}, {close} clears it" if session.filter else ""

@@ -16,13 +16,13 @@ from loradeck.client.errors import ApiError, HubUnreachable
 from loradeck.client.feed import Link, LinkChange
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
-from loradeck.schemas.feed import FeedTenants
+from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedTenants
 from loradeck.schemas.ids import Role
 from loradeck.schemas.moves import HoldRequest, MoveResult, PromoteRequest, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.keys.screen import Screen
-from loradeck.tui.model.sent_moves import Move
+from loradeck.tui.model.sent_moves import Move, Phase
 from loradeck.tui.terminal.driver import set_together
 
 ACME = ("acme", "production")
@@ -275,6 +275,23 @@ async def test_an_unknown_outcome_is_resolved_by_its_key(monkeypatch: pytest.Mon
         assert "COMMITTED" in pane(on)
 
 
+async def test_a_move_whose_event_comes_by_the_feed_is_committed() -> None:
+    async with stage() as on:
+        await press(on, "R")
+        await on.half_second()
+        assert "OUTCOME UNKNOWN" in pane(on)
+        log = seed.Log()
+        rows = {row.key: row for row in seed.tenants(log)}
+        other, _ = seed.rolled_back(rows[ACME], log, actor="op2")
+        await on.says(FeedEvents(events=(other,)))
+        assert [own.phase for own in on.deck.state.own] == [Phase.UNKNOWN]  # another person's, of that generation
+        event, row = seed.rolled_back(rows[ACME], log, acks=4, proofs=4)
+        await on.says(FeedEvents(events=(event,)), FeedTenants(rows=(row,)))
+        await on.half_second()
+        assert "OUTCOME UNKNOWN" not in pane(on)
+        assert "PROVEN 4/4" in pane(on)
+
+
 async def test_a_key_the_hub_has_never_seen_moved_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loradeck.tui.hub.move_sender.LOOK_UP_S", 0.01)
     async with stage() as on:
@@ -290,6 +307,29 @@ async def test_a_key_the_hub_has_never_seen_moved_nothing(monkeypatch: pytest.Mo
 
 
 # ---- promote -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_promote_that_fails_after_its_answer_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("loradeck.tui.hub.move_sender.LOOK_UP_S", 0.01)
+    async with stage(size=(140, 30)) as on:
+        job = seed.jobs()[0].model_copy(update={"id": "p1", "message": "the prepare failed on gpu-01"})
+        on.hub.answer = lambda move: MoveResult(events=(), rev=1, epoch=3, pending="p1")
+        asked: list[str] = []
+
+        async def outcome(key: str) -> MoveResult | None:
+            asked.append(key)
+            return MoveResult(events=(), rev=1, epoch=3, pending="p1") if len(asked) < 3 else None
+
+        on.hub.move = outcome  # type: ignore[method-assign]
+        await on.says(FeedJobs(rows=(job,)))
+        await press(on, "p")
+        await on.half_second()
+        await press(on, "y")
+        await until(lambda: on.deck.state.own[-1].phase is Phase.REFUSED)
+        assert on.deck.state.tell is not None
+        assert on.deck.state.tell.text == "REFUSED p acme v9/B2 > v10/B2: the prepare failed on gpu-01"
 
 
 async def test_p_offers_the_newest_release_with_its_gate() -> None:

@@ -27,7 +27,7 @@ from loradeck.tui.key_checks.orders import took
 from loradeck.tui.key_checks.sign import after_signing
 from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
-from loradeck.tui.model.sent_moves import Move, Order, OwnMove, Phase, Signing, Tell
+from loradeck.tui.model.sent_moves import LOOKED_UP, Move, Order, OwnMove, Phase, Signing, Tell, committed_event
 from loradeck.tui.model.state import ORDERED, ConsoleState
 
 T = TypeVar("T")
@@ -60,21 +60,27 @@ class MoveSender:
         """The moves whose outcome the TELL line reports."""
         return self._reported
 
-    def adopt(self, moves: Iterable[tuple[Move, int]], now_ms: int) -> list[OwnMove]:
-        """Adopt the moves of a console that was cut off, each with its time of sending (wall-clock milliseconds).
-
-        Their outcomes are unknown until `look_up` has asked the hub.
-        """
-        now = self._state.clock()
-        owns = [OwnMove(move, now - max(0, now_ms - ms) / 1000, ms, phase=Phase.UNKNOWN) for move, ms in moves]
+    def adopt(self, moves: Iterable[OwnMove]) -> None:
+        """Adopt the moves that the TELL line of a console reported which was cut off."""
+        self._reported = owns = list(moves)
+        if len(owns) > 1:
+            for own in owns:
+                own.together = tuple(owns)
         self._state.own += owns
-        self._reported = owns
+        self.find_committed()
         self.refresh_tell()
-        return owns
 
-    async def look_up(self, owns: Sequence[OwnMove]) -> None:
-        """Resolve the outcomes of moves that have no answer yet."""
-        await asyncio.gather(*(self._look_up(own) for own in owns))
+    async def look_up(self) -> None:
+        """Resolve the outcomes of the adopted moves that have no answer."""
+        await asyncio.gather(*(self._look_up(own) for own in self._reported))
+
+    def find_committed(self) -> None:
+        """Resolve moves without an answer whose events the feed has brought: they are committed."""
+        me = self._state.me
+        for own in [own for own in self._state.own if own.phase in LOOKED_UP] if me is not None else []:
+            event = committed_event(own.move, self._state.events.values(), me.actor)
+            if event is not None:
+                self._answered(own, MoveResult(events=(event,), rev=event.rev, epoch=event.epoch))
 
     def refresh_tell(self) -> None:
         """Bring the TELL line up to date with the last moves."""
@@ -158,6 +164,7 @@ class MoveSender:
             self._resolve(own, Phase.NOT_SENT, error_line(error))
         else:
             self._answered(own, result)
+            await self._look_up(own)
 
     async def _send(self, move: Move) -> MoveResult:
         """Raises: ApiError (refused), HubUnreachable (never sent), OutcomeUnknown (sent, answer lost)."""
@@ -193,20 +200,30 @@ class MoveSender:
         return await calls[order.action](order.subject)
 
     async def _look_up(self, own: OwnMove) -> None:
-        """Ask for a lost answer by its key until the hub knows. Two answers 'never seen' make it unmoved."""
+        """Ask by a move's key, now and until the hub knows its outcome. Two answers 'never seen' make it unmoved."""
         unseen = 0
-        while unseen < 2:
-            await asyncio.sleep(LOOK_UP_S)
+        while own.phase in LOOKED_UP:
             try:
                 result = await self._hub.api.move(own.move.key)
+                unseen = unseen + 1 if result is None else 0
             except ClientError:
-                unseen = 0
-                continue
-            if result is not None:
-                self._answered(own, result)
+                result, unseen = None, 0
+            if own.phase not in LOOKED_UP:  # the feed was faster
                 return
-            unseen += 1
-        self._resolve(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
+            if result is not None and (result.pending is None or own.phase is Phase.UNKNOWN):
+                self._answered(own, result)
+            elif unseen == 2:
+                self._not_moved(own)
+            else:
+                await asyncio.sleep(LOOK_UP_S)
+
+    def _not_moved(self, own: OwnMove) -> None:
+        """Resolve a move of whose key the hub knows nothing: it never arrived, or its prepare has failed."""
+        if own.phase is Phase.UNKNOWN:
+            self._resolve(own, Phase.NOT_SENT, "the hub has never seen it; press the key again if you still want it")
+            return
+        job = self._state.jobs.get(own.result.pending or "") if own.result is not None else None
+        self._resolve(own, Phase.REFUSED, clean(job.message) if job and job.message else "its prepare has failed")
 
     def _answered(self, own: OwnMove, result: MoveResult) -> None:
         own.result = result

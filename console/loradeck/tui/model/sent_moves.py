@@ -6,6 +6,7 @@ attempt and look-up uses that key.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -105,6 +106,9 @@ class Phase(StrEnum):
 OPEN = frozenset({Phase.SENDING, Phase.UNKNOWN})
 """Phases in which the move may still happen or have happened without this console knowing."""
 
+LOOKED_UP = frozenset({Phase.UNKNOWN, Phase.PENDING})
+"""Phases in which no answer is on its way any more: the hub is asked by the move's key."""
+
 
 @dataclass
 class OwnMove:
@@ -145,6 +149,28 @@ class OwnMove:
             for event in events
             if event.route is not None and event.generation is not None
         }
+
+
+def committed_event(move: Move, events: Iterable[Event], actor: str) -> Event | None:
+    """The event that a move of one pointer made, among events of the log; None: not among them.
+
+    A generation of a pointer exists once, and an event is undone once, so an event of this actor and kind with the
+    generation after the expected one is this move, or one that was decided on the same screen and did the same.
+    """
+    request = move.request
+    for event in events:
+        if (event.tenant, event.route, event.actor, event.kind.value) != (*move.row, actor, move.kind.value):
+            continue
+        match request:
+            case UndoRequest() if request.event is not None and request.event in event.undoes:
+                return event
+            case RollbackRequest(to=release) | PromoteRequest(release=release) if (
+                event.generation == request.expected_generation + 1 and event.to_release == release
+            ):
+                return event
+            case FallbackRequest() if event.generation == request.expected_generation + 1:
+                return event
+    return None
 
 
 @dataclass(frozen=True)

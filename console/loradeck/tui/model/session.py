@@ -18,10 +18,11 @@ from pydantic import BaseModel, ValidationError
 
 from loradeck.client.config import Context, state_path
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.moves import MoveResult
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
-from loradeck.tui.model.sent_moves import Move, MoveKind, OwnMove, Request
+from loradeck.tui.model.sent_moves import OPEN, Move, MoveKind, OwnMove, Phase, Request
 from loradeck.tui.model.state import ConsoleState
 
 log = logging.getLogger("loradeck.console")
@@ -33,7 +34,7 @@ _REQUESTS: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in get_arg
 
 
 class SentMove(BaseModel):
-    """A move whose result was on the screen. Its key finds its outcome at the hub."""
+    """A move whose result was on the screen, as far as it was known. Its key finds its outcome at the hub."""
 
     kind: MoveKind
     tenant: str
@@ -42,24 +43,40 @@ class SentMove(BaseModel):
     sent_ms: int
     form: str
     request: dict[str, Any]
+    phase: Phase = Phase.UNKNOWN
+    result: MoveResult | None = None
+    trouble: str = ""
 
     @classmethod
-    def of(cls, move: Move, sent_ms: int) -> SentMove:
+    def of(cls, own: OwnMove) -> SentMove:
         """A move in the form that is written to the file."""
+        move = own.move
         return cls(
             kind=move.kind,
             tenant=move.tenant,
             route=move.route,
             says=move.says,
-            sent_ms=sent_ms,
+            sent_ms=own.sent_ms,
             form=type(move.request).__name__,
             request=move.request.model_dump(mode="json"),
+            phase=own.phase,
+            result=own.result,
+            trouble=own.trouble,
         )
 
-    def move(self) -> Move:
-        """Raises: ValidationError, KeyError: it was written by another version."""
+    def own(self, now: float, now_ms: int) -> OwnMove:
+        """The move as the next console has it: without an answer until then, its outcome is unknown.
+
+        Args:
+            now: monotonic seconds at `now_ms`, wall-clock milliseconds.
+
+        Raises: ValidationError, KeyError: it was written by another version.
+        """
         request: Any = _REQUESTS[self.form].model_validate(self.request)
-        return Move(self.kind, self.tenant, self.route, request, self.says)
+        move = Move(self.kind, self.tenant, self.route, request, self.says)
+        sent_at = now - max(0, now_ms - self.sent_ms) / 1000
+        phase = Phase.UNKNOWN if self.phase in OPEN else self.phase
+        return OwnMove(move, sent_at, self.sent_ms, phase=phase, result=self.result, trouble=self.trouble)
 
 
 class Session(BaseModel):
@@ -81,11 +98,11 @@ class Session(BaseModel):
         """Whether the next console begins where this one was cut off."""
         return self.cut and 0 <= now_ms - self.at_ms < FRESH_MS
 
-    def moves(self) -> Iterable[tuple[Move, int]]:
-        """The moves of the TELL line with their times of sending; moves of another version are left out."""
+    def moves(self, now: float, now_ms: int) -> Iterable[OwnMove]:
+        """The moves of the TELL line, as `SentMove.own` gives them; moves of another version are left out."""
         for sent in self.sent:
             with contextlib.suppress(ValidationError, KeyError):
-                yield sent.move(), sent.sent_ms
+                yield sent.own(now, now_ms)
 
 
 def of(
@@ -110,7 +127,7 @@ def of(
         sort=state.sort,
         filter=state.tenant_list.filter.text,
         row=state.tenant_list.selected,
-        sent=tuple(SentMove.of(own.move, own.sent_ms) for own in sent),
+        sent=tuple(SentMove.of(own) for own in sent),
         commands=tuple(commands),
         filters=tuple(filters),
     )
