@@ -77,7 +77,9 @@ class MoveSender:
     def find_committed(self) -> None:
         """Resolve moves without an answer whose events the feed has brought: they are committed."""
         me = self._state.me
-        for own in [own for own in self._state.own if own.phase in LOOKED_UP] if me is not None else []:
+        if me is None:
+            return
+        for own in [own for own in self._state.own if own.phase in LOOKED_UP]:
             event = committed_event(own.move, self._state.events.values(), me.actor)
             if event is not None:
                 self._answered(own, MoveResult(events=(event,), rev=event.rev, epoch=event.epoch))
