@@ -142,7 +142,13 @@ def entry_of(
 def _check_erased(row: Mapping[str, Any], erased: Collection[Digest], where: str) -> None:
     """Raises BadArtifact `erased_row` for a row that was erased."""
     if erased and row_digest(row) in erased:
-        raise BadArtifact("erased_row", "the row was erased and must not return", where, "leave it out")
+        raise BadArtifact(
+            "erased_row",
+            "the row was erased and must not return",
+            where,
+            "leave it out; if another tenant had it erased, the data policy can lift that, with a reason: "
+            "loradeck tenant data TENANT --lift-erasures WHY",
+        )
 
 
 def _provenance(dataset: Provenance, whole: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Provenance:

@@ -29,6 +29,7 @@ class AttestationKind(StrEnum):
     SCAN = "scan"  # of a dataset or suite: personal data and secrets in its rows; ScanReport in `body`
     LINEAGE = "lineage"  # of a base: the hub's record of what a job made it from; BaseLineage in `body`
     ERASURE = "erasure"  # of a dataset: rows that may not be used any more; Erasure in `body`
+    ERASED_ELSEWHERE = "erased_elsewhere"  # of a dataset: rows that another tenant had erased; Erasure in `body`
 
 
 class Attestation(Wire):

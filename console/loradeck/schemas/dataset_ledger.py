@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.manifest import Tier
@@ -44,6 +46,15 @@ class DataPolicy(Strict):
         description="licence classes, case-insensitive; * stands for any characters",
     )
     synthetic_cap: float = Field(0.5, ge=0, le=1, description="largest share of rows that a model wrote")
+    lift_erasures: Reason = Field(
+        "", description="why rows that other tenants had erased may be used here; empty: they are refused"
+    )
+
+    @model_serializer(mode="wrap")
+    def _digested_as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves `lift_erasures` out where it is empty, so that such a policy keeps its digest."""
+        data: dict[str, Any] = handler(self)
+        return {key: value for key, value in data.items() if value or key != "lift_erasures"}
 
 
 class Finding(Strict):
@@ -145,6 +156,9 @@ class ErasurePlan(Wire):
     datasets: tuple[Named, ...] = Field(description="with the rows in them: blocked for training")
     written: tuple[Named, ...] = Field((), description="datasets whose rows a release that descends wrote: blocked too")
     items: tuple[Named, ...] = Field((), description="items of suites that are such rows: listed only, they stay")
+    elsewhere: tuple[Named, ...] = Field(
+        (), description="the same rows in datasets of tenants that were not selected: refused there, unless lifted"
+    )
     unread: tuple[Named, ...] = Field((), description="datasets and suites whose files are gone, so they were not read")
     runs: tuple[Named, ...] = Field((), description="train jobs")
     cancelled: tuple[str, ...] = Field((), description="those that have not ended: they are cancelled")

@@ -217,6 +217,63 @@ async def test_a_node_cannot_make_a_base_that_others_use_a_tenants_own(acme: Dec
     await acme.release("bolt", seed=2, base=OTHER_BASE)
 
 
+async def test_rows_that_one_tenant_had_erased_do_not_come_in_at_another(acme: Deck) -> None:
+    await acme.tenant("bolt")
+    await dataset(acme, [ROW])
+    await acme.ok("POST", "erasures", execution(await plan(acme, rows=[DIGEST])))
+    body = (await manifest(acme, [row(1), ROW], tenant="bolt")).model_dump(mode="json")
+    problem = await acme.refused(409, "erased_row", "POST", "datasets", body)
+    assert "line 2" in problem.detail
+    assert "loradeck tenant data" in (problem.fix or "")
+    suite = (await items(acme, [ROW | {"id": "i1"}], tenant="bolt")).model_dump(mode="json")
+    await acme.refused(409, "erased_row", "POST", "suites", suite)
+    await acme.ok("PUT", "tenants/bolt/data-policy", {"lift_erasures": "Ann Example agreed to it, ticket 9"})
+    await acme.ok("POST", "datasets", body)
+    await acme.ok("POST", "suites", suite)
+    own = (await manifest(acme, [ROW, row(3)], name="again")).model_dump(mode="json")
+    await acme.ok("PUT", "tenants/acme/data-policy", {"lift_erasures": "not for its own"})
+    await acme.refused(409, "erased_row", "POST", "datasets", own)
+
+
+async def test_the_plan_names_the_same_rows_at_other_tenants_and_nothing_is_made_from_them_there(
+    acme: Deck, join: Join
+) -> None:
+    await acme.tenant("bolt")
+    near = {"prompt": "p8", "answer": "Ann Example too"}
+    await dataset(acme, [ROW])
+    theirs = await dataset(acme, [row(1), near, ROW], tenant="bolt")
+    made = (await acme.adapter_manifest("bolt")).model_copy(update={"datasets": (theirs,)}).model_dump(mode="json")
+    one = await acme.ok("POST", "adapters/bolt/support/versions", made)
+    found = await plan(acme, containing="ann example", tenants=["acme"])
+    assert [(e.id, e.label) for e in found.elsewhere] == [(theirs, "bolt/t: rows.jsonl, line 3")]
+    assert (found.rows, found.tenants, found.adapters) == ((DIGEST,), ("acme",), ())
+    assert (await plan(acme, containing="ann example")).elsewhere == (), "they are erased themselves then"
+    await acme.ok("POST", "erasures", execution(found, tenants=["acme"]))
+    problem = await acme.refused(409, "erased_row", "POST", "jobs", training(theirs, tenant="bolt"))
+    assert problem.context["rows"] == [DIGEST]
+    assert "--lift-erasures" in (problem.fix or "")
+    await join("n1")
+    await refused_promote(acme, "erased_row", one["release"], "bolt")
+    assert {f.sha256 for f in acme.hub.catalogue.datasets[theirs].files} <= set(acme.hub.catalogue.rows_in)
+    assert await acme.ok("GET", f"attestations?kind=erasure&subject={theirs}") == [], "nodes and collection keep them"
+    await acme.ok("PUT", "tenants/bolt/data-policy", {"lift_erasures": "Ann Example agreed to it, ticket 9"})
+    await acme.ok("POST", "jobs", training(theirs, tenant="bolt"))
+    await acme.promote(one["release"], "bolt", wait="committed")
+
+
+async def test_rows_erased_at_another_tenant_stay_refused_when_the_hub_starts_again(data: Any) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        await deck.tenant("bolt")
+        await deck.base()
+        await dataset(deck, [ROW])
+        theirs = await dataset(deck, [ROW], tenant="bolt")
+        found = await plan(deck, rows=[DIGEST], tenants=["acme"])
+        await deck.ok("POST", "erasures", execution(found, tenants=["acme"]))
+    async with running(data) as deck:
+        await deck.refused(409, "erased_row", "POST", "jobs", training(theirs, tenant="bolt"))
+
+
 async def test_retiring_previews_the_pointers_that_lose_their_way_back_and_r_steps_over_them(
     acme: Deck, join: Join
 ) -> None:

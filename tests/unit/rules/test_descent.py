@@ -8,8 +8,11 @@ import pytest
 
 from loradeck.rules.data import ownership
 from loradeck.rules.data.descent import descent
+from loradeck.rules.data.policy import barred_rows
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import BaseLineage
+from loradeck.schemas.dataset_ledger import DataPolicy
+from loradeck.schemas.ids import digest_of
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, DecisionRecord, FileEntry
 from loradeck.schemas.release import Form, Release
 
@@ -98,3 +101,18 @@ def test_a_base_that_others_use_or_own_does_not_become_a_tenants_own() -> None:
         assert refused.value.code == "wrong_tenant"
     ownership.check_claim("bolt", d("public"), owned_by=frozenset(), releases=[public], name="B1")
     ownership.check_claim("acme", d("new"), owned_by=frozenset(), releases=[public], name="B2")
+
+
+def test_a_tenant_is_barred_from_what_it_erased_and_from_what_others_did_unless_its_policy_lifts_that() -> None:
+    erased_of = {"acme": {d("one")}, "bolt": {d("two")}}
+    assert barred_rows("acme", DataPolicy(), erased_of) == {d("one"), d("two")}
+    assert barred_rows("acme", DataPolicy(lift_erasures="they agreed"), erased_of) == {d("one")}
+    assert barred_rows("kelp", DataPolicy(lift_erasures="they agreed"), erased_of) == frozenset()
+
+
+def test_a_policy_that_lifts_nothing_keeps_its_digest() -> None:
+    golden = "2e728e58b7ff15b374c5e0517de55197c3fa369c2ff8912cca19084d29fce805"
+    assert digest_of(DataPolicy()) == golden
+    lifting = DataPolicy(lift_erasures="they agreed")
+    assert digest_of(lifting) != golden
+    assert DataPolicy.model_validate(lifting.model_dump(mode="json")) == lifting

@@ -114,7 +114,12 @@ async def ls(s: Session, tenant: str | None) -> None:
 @dataset.command()
 @click.argument("rows", metavar="[ROW]...", nargs=-1)
 @click.option("--containing", metavar="TEXT", help="Rows that contain a text, ignoring case. It is not stored.")
-@click.option("--tenant", "tenants", multiple=True, help="Only this tenant's datasets; may be repeated.")
+@click.option(
+    "--tenant",
+    "tenants",
+    multiple=True,
+    help="Only this tenant's datasets; may be repeated. The same rows at others are named and refused there.",
+)
 @click.option("--retire", is_flag=True, help="Revoke the releases that descend from them too: R steps over those.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @reason_option()
@@ -185,6 +190,10 @@ def _show(s: Session, plan: ErasurePlan) -> None:
         say(f" {pointer.tenant}/{pointer.route}: {serves}{back}{'  LOSES ITS WAY BACK' * pointer.loses_way_back}")
     for one in plan.items:
         s.out.alarm(f" stays, in a suite: {one.label}  {one.id[:12]}: register the suite anew without it")
+    for one in plan.elsewhere:
+        s.out.alarm(
+            f" at another tenant: {one.label}  {one.id[:12]}: refused there too, unless its data policy lifts it"
+        )
     for one in plan.unread:
         s.out.alarm(f" not searched: {one.label}  {one.id[:12]}: its files are gone")
 

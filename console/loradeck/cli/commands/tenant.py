@@ -59,18 +59,30 @@ async def resume(s: Session, name: str, reason: str) -> None:
 @click.option(
     "--forbid-licence", "licences", multiple=True, help="Licence class, * for any characters; repeat it for each."
 )
+@click.option(
+    "--lift-erasures", metavar="WHY", help="Why rows that other tenants had erased may be used here; '' refuses them."
+)
 @reason_option()
 @writes
-async def data(s: Session, name: str, synthetic_cap: float | None, licences: tuple[str, ...], reason: str) -> None:
+async def data(
+    s: Session,
+    name: str,
+    synthetic_cap: float | None,
+    licences: tuple[str, ...],
+    lift_erasures: str | None,
+    reason: str,
+) -> None:
     """Show or change a tenant's data policy: the rows that its adapters may be trained on."""
     policy = (await s.api.tenant(name)).data
-    given = {"synthetic_cap": synthetic_cap, "forbidden_licences": licences or None}
+    given = {"synthetic_cap": synthetic_cap, "forbidden_licences": licences or None, "lift_erasures": lift_erasures}
     given = {key: value for key, value in given.items() if value is not None}
     if given:
         wanted = checked(DataPolicy, {**policy.model_dump(), **given}, where="options")
         policy = await s.api.set_data_policy(name, wanted, reason)
     s.out.answer(policy, f"{name}: at most {policy.synthetic_cap:.0%} of the rows by a model")
     s.out.say(f"forbidden licences: {' '.join(policy.forbidden_licences) or 'none'}")
+    if policy.lift_erasures:
+        s.out.say(f"rows that other tenants had erased may be used: {policy.lift_erasures}")
 
 
 @tenant.command()

@@ -30,6 +30,7 @@ _OURS = frozenset(
         AttestationKind.SCAN,
         AttestationKind.LINEAGE,
         AttestationKind.ERASURE,
+        AttestationKind.ERASED_ELSEWHERE,
     }
 )
 """Kinds that only the hub attests: it has seen them itself."""

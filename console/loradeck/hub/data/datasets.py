@@ -18,7 +18,7 @@ from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.registry import Registry
 from loradeck.rules.data import policy
-from loradeck.rules.data.descent import NOTHING, Descent
+from loradeck.rules.data.descent import NOTHING
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.attestation import Attestation, AttestationKind
@@ -57,8 +57,7 @@ class Datasets:
         kept = self._attestations.facts.ledger.get(digest)
         if kept is not None and digest in self._registry.catalogue.datasets:
             return kept.entry
-        erased = tuple(sorted(self._attestations.facts.erased_of.get(tenant, ())))
-        task = Task(do="read", datasets=(self._held(manifest),), rows=erased)
+        task = Task(do="read", datasets=(self._held(manifest),), rows=self._barred(tenant))
         reading = Reading.model_validate(await child_process.ask(dataset_rows.__name__, task))
         policy.check_licences(reading.entry, self._state.tenant(tenant).data, called(manifest))
         scan = _accepted(reading.scan, accept)
@@ -87,7 +86,7 @@ class Datasets:
             return
         held = self._held(manifest)
         await asyncio.to_thread(verify_suite, manifest, held.paths)
-        task = Task(do="scan", datasets=(held,), rows=tuple(sorted(self._attestations.facts.erased_of.get(tenant, ()))))
+        task = Task(do="scan", datasets=(held,), rows=self._barred(tenant))
         scan = _accepted(ScanReport.model_validate(await child_process.ask(dataset_rows.__name__, task)), accept)
         draft = self._attestations.draft(AttestationKind.SCAN, digest, tenant, scan.model_dump(mode="json"), by)
         await self._attestations.add_all([draft])
@@ -134,10 +133,22 @@ class Datasets:
             names={digest: called(self._registry.catalogue.datasets[digest]) for digest in wanted},
         )
 
-    def erased_descent(self) -> Descent:
-        """Everything that descends from rows that were erased."""
-        erased = self._attestations.facts.erased
-        return self._lineage.descent(erased) if erased else NOTHING
+    def _barred(self, tenant: str) -> tuple[str, ...]:
+        data = self._state.tenant(tenant).data
+        return tuple(sorted(policy.barred_rows(tenant, data, self._attestations.facts.erased_of)))
+
+    def _lifted(self, dataset: str) -> bool:
+        """Whether the tenant of a dataset may use rows that other tenants had erased."""
+        return bool(self._state.tenant(self._registry.catalogue.datasets[dataset].tenant).data.lift_erasures)
+
+    def _blocked(self) -> dict[str, set[str]]:
+        """Dataset -> its rows that were erased there, or at another tenant and not lifted."""
+        facts = self._attestations.facts
+        blocked = {dataset: set(rows) for dataset, rows in facts.erased.items()}
+        for dataset, rows in facts.erased_elsewhere.items():
+            if not self._lifted(dataset):
+                blocked.setdefault(dataset, set()).update(rows)
+        return blocked
 
     def check_descent(
         self,
@@ -152,9 +163,10 @@ class Datasets:
         Raises:
             Refused: `erased_row`.
         """
-        erased, facts, catalogue = self.erased_descent(), self._attestations.facts, self._registry.catalogue
+        blocked, facts, catalogue = self._blocked(), self._attestations.facts, self._registry.catalogue
+        erased = self._lineage.descent(blocked) if blocked else NOTHING
         for digest in datasets:
-            if digest in erased.datasets and digest not in facts.erased:
+            if digest in erased.datasets and digest not in blocked:
                 manifest = catalogue.datasets.get(digest)
                 raise Refused(
                     "erased_row",
@@ -162,14 +174,19 @@ class Datasets:
                     detail=called(manifest) if manifest else digest,
                     fix="register it anew without the rows of that release",
                 )
-            if digest in facts.erased:
-                gone = sorted(facts.erased[digest])
+            if digest in blocked:
+                gone = sorted(blocked[digest])
                 manifest = catalogue.datasets.get(digest)
                 raise Refused(
                     "erased_row",
                     "rows of the dataset were erased: it may not be trained on any more",
                     detail=f"{called(manifest) if manifest else digest}: {', '.join(short(row) for row in gone)}",
-                    fix="register it anew without them",
+                    fix="register it anew without them"
+                    + (
+                        ""
+                        if digest in facts.erased
+                        else ", or lift it: loradeck tenant data TENANT --lift-erasures WHY"
+                    ),
                     context={"rows": gone},
                 )
         for what, subject, found in (

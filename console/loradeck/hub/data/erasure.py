@@ -70,7 +70,8 @@ class Erasures:
             raise Refused("reason_required", "an erasure says why", detail="reason", fix="name the request it answers")
         places, unread = await self._search(request)
         async with self._log.moving:  # no pointer moves between the plan and what follows from it
-            stated = [erasure for dataset in {p.dataset for p in places} for erasure in await self._erasures(dataset)]
+            own, _ = self._split(request, places)
+            stated = [erasure for dataset in {p.dataset for p in own} for erasure in await self._erasures(dataset)]
             found = await self._plan(request, places, unread)
             if any(erasure.request == request.plan for erasure in stated):
                 return found.model_copy(update={"done": True, "digest": request.plan})
@@ -85,13 +86,14 @@ class Erasures:
                     fix="look at the plan again",
                     context={"plan": found.model_dump(mode="json")},
                 )
-            await self._attestations.add_all(self._statements(found, request, by))
+            _, others = self._split(request, places)
+            await self._attestations.add_all(self._statements(found, others, request, by))
         for job in found.cancelled:
             await self._cancel(job, by)
         return found.model_copy(update={"done": True})
 
     async def _search(self, request: ErasureRequest) -> tuple[list[Place], list[Named]]:
-        """The places of the rows, and the datasets that could not be read."""
+        """The places of the rows, in datasets at every tenant, and the datasets and suites that could not be read."""
         if not request.rows and request.containing is None:
             raise Refused("invalid_request", "which rows?", detail="rows, containing", fix="send one of them")
         for tenant in request.tenants:
@@ -100,7 +102,7 @@ class Erasures:
         unread = []
         known: dict[str, DatasetManifest | SuiteManifest] = {**self._catalogue.datasets, **self._catalogue.suites}
         for digest, manifest in sorted(known.items()):
-            if request.tenants and manifest.tenant not in request.tenants:
+            if request.tenants and manifest.tenant not in request.tenants and digest in self._catalogue.suites:
                 continue
             if all(self._blobs.has(file.sha256) for file in manifest.files):
                 here.append(manifest)
@@ -110,6 +112,7 @@ class Erasures:
 
     async def _plan(self, request: ErasureRequest, places: list[Place], unread: list[Named]) -> ErasurePlan:
         catalogue = self._catalogue
+        places, others = self._split(request, places)
         items = [place for place in places if place.dataset not in catalogue.datasets]
         places = [place for place in places if place.dataset in catalogue.datasets]
         holding = {place.dataset for place in places}
@@ -125,6 +128,10 @@ class Erasures:
             "items": [
                 {"id": place.dataset, "label": f"{called(catalogue.suites[place.dataset])}: {place.where}"}
                 for place in items
+            ],
+            "elsewhere": [
+                {"id": place.dataset, "label": f"{called(catalogue.datasets[place.dataset])}: {place.where}"}
+                for place in others
             ],
             "unread": [one.model_dump() for one in unread],
             "runs": [{"id": job.id, "label": f"{spec.tenant}/{spec.name}"} for job, spec in runs],
@@ -144,6 +151,14 @@ class Erasures:
             "retire": request.retire,
         }
         return ErasurePlan.model_validate({**body, "digest": digest_of(body)})
+
+    def _split(self, request: ErasureRequest, places: list[Place]) -> tuple[list[Place], list[Place]]:
+        """The places at the tenants that the request selects, and those of the same rows in datasets of others."""
+        known: dict[str, DatasetManifest | SuiteManifest] = {**self._catalogue.datasets, **self._catalogue.suites}
+        own = [p for p in places if not request.tenants or known[p.dataset].tenant in request.tenants]
+        rows = {place.row for place in own if place.dataset in self._catalogue.datasets}
+        others = set(places).difference(own)
+        return own, [p for p in places if p in others and p.row in rows and p.dataset in self._catalogue.datasets]
 
     async def _train_jobs(self) -> list[tuple[Job, TrainSpec]]:
         return [(job, job.spec) for job in await self._jobs() if isinstance(job.spec, TrainSpec)]
@@ -184,19 +199,25 @@ class Erasures:
         found = await self._attestations.find(kind=AttestationKind.ERASURE, subject=dataset)
         return [Erasure.model_validate(attestation.body) for attestation in found]
 
-    def _statements(self, found: ErasurePlan, request: ErasureRequest, by: str) -> list[Attestation]:
-        """One erasure a dataset, and one revocation a release that is retired."""
+    def _statements(
+        self, found: ErasurePlan, others: list[Place], request: ErasureRequest, by: str
+    ) -> list[Attestation]:
+        """One statement a dataset, also for those of other tenants, and one revocation a release that is retired."""
         catalogue, releases = self._catalogue, self._lineage.releases()
 
         def stated(kind: AttestationKind, subject: str, tenant: str, body: dict[str, Any]) -> Attestation:
             return self._attestations.draft(kind, subject, tenant, body, by)
 
         statements = []
-        for dataset in found.datasets:
-            rows = tuple(sorted({place.row for place in found.places if place.dataset == dataset.id}))
-            erasure = Erasure(rows=rows, retired=request.retire, reason=request.reason, request=found.digest)
-            tenant = catalogue.datasets[dataset.id].tenant
-            statements.append(stated(AttestationKind.ERASURE, dataset.id, tenant, erasure.model_dump(mode="json")))
+        for kind, places, retired in (
+            (AttestationKind.ERASURE, found.places, request.retire),
+            (AttestationKind.ERASED_ELSEWHERE, others, False),
+        ):
+            for dataset in sorted({place.dataset for place in places}):
+                rows = tuple(sorted({place.row for place in places if place.dataset == dataset}))
+                erasure = Erasure(rows=rows, retired=retired, reason=request.reason, request=found.digest)
+                tenant = catalogue.datasets[dataset].tenant
+                statements.append(stated(kind, dataset, tenant, erasure.model_dump(mode="json")))
         if request.retire:
             why = {"reason": f"descends from erased rows: {request.reason}"}
             statements += [

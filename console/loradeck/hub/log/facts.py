@@ -23,6 +23,7 @@ _KEPT = (
     AttestationKind.LEDGER,
     AttestationKind.LINEAGE,
     AttestationKind.ERASURE,
+    AttestationKind.ERASED_ELSEWHERE,
     AttestationKind.SIGNATURE,
     AttestationKind.DEPRECATION,
 )
@@ -54,6 +55,9 @@ class Facts:
         self.erased: dict[str, set[str]] = defaultdict(set)
         """Dataset -> digests of its erased rows."""
 
+        self.erased_elsewhere: dict[str, set[str]] = defaultdict(set)
+        """Dataset -> digests of its rows that another tenant had erased."""
+
         self.erased_of: dict[str, set[str]] = defaultdict(set)
         """Tenant -> digests of rows that may not come back."""
 
@@ -84,6 +88,8 @@ class Facts:
             rows = Erasure.model_validate(body).rows
             self.erased[subject].update(rows)
             self.erased_of[attestation.tenant].update(rows)
+        elif attestation.kind is AttestationKind.ERASED_ELSEWHERE:
+            self.erased_elsewhere[subject].update(Erasure.model_validate(body).rows)
         if attestation.route is None:
             return
         key = (attestation.tenant, attestation.route)

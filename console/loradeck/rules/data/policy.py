@@ -4,7 +4,7 @@ models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -21,6 +21,16 @@ class Kept:
 
     entry: LedgerEntry
     at_ms: int
+
+
+def barred_rows(tenant: str, policy: DataPolicy, erased_of: Mapping[str, Set[str]]) -> frozenset[str]:
+    """Lists the rows that may not come in at a tenant, by digest: its own erased ones, and others' unless lifted.
+
+    Args:
+        erased_of: tenant -> digests of the rows that it had erased.
+    """
+    of = [rows for other, rows in erased_of.items() if other == tenant or not policy.lift_erasures]
+    return frozenset[str]().union(*of)
 
 
 def check_licences(entry: LedgerEntry, policy: DataPolicy, called: str) -> None:
