@@ -86,7 +86,7 @@ class Agent:
             changed=self._link_changed,
             noted=lambda: self.reports.write_status(self.link),
         )
-        self.acks = AckBoard(self.link.send)
+        self.acks = AckBoard(self.link.send, frozenset(engine.name for engine in self.engines))
         self.records = CanaryRecords(self.folder.canaries, self.hub)
         self.store = ReleaseStore(self.folder, self.hub)
         self.inputs = InputStore(self.folder, self.hub, self.store)

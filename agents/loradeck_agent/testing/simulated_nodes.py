@@ -109,7 +109,7 @@ class Node:
             config, settings.token, hello=self._hello, handle=self._handle, changed=self._link_changed, noted=_nothing
         )
         self.table = DesiredTable()
-        self.acks = AckBoard(self.link.send)
+        self.acks = AckBoard(self.link.send, frozenset({self.name}))
         self.reports = 0
         self._unapplied: Desired | None = None
         self._proofs: dict[tuple[str, str], asyncio.Task[None]] = {}

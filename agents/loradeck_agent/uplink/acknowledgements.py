@@ -20,14 +20,24 @@ _PROOF = (AckState.PROVEN, AckState.LISTED, AckState.FAILED)
 
 @dataclass
 class AckBoard:
-    """Newest flip and newest proof of every (tenant, route, replica)."""
+    """Newest flip and newest proof of every (tenant, route, replica).
+
+    Only the node's own `replicas` are acknowledged: a router that ran on while the agent's settings changed answers for
+    those that it was given before.
+    """
 
     send: Callable[[Ack], Awaitable[bool]]
+    replicas: frozenset[str]
     flips: dict[ReplicaPointer, Ack] = field(default_factory=dict)
     proofs: dict[ReplicaPointer, Ack] = field(default_factory=dict)
 
     async def post(self, ack: Ack) -> bool:
-        """Notes an acknowledgement and sends it. False: it was older than what is known, and not sent."""
+        """Notes an acknowledgement and sends it.
+
+        False: it was older than what is known, or of a replica that the node does not have, and was not sent.
+        """
+        if ack.replica not in self.replicas:
+            return False
         key = (ack.tenant, ack.route, ack.replica)
         fence = (ack.epoch, ack.generation)
         flip, proof = self.flips.get(key), self.proofs.get(key)

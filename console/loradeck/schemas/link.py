@@ -183,6 +183,11 @@ class Replica(Wire):
     alarm: str = Field("", description="one line: why the engine is not used, or which R target has no slot in it")
 
 
+def belongs(replica: str, node: str) -> bool:
+    """Whether a replica of this name may be the node's: '<node>', or '<node>.<engine>' where it has several engines."""
+    return replica == node or replica.startswith(f"{node}.")
+
+
 class Hello(Wire):
     """The agent's first message on a link: who it is, what it holds durably, and what runs on the node."""
 

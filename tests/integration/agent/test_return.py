@@ -16,7 +16,7 @@ from tests.integration.agent.conftest import TOKEN
 from tests.integration.agent.fake_hub import FakeHub
 from tests.integration.agent.node import CALLER_HASH, Node, until
 
-from loradeck.schemas.link import Hello, Report
+from loradeck.schemas.link import Ack, Hello, Report
 
 
 @contextlib.asynccontextmanager
@@ -84,6 +84,33 @@ async def test_no_request_fails_while_a_new_agent_has_not_heard_yet_what_an_engi
                 (first / "held_models").unlink()
             await hub.report(_both_up)
         assert set(statuses) == {200}, statuses
+    finally:
+        node.close()
+
+
+async def test_a_second_engine_gives_replicas_new_names_and_nothing_is_acknowledged_under_the_old_one(
+    folder: Path, base: Path, hub: FakeHub, v1: Adapter
+) -> None:
+    """The router has run on, and answers for the engine as it knows it until it is given the engines anew."""
+    node = Node(folder, base, hub.url, TOKEN)
+    try:
+        node.start()
+        first = entry(v1.ref, 1, keys=(CALLER_HASH,))
+        await hub.desire(first)
+        await hub.ack(first, "proven")
+        await node.end_agent()
+        other = folder / "other"
+        shutil.copytree(base, other)
+        (other / "extra.json").write_text("{}")
+        with node.config.open("a") as config:
+            config.write(f'[[engine]]\nname = "e1"\nbase = "{other}"\nslots = 4\n')
+        heard = len(hub.heard)
+        node.start()
+        await hub.report(_both_up)
+        await hub.ack(first, "proven", after=heard)
+        since = hub.heard[heard:]
+        assert {ack.replica for ack in since if isinstance(ack, Ack)} == {"gpu-01.e0"}
+        assert len([hello for hello in since if isinstance(hello, Hello)]) == 1
     finally:
         node.close()
 

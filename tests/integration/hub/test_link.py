@@ -199,6 +199,28 @@ async def test_what_was_proven_on_an_engine_that_died_while_its_node_was_away_is
     assert (row.flipped, row.proven, row.replicas[0].code) == (0, 0, "engine_down")
 
 
+async def test_an_ack_of_a_replica_that_its_node_no_longer_has_is_dropped_and_the_link_stays(
+    deck: Deck, join: Join
+) -> None:
+    """A node with a second engine names its replicas anew; its router may have answered for the one it had."""
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    await agent.leave()
+    agent.acknowledges = False
+    agent.replica = agent.replica.model_copy(update={"replica": "n1.e0"})
+    agent.others = (agent.replica.model_copy(update={"replica": "n1.e1"}),)
+    await agent.join()
+    for state in (AckState.FLIPPED, AckState.PROVEN):
+        await agent.ack(agent.entry, state, replica="n1")
+    await agent.ack(agent.entry, AckState.FLIPPED)
+    await until(lambda: agent.closed or deck.hub.replicas.progress(ACME).flipped, "the newer ack was counted")
+    assert agent.closed is None
+    row = await deck.row()
+    assert {r.replica: r.state for r in row.replicas} == {"n1.e0": AckState.FLIPPED, "n1.e1": None}
+    assert (row.flipped, row.proven, row.placed) == (1, 0, 2)
+
+
 async def test_the_newer_link_of_a_node_replaces_the_older(deck: Deck, join: Join) -> None:
     first = await join("n1")
     second = FakeAgent(deck, "n1")

@@ -48,7 +48,13 @@ async def test_an_engine_that_hangs_keeps_no_proof_of_another_engine_waiting(mon
             proven.set()
         return True
 
-    prover = Prover(table, cast(Any, {HUNG: HUNG, WELL: WELL}), cast(Any, None), cast(Any, None), AckBoard(send))
+    prover = Prover(
+        table,
+        cast(Any, {HUNG: HUNG, WELL: WELL}),
+        cast(Any, None),
+        cast(Any, None),
+        AckBoard(send, frozenset({HUNG, WELL})),
+    )
 
     async def prove(at: TableEntry, engine: object) -> Judgement:
         if engine == HUNG:

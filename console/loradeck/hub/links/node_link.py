@@ -36,6 +36,7 @@ from loradeck.schemas.link import (
     Resync,
     UpMessage,
     Welcome,
+    belongs,
     up_adapter,
 )
 from loradeck.schemas.protocol import PROTOCOL, agreed
@@ -317,7 +318,7 @@ class Link:
 
     def _own(self, replicas: Iterable[Replica], node: str) -> None:
         for replica in replicas:
-            if replica.replica != node and not replica.replica.startswith(f"{node}."):
+            if not belongs(replica.replica, node):
                 raise Refused(
                     "wrong_node",
                     f"the replica {replica.replica} does not belong to the node {node}",
@@ -346,7 +347,11 @@ class Link:
         fleet.heard(node)
         match message:
             case Ack():
-                if fleet.node_of(message.replica) != node.name:
+                holder = fleet.node_of(message.replica)
+                if holder is None and belongs(message.replica, node.name):
+                    log.info("dropped: an acknowledgement of %s, which is no replica of its node now", message.replica)
+                    return
+                if holder != node.name:
                     raise Refused("wrong_node", f"the replica {message.replica} does not belong to {node.name}")
             case Report():
                 self._own(message.replicas, node.name)

@@ -18,7 +18,7 @@ from loradeck.hub.progress.bookings import Bookings
 from loradeck.hub.progress.windows import WINDOW_S, Recent, Slice, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Traffic
+from loradeck.schemas.link import Traffic, belongs
 from loradeck.store.interface import Served
 
 log = logging.getLogger("loradeck.hub.progress.request_counts")
@@ -58,7 +58,7 @@ def figures_fault(row: Traffic, read: Counted, before: Counted, node: str) -> st
         before: the reading before this one since the router started.
     """
     counts, known = read.counts, before.counts
-    if row.replica != node and not row.replica.startswith(f"{node}."):
+    if not belongs(row.replica, node):
         return f"it counts for {row.replica}, which is not on this node"
     if not counts.adds_up or not 0 <= read.admitted <= LARGEST or counts.attempted > LARGEST:
         return f"{counts} do not add up"
