@@ -105,7 +105,7 @@ class ReplicaRow(Wire):
     state: AckState | None = Field(None, description="None: not acknowledged")
     code: str | None = None
     detail: str = ""
-    flipped_ms: float | None = Field(None, description="after the commit")
+    flipped_ms: float | None = Field(None, description="first flip of this generation, after the commit")
     flipped_mono_ns: int | None = Field(None, description="router's CLOCK_MONOTONIC at the flip; for its own host only")
     proven_ms: float | None = None
     proof_age_s: float | None = None

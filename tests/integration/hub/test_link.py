@@ -11,7 +11,7 @@ from tests.fakes.hub_in_process import Deck, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
-from loradeck.schemas.link import AckState, Bookmark, Desired, NodeOrder, Welcome
+from loradeck.schemas.link import AckState, Bookmark, Desired, EngineState, NodeOrder, Welcome
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import table_digest
@@ -197,6 +197,24 @@ async def test_what_was_proven_on_an_engine_that_died_while_its_node_was_away_is
     await agent.join()
     row = await deck.row()
     assert (row.flipped, row.proven, row.replicas[0].code) == (0, 0, "engine_down")
+
+
+async def test_the_time_of_a_flip_is_kept_when_an_agent_comes_back_and_sends_it_again(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    await deck.promote(await deck.release())
+    (before,) = (await deck.row()).replicas
+    await agent.leave()
+    agent.acknowledges = False
+    agent.replica = agent.replica.model_copy(update={"state": EngineState.STARTING})  # not looked at yet
+    await agent.join()
+    (meanwhile,) = (await deck.row()).replicas
+    assert (meanwhile.state, meanwhile.flipped_ms) == (AckState.WAITING, None)
+    await agent.ack(agent.entry, AckState.FLIPPED, mono_ns=7)
+    await until(lambda: deck.hub.replicas.progress(ACME).flipped, "the flip was counted again")
+    (now,) = (await deck.row()).replicas
+    assert before.flipped_ms is not None
+    assert (now.flipped_ms, now.flipped_mono_ns) == (before.flipped_ms, before.flipped_mono_ns)
 
 
 async def test_an_ack_of_a_replica_that_its_node_no_longer_has_is_dropped_and_the_link_stays(

@@ -105,6 +105,21 @@ def test_a_replica_that_waits_again_has_neither_flipped_nor_proven(fleet: Fleet,
     assert counted(fleet, ack(AckState.FLIPPED)).flipped == 105.0
 
 
+def test_the_time_of_a_generations_first_flip_outlives_an_engine_and_a_flip_that_is_sent_again(
+    fleet: Fleet, clock: Clock
+) -> None:
+    counted(fleet, ack(AckState.FLIPPED))
+    clock.now = 190.0
+    hello(fleet, state=EngineState.STARTING)  # an agent that has just started has not looked at its engine yet
+    record = counted(fleet, ack(AckState.FLIPPED, at_ms=27, mono_ns=28))
+    assert (record.first_flipped, record.flipped_mono_ns) == (100.0, 18)
+    assert (record.flipped, record.flipped_node_ms) == (190.0, 27), "since when it serves the release without a break"
+    clock.now = 200.0
+    anew = fleet.ack(ack(AckState.FLIPPED, generation=3), (1, 3), V2)
+    assert anew is not None
+    assert anew.first_flipped == 200.0
+
+
 def test_a_failed_proof_keeps_the_flip_and_ends_the_proof(fleet: Fleet, clock: Clock) -> None:
     counted(fleet, ack(AckState.PROVEN))
     clock.now = 101.0

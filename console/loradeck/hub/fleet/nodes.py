@@ -128,8 +128,12 @@ class AckRecord:
     code: str | None = None
     detail: str = ""
     flipped: float | None = None
+    """Since when it serves the release without a break; None while it does not."""
     flipped_node_ms: int = 0
+    first_flipped: float | None = None
+    """When it first acknowledged the flip of this fence: kept when its engine or agent comes back and flips again."""
     flipped_mono_ns: int = 0
+    """The router's clock at that first flip."""
     proven: float | None = None
     checked: float | None = None
     """When the newest proof, good or bad, was reported."""
@@ -433,7 +437,9 @@ class Fleet:
             # A flip sent again after a reconnect takes nothing back from a proof.
             record.state, record.code, record.detail = state, code, detail
         if record.flipped is None and state in FLIPPED:
-            record.flipped, record.flipped_node_ms, record.flipped_mono_ns = now, ack.at_ms, ack.mono_ns
+            record.flipped, record.flipped_node_ms = now, ack.at_ms
+            if record.first_flipped is None:
+                record.first_flipped, record.flipped_mono_ns = now, ack.mono_ns
         if state is AckState.WAITING or code == "wrong_release":
             record.flipped, record.proven = None, None
         if state in (AckState.PROVEN, AckState.LISTED, AckState.FAILED):

@@ -143,7 +143,7 @@ class Rows:
             state=ack.state if ack else None,
             code=ack.code if ack else None,
             detail=ack.detail if ack else "",
-            flipped_ms=after(ack.flipped) if ack else None,
+            flipped_ms=after(ack.first_flipped) if ack and ack.is_flipped else None,
             flipped_mono_ns=ack.flipped_mono_ns or None if ack else None,
             proven_ms=after(ack.proven) if ack else None,
             proof_age_s=round(self._fleet.clock() - ack.checked, 3) if ack and ack.checked is not None else None,
