@@ -246,6 +246,7 @@ class Deck(App[Context], inherit_bindings=False):
         """Twice a second: order, ages, figures."""
         self.state.arrange()
         self.moves.drop_outdated()
+        self.sender.refresh_tell()
         self._ask()
         self.draw_front()
 

@@ -244,6 +244,28 @@ async def test_a_wait_that_ends_before_the_prepare_names_it_and_the_promote_goes
     await until(lambda: deck.hub.log.state.pointers["acme", "production"].release == release, "committed")
 
 
+async def test_a_prepare_says_where_it_still_loads(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    release = await deck.release()
+    agents = [await join("n1"), await join("n2")]
+    for agent in agents:
+        agent.prepares = "hold"
+    pending = (await deck.promote(release, wait="committed", timeout=0.05)).pending
+    assert pending is not None
+    job = await deck.ok("GET", f"jobs/{pending}")
+    assert (job["step"], job["of"], job["message"]) == (0, 2, "loading on n1, n2")
+    from loradeck.schemas.jobs import ExecutorEventType
+
+    await agents[0].say(agents[0].jobs[pending], ExecutorEventType.FINISHED)
+    await until(lambda: deck.hub.jobs.get(pending).step == 1, "one is ready")
+    job = await deck.ok("GET", f"jobs/{pending}")
+    assert (job["step"], job["of"], job["message"]) == (1, 2, "loading on n2")
+    await agents[1].say(agents[1].jobs[pending], ExecutorEventType.FINISHED)
+    await until(lambda: deck.hub.log.state.pointers["acme", "production"].release == release, "committed")
+    job = await deck.ok("GET", f"jobs/{pending}")
+    assert (job["state"], job["step"], job["message"]) == ("done", 2, "")
+
+
 async def test_a_failed_prepare_fails_the_promote_and_moves_nothing(deck: Deck, join: Join) -> None:
     await deck.tenant()
     release = await deck.release()

@@ -20,7 +20,7 @@ from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedTenants
 from loradeck.schemas.ids import Role
 from loradeck.schemas.moves import HoldRequest, MoveResult, PromoteRequest, RollbackRequest
 from loradeck.schemas.problem import Problem
-from loradeck.schemas.state import ReleaseView
+from loradeck.schemas.state import PreviewAction, ReleaseView
 from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.sent_moves import Move, Phase
 from loradeck.tui.terminal.driver import set_together
@@ -307,6 +307,41 @@ async def test_a_key_the_hub_has_never_seen_moved_nothing(monkeypatch: pytest.Mo
 
 
 # ---- promote -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_promote_of_ours_shows_its_prepare_and_R_cancels_it() -> None:
+    key = ("cove", "production")
+    async with stage(size=(140, 30)) as on:
+        before = on.deck.state.tenants[key]
+        preview = before.preview.model_copy(update={"action": PreviewAction.ROLLBACK, "prepare": None})
+        ready = before.model_copy(update={"flags": (), "preview": preview})
+        await on.says(FeedTenants(rows=(ready,)))
+        on.deck.state.tenant_list.choose(key)
+        waits, held = asyncio.Event(), on.hub.promote
+
+        async def promote(tenant: str, route: str, request: PromoteRequest, **how: object) -> MoveResult:
+            await waits.wait()
+            return await held(tenant, route, request)
+
+        on.hub.promote = promote  # type: ignore[method-assign]
+        await press(on, "p")
+        await on.half_second()
+        await press(on, "y")
+        await on.half_second()
+        assert "SENDING" in pane(on)
+        await on.says(FeedTenants(rows=(before,)))
+        for _ in range(3):
+            await on.half_second()
+        assert "cancels the prepare that is under way" in pane(on)
+        assert "prepared 2/3, loading on gpu-05, " in pane(on)
+        assert "p cove v2/B2 > v10/B2: prepared 2/3" in pane(on)
+        assert "prep 2/3" in grid(on)
+        on.hub.answer = lambda move: MoveResult(events=(), rev=1, epoch=3, cancelled="job-5f2a91c0")
+        await press(on, "R")
+        (cancel,) = (move.request for move in on.hub.sent if isinstance(move.request, RollbackRequest))
+        assert cancel.cancels == "job-5f2a91c0"
+        assert on.deck.state.tell is not None
+        assert "the prepare is cancelled, nothing moved" in on.deck.state.tell.text
 
 
 async def test_a_promote_that_fails_after_its_answer_is_refused_with_the_reason(

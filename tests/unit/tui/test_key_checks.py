@@ -134,6 +134,20 @@ def test_R_is_locked_while_a_move_of_ours_is_open(state: ConsoleState, armed: Ar
     assert refused(decide(Action.ROLLBACK, state, armed())).startswith("R locked")
 
 
+@pytest.mark.parametrize("phase", [Phase.SENDING, Phase.UNKNOWN, Phase.PENDING])
+def test_R_cancels_the_prepare_of_a_promote_of_ours(state: ConsoleState, clock: Clock, phase: Phase) -> None:
+    row = state.tenants["cove", "production"]
+    state.tenant_list.choose(row.key)
+    promote = offer(
+        state, row, seed.view("cove", "v3"), None, override=False, read_only=None, make_key=lambda: "k" * 16
+    )
+    own(state, promote, phase)
+    frame = Frame(shown=shown_of(row), written_at=clock() - 2, seen_at=clock() - 1)
+    (move,) = acted(decide(Action.ROLLBACK, state, frame)).moves
+    assert isinstance(move.request, RollbackRequest)
+    assert move.request.cancels == row.preview.prepare == "job-5f2a91c0"
+
+
 @pytest.mark.parametrize("phase", [Phase.REFUSED, Phase.NOT_SENT])
 def test_a_move_that_never_happened_locks_nothing(state: ConsoleState, armed: Armed, phase: Phase) -> None:
     own(state, decide(Action.ROLLBACK, state, armed()), phase)

@@ -19,7 +19,7 @@ from loradeck.cli.shared.naming import (
     release_named,
 )
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
-from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, report
+from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, report, watched
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client.idempotency import new_key
 from loradeck.rules.errors import Refused
@@ -56,7 +56,8 @@ async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override
         reason=how.reason,
         incident=incident,
     )
-    await _move(s, at, key, s.api.promote(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
+    sending = s.api.promote(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
+    await _move(s, at, key, watched(s, key, sending), how)
 
 
 @click.command()

@@ -18,13 +18,21 @@ from loradeck.cli.shared.output import millis, span, utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.api import HubApi, Wait
 from loradeck.client.errors import ClientError
+from loradeck.client.prepare_progress import prepare_progress
 from loradeck.rules.serving import proof
 from loradeck.rules.serving.proof import ORDER, Reached
+from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import TenantRow
 
 _POLL_S = 0.1
+
+WATCH_S = 1.0
+"""Seconds between two looks at the prepare of a promote."""
+
+WATCH_EVERY_S = 5.0
+"""Seconds after which its progress is printed again, though nothing has changed."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,36 @@ def move_command(*, timeout: float) -> Callable[[Callable[..., Coroutine[Any, An
         return reason_option()(yes_option(command))
 
     return made
+
+
+async def watched(session: Session, key: str, sending: Coroutine[Any, Any, MoveResult]) -> MoveResult:
+    """Sends a promote, and prints how far its prepare is: a line a second at most, and one every WATCH_EVERY_S seconds.
+
+    `key` is the promote's idempotency key.
+    """
+    sent = asyncio.create_task(sending)
+    shown, printed_at = "", time.monotonic()
+    try:
+        while not (await asyncio.wait({sent}, timeout=WATCH_S))[0]:
+            job = await _prepare_of(session.api, key)
+            if job is None:
+                continue
+            state = f"{job.step} {job.message}"
+            if state != shown or time.monotonic() - printed_at >= WATCH_EVERY_S:
+                shown, printed_at = state, time.monotonic()
+                session.out.say(f" {prepare_progress(job, int(time.time() * 1000))}")
+        return await sent
+    finally:
+        sent.cancel()
+
+
+async def _prepare_of(api: HubApi, key: str) -> Job | None:
+    """The prepare that a promote waits for; None: it has none now, or the hub does not answer."""
+    try:
+        result = await api.move(key)
+        return await api.job(result.pending) if result is not None and result.pending is not None else None
+    except ClientError:
+        return None
 
 
 async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait: Wait, deadline: float) -> None:

@@ -43,6 +43,9 @@ from loradeck.store.interface import Committed, StoreError
 KEPT = 200
 """Ended promotions that are kept in memory under their idempotency keys."""
 
+LOADING_NAMED = 4
+"""Nodes that a prepare's message names; the others are counted."""
+
 
 @dataclass(eq=False)
 class Promotion:
@@ -237,6 +240,7 @@ class Promotions:
             by=promotion.actor.name,
             step=0,
             of=len(promotion.nodes),
+            message=_loading(promotion),
         )
 
     def _send(self, promotion: Promotion, only: Node | None = None) -> None:
@@ -290,7 +294,8 @@ class Promotions:
                 self._prepares.end(key, promotion.id)
                 promotion.committed = await log_.commit([draft], promotion.request.idempotency_key)
                 promotion.commit_at = self._clock.monotonic()
-            self._close(promotion, JobState.DONE, step=len(promotion.nodes), result={"rev": promotion.committed.rev})
+            result = {"rev": promotion.committed.rev}
+            self._close(promotion, JobState.DONE, step=len(promotion.nodes), message="", result=result)
         except (Refused, StoreError) as error:
             promotion.error = error
             cancelled = isinstance(error, Refused) and error.code == "prepare_cancelled"
@@ -380,7 +385,8 @@ class Promotions:
         job = self._jobs.get(promotion.id)
         if job is not None:
             ready = sum(promotion.nodes.values())
-            self._jobs.put(job.model_copy(update={"step": ready, "of": len(promotion.nodes)}), durable=False)
+            update = {"step": ready, "of": len(promotion.nodes), "message": _loading(promotion)}
+            self._jobs.put(job.model_copy(update=update), durable=False)
 
     def joined(self, node: Node) -> None:
         """Sends a node that has linked what is being prepared on it; a new node takes part."""
@@ -400,4 +406,12 @@ class Promotions:
                 why = "no placed replica is reachable any more"
                 self._fail(promotion, Refused("no_replica", why, detail=promotion.id, fix="promote again later"))
             self._send(promotion)
+            self._progress(promotion)
             promotion.changed.set()
+
+
+def _loading(promotion: Promotion) -> str:
+    """The nodes that a promote waits for, in words; nothing once all are ready."""
+    waits = sorted(name for name, ready in promotion.nodes.items() if not ready)
+    more = f" and {len(waits) - LOADING_NAMED} more" if len(waits) > LOADING_NAMED else ""
+    return f"loading on {', '.join(waits[:LOADING_NAMED])}{more}" if waits else ""

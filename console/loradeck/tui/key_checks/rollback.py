@@ -10,6 +10,7 @@ from loradeck.tui.key_checks.seen_frames import Frame, Shown
 from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, live_by, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
+from loradeck.tui.model.progress import is_preparing
 from loradeck.tui.model.selectable_list import hidden
 from loradeck.tui.model.sent_moves import Move, MoveKind, Phase
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
@@ -79,6 +80,8 @@ def _locked(state: ConsoleState, row: TenantRow) -> str | None:
     if state.many_open:
         return f"your {state.many_open} is being sent, or its outcome is being looked up"
     own = state.own_move(row)
+    if is_preparing(own, row):
+        return None  # R names the prepare, and so cancels that or nothing
     if own is not None and own.phase is Phase.SENDING:
         return "your move is being sent"
     if own is not None and own.phase is Phase.UNKNOWN:

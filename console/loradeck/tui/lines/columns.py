@@ -152,7 +152,7 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
         "TTFT95": Span(latency(row.ttft95_ms if heard else None)),
         "PROVEN": Span(f"{proven:>4}", "" if level is Reached.PROVEN else "warn"),
         "R GOES TO": Span(target, "warn" if target == "none" else ""),
-        "READY": Span(ready(row)),
+        "READY": Span(clean(ready(state, row))),
         "FLAG": Span(clean(flags_in(flags, _FLAG_WIDTH)), _FLAG_STYLE.get(worst, "")),
     }
 

@@ -25,6 +25,7 @@ READY = (
     ("warm", "the engine runs, the adapter is on disk"),
     ("cached", "on disk only"),
     ("absent", "has to be fetched first"),
+    ("prep 2/3", "a promote is being prepared: done on two of three nodes; R cancels it"),
     ("y?", "R asks for y first"),
 )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loradeck.client.errors import ClientError
+from loradeck.client.prepare_progress import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.serving.proof import Reached
-from loradeck.tui.model.progress import proof_counts, reached
+from loradeck.tui.model.progress import is_preparing, proof_counts, reached
 from loradeck.tui.model.sent_moves import OPEN, OwnMove, Phase, Tell
 from loradeck.tui.model.state import ConsoleState
 
@@ -18,7 +19,11 @@ def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
     key, _, path = move.says.partition(" ")
     at = move.tenant if move.route in ("", "production") else f"{move.tenant}/{move.route}"
     name = " ".join(part for part in (key, at, path) if part)
+    row = state.tenants.get(move.row)
+    job = state.preparing(row) if row is not None and is_preparing(own, row) else None
     match own.phase:
+        case Phase.SENDING | Phase.PENDING if job is not None and state.hub_now_ms is not None:
+            return Tell(f"{name}: {clean(prepare_progress(job, state.hub_now_ms))}", "warn", own.sent_ms, closes=False)
         case Phase.SENDING:
             return Tell(f"{name}: sending", "warn", own.sent_ms, closes=False)
         case Phase.UNKNOWN:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
+from loradeck.client.prepare_progress import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
@@ -87,7 +88,7 @@ def preview_lines(
     lines = [title(head, width), _now(state, row, wide)]
     lines += cause_lines(row, wide)
     lines.append(also_line(state, row))
-    lines += goes_to(row, wide)
+    lines += goes_to(row, wide, _progress(state, row))
     lines.append(armed_line(state.keys, rollback, undo, width))
     lines.append(_moves(state, row))
     return [*lines, *tell_lines(state, state.tell, width, max(1, height - len(lines)))]
@@ -264,9 +265,12 @@ def _place(tenant: str, route: str) -> str:
     return clean(tenant if route == "production" else f"{tenant}/{route}")
 
 
-def ready(row: TenantRow) -> str:
-    """`res 4/4`: how near the target of R is to serving."""
+def ready(state: ConsoleState, row: TenantRow) -> str:
+    """`res 4/4`: how near the target of R is to serving. `prep 2/3`: how far a promote is that R would cancel."""
     preview = row.preview
+    job = state.preparing(row)
+    if job is not None:
+        return f"prep {job.step or 0}/{job.of or '?'}"
     if preview.action is PreviewAction.FALLBACK:
         return "F only"
     if preview.action in (PreviewAction.NONE, PreviewAction.CANCEL_PREPARE):
@@ -277,8 +281,17 @@ def ready(row: TenantRow) -> str:
     return f"{word} {preview.ready}/{preview.placed}"
 
 
-def goes_to(row: TenantRow, wide: bool) -> list[Line]:
-    """The target of R on a row, its readiness, and the releases skipped on the way there."""
+def _progress(state: ConsoleState, row: TenantRow) -> str:
+    """How far the pending prepare of a row is: 'prepared 2/3, loading on gpu-05, 12 s'."""
+    job, now_ms = state.preparing(row), state.hub_now_ms
+    return clean(prepare_progress(job, now_ms)) if job is not None and now_ms is not None else ""
+
+
+def goes_to(row: TenantRow, wide: bool, progress: str = "") -> list[Line]:
+    """The target of R on a row, its readiness, and the releases skipped on the way there.
+
+    `progress`: of the prepare that R would cancel.
+    """
     preview = row.preview
     label = Span(" R ->  ", "label")
     if preview.action is PreviewAction.CANCEL_PREPARE:
@@ -288,7 +301,7 @@ def goes_to(row: TenantRow, wide: bool) -> list[Line]:
                 Span("cancels the prepare that is under way", "bold"),
                 f"   job {clean(preview.prepare or '')[:8]}",
             ),
-            line("       nothing moves; the live release stays"),
+            line("       ", "; ".join(part for part in (progress, "nothing moves, the live release stays") if part)),
         ]
     if preview.target is None or preview.action is not PreviewAction.ROLLBACK:
         why = clean(preview.refused or "no release to go back to")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from loradeck.rules.serving import proof
 from loradeck.rules.serving.proof import Reached
-from loradeck.schemas.state import TenantRow
+from loradeck.schemas.state import PreviewAction, TenantRow
+from loradeck.tui.model.sent_moves import MoveKind, OwnMove
 
 
 def reached(row: TenantRow) -> Reached:
@@ -15,6 +16,12 @@ def reached(row: TenantRow) -> Reached:
 def is_done(row: TenantRow) -> bool:
     """Whether every placed replica flipped and was checked. `settled` alone says only that no reachable one owes it."""
     return row.settled and reached(row).covers(Reached.LISTED)
+
+
+def is_preparing(own: OwnMove | None, row: TenantRow) -> bool:
+    """Whether a move without an answer is a promote whose prepare is pending, which R cancels."""
+    is_promote = own is not None and own.move.kind is MoveKind.PROMOTE
+    return is_promote and row.preview.action is PreviewAction.CANCEL_PREPARE
 
 
 def proof_counts(row: TenantRow) -> str:

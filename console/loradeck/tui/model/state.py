@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from loradeck.client.state_list import StateRead
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedMessage
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
@@ -263,6 +264,10 @@ class ConsoleState(FeedState):
                 return own
             return own if own.event is not None and own.event.id == row.pointer.last_move else None
         return None
+
+    def preparing(self, row: TenantRow) -> Job | None:
+        """The prepare that is pending on a pointer, as far as the hub has sent it."""
+        return self.jobs.get(row.preview.prepare) if row.preview.prepare is not None else None
 
     @property
     def many_open(self) -> str | None:
