@@ -215,6 +215,13 @@ def test_a_row_is_erased_as_it_was_planned(desk: Desk, tenant: str, rows: Path) 
     )["digest"]
     planned = desk.json("dataset", "erase", "--containing", "ann@EXAMPLE.org", "--dry-run")
     assert [place["dataset"] for place in planned["places"]] == [made]
+    other = f"{tenant}-other"
+    desk.json("tenant", "create", other)
+    words = ("dataset", "add", rows, "--tenant", other, "--name", "mails", "--accept-findings", "a test")
+    desk.json(*words, *PROVENANCE)
+    alone = desk.run("dataset", "erase", planned["rows"][0], "--tenant", tenant, "--dry-run").stdout
+    assert f"at another tenant: {other}/mails: " in alone
+    planned = desk.json("dataset", "erase", planned["rows"][0], "--dry-run")
     desk.refused(2, "reason_required", "dataset", "erase", planned["rows"][0], "--yes")
     done = desk.json("dataset", "erase", planned["rows"][0], "--reason", "request 4", "--yes")
     assert (done["done"], done["digest"]) == (True, planned["digest"])
@@ -342,6 +349,9 @@ def test_a_tenants_data_policy_is_shown_and_set_whole(desk: Desk, tenant: str) -
     assert (after["synthetic_cap"], after["forbidden_licences"]) == (0.2, ["cc-by-nc-*"])
     desk.refused(2, "usage", "tenant", "data", tenant, "--synthetic-cap", "1.5")
     assert desk.json("tenant", "data", tenant) == after
+    assert "may be used: they agreed" in desk.run("tenant", "data", tenant, "--lift-erasures", "they agreed").stdout
+    assert desk.json("tenant", "data", tenant) == after | {"lift_erasures": "they agreed"}
+    assert desk.json("tenant", "data", tenant, "--lift-erasures", "") == after
 
 
 def test_a_collection_shows_its_plan_and_keeps_what_was_registered_lately(desk: Desk, tenant: str) -> None:
