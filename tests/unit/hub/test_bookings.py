@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loradeck.hub.progress.bookings import Bookings
@@ -44,6 +44,16 @@ def test_what_was_under_way_when_the_hub_started_ends_without_having_been_attemp
     assert over == Counts.over(finished=3, checked=3)
 
 
+def test_a_request_that_was_in_flight_and_is_then_refused_leaves_the_second_in_which_it_was_attempted() -> None:
+    """A move cut it before its answer began, and nothing was ready for it then: the router counts it as refused."""
+    bookings = Bookings(in_flight=1)
+    bookings.book(100.0, Counts(attempted=2), 1.0)
+    parts, over = bookings.book(101.0, Counts(attempted=1, refused=4), 1.0)
+    assert parts == [(101.0, Counts(1, 1)), (100.0, Counts(0, 2))]
+    assert over == Counts.over(refused=4)
+    assert bookings.book(102.0, Counts(finished=1), 1.0) == ([], Counts())
+
+
 def test_of_a_report_over_more_than_a_minute_a_minutes_part_counts() -> None:
     growth = Counts(attempted=1275, refused=40, failed=30, finished=1200, checked=600, bad=60)
     parts, over = Bookings().book(700.0, growth, 10 * WINDOW_S)
@@ -65,18 +75,20 @@ def router_lives(draw: st.DrawFn) -> list[tuple[float, Counts, str]]:
         if draw(st.integers(0, 9)) == 0:
             read, boot = Counts(), boot + 1
         new, refused = draw(st.integers(0, 20)), draw(st.integers(0, 5))
-        ends = draw(st.integers(0, read.in_flight + new))
+        back = draw(st.integers(0, read.in_flight))
+        ends = draw(st.integers(0, read.in_flight + new - back))
         failed = draw(st.integers(0, ends))
         finished = ends - failed
         checked = draw(st.integers(0, read.finished + finished - read.checked))
         bad = draw(st.integers(0, checked))
-        read += Counts(new + refused, refused, failed, finished, checked, bad)
+        read += Counts(new + refused, refused + back, failed, finished, checked, bad)
         later = draw(st.sampled_from([0.0, 0.9, 1.0, 1.3, 7.0, 31.0, 59.9, 60.0, 61.0, 200.0]))
         lives.append((later, read, f"r{boot}"))
     return lives
 
 
 @given(router_lives(), router_lives(), st.booleans())
+@example([(0.0, Counts(), "r1"), (0.0, Counts(), "r1")], [(0.0, Counts(1), "r1"), (0.0, Counts(1, 1), "r1")], False)
 def test_whatever_routers_report_every_window_and_total_adds_up(
     ours: list[tuple[float, Counts, str]], theirs: list[tuple[float, Counts, str]], known: bool
 ) -> None:

@@ -21,8 +21,9 @@ class _Booked:
 class Bookings:
     """The requests of one counter that are in flight, and its answers that are not checked, by when they were booked.
 
-    A router says how many requests ended, not which. The oldest are taken to finish first, and the newest to fail and
-    to be checked first: an engine that fails does so at once. Every second adds up, whichever they were.
+    A router says how many requests ended, not which. The oldest are taken to finish first, and the newest to fail, to
+    be taken back and to be checked first: an engine that fails does so at once. Every second adds up, whichever they
+    were.
     """
 
     __slots__ = ("_booked",)
@@ -43,7 +44,9 @@ class Bookings:
             with what was booked at its time before.
         """
         self._forget(now)
-        newest = _Booked(second(now), growth.attempted - growth.refused)
+        back = max(0, growth.refused - growth.attempted)  # were in flight when a move cut them, and were refused then
+        refused = growth.refused - back
+        newest = _Booked(second(now), growth.attempted - refused)
         booked = self._booked
         booked.append(newest)
         ended = [0] * len(booked)
@@ -62,19 +65,21 @@ class Bookings:
             lost, seen = min(one.in_flight, failed), min(one.unchecked, checked)
             worse = min(seen, bad)
             failed, checked, bad = failed - lost, checked - seen, bad - worse
-            one.in_flight -= lost
+            again = min(one.in_flight - lost, back)
+            back -= again
+            one.in_flight -= lost + again
             one.unchecked -= seen
             if one is newest:
-                part = Counts(growth.attempted, growth.refused, lost, n, seen, worse)
+                part = Counts(growth.attempted, refused, lost, n, seen, worse)
                 if over_s > WINDOW_S:
                     part = part.scaled(WINDOW_S / over_s)
                     one.unchecked = part.finished - part.checked
                 if part:
                     recent.append((one.at, part))
-            elif (n or lost or seen) and one.at > -math.inf:
-                recent.append((one.at, Counts(0, 0, lost, n, seen, worse)))
+            elif (n or lost or seen or again) and one.at > -math.inf:
+                recent.append((one.at, Counts(0, again, lost, n, seen, worse)))
         over = Counts.over(
-            refused=growth.refused,
+            refused=growth.refused - back,
             failed=growth.failed - failed,
             finished=growth.finished - finished,
             checked=growth.checked - checked,
