@@ -23,4 +23,4 @@ class Position(Wire):
 
     def signed_bytes(self) -> bytes:
         """The bytes that the signature covers: the canonical JSON of the other fields, under a name for their kind."""
-        return b"loradeck position 1\n" + canonical_json(self.model_dump(exclude={"signature"}))
+        return b"loradeck/position/1\n" + canonical_json(self.model_dump(exclude={"signature"}))

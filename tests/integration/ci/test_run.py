@@ -15,6 +15,8 @@ lint:
 \t@echo linted
 test:
 \t@.venv/bin/python -m pytest -q $(ARGS) tests
+test-services:
+\t@.venv/bin/python -m pytest -q $(ARGS) services
 test-vllm:
 \t@.venv/bin/python -m pytest -q $(ARGS) vllm
 """
@@ -35,7 +37,7 @@ FAILS = "def test_fails():\n    raise AssertionError\n"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    for name in (".ci", ".venv/bin", "tests", "vllm"):
+    for name in (".ci", ".venv/bin", "tests", "services", "vllm"):
         (tmp_path / name).mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     (tmp_path / "Makefile").write_text(MAKEFILE)
@@ -43,7 +45,7 @@ def checkout(tmp_path: Path) -> Path:
     interpreter = tmp_path / ".venv" / "bin" / "python"
     interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     interpreter.chmod(0o755)
-    for folder in ("tests", "vllm"):
+    for folder in ("tests", "services", "vllm"):
         (tmp_path / folder / f"test_{folder}.py").write_text(PASSES)
     return tmp_path
 

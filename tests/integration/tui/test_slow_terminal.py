@@ -40,8 +40,8 @@ async def test_a_slow_terminal_is_not_waited_for_by_a_rollback(site: Site) -> No
     await site.hub.tenant("bolt")
     await site.hub.promote(await site.hub.release("bolt", seed=7), "bolt")
     async with console(site.here) as terminal:
-        await terminal.shows("> bolt", "acme")
-        terminal.type("j")
+        await terminal.shows("> acme", "bolt", "R ARMED")
+        terminal.type("jk")
         await terminal.shows("> acme", "R ARMED")
         async with drained(terminal, SLOW):
             await asyncio.sleep(0.2)

@@ -19,7 +19,7 @@ _SHOWN = 60
 
 @click.group(cls=Noun)
 def canary() -> None:
-    """Suggest canaries: prompts that tell a release from its base and prior."""
+    """Suggest prompts that tell a release from its base and prior."""
 
 
 @canary.command("suggest")
