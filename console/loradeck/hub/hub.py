@@ -24,6 +24,7 @@ from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.jobs.checkpoints import Checkpoints
+from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.jobs.job_specs import JobSpecs
@@ -159,11 +160,12 @@ class Hub:
         self.gates = gates = Gates(state, catalogue, attestations, background)
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
+        self.failed_promotes = failed = FailedPromotes(jobs)
         check = PromoteCheck(state, catalogue, facts, capacity, datasets, lineage, gates, clock)
         directives, allowed = self.directives, self.moves_allowed
         self.promotions = Promotions(
-            *(log_, registry, facts, fleet, capacity, check, jobs, prepares, directives, allowed, changes),
-            *(background, clock),
+            *(log_, registry, facts, fleet, capacity, check, jobs, failed, prepares, directives, allowed),
+            *(changes, background, clock),
         )
         specs = JobSpecs(state, catalogue, datasets, lineage, merging)
         results = Results(catalogue, attestations, gates, lineage, merging)
@@ -180,7 +182,9 @@ class Hub:
             state, self.moves_allowed, changes, clock, name, production, sqlite, clock.now_ms()
         )
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
-        self.rows = rows = Rows(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews)
+        self.rows = rows = Rows(
+            *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews, self.failed_promotes)
+        )
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
@@ -190,6 +194,7 @@ class Hub:
         self.log.follow(Order.NODE_TABLES, self.directives.committed)
         self.log.follow(Order.PROGRESS, self.progress.committed)
         self.log.follow(Order.PINS, self.pins.committed)
+        self.log.follow(Order.JOBS, self.failed_promotes.committed)
         self.log.follow(Order.METRICS, self.metrics.committed)
         self.log.follow(Order.FEED, self.changes.committed)
         for follower in (self.directives.attested, self.gates.attested, self.progress.attested, self.changes.attested):
@@ -217,6 +222,7 @@ class Hub:
     async def run(self) -> None:
         """Heartbeats, ticks and flushes until cancelled."""
         self.queue.fail_interrupted()
+        self.failed_promotes.load()
         async with asyncio.TaskGroup() as group:
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))

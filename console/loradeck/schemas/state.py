@@ -128,7 +128,7 @@ class Cause(Wire):
 
 
 class TenantRow(Wire):
-    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN NOPRIOR HELD PIN PREP SUSP."""
+    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED NOPRIOR HELD PIN PREP SUSP."""
 
     tenant: Name
     route: Name

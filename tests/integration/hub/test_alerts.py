@@ -48,17 +48,34 @@ def firing(rule: dict[str, Any], series: dict[tuple[str, str], float]) -> list[t
     return found
 
 
-async def test_a_pointer_without_a_way_back_is_alerted_on_with_the_command_that_opens_it(
+async def test_the_first_release_of_a_tenant_opens_no_ticket(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await join("n1")
+    await deck.promote(await deck.release(seed=1))
+    assert "NOPRIOR" in (await deck.row()).flags
+    series = await said(deck)
+    assert {rule["alert"]: firing(rule, series) for rule in RULES}["LoradeckNoWayBack"] == []
+    await deck.promote(await deck.release(seed=2))
+    await deck.rollback()
+    assert "NOPRIOR" in (await deck.row()).flags
+    series = await said(deck)
+    assert {rule["alert"]: firing(rule, series) for rule in RULES}["LoradeckNoWayBack"] == []
+
+
+async def test_a_pointer_whose_ways_back_are_all_ruled_out_is_alerted_on_with_the_command_that_opens_it(
     deck: Deck, join: Join
 ) -> None:
     await deck.tenant()
     await join("n1")
     first = await deck.release(seed=1)
     await deck.promote(first)
+    await deck.promote(await deck.release(seed=2))
+    body = {"kind": "revocation", "subject": first, "tenant": "acme", "body": {"reason": "leaked data"}, "by": "me"}
+    await deck.ok("POST", "attestations", body)
     series = await said(deck)
     fires = {rule["alert"]: firing(rule, series) for rule in RULES}
     ((labels, moved),) = fires["LoradeckNoWayBack"]
-    assert (labels["tenant"], labels["route"], labels["release"]) == ("acme", "production", "v1")
+    assert (labels["tenant"], labels["route"], labels["release"]) == ("acme", "production", "v2")
     assert fires["LoradeckRefusingMoves"] == fires["LoradeckBadRelease"] == []
     rule = next(rule for rule in RULES if rule["alert"] == "LoradeckNoWayBack")
     written = datetime.fromtimestamp(moved, UTC).strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC")

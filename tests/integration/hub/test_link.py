@@ -377,7 +377,9 @@ async def test_a_prepare_that_a_crash_interrupts_is_failed_and_has_moved_nothing
         job = await deck.ok("GET", f"jobs/{result.pending}")
         assert (job["state"], job["code"]) == ("failed", "hub_restarted")
         assert deck.hub.log.state.pointers[ACME].generation == 0
-        assert (await deck.row()).preview.prepare is None
+        row = await deck.row()
+        assert row.preview.prepare is None
+        assert "FAILED" in row.flags
         agent.deck, agent.running_jobs = deck, ((result.pending or "", 1),)
         await agent.join(token)
         await until(lambda: result.pending not in agent.jobs, "the node was told to stop it")

@@ -282,6 +282,36 @@ async def test_a_failed_prepare_fails_the_promote_and_moves_nothing(deck: Deck, 
     await until(lambda: deck.hub.tables.entries["acme", "production"].preparing is None, "the entry names no candidate")
 
 
+async def test_a_failed_promote_needs_a_person_until_somebody_answers_it(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    one, two = await deck.release(seed=1), await deck.release(seed=2)
+    agent = await join("n1")
+    await deck.promote(one)
+    agent.prepares = "fail"
+    row = await deck.row()
+
+    async def fail() -> None:
+        body = {"release": two, "expected_generation": 1, "idempotency_key": key()}
+        assert (await deck.local.post(f"{ROUTE}/promote", json=body)).json()["code"] == "prepare_failed"
+        assert "FAILED" in (await deck.row()).flags
+
+    assert "FAILED" not in row.flags
+    await fail()
+    note = {"event": row.pointer.last_move, "incident": "INC-7", "reason": "disk", "idempotency_key": key()}
+    await deck.ok("POST", f"{ROUTE}/annotate", note)
+    assert "FAILED" not in (await deck.row()).flags
+    await fail()
+    await deck.ok(
+        "POST", f"{ROUTE}/hold", {"held": True, "expected_generation": 1, "idempotency_key": key(), "reason": "wait"}
+    )
+    assert "FAILED" not in (await deck.row()).flags
+    await deck.ok("POST", f"{ROUTE}/hold", {"held": False, "expected_generation": 1, "idempotency_key": key()})
+    await fail()
+    agent.prepares = "finish"
+    await deck.promote(two)
+    assert "FAILED" not in (await deck.row()).flags
+
+
 async def test_what_forbids_a_promote_is_checked_again_before_its_commit(deck: Deck, join: Join) -> None:
     await deck.tenant()
     one, two = await deck.release(seed=1), await deck.release(seed=2)

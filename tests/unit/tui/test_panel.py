@@ -9,10 +9,11 @@ from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock
 
 from loradeck.schemas.counts import Counts
+from loradeck.schemas.jobs import JobState
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.state import TenantRow
+from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
@@ -467,6 +468,17 @@ def test_an_event_shows_who_why_and_its_place_in_the_chain(state: ConsoleState) 
     assert "2026-03-04 02:58:44Z   14m ago   by ci-bot (releaser)   OVERRIDE" in shown
     assert "v8/B2 > v9/B2   gen 41" in shown
     assert f"hash {event.hash[:8]} after {event.prev_hash[:8]}" in shown
+
+
+def test_a_failed_promote_is_named_with_its_reason_until_it_is_answered(state: ConsoleState, armed: Armed) -> None:
+    row = state.tenants["cove", "production"]
+    (job,) = (job for job in state.jobs.values() if job.id == row.preview.prepare)
+    plain = row.preview.model_copy(update={"action": PreviewAction.ROLLBACK, "prepare": None})
+    state.tenants[row.key] = row.model_copy(update={"preview": plain, "flags": ("FAILED",)})
+    state.jobs[job.id] = job.model_copy(update={"state": JobState.FAILED, "message": "the prepare failed on gpu-05"})
+    state.tenant_list.choose(row.key)
+    assert "cove/production  gen 4  LAST PROMOTE FAILED: the prepare failed on gpu-05 ---" in preview(state, armed())
+    assert tenant_cells(state, state.tenants[row.key])["FLAG"].text == "FAILED"
 
 
 def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: Clock) -> None:

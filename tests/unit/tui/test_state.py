@@ -37,6 +37,15 @@ def test_the_summary_counts_each_row_once(state: ConsoleState) -> None:
     assert counts.need + counts.empty + counts.fine == len(state.tenants)
 
 
+def test_a_failed_promote_needs_somebody_after_what_is_bad_or_unproven(state: ConsoleState) -> None:
+    counts = state.tenants.counts
+    fine = counts.fine
+    flag(state, CEDAR, "NOPRIOR", "FAILED")
+    assert (counts.need, counts.failed, counts.fine) == (3, 1, fine - 1)
+    state.arrange(force=True)
+    assert state.tenant_list.order[:3] == [ACME, BOLT, CEDAR]
+
+
 def test_a_pointer_that_serves_nothing_is_not_fine(state: ConsoleState) -> None:
     fine = state.tenants.counts.fine
     row = state.tenants[GALE]

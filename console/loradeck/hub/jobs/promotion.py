@@ -15,6 +15,7 @@ from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepare, Prepares
+from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.links.capacity import Capacity
@@ -152,6 +153,7 @@ class Promotions:
     _capacity: Capacity
     _check: PromoteCheck
     _jobs: JobRecords
+    _failed: FailedPromotes
     _prepares: Prepares
     _directives: Directives
     _moves_allowed: MovesAllowed
@@ -212,6 +214,7 @@ class Promotions:
             )
         promotion = Promotion(f"p{secrets.token_hex(8)}", key, request, actor, release, dict.fromkeys(nodes, False))
         self._prepares.begin(key, Prepare(promotion.id, release.id))
+        self._failed.begun(key)
         self._by_id[promotion.id] = self._by_key[request.idempotency_key] = promotion
         self._jobs.put(self._job(promotion))
         self._directives.refresh([key])
@@ -319,7 +322,9 @@ class Promotions:
         job = self._jobs.get(promotion.id)
         if job is not None:
             update |= {"state": state, "ended_ms": self._clock.now_ms()}
-            self._jobs.put(job.model_copy(update=update))
+            ended = job.model_copy(update=update)
+            self._jobs.put(ended)
+            self._failed.ended(promotion.key, ended)
         if state is not JobState.DONE:
             for name in promotion.sent:
                 node = self._fleet.nodes.get(name)

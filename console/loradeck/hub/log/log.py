@@ -37,8 +37,9 @@ class Order(IntEnum):
     NODE_TABLES = 1
     PROGRESS = 2
     PINS = 3
-    METRICS = 4
-    FEED = 5
+    JOBS = 4
+    METRICS = 5
+    FEED = 6
 
 
 @dataclass(frozen=True, slots=True)

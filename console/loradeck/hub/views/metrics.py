@@ -12,6 +12,7 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Published
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.quality.attention import alerting
 from loradeck.schemas.state import TenantRow
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -68,9 +69,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-ALERTING = ("BAD", "UNPRVN", "NOPRIOR")
-"""Flags that docs/alerts.yml alerts on."""
-
 _SHARES = {
     "bad": "Share of the live release's checked answers of the last minute that were bad.",
     "failed": "Share of the requests for the live release in the last minute that failed.",
@@ -82,14 +80,14 @@ SLICE = 20
 
 
 async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
-    """The metrics of pointers as Prometheus text: a series for each flag that is on, and the last minute's shares.
+    """The metrics of pointers as Prometheus text: a series for each flag that alerts, and the last minute's shares.
 
     `rows` are built as they are taken.
     """
     registry = CollectorRegistry()
     flag = Gauge(
         "loradeck_pointer_flag_moved_timestamp_seconds",
-        "For each flag a pointer has: when its live release went live, in seconds since 1970 UTC.",
+        "For each flag of a pointer that alerts: when its live release went live, in seconds since 1970 UTC.",
         ["tenant", "route", "flag", "release"],
         registry=registry,
     )
@@ -99,11 +97,10 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
     }
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
-        for name in ALERTING:
-            if name in row.flags:
-                # Half a millisecond on: templates cut a time to milliseconds, and must not cut it to the one before.
-                moved = ((row.pointer.moved_ms or 0) + 0.5) / 1000
-                flag.labels(row.tenant, row.route, name, release).set(moved)
+        for name in alerting(row):
+            # Half a millisecond on: templates cut a time to milliseconds, and must not cut it to the one before.
+            moved = ((row.pointer.moved_ms or 0) + 0.5) / 1000
+            flag.labels(row.tenant, row.route, name, release).set(moved)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fleet, Node
+from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
@@ -50,6 +51,7 @@ class Rows:
     _counts: RequestCounts
     _progress: MoveProgress
     _previews: Previews
+    _failed_promotes: FailedPromotes
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -74,6 +76,7 @@ class Rows:
             "BAD": live is not None and self._facts.is_breached(pointer, live),
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
+            "FAILED": key in self._failed_promotes,
             "NOPRIOR": live is not None and preview.action in (PreviewAction.NONE, PreviewAction.FALLBACK),
             "HELD": pointer.held,
             "PIN": pinned,

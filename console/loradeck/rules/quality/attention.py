@@ -7,13 +7,26 @@ from collections.abc import Collection
 
 from loradeck.schemas.state import TenantRow
 
-NEEDS_YOU = ("BAD", "UNPRVN")
+NEEDS_YOU = ("BAD", "UNPRVN", "FAILED")
 """Flags that need a person, the worst first. No way back is none of them: each tenant's first release has none."""
+
+
+ALERTING = ("BAD", "UNPRVN", "NOPRIOR")
+"""Flags that docs/alerts.yml alerts on."""
 
 
 def urgency(flags: Collection[str]) -> int:
     """The rank of a pointer by its flags: 0 for the worst of NEEDS_YOU, and their number where none is set."""
     return next((rank for rank, flag in enumerate(NEEDS_YOU) if flag in flags), len(NEEDS_YOU))
+
+
+def alerting(row: TenantRow) -> tuple[str, ...]:
+    """The flags of a pointer that monitoring is told of: no way back only where releases lie beneath the live one.
+
+    A tenant's first release has none beneath it, and it has none again after R from the second; nobody can mend that.
+    """
+    beneath = any(release != row.pointer.release for release in row.pointer.beneath)
+    return tuple(flag for flag in ALERTING if flag in row.flags and (flag != "NOPRIOR" or beneath))
 
 
 def harm(row: TenantRow) -> int:

@@ -115,6 +115,8 @@ def _tenants(state: ConsoleState) -> list[Span]:
         spans.append(Span(f" {plural(counts.bad, 'bad release')} ", "bad"))
     if counts.unproven:
         spans.append(Span(f" {counts.unproven} unproven ", "warn"))
+    if counts.failed:
+        spans.append(Span(f" {plural(counts.failed, 'failed promote')} ", "warn"))
     if counts.no_way_back:
         spans.append(Span(f" {counts.no_way_back} no way back ", "dim"))
     if counts.empty:

@@ -80,6 +80,9 @@ def preview_lines(
         head += f"  NOT PROVEN on {', '.join(unproven[:3])}{' ...' if len(unproven) > 3 else ''}"
     elif reached(row) is Reached.LISTED:
         head += "  LISTED, not proven: " + next(clean(r.detail) for r in row.replicas if r.state is AckState.LISTED)
+    if "FAILED" in row.flags:
+        failed = state.newest_prepare(row)
+        head += f"  LAST PROMOTE FAILED{f': {clean(failed.message)}' if failed is not None and failed.message else ''}"
     drift = [f"{clean(r.replica)} to {state.label_of(r.pinned)}" for r in row.replicas if r.pinned]
     if drift:
         head += f"  PINNED on {', '.join(drift[:2])}{' ...' if len(drift) > 2 else ''}"
@@ -258,7 +261,7 @@ def health_of(state: ConsoleState, one: RelatedRelease) -> str:
     """The worst flag on the row of a related release now, or 'fine'."""
     brief = state.tenants.briefs.get((one.tenant, one.route))  # hundreds of rows need not be opened for it
     flags = brief.flags if brief is not None else one.flags
-    return next((flag for flag in ("BAD", "UNPRVN", "NOPRIOR") if flag in flags), "fine")
+    return next((flag for flag in ("BAD", "UNPRVN", "FAILED", "NOPRIOR") if flag in flags), "fine")
 
 
 def _place(tenant: str, route: str) -> str:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loradeck.rules.quality.attention import harm
+from loradeck.rules.quality.attention import NEEDS_YOU, harm, urgency
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import NodeRow, TenantRow
 from loradeck.tui.model.packed_rows import Rows
@@ -68,6 +68,9 @@ class Counts:
 
     bad: int = 0
     unproven: int = 0
+    failed: int = 0
+    """Pointers whose last promote failed."""
+
     no_way_back: int = 0
     need: int = 0
     empty: int = 0
@@ -83,11 +86,11 @@ class Counts:
             if brief is None:
                 continue
             self._live(brief, by)
-            bad, unproven, no_prior = ("BAD" in brief.flags, "UNPRVN" in brief.flags, "NOPRIOR" in brief.flags)
-            self.bad += by * bad
-            self.unproven += by * unproven
-            self.no_way_back += by * no_prior
-            if bad or unproven:
+            self.bad += by * ("BAD" in brief.flags)
+            self.unproven += by * ("UNPRVN" in brief.flags)
+            self.failed += by * ("FAILED" in brief.flags)
+            self.no_way_back += by * ("NOPRIOR" in brief.flags)
+            if urgency(brief.flags) < len(NEEDS_YOU):
                 self.need += by
             elif brief.release is None:
                 self.empty += by

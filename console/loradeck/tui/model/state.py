@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from loradeck.client.state_list import StateRead
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedMessage
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.jobs import Job
+from loradeck.schemas.jobs import Job, PrepareSpec
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
@@ -268,6 +268,12 @@ class ConsoleState(FeedState):
     def preparing(self, row: TenantRow) -> Job | None:
         """The prepare that is pending on a pointer, as far as the hub has sent it."""
         return self.jobs.get(row.preview.prepare) if row.preview.prepare is not None else None
+
+    def newest_prepare(self, row: TenantRow) -> Job | None:
+        """The newest prepare of a pointer among the jobs that the hub lists."""
+        prepares = [job for job in self.jobs.values() if isinstance(job.spec, PrepareSpec) and job.tenant == row.tenant]
+        here = [job for job in prepares if isinstance(job.spec, PrepareSpec) and job.spec.route == row.route]
+        return max(here, key=lambda job: job.created_ms, default=None)
 
     @property
     def many_open(self) -> str | None:
