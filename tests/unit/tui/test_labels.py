@@ -7,8 +7,11 @@ from tests.fakes.console_stage import SeededHub
 
 from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.feed import FeedEvents
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.state import ReleaseView
 from loradeck.tui.hub.release_labels import Labels
+from loradeck.tui.key_checks.verdict import Refuse
+from loradeck.tui.lines.preview import preview_lines
 from loradeck.tui.model.state import ConsoleState
 
 RETIRED = seed.view("dune", "v77")
@@ -66,3 +69,36 @@ def test_an_old_event_of_another_tenant_is_asked_about_only_in_view(state: Conso
     state.apply(FeedEvents(events=tuple(later)))
     assert "dune" not in labels.wanted([])
     assert "dune" in labels.wanted([rev])
+
+
+def test_the_moves_of_the_preview_are_named_first_however_much_else_the_log_says(state: ConsoleState) -> None:
+    state.tenant_list.choose(("acme", "production"))
+    labels = Labels(Registry(seed.hub_state()), state)
+    event = state.events[named(state)]
+    notes = []
+    for n in range(1, 40):
+        other = {"tenant": f"t{n}", "from_release": seed.view(f"t{n}", "v1").id, "kind": EventKind.ANNOTATE}
+        notes.append(event.model_copy(update={"rev": event.rev + n, **other}))
+    state.apply(FeedEvents(events=tuple(notes)))
+    assert labels.wanted([])[0] == "dune"
+    assert RETIRED.id[:6] not in moves_line(state)
+    assert "...>" in moves_line(state)
+
+
+async def test_a_release_that_came_after_its_tenant_was_asked_is_asked_about_too(state: ConsoleState) -> None:
+    labels = Labels(Registry(seed.hub_state()), state)
+    rev = named(state)
+    assert "dune" in labels.wanted([])
+    await labels.learn("dune")
+    newer = state.events[rev].model_copy(update={"rev": rev + 1, "from_release": seed.view("dune", "v78").id})
+    state.apply(FeedEvents(events=(newer,)))
+    assert labels.wanted([]) == ["dune"]
+    assert labels.wanted([]) == [], "the answer is under way"
+
+
+def moves_line(state: ConsoleState) -> str:
+    row, off = state.row, Refuse("")
+    assert row is not None
+    lines = preview_lines(state, row, 200, 12, rollback=off, undo=off)
+    (moves,) = (text for text in ("".join(span.text for span in line) for line in lines) if " MOVES " in text)
+    return moves

@@ -13,7 +13,7 @@ from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
-from loradeck.schemas.log import MOVES, Event, EventKind
+from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.related import RelatedRelease, Shared
 from loradeck.schemas.route import Soak
 from loradeck.schemas.state import (
@@ -409,15 +409,8 @@ def armed_line(keys: Keys, rollback: Verdict, undo: Verdict, width: int) -> Line
 
 
 def _moves(state: ConsoleState, row: TenantRow) -> Line:
-    """This tenant's last two moves, and after them what else moved last in the fleet."""
-    own: list[Event] = []
-    others: list[Event] = []
-    for event in reversed(state.events.values()):
-        if event.kind in MOVES:
-            (own if event.tenant == row.tenant else others).append(event)
-        if len(own) >= 2 and len(others) >= 3:
-            break
-    events = [*own[:2], *others[: 4 - len(own[:2])]]
+    """The newest moves by their releases' labels; `...` until the hub has named one."""
+    events = state.newest_moves(row)
     if not events:
         return line(Span(" MOVES ", "label"), Span("none in the log shown here", "dim"))
     return line(Span(" MOVES ", "label"), " | ".join(_move(state, event) for event in events))
@@ -426,5 +419,8 @@ def _moves(state: ConsoleState, row: TenantRow) -> Line:
 def _move(state: ConsoleState, event: Event) -> str:
     name = clean(event.tenant if event.route in (None, "production") else f"{event.tenant}/{event.route}")
     override = " OVR" if event.override else ""
-    left, to = (state.label_of(digest) for digest in (event.from_release, event.to_release))
+    left, to = (
+        "..." if digest is not None and state.view(digest) is None else state.label_of(digest)
+        for digest in (event.from_release, event.to_release)
+    )
     return f"{state.when(event.at_ms)} {name} {_MARK.get(event.kind, '')}{left}>{to} {clean(event.actor)}{override}"

@@ -318,15 +318,25 @@ class FeedState:
         """The label of a base, as far as any row has shown it: 'B1'."""
         return self._bases.get(base)
 
-    def unnamed(self, events: Iterable[Event]) -> list[str]:
-        """Tenants of whose releases events name one that no row has described, each once."""
-        tenants = {
-            event.tenant: None
+    def unnamed(self, events: Iterable[Event]) -> dict[str, str]:
+        """Releases that events name and no row has described, in the order of the events, with their tenants."""
+        return {
+            digest: event.tenant
             for event in events
             for digest in (event.from_release, event.to_release)
             if digest is not None and digest not in self._views
         }
-        return list(tenants)
+
+    def newest_moves(self, row: TenantRow) -> list[Event]:
+        """The last two moves of a row's tenant, and after them what else moved last in the fleet: four in all."""
+        own: list[Event] = []
+        others: list[Event] = []
+        for event in reversed(self.events.values()):
+            if event.kind in MOVES:
+                (own if event.tenant == row.tenant else others).append(event)
+            if len(own) >= 2 and len(others) >= 3:
+                break
+        return [*own[:2], *others[: 4 - len(own[:2])]]
 
     def owner_of(self, digest: str) -> str | None:
         """The tenant of a release, as far as any row has shown it."""
