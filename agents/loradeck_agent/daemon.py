@@ -98,6 +98,7 @@ class Agent:
             records=self.records,
             acks=self.acks,
             acked=lambda acks: self.sync.post(acks),
+            missed=lambda: self.sync.missed(),
         )
         self.canary_questions = CanaryQuestions(self.engines, self.reconciler)
         self.prover = Prover(

@@ -64,6 +64,7 @@ class Reconciler:
 
     Attributes:
         acked: is given every acknowledgement of the router that follows from a change made here.
+        missed: called when the router gave no answer: what it acknowledged by it, if it did, is not known.
     """
 
     table: DesiredTable
@@ -73,6 +74,7 @@ class Reconciler:
     records: CanaryRecords
     acks: AckBoard
     acked: Callable[[tuple[Ack, ...]], Awaitable[None]]
+    missed: Callable[[], None]
     _failures: dict[tuple[str, str], _Failure] = field(default_factory=dict)
     _prepared: dict[str, tuple[ReleaseRef, float]] = field(default_factory=dict)
     _pushing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -349,22 +351,26 @@ class Reconciler:
         del engine.loaded[release]
         return True
 
-    async def push_engines(self) -> None:
+    async def push_engines(self) -> bool:
         """Gives the router all engines with the releases they may be asked for; one that is down gets them once up.
+
+        False: it gave no answer. It may carry the call out later, and is asked again for how everything stands.
 
         A router that an agent adopts has its engines from the agent before. They are not replaced before each engine
         was looked at, within reason: otherwise the router would answer nobody until then.
         """
         if not self._router_up.is_set() or not self._looked_at():
-            return
+            return True
         async with self._pushing:
             slots = tuple(slot for slot in (engine.slot() for engine in self.engines) if slot is not None)
             try:
                 acks = await self.router.engines(slots)
             except Unreachable as error:
                 log.warning("the router does not have its engines yet: %s", error)
-                return
+                self.missed()
+                return False
         await self.acked(acks)
+        return True
 
     async def first_look(self) -> None:
         """Gives the router its engines also where one of them does not show in time whether it runs."""

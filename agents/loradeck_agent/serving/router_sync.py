@@ -214,7 +214,6 @@ class RouterSync:
         for key in sorted(self._ending):
             await self.unpin(key)
         self.reconciler.router_up(True)
-        await self.reconciler.push_engines()
         try:
             await self.push()
         except Unreachable:
@@ -258,11 +257,13 @@ class RouterSync:
     # ---- what the router missed ----------------------------------------------------------------------------
 
     async def push(self) -> None:
-        """Gives the router every entry again: those it has change nothing, and it answers how each one stands.
+        """Gives the router its engines and every entry again: it answers how each one stands.
 
         Raises:
             AgentError: it did not take all of them.
         """
+        if not await self.reconciler.push_engines():
+            raise AgentError("router_silent", "the router gave no answer about its engines")
         cursor = self.table.cursor
         entries = (*self.table.entries.values(), *self.table.orphans.values())
         answer = await self.router.table(self._update(cursor, entries))
@@ -272,6 +273,10 @@ class RouterSync:
         self._behind.clear()
         self._advance(cursor)
         await self._restore_pins()
+
+    def missed(self) -> None:
+        """A call to the router had no answer: everything is given to it again."""
+        self._behind.set()
 
     async def push_behind(self) -> None:
         """Tries again what the router could not take (it was down, or its disk was full), for ever."""

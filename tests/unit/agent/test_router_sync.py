@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+from types import SimpleNamespace
 
 import pytest
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, Bookmark, Desired
+from loradeck.schemas.link import Ack, AckState, Bookmark, Desired
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
-from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
@@ -243,3 +245,36 @@ async def test_a_router_that_was_away_is_given_the_withdrawal_later(
     assert router.table_.contents.entries[KEY] == entry(1)
     await agent.sync.push()
     assert router.table_.contents.entries[KEY].current is None
+
+
+async def test_acknowledgements_whose_answer_was_lost_are_asked_for_again(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router that was stopped for longer than a call may take carries it out when it goes on."""
+    router, lost = Router(agent), 1
+
+    async def engines(engines: tuple[EngineAt, ...]) -> tuple[Ack, ...]:
+        nonlocal lost
+        acks = tuple(router.switch.engines(engines))
+        if lost:
+            lost -= 1
+            raise Unreachable("router", "no answer for 10 s")
+        return acks
+
+    monkeypatch.setattr(router, "engines", engines)
+    engine = SimpleNamespace(
+        name="gpu-01",
+        slot=lambda: EngineAt(replica="gpu-01", socket="/e", base=REF.release.base),
+        began=asyncio.Event(),
+    )
+    engine.began.set()
+    agent.reconciler.engines = (engine,)  # type: ignore[assignment]
+    agent.reconciler._router_up.set()
+    await agent._handle(directive(1, entry(1)))
+    await agent.reconciler.push_engines()
+    assert router.table_.contents.in_force[KEY].generation == 1
+    assert agent.acks.flips == {}, "its answer was lost"
+    assert agent.sync._behind.is_set(), "it is tried again"
+    await agent.sync.push()
+    assert not agent.sync._behind.is_set()
+    assert [ack.state for ack in agent.acks.flips.values()] == [AckState.FLIPPED]
