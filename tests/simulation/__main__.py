@@ -8,48 +8,116 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+MEASURED = (
+    "console/loradeck/rules/*",
+    "console/loradeck/hub/log/*",
+    "console/loradeck/hub/fleet/*",
+    "console/loradeck/hub/links/*",
+    "console/loradeck/hub/recovery/*",
+    "agents/loradeck_agent/router/switch.py",
+    "agents/loradeck_agent/router/table.py",
+    "agents/loradeck_agent/router/admission.py",
+    "agents/loradeck_agent/uplink/*",
+    "agents/loradeck_agent/serving/router_sync.py",
+)
+"""What `--coverage` prints."""
 
 
-def main() -> int:
+def options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", default="0:500", metavar="A:B", help="seeds A up to, not including, B")
     parser.add_argument("--seed", type=int, metavar="N", help="one seed")
     parser.add_argument("--trace", action="store_true", help="print what happened")
-    parser.add_argument("--mutation", metavar="NAME", help="plant a mistake first")
+    parser.add_argument("--shrink", action="store_true", help="make the plan of a failing seed smaller first")
+    parser.add_argument("--mutation", metavar="NAME", help="plant a mistake first; see mutations.py")
     parser.add_argument("--stop", action="store_true", help="stop at the first violation")
+    parser.add_argument("--coverage", action="store_true", help="print which lines of the product were run")
+    parser.add_argument("--long", type=int, metavar="N", help="N seeds in parts, written to docs/simulation.*; goes on")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    options = parser.parse_args()
-    from tests.simulation.faults import draw
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Runs what the command line says. Returns the exit status."""
+    asked = options()
+    with _covered() if asked.coverage else nullcontext():
+        if asked.long is not None:
+            from tests.simulation import long_run
+
+            return long_run.run(asked.long)
+        return seeds(asked)
+
+
+def seeds(asked: argparse.Namespace) -> int:
+    """Runs seeds and prints what they found."""
+    from tests.simulation.faults import Plan, draw
     from tests.simulation.mutations import planted
-    from tests.simulation.run import Run, prepare
+    from tests.simulation.run import Outcome, Run, prepare
+    from tests.simulation.shrink import shrink
+
+    def go(plan: Plan, trace: bool = False) -> Outcome:
+        with planted(asked.mutation):
+            return Run(plan, keep_trace=trace).go()
 
     prepare()
-    first, _, last = options.seeds.partition(":")
-    seeds = range(options.seed, options.seed + 1) if options.seed is not None else range(int(first), int(last))
+    first, _, last = asked.seeds.partition(":")
+    wanted: Sequence[int] = [asked.seed] if asked.seed is not None else range(int(first), int(last))
     began, found, counts = time.process_time(), {}, Counter[str]()
     digests: dict[int, str] = {}
-    for seed in seeds:
-        with planted(options.mutation):
-            outcome = Run(draw(seed), keep_trace=options.trace).go()
+    for seed in wanted:
+        plan = draw(seed)
+        outcome = go(plan, asked.trace and not asked.shrink)
         counts += outcome.counts
         digests[seed] = outcome.digest
-        if options.trace:
+        if asked.shrink and outcome.violation:
+            plan = shrink(plan, lambda smaller: go(smaller).violation)
+            print(f"seed {seed} shrunk to {plan.nodes} nodes, {plan.moves} moves, {plan.seconds:.1f} s, faults:")
+            for fault in plan.faults:
+                print(f"  {fault}")
+            outcome = go(plan, asked.trace)
+        if asked.trace:
             print("\n".join(outcome.trace))
         if outcome.violation:
             found[seed] = outcome.violation
-            if not options.json:
+            if not asked.json:
                 print(f"seed {seed}: {outcome.violation[-400:]}", flush=True)
-            if options.stop:
+            if asked.stop:
                 break
-    took = time.process_time() - began
-    if options.json:
+    _print(asked, found, counts, digests, time.process_time() - began)
+    return 1 if found else 0
+
+
+def _print(
+    asked: argparse.Namespace, found: dict[int, str], counts: Counter[str], digests: dict[int, str], took: float
+) -> None:
+    if asked.json:
         document = {"seeds": len(digests), "found": found, "cpu_s": took, "counts": counts, "digests": digests}
         print(json.dumps(document))
-        return 1 if found else 0
-    print(f"{len(digests)} seeds, {len(found)} with a violation, {1000 * took / len(digests):.0f} ms each")
+        return
     for name, n in sorted(counts.items()):
         print(f"{n:8} {name}")
-    return 1 if found else 0
+    print(f"{len(digests)} seeds, {len(found)} with a violation, {1000 * took / len(digests):.0f} ms of CPU each")
+
+
+class _covered:
+    """Measures lines while the block runs, and prints them at its end."""
+
+    def __enter__(self) -> None:
+        import coverage
+
+        root = Path(__file__).parents[2]
+        self._coverage = coverage.Coverage(include=[str(root / name) for name in MEASURED], data_file=None)
+        self._coverage.start()
+
+    def __exit__(self, *error: Any) -> None:
+        self._coverage.stop()
+        self._coverage.report(file=sys.stdout)
 
 
 if __name__ == "__main__":

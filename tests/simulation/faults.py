@@ -19,6 +19,7 @@ KINDS: tuple[tuple[str, int], ...] = (
     ("cut one way", 5),
     ("reset", 4),
     ("slow", 3),
+    ("lose directives", 3),
     ("pause", 5),
     ("full node disk", 3),
     ("failing node disk", 3),

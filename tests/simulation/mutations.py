@@ -14,6 +14,7 @@ from loradeck.store import sqlite_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
 from loradeck_agent.router.switch import Switch
+from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
 
 Patch = tuple[Any, str, Any]
 
@@ -70,11 +71,23 @@ def _forgotten_tombstone() -> list[Patch]:
     return [(Table, "put", put)]
 
 
+def _ignored_gap() -> list[Patch]:
+    """The agent applies a directive although one before it was missed."""
+
+    def judge(self: Any, message: Any) -> Any:
+        verdict = real(self, message)
+        return Verdict.APPLY if verdict is Verdict.GAP else verdict
+
+    real = DesiredTable.judge
+    return [(DesiredTable, "judge", judge)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "fleet-fence": _fleet_fence,
     "switch-fence": _switch_fence,
     "early-acknowledgement": _early_acknowledgement,
     "two-leases": _two_leases,
+    "ignored-gap": _ignored_gap,
     "forgotten-tombstone": _forgotten_tombstone,
 }
 

@@ -23,6 +23,7 @@ from loradeck_agent.host.http_client import Reply
 LOCAL_S = (0.00002, 0.0004)
 REMOTE_S = (0.0002, 0.004)
 RETRANSMIT_S = 2.0
+DIRECTIVE, BOOKMARK = '{"type":"desired"', '{"type":"bookmark"'
 ROOM = 64 * 1024
 """Bytes that a pipe takes before its writer has to wait."""
 
@@ -73,6 +74,8 @@ class Network:
         """(from, to) -> how many faults cut that direction now."""
         self.slow_s: dict[str, float] = {}
         """Host -> up to so many seconds that every message from and to it takes longer."""
+        self.loses: dict[str, float] = {}
+        """Node -> the share of the directives to it that are lost on their way."""
         self._stalled: list[Pipe] = []
         self.connections: list[Connection] = []
 
@@ -93,6 +96,14 @@ class Network:
             return draw.uniform(*LOCAL_S)
         slow = max(self.slow_s.get(source, 0.0), self.slow_s.get(target, 0.0))
         return draw.uniform(*REMOTE_S) + (draw.uniform(0, slow) if slow else 0.0)
+
+    def lost(self, pipe: Pipe, text: str) -> bool:
+        """Whether a message is lost on its way: directives, and the bookmarks after them until one arrives again."""
+        if text.startswith(DIRECTIVE):
+            share = self.loses.get(pipe.target.name)
+            pipe.missing = share is not None and self.scheduler.random.random() < share
+            return pipe.missing
+        return pipe.missing and text.startswith(BOOKMARK)
 
     def sever(self, source: str, target: str) -> None:
         """Cuts one direction, until `mend` is called as often."""
@@ -266,6 +277,7 @@ class Pipe:
     last_at: float = 0.0
     on_room: Callable[[], None] = lambda: None
     broken: bool = False
+    missing: bool = False
 
     def put(self, kind: str, what: Any) -> None:
         """Puts a message, or the end, behind what was put before."""
@@ -286,6 +298,8 @@ class Pipe:
             self.network.stall(self)
             return
         kind, what = self.queue.popleft()
+        if kind == "text" and self.network.lost(self, what):
+            return
         if kind == "text":
             full, self.bytes = self.bytes > ROOM, self.bytes - len(what)
             if full and self.bytes <= ROOM:

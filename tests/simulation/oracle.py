@@ -164,6 +164,28 @@ class Oracle:
             if progress.flipped != flipped:
                 self.fail("the count differs from the acknowledgements", "/".join(key), progress.flipped, flipped)
 
+    def check_positions(self, hub: Hub, nodes: dict[str, Any]) -> None:
+        """A node's position is never ahead of its entries: a recover takes both at their word."""
+        known = {event.rev: event for event in hub.log.recent}
+        for name, node in nodes.items():
+            router = node.router
+            if router is None or not router.serving or not router.process.alive:
+                continue
+            held = router.table.contents
+            at = known.get(held.cursor.rev)
+            if at is None or at.hash != held.cursor.hash:
+                continue
+            for event in known.values():
+                if event.rev > at.rev or event.pointer is None or event.kind not in MOVES:
+                    continue
+                entry = held.entries.get(event.pointer.key)
+                if entry is not None and entry.current is not None and entry.generation < event.pointer.generation:
+                    self.fail(
+                        "a position is ahead of the entries",
+                        f"{name} is at rev {at.rev} and holds generation {entry.generation} of {event.tenant}:",
+                        f"rev {event.rev} moved it to {event.pointer.generation}",
+                    )
+
     def check_reachable(self, hub_process: Any, now: float, behind: bool) -> None:
         """R is possible whenever a hub is up for a TTL and nothing waits for a recover."""
         hub: Hub = hub_process.hub

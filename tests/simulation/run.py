@@ -143,6 +143,7 @@ class Run:
             if self.hub.running and self.hub.hub is not None and not self.hub.process.paused:  # type: ignore[union-attr]
                 hub = self.hub.hub
                 self.oracle.check_counts(hub, self.nodes)
+                self.oracle.check_positions(hub, self.nodes)
                 self.oracle.check_reachable(self.hub, self.scheduler.now, behind=hub.recovery.behind)
         except BaseException as error:
             self.failure = self.failure or error
@@ -343,6 +344,11 @@ class Run:
     def _reset(self, fault: Fault, node: NodeProcesses) -> object:
         self.network.break_connections("hub", node.name)
         return None
+
+    def _lose_directives(self, fault: Fault, node: NodeProcesses) -> object:
+        """Something between hub and node drops directives, which a stream of bytes alone would not."""
+        self.network.loses[node.name] = (0.3, 0.9)[fault.variant % 2]
+        return lambda: self.network.loses.pop(node.name, None)
 
     def _slow(self, fault: Fault, node: NodeProcesses) -> object:
         self.network.slow_s[node.name] = (0.05, 0.5, 2.0)[fault.variant % 3]

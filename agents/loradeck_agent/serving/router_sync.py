@@ -100,7 +100,8 @@ class RouterSync:
             cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
             try:
                 entries = (*message.entries, *self.table.withdrawn(message))
-                answer = await self.router.table(self._update(cursor, entries))
+                position = self.durable if self._behind.is_set() else cursor
+                answer = await self.router.table(self._update(position, entries))
                 for ack in answer.acks:
                     await self.acks.post(ack)
             except AgentError as error:

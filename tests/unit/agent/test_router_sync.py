@@ -211,6 +211,27 @@ async def test_pins_that_cannot_be_compared_cost_a_directive_nothing(
     assert router.pins == {KEY: PIN}
 
 
+async def test_the_tables_position_does_not_pass_what_its_disk_refused(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next directive is written, and says nothing of the one before it: a recover would believe the position."""
+    router = Router(agent)
+    await agent._handle(directive(1, entry(1)))
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("loradeck_agent.router.table.os.fdatasync", refuse)
+        await agent._handle(directive(2, entry(2)))
+    await agent._handle(directive(3))
+    assert router.table_.contents.entries[KEY] == entry(1)
+    assert read_contents(agent.folder.router).cursor == Cursor(1, 1)
+    await agent.sync.push()
+    assert router.table_.contents.entries[KEY] == entry(2)
+    assert read_contents(agent.folder.router).cursor == agent.sync.durable == Cursor(1, 3)
+
+
 # ---- what a whole table no longer names --------------------------------------------------------------------------
 
 
