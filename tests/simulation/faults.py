@@ -75,7 +75,7 @@ def draw(seed: int, kinds: Sequence[tuple[str, int]] = KINDS) -> Plan:
                 at=random.uniform(1.0, seconds),
                 kind=kind,
                 node=random.randrange(nodes),
-                seconds=random.uniform(8, 16) if long else random.expovariate(0.6),
+                seconds=random.uniform(8, 20) if long else random.expovariate(0.6),
                 variant=random.getrandbits(16),
             )
         )

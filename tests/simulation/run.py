@@ -355,8 +355,8 @@ class Run:
         return lambda: self.network.slow_s.pop(node.name, None)
 
     def _pause(self, fault: Fault, node: NodeProcesses) -> object:
-        found = [self.hub.process, node.agent_process, node.router.process if node.router else None]
-        process = found[fault.variant % 3]
+        router = node.router.process if node.router else None
+        process = (self.hub.process, node.agent_process, router, router)[fault.variant % 4]
         if process is None or not process.alive or process.paused:
             return None
         process.pause()

@@ -9,6 +9,8 @@ import sys
 from typing import Any
 
 import pytest
+from tests.simulation.faults import Plan, draw
+from tests.simulation.shrink import shrink
 
 CHUNK = 100
 CHUNKS = 5
@@ -39,3 +41,29 @@ def test_a_seed_is_the_same_run_every_time() -> None:
     alone, after_others = simulate("--seeds", "3:5"), simulate("--seeds", "0:5")
     assert alone["digests"]["4"] == after_others["digests"]["4"]
     assert alone["digests"]["3"] == after_others["digests"]["3"] != alone["digests"]["4"]
+
+
+FIRST_SEEDS = {}
+"""Planted mistake -> the first seed that notices it, and the invariant that breaks."""
+
+
+@pytest.mark.parametrize("mutation", FIRST_SEEDS)
+def test_a_planted_mistake_is_found(mutation: str) -> None:
+    seed, invariant = FIRST_SEEDS[mutation]
+    found = simulate("--seed", str(seed), "--mutation", mutation, status=1)
+    assert found["found"][str(seed)].startswith(invariant)
+
+
+def test_a_failing_plan_is_made_smaller() -> None:
+    plan = Plan(seed=1, nodes=3, moves=9, seconds=20, faults=draw(14).faults * 2)
+    needed = {plan.faults[1].kind, plan.faults[2].kind}
+
+    def fails(candidate: Plan) -> str:
+        broken = needed <= {fault.kind for fault in candidate.faults} and candidate.moves >= 2
+        return "an invariant: in other words each time" if broken else ""
+
+    smaller = shrink(plan, fails)
+    assert {fault.kind for fault in smaller.faults} == needed
+    assert len(smaller.faults) == len(needed)
+    assert smaller.moves == 2
+    assert smaller.seconds < 20
