@@ -90,6 +90,21 @@ async def test_a_node_is_told_only_of_what_is_placed_on_it_and_withdrawn_entries
     await until(lambda: deck.hub.replicas.progress(ACME).flipped == 1, "n2 serves it")
 
 
+async def test_a_node_gets_a_tombstone_too_where_a_placement_is_the_first_to_name_its_label(
+    deck: Deck, join: Join
+) -> None:
+    await deck.tenant("acme")
+    agent = await join("n1", site="eu")
+    await deck.promote(await deck.release())
+    seen = len(agent.received)
+    await deck.tenant("acme", placement={"site": "us"})
+    told = await until(
+        lambda: [m for m in agent.received[seen:] if isinstance(m, Desired) and m.rev == deck.hub.log.state.rev],
+        "n1 is at the newest rev",
+    )
+    assert [(entry.key, entry.current, m.full) for m in told for entry in m.entries] == [(ACME, None, False)]
+
+
 async def test_a_node_that_comes_back_with_other_labels_gets_tombstones_for_what_it_held(
     deck: Deck, join: Join
 ) -> None:

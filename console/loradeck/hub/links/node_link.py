@@ -145,7 +145,10 @@ class Link:
         assert self.node is not None
         version = self._hub.tables.version
         if self._table is None or self._table[0] != version:
-            self._table = (version, self._hub.tables.table(self.node.labels))
+            table = self._hub.tables.table(self.node.labels)
+            if self._table is not None:  # tables were made anew: what was placed here until now needs a tombstone
+                self._hub.tables.withdraw(self._table[1], table)
+            self._table = (version, table)
         return self._table[1]
 
     def put(self, keys: Iterable[PointerKey]) -> None:
