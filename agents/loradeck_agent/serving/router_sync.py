@@ -108,6 +108,7 @@ class RouterSync:
                 log.error("the router did not take revision %d: %s", message.rev, error)
             await self._after_directive(message, answer)
         elif verdict is Verdict.GAP:
+            self.table.missed = True
             await self._resync(f"revisions {self.table.cursor.rev} to {message.prev_rev} were missed")
         else:
             log.warning(
@@ -133,6 +134,8 @@ class RouterSync:
 
     async def bookmark(self, message: Bookmark) -> None:
         """Moves the cursor on, in the router's table too, so that it outlives this agent."""
+        if self.table.missed:
+            await self._resync("a directive was missed, and the whole table has not come")
         if not self.table.bookmark(message) or self._behind.is_set() or self.table.cursor <= self.durable:
             return
         cursor = self.table.cursor

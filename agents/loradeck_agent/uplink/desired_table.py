@@ -37,6 +37,9 @@ class DesiredTable:
     refused: Welcome | None = None
     """The welcome of a hub that lacks our log. It is not obeyed until it is back with a higher epoch."""
 
+    missed: bool = False
+    """Whether a directive was missed, so that the position must not go on before the whole table has come."""
+
     def welcome(self, message: Welcome) -> None:
         """Takes note of whether the hub steers this node. A hub whose log is behind is not obeyed from here on."""
         self.refused = message if message.refuse is not None else None
@@ -81,6 +84,7 @@ class DesiredTable:
                 if known is None or entry.fence > known.fence:
                     self.entries.pop(entry.key, None)  # moved: to the end, which is the newest
                 self.entries[entry.key] = entry
+        self.missed = self.missed and not message.full
         for tombstone in self.withdrawn(message):
             self.orphans[tombstone.key] = tombstone
             del self.entries[tombstone.key]
@@ -94,9 +98,9 @@ class DesiredTable:
         return (*reversed(self.entries.values()), *self.orphans.values())
 
     def bookmark(self, message: Bookmark) -> bool:
-        """Moves the cursor to the hub's newest rev. False: this hub is not followed."""
+        """Moves the cursor to the hub's newest rev. False: this hub is not followed, or something was missed."""
         there = Cursor(message.epoch, message.rev, message.hash, message.position)
-        if self.refused is not None or there < self.cursor:
+        if self.refused is not None or self.missed or there < self.cursor:
             return False
         self.cursor = there
         return True

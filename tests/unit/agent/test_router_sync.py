@@ -7,6 +7,7 @@ import errno
 from types import SimpleNamespace
 
 import pytest
+from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, Bookmark, Desired
@@ -299,3 +300,30 @@ async def test_acknowledgements_whose_answer_was_lost_are_asked_for_again(
     await agent.sync.push()
     assert not agent.sync._behind.is_set()
     assert [ack.state for ack in agent.acks.flips.values()] == [AckState.FLIPPED]
+
+
+# ---- a directive that was missed ---------------------------------------------------------------------------------
+
+
+async def test_no_bookmark_moves_the_position_past_a_directive_that_was_missed(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Router(agent)
+    asked: list[str] = []
+
+    async def send(message: BaseModel) -> bool:
+        asked.append(message.type)  # type: ignore[attr-defined]
+        return True
+
+    monkeypatch.setattr(agent.sync, "send", send)
+    await agent._handle(directive(1, entry(1)))
+    await agent._handle(directive(3))
+    await agent._handle(Bookmark(epoch=1, rev=3, hash=HASH))
+    assert agent.sync.durable == Cursor(1, 1)
+    assert asked == ["resync"], "and not again within ten seconds"
+    agent.sync._resync_at = 0
+    await agent._handle(Bookmark(epoch=1, rev=3, hash=HASH))
+    assert asked == ["resync", "resync"], "the answer was lost as well"
+    await agent._handle(whole(3, entry(2)))
+    await agent._handle(Bookmark(epoch=1, rev=4, hash=HASH))
+    assert agent.sync.durable == Cursor(1, 4)
