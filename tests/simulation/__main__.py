@@ -97,12 +97,16 @@ def _print(
     asked: argparse.Namespace, found: dict[int, str], counts: Counter[str], digests: dict[int, str], took: float
 ) -> None:
     if asked.json:
+        from tests.simulation.mutations import MUTATIONS
+
         document = {"seeds": len(digests), "found": found, "cpu_s": took, "counts": counts, "digests": digests}
-        print(json.dumps(document))
+        print(json.dumps({**document, "mutations": sorted(MUTATIONS)}))
         return
     for name, n in sorted(counts.items()):
         print(f"{n:8} {name}")
-    print(f"{len(digests)} seeds, {len(found)} with a violation, {1000 * took / len(digests):.0f} ms of CPU each")
+    print(
+        f"{len(digests)} seeds, {len(found)} with a violation, {1000 * took / max(1, len(digests)):.0f} ms of CPU each"
+    )
 
 
 class _covered:

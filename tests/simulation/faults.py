@@ -20,6 +20,7 @@ KINDS: tuple[tuple[str, int], ...] = (
     ("reset", 4),
     ("slow", 3),
     ("lose directives", 3),
+    ("slow router", 4),
     ("pause", 5),
     ("full node disk", 3),
     ("failing node disk", 3),

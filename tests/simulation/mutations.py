@@ -8,7 +8,6 @@ from typing import Any
 
 from tests.simulation.disk import System
 
-from loradeck.hub.fleet.node_tables import Table
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.store import sqlite_records
 from loradeck.store.lease import read_head
@@ -57,18 +56,8 @@ def _two_leases() -> list[Patch]:
 
 
 def _forgotten_tombstone() -> list[Patch]:
-    """The hub withdraws a pointer from its nodes without a tombstone."""
-
-    def put(self: Any, key: Any, placed: bool) -> bool:
-        if placed or key not in self.members:
-            return real(self, key, placed)
-        self.members.discard(key)
-        self.keys.remove(key)
-        self.digest = None
-        return False
-
-    real = Table.put
-    return [(Table, "put", put)]
+    """The agent leaves at its router what a whole table no longer names."""
+    return [(DesiredTable, "withdrawn", lambda self, message: ())]
 
 
 def _ignored_gap() -> list[Patch]:

@@ -36,8 +36,12 @@ class Host:
         self.disk = Disk(scheduler, name)
         self.skew = 0.0
         self.up = True
+        self.slow_router_s = 0.0
         self.processes: list[Process] = []
         self.servers: dict[str, Server] = {}
+        self.rivals: dict[str, Server] = {}
+        """Address -> who answered there before, and still answers some who had found it then."""
+        self._scheduler = scheduler
 
     def table_rev(self) -> int:
         """The newest rev in the durable table of this node."""
@@ -51,7 +55,9 @@ class Host:
 
     def listening(self, address: str) -> Server | None:
         """Who answers at an address of this host now."""
-        server = self.servers.get(address)
+        server, rival = self.servers.get(address), self.rivals.get(address)
+        if rival is not None and rival.process.alive and self._scheduler.random.random() < 0.5:
+            return rival
         return server if server is not None and server.process.alive else None
 
 
@@ -185,8 +191,9 @@ class _Call:
         handle, process, waited = server.handle, server.process, server.process.paused
 
         def begin() -> None:
-            if waited:  # connections are served in any order
-                process.call_later(self.network.scheduler.random.uniform(0, 0.05), carry_out)
+            slow_s = self.target.slow_router_s if self.address.endswith("router.sock") else 0.0
+            if waited or slow_s:  # connections are served in any order
+                process.call_later(self.network.scheduler.random.uniform(0, slow_s or 0.05), carry_out)
             else:
                 carry_out()
 

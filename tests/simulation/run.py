@@ -122,6 +122,7 @@ class Run:
         return ""
 
     def _failed(self) -> bool:
+        self.failure = self.failure or self.oracle.violation
         return self.failure is not None
 
     def _later(self, seconds: float, call: object, *args: object) -> None:
@@ -143,7 +144,6 @@ class Run:
             if self.hub.running and self.hub.hub is not None and not self.hub.process.paused:  # type: ignore[union-attr]
                 hub = self.hub.hub
                 self.oracle.check_counts(hub, self.nodes)
-                self.oracle.check_positions(hub, self.nodes)
                 self.oracle.check_reachable(self.hub, self.scheduler.now, behind=hub.recovery.behind)
         except BaseException as error:
             self.failure = self.failure or error
@@ -169,14 +169,14 @@ class Run:
             if not self.hub.running or self.hub.hub is None:
                 why = "there is no hub"
                 continue
+            if self.oracle.recover_due(self.hub.hub) and scheduler.now > deadline - SETTLE_S + 12:
+                self._await(ops, person.recover(), 25)
             if not cleared:
                 if self._await(ops, person.unpin_all(), 20) is not False:
                     why = "pins are being ended"
                     continue
                 cleared = True
             why = self.oracle.unsettled(self.hub.hub, self.nodes)
-            if why == "a recover is due" and scheduler.now > deadline - SETTLE_S + 12:
-                self._await(ops, person.recover(), 25)
             if not why:
                 self.oracle.check_log(self.hub.hub)
                 self.over = True
@@ -246,12 +246,14 @@ class Run:
         first = self.hub
         if first.process is not None and first.process.alive and fault.variant % 2:
             first.process.pause()
+        first.host.rivals = {name: first.host.servers[name] for name in ("http", "link") if name in first.host.servers}
         self.hub = HubProcess(first.host, f"{first.name}+", self.oracle)
         self.hub.start()
         if first.process is not None and first.process.alive:
             self._later(fault.seconds / 2, first.process.resume)
 
         def end() -> None:
+            first.host.rivals = {}
             if first.process is not None:
                 first.process.kill("superseded")
             self._hub_again()
@@ -349,6 +351,11 @@ class Run:
         """Something between hub and node drops directives, which a stream of bytes alone would not."""
         self.network.loses[node.name] = (0.3, 0.9)[fault.variant % 2]
         return lambda: self.network.loses.pop(node.name, None)
+
+    def _slow_router(self, fault: Fault, node: NodeProcesses) -> object:
+        """The router has little of the processor: calls on different connections overtake each other."""
+        node.host.slow_router_s = 3.0
+        return lambda: setattr(node.host, "slow_router_s", 0.0)
 
     def _slow(self, fault: Fault, node: NodeProcesses) -> object:
         self.network.slow_s[node.name] = (0.05, 0.5, 2.0)[fault.variant % 3]
