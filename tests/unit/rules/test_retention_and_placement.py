@@ -7,6 +7,7 @@ from tests.unit.rules.simulated_log import ACME, digest
 
 from loradeck.rules.serving.placement import fits
 from loradeck.rules.serving.retention import collectable, roots
+from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.log import PointerState, Quarantine
 
 LIVE, UNDER, BAD = digest("live"), digest("under"), digest("bad")
@@ -23,6 +24,13 @@ POINTER = PointerState(
 
 def test_the_live_one_all_beneath_the_last_attested_and_the_quarantined_are_kept() -> None:
     assert roots([POINTER], {ACME: ATTESTED}) == {LIVE, UNDER, BAD, *ATTESTED[:3]}
+
+
+def test_a_candidate_is_kept() -> None:
+    out = POINTER.model_copy(
+        update={"candidate": Candidate(release=digest("candidate"), permille=100, salt="5a17" * 4, generation=5)}
+    )
+    assert roots([out], {}) == {*roots([POINTER], {}), digest("candidate")}
 
 
 def test_what_an_undo_returns_to_and_what_something_else_holds_on_to_are_kept() -> None:
