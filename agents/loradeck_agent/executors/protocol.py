@@ -78,7 +78,7 @@ class Preempted(Exception):
 
 
 class EventFields(TypedDict, total=False):
-    """What an executor says in an event beside its type; see `ExecutorEvent`."""
+    """The fields of an executor's event beside its type; see `ExecutorEvent`."""
 
     step: int | None
     of: int | None

@@ -76,7 +76,7 @@ class Node:
     behind: str | None = None
     boot: str = ""
     features: frozenset[str] = frozenset()
-    """What its router acts on in entries; see `schemas.protocol`."""
+    """The features of table entries that its router acts on; see `schemas.protocol`."""
 
     @property
     def linked(self) -> bool:
