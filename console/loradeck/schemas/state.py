@@ -107,7 +107,7 @@ class ReplicaRow(Wire):
     detail: str = ""
     flipped_ms: float | None = Field(None, description="first flip of this generation, after the commit")
     flipped_mono_ns: int | None = Field(None, description="router's CLOCK_MONOTONIC at the flip; for its own host only")
-    proven_ms: float | None = None
+    proven_ms: float | None = Field(None, description="first proof of this generation, after the commit")
     proof_age_s: float | None = None
     heard_age_s: float | None = Field(description="None: never since the hub started")
     linked: bool

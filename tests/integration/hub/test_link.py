@@ -232,6 +232,27 @@ async def test_the_time_of_a_flip_is_kept_when_an_agent_comes_back_and_sends_it_
     assert (now.flipped_ms, now.flipped_mono_ns) == (before.flipped_ms, before.flipped_mono_ns)
 
 
+async def test_the_time_of_a_proof_is_kept_when_it_is_made_anew(deck: Deck, join: Join) -> None:
+    """An engine that comes back is proven again, and so is one whose proof had failed: the move's times stay."""
+    await deck.tenant()
+    agent = await join("n1")
+    result = await deck.promote(await deck.release())
+    (before,) = (await deck.row()).replicas
+    for _ in range(2):
+        await agent.ack(agent.entry, AckState.WAITING, code="engine_down")
+        await until(lambda: not deck.hub.replicas.progress(ACME).flipped, "the flip was taken back")
+        (meanwhile,) = (await deck.row()).replicas
+        assert meanwhile.proven_ms is None
+        for state in (AckState.FLIPPED, AckState.FAILED, AckState.PROVEN):
+            await agent.ack(agent.entry, state)
+        await until(lambda: deck.hub.replicas.progress(ACME).proven, "the proof was made anew")
+    (now,) = (await deck.row()).replicas
+    assert before.proven_ms is not None
+    assert (now.flipped_ms, now.proven_ms) == (before.flipped_ms, before.proven_ms)
+    again = deck.hub.progress.reached([(ACME, (agent.entry.epoch, agent.entry.generation))])
+    assert (result.reached, *again[1:]) == (again[0], result.flipped_ms, result.proven_ms)
+
+
 async def test_an_ack_of_a_replica_that_its_node_no_longer_has_is_dropped_and_the_link_stays(
     deck: Deck, join: Join
 ) -> None:

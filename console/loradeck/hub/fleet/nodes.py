@@ -135,6 +135,9 @@ class AckRecord:
     flipped_mono_ns: int = 0
     """The router's clock at that first flip."""
     proven: float | None = None
+    """Since when it is proven without a break; None while it is not."""
+    first_proven: float | None = None
+    """When it was first proven under this fence: kept when it is proven anew."""
     checked: float | None = None
     """When the newest proof, good or bad, was reported."""
 
@@ -448,6 +451,8 @@ class Fleet:
                 record.proven = None
             elif record.proven is None:
                 record.proven = now
+                if record.first_proven is None:
+                    record.first_proven = now
         return record
 
     def ack_of(self, key: PointerKey, replica: str, fence: Fence) -> AckRecord | None:

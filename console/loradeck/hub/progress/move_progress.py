@@ -36,9 +36,18 @@ class Wait:
         self.done = asyncio.Event()
 
 
+@dataclass(slots=True)
+class _FirstTimes:
+    """When all replicas of a generation had first flipped, and were first proven; None: not yet."""
+
+    fence: Fence
+    flipped_at: float | None = None
+    proven_at: float | None = None
+
+
 @dataclass(eq=False)
 class MoveProgress:
-    """When each pointer's current generation was committed and flipped, and who waits for it.
+    """When each pointer's current generation was committed, flipped and proven, and who waits for it.
 
     Args:
         clock: monotonic seconds.
@@ -56,8 +65,8 @@ class MoveProgress:
     """When the current generation was committed, if since the hub started; monotonic seconds."""
     bad_before: dict[PointerKey, float | None] = field(default_factory=dict, init=False)
     """The share of bad answers of the release that the last move left."""
-    _timed_fences: dict[PointerKey, Fence] = field(default_factory=dict, init=False)
-    """The newest move of each pointer whose flip was timed."""
+    _first_times: dict[PointerKey, _FirstTimes] = field(default_factory=dict, init=False)
+    """Of the newest generation of each pointer: kept where a replica comes back, flips and is proven again."""
     _flips: deque[float] = field(default_factory=lambda: deque(maxlen=50), init=False)
     _flips_of: dict[PointerKey, deque[float]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=10)), init=False
@@ -137,18 +146,27 @@ class MoveProgress:
         if entry is None:
             return
         progress = self._replicas.progress(key)
-        committed = self.committed_at.get(key)
-        if progress.flipped_at is not None and committed is not None and self._timed_fences.get(key) != entry.fence:
-            self._timed_fences[key] = entry.fence
-            if progress.flipped_at >= committed:
+        self._note_times(key, entry.fence, progress)
+        self._releases.check(key, progress)
+        for wait in list(self._waits.get(key, ())):
+            self._look(wait, key, progress)
+
+    def _note_times(self, key: PointerKey, fence: Fence, progress: Progress) -> _FirstTimes:
+        """Keeps when a generation was first flipped and first proven, and times its flip."""
+        times, committed = self._first_times.get(key), self.committed_at.get(key)
+        if times is None or times.fence != fence:
+            times = self._first_times[key] = _FirstTimes(fence)
+        if times.proven_at is None:
+            times.proven_at = progress.proven_at
+        if times.flipped_at is None and progress.flipped_at is not None:
+            times.flipped_at = progress.flipped_at
+            if committed is not None and progress.flipped_at >= committed:
                 took = progress.flipped_at - committed
                 self._timed(took)
                 if took < LINK_TTL_S:  # a move that waited for a lost node tells nothing about the next flip
                     self._flips.append(took * 1000)
                     self._flips_of[key].append(took * 1000)
-        self._releases.check(key, progress)
-        for wait in list(self._waits.get(key, ())):
-            self._look(wait, key, progress)
+        return times
 
     def tick(self) -> None:
         """Checks what comes true by time alone; called once a second."""
@@ -204,8 +222,9 @@ class MoveProgress:
             lowest = min(lowest, progress.reached if current else Reached.COMMITTED, key=ORDER.index)
             committed = self.committed_at.get(key)
             if current and committed is not None:
-                flipped_ms = max(flipped_ms, ((progress.flipped_at or committed) - committed) * 1000)
-                proven_ms = max(proven_ms, ((progress.proven_at or committed) - committed) * 1000)
+                times = self._note_times(key, fence, progress)
+                flipped_ms = max(flipped_ms, ((times.flipped_at or committed) - committed) * 1000)
+                proven_ms = max(proven_ms, ((times.proven_at or committed) - committed) * 1000)
         return (
             lowest,
             flipped_ms if lowest.covers(Reached.FLIPPED) else None,

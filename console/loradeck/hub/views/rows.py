@@ -148,7 +148,7 @@ class Rows:
             detail=ack.detail if ack else "",
             flipped_ms=after(ack.first_flipped) if ack and ack.is_flipped else None,
             flipped_mono_ns=ack.flipped_mono_ns or None if ack else None,
-            proven_ms=after(ack.proven) if ack else None,
+            proven_ms=after(ack.first_proven) if ack and ack.proven is not None else None,
             proof_age_s=round(self._fleet.clock() - ack.checked, 3) if ack and ack.checked is not None else None,
             heard_age_s=rounded(self._fleet.heard_age(node)),
             linked=node.linked,
