@@ -70,14 +70,52 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Gives every row its next token and drops those that ended."""
+        """Gives every row its next token and drops those that ended.
+
+        Where that fails for all together, each takes this step alone, so that only the row at fault fails.
+        """
         assert self._cache is not None
-        ids = torch.tensor([[row.tokens[-1]] for row in self.rows])
-        positions = torch.tensor([[row.length - 1] for row in self.rows])
-        self._mask = functional.pad(self._mask, (0, 1), value=1)
-        logits = self._forward(self.rows, ids, self._mask, positions, self._cache)
-        _advance(self.rows, logits)
+        columns = self._mask.shape[1]
+        try:
+            logits = self._decode(self.rows, self._mask, self._cache)
+        except Exception as error:
+            log.exception("a step of %d requests failed", len(self.rows))
+            if len(self.rows) == 1:
+                self.rows[0].crash(error)
+            else:
+                self._step_alone(columns)
+        else:
+            self._mask = functional.pad(self._mask, (0, 1), value=1)
+            _advance(self.rows, logits)
         self.drop_finished()
+
+    def _step_alone(self, columns: int) -> None:
+        """Gives each row its next token on its own. `columns`: of the cache, before the failed step wrote to it."""
+        assert self._cache is not None
+        before = [(layer.keys[:, :, :columns], layer.values[:, :, :columns]) for layer in self._cache.layers]
+        rows, caches = [], []
+        for number, row in enumerate(self.rows):
+            one = slice(number, number + 1)
+            cache = DynamicCache()
+            for layer, (keys, values) in enumerate(before):
+                cache.update(keys[one], values[one], layer)
+            try:
+                logits = self._decode([row], self._mask[one], cache)
+            except Exception as error:
+                log.exception("a step of one request failed")
+                row.crash(error)
+                continue
+            _advance([row], logits)
+            rows.append(number)
+            caches.append(cache)
+        if not rows:
+            self.clear()
+            return
+        self.rows = [self.rows[number] for number in rows]
+        self._mask = functional.pad(self._mask[rows], (0, 1), value=1)
+        for number, layer in enumerate(self._cache.layers):
+            layer.keys = torch.cat([cache.layers[number].keys for cache in caches])
+            layer.values = torch.cat([cache.layers[number].values for cache in caches])
 
     @torch.inference_mode()
     def drop_finished(self) -> None:
@@ -120,6 +158,12 @@ class Batch:
         for number, row in enumerate(group):
             self._prefixes.keep(row.adapter, row.prompt, cache, number, mask[number])
         return logits, cache, mask
+
+    def _decode(self, rows: list[Sequence], mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """Logits of the rows' next tokens. `mask`: of the cache, to which their newest tokens are added."""
+        ids = torch.tensor([[row.tokens[-1]] for row in rows])
+        positions = torch.tensor([[row.length - 1] for row in rows])
+        return self._forward(rows, ids, functional.pad(mask, (0, 1), value=1), positions, cache)
 
     def _forward(
         self, rows: list[Sequence], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache

@@ -98,6 +98,62 @@ def test_a_row_that_cannot_take_its_token_fails_alone(inference: Inference, faul
     assert (stays.outputs[-1].finish, len(stays.tokens)) == ("length", 200)
 
 
+POISON = 11
+
+
+def _breaking(model: Any, breaks: Callable[[torch.Tensor], bool]) -> None:
+    """Makes a model's steps raise in its last layer, with the caches of the others written, by their tokens."""
+    broken = False
+
+    def begin(_: torch.nn.Module, __: Any, given: dict[str, Any]) -> None:
+        nonlocal broken
+        ids = given["input_ids"]
+        broken = ids.shape[1] == 1 and breaks(ids)
+
+    def fail(_: torch.nn.Module, __: Any) -> None:
+        if broken:
+            raise RuntimeError("this step fails")
+
+    model.register_forward_pre_hook(begin, with_kwargs=True)
+    model.model.layers[-1].register_forward_pre_hook(fail)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_only_the_row_that_breaks_the_models_step_fails_and_the_answers_of_others_are_the_same(
+    tiny_base: Path, together: bool
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    def answers(hostile: bool) -> list[Asked]:
+        model = AutoModelForCausalLM.from_pretrained(tiny_base).eval().requires_grad_(False)
+        if hostile:
+            _breaking(model, lambda ids: bool((ids == POISON).any()) or (together and len(ids) > 2))
+        inference = Inference(model, 0, 1)
+        asked = [Asked(30), Asked(20), Asked(30, temperature=1.0, seed=3)]
+        for one, prompt in zip(asked, ([5, 6, 7], [9, 8], [20, 21, 22, 23]), strict=True):
+            one.sequence.prompt = prompt
+        if hostile:
+            broken = Asked(30)
+            broken.sequence.choose = lambda logits: POISON  # type: ignore[method-assign]
+            asked.insert(1, broken)
+        for one in asked:
+            inference.submit(one.sequence)
+        inference.start()
+        try:
+            assert all(one.ended.wait(30) for one in asked)
+        finally:
+            inference.stop()
+        return asked
+
+    alone, beside = answers(hostile=False), answers(hostile=True)
+    failed = beside.pop(1)
+    assert (failed.outputs[-1].finish, len(failed.tokens)) == ("error", 1)
+    assert "this step fails" in failed.outputs[-1].error
+    assert [one.outputs[-1].finish for one in beside] == ["length"] * 3
+    assert [one.tokens for one in beside] == [one.tokens for one in alone]
+    assert not any(POISON in one.tokens for one in alone)
+
+
 def test_of_requests_that_are_begun_together_only_the_faulty_one_fails(tiny_base: Path) -> None:
     from transformers import AutoModelForCausalLM
 
