@@ -211,7 +211,7 @@ class RouterProcess:
         """Admits one request, which is answered at once."""
         asyncio.events._set_running_loop(self.process)
         try:
-            admitted = self.admission.admit(key, "r", streamed=False, passed_by=None)
+            admitted = self.admission.admit(key, "r", streamed=False, passed_by=None, cohort=lambda unit: None)
             if isinstance(admitted, Admitted):
                 self.admission.left(admitted, 200, "answered")
             return admitted

@@ -87,7 +87,7 @@ def choose(entry: TableEntry, wanted: str) -> ReleaseRef:
     Raises:
         AgentError: `unknown_release` or `ambiguous_release`; the detail lists what there is.
     """
-    refs = {ref.id: ref for ref in (entry.current, *entry.beneath, entry.preparing) if ref is not None}
+    refs = {ref.id: ref for ref in entry.refs}
     for ref in list(refs.values()):
         base = Release(tenant=entry.tenant, form=Form.BASE, base=ref.release.base, label="base")
         refs.setdefault(base.id, ReleaseRef(id=base.id, release=base, label="base"))

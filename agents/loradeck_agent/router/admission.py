@@ -8,17 +8,19 @@ entry and choosing the engine nothing else runs.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from loradeck.rules.serving import arms
 from loradeck.rules.serving import flip as rules
+from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck_agent.router.cohort_keys import caller_digest
 from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import Replica, Replicas
 from loradeck_agent.router.hub_silence import HubSilence
@@ -26,6 +28,9 @@ from loradeck_agent.router.trace import Row, now_ms
 from loradeck_agent.router.wire import InForce
 
 DEFAULT_ROUTE = "production"
+
+Cohort = Callable[[CohortUnit], str | None]
+"""Gives a request's key of a unit; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ class Plan:
     release: str
     targets: tuple[Target, ...]
     exact: bool
+    candidate: Plan | None = None
+    """The arm that a share of the callers gets, where an engine here can answer with it."""
 
     @property
     def checks(self) -> ResponseChecks:
@@ -100,7 +107,7 @@ class Admission:
 
     def tenants_of(self, bearer: str) -> set[str] | None:
         """Tenants that a caller's key may use; None when no tenant knows it."""
-        routes = self._routes_by_caller.get(hashlib.sha256(bearer.encode(errors="surrogateescape")).hexdigest())
+        routes = self._routes_by_caller.get(caller_digest(bearer))
         return {tenant for tenant, _ in routes} if routes else None
 
     def models(self, tenants: set[str]) -> list[str]:
@@ -112,10 +119,13 @@ class Admission:
                 names.append(f"{tenant}/{route}")
         return names
 
-    def admit(self, key: PointerKey, request: str, *, streamed: bool, passed_by: Replica | None) -> Admitted | Refusal:
+    def admit(
+        self, key: PointerKey, request: str, *, streamed: bool, passed_by: Replica | None, cohort: Cohort
+    ) -> Admitted | Refusal:
         """Chooses the engine for one request, now, and counts it as admitted or refused.
 
         Args:
+            cohort: asked for the request's key only while a candidate is out.
             passed_by: an engine that has just failed this request; another one is preferred.
         """
         route = self._routes.get(key)
@@ -133,6 +143,8 @@ class Admission:
             if verdict.code == "hub_lost":
                 plan.targets[0].counter.refuse()
                 return _refusal(key, verdict)
+        if plan.candidate is not None:
+            plan = _arm(plan, plan.candidate, cohort, stale_s)
         targets = plan.targets
         target = targets[0] if len(targets) == 1 else self._least_open(targets, passed_by)
         row = Row(
@@ -185,7 +197,7 @@ class Admission:
     # ---- the switch ----------------------------------------------------------------------------------------
 
     def swap(self, key: PointerKey, plan: Plan | Refusal) -> None:
-        """From here on every look-up of this route finds this plan. Answers of another release are cut if asked for."""
+        """From here on every look-up of this route finds this plan. Answers of a release that went are cut if asked."""
         route = self._routes.get(key)
         if route is None:
             route = self._routes[key] = _Route(plan)
@@ -193,8 +205,10 @@ class Admission:
         if isinstance(plan, Plan):
             route.replica = plan.targets[0].replica.name
         if isinstance(plan, Plan) and plan.entry.streams is Streams.CUT:
+            candidate = plan.entry.candidate if plan.exact else None
+            stays = (plan.release, candidate.release.id if candidate is not None else plan.release)
             for admitted in route.open:
-                if admitted.row.release != plan.release and not admitted.cut and admitted.task is not None:
+                if admitted.row.release not in stays and not admitted.cut and admitted.task is not None:
                     admitted.cut = True
                     admitted.task.cancel()
 
@@ -224,6 +238,9 @@ class Admission:
             ref = base_alone(entry.tenant, wanted.release.base)
         exact = not verdict.gap and not verdict.pinned
         plan = self._plan(entry, verdict.generation, ref, replicas, exact=exact) if ref is not None else None
+        if plan is not None and exact and flipped and entry.candidate is not None and not entry.candidate.shadow:
+            arm = self._plan(entry, verdict.generation, entry.candidate.release, replicas, exact=False)
+            plan = replace(plan, candidate=arm)
         not_ready = rules.Admission(code="not_ready", retry_after_s=rules.RETRY_AFTER_S)
         return plan or self._refusing(entry, wanted, replicas, not_ready)
 
@@ -262,6 +279,17 @@ class Admission:
             if replica.serves(ref)
         )
         return Plan(entry, generation, ref.id, targets, exact) if targets else None
+
+
+def _arm(live: Plan, candidate: Plan, cohort: Cohort, stale_s: float | None) -> Plan:
+    """The arm that answers one request. Its key counts as seen, whichever arm it gets."""
+    split = live.entry.candidate
+    assert split is not None
+    key = cohort(split.unit)
+    arm = arms.arm(split, key, ready=True, hub_lost_s=stale_s)
+    if key is not None and arm.exposed:
+        candidate.targets[0].counter.places.add(arms.place(split.salt, key))
+    return candidate if arm.candidate else live
 
 
 _STATUS = {"unknown_route": 404, "removed": 404, "suspended": 403, "hub_lost": 503, "not_ready": 503}

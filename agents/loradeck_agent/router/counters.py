@@ -46,6 +46,8 @@ class Counter:
     first_ms: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
+    places: set[int] = field(default_factory=set)
+    """Of a candidate: the places of the keys that asked for its pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
 
     def admit(self, row: Row) -> None:
@@ -101,6 +103,7 @@ class Counter:
             first_ms=self.first_ms,
             last_admitted_ms=self.last_admitted_ms,
             last_token_ms=self.last_token_ms,
+            keys=len(self.places),
             ttft_ms=tuple(self.ttft),
         )
 
@@ -140,7 +143,7 @@ class Stats:
             counter.typed()
             for of_route in self._by_route.values()
             for counter in of_route.values()
-            if counter.attempted and counter.replica
+            if (counter.attempted or counter.places) and counter.replica
         ]
 
     @staticmethod

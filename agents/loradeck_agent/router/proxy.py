@@ -9,13 +9,14 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-from loradeck.schemas.ids import PointerKey
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
+from loradeck_agent.router.cohort_keys import bearer_of, cohort_key
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
@@ -77,8 +78,8 @@ class Proxy:
     # ---- what callers may do -------------------------------------------------------------------------------
 
     def _tenants(self, request: web.BaseRequest) -> set[str] | Refusal:
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        tenants = self._admission.tenants_of(bearer.strip()) if scheme.lower() == "bearer" else None
+        bearer = bearer_of(request.headers)
+        tenants = self._admission.tenants_of(bearer) if bearer else None
         return tenants or Refusal(
             401, "bad_key", "No tenant here knows this key.", "Send `Authorization: Bearer` with your tenant's key."
         )
@@ -105,9 +106,12 @@ class Proxy:
         if tenant not in tenants:  # what other tenants there are is none of a caller's business
             return _refused(unknown_route(key), request_id)
 
+        cohort = partial(cohort_key, request.headers, asked)
         failed: Replica | None = None
         for _ in range(LOOK_UPS):
-            found = self._look_up(key, request_id, bool(asked.get("stream")), failed)
+            found = self._admission.admit(
+                key, request_id, streamed=bool(asked.get("stream")), passed_by=failed, cohort=cohort
+            )
             if isinstance(found, Refusal):
                 return _refused(found, request_id)
             try:
@@ -119,9 +123,6 @@ class Proxy:
         return _refused(
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
-
-    def _look_up(self, key: PointerKey, request_id: str, streamed: bool, failed: Replica | None) -> Admitted | Refusal:
-        return self._admission.admit(key, request_id, streamed=streamed, passed_by=failed)
 
     # ---- one admission -------------------------------------------------------------------------------------
 

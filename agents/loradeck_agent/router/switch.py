@@ -258,7 +258,9 @@ class Switch:
 
     def _rests_on(self, key: PointerKey, releases: set[str], bases: set[str]) -> bool:
         pin, force = self._held.pins.get(key), self._held.in_force.get(key)
-        refs = [self._held.entries[key].current, pin.release if pin else None, force.release if force else None]
+        entry = self._held.entries[key]
+        candidate = entry.candidate.release if entry.candidate is not None else None
+        refs = [entry.current, candidate, pin.release if pin else None, force.release if force else None]
         return any(
             ref.id in releases or ref.release.served_base in bases or ref.release.base in bases
             for ref in refs
@@ -368,8 +370,7 @@ def _standing(force: InForce | None) -> TableEntry | None:
 
 def _fault(entry: TableEntry) -> str | None:
     """Why an entry is refused; None if it may be applied."""
-    refs = [ref for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
-    return next((fault for ref in refs if (fault := _ref_fault(ref, entry.tenant)) is not None), None)
+    return next((fault for ref in entry.refs if (fault := _ref_fault(ref, entry.tenant)) is not None), None)
 
 
 def _ref_fault(ref: ReleaseRef, tenant: str) -> str | None:

@@ -27,15 +27,14 @@ def signers_of(entries: Iterable[TableEntry], release: str) -> tuple[frozenset[s
     """For each entry that names a release and asks for signatures: the public keys of the signers it takes."""
     found = set()
     for entry in entries:
-        refs = (entry.current, entry.preparing, *entry.beneath)
-        if entry.signers and any(ref is not None and ref.id == release for ref in refs):
+        if entry.signers and any(ref.id == release for ref in entry.refs):
             found.add(frozenset(key.strip() for key in entry.signers))
     return tuple(found)
 
 
 def merged_on(entries: Iterable[TableEntry], pins: Iterable[Pin], base: str) -> tuple[ReleaseRef, ...]:
     """Merged releases that these entries and pins name, of the weights with this digest."""
-    refs = [ref for entry in entries for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
+    refs = [ref for entry in entries for ref in entry.refs]
     refs += [pin.release for pin in pins]
     return tuple({ref.id: ref for ref in refs if ref.release.merged == base}.values())
 
@@ -44,8 +43,7 @@ def canaries_of(entries: Iterable[TableEntry], release: str) -> Canaries:
     """Canaries of every entry that names a release, each once."""
     found: dict[str, tuple[dict[str, str], ...]] = {}
     for entry in entries:
-        refs = (entry.current, entry.preparing, *entry.beneath)
-        if any(ref is not None and ref.id == release for ref in refs):
+        if any(ref.id == release for ref in entry.refs):
             found.update({prompt_digest(messages): messages for messages in entry.canaries})
     return tuple(found.values())
 
@@ -54,9 +52,8 @@ def near(entries: Iterable[TableEntry], release: str) -> list[ReleaseRef]:
     """The other releases of the pointers that name one: what a load that went wrong would most likely be."""
     found: dict[str, ReleaseRef] = {}
     for entry in entries:
-        refs = [ref for ref in (entry.current, entry.preparing, *entry.beneath) if ref is not None]
-        if any(ref.id == release for ref in refs):
-            found.update({ref.id: ref for ref in refs if ref.id != release})
+        if any(ref.id == release for ref in entry.refs):
+            found.update({ref.id: ref for ref in entry.refs if ref.id != release})
     return list(found.values())
 
 

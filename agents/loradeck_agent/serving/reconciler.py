@@ -119,7 +119,7 @@ class Reconciler:
         held = {release for engine in self.engines for release in engine.loaded}
         held |= {pin.release.id for pin in self.table.pins.values()}
         for entry in self._named():
-            held |= {ref.id for ref in (entry.current, entry.preparing, entry.left, *entry.beneath) if ref is not None}
+            held |= {ref.id for ref in (entry.left, *entry.refs) if ref is not None}
         return held
 
     async def _plan(self, engine: EngineReplica) -> residency.Residency:
@@ -218,11 +218,16 @@ class Reconciler:
         await self.push_engines()
 
     def _alarm(self, engine: EngineReplica, short: tuple[ReleaseRef, ...]) -> None:
-        """Raises an alarm for each served release, or next way back, that has no slot in this engine."""
+        """Raises an alarm for each served release, candidate or next way back that has no slot in this engine."""
         without = {ref.id: ref for ref in short}
         lines = []
         for entry in self.table.named():
-            ways = (("the current release of", entry.current), ("where R goes for", next(iter(entry.beneath), None)))
+            candidate = entry.candidate.release if entry.candidate is not None else None
+            ways = (
+                ("the current release of", entry.current),
+                ("where R goes for", next(iter(entry.beneath), None)),
+                ("the candidate of", candidate),
+            )
             for what, ref in ways:
                 if ref is not None and ref.id in without:
                     name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"

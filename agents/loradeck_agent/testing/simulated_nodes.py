@@ -225,12 +225,7 @@ class Node:
     # ---- what the node says ----------------------------------------------------------------------------------
 
     def _with_loaded(self) -> Replica:
-        loaded = {
-            ref.id
-            for entry in self.table.entries.values()
-            for ref in (entry.current, entry.preparing, *entry.beneath)
-            if ref is not None
-        }
+        loaded = {ref.id for entry in self.table.entries.values() for ref in entry.refs}
         return Replica(
             replica=self.name,
             state=EngineState.UP,

@@ -71,8 +71,7 @@ class DesiredTable:
         if not message.full:
             return ()
         named = {entry.key for entry in message.entries}
-        gone = {"current": None, "beneath": (), "preparing": None, "left": None}
-        return tuple(entry.model_copy(update=gone) for key, entry in self.entries.items() if key not in named)
+        return tuple(entry.tombstone() for key, entry in self.entries.items() if key not in named)
 
     def apply(self, message: Desired) -> bool:
         """Applies a message's entries, each by its own fence. False: the table differs from the hub's (ask for all)."""

@@ -137,7 +137,7 @@ class ErasurePointer(Wire):
     tenant: Name
     route: Name
     generation: int
-    live: str | None = Field(None, description="the release it serves, if that descends from the rows")
+    live: str | None = Field(None, description="the release it serves, or its candidate, that descends from the rows")
     way_back: str | None
     way_back_after: str | None
 

@@ -269,6 +269,11 @@ class Traffic(Wire):
     first_ms: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
+    keys: int = Field(
+        0,
+        exclude_if=lambda keys: not keys,
+        description="of a candidate: different keys that asked for its pointer since its start, at least",
+    )
     ttft_ms: tuple[int, ...] = Field((), description="counts by TTFT_BUCKETS_MS, the last one unbounded")
 
     @property

@@ -135,6 +135,9 @@ class TenantRow(Wire):
     pointer: PointerState
     epoch: int
     live: ReleaseView | None
+    candidate: ReleaseView | None = Field(
+        None, exclude_if=lambda candidate: candidate is None, description="what a share of callers gets beside it"
+    )
     suspended: bool = False
     flags: tuple[str, ...] = ()
     preview: Preview

@@ -6,12 +6,13 @@ only a `rev`. The router's file, its control socket and the link all carry this 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pydantic import Field
 
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import Digest, Name, Wire, digest_of
+from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import Gap, ResponseChecks, Streams
 
@@ -75,6 +76,25 @@ class TableEntry(Wire):
     def key(self) -> tuple[str, str]:
         """(tenant, route)."""
         return (self.tenant, self.route)
+
+    @property
+    def refs(self) -> tuple[ReleaseRef, ...]:
+        """The releases that a node holds ready for this pointer: live, candidate, under preparation, beneath."""
+        candidate = self.candidate.release if self.candidate is not None else None
+        return tuple(ref for ref in (self.current, candidate, self.preparing, *self.beneath) if ref is not None)
+
+    def tombstone(self) -> TableEntry:
+        """The entry under its fence without any release: the pointer is no longer placed there."""
+        gone = {"current": None, "beneath": (), "preparing": None, "left": None, "candidate": None, "needs": ()}
+        return self.model_copy(update=gone)
+
+    def for_router(self, features: Collection[str]) -> TableEntry:
+        """The entry as a router with these features is given it: one that lacks `candidate` gets it without that, and
+        so gives everybody the live release.
+        """
+        if not unknown_features(self.needs, features):
+            return self
+        return self.model_copy(update={"candidate": None, "needs": ()})
 
 
 def table_digest(entries: Iterable[TableEntry]) -> str:

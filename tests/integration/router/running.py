@@ -234,16 +234,29 @@ class Running:
         return self._callers
 
     async def ask(
-        self, model: str = "acme", *, key: str | None = KEY, path: str = "/v1/chat/completions", **test: Any
+        self,
+        model: str = "acme",
+        *,
+        key: str | None = KEY,
+        path: str = "/v1/chat/completions",
+        also: dict[str, str] | None = None,
+        **test: Any,
     ) -> Answer:
-        """One request, read to its end. `test` is for the engine; `stream=True` asks for a stream."""
+        """One request, read to its end. `test` is for the engine; `stream=True` asks for a stream.
+
+        Args:
+            also: further headers; `user` among them goes into the body.
+        """
         body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+        more = dict(also or {})
+        if "user" in more:
+            body["user"] = more.pop("user")
         if test.pop("stream", False):
             body["stream"] = True
         if test:
             body["test"] = test
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
-        async with self.callers.post(self.url + path, json=body, headers=headers) as answer:
+        async with self.callers.post(self.url + path, json=body, headers=headers | more) as answer:
             raw = await answer.read()
             return Answer(answer.status, dict(answer.headers), raw)
 

@@ -63,7 +63,7 @@ def hub() -> _Hub:
 def link(wire: _Wire, hub: _Hub) -> Link:
     caller = Caller(actor="n1", role=Role.AGENT, node="n1")
     link = Link(hub, SimpleNamespace(), caller)  # type: ignore[arg-type]
-    link.node = SimpleNamespace(labels={})  # type: ignore[assignment]
+    link.node = SimpleNamespace(labels={}, features=frozenset())  # type: ignore[assignment]
     link.steered = True
     return link
 

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.rules.moves.rollback_target import NO_FACTS
+from loradeck.schemas.candidate import Candidate
+from loradeck.schemas.log import PointerState
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.route import RouteConfig
+from loradeck.schemas.table import ReleaseRef, TableEntry, table_digest
+from loradeck.schemas.tenant import TenantState
+
+KEY = ("acme", "production")
+RELEASES = {
+    made.id: ReleaseRef(id=made.id, release=made)
+    for made in (Release(tenant="acme", form=Form.ADAPTER, base="b" * 64, adapter=one * 64) for one in "12")
+}
+LIVE, OTHER = RELEASES
 
 
 def body(frame: bytes) -> dict[str, Any]:
@@ -22,3 +37,46 @@ def test_a_message_of_an_earlier_epoch_is_not_sent_again_after_a_recover() -> No
         for epoch, rev in ((1, 7), (2, 7), (2, 8))
     ]
     assert [(one["epoch"], one["rev"]) for one in sent] == [(1, 7), (2, 7), (2, 8)]
+
+
+def with_candidate() -> NodeTables:
+    catalogue, facts = SimpleNamespace(ref=RELEASES.get), SimpleNamespace(of=lambda key: NO_FACTS)
+    tables = NodeTables(catalogue, facts)  # type: ignore[arg-type]
+    candidate = Candidate(release=OTHER, generation=2, step=1, permille=50, salt="s" * 16, named=("ann",))
+    pointer = PointerState(tenant="acme", route="production", generation=2, release=LIVE, candidate=candidate)
+    tables.refresh(pointer, TenantState(name="acme", routes={"production": RouteConfig()}), None)
+    return tables
+
+
+def entry_for(tables: NodeTables, features: frozenset[str], labels: dict[str, str] | None = None) -> TableEntry:
+    table = tables.table(labels or {})
+    frame = tables.desired(
+        *(table,), epoch=1, rev=2, hash_="0" * 64, position=None, prev_rev=0, keys=None, features=features
+    )
+    message = body(frame)
+    (entry,) = (TableEntry.model_validate(one) for one in message["entries"])
+    assert table_digest([entry]) == message["table"], "whatever the router lacks, its node's table is the hub's"
+    return entry
+
+
+def test_an_entry_has_the_candidate_of_its_pointer_and_needs_the_feature() -> None:
+    entry = entry_for(with_candidate(), frozenset({"candidate", "more"}))
+    assert entry.needs == ("candidate",)
+    assert entry.candidate is not None
+    assert entry.candidate.release == RELEASES[OTHER]
+    assert (entry.candidate.generation, entry.candidate.step, entry.candidate.permille) == (2, 1, 50)
+    assert (entry.candidate.named, entry.refs) == (("ann",), (RELEASES[LIVE], RELEASES[OTHER]))
+
+
+def test_a_router_that_lacks_the_feature_gets_the_entry_without_the_candidate() -> None:
+    tables = with_candidate()
+    entry = entry_for(tables, frozenset())
+    assert (entry.candidate, entry.needs) == (None, ())
+    assert (entry.fence, entry.current) == ((0, 2), RELEASES[LIVE])
+    assert entry_for(tables, frozenset({"candidate"})).candidate is not None, "and others are sent it all the same"
+
+
+def test_a_tombstone_names_no_candidate_and_needs_no_feature() -> None:
+    gone = with_candidate().entries[KEY].tombstone()
+    assert (gone.current, gone.candidate, gone.needs, gone.refs) == (None, None, (), ())
+    assert gone.fence == (0, 2)

@@ -175,8 +175,10 @@ class Erasures:
         """The pointers that serve a release which descends, or could go back to one."""
         result = []
         for key, pointer in sorted(self._log.state.pointers.items()):
-            if found.releases.isdisjoint((pointer.release, *pointer.beneath)):
+            candidate = pointer.candidate.release if pointer.candidate is not None else None
+            if found.releases.isdisjoint((pointer.release, candidate, *pointer.beneath)):
                 continue
+            served = next((r for r in (pointer.release, candidate) if r in found.releases), None)
             facts = self._attestations.facts.of(key)
             after = replace(facts, revoked={**facts.revoked, **dict.fromkeys(found.releases, "")}) if retire else facts
             result.append(
@@ -184,7 +186,7 @@ class Erasures:
                     tenant=key[0],
                     route=key[1],
                     generation=pointer.generation,
-                    live=self._catalogue.called(pointer.release) if pointer.release in found.releases else None,
+                    live=self._catalogue.called(served) if served is not None else None,
                     way_back=self._way_back(pointer, facts),
                     way_back_after=self._way_back(pointer, after),
                 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import insort
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.log.catalogue import Catalogue
@@ -20,9 +20,13 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.position import Position
+from loradeck.schemas.protocol import SUPPORTED, Feature, unknown_features
 from loradeck.schemas.route import RouteConfig
-from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
+
+FORMS = ((False, False), (False, True), (True, False))
+"""The forms of an entry in messages: (as its tombstone, without what a router lacks)."""
 
 BENEATH = 4
 """How many of the releases under the current one an entry names; the first is where R goes now."""
@@ -61,8 +65,8 @@ class NodeTables:
         self._facts = facts
         self.entries: dict[PointerKey, TableEntry] = {}
         self._config: dict[PointerKey, RouteConfig] = {}
-        self._texts: dict[PointerKey, str] = {}
-        self._tombs: dict[PointerKey, str] = {}
+        self._texts: dict[tuple[PointerKey, bool, bool], str] = {}
+        """(pointer, and the form as in `FORMS`) -> the entry in a message."""
         self._rows: dict[PointerKey, str] = {}
         self._tables: dict[frozenset[tuple[str, str]], Table] = {}
         self._homes: dict[PointerKey, set[Table]] = {}
@@ -70,7 +74,7 @@ class NodeTables:
         self._labels: set[tuple[str, str]] = set()
         self.version = 0
         """Grows each time that the tables are made anew."""
-        self._memo: dict[tuple[int, int, int, int, frozenset[PointerKey] | None, tuple[PointerKey, ...]], bytes] = {}
+        self._memo: dict[tuple[Hashable, ...], bytes] = {}
 
     # ---- entries -------------------------------------------------------------------------------------------
 
@@ -86,6 +90,7 @@ class NodeTables:
         key, epoch = pointer.key, pointer.moved_epoch
         config = tenant.routes.get(key[1], RouteConfig())
         live = pointer.release if not tenant.offboarded else None
+        candidate = self._candidate(pointer) if live else None
         entry = TableEntry(
             tenant=key[0],
             route=key[1],
@@ -104,14 +109,16 @@ class NodeTables:
             keys=tuple(k.sha256 for k in tenant.keys),
             left=self._ref(left) if live else None,
             moved_ms=pointer.moved_ms,
+            candidate=candidate,
+            needs=(Feature.CANDIDATE.value,) if candidate is not None else (),
         )
         old_config = self._config.get(key)
         if entry == self.entries.get(key) and old_config is not None and old_config.placement == config.placement:
             return False
         self.entries[key] = entry
         self._config[key] = config
-        self._texts[key] = entry.model_dump_json()
-        self._tombs.pop(key, None)
+        for form in FORMS:
+            self._texts.pop((key, *form), None)
         current = entry.current.id if entry.current else ""
         self._rows[key] = _row(key, str(epoch), str(entry.generation), current)
         if not self._labels.issuperset(config.placement.items()):
@@ -132,6 +139,12 @@ class NodeTables:
 
     def _ref(self, release: str | None) -> ReleaseRef | None:
         return self._catalogue.ref(release) if release else None
+
+    def _candidate(self, pointer: PointerState) -> CandidateRef | None:
+        ref = self._ref(pointer.candidate.release) if pointer.candidate is not None else None
+        if pointer.candidate is None or ref is None:
+            return None
+        return CandidateRef(release=ref, **pointer.candidate.model_dump(exclude={"release"}))
 
     def _refs(self, releases: Iterable[str]) -> tuple[ReleaseRef, ...]:
         return tuple(ref for ref in (self._catalogue.ref(r) for r in releases) if ref is not None)
@@ -170,15 +183,13 @@ class NodeTables:
         entry = self.entries[key]
         return _row(key, str(entry.epoch), str(entry.generation), "")
 
-    def _text(self, table: Table, key: PointerKey) -> str:
-        if key not in table.withdrawn:
-            return self._texts[key]
-        text = self._tombs.get(key)
+    def _text(self, table: Table, key: PointerKey, features: Collection[str]) -> str:
+        entry, withdrawn = self.entries[key], key in table.withdrawn
+        form = (key, withdrawn, not withdrawn and bool(unknown_features(entry.needs, features)))
+        text = self._texts.get(form)
         if text is None:
-            gone = self.entries[key].model_copy(
-                update={"current": None, "beneath": (), "preparing": None, "candidate": None}
-            )
-            text = self._tombs[key] = gone.model_dump_json()
+            sent = entry.tombstone() if withdrawn else entry.for_router(features)
+            text = self._texts[form] = sent.model_dump_json()
         return text
 
     # ---- messages ------------------------------------------------------------------------------------------
@@ -194,9 +205,13 @@ class NodeTables:
         prev_rev: int,
         keys: Collection[PointerKey] | None,
         unpin: tuple[PointerKey, ...] = (),
+        features: frozenset[str] = SUPPORTED,
     ) -> bytes:
-        """The frame of a `Desired`, encoded once for all links: the entries of `keys`, or the whole table for None."""
-        name = (id(table), epoch, rev, prev_rev, None if keys is None else frozenset(keys), unpin)
+        """The frame of a `Desired`, encoded once for all links: the entries of `keys`, or the whole table for None.
+
+        `features`: what the routers act on that it is for.
+        """
+        name = (id(table), epoch, rev, prev_rev, None if keys is None else frozenset(keys), unpin, features)
         frame = self._memo.get(name)
         if frame is None:
             wanted = table.keys if keys is None else [k for k in keys if k in table.members]
@@ -211,7 +226,7 @@ class NodeTables:
                 unpin=unpin,
                 position=position,
             ).model_dump_json()
-            entries = ",".join(self._text(table, k) for k in wanted)
+            entries = ",".join(self._text(table, k, features) for k in wanted)
             text = head.replace('"entries":[]', f'"entries":[{entries}]', 1)
             if len(self._memo) > 256:
                 self._memo.clear()

@@ -98,6 +98,7 @@ class Node:
             "drained": self.drained,
             "lost": self.lost,
             "pins": [pin.model_dump(mode="json") for pin in self.pins],
+            "features": sorted(self.features),
         }
 
     @classmethod
@@ -115,6 +116,7 @@ class Node:
             drained=kept["drained"],
             was_lost=kept.get("lost", False),
             pins=tuple(Pin.model_validate(pin) for pin in kept.get("pins", ())),
+            features=frozenset(kept.get("features", ())),
         )
 
 
@@ -231,7 +233,9 @@ class Fleet:
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)
         node.stored, node.memory_gb = frozenset(hello.stored), hello.memory_gb
-        node.features = frozenset(hello.features)
+        if node.features != frozenset(hello.features):
+            node.features = frozenset(hello.features)
+            self.kept_version += 1
         self.heard(node)
         self._regroup(node, before)
         return node

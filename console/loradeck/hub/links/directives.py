@@ -11,6 +11,7 @@ from loradeck.hub.links.all_links import Links
 from loradeck.hub.log.attestations import CHANGES_TARGET
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published
+from loradeck.rules.moves.draft import left_by
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import PointerKey
 
@@ -53,5 +54,5 @@ class Directives:
             pointer,
             self._log.state.tenants[key[0]],
             self._prepares.preparing(key),
-            last.from_release if last else None,
+            left_by(last) if last else None,
         )

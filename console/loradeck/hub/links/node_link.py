@@ -249,6 +249,7 @@ class Link:
             wire.write_frame(self._hub.bookmark())
 
     def _desired(self) -> bytes:
+        assert self.node is not None
         state, keys = self._hub.log.state, None if self.full else self._dirty
         unpin = tuple(sorted(self._unpin))
         frame = self._hub.tables.desired(
@@ -260,6 +261,7 @@ class Link:
             prev_rev=self._sent_rev,
             keys=keys,
             unpin=unpin,
+            features=self.node.features,
         )
         self.full, self._sent_rev = False, state.rev
         self._dirty = self._unpin = frozenset()

@@ -18,12 +18,14 @@ from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import Recent
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.backward import undo_asks
+from loradeck.rules.moves.draft import left_by
 from loradeck.rules.quality import health
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.schemas.log import PointerState
+from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.state import (
     Cause,
     NodeReplica,
@@ -69,7 +71,7 @@ class Rows:
         recent = self._counts.recent(key, pointer.generation, live, now) if live else Recent(seconds=1)
         attested = self._facts.attested_generation(key, pointer.generation)
         last = self._log.last_move(pointer)
-        left = last.from_release if last else None
+        left = left_by(last) if last else None
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
         flags = {
@@ -92,6 +94,7 @@ class Rows:
             pointer=pointer,
             epoch=entry.epoch,
             live=self._catalogue.view(live) if live else None,
+            candidate=self._catalogue.view(pointer.candidate.release) if pointer.candidate is not None else None,
             suspended=tenant.suspended,
             flags=tuple(flag for flag, on in flags.items() if on),
             preview=preview,
@@ -140,12 +143,14 @@ class Rows:
         if ack is not None and ack.is_flipped and node.linked:
             late = self._counts.late(key, pointer.generation, replica.replica, ack.flipped_node_ms)
         pin = next((p for p in node.pins if (p.tenant, p.route) == key), None)
+        lacking = unknown_features(self._tables.entries[key].needs, node.features)
+        detail = f"its router lacks {', '.join(lacking)}: all its callers get the live release" if lacking else ""
         return ReplicaRow(
             node=node.name,
             replica=replica.replica,
             state=ack.state if ack else None,
-            code=ack.code if ack else None,
-            detail=ack.detail if ack else "",
+            code=(ack.code if ack else None) or ("unknown_feature" if lacking else None),
+            detail=(ack.detail if ack else "") or detail,
             flipped_ms=after(ack.first_flipped) if ack and ack.is_flipped else None,
             flipped_mono_ns=ack.flipped_mono_ns or None if ack else None,
             proven_ms=after(ack.first_proven) if ack and ack.proven is not None else None,

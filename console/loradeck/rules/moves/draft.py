@@ -24,6 +24,9 @@ Named = Callable[[str | None], str]
 _AUTOMATION = "automation"
 """The name in an event's payload under which it says that the hub made the move by itself."""
 
+_ENDED = "candidate_ended"
+"""The name in an event's payload under which it says which candidate ended without becoming the live release."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
@@ -81,7 +84,7 @@ def drafted(
     if actor.automation:
         facts[_AUTOMATION] = True
     if before.candidate is not None and after.candidate is None and after.release != before.candidate.release:
-        facts["candidate_ended"] = before.candidate.release
+        facts[_ENDED] = before.candidate.release
     return Draft(
         kind=kind,
         tenant=before.tenant,
@@ -97,6 +100,14 @@ def drafted(
         undoes=undoes,
         payload=facts,
     )
+
+
+def left_by(event: Event) -> str | None:
+    """The release that a move took from callers: the one that was live, or the candidate where the live one stayed."""
+    if event.pointer is None or event.from_release != event.pointer.release:
+        return event.from_release
+    ended = event.payload.get(_ENDED)
+    return str(ended) if ended is not None else None
 
 
 def by_automation(event: Event) -> bool:

@@ -1,7 +1,7 @@
 """Which engines of a node run: those that always run, then those whose base is wanted, as far as memory reaches.
 
-A base is wanted by live and pinned releases, by those being prepared, and for `hold_prior` after a move by the release
-it left and those beneath: so a rollback to another base finds its engine running.
+A base is wanted by live and pinned releases, by candidates, by those being prepared, and for `hold_prior` after a move
+by the release it left and those beneath: so a rollback to another base finds its engine running.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def wanted_bases(
 ) -> list[str]:
     """Digests of the wanted bases, in the order in which they get memory.
 
-    Bases of live and pinned releases come first, then of those being prepared, then of those held for a rollback, the
-    newest move first.
+    Bases of live and pinned releases come first, then of candidates and those being prepared, then of those held for a
+    rollback, the newest move first.
 
     Args:
         entries: newest move first.
@@ -48,6 +48,8 @@ def wanted_bases(
         swap = entry.key in swaps and entry.preparing is not None
         if entry.current is not None:
             (held if swap else live).append(entry.current)
+        if entry.candidate is not None:
+            preparing.append(entry.candidate.release)
         if entry.preparing is not None:
             (live if swap else preparing).append(entry.preparing)
         if entry.moved_ms is not None and now_ms - entry.moved_ms < hold_prior_s * 1000:

@@ -205,9 +205,9 @@ async def test_a_release_of_another_tenant_or_not_its_own_digest_makes_an_entry_
 async def test_an_entry_that_needs_a_feature_of_tomorrow_is_refused_and_the_one_before_serves_on(node: Node) -> None:
     node.engines(at("e0", V1, V2))
     node.send(entry(V1, 1))
-    (ack,) = node.send(entry(V2, 2, needs=("candidate", "of_tomorrow")))
+    (ack,) = node.send(entry(V2, 2, needs=("of_tomorrow",)))
     assert (ack.state, ack.code, ack.generation) == (AckState.FAILED, "unknown_feature", 2)
-    assert ack.detail == "this router cannot serve it: it lacks candidate, of_tomorrow"
+    assert ack.detail == "this router cannot serve it: it lacks of_tomorrow"
     assert node.answers() == V1.id
 
 
