@@ -34,7 +34,7 @@ from loradeck.schemas.manifest import (
     SuiteManifest,
     Tier,
 )
-from loradeck.schemas.moves import MoveResult, PromoteRequest, RollbackRequest
+from loradeck.schemas.moves import MoveResult, PromoteRequest, RecoverRequest, RecoveryPlan, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import TenantRow
 
@@ -120,6 +120,18 @@ class Deck:
         if not answer.is_success:
             raise Refusal(f"{method} {path}: {answer.text}")
         return answer.json() if answer.content else None
+
+    async def plan_of_recover(self, *, unproven: bool = False) -> RecoveryPlan:
+        """What a recover would do now."""
+        request = RecoverRequest(idempotency_key=secrets.token_hex(16), unproven=unproven)
+        return RecoveryPlan.model_validate(await self.ok("POST", "recover", request.model_dump()))
+
+    async def recover(self, reason: str, *, key: str | None = None, unproven: bool = False) -> dict[str, Any]:
+        """`loradeck hub recover`: the plan, and then what it says."""
+        plan = await self.plan_of_recover(unproven=unproven)
+        body = {"idempotency_key": key or secrets.token_hex(16), "reason": reason, "unproven": unproven}
+        found: dict[str, Any] = await self.ok("POST", "recover", {**body, "dry_run": False, "plan": plan.digest})
+        return found
 
     async def refused(
         self, status: int, code: str, method: str, path: str, body: Any = None, client: httpx.AsyncClient | None = None

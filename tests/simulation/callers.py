@@ -23,6 +23,8 @@ from loradeck.schemas.moves import (
     LiftRequest,
     MoveResult,
     PromoteRequest,
+    RecoverRequest,
+    RecoveryPlan,
     RewindRequest,
     RollbackRequest,
     UndoRequest,
@@ -155,9 +157,12 @@ class Person:
     async def recover(self) -> None:
         """`loradeck hub recover`."""
         name = f"key-{self.process.scheduler.random.getrandbits(64):016x}"
-        request = rewind.RecoverRequest(idempotency_key=name, reason="restored")
+        request = RecoverRequest(idempotency_key=name, reason="restored")
         try:
-            await self._call(lambda hub: rewind.recover(request, hub, PERSON), timeout=20)
+            planned = await self._call(lambda hub: rewind.recover(request, hub, PERSON), timeout=20)
+            plan = RecoveryPlan.model_validate_json(planned.body)
+            done = request.model_copy(update={"dry_run": False, "plan": plan.digest})
+            await self._call(lambda hub: rewind.recover(done, hub, PERSON), timeout=20)
         except (Unreachable, Refused, StoreError) as error:
             self.process.scheduler.note("recover", error)
 

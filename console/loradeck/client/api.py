@@ -36,6 +36,8 @@ from loradeck.schemas.moves import (
     MergedRelease,
     MoveResult,
     PromoteRequest,
+    RecoverRequest,
+    RecoveryPlan,
     RewindPlan,
     RewindRequest,
     RollbackRequest,
@@ -198,13 +200,14 @@ class HubApi:
         """Executes a plan, whose `generations` the request carries."""
         return await self._move("rewind", request.model_copy(update={"dry_run": False}), **how)
 
-    async def recover(self, reason: str, key: str, *, unproven: bool = False) -> MoveResult:
-        """Recovers a restored log from the nodes' tables and raises the epoch. Only over the hub's own socket.
+    async def plan_recover(self, request: RecoverRequest) -> RecoveryPlan:
+        """Plans a recover and changes nothing. Only over the hub's own socket."""
+        plan = request.model_copy(update={"dry_run": True})
+        return await self.transport.ask(RecoveryPlan, "POST", "recover", body=plan, repeatable=True, extra_s=15)
 
-        `unproven` believes nodes too that have no signature of a hub of this log for what they have seen.
-        """
-        body = {"idempotency_key": key, "reason": reason, "unproven": unproven}
-        return await self._move("recover", body)
+    async def recover(self, request: RecoverRequest) -> MoveResult:
+        """Executes a plan, whose digest the request carries."""
+        return await self._move("recover", request.model_copy(update={"dry_run": False}))
 
     async def move(self, key: str) -> MoveResult | None:
         """The result of the move that was sent under a key; None if nothing was moved under it."""

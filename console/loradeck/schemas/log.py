@@ -34,6 +34,7 @@ class EventKind(StrEnum):
     LIFT = "lift"  # a quarantine, a breach, or both
     PIN = "pin"  # a node reports a release that was pinned on it, over the hub's
     UNPIN = "unpin"
+    DROPPED = "dropped"  # a recover left out a move that a node had witnessed
     ANNOTATE = "annotate"  # incident and reason, added afterwards
     ROUTE = "route"  # a route's settings
     TENANT_CREATE = "tenant_create"
@@ -160,9 +161,10 @@ class Event(Wire):
 
     @property
     def to_release(self) -> str | None:
-        """The release that the pointer names after the event; for a pin, the release that its node serves instead."""
-        if self.kind is EventKind.PIN:
-            return str(self.payload["release"])
+        """The release that the pointer names after the event; for a pin or a dropped move, the one that it is about."""
+        if self.kind in (EventKind.PIN, EventKind.DROPPED):
+            release = self.payload["release"]
+            return None if release is None else str(release)
         return self.pointer.release if self.pointer else None
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
@@ -144,6 +146,61 @@ class RewindPlan(Wire):
     to_rev: int
     at_ms: int | None = Field(description="when that rev was committed")
     steps: tuple[RewindStep, ...]
+
+
+class RecoveryMove(Wire):
+    """A move that nodes hold and the log lacks, and what a recover does with it."""
+
+    epoch: int
+    generation: int
+    release: Digest | None
+    label: str
+    nodes: tuple[str, ...] = Field(description="that hold it in their tables")
+    why: str
+
+
+class RecoveryStep(Wire):
+    """One pointer of a recovery: what the log has, what would be adopted in its place, and what dropped."""
+
+    tenant: str
+    route: str
+    epoch: int = Field(description="of the pointer's last move in the log")
+    generation: int
+    release: Digest | None
+    label: str
+    adopted: RecoveryMove | None = None
+    dropped: tuple[RecoveryMove, ...] = ()
+
+
+class RecoveryNode(Wire):
+    """A node in a recovery: whether its table is known."""
+
+    node: str
+    state: Literal["answered", "silent", "away", "unproven"] = Field(
+        description="silent: linked, and it did not send its table; unproven: linked, and not believed"
+    )
+    behind: str | None = Field(description="why it is not sent everything: log_behind, log_unproven")
+
+
+class RecoveryPlan(Wire):
+    """What a recover would append to the log. Executing sends the digest back, and is refused if it no longer fits."""
+
+    digest: Digest
+    rev: int
+    epoch_above: int = Field(description="the new epoch is above this one")
+    steps: tuple[RecoveryStep, ...]
+    further: tuple[str, ...] = Field(description="events that move nothing: tenants, routes, keys, suspensions")
+    nodes: tuple[RecoveryNode, ...]
+
+
+class RecoverRequest(Strict):
+    """A recover. With `dry_run` the hub returns the plan; executing sends the plan's digest back."""
+
+    idempotency_key: str = IDEMPOTENCY_KEY
+    reason: Reason = ""
+    unproven: bool = Field(False, description="believe nodes too that have no signature for what they have seen")
+    dry_run: bool = True
+    plan: Digest | None = None
 
 
 class MoveResult(Wire):

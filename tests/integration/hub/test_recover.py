@@ -100,9 +100,7 @@ async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_rout
         assert not any(isinstance(m, Desired) for m in agent.received[seen:])
         assert agent.entry == served
 
-        result = MoveResult.model_validate(
-            await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "restored from the backup"})
-        )
+        result = MoveResult.model_validate(await deck.recover("restored from the backup"))
         (event,) = result.events
         assert event.kind == "recover"
         pointer = deck.hub.log.state.pointers[ACME]
@@ -125,9 +123,9 @@ async def test_after_recover_the_same_node_rejoins_and_moves_go_on(data: Path) -
     async with running(data) as deck:
         agent.deck = deck
         await agent.join(token)
-        again = {"idempotency_key": key(), "reason": ""}
-        first = await deck.ok("POST", "recover", again)
-        assert (await deck.ok("POST", "recover", again))["events"] == first["events"]
+        name = key()
+        first = await deck.recover("", key=name)
+        assert (await deck.recover("", key=name))["events"] == first["events"]
         await until(lambda: agent.rev == deck.hub.log.state.rev, "the node follows")
         await agent.leave()
         await agent.join(token)
@@ -158,7 +156,7 @@ async def test_a_node_that_missed_the_recover_holds_back_itself_and_nobody_else(
         here.deck = away.deck = deck
         await here.join(tokens[0])
         await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
-        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "restored"})
+        await deck.recover("restored")
         await deck.ok("POST", "tenants/acme/keys")
     served = away.entry
     async with running(data) as deck:  # it is known after a restart as well
@@ -178,7 +176,7 @@ async def test_a_node_that_missed_the_recover_holds_back_itself_and_nobody_else(
         assert deck.hub.replicas.progress(ACME).flipped == 1
 
         keys = deck.hub.log.state.tenants["acme"].keys
-        result = await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "n2 is back"})
+        result = await deck.recover("n2 is back")
         assert result["events"] == [], "what n2 knows was taken over from n1 before"
         assert deck.hub.log.state.tenants["acme"].keys == keys, "a key made since the recover stays"
         await until(lambda: deck.hub.replicas.progress(ACME).proven == 2, "n2 follows")
@@ -192,7 +190,7 @@ async def test_a_log_that_is_restored_again_after_a_recover_stops_every_move_aga
     async with running(data) as deck:
         agent.deck = deck
         await agent.join(token)
-        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "restored"})
+        await deck.recover("restored")
         await until(lambda: agent.rev == deck.hub.log.state.rev, "the node follows")
         backup = copy_of(deck, "second.db")
         pointer = deck.hub.log.state.pointers[ACME]
@@ -241,10 +239,10 @@ async def test_a_node_that_cannot_prove_what_it_says_is_held_back_alone(
         assert not any(isinstance(m, Desired) for m in agent.received), "it is not steered"
 
         # A recover does not believe it, unless a person says so.
-        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "not needed"})
+        await deck.recover("not needed")
         assert deck.hub.log.state.epoch < 10**9
         assert [n["behind"] for n in await deck.ok("GET", "nodes")] == ["log_unproven"]
-        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "I know this node", "unproven": True})
+        await deck.recover("I know this node", unproven=True)
         assert deck.hub.log.state.epoch > epoch
         await until(lambda: any(isinstance(m, Desired) for m in agent.received), "it is steered now")
         await agent.leave()
@@ -270,8 +268,9 @@ async def test_the_private_key_is_in_no_backup(data: Path) -> None:
         assert secret.hex().encode() not in backup
 
 
-async def test_recover_without_the_answer_of_a_linked_node_changes_nothing(data: Path, monkeypatch: object) -> None:
-
+async def test_a_plan_names_a_linked_node_that_does_not_answer_and_a_recover_leaves_it_as_it_is(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent, token, _, _ = await restored(data)
     async with running(data) as deck:
         agent.deck = deck
@@ -281,11 +280,94 @@ async def test_recover_without_the_answer_of_a_linked_node_changes_nothing(data:
         async def silent(message: object) -> None: ...
 
         agent._take = silent  # type: ignore[method-assign]
-        monkeypatch.setattr(recover, "ANSWER_S", 0.2)  # type: ignore[attr-defined]
-        problem = await deck.refused(409, "recover_incomplete", "POST", "recover", {"idempotency_key": key()})
-        assert problem.detail == "n1"
-        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        monkeypatch.setattr(recover, "ANSWER_S", 0.2)
+        plan = await deck.plan_of_recover()
+        assert [(node.node, node.state, node.behind) for node in plan.nodes] == [("n1", "silent", "log_behind")]
+        assert (plan.steps, plan.further) == ((), ())
+        assert (await deck.recover("its disk is dead"))["events"] == []
+        assert [n["behind"] for n in await deck.ok("GET", "nodes")] == ["log_behind"], "it is not pulled back"
+        assert deck.hub.moves_allowed.refusing is None
         await agent.leave()
+
+
+async def restored_and_moved_on(deck: Deck, agents: tuple[FakeAgent, FakeAgent], tokens: list[str]) -> str:
+    """What a restored hub is moved to while only the second node is back; then the first one links as well."""
+    for agent in agents:
+        agent.deck = deck
+    await agents[1].join(tokens[1])
+    three = await deck.release(seed=3)
+    await deck.promote(three, wait="committed")
+    await agents[0].join(tokens[0])
+    return three
+
+
+async def forked(data: Path) -> tuple[tuple[FakeAgent, FakeAgent], list[str], str]:
+    """A folder whose database is older than what its first of two nodes serves: (nodes, tokens, newer release)."""
+    async with running(data) as deck:
+        await deck.tenant()
+        agents = (await FakeAgent(deck, "n1").join(), await FakeAgent(deck, "n2").join())
+        tokens = [await deck.token("agent", agent.node) for agent in agents]
+        await deck.promote(await deck.release(seed=1))
+        backup = copy_of(deck, "backup.db")
+        await agents[1].leave()
+        two = await deck.release(seed=2)
+        await deck.promote(two)
+        await agents[0].leave()
+    restore(data, backup)
+    return agents, tokens, two
+
+
+async def test_a_plan_says_what_the_log_has_what_a_node_has_seen_and_what_is_dropped_and_changes_nothing(
+    data: Path,
+) -> None:
+    agents, tokens, two = await forked(data)
+    async with running(data) as deck:
+        three = await restored_and_moved_on(deck, agents, tokens)
+        before = deck.fingerprint()
+        plan = await deck.plan_of_recover()
+        assert deck.fingerprint() == before
+        (step,) = plan.steps
+        assert (step.tenant, step.route, step.release, step.label) == (*ACME, three, "v2")
+        assert step.adopted is None
+        (move,) = step.dropped
+        assert (move.release, move.nodes, move.why) == (two, ("n1",), "the log has moved since")
+        assert (move.epoch, move.generation) == agents[0].entry.fence < (step.epoch, step.generation)
+        assert [(node.node, node.state) for node in plan.nodes] == [("n1", "answered"), ("n2", "answered")]
+        for agent in agents:
+            await agent.leave()
+
+
+async def test_an_acknowledged_move_that_a_recover_drops_stands_in_the_log_as_dropped(data: Path) -> None:
+    agents, tokens, two = await forked(data)
+    async with running(data) as deck:
+        three = await restored_and_moved_on(deck, agents, tokens)
+        fence = agents[0].entry.fence
+        result = MoveResult.model_validate(await deck.recover("n1 was away"))
+        (event,) = result.events
+        assert (event.kind, event.tenant, event.route) == ("dropped", *ACME)
+        assert (event.actor, event.reason, event.to_release) == ("root", "n1 was away", two)
+        assert event.payload == {"epoch": fence[0], "generation": fence[1], "release": two, "nodes": ["n1"]}
+        assert deck.hub.log.state.pointers[ACME].release == three
+        await until(lambda: agents[0].entry.fence > fence, "n1 follows the log again")
+        assert (await deck.recover("once more"))["events"] == [], "it is said once"
+        assert (await deck.ok("GET", "audit/verify"))["ok"]
+        for agent in agents:
+            await agent.leave()
+
+
+async def test_a_recover_without_a_plan_or_with_one_that_no_longer_fits_changes_nothing(data: Path) -> None:
+    agents, tokens, _ = await forked(data)
+    async with running(data) as deck:
+        await restored_and_moved_on(deck, agents, tokens)
+        body = {"idempotency_key": key(), "reason": "restored", "dry_run": False}
+        await deck.refused(422, "plan_required", "POST", "recover", body)
+        await agents[0].leave()
+        plan = await deck.plan_of_recover()
+        await agents[0].join(tokens[0])
+        problem = await deck.refused(409, "plan_changed", "POST", "recover", {**body, "plan": plan.digest})
+        assert [step["dropped"][0]["nodes"] for step in problem.context["plan"]["steps"]] == [["n1"]]
+        for agent in agents:
+            await agent.leave()
 
 
 async def test_a_hub_that_lost_everything_takes_tenants_releases_and_pointers_from_its_nodes(data: Path) -> None:
@@ -301,7 +383,7 @@ async def test_a_hub_that_lost_everything_takes_tenants_releases_and_pointers_fr
         await agent.join()
         assert agent.welcome is not None
         assert agent.welcome.refuse == "log_behind"
-        await deck.ok("POST", "recover", {"idempotency_key": key(), "reason": "the disk was lost"})
+        await deck.recover("the disk was lost")
         pointer = deck.hub.log.state.pointers[ACME]
         assert pointer.release == one
         assert deck.hub.catalogue.releases[one].tenant == "acme"

@@ -115,8 +115,7 @@ async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node
         answer = await rolling
         assert (answer.status_code, answer.json()["code"]) == (503, "log_behind")
         await deck.refused(503, "log_behind", "POST", f"{ROUTE}/rollback", await deck.rollback_body())
-        body = {"idempotency_key": key(), "reason": "restored"}
-        recovered = MoveResult.model_validate(await deck.ok("POST", "recover", body))
+        recovered = MoveResult.model_validate(await deck.recover("restored"))
         assert [event.kind.value for event in recovered.events] == ["recover"]
         assert deck.hub.moves_allowed.refusing is None
         await agent.leave()

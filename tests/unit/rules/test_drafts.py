@@ -20,7 +20,7 @@ from loradeck.schemas.tenant import CallerKey, TenantState
 
 KEY = CallerKey(id="k1", sha256=digest("key 1"))
 TENANT = TenantState(name="acme", routes={"production": RouteConfig()}, keys=(KEY,))
-POINTER = PointerState(tenant="acme", route="production", generation=7, release=rid("v1"))
+POINTER = PointerState(tenant="acme", route="production", moved_epoch=1, generation=7, release=rid("v1"))
 CANARIES = (({"role": "user", "content": "How is your name written?"},),)
 
 

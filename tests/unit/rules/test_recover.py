@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, recover, tenants, witness
-from loradeck.schemas.log import Draft, EventKind, PointerState, Quarantine
-from loradeck.schemas.moves import UndoRequest
+from loradeck.rules.moves.draft import drafted
+from loradeck.schemas.log import MOVES, Draft, EventKind, PointerState, Quarantine
+from loradeck.schemas.moves import RecoveryNode, RecoveryPlan, UndoRequest
 from loradeck.schemas.route import Gap, RouteConfig
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TenantState
@@ -55,8 +58,14 @@ def test_a_recovered_pointer_is_held_until_a_person_looked() -> None:
 
 
 def test_an_entry_that_says_what_the_log_says_changes_nothing() -> None:
-    for epoch in (1, 2, 9):
-        assert recovered(at("v1", 38), entry("v1", 38, epoch=epoch)) == ([], epoch)
+    assert recovered(at("v1", 38), entry("v1", 38)) == ([], 1)
+
+
+def test_a_later_move_to_the_same_release_is_recovered_under_a_fence_that_its_router_takes() -> None:
+    """What was found: the log kept its lower fence, which no router goes back to, and the flip was never counted."""
+    (draft,), above = recovered(at("v1", 38), entry("v1", 38, epoch=2))
+    assert draft.pointer is not None
+    assert (draft.pointer.release, draft.pointer.generation, above) == (rid("v1"), 39, 2)
 
 
 @pytest.mark.parametrize(("generation", "epoch"), [(37, 1), (99, 2)])
@@ -202,3 +211,130 @@ def test_a_table_that_the_log_has_seen_says_nothing_of_keys() -> None:
         {ACME: at("v1", 38)}, [entry("v1", 38)], tenants={"acme": known}, actor=RELEASER, reason="restored"
     )
     assert drafts == []
+
+
+# ---- what is dropped -----------------------------------------------------------------------------------------
+
+
+def known_to(log: SimulatedLog) -> witness.Known:
+    return witness.known_to({move for event in log.events for move in witness.moves_of(event)})
+
+
+def recover_from(log: SimulatedLog, tables: dict[str, list[TableEntry]]) -> tuple[list[Draft], int]:
+    return recover.drafts(
+        log.ledger.pointers,
+        [entry for entries in tables.values() for entry in entries],
+        tenants=TENANTS,
+        actor=RELEASER,
+        reason="restored",
+        lacking=witness.lacking(tables, known_to(log)),
+    )
+
+
+def test_a_move_that_the_log_has_passed_is_dropped_with_a_line(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.log.epoch = 2
+    acme.promote("v2")
+    drafts, _ = recover_from(acme.log, {"n1": [entry("v3", 2)], "n2": [entry("v1", 1)], "n3": [entry("v3", 2)]})
+    (draft,) = drafts
+    assert (draft.kind, draft.tenant, draft.route, draft.pointer) == (EventKind.DROPPED, *ACME, None)
+    assert draft.payload == {"epoch": 1, "generation": 2, "release": rid("v3"), "nodes": ["n1", "n3"]}
+    (event,) = acme.log.commit(*drafts)
+    assert event.to_release == rid("v3")
+    assert acme.pointer.release == rid("v2")
+
+
+def test_of_two_moves_of_cloned_hubs_under_one_fence_one_is_adopted_and_the_other_dropped(acme: Acme) -> None:
+    acme.promote("v1")
+    drafts, _ = recover_from(acme.log, {"n1": [entry("v2", 2)], "n2": [entry("v3", 2)]})
+    assert [(draft.kind, draft.payload["nodes"]) for draft in drafts] == [
+        (EventKind.RECOVER, ["n1"]),
+        (EventKind.DROPPED, ["n2"]),
+    ]
+
+
+def test_a_tombstone_of_a_known_move_is_no_move_and_one_of_an_unknown_move_is(acme: Acme) -> None:
+    acme.promote("v1")
+    acme.promote("v2")
+    assert witness.lacking({"n1": [entry(None, 1)], "n2": [entry(None, 2)]}, known_to(acme.log)) == []
+    beside = witness.lacking({"n1": [entry(None, 3)], "n2": [entry("v3", 3)]}, known_to(acme.log))
+    assert [(move.release, move.nodes) for move in beside] == [(rid("v3"), ("n2",))]
+    alone = witness.lacking({"n1": [entry(None, 3)]}, known_to(acme.log))
+    assert [(move.fence, move.release) for move in alone] == [((1, 3), None)]
+
+
+held = st.builds(
+    lambda label, generation, epoch: entry(label, generation, epoch=epoch),
+    st.sampled_from(["v1", "v2", "v3", None]),
+    st.integers(1, 6),
+    st.integers(1, 4),
+)
+
+
+@given(
+    moves=st.lists(st.tuples(st.sampled_from(["v1", "v2", "v3"]), st.booleans()), max_size=5),
+    tables=st.dictionaries(st.sampled_from(["n1", "n2", "n3"]), st.lists(held, max_size=2)),
+)
+def test_no_move_that_a_node_has_seen_is_gone_without_a_line_and_each_is_told_once(
+    moves: list[tuple[str, bool]], tables: dict[str, list[TableEntry]]
+) -> None:
+    log = SimulatedLog()
+    log.commit(tenants.create({}, "acme", RELEASER))
+    for release, restarted in moves:
+        log.epoch += restarted
+        before = log.pointer()
+        after = before.model_copy(update={"generation": before.generation + 1, "release": rid(release)})
+        log.commit(drafted(EventKind.PROMOTE, before, after, RELEASER, reason=""))
+    drafts, above = recover_from(log, tables)
+    log.epoch = max(above, log.epoch) + 1
+    log.commit(*drafts)
+    assert witness.lacking(tables, known_to(log)) == []
+    assert recover_from(log, tables)[0] == []
+    for one in (held for entries in tables.values() for held in entries):
+        fence = (log.pointer().moved_epoch, log.pointer().generation)
+        served = one.current.id if one.current is not None else None
+        assert fence > one.fence or (fence, log.pointer().release) == (one.fence, served) or served is None
+    assert len([draft for draft in drafts if draft.kind in MOVES]) <= 1
+
+
+# ---- the plan ------------------------------------------------------------------------------------------------
+
+
+def plan_of(log: SimulatedLog, tables: dict[str, list[TableEntry]], *, silent: str = "n9") -> RecoveryPlan:
+    drafts, above = recover_from(log, tables)
+    nodes = [RecoveryNode(node=silent, state="silent", behind="log_behind")]
+    name = {rid(label): label for label in ("v1", "v2", "v3")}
+    return recover.plan(
+        drafts,
+        above,
+        now=log.ledger.pointers,
+        nodes=nodes,
+        rev=log.ledger.rev,
+        name=lambda release: name.get(release or "", "-"),
+    )
+
+
+def test_a_plan_names_both_sides_and_every_witness(acme: Acme) -> None:
+    acme.promote("v1")
+    plan = plan_of(acme.log, {"n1": [entry("v2", 2, epoch=3)], "n2": [entry("v3", 2)]})
+    (step,) = plan.steps
+    assert (step.tenant, step.route, step.label, step.generation) == (*ACME, "v1", 1)
+    assert step.adopted is not None
+    assert (step.adopted.label, step.adopted.epoch, step.adopted.nodes) == ("v2", 3, ("n1",))
+    (dropped,) = step.dropped
+    assert (dropped.label, dropped.nodes, dropped.why) == ("v3", ("n2",), "a newer one is adopted")
+    assert plan.epoch_above == 3
+
+
+def test_the_digest_of_a_plan_is_of_what_it_would_do(acme: Acme) -> None:
+    acme.promote("v1")
+    tables = {"n1": [entry("v2", 2, epoch=3)]}
+    digest_ = plan_of(acme.log, tables).digest
+    assert plan_of(acme.log, tables).digest == digest_
+    others = [
+        plan_of(acme.log, {"n1": [entry("v3", 2, epoch=3)]}),
+        plan_of(acme.log, {**tables, "n2": [entry("v3", 2)]}),
+        plan_of(acme.log, {**tables, "n2": [entry("v1", 1, epoch=1)], "n3": [entry("v1", 1, epoch=9)]}),
+        plan_of(acme.log, tables, silent="n8"),
+    ]
+    assert digest_ not in {plan.digest for plan in others}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
 from loradeck.cli.shared.options import exit_on_error, reason_option, together, yes_option
-from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.config import state_path
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.dataset_ledger import CollectRequest
+from loradeck.schemas.moves import RecoverRequest, RecoveryPlan
 
 _run_options = together(
     click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, PEM."),
@@ -58,27 +59,54 @@ def run(ctx: click.Context, /, **settings: Any) -> None:
 @hub.command()
 @reason_option(required=True)
 @click.option("--unproven", is_flag=True, help="Believe nodes too that cannot prove what they have seen.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @yes_option
 @writes
-async def recover(s: Session, reason: str, unproven: bool, yes: bool) -> None:
-    """After a restore from a backup: recover newer moves from the nodes, and raise the epoch.
+async def recover(s: Session, reason: str, unproven: bool, dry_run: bool, yes: bool) -> None:
+    """Plan what becomes of moves that nodes have seen and the log lacks; with a yes, carry it out.
 
+    After a restore from a backup, or when two hubs wrote to copies of one log. The newest move of each pointer is
+    adopted. Every other one that a node has seen stands in the log as dropped. The epoch is raised.
     Nodes prove what they have seen by the hub's signature. `--unproven` is for a hub whose trusted keys were lost too.
     """
-    state = await s.api.state()
-    s.out.say(f"{state.status.hub}: rev {state.status.rev}, epoch {state.status.epoch}, {utc(state.status.at_ms)}")
-    for node in state.nodes:
-        s.out.say(f" {node.node}: {'linked' if node.linked else 'LINK LOST'} {node.behind or ''}".rstrip())
-    missing = [node.node for node in state.nodes if not node.linked]
-    warning = f" {len(missing)} nodes are not linked; moves that only they know are not recovered." if missing else ""
-    s.confirm(f"Append the moves that the linked nodes know, and raise the epoch?{warning}", yes=yes)
-    result = await s.api.recover(reason, new_key(), unproven=unproven)
-    s.out.json(result)
-    for event in result.events:
-        where = f"{event.tenant}/{event.route}" if event.route else event.tenant
-        generation = f" gen {event.generation}" if event.generation is not None else ""
-        s.out.say(f" {event.kind.value} {where}{generation}  rev {event.rev}")
-    s.out.say(f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} events appended")
+    request = RecoverRequest(idempotency_key=new_key(), reason=reason, unproven=unproven)
+    plan = await s.api.plan_recover(request)
+    for text in _recovery(plan):
+        s.out.say(text)
+    if dry_run:
+        s.out.json(plan)
+        return
+    unknown = [node.node for node in plan.nodes if node.state != "answered"]
+    warning = f" What only {', '.join(unknown)} have seen stays unknown." if unknown else ""
+    s.confirm(f"Carry this out, and raise the epoch?{warning}", yes=yes)
+    result = await s.api.recover(request.model_copy(update={"plan": plan.digest}))
+    s.out.answer(result, f"recovered: rev {result.rev}, epoch {result.epoch}, {len(result.events)} events appended")
+
+
+def _recovery(plan: RecoveryPlan) -> Iterator[str]:
+    """A recovery's plan as lines of text."""
+    for step in plan.steps:
+        yield f"{step.tenant}/{step.route}: the log has {step.label}, gen {step.generation} of epoch {step.epoch}"
+        for verb, move in (*(("adopt", m) for m in (step.adopted,) if m), *(("DROP", m) for m in step.dropped)):
+            seen = f"gen {move.generation} of epoch {move.epoch}, seen by {', '.join(move.nodes) or 'nobody'}"
+            yield f"  {verb} {move.label}, {seen}: {move.why}"
+    if plan.further:
+        yield f"{len(plan.further)} further events: {', '.join(plan.further[:5])}" + (
+            " ..." if len(plan.further) > 5 else ""
+        )
+    if not plan.steps and not plan.further:
+        yield "no node has seen a move that the log lacks"
+    for node in plan.nodes:
+        yield f" {node.node}: {_ANSWERS[node.state]}{f' ({node.behind})' if node.behind else ''}"
+
+
+_ANSWERS = {
+    "answered": "sent its table",
+    "silent": "DID NOT ANSWER; it stays as it is until the next recover",
+    "away": "NOT LINKED; what only it has seen stays unknown until it is back",
+    "unproven": "NOT BELIEVED: it shows no signature of a hub of this log; see --unproven",
+}
+"""What a plan says of a node."""
 
 
 @hub.command()

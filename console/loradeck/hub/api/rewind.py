@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter
-from pydantic import Field
 from starlette.responses import Response
 
 from loradeck.hub.api.moves import actor_of, answer, move, nothing_moved, outcome
@@ -13,19 +12,11 @@ from loradeck.hub.api.parameters import Local, Operator, ThisHub, Wait
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rewind as rules
-from loradeck.schemas.ids import PointerKey, Reason, Strict
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, PointerState
-from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest
+from loradeck.schemas.moves import MoveResult, RecoverRequest, RecoveryPlan, RewindPlan, RewindRequest
 
 router = APIRouter(prefix="/v1", tags=["rewind"])
-
-
-class RecoverRequest(Strict):
-    """A recover, under the idempotency key of its events."""
-
-    idempotency_key: str = Field(min_length=8, max_length=100)
-    reason: Reason = ""
-    unproven: bool = Field(False, description="believe nodes too that have no signature for what they have seen")
 
 
 async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:
@@ -112,13 +103,18 @@ async def rewind(body: RewindRequest, hub: ThisHub, caller: Operator, wait: Wait
     return answer(result.model_copy(update={"skipped": skipped}))
 
 
-@router.post("/recover", response_model=MoveResult)
+@router.post("/recover", response_model=RecoveryPlan | MoveResult)
 async def recover(body: RecoverRequest, hub: ThisHub, caller: Local) -> Response:
-    """Adopts the moves that nodes have seen and this log lacks, and raises the epoch above theirs."""
+    """Adopts or drops the moves that nodes have seen and this log lacks, and raises the epoch above theirs.
+
+    A dry run answers with a plan; executing sends its digest back.
+    """
+    if body.dry_run:
+        plan = await hub.recovery.plan(unproven=body.unproven)
+        return Response(plan.model_dump_json(), media_type="application/json")
     replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
     if replayed is None:
-        async with hub.log.moving:
-            replayed = await hub.recovery.run(
-                body.idempotency_key, body.reason, actor_of(caller), unproven=body.unproven
-            )
+        replayed = await hub.recovery.run(
+            body.idempotency_key, body.reason, actor_of(caller), plan=body.plan, unproven=body.unproven
+        )
     return answer(await outcome(hub, replayed))

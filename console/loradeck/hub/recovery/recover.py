@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.log.background import Background
@@ -26,10 +28,13 @@ from loradeck.rules.moves import recover
 from loradeck.rules.moves import witness as witness_rules
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.witness import Standing
+from loradeck.schemas.ids import PointerKey, Role, short
 from loradeck.schemas.link import Hello, TableAsk, TableState
+from loradeck.schemas.log import Draft, Event
+from loradeck.schemas.moves import RecoveryNode, RecoveryPlan
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import TableEntry
-from loradeck.store.interface import Committed
+from loradeck.store.interface import Committed, Store
 
 log = logging.getLogger("loradeck.hub.recovery.recover")
 
@@ -58,9 +63,7 @@ class Recovery:
     _startup: Startup
     _changes: Changes
     _background: Background
-    _tables: dict[str, TableState] = field(default_factory=dict, init=False)
-    _asked: set[str] = field(default_factory=set, init=False)
-    _came: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _asked: dict[str, asyncio.Future[TableState]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         behind, epoch = self._store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
@@ -118,73 +121,121 @@ class Recovery:
         await self._store(lambda s: s.set_meta(BEHIND, node))
 
     def table(self, node: Node, state: TableState) -> None:
-        """Keeps a node's table; one that nobody asked for is dropped."""
-        if node.name in self._asked:
-            self._tables[node.name] = state
-            self._came.set()
+        """Gives a node's table to whoever waits for it; one that nobody asked for is dropped."""
+        waiting = self._asked.pop(node.name, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(state)
 
-    async def run(self, key: str, reason: str, actor: Actor, *, unproven: bool = False) -> Committed:
-        """Asks all linked nodes, appends what the log lacks, and raises the epoch. The caller holds `Log.moving`.
+    # ---- the plan ------------------------------------------------------------------------------------------
 
-        Nodes that cannot prove what they say are asked only if `unproven` is set; the others stay held back.
+    async def plan(self, *, unproven: bool) -> RecoveryPlan:
+        """Asks all linked nodes for their tables, and says what a recover would append. Changes nothing."""
+        tables = await self._gather(unproven)
+        return (await self._drafted(tables, Actor(name="", role=Role.VIEWER), "", unproven=unproven))[1]
 
-        Raises: Refused `recover_incomplete` when a linked node did not send its table: nothing was changed.
+    async def run(self, key: str, reason: str, actor: Actor, *, plan: str | None, unproven: bool) -> Committed:
+        """Appends what the plan says, and raises the epoch.
+
+        Nodes that cannot prove what they say are believed only if `unproven` is set. These, and nodes that did not
+        answer, stay held back: each alone, until the next recover.
+
+        Raises: Refused `plan_required`, `plan_changed`: nothing was changed.
         """
-        linked = [n for n in self._fleet.linked() if unproven or n.behind != UNPROVEN]
-        self._tables.clear()
-        self._asked = {n.name for n in linked}
-        for node in linked:
-            assert node.link is not None
-            node.link.put_message(TableAsk())
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                while self._missing():
-                    self._came.clear()
-                    await self._came.wait()
-        except TimeoutError:
-            raise Refused(
-                "recover_incomplete",
-                "a linked node did not send its table",
-                detail=", ".join(self._missing()),
-                fix="look at the node, or stop its agent, and recover again; nothing was changed",
-            ) from None
-        finally:
-            self._asked = set()
-        states = sorted(self._tables.values(), key=lambda s: (s.epoch, s.rev), reverse=True)
-        entries = [e for s in states for e in s.entries]
-        await self._register(entries)
-        # Keys and settings that people have changed since a recover are not put back by a node that missed it.
-        newer = [s for s in states if not self._missed(s) and not await self._log.has(s.rev, s.hash)]
-        ahead = [e for s in newer for e in s.entries]
-        drafts, above = recover.drafts(
-            self._log.state.pointers,
-            entries,
-            tenants=self._log.state.tenants,
-            actor=actor,
-            reason=reason,
-            ahead=ahead,
-        )
-        above = max([above, *(s.epoch for s in states)])
-        committed = await self._log.adopt(drafts, epoch_above=above, key=key)
+        if plan is None:
+            raise Refused("plan_required", "a recover sends back the digest of its plan", fix="ask for the plan first")
+        tables = await self._gather(unproven)
+        async with self._log.moving:
+            events, found = await self._drafted(tables, actor, reason, unproven=unproven)
+            if found.digest != plan:
+                raise Refused(
+                    "plan_changed",
+                    "a recover would now do something else than was planned",
+                    detail=f"plan {short(plan)}, now {short(found.digest)}; nothing was changed",
+                    fix="look at the plan again",
+                    context={"plan": found.model_dump(mode="json")},
+                )
+            await self._register([entry for state in tables.values() for entry in state.entries])
+            committed = await self._log.adopt(events, epoch_above=found.epoch_above, key=key)
+            await self._recovered(tables)
+        log.warning("recovered events=%d epoch=%d rev=%d", len(committed.events), self._epoch, self._log.state.rev)
+        return committed
+
+    async def _recovered(self, tables: Mapping[str, TableState]) -> None:
+        """Makes moves again, and steers the nodes whose tables were taken into account."""
         self._epoch = self._log.state.epoch
-        await self._store(lambda s: s.set_meta(EPOCH, str(self._log.state.epoch)))
+        await self._store(lambda s: s.set_meta(EPOCH, str(self._epoch)))
         await self._store(lambda s: s.set_meta(BEHIND, ""))
         self.behind = False
         self._startup.end("a person has recovered it")
-        for node in self._fleet.nodes.values():
-            if unproven or node.behind != UNPROVEN:
-                node.behind = None
-                if node.link is not None:
-                    node.link.steer()
+        for name in tables:
+            node = self._fleet.nodes[name]
+            node.behind = None
+            if node.link is not None:
+                node.link.steer()
         self._changes.status()
-        log.warning(
-            "recovered events=%d epoch=%d rev=%d", len(committed.events), self._log.state.epoch, self._log.state.rev
-        )
-        return committed
 
-    def _missing(self) -> list[str]:
-        linked = {n.name for n in self._fleet.linked()}
-        return sorted((self._asked & linked) - self._tables.keys())
+    async def _gather(self, unproven: bool) -> dict[str, TableState]:
+        """The tables of the linked nodes that are believed, by node, the newest first; silent nodes are missing."""
+        nodes = [node for node in self._fleet.linked() if unproven or node.behind != UNPROVEN]
+        waiting = {node.name: self._ask(node) for node in nodes}
+        if waiting:
+            await asyncio.wait(waiting.values(), timeout=ANSWER_S)
+        tables = {name: table.result() for name, table in waiting.items() if table.done() and not table.cancelled()}
+        return dict(sorted(tables.items(), key=lambda one: (-one[1].epoch, -one[1].rev, one[0])))
+
+    def _ask(self, node: Node) -> asyncio.Future[TableState]:
+        """Asks a node for its table, unless it is asked already."""
+        waiting = self._asked.get(node.name)
+        if waiting is None or waiting.done():
+            waiting = self._asked[node.name] = asyncio.get_running_loop().create_future()
+        assert node.link is not None
+        node.link.put_message(TableAsk())
+        return waiting
+
+    async def _drafted(
+        self, tables: Mapping[str, TableState], actor: Actor, reason: str, *, unproven: bool
+    ) -> tuple[list[Draft], RecoveryPlan]:
+        """The events that a recover appends for these tables, and the plan that they are."""
+        state = self._log.state
+        # Keys and settings that people have changed since a recover are not put back by a node that missed it.
+        newer = [s for s in tables.values() if not self._missed(s) and not await self._log.has(s.rev, s.hash)]
+        held = {name: table.entries for name, table in tables.items()}
+        entries = [entry for table in tables.values() for entry in table.entries]
+        events, above = recover.drafts(
+            state.pointers,
+            entries,
+            tenants=state.tenants,
+            actor=actor,
+            reason=reason,
+            ahead=[entry for table in newer for entry in table.entries],
+            lacking=witness_rules.lacking(held, await self._known(entries)),
+        )
+        names = {ref.id: ref.label for entry in entries for ref in (entry.current, *entry.beneath) if ref is not None}
+        plan = recover.plan(
+            events,
+            max([above, *(table.epoch for table in tables.values())]),
+            now=state.pointers,
+            nodes=[_said(node, tables, unproven) for _, node in sorted(self._fleet.nodes.items())],
+            rev=state.rev,
+            name=lambda release: names.get(release or "") or self._registry.catalogue.called(release),
+        )
+        return events, plan
+
+    async def _known(self, entries: Sequence[TableEntry]) -> witness_rules.Known:
+        """Which of the moves in nodes' tables this log knows. Reads the history of pointers that are not there now."""
+        moves = {(p.key, (p.moved_epoch, p.generation), p.release) for p in self._log.state.pointers.values()}
+        known, since = witness_rules.known_to(moves), dict[PointerKey, int]()
+        for entry in entries:
+            if not known(entry.key, entry.fence, entry.current.id if entry.current is not None else None):
+                since[entry.key] = min(entry.epoch, since.get(entry.key, entry.epoch))
+        for key, epoch in since.items():
+            before: int | None = None
+            while page := await self._store(partial(_history, key, before)):
+                moves.update(move for event in page for move in witness_rules.moves_of(event))
+                if page[-1].epoch < epoch:
+                    break
+                before = page[-1].rev
+        return witness_rules.known_to(moves)
 
     async def _register(self, entries: list[TableEntry]) -> None:
         """Registers releases that nodes serve and this registry has lost with its newest documents."""
@@ -196,3 +247,18 @@ class Recovery:
                     wanted[ref.id] = ref.release
         for release in wanted.values():
             await self._registry.register_release(release, "recover")
+
+
+def _history(key: PointerKey, before: int | None, store: Store) -> list[Event]:
+    return store.history(tenant=key[0], route=key[1], before_rev=before, limit=100)
+
+
+def _said(node: Node, tables: Mapping[str, TableState], unproven: bool) -> RecoveryNode:
+    """What a recover knows of a node."""
+    if node.name in tables:
+        state = "answered"
+    elif node.link is None:
+        state = "away"
+    else:
+        state = "unproven" if node.behind == UNPROVEN and not unproven else "silent"
+    return RecoveryNode.model_validate({"node": node.name, "state": state, "behind": node.behind})

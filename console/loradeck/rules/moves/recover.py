@@ -6,12 +6,14 @@ each entry on any agent wins over the older hub, and no router is pulled back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
+from loradeck.rules.moves.witness import Witnessed
 from loradeck.schemas.candidate import Split
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.log import Draft, EventKind, PointerState
+from loradeck.schemas.moves import RecoveryMove, RecoveryNode, RecoveryPlan, RecoveryStep
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import TableEntry
 from loradeck.schemas.tenant import CallerKey, TenantState
@@ -48,11 +50,12 @@ def drafts(
     actor: Actor,
     reason: str,
     ahead: Iterable[TableEntry] = (),
+    lacking: Iterable[Witnessed] = (),
 ) -> tuple[list[Draft], int]:
     """The events that bring an older log up to the agents' tables, and the epoch that the new one must exceed.
 
-    An entry wins over its pointer if its (epoch, generation) is above that of the pointer's last move and generation or
-    release differ, or if both are equal and the release differs. The recovered move gets a generation above both, so
+    An entry wins over its pointer if its (epoch, generation) is above that of the pointer's last move, or if both are
+    equal and the release differs. The recovered move gets a generation above both, so
     that no number ever stands for two moves. No candidate is restored: one whose steps were lost is out. The pointer is
     held: the quarantines of the lost part are unknown, so a person looks before automation promotes. A quarantine of
     the release being served was lifted in the lost part, so it goes. Tenants and routes that the older log lacks are
@@ -64,6 +67,8 @@ def drafts(
         ahead: the entries of tables whose rev this log lacks, the newest table's first. Their callers' keys, suspension
             and settings replace those of tenants and routes that the older log has: a key that was withdrawn in the
             lost part stays withdrawn.
+        lacking: the moves that nodes hold and the log does not know. Each that is not adopted gets an event that says
+            so, so that no move that was ever acknowledged is gone without a line.
     """
     best = newest(entries)
     epoch_above = max((entry.epoch for entry in best.values()), default=0)
@@ -116,11 +121,92 @@ def drafts(
             config = tenant.routes[entry.route].model_copy(update=_settings(entry))
             if config != tenant.routes[entry.route]:
                 events.append(_route_as(config, entry, actor, reason))
+    adopted = {_fence_of(draft): draft for draft in events if draft.kind is EventKind.RECOVER}
+    for move in lacking:
+        taken = adopted.get((*move.key, *move.fence))
+        if taken is not None and taken.pointer is not None and taken.pointer.release == move.release:
+            taken.payload["nodes"] = list(move.nodes)
+        else:
+            events.append(_dropped(move, actor, reason))
     return events, epoch_above
 
 
+def plan(
+    events: Sequence[Draft],
+    above: int,
+    *,
+    now: Mapping[PointerKey, PointerState],
+    nodes: Sequence[RecoveryNode],
+    rev: int,
+    name: Callable[[str | None], str],
+) -> RecoveryPlan:
+    """The events and the epoch of `drafts` in words: what the log has, what is adopted, what is dropped and why.
+
+    Its digest covers the events, the epoch and the nodes that did not answer, and not who asks and why.
+    """
+    steps: dict[PointerKey, RecoveryStep] = {}
+    further = []
+    for draft in events:
+        if draft.kind not in (EventKind.RECOVER, EventKind.DROPPED):
+            further.append(f"{draft.kind.value} {'/'.join(filter(None, (draft.tenant, draft.route)))}")
+            continue
+        tenant, route, epoch, generation = _fence_of(draft)
+        key = (tenant, route)
+        pointer = now.get(key) or PointerState(tenant=tenant, route=route)
+        step = steps.get(key) or RecoveryStep(
+            tenant=tenant,
+            route=route,
+            epoch=pointer.moved_epoch,
+            generation=pointer.generation,
+            release=pointer.release,
+            label=name(pointer.release),
+        )
+        adopted = draft.kind is EventKind.RECOVER and draft.pointer is not None
+        release = draft.pointer.release if draft.pointer is not None else draft.payload["release"]
+        move = RecoveryMove(
+            epoch=epoch,
+            generation=generation,
+            release=release,
+            label=name(release),
+            nodes=draft.payload.get("nodes", ()),
+            why="the newest that any node holds"
+            if adopted
+            else "a newer one is adopted"
+            if step.adopted is not None
+            else "the log has moved since",
+        )
+        update = {"adopted": move} if adopted else {"dropped": (*step.dropped, move)}
+        steps[key] = step.model_copy(update=update)
+    body = {
+        "events": [draft.model_dump(mode="json", exclude={"actor", "role", "reason"}) for draft in events],
+        "above": str(above),
+        "silent": sorted(node.node for node in nodes if node.state == "silent"),
+    }
+    return RecoveryPlan(
+        digest=digest_of(body),
+        rev=rev,
+        epoch_above=above,
+        steps=tuple(step for _, step in sorted(steps.items())),
+        further=tuple(further),
+        nodes=tuple(nodes),
+    )
+
+
+def _fence_of(draft: Draft) -> tuple[str, str, int, int]:
+    """The pointer and the fence of the move that an event of a recover adopts or drops."""
+    return draft.tenant, str(draft.route), int(draft.payload["epoch"]), int(draft.payload["generation"])
+
+
+def _dropped(move: Witnessed, actor: Actor, reason: str) -> Draft:
+    """The event that says that a witnessed move is not adopted. It moves nothing."""
+    epoch, generation = move.fence
+    payload: dict[str, object] = {"epoch": epoch, "generation": generation}
+    payload |= {"release": move.release, "nodes": list(move.nodes)}
+    return tenant_draft(EventKind.DROPPED, move.key[0], actor, reason, payload, route=move.key[1])
+
+
 def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool:
-    if (entry.generation, release) == (pointer.generation, pointer.release):
+    if (entry.fence, release) == ((pointer.moved_epoch, pointer.generation), pointer.release):
         return _step(entry.candidate) > _step(pointer.candidate)
     if release is None and entry.fence == (pointer.moved_epoch, pointer.generation):
         return False  # a tombstone of the pointer's last move, withdrawn from that node: not a move

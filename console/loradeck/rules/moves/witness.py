@@ -7,10 +7,20 @@ node and nobody else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.position import Position
+from loradeck.schemas.table import TableEntry
+
+Fence = tuple[int, int]
+"""(epoch, generation) of a move."""
+
+Known = Callable[[PointerKey, Fence, str | None], bool]
+"""Says whether the log knows a move of a pointer, by its fence and its release."""
 
 
 class Standing(StrEnum):
@@ -76,3 +86,60 @@ def judge(
         return Standing.UNPROVEN
     known = incarnations.get(witnessed.epoch)
     return Standing.FORK if known is not None and known != witnessed.incarnation else Standing.LOST_TAIL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witnessed:
+    """A move that nodes hold in their tables. `release` is None where nothing is live after it."""
+
+    key: PointerKey
+    fence: Fence
+    release: str | None
+    nodes: tuple[str, ...]
+
+
+def lacking(tables: Mapping[str, Iterable[TableEntry]], known: Known) -> list[Witnessed]:
+    """The moves that nodes hold and the log does not know, sorted by pointer, the newest first.
+
+    A tombstone beside an entry of its fence is of a node from which the pointer was withdrawn, and no move of its own.
+
+    Args:
+        tables: node -> the entries of its table.
+    """
+    found: dict[tuple[PointerKey, Fence], dict[str | None, list[str]]] = {}
+    for node, entries in sorted(tables.items()):
+        for entry in entries:
+            release = entry.current.id if entry.current is not None else None
+            found.setdefault((entry.key, entry.fence), {}).setdefault(release, []).append(node)
+    moves = []
+    for (key, fence), releases in found.items():
+        if len(releases) > 1:
+            releases.pop(None, None)
+        moves += [
+            Witnessed(key=key, fence=fence, release=release, nodes=tuple(nodes))
+            for release, nodes in releases.items()
+            if not known(key, fence, release)
+        ]
+    return sorted(moves, key=lambda move: (move.key, [-part for part in move.fence], move.release or ""))
+
+
+def moves_of(event: Event) -> list[tuple[PointerKey, Fence, str | None]]:
+    """The moves that an event makes, adopts or drops, each as (pointer, fence, release).
+
+    A move that a recover adopts stands in the log under a new fence, and in the event's payload under its own.
+    """
+    key, release = (event.tenant, str(event.route)), event.to_release
+    moves = [(key, (event.epoch, event.generation or 0), release)] if event.kind in MOVES else []
+    if event.kind in (EventKind.RECOVER, EventKind.DROPPED):
+        moves.append((key, (int(event.payload["epoch"]), int(event.payload["generation"])), release))
+    return moves
+
+
+def known_to(moves: Collection[tuple[PointerKey, Fence, str | None]]) -> Known:
+    """The predicate `Known` of a log that tells of these moves. It knows the tombstone of each of them."""
+    fences = {(key, fence) for key, fence, _ in moves}
+
+    def known(key: PointerKey, fence: Fence, release: str | None) -> bool:
+        return (key, fence, release) in moves or (release is None and (key, fence) in fences)
+
+    return known
