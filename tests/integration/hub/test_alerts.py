@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.fakes.hub_in_process import Deck
+from tests.fakes.hub_in_process import Deck, key
 from tests.integration.hub.conftest import Join
 
 from loradeck.cli import cli
 from loradeck.client.times import moment
+from loradeck.schemas.link import AckState
 
 RULES: list[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[3] / "docs" / "alerts.yml").read_text(encoding="utf-8")
@@ -87,6 +88,39 @@ async def test_a_pointer_whose_ways_back_are_all_ruled_out_is_alerted_on_with_th
     at = moment(words[words.index("--at") + 1], now_ms=int(time.time() * 1000), zoneless=False)
     row = await deck.row()
     assert at == row.pointer.moved_ms
+
+
+async def test_a_failed_promote_is_alerted_on_until_the_next_one(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    agent = await join("n1")
+    one = await deck.release(seed=1)
+
+    async def fires() -> list[tuple[dict[str, str], float]]:
+        series = await said(deck)
+        return {rule["alert"]: firing(rule, series) for rule in RULES}["LoradeckPromoteFailed"]
+
+    agent.prepares = "fail"
+    body = {"release": one, "expected_generation": 0, "idempotency_key": key()}
+    answer = await deck.local.post("tenants/acme/routes/production/promote", json=body)
+    assert answer.json()["code"] == "prepare_failed"
+    ((labels, _),) = await fires()
+    assert (labels["tenant"], labels["route"]) == ("acme", "production")
+    agent.prepares = "finish"
+    await deck.promote(one)
+    assert await fires() == []
+
+
+async def test_replicas_that_are_only_listed_are_counted_and_open_a_ticket(deck: Deck, join: Join) -> None:
+    await deck.tenant()
+    await deck.tenant("bolt")
+    await join("n1")
+    (await join("n2")).proof = AckState.LISTED
+    await deck.promote(await deck.release())
+    series = await said(deck)
+    listed = {labels: value for (name, labels), value in series.items() if name == "loradeck_pointer_listed_replicas"}
+    assert listed == {'release="v1",route="production",tenant="acme"': 1}
+    ((labels, value),) = {rule["alert"]: firing(rule, series) for rule in RULES}["LoradeckOnlyListed"]
+    assert (labels["tenant"], labels["release"], value) == ("acme", "v1", 1)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])

@@ -80,7 +80,8 @@ SLICE = 20
 
 
 async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
-    """The metrics of pointers as Prometheus text: a series for each flag that alerts, and the last minute's shares.
+    """The metrics of pointers as Prometheus text: a series for each flag that alerts, the last minute's shares, and
+    replicas that are only listed.
 
     `rows` are built as they are taken.
     """
@@ -95,12 +96,20 @@ async def pointer_metrics(rows: Iterable[TenantRow]) -> bytes:
         name: Gauge(f"loradeck_pointer_{name}_share", text, ["tenant", "route", "release"], registry=registry)
         for name, text in _SHARES.items()
     }
+    listed = Gauge(
+        "loradeck_pointer_listed_replicas",
+        "Placed replicas whose engine lists the live release while no canary tells it from its base or its prior.",
+        ["tenant", "route", "release"],
+        registry=registry,
+    )
     for number, row in enumerate(rows):
         release = row.live.label if row.live is not None else ""
         for name in alerting(row):
             # Half a millisecond on: templates cut a time to milliseconds, and must not cut it to the one before.
             moved = ((row.pointer.moved_ms or 0) + 0.5) / 1000
             flag.labels(row.tenant, row.route, name, release).set(moved)
+        if row.listed:
+            listed.labels(row.tenant, row.route, release).set(row.listed)
         minute = row.minute
         for name, share in zip(_SHARES, (minute.bad_share, minute.failed_share, minute.refused_share), strict=True):
             if share is not None:

@@ -11,7 +11,7 @@ NEEDS_YOU = ("BAD", "UNPRVN", "FAILED")
 """Flags that need a person, the worst first. No way back is none of them: each tenant's first release has none."""
 
 
-ALERTING = ("BAD", "UNPRVN", "NOPRIOR")
+ALERTING = ("BAD", "UNPRVN", "FAILED", "NOPRIOR")
 """Flags that docs/alerts.yml alerts on."""
 
 
