@@ -195,6 +195,7 @@ class Agent:
             self.jobs.run(),
             self.inputs.run(),
             self.collector.run(),
+            self.collector.run_merged(),
             self.telemetry.run(),
         ]
 

@@ -50,7 +50,7 @@ class Reports:
         """The first message of a link. Cursor and pins are the router's, read from its file where none answers."""
         await self.sync.read_file()
         durable = self.sync.durable
-        self._stored_sent = self.store.stored
+        self._stored_sent = self._stored()
         return Hello(
             node=self.config.node,
             boot=self.boot,
@@ -68,6 +68,10 @@ class Reports:
             protocol=PROTOCOL,
             features=self.sync.features,
         )
+
+    def _stored(self) -> frozenset[str]:
+        """Digests of what lies in this node's folders: adapters, and weights that were merged here."""
+        return self.store.stored | self.folder.merged_here()
 
     async def run(self, link: Link) -> None:
         """Sends a report each second while there is a link, for ever, and shows `status` that the agent lives."""
@@ -93,8 +97,9 @@ class Reports:
         if silences >= ROUTER_SILENCES:
             unreached = f"the router does not answer; its log is {self.folder.router_log}"
         seen, stored = self.telemetry.snapshot(), None
-        if self.store.stored != self._stored_sent:
-            self._stored_sent = self.store.stored
+        here = self._stored()
+        if here != self._stored_sent:
+            self._stored_sent = here
             stored = tuple(sorted(self._stored_sent))
         return Report(
             replicas=tuple(life.report(seen.gpus, unreached) for life in self.lives),

@@ -69,6 +69,10 @@ class StateFolder:
         """Folder of an adapter's files, by adapter digest."""
         return self.releases / adapter
 
+    def merged_here(self) -> frozenset[str]:
+        """Digests of the merged weights that lie in this folder."""
+        return frozenset(path.name for path in self.merged.iterdir() if path.is_dir())
+
     def make(self) -> None:
         """Creates the folders, each 0700.
 

@@ -1,8 +1,9 @@
-"""Garbage collection of adapters on this node's disk that nobody can go back to any more.
+"""Garbage collection of adapters and merged weights on this node's disk that nobody can go back to any more.
 
 Those are adapters whose release the hub has revoked (`hub collect` does that first), that no entry, pin or job here
 names, and that no engine lists: one that is listed and gone would end its engine at the next request. So nothing
-goes unless every engine of this node has just listed its adapters.
+goes unless every engine of this node has just listed its adapters. Merged weights go once they or their release are
+revoked, as an erasure of rows does it, nothing here names the release, and no engine runs on them.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loradeck.artifacts.staging import remove
-from loradeck.schemas.attestation import AttestationKind
+from loradeck.schemas.attestation import AttestationKind, BaseLineage
 from loradeck.schemas.link import EngineState
+from loradeck.schemas.release import Form, Release
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.state_folder import StateFolder, holder_of
 from loradeck_agent.serving.replica import EngineReplica
@@ -25,11 +27,13 @@ from loradeck_agent.uplink.hub_api import HubApi
 log = logging.getLogger(__name__)
 
 LOOK_S = 6 * 3600.0
+MERGED_S = 600.0
+"""How often the hub is asked whether merged weights of this node are revoked."""
 
 
 @dataclass(frozen=True)
 class Collector:
-    """Removes revoked adapters that nothing on this node names.
+    """Removes revoked adapters and merged weights that nothing on this node names.
 
     Args:
         named: ids of the releases that something here names or holds.
@@ -51,6 +55,56 @@ class Collector:
                 await self.collect()
             except (AgentError, OSError) as error:
                 log.warning("adapters that nobody can go back to stay on this node for now: %s", error)
+
+    async def run_merged(self) -> None:
+        """Collects merged weights every ten minutes until cancelled."""
+        while True:
+            await asyncio.sleep(MERGED_S)
+            try:
+                await self.collect_merged()
+            except (AgentError, OSError) as error:
+                log.warning("it is not known which merged weights of this node were revoked: %s", error)
+
+    async def collect_merged(self) -> tuple[str, ...]:
+        """Removes merged weights that may go, by their digests as bases. Returns these.
+
+        Raises:
+            AgentError: the hub did not answer: nothing was removed. OSError: the disk refused.
+        """
+        here = self.folder.merged_here()
+        if not here:
+            return ()
+        revoked = {attestation.subject for attestation in await self.hub.attestations(AttestationKind.REVOCATION)}
+        going = []
+        for digest in sorted(here):
+            releases = {digest, *await self._releases_of(digest)}
+            if not releases.isdisjoint(revoked) and self._is_free(digest, releases):
+                folder = self.folder.merged / digest
+                await asyncio.to_thread(remove, folder.with_name(f"{digest}.manifest.json"))
+                await asyncio.to_thread(remove, folder)
+                log.info("the merged weights %s are revoked: their files are removed", digest[:12])
+                going.append(digest)
+        return tuple(going)
+
+    async def _releases_of(self, merged: str) -> set[str]:
+        """Ids of the releases that weights merged here are served as."""
+        stated = await self.hub.attestations(AttestationKind.LINEAGE, merged)
+        made = [BaseLineage.model_validate(attestation.body) for attestation in stated]
+        return {
+            Release(tenant=one.tenant, form=Form.MERGED, base=one.base, adapter=one.adapter, merged=merged).id
+            for one in made
+        }
+
+    def _is_free(self, merged: str, releases: set[str]) -> bool:
+        """Whether nothing here names merged weights, and no engine runs on them."""
+        if self.unsure() or not releases.isdisjoint(self.named()):
+            return False
+        folder = (self.folder.merged / merged).resolve()
+        return not any(
+            engine.config.base.resolve() == folder
+            and (engine.state is not EngineState.STOPPED or holder_of(self.folder.engine_lock(engine.config.name)))
+            for engine in self.engines
+        )
 
     async def collect(self) -> tuple[str, ...]:
         """Removes adapters that may go. Returns their digests.

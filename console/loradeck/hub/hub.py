@@ -171,7 +171,7 @@ class Hub:
         results = Results(catalogue, attestations, gates, lineage, merging)
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel
-        self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, every, cancel)
+        self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
 
     def _build_views(self, *, name: str, production: bool, sqlite: str) -> None:

@@ -147,8 +147,23 @@ class ErasurePointer(Wire):
         return self.way_back is not None and self.way_back_after is None
 
 
+class WeightsPlace(Wire):
+    """A node with weights that descend from the rows: merged into a base, or a base trained in full."""
+
+    base: Digest
+    label: str
+    node: str
+    linked: bool = Field(description="whether the node has a link; one without hears of the erasure when it is back")
+    managed: bool = Field(
+        description="in its agent's folder of merged weights; else an engine's base, or the result of a full training"
+    )
+
+
 class ErasurePlan(Wire):
-    """The descendants of the rows, and what an erasure would do to them. `digest` covers all other fields."""
+    """The descendants of the rows, and what an erasure would do to them.
+
+    `digest` covers all other fields but `weights` and `done`.
+    """
 
     digest: Digest
     rows: tuple[Digest, ...]
@@ -168,6 +183,9 @@ class ErasurePlan(Wire):
     tenants: tuple[Name, ...] = ()
     pointers: tuple[ErasurePointer, ...] = ()
     retire: bool = False
+    weights: tuple[WeightsPlace, ...] = Field(
+        (), description="on the nodes now: with `retire`, agents remove those in their folder once nothing serves them"
+    )
     done: bool = Field(False, description="carried out")
 
 

@@ -7,10 +7,12 @@ from unittest.mock import AsyncMock
 
 import pytest
 from tests.fakes.hub_in_process import BASE, OTHER_BASE, Deck, key, running, until
+from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 from tests.integration.hub.test_ledger import HUMAN, dataset, items, manifest, row, training
 
 from loradeck.artifacts.dataset_rows import row_digest
+from loradeck.schemas.attestation import BaseLineage
 from loradeck.schemas.dataset_ledger import ErasurePlan
 from loradeck.schemas.jobs import ExecutorEventType
 from loradeck.schemas.moves import PromoteRequest
@@ -121,7 +123,7 @@ async def test_after_an_erasure_nothing_that_descends_goes_forward(acme: Deck, j
     await acme.refused(409, "erased_row", "POST", path, override)
 
 
-async def trained_base(deck: Deck, join: Join, holding: str) -> None:
+async def trained_base(deck: Deck, join: Join, holding: str) -> FakeAgent:
     """OTHER_BASE, which a job of acme made by training every weight, is registered by a person."""
     agent = await join("n1")
     spec = training(holding)
@@ -131,6 +133,7 @@ async def trained_base(deck: Deck, join: Join, holding: str) -> None:
     await agent.say(assigned, ExecutorEventType.FINISHED, {"base": OTHER_BASE.digest, "folder": "/out"})
     await until(lambda: deck.hub.jobs.get(submitted).ended_ms, "over")  # type: ignore[union-attr]
     await deck.base(OTHER_BASE)
+    return agent
 
 
 async def on_other_base(deck: Deck, seed: int, tenant: str = "acme") -> dict[str, Any]:
@@ -191,6 +194,63 @@ async def test_rows_are_erased_from_merged_weights_and_from_adapters_trained_on_
     await join("n1", base=OTHER_BASE.digest)
     await refused_promote(acme, "erased_row", on_merged["release"])
     await refused_promote(acme, "erased_row", acme.hub.catalogue.base_alone_id("acme", OTHER_BASE.digest))
+
+
+async def test_the_plan_names_the_nodes_with_weights_that_descend_and_retiring_revokes_these(
+    acme: Deck, join: Join
+) -> None:
+    holding = await dataset(acme, [ROW])
+    one = await version(acme, 1, holding)
+    await acme.base(OTHER_BASE)
+    body = {"tenant": "acme", "adapter": one["release"], "merged": OTHER_BASE.digest}
+    await acme.ok("POST", "releases", body)
+    here = await join("n1")
+    here.stored = (OTHER_BASE.digest,)
+    await here.leave()
+    await here.join()
+    away = await join("n2")
+    away.stored = (OTHER_BASE.digest,)
+    await away.leave()
+    await away.join()
+    await join("n3", base=OTHER_BASE.digest)
+    found = await plan(acme, rows=[DIGEST], retire=True)
+    await away.leave()
+    await until(lambda: not acme.hub.fleet.nodes["n2"].linked, "n2 has left")
+    again = await plan(acme, rows=[DIGEST], retire=True)
+    assert found.digest == again.digest, "who is linked changes nothing of what would be done"
+    assert [(w.node, w.base, w.linked, w.managed) for w in again.weights] == [
+        ("n1", OTHER_BASE.digest, True, True),
+        ("n2", OTHER_BASE.digest, False, True),
+        ("n3", OTHER_BASE.digest, True, False),
+    ]
+    done = ErasurePlan.model_validate(await acme.ok("POST", "erasures", execution(found)))
+    assert [w.node for w in done.weights] == ["n1", "n2", "n3"]
+    stated = await acme.ok("GET", "attestations?kind=revocation")
+    assert OTHER_BASE.digest in {one["subject"] for one in stated}
+    here.stored = ()
+    await here.leave()
+    await here.join()
+    assert [w.node for w in (await plan(acme, rows=[DIGEST], retire=True)).weights] == ["n2", "n3"]
+
+
+async def test_weights_on_a_node_that_is_not_heard_are_known_by_the_jobs_that_it_ran(acme: Deck, join: Join) -> None:
+    holding = await dataset(acme, [ROW])
+    one = await version(acme, 1, holding)
+    agent = await trained_base(acme, join, holding)
+    (job,) = [job.id for job in acme.hub.jobs.newest()]
+    made = BaseLineage(tenant="acme", job=job, base=BASE.digest, adapter=one["digest"])
+    await acme.hub.lineage.record("e" * 64, made)
+
+    async def places() -> list[tuple[str, str, bool, bool]]:
+        return [(w.node, w.base, w.linked, w.managed) for w in (await plan(acme, rows=[DIGEST])).weights]
+
+    trained = ("n1", OTHER_BASE.digest, True, False)
+    assert await places() == [trained], "n1 says that no merged weights lie there"
+    await agent.leave()
+    node = acme.hub.fleet.nodes["n1"]
+    await until(lambda: not node.linked, "n1 has left")
+    node.heard = None
+    assert sorted(await places()) == sorted([("n1", OTHER_BASE.digest, False, False), ("n1", "e" * 64, False, True)])
 
 
 async def test_a_base_that_a_job_made_is_its_tenants_own(acme: Deck, join: Join) -> None:

@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 from tests.integration.agent.artifacts import Adapter, entry, make_adapter
 
-from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.attestation import Attestation, AttestationKind, BaseLineage
 from loradeck.schemas.link import EngineState
+from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -41,22 +42,32 @@ class Node:
             folder.chmod(0o500)
             folder.with_suffix(".json").write_text(adapter.manifest.model_dump_json())
         self.revoked: list[Adapter] = self.adapters[:2]
+        self.made: dict[str, BaseLineage] = {}
+        self.revoked_weights: set[str] = set()
         self.named: set[str] = set()
         self.listed: dict[str, str] = {}
         self.hub_down = self.engine_down = self.unsure = False
         self.engine = SimpleNamespace(
-            up=True, state=EngineState.UP, api=SimpleNamespace(models=self._models), config=SimpleNamespace(name="e0")
+            up=True,
+            state=EngineState.UP,
+            api=SimpleNamespace(models=self._models),
+            config=SimpleNamespace(name="e0", base=Path("/nowhere")),
         )
         self.store = ReleaseStore(self.folder, cast(HubApi, self))
 
-    async def attestations(self, kind: AttestationKind) -> tuple[Attestation, ...]:
+    async def attestations(self, kind: AttestationKind, subject: str | None = None) -> tuple[Attestation, ...]:
         if self.hub_down:
             raise Unreachable("hub", "refused")
+        if kind is AttestationKind.LINEAGE:
+            made = [one for weights, one in self.made.items() if weights == subject]
+            return tuple(self._stated(kind, str(subject), one.model_dump()) for one in made)
         assert kind is AttestationKind.REVOCATION
-        return tuple(
-            Attestation(kind=kind, subject=a.release.id, tenant="acme", body={"reason": "collected"}, by="hub")
-            for a in self.revoked
-        )
+        subjects = [*(a.release.id for a in self.revoked), *self.revoked_weights]
+        return tuple(self._stated(kind, one, {"reason": "collected"}) for one in subjects)
+
+    @staticmethod
+    def _stated(kind: AttestationKind, subject: str, body: dict[str, Any]) -> Attestation:
+        return Attestation(kind=kind, subject=subject, tenant="acme", body=body, by="hub")
 
     async def _models(self) -> dict[str, str]:
         if self.engine_down:
@@ -66,8 +77,8 @@ class Node:
     def lists(self, adapter: Adapter) -> None:
         self.listed["x"] = str(self.folder.release(adapter.manifest.digest))
 
-    async def collect(self) -> set[str]:
-        made = Collector(
+    def collector(self) -> Collector:
+        return Collector(
             self.folder,
             self.store,
             cast(HubApi, self),
@@ -75,7 +86,22 @@ class Node:
             lambda: self.named,
             lambda: self.unsure,
         )
-        return set(await made.collect())
+
+    async def collect(self) -> set[str]:
+        return set(await self.collector().collect())
+
+    def merges(self, digest: str) -> Release:
+        """Weights of the first adapter lie here, merged by a job; the release that they are served as."""
+        folder = self.folder.merged / digest
+        folder.mkdir(mode=0o700)
+        (folder / "model.safetensors").write_bytes(b"w")
+        folder.with_name(f"{digest}.manifest.json").write_text("{}")
+        adapter = self.adapters[0].manifest.digest
+        self.made[digest] = BaseLineage(tenant="acme", job="j1", base="b" * 64, adapter=adapter)
+        return Release(tenant="acme", form=Form.MERGED, base="b" * 64, adapter=adapter, merged=digest)
+
+    async def collect_merged(self) -> tuple[str, ...]:
+        return await self.collector().collect_merged()
 
     def here(self) -> list[bool]:
         return [self.folder.release(a.manifest.digest).exists() for a in self.adapters]
@@ -159,3 +185,45 @@ async def test_what_a_killed_agent_left_half_removed_goes_with_the_next_look(nod
     node.store = ReleaseStore(node.folder, cast(HubApi, node))
     await node.collect()
     assert not list(node.folder.releases.glob(".*"))
+
+
+MERGED = "c" * 64
+
+
+async def test_merged_weights_go_with_their_manifest_once_they_or_their_release_are_revoked(node: Node) -> None:
+    node.merges(MERGED)
+    node.merges("d" * 64)
+    release = node.merges("e" * 64)
+    assert await node.collect_merged() == ()
+    node.revoked_weights = {MERGED, release.id}
+    assert await node.collect_merged() == (MERGED, "e" * 64)
+    assert sorted(os.listdir(node.folder.merged)) == ["d" * 64, f"{'d' * 64}.manifest.json"]
+    assert await node.collect_merged() == ()
+
+
+@pytest.mark.parametrize("keeps", ["named", "unsure", "engine", "starting", "running"])
+async def test_revoked_weights_stay_while_something_here_may_serve_them(node: Node, keeps: str) -> None:
+    release = node.merges(MERGED)
+    node.revoked_weights = {release.id}
+    lock = node.folder.engine_lock("e0")
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        node.named = {release.id} if keeps == "named" else set()
+        node.unsure = keeps == "unsure"
+        if keeps in ("engine", "starting", "running"):
+            node.engine.config.base = node.folder.merged / MERGED
+        if keeps == "starting":
+            node.engine.up, node.engine.state = False, EngineState.STARTING
+        if keeps == "running":
+            node.engine.up, node.engine.state = False, EngineState.STOPPED
+            fcntl.flock(held, fcntl.LOCK_EX)
+        assert await node.collect_merged() == ()
+    assert node.folder.merged_here() == {MERGED}
+    node.named, node.unsure = set(), False
+    node.engine.up, node.engine.state = False, EngineState.STOPPED
+    assert await node.collect_merged() == (MERGED,)
+
+
+async def test_what_lies_on_a_node_is_reported_with_its_merged_weights(agent: Agent) -> None:
+    (agent.folder.merged / MERGED).mkdir()
+    assert MERGED in (await agent.reports.hello()).stored

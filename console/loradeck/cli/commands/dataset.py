@@ -19,7 +19,7 @@ from loradeck.cli.shared.provenance import provenance_of, provenance_options
 from loradeck.cli.shared.scan import accept_option, print_scan
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.blobs import download, upload
-from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
+from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest, WeightsPlace
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import DatasetManifest
 
@@ -194,8 +194,21 @@ def _show(s: Session, plan: ErasurePlan) -> None:
         s.out.alarm(
             f" at another tenant: {one.label}  {one.id[:12]}: refused there too, unless its data policy lifts it"
         )
+    for place in plan.weights:
+        s.out.alarm(f" weights: {place.label} on {place.node}: {_fate(place, plan)}")
     for one in plan.unread:
         s.out.alarm(f" not searched: {one.label}  {one.id[:12]}: its files are gone")
+
+
+def _fate(place: WeightsPlace, plan: ErasurePlan) -> str:
+    """What becomes of weights on a node, in words."""
+    if not place.managed:
+        return "an engine's base or a job's result, which its agent does not remove: remove it there"
+    if not plan.retire:
+        return "they stay, since their releases are not retired (--retire)"
+    if not place.linked:
+        return "pending: it has no link, and removes them when it is back and nothing serves them"
+    return "it removes them within ten minutes of the erasure, once nothing serves them"
 
 
 def _needed(row: dict[str, Any]) -> Sequence[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from loradeck.artifacts import Blobs
 from loradeck.hub.data.datasets import Datasets, called
 from loradeck.hub.data.lineage import Lineage
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.log import Log
@@ -19,7 +20,15 @@ from loradeck.rules.data.descent import Descent
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, rollback_target
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.dataset_ledger import Erasure, ErasurePlan, ErasurePointer, ErasureRequest, Named, Place
+from loradeck.schemas.dataset_ledger import (
+    Erasure,
+    ErasurePlan,
+    ErasurePointer,
+    ErasureRequest,
+    Named,
+    Place,
+    WeightsPlace,
+)
 from loradeck.schemas.ids import digest_of, short
 from loradeck.schemas.jobs import OVER, Job, TrainSpec
 from loradeck.schemas.log import PointerState
@@ -40,6 +49,7 @@ class Erasures:
     _datasets: Datasets
     _lineage: Lineage
     _blobs: Blobs
+    _fleet: Fleet
     _jobs: Callable[[], Awaitable[list[Job]]]
     _cancel: Callable[[str, str], Awaitable[Job]]
 
@@ -49,8 +59,7 @@ class Erasures:
         Raises:
             Refused: `invalid_request`, `unknown_tenant`; BadArtifact `bad_rows`.
         """
-        places, unread = await self._search(request)
-        return await self._plan(request, places, unread)
+        return await self._plan(request, await self._search(request))
 
     async def carry_out(self, request: ErasureRequest, by: str) -> ErasurePlan:
         """Erases as planned. A plan that was carried out before changes nothing and is answered as done.
@@ -68,11 +77,11 @@ class Erasures:
             )
         if not request.reason:
             raise Refused("reason_required", "an erasure says why", detail="reason", fix="name the request it answers")
-        places, unread = await self._search(request)
+        search = await self._search(request)
         async with self._log.moving:  # no pointer moves between the plan and what follows from it
-            own, _ = self._split(request, places)
-            stated = [erasure for dataset in {p.dataset for p in own} for erasure in await self._erasures(dataset)]
-            found = await self._plan(request, places, unread)
+            datasets = {place.dataset for place in search.own}
+            stated = [erasure for dataset in datasets for erasure in await self._erasures(dataset)]
+            found = await self._plan(request, search)
             if any(erasure.request == request.plan for erasure in stated):
                 return found.model_copy(update={"done": True, "digest": request.plan})
             if not found.rows:
@@ -86,14 +95,13 @@ class Erasures:
                     fix="look at the plan again",
                     context={"plan": found.model_dump(mode="json")},
                 )
-            _, others = self._split(request, places)
-            await self._attestations.add_all(self._statements(found, others, request, by))
+            await self._attestations.add_all(self._statements(found, search.others, request, by))
         for job in found.cancelled:
             await self._cancel(job, by)
         return found.model_copy(update={"done": True})
 
-    async def _search(self, request: ErasureRequest) -> tuple[list[Place], list[Named]]:
-        """The places of the rows, in datasets at every tenant, and the datasets and suites that could not be read."""
+    async def _search(self, request: ErasureRequest) -> _Search:
+        """Looks for the rows in datasets at every tenant, and in suites of those that are selected."""
         if not request.rows and request.containing is None:
             raise Refused("invalid_request", "which rows?", detail="rows, containing", fix="send one of them")
         for tenant in request.tenants:
@@ -108,13 +116,17 @@ class Erasures:
                 here.append(manifest)
             else:
                 unread.append(Named(id=digest, label=called(manifest)))
-        return await self._datasets.find(here, request.rows, request.containing), unread
+        places = await self._datasets.find(here, request.rows, request.containing)
+        own = [p for p in places if not request.tenants or known[p.dataset].tenant in request.tenants]
+        rows = {place.row for place in own if place.dataset in self._catalogue.datasets}
+        rest = set(places).difference(own)
+        others = [p for p in places if p in rest and p.row in rows and p.dataset in self._catalogue.datasets]
+        return _Search(own, others, unread)
 
-    async def _plan(self, request: ErasureRequest, places: list[Place], unread: list[Named]) -> ErasurePlan:
+    async def _plan(self, request: ErasureRequest, search: _Search) -> ErasurePlan:
         catalogue = self._catalogue
-        places, others = self._split(request, places)
-        items = [place for place in places if place.dataset not in catalogue.datasets]
-        places = [place for place in places if place.dataset in catalogue.datasets]
+        items = [place for place in search.own if place.dataset not in catalogue.datasets]
+        places = [place for place in search.own if place.dataset in catalogue.datasets]
         holding = {place.dataset for place in places}
         found, releases = self._lineage.descent(holding), self._lineage.releases()
         runs = [(job, spec) for job, spec in await self._train_jobs() if _descends(spec, found)]
@@ -131,9 +143,9 @@ class Erasures:
             ],
             "elsewhere": [
                 {"id": place.dataset, "label": f"{called(catalogue.datasets[place.dataset])}: {place.where}"}
-                for place in others
+                for place in search.others
             ],
-            "unread": [one.model_dump() for one in unread],
+            "unread": [one.model_dump() for one in search.unread],
             "runs": [{"id": job.id, "label": f"{spec.tenant}/{spec.name}"} for job, spec in runs],
             "cancelled": [job.id for job, _ in runs if job.state not in OVER],
             "bases": [{"id": base, "label": catalogue.base_label(base)} for base in sorted(found.bases)],
@@ -150,15 +162,28 @@ class Erasures:
             "pointers": [p.model_dump(mode="json") for p in self._pointers(found, request.retire)],
             "retire": request.retire,
         }
-        return ErasurePlan.model_validate({**body, "digest": digest_of(body)})
+        weights = await self._weights(found)
+        return ErasurePlan.model_validate({**body, "digest": digest_of(body), "weights": weights})
 
-    def _split(self, request: ErasureRequest, places: list[Place]) -> tuple[list[Place], list[Place]]:
-        """The places at the tenants that the request selects, and those of the same rows in datasets of others."""
-        known: dict[str, DatasetManifest | SuiteManifest] = {**self._catalogue.datasets, **self._catalogue.suites}
-        own = [p for p in places if not request.tenants or known[p.dataset].tenant in request.tenants]
-        rows = {place.row for place in own if place.dataset in self._catalogue.datasets}
-        others = set(places).difference(own)
-        return own, [p for p in places if p in others and p.row in rows and p.dataset in self._catalogue.datasets]
+    async def _weights(self, found: Descent) -> list[WeightsPlace]:
+        """The nodes that hold weights which descend.
+
+        Merged weights of a node that was not heard since the hub started are known by the job that made them there. Of
+        a base that was trained in full only its job is known.
+        """
+        made, jobs = self._attestations.facts.made, await self._jobs() if found.bases else []
+        ran = {job.id: job.node for job in jobs}
+        places = []
+        for base in sorted(found.bases):
+            label, makers = self._catalogue.base_label(base), {ran.get(o.job): o for o in made.get(base, ())}
+            for name, node in sorted(self._fleet.nodes.items()):
+                maker = makers.get(name)
+                trained = maker is not None and maker.adapter is None
+                managed = base in node.stored or (maker is not None and not trained and node.heard is None)
+                if managed or trained or any(replica.base == base for replica in node.replicas):
+                    place = WeightsPlace(base=base, label=label, node=name, linked=node.linked, managed=managed)
+                    places.append(place)
+        return places
 
     async def _train_jobs(self) -> list[tuple[Job, TrainSpec]]:
         return [(job, job.spec) for job in await self._jobs() if isinstance(job.spec, TrainSpec)]
@@ -226,7 +251,25 @@ class Erasures:
                 stated(AttestationKind.REVOCATION, release.id, releases[release.id].tenant, why)
                 for release in found.releases
             ]
+            # Nodes remove weights of revoked bases; those of a base that nobody registered have no release.
+            statements += [
+                stated(AttestationKind.REVOCATION, base.id, owner, why)
+                for base in found.bases
+                for owner in sorted(self._lineage.owners(base.id))[:1]
+            ]
         return statements
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Where rows were found: at the tenants that a request selects, and the same rows in datasets of others.
+
+    `unread`: datasets and suites that could not be searched, because their files are gone.
+    """
+
+    own: list[Place]
+    others: list[Place]
+    unread: list[Named]
 
 
 def _descends(spec: TrainSpec, found: Descent) -> bool:

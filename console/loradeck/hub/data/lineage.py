@@ -41,7 +41,7 @@ class Lineage:
         Raises:
             Refused: `wrong_tenant`.
         """
-        ownership.check_use(tenant, base, owned_by=self._owners(base), name=self._catalogue.base_label(base))
+        ownership.check_use(tenant, base, owned_by=self.owners(base), name=self._catalogue.base_label(base))
 
     def check_claim(self, tenant: str, base: str) -> None:
         """Checks that a base may become a tenant's own.
@@ -52,12 +52,13 @@ class Lineage:
         ownership.check_claim(
             tenant,
             base,
-            owned_by=self._owners(base),
+            owned_by=self.owners(base),
             releases=self._catalogue.releases.values(),
             name=self._catalogue.base_label(base),
         )
 
-    def _owners(self, base: str) -> frozenset[str]:
+    def owners(self, base: str) -> frozenset[str]:
+        """The tenants that a base is the own of; none where it is for all."""
         made = self._attestations.facts.made
         return ownership.owners(base, made=made, releases=self._catalogue.releases.values())
 

@@ -64,7 +64,7 @@ class Node:
     """The newest report's GPUs as JSON: as models the figures of eight would take a fifth of a node's memory."""
     nvml: NvmlState = NvmlState.STARTING
     stored: frozenset[str] = frozenset()
-    """Adapters on its disk, by digest."""
+    """Adapters and merged weights in its agent's folders, by digest."""
     memory_gb: float | None = None
     heard: float | None = None
     link: NodeLink | None = None
