@@ -40,7 +40,7 @@ from loradeck.schemas.link import (
 )
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.position import Position
-from loradeck.schemas.protocol import PROTOCOL
+from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.schemas.trace import TraceRow
@@ -63,7 +63,7 @@ class FakeAgent:
             replica=node, state=EngineState.UP, boot="b1", base=base, build=BUILD, slots=slots, loaded=()
         )
         self.protocol = PROTOCOL
-        self.features: tuple[str, ...] = ()
+        self.features: tuple[str, ...] = tuple(SUPPORTED)
         self.acknowledges = True
         self.flips = True
         self.proves = True

@@ -30,6 +30,10 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.moves import (
     AnnotateRequest,
+    CandidateAbortRequest,
+    CandidateFinishRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
     FallbackRequest,
     HoldRequest,
     LiftRequest,
@@ -158,6 +162,28 @@ class HubApi:
     async def promote(self, tenant: str, route: str, request: PromoteRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Promotes a release; returns once the move is as far as `wait`, or after `timeout` seconds."""
         return await self._move(f"{_route(tenant, route)}/promote", request, **how)
+
+    async def start_candidate(
+        self, tenant: str, route: str, request: CandidateStartRequest, **how: Unpack[Waiting]
+    ) -> MoveResult:
+        """Gives a release to a share of the callers, after preparing it as a promote does."""
+        return await self._move(f"{_route(tenant, route)}/candidate/start", request, **how)
+
+    async def step_candidate(self, tenant: str, route: str, request: CandidateStepRequest) -> MoveResult:
+        """Changes the share of the candidate."""
+        return await self._move(f"{_route(tenant, route)}/candidate/step", request)
+
+    async def finish_candidate(
+        self, tenant: str, route: str, request: CandidateFinishRequest, **how: Unpack[Waiting]
+    ) -> MoveResult:
+        """Makes the candidate the live release."""
+        return await self._move(f"{_route(tenant, route)}/candidate/finish", request, **how)
+
+    async def abort_candidate(
+        self, tenant: str, route: str, request: CandidateAbortRequest, **how: Unpack[Waiting]
+    ) -> MoveResult:
+        """Ends the candidate: all callers get the live release."""
+        return await self._move(f"{_route(tenant, route)}/candidate/abort", request, **how)
 
     async def rollback(self, tenant: str, route: str, request: RollbackRequest, **how: Unpack[Waiting]) -> MoveResult:
         """Rolls a pointer back (R), or cancels its pending prepare."""

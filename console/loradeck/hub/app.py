@@ -13,6 +13,7 @@ from loradeck.hub.api import (
     attestations,
     backup,
     blobs,
+    candidates,
     erasures,
     events,
     feed,
@@ -32,8 +33,8 @@ from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import Role
 
 RESOURCES = (
-    state, tenants, moves, rewind, registry, erasures, reviews, blobs, attestations, jobs, nodes, events, tokens,
-    backup, health, feed,
+    state, tenants, moves, candidates, rewind, registry, erasures, reviews, blobs, attestations, jobs, nodes, events,
+    tokens, backup, health, feed,
 )  # fmt: skip
 
 

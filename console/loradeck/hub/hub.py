@@ -49,6 +49,7 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log, Order
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
@@ -161,10 +162,11 @@ class Hub:
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
         self.failed_promotes = failed = FailedPromotes(jobs)
-        check = PromoteCheck(state, catalogue, facts, capacity, datasets, lineage, gates, clock)
+        self.cohorts = cohorts = Cohorts(state, self.counts)
+        check = PromoteCheck(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, clock)
         directives, allowed = self.directives, self.moves_allowed
         self.promotions = Promotions(
-            *(log_, registry, facts, fleet, capacity, check, jobs, failed, prepares, directives, allowed),
+            *(log_, registry, fleet, capacity, check, jobs, failed, prepares, directives, allowed),
             *(changes, background, clock),
         )
         specs = JobSpecs(state, catalogue, datasets, lineage, merging)

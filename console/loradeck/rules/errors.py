@@ -69,6 +69,7 @@ STATUS: Mapping[str, int] = {
     "unknown_event": 404,
     "unknown_rev": 404,
     "unknown_key": 404,
+    "unknown_caller": 404,
     "unknown_base": 404,
     "unknown_dataset": 404,
     "unknown_suite": 404,

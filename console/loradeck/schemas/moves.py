@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from loradeck.schemas.candidate import LEASE_S, CohortUnit
 from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 
 IDEMPOTENCY_KEY = Field(min_length=8, max_length=100, description="chosen by the caller; one key never moves twice")
 """Chosen by the caller before the first attempt and kept for every further one."""
+
+MOST_NAMED = 100
+"""Keys that a candidate's start may name."""
 
 MOST_UNDONE = 1000
 """Events that one undo may name."""
@@ -27,6 +31,41 @@ class PromoteRequest(Strict):
     override: bool = False
     reason: Reason = ""
     incident: str | None = None
+
+
+class CandidateStartRequest(PromoteRequest):
+    """Start a candidate: what a promote says, and which of the callers get it. The live release stays."""
+
+    permille: int = Field(0, ge=0, le=1000, description="share of the keys, in thousandths")
+    unit: CohortUnit = CohortUnit.CALLER
+    named: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = Field(
+        (),
+        max_length=MOST_NAMED,
+        description="get it whatever the share is: users, conversations, or ids of callers' keys",
+    )
+    lease_s: float = Field(LEASE_S, ge=10, le=86_400, description="seconds without a hub after which nobody gets it")
+
+
+class CandidateStepRequest(Strict):
+    """Change the share of a candidate. `expected_step` is the step that the caller saw."""
+
+    expected_generation: int
+    expected_step: int
+    permille: int = Field(ge=0, le=1000)
+    idempotency_key: str = IDEMPOTENCY_KEY
+    reason: Reason = ""
+
+
+class CandidateFinishRequest(PromoteRequest):
+    """Make the candidate the live release: a promote of what is loaded already. `release`: it, as the caller saw it."""
+
+
+class CandidateAbortRequest(Strict):
+    """End a candidate: all callers get the live release, and nothing is held or quarantined."""
+
+    expected_generation: int
+    idempotency_key: str = IDEMPOTENCY_KEY
+    reason: Reason = ""
 
 
 class MergedRelease(Strict):
@@ -213,6 +252,11 @@ class MoveResult(Wire):
     epoch: int
     replayed: bool = Field(False, description="the key was used before: this repeats that move's result")
     cancelled: str | None = Field(None, description="the prepare that was cancelled")
+    already: Event | None = Field(
+        None,
+        exclude_if=lambda event: event is None,
+        description="of R: the hub's own move that put all callers on the target before it; nothing more moved",
+    )
     pending: str | None = Field(None, description="the promote's prepare, when the wait ended before its commit")
     skipped: tuple[RewindStep, ...] = Field((), description="of a rewind: pointers that stayed, and why")
     reached: str | None = Field(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,6 +16,7 @@ from loradeck.rules.errors import Refused
 from loradeck.rules.moves import backward, holds, pins_and_notes
 from loradeck.rules.moves.backward import Cancel
 from loradeck.rules.moves.draft import Actor, expect_generation
+from loradeck.rules.moves.rebase import Already, rebase
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey
@@ -35,7 +37,8 @@ from loradeck.store.interface import Committed, Moved
 
 router = APIRouter(prefix="/v1", tags=["moves"])
 
-Decide = Callable[[], Sequence[Draft] | Cancel]
+Decided = Sequence[Draft] | Cancel | Already
+Decide = Callable[[], Decided | Awaitable[Decided]]
 
 
 def actor_of(caller: Caller) -> Actor:
@@ -68,9 +71,12 @@ async def move(hub: Hub, key: str, decide: Decide, wait: Waiting = AT_ONCE) -> M
     try:
         async with hub.log.moving:
             hub.moves_allowed.check()
-            drafts = decide()
+            decided = decide()
+            drafts = await decided if inspect.isawaitable(decided) else decided
             if isinstance(drafts, Cancel):
                 return nothing_moved(hub, cancelled=drafts.prepare)
+            if isinstance(drafts, Already):
+                return nothing_moved(hub, already=drafts.event)
             committed = await hub.log.commit(drafts, key)
     except (Refused, Moved) as refused:
         replayed = await hub.store(lambda s: s.lookup(key))
@@ -117,12 +123,22 @@ async def outcome(
 async def rollback(
     tenant: str, route: str, body: RollbackRequest, hub: ThisHub, caller: Operator, wait: Wait
 ) -> Response:
-    """Moves the pointer back, where R goes. While a promote is being prepared R cancels it, and nothing moves."""
+    """Moves the pointer back, where R goes. While a promote is being prepared R cancels it, and nothing moves.
+
+    A press that was decided before moves of the hub's own stands where R still goes to the same release.
+    """
     key = (tenant, route)
 
-    def decide() -> Sequence[Draft] | Cancel:
+    async def decide() -> Decided:
         _, _, pointer = hub.log.state.route(tenant, route)
-        drafted = backward.rollback(pointer, body, hub.targets.of(pointer), actor_of(caller), name=hub.catalogue.called)
+        target, request = hub.targets.of(pointer), body
+        if body.expected_generation < pointer.generation:
+            since = await hub.log.after_generation(key, body.expected_generation)
+            rebased = rebase(body, pointer, target, since)
+            if isinstance(rebased, Already):
+                return rebased
+            request = rebased
+        drafted = backward.rollback(pointer, request, target, actor_of(caller), name=hub.catalogue.called)
         if isinstance(drafted, Cancel):
             hub.promotions.cancel(drafted.prepare, caller.actor)
             return drafted
@@ -153,7 +169,7 @@ async def fallback(
     return answer(await move(hub, body.idempotency_key, decide, wait))
 
 
-def _may(decide: Decide) -> bool:
+def _may(decide: Callable[[], object]) -> bool:
     """Whether the rules allow a move now: one that they refuse must not register what it would have served."""
     try:
         decide()
@@ -221,6 +237,12 @@ async def promote(
     tenant: str, route: str, body: PromoteRequest, hub: ThisHub, caller: Releaser, wait: Wait
 ) -> Response:
     """Prepares, commits, flips. Where the wait ends first, the answer names the prepare, which goes on."""
+    return await prepared(hub, (tenant, route), body, caller, wait)
+
+
+async def prepared(hub: Hub, key: PointerKey, body: PromoteRequest, caller: Caller, wait: Waiting) -> Response:
+    """Prepares a promote or a candidate's start, and answers once it is committed and as far as the wait asks."""
+    tenant, route = key
     began = hub.clock.monotonic()
     hub.log.state.route(tenant, route)
     await hub.startup.wait()

@@ -1,4 +1,4 @@
-"""Promotes: each is prepared on every reachable placed replica, checked again, committed, and then flips.
+"""Promotes and starts of candidates: each is prepared on every reachable placed replica, checked again, and committed.
 
 A prepare moves nothing. While it is pending, R cancels it, and a hub that restarts has forgotten it.
 """
@@ -27,16 +27,20 @@ from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.registry import Registry
+from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import forward
+from loradeck.rules.moves import candidate, forward
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.quality.signatures import check_signed
+from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
-from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.log import Draft
+from loradeck.schemas.moves import CandidateFinishRequest, CandidateStartRequest, PromoteRequest
+from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import ReleaseRef
 from loradeck.store.interface import Committed, StoreError
@@ -88,7 +92,7 @@ class Promotion:
 
 @dataclass(eq=False)
 class PromoteCheck:
-    """Collects what `rules.moves.forward` needs to decide on a promote."""
+    """Collects what the rules need to decide on a promote, and on a candidate's start and finish."""
 
     _state: FoldedLog
     _catalogue: Catalogue
@@ -97,6 +101,7 @@ class PromoteCheck:
     _datasets: Datasets
     _lineage: Lineage
     _gates: Gates
+    _cohorts: Cohorts
     _clock: Clock
 
     async def check(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> tuple[str, ...]:
@@ -141,17 +146,47 @@ class PromoteCheck:
             name=called,
         )
 
+    async def drafted(self, key: PointerKey, request: PromoteRequest, actor: Actor) -> Draft:
+        """The event that the request would commit now.
+
+        Raises: Refused.
+        """
+        overridden = await self.check(key, request, actor)
+        pointer, facts = self._state.pointer(key), self._facts.of(key)
+        attested = pointer.release is not None and self._facts.is_attested(key, pointer.release)
+        said = {"reason": request.reason, "incident": request.incident, "override": request.override}
+        how: dict[str, Any] = {"expected_generation": request.expected_generation, "overridden": overridden, **said}
+        if isinstance(request, CandidateFinishRequest):
+            candidate.check_is(pointer, request.release, name=self._catalogue.called)
+            return candidate.finish(pointer, facts, actor, live_attested=attested, name=self._catalogue.called, **how)
+        if isinstance(request, CandidateStartRequest):
+            begun = self._candidate(key, request)
+            lacking = self._capacity.lacking(key, self._catalogue.releases[request.release], Feature.CANDIDATE)
+            candidate.check_start(pointer, facts, begun, lacking=lacking)
+            return candidate.start(pointer, begun, actor, keys=self._cohorts.keys(key, begun), **how)
+        return forward.promote(pointer, request, actor, live_attested=attested, overridden=overridden)
+
+    def _candidate(self, key: PointerKey, request: CandidateStartRequest) -> Candidate:
+        return Candidate(
+            release=request.release,
+            generation=request.expected_generation + 1,
+            permille=request.permille,
+            salt=secrets.token_hex(8),
+            lease_s=request.lease_s,
+            unit=request.unit,
+            named=self._cohorts.named(key[0], request.unit, request.named),
+        )
+
 
 @dataclass(eq=False)
 class Promotions:
-    """All promotes that have not committed yet, at most one for each pointer."""
+    """All promotes and starts that have not committed yet, at most one for each pointer."""
 
     _log: Log
     _registry: Registry
-    _facts: Facts
     _fleet: Fleet
     _capacity: Capacity
-    _check: PromoteCheck
+    check: PromoteCheck
     _jobs: JobRecords
     _failed: FailedPromotes
     _prepares: Prepares
@@ -188,7 +223,7 @@ class Promotions:
         if known is not None:
             return known
         self._moves_allowed.check()
-        await self._check.check(key, request, actor)
+        await self.check.drafted(key, request, actor)
         await self._registry.use(key[0], request.release, actor.name)
         catalogue = self._registry.catalogue
         release = catalogue.releases[request.release]
@@ -285,14 +320,9 @@ class Promotions:
                 if promotion.failure is not None:
                     raise promotion.failure
                 self._moves_allowed.check()
-                overridden = await self._check.check(key, promotion.request, promotion.actor)
+                draft = await self.check.drafted(key, promotion.request, promotion.actor)
                 if not self._capacity.reachable(key, promotion.release):
                     raise Refused("no_replica", "no prepared replica is reachable any more", fix="promote again")
-                pointer = log_.state.pointer(key)
-                attested = pointer.release is not None and self._facts.is_attested(key, pointer.release)
-                draft = forward.promote(
-                    pointer, promotion.request, promotion.actor, live_attested=attested, overridden=overridden
-                )
                 # From here on R must not cancel it, and the entry that goes out names no candidate any more.
                 self._prepares.end(key, promotion.id)
                 promotion.committed = await log_.commit([draft], promotion.request.idempotency_key)

@@ -10,6 +10,7 @@ from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Form, Release
 
 
@@ -37,6 +38,11 @@ class Capacity:
         """The names of nodes that serve the pointer now and have no engine of the candidate's base."""
         serving = {node.name for node, _ in self._replicas.placed(key) if not node.lost}
         return sorted(serving - {node.name for node, _ in self.placed(key, candidate)})
+
+    def lacking(self, key: PointerKey, candidate: Release, feature: Feature) -> list[str]:
+        """The names of nodes that serve the pointer now, or would, and whose router does not announce a feature."""
+        nodes = [node for node, _ in (*self._replicas.placed(key), *self.placed(key, candidate))]
+        return sorted({node.name for node in nodes if feature not in node.features})
 
     def memory_short(self, key: PointerKey, candidate: Release) -> str:
         """Where memory does not hold the candidate's engine beside those of all that is live there; '': nowhere."""

@@ -133,6 +133,11 @@ class Log:
             before_rev = page[-1].rev
         return None
 
+    async def after_generation(self, key: PointerKey, generation: int) -> list[Event]:
+        """The newest events of a pointer after one of its generations, oldest first; more than a page are not read."""
+        page = await self._store(partial(_history, key, self.state.rev + 1))
+        return [event for event in reversed(page) if (event.generation or 0) > generation]
+
     async def has(self, rev: int, hash_: str) -> bool:
         """Whether this log has the event with this rev and hash."""
         if rev == 0:

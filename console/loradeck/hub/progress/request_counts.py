@@ -35,6 +35,7 @@ class Counted(NamedTuple):
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
+    keys: int = 0
     ttft_ms: tuple[int, ...] = ()
 
     @classmethod
@@ -86,6 +87,7 @@ class Counter:
     streams: int = 0
     last_admitted_ms: int = 0
     last_token_ms: int = 0
+    keys: int = 0
     mark: tuple[int, int] | None = None
     """(time of a flip, `admitted` when first looked at after it), to count what came in too late."""
 
@@ -175,6 +177,7 @@ class RequestCounts:
         counter.streams = row.streams
         counter.last_admitted_ms = max(counter.last_admitted_ms, row.last_admitted_ms)
         counter.last_token_ms = max(counter.last_token_ms, row.last_token_ms)
+        counter.keys = max(counter.keys, row.keys)
         if baseline:
             return []
         parts, over = counter.bookings.book(now, growth, since)
@@ -271,6 +274,12 @@ class RequestCounts:
                 sums -= shares[replica].sum(now)
         assert sums.adds_up, sums
         return sums
+
+    def keys(self, key: PointerKey, generation: int, release: str) -> int:
+        """Different keys that asked for the pointer of a candidate, at least: the most that one router has seen."""
+        stint = (generation, release)
+        replicas = self._counters.get(key, {}).values()
+        return max((counters[stint].keys for counters in replicas if stint in counters), default=0)
 
     def late(self, key: PointerKey, generation: int, replica: str, flipped_ms: int) -> int:
         """Requests a router admitted to another generation after it had acknowledged this one (at its `flipped_ms`).

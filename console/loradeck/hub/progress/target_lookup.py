@@ -24,11 +24,16 @@ class RollbackTargets:
 
     def of(self, pointer: PointerState) -> Target:
         """The target of R on a pointer now."""
-        live = self._catalogue.releases.get(pointer.release) if pointer.release else None
+        candidate = pointer.candidate.release if pointer.candidate is not None else None
         return rollback_target(
             pointer,
             self._facts.of(pointer.key),
             fallback_allowed=self._state.config(pointer.key).fallback,
-            live_is_base=live is not None and live.form is Form.BASE,
+            live_is_base=self._is_base(pointer.release),
+            candidate_is_base=self._is_base(candidate),
             pending_prepare=self._prepares.pending(pointer.key),
         )
+
+    def _is_base(self, release: str | None) -> bool:
+        known = self._catalogue.releases.get(release) if release else None
+        return known is not None and known.form is Form.BASE

@@ -4,7 +4,7 @@ A candidate lies on top of a pointer's stack, and a share of the callers gets it
 every other move ends it (`draft.moved`); undo, rewind and recovery never bring one back. A step leaves the generation
 as it is, so that a press of R which was decided before it still stands.
 
-What binds a promote (`forward.check_promote`) binds a start as well, and is checked by the caller before `check_start`.
+What binds a promote (`forward.check_promote`) binds a start and a finish as well, and is checked by the caller first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
-from loradeck.rules.moves.forward import check_none_out, stack_beneath
+from loradeck.rules.moves.forward import check_none_out, overridden_payload, stack_beneath
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
 from loradeck.schemas.candidate import Candidate, Split
 from loradeck.schemas.ids import short
@@ -45,6 +45,22 @@ def check_start(pointer: PointerState, facts: PointerFacts, candidate: Candidate
         )
 
 
+def check_is(pointer: PointerState, release: str, *, name: Named = short) -> None:
+    """Checks that a release is the pointer's candidate.
+
+    Raises:
+        Refused: no_candidate.
+    """
+    candidate = _candidate_of(pointer)
+    if candidate.release != release:
+        raise Refused(
+            "no_candidate",
+            f"{name(release)} is not the candidate of {pointer.tenant}/{pointer.route}",
+            detail=f"{name(candidate.release)} is",
+            fix="look at it again and decide anew",
+        )
+
+
 def check_keys(split: Split, keys: int) -> None:
     """Checks that a share of so few keys means anything. `keys`: how many different ones were seen lately.
 
@@ -56,7 +72,7 @@ def check_keys(split: Split, keys: int) -> None:
             "too_few_keys",
             f"{keys} keys are too few for a share: it could be empty, or one caller",
             detail=f"at least {FEWEST_KEYS}",
-            fix="name the callers that get the candidate, or let it answer in the shadow",
+            fix="name those that get the candidate, or start without a share: from then on the routers count the keys",
         )
 
 
@@ -68,6 +84,9 @@ def start(
     expected_generation: int,
     keys: int,
     reason: str = "",
+    incident: str | None = None,
+    override: bool = False,
+    overridden: Sequence[str] = (),
 ) -> Draft:
     """Puts a candidate on top of the stack; its generation is the one that this move gives the pointer.
 
@@ -84,7 +103,16 @@ def start(
     _check_not_held(pointer)
     check_keys(candidate, keys)
     begun = candidate.model_copy(update={"generation": pointer.generation + 1, "step": 0})
-    return drafted(EventKind.CANDIDATE_START, pointer, moved(pointer, candidate=begun), actor, reason=reason)
+    return drafted(
+        EventKind.CANDIDATE_START,
+        pointer,
+        moved(pointer, candidate=begun),
+        actor,
+        reason=reason,
+        incident=incident,
+        override=override,
+        payload=overridden_payload(overridden),
+    )
 
 
 def step(
@@ -132,6 +160,9 @@ def finish(
     expected_generation: int,
     live_attested: bool,
     reason: str = "",
+    incident: str | None = None,
+    override: bool = False,
+    overridden: Sequence[str] = (),
     name: Named = short,
 ) -> Draft:
     """Makes the candidate the live release, as a promote does: the one that was live goes beneath if it was attested.
@@ -145,7 +176,16 @@ def finish(
     _check_fit(pointer, facts, candidate.release, name)
     beneath = stack_beneath(pointer, candidate.release, live_attested=live_attested)
     after = moved(pointer, release=candidate.release, beneath=beneath)
-    return drafted(EventKind.CANDIDATE_FINISH, pointer, after, actor, reason=reason)
+    return drafted(
+        EventKind.CANDIDATE_FINISH,
+        pointer,
+        after,
+        actor,
+        reason=reason,
+        incident=incident,
+        override=override,
+        payload=overridden_payload(overridden),
+    )
 
 
 def abort(pointer: PointerState, actor: Actor, *, expected_generation: int, reason: str = "") -> Draft:

@@ -11,7 +11,7 @@ from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, EventKind, PointerState
-from loradeck.schemas.moves import PromoteRequest
+from loradeck.schemas.moves import CandidateFinishRequest, PromoteRequest
 from loradeck.schemas.release import Release
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.tenant import TenantState
@@ -38,7 +38,8 @@ def check_promote(
     left_behind: Sequence[str] = (),
     name: Named = short,
 ) -> tuple[str, ...]:
-    """Checks that a promote may go ahead; called before its prepare and again before its commit.
+    """Checks that a promote may go ahead, or a candidate's start or finish; called before its prepare and again before
+    its commit.
 
     An override (role releaser, with a reason) passes the gate, the freeze window, `no_memory` and `left_behind`, and
     nothing else. Returns the codes that the override passed; empty if none was needed.
@@ -64,7 +65,8 @@ def check_promote(
     if tenant.suspended:
         raise Refused("suspended", f"{tenant.name} is suspended: nothing is promoted", fix="resume the tenant first")
     expect_generation(pointer, request.expected_generation)
-    check_none_out(pointer)
+    if not isinstance(request, CandidateFinishRequest):
+        check_none_out(pointer)
     if release is None or release.id != request.release:
         raise Refused(
             "unknown_release", f"no release {name(request.release)} is registered", fix="register its adapter version"
@@ -148,8 +150,13 @@ def promote(
         reason=request.reason,
         incident=request.incident,
         override=request.override,
-        payload={"overridden": list(overridden)} if overridden else {},
+        payload=overridden_payload(overridden),
     )
+
+
+def overridden_payload(overridden: Sequence[str]) -> dict[str, object]:
+    """The payload of an event whose override passed these codes."""
+    return {"overridden": list(overridden)} if overridden else {}
 
 
 def check_none_out(pointer: PointerState) -> None:

@@ -1,0 +1,85 @@
+"""Candidates of one pointer: start, finish and abort, which move it, and steps of the share, which do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from loradeck.hub.api.moves import actor_of, answer, move, prepared
+from loradeck.hub.api.parameters import PAGE, Operator, Releaser, ThisHub, Wait
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves import candidate
+from loradeck.schemas.ids import Role
+from loradeck.schemas.log import Draft
+from loradeck.schemas.moves import (
+    CandidateAbortRequest,
+    CandidateFinishRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
+    MoveResult,
+)
+
+router = APIRouter(prefix="/v1", tags=["candidates"])
+
+
+@router.post(PAGE + "/candidate/start", response_model=MoveResult)
+async def start(
+    tenant: str, route: str, body: CandidateStartRequest, hub: ThisHub, caller: Releaser, wait: Wait
+) -> Response:
+    """Prepares a release as a promote does, then gives it to a share of the callers beside the live one."""
+    return await prepared(hub, (tenant, route), body, caller, wait)
+
+
+@router.post(PAGE + "/candidate/step", response_model=MoveResult)
+async def step(tenant: str, route: str, body: CandidateStepRequest, hub: ThisHub, caller: Operator) -> Response:
+    """Changes the candidate's share. To widen it needs the role releaser."""
+
+    def decide() -> Sequence[Draft]:
+        pointer = hub.log.state.route(tenant, route)[2]
+        out = pointer.candidate
+        if out is not None and body.permille > out.permille and not caller.may(Role.RELEASER):
+            raise Refused("forbidden", "a wider share needs the releaser role", detail=f"{caller.actor}: {caller.role}")
+        drafted = candidate.step(
+            pointer,
+            hub.facts.of(pointer.key),
+            actor_of(caller),
+            expected_generation=body.expected_generation,
+            expected_step=body.expected_step,
+            permille=body.permille,
+            keys=hub.cohorts.keys(pointer.key, out) if out is not None else 0,
+            reason=body.reason,
+        )
+        return [drafted]
+
+    return answer(await move(hub, body.idempotency_key, decide))
+
+
+@router.post(PAGE + "/candidate/finish", response_model=MoveResult)
+async def finish(
+    tenant: str, route: str, body: CandidateFinishRequest, hub: ThisHub, caller: Releaser, wait: Wait
+) -> Response:
+    """Makes the candidate the live release."""
+    hub.log.state.route(tenant, route)
+
+    async def decide() -> Sequence[Draft]:
+        return [await hub.promotions.check.drafted((tenant, route), body, actor_of(caller))]
+
+    return answer(await move(hub, body.idempotency_key, decide, wait))
+
+
+@router.post(PAGE + "/candidate/abort", response_model=MoveResult)
+async def abort(
+    tenant: str, route: str, body: CandidateAbortRequest, hub: ThisHub, caller: Operator, wait: Wait
+) -> Response:
+    """Ends the candidate: all callers get the live release."""
+
+    def decide() -> Sequence[Draft]:
+        pointer = hub.log.state.route(tenant, route)[2]
+        drafted = candidate.abort(
+            pointer, actor_of(caller), expected_generation=body.expected_generation, reason=body.reason
+        )
+        return [drafted]
+
+    return answer(await move(hub, body.idempotency_key, decide, wait))

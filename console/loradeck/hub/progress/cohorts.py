@@ -1,0 +1,43 @@
+"""Cohorts: the keys by which a pointer's callers are divided, as far as the hub knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loradeck.hub.progress.request_counts import RequestCounts
+from loradeck.rules.errors import Refused
+from loradeck.rules.moves.fold import FoldedLog
+from loradeck.schemas.candidate import Candidate, CohortUnit
+from loradeck.schemas.ids import PointerKey
+
+
+@dataclass(eq=False)
+class Cohorts:
+    """Counts keys and resolves the names of callers."""
+
+    _state: FoldedLog
+    _counts: RequestCounts
+
+    def keys(self, key: PointerKey, candidate: Candidate) -> int:
+        """How many keys a share is drawn from: the tenant's callers, or what routers have seen since the start."""
+        if candidate.unit is CohortUnit.CALLER:
+            return len(self._state.tenant(key[0]).keys)
+        return self._counts.keys(key, candidate.generation, candidate.release)
+
+    def named(self, tenant: str, unit: CohortUnit, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys that routers compare: callers are named by the ids of their keys, and known by their digests.
+
+        Raises: Refused `unknown_caller`.
+        """
+        if unit is not CohortUnit.CALLER:
+            return names
+        digests = {known.id: known.sha256 for known in self._state.tenant(tenant).keys}
+        unknown = [name for name in names if name not in digests]
+        if unknown:
+            raise Refused(
+                "unknown_caller",
+                f"{tenant} has no caller's key {unknown[0]!r}",
+                detail=f"it has: {', '.join(sorted(digests)) or 'none'}",
+                fix="name callers by the ids of their keys",
+            )
+        return tuple(digests[name] for name in names)
