@@ -77,7 +77,8 @@ def test_every_call_of_the_hub_is_documented_and_every_documented_one_is_served(
         call: query for call, query in documented.items() if query
     }
     pointer = "/v1/tenants/{}/routes/{}"
-    moving = [*(f"{pointer}/{verb}" for verb in ("promote", "rollback", "undo", "fallback")), "/v1/undo", "/v1/rewind"]
+    verbs = ("promote", "rollback", "undo", "fallback", *(f"candidate/{verb}" for verb in ("start", "finish", "abort")))
+    moving = [*(f"{pointer}/{verb}" for verb in verbs), "/v1/undo", "/v1/rewind"]
     assert moves == {("POST", path) for path in moving}
 
 
