@@ -113,6 +113,12 @@ class FakeAgent:
         )
         return self
 
+    async def rejoin(self, deck: Deck) -> FakeAgent:
+        """Link to a hub that was started again."""
+        await self.leave()
+        self.deck = deck
+        return await self.join()
+
     def _refused(self) -> bool:
         return self.welcome is not None and self.welcome.refuse is not None
 
@@ -219,7 +225,10 @@ class FakeAgent:
 
     async def acknowledge(self, entry: TableEntry) -> None:
         """Flip and prove as told; what it has no engine for leaves behind the replica that served the pointer."""
-        if entry.current is None or not self.acknowledges:
+        if not self.acknowledges:
+            return
+        if entry.current is None:
+            await self.ack(entry, AckState.FLIPPED)
             return
         if entry.current.release.served_base != self.replica.base:
             if entry.key in self.has_served:
@@ -244,6 +253,7 @@ class FakeAgent:
             replica=self.replica.replica,
             state=state,
             at_ms=0,
+            rev=self.rev,
         )
         await self.send(ack.model_copy(update=update))
 

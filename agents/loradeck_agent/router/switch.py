@@ -129,7 +129,8 @@ class Switch:
             refused += [ack for entry in taken for ack in self._failed(entry, fault.code, str(fault))]
             return Acks.model_construct(acks=tuple(refused), durable=False)
         answers = [ack for entry in taken for ack in self._answer(entry.key)]
-        return Acks.model_construct(acks=(*refused, *answers), durable=True)
+        withdrawn = tuple(e.key for e in taken if e.current is None and e.key not in self._held.pins)
+        return Acks.model_construct(acks=(*refused, *answers), durable=True, withdrawn=withdrawn)
 
     def engines(self, engines: Sequence[EngineAt]) -> list[Ack]:
         """Replaces the node's engines, always all of them; entries whose release became ready flip now.
@@ -320,7 +321,8 @@ class Switch:
             state, code, detail = _how(entry, replica, pin, force)
             if code == "not_ready":
                 code, detail = unready, self._in_its_place(key, entry)
-            ack = ack_about(entry, replica.name, state, code, detail, mono_ns)
+            rev = self._held.cursor.rev if current is None else None
+            ack = ack_about(entry, replica.name, state, code, detail, mono_ns, rev=rev)
             answered = before.get(replica.name)
             repeated = answered is not None and _same(answered, ack)
             acks.append(answered if answered is not None and repeated else ack)  # with the time of the swap

@@ -99,10 +99,18 @@ class Acks(Wire):
         description="of a table update: its position and entries are on the disk, also where no engine is concerned; "
         "absent where a refusal is a problem instead",
     )
+    withdrawn: tuple[PointerKey, ...] = Field((), description="pointers whose tombstones are in force, engines or none")
 
 
 def ack_about(
-    entry: TableEntry, replica: str, state: AckState, code: str | None = None, detail: str = "", mono_ns: int = 0
+    entry: TableEntry,
+    replica: str,
+    state: AckState,
+    code: str | None = None,
+    detail: str = "",
+    mono_ns: int = 0,
+    *,
+    rev: int | None = None,
 ) -> Ack:
     """An acknowledgement of this moment, about an entry's current release."""
     return Ack(
@@ -117,6 +125,7 @@ def ack_about(
         detail=detail[:500],
         at_ms=time.time_ns() // 1_000_000,
         mono_ns=mono_ns,
+        rev=rev,
     )
 
 

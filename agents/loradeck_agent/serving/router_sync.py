@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, Bookmark, Desired, Resync
+from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, Resync
 from loradeck.schemas.protocol import SUPPORTED
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.config import RouterConfig
@@ -27,7 +27,7 @@ from loradeck_agent.host.state_folder import StateFolder
 from loradeck_agent.host.supervisor import Program, Supervised
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.table import read_contents
-from loradeck_agent.router.wire import Acks, Cursor, RouterState, TableUpdate
+from loradeck_agent.router.wire import Acks, Cursor, RouterState, TableUpdate, ack_about
 from loradeck_agent.serving.proof import Prover
 from loradeck_agent.serving.reconciler import Reconciler
 from loradeck_agent.uplink.acknowledgements import AckBoard
@@ -101,7 +101,7 @@ class RouterSync:
             try:
                 entries = (*message.entries, *self.table.withdrawn(message))
                 position = self.durable if self._behind.is_set() else cursor
-                answer = await self.router.table(self._update(position, entries))
+                answer = await self._give(position, entries)
                 for ack in answer.acks:
                     await self.acks.post(ack)
             except AgentError as error:
@@ -270,7 +270,7 @@ class RouterSync:
             raise AgentError("router_silent", "the router gave no answer about its engines")
         cursor = self.table.cursor
         entries = (*self.table.entries.values(), *self.table.orphans.values())
-        answer = await self.router.table(self._update(cursor, entries))
+        answer = await self._give(cursor, entries)
         await self.post(answer.acks)
         if not answer.durable:
             raise AgentError("disk_full", "the router cannot write its table")
@@ -302,6 +302,19 @@ class RouterSync:
         """The router's table has everything up to here."""
         if not self._behind.is_set():
             self.durable = max(self.durable, cursor)
+
+    async def _give(self, cursor: Cursor, entries: tuple[TableEntry, ...]) -> Acks:
+        """Gives the router entries. Its answer acknowledges tombstones for engines too that it does not have now."""
+        answer = await self.router.table(self._update(cursor, entries))
+        said, withdrawn = {(ack.tenant, ack.route, ack.replica) for ack in answer.acks}, set(answer.withdrawn)
+        more = [
+            ack_about(entry, replica, AckState.FLIPPED, rev=cursor.rev)
+            for entry in entries
+            if entry.key in withdrawn
+            for replica in sorted(self.acks.replicas)
+            if (*entry.key, replica) not in said
+        ]
+        return answer.model_copy(update={"acks": (*answer.acks, *more)}) if more else answer
 
     @staticmethod
     def _update(cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:

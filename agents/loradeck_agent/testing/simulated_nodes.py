@@ -173,10 +173,11 @@ class Node:
             return
         # As on a node: the acknowledgement first, everything else after it.
         current = [entry for entry in message.entries if entry.current is not None]
-        for entry in current:
+        for entry in message.entries:
             held = self.table.entries.get(entry.key)
             if held is None or entry.fence >= held.fence:
-                flip = ack_about(entry, self.name, AckState.FLIPPED)
+                rev = message.rev if entry.current is None else None
+                flip = ack_about(entry, self.name, AckState.FLIPPED, rev=rev)
                 await self.acks.post(flip.model_copy(update={"mono_ns": time.monotonic_ns()}))
         # A fleet's nodes do not share a core. Here they do: all acknowledge before any goes through its table, which
         # comes before this node's next message, and before a proof.

@@ -423,7 +423,7 @@ class HubApi:
         """Drains a node: it gets no new jobs and frees its GPU driver, and its jobs and engines run on until it is
         stopped.
 
-        Once a drained node is silent, no pointer waits for it.
+        Once a drained node is silent, no move waits for it.
         """
         return await self._write(NodeRow, f"nodes/{segment(node)}/drain", repeatable=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +24,7 @@ from loradeck.hub.data.lineage import Lineage
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepares
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.jobs.checkpoints import Checkpoints
 from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
@@ -136,9 +138,11 @@ class Hub:
         self.tables = tables = NodeTables(self.catalogue, self.facts)
         self.links = Links(fleet, self.gc_tuning)
         self.prepares = prepares = Prepares()
-        self.directives = Directives(log_, tables, self.links, prepares, changes)
+        self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())
+        self.directives = Directives(log_, self.catalogue, tables, withdrawals, self.links, prepares, changes)
+        log_.changes_fleet = self.directives.changes_fleet
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
-        self.replicas = replicas = PlacedReplicas(state, fleet, tables)
+        self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
         self.capacity = Capacity(state, fleet, tables, replicas)
         self.health = health = ReleaseHealth(state, counts, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
@@ -150,7 +154,7 @@ class Hub:
         self.moves_allowed = allowed = MovesAllowed(log_, fleet, self.recovery, startup)
         kept = saved.ended_pins()
         self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
-        self.node_events = NodeEvents(fleet, tables, counts, self.progress, changes)
+        self.node_events = NodeEvents(fleet, tables, withdrawals, counts, self.progress, changes)
 
     def _build_jobs(self) -> None:
         log_, state, registry, attestations = self.log, self.log.state, self.registry, self.attestations
@@ -202,10 +206,12 @@ class Hub:
         for follower in (self.directives.attested, self.gates.attested, self.progress.attested, self.changes.attested):
             self.attestations.follow(follower)
         self.node_events.follow(self.queue.nodes_changed)
-        greeting = Greeting(self.node_events, self.recovery, self.startup, self.pins, self.queue.joined)
+        save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
+        greeting = Greeting(self.node_events, self.recovery, self.startup, self.pins, self.queue.joined, save)
         self.uplink = Uplink(
             self.log,
             self.tables,
+            self.withdrawals,
             self.fleet,
             greeting,
             {
@@ -246,7 +252,7 @@ class Hub:
 
     async def flush(self) -> None:
         """Writes the part of the fleet's state that outlives the hub."""
-        await self.saved_state.flush(self.fleet, self.counts, self.pins)
+        await self.saved_state.flush(self.fleet, self.withdrawals, self.counts, self.pins)
 
     async def accept_link(self, socket: WebSocket) -> None:
         """Serves a node's connection from its handshake to its end."""

@@ -248,6 +248,9 @@ class Ack(Wire):
     load: int | None = Field(
         None, exclude_if=lambda load: load is None, description="which load of the release in that engine's lifetime"
     )
+    rev: int | None = Field(
+        None, exclude_if=lambda rev: rev is None, description="of the hub's log, up to which the router's table follows"
+    )
 
 
 class Traffic(Wire):

@@ -111,6 +111,10 @@ class ReplicaRow(Wire):
     proof_age_s: float | None = None
     heard_age_s: float | None = Field(description="None: never since the hub started")
     linked: bool
+    lost: bool = Field(False, description="unheard for the TTL: it may answer with whatever it last held")
+    withdrawn: bool = Field(
+        False, description="the pointer is placed there no longer, and it has not acknowledged that: it may answer"
+    )
     admitted_left: int | None = Field(None, description="admitted to another release since; None: unknown")
     pinned: Digest | None = None
 

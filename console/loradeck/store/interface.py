@@ -6,13 +6,14 @@ A store is used from one thread. Every write is one transaction, durable when th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Unpack
 
 from loradeck.schemas.attestation import Attestation, AttestationFilter
 from loradeck.schemas.counts import NO_COUNTS, Counts
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState, TokenRecord
@@ -141,6 +142,39 @@ class Registered:
     """1, 2, ... in the order of registration within its kind."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Withdrawal:
+    """A pointer that was withdrawn from a node at `rev`, and whose tombstone the node has not acknowledged.
+
+    `refuse_after_s` is that of the entry that the node holds; None: it serves on without a hub.
+    """
+
+    node: str
+    tenant: str
+    route: str
+    rev: int
+    refuse_after_s: float | None = None
+
+    @property
+    def key(self) -> PointerKey:
+        """The pointer, (tenant, route)."""
+        return (self.tenant, self.route)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetChange:
+    """A change of what is kept of the nodes. None ends a node, or a withdrawal."""
+
+    nodes: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)
+    withdrawals: Mapping[tuple[str, PointerKey], Withdrawal | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.withdrawals)
+
+
+NO_CHANGE = FleetChange()
+
+
 class Store(Protocol):
     # -- the log -----------------------------------------------------------------------------------------
 
@@ -159,8 +193,8 @@ class Store(Protocol):
     def snapshot(self) -> Snapshot:
         """Reads pointers and tenants as the log leaves them, at one rev."""
 
-    def commit(self, drafts: Sequence[Draft], *, key: str) -> Committed:
-        """Appends all drafts as one transaction, or none.
+    def commit(self, drafts: Sequence[Draft], *, key: str, fleet: FleetChange = NO_CHANGE) -> Committed:
+        """Appends all drafts as one transaction, or none; `fleet` is what they change of the nodes.
 
         A `key` that was used before returns its first commit. Each draft's `expected_generation` is compared with its
         pointer inside the transaction (None: not compared).
@@ -170,7 +204,9 @@ class Store(Protocol):
         """
         ...
 
-    def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
+    def adopt(
+        self, drafts: Sequence[Draft], *, epoch_above: int, key: str, fleet: FleetChange = NO_CHANGE
+    ) -> Committed:
         """Commits a recovery: raises the epoch above `epoch_above` and appends `drafts`, whose generations may jump
         ahead.
         """
@@ -267,6 +303,19 @@ class Store(Protocol):
 
     def tokens(self) -> list[TokenRecord]:
         """All token records, revoked ones included, in the order of creation."""
+
+    # -- nodes -------------------------------------------------------------------------------------------
+
+    def save_fleet(self, change: FleetChange) -> None:
+        """Writes what has changed of the nodes, in one transaction."""
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """Name -> what is kept of the node."""
+        ...
+
+    def withdrawals(self) -> list[Withdrawal]:
+        """All withdrawals that no node has acknowledged."""
+        ...
 
     # -- its own state -----------------------------------------------------------------------------------
 

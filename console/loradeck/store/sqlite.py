@@ -19,9 +19,9 @@ from loradeck.schemas.ids import canonical_json
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.database import SQLITE_VERSION, Database
-from loradeck.store.interface import Committed, Moved, Snapshot, StoreError, Unreadable
+from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, Moved, Snapshot, StoreError, Unreadable
 from loradeck.store.lease import Head, Lease, extend_log, read_head, take_lease
-from loradeck.store.sqlite_records import SqliteRecords, wall_ms
+from loradeck.store.sqlite_records import SqliteRecords, wall_ms, write_fleet
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -52,16 +52,22 @@ class SqliteStore(SqliteRecords):
         self._lease = lease
         return lease.epoch
 
-    def commit(self, drafts: Sequence[Draft], *, key: str) -> Committed:
+    def commit(self, drafts: Sequence[Draft], *, key: str, fleet: FleetChange = NO_CHANGE) -> Committed:
         """Appends the drafts and updates their pointers and tenants in one transaction; see `Store.commit`."""
         with self._writing() as (connection, head):
-            return _used(connection, key) or self._append(connection, drafts, key, head, head.lease)
+            if used := _used(connection, key):
+                return used
+            write_fleet(connection, fleet)
+            return self._append(connection, drafts, key, head, head.lease)
 
-    def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
+    def adopt(
+        self, drafts: Sequence[Draft], *, epoch_above: int, key: str, fleet: FleetChange = NO_CHANGE
+    ) -> Committed:
         """Raises the lease's epoch and appends the drafts in one transaction; see `Store.adopt`."""
         with self._writing() as (connection, head):
             if used := _used(connection, key):
                 return used
+            write_fleet(connection, fleet)
             raised = take_lease(connection, head.lease.holder, head.lease.name, epoch_above=epoch_above)
             committed = self._append(connection, drafts, key, head, raised, jumps=True)
         self._lease = raised

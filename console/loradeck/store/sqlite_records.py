@@ -15,7 +15,7 @@ from loradeck.schemas.jobs import Job, JobState
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.database import Database
-from loradeck.store.interface import Doc, Registered, Served, StoreError
+from loradeck.store.interface import Doc, FleetChange, Registered, Served, StoreError, Withdrawal
 from loradeck.store.lease import Head, Lease, hold_lease, new_holder
 
 if TYPE_CHECKING:
@@ -228,6 +228,23 @@ class SqliteRecords:
             rows = self._database.tables["tokens"].rows_where(order_by="rowid")
             return [TokenRecord.model_validate_json(row["body"]) for row in rows]
 
+    def save_fleet(self, change: FleetChange) -> None:
+        """Writes what has changed of the nodes, in one transaction."""
+        with self._writing() as (connection, _):
+            write_fleet(connection, change)
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """Name -> what is kept of the node."""
+        with self._database.reading():
+            rows = self._database.tables["nodes"].rows_where(order_by="name")
+            return {row["name"]: json.loads(row["body"]) for row in rows}
+
+    def withdrawals(self) -> list[Withdrawal]:
+        """All withdrawals that no node has acknowledged."""
+        with self._database.reading():
+            rows = self._database.tables["withdrawals"].rows_where(order_by="tenant, route, node")
+            return [Withdrawal(**row) for row in rows]
+
     def meta(self, name: str) -> str | None:
         """A named setting of the hub; None if it was never set."""
         with self._database.reading():
@@ -238,6 +255,24 @@ class SqliteRecords:
         """Stores a named setting of the hub."""
         with self._writing():
             self._database.tables["meta"].upsert({"name": name, "value": value}, pk="name")
+
+
+def write_fleet(connection: Connection, change: FleetChange) -> None:
+    """Writes what has changed of the nodes, in the transaction that the connection is in."""
+    nodes, withdrawals = change.nodes, change.withdrawals
+    connection.executemany("DELETE FROM nodes WHERE name = ?", [(name,) for name in nodes])
+    connection.executemany(
+        "INSERT INTO nodes VALUES (?, ?)",
+        [(name, json.dumps(body, sort_keys=True)) for name, body in nodes.items() if body is not None],
+    )
+    connection.executemany(
+        "DELETE FROM withdrawals WHERE node = ? AND tenant = ? AND route = ?",
+        [(node, *key) for node, key in withdrawals],
+    )
+    connection.executemany(
+        "INSERT INTO withdrawals VALUES (:node, :tenant, :route, :rev, :refuse_after_s)",
+        [asdict(one) for one in withdrawals.values() if one is not None],
+    )
 
 
 def _conditions(**equal: str | None) -> tuple[str | None, dict[str, str]]:

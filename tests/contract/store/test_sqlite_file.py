@@ -73,7 +73,8 @@ def raised_by_0_1_0(path: Path) -> None:
     raw(path, lease, "DROP TABLE head", "DROP TABLE incarnations")
     for name, earlier in (("finished", "requests"), ("failed", "errors")):
         raw(path, f"ALTER TABLE served RENAME COLUMN {name} TO {earlier}")
-    raw(path, "ALTER TABLE served DROP COLUMN refused")
+    raw(path, "ALTER TABLE served DROP COLUMN refused", "DROP TABLE nodes", "DROP TABLE withdrawals")
+    raw(path, """INSERT INTO meta VALUES ('nodes', '{"n1": {"labels": {"site": "eu"}}}')""")
     raw(path, "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
 
 
@@ -113,6 +114,8 @@ def test_a_database_of_version_0_1_0_is_opened_and_keeps_its_log(path: Path) -> 
         assert (snapshot.rev, snapshot.epoch) == (1, 1)
         assert store.has_hash(1, snapshot.hash)
         assert store.lookup("key-0001") is not None
+        assert store.nodes() == {"n1": {"labels": {"site": "eu"}}}
+        assert store.meta("nodes") is None
         store.close()
     assert applied(path) == [name for name, _ in migrations.scripts()]
     raw(path, "SELECT 1")
@@ -142,7 +145,7 @@ def test_bases_that_jobs_made_before_lineage_was_recorded_have_it_from_their_job
     ):
         store.put_job(job)
     store.close()
-    raw(path, "DELETE FROM _sqlite_migrations WHERE name >= '0004'")
+    raw(path, "DELETE FROM _sqlite_migrations WHERE name = '0004_lineage'")
     store = SqliteStore(path)
     (stated,) = store.attestations(kind=AttestationKind.LINEAGE)
     store.close()

@@ -202,17 +202,19 @@ def test_what_was_acknowledged_on_an_engine_ends_with_it(
 
 def test_a_node_is_lost_once_when_its_ttl_has_passed_and_found_when_it_is_heard(fleet: Fleet, clock: Clock) -> None:
     node = fleet.nodes["n1"]
-    version = fleet.kept_version
+    fleet.unsaved.clear()
     clock.now = 100.0 + LINK_TTL_S
     assert (fleet.newly_lost(), fleet.heard_age(node)) == ([], LINK_TTL_S)
     clock.now += 0.001
     assert (fleet.newly_lost(), node.lost) == ([node], True)
     assert fleet.newly_lost() == []
-    assert fleet.kept_version == version + 1
+    assert fleet.unsaved == {"n1"}
+    fleet.unsaved.clear()
     fleet.heard(node)
-    assert (node.lost, node.heard, fleet.kept_version) == (False, clock.now, version + 2)
+    assert (node.lost, node.heard, fleet.unsaved) == (False, clock.now, {"n1"})
+    fleet.unsaved.clear()
     fleet.heard(node)
-    assert fleet.kept_version == version + 2
+    assert not fleet.unsaved
 
 
 def test_a_node_that_is_only_saved_has_one_ttl_from_the_hubs_start(clock: Clock) -> None:

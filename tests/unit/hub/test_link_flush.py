@@ -36,7 +36,10 @@ class _Hub:
 
     def __init__(self) -> None:
         self.log = SimpleNamespace(state=SimpleNamespace(epoch=1, rev=0, hash="h"), position=lambda: None)
-        self.tables: Any = SimpleNamespace(version=0, table=lambda labels: None, desired=self.desired)
+        self.tables: Any = SimpleNamespace(
+            version=0, table=lambda labels: None, withdraw=lambda table, keys: None, desired=self.desired
+        )
+        self.withdrawals: Any = SimpleNamespace(on=lambda node: frozenset())
         self.outbox = Outbox()
 
     def desired(self, table: Any, *, rev: int, prev_rev: int, keys: Any, **_: Any) -> bytes:
@@ -63,7 +66,7 @@ def hub() -> _Hub:
 def link(wire: _Wire, hub: _Hub) -> Link:
     caller = Caller(actor="n1", role=Role.AGENT, node="n1")
     link = Link(hub, SimpleNamespace(), caller)  # type: ignore[arg-type]
-    link.node = SimpleNamespace(labels={}, features=frozenset())  # type: ignore[assignment]
+    link.node = SimpleNamespace(name="n1", labels={}, features=frozenset())  # type: ignore[assignment]
     link.steered = True
     return link
 

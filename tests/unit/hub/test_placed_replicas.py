@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.replica_counts import ReplicaCounts
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
@@ -33,7 +34,7 @@ class _Fleet:
         config = SimpleNamespace(placement=PLACEMENT)
         state: Any = SimpleNamespace(config=lambda key: config)
         tables: Any = SimpleNamespace(entries=self.entries)
-        self.replicas = PlacedReplicas(state, self.fleet, tables)
+        self.replicas = PlacedReplicas(state, self.fleet, tables, Withdrawals(state, self.fleet))
 
     def move(self) -> None:
         self.generation += 1
@@ -123,7 +124,7 @@ def _counted_over(deck: _Fleet) -> list[Any]:
     placed = [
         (node, replica)
         for node in deck.fleet.nodes.values()
-        if node.labels == PLACEMENT and not (node.drained and node.lost)
+        if node.labels == PLACEMENT
         for replica in node.replicas
         if replica.base == base
     ]

@@ -121,7 +121,7 @@ async def show(s: Session, name: str) -> None:
 async def drain(s: Session, name: str, yes: bool) -> None:
     """Give a node no new jobs and free its GPU driver; its engines and jobs run on until you stop it.
 
-    Once a drained node is silent no pointer waits for it.
+    Once a drained node is silent no move waits for it. Its replicas stay in the counts: they may answer.
     """
     s.confirm(f"Drain {name}? It gets no new jobs and reports no GPU figures; it serves on until you stop it.", yes=yes)
     _print_state(s, await s.api.drain_node(name))

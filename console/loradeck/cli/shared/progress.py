@@ -24,7 +24,7 @@ from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckState
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.state import TenantRow
+from loradeck.schemas.state import ReplicaRow, TenantRow
 
 _POLL_S = 0.1
 
@@ -197,6 +197,15 @@ def _print_move(session: Session, result: MoveResult, row: TenantRow | None) -> 
     replicas(session, row)
 
 
+def _standing(replica: ReplicaRow) -> str:
+    """What is wrong with a replica's link or place, before the age of its newest message."""
+    if replica.lost:
+        return "unheard, may answer "
+    if not replica.linked:
+        return "LINK LOST "
+    return "leaving, may answer " if replica.withdrawn else ""
+
+
 def replicas(session: Session, row: TenantRow) -> None:
     """Prints one line for each placed replica: its acknowledgement, and its age since the last report."""
     views = (row.live, row.preview.target, *(skipped.release for skipped in row.preview.skipped))
@@ -211,7 +220,7 @@ def replicas(session: Session, row: TenantRow) -> None:
                 millis(replica.proven_ms if replica.state is AckState.PROVEN else None),
                 span(replica.proof_age_s),
                 "unknown" if replica.admitted_left is None else replica.admitted_left,
-                ("" if replica.linked else "LINK LOST ") + span(replica.heard_age_s),
+                _standing(replica) + span(replica.heard_age_s),
                 " ".join(
                     part
                     for part in (

@@ -21,7 +21,7 @@ async def listed(hub: ThisHub, caller: Viewer) -> list[NodeRow]:
 
 @router.post("/nodes/{node}/drain")
 async def drain(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
-    """Drains a node: it gets no new jobs, and once it is lost its replicas no longer count as placed."""
+    """Drains a node: it gets no new jobs and lets go of the GPU driver. Its replicas stay in the counts."""
     return await _order(hub, node, cordoned=True, drained=True)
 
 

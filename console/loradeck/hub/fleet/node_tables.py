@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import insort
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Set
 
 from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.log.catalogue import Catalogue
@@ -164,13 +164,24 @@ class NodeTables:
                 self._homes.setdefault(key, set()).add(table)
         return table
 
-    def withdraw(self, old: Table, new: Table) -> None:
-        """Moves nodes from one table to another: entries that are no longer placed on them become tombstones."""
-        for key in old.members - new.members:
-            new.put(key, placed=True)
-            new.put(key, placed=False)
-            self._homes.setdefault(key, set()).add(new)
-        self._memo.clear()
+    def placing(self, key: PointerKey) -> tuple[dict[str, str], str] | None:
+        """The labels and the base of the nodes that a pointer is placed on; None: it has no release."""
+        entry = self.entries.get(key)
+        if entry is None or entry.current is None:
+            return None
+        return self._config[key].placement, entry.current.release.served_base
+
+    def withdraw(self, table: Table, keys: Set[PointerKey]) -> None:
+        """Adds tombstones of what nodes with this table may hold and is not placed on them."""
+        for key in keys - table.members:
+            table.put(key, placed=True)
+            table.put(key, placed=False)
+            self._homes.setdefault(key, set()).add(table)
+            self._memo.clear()
+
+    def placed(self, table: Table) -> set[PointerKey]:
+        """The pointers that are placed on the nodes with this table."""
+        return table.members - table.withdrawn
 
     def digest(self, table: Table) -> str:
         """`schemas.table.table_digest` of the table's entries, from rows that are kept encoded."""

@@ -22,6 +22,7 @@ from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 
 Fence = tuple[int, int]
+Placement = tuple[dict[str, str], tuple[tuple[str, str | None], ...]]
 
 _gpus = TypeAdapter(tuple[Gpu, ...])
 _REPLICA_FIELDS = set(Replica.model_fields)
@@ -77,11 +78,18 @@ class Node:
     boot: str = ""
     features: frozenset[str] = frozenset()
     """The features of table entries that its router acts on; see `schemas.protocol`."""
+    saved: Placement | None = None
+    """Its placement as the store has it; None: the store does not know the node."""
 
     @property
     def linked(self) -> bool:
         """Whether the node has a link now."""
         return self.link is not None
+
+    @property
+    def placement(self) -> Placement:
+        """What decides which pointers are placed on it: its labels, and its replicas with their bases."""
+        return self.labels, tuple((r.replica, r.base) for r in self.replicas)
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -104,7 +112,7 @@ class Node:
     @classmethod
     def of(cls, name: str, kept: dict[str, Any]) -> Node:
         """A node as `kept` saved it."""
-        return cls(
+        node = cls(
             name=name,
             version=kept["version"],
             labels=kept["labels"],
@@ -118,6 +126,8 @@ class Node:
             pins=tuple(Pin.model_validate(pin) for pin in kept.get("pins", ())),
             features=frozenset(kept.get("features", ())),
         )
+        node.saved = node.placement
+        return node
 
 
 @dataclass(slots=True)
@@ -190,9 +200,7 @@ class Group:
 
     def holds(self, node: Node, replica: str) -> bool:
         """Whether a replica of a node belongs to the group."""
-        if node.name not in self.nodes or (node.drained and node.lost):
-            return False
-        return any(r.replica == replica and r.base == self.base for r in node.replicas)
+        return node.name in self.nodes and any(r.replica == replica and r.base == self.base for r in node.replicas)
 
 
 class Fleet:
@@ -209,8 +217,8 @@ class Fleet:
         """Node -> the groups it is in, so that a report touches these only."""
         self._builds: dict[EngineBuild, EngineBuild] = {}
         self._bases: frozenset[str] | None = None
-        self.kept_version = 0
-        """Grows with every change of what outlives the hub."""
+        self.unsaved: set[str] = set()
+        """The nodes of which something that outlives the hub has changed since it was written."""
         self.voids = 0
         """Grows each time that acknowledgements are taken back."""
         for node in self.nodes.values():
@@ -235,7 +243,7 @@ class Fleet:
         node.stored, node.memory_gb = frozenset(hello.stored), hello.memory_gb
         if node.features != frozenset(hello.features):
             node.features = frozenset(hello.features)
-            self.kept_version += 1
+            self.unsaved.add(node.name)
         self.heard(node)
         self._regroup(node, before)
         return node
@@ -258,7 +266,7 @@ class Fleet:
     def _set_pins(self, node: Node, pins: tuple[Pin, ...]) -> None:
         if pins != node.pins:
             node.pins = pins
-            self.kept_version += 1
+            self.unsaved.add(node.name)
 
     def _void(self, before: Iterable[Replica], now: Iterable[Replica]) -> None:
         """Takes back what was acknowledged on engines that ended while their node had no link."""
@@ -272,19 +280,25 @@ class Fleet:
                     record.flipped, record.proven = None, None
 
     def _set_replicas(self, node: Node, replicas: tuple[Replica, ...]) -> None:
+        bases = {known.replica: known.base for known in node.replicas}
         for gone in node.replicas:
             self._where.pop(gone.replica, None)
-        node.replicas = tuple(map(self._shared, replicas))
+        node.replicas = tuple(self._shared(replica, bases.get(replica.replica)) for replica in replicas)
         self._index(node)
 
-    def _shared(self, replica: Replica) -> Replica:
-        """A copy of a replica whose strings and build are shared with those of other nodes: 2 kB a node otherwise."""
-        build = replica.build
+    def _shared(self, replica: Replica, known: str | None) -> Replica:
+        """A copy of a replica whose strings and build are shared with those of other nodes: 2 kB a node otherwise.
+
+        Args:
+            known: the base that it ran last. An agent that has just started may not know it yet, while its router
+                answers on.
+        """
+        build, base = replica.build, replica.base or known
         return Replica.model_construct(
             _REPLICA_FIELDS,
             **replica.__dict__
             | {
-                "base": None if replica.base is None else sys.intern(replica.base),
+                "base": None if base is None else sys.intern(base),
                 "base_name": sys.intern(replica.base_name),
                 "build": None if build is None else self._builds.setdefault(build, build),
                 "loaded": tuple(map(sys.intern, replica.loaded)),
@@ -296,7 +310,7 @@ class Fleet:
         node.heard = self.clock()
         if node.lost:
             node.lost = False
-            self.kept_version += 1
+            self.unsaved.add(node.name)
             self._members_changed(node)
 
     def unlinked(self, node: Node, link: NodeLink) -> bool:
@@ -317,7 +331,7 @@ class Fleet:
     def lose(self, node: Node) -> None:
         """Marks a node as lost: it passed its TTL."""
         node.lost = True
-        self.kept_version += 1
+        self.unsaved.add(node.name)
         self._members_changed(node)
 
     def heard_age(self, node: Node) -> float | None:
@@ -332,7 +346,7 @@ class Fleet:
         """Cordons or drains a node, or ends that. `drained` None leaves it as it is."""
         node.cordoned = cordoned
         node.drained = node.drained if drained is None else drained
-        self.kept_version += 1
+        self.unsaved.add(node.name)
         self._members_changed(node)
 
     # ---- placement -----------------------------------------------------------------------------------------
@@ -349,8 +363,8 @@ class Fleet:
         now = _shape(node)
         if now == before:
             return False
-        self.kept_version += 1
-        if before is not None and now[:2] == before[:2]:
+        self.unsaved.add(node.name)
+        if before is not None and now[0] == before[0]:
             return True
         self._bases = None
         for group in self._groups.values():
@@ -378,16 +392,14 @@ class Fleet:
         return group
 
     def placed(self, placement: dict[str, str], base: str) -> tuple[tuple[Node, Replica], ...]:
-        """The replicas of a base on the nodes that carry these labels, unreachable ones too.
-
-        A drained node counts until it is lost: it may still answer.
+        """The replicas of a base on the nodes that carry these labels, unreachable and drained ones too: they may
+        answer.
         """
         group = self.group(placement, base)
         if group.placed is None:
             group.placed = tuple(
                 (node, replica)
                 for _, node in sorted(group.nodes.items())
-                if not (node.drained and node.lost)
                 for replica in node.replicas
                 if replica.base == base
             )
@@ -411,13 +423,14 @@ class Fleet:
             return ()
         behind = []
         for name, ack in self._acks.get(key, {}).items():
-            left = ack.state is AckState.WAITING if ack.fence == fence else ack.is_flipped
+            served = ack.is_flipped and ack.release is not None  # a tombstone leaves nothing to answer with
+            left = ack.state is AckState.WAITING if ack.fence == fence else served
             node = self.nodes.get(self._where.get(name, "")) if left else None
             if node is None or not fits(node.labels, placement):
                 continue
             replica = next(r for r in node.replicas if r.replica == name)
             answers = node.lost or replica.state is EngineState.UP
-            if answers and all(r.base != base for r in node.replicas) and not (node.drained and node.lost):
+            if answers and all(r.base != base for r in node.replicas):
                 behind.append((node, replica))
         return tuple(sorted(behind, key=lambda found: found[1].replica))
 
@@ -473,13 +486,12 @@ class Fleet:
         return (n for n in self.nodes.values() if n.link is not None)
 
 
-Shape = tuple[dict[str, str], tuple[tuple[str, str | None], ...], tuple[tuple[EngineState, int], ...]]
+Shape = tuple[Placement, tuple[tuple[EngineState, int], ...]]
 
 
 def _shape(node: Node) -> Shape:
-    """Labels, replicas with their bases (placement depends on these), and states with slots (these are saved too)."""
-    replicas = node.replicas
-    return node.labels, tuple((r.replica, r.base) for r in replicas), tuple((r.state, r.slots) for r in replicas)
+    """Its placement, and the states and slots of its replicas, which are saved too."""
+    return node.placement, tuple((r.state, r.slots) for r in node.replicas)
 
 
 def _belongs(node: Node, group: Group) -> bool:

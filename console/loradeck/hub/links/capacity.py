@@ -36,7 +36,7 @@ class Capacity:
 
     def left_behind(self, key: PointerKey, candidate: Release) -> list[str]:
         """The names of nodes that serve the pointer now and have no engine of the candidate's base."""
-        serving = {node.name for node, _ in self._replicas.placed(key) if not node.lost}
+        serving = {node.name for node, _ in self._replicas.serving(key) if not node.lost}
         return sorted(serving - {node.name for node, _ in self.placed(key, candidate)})
 
     def lacking(self, key: PointerKey, candidate: Release, feature: Feature) -> list[str]:

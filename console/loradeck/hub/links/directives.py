@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.prepares import Prepares
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.log.attestations import CHANGES_TARGET
+from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published
 from loradeck.rules.moves.draft import left_by
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.log import Draft, EventKind
+from loradeck.schemas.route import RouteConfig
+from loradeck.store.interface import FleetChange
 
 
 @dataclass(eq=False)
@@ -21,7 +26,9 @@ class Directives:
     """Computes table entries from the log, and sends those that changed."""
 
     _log: Log
+    _catalogue: Catalogue
     _tables: NodeTables
+    _withdrawals: Withdrawals
     _links: Links
     _prepares: Prepares
     _changes: Changes
@@ -34,7 +41,34 @@ class Directives:
     def committed(self, published: Published) -> None:
         """Sends the entries that committed events changed; the first follower of the log."""
         self._tables.forget_messages()
-        self._links.put([key for key in published.touched if self._refresh(key)])
+        before = {key: self._tables.placing(key) for key in published.touched}
+        changed = [key for key in published.touched if self._refresh(key)]
+        for key in changed:
+            self._withdrawals.placed_otherwise(key, before[key], self._tables.placing(key))
+        self._links.put(changed)
+
+    def changes_fleet(self, drafts: Sequence[Draft]) -> FleetChange:
+        """The withdrawals that drafts cause, to be committed with them."""
+        before = {
+            (draft.tenant, draft.route): placing
+            for draft in drafts
+            if draft.route is not None and (placing := self._tables.placing((draft.tenant, draft.route))) is not None
+        }
+        after = dict(before)
+        for draft in drafts:
+            key = (draft.tenant, draft.route or "")
+            if key not in after:
+                continue
+            labels, base = after[key]
+            if draft.kind is EventKind.ROUTE:
+                labels = RouteConfig.model_validate(draft.payload["config"]).placement
+            if draft.pointer is not None and draft.pointer.release is not None:
+                release = self._catalogue.releases.get(draft.pointer.release)
+                base = release.served_base if release is not None else base
+            after[key] = labels, base
+        rev = self._log.state.rev + len(drafts)
+        caused = [one for key in after for one in self._withdrawals.caused(key, before[key], after[key], rev)]
+        return FleetChange(withdrawals={(one.node, one.key): one for one in caused})
 
     def attested(self, attestation: Attestation, keys: Sequence[PointerKey]) -> None:
         """Sends the entries that an attestation changed: where R goes may be another release now."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
+from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Hello, NodeOrder, Report
+from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.links.node_events")
 
@@ -28,6 +32,7 @@ class NodeEvents:
 
     _fleet: Fleet
     _tables: NodeTables
+    _withdrawals: Withdrawals
     _counts: RequestCounts
     _progress: MoveProgress
     _changes: Changes
@@ -40,17 +45,24 @@ class NodeEvents:
     def linked(self, hello: Hello, link: NodeLink) -> Node:
         """A node has linked. An older link of it is closed."""
         known = self._fleet.nodes.get(hello.node)
-        old, labels = (known.link, known.labels) if known else (None, hello.labels)
+        old = known.link if known else None
+        before = self._placed_on(known) if known and known.labels != hello.labels else None
         node = self._fleet.hello(hello, link)
-        if labels != hello.labels:
-            # What was placed there under its old labels must not be served on, unseen, for ever.
-            self._tables.withdraw(self._tables.table(labels), self._tables.table(hello.labels))
+        if before is not None:  # what it was placed for under its old labels it may serve on
+            after = self._placed_on(node)
+            self._withdrawals.labelled_otherwise(node, before - after, after - before)
         if old is not None and old is not link:
             log.warning("link replaced node=%s", node.name)
             old.replaced()
         log.info("link up node=%s version=%s rev=%d epoch=%d", node.name, hello.version, hello.rev, hello.epoch)
         self.changed(node)
         return node
+
+    def _placed_on(self, node: Node) -> set[PointerKey]:
+        """The pointers that are placed on a node and whose base an engine of it runs."""
+        bases = {replica.base for replica in node.replicas}
+        keys = self._tables.placed(self._tables.table(node.labels))
+        return {key for key in keys if (at := self._tables.placing(key)) is not None and at[1] in bases}
 
     def unlinked(self, node: Node, link: NodeLink) -> None:
         """A link has ended. Nothing changes where its node has a newer one."""
@@ -61,9 +73,15 @@ class NodeEvents:
     def changed(self, node: Node) -> None:
         """Marks the rows of a node and of the pointers placed on it."""
         self._changes.node(node.name)
-        keys = self._tables.table(node.labels).keys
+        keys = self._keys(node)
         self._progress.check_soon(keys)
         self._changes.soon_for_all(keys)
+
+    def _keys(self, node: Node) -> list[PointerKey]:
+        """The pointers whose counts a node belongs to."""
+        table = self._tables.table(node.labels)
+        held = self._withdrawals.on(node.name) - table.members
+        return [*table.keys, *held] if held else table.keys
 
     def reported(self, node: Node, report: Report) -> None:
         """A node has sent its telemetry and its router's counters."""
@@ -82,7 +100,7 @@ class NodeEvents:
             self.changed(node)
             self._publish([])
         elif change is Change.SHOWN:
-            self._changes.soon_for_all(self._tables.table(node.labels).keys)
+            self._changes.soon_for_all(self._keys(node))
 
     def tick(self) -> None:
         """Marks nodes as lost that passed their TTL; called once a second."""
@@ -110,12 +128,26 @@ class Greeting:
     _startup: Startup
     _pins: Pins
     _joined: Callable[[Node, Hello], None]
+    _save: Callable[[], Awaitable[None]]
+    """Writes what has changed of the fleet."""
 
     async def hello(self, hello: Hello, link: NodeLink) -> Node:
-        """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log."""
+        """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log.
+
+        What decides where pointers are placed is on the disk before the node is sent any: a hub that is started again
+        must know who may answer.
+
+        Raises: Refused: it cannot be written.
+        """
         standing = await self._recovery.standing(hello)
         node = self._events.linked(hello, link)
         node.behind = self._recovery.code(standing)
+        if node.saved != node.placement:
+            try:
+                await self._save()
+            except StoreError as error:
+                fix = "make the hub's store writable; the node serves on and links again by itself"
+                raise Refused(error.code, "the hub cannot write down this node", detail=str(error), fix=fix) from error
         return node
 
     def greeted(self, node: Node, hello: Hello, link: NodeLink) -> None:

@@ -20,6 +20,7 @@ from loradeck.hub.access.auth import Caller
 from loradeck.hub.fleet.link_socket import link_socket, text_frame
 from loradeck.hub.fleet.node_tables import NodeTables, Table
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.node_events import Greeting
 from loradeck.hub.log.log import Log
 from loradeck.rules.errors import Refused
@@ -90,6 +91,7 @@ class Uplink:
 
     log: Log
     tables: NodeTables
+    withdrawals: Withdrawals
     fleet: Fleet
     greeting: Greeting
     handlers: Mapping[type[BaseModel], Handler]
@@ -146,8 +148,9 @@ class Link:
         version = self._hub.tables.version
         if self._table is None or self._table[0] != version:
             table = self._hub.tables.table(self.node.labels)
-            if self._table is not None:  # tables were made anew: what was placed here until now needs a tombstone
-                self._hub.tables.withdraw(self._table[1], table)
+            # Tables were made anew, or the node has linked: what it may still hold of before needs a tombstone.
+            held = self._hub.withdrawals.on(self.node.name)
+            self._hub.tables.withdraw(table, held if self._table is None else held | self._table[1].members)
             self._table = (version, table)
         return self._table[1]
 

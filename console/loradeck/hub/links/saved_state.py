@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
 
 from loradeck.hub.fleet.nodes import Fleet, Node
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.request_counts import RequestCounts
-from loradeck.store.interface import Store, StoreError
+from loradeck.store.interface import FleetChange, Store, StoreError, Withdrawal
 
 log = logging.getLogger("loradeck.hub.links.saved_state")
 
@@ -23,12 +25,16 @@ class SavedState:
 
     def __init__(self, store: StoreThread) -> None:
         self._store = store
-        self._kept: tuple[int, dict[str, str], Any] | None = None
+        self._kept: tuple[dict[str, str], Any] | None = None
+        self._writing = asyncio.Lock()
 
     def nodes(self) -> list[Node]:
         """The nodes that were saved. Blocking."""
-        saved = json.loads(self._store.now(lambda s: s.meta("nodes")) or "{}")
-        return [Node.of(name, node) for name, node in saved.items()]
+        return [Node.of(name, node) for name, node in self._store.now(lambda s: s.nodes()).items()]
+
+    def withdrawals(self) -> list[Withdrawal]:
+        """The withdrawals that were saved. Blocking."""
+        return self._store.now(lambda s: s.withdrawals())
 
     def counts(self, started: float) -> RequestCounts:
         """The request counts that were saved; the hub has `started` then, monotonic seconds. Blocking."""
@@ -39,13 +45,15 @@ class SavedState:
         """(tenant, route, node, until when) of the ended pins that were saved. Blocking."""
         return [(t, r, n, until) for t, r, n, until in json.loads(self._store.now(lambda s: s.meta("unpins")) or "[]")]
 
-    async def flush(self, fleet: Fleet, counts: RequestCounts, pins: Pins) -> None:
+    async def flush(self, fleet: Fleet, withdrawals: Withdrawals, counts: RequestCounts, pins: Pins) -> None:
         """Writes what has changed. What cannot be written is kept for the next time."""
+        try:
+            await self.save_fleet(fleet, withdrawals)
+        except StoreError as error:
+            log.error("flush failed code=%s %s", error.code, error)
         deltas = counts.take_pending()
-        kept = (fleet.kept_version, dict(counts.boots), pins.kept())
+        kept = (dict(counts.boots), pins.kept())
         changed = kept != self._kept
-        # The nodes are serialised only when they have changed: for thousands that takes longer than a move may wait.
-        nodes = json.dumps({n.name: n.kept() for n in fleet.nodes.values()}, sort_keys=True) if changed else ""
         if not changed and not deltas:
             return
 
@@ -53,9 +61,8 @@ class SavedState:
             if deltas:
                 store.add_served(deltas)
             if changed:
-                store.set_meta("nodes", nodes)
-                store.set_meta("router_boots", json.dumps(kept[1], sort_keys=True))
-                store.set_meta("unpins", json.dumps(kept[2]))
+                store.set_meta("router_boots", json.dumps(kept[0], sort_keys=True))
+                store.set_meta("unpins", json.dumps(kept[1]))
 
         try:
             await self._store(write, background=True)
@@ -63,3 +70,26 @@ class SavedState:
         except StoreError as error:
             counts.give_back(deltas)
             log.error("flush failed code=%s %s", error.code, error)
+
+    async def save_fleet(self, fleet: Fleet, withdrawals: Withdrawals) -> None:
+        """Writes the nodes and withdrawals that have changed. Who calls it together waits for one write.
+
+        Raises: StoreError: what could not be written is kept for the next time.
+        """
+        async with self._writing:
+            names, changed = fleet.unsaved, withdrawals.unsaved
+            if not names and not changed:
+                return
+            fleet.unsaved, withdrawals.unsaved = set(), {}
+            nodes = {name: fleet.nodes[name] for name in names if name in fleet.nodes}
+            placements = {name: node.placement for name, node in nodes.items()}
+            kept = {name: nodes[name].kept() if name in nodes else None for name in sorted(names)}
+            change = FleetChange(nodes=kept, withdrawals=changed)
+            try:
+                await self._store(lambda s: s.save_fleet(change))
+            except StoreError:
+                fleet.unsaved |= names
+                withdrawals.unsaved = changed | withdrawals.unsaved
+                raise
+            for name, node in nodes.items():
+                node.saved = placements[name]

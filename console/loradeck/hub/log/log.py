@@ -21,7 +21,7 @@ from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.position import Position
-from loradeck.store.interface import Committed, LeaseLost, OutcomeUnknown, Store
+from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, Store
 
 RECENT = 5000
 """Events kept in memory, for nodes that link and consoles that resume."""
@@ -102,6 +102,8 @@ class Log:
         self._on_lease_lost = lease_lost
         self._unresolved = False
         self._followers: dict[Order, Follower] = {}
+        self.changes_fleet: Callable[[Sequence[Draft]], FleetChange] = lambda drafts: NO_CHANGE
+        """What drafts change of the nodes, which is committed with them."""
 
     # ---- reading -------------------------------------------------------------------------------------------
 
@@ -179,7 +181,8 @@ class Log:
         try:
             if self._unresolved:
                 await self._catch_up()
-            committed = await self._store(lambda s: s.commit(drafts, key=key))
+            fleet = self.changes_fleet(drafts)
+            committed = await self._store(lambda s: s.commit(drafts, key=key, fleet=fleet))
         except OutcomeUnknown:
             return await self._resolve(key)
         except LeaseLost:
@@ -193,8 +196,9 @@ class Log:
 
     async def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
         """Commits as `commit` does, for a recover: with an epoch above the given one."""
+        fleet = self.changes_fleet(drafts)
         try:
-            committed = await self._store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key))
+            committed = await self._store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key, fleet=fleet))
         except OutcomeUnknown:
             return await self._resolve(key)
         await self._catch_up()

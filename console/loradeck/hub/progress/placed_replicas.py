@@ -7,10 +7,11 @@ from enum import Enum, auto
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import AckRecord, Fence, Fleet, Group, Node
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Ack, Replica
+from loradeck.schemas.link import Ack, AckState, Replica
 from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
@@ -48,9 +49,23 @@ class PlacedReplicas:
     _state: FoldedLog
     _fleet: Fleet
     _tables: NodeTables
+    _withdrawals: Withdrawals
     _counts: dict[PointerKey, _Kept] = field(default_factory=dict, init=False)
 
     def placed(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
+        """The replicas that belong to a pointer's count: those that may answer for it, unreachable ones too."""
+        return (*self.serving(key), *self.withdrawn(key))
+
+    def withdrawn(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
+        """The replicas that a pointer was withdrawn from, and that have not acknowledged it."""
+        entry = self._tables.entries.get(key)
+        if entry is None or entry.current is None or not self._withdrawals.of(key):
+            return ()
+        placing = self._state.config(key).placement, entry.current.release.served_base
+        serving = {node.name for node, _ in self.serving(key)}
+        return tuple(found for found in self._withdrawals.replicas(key, placing) if found[0].name not in serving)
+
+    def serving(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
         """The replicas that a pointer's current release is placed on or left behind, unreachable ones too."""
         entry = self._tables.entries.get(key)
         if entry is None or entry.current is None:
@@ -71,7 +86,7 @@ class PlacedReplicas:
         if kept is not None:
             return kept.counts.progress()
         counts = ReplicaCounts(self.placed(key), self.acks(key))
-        if entry is not None and entry.current is not None and self._can_keep(entry.current):
+        if entry is not None and entry.current is not None and self._can_keep(key, entry.current):
             config, base = self._state.config(key), entry.current.release.served_base
             group = self._fleet.group(config.placement, base)
             self._counts[key] = _Kept(counts, config, entry.fence, base, group, group.version, self._fleet.voids)
@@ -83,6 +98,9 @@ class PlacedReplicas:
         entry = self._tables.entries.get(key)
         if entry is None:
             return Counted.IGNORED
+        tombstone = ack.release is None and ack.state is AckState.FLIPPED
+        if tombstone and self._withdrawals.acknowledged(node.name, key, ack.rev):
+            return Counted.STALE
         current, fence = entry.current, entry.fence
         kept = self._kept(key, entry)
         before = share(node, fleet.ack_of(key, ack.replica, fence)) if kept is not None else None
@@ -90,7 +108,7 @@ class PlacedReplicas:
         if record is None:
             return Counted.IGNORED
         if kept is None or before is None:
-            return Counted.STALE if current is not None and self._can_keep(current) else Counted.COUNTED
+            return Counted.STALE if current is not None and self._can_keep(key, current) else Counted.COUNTED
         if kept.group.holds(node, ack.replica):
             kept.counts.change(node, before, record)
         return Counted.COUNTED
@@ -107,9 +125,10 @@ class PlacedReplicas:
             and kept.config is self._state.config(key)
             and kept.base == entry.current.release.served_base
             and fleet.one_base(kept.base)
+            and not self._withdrawals.of(key)
         )
         return kept if valid else None
 
-    def _can_keep(self, current: ReleaseRef) -> bool:
-        """Whether counts can be kept: which replicas are left behind on another base depends on acknowledgements."""
-        return self._fleet.one_base(current.release.served_base)
+    def _can_keep(self, key: PointerKey, current: ReleaseRef) -> bool:
+        """Whether counts can be kept: who is left behind, on another base or elsewhere, depends on acknowledgements."""
+        return self._fleet.one_base(current.release.served_base) and not self._withdrawals.of(key)

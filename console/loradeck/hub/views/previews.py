@@ -101,7 +101,7 @@ class Previews:
             if how is not Readiness.RESIDENT:
                 took = None if unheard else rounded(readiness.seconds(wanted, replica, node.stored))
                 behind.append(ReplicaReadiness(node=node.name, replica=replica.replica, readiness=how, seconds=took))
-        without = {node.name: node for node, _ in self._replicas.placed(key) if node.name not in with_engine}
+        without = {node.name: node for node, _ in self._replicas.serving(key) if node.name not in with_engine}
         for name, node in sorted(without.items()):
             how = Readiness.UNKNOWN if node.lost or not node.linked else Readiness.ABSENT
             behind.append(ReplicaReadiness(node=name, replica=name, readiness=how, engine=False))

@@ -65,7 +65,8 @@ class Rows:
         entry, state = self._tables.entries[key], self._log.state
         tenant, config, pointer = state.tenants[key[0]], state.config(key), state.pointer(key)
         live = pointer.release
-        placed, acks, now = self._replicas.placed(key), self._replicas.acks(key), self._fleet.clock()
+        withdrawn, acks, now = self._replicas.withdrawn(key), self._replicas.acks(key), self._fleet.clock()
+        placed = (*self._replicas.serving(key), *withdrawn)
         progress = self._replicas.progress(key)
         preview = self._previews.of(pointer)
         recent = self._counts.recent(key, pointer.generation, live, now) if live else Recent(seconds=1)
@@ -98,7 +99,10 @@ class Rows:
             suspended=tenant.suspended,
             flags=tuple(flag for flag, on in flags.items() if on),
             preview=preview,
-            replicas=tuple(self._replica(key, pointer, node, r, acks.get(r.replica)) for node, r in placed),
+            replicas=tuple(
+                self._replica(key, pointer, node, r, acks.get(r.replica), withdrawn=(node, r) in withdrawn)
+                for node, r in placed
+            ),
             flipped=progress.flipped,
             proven=progress.proven,
             listed=progress.listed,
@@ -132,7 +136,14 @@ class Rows:
         return last or None, sum(c.counts.finished for c in stint)
 
     def _replica(
-        self, key: PointerKey, pointer: PointerState, node: Node, replica: Replica, ack: AckRecord | None
+        self,
+        key: PointerKey,
+        pointer: PointerState,
+        node: Node,
+        replica: Replica,
+        ack: AckRecord | None,
+        *,
+        withdrawn: bool,
     ) -> ReplicaRow:
         committed = self._progress.committed_at.get(key)
 
@@ -157,6 +168,8 @@ class Rows:
             proof_age_s=round(self._fleet.clock() - ack.checked, 3) if ack and ack.checked is not None else None,
             heard_age_s=rounded(self._fleet.heard_age(node)),
             linked=node.linked,
+            lost=node.lost,
+            withdrawn=withdrawn,
             admitted_left=late,
             pinned=pin.release.id if pin else None,
         )

@@ -69,7 +69,7 @@ def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
     served = _served(state, node)
     effect = {
         Action.DRAIN: "no new jobs, and its sampler lets go of the GPU driver, so no GPU figures from it; it serves "
-        "on until you stop it, and once it is silent no pointer waits for it",
+        "on until you stop it, and once it is silent no move waits for it",
         Action.CORDON: "no new jobs; it serves on, and what runs there goes on",
         Action.UNCORDON: "it is given jobs again" + (", and reports its GPUs again" if node.drained else ""),
     }[action]

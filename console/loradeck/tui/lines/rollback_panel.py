@@ -224,8 +224,12 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
         proof = Span("unproven", "warn")
     wrong = "warn" if replica.state is AckState.LISTED else "bad"
     age_shown = Span(age(heard) if heard is not None else "never")
-    if lost:
+    if replica.lost:
+        age_shown = Span(f"{age_shown.text} unheard, may answer", "bad")
+    elif lost:
         age_shown = Span(f"{age_shown.text} LINK LOST", "bad")
+    elif replica.withdrawn:
+        age_shown = Span(f"{age_shown.text} leaving, may answer", "warn")
     return (
         Span(fit(f" {clean(replica.replica)}", 17)),
         Span(fit(flipped.text, 11), flipped.style),

@@ -1,0 +1,123 @@
+"""Who belongs to a pointer's count: a replica that may still answer stays in it, whatever the hub would like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.fakes.hub_in_process import Deck, running, until
+from tests.fakes.linked_agent import FakeAgent
+
+from loradeck.schemas.link import LINK_TTL_S, AckState
+
+EU: dict[str, Any] = {"site": "eu"}
+US: dict[str, Any] = {"site": "us"}
+
+
+async def lose(deck: Deck, agent: FakeAgent) -> None:
+    """The node is silent for longer than the TTL; it answers on with what it holds."""
+    await agent.leave()
+    node = deck.hub.fleet.nodes[agent.node]
+    await until(lambda: node.link is None, "the link is down")
+    node.heard = deck.hub.clock.monotonic() - LINK_TTL_S - 1
+    deck.hub.fleet.started -= LINK_TTL_S + 1
+    deck.hub.node_events.tick()
+    assert node.lost
+
+
+async def two_nodes(deck: Deck, **settings: Any) -> tuple[FakeAgent, FakeAgent]:
+    """Two nodes in the EU that serve v2 of acme, with v1 beneath it."""
+    await deck.tenant(placement=EU, **settings)
+    one, two = [await FakeAgent(deck, name, **EU).join() for name in ("n1", "n2")]
+    for seed in (1, 2):
+        await deck.promote(await deck.release(seed=seed))
+    return one, two
+
+
+async def counts(deck: Deck) -> tuple[int, int]:
+    """(flipped, placed) of acme/production."""
+    row = await deck.row()
+    return row.flipped, row.placed
+
+
+async def test_a_node_that_was_cut_off_when_its_route_moved_away_stays_in_the_count(data: Path) -> None:
+    async with running(data) as deck:
+        one, two = await two_nodes(deck)
+        three = await FakeAgent(deck, "n3", **US).join()
+        await lose(deck, one)
+        await deck.tenant(placement=US)
+        await until(lambda: three.entries, "the route is placed on n3")
+        result = await deck.rollback(wait="flipped")
+        assert result.reached == "committed"
+        await until(lambda: two.entry.current is None and two.entry.generation == 3, "n2 has its tombstone")
+        await until(lambda: len(deck.hub.replicas.placed(("acme", "production"))) == 2, "n2 has left the count")
+        assert await counts(deck) == (1, 2)
+        assert [r.replica for r in (await deck.row()).replicas if r.withdrawn] == ["n1"]
+    async with running(data) as deck:
+        await three.rejoin(deck)
+        await until(lambda: deck.hub.replicas.progress(("acme", "production")).flipped, "n3 is back")
+        assert await counts(deck) == (1, 2)
+        await one.rejoin(deck)
+        assert one.entry.current is None
+        await until(lambda: len(deck.hub.replicas.placed(("acme", "production"))) == 1, "n1 has left the count")
+        assert await counts(deck) == (1, 1)
+        await deck.hub.flush()
+    async with running(data) as deck:
+        assert (await deck.row()).placed == 1
+
+
+async def test_a_node_that_comes_back_with_other_labels_counts_until_its_tombstone(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        await one.leave()
+        one.labels, one.acknowledges = US, False
+        await one.join()
+        assert one.entry.current is None
+        assert await counts(deck) == (2, 2)
+        await deck.rollback(wait="committed")
+        await until(lambda: deck.hub.replicas.progress(("acme", "production")).flipped == 1, "n2 has flipped")
+        assert await counts(deck) == (1, 2)
+        await lose(deck, one)
+    async with running(data) as deck:
+        assert (await deck.row()).placed == 2
+        one.acknowledges = True
+        await one.rejoin(deck)
+        await until(lambda: len(deck.hub.replicas.placed(("acme", "production"))) == 1, "n1 has left the count")
+
+
+async def test_a_drained_node_that_falls_silent_stays_in_the_count(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        await deck.ok("POST", "nodes/n1/drain")
+        await lose(deck, one)
+        result = await deck.rollback(wait="flipped")
+        assert result.reached == "committed"
+        assert await counts(deck) == (1, 2)
+
+
+async def test_an_acknowledgement_of_an_earlier_withdrawal_does_not_end_a_later_one(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        one.acknowledges = False
+        await deck.tenant(placement=US)
+        await until(lambda: one.entry.current is None, "the route is withdrawn")
+        tombstone, rev = one.entry, one.rev
+        await deck.tenant(placement=EU)
+        await until(lambda: one.entry.current is not None, "the route is placed again")
+        await deck.tenant(placement=US)
+        await until(lambda: one.entry.current is None, "the route is withdrawn again")
+        await until(lambda: len(deck.hub.replicas.placed(("acme", "production"))) == 1, "n2 has left the count")
+        await one.ack(tombstone, AckState.FLIPPED, rev=rev)
+        await one.report()
+        await until(lambda: deck.hub.fleet.nodes["n1"].nvml, "the acknowledgement has come")
+        assert (await deck.row()).placed == 1
+        await one.ack(one.entry, AckState.FLIPPED, rev=one.rev)
+        await until(lambda: not deck.hub.replicas.placed(("acme", "production")), "n1 has left the count")
+
+
+async def test_a_node_is_known_by_its_labels_before_it_is_sent_a_table(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant(placement=EU)
+        await FakeAgent(deck, "n1", **EU).join()
+        saved = await deck.hub.store(lambda s: s.nodes())
+        assert saved["n1"]["labels"] == EU
