@@ -37,6 +37,7 @@ from loradeck.schemas.manifest import (
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RecoverRequest, RecoveryPlan, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import TenantRow
+from loradeck.strangers.protocol import Limits
 
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
@@ -293,13 +294,15 @@ def adapter_files(seed: int) -> dict[str, bytes]:
 
 
 @asynccontextmanager
-async def running(data: Path, **options: Any) -> AsyncIterator[Deck]:
+async def running(
+    data: Path, *, limits: Limits | None = None, cert: Path | None = None, private: Path | None = None, **options: Any
+) -> AsyncIterator[Deck]:
     """A hub over `data` until the block ends. The same folder may be run again afterwards."""
     hub, store = open_hub(data, name="test", **options)
     tcp = tcp_socket("127.0.0.1:0", tls=False)
     port = tcp.getsockname()[1]
     try:
-        async with serving(hub, own_socket(data / "hub.sock"), tcp):
+        async with serving(hub, own_socket(data / "hub.sock"), tcp, cert, private, limits):
             deck = Deck(data, hub, port)
             try:
                 yield deck

@@ -34,7 +34,7 @@ PLANTS = {
     "router imports another room of the agent": Plant(
         "agents/loradeck_agent/router/table.py",
         "from loradeck_agent.serving import proof",
-        "the router stands alone but for schemas, rules and what a host has",
+        "the router stands alone but for schemas, rules, strangers and what a host has",
         "loradeck_agent.router.table imports loradeck_agent.serving.proof",
     ),
     "console imports the commands": Plant(

@@ -8,7 +8,8 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from loradeck.hub.access import problems
-from loradeck.hub.access.auth import allow
+from loradeck.hub.access.auth import Allowed
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api import (
     attestations,
     backup,
@@ -42,12 +43,12 @@ def create_app(hub: Hub) -> FastAPI:
     """An app that serves one hub."""
     app = FastAPI(title="Loradeck hub", version=VERSION, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.hub = hub
-    app.state.tokens = hub.tokens
+    app.router.route_class = Guarded
     problems.install(app, hub.metrics.refuse)
     for resource in RESOURCES:
         app.include_router(resource.router)
 
-    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(allow(Role.VIEWER))])
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(Allowed(Role.VIEWER))])
     async def openapi(_: Request) -> Response:
         document: dict[str, Any] = app.openapi()
         return JSONResponse(document)

@@ -70,6 +70,7 @@ from loradeck.hub.views.rows import Rows
 from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
 from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
+from loradeck.strangers.failed_logins import FailedLogins
 
 log = logging.getLogger("loradeck.hub")
 
@@ -106,6 +107,7 @@ class Hub:
         self.blobs = blobs
         self.clock = clock or Clock()
         self.metrics = Metrics()
+        self.failed_logins = FailedLogins(self.clock.monotonic, log.warning)
         self.background = Background()
         self.gc_tuning = GcTuning()
         self._load_log(name, key)
@@ -256,7 +258,7 @@ class Hub:
 
     async def accept_link(self, socket: WebSocket) -> None:
         """Serves a node's connection from its handshake to its end."""
-        await self.links.accept(socket, self.tokens, self.uplink, self.node_events.unlinked)
+        await self.links.accept(socket, self.uplink, self.node_events.unlinked)
 
     def reported(self, node: Node, report: Report) -> None:
         """Handles a node's report."""

@@ -1,27 +1,44 @@
-"""The hub's two listeners: its own Unix socket, and TCP. Each connection is marked with the one it came over."""
+"""The hub's two listeners: its own Unix socket, and TCP, where strangers are told apart from callers.
+
+Each connection is marked with the listener it came over, and each request with its caller.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import socket
+import ssl
 import struct
+import sys
 from asyncio import Transport
 from asyncio.transports import BaseTransport
 from pathlib import Path
 from typing import Any
 
+import h11
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from loradeck.hub.access.auth import LOCAL
+from loradeck.hub.access.auth import CALLER, LOCAL, caller_of
+from loradeck.hub.access.problems import headers_of, problem_of, problem_response
 from loradeck.hub.fleet.link_socket import LinkSocket
+from loradeck.hub.hub import Hub
 from loradeck.hub.links.all_links import PATH
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.problem import MEDIA_TYPE, Problem
+from loradeck.strangers.head import BadHead, Head
+from loradeck.strangers.protocol import Answer, Limits, Strangers, answer
 
 LONGEST_SOCKET = 107
 """Bytes that a Unix socket's path may have."""
+
+GRACE_S = 10.0
+SLOWEST = 1024
+"""A known caller's request has so many seconds to come, and a second more for each so many bytes that have come."""
 
 
 def _login(uid: int) -> str:
@@ -41,7 +58,67 @@ def peer_login(transport: BaseTransport) -> str:
     return _login(uid)
 
 
-class LocalHttp(H11Protocol):
+class TcpHttp(H11Protocol):
+    """HTTP with a caller who has shown a key: what is owed of a request has a deadline."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _began = 0.0
+    _came = 0
+    _upgraded = False
+
+    def data_received(self, data: bytes) -> None:
+        """Handles what came, and waits for what is still owed."""
+        super().data_received(data)
+        owed = self.conn.their_state
+        if (owed is h11.IDLE or owed is h11.SEND_BODY) and not self._upgraded:
+            self._came += len(data)
+            if self._timer is None:
+                self._began = self.loop.time()
+                self._timer = self.loop.call_later(GRACE_S, self._look)
+        elif self._timer is not None:
+            self._nothing_owed()
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        until = self._began + GRACE_S + self._came / SLOWEST
+        if self.flow.read_paused:
+            until = now + GRACE_S  # it is this end that keeps the peer waiting
+        if until > now:
+            self._timer = self.loop.call_at(until, self._look)
+            return
+        self._nothing_owed()
+        self._refuse(
+            BadHead(408, "body_too_slow", "the rest of this request did not arrive in time", "send it at once")
+        )
+
+    def _nothing_owed(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._came = None, 0
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hands the connection over."""
+        self._upgraded = True
+        super().handle_websocket_upgrade(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends a connection."""
+        self._nothing_owed()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses a request that is none, or whose headers are too large."""
+        status = getattr(sys.exception(), "error_status_hint", 400)
+        code = "header_too_large" if status == 431 else "not_http"
+        self._refuse(BadHead(status, code, "the hub cannot read this request", "send HTTP/1.1"))
+
+    def _refuse(self, bad: BadHead) -> None:
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(problem_answer(bad.as_problem(bad.status)))
+        self.transport.close()
+
+
+class LocalHttp(TcpHttp):
     """HTTP on the own socket: the client's address is its login name."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -60,7 +137,7 @@ class LocalWebSocket(LinkSocket):
 
 
 class Door:
-    """ASGI wrapper that marks each connection with the listener it came over.
+    """ASGI wrapper that lets callers in: each request is marked with its caller, and no other gets further.
 
     Links do not go through the app: what the framework keeps on the stack of each connection would be
     15 kB for every node of the fleet.
@@ -71,12 +148,60 @@ class Door:
         self._local = local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serves one connection."""
+        """Serves one request or WebSocket."""
+        hub: Hub = self._app.state.hub
         scope[LOCAL] = self._local
+        try:
+            scope[CALLER] = caller_of(HTTPConnection(scope), hub.tokens)
+        except Refused as refused:
+            client = scope.get("client")
+            response = problem_response(failed_login(hub, client[0] if client else "unknown", scope["path"], refused))
+            if scope["type"] == "websocket":
+                await WebSocket(scope, receive, send).send_denial_response(response)
+            else:
+                await response(scope, receive, send)
+            return
         if scope["type"] == "websocket" and scope["path"] == PATH:
-            await self._app.state.hub.accept_link(WebSocket(scope, receive, send))
+            await hub.accept_link(WebSocket(scope, receive, send))
             return
         await self._app(scope, receive, send)
+
+
+def failed_login(hub: Hub, address: str, path: str, refused: Refused) -> Problem:
+    """Counts a login that was refused. Returns what is answered: that it was, or that too many were."""
+    wait = hub.failed_logins.failed(address, path[:200])
+    if wait is not None:
+        refused = Refused(
+            "too_many_failed_logins",
+            "too many logins have failed from this address",
+            detail="in the last minute; a valid token is let in all the same",
+            fix="use a token that this hub knows",
+            context={"retry_after_s": wait},
+        )
+    hub.metrics.refuse(refused.code)
+    return problem_of(refused)
+
+
+def problem_answer(problem: Problem) -> Answer:
+    """A problem document as a whole response, for connections that no app has seen."""
+    return answer(problem.status, MEDIA_TYPE, problem.model_dump_json().encode(), headers_of(problem))
+
+
+def strangers(hub: Hub, limits: Limits, tls: ssl.SSLContext | None) -> Strangers:
+    """The strangers of the hub's TCP listener: who shows a valid token is none."""
+
+    def judge(head: Head, address: str) -> Answer | None:
+        try:
+            hub.tokens.caller(head.bearer)
+        except Refused as refused:
+            return problem_answer(failed_login(hub, address, head.target, refused))
+        return None
+
+    def reject(bad: BadHead) -> Answer:
+        hub.metrics.refuse(bad.code)
+        return problem_answer(bad.as_problem(bad.status))
+
+    return Strangers(limits, judge=judge, reject=reject, tls=tls)
 
 
 def own_socket(path: Path) -> socket.socket:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import resource
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -19,18 +21,19 @@ import uvloop
 
 from loradeck.artifacts import Blobs
 from loradeck.hub.app import create_app
-from loradeck.hub.fleet.link_socket import LinkSocket
+from loradeck.hub.fleet.link_socket import FIRST_BYTES, LinkSocket
 from loradeck.hub.hub import Hub
-from loradeck.hub.listeners import Door, LocalHttp, LocalWebSocket, own_socket, tcp_socket
+from loradeck.hub.listeners import Door, LocalHttp, LocalWebSocket, TcpHttp, own_socket, strangers, tcp_socket
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
 from loradeck.store.sqlite import SqliteStore
+from loradeck.strangers.head import HEAD_BYTES
+from loradeck.strangers.protocol import Limits, Strangers
 
 log = logging.getLogger("loradeck.hub")
 
-LINK_MESSAGE = 64 * 1024 * 1024
-"""Largest message a node may send, bytes: a whole table, for a recover."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 END_S = 3
 """How long connections have to end at a shutdown."""
@@ -39,8 +42,9 @@ END_S = 3
 class _Server(uvicorn.Server):
     """A listener that leaves signals to its caller: they are handled once, for both listeners."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, app: Any, strangers: Strangers | None) -> None:
+        super().__init__(_config(app, strangers))
+        self._strangers = strangers
         self.listening = asyncio.Event()
         self.ending = asyncio.Event()
 
@@ -54,6 +58,14 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the connections, strangers first: uvicorn does not know them, and would wait for them."""
+        for server in self.servers:
+            server.close()
+        if self._strangers is not None:
+            self._strangers.close()
+        await super().shutdown(sockets)
+
     async def main_loop(self) -> None:
         """uvicorn's, without its ten polls a second: the date header goes on, and `ending` ends it at once."""
         while not self.ending.is_set():
@@ -62,37 +74,45 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self.ending.wait(), 1.0)
 
 
-def _config(app: Any, *, local: bool, cert: Path | None = None, key: Path | None = None) -> uvicorn.Config:
+def _config(app: Any, strangers: Strangers | None) -> uvicorn.Config:
+    """uvicorn's settings: for TCP, where there are strangers, or for the own socket."""
+
+    def stranger(**server: Any) -> asyncio.Protocol:
+        assert strangers is not None
+        return strangers.protocol(lambda: TcpHttp(**server))
+
     return uvicorn.Config(
-        Door(app, local=local),
-        http=LocalHttp if local else "h11",
-        ws=LocalWebSocket if local else LinkSocket,
+        Door(app, local=strangers is None),
+        http=LocalHttp if strangers is None else stranger,  # type: ignore[arg-type]
+        ws=LocalWebSocket if strangers is None else LinkSocket,
         ws_per_message_deflate=False,
         ws_ping_interval=None,  # heartbeats are part of the link and of the feed
-        ws_max_size=LINK_MESSAGE,
+        ws_max_size=FIRST_BYTES,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         lifespan="off",
         access_log=False,
         log_config=None,
         server_header=False,
         timeout_keep_alive=60,
         timeout_graceful_shutdown=END_S,
-        ssl_certfile=cert,
-        ssl_keyfile=key,
         backlog=4096,
     )
 
 
+class LogLine(logging.Formatter):
+    """One line for each entry: control characters in it are escaped, since a node or a stranger may have sent them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of an entry."""
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().format(record))
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Logs to stderr, a line for each entry: time in UTC, level, logger, text. Line breaks in a text are escaped."""
-
-    class Line(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return super().format(record).replace("\n", "\\n")
-
+    """Logs to stderr, a line for each entry: time in UTC, level, logger, text."""
     import time
 
     handler = logging.StreamHandler(sys.stderr)
-    formatter = Line("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter = LogLine("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     root = logging.getLogger()
@@ -176,16 +196,20 @@ async def serving(
     tcp: socket.socket | None = None,
     cert: Path | None = None,
     key: Path | None = None,
+    limits: Limits | None = None,
 ) -> AsyncIterator[asyncio.Event]:
     """Listens for a hub until the block ends; then everything in memory is written.
+
+    `limits` are those of strangers; None: by how many files the process may open.
 
     Yields an event that is set when a listener or the hub's own work has ended by itself. What ended it is
     raised at the end of the block.
     """
     app = create_app(hub)
-    listeners = [(_Server(_config(app, local=True)), local)]
+    listeners = [(_Server(app, None), local)]
     if tcp is not None:
-        listeners.append((_Server(_config(app, local=False, cert=cert, key=key)), tcp))
+        limits = limits or Limits.under(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        listeners.append((_Server(app, strangers(hub, limits, _tls(cert, key))), tcp))
     ended = asyncio.Event()
     tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
     tasks.append(asyncio.create_task(hub.run()))
@@ -208,6 +232,14 @@ async def serving(
     for task in failed:
         if not task.cancelled():
             task.result()
+
+
+def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    return context
 
 
 async def _until_signalled(

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -23,6 +23,9 @@ from loradeck.schemas.tenant import TokenCreate, TokenRecord
 
 LOCAL = "loradeck.local"
 """The key in an ASGI scope that marks connections over the hub's own socket."""
+
+CALLER = "loradeck.caller"
+"""The key in an ASGI scope of the caller, who was authenticated before anything else is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,26 +148,41 @@ def check(caller: Caller, least: Role, *, agent: bool = False) -> Caller:
     return caller
 
 
-def allow(least: Role, *, agent: bool = False) -> Callable[[Request], Awaitable[Caller]]:
-    """A FastAPI dependency: the caller, who has at least this role (or is an agent, where `agent`)."""
-
-    async def dependency(request: Request) -> Caller:
-        return check(caller_of(request, request.app.state.tokens), least, agent=agent)
-
-    return dependency
-
-
-async def own_socket(request: Request) -> Caller:
-    """A FastAPI dependency of calls that only somebody on the hub's host may make.
-
-    Raises: Refused `local_only`.
-    """
-    caller = caller_of(request, request.app.state.tokens)
-    if not caller.local:
-        raise Refused(
-            "local_only",
-            "this is only done on the hub's host",
-            detail=f"{caller.actor} came in over TCP or with a token",
-            fix="run it on the hub's host, without --hub and without a token",
-        )
+def authenticated(connection: HTTPConnection) -> Caller:
+    """The caller of a request or WebSocket that has passed the hub's door."""
+    caller: Caller = connection.scope[CALLER]
     return caller
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A FastAPI dependency: the caller, who has at least this role (or is an agent, where `agent`).
+
+    `least` None: it came over the hub's own socket and without a token. `access.routes` asks it before a body is read.
+    """
+
+    least: Role | None
+    agent: bool = False
+
+    async def __call__(self, request: Request) -> Caller:
+        """The caller of a request.
+
+        Raises: Refused `forbidden` or `local_only`.
+        """
+        return self.check(authenticated(request))
+
+    def check(self, caller: Caller) -> Caller:
+        """The caller, who may do this.
+
+        Raises: Refused `forbidden` or `local_only`.
+        """
+        if self.least is not None:
+            return check(caller, self.least, agent=self.agent)
+        if not caller.local:
+            raise Refused(
+                "local_only",
+                "this is only done on the hub's host",
+                detail=f"{caller.actor} came in over TCP or with a token",
+                fix="run it on the hub's host, without --hub and without a token",
+            )
+        return caller

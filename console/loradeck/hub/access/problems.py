@@ -42,8 +42,11 @@ HUB_STATUS: Mapping[str, int] = {
     "recover_incomplete": 409,
     "invalid_request": 422,
     "http_error": 400,
+    "too_many_failed_logins": 429,
 }
 """The HTTP statuses of the codes that the hub raises itself, beside those of the rules."""
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 _STORE_FIX = {
     "moved": "look at the row again and decide anew",
@@ -79,8 +82,19 @@ def problem_of(error: Refused | BadArtifact | StoreError) -> Problem:
 
 def problem_response(problem: Problem) -> Response:
     """The HTTP response with a problem document."""
-    headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else None
-    return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
+    return Response(problem.model_dump_json(), problem.status, headers_of(problem), MEDIA_TYPE)
+
+
+def headers_of(problem: Problem) -> dict[str, str]:
+    """The headers that belong to a problem document. Whoever is not known is not heard further."""
+    headers = {}
+    if problem.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if "retry_after_s" in problem.context:
+        headers["retry-after"] = str(problem.context["retry_after_s"])
+    if problem.status in (401, 413, 429):
+        headers["connection"] = "close"
+    return headers
 
 
 def invalid(errors: Sequence[Any]) -> Problem:
@@ -116,7 +130,7 @@ def install(app: FastAPI, count: Callable[[str], None]) -> None:
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        code = _HTTP_CODES.get(error.status_code, "http_error")
         return problem_response(
             Problem(status=error.status_code, code=code, title=str(error.detail), fix="see GET /openapi.json")
         )

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import ValidationError
 
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Reader, ThisHub
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -16,7 +17,7 @@ from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Role
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest
 
-router = APIRouter(prefix="/v1", tags=["attestations"])
+router = APIRouter(prefix="/v1", tags=["attestations"], route_class=Guarded)
 
 
 _OURS = frozenset(

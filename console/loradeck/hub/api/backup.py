@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from pydantic import Field
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
@@ -17,7 +18,7 @@ from loradeck.schemas.ids import Strict
 from loradeck.schemas.responses import BackupMade
 from loradeck.store.interface import Store
 
-router = APIRouter(prefix="/v1", tags=["backup"])
+router = APIRouter(prefix="/v1", tags=["backup"], route_class=Guarded)
 
 
 class BackupRequest(Strict):

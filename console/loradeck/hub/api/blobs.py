@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from loradeck.hub.access.auth import Caller
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Reader, ThisHub
 from loradeck.hub.data.datasets import called
 from loradeck.hub.hub import Hub
@@ -17,11 +19,15 @@ from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
 
-router = APIRouter(prefix="/v1", tags=["blobs"])
-
-
 LARGEST = 64 << 30
 """Bytes of one blob."""
+
+
+class _BlobRoute(Guarded):
+    body_bytes: ClassVar[Mapping[Role, int]] = {Role.RELEASER: LARGEST, Role.AGENT: LARGEST}
+
+
+router = APIRouter(prefix="/v1", tags=["blobs"], route_class=_BlobRoute)
 
 PIECE = 1 << 20
 """Bytes gathered before they go to the disk, in a thread of its own."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, answer, move, prepared
 from loradeck.hub.api.parameters import PAGE, Operator, Releaser, ThisHub, Wait
 from loradeck.rules.errors import Refused
@@ -21,7 +22,7 @@ from loradeck.schemas.moves import (
     MoveResult,
 )
 
-router = APIRouter(prefix="/v1", tags=["candidates"])
+router = APIRouter(prefix="/v1", tags=["candidates"], route_class=Guarded)
 
 
 @router.post(PAGE + "/candidate/start", response_model=MoveResult)

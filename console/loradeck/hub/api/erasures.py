@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Releaser, ThisHub
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 
-router = APIRouter(prefix="/v1", tags=["registry"])
+router = APIRouter(prefix="/v1", tags=["registry"], route_class=Guarded)
 
 
 @router.post("/erasures")

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, Viewer
 from loradeck.schemas.log import Event
 from loradeck.store.log_audit import LogAudit
 
-router = APIRouter(prefix="/v1", tags=["events"])
+router = APIRouter(prefix="/v1", tags=["events"], route_class=Guarded)
 
 
 @router.get("/events")

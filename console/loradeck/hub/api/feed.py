@@ -8,7 +8,7 @@ import logging
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from loradeck.hub.access.auth import caller_of, check
+from loradeck.hub.access.auth import authenticated, check
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.hub import Hub
 from loradeck.hub.views.feed import listen
@@ -27,7 +27,7 @@ async def feed(socket: WebSocket, since: str = "", seq: int | None = None) -> No
     """Sends a console everything after its cursor, and then every change, until it leaves or has to list again."""
     hub: Hub = socket.app.state.hub
     try:
-        caller = check(caller_of(socket, hub.tokens), Role.VIEWER)
+        caller = check(authenticated(socket), Role.VIEWER)
     except Refused as refused:
         await socket.send_denial_response(problem_response(problem_of(refused)))
         return

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from loradeck.hub.access.auth import caller_of
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, Viewer
 from loradeck.hub.views.metrics import pointer_metrics
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=Guarded)
 
 
-async def _anybody(request: Request) -> None:
-    """A FastAPI dependency: open on the own socket; elsewhere any valid token.
-
-    Raises: Refused `unauthenticated`.
-    """
-    caller_of(request, request.app.state.tokens)
-
-
-@router.get("/healthz", dependencies=[Depends(_anybody)])
+@router.get("/healthz")
 async def healthz() -> dict[str, Any]:
     """Answers as long as the process lives."""
     return {"ok": True}
 
 
-@router.get("/readyz", dependencies=[Depends(_anybody)])
+@router.get("/readyz")
 async def readyz(hub: ThisHub) -> Response:
     """200 while moves are made, else 503 with the problem code that they get."""
     state, refusing = hub.log.state, hub.moves_allowed.refusing

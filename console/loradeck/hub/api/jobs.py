@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Operator, Releaser, ThisHub, Viewer
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 
-router = APIRouter(prefix="/v1", tags=["jobs"])
+router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Guarded)
 
 Attempt = Annotated[int, Query(ge=0)]
 

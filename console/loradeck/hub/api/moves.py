@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from loradeck.hub.access.auth import Caller
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import AT_ONCE, PAGE, Operator, Releaser, ThisHub, Viewer, Wait, Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -35,7 +36,7 @@ from loradeck.schemas.moves import (
 from loradeck.schemas.release import Release
 from loradeck.store.interface import Committed, Moved
 
-router = APIRouter(prefix="/v1", tags=["moves"])
+router = APIRouter(prefix="/v1", tags=["moves"], route_class=Guarded)
 
 Decided = Sequence[Draft] | Cancel | Already
 Decide = Callable[[], Decided | Awaitable[Decided]]

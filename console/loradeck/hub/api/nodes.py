@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.link import NodeOrder
 from loradeck.schemas.state import NodeRow
 
-router = APIRouter(prefix="/v1", tags=["nodes"])
+router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
 
 
 @router.get("/nodes")

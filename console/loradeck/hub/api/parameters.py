@@ -7,19 +7,19 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request
 
-from loradeck.hub.access.auth import Caller, allow, own_socket
+from loradeck.hub.access.auth import Allowed, Caller
 from loradeck.hub.hub import Hub
 from loradeck.schemas.ids import Role
 
 PAGE = "/tenants/{tenant}/routes/{route}"
 """The path of one pointer."""
 
-Viewer = Annotated[Caller, Depends(allow(Role.VIEWER))]
-Reader = Annotated[Caller, Depends(allow(Role.VIEWER, agent=True))]
-Operator = Annotated[Caller, Depends(allow(Role.OPERATOR))]
-Releaser = Annotated[Caller, Depends(allow(Role.RELEASER))]
-Maker = Annotated[Caller, Depends(allow(Role.RELEASER, agent=True))]
-Local = Annotated[Caller, Depends(own_socket)]
+Viewer = Annotated[Caller, Depends(Allowed(Role.VIEWER))]
+Reader = Annotated[Caller, Depends(Allowed(Role.VIEWER, agent=True))]
+Operator = Annotated[Caller, Depends(Allowed(Role.OPERATOR))]
+Releaser = Annotated[Caller, Depends(Allowed(Role.RELEASER))]
+Maker = Annotated[Caller, Depends(Allowed(Role.RELEASER, agent=True))]
+Local = Annotated[Caller, Depends(Allowed(None))]
 
 
 async def hub_of(request: Request) -> Hub:

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 
 from loradeck.artifacts import Blobs, verify_adapter
 from loradeck.hub.access.auth import Caller
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Reader, Releaser, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -30,7 +31,7 @@ from loradeck.schemas.responses import BaseEntry, DatasetEntry, Registered, Rele
 from loradeck.schemas.state import ReleaseView
 from loradeck.store.interface import Doc
 
-router = APIRouter(prefix="/v1", tags=["registry"])
+router = APIRouter(prefix="/v1", tags=["registry"], route_class=Guarded)
 
 
 # ---- bases -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter
 
 from loradeck.artifacts.suite_items import items_in
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import PAGE, Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -15,7 +16,7 @@ from loradeck.schemas.attestation import Attestation, AttestationKind, Evaluatio
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.review import Review, ReviewSheet, SampledItem, SignedReview
 
-router = APIRouter(prefix="/v1", tags=["reviews"])
+router = APIRouter(prefix="/v1", tags=["reviews"], route_class=Guarded)
 
 
 async def _asked(hub: Hub, key: tuple[str, str], release: str) -> tuple[GateConfig, ReviewGate, EvaluationReport]:

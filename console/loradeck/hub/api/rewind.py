@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, answer, move, nothing_moved, outcome
 from loradeck.hub.api.parameters import Local, Operator, ThisHub, Wait
 from loradeck.hub.hub import Hub
@@ -16,7 +17,7 @@ from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, PointerState
 from loradeck.schemas.moves import MoveResult, RecoverRequest, RecoveryPlan, RewindPlan, RewindRequest
 
-router = APIRouter(prefix="/v1", tags=["rewind"])
+router = APIRouter(prefix="/v1", tags=["rewind"], route_class=Guarded)
 
 
 async def _to(hub: Hub, body: RewindRequest) -> tuple[int, int | None]:

@@ -10,10 +10,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, Viewer
 from loradeck.schemas.state import HubState, Me
 
-router = APIRouter(prefix="/v1", tags=["state"])
+router = APIRouter(prefix="/v1", tags=["state"], route_class=Guarded)
 
 K = TypeVar("K")
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
 from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
 from loradeck.hub.hub import Hub
@@ -27,7 +28,7 @@ from loradeck.schemas.state import TenantRow
 from loradeck.schemas.tenant import CallerKey, TenantCreate, TenantState
 from loradeck.schemas.trace import Traced
 
-router = APIRouter(prefix="/v1", tags=["tenants"])
+router = APIRouter(prefix="/v1", tags=["tenants"], route_class=Guarded)
 
 
 Last = Annotated[int, Query(ge=1, le=20_000, description="requests of each router at most")]

@@ -6,12 +6,13 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from loradeck.hub.access.auth import new_token
+from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.responses import TokenCreated
 from loradeck.schemas.tenant import TokenCreate, TokenRecord
 
-router = APIRouter(prefix="/v1", tags=["tokens"])
+router = APIRouter(prefix="/v1", tags=["tokens"], route_class=Guarded)
 
 
 @router.post("/tokens")

@@ -26,6 +26,9 @@ _LENGTHS = {126: 2, 127: 8}
 
 _ALL = sys.maxsize
 
+FIRST_BYTES = 4 * 1024 * 1024
+"""Bytes of the longest message of a console, and of a node before its hello."""
+
 SHORT = 1024
 """Bytes of the longest message that is not left to the library: it unmasks long ones faster."""
 

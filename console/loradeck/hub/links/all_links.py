@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from loradeck.hub.access.auth import Tokens, caller_of
+from loradeck.hub.access.auth import authenticated
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.links.gc_tuning import GcTuning
@@ -60,19 +60,15 @@ class Links:
 
     # ---- one link ------------------------------------------------------------------------------------------
 
-    async def accept(
-        self, socket: WebSocket, tokens: Tokens, hub: Uplink, unlinked: Callable[[Node, Link], None]
-    ) -> None:
+    async def accept(self, socket: WebSocket, hub: Uplink, unlinked: Callable[[Node, Link], None]) -> None:
         """Serves a connection to `/v1/link` from its handshake to its end. `unlinked` is called at the end."""
-        try:
-            caller = caller_of(socket, tokens)
-            if caller.role is not Role.AGENT:
-                raise Refused(
-                    "forbidden",
-                    "only an agent's token opens a link",
-                    fix="loradeck token create --role agent --node NAME",
-                )
-        except Refused as refused:
+        caller = authenticated(socket)
+        if caller.role is not Role.AGENT:
+            refused = Refused(
+                "forbidden",
+                "only an agent's token opens a link",
+                fix="loradeck token create --role agent --node NAME",
+            )
             await socket.send_denial_response(problem_response(problem_of(refused)))
             return
         await socket.accept()

@@ -50,6 +50,9 @@ CLOSE_S = 2.0
 BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED = 4400, 4403, 4409, 4408, 4401, 4500
 """Close codes; the reason is a problem code."""
 
+MESSAGE_BYTES = 64 * 1024 * 1024
+"""Largest message of a node that has said hello, bytes: a whole table, for a recover."""
+
 PARTS = 20
 """Parts into which the links are divided for their heartbeats."""
 
@@ -296,6 +299,7 @@ class Link:
                 fix="bring hub and agents to neighbouring versions",
             )
         self._own(hello.replicas, hello.node)
+        self._wire.conn.max_message_size = MESSAGE_BYTES
         await self._greet(hello)
         del hello  # it would be held as long as the link
         self._wire.receiver = self._received

@@ -1,0 +1,76 @@
+"""Routes that read nothing of a request's body before its caller's role is known to allow it, and then only so much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Message, Receive
+
+from loradeck.hub.access.auth import Allowed, authenticated
+from loradeck.schemas.ids import Role
+
+MIB = 1 << 20
+
+
+class Guarded(APIRoute):
+    """A route whose caller's role is checked, and with it the length of the body, before the body is read."""
+
+    body_bytes: ClassVar[Mapping[Role, int]] = {
+        Role.VIEWER: 0,
+        Role.OPERATOR: MIB,  # a review is the longest that one sends
+        Role.RELEASER: 16 * MIB,  # manifests; files go to blobs
+        Role.AGENT: 16 * MIB,  # reports of evaluations
+    }
+    """Bytes that a body may have, by the caller's role."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, behind the checks."""
+        handler = super().get_route_handler()
+        guards = [d.call for d in self.dependant.dependencies if isinstance(d.call, Allowed)]
+
+        async def guarded(request: Request) -> Response:
+            caller = authenticated(request)
+            for guard in guards:
+                guard.check(caller)
+            return await handler(_bounded(request, self.body_bytes.get(caller.role, 0)))
+
+        return guarded
+
+
+def _bounded(request: Request, most: int) -> Request:
+    """The request, whose body has no more than `most` bytes.
+
+    Raises: HTTPException 413, here where its length is announced, else by the read that passes it.
+    """
+    length = request.headers.get("content-length")
+    if length is not None:
+        if not length.isdecimal() or len(length) > 20 or int(length) > most:
+            raise _too_large(most)
+        return request  # the server reads no more than was announced
+    if "transfer-encoding" not in request.headers:
+        return request
+    return Request(request.scope, _counted(request.receive, most))
+
+
+def _counted(receive: Receive, most: int) -> Receive:
+    left = most
+
+    async def counted() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise _too_large(most)
+        return message
+
+    return counted
+
+
+def _too_large(most: int) -> HTTPException:
+    # FastAPI turns every other exception while a body is read into a 400.
+    return HTTPException(413, f"the body of this request may have {most} bytes")

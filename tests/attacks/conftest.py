@@ -1,0 +1,23 @@
+"""A hub whose strangers have half a second, and a router beside it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.fakes.hub_in_process import Deck, folder, running
+
+from loradeck.strangers.protocol import Limits
+
+
+@pytest.fixture
+async def deck() -> AsyncIterator[Deck]:
+    """A running hub with one tenant. Whatever a test does to it, its log, tokens and tables stay as they are."""
+    async with folder() as data, running(data, limits=Limits(head_s=0.5, strangers=50)) as deck:
+        await deck.tenant()
+        before = deck.fingerprint()
+        yield deck
+        tokens = before[-1]
+        after = deck.fingerprint()
+        assert after[:-1] == before[:-1]
+        assert after[-1][: len(tokens)] == tokens
