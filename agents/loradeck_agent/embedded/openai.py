@@ -5,17 +5,25 @@ A setting that would change an answer and is not served is refused, never ignore
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from loradeck_agent.embedded.sequence import Sampling, TokenOut
+from loradeck.schemas.fault import first_wrong
+from loradeck_agent.host.body_reader import DEPTH, too_deep
+
+if TYPE_CHECKING:  # the child that reads large bodies needs no torch
+    from loradeck_agent.embedded.sequence import Sampling, TokenOut
 
 TOP_LOGPROBS = 20
 
 MESSAGES = 2048
 """Most messages of a conversation, and most parts of a message: checking 100,000 takes a second of everybody's time."""
+
+TOKEN_IDS = 2**17
+"""Most token ids of a prompt: checking 600,000 takes half a second, and no context here holds as many."""
 
 SEED = 2**63
 """Seeds are whole numbers of 64 bits, from -SEED to SEED - 1, as OpenAI's and vLLM's are."""
@@ -80,6 +88,8 @@ class _Request(BaseModel):
         raise NotImplementedError
 
     def sampling(self, max_tokens: int) -> Sampling:
+        from loradeck_agent.embedded.sequence import Sampling
+
         return Sampling(
             max_tokens=max_tokens,
             temperature=self.temperature,
@@ -142,6 +152,13 @@ class CompletionRequest(_Request):
     max_tokens: int = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=TOP_LOGPROBS)
 
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _not_too_many_ids(cls, prompt: Any) -> Any:
+        if isinstance(prompt, list) and len(prompt) > TOKEN_IDS:
+            raise ValueError(f"a prompt has at most {TOKEN_IDS} token ids, not {len(prompt)}")
+        return prompt
+
     @property
     def limit(self) -> int | None:
         """Most tokens of the answer."""
@@ -153,6 +170,36 @@ class CompletionRequest(_Request):
         at all.
         """
         return self.logprobs
+
+
+def read_chat(raw: bytes) -> bytes:
+    """Reads a body of `POST /v1/chat/completions`: REFUSED and why, or `+` and what is served of it as JSON."""
+    return _read(raw, ChatRequest)
+
+
+def read_completion(raw: bytes) -> bytes:
+    """Reads a body of `POST /v1/completions`, as `read_chat` does."""
+    return _read(raw, CompletionRequest)
+
+
+REFUSED = b"-"
+"""The first byte of what was read, where the body is refused."""
+
+
+def _read(raw: bytes, kind: type[_Request]) -> bytes:
+    try:
+        body = json.loads(raw)
+        if too_deep(body):
+            return REFUSED + f"the body has objects or lists in each other more than {DEPTH} deep".encode()
+        request = kind.model_validate(body)
+    except ValidationError as error:
+        return REFUSED + first_wrong(error).encode()
+    except (ValueError, RecursionError) as error:
+        return REFUSED + f"the body is not JSON: {error}".encode()
+    served = request.model_dump(exclude=set(request.model_extra or ()), exclude_unset=True)
+    if isinstance(request, ChatRequest):
+        served["messages"] = [{"role": message.role, "content": message.text} for message in request.messages]
+    return b"+" + json.dumps(served).encode()
 
 
 class Spelling:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.fault import first_wrong
 from loradeck_agent.embedded.adapter_files import AdapterFault
 from loradeck_agent.embedded.inference import BASE, Inference, Overloaded
-from loradeck_agent.embedded.openai import ChatRequest, CompletionRequest, Spelling, error_body
+from loradeck_agent.embedded.openai import (
+    REFUSED,
+    ChatRequest,
+    CompletionRequest,
+    Spelling,
+    error_body,
+    read_chat,
+    read_completion,
+)
 from loradeck_agent.embedded.prompts import PromptRefused, Prompts
 from loradeck_agent.embedded.responses import Answer, AnswerFailed, Request
 from loradeck_agent.embedded.sequence import Output, Sequence
+from loradeck_agent.host.body_reader import BodyReader, BodyUnread
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +71,8 @@ class EngineServer:
     _prompts: Prompts | None = None
     _adapters: dict[str, _Listed] = field(default_factory=dict)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _chats: BodyReader = field(default_factory=lambda: BodyReader(read_chat))
+    _completions: BodyReader = field(default_factory=lambda: BodyReader(read_completion))
 
     def ready(self, model: LoadedModel) -> None:
         """From now on requests are answered."""
@@ -72,6 +82,7 @@ class EngineServer:
     def app(self) -> web.Application:
         """Builds the engine's HTTP application with all its routes."""
         app = web.Application(client_max_size=8 * 2**20, middlewares=[_json_errors])
+        app.cleanup_ctx.append(self._end_readers)
         app.add_routes(
             [
                 web.get("/health", self.health),
@@ -84,6 +95,11 @@ class EngineServer:
             ]
         )
         return app
+
+    async def _end_readers(self, _: web.Application) -> AsyncIterator[None]:
+        yield
+        await self._chats.close()
+        await self._completions.close()
 
     async def health(self, _: web.Request) -> web.Response:
         """Answers `GET /health`: 200 once the model is loaded, 503 before."""
@@ -155,13 +171,13 @@ class EngineServer:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Answers `POST /v1/chat/completions`."""
-        body = await _parsed(request, ChatRequest)
+        body = ChatRequest.model_validate(await _read(request, self._chats))
         messages = [{"role": message.role, "content": message.text} for message in body.messages]
         return await self._answer(request, body, lambda prompts: prompts.of_messages(messages))
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
         """Answers `POST /v1/completions`; a prompt may be text or token ids."""
-        body = await _parsed(request, CompletionRequest)
+        body = CompletionRequest.model_validate(await _read(request, self._completions))
         return await self._answer(request, body, lambda prompts: prompts.of_prompt(body.prompt))
 
     async def _answer(
@@ -237,14 +253,15 @@ async def _json(request: web.Request) -> dict[str, Any]:
     return body
 
 
-R = TypeVar("R", ChatRequest, CompletionRequest)
-
-
-async def _parsed(request: web.Request, kind: type[R]) -> R:
+async def _read(request: web.Request, bodies: BodyReader) -> Any:
+    """What is served of a request's body, as its model takes it."""
     try:
-        return kind.model_validate(await _json(request))
-    except ValidationError as error:
-        raise web.HTTPBadRequest(text=first_wrong(error)) from error
+        made = await bodies.read(await request.read())
+    except BodyUnread as error:
+        raise web.HTTPBadRequest(text=f"the body takes too long to read: {error}") from error
+    if made.startswith(REFUSED):
+        raise web.HTTPBadRequest(text=made.removeprefix(REFUSED).decode())
+    return json.loads(made[1:])
 
 
 @web.middleware

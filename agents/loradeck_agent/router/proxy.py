@@ -15,10 +15,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from loradeck_agent.host.body_reader import BodyReader, BodyUnread
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
 from loradeck_agent.router.cohort_keys import bearer_of, cohort_key
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
+from loradeck_agent.router.request_body import Asked, Unfit, asked_of
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.trace import Trace
 
@@ -34,9 +36,6 @@ LOOK_UPS = 4
 PATIENCE_S = 10.0
 """A caller that leaves earlier, or in mid-answer, has changed its mind; one that waited longer was not answered. So a
 release that hangs is seen to fail, and callers that take back what they typed do not brand one that is well."""
-
-_NUMBERS = 2**63
-"""No engine reads numbers beyond 64 bits, or NaN and infinity: a setting with one of these is its caller's mistake."""
 
 _CALLER_LEFT = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,6 +62,7 @@ class Proxy:
     _admission: Admission
     _checks: Checks
     _trace: Trace
+    _bodies: BodyReader
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
@@ -96,22 +96,20 @@ class Proxy:
         tenants = self._tenants(request)  # before the body: strangers' bytes are not read
         if isinstance(tenants, Refusal):
             return _refused(tenants)
-        asked = await _document(request)
+        asked = await self._asked(request)
         if isinstance(asked, Refusal):
             return _refused(asked)
-        tenant, _, route = asked["model"].partition("/")
+        tenant, _, route = asked.model.partition("/")
         key = (tenant, route or DEFAULT_ROUTE)
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         if tenant not in tenants:  # what other tenants there are is none of a caller's business
             return _refused(unknown_route(key), request_id)
 
-        cohort = partial(cohort_key, request.headers, asked)
+        cohort = partial(cohort_key, request.headers, {"user": asked.user})
         failed: Replica | None = None
         for _ in range(LOOK_UPS):
-            found = self._admission.admit(
-                key, request_id, streamed=bool(asked.get("stream")), passed_by=failed, cohort=cohort
-            )
+            found = self._admission.admit(key, request_id, streamed=asked.streamed, passed_by=failed, cohort=cohort)
             if isinstance(found, Refusal):
                 return _refused(found, request_id)
             try:
@@ -124,10 +122,21 @@ class Proxy:
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
 
+    async def _asked(self, request: web.BaseRequest) -> Asked | Refusal:
+        """The request's body, read: a JSON object with a `model`."""
+        raw = await _body(request)
+        if isinstance(raw, Refusal):
+            return raw
+        try:
+            asked = asked_of(await self._bodies.read(raw))
+        except BodyUnread:
+            return Refusal(400, "body_unreadable", "The body takes too long to read.", "Send a simpler one.")
+        return Refusal(400, asked.code, asked.message, asked.fix) if isinstance(asked, Unfit) else asked
+
     # ---- one admission -------------------------------------------------------------------------------------
 
     async def _forward(
-        self, request: web.BaseRequest, admitted: Admitted, path: str, asked: dict[str, Any]
+        self, request: web.BaseRequest, admitted: Admitted, path: str, asked: Asked
     ) -> web.StreamResponse:
         """Sends an admitted request to its engine and the answer back.
 
@@ -136,12 +145,11 @@ class Proxy:
         """
         target = admitted.target
         headers = _answer_headers(admitted)
-        body = json.dumps({**asked, "model": target.model}).encode()
         sent: web.StreamResponse | None = None
         try:
             async with target.replica.session.post(
                 target.replica.urls[path],
-                data=body,
+                data=asked.body(target.model),
                 headers={"Content-Type": "application/json", "x-request-id": admitted.row.request},
                 allow_redirects=False,
             ) as upstream:
@@ -258,31 +266,18 @@ def _cancelled_twice() -> bool:
     return task is not None and task.uncancel() > 0
 
 
-async def _document(request: web.BaseRequest) -> dict[str, Any] | Refusal:
-    """The request's body: a JSON object with a `model`."""
+async def _body(request: web.BaseRequest) -> bytes | Refusal:
+    """The request's body, as it came."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0
-            raw = await request.read()
+            return await request.read()
     except web.HTTPRequestEntityTooLarge:
         return Refusal(413, "body_too_large", f"A request's body may have {BODY_CAP} bytes.", "Send a shorter one.")
     except TimeoutError:
         return Refusal(408, "body_too_slow", f"The body did not arrive within {BODY_TIMEOUT_S:.0f} s.", "Try again.")
-    try:
-        asked = json.loads(raw)
-    except (ValueError, RecursionError):
-        return Refusal(400, "bad_json", "The body is not JSON.", "Send a JSON object.")
-    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
-        return Refusal(
-            400, "no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them."
-        )
-    for name, value in asked.items():
-        if isinstance(value, int | float) and not -_NUMBERS <= value < _NUMBERS:
-            fix = "Send a finite one between -2^63 and 2^63 - 1."
-            return Refusal(400, "bad_number", f"The number of `{name[:64]}` is out of range.", fix)
-    return asked
 
 
 def _answer_headers(admitted: Admitted) -> dict[str, str]:

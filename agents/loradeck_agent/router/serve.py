@@ -12,12 +12,14 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.proxy import BODY_CAP, Proxy
+from loradeck_agent.router.request_body import read
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.router.table import Table
@@ -40,6 +42,7 @@ class Router:
         self._stats = Stats()
         self._trace = Trace()
         self._checks = Checks()
+        self._bodies = BodyReader(read)
         self._hub_silence = HubSilence(self._table)
         self._replicas = Replicas()
         self._admission = Admission(self._hub_silence, self._stats)
@@ -54,9 +57,9 @@ class Router:
         """
         self.switch.start()
         self._checks.start()
-        proxy = Proxy(self._admission, self._checks, self._trace)
+        self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies)
         callers = web.ServerRunner(
-            web.Server(proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None),
+            web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None),
             shutdown_timeout=DRAIN_S,
         )
         await callers.setup()
@@ -87,6 +90,7 @@ class Router:
         for runner in self._runners:
             await runner.cleanup()
         await self._checks.close()
+        await self._bodies.close()
         await self._replicas.close()
         self._socket.unlink(missing_ok=True)
         self._table.close()

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from loradeck.schemas.attestation import EngineBuild
+from loradeck_agent.embedded.openai import read_chat, read_completion
 from loradeck_agent.embedded.sequence import Output, Sequence, TokenOut
 from loradeck_agent.embedded.server import EngineServer, LoadedModel
+from loradeck_agent.host.body_reader import BodyReader
 
 CONTEXT = 1024
 LONG = "word " * 5000
@@ -64,9 +71,14 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-async def engine(tokenizer: Tokenizer) -> AsyncIterator[TestClient[Any, Any]]:
+def server(tokenizer: Tokenizer) -> EngineServer:
     server = EngineServer("boot", EngineBuild(engine="fake 1", device="cpu", dtype="float32"), "base", 1)
     server.ready(LoadedModel(Engine(), tokenizer, "0" * 64, CONTEXT, frozenset({2})))  # type: ignore[arg-type]
+    return server
+
+
+@pytest.fixture
+async def engine(server: EngineServer, tokenizer: Tokenizer) -> AsyncIterator[TestClient[Any, Any]]:
     async with TestClient(TestServer(server.app())) as client:
         yield client
     tokenizer.go_on.set()
@@ -140,3 +152,71 @@ async def test_more_messages_than_any_context_holds_are_refused_before_they_are_
         assert answer.status == 400
         assert "messages" in (await answer.json())["error"]["message"]
     assert tokenizer.seen == []
+
+
+@BOTH
+async def test_small_requests_are_answered_while_a_large_body_is_read(
+    engine: TestClient[Any, Any], server: EngineServer, path: str, tmp_path: Path
+) -> None:
+    """The child that reads large bodies opens a pipe that nobody has opened yet, and so stands still."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    server._chats = BodyReader(stands_still_over_chats)
+    server._completions = BodyReader(stands_still_over_completions)
+    order: list[str] = []
+
+    async def ask(who: str, asked: dict[str, Any]) -> int:
+        async with engine.post(path, json=asked) as answer:
+            order.append(who)
+            return answer.status
+
+    large = asyncio.create_task(ask("large", body(path, "x" * 2**20) | {"user": str(gate)}))
+    begun = await asyncio.to_thread(gate.open, "wb")  # returns once the child has opened its side
+    assert [await ask("small", body(path, "a short one")) for _ in range(5)] == [200] * 5
+    assert not large.done()
+    begun.close()
+    assert await large == 400
+    assert order == ["small"] * 5 + ["large"]
+
+
+def stands_still_over_chats(raw: bytes) -> bytes:
+    return _stands_still(raw, read_chat)
+
+
+def stands_still_over_completions(raw: bytes) -> bytes:
+    return _stands_still(raw, read_completion)
+
+
+def _stands_still(raw: bytes, read: Callable[[bytes], bytes]) -> bytes:
+    gate = json.loads(raw).get("user")
+    if gate is not None:
+        Path(gate).read_bytes()
+    return read(raw)
+
+
+@BOTH
+@pytest.mark.parametrize("depth", [62, 70, *range(960, 1000, 4)])
+async def test_json_that_is_nested_deep_is_refused_and_not_read_on(
+    engine: TestClient[Any, Any], path: str, depth: int
+) -> None:
+    raw = json.dumps(body(path, "a short one"))[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}"
+    async with engine.post(path, data=raw.encode()) as answer:
+        assert answer.status == (200 if depth < 64 else 400)
+
+
+@BOTH
+async def test_a_large_body_is_answered_as_a_small_one_is(engine: TestClient[Any, Any], path: str) -> None:
+    asked = body(path, "a short one")
+    padded = asked | {"metadata": {"note": "x" * 2**17}}
+    answers = []
+    for one in (asked, padded):
+        async with engine.post(path, json=one) as answer:
+            document = await answer.json()
+            answers.append((answer.status, document["choices"], document["usage"]))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 200
+
+
+def test_the_child_that_reads_bodies_needs_no_torch() -> None:
+    program = "import sys, loradeck_agent.embedded.openai; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"False\n"

@@ -1,0 +1,91 @@
+"""A caller's request as the router reads it: the settings that it needs itself, and the rest as the engine gets it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from loradeck_agent.host.body_reader import DEPTH, too_deep
+
+NUMBERS = 2**63
+"""No engine reads numbers beyond 64 bits, or NaN and infinity: a setting with one of these is its caller's mistake."""
+
+_SETTINGS = ("stream", "stream_options", "max_tokens", "max_completion_tokens", "n")
+"""Settings that the router reads or changes; they stand apart from the rest of the body."""
+
+_LONGEST = 512
+"""Characters of a setting, as JSON, and of `user`; a longer one is no setting of these, and stays in the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for one model. `rest`: the body as JSON, without the model and the settings."""
+
+    model: str
+    user: str | None
+    settings: dict[str, Any]
+    rest: bytes
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the answer is to come as events."""
+        return bool(self.settings.get("stream"))
+
+    def body(self, model: str) -> bytes:
+        """The request as an engine gets it, for a model of that engine."""
+        head = json.dumps({"model": model, **self.settings}).encode()
+        return head if self.rest == b"{}" else head[:-1] + b", " + self.rest[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why a body cannot be taken, and what to do about it."""
+
+    code: str
+    message: str
+    fix: str
+
+
+def read(raw: bytes) -> bytes:
+    """Reads a body to a line of JSON, with what the router needs of it, and the rest as the engine gets it."""
+    try:
+        asked = json.loads(raw)
+    except RecursionError:
+        return _refuse(_TOO_DEEP)
+    except ValueError:
+        return _refuse(Unfit("bad_json", "The body is not JSON.", "Send a JSON object."))
+    if too_deep(asked):
+        return _refuse(_TOO_DEEP)
+    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+        return _refuse(
+            Unfit("no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them.")
+        )
+    for name, value in asked.items():
+        if isinstance(value, int | float) and not -NUMBERS <= value < NUMBERS:
+            fix = "Send a finite one between -2^63 and 2^63 - 1."
+            return _refuse(Unfit("bad_number", f"The number of `{name[:64]}` is out of range.", fix))
+    user = asked.get("user")
+    settings = {n: asked.pop(n) for n in _SETTINGS if n in asked and len(json.dumps(asked[n])) <= _LONGEST}
+    head = {
+        "model": asked.pop("model"),
+        "user": user if isinstance(user, str) and len(user) <= _LONGEST else None,
+        "settings": settings,
+    }
+    return json.dumps(head).encode() + b"\n" + json.dumps(asked).encode()
+
+
+def asked_of(made: bytes) -> Asked | Unfit:
+    """What `read` made of a body."""
+    line, _, rest = made.partition(b"\n")
+    head = json.loads(line)
+    return Unfit(*head["unfit"]) if "unfit" in head else Asked(**head, rest=rest)
+
+
+_TOO_DEEP = Unfit(
+    "bad_json", f"The body has objects or lists in each other more than {DEPTH} deep.", "Send it flatter."
+)
+
+
+def _refuse(unfit: Unfit) -> bytes:
+    return json.dumps({"unfit": [unfit.code, unfit.message, unfit.fix]}).encode() + b"\n"
