@@ -302,7 +302,9 @@ class Agent:
         except AgentError as error:
             log.error("the hub asked for the table and the router did not answer: %s", error)
             return
-        await self.link.send(TableState(epoch=state.epoch, rev=state.rev, hash=state.hash, entries=state.entries))
+        # A hub that names no keys is of version 1, which cannot read signed texts.
+        entries = state.entries if self.table.keys else tuple(entry.unsigned() for entry in state.entries)
+        await self.link.send(TableState(epoch=state.epoch, rev=state.rev, hash=state.hash, entries=entries))
 
     async def _send_trace(self, ask: TraceAsk) -> None:
         try:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 from pysqlite3 import dbapi2 as sqlite3
 from starlette.websockets import WebSocket
 from tests.simulation.event_loop import Died, Process, current
@@ -361,7 +361,7 @@ class HubProcess:
         process.create_task(hub.accept_link(WebSocket(scope, wire.queue.get, wire.send)))
 
 
-_KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+_KEY = SigningKey(bytes(32))
 """Of every hub: a copied hub has the key of the one it was copied from."""
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, TraceAsk, TraceRows
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import Pin
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.http_client import Endpoint, HttpClient, Reply, problem_of
@@ -44,7 +45,7 @@ class RouterControl:
 
     async def state(self) -> RouterState:
         """The router's process, and what its table holds."""
-        return _parsed(RouterState, await self._ok("GET", "/control/state"))
+        return _parsed(RouterState, await self._ok("GET", f"/control/state?protocol={PROTOCOL}"))
 
     async def table(self, update: TableUpdate) -> Acks:
         """Hands entries over. The answer comes when they are in force: it *is* the acknowledgement."""

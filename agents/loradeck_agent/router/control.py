@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from loradeck.schemas.link import Ack, TraceAsk, TraceRows
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
-from loradeck.schemas.protocol import SUPPORTED
+from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.counters import Stats
@@ -78,7 +78,9 @@ class Control:
     # ---- reading -------------------------------------------------------------------------------------------
 
     async def _state(self, request: web.Request) -> web.Response:
-        held = self._held
+        held, entries = self._held, tuple(self._held.entries.values())
+        if "protocol" not in request.query:  # an agent of version 1, which cannot read signed texts
+            entries = tuple(entry.unsigned() for entry in entries)
         return _answer(
             RouterState(
                 pid=os.getpid(),
@@ -86,12 +88,13 @@ class Control:
                 epoch=held.cursor.epoch,
                 rev=held.cursor.rev,
                 hash=held.cursor.hash,
-                entries=tuple(held.entries.values()),
+                entries=entries,
                 pins=tuple(held.pins.values()),
                 in_force=tuple(held.in_force.values()),
                 ready={at.replica: at.ready for at in held.engines},
                 witness=held.cursor.witness,
                 features=tuple(sorted(SUPPORTED)),
+                protocol=PROTOCOL,
             )
         )
 

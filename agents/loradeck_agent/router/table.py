@@ -22,7 +22,7 @@ from pydantic import Field
 from loradeck.schemas.fault import Fault
 from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.position import Position
-from loradeck.schemas.table import Pin, TableEntry
+from loradeck.schemas.table import EntryOnWire, Pin, TableEntry
 from loradeck_agent.host.state_folder import fsync_folder
 from loradeck_agent.router.wire import Cursor, EngineAt, InForce
 
@@ -36,7 +36,7 @@ class Change(Wire):
     at_ms: int
     position: tuple[int, int, Digest] | None = Field(None, description="(epoch, rev, hash) of the hub's log")
     witness: Position | None = Field(None, description="`position` as the hub signed it")
-    entries: tuple[TableEntry, ...] = ()
+    entries: tuple[EntryOnWire, ...] = ()
     pins: tuple[Pin, ...] = ()
     unpins: tuple[tuple[Name, Name], ...] = ()
     in_force: tuple[InForce, ...] = ()

@@ -16,7 +16,7 @@ from loradeck.schemas.ids import Digest, Name, PointerKey, Wire
 from loradeck.schemas.link import Ack, AckState, Traffic
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.position import Position
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef, TableEntry
 
 
 @dataclass(frozen=True, order=True)
@@ -36,7 +36,7 @@ class TableUpdate(Wire):
     epoch: int
     rev: int
     hash: Digest
-    entries: tuple[TableEntry, ...]
+    entries: tuple[EntryOnWire, ...]
     witness: Position | None = None
 
     @property
@@ -171,7 +171,7 @@ class RouterState(Wire):
     epoch: int
     rev: int
     hash: Digest
-    entries: tuple[TableEntry, ...]
+    entries: tuple[EntryOnWire, ...]
     pins: tuple[Pin, ...] = ()
     in_force: tuple[InForce, ...] = ()
     ready: dict[str, tuple[Digest, ...]] = Field(
@@ -179,6 +179,7 @@ class RouterState(Wire):
     )
     witness: Position | None = None
     features: tuple[str, ...] = Field((), description="what it acts on in entries; none: an earlier version's router")
+    protocol: int = Field(1, description="version of the wire that the router speaks")
 
     @property
     def cursor(self) -> Cursor:

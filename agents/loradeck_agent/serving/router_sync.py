@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, Bookmark, Desired, Resync
-from loradeck.schemas.protocol import SUPPORTED
+from loradeck.schemas.protocol import PROTOCOL, SUPPORTED
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck_agent.host.config import RouterConfig
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -80,6 +80,8 @@ class RouterSync:
     durable: Cursor = field(default_factory=Cursor)
     known: asyncio.Event = field(default_factory=asyncio.Event)
     features: tuple[str, ...] = tuple(sorted(SUPPORTED))
+    _protocol: int = 1
+    """Version of the wire that the router speaks."""
     _up: bool = False
     _behind: asyncio.Event = field(default_factory=asyncio.Event)
     _look_at_pins: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,7 +97,9 @@ class RouterSync:
     async def directive(self, message: Desired) -> None:
         """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
         verdict = self.table.judge(message)
-        if verdict is Verdict.APPLY:
+        if verdict is Verdict.APPLY and (forged := self.table.forged(message)):
+            await self._refuse(message, forged)
+        elif verdict is Verdict.APPLY:
             answer = Acks()
             cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
             try:
@@ -116,7 +120,19 @@ class RouterSync:
                 *(message.epoch, message.rev, verdict.value, self.table.cursor.epoch, self.table.cursor.rev),
             )
 
+    async def _refuse(self, message: Desired, forged: list[TableEntry]) -> None:
+        """Leaves everything as it is, since an entry is not what a hub of the log signed, and says so."""
+        named = ", ".join("/".join(entry.key) for entry in forged[:3])
+        log.error("refused: revision %d has %d entries with bad signatures: %s", message.rev, len(forged), named)
+        detail = "no hub of this log has signed the entry"
+        for entry in forged:
+            for replica in self.acks.replicas:
+                await self.acks.post(ack_about(entry, replica, AckState.FAILED, "bad_signature", detail))
+        self.table.missed = True
+        await self._resync(f"entries of revision {message.rev} have bad signatures: {named}")
+
     async def _after_directive(self, message: Desired, answer: Acks) -> None:
+        self._check_position(message)
         complete = self.table.apply(message)
         for ack in answer.acks:
             self.prover.flipped(ack)
@@ -134,6 +150,7 @@ class RouterSync:
 
     async def bookmark(self, message: Bookmark) -> None:
         """Moves the cursor on, in the router's table too, so that it outlives this agent."""
+        self._check_position(message)
         if self.table.missed:
             await self._resync("a directive was missed, and the whole table has not come")
         if not self.table.bookmark(message) or self._behind.is_set() or self.table.cursor <= self.durable:
@@ -148,6 +165,11 @@ class RouterSync:
             self._advance(cursor)
         else:
             self._behind.set()
+
+    def _check_position(self, message: Desired | Bookmark) -> None:
+        """Tells an operator of a position that this node could not prove later. Its entries were verified before."""
+        if not self.table.is_witnessed(message.position):
+            log.error("revision %d came with a position that no hub of this log has signed", message.rev)
 
     async def unpin(self, key: PointerKey) -> None:
         """Ends a pin; where no router answers, once one does.
@@ -212,7 +234,7 @@ class RouterSync:
         """
         async with self._pins_lock:
             state = await self.router.state()
-            self.boot, self._up, self.features = boot, True, state.features
+            self.boot, self._up, self.features, self._protocol = boot, True, state.features, state.protocol
             self._take_over(state.entries, state.cursor)
             self._compare_pins(state)
         for key in sorted(self._ending):
@@ -316,8 +338,9 @@ class RouterSync:
         ]
         return answer.model_copy(update={"acks": (*answer.acks, *more)}) if more else answer
 
-    @staticmethod
-    def _update(cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:
+    def _update(self, cursor: Cursor, entries: tuple[TableEntry, ...]) -> TableUpdate:
+        if self._protocol < PROTOCOL:
+            entries = tuple(entry.unsigned() for entry in entries)
         return TableUpdate(
             epoch=cursor.epoch, rev=cursor.rev, hash=cursor.hash, entries=entries, witness=cursor.witness
         )

@@ -6,11 +6,14 @@ all, and whether one was missed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from loradeck.artifacts.ed25519 import is_signed
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Bookmark, Desired, Welcome
+from loradeck.schemas.position import Position
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck_agent.router.wire import Cursor
 
@@ -37,12 +40,38 @@ class DesiredTable:
     refused: Welcome | None = None
     """The welcome of a hub that lacks our log. It is not obeyed until it is back with a higher epoch."""
 
+    keys: tuple[str, ...] = ()
+    """Public keys of the log's hubs, as the present one named them; (): it is of version 1, which signs nothing."""
+    verify: Callable[[bytes, str, tuple[str, ...]], bool] = is_signed
+    """Whether one of the keys signed these bytes."""
+
     missed: bool = False
     """Whether a directive was missed, so that the position must not go on before the whole table has come."""
 
     def welcome(self, message: Welcome) -> None:
-        """Takes note of whether the hub steers this node. A hub whose log is behind is not obeyed from here on."""
+        """Takes note of whether the hub steers this node, and of its keys. A hub whose log is behind is not obeyed."""
         self.refused = message if message.refuse is not None else None
+        self.keys = message.keys
+
+    def forged(self, message: Desired) -> list[TableEntry]:
+        """The entries of a message that no hub of the log has signed.
+
+        What is held here with its signed text was verified when it came, so a whole table that is sent again costs
+        nothing.
+        """
+        return [entry for entry in message.entries if self.keys and not self._genuine(entry)]
+
+    def _genuine(self, entry: TableEntry) -> bool:
+        held, text = self.entries.get(entry.key), entry.signed
+        if text is None:
+            return False
+        return (held is not None and held.signed == text) or self.verify(text.signed_bytes(), text.signature, self.keys)
+
+    def is_witnessed(self, position: Position | None) -> bool:
+        """Whether a position may be kept as a proof of what this node has seen: a hub of the log has signed it."""
+        if position is None or not self.keys:
+            return not self.keys
+        return position == self.cursor.witness or self.verify(position.signed_bytes(), position.signature, self.keys)
 
     def judge(self, message: Desired) -> Verdict:
         """Whether to apply a message. Changes nothing, except that a recovered hub is obeyed again."""

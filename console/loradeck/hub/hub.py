@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 from starlette.websockets import WebSocket
 
 from loradeck.artifacts import Blobs
@@ -98,7 +98,7 @@ class Hub:
         blobs: Blobs,
         *,
         name: str,
-        key: Ed25519PrivateKey,
+        key: SigningKey,
         production: bool = False,
         sqlite: str = "",
         clock: Clock | None = None,
@@ -121,7 +121,7 @@ class Hub:
 
     # ---- building ------------------------------------------------------------------------------------------
 
-    def _load_log(self, name: str, key: Ed25519PrivateKey) -> None:
+    def _load_log(self, name: str, key: SigningKey) -> None:
         store = self.store
         lost, timed = (lambda: self.changes.status()), self.metrics.commit.observe
         self.log = Log(store, name, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
@@ -137,7 +137,7 @@ class Hub:
         self.saved_state = saved = SavedState(store)
         self.fleet = fleet = Fleet(clock.monotonic, saved.nodes())
         self.counts = counts = saved.counts(clock.monotonic())
-        self.tables = tables = NodeTables(self.catalogue, self.facts)
+        self.tables = tables = NodeTables(self.catalogue, self.facts, log_.signing)
         self.links = Links(fleet, self.gc_tuning)
         self.prepares = prepares = Prepares()
         self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())

@@ -15,7 +15,7 @@ from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import Digest, Name, Wire
 from loradeck.schemas.jobs import ExecutorEvent, JobAssignment
 from loradeck.schemas.position import Position
-from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.schemas.table import EntryOnWire, Pin, ReleaseRef
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 from loradeck.schemas.trace import TraceRow
 
@@ -40,7 +40,7 @@ class Desired(Wire):
     rev: int
     prev_rev: int
     hash: Digest = Field(description="hash of the event at `rev`; the agent stores it and sends it in its hello")
-    entries: tuple[TableEntry, ...]
+    entries: tuple[EntryOnWire, ...]
     full: bool = False
     table: Digest = Field(description="digest of the whole table at `rev`")
     position: Position | None = Field(None, description="`epoch`, `rev` and `hash` as the hub signs them")
@@ -142,6 +142,9 @@ class Welcome(Wire):
     hash: Digest
     refuse: str | None = None
     protocol: int = Field(1, description="version of the wire that the hub speaks; see `schemas.protocol`")
+    keys: tuple[str, ...] = Field(
+        (), description="public keys (Ed25519, hexadecimal) of the log's hubs; with any, entries come as signed texts"
+    )
 
 
 DownMessage = Annotated[
@@ -321,7 +324,7 @@ class TableState(Wire):
     epoch: int
     rev: int
     hash: Digest
-    entries: tuple[TableEntry, ...]
+    entries: tuple[EntryOnWire, ...]
 
 
 class JobEvent(Wire):

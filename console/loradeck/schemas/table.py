@@ -2,13 +2,17 @@
 
 (epoch, generation) is compared per entry; a removed entry is a tombstone (`current` None); the table as a whole has
 only a `rev`. The router's file, its control socket and the link all carry this one type.
+
+The hub writes each entry as text once and signs that text. The text travels as it was signed, so that every reader can
+verify it, one of another version too, and an entry that was read from it remembers it (`TableEntry.signed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PrivateAttr, WrapSerializer
 
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import Digest, Name, Wire, digest_of
@@ -34,6 +38,21 @@ class CandidateRef(Split):
     """The candidate of a pointer, with everything that a node needs to serve it."""
 
     release: ReleaseRef
+
+
+ENTRY_CHARS = 2**20
+"""Most characters of one entry's text that a node takes."""
+
+
+class SignedText(Wire):
+    """The text of a table entry, and the signature of the hub that wrote it."""
+
+    body: str = Field(max_length=ENTRY_CHARS, description="JSON of a `TableEntry`")
+    signature: str = Field(max_length=128, description="Ed25519 over `signed_bytes`, in hexadecimal")
+
+    def signed_bytes(self) -> bytes:
+        """The bytes that the signature covers: the text, under a name for its kind."""
+        return b"loradeck/entry/1\n" + self.body.encode()
 
 
 class TableEntry(Wire):
@@ -66,6 +85,43 @@ class TableEntry(Wire):
     needs: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"
     )
+    log: str = Field("", exclude_if=lambda log: not log, description="the log of the hub that wrote it")
+    incarnation: str = Field(
+        "", exclude_if=lambda name: not name, description="of the hold of the lease under which its pointer last moved"
+    )
+    rev: int = Field(
+        0, ge=0, lt=2**53, exclude_if=lambda rev: not rev, description="of the log when the entry became what it is"
+    )
+    _signed: SignedText | None = PrivateAttr(None)
+
+    @classmethod
+    def opened(cls, text: SignedText) -> Self:
+        """The entry that a signed text holds. The signature is not verified here.
+
+        Raises:
+            ValueError: the text is no entry.
+        """
+        entry = cls.model_validate_json(text.body)
+        entry._signed = text
+        return entry
+
+    @property
+    def signed(self) -> SignedText | None:
+        """The signed text that this entry was read from; None for one that was made or changed here."""
+        return self._signed
+
+    def unsigned(self) -> Self:
+        """A copy without the signed text: the form that version 1 of the wire reads."""
+        copy = super().model_copy()
+        copy._signed = None
+        return copy
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; one that is changed is not what its hub signed any more."""
+        copy = super().model_copy(update=update, deep=deep)
+        if update:
+            copy._signed = None
+        return copy
 
     @property
     def fence(self) -> tuple[int, int]:
@@ -95,6 +151,18 @@ class TableEntry(Wire):
         if not unknown_features(self.needs, features):
             return self
         return self.model_copy(update={"candidate": None, "needs": ()})
+
+
+def _read(value: Any) -> Any:
+    return TableEntry.opened(SignedText.model_validate(value)) if isinstance(value, dict) and "body" in value else value
+
+
+def _write(entry: TableEntry, plain: Callable[[TableEntry], Any]) -> Any:
+    return plain(entry) if entry.signed is None else entry.signed.model_dump()
+
+
+EntryOnWire = Annotated[TableEntry, BeforeValidator(_read), WrapSerializer(_write)]
+"""An entry in a message or a file: as signed text where it is one, else as a JSON object (version 1 of the wire)."""
 
 
 def table_digest(entries: Iterable[TableEntry]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 from tests.fakes.hub_in_process import Deck, key, lose, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
@@ -226,7 +226,7 @@ async def test_a_node_that_cannot_prove_what_it_says_is_held_back_alone(
         agent = FakeAgent(deck, "n1")
         agent.epoch, agent.rev, agent.hash = epoch, rev, "f" * 64
         if forged == "another hub's":
-            signing = Signing(deck.hub.log.signing.log, {epoch: "1" * 32}, Ed25519PrivateKey.generate(), [])
+            signing = Signing(deck.hub.log.signing.log, {epoch: "1" * 32}, (), SigningKey.generate())
             agent.witness = signing.position(epoch, rev, agent.hash)
         elif forged == "an altered one":
             change = {"epoch": epoch, "rev": rev, "hash": agent.hash}

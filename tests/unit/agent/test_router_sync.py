@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, Bookmark, Desired
+from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry, table_digest
 from loradeck_agent.daemon import Agent
@@ -47,6 +48,7 @@ class Router:
         self.switch = Switch(self.table_, Admission(HubSilence(self.table_), Stats()), Replicas())
         self.switch.start()
         self.refuses_pins = False
+        self.protocol = PROTOCOL
         agent.sync.router = agent.reconciler.router = self  # type: ignore[assignment]
 
     @property
@@ -58,7 +60,8 @@ class Router:
     async def state(self) -> RouterState:
         held = self.table_.contents
         at, entries, pins = held.cursor, tuple(held.entries.values()), tuple(held.pins.values())
-        return RouterState(pid=1, boot="b", epoch=at.epoch, rev=at.rev, hash=at.hash, entries=entries, pins=pins)
+        where = {"epoch": at.epoch, "rev": at.rev, "hash": at.hash}
+        return RouterState(pid=1, boot="b", **where, entries=entries, pins=pins, protocol=self.protocol)
 
     async def table(self, update: TableUpdate) -> Acks:
         return self.switch.directive(update.cursor, update.entries)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 
 from loradeck.hub.log.log import Log, Order, Published
 from loradeck.hub.log.store_thread import StoreThread
@@ -22,7 +22,7 @@ from loradeck.store.sqlite import SqliteStore
 ACTOR = Actor(name="ops", role=Role.RELEASER)
 KEY = ("acme", "production")
 
-SIGNER = Ed25519PrivateKey.generate()
+SIGNER = SigningKey.generate()
 
 
 @pytest.fixture

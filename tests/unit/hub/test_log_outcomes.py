@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 from tests.unit.hub.test_log import ACTOR, KEY, a_route, create, load, move
 
 from loradeck.hub.log.log import RECENT, Log, Order, Published
@@ -18,7 +18,7 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.store.interface import OutcomeUnknown, Store, StoreError
 from loradeck.store.sqlite import SqliteStore
 
-SIGNER = Ed25519PrivateKey.generate()
+SIGNER = SigningKey.generate()
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_a_commit_is_timed_by_the_hubs_clock(store: StoreThread) -> None:
     log = Log(
         store,
         "test",
-        Ed25519PrivateKey.generate(),
+        SigningKey.generate(),
         clock=lambda: next(times),
         timed=took.append,
         lease_lost=lambda: None,

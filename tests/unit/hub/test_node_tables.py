@@ -30,7 +30,7 @@ def body(frame: bytes) -> dict[str, Any]:
 
 
 def test_a_message_of_an_earlier_epoch_is_not_sent_again_after_a_recover() -> None:
-    tables = NodeTables(None, None)  # type: ignore[arg-type]  # without an entry nothing is looked up
+    tables = NodeTables(None, None, None)  # type: ignore[arg-type]  # without an entry nothing is looked up
     table = tables.table({})
     sent = [
         body(tables.desired(table, epoch=epoch, rev=rev, hash_="0" * 64, position=None, prev_rev=0, keys=None))

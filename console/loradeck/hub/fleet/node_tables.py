@@ -2,6 +2,9 @@
 
 Nodes that the placements do not tell apart share one `Table`, so that a directive to a thousand of them is serialised
 once. An entry's epoch is that of the event which last moved its pointer: a restart of the hub changes no entry.
+
+An entry is written as text once and signed once, when the first node needs it. Nodes of version 1 of the wire get the
+text alone, as the JSON object that it is.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Set
 from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
+from loradeck.hub.log.signing import Signing
 from loradeck.rules.moves.rollback_target import ways_back
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
@@ -25,8 +29,6 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 
-FORMS = ((False, False), (False, True), (True, False))
-"""The forms of an entry in messages: (as its tombstone, without what a router lacks)."""
 
 BENEATH = 4
 """How many of the releases under the current one an entry names; the first is where R goes now."""
@@ -60,13 +62,14 @@ class Table:
 class NodeTables:
     """All entries and tables, kept up to date pointer by pointer."""
 
-    def __init__(self, catalogue: Catalogue, facts: Facts) -> None:
+    def __init__(self, catalogue: Catalogue, facts: Facts, signing: Signing) -> None:
         self._catalogue = catalogue
         self._facts = facts
+        self._signing = signing
         self.entries: dict[PointerKey, TableEntry] = {}
         self._config: dict[PointerKey, RouteConfig] = {}
-        self._texts: dict[tuple[PointerKey, bool, bool], str] = {}
-        """(pointer, and the form as in `FORMS`) -> the entry in a message."""
+        self._texts: dict[PointerKey, dict[tuple[bool, bool, bool], str]] = {}
+        """By key, the entry in messages: (as its tombstone, without what a router lacks, signed) -> text."""
         self._rows: dict[PointerKey, str] = {}
         self._tables: dict[frozenset[tuple[str, str]], Table] = {}
         self._homes: dict[PointerKey, set[Table]] = {}
@@ -79,11 +82,12 @@ class NodeTables:
     # ---- entries -------------------------------------------------------------------------------------------
 
     def refresh(
-        self, pointer: PointerState, tenant: TenantState, preparing: str | None, left: str | None = None
+        self, pointer: PointerState, tenant: TenantState, rev: int, preparing: str | None, left: str | None = None
     ) -> bool:
         """Computes one entry anew. Returns whether it changed.
 
         Args:
+            rev: the log's now, which the entry is given if it changed.
             preparing: the release that nodes are to make resident beside the current one.
             left: the release that the pointer's last move left.
         """
@@ -111,14 +115,17 @@ class NodeTables:
             moved_ms=pointer.moved_ms,
             candidate=candidate,
             needs=(Feature.CANDIDATE.value,) if candidate is not None else (),
+            log=self._signing.log,
+            incarnation=self._signing.incarnations.get(epoch, ""),
+            rev=rev,
         )
-        old_config = self._config.get(key)
-        if entry == self.entries.get(key) and old_config is not None and old_config.placement == config.placement:
+        old, old_config = self.entries.get(key), self._config.get(key)
+        unmoved = old_config is not None and old_config.placement == config.placement
+        if unmoved and old is not None and entry.model_copy(update={"rev": old.rev}) == old:
             return False
         self.entries[key] = entry
         self._config[key] = config
-        for form in FORMS:
-            self._texts.pop((key, *form), None)
+        self._texts.pop(key, None)
         current = entry.current.id if entry.current else ""
         self._rows[key] = _row(key, str(epoch), str(entry.generation), current)
         if not self._labels.issuperset(config.placement.items()):
@@ -127,7 +134,7 @@ class NodeTables:
             self._tables.clear()
             self._homes.clear()
             self.version += 1
-        if old_config is not None and old_config.placement == config.placement:
+        if unmoved:
             for table in self._homes.get(key, ()):
                 table.put(key, key not in table.withdrawn)
         else:
@@ -194,14 +201,14 @@ class NodeTables:
         entry = self.entries[key]
         return _row(key, str(entry.epoch), str(entry.generation), "")
 
-    def _text(self, table: Table, key: PointerKey, features: Collection[str]) -> str:
+    def _text(self, table: Table, key: PointerKey, features: Collection[str], signed: bool) -> str:
         entry, withdrawn = self.entries[key], key in table.withdrawn
-        form = (key, withdrawn, not withdrawn and bool(unknown_features(entry.needs, features)))
-        text = self._texts.get(form)
-        if text is None:
-            sent = entry.tombstone() if withdrawn else entry.for_router(features)
-            text = self._texts[form] = sent.model_dump_json()
-        return text
+        form = (withdrawn, not withdrawn and bool(unknown_features(entry.needs, features)), signed)
+        texts = self._texts.setdefault(key, {})
+        if form not in texts:
+            body = (entry.tombstone() if withdrawn else entry.for_router(features)).model_dump_json()
+            texts[form] = self._signing.entry(body).model_dump_json() if signed else body
+        return texts[form]
 
     # ---- messages ------------------------------------------------------------------------------------------
 
@@ -217,12 +224,15 @@ class NodeTables:
         keys: Collection[PointerKey] | None,
         unpin: tuple[PointerKey, ...] = (),
         features: frozenset[str] = SUPPORTED,
+        signed: bool = True,
     ) -> bytes:
         """The frame of a `Desired`, encoded once for all links: the entries of `keys`, or the whole table for None.
 
-        `features`: what the routers act on that it is for.
+        Args:
+            features: what the routers act on that it is for.
+            signed: whether its nodes read entries as signed texts.
         """
-        name = (id(table), epoch, rev, prev_rev, None if keys is None else frozenset(keys), unpin, features)
+        name = (id(table), epoch, rev, prev_rev, None if keys is None else frozenset(keys), unpin, features, signed)
         frame = self._memo.get(name)
         if frame is None:
             wanted = table.keys if keys is None else [k for k in keys if k in table.members]
@@ -237,7 +247,7 @@ class NodeTables:
                 unpin=unpin,
                 position=position,
             ).model_dump_json()
-            entries = ",".join(self._text(table, k, features) for k in wanted)
+            entries = ",".join(self._text(table, k, features, signed) for k in wanted)
             text = head.replace('"entries":[]', f'"entries":[{entries}]', 1)
             if len(self._memo) > 256:
                 self._memo.clear()

@@ -87,6 +87,7 @@ class Directives:
         return self._tables.refresh(
             pointer,
             self._log.state.tenants[key[0]],
+            self._log.state.rev,
             self._prepares.preparing(key),
             left_by(last) if last else None,
         )

@@ -116,7 +116,7 @@ class Link:
     """One node's connection. The `put` methods note what is to be sent; the outbox has it sent."""
 
     __slots__ = (
-        *("caller", "node", "part", "steered", "full"),
+        *("caller", "node", "part", "steered", "full", "signed"),
         *("_hub", "_socket", "_wire", "_dirty", "_unpin", "_messages", "_bookmark", "_sent_rev", "_welcome"),
         *("_closing", "_reader", "_refused", "_table"),
     )
@@ -127,6 +127,8 @@ class Link:
         self.part = next(_parts)
         self.steered = False
         self.full = False
+        self.signed = True
+        """Whether the node reads entries as signed texts; one of version 1 of the wire does not."""
         self._hub = hub
         self._socket = socket
         self._wire = link_socket(socket)
@@ -268,6 +270,7 @@ class Link:
             keys=keys,
             unpin=unpin,
             features=self.node.features,
+            signed=self.signed,
         )
         self.full, self._sent_rev = False, state.rev
         self._dirty = self._unpin = frozenset()
@@ -300,6 +303,7 @@ class Link:
             )
         self._own(hello.replicas, hello.node)
         self._wire.conn.max_message_size = MESSAGE_BYTES
+        self.signed = hello.protocol > 1
         await self._greet(hello)
         del hello  # it would be held as long as the link
         self._wire.receiver = self._received
@@ -340,7 +344,14 @@ class Link:
     async def _greet(self, hello: Hello) -> None:
         node = self.node = await self._hub.greeting.hello(hello, self)
         state = self._hub.log.state
-        welcome = Welcome(epoch=state.epoch, rev=state.rev, hash=state.hash, refuse=node.behind, protocol=PROTOCOL)
+        welcome = Welcome(
+            epoch=state.epoch,
+            rev=state.rev,
+            hash=state.hash,
+            refuse=node.behind,
+            protocol=PROTOCOL,
+            keys=self._hub.log.signing.keys,
+        )
         self._welcome = welcome.model_dump_json()
         self._sent_rev = min(hello.rev, state.rev)
         self._hub.greeting.greeted(node, hello, self)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
@@ -77,7 +77,7 @@ class Log:
         self,
         store: StoreThread,
         name: str,
-        key: Ed25519PrivateKey,
+        key: SigningKey,
         *,
         clock: Callable[[], float],
         timed: Callable[[float], None],
