@@ -6,9 +6,13 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+from nacl.signing import SigningKey
+
 from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.log.signing import Signing
 from loradeck.rules.moves.rollback_target import NO_FACTS
 from loradeck.schemas.candidate import Candidate
+from loradeck.schemas.link import Desired
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import RouteConfig
@@ -41,10 +45,10 @@ def test_a_message_of_an_earlier_epoch_is_not_sent_again_after_a_recover() -> No
 
 def with_candidate() -> NodeTables:
     catalogue, facts = SimpleNamespace(ref=RELEASES.get), SimpleNamespace(of=lambda key: NO_FACTS)
-    tables = NodeTables(catalogue, facts)  # type: ignore[arg-type]
+    tables = NodeTables(catalogue, facts, Signing("log", {}, (), SigningKey.generate()))  # type: ignore[arg-type]
     candidate = Candidate(release=OTHER, generation=2, step=1, permille=50, salt="s" * 16, named=("ann",))
     pointer = PointerState(tenant="acme", route="production", generation=2, release=LIVE, candidate=candidate)
-    tables.refresh(pointer, TenantState(name="acme", routes={"production": RouteConfig()}), None)
+    tables.refresh(pointer, TenantState(name="acme", routes={"production": RouteConfig()}), 1, None)
     return tables
 
 
@@ -54,7 +58,7 @@ def entry_for(tables: NodeTables, features: frozenset[str], labels: dict[str, st
         *(table,), epoch=1, rev=2, hash_="0" * 64, position=None, prev_rev=0, keys=None, features=features
     )
     message = body(frame)
-    (entry,) = (TableEntry.model_validate(one) for one in message["entries"])
+    (entry,) = Desired.model_validate(message).entries
     assert table_digest([entry]) == message["table"], "whatever the router lacks, its node's table is the hub's"
     return entry
 

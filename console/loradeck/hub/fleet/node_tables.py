@@ -29,7 +29,6 @@ from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import CandidateRef, ReleaseRef, TableEntry
 from loradeck.schemas.tenant import TenantState
 
-
 BENEATH = 4
 """How many of the releases under the current one an entry names; the first is where R goes now."""
 
