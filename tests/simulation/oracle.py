@@ -242,7 +242,7 @@ class Oracle:
                     return f"{name} has no router"
                 held = router.table.contents
                 mine = held.entries.get(key)
-                if mine != entry:
+                if mine is None or mine.unsigned() != entry:
                     return f"{name} holds {mine.fence if mine else None} of {'/'.join(key)}, not {entry.fence}"
                 force = held.in_force.get(key)
                 pin = held.pins.get(key)
