@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from nacl.signing import SigningKey
@@ -14,6 +15,7 @@ from starlette.websockets import WebSocket
 from tests.simulation.event_loop import Died, Process, current
 from tests.simulation.network import Connection, Host, Server
 
+from loradeck.hub.access.auth import CALLER, caller_of
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.log.clock import Clock
@@ -252,6 +254,7 @@ class SimLinkSocket(LinkSocket):
         self.gone = False
         self.receiver = None
         self.on_writable = None
+        self.conn = SimpleNamespace()  # whose cap on messages is set after the hello
         connection.server_end.received = self._text
         connection.server_end.closed = self._ended
         connection.down.on_room = self._room
@@ -358,7 +361,9 @@ class HubProcess:
             "client": ("sim", 1),
         }
         wire.queue.put_nowait({"type": "websocket.connect"})
-        process.create_task(hub.accept_link(WebSocket(scope, wire.queue.get, wire.send)))
+        socket = WebSocket(scope, wire.queue.get, wire.send)
+        scope[CALLER] = caller_of(socket, hub.tokens)
+        process.create_task(hub.accept_link(socket))
 
 
 _KEY = SigningKey(bytes(32))
