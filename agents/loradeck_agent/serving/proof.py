@@ -49,10 +49,6 @@ AT_ONCE = 4
 _STATE = {Level.PROVEN: AckState.PROVEN, Level.LISTED: AckState.LISTED, Level.FAILED: AckState.FAILED}
 
 
-def _room() -> asyncio.Semaphore:
-    return asyncio.Semaphore(AT_ONCE)
-
-
 class Superseded(Exception):
     """The generation is no longer in force: there is nothing to prove."""
 

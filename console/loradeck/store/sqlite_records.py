@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from loradeck.schemas.attestation import Attestation, AttestationFilter
 from loradeck.schemas.counts import Counts
-from loradeck.schemas.jobs import Job, JobState
+from loradeck.schemas.jobs import OVER, Job
 from loradeck.schemas.manifest import AdapterManifest, AdapterVersion
 from loradeck.schemas.tenant import TokenRecord
 from loradeck.store.database import Database
@@ -20,8 +20,6 @@ from loradeck.store.lease import Head, Lease, hold_lease, new_holder
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
-
-_FINISHED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
 def wall_ms() -> int:
@@ -85,11 +83,6 @@ class SqliteRecords:
                 version=version.version,
                 created_ms=version.created_ms,
             )
-
-    def registered(self, kind: Doc, digest: str) -> Registered | None:
-        """The document with this digest; None if it is not registered."""
-        with self._database.reading():
-            return self._registered(kind, digest)
 
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
         """Documents of a kind, in the order of registration."""
@@ -187,7 +180,7 @@ class SqliteRecords:
             connection.execute(
                 "INSERT INTO jobs (id, finished, body) VALUES (?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET finished = excluded.finished, body = excluded.body",
-                (job.id, job.state in _FINISHED, job.model_dump_json()),
+                (job.id, job.state in OVER, job.model_dump_json()),
             )
 
     def jobs(self, *, limit: int = 200) -> list[Job]:

@@ -29,10 +29,8 @@ from loradeck.tui.hub.connection import Connection, HubConnection
 from loradeck.tui.hub.move_sender import MoveSender
 from loradeck.tui.hub.queries import Queries
 from loradeck.tui.key_checks.seen_frames import SeenFrames
-from loradeck.tui.key_checks.verdict import NewKey
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import session as sessions
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.packed_rows import freeze_large_list
@@ -40,12 +38,8 @@ from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.model.session import Session
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.screens.adapters import AdaptersScreen
-from loradeck.tui.screens.data import DataScreen
-from loradeck.tui.screens.events import EventsScreen
-from loradeck.tui.screens.gates import GatesScreen
-from loradeck.tui.screens.jobs import JobsScreen
 from loradeck.tui.screens.listing import ListScreen
-from loradeck.tui.screens.nodes import NodesScreen
+from loradeck.tui.screens.lists import DataScreen, EventsScreen, GatesScreen, JobsScreen, NodesScreen
 from loradeck.tui.screens.tenants import TenantsScreen
 from loradeck.tui.terminal.console_log import keep_log, report_end
 from loradeck.tui.terminal.driver import CURSOR_REQUEST, DeckDriver, TerminalAnswered, TerminalGone
@@ -82,7 +76,7 @@ class Deck(App[Context], inherit_bindings=False):
         keys: Keys = DEFAULT,
         contexts: Callable[[], Mapping[str, Context]] = dict,
         clock: Callable[[], float] = time.monotonic,
-        make_key: NewKey = new_key,
+        make_key: Callable[[], str] = new_key,
         driver_class: type[Driver] | None = None,
     ) -> None:
         """Connect the parts of one console; nothing is sent before its first frame.
@@ -99,22 +93,19 @@ class Deck(App[Context], inherit_bindings=False):
         """
         super().__init__(driver_class=driver_class, ansi_color=True)
         self.set_reactive(App.theme, THEME)
-        self.context = context
-        self.production = production
-        self.read_only = read_only
         self._hub = hub
         self._at = at
         self._session = session or Session()
         self._owes_frame = False
         self._painted = asyncio.Event()
-        self.state = state = ConsoleState(clock=clock, keys=keys)
-        self.sender = MoveSender(hub, state, self.draw_front)
-        self.queries = Queries(hub, state, start=self._aside, changed=self.draw_front, notice=self.notice)
-        self.seen = SeenFrames(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
-        self.moves = Moves(self, state, self.seen, self.sender, self.queries, make_key)
-        self.typed = TypedText(
-            self, state, self.moves, do=lambda action: self.key_actions.do(action), contexts=contexts
+        self.state = state = ConsoleState(
+            clock=clock, keys=keys, context=context, production=production, read_only=read_only, make_key=make_key
         )
+        self.sender = MoveSender(hub, state, self.draw_front)
+        self.queries = Queries(hub, state, self._aside, self.draw_front, self.notice)
+        self.seen = SeenFrames(clock=clock, request=self._request, written=self._written, accepted=self._accepted)
+        self.moves = Moves(self, state, self.seen, self.sender, self.queries)
+        self.typed = TypedText(self, state, self.moves, lambda action: self.key_actions.do(action), contexts)
         self.typed.commands.lines = list(self._session.commands)
         self.typed.filters.lines = list(self._session.filters)
         self.key_actions = KeyActions(self, state, self.moves, self.typed)

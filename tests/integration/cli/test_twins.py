@@ -12,7 +12,7 @@ from loradeck.schemas.log import Event
 from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.state import NodeRow, TenantRow
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Screen
 from loradeck.tui.lines.help_text import TWINS
 
 KINDS: dict[str, type[BaseModel]] = {

@@ -26,7 +26,7 @@ def clock() -> Clock:
 def state(clock: Clock) -> ConsoleState:
     """The seeded fleet, acme selected."""
     made = ConsoleState(clock=clock)
-    made.load(seed.hub_state())
+    list(made.loading(seed.hub_state()))
     made.tenant_list.choose(ACME)
     return made
 

@@ -21,7 +21,7 @@ from loradeck.schemas.ids import Role
 from loradeck.schemas.moves import HoldRequest, MoveResult, PromoteRequest, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import PreviewAction, ReleaseView
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Screen
 from loradeck.tui.model.sent_moves import Move, Phase
 from loradeck.tui.terminal.driver import set_together
 

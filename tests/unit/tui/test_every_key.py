@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from tests.fakes.console_stage import Stage, notice, stage
 
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import BINDINGS, Binding
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.selectable_list import RowFilter
 from loradeck.tui.screens.job import JobScreen

@@ -23,8 +23,8 @@ from loradeck.tui.app import Deck
 from loradeck.tui.hub.queries import RELATED_KEPT, RESTS_S
 from loradeck.tui.key_checks.decide import annotate
 from loradeck.tui.key_checks.verdict import Refuse
-from loradeck.tui.keys.screen import Screen
-from loradeck.tui.model.sent_moves import Move, MoveKind
+from loradeck.tui.keys.action import Action, Screen
+from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.widgets.page import Page
 
@@ -51,7 +51,7 @@ async def test_i_adds_an_incident_and_a_reason_to_the_last_move() -> None:
         on.hub.answer = lambda _: MoveResult(events=(), rev=88500, epoch=3)
         await on.press("i", *"INC-7 bad deploy", "enter")
         (move,) = on.hub.sent
-        assert move.kind is MoveKind.ANNOTATE
+        assert move.kind is Action.ANNOTATE
         assert move.row == ACME
         assert isinstance(move.request, AnnotateRequest)
         row = on.deck.state.tenants[ACME]
@@ -205,7 +205,7 @@ async def test_a_note_under_way_locks_no_rollback() -> None:
         await on.press("i", *"INC-7 x", "enter")
         await on.half_second()
         await on.press("R")
-        assert [move.kind for move in on.hub.sent] == [MoveKind.ANNOTATE, MoveKind.ROLLBACK]
+        assert [move.kind for move in on.hub.sent] == [Action.ANNOTATE, Action.ROLLBACK]
 
 
 async def test_a_rewind_whose_outcome_is_unknown_locks_R_and_another_rewind() -> None:

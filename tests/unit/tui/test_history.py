@@ -12,8 +12,8 @@ from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.lines.nodes import node_lines, node_page
 from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure, History
 from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.plots import BARS, sparkline
 from loradeck.tui.text.spans import Line
-from loradeck.tui.text.sparklines import BARS, sparkline
 
 
 def node(use: int | None = 50, **more: object) -> NodeRow:

@@ -151,13 +151,13 @@ def test_log_flood_memory_is_flat_and_the_reader_keeps_his_place_as_long_as_it_i
 async def test_the_page_shows_plots_progress_and_the_end_of_the_log() -> None:
     async with stage(size=(100, 30)) as on:
         page = await look(on)
-        head = page.head.text
+        head = page.blocks[0].text
         assert "train job-7be10c44 of acme   running   on gpu-02   attempt 1" in head
         assert "26/40   164 tokens/s   about 56s left" in head
         assert "loss by step 1 to 40: now 0.412" in head
         assert "grad norm by step 1 to 40" in head
         assert "log   following the end" in head
-        assert "batch 26: 207 tokens of answers" in page.log_lines.text.splitlines()[-1]
+        assert "batch 26: 207 tokens of answers" in page.body.text.splitlines()[-1]
 
 
 async def test_moving_up_stops_following_and_says_how_many_lines_are_new_and_G_follows(
@@ -166,15 +166,15 @@ async def test_moving_up_stops_following_and_says_how_many_lines_are_new_and_G_f
     async with stage(size=(100, 30)) as on:
         page = await look(on)
         await on.press("k")
-        before = page.log_lines.text
+        before = page.body.text
         more = [*seed.job_log(TRAIN), line(29, "[red]late[/]"), line(30, "last")]
         monkeypatch.setattr(seed, "job_log", lambda job: more)
         await page._poll()
-        assert page.log_lines.text == before
-        assert "NOT following: 2 new; G follows" in page.head.text
+        assert page.body.text == before
+        assert "NOT following: 2 new; G follows" in page.blocks[0].text
         await on.press("G")
-        assert page.log_lines.text.splitlines()[-2:] == [" [red]late[/]", " last"]
-        assert "following the end" in page.head.text
+        assert page.body.text.splitlines()[-2:] == [" [red]late[/]", " last"]
+        assert "following the end" in page.blocks[0].text
         await on.press("escape")
         await on.pause()
         assert on.deck.front is not None
@@ -184,13 +184,13 @@ async def test_loading_shown_as_empty_a_page_without_an_answer_says_loading_and_
     async with stage() as on:
         on.hub.away = True
         page = await look(on)
-        assert "loading ..." in page.head.text
-        assert "loading ..." in page.log_lines.text
-        assert "no answer: the hub cannot be reached" in page.head.text
+        assert "loading ..." in page.blocks[0].text
+        assert "loading ..." in page.body.text
+        assert "no answer: the hub cannot be reached" in page.blocks[0].text
         on.hub.away = False
         await page._poll()
-        assert "no answer" not in page.head.text
-        assert "loss by step" in page.head.text
+        assert "no answer" not in page.blocks[0].text
+        assert "loss by step" in page.blocks[0].text
 
 
 async def test_stale_shown_as_live_a_page_without_a_link_says_when_it_is_from() -> None:
@@ -201,15 +201,15 @@ async def test_stale_shown_as_live_a_page_without_a_link_says_when_it_is_from() 
         await on.pause()
         on.clock.now += 14
         await page._poll()
-        assert "AGO: lost" in page.head.text
-        assert "no answer, as of 14s ago" in page.head.text
+        assert "AGO: lost" in page.blocks[0].text
+        assert "no answer, as of 14s ago" in page.blocks[0].text
 
 
 async def test_a_job_that_printed_nothing_is_told_from_one_that_is_loading() -> None:
     async with stage() as on:
         page = await look(on, "job-0c77e1b9")
-        assert "it printed nothing since the hub started" in page.log_lines.text
-        assert "no figure by step since the hub started" in page.head.text
+        assert "it printed nothing since the hub started" in page.body.text
+        assert "no figure by step since the hub started" in page.blocks[0].text
 
 
 async def test_markup_in_names_control_characters_and_wide_text_in_a_log_stay_text(
@@ -219,15 +219,15 @@ async def test_markup_in_names_control_characters_and_wide_text_in_a_log_stay_te
     monkeypatch.setattr(seed, "job_log", lambda job: [line(1, odd)])
     async with stage() as on:
         page = await look(on)
-        assert page.log_lines.text.splitlines()[-1] == " [bold]節点\N{REPLACEMENT CHARACTER}\u241b[31m end"
+        assert page.body.text.splitlines()[-1] == " [bold]節点\N{REPLACEMENT CHARACTER}\u241b[31m end"
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 16), (200, 60)])
 async def test_the_page_fits_every_size(size: tuple[int, int]) -> None:
     async with stage(size=size) as on:
         page = await look(on)
-        assert page.head.size.height + page.log_lines.size.height + 1 == size[1]
-        assert len(page.head.text.splitlines()) <= 12
+        assert page.blocks[0].size.height + page.body.size.height + 1 == size[1]
+        assert len(page.blocks[0].text.splitlines()) <= 12
 
 
 # ---- resume ----------------------------------------------------------------------------------------------------

@@ -138,9 +138,7 @@ def test_R_is_locked_while_a_move_of_ours_is_open(state: ConsoleState, armed: Ar
 def test_R_cancels_the_prepare_of_a_promote_of_ours(state: ConsoleState, clock: Clock, phase: Phase) -> None:
     row = state.tenants["cove", "production"]
     state.tenant_list.choose(row.key)
-    promote = offer(
-        state, row, seed.view("cove", "v3"), None, override=False, read_only=None, make_key=lambda: "k" * 16
-    )
+    promote = offer(state, row, seed.view("cove", "v3"), None, override=False)
     own(state, promote, phase)
     frame = Frame(shown=shown_of(row), written_at=clock() - 2, seen_at=clock() - 1)
     (move,) = acted(decide(Action.ROLLBACK, state, frame)).moves
@@ -252,19 +250,20 @@ def test_every_moving_action_has_a_role() -> None:
     assert set(ROLES) == set(ACTIONS) == bound | {Action.ANNOTATE}
 
 
-def moved(action: Action, state: ConsoleState, frame: Frame, *, read_only: str | None = None) -> Verdict:
+def moved(action: Action, state: ConsoleState, frame: Frame) -> Verdict:
     """The gate's verdict; of an action that needs more than a selection, what bars it."""
     if action in DECIDED:
-        return decide(action, state, frame, read_only=read_only)
-    return barrier(action, state, read_only) or Ask("")
+        return decide(action, state, frame)
+    return barrier(action, state) or Ask("")
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_no_read_only_leak(state: ConsoleState, armed: Armed, action: Action) -> None:
-    why = refused(moved(action, state, armed(), read_only="--read-only"))
+    state.read_only = "--read-only"
+    why = refused(moved(action, state, armed()))
     assert why == f"{DEFAULT.shown(action)} off: read-only (--read-only)"
     state.marks.append(ACME)
-    refused(moved(action, state, armed(), read_only="--read-only"))
+    refused(moved(action, state, armed()))
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -550,7 +549,8 @@ def test_q_leaves_when_nothing_is_open(state: ConsoleState) -> None:
 
 
 def test_q_leaves_also_when_read_only(state: ConsoleState) -> None:
-    acted(decide(Action.QUIT, state, Frame(), read_only="--read-only"))
+    state.read_only = "--read-only"
+    acted(decide(Action.QUIT, state, Frame()))
 
 
 @pytest.mark.parametrize("phase", [Phase.SENDING, Phase.UNKNOWN])

@@ -6,7 +6,7 @@ from tests.fakes.console_stage import Stage, stage
 
 from loradeck.client.errors import HubUnreachable
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Screen
 from loradeck.tui.lines.lineage import lineage_lines
 from loradeck.tui.widgets.page import Page
 

@@ -11,8 +11,8 @@ from textual.events import Resize
 from textual.geometry import Size
 
 from loradeck.schemas.feed import FeedStatus
+from loradeck.tui.keys.action import Screen
 from loradeck.tui.keys.personal_keys import DEFAULT
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.header_footer import footer_line
 from loradeck.tui.text.spans import Span, wrapped
 from loradeck.tui.widgets.page import Page

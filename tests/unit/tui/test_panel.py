@@ -18,8 +18,7 @@ from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.key_checks.verdict import Act
-from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.columns import flags_in, node_cells, tenant_cells
 from loradeck.tui.lines.events import event_lines
 from loradeck.tui.lines.header_footer import header_line, summary_line
@@ -147,7 +146,7 @@ def test_what_shares_something_is_named_with_its_health_as_of_now(state: Console
 def test_the_health_of_what_shares_something_opens_no_packed_row(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_rows, "OPEN", 1)
     state = ConsoleState(clock=clock)
-    state.load(seed.hub_state())
+    list(state.loading(seed.hub_state()))
     row = state.tenants[ACME]
     state.related[ACME] = seed.related(*ACME, seed.hub_state())
     monkeypatch.setattr(packed_rows.Rows, "_unpacked", lambda *_: pytest.fail("opened"))
@@ -483,7 +482,7 @@ def test_a_failed_promote_is_named_with_its_reason_until_it_is_answered(state: C
 
 def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: Clock) -> None:
     def header() -> str:
-        return text([header_line(state, 100, context="ctx", production=False, read_only=None)])
+        return text([header_line(state, 100)])
 
     assert "PROD eu-1" in header()
     assert "hub ok 0s" in header()
@@ -494,11 +493,12 @@ def test_the_header_tells_live_stale_and_lost_apart(state: ConsoleState, clock: 
     clock.now += 9
     assert "LINK LOST 14s" in header()
     assert "figures are from 03:12:44Z: it broke" in text([summary_line(state, 100)])
-    assert "CONNECTING" in text([header_line(ConsoleState(), 100, context="c", production=False, read_only=None)])
+    assert "CONNECTING" in text([header_line(ConsoleState(), 100)])
 
 
 def test_read_only_is_in_the_header_at_80_columns(state: ConsoleState) -> None:
-    assert "READ-ONLY" in text([header_line(state, 80, context="c", production=False, read_only="--read-only")])
+    state.read_only = "--read-only"
+    assert "READ-ONLY" in text([header_line(state, 80)])
 
 
 def test_a_broken_chain_is_on_the_events_screen(state: ConsoleState) -> None:

@@ -8,7 +8,7 @@ from tests.fakes.console_stage import Stage, pane, stage
 
 from loradeck.client.feed import Link, LinkChange
 from loradeck.schemas.attestation import Attestation, AttestationKind, CheckResult, GateResult
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Screen
 from loradeck.tui.lines.registry import gate_lines
 from loradeck.tui.model.feed_state import FETCHED
 from loradeck.tui.model.registry import REFRESH_S, Registry

@@ -10,10 +10,9 @@ from tests.fakes.console_stage import Stage, notice, pane, stage
 from loradeck.client.config import Context, load_contexts, load_keys
 from loradeck.client.errors import ConfigError
 from loradeck.tui.app import run
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import BINDINGS
 from loradeck.tui.keys.personal_keys import Keys
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.widgets.page import Page
 
 OWN = Keys.remapped(

@@ -8,7 +8,7 @@ from tests.fakes.console_stage import Stage, notice, pane, stage
 from loradeck.schemas.feed import FeedEvents, FeedTenants
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult, RewindPlan, RewindRequest, RewindStep, UndoRequest
-from loradeck.tui.model.sent_moves import MoveKind
+from loradeck.tui.keys.action import Action
 
 ACME = ("acme", "production")
 
@@ -55,7 +55,7 @@ async def test_W_shows_what_moves_and_what_stays_and_only_y_sends_the_plan() -> 
         assert on.hub.sent == []
         await on.press("y")
         (move,) = on.hub.sent
-        assert move.kind is MoveKind.REWIND
+        assert move.kind is Action.REWIND
         assert isinstance(move.request, RewindRequest)
         assert move.request.to_rev == 88000
         assert move.request.time_ms is None

@@ -12,10 +12,10 @@ from tests.fakes.console_stage import SeededHub, notice, pane, stage
 
 from loradeck.client.config import Context, resolve
 from loradeck.schemas.moves import MoveResult, RollbackRequest
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.model import session as sessions
 from loradeck.tui.model.list_order import Sort
-from loradeck.tui.model.sent_moves import Move, MoveKind, OwnMove, Phase
+from loradeck.tui.model.sent_moves import Move, OwnMove, Phase
 from loradeck.tui.model.session import SentMove, Session
 from loradeck.tui.text.line_editor import Recall
 
@@ -26,7 +26,7 @@ def now_ms() -> int:
 
 def sent(said_ms: int) -> SentMove:
     request = RollbackRequest(expected_generation=41, to=seed.view("acme", "v7").id, idempotency_key="k" * 16)
-    move = Move(MoveKind.ROLLBACK, "acme", "production", request, "R acme/production v9 > v7")
+    move = Move(Action.ROLLBACK, "acme", "production", request, "R acme/production v9 > v7")
     return SentMove.of(OwnMove(move, sent_at=0.0, sent_ms=said_ms))
 
 

@@ -20,6 +20,7 @@ from loradeck.client.idempotency import new_key
 from loradeck.client.log_gaps import gap_notes
 from loradeck.schemas.jobs import (
     LISTED,
+    OVER,
     EvaluateSpec,
     ExecutorEvent,
     Job,
@@ -31,7 +32,6 @@ from loradeck.schemas.jobs import (
     TrainSpec,
 )
 
-_OVER = {JobState.DONE, JobState.FAILED, JobState.CANCELLED}
 _POLL_S = 0.5
 
 
@@ -269,7 +269,7 @@ async def _follow(s: Session, found: Job) -> None:
                 seen.add((event.attempt, event.seq))
                 s.out.json_line(event)
                 s.out.say(_line(event))
-        if found.state in _OVER:
+        if found.state in OVER:
             break
         await asyncio.sleep(_POLL_S)
     s.out.json_line(found)

@@ -13,9 +13,8 @@ from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.typed_text import TypedText
 from loradeck.tui.actions.window import Handlers, Window
 from loradeck.tui.key_checks.decide import DECIDED
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import Binding
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.help_text import help_lines
 from loradeck.tui.lines.rollback_panel import pin_command
 from loradeck.tui.model.progress import is_done

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from loradeck.client.idempotency import new_key
 from loradeck.client.terminal_text import clean
 from loradeck.client.times import MomentError, moment
 from loradeck.schemas.ids import PointerKey
@@ -20,9 +19,8 @@ from loradeck.tui.key_checks.promote import offer
 from loradeck.tui.key_checks.question import Question
 from loradeck.tui.key_checks.rewind import rewind
 from loradeck.tui.key_checks.seen_frames import SeenFrames
-from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, barrier
-from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict, barrier
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.rollback_panel import wants_panel
 from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
@@ -35,7 +33,6 @@ class Moves:
 
     Args:
         seen: which frames are known to be on the terminal.
-        make_key: makes the idempotency key of a request.
     """
 
     _window: Window
@@ -43,7 +40,6 @@ class Moves:
     _seen: SeenFrames
     _sender: MoveSender
     _queries: Queries
-    _make_key: NewKey = new_key
     _annotating: Event | None = field(default=None, init=False)  # what is selected while one types is another matter
     question: Question | None = field(default=None, init=False)
     question_top: int = field(default=0, init=False)
@@ -53,15 +49,11 @@ class Moves:
 
     def verdict(self, action: Action) -> Verdict:
         """What would become of an action on the selection now, for the screen alone."""
-        return decide(action, self._state, self._seen.look(), read_only=self._window.read_only)
+        return decide(action, self._state, self._seen.look())
 
     def press(self, action: Action) -> None:
         """An action that needs nothing but the selection: as the checks of the key decide."""
-        frame = self._seen.look()
-        self.follow(
-            action,
-            decide(action, self._state, frame, read_only=self._window.read_only, make_key=self._make_key),
-        )
+        self.follow(action, decide(action, self._state, self._seen.look()))
 
     def follow(self, action: Action, verdict: Verdict) -> None:
         """Carry out a verdict: send the moves, open the question, or show why not."""
@@ -81,7 +73,7 @@ class Moves:
 
     def bars(self, action: Action) -> bool:
         """Whether an action is barred on every row; the notice says why."""
-        barred = barrier(action, self._state, self._window.read_only)
+        barred = barrier(action, self._state)
         if barred is not None:
             self._window.notice(barred.why, "warn")
         return barred is not None
@@ -177,23 +169,13 @@ class Moves:
             self._window.run_worker(self._offer(row.key, label, override=override), group="offer", exclusive=True)
 
     async def _offer(self, key: PointerKey, label: str | None, *, override: bool) -> None:
-        found = await self._queries.candidate(key, label)
-        if found is None:
-            return
-        row = self._state.tenants.get(key)
-        if row is None or self._state.tenant_list.selected != key or not self._may_ask():
-            self._window.notice(f"{self._key(Action.PROMOTE)} dropped: you have moved on", "dim")
-            return
-        self._window.notice("")
-        verdict = offer(
-            self._state,
-            row,
-            *found,
-            override=override,
-            read_only=self._window.read_only,
-            make_key=self._make_key,
-        )
-        self.follow(Action.PROMOTE, verdict)
+        def wanted() -> bool:
+            return key in self._state.tenants and self._state.tenant_list.selected == key and self._may_ask()
+
+        found = await self._queries.answer(Action.PROMOTE, lambda _: self._queries.candidate(key, label), wanted)
+        if found is not None:
+            row = self._state.tenants[key]
+            self.follow(Action.PROMOTE, offer(self._state, row, *found, override=override))
 
     def _may_ask(self) -> bool:
         """Whether a question that took a while may still be put: nobody types, asks or looks at anything else."""
@@ -220,21 +202,16 @@ class Moves:
                 return False
         tenants = tuple(dict.fromkeys(tenant for tenant, _ in self._state.marks))
         request = RewindRequest(
-            to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=self._make_key(), reason="rewind"
+            to_rev=to_rev, time_ms=time_ms, tenants=tenants, idempotency_key=self._state.make_key(), reason="rewind"
         )
         self._window.notice("asking the hub what would move ...", "dim")
         self._window.run_worker(self._plan_rewind(request), group="offer", exclusive=True)
         return True
 
     async def _plan_rewind(self, request: RewindRequest) -> None:
-        plan = await self._queries.plan(request)
-        if plan is None:
-            return
-        if not self._may_ask():
-            self._window.notice(f"{self._key(Action.REWIND)} dropped: you have moved on", "dim")
-            return
-        self._window.notice("")
-        self.follow(Action.REWIND, rewind(self._state, plan, request, read_only=self._window.read_only))
+        plan = await self._queries.answer(Action.REWIND, lambda api: api.plan_rewind(request), self._may_ask)
+        if plan is not None:
+            self.follow(Action.REWIND, rewind(self._state, plan, request))
 
     # ---- an incident -------------------------------------------------------------------------------------------
 
@@ -256,7 +233,4 @@ class Moves:
 
     def annotate(self, text: str) -> None:
         """Send the incident that was typed."""
-        verdict = annotate(
-            self._state, self._annotating, text, read_only=self._window.read_only, make_key=self._make_key
-        )
-        self.follow(Action.ANNOTATE, verdict)
+        self.follow(Action.ANNOTATE, annotate(self._state, self._annotating, text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loradeck.client.config import Context
@@ -14,9 +15,8 @@ from loradeck.client.terminal_text import clean
 from loradeck.client.timeline import as_json, as_markdown, timeline
 from loradeck.tui.actions.moves import Moves
 from loradeck.tui.actions.window import Window
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.commands import CommandError, parse
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.lines.outcome import error_line
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
 from loradeck.tui.model.state import ConsoleState
@@ -26,6 +26,7 @@ from loradeck.tui.text.spans import plural
 from loradeck.tui.widgets.prompt import Asking
 
 
+@dataclass(eq=False)
 class TypedText:
     """The text typed into the line above the footer.
 
@@ -34,22 +35,14 @@ class TypedText:
         contexts: reads the hubs that `:ctx` may go to, by name; may raise ConfigError.
     """
 
-    def __init__(
-        self,
-        window: Window,
-        state: ConsoleState,
-        moves: Moves,
-        *,
-        do: Callable[[Action], None],
-        contexts: Callable[[], Mapping[str, Context]],
-    ) -> None:
-        self._window = window
-        self._state = state
-        self._moves = moves
-        self._do = do
-        self.contexts = contexts
-        self._filter_before = RowFilter()  # what esc in a filter input goes back to
-        self.commands, self.filters = Recall(), Recall()
+    _window: Window
+    _state: ConsoleState
+    _moves: Moves
+    _do: Callable[[Action], None]
+    contexts: Callable[[], Mapping[str, Context]]
+    commands: Recall = field(default_factory=Recall, init=False)
+    filters: Recall = field(default_factory=Recall, init=False)
+    _filter_before: RowFilter = field(default=RowFilter(), init=False)  # what esc in a filter input goes back to
 
     def open_filter(self) -> None:
         """Type a filter of the list in front, beginning with the one it has."""
@@ -177,7 +170,7 @@ class TypedText:
         scope += f", filter {shown.filter.text}" if shown.filter.text else ""
         made = timeline(
             (state.listed_events[rev] for rev in shown.order),
-            hub=state.status.hub if state.status is not None else self._window.context,
+            hub=state.status.hub if state.status is not None else self._state.context,
             made_ms=state.hub_now_ms or int(time.time() * 1000),
             scope=scope,
         )
@@ -195,7 +188,7 @@ class TypedText:
             return
         known = ", ".join(clean(known) for known in sorted(contexts)) or "none"
         if not name:
-            self._window.notice(f"here: {clean(self._window.context)}; known: {known}")
+            self._window.notice(f"here: {clean(self._state.context)}; known: {known}")
         elif name not in contexts:
             self._window.notice(f"no context {clean(name)!r}; known: {known}", "warn")
         elif self._state.unfinished:

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from textual.driver import Driver
 
 from loradeck.client.config import Context
-from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.widgets.grid import Grid
 from loradeck.tui.widgets.page import Page
 from loradeck.tui.widgets.pane import Pane
@@ -41,11 +40,7 @@ class Front(Protocol):
 
 
 class Window(Protocol):
-    """The app around the list in front. `context`: the hub's name here; `read_only`: why nothing may be changed."""
-
-    context: str
-    production: bool
-    read_only: str | None
+    """The app around the list in front."""
 
     @property
     def front(self) -> Front | None:

@@ -11,23 +11,23 @@ from loradeck.client.errors import ApiError, ClientError, OutcomeUnknown
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedNodes
 from loradeck.schemas.jobs import Job
-from loradeck.schemas.moves import (
-    AnnotateRequest,
-    FallbackRequest,
-    HoldRequest,
-    MoveResult,
-    PromoteRequest,
-    RewindRequest,
-    RollbackRequest,
-    UndoRequest,
-)
+from loradeck.schemas.moves import MoveResult, RewindRequest, UndoRequest
 from loradeck.schemas.state import NodeRow
 from loradeck.tui.hub.connection import Connection
 from loradeck.tui.key_checks.orders import took
 from loradeck.tui.key_checks.sign import after_signing
 from loradeck.tui.keys.action import Action
 from loradeck.tui.lines.outcome import error_line, tell_of, tell_of_all
-from loradeck.tui.model.sent_moves import LOOKED_UP, Move, Order, OwnMove, Phase, Signing, Tell, committed_event
+from loradeck.tui.model.sent_moves import (
+    LOOKED_UP,
+    Move,
+    Order,
+    OwnMove,
+    Phase,
+    Signing,
+    Tell,
+    committed_event,
+)
 from loradeck.tui.model.state import ORDERED, ConsoleState
 
 T = TypeVar("T")
@@ -170,24 +170,21 @@ class MoveSender:
 
     async def _send(self, move: Move) -> MoveResult:
         """Raises: ApiError (refused), HubUnreachable (never sent), OutcomeUnknown (sent, answer lost)."""
-        api, (tenant, route) = self._hub.api, move.row
+        api = self._hub.api
         match move.request:
-            case RollbackRequest() as request:
-                return await api.rollback(tenant, route, request)
             case UndoRequest(event=None) as request:
                 return await api.undo_together(request)
-            case UndoRequest() as request:
-                return await api.undo(tenant, route, request)
-            case FallbackRequest() as request:
-                return await api.fallback(tenant, route, request)
-            case HoldRequest() as request:
-                return await api.hold(tenant, route, request)
-            case PromoteRequest() as request:
-                return await api.promote(tenant, route, request)
-            case AnnotateRequest() as request:
-                return await api.annotate(tenant, route, request)
             case RewindRequest() as request:
                 return await api.rewind(request)
+        of_one_pointer: dict[Action, Callable[..., Awaitable[MoveResult]]] = {
+            Action.ROLLBACK: api.rollback,
+            Action.UNDO: api.undo,
+            Action.FALLBACK: api.fallback,
+            Action.HOLD: api.hold,
+            Action.PROMOTE: api.promote,
+            Action.ANNOTATE: api.annotate,
+        }
+        return await of_one_pointer[move.kind](move.tenant, move.route, move.request)
 
     async def _order(self, order: Order) -> NodeRow | Job:
         """Raises the errors of `_send`; an order may be sent twice."""

@@ -6,8 +6,9 @@ Nothing here changes anything at the hub. Answers go into the state; an error is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Coroutine, Hashable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,15 +17,12 @@ from loradeck.client.lineage import ancestors
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import AttestationKind, GateResult
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.moves import RewindPlan, RewindRequest
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.schemas.state import ReleaseView
-from loradeck.schemas.trace import Traced
 from loradeck.tui.hub.connection import Connection
 from loradeck.tui.hub.release_labels import Labels
 from loradeck.tui.key_checks.promote import newest
-from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.outcome import error_line
 from loradeck.tui.model.feed_state import FETCHED, Link
 from loradeck.tui.model.followed_job import FollowedJob
@@ -34,6 +32,8 @@ from loradeck.tui.model.state import ConsoleState
 
 if TYPE_CHECKING:
     from loradeck.client.api import HubApi
+
+T = TypeVar("T")
 
 RELATED_S = 30.0
 """Seconds for which related releases are kept while no pointer moves; their health is on their own rows."""
@@ -58,6 +58,7 @@ ANCESTORS = 4
 """Versions before the selected one whose evaluations are asked for."""
 
 
+@dataclass(eq=False)
 class Queries:
     """Queries of one console. Each puts its answer into the state.
 
@@ -67,23 +68,16 @@ class Queries:
         notice: shows a line, with its style.
     """
 
-    def __init__(
-        self,
-        hub: Connection,
-        state: ConsoleState,
-        *,
-        start: Callable[[Coroutine[Any, Any, None]], None],
-        changed: Callable[[], None],
-        notice: Callable[[str, str], None],
-    ) -> None:
-        self._hub = hub
-        self._state = state
-        self._start = start
-        self._changed = changed
-        self._notice = notice
-        self._labels = Labels(hub, state)
-        self._shown: tuple[frozenset[PointerKey], frozenset[str]] | None = None
-        self._related: tuple[PointerKey, int, float] | None = None
+    _hub: Connection
+    _state: ConsoleState
+    _start: Callable[[Coroutine[Any, Any, None]], None]
+    _changed: Callable[[], None]
+    _notice: Callable[[str, str], None]
+    _shown: tuple[frozenset[PointerKey], frozenset[str]] | None = field(default=None, init=False)
+    _related: tuple[PointerKey, int, float] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._labels = Labels(self._hub, self._state)
 
     @property
     def _api(self) -> HubApi:
@@ -171,16 +165,11 @@ class Queries:
 
     async def _fetch(self, which: Screen) -> None:
         state, registry = self._state, self._state.registry
-        fetch = state.fetches[which]
-        fetch.tried = state.clock()
-        try:
+        with state.fetches[which].trying(state.clock):
             gates = await self._api.attestations(kind=AttestationKind.GATE) if which is not Screen.DATA else None
             # Each of the three screens names what is on the others.
             adapters = await self._api.adapters()
             datasets, suites = await self._api.datasets(), await self._api.suites()
-        except ClientError as error:
-            fetch.trouble = error_line(error)
-        else:
             if gates is not None:
                 registry.replace_gates(gates)
                 state.fetched(Screen.GATES)
@@ -188,23 +177,15 @@ class Queries:
             registry.replace_data(datasets, suites)
             state.fetched(Screen.ADAPTERS)
             state.fetched(Screen.DATA)
-        finally:
-            fetch.running = False
         for tenant in self._labels.of(registry):
             await self._labels.learn(tenant)
         state.arrange()
         self._changed()
 
     async def _fetch_scores(self, release: str, fetch: Fetch) -> None:
-        fetch.tried = self._state.clock()
-        try:
+        with fetch.trying(self._state.clock):
             found = await self._api.attestations(kind=AttestationKind.EVALUATION, subject=release)
             self._state.registry.replace_scores(release, found)
-            fetch.at, fetch.trouble = self._state.clock(), ""
-        except ClientError as error:
-            fetch.trouble = error_line(error)
-        finally:
-            fetch.running = False
         self._changed()
 
     async def sheet(self, reviewing: Reviewing) -> None:
@@ -216,45 +197,53 @@ class Queries:
 
     async def poll_job(self, job: FollowedJob) -> None:
         """Ask for new events and log lines of a job."""
-        fetch, line, now = job.fetch, job.last_line, self._state.clock()
-        fetch.running, fetch.tried = True, now
+        line = job.last_line
         attempt, seq = job.last_event
-        try:
+        with job.fetch.trying(self._state.clock):
             events = await self._api.job_events(job.job, attempt=attempt, seq=seq)
             lines = await self._api.job_log(
                 job.job, attempt=line.attempt if line else 0, number=line.number if line else 0
             )
-        except ClientError as error:
-            fetch.trouble = error_line(error)
-        else:
-            fetch.at, fetch.trouble = now, ""
             job.add(events, lines)
-        finally:
-            fetch.running = False
 
     # ---- before a question ---------------------------------------------------------------------------------
+
+    async def answer(
+        self, action: Action, ask: Callable[[HubApi], Awaitable[T | None]], wanted: Callable[[], bool] = lambda: True
+    ) -> T | None:
+        """The hub's answer to what an action asks it; None, after a notice that says why, where there is none.
+
+        `wanted`: whether the person still waits for it once it is here.
+        """
+        try:
+            found = await ask(self._api)
+        except ClientError as error:
+            self._off(action, error_line(error), "bad")
+            return None
+        if found is not None and not wanted():
+            self._notice(f"{self._state.keys.shown(action)} dropped: you have moved on", "dim")
+            return None
+        if found is not None:
+            self._notice("", "")
+        return found
 
     async def candidate(self, key: PointerKey, label: str | None) -> tuple[ReleaseView, GateResult | None] | None:
         """The release that `p` would offer on a row, and its newest gate result; None after a notice that says why not.
 
-        `label`: the release that was named; None: the newest that is not live.
+        `label`: the release that was named; None: the newest that is not live. Raises: ClientError.
         """
-        try:
-            releases = await self._api.releases(key[0])
-            row = self._state.tenants.get(key)
-            if row is None:
-                return None
-            named = [view for view in releases if label in (view.label, f"v{view.label}", view.id)]
-            found = (named[-1] if named else None) if label else newest(releases, row)
-            if found is None:
-                known = ", ".join(clean(view.label) for view in releases) or "none"
-                what = clean(label) if label else "but the live one"
-                self._off(Action.PROMOTE, f"no release {what} (known: {known})", "warn")
-                return None
-            return found, await self._gate(key, found.id, row.pointer.release)
-        except ClientError as error:
-            self._off(Action.PROMOTE, error_line(error), "bad")
+        releases = await self._api.releases(key[0])
+        row = self._state.tenants.get(key)
+        if row is None:
             return None
+        named = [view for view in releases if label in (view.label, f"v{view.label}", view.id)]
+        found = (named[-1] if named else None) if label else newest(releases, row)
+        if found is None:
+            known = ", ".join(clean(view.label) for view in releases) or "none"
+            what = clean(label) if label else "but the live one"
+            self._off(Action.PROMOTE, f"no release {what} (known: {known})", "warn")
+            return None
+        return found, await self._gate(key, found.id, row.pointer.release)
 
     def _off(self, action: Action, why: str, style: str) -> None:
         self._notice(f"{self._state.keys.shown(action)} off: {why}", style)
@@ -272,28 +261,8 @@ class Queries:
                 return result
         return None
 
-    async def both(self, left: str, right: str) -> tuple[ReleaseDetail, ReleaseDetail, dict[str, str]] | None:
-        """Two releases with their manifests, and the names of datasets; None after a notice that says why not."""
-        try:
-            found = await self._api.release(left), await self._api.release(right)
-            datasets = await self._api.datasets()
-        except ClientError as error:
-            self._off(Action.DIFF, error_line(error), "bad")
-            return None
+    async def both(self, left: str, right: str) -> tuple[ReleaseDetail, ReleaseDetail, dict[str, str]]:
+        """Two releases with their manifests, and the names of datasets. Raises: ClientError."""
+        found = await self._api.release(left), await self._api.release(right)
+        datasets = await self._api.datasets()
         return *found, {entry.digest: f"{entry.manifest.tenant}/{entry.manifest.name}" for entry in datasets}
-
-    async def traces(self, asks: Action, at: PointerKey, release: str | None, last: int) -> Traced | None:
-        """A row's newest requests; None after a notice that says why not. `asks`: the action, for that notice."""
-        try:
-            return await self._api.traces(*at, release=release, last=last)
-        except ClientError as error:
-            self._off(asks, error_line(error), "bad")
-            return None
-
-    async def plan(self, request: RewindRequest) -> RewindPlan | None:
-        """The hub's plan of a rewind; None after a notice that says why not."""
-        try:
-            return await self._api.plan_rewind(request)
-        except ClientError as error:
-            self._off(Action.REWIND, error_line(error), "bad")
-            return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from loradeck.client.idempotency import new_key
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.log import Event
 from loradeck.schemas.moves import AnnotateRequest, FallbackRequest, HoldRequest
@@ -18,9 +17,9 @@ from loradeck.tui.key_checks.orders import order_of
 from loradeck.tui.key_checks.rollback import rollback, rollback_marked
 from loradeck.tui.key_checks.seen_frames import Frame
 from loradeck.tui.key_checks.undo import undo, undo_marked
-from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Verdict, barrier, live_by, off
+from loradeck.tui.key_checks.verdict import Act, Ask, Verdict, barrier, live_by, off
 from loradeck.tui.keys.action import ORDERS, Action
-from loradeck.tui.model.sent_moves import Move, MoveKind
+from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import clock, release
 
@@ -28,71 +27,66 @@ DECIDED = frozenset({Action.ROLLBACK, Action.UNDO, Action.FALLBACK, Action.HOLD,
 """Actions that need nothing but the selection: the ones that `decide` takes."""
 
 
-def decide(
-    action: Action, state: ConsoleState, frame: Frame, *, read_only: str | None = None, make_key: NewKey = new_key
-) -> Verdict:
+def decide(action: Action, state: ConsoleState, frame: Frame) -> Verdict:
     """Decide on one of DECIDED for the selected row, node or job.
 
     Args:
         frame: the last frame handed to the terminal, and since when it is known to be seen.
-        read_only: why this console may not change anything; None: it may.
     """
     if action is Action.QUIT:
         return _quit(state)
-    barred = barrier(action, state, read_only)
+    barred = barrier(action, state)
     if barred is not None:
         return barred
     if action in ORDERS:
         return order_of(action, state)
     if state.marks and action in (Action.ROLLBACK, Action.UNDO):
-        return (rollback_marked if action is Action.ROLLBACK else undo_marked)(state, make_key)
+        return (rollback_marked if action is Action.ROLLBACK else undo_marked)(state)
     row = state.row
     if row is None:
         return off(state, action, "no row is selected")
     match action:
         case Action.ROLLBACK:
-            return rollback(state, row, frame, make_key)
+            return rollback(state, row, frame)
         case Action.UNDO:
-            return undo(state, row, frame, make_key)
+            return undo(state, row, frame)
         case Action.FALLBACK:
-            return _fallback(state, row, make_key)
+            return _fallback(state, row)
         case Action.HOLD:
-            return _hold(state, row, make_key)
+            return _hold(state, row)
         case _:
             raise ValueError(f"{action} needs more than a selection")
 
 
-def _fallback(state: ConsoleState, row: TenantRow, make_key: NewKey) -> Verdict:
+def _fallback(state: ConsoleState, row: TenantRow) -> Verdict:
     live = row.live
     if live is None:
         return off(state, Action.FALLBACK, "nothing is served here")
     if live.adapter is None:
         return off(state, Action.FALLBACK, "the base alone is served already")
-    request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=make_key())
+    request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=state.make_key())
     key = state.keys.shown(Action.FALLBACK)
     to = f"base alone/{clean(live.base_label)}"
-    move = Move(MoveKind.FALLBACK, row.tenant, row.route, request, f"{key} {release(live)} > {to}")
+    move = Move(Action.FALLBACK, row.tenant, row.route, request, f"{key} {release(live)} > {to}")
     return Ask(f"{key} {row.tenant}/{row.route} {release(live)} > {to}{live_by(state, row)}", (move,))
 
 
-def _hold(state: ConsoleState, row: TenantRow, make_key: NewKey) -> Verdict:
+def _hold(state: ConsoleState, row: TenantRow) -> Verdict:
     held = not row.pointer.held
-    request = HoldRequest(held=held, expected_generation=row.pointer.generation, idempotency_key=make_key())
+    request = HoldRequest(held=held, expected_generation=row.pointer.generation, idempotency_key=state.make_key())
     says = f"{state.keys.shown(Action.HOLD)} {'hold' if held else 'release hold'}"
-    move = Move(MoveKind.HOLD, row.tenant, row.route, request, says)
+    move = Move(Action.HOLD, row.tenant, row.route, request, says)
     effect = "automation cannot promote here until it is released" if held else "automation may promote here again"
     return Ask(f"{says} of {row.tenant}/{row.route}: {effect}", (move,))
 
 
-def annotate(
-    state: ConsoleState, event: Event | None, text: str, *, read_only: str | None = None, make_key: NewKey = new_key
-) -> Verdict:
+def annotate(state: ConsoleState, event: Event | None, text: str) -> Verdict:
     """Add an incident and a reason to an event that has happened. It moves nothing, so enter is enough.
 
     Args:
         text: 'INC-2210 what happened': the incident's id, '-' for none, and the reason.
     """
-    barred = barrier(Action.ANNOTATE, state, read_only)
+    barred = barrier(Action.ANNOTATE, state)
     if barred is not None:
         return barred
     if event is None or event.route is None:
@@ -105,14 +99,14 @@ def annotate(
             event=event.id,
             incident=None if incident == "-" else incident,
             reason=reason.strip(),
-            idempotency_key=make_key(),
+            idempotency_key=state.make_key(),
         )
     except ValidationError as error:
         return off(state, Action.ANNOTATE, f"{clean(error.errors()[0]['msg'])}")
     says = (
         f"{state.keys.shown(Action.ANNOTATE)} {clean(text.strip())} on the {event.kind.value} of {clock(event.at_ms)}"
     )
-    return Act((Move(MoveKind.ANNOTATE, event.tenant, event.route, request, says),))
+    return Act((Move(Action.ANNOTATE, event.tenant, event.route, request, says),))
 
 
 def _quit(state: ConsoleState) -> Verdict:

@@ -6,15 +6,13 @@ They move no pointer and may be sent again: an order asks for a state, not for a
 from __future__ import annotations
 
 from loradeck.client.terminal_text import clean
-from loradeck.schemas.jobs import EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
+from loradeck.schemas.jobs import OVER, EvaluateSpec, Job, JobState, MergeSpec, PrepareSpec, TrainSpec
 from loradeck.schemas.state import NodeReplica, NodeRow
 from loradeck.tui.key_checks.verdict import Ask, Verdict, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.sent_moves import Order
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import on_gpus, plural
-
-_OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
 def order_of(action: Action, state: ConsoleState) -> Verdict:
@@ -65,7 +63,7 @@ def _node(action: Action, state: ConsoleState, node: NodeRow) -> Verdict:
         return off(state, action, f"{name} is {seen} already; {again}")
     if action is Action.UNCORDON and not node.cordoned and not node.drained:
         return off(state, action, f"{name} is neither cordoned nor drained")
-    jobs = [job for job in state.jobs.values() if job.node == node.node and job.state not in _OVER]
+    jobs = [job for job in state.jobs.values() if job.node == node.node and job.state not in OVER]
     served = _served(state, node)
     effect = {
         Action.DRAIN: "no new jobs, and its sampler lets go of the GPU driver, so no GPU figures from it; it serves "
@@ -109,7 +107,7 @@ def _served(state: ConsoleState, node: NodeRow) -> list[str]:
 
 
 def _cancel(state: ConsoleState, job: Job) -> Verdict:
-    if job.state in _OVER:
+    if job.state in OVER:
         return off(state, Action.CANCEL, f"{clean(job.id)} is {job.state.value} already")
     match job.spec:
         case PrepareSpec() as spec:
@@ -161,6 +159,6 @@ def took(order: Order, answer: NodeRow | Job) -> str:
     """The result of an order, in words, from the hub's answer."""
     if isinstance(answer, NodeRow):
         return f"{order.says}: it is {node_mark(answer)}"
-    if order.action is Action.CANCEL and answer.state not in _OVER:
+    if order.action is Action.CANCEL and answer.state not in OVER:
         return f"{order.says}: its node has been told to stop it"
     return f"{order.says}: it is {answer.state.value}"

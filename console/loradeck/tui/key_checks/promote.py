@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loradeck.client.idempotency import new_key
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import CheckResult, GateResult
 from loradeck.schemas.moves import PromoteRequest
 from loradeck.schemas.state import ReleaseView, TenantRow
 from loradeck.tui.key_checks.rollback import lock
-from loradeck.tui.key_checks.verdict import Ask, NewKey, Verdict, barrier, live_by, off
+from loradeck.tui.key_checks.verdict import Ask, Verdict, barrier, live_by, off
 from loradeck.tui.keys.action import Action
-from loradeck.tui.model.sent_moves import Move, MoveKind
+from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import plural, release
 
@@ -29,20 +28,13 @@ def _number(label: str) -> int:
 
 
 def offer(
-    state: ConsoleState,
-    row: TenantRow,
-    candidate: ReleaseView,
-    gate: GateResult | None,
-    *,
-    override: bool,
-    read_only: str | None = None,
-    make_key: NewKey = new_key,
+    state: ConsoleState, row: TenantRow, candidate: ReleaseView, gate: GateResult | None, *, override: bool
 ) -> Verdict:
     """Decide on a promote of `candidate`: it always asks; against its gate it needs `override` and a typed reason.
 
     Only the reasons known here are checked here; the hub decides.
     """
-    barred = barrier(Action.PROMOTE, state, read_only)
+    barred = barrier(Action.PROMOTE, state)
     if barred is not None:
         return barred
     if row.live is not None and candidate.id == row.live.id:
@@ -65,9 +57,9 @@ def offer(
         release=candidate.id,
         expected_generation=row.pointer.generation,
         override=override,
-        idempotency_key=make_key(),
+        idempotency_key=state.make_key(),
     )
-    move = Move(MoveKind.PROMOTE, row.tenant, row.route, request, says + (" OVERRIDE" if override else ""))
+    move = Move(Action.PROMOTE, row.tenant, row.route, request, says + (" OVERRIDE" if override else ""))
     line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(candidate)}: "
     if trouble and not override:
         return off(state, Action.PROMOTE, f"{trouble}; :promote! {clean(candidate.label)} overrides, with a reason")

@@ -8,23 +8,17 @@ from loradeck.schemas.ids import short
 from loradeck.schemas.moves import RewindPlan, RewindRequest
 from loradeck.tui.key_checks.verdict import Ask, Verdict, barrier, off
 from loradeck.tui.keys.action import Action
-from loradeck.tui.model.sent_moves import Move, MoveKind
+from loradeck.tui.model.sent_moves import Move
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import age, plural
 
 
-def rewind(
-    state: ConsoleState,
-    plan: RewindPlan,
-    request: RewindRequest,
-    *,
-    read_only: str | None = None,
-) -> Verdict:
+def rewind(state: ConsoleState, plan: RewindPlan, request: RewindRequest) -> Verdict:
     """Decide on a rewind that the hub has planned: it always asks, and lists each pointer that moves or stays.
 
     The request repeats the plan: its rev, and the generations it was made for.
     """
-    barred = barrier(Action.REWIND, state, read_only)
+    barred = barrier(Action.REWIND, state)
     if barred is not None:
         return barred
     if state.many_open:
@@ -60,7 +54,7 @@ def rewind(
         }
     )
     says = f"{key} {plural(len(moving), 'pointer')} > rev {plan.to_rev}"
-    return Ask(line, (Move(MoveKind.REWIND, "", "", execute, says),), listed=tuple(listed))
+    return Ask(line, (Move(Action.REWIND, "", "", execute, says),), listed=tuple(listed))
 
 
 def _called(label: str | None, release: str | None) -> str:

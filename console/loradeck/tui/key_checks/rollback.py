@@ -7,12 +7,12 @@ from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck.tui.key_checks.seen_frames import Frame, Shown
-from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, live_by, off
+from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict, live_by, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.progress import is_preparing
 from loradeck.tui.model.selectable_list import hidden
-from loradeck.tui.model.sent_moves import Move, MoveKind, Phase
+from loradeck.tui.model.sent_moves import Move, Phase
 from loradeck.tui.model.state import OVERDUE_S, ConsoleState
 from loradeck.tui.text.spans import age, count, percent, plural, release
 
@@ -42,7 +42,7 @@ def shown_of(row: TenantRow, *, panel: bool = False) -> Shown:
     )
 
 
-def rollback(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -> Verdict:
+def rollback(state: ConsoleState, row: TenantRow, frame: Frame) -> Verdict:
     """The verdict on R on one row."""
     preview, key = row.preview, state.keys.shown(Action.ROLLBACK)
     if preview.action in (PreviewAction.FALLBACK, PreviewAction.NONE):
@@ -55,7 +55,7 @@ def rollback(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey
     reason = _asks(state, row)
     if reason is not None:
         line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(preview.target)}{live_by(state, row)}"
-        return Ask(f"{line}; asks: {reason}", (_move(state, row, True, make_key),))
+        return Ask(f"{line}; asks: {reason}", (_move(state, row, True),))
     shown = frame.shown
     if shown is None or (shown.tenant, shown.route) != row.key:
         return Refuse(f"{key} not armed: this row's preview is not on your screen yet")
@@ -67,7 +67,7 @@ def rollback(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey
         return Refuse(f"{key} not armed: your terminal has not shown this preview yet")
     if state.clock() - frame.seen_at < ARM_S:
         return Refuse(f"{key} not armed: this preview has been on your screen for less than half a second")
-    return Act((_move(state, row, False, make_key),))
+    return Act((_move(state, row, False),))
 
 
 def lock(state: ConsoleState, row: TenantRow) -> Refuse | None:
@@ -114,14 +114,14 @@ def _asks(state: ConsoleState, row: TenantRow) -> str | None:
     return None
 
 
-def _move(state: ConsoleState, row: TenantRow, confirmed: bool, make_key: NewKey) -> Move:
+def _move(state: ConsoleState, row: TenantRow, confirmed: bool) -> Move:
     key = state.keys.shown(Action.ROLLBACK)
-    request = rollback_request(row.preview, key=make_key(), confirmed=confirmed)
+    request = rollback_request(row.preview, key=state.make_key(), confirmed=confirmed)
     says = f"{key} cancel prepare" if request.cancels else f"{key} {release(row.live)} > {release(row.preview.target)}"
-    return Move(MoveKind.ROLLBACK, row.tenant, row.route, request, says)
+    return Move(Action.ROLLBACK, row.tenant, row.route, request, says)
 
 
-def rollback_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
+def rollback_marked(state: ConsoleState) -> Verdict:
     """The frozen list of marked rows: hidden ones first, each with the generation and target it had now."""
     off_screen = hidden(state.marks, state.tenant_list.order)
     away = set(off_screen)
@@ -139,7 +139,7 @@ def rollback_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
         elif locked is not None:
             listed.append(f"stays  {name}: {locked}{where}")
         else:
-            moves.append(_move(state, row, True, make_key))
+            moves.append(_move(state, row, True))
             note = f"  ({clean(preview.asks)})" if preview.asks else ""
             well += "BAD" not in row.flags
             listed.append(f"moves  {name}: {release(row.live)} > {release(preview.target)}  {_does(row)}{note}{where}")

@@ -13,13 +13,13 @@ from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import plural
 
 
-def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleState, read_only: str | None) -> Verdict:
+def signing_of(reviewing: Reviewing | None, gate: Gate | None, state: ConsoleState) -> Verdict:
     """Decide on V for the selected gate result: always a question, once every answer has a verdict.
 
     Args:
         reviewing: the verdicts on that candidate's answers; None if nobody has looked at them here.
     """
-    barred = barrier(Action.SIGN, state, read_only)
+    barred = barrier(Action.SIGN, state)
     if barred is not None:
         return barred
     look = state.keys.shown(Action.OPEN)

@@ -10,10 +10,10 @@ from loradeck.schemas.log import Event, EventKind
 from loradeck.schemas.moves import MOST_UNDONE, UndoRequest
 from loradeck.schemas.state import TenantRow
 from loradeck.tui.key_checks.seen_frames import Frame
-from loradeck.tui.key_checks.verdict import Act, Ask, NewKey, Refuse, Verdict, off
+from loradeck.tui.key_checks.verdict import Act, Ask, Refuse, Verdict, off
 from loradeck.tui.keys.action import Action
 from loradeck.tui.model.feed_state import Link
-from loradeck.tui.model.sent_moves import Move, MoveKind, OwnMove, Phase
+from loradeck.tui.model.sent_moves import Move, OwnMove, Phase
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import age, plural, release
 
@@ -21,7 +21,7 @@ OWN_UNDO_S = 60.0
 """How long u undoes a move of one's own without asking."""
 
 
-def undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) -> Verdict:
+def undo(state: ConsoleState, row: TenantRow, frame: Frame) -> Verdict:
     """The verdict on u on one row: with it, whatever one key of this console moved together with it."""
     event_id, key = row.pointer.last_move, state.keys.shown(Action.UNDO)
     if event_id is None:
@@ -31,13 +31,13 @@ def undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) ->
         return off(state, Action.UNDO, "the outcome of your last move is not known yet")
     event = state.last_move(row)
     if event is not None and event.kind is EventKind.REWIND:
-        return _undo_rewind(state, event, make_key)
+        return _undo_rewind(state, event)
     if own is not None and own.together:
-        return _undo_together(state, row, own, make_key)
+        return _undo_together(state, row, own)
     back = state.name_of(event.from_release) if event else "as before"
     risk, asks = row.undo_asks, f"; {back} is {clean(row.undo_asks)}" if row.undo_asks else ""
-    request = UndoRequest(event=event_id, confirmed=risk is not None, idempotency_key=make_key())
-    move = Move(MoveKind.UNDO, row.tenant, row.route, request, f"{key} {release(row.live)} > {back}")
+    request = UndoRequest(event=event_id, confirmed=risk is not None, idempotency_key=state.make_key())
+    move = Move(Action.UNDO, row.tenant, row.route, request, f"{key} {release(row.live)} > {back}")
     mine = own is not None and own.phase is Phase.COMMITTED and own.answered_at is not None
     fresh = own is not None and own.answered_at is not None and state.clock() - own.answered_at < OWN_UNDO_S
     if mine and fresh and risk is None:
@@ -56,12 +56,12 @@ def undo(state: ConsoleState, row: TenantRow, frame: Frame, make_key: NewKey) ->
     return Ask(f"{line}{asks}", (move,))
 
 
-def undo_marked(state: ConsoleState, make_key: NewKey) -> Verdict:
+def undo_marked(state: ConsoleState) -> Verdict:
     """The undo of the last moves of all marked rows, in one transaction."""
-    return _undo_many(state, state.marks, f"the last moves of {plural(len(state.marks), 'marked row')}", make_key)
+    return _undo_many(state, state.marks, f"the last moves of {plural(len(state.marks), 'marked row')}")
 
 
-def _undo_together(state: ConsoleState, row: TenantRow, own: OwnMove, make_key: NewKey) -> Verdict:
+def _undo_together(state: ConsoleState, row: TenantRow, own: OwnMove) -> Verdict:
     """The undo of what one key moved together: one transaction, as it was one decision."""
     if any(one.phase in (Phase.SENDING, Phase.UNKNOWN) for one in own.together):
         return off(state, Action.UNDO, "the outcome of your last move is not known yet on every row of it")
@@ -71,11 +71,11 @@ def _undo_together(state: ConsoleState, row: TenantRow, own: OwnMove, make_key: 
     mark, key = state.keys.shown(Action.MARK), state.keys.shown(Action.UNDO)
     what = f"your {own.move.says.partition(' ')[0]} on {plural(len(own.together), 'row')}"
     alone = f"; {row.tenant} alone: {mark}, then {key}"
-    return _undo_many(state, keys, what, make_key, after=alone, stayed=len(own.together) - len(keys))
+    return _undo_many(state, keys, what, after=alone, stayed=len(own.together) - len(keys))
 
 
 def _undo_many(
-    state: ConsoleState, keys: Iterable[PointerKey], what: str, make_key: NewKey, *, after: str = "", stayed: int = 0
+    state: ConsoleState, keys: Iterable[PointerKey], what: str, *, after: str = "", stayed: int = 0
 ) -> Verdict:
     key = state.keys.shown(Action.UNDO)
     events: list[str] = []
@@ -100,12 +100,12 @@ def _undo_many(
     line = f"{key} {plural(len(events), 'row')} in one transaction: undoes {what}"
     line += f", {stayed} stay" if stayed else ""
     line += f"; {risks} would serve again what is quarantined, breached or left by R" if risks else ""
-    request = UndoRequest(events=tuple(events), confirmed=True, idempotency_key=make_key())
-    move = Move(MoveKind.UNDO, "", "", request, f"{key} {plural(len(events), 'row')}")
+    request = UndoRequest(events=tuple(events), confirmed=True, idempotency_key=state.make_key())
+    move = Move(Action.UNDO, "", "", request, f"{key} {plural(len(events), 'row')}")
     return Ask(line + after, (move,), listed=tuple(listed))
 
 
-def _undo_rewind(state: ConsoleState, event: Event, make_key: NewKey) -> Verdict:
+def _undo_rewind(state: ConsoleState, event: Event) -> Verdict:
     """Decide on the undo of a rewind: all its pointers go back together, or none: it was one decision."""
     events = [one for one in state.events.values() if one.txn == event.txn and one.route is not None] or [event]
     for one in events:
@@ -122,10 +122,10 @@ def _undo_rewind(state: ConsoleState, event: Event, make_key: NewKey) -> Verdict
         for one in events
     )
     what = f"{state.keys.shown(Action.UNDO)} {plural(len(listed), 'pointer')} of one rewind"
-    request = UndoRequest(txn=event.txn, confirmed=True, idempotency_key=make_key())
+    request = UndoRequest(txn=event.txn, confirmed=True, idempotency_key=state.make_key())
     quoted = f' "{clean(event.reason)}"' if event.reason else ""
     return Ask(
         f"{what}: undoes all of it, by {clean(event.actor)}{quoted}",
-        (Move(MoveKind.UNDO, "", "", request, what),),
+        (Move(Action.UNDO, "", "", request, what),),
         listed=listed,
     )

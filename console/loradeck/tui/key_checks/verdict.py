@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from loradeck.client.terminal_text import clean
@@ -60,7 +59,6 @@ class Refuse:
 
 
 Verdict = Act | Ask | Refuse
-NewKey = Callable[[], str]
 
 
 def off(state: ConsoleState, action: Action, why: str) -> Refuse:
@@ -68,14 +66,10 @@ def off(state: ConsoleState, action: Action, why: str) -> Refuse:
     return Refuse(f"{state.keys.shown(action)} off: {why}")
 
 
-def barrier(action: Action, state: ConsoleState, read_only: str | None) -> Refuse | None:
-    """The barrier that stops an action on every row: read-only, the role, the link, a hub that refuses moves.
-
-    Args:
-        read_only: why this console may not change anything; None: it may.
-    """
-    if read_only:
-        return off(state, action, f"read-only ({read_only})")
+def barrier(action: Action, state: ConsoleState) -> Refuse | None:
+    """The barrier that stops an action on every row: read-only, the role, the link, a hub that refuses moves."""
+    if state.read_only:
+        return off(state, action, f"read-only ({state.read_only})")
     if state.me is None or state.status is None:
         return off(state, action, "nothing is loaded yet")
     need = ROLES[action]

@@ -1,4 +1,4 @@
-"""The names of everything a person can ask of the console. Their keys stand in the key table alone."""
+"""The names of the console's lists, and of everything a person can ask of it. Keys stand in the key table alone."""
 
 from __future__ import annotations
 
@@ -64,3 +64,15 @@ class Action(StrEnum):
 
 ORDERS = frozenset({Action.DRAIN, Action.CORDON, Action.UNCORDON, Action.CANCEL, Action.RESUME, Action.SIGN})
 """Orders to nodes and jobs, and a signature. They move no pointer: a hub that refuses moves accepts them."""
+
+
+class Screen(StrEnum):
+    """A list of the console, in the order of its keys."""
+
+    TENANTS = "tenants"
+    NODES = "nodes"
+    JOBS = "jobs"
+    GATES = "gates"
+    ADAPTERS = "adapters"
+    EVENTS = "events"
+    DATA = "data"

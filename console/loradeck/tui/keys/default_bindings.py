@@ -4,40 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 
 TENANTS = frozenset({Screen.TENANTS})
 LISTS = frozenset(Screen)
+
+_READ_AS = {"escape": "esc", "pageup": "PgUp", "pagedown": "PgDn"}
 
 
 @dataclass(frozen=True)
 class Binding:
     """An action with its keys on some screens.
 
-    `keys` are printable characters or the toolkit's names of keys; `shown` is how people read them. `help` may name
-    another action in braces, which stands for the key of that action. `moves`: the action may change what is served,
-    so `key_checks` decides on it. `repeats`: it also acts when several keys came in one read, as from a key held
-    down over a slow link; such an action only moves the selection or leaves something, so it sends nothing. `hint`:
-    how soon the footer names it, 1 first; 0: never. What does not fit is dropped from the highest on.
+    `keys` are printable characters or the toolkit's names of keys; `reads` is how people read them, where it is not
+    all of them. `help` may name another action in braces, which stands for the key of that action. `moves`: the action
+    may change what is served, so `key_checks` decides on it. `repeats`: it also acts when several keys came in one
+    read, as from a key held down over a slow link; such an action only moves the selection or leaves something, so it
+    sends nothing. `hint`: how soon the footer names it, 1 first; 0: never. What does not fit is dropped from the
+    highest on.
     """
 
     action: Action
     keys: tuple[str, ...]
-    shown: str
     label: str
     help: str
     where: frozenset[Screen] = LISTS
     moves: bool = False
     hint: int = 0
     repeats: bool = False
+    reads: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The keys as people read them."""
+        return self.reads or "/".join(_READ_AS.get(key, key) for key in self.keys)
 
 
 BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.ROLLBACK,
         ("R",),
-        "R",
         "roll back",
         "Roll back to what `R goes to` shows. Acts at once when the preview has been on your screen for half a "
         "second and nothing stands against it; else it says why, or asks for {confirm}. With marks: all marked rows.",
@@ -48,7 +54,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.UNDO,
         ("u",),
-        "u",
         "undo",
         "Undo the last move of this row. At once if it is your own, under 60 s old, and does not serve again what is "
         "quarantined, breached or left by R; else asks for {confirm}. Rows that one R moved together go back together, "
@@ -60,7 +65,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.FALLBACK,
         ("F",),
-        "F",
         "base",
         "Fall back to the base alone. Asks for {confirm}.",
         TENANTS,
@@ -70,7 +74,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.PROMOTE,
         ("p",),
-        "p",
         "promote",
         "Offer the newest release that is not live, with its gate; asks for {confirm}. Another one: `:promote vN`. "
         "Against the gate: `:promote! vN`, with a typed reason.",
@@ -81,7 +84,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.OVERRIDE,
         ("o",),
-        "o",
         "override",
         "What {promote} does, against the gate: offers the newest release that is not live and asks for a typed "
         "reason, which the event shows for ever. Needs the role releaser.",
@@ -91,7 +93,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.HOLD,
         ("h",),
-        "h",
         "hold",
         "Set or release the hold that keeps automation from promoting. Asks for {confirm}.",
         TENANTS,
@@ -101,7 +102,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.REWIND,
         ("W",),
-        "W",
         "rewind",
         "Put every pointer back as it was at a time (14:05, 20m ago) or a rev, in one transaction. With marks: only "
         "the pointers of the marked tenants. Shows what would move and what would stay; asks for {confirm}.",
@@ -112,18 +112,16 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.ANNOTATE,
         ("i",),
-        "i",
         "incident",
         "Add an incident and a reason to the last move of the row, or to the selected event: INC-2210 what happened.",
         frozenset({Screen.TENANTS, Screen.EVENTS}),
         hint=12,
     ),
-    Binding(Action.CONFIRM, ("y",), "y", "yes", "Do what the question above the footer says.", moves=True),
-    Binding(Action.MARK, ("space",), "space", "mark", "Mark or unmark the row; {close} clears.", TENANTS, hint=10),
+    Binding(Action.CONFIRM, ("y",), "yes", "Do what the question above the footer says.", moves=True),
+    Binding(Action.MARK, ("space",), "mark", "Mark or unmark the row; {close} clears.", TENANTS, hint=10),
     Binding(
         Action.MARK_ALL,
         ("*",),
-        "*",
         "mark all",
         "Mark every row that the filter shows, or unmark them when all are marked.",
         TENANTS,
@@ -131,7 +129,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.MARK_RELATED,
         ("m",),
-        "m",
         "mark related",
         "Mark the rows of the ALSO line: live releases that share its dataset, recipe, move to another base, or batch "
         "of promotes. Unmark them when all are marked.",
@@ -141,7 +138,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.DIFF,
         ("d",),
-        "d",
         "diff",
         "The live release beside the one that {rollback} goes to: what differs first, then what is alike.",
         TENANTS,
@@ -150,7 +146,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.MARK_VERSION,
         ("space",),
-        "space",
         "mark",
         "Mark the version to compare with, or unmark it.",
         frozenset({Screen.ADAPTERS}),
@@ -159,7 +154,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.COMPARE,
         ("d",),
-        "d",
         "compare",
         "The marked version beside the selected one: what differs first, then what is alike.",
         frozenset({Screen.ADAPTERS}),
@@ -168,7 +162,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.TRACES,
         ("l",),
-        "l",
         "traces",
         "The row's newest requests as its routers know them: who was served by which release, how long, and how it was "
         "judged.",
@@ -178,7 +171,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.EXPORT_IDS,
         ("x",),
-        "x",
         "export ids",
         "Write the ids of the requests that the left release answered to a file; it says what may be missing.",
         TENANTS,
@@ -187,7 +179,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.DRAIN,
         ("D",),
-        "D",
         "drain",
         "Give the node no new jobs and let go of its GPU driver. Names what it serves and runs; asks for {confirm}.",
         frozenset({Screen.NODES}),
@@ -197,7 +188,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.CORDON,
         ("C",),
-        "C",
         "cordon",
         "Give the node no new jobs. Asks for {confirm}.",
         frozenset({Screen.NODES}),
@@ -207,7 +197,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.UNCORDON,
         ("U",),
-        "U",
         "uncordon",
         "End a cordon or a drain. Asks for {confirm}.",
         frozenset({Screen.NODES}),
@@ -217,7 +206,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.CANCEL,
         ("X",),
-        "X",
         "cancel",
         "Stop the job. Says what will not come of it; asks for {confirm}.",
         frozenset({Screen.JOBS}),
@@ -227,7 +215,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.RESUME,
         ("S",),
-        "S",
         "resume",
         "Queue a failed or cancelled job again, as its next attempt, on its node where that is free. Asks for "
         "{confirm}.",
@@ -238,7 +225,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.SIGN,
         ("V",),
-        "V",
         "sign",
         "Sign the review of the candidate with your name, once you have found each of its sampled answers good or bad "
         "({open}). Says how many are bad; asks for {confirm}.",
@@ -249,7 +235,6 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.SORT,
         ("s",),
-        "s",
         "sort",
         "Sort by attention, tenant, live release or newest move in turn; the header says which. By attention the "
         "rows that need a person come first, the one that does most harm on top; other figures order nothing: those of "
@@ -260,17 +245,15 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.COPY,
         ("c",),
-        "c",
         "copy",
         "Copy what names the selection: the live release's id, a node, a job, an event, a digest. While a move is not "
         "done: the command for the node that does not answer.",
         hint=15,
     ),
-    Binding(Action.JSON, ("J",), "J", "json", "The selected row as the hub sent it, in JSON.", hint=16),
+    Binding(Action.JSON, ("J",), "json", "The selected row as the hub sent it, in JSON.", hint=16),
     Binding(
         Action.FILTER,
         ("/",),
-        "/",
         "filter",
         "Show only rows that match a regular expression; `!` in front inverts.",
         hint=4,
@@ -278,27 +261,26 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.COMMAND,
         (":",),
-        ":",
         "command",
         "Type a command; tab completes it, up and down go through the earlier ones, `:help` lists them.",
         hint=7,
     ),
-    Binding(Action.TENANTS, ("1",), "1", "tenants",
+    Binding(Action.TENANTS, ("1",), "tenants",
             "Every tenant's pointer, what it serves, and where {rollback} would go."),
-    Binding(Action.NODES, ("2",), "2", "nodes", "Nodes, their GPUs, engines and loaded releases."),
-    Binding(Action.JOBS, ("3",), "3", "jobs", "Training, evaluation and prepare jobs with their progress."),
-    Binding(Action.GATES, ("4",), "4", "gates", "A candidate against what was live, check by check."),
-    Binding(Action.ADAPTERS, ("5",), "5", "adapters", "Adapter versions: origin, scores, where each is live."),
-    Binding(Action.EVENTS, ("6",), "6", "events", "The log, newest first, and whether its chain holds."),
-    Binding(Action.DATA, ("7",), "7", "data", "Datasets and suites: origin, consent, licence, purpose."),
-    Binding(Action.DOWN, ("j", "down"), "j/down", "", "Next row.", repeats=True),
-    Binding(Action.UP, ("k", "up"), "k/up", "", "Previous row.", repeats=True),
-    Binding(Action.PAGE_DOWN, ("pagedown", "ctrl+f", "ctrl+d"), "PgDn", "", "One page down.", repeats=True),
-    Binding(Action.PAGE_UP, ("pageup", "ctrl+b", "ctrl+u"), "PgUp", "", "One page up.", repeats=True),
-    Binding(Action.FIRST, ("g", "home"), "g", "", "First row."),
-    Binding(Action.LAST, ("G", "end"), "G", "", "Last row."),
+    Binding(Action.NODES, ("2",), "nodes", "Nodes, their GPUs, engines and loaded releases."),
+    Binding(Action.JOBS, ("3",), "jobs", "Training, evaluation and prepare jobs with their progress."),
+    Binding(Action.GATES, ("4",), "gates", "A candidate against what was live, check by check."),
+    Binding(Action.ADAPTERS, ("5",), "adapters", "Adapter versions: origin, scores, where each is live."),
+    Binding(Action.EVENTS, ("6",), "events", "The log, newest first, and whether its chain holds."),
+    Binding(Action.DATA, ("7",), "data", "Datasets and suites: origin, consent, licence, purpose."),
+    Binding(Action.DOWN, ("j", "down"), "", "Next row.", repeats=True),
+    Binding(Action.UP, ("k", "up"), "", "Previous row.", repeats=True),
+    Binding(Action.PAGE_DOWN, ("pagedown", "ctrl+f", "ctrl+d"), "", "One page down.", repeats=True, reads="PgDn"),
+    Binding(Action.PAGE_UP, ("pageup", "ctrl+b", "ctrl+u"), "", "One page up.", repeats=True, reads="PgUp"),
+    Binding(Action.FIRST, ("g", "home"), "", "First row.", reads="g"),
+    Binding(Action.LAST, ("G", "end"), "", "Last row.", reads="G"),
     *(
-        Binding(Action.OPEN, ("enter",), "enter", label, says, frozenset({screen}), hint=hint)
+        Binding(Action.OPEN, ("enter",), label, says, frozenset({screen}), hint=hint)
         for screen, label, says, hint in (
             (Screen.TENANTS, "events", "The row's events.", 10),
             (Screen.NODES, "details", "Everything about the node, with its last five minutes.", 3),
@@ -311,14 +293,13 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         Action.CLOSE,
         ("escape",),
-        "esc",
         "",
         "Leave a question, the rollback panel, the last result, a filter, the marks, then the screen.",
         repeats=True,
     ),
-    Binding(Action.HELP, ("?",), "?", "help", "This page."),
-    Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "q", "back", "Back to the tenants screen.",
-            LISTS - TENANTS, hint=14),
-    Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "q", "quit", "Quit. Asks while a move of yours has not settled.",
-            TENANTS, hint=14),
+    Binding(Action.HELP, ("?",), "help", "This page."),
+    Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "back", "Back to the tenants screen.",
+            LISTS - TENANTS, hint=14, reads="q"),
+    Binding(Action.QUIT, ("q", "ctrl+c", "ctrl+q"), "quit", "Quit. Asks while a move of yours has not settled.",
+            TENANTS, hint=14, reads="q"),
 )  # fmt: skip

@@ -6,15 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from loradeck.client.errors import ConfigError
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import BINDINGS, Binding
-from loradeck.tui.keys.screen import Screen
 
-_READ_AS = {
-    "escape": "esc",
-    "pageup": "PgUp",
-    "pagedown": "PgDn",
-}
 _NAMED = frozenset(
     ["enter", "escape", "tab", "space", "backspace", "delete", "insert", "home", "end", "pageup", "pagedown"]
     + ["up", "down", "left", "right", "shift+tab"]
@@ -59,9 +53,7 @@ class Keys:
                 if not _is_key(key):
                     raise ConfigError(f"{key!r} is no key", detail=f"{where} {name}", fix=_KEYS_ARE)
         made = cls(
-            replace(binding, keys=tuple(own[binding.action]), shown="/".join(map(_read, own[binding.action])))
-            if binding.action in own
-            else binding
+            replace(binding, keys=tuple(own[binding.action]), reads="") if binding.action in own else binding
             for binding in BINDINGS
         )
         made._refuse_shared_keys(where)
@@ -146,10 +138,6 @@ class Keys:
 
 def _is_key(key: str) -> bool:
     return key in _NAMED or (len(key) == 1 and key.isprintable() and key != " ")
-
-
-def _read(key: str) -> str:
-    return _READ_AS.get(key, key)
 
 
 DEFAULT = Keys()

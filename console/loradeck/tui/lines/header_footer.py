@@ -9,25 +9,24 @@ from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
 from loradeck.schemas.jobs import JobState
-from loradeck.tui.keys.action import Action
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.default_bindings import Binding
 from loradeck.tui.keys.personal_keys import Keys
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.registry import REFRESH_S
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line, Span, age, clock, fit, fit_line, plural, spread, width_of
 
 
-def header_line(state: ConsoleState, width: int, *, context: str, production: bool, read_only: str | None) -> Line:
+def header_line(state: ConsoleState, width: int) -> Line:
     """The header: the hub, its time, the link, whatever is refused here, nodes, and the person's name and role.
 
     On a narrow terminal parts are dropped whole: the local time first, then the person, then the nodes.
     """
     status, help_key = state.status, state.keys.shown(Action.HELP)
-    name = clean(status.hub if status else context)
+    name = clean(status.hub if status else state.context)
     name = fit(name, width // 4) if cell_len(name) > width // 4 else name
-    prod = production or (status.production if status else False)
+    prod = state.production or (status.production if status else False)
     spans = [Span(f" PROD {name} " if prod else f" {name} ", "production" if prod else "bar"), Span("  ")]
     local: list[Span] = []
     if state.hub_now_ms is not None:
@@ -36,7 +35,7 @@ def header_line(state: ConsoleState, width: int, *, context: str, production: bo
         if utc.astimezone().utcoffset():
             local.append(Span(utc.astimezone().strftime(" (%H:%M local)"), "dim"))
     bound = [Span("  "), link_span(state)]
-    if read_only:
+    if state.read_only:
         bound.append(Span("  READ-ONLY", "warn"))
     if status is not None and status.refusing:
         bound.append(Span(f"  REFUSING MOVES: {clean(status.refusing)}", "bad"))
@@ -104,26 +103,21 @@ def summary_line(state: ConsoleState, width: int) -> Line:
 
 def _tenants(state: ConsoleState) -> list[Span]:
     counts = state.tenants.counts
-    spans = [
-        Span(
-            f" {counts.need} need{'s' if counts.need == 1 else ''} you" if counts.need else " none needs you",
-            "bold" if counts.need else "good",
-        )
+    need = f" {counts.need} need{'s' if counts.need == 1 else ''} you" if counts.need else " none needs you"
+    parts = (
+        (counts.bad, plural(counts.bad, "bad release"), "bad"),
+        (counts.unproven, f"{counts.unproven} unproven", "warn"),
+        (counts.failed, plural(counts.failed, "failed promote"), "warn"),
+        (counts.no_way_back, f"{counts.no_way_back} no way back", "dim"),
+        (counts.empty, f"{plural(counts.empty, 'pointer')} without a release", "dim"),
+    )
+    return [
+        Span(need, "bold" if counts.need else "good"),
+        Span("  "),
+        *(Span(f" {words} ", style) for number, words, style in parts if number),
+        Span(f" {counts.fine:,} fine  "),
+        Span(f" marks {len(state.marks)}", "bold" if state.marks else "dim"),
     ]
-    spans.append(Span("  "))
-    if counts.bad:
-        spans.append(Span(f" {plural(counts.bad, 'bad release')} ", "bad"))
-    if counts.unproven:
-        spans.append(Span(f" {counts.unproven} unproven ", "warn"))
-    if counts.failed:
-        spans.append(Span(f" {plural(counts.failed, 'failed promote')} ", "warn"))
-    if counts.no_way_back:
-        spans.append(Span(f" {counts.no_way_back} no way back ", "dim"))
-    if counts.empty:
-        spans.append(Span(f" {plural(counts.empty, 'pointer')} without a release ", "dim"))
-    spans.append(Span(f" {counts.fine:,} fine  "))
-    spans.append(Span(f" marks {len(state.marks)}", "bold" if state.marks else "dim"))
-    return spans
 
 
 def _nodes(state: ConsoleState) -> list[Span]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
+from loradeck.tui.keys.action import Screen
 from loradeck.tui.keys.commands import COMMANDS
 from loradeck.tui.keys.personal_keys import Keys
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.text.spans import BLANK, Line, Span, line
 
 FLAGS = (

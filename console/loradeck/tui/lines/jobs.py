@@ -30,14 +30,18 @@ def job_head(state: ConsoleState, job: Job | None, following: FollowedJob, width
 
 
 def _title(state: ConsoleState, job: Job, width: int) -> Line:
-    where = f"on {clean(job.node)}" if job.node else "not on a node yet"
-    if isinstance(job.spec, PrepareSpec) and not job.node:
-        where = "on all placed nodes"
     name = f"{clean(job.kind)} {clean(job.id)} of {clean(job.tenant)}"
-    text = f"{name}   {job.state.value}   {where}   attempt {job.attempt}"
+    text = f"{name}   {job.state.value}   {_where(job)}   attempt {job.attempt}"
     if state.link is not Link.LIVE:
         text += f"   AS OF {age(state.silent_s)} AGO: {state.link.value}"
     return title(text, width)
+
+
+def _where(job: Job) -> str:
+    """The node of a job, or those of a prepare."""
+    if job.node:
+        return f"on {clean(job.node)}"
+    return "on all placed nodes" if isinstance(job.spec, PrepareSpec) else "not on a node yet"
 
 
 def _progress(job: Job, following: FollowedJob) -> Line:
@@ -53,9 +57,8 @@ def _progress(job: Job, following: FollowedJob) -> Line:
 
 def _figures(job: Job) -> Line:
     metrics = "   ".join(f"{clean(name).replace('_', ' ')} {value:.4g}" for name, value in sorted(job.metrics.items()))
-    return line(
-        Span(" SAYS  ", "label"), metrics or Span("no figures yet" if job.ended_ms is None else "no figures", "dim")
-    )
+    none = "no figures yet" if job.ended_ms is None else "no figures"
+    return line(Span(" SAYS  ", "label"), metrics or Span(none, "dim"))
 
 
 def _plots(following: FollowedJob, job: Job | None, width: int) -> list[Line]:
@@ -99,19 +102,10 @@ def job_lines(state: ConsoleState, job: Job, width: int) -> list[Line]:
     if job.started_ms is not None:
         until = job.ended_ms or state.hub_now_ms or job.started_ms
         ran = f"   ran {age((until - job.started_ms) / 1000)}"
-    where = f"on {clean(job.node)}" if job.node else "not on a node yet"
-    if isinstance(job.spec, PrepareSpec) and not job.node:
-        where = "on all placed nodes"
-    lines.append(
-        line(
-            Span(" WHERE ", "label"),
-            f"{where}   attempt {job.attempt}{ran}   asked by {clean(job.by)} {state.when(job.created_ms)}",
-        )
-    )
+    asked = f"asked by {clean(job.by)} {state.when(job.created_ms)}"
+    lines.append(line(Span(" WHERE ", "label"), f"{_where(job)}   attempt {job.attempt}{ran}   {asked}"))
     lines.append(line(Span(" AT    ", "label"), progress_bar(job.step, job.of, 48), f"   {_left(state, job)}"))
-    metrics = "   ".join(f"{clean(name).replace('_', ' ')} {value:.4g}" for name, value in sorted(job.metrics.items()))
-    none = "no figures yet" if job.ended_ms is None else "no figures"
-    lines.append(line(Span(" SAYS  ", "label"), metrics or Span(none, "dim")))
+    lines.append(_figures(job))
     code = f"{clean(job.code)}: " if job.code else ""
     lines.append(line("       ", Span(f"{code}{clean(job.message)}", "bad" if job.code else "")))
     if job.result:

@@ -9,7 +9,7 @@ from loradeck.client.terminal_text import clean
 from loradeck.client.times import stamp
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterVersion
-from loradeck.tui.lines.registry import base_of, live_on
+from loradeck.tui.lines.registry import base_of, live_on, unscored
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import BLANK, Line, Span, age, line, percent, title
@@ -74,15 +74,11 @@ def _version(state: ConsoleState, version: AdapterVersion, width: int, *, first:
 
 
 def _scores(state: ConsoleState, version: AdapterVersion) -> list[str | Span]:
-    """One line an evaluation; an answer that has not come is not shown as none."""
-    fetch = state.registry.score_fetches.get(version.release)
-    scores = state.registry.scores.get(version.release)
-    if fetch is not None and fetch.trouble:
-        return [Span(f"not known: {clean(fetch.trouble)}", "bad")]
-    if scores is None:
-        return [Span("looking up ...", "dim")]
-    listed: list[str | Span] = []
-    for report in scores:
-        suite = clean(state.registry.name_of(report.suite))
-        listed.append(f"{suite}   exact {report.exact}/{report.n}   valid {report.valid}/{report.n}")
-    return listed or [Span("never evaluated", "warn")]
+    """One line an evaluation."""
+    if (why := unscored(state, version)) is not None:
+        return [why]
+    return [
+        f"{clean(state.registry.name_of(report.suite))}   exact {report.exact}/{report.n}   "
+        f"valid {report.valid}/{report.n}"
+        for report in state.registry.scores[version.release]
+    ]

@@ -12,8 +12,8 @@ from loradeck.tui.lines.columns import node_heard, node_state
 from loradeck.tui.model.feed_state import Link
 from loradeck.tui.model.hardware_history import SLOT_S, SLOTS, Figure
 from loradeck.tui.model.state import ConsoleState
+from loradeck.tui.text.plots import sparkline
 from loradeck.tui.text.spans import BLANK, Line, Span, age, gigabytes, line, on_gpus, plural, span, title, width_of
-from loradeck.tui.text.sparklines import sparkline
 
 _NVML = {
     NvmlState.STARTING: "the sampler is starting",

@@ -185,26 +185,27 @@ def adapter_lines(state: ConsoleState, version: AdapterVersion, width: int) -> l
     lines.append(
         line(Span(" FROM   ", "label"), f"{data}   recipe {short(manifest.config_hash)}   {_parent(state, version)}")
     )
-    scores = state.registry.scores.get(version.release)
-    fetch = state.registry.score_fetches.get(version.release)
-    if fetch is not None and fetch.trouble:
-        shown: str | Span = Span(f"not known: {clean(fetch.trouble)}", "bad")
-    elif scores is None:
-        shown = Span("looking up ...", "dim")
-    elif not scores:
-        shown = Span("never evaluated", "warn")
-    else:
-        shown = "   ".join(
-            f"{clean(state.registry.name_of(report.suite))} exact {report.exact}/{report.n} "
-            f"valid {report.valid}/{report.n}"
-            for report in scores[-3:]
-        )
-    lines.append(line(Span(" SCORED ", "label"), shown))
+    scored = "   ".join(
+        f"{clean(state.registry.name_of(report.suite))} exact {report.exact}/{report.n} valid {report.valid}/{report.n}"
+        for report in state.registry.scores.get(version.release, ())[-3:]
+    )
+    lines.append(line(Span(" SCORED ", "label"), unscored(state, version) or scored))
     lines.append(line(Span(" WHY    ", "label"), clean(manifest.decision.why_weights)))
     for name, text in (("ELSE   ", manifest.decision.alternatives), ("COST   ", manifest.decision.cost)):
         if text:
             lines.append(line(Span(f" {name}", "label"), clean(text)))
     return lines
+
+
+def unscored(state: ConsoleState, version: AdapterVersion) -> Span | None:
+    """Why no evaluation of a version is shown; None: there is one. An answer that has not come is not shown as none."""
+    fetch = state.registry.score_fetches.get(version.release)
+    scores = state.registry.scores.get(version.release)
+    if fetch is not None and fetch.trouble:
+        return Span(f"not known: {clean(fetch.trouble)}", "bad")
+    if scores is None:
+        return Span("looking up ...", "dim")
+    return None if scores else Span("never evaluated", "warn")
 
 
 def _parent(state: ConsoleState, version: AdapterVersion) -> str:
@@ -218,7 +219,7 @@ def _parent(state: ConsoleState, version: AdapterVersion) -> str:
 # ---- data --------------------------------------------------------------------------------------------------
 
 
-def data_cells(entry: DataEntry) -> dict[str, Span]:
+def data_cells(state: ConsoleState, entry: DataEntry) -> dict[str, Span]:
     """The cells of a row of a dataset or suite."""
     manifest, provenance = entry.manifest, entry.manifest.provenance
     kept = f"{provenance.retention_days} d" if provenance.retention_days is not None else "no limit"

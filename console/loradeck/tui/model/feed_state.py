@@ -29,7 +29,7 @@ from loradeck.schemas.jobs import Job
 from loradeck.schemas.log import MOVES, Event
 from loradeck.schemas.related import RelatedReleases
 from loradeck.schemas.state import HubStatus, Me, NodeRow, ReleaseView, TenantRow
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Screen
 from loradeck.tui.model.hardware_history import History
 from loradeck.tui.model.registry import Fetch, Registry
 from loradeck.tui.model.row_summaries import NodeRows, TenantRows, node_rows, tenant_rows
@@ -63,13 +63,10 @@ class Link(StrEnum):
 
 @dataclass(frozen=True)
 class Changed:
-    """Which parts a feed message touched, so that only they are drawn again."""
+    """What a feed message changed that has to be looked at again at once."""
 
     tenants: frozenset[PointerKey] = frozenset()
-    nodes: bool = False
-    jobs: bool = False
     events: bool = False
-    status: bool = False
 
 
 @dataclass
@@ -116,15 +113,11 @@ class FeedState:
 
     # ---- the feed ------------------------------------------------------------------------------------------
 
-    def load(self, state: StateRead) -> Changed:
-        """Load a full list, which replaces all state from before."""
-        before = set(self.tenants)
-        for _ in self.loading(state):
-            pass
-        return Changed(frozenset(before | set(self.tenants)), nodes=True, jobs=True, events=True, status=True)
-
     def loading(self, state: StateRead) -> Iterator[None]:
-        """`load` in steps of a few milliseconds, so that keys come through. Rows are replaced with the last step."""
+        """Load a full list, which replaces all state from before with the last step.
+
+        A step takes a few milliseconds, so that keys come through.
+        """
         tenants, nodes = tenant_rows(), node_rows()
         named = {event.tenant for event in state.events}
         for n, row in enumerate(state.tenants):
@@ -168,19 +161,17 @@ class FeedState:
                     self.nodes[node.node] = node
                     self.received["node", node.node] = now
                     self._learn_node(node)
-                return Changed(nodes=True, status=True)
             case FeedJobs():
                 for job in message.rows:
                     self.jobs[job.id] = job
-                return Changed(jobs=True)
             case FeedEvents():
                 self._add_events(message.events)
                 return Changed(events=True)
             case FeedStatus():
                 self._set_status(message.status, now)
-                return Changed(status=True)
             case FeedReset():
-                return Changed()
+                pass
+        return Changed()
 
     def link_up(self) -> None:
         """The feed is connected again."""

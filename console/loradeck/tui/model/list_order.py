@@ -48,9 +48,9 @@ class Ordered(Generic[K]):
     by: Callable[[], Callable[[K], object]]
     text: Callable[[K], str]
 
-    def arrange(self, *, frozen: bool) -> bool:
-        """Returns whether the order changed."""
-        return self.listing.arrange(self.rows(), by=self.by(), haystack=self.text, frozen=frozen)
+    def arrange(self, *, frozen: bool) -> None:
+        """Puts the list in order, or only takes in what has come and gone while it is frozen."""
+        self.listing.arrange(self.rows(), by=self.by(), haystack=self.text, frozen=frozen)
 
 
 class Arranging(Generic[W]):
@@ -69,8 +69,8 @@ class Arranging(Generic[W]):
         """These lists are to be put in order."""
         self._due.update(which)
 
-    def arrange(self, now: float, *, frozen: bool, every: bool = False) -> set[W]:
-        """Which lists have changed. `now`: seconds; `every`: also those of which nothing is known to have changed."""
+    def arrange(self, now: float, *, frozen: bool, every: bool = False) -> None:
+        """Put the lists that are due in order. `now`: seconds; `every`: all of them, due or not."""
         if every or now - self._at > AGAIN_S:
             self._due.update(self.lists)
         due = set(self._due)
@@ -82,7 +82,8 @@ class Arranging(Generic[W]):
             self._frozen.clear()
         if due:
             self._at = now
-        return {which for which, ordered in self.lists.items() if which in due and ordered.arrange(frozen=frozen)}
+        for which in due:
+            self.lists[which].arrange(frozen=frozen)
 
 
 # ---- ranks -------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from loradeck.rules.serving import proof
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.state import PreviewAction, TenantRow
-from loradeck.tui.model.sent_moves import MoveKind, OwnMove
+from loradeck.tui.keys.action import Action
+from loradeck.tui.model.sent_moves import OwnMove
 
 
 def reached(row: TenantRow) -> Reached:
@@ -20,7 +21,7 @@ def is_done(row: TenantRow) -> bool:
 
 def is_preparing(own: OwnMove | None, row: TenantRow) -> bool:
     """Whether a move without an answer is a promote whose prepare is pending, which R cancels."""
-    is_promote = own is not None and own.move.kind is MoveKind.PROMOTE
+    is_promote = own is not None and own.move.kind is Action.PROMOTE
     return is_promote and row.preview.action is PreviewAction.CANCEL_PREPARE
 
 

@@ -6,11 +6,14 @@ the screen shows their age.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
+from loradeck.client.errors import ClientError
+from loradeck.client.terminal_text import clean
 from loradeck.schemas.attestation import Attestation, EvaluationReport, GateResult
 from loradeck.schemas.manifest import AdapterVersion, DatasetManifest, SuiteManifest
 from loradeck.schemas.responses import DatasetEntry, SuiteEntry
@@ -56,6 +59,18 @@ class Fetch:
     tried: float | None = None
     trouble: str = ""
     running: bool = False
+
+    @contextmanager
+    def trying(self, clock: Callable[[], float]) -> Iterator[None]:
+        """Keep the account of a fetch made within. An error of the hub's ends it, and is kept as the trouble."""
+        self.running, self.tried = True, clock()
+        try:
+            yield
+            self.at, self.trouble = clock(), ""
+        except ClientError as error:
+            self.trouble = clean(error.sentence)
+        finally:
+            self.running = False
 
     def due(self, now: float) -> bool:
         """Whether it is time to fetch again. `now`: seconds of the console's clock."""

@@ -67,8 +67,8 @@ class Listing(Generic[K]):
 
     def arrange(
         self, rows: Iterable[K], *, by: Callable[[K], object], haystack: Callable[[K], str], frozen: bool
-    ) -> bool:
-        """Take in the rows there are now. Returns whether the order changed.
+    ) -> None:
+        """Take in the rows there are now.
 
         While `frozen` rows stay on their lines, new ones come last and only rows that are gone leave.
         """
@@ -83,15 +83,10 @@ class Listing(Generic[K]):
             order += sorted((key for key in present if key not in shown), key=by)  # type: ignore[arg-type]
         else:
             order = sorted(present, key=by)  # type: ignore[arg-type]
-        return self._place(order)
-
-    def _place(self, order: list[K]) -> bool:
         before = self.index
-        changed = order != self.order
         self.order = order
         if self.selected is None or self.index is None:
             self.selected = self.order[min(before or 0, len(order) - 1)] if order else None
-        return changed
 
     def step(self, by: int) -> None:
         """Move the selection by lines, stopping at the ends."""

@@ -30,23 +30,11 @@ Request = (
 )
 
 
-class MoveKind(StrEnum):
-    """The kinds of requests that a console sends."""
-
-    ROLLBACK = "rollback"
-    UNDO = "undo"
-    FALLBACK = "fallback"
-    HOLD = "hold"
-    PROMOTE = "promote"
-    REWIND = "rewind"
-    ANNOTATE = "annotate"
-
-
 @dataclass(frozen=True)
 class Move:
     """One request, as it will be sent. A rewind or its undo is to many pointers: then `tenant` and `route` are ""."""
 
-    kind: MoveKind
+    kind: Action
     tenant: str
     route: str
     request: Request

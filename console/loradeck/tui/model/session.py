@@ -19,10 +19,10 @@ from pydantic import BaseModel, ValidationError
 from loradeck.client.config import Context, state_path
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.moves import MoveResult
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.model.list_order import Sort
 from loradeck.tui.model.selectable_list import FilterError, RowFilter
-from loradeck.tui.model.sent_moves import OPEN, Move, MoveKind, OwnMove, Phase, Request
+from loradeck.tui.model.sent_moves import OPEN, Move, OwnMove, Phase, Request
 from loradeck.tui.model.state import ConsoleState
 
 log = logging.getLogger("loradeck.console")
@@ -36,7 +36,7 @@ _REQUESTS: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in get_arg
 class SentMove(BaseModel):
     """A move whose result was on the screen, as far as it was known. Its key finds its outcome at the hub."""
 
-    kind: MoveKind
+    kind: Action
     tenant: str
     route: str
     says: str

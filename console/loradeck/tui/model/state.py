@@ -13,21 +13,22 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import StateRead
 from loradeck.schemas.feed import FeedEvents, FeedJobs, FeedMessage
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job, PrepareSpec
 from loradeck.schemas.log import Event
 from loradeck.schemas.state import TenantRow
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.keys.personal_keys import DEFAULT, Keys
-from loradeck.tui.keys.screen import Screen
 from loradeck.tui.model import list_order as order
 from loradeck.tui.model.feed_state import Changed, FeedState
 from loradeck.tui.model.list_order import Arranging, Ordered, Sort
 from loradeck.tui.model.registry import DataEntry, Gate
 from loradeck.tui.model.review_draft import Candidate, Reviewing
 from loradeck.tui.model.selectable_list import Listing, RowFilter
-from loradeck.tui.model.sent_moves import OPEN, Move, MoveKind, OwnMove, Phase, Tell
+from loradeck.tui.model.sent_moves import OPEN, Move, OwnMove, Phase, Tell
 
 FREEZE_S = 2.0
 """The order of rows stays as it is for this long after a key."""
@@ -52,6 +53,16 @@ class ConsoleState(FeedState):
 
     keys: Keys = DEFAULT
     """The keys of the person at this console, for hints."""
+
+    context: str = ""
+    """The hub's name here, shown until the hub has sent its own."""
+
+    production: bool = False
+    read_only: str | None = None
+    """Why nothing may be changed from here; None: it may."""
+
+    make_key: Callable[[], str] = new_key
+    """Makes the idempotency key of a request."""
 
     screen: Screen = Screen.TENANTS
     sort: Sort = Sort.ATTENTION
@@ -104,7 +115,7 @@ class ConsoleState(FeedState):
     # ---- the feed ------------------------------------------------------------------------------------------
 
     def loading(self, state: StateRead) -> Iterator[None]:
-        """`load` in steps of a few milliseconds, so that keys come through. Rows are replaced with the last step."""
+        """Load a full list in steps of a few milliseconds, and put the lists in order with the last."""
         yield from super().loading(state)
         self._arranging.due(*Screen)
         self.marks = [key for key in self.marks if key in self.tenants]
@@ -144,8 +155,8 @@ class ConsoleState(FeedState):
         self.sort = turns[(turns.index(self.sort) + 1) % len(turns)]
         self.arrange(force=True)
 
-    def arrange(self, *, force: bool = False) -> bool:
-        """Put every list in its order. Returns whether the list of the screen in front changed.
+    def arrange(self, *, force: bool = False) -> None:
+        """Put every list in its order.
 
         A list of which nothing has changed that decides its order is not sorted again, except twice a minute, for
         rows that stop being recent.
@@ -154,8 +165,7 @@ class ConsoleState(FeedState):
             if rows.news:
                 rows.news = False
                 self._arranging.due(which)
-        changed = self._arranging.arrange(self.clock(), frozen=self.frozen and not force, every=force)
-        return self.screen in changed
+        self._arranging.arrange(self.clock(), frozen=self.frozen and not force, every=force)
 
     def fetched_older(self, events: Iterable[Event]) -> None:
         """The hub has sent the events of the pointer whose events are listed."""
@@ -258,7 +268,7 @@ class ConsoleState(FeedState):
         for own in reversed(self.own):
             if own.move.row != row.key or own.phase in (Phase.REFUSED, Phase.NOT_SENT):
                 continue
-            if own.move.kind in (MoveKind.ANNOTATE, MoveKind.HOLD):
+            if own.move.kind in (Action.ANNOTATE, Action.HOLD):
                 continue  # they move nothing
             if own.phase in OPEN or (own.generation or 0) > row.pointer.generation:
                 return own

@@ -10,13 +10,11 @@ from loradeck.schemas.manifest import AdapterVersion
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.responses import ReleaseDetail
 from loradeck.tui.actions.window import Handlers
-from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.lineage import lineage_lines
 from loradeck.tui.lines.registry import ADAPTER_COLUMNS, adapter_cells, adapter_lines
 from loradeck.tui.screens.listing import ListScreen
-from loradeck.tui.text.spans import Line, Span
 from loradeck.tui.widgets.page import Page
 
 PAGE_S = 1.0
@@ -28,22 +26,16 @@ class AdaptersScreen(ListScreen[AdapterVersion]):
 
     WHICH = Screen.ADAPTERS
     COLUMNS = ADAPTER_COLUMNS
+    CELLS = adapter_cells
+    DETAILS = adapter_lines
     EMPTY = "no adapter yet: loradeck job train RECIPE, or loradeck adapter import"
 
     mark: str | None = None
     """The version that `d` compares the selected one with."""
 
-    def cells_of(self, row: AdapterVersion) -> dict[str, Span]:
-        """Cells of a line."""
-        return adapter_cells(self.state, row)
-
     def marked(self) -> frozenset[Hashable]:
         """The version that is marked for comparison."""
         return frozenset({self.mark} if self.mark is not None else ())
-
-    def details(self, row: AdapterVersion, width: int, height: int) -> list[Line]:
-        """Details of a row."""
-        return adapter_lines(self.state, row, width)
 
     # ---- keys ------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Generic, TypeVar
 
 from textual import events
@@ -15,7 +15,7 @@ from loradeck.tui.actions.window import Handlers, Window
 from loradeck.tui.hub.queries import Queries
 from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen as Which
+from loradeck.tui.keys.action import Screen as Which
 from loradeck.tui.lines import header_footer
 from loradeck.tui.lines.columns import Column, heading, laid_out
 from loradeck.tui.lines.preview import tell_lines
@@ -46,6 +46,12 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
 
     WHICH: ClassVar[Which]
     COLUMNS: ClassVar[tuple[Column, ...]]
+    CELLS: ClassVar[Callable[[ConsoleState, Any], dict[str, Span]]]
+    """Makes the cells of a row."""
+
+    DETAILS: ClassVar[Callable[[ConsoleState, Any, int], list[Line]]]
+    """Makes the pane of a row for a terminal of so many columns, if that is all that it depends on."""
+
     EMPTY: ClassVar[str]
     PANE: ClassVar[int] = PANE
     """Lines of its pane on a terminal that is not tall."""
@@ -89,13 +95,9 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
 
     # ---- for each list ---------------------------------------------------------------------------------------
 
-    def cells_of(self, row: R) -> dict[str, Span]:
-        """The cells of a row."""
-        raise NotImplementedError
-
     def details(self, row: R, width: int, height: int) -> list[Line]:
         """The pane of a row."""
-        raise NotImplementedError
+        return type(self).DETAILS(self.state, row, width)
 
     def pane_lines(self, width: int, height: int) -> tuple[list[Line], Shown | None]:
         """The pane of the selected row, and the part of it that R would act on if it is a preview.
@@ -154,21 +156,14 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
 
     def _draw(self, key: Any, lead: Span, width: int) -> Line:
         row = self._row(key)
-        return laid_out(self.COLUMNS, self.cells_of(row), width, lead) if row is not None else ()
+        return laid_out(self.COLUMNS, type(self).CELLS(self.state, row), width, lead) if row is not None else ()
 
     def sync(self) -> None:
         """Draw the list. Lines that look the same are not written again."""
-        window, state = self.window, self.state
-        width = self.size.width
+        state, width = self.state, self.size.width
         if not self.is_mounted or not width:
             return
-        self.header.show(
-            [
-                header_footer.header_line(
-                    state, width, context=window.context, production=window.production, read_only=window.read_only
-                )
-            ]
-        )
+        self.header.show([header_footer.header_line(state, width)])
         self.summary.show([header_footer.summary_line(state, width)])
         self.column_names.show([heading(self.COLUMNS, width)])
         self.prompt.fit()
@@ -186,9 +181,7 @@ class ListScreen(Screen[None], Generic[R], inherit_bindings=False):
         """The message in a list without rows: loading, no match and empty are not the same."""
         state = self.state
         if state.link is Link.CONNECTING:
-            return (
-                f"loading from {self.window.context} ..." if not state.link_trouble else "no answer yet; trying again"
-            )
+            return "no answer yet; trying again" if state.link_trouble else f"loading from {state.context} ..."
         fetch = state.fetches[self.WHICH] if self.WHICH in FETCHED else None
         if fetch is not None and fetch.at is None:
             return f"no answer: {fetch.trouble}; trying again" if fetch.trouble else "loading ..."

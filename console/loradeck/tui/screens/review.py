@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from textual import events
-from textual.app import ComposeResult
-from textual.screen import Screen
 
 from loradeck.tui.hub.queries import Queries
 from loradeck.tui.keys.action import Action
@@ -14,42 +12,24 @@ from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.terminal.driver import together
 from loradeck.tui.text.line_editor import TypedLine
 from loradeck.tui.text.spans import BLANK, Line, Span, line, spread
-from loradeck.tui.widgets.lines import Lines
-from loradeck.tui.widgets.page import pressed
+from loradeck.tui.widgets.page import Overlay
 
 
-class ReviewScreen(Screen[bool], inherit_bindings=False):
+class ReviewScreen(Overlay[bool], inherit_bindings=False):
     """Ends with whether the review is to be signed."""
 
-    DEFAULT_CSS = """
-    ReviewScreen { layout: vertical; background: ansi_default; color: ansi_default; overflow: hidden; }
-    ReviewScreen #body { height: 1fr; }
-    """
-
     def __init__(self, reviewing: Reviewing, state: ConsoleState, queries: Queries) -> None:
-        super().__init__(name="review")
+        super().__init__("review")
         self._state = state
         self._queries = queries
         self.reviewing = reviewing
-        self.body = Lines(id="body")
-        self.bar = Lines(id="bar")
         self._top = 0
-        self._left = False
         self._note: TypedLine | None = None  # while what is wrong is being typed
-
-    def compose(self) -> ComposeResult:
-        """Puts the answers above the bar of keys."""
-        yield self.body
-        yield self.bar
 
     def on_mount(self) -> None:
         """Fetch the sheet."""
         self.run_worker(self._fetch())
         self.show()
-
-    def on_resize(self) -> None:
-        """Draw in the new size."""
-        self.call_after_refresh(self.show)
 
     async def _fetch(self) -> None:
         await self._queries.sheet(self.reviewing)
@@ -77,17 +57,18 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         self.bar.show([spread(line(" ", keys), right, width)])
 
     def on_key(self, event: events.Key) -> None:
-        """Judge, go through the answers, or leave."""
+        """Type into an open note; else judge, go through the answers, or leave."""
+        if self._note is None:
+            super().on_key(event)
+            return
         event.stop()
         event.prevent_default()
-        if self._note is not None:
-            self._typed(self._note, event)
-            return
+        self._typed(self._note, event)
+
+    def take(self, key: str, event: events.Key) -> None:
+        """Judge, or go through the answers."""
         page = max(1, self.body.size.height - 8)
-        key = pressed(event)
-        if key in ("escape", "q", "ctrl+c", "ctrl+q"):
-            self._leave(sign=False)
-        elif key in ("pagedown", "space", "pageup"):
+        if key in ("pagedown", "space", "pageup"):
             self._top += -page if key == "pageup" else page
             self.show()
         elif key in ("j", "down", "k", "up"):
@@ -109,7 +90,7 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         elif key in ("+", "-"):
             self._say(key == "+")
         else:
-            self._leave(sign=True)
+            self.leave(True)
 
     def _say(self, good: bool, note: str = "") -> None:
         self.reviewing.judge(good, note)
@@ -125,11 +106,6 @@ class ReviewScreen(Screen[bool], inherit_bindings=False):
         elif not note.key(event.key) and event.is_printable and event.character:
             note.insert(event.character)
         self.show()
-
-    def _leave(self, *, sign: bool) -> None:
-        if not self._left:  # keys may come faster than the screen goes
-            self._left = True
-            self.dismiss(sign)
 
     def on_paste(self, event: events.Paste) -> None:
         """Insert pasted text into an open note; elsewhere it is ignored."""

@@ -13,8 +13,7 @@ from loradeck.tui.actions.window import Handlers
 from loradeck.tui.key_checks.rollback import shown_of
 from loradeck.tui.key_checks.seen_frames import Shown
 from loradeck.tui.key_checks.verdict import Ask, Refuse, Verdict, barrier
-from loradeck.tui.keys.action import Action
-from loradeck.tui.keys.screen import Screen
+from loradeck.tui.keys.action import Action, Screen
 from loradeck.tui.lines.columns import TENANT_COLUMNS, tenant_cells
 from loradeck.tui.lines.difference import difference_lines
 from loradeck.tui.lines.preview import WIDE, cause_lines, preview_lines, tell_lines
@@ -23,7 +22,7 @@ from loradeck.tui.lines.traces import EXPORTED, SHOWN, trace_lines
 from loradeck.tui.model.selectable_list import hidden
 from loradeck.tui.screens.listing import ListScreen, nothing_selected
 from loradeck.tui.terminal.save_screen import default_name, save
-from loradeck.tui.text.spans import Line, Span, plural
+from loradeck.tui.text.spans import Line, plural
 from loradeck.tui.widgets.page import Page
 
 
@@ -32,12 +31,9 @@ class TenantsScreen(ListScreen[TenantRow]):
 
     WHICH = Screen.TENANTS
     COLUMNS = TENANT_COLUMNS
+    CELLS = tenant_cells
     EMPTY = "no tenants yet: loradeck tenant create NAME"
     PANE = 10
-
-    def cells_of(self, row: TenantRow) -> dict[str, Span]:
-        """Cells of a line."""
-        return tenant_cells(self.state, row)
 
     def marked(self) -> frozenset[Hashable]:
         """The marked rows."""
@@ -49,7 +45,7 @@ class TenantsScreen(ListScreen[TenantRow]):
         if row is None:
             return [*nothing_selected(), *tell_lines(state, state.tell, width, 2)], None
         if state.marks:  # the list is put together when R is pressed, and not at every frame
-            barred = barrier(Action.ROLLBACK, state, self.window.read_only)
+            barred = barrier(Action.ROLLBACK, state)
             of_marks = f"on {plural(len(state.marks), 'marked row')}"
             rollback: Verdict = barred or Ask(f"{self.key(Action.ROLLBACK)} {of_marks}")
             undo: Verdict = barred or Ask(f"{self.key(Action.UNDO)} {of_marks}")
@@ -130,16 +126,12 @@ class TenantsScreen(ListScreen[TenantRow]):
             self.window.run_worker(work, group="offer", exclusive=True)
 
     async def _show_difference(self, row: TenantRow, left: str, right: str) -> None:
-        found = await self.queries.both(left, right)
-        if found is None:
-            return
-        if self._has_moved_on(row.key):
-            self.window.notice(f"{self.key(Action.DIFF)} dropped: you have moved on", "dim")
-            return
-        self.window.notice("")
-        one, other, names = found
-        write = partial(difference_lines, f"{row.tenant}/{row.route}", one, other, names)
-        self.app.push_screen(Page("diff", write, leaves=self.state.keys.of(Action.DIFF)))
+        found = await self.queries.answer(
+            Action.DIFF, lambda _: self.queries.both(left, right), partial(self._is_wanted, row.key)
+        )
+        if found is not None:
+            write = partial(difference_lines, f"{row.tenant}/{row.route}", *found)
+            self.app.push_screen(Page("diff", write, leaves=self.state.keys.of(Action.DIFF)))
 
     def _traces(self) -> None:
         """The row's newest requests, from the routers."""
@@ -151,16 +143,12 @@ class TenantsScreen(ListScreen[TenantRow]):
         self.window.run_worker(self._show_traces(row.key), group="offer", exclusive=True)
 
     async def _show_traces(self, key: PointerKey) -> None:
-        traced = await self.queries.traces(Action.TRACES, key, None, SHOWN)
-        if traced is None:
-            return
-        if self._has_moved_on(key):
-            self.window.notice(f"{self.key(Action.TRACES)} dropped: you have moved on", "dim")
-            return
-        self.window.notice("")
-        self.app.push_screen(
-            Page("traces", partial(trace_lines, self.state, traced), leaves=self.state.keys.of(Action.TRACES))
+        traced = await self.queries.answer(
+            Action.TRACES, lambda api: api.traces(*key, last=SHOWN), partial(self._is_wanted, key)
         )
+        if traced is not None:
+            write = partial(trace_lines, self.state, traced)
+            self.app.push_screen(Page("traces", write, leaves=self.state.keys.of(Action.TRACES)))
 
     def _export_ids(self) -> None:
         """The ids of the requests that the left release answered, into a file."""
@@ -174,7 +162,9 @@ class TenantsScreen(ListScreen[TenantRow]):
 
     async def _export(self, key: PointerKey, release: str) -> None:
         state = self.state
-        traced = await self.queries.traces(Action.EXPORT_IDS, key, release, EXPORTED)
+        traced = await self.queries.answer(
+            Action.EXPORT_IDS, lambda api: api.traces(*key, release=release, last=EXPORTED)
+        )
         if traced is None:
             return
         label = state.label_of(release)
@@ -191,7 +181,7 @@ class TenantsScreen(ListScreen[TenantRow]):
         wrote = f"{len(traced.rows):,}{of} request ids of {label} to {clean(str(path))}"
         self.window.notice(f"{self.key(Action.EXPORT_IDS)}: {wrote}{cut}", "warn" if cut else "")
 
-    def _has_moved_on(self, asked: PointerKey) -> bool:
-        """Whether an answer about a row comes too late to be put on the screen."""
+    def _is_wanted(self, asked: PointerKey) -> bool:
+        """Whether an answer about a row may still be put on the screen: the person has not moved on."""
         selected = self.state.tenant_list.selected
-        return self.window.front is not self or selected != asked or self.prompt.asking is not None
+        return self.window.front is self and selected == asked and self.prompt.asking is None

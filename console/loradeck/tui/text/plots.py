@@ -1,15 +1,30 @@
-"""A line plot in braille: two by four dots a cell. Steps without a figure are left out, never bridged."""
+"""Figures as characters: bars over time on one line, and a line plot in braille, two by four dots a cell.
+
+A missing figure leaves a gap: nothing is drawn between its neighbours.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bits of a cell's dots: left and right column, from top to bottom."""
 
+BARS = "▁▂▃▄▅▆▇█"
+
 GUTTER = 9
 """Cells for the labels at the left."""
+
+
+def sparkline(values: Sequence[float | None], low: float, high: float, width: int) -> str:
+    """The newest `width` values as bars between `low` and `high`, the newest at the right; a gap is a space."""
+    if width <= 0:
+        return ""
+    top, shown = len(BARS) - 1, list(values[-width:])
+    scale = top / (high - low) if high > low else 0.0
+    bars = [" " if value is None else BARS[max(0, min(top, round((value - low) * scale)))] for value in shown]
+    return "".join(bars).rjust(width)
 
 
 def plot(points: Mapping[int, float], first: int, last: int, width: int, height: int) -> list[str]:
