@@ -43,6 +43,11 @@ _OURS_TO_ANSWER = frozenset({401, 403, 404, 405})
 """Statuses of an engine that are not about the caller's request: the router chose the path and the name."""
 
 
+BAD_KEY = Refusal(
+    401, "bad_key", "No tenant here knows this key.", "Send `Authorization: Bearer` with your tenant's key."
+)
+
+
 class _LookUpAgain(Exception):
     """Nothing was sent to the caller yet. `failed`: the engine that could not be reached, if that is why."""
 
@@ -73,21 +78,19 @@ class Proxy:
             return self._models(request)
         if method == "GET" and path == "/healthz":
             return web.json_response({"status": "ok"})
-        return _refused(Refusal(404, "not_found", f"{method} {path} is not served here."))
+        return refused(Refusal(404, "not_found", f"{method} {path} is not served here."))
 
     # ---- what callers may do -------------------------------------------------------------------------------
 
     def _tenants(self, request: web.BaseRequest) -> set[str] | Refusal:
         bearer = bearer_of(request.headers)
         tenants = self._admission.tenants_of(bearer) if bearer else None
-        return tenants or Refusal(
-            401, "bad_key", "No tenant here knows this key.", "Send `Authorization: Bearer` with your tenant's key."
-        )
+        return tenants or BAD_KEY
 
     def _models(self, request: web.BaseRequest) -> web.Response:
         tenants = self._tenants(request)
         if isinstance(tenants, Refusal):
-            return _refused(tenants)
+            return refused(tenants)
         names = self._admission.models(tenants)
         data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in names]
         return web.json_response({"object": "list", "data": data})
@@ -95,30 +98,30 @@ class Proxy:
     async def _complete(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         tenants = self._tenants(request)  # before the body: strangers' bytes are not read
         if isinstance(tenants, Refusal):
-            return _refused(tenants)
+            return refused(tenants)
         asked = await self._asked(request)
         if isinstance(asked, Refusal):
-            return _refused(asked)
+            return refused(asked)
         tenant, _, route = asked.model.partition("/")
         key = (tenant, route or DEFAULT_ROUTE)
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         if tenant not in tenants:  # what other tenants there are is none of a caller's business
-            return _refused(unknown_route(key), request_id)
+            return refused(unknown_route(key), request_id)
 
         cohort = partial(cohort_key, request.headers, {"user": asked.user})
         failed: Replica | None = None
         for _ in range(LOOK_UPS):
             found = self._admission.admit(key, request_id, streamed=asked.streamed, passed_by=failed, cohort=cohort)
             if isinstance(found, Refusal):
-                return _refused(found, request_id)
+                return refused(found, request_id)
             try:
                 return await self._forward(request, found, path, asked)
             except _LookUpAgain as again:
                 if again.failed is not None and again.failed is failed:
                     break  # the same engine twice: there is no other to ask
                 failed = again.failed
-        return _refused(
+        return refused(
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
 
@@ -175,7 +178,7 @@ class Proxy:
             self._end(admitted, 504, "failed")
             if sent is not None and sent.prepared:
                 return await _break_off(request, sent, "engine_silent", "The engine stopped answering.")
-            return _refused(Refusal(504, "engine_silent", "The engine did not answer.", "Try again."), headers=headers)
+            return refused(Refusal(504, "engine_silent", "The engine did not answer.", "Try again."), headers=headers)
         except aiohttp.ClientError as lost:
             log.warning("%s: %s", target.replica.name, lost)
             if sent is not None and sent.prepared:
@@ -197,7 +200,7 @@ class Proxy:
             log.warning("%s answered %d: %.500s", admitted.target.replica.name, status, raw.decode(errors="replace"))
             self._end(admitted, 502, "failed")
             code = "release_not_on_engine" if status == 404 else "engine_error"
-            return _refused(Refusal(502, code, f"The engine answered {status}.", "Try again.", 1), headers=headers)
+            return refused(Refusal(502, code, f"The engine answered {status}.", "Try again.", 1), headers=headers)
         kind = upstream.headers.get("Content-Type", "application/json")
         return web.Response(status=status, body=raw, headers={**headers, "Content-Type": kind})
 
@@ -287,7 +290,7 @@ def _answer_headers(admitted: Admitted) -> dict[str, str]:
     return headers
 
 
-def _refused(refusal: Refusal, request_id: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
+def refused(refusal: Refusal, request_id: str | None = None, headers: dict[str, str] | None = None) -> web.Response:
     """An error in the form that OpenAI's clients read."""
     extra = {"Server": "loradeck"} | (headers or {})
     if request_id is not None:

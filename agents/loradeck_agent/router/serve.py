@@ -6,12 +6,14 @@ import asyncio
 import os
 import secrets
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loradeck.strangers.protocol import Limits
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.control import Control
@@ -21,6 +23,7 @@ from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.proxy import BODY_CAP, Proxy
 from loradeck_agent.router.request_body import read
 from loradeck_agent.router.response_checks import Checks
+from loradeck_agent.router.strangers import strangers
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.router.table import Table
 from loradeck_agent.router.trace import Trace
@@ -48,9 +51,12 @@ class Router:
         self._admission = Admission(self._hub_silence, self._stats)
         self.switch = Switch(self._table, self._admission, self._replicas)
         self._runners: list[web.BaseRunner] = []
+        self._closes: list[Callable[[], None]] = []
 
-    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
-        """Serves the table as it stands, then opens the control socket.
+    async def start(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None, limits: Limits | None = None
+    ) -> None:
+        """Serves the table as it stands, then opens the control socket. `limits` are those of strangers.
 
         Raises:
             OSError: an address cannot be bound.
@@ -58,13 +64,14 @@ class Router:
         self.switch.start()
         self._checks.start()
         self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies)
-        callers = web.ServerRunner(
-            web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None),
-            shutdown_timeout=DRAIN_S,
-        )
+        server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)
+        callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
         await callers.setup()
         self._runners.append(callers)
-        await web.TCPSite(callers, host, port, ssl_context=tls, backlog=1024).start()
+        outside = strangers(self._admission, limits, tls)
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(lambda: outside.protocol(server), host, port, backlog=1024)
+        self._closes += (listening.close, outside.close)
 
         control = Control(
             self.boot,
@@ -87,6 +94,8 @@ class Router:
 
     async def stop(self) -> None:
         """Accepts nothing more, lets answers finish for up to DRAIN_S, and gives the folder back."""
+        for close in self._closes:
+            close()
         for runner in self._runners:
             await runner.cleanup()
         await self._checks.close()

@@ -208,7 +208,8 @@ async def serving(
     app = create_app(hub)
     listeners = [(_Server(app, None), local)]
     if tcp is not None:
-        limits = limits or Limits.under(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limits = limits or Limits.under(files, files // 8)
         listeners.append((_Server(app, strangers(hub, limits, _tls(cert, key))), tcp))
     ended = asyncio.Event()
     tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]

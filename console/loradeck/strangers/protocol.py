@@ -40,9 +40,9 @@ class Limits:
     files: int = 1 << 20
 
     @classmethod
-    def under(cls, open_files: int) -> Limits:
-        """The limits where a process may open so many files: an eighth of them is left to its own."""
-        files = open_files - open_files // 8
+    def under(cls, open_files: int, kept: int) -> Limits:
+        """The limits where a process may open so many files, of which some are kept for what is no connection here."""
+        files = open_files - kept
         return cls(strangers=min(cls.strangers, files // 4), files=files)
 
 

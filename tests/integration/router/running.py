@@ -22,6 +22,7 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
+from loradeck.strangers.protocol import Limits
 from loradeck_agent.router.serve import Router
 
 KEY = "acme-key"
@@ -87,16 +88,21 @@ class Running:
     # ---- the process ---------------------------------------------------------------------------------------
 
     async def spawn(
-        self, env: dict[str, str] | None = None, module: str = "loradeck_agent.router", open_files: int | None = None
+        self,
+        env: dict[str, str] | None = None,
+        module: str = "loradeck_agent.router",
+        open_files: int | None = None,
+        most_files: int | None = None,
     ) -> None:
         """Starts the process without waiting for it to serve.
 
-        `open_files`: the limit that it inherits, as from a shell or a service manager.
+        `open_files`: the limit that it inherits, as from a shell or a service manager. `most_files`: one that it cannot
+        raise.
         """
         lower = None
-        if open_files is not None:
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            lower = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (open_files, most))
+        if open_files is not None or most_files is not None:
+            most = most_files or resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            lower = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (open_files or most, most))
         with self.errors.open("ab") as errors:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -112,10 +118,10 @@ class Running:
                 preexec_fn=lower,
             )
 
-    async def start_here(self) -> None:
+    async def start_here(self, limits: Limits | None = None) -> None:
         """Serves from this process, which is quicker; sockets, table and checker are the real ones."""
         self.here = Router(self.state)
-        await self.here.start("127.0.0.1", self.port)
+        await self.here.start("127.0.0.1", self.port, limits=limits)
 
     async def start(self, env: dict[str, str] | None = None) -> None:
         await self.spawn(env)
