@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
+from nacl.signing import SigningKey
 from tests.bench.rows import Row, cpu_s, quantile
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from incident.fleet import BIN, Fleet, NotReady, free_port
+from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.client.idempotency import new_key
@@ -107,11 +111,8 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
     with simulated(nodes, tenants, report_s=1.0) as fleet:
         hub = fleet.fleet.hub
         assert hub is not None
-        before = cpu_s(hub.pid)
-        flips = asyncio.run(_flips(fleet, moves))
-        cpu_ms = (cpu_s(hub.pid) - before) * 1000 / (2 * (moves + WARM))  # each with its undo
-        back = asyncio.run(_rewinds(fleet, rewinds))
-    floor = _floor(nodes, moves)
+        flips, floor, cpu_us = uvloop.run(_flips(fleet, nodes, moves, hub.pid))
+        back, rewind_floor = asyncio.run(_rewinds(fleet, rewinds))
     return [
         Row(
             f"R to flipped on {nodes:,} simulated agents: p50",
@@ -120,20 +121,36 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
             len(flips),
             how="a rollback over the hub's socket, waiting for every node's acknowledgement; an undo after each",
         ),
-        Row(f"R to flipped on {nodes:,} simulated agents: p99", quantile(flips, 99), "ms", len(flips), 150.0),
+        Row(f"R to flipped on {nodes:,} simulated agents: p99", quantile(flips, 99), "ms", len(flips)),
         Row(
-            "CPU of the hub for each of these moves",
-            cpu_ms,
-            "ms",
+            f"R to flipped on {nodes:,} simulated agents against its floor: p99 / p99",
+            quantile(flips, 99) / quantile(floor, 99),
+            "x",
+            len(flips),
+            4.0,
+            how="the floor is taken in turn with it, beside the same hub and nodes with their reports",
+        ),
+        Row(
+            f"CPU of the hub for each of {nodes:,} nodes and move",
+            cpu_us / nodes,
+            "us",
             2 * len(flips),
-            how="with the reports, heartbeats and proofs meanwhile; the rest is the nodes' share of one core",
+            60.0,
+            how="of R and its undo alone, with the reports, heartbeats and proofs meanwhile; without TLS",
+        ),
+        Row(
+            "a node verifies the signature of one entry",
+            _verifying_ms(),
+            "ms",
+            VERIFIED,
+            how="each node once for each text; simulated nodes, which share a core, once together",
         ),
         Row(
             f"floor: {nodes:,} WebSockets told and answering: p50",
             quantile(floor, 50),
             "ms",
             len(floor),
-            how="as many bytes from one bare server to one client process, and an answer on each, without a hub",
+            how="as many bytes from one bare server to one client process, an answer on each, in turn with the moves",
         ),
         Row(f"floor: {nodes:,} WebSockets told and answering: p99", quantile(floor, 99), "ms", len(floor)),
         Row(
@@ -141,32 +158,53 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
             max(back),
             "ms",
             len(back),
-            1000.0,
             how="one rewind txn, from its request to every acknowledgement; its plan was asked for before",
+        ),
+        Row(
+            f"floor: a commit of {tenants:,} events, two frames told and answered, two fdatasyncs: worst",
+            max(rewind_floor),
+            "ms",
+            len(rewind_floor),
+            how="SQLite with its WAL synced, and two bare WebSockets whose client writes and syncs the frame",
+        ),
+        Row(
+            "that rewind against its floor: median / median",
+            quantile(back, 50) / quantile(rewind_floor, 50),
+            "x",
+            len(back),
+            3.0,
         ),
     ]
 
 
-async def _flips(fleet: Simulated, moves: int) -> list[float]:
+async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[list[float], list[float], float]:
+    """Milliseconds of the moves and of the floor, in turn, and the hub's CPU in microseconds for each move."""
     taken: list[float] = []
-    async with fleet.api() as api:
+    bare: list[float] = []
+    cpu = 0.0
+    async with fleet.api() as api, _bare_server(nodes) as floor:
         for turn in range(moves + WARM):
             row = await api.row(EVERYWHERE, ROUTE)
             request = rollback_request(row.preview, key=new_key(), reason="bench")
-            began = time.perf_counter()
+            before, began = cpu_s(hub), time.perf_counter()
             result = await api.rollback(EVERYWHERE, ROUTE, request, wait="flipped", timeout=30)
             ms = (time.perf_counter() - began) * 1000
             assert result.reached in ("flipped", "listed", "proven"), result
-            if turn >= WARM:
-                taken.append(ms)
             undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
             await api.undo(EVERYWHERE, ROUTE, undo, wait="flipped", timeout=30)
-    return taken
+            used = cpu_s(hub) - before
+            below = await floor()
+            if turn >= WARM:
+                taken.append(ms)
+                bare.append(below)
+                cpu += used
+    return taken, bare, cpu * 1e6 / (2 * moves)
 
 
-async def _rewinds(fleet: Simulated, rewinds: int) -> list[float]:
-    """Back to between the first and the second promotes, and undone."""
+async def _rewinds(fleet: Simulated, rewinds: int) -> tuple[list[float], list[float]]:
+    """Milliseconds back to between the first and the second promotes, each undone, and of the floor, in turn."""
     taken: list[float] = []
+    bare: list[float] = []
     async with fleet.api() as api:
         rows = [row for row in (await api.state()).tenants if row.tenant != EVERYWHERE]
         between = min(row.last_event.rev for row in rows if row.last_event is not None) - 1
@@ -187,27 +225,34 @@ async def _rewinds(fleet: Simulated, rewinds: int) -> list[float]:
             undo = UndoRequest(txn=result.events[0].txn, confirmed=True, idempotency_key=new_key())
             undone = await api.undo_together(undo, wait="proven", timeout=60)
             assert undone.reached == "proven", undone.reached
-    return taken
+            bare.append(await _rewind_floor(fleet.fleet.root, len(rows)))
+    return taken, bare
 
 
-# ---- the floor: what so many WebSockets take without a hub ---------------------------------------------------------
+# ---- the floors: what it takes without a hub ---------------------------------------------------------
 
-_DOWN = "x" * 1800
+_DOWN = "x" * 2600
 _UP = "y" * 330
 """About the sizes of a directive of one entry and of an acknowledgement."""
 
+_EVENT = "e" * 1200
+"""About the size of an event in the database."""
 
-def _floor(nodes: int, moves: int) -> list[float]:
-    port = free_port()
-    client = subprocess.Popen([sys.executable, "-m", "tests.bench.fleet", str(port), str(nodes)])
-    try:
-        return uvloop.run(_bare_server(port, nodes, moves))
-    finally:
-        client.terminate()
-        client.wait()
+VERIFIED = 500
 
 
-async def _bare_server(port: int, nodes: int, moves: int) -> list[float]:
+def _verifying_ms() -> float:
+    key, text = SigningKey.generate(), _DOWN.encode()
+    signature, keys = sign(key, text), (public_half(key),)
+    began = time.perf_counter()
+    for _ in range(VERIFIED):
+        assert is_signed(text, signature, keys)
+    return (time.perf_counter() - began) * 1000 / VERIFIED
+
+
+@asynccontextmanager
+async def _bare_server(nodes: int) -> AsyncIterator[Callable[[], Awaitable[float]]]:
+    """What tells as many bare WebSockets of another process and waits for an answer from each; milliseconds."""
     sockets: list[ServerConnection] = []
     answered = asyncio.Semaphore(0)
     all_here = asyncio.Event()
@@ -219,19 +264,25 @@ async def _bare_server(port: int, nodes: int, moves: int) -> list[float]:
         async for _ in socket:
             answered.release()
 
-    taken: list[float] = []
-    async with serve(met, "127.0.0.1", port, compression=None, ping_interval=None, backlog=4096):
-        async with asyncio.timeout(60):
-            await all_here.wait()
-        for turn in range(moves + WARM):
-            began = time.perf_counter()
-            for socket in sockets:
-                await socket.send(_DOWN)
-            for _ in sockets:
-                await answered.acquire()
-            if turn >= WARM:
-                taken.append((time.perf_counter() - began) * 1000)
-    return taken
+    async def once() -> float:
+        began = time.perf_counter()
+        for socket in sockets:
+            await socket.send(_DOWN)
+        for _ in sockets:
+            await answered.acquire()
+        return (time.perf_counter() - began) * 1000
+
+    port = free_port()
+    program = (sys.executable, "-m", "tests.bench.fleet", str(port), str(nodes))
+    client = await asyncio.create_subprocess_exec(*program)
+    try:
+        async with serve(met, "127.0.0.1", port, compression=None, ping_interval=None, backlog=4096):
+            async with asyncio.timeout(60):
+                await all_here.wait()
+            yield once
+    finally:
+        client.terminate()
+        await client.wait()
 
 
 async def _bare_clients(port: int, nodes: int) -> None:
@@ -246,6 +297,54 @@ async def _bare_clients(port: int, nodes: int) -> None:
         for _ in range(nodes):
             group.create_task(one())
             await asyncio.sleep(0.001)
+
+
+async def _rewind_floor(folder: Path, events: int) -> float:
+    """Milliseconds of one commit of so many events, and of two frames of as many entries, written, synced, answered."""
+    database = sqlite3.connect(folder / "floor.db", isolation_level=None)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("CREATE TABLE IF NOT EXISTS events (rev INTEGER PRIMARY KEY, body TEXT)")
+    frame = _DOWN * events
+    answered = asyncio.Semaphore(0)
+
+    async def node(number: int, port: int) -> None:
+        where = f"ws://127.0.0.1:{port}"
+        file = os.open(folder / f"floor.{number}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        async with connect(where, compression=None, proxy=None, max_size=None) as socket:
+            text = await socket.recv()
+            assert isinstance(text, str)
+            os.write(file, text.encode())
+            os.fdatasync(file)
+            await socket.send(_UP)
+        os.close(file)
+
+    sockets: list[ServerConnection] = []
+    here = asyncio.Semaphore(0)
+
+    async def met(socket: ServerConnection) -> None:
+        sockets.append(socket)
+        here.release()
+        async for _ in socket:
+            answered.release()
+
+    port = free_port()
+    async with serve(met, "127.0.0.1", port, compression=None, max_size=None), asyncio.TaskGroup() as group:
+        for number in range(2):
+            group.create_task(node(number, port))
+        for _ in range(2):
+            await here.acquire()
+        began = time.perf_counter()
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("INSERT INTO events (body) VALUES (?)", [(_EVENT,)] * events)
+        database.execute("COMMIT")
+        for socket in sockets:
+            await socket.send(frame)
+        for _ in range(2):
+            await answered.acquire()
+        ms = (time.perf_counter() - began) * 1000
+    database.close()
+    return ms
 
 
 if __name__ == "__main__":

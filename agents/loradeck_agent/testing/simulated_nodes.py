@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import uvloop
 from pydantic import Field, TypeAdapter, ValidationError
 
 import loradeck_agent
+from loradeck.artifacts.ed25519 import is_signed
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.ids import Digest, Name, Strict
@@ -52,6 +54,7 @@ from loradeck.schemas.link import (
     TraceRows,
     Traffic,
     Welcome,
+    down_adapter,
 )
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import TableEntry
@@ -106,9 +109,15 @@ class Node:
             router=RouterConfig(listen="127.0.0.1:1"),
         )
         self.link = Link(
-            config, settings.token, hello=self._hello, handle=self._handle, changed=self._link_changed, noted=_nothing
+            config,
+            settings.token,
+            hello=self._hello,
+            handle=self._handle,
+            changed=self._link_changed,
+            noted=_nothing,
+            parse=_parsed_once,
         )
-        self.table = DesiredTable()
+        self.table = DesiredTable(verify=_verified_once)
         self.acks = AckBoard(self.link.send, frozenset({self.name}))
         self.reports = 0
         self._unapplied: Desired | None = None
@@ -171,6 +180,8 @@ class Node:
             await self.link.send(Resync(why=f"revisions up to {message.prev_rev} were missed"))
         if verdict is not Verdict.APPLY:
             return
+        if self.table.forged(message):
+            raise RuntimeError(f"revision {message.rev} has an entry that no hub of its log signed")
         # As on a node: the acknowledgement first, everything else after it.
         current = [entry for entry in message.entries if entry.current is not None]
         for entry in message.entries:
@@ -296,6 +307,11 @@ class Node:
             uuid=f"SIM-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}-{index}",
             **gpu_figures(),
         )
+
+
+# A fleet's nodes do not share a core. Here they do: what all of them get is read once, and verified once.
+_parsed_once = lru_cache(maxsize=256)(down_adapter.validate_json)
+_verified_once = lru_cache(maxsize=4096)(is_signed)
 
 
 def _nothing() -> None:

@@ -65,6 +65,7 @@ class Link:
         handle: is given every message after the hub's welcome, and the welcome; one at a time, in order.
         changed: called with True after a welcome and with False when the link is lost.
         noted: called when `status` has changed.
+        parse: reads a message; raises ValidationError.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Link:
         changed: Callable[[bool], Awaitable[None]],
         noted: Callable[[], None] = lambda: None,
         backoff: Backoff | None = None,
+        parse: Callable[[str | bytes], DownMessage] = down_adapter.validate_json,
     ) -> None:
         self.status = LinkStatus()
         self._url = config.hub.replace("http", "ws", 1) + "/v1/link"
@@ -88,6 +90,7 @@ class Link:
         self._handle = handle
         self._changed = changed
         self._noted = noted
+        self._parse = parse
         self._backoff = backoff or Backoff(0.5, LINK_TTL_S / 2)
         self._socket: ClientConnection | None = None
         self._last_message_at = time.monotonic()
@@ -201,7 +204,7 @@ class Link:
             self._waiting_since = None
             self._last_message_at = time.monotonic()
             try:
-                return down_adapter.validate_json(raw)
+                return self._parse(raw)
             except ValidationError as error:
                 first = error.errors()[0]
                 if first["type"] != "union_tag_invalid":
