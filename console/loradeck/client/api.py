@@ -35,6 +35,7 @@ from loradeck.schemas.moves import (
     CandidateStartRequest,
     CandidateStepRequest,
     FallbackRequest,
+    ForgetRequest,
     HoldRequest,
     LiftRequest,
     MergedRelease,
@@ -418,6 +419,10 @@ class HubApi:
     async def nodes(self) -> list[NodeRow]:
         """All nodes."""
         return await self.transport.ask(list[NodeRow], "GET", "nodes")
+
+    async def forget_node(self, node: str, request: ForgetRequest) -> MoveResult:
+        """Forgets a node that is not linked: its replicas leave all counts, for the caller vouches for it."""
+        return await self._move(f"nodes/{segment(node)}/forget", request)
 
     async def drain_node(self, node: str) -> NodeRow:
         """Drains a node: it gets no new jobs and frees its GPU driver, and its jobs and engines run on until it is

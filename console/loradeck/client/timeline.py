@@ -104,7 +104,7 @@ def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]
         stamp(event.at_ms),
         str(event.rev),
         _plain(event.kind.value.replace("_", " ")) + (" **OVERRIDE**" if event.override else ""),
-        _plain(f"{event.tenant}/{event.route}" if event.route else event.tenant),
+        _plain(event.where),
         f"{_plain(name(event.from_release)) if event.from_release else 'none'} > {_plain(name(event.to_release))}"
         if moved
         else "",

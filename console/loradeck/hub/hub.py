@@ -141,7 +141,7 @@ class Hub:
         self.links = Links(fleet, self.gc_tuning)
         self.prepares = prepares = Prepares()
         self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())
-        self.directives = Directives(log_, self.catalogue, tables, withdrawals, self.links, prepares, changes)
+        self.directives = Directives(log_, self.catalogue, tables, withdrawals, fleet, self.links, prepares, changes)
         log_.changes_fleet = self.directives.changes_fleet
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)

@@ -47,6 +47,7 @@ STATUS: Mapping[str, int] = {
     "not_undoable": 409,
     "not_quarantined": 409,
     "not_pinned": 409,
+    "node_linked": 409,
     "no_change": 409,
     "nothing_to_compare": 409,
     "no_prompts": 409,

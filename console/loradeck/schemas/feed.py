@@ -32,10 +32,11 @@ class FeedTenants(Wire):
 
 
 class FeedNodes(Wire):
-    """Node rows that changed."""
+    """Node rows that changed, and the names of nodes that were forgotten."""
 
     type: Literal["nodes"] = "nodes"
     rows: tuple[NodeRow, ...]
+    gone: tuple[str, ...] = ()
 
 
 class FeedJobs(Wire):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,7 @@ class EventKind(StrEnum):
     TENANT_OFFBOARD = "tenant_offboard"
     KEY = "key"  # a caller's key was added or withdrawn
     DATA_POLICY = "data_policy"  # which rows a tenant's adapters may be trained on
+    NODE_FORGET = "node_forget"  # a person vouches that a node answers nobody: it leaves all counts
 
 
 MOVES = frozenset(
@@ -59,6 +60,10 @@ MOVES = frozenset(
     }
 )
 """Kinds that change which releases a pointer names, and so raise its generation."""
+
+
+FLEET: Literal[""] = ""
+"""In place of a tenant: the event is about the fleet."""
 
 
 class Quarantine(Wire):
@@ -118,7 +123,7 @@ class Draft(Wire):
     """
 
     kind: EventKind
-    tenant: Name
+    tenant: Name | Literal[""]
     route: Name | None = None
     pointer: PointerState | None = None
     expected_generation: int | None = None
@@ -144,7 +149,7 @@ class Event(Wire):
     txn: str = Field(description="shared by the events that were committed together")
     epoch: int
     kind: EventKind
-    tenant: Name
+    tenant: Name | Literal[""] = Field(description="'': the event is about the fleet")
     route: Name | None
     pointer: PointerState | None = Field(description="as this event left it")
     from_release: Digest | None
@@ -158,6 +163,13 @@ class Event(Wire):
     at_ms: int = Field(description="hub's wall clock, milliseconds since 1970 UTC")
     prev_hash: Digest
     hash: Digest
+
+    @property
+    def where(self) -> str:
+        """What the event is about, for a person: tenant and route, a tenant, or a node."""
+        if self.tenant == FLEET:
+            return f"node {self.payload.get('node', '')}"
+        return f"{self.tenant}/{self.route}" if self.route else self.tenant
 
     @property
     def to_release(self) -> str | None:

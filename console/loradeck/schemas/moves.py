@@ -147,6 +147,13 @@ class UnpinRequest(Strict):
     reason: Reason = ""
 
 
+class ForgetRequest(Strict):
+    """Forget a node that is not linked: whoever asks vouches that it answers nobody."""
+
+    idempotency_key: str = IDEMPOTENCY_KEY
+    reason: Reason = Field(min_length=1)
+
+
 class RewindRequest(Strict):
     """Move every selected pointer back to its release at `to_rev`, or at the last rev committed at or before `time_ms`.
 

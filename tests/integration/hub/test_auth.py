@@ -43,6 +43,7 @@ LEAST = [
     (Role.OPERATOR, "POST", "undo"),
     (Role.OPERATOR, "POST", "rewind"),
     (Role.OPERATOR, "POST", "nodes/n1/drain"),
+    (Role.OPERATOR, "POST", "nodes/n1/forget"),
     (Role.OPERATOR, "POST", "jobs/j1/cancel"),
     (Role.RELEASER, "POST", f"{ROUTE}/promote"),
     (Role.RELEASER, "POST", f"{ROUTE}/lift"),

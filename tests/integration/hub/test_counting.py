@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.hub_in_process import Deck, running, until
+from tests.fakes.hub_in_process import Deck, feed, running, until, watch
 from tests.fakes.linked_agent import FakeAgent
 
+from loradeck.schemas.feed import FeedNodes
 from loradeck.schemas.link import LINK_TTL_S, AckState
 
 EU: dict[str, Any] = {"site": "eu"}
@@ -121,3 +122,52 @@ async def test_a_node_is_known_by_its_labels_before_it_is_sent_a_table(data: Pat
         await FakeAgent(deck, "n1", **EU).join()
         saved = await deck.hub.store(lambda s: s.nodes())
         assert saved["n1"]["labels"] == EU
+
+
+FORGET = {"idempotency_key": "forget-n1-once", "reason": "its disk burned"}
+
+
+async def test_a_forgotten_node_leaves_all_counts_and_is_an_ordinary_node_when_it_comes_back(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        problem = await deck.refused(409, "node_linked", "POST", "nodes/n1/forget", FORGET)
+        assert "stop" in problem.fix
+        await lose(deck, one)
+        await deck.rollback(wait="flipped")
+        assert await counts(deck) == (1, 2)
+        result = await deck.ok("POST", "nodes/n1/forget", FORGET)
+        (event,) = result["events"]
+        assert (event["kind"], event["payload"], event["reason"]) == ("node_forget", {"node": "n1"}, "its disk burned")
+        assert await counts(deck) == (1, 1)
+        assert [node["node"] for node in await deck.ok("GET", "nodes")] == ["n2"]
+        assert (await deck.ok("POST", "nodes/n1/forget", FORGET))["events"] == result["events"]
+        await deck.refused(404, "unknown_node", "POST", "nodes/n1/forget", {**FORGET, "idempotency_key": "another-key"})
+    async with running(data) as deck:
+        assert [node["node"] for node in await deck.ok("GET", "nodes")] == ["n2"]
+        await one.rejoin(deck)
+        assert one.entry.generation == 3
+        await until(lambda: deck.hub.replicas.progress(("acme", "production")).flipped, "n1 has flipped")
+        assert await counts(deck) == (1, 2)
+
+
+async def test_a_withdrawal_ends_with_its_forgotten_node(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        await lose(deck, one)
+        await deck.tenant(placement=US)
+        await until(lambda: len(deck.hub.replicas.placed(("acme", "production"))) == 1, "n2 has left the count")
+        assert [r.replica for r in (await deck.row()).replicas] == ["n1"]
+        await deck.ok("POST", "nodes/n1/forget", FORGET)
+        assert (await deck.row()).replicas == ()
+    async with running(data) as deck:
+        assert (await deck.row()).replicas == ()
+
+
+async def test_consoles_are_told_of_a_forgotten_node(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        await lose(deck, one)
+        state = deck.hub.log.state
+        async with feed(deck, f"{state.epoch}:{state.rev}") as socket:
+            await deck.ok("POST", "nodes/n1/forget", FORGET)
+            await watch(socket, lambda messages: any(isinstance(m, FeedNodes) and m.gone for m in messages))

@@ -44,7 +44,7 @@ async def ls(s: Session, tenant: str | None, route: str | None, before: int | No
                 e.rev,
                 utc(e.at_ms),
                 e.kind.value + (" OVERRIDE" if e.override else ""),
-                f"{e.tenant}/{e.route}" if e.route else e.tenant,
+                e.where,
                 "-" if e.generation is None else e.generation,
                 name(e.from_release),
                 name(e.to_release),

@@ -1,4 +1,4 @@
-"""Commands on nodes: list, show, drain, cordon, and end pins."""
+"""Commands on nodes: list, show, drain, cordon, forget, and end pins."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from loradeck.cli.shared.output import span, utc
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.ids import short
-from loradeck.schemas.moves import UnpinRequest
+from loradeck.schemas.moves import ForgetRequest, UnpinRequest
 from loradeck.schemas.state import NodeRow
 
 
 @click.group(cls=Noun)
 def node() -> None:
-    """List and show nodes; drain, cordon, uncordon, unpin."""
+    """List and show nodes; drain, cordon, uncordon, forget, unpin."""
 
 
 @node.command("ls")
@@ -143,6 +143,22 @@ async def cordon(s: Session, name: str, yes: bool) -> None:
 async def uncordon(s: Session, name: str) -> None:
     """End a cordon or a drain."""
     _print_state(s, await s.api.uncordon_node(name))
+
+
+@node.command()
+@click.argument("name", metavar="NODE")
+@reason_option(required=True)
+@yes_option
+@writes
+async def forget(s: Session, name: str, reason: str, yes: bool) -> None:
+    """Forget a node that is off for good; its replicas leave all counts.
+
+    You vouch that it answers nobody: a node that is cut off from the hub serves on. One that is linked is refused. A
+    node that comes back is an ordinary node again.
+    """
+    s.confirm(f"Forget {name}? You vouch that it answers nobody: it counts nowhere until it is back.", yes=yes)
+    result = await s.api.forget_node(name, ForgetRequest(idempotency_key=new_key(), reason=reason))
+    s.out.answer(result, f"{name} is forgotten   rev {result.rev}")
 
 
 @node.command()

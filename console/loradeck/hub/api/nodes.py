@@ -1,14 +1,19 @@
-"""Nodes: their rows, and the orders to drain and cordon them."""
+"""Nodes: their rows, the orders to drain and cordon them, and forgetting one."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
+from loradeck.hub.api.moves import actor_of, answer, move
 from loradeck.hub.api.parameters import Operator, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves import forget as rules
 from loradeck.schemas.link import NodeOrder
+from loradeck.schemas.log import Draft
+from loradeck.schemas.moves import ForgetRequest, MoveResult
 from loradeck.schemas.state import NodeRow
 
 router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
@@ -36,6 +41,18 @@ async def cordon(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
 async def uncordon(node: str, hub: ThisHub, caller: Operator) -> NodeRow:
     """Ends a node's cordon and drain."""
     return await _order(hub, node, cordoned=False, drained=False)
+
+
+@router.post("/nodes/{node}/forget", response_model=MoveResult)
+async def forget(node: str, body: ForgetRequest, hub: ThisHub, caller: Operator) -> Response:
+    """Forgets a node that is not linked: its replicas leave all counts, for a person vouches that it answers nobody."""
+
+    def decide() -> list[Draft]:
+        known = hub.fleet.nodes.get(node)
+        linked = known is not None and known.linked
+        return [rules.forget(node, body.reason, actor_of(caller), known=known is not None, linked=linked)]
+
+    return answer(await move(hub, body.idempotency_key, decide))
 
 
 async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = None) -> NodeRow:

@@ -334,6 +334,19 @@ class Fleet:
         self.unsaved.add(node.name)
         self._members_changed(node)
 
+    def forget(self, node: Node) -> None:
+        """Forgets a node that has no link, with all that it has acknowledged."""
+        del self.nodes[node.name]
+        self.unsaved.add(node.name)
+        self._bases = None
+        for group in self._groups_of.pop(node.name, ()):
+            del group.nodes[node.name]
+            group.changed()
+        for replica in node.replicas:
+            self._where.pop(replica.replica, None)
+            for records in self._acks.values():
+                self.voids += records.pop(replica.replica, None) is not None
+
     def heard_age(self, node: Node) -> float | None:
         """Seconds since a node last sent something; None: not since the hub started."""
         return None if node.heard is None else max(0.0, self.clock() - node.heard)

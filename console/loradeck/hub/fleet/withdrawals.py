@@ -101,7 +101,16 @@ class Withdrawals:
         self._note(node, key, None)
         return True
 
+    def forgotten(self, node: str) -> None:
+        """Ends all withdrawals of a node that was forgotten."""
+        for key in self.on(node):
+            self._note(node, key, None)
+
     # ---- keeping -------------------------------------------------------------------------------------------
+
+    def keep(self, node: str) -> None:
+        """Has all withdrawals of a node written again."""
+        self.unsaved.update({(node, key): self._by_key[key][node] for key in self.on(node)})
 
     def _add(self, one: Withdrawal) -> None:
         self._by_key[one.key][one.node] = one

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.all_links import Links
@@ -29,6 +30,7 @@ class Directives:
     _catalogue: Catalogue
     _tables: NodeTables
     _withdrawals: Withdrawals
+    _fleet: Fleet
     _links: Links
     _prepares: Prepares
     _changes: Changes
@@ -46,9 +48,31 @@ class Directives:
         for key in changed:
             self._withdrawals.placed_otherwise(key, before[key], self._tables.placing(key))
         self._links.put(changed)
+        for event in published.events:
+            if event.kind is EventKind.NODE_FORGET:
+                self._forgotten(str(event.payload["node"]))
+
+    def _forgotten(self, name: str) -> None:
+        """Takes a forgotten node out of the fleet. One that has linked meanwhile is an ordinary node, and is kept."""
+        node = self._fleet.nodes.get(name)
+        if node is None:
+            return
+        if node.linked:
+            node.saved = None
+            self._fleet.unsaved.add(name)
+            self._withdrawals.keep(name)
+            return
+        table = self._tables.table(node.labels)
+        keys = table.members | self._withdrawals.on(name)
+        self._withdrawals.forgotten(name)
+        self._fleet.forget(node)
+        self._changes.node(name)
+        self._changes.soon_for_all(keys)
 
     def changes_fleet(self, drafts: Sequence[Draft]) -> FleetChange:
-        """The withdrawals that drafts cause, to be committed with them."""
+        """The nodes that drafts forget and the withdrawals that they cause, to be committed with them."""
+        forgotten = [str(draft.payload["node"]) for draft in drafts if draft.kind is EventKind.NODE_FORGET]
+        ended = {(name, key): None for name in forgotten for key in self._withdrawals.on(name)}
         before = {
             (draft.tenant, draft.route): placing
             for draft in drafts
@@ -68,7 +92,8 @@ class Directives:
             after[key] = labels, base
         rev = self._log.state.rev + len(drafts)
         caused = [one for key in after for one in self._withdrawals.caused(key, before[key], after[key], rev)]
-        return FleetChange(withdrawals={(one.node, one.key): one for one in caused})
+        begun = {(one.node, one.key): one for one in caused}
+        return FleetChange(nodes=dict.fromkeys(forgotten), withdrawals={**ended, **begun})
 
     def attested(self, attestation: Attestation, keys: Sequence[PointerKey]) -> None:
         """Sends the entries that an attestation changed: where R goes may be another release now."""

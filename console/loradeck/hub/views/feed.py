@@ -71,7 +71,8 @@ class Feed:
 
             entries, nodes = self._tables.entries, self._fleet.nodes
             subscriber.owe_rows(k for k in entries if newer(changes.touched.get(k, NEVER)))
-            subscriber.nodes = dict.fromkeys(n for n in nodes if newer(changes.touched_nodes.get(n, NEVER)))
+            known = dict.fromkeys((*nodes, *changes.touched_nodes))  # forgotten ones too
+            subscriber.nodes = dict.fromkeys(n for n in known if newer(changes.touched_nodes.get(n, NEVER)))
             if again:
                 subscriber.figured = (
                     [k for k in entries if newer(changes.figured.get(k, NEVER))],
@@ -127,11 +128,12 @@ class Feed:
                 await put(f'{{"type":"tenants","rows":[{rows}],"gone":{json.dumps(gone)}}}')
                 await asyncio.sleep(0)
             nodes = self._fleet.nodes
-            names = [n for n in subscriber.nodes if n in nodes]
+            names = list(subscriber.nodes)
             subscriber.nodes = {}
             for some in _batches(names):
-                rows = ",".join(self._rows.node(nodes[n]).model_dump_json() for n in some)
-                await put(f'{{"type":"nodes","rows":[{rows}]}}')
+                forgotten = [n for n in some if n not in nodes]
+                rows = ",".join(self._rows.node(nodes[n]).model_dump_json() for n in some if n in nodes)
+                await put(f'{{"type":"nodes","rows":[{rows}],"gone":{json.dumps(forgotten)}}}')
                 await asyncio.sleep(0)
             jobs = [job for job in (self._jobs.get(j) for j in subscriber.jobs) if job is not None]
             subscriber.jobs = {}

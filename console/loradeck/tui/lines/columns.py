@@ -266,7 +266,7 @@ def job_cells(state: ConsoleState, job: Job) -> dict[str, Span]:
 
 def event_cells(state: ConsoleState, event: Event) -> dict[str, Span]:
     """The cells of an event's row."""
-    where = clean(f"{event.tenant}/{event.route}" if event.route else event.tenant)
+    where = clean(event.where)
     moved = event.from_release != event.to_release and event.to_release is not None
     path = f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}" if moved else ""
     style = "bold" if event.kind.value in ("rollback", "fallback", "rewind") else ""

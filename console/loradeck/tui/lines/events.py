@@ -14,8 +14,7 @@ from loradeck.tui.text.spans import Line, Span, age, line, title
 
 def event_lines(state: ConsoleState, event: Event, width: int) -> list[Line]:
     """An event: who, what, why, and its place in the chain."""
-    where = f"{event.tenant}/{event.route}" if event.route else event.tenant
-    lines = [title(f"rev {event.rev}   {event.kind.value.replace('_', ' ')}   {clean(where)}", width)]
+    lines = [title(f"rev {event.rev}   {event.kind.value.replace('_', ' ')}   {clean(event.where)}", width)]
     old = state.age_of(event.at_ms)
     lines.append(
         line(

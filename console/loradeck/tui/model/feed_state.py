@@ -161,6 +161,9 @@ class FeedState:
                     self.nodes[node.node] = node
                     self.received["node", node.node] = now
                     self._learn_node(node)
+                for name in message.gone:
+                    self.nodes.pop(name, None)
+                    self.received.pop(("node", name), None)
             case FeedJobs():
                 for job in message.rows:
                     self.jobs[job.id] = job
