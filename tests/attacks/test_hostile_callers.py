@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 from tests.integration.router.running import KEY, Running, entry, release
+from tests.integration.router.running import until as eventually
 from tests.integration.router.upstream import Upstream
 
+from loradeck.schemas.route import BODY_CAP, Callers, NodeLimits
 from loradeck_agent.router.request_body import read
 
 V1, V2 = release("v1"), release("v2")
@@ -28,6 +30,7 @@ class Attacked:
     def __init__(self, router: Running, engine: Upstream) -> None:
         self.router = router
         self.engine = engine
+        self.before = ""
 
     async def post(self, body: bytes | dict[str, Any], key: str = KEY) -> tuple[int, str | None, dict[str, str]]:
         """Status, the error's code, and the headers of an answer."""
@@ -41,10 +44,22 @@ class Attacked:
                 assert {"message", "type", "param", "code"} <= error.keys(), "OpenAI's error shape"
             return answer.status, error.get("code"), dict(answer.headers)
 
+    async def allow(self, generation: int = 2, **callers: Any) -> None:
+        """Gives acme's route other settings for its callers; its table counts from here."""
+        given = {"parameters": ("test",), **callers}
+        await self.router.table(entry(V1, generation, callers=Callers(**given)))
+        self.before = await self.table()
+
     async def table(self) -> str:
         """What the router serves, and since which generation."""
         state = await self.router.get("/control/state")
         return json.dumps({name: state[name] for name in ("entries", "in_force", "pins")}, sort_keys=True)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether any key has a request under way, as the router counts it."""
+        assert self.router.here is not None
+        return bool(self.router.here.proxy._limits._under_way)
 
     async def counted(self, tenant: str = "acme") -> tuple[int, int, int]:
         """Attempted, refused and failed requests of a tenant."""
@@ -62,9 +77,9 @@ async def attacked() -> AsyncIterator[Attacked]:
     await router.engines(("e0", engine.socket, [V1, V2, GLOBEX]))
     await router.table(entry(V1), entry(GLOBEX, tenant="globex"))
     made = Attacked(router, engine)
-    before = await made.table()
+    made.before = await made.table()
     yield made
-    assert await made.table() == before
+    assert await made.table() == made.before
     await router.close()
     await engine.stop()
     shutil.rmtree(folder)
@@ -133,3 +148,102 @@ def ends(raw: bytes) -> bytes:
     if json.loads(raw).get("user") == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     return read(raw)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chat_template", "priority", "kv_transfer_params", "cache_salt", "logits_processors", "prompt_logprobs", "zz", ""],
+)
+async def test_parameters_that_reach_beyond_a_request_are_refused_by_name(attacked: Attacked, name: str) -> None:
+    assert (await attacked.post({"model": "acme", "prompt": "x", name: 1}))[:2] == (400, "unknown_parameter")
+    assert attacked.engine.seen == []
+    assert await attacked.counted() == (0, 0, 0)
+
+
+async def test_a_route_may_let_more_parameters_pass_and_another_route_does_not(attacked: Attacked) -> None:
+    await attacked.allow(parameters=("priority",))
+    assert (await attacked.post({"model": "acme", "priority": 1}))[0] == 200
+    assert (await attacked.post({"model": "acme", "chat_template": "x"}))[:2] == (400, "unknown_parameter")
+    assert (await attacked.post({"model": "globex", "priority": 1}, "globex-key"))[:2] == (400, "unknown_parameter")
+    assert [one.get("priority") for one in attacked.engine.seen] == [1]
+
+
+async def test_parameters_by_the_thousand_are_refused(attacked: Attacked) -> None:
+    asked = {"model": "acme", **{f"p{number}": 0 for number in range(5000)}}
+    assert (await attacked.post(asked))[:2] == (400, "unknown_parameter")
+    assert attacked.engine.seen == []
+
+
+async def test_bodies_that_are_held_back_fill_no_memory(attacked: Attacked) -> None:
+    """Five requests announce 4 MB each and never send them."""
+    await attacked.allow(body_bytes=3 * BODY_CAP)
+    held = []
+    answers = []
+    for _ in range(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", attacked.router.port)
+        writer.write(
+            f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Expect: 100-continue\r\nContent-Length: {BODY_CAP}\r\n\r\n".encode()
+        )
+        answers.append((await reader.readline()).split()[1])
+        held.append(writer)
+    assert answers == [b"100", b"100", b"100", b"429", b"429"]
+    status, code, headers = await attacked.post({"model": "acme"})
+    assert (status, code, int(headers["Retry-After"]) >= 1) == (429, "rate_limit_exceeded", True)
+    assert (await attacked.post({"model": "globex"}, "globex-key"))[0] == 200
+    for writer in held:
+        writer.close()
+    await eventually(lambda: not attacked.under_way)
+    assert (await attacked.post({"model": "acme"}))[0] == 200
+    assert await attacked.counted() == (1, 0, 0)
+
+
+async def test_one_key_does_not_take_every_place(attacked: Attacked) -> None:
+    await attacked.allow(concurrent=3)
+    slow = {"model": "acme", "test": {"delay": 30}}
+    waiting = [asyncio.create_task(attacked.post(slow)) for _ in range(3)]
+    await eventually(lambda: len(attacked.engine.seen) == 3)
+    status, code, headers = await attacked.post({"model": "acme"})
+    assert (status, code, headers["Retry-After"]) == (429, "rate_limit_exceeded", "1")
+    assert (await attacked.post({"model": "globex"}, "globex-key"))[0] == 200
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await eventually(lambda: not attacked.under_way)
+    assert (await attacked.post({"model": "acme"}))[0] == 200
+    assert await attacked.counted() == (4, 0, 0), "what a key may not ask for is no refusal of its release"
+
+
+async def test_requests_beyond_a_routes_number_a_minute_are_told_when_to_come_back(attacked: Attacked) -> None:
+    await attacked.allow(requests_per_minute=5)
+    answers = [await attacked.post({"model": "acme"}) for _ in range(8)]
+    assert [status for status, _, _ in answers] == [200] * 5 + [429] * 3
+    assert [1 <= int(headers["Retry-After"]) <= 12 for _, _, headers in answers[5:]] == [True] * 3
+    assert (await attacked.post({"model": "globex"}, "globex-key"))[0] == 200
+    assert len([one for one in attacked.engine.seen if one["model"] == V1.engine_name]) == 5
+    assert await attacked.counted() == (5, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"max_tokens": 1000}, {"max_completion_tokens": 500, "n": 2}, {"prompt": "x" * 4000, "max_tokens": 1}],
+    ids=["one answer", "two answers", "a long prompt"],
+)
+async def test_tokens_beyond_a_routes_number_a_minute_are_told_when_to_come_back(
+    attacked: Attacked, asked: dict[str, Any]
+) -> None:
+    await attacked.allow(tokens_per_minute=2600)
+    answers = [await attacked.post({"model": "acme", **asked}) for _ in range(3)]
+    assert [status for status, _, _ in answers] == [200, 200, 429]
+    assert 1 <= int(answers[2][2]["Retry-After"]) <= 60
+    assert (await attacked.post({"model": "acme", "prompt": "x", "max_tokens": 10}))[0] == 200
+    assert len(attacked.engine.seen) == 3
+
+
+async def test_a_nodes_own_limits_hold_where_a_route_sets_none(attacked: Attacked) -> None:
+    assert attacked.router.here is not None
+    attacked.router.here.proxy._limits.node = NodeLimits(requests_per_minute=2)
+    await attacked.allow(requests_per_minute=4)
+    assert [(await attacked.post({"model": "acme"}))[0] for _ in range(5)] == [200] * 4 + [429]
+    asked = {"model": "globex"}
+    assert [(await attacked.post(asked, "globex-key"))[0] for _ in range(3)] == [200, 200, 429]

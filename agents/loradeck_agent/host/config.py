@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from loradeck.client.setting_errors import setting_errors
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.ids import Name, Strict
+from loradeck.schemas.route import NodeLimits
 from loradeck_agent.host.engine_config import AnyEngine, EngineConfig, VllmEngine
 from loradeck_agent.host.errors import ConfigError
 from loradeck_agent.host.secret_file import read_secret
@@ -32,6 +33,7 @@ class RouterConfig(Strict):
     listen: str = Field(description="HOST:PORT that callers of the tenants' models connect to")
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    limits: NodeLimits = Field(NodeLimits(), description="of each caller's key on this node, where a route sets none")
 
     @field_validator("listen")
     @classmethod

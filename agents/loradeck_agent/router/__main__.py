@@ -17,6 +17,7 @@ from pathlib import Path
 import uvloop
 
 from loradeck.schemas.address import is_loopback
+from loradeck.schemas.route import NodeLimits
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.router.serve import Router
 from loradeck_agent.router.table import TableFault
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where callers connect")
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; needed beyond loopback")
     parser.add_argument("--tls-key", type=Path, help="its private key")
+    parser.add_argument(
+        "--limits", type=NodeLimits.model_validate_json, metavar="JSON", help="of each caller's key, on this node"
+    )
     options = parser.parse_args(argv)
     host, _, port = options.listen.rpartition(":")
     host = host.strip("[]")
@@ -43,18 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(options.tls_cert, options.tls_key)
     try:
-        uvloop.run(_run(options.state, host, int(port), tls))
+        uvloop.run(_run(options.state, host, int(port), tls, options.limits))
     except (TableFault, OSError) as fault:
         logging.getLogger("loradeck_agent.router").error("%s", fault)
         return 1
     return 0
 
 
-async def _run(state: Path, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def _run(state: Path, host: str, port: int, tls: ssl.SSLContext | None, limits: NodeLimits | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    router = Router(state)
+    router = Router(state, limits)
     try:
         await router.start(host, port, tls)
         await stop.wait()

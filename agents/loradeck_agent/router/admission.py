@@ -18,7 +18,7 @@ from loradeck.rules.serving import flip as rules
 from loradeck.schemas.candidate import CohortUnit
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.release import Form, Release
-from loradeck.schemas.route import ResponseChecks, Streams
+from loradeck.schemas.route import Callers, ResponseChecks, Streams
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.cohort_keys import caller_digest
 from loradeck_agent.router.counters import Counter, End, Stats
@@ -43,6 +43,8 @@ class Refusal:
     fix: str = ""
     retry_after_s: int | None = None
     counter: Counter | None = None
+    param: str | None = None
+    """The parameter of the request that is at fault, as OpenAI's errors name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,16 @@ class Admission:
         """Tenants that a caller's key may use; None when no tenant knows it."""
         routes = self._routes_by_caller.get(caller_digest(bearer))
         return {tenant for tenant, _ in routes} if routes else None
+
+    def callers_of(self, bearer: str) -> list[Callers]:
+        """What the routes that a caller's key may use say of their callers."""
+        keys = self._routes_by_caller.get(caller_digest(bearer), ())
+        return [self.callers(key) for key in keys]
+
+    def callers(self, key: PointerKey) -> Callers:
+        """What a route says of its callers; nothing, while it refuses everybody."""
+        route = self._routes.get(key)
+        return route.plan.entry.callers if route is not None and isinstance(route.plan, Plan) else Callers()
 
     def models(self, tenants: set[str]) -> list[str]:
         """Names under which these tenants' routes can be asked for."""

@@ -15,9 +15,12 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.route import BODY_CAP
 from loradeck_agent.host.body_reader import BodyReader, BodyUnread
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
-from loradeck_agent.router.cohort_keys import bearer_of, cohort_key
+from loradeck_agent.router.caller_limits import CallerLimits
+from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of
@@ -25,9 +28,6 @@ from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.trace import Trace
 
 log = logging.getLogger(__name__)
-
-BODY_CAP = 4 * 2**20
-"""Bytes of a request's body."""
 
 BODY_TIMEOUT_S = 60.0
 LOOK_UPS = 4
@@ -68,6 +68,7 @@ class Proxy:
     _checks: Checks
     _trace: Trace
     _bodies: BodyReader
+    _limits: CallerLimits
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
@@ -99,15 +100,25 @@ class Proxy:
         tenants = self._tenants(request)  # before the body: strangers' bytes are not read
         if isinstance(tenants, Refusal):
             return refused(tenants)
-        asked = await self._asked(request)
-        if isinstance(asked, Refusal):
-            return refused(asked)
+        bearer = bearer_of(request.headers)
+        routes = self._admission.callers_of(bearer)
+        with self._limits.request(caller_digest(bearer), routes, _size(request)) as refusal:
+            asked = refusal or await self._asked(request)
+            if isinstance(asked, Refusal):
+                return refused(asked)
+            return await self._answer(request, path, asked, tenants)
+
+    async def _answer(self, request: web.BaseRequest, path: str, asked: Asked, tenants: set[str]) -> web.StreamResponse:
+        """Answers a request whose body was read. `tenants`: those that its key may use."""
         tenant, _, route = asked.model.partition("/")
         key = (tenant, route or DEFAULT_ROUTE)
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         if tenant not in tenants:  # what other tenants there are is none of a caller's business
             return refused(unknown_route(key), request_id)
+        refusal = self._forbidden(request, key, asked)
+        if refusal is not None:
+            return refused(refusal, request_id)
 
         cohort = partial(cohort_key, request.headers, {"user": asked.user})
         failed: Replica | None = None
@@ -124,6 +135,18 @@ class Proxy:
         return refused(
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
+
+    def _forbidden(self, request: web.BaseRequest, key: PointerKey, asked: Asked) -> Refusal | None:
+        """Why a route does not take a request from its caller: for what it holds, or for how many came before it."""
+        callers = self._admission.callers(key)
+        unlisted = next((name for name in asked.unlisted if name not in callers.parameters), None)
+        if unlisted is not None:
+            message, fix = (
+                f"The parameter `{unlisted}` does not pass here.",
+                "Leave it out, or have the route allow it.",
+            )
+            return Refusal(400, "unknown_parameter", message, fix, param=unlisted)
+        return self._limits.spend(caller_digest(bearer_of(request.headers)), key, callers, asked.tokens)
 
     async def _asked(self, request: web.BaseRequest) -> Asked | Refusal:
         """The request's body, read: a JSON object with a `model`."""
@@ -269,6 +292,13 @@ def _cancelled_twice() -> bool:
     return task is not None and task.uncancel() > 0
 
 
+def _size(request: web.BaseRequest) -> int:
+    """The most bytes that a request's body may turn out to have."""
+    if request.content_length is None or "Content-Encoding" in request.headers:
+        return BODY_CAP
+    return min(request.content_length, BODY_CAP)
+
+
 async def _body(request: web.BaseRequest) -> bytes | Refusal:
     """The request's body, as it came."""
     try:
@@ -300,12 +330,14 @@ def refused(refusal: Refusal, request_id: str | None = None, headers: dict[str, 
     if refusal.status == 401:
         extra["WWW-Authenticate"] = "Bearer"
     return web.json_response(
-        _error(refusal.code, f"{refusal.message} {refusal.fix}".strip()), status=refusal.status, headers=extra
+        _error(refusal.code, f"{refusal.message} {refusal.fix}".strip(), refusal.param),
+        status=refusal.status,
+        headers=extra,
     )
 
 
-def _error(code: str, message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": code, "param": None, "code": code}}
+def _error(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": code, "param": param, "code": code}}
 
 
 async def _break_off(

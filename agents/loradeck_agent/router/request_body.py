@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from loradeck_agent.host.body_reader import DEPTH, too_deep
+from loradeck_agent.router.parameters import PASSING
 
 NUMBERS = 2**63
 """No engine reads numbers beyond 64 bits, or NaN and infinity: a setting with one of these is its caller's mistake."""
 
+ANSWER_TOKENS = 256
+"""What an answer counts for whose request sets no limit."""
+
 _SETTINGS = ("stream", "stream_options", "max_tokens", "max_completion_tokens", "n")
 """Settings that the router reads or changes; they stand apart from the rest of the body."""
 
+_UNLISTED = 64
+"""Most parameters of a body that not every route lets pass."""
+
 _LONGEST = 512
-"""Characters of a setting, as JSON, and of `user`; a longer one is no setting of these, and stays in the rest."""
+"""Characters of a setting, as JSON, of `user` and of a parameter's name. A longer setting stays in the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,8 @@ class Asked:
     model: str
     user: str | None
     settings: dict[str, Any]
+    unlisted: list[str]
+    """Parameters that not every route lets pass."""
     rest: bytes
 
     @property
@@ -32,10 +41,22 @@ class Asked:
         """Whether the answer is to come as events."""
         return bool(self.settings.get("stream"))
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that the request may cost: those that its answers may have, and one for every four bytes of it."""
+        most = [self.settings.get(name) for name in ("max_completion_tokens", "max_tokens")]
+        answer = next((limit for limit in most if _counts(limit)), ANSWER_TOKENS)
+        answers = self.settings.get("n")
+        return answer * (answers if _counts(answers) else 1) + len(self.rest) // 4
+
     def body(self, model: str) -> bytes:
         """The request as an engine gets it, for a model of that engine."""
         head = json.dumps({"model": model, **self.settings}).encode()
         return head if self.rest == b"{}" else head[:-1] + b", " + self.rest[1:]
+
+
+def _counts(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and value > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +86,16 @@ def read(raw: bytes) -> bytes:
         if isinstance(value, int | float) and not -NUMBERS <= value < NUMBERS:
             fix = "Send a finite one between -2^63 and 2^63 - 1."
             return _refuse(Unfit("bad_number", f"The number of `{name[:64]}` is out of range.", fix))
+    unlisted = [name for name in asked if name not in PASSING]
+    if len(unlisted) > _UNLISTED or any(len(name) > _LONGEST for name in unlisted):
+        return _refuse(Unfit("unknown_parameter", "The body has parameters that no engine knows.", "Leave them out."))
     user = asked.get("user")
     settings = {n: asked.pop(n) for n in _SETTINGS if n in asked and len(json.dumps(asked[n])) <= _LONGEST}
     head = {
         "model": asked.pop("model"),
         "user": user if isinstance(user, str) and len(user) <= _LONGEST else None,
         "settings": settings,
+        "unlisted": unlisted,
     }
     return json.dumps(head).encode() + b"\n" + json.dumps(asked).encode()
 

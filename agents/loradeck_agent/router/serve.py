@@ -13,14 +13,16 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loradeck.schemas.route import BODY_CAP, KeyLimits, NodeLimits
 from loradeck.strangers.protocol import Limits
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.router.admission import Admission
+from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
-from loradeck_agent.router.proxy import BODY_CAP, Proxy
+from loradeck_agent.router.proxy import Proxy
 from loradeck_agent.router.request_body import read
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.strangers import strangers
@@ -35,9 +37,11 @@ DRAIN_S = 10.0
 class Router:
     """Holds the folder's lock from construction to `stop`."""
 
-    def __init__(self, state: Path) -> None:
-        """Raises:
-        TableFault: another router runs here, or the table is damaged.
+    def __init__(self, state: Path, key_limits: KeyLimits | None = None) -> None:
+        """Takes the folder. `key_limits`: of each caller's key, where a route sets none.
+
+        Raises:
+            TableFault: another router runs here, or the table is damaged.
         """
         self.boot = secrets.token_hex(8)
         self._table = Table(state)
@@ -46,6 +50,7 @@ class Router:
         self._trace = Trace()
         self._checks = Checks()
         self._bodies = BodyReader(read)
+        self._limits = CallerLimits(key_limits or NodeLimits())
         self._hub_silence = HubSilence(self._table)
         self._replicas = Replicas()
         self._admission = Admission(self._hub_silence, self._stats)
@@ -63,7 +68,7 @@ class Router:
         """
         self.switch.start()
         self._checks.start()
-        self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies)
+        self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies, self._limits)
         server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
         await callers.setup()

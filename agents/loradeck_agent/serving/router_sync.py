@@ -199,6 +199,7 @@ class RouterSync:
         argv: tuple[str, ...] = (
             *(sys.executable, "-m", "loradeck_agent.router"),
             *("--state", str(self.folder.router), "--listen", config.listen),
+            *("--limits", config.limits.model_dump_json()),
         )
         if config.tls_cert is not None:
             argv += ("--tls-cert", str(config.tls_cert), "--tls-key", str(config.tls_key))

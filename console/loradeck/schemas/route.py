@@ -9,6 +9,9 @@ from pydantic import Field
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Strict
 
+BODY_CAP = 4 * 2**20
+"""Bytes of the body of one request to a router."""
+
 
 class Gap(StrEnum):
     """How a router answers between an entry's arrival and its release being ready on the engine."""
@@ -62,6 +65,39 @@ class BreachLimit(Strict):
     n: int = Field(50, ge=1)
 
 
+class KeyLimits(Strict):
+    """What one caller's key may ask of one node; each node holds its callers to the whole of it. None: no limit.
+
+    Tokens of a request are those that its answer may have (256 where it does not say) for each answer, and a token for
+    every four bytes of its body.
+    """
+
+    concurrent: int | None = Field(None, ge=1, description="requests at once")
+    body_bytes: int | None = Field(None, ge=BODY_CAP, description="bodies of requests in the router's memory")
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+
+    def over(self, node: KeyLimits) -> KeyLimits:
+        """These limits, with a node's own where there is none."""
+        own = {name: limit for name in KeyLimits.model_fields if (limit := getattr(self, name)) is not None}
+        return node.model_copy(update=own)
+
+
+class NodeLimits(KeyLimits):
+    """The limits of a node for routes that set none, so that no key fills its memory."""
+
+    concurrent: int | None = Field(1024, ge=1, description="requests at once")
+    body_bytes: int | None = Field(64 * 2**20, ge=BODY_CAP, description="bodies of requests in the router's memory")
+
+
+class Callers(KeyLimits):
+    """What callers may ask of a route. Where it sets no limit, a node's counts (`[router.limits]` in agent.toml)."""
+
+    parameters: tuple[str, ...] = Field(
+        (), description="parameters of the engine that pass beside OpenAI's, such as chat_template or priority"
+    )
+
+
 class RouteConfig(Strict):
     """All settings of a route. They are set as a whole, by an event of the log."""
 
@@ -79,6 +115,7 @@ class RouteConfig(Strict):
     signers: tuple[str, ...] = Field(
         (), description="public keys (PEM); if there are any, only releases signed by one of them are served"
     )
+    callers: Callers = Callers()
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"
     )

@@ -18,7 +18,7 @@ from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import Digest, Name, Wire, digest_of
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
-from loradeck.schemas.route import Gap, ResponseChecks, Streams
+from loradeck.schemas.route import Callers, Gap, ResponseChecks, Streams
 
 
 class ReleaseRef(Wire):
@@ -75,6 +75,7 @@ class TableEntry(Wire):
     canaries: tuple[tuple[dict[str, str], ...], ...] = ()
     signers: tuple[str, ...] = Field((), description="public keys (PEM); if any, only releases they signed are served")
     refuse_after_s: float | None = None
+    callers: Callers = Field(Callers(), exclude_if=lambda callers: callers == Callers())
     suspended: bool = False
     keys: tuple[Digest, ...] = Field((), description="SHA-256 of the callers' keys that may use this tenant")
     left: ReleaseRef | None = Field(None, description="release that the last move left; its engine stops later")

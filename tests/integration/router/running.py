@@ -21,6 +21,7 @@ import aiohttp
 from loradeck.schemas.ids import digest_of
 from loradeck.schemas.log import GENESIS
 from loradeck.schemas.release import Form, Release
+from loradeck.schemas.route import Callers
 from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck.strangers.protocol import Limits
 from loradeck_agent.router.serve import Router
@@ -49,6 +50,7 @@ def entry(current: ReleaseRef | None, generation: int = 1, **fields: Any) -> Tab
     fields.setdefault("keys", (sha(KEY) if tenant == "acme" else sha(f"{tenant}-key"),))
     fields.setdefault("route", "production")
     fields.setdefault("epoch", 1)
+    fields.setdefault("callers", Callers(parameters=("test",)))  # what the tests ask of their engine
     return TableEntry(tenant=tenant, generation=generation, current=current, **fields)
 
 

@@ -11,9 +11,8 @@ import pytest
 from tests.integration.router.running import KEY, Answer, Running, entry, release, until
 from tests.integration.router.upstream import Upstream
 
-from loradeck.schemas.route import Streams
+from loradeck.schemas.route import BODY_CAP, Streams
 from loradeck_agent.router import proxy
-from loradeck_agent.router.proxy import BODY_CAP
 
 V1, V2 = release("v1"), release("v2")
 GLOBEX = release("v1", tenant="globex")

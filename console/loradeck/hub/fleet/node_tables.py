@@ -108,6 +108,7 @@ class NodeTables:
             canaries=config.canaries,
             signers=config.signers,
             refuse_after_s=config.refuse_after_s,
+            callers=config.callers,
             suspended=tenant.suspended or tenant.offboarded,
             keys=tuple(k.sha256 for k in tenant.keys),
             left=self._ref(left) if live else None,

@@ -66,7 +66,7 @@ class MoveProgress:
     bad_before: dict[PointerKey, float | None] = field(default_factory=dict, init=False)
     """The share of bad answers of the release that the last move left."""
     _first_times: dict[PointerKey, _FirstTimes] = field(default_factory=dict, init=False)
-    """Of the newest generation of each pointer: kept where a replica comes back, flips and is proven again."""
+    """Times of the newest generation of each pointer: kept where a replica comes back and flips and is proven again."""
     _flips: deque[float] = field(default_factory=lambda: deque(maxlen=50), init=False)
     _flips_of: dict[PointerKey, deque[float]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=10)), init=False

@@ -247,6 +247,7 @@ def _settings(entry: TableEntry) -> dict[str, object]:
         "checks": entry.checks,
         "canaries": entry.canaries,
         "refuse_after_s": entry.refuse_after_s,
+        "callers": entry.callers,
     }
 
 

@@ -1,0 +1,104 @@
+"""Limits of each caller's key on this node: requests at once, bodies in memory, requests and tokens a minute."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from loradeck.rules.serving.rate_limits import Bucket, take
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.route import KeyLimits
+from loradeck_agent.router.admission import Refusal
+
+KEPT = 10_000
+"""Buckets that are kept; when there are more, those that are full again are let go."""
+
+BUSY_S = 1
+"""When a caller may try again that has too much under way: nobody knows when its own requests end."""
+
+Rate = tuple[str, PointerKey, str]
+"""A caller, a route, and what is counted."""
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """What one key has under way: requests, and the bytes of their bodies."""
+
+    requests: int = 0
+    bodies: int = 0
+
+
+class CallerLimits:
+    """What each caller's key has under way, and has asked for lately. `clock` is monotonic, in seconds."""
+
+    def __init__(self, node: KeyLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.node = node
+        self._clock = clock
+        self._under_way: dict[str, UnderWay] = {}
+        self._buckets: dict[Rate, Bucket] = {}
+
+    @contextmanager
+    def request(self, caller: str, routes: Iterable[KeyLimits], body: int) -> Iterator[Refusal | None]:
+        """Holds a place for one request of a caller, with `body` bytes, until it is over; or says why there is none.
+
+        Args:
+            caller: digest of its key.
+            routes: the limits of the routes that it may use. The most generous counts, for the body that names the
+                route is not read yet.
+        """
+        limits = [one.over(self.node) for one in routes]
+        mine = self._under_way.setdefault(caller, UnderWay())
+        refusal = None
+        if mine.requests >= _most(one.concurrent for one in limits):
+            refusal = _too_many("concurrent_requests", f"This key has {mine.requests} requests under way here.")
+        elif mine.bodies + body > _most(one.body_bytes for one in limits):
+            refusal = _too_many("request_bytes", f"This key has {mine.bodies} bytes of requests under way here.")
+        if refusal is not None:
+            yield refusal
+            return
+        mine.requests += 1
+        mine.bodies += body
+        try:
+            yield None
+        finally:
+            mine.requests -= 1
+            mine.bodies -= body
+            if not mine.requests:
+                self._under_way.pop(caller, None)
+
+    def spend(self, caller: str, key: PointerKey, route: KeyLimits, tokens: int) -> Refusal | None:
+        """Takes a request and its tokens from what a caller may ask of a route in a minute, or says why not."""
+        limits = route.over(self.node)
+        now = self._clock()
+        taken: dict[Rate, Bucket] = {}
+        for what, amount, most in (
+            ("requests", 1, limits.requests_per_minute),
+            ("tokens", tokens, limits.tokens_per_minute),
+        ):
+            if most is None:
+                continue
+            rate = (caller, key, what)
+            taken[rate], wait = take(self._buckets.get(rate), amount, most, now)
+            if wait:
+                message = f"This key may ask for {most} {what} of {'/'.join(key)} a minute on this node."
+                return _too_many(what, message, math.ceil(wait))
+        self._buckets |= taken
+        if len(self._buckets) > KEPT:
+            self._let_go(now)
+        return None
+
+    def _let_go(self, now: float) -> None:
+        """Forgets buckets that nobody has taken from for a minute: they are full again."""
+        self._buckets = {rate: bucket for rate, bucket in self._buckets.items() if now - bucket.at < 60}
+
+
+def _most(limits: Iterable[int | None]) -> float:
+    """The most generous of some limits; None is no limit."""
+    return max((math.inf if limit is None else limit for limit in limits), default=math.inf)
+
+
+def _too_many(what: str, message: str, retry_after_s: int = BUSY_S) -> Refusal:
+    return Refusal(429, "rate_limit_exceeded", message, f"Try again in {retry_after_s} s.", retry_after_s, param=what)
