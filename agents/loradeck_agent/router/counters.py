@@ -47,7 +47,7 @@ class Counter:
     last_admitted_ms: int = 0
     last_token_ms: int = 0
     places: set[int] = field(default_factory=set)
-    """Of a candidate: the places of the keys that asked for its pointer, of either arm."""
+    """The places of the keys that asked for a candidate's pointer, of either arm."""
     ttft: list[int] = field(default_factory=lambda: [0] * (len(TTFT_BUCKETS_MS) + 1))
 
     def admit(self, row: Row) -> None:
