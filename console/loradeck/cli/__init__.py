@@ -22,6 +22,10 @@ COMMANDS = {
         "loradeck.cli.commands.moves:promote",
         "Put a release on a route, after preparing it on every replica.",
     ),
+    "candidate": (
+        "loradeck.cli.commands.candidate:candidate",
+        "Give a release to a share of a route's callers: start, step, finish, abort and show.",
+    ),
     "rewind": (
         "loradeck.cli.commands.rewind:rewind",
         "Put pointers back as they were at a rev or a time, all in one transaction.",

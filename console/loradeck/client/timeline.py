@@ -97,7 +97,7 @@ def as_markdown(made: Timeline, name: Callable[[str | None], str]) -> str:
 
 
 def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]) -> tuple[str, ...]:
-    moved = event.from_release != event.to_release and event.to_release is not None
+    left, to = event.path
     incidents = [event.incident or "", *(note.incident or "" for note in notes)]
     reasons = [event.reason, *(f"{note.reason} ({note.actor}, {stamp(note.at_ms)})" for note in notes if note.reason)]
     return (
@@ -105,9 +105,7 @@ def _row(event: Event, notes: Sequence[Event], name: Callable[[str | None], str]
         str(event.rev),
         _plain(event.kind.value.replace("_", " ")) + (" **OVERRIDE**" if event.override else ""),
         _plain(event.where),
-        f"{_plain(name(event.from_release)) if event.from_release else 'none'} > {_plain(name(event.to_release))}"
-        if moved
-        else "",
+        f"{_plain(name(left)) if left else 'none'} > {_plain(name(to))}" if left != to and to is not None else "",
         _plain(event.actor),
         _plain(", ".join(dict.fromkeys(incident for incident in incidents if incident))),
         "; ".join(_plain(reason) for reason in reasons if reason),

@@ -191,7 +191,8 @@ class Hub:
         )
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
         self.rows = rows = Rows(
-            *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews, self.failed_promotes)
+            *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
+            *(self.failed_promotes, self.cohorts),
         )
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)

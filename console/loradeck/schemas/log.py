@@ -65,6 +65,9 @@ MOVES = frozenset(
 FLEET: Literal[""] = ""
 """In place of a tenant: the event is about the fleet."""
 
+CANDIDATE_ENDED = "candidate_ended"
+"""The name in a move's payload under which it says which candidate has ended without becoming the live release."""
+
 
 class Quarantine(Wire):
     """A release that was rolled back from, on one pointer. It ends by a lift, or by the undo of `event`."""
@@ -178,6 +181,23 @@ class Event(Wire):
             release = self.payload["release"]
             return None if release is None else str(release)
         return self.pointer.release if self.pointer else None
+
+    @property
+    def path(self) -> tuple[str | None, str | None]:
+        """The releases that callers went from and to. At the start of a candidate, and at its steps, they go from the
+        live release to the candidate; where it ends and the live release stays, they go back.
+        """
+        if self.pointer is None or self.pointer.release != self.from_release:
+            return self.from_release, self.to_release
+        if self.kind in (EventKind.CANDIDATE_START, EventKind.CANDIDATE_STEP) and self.pointer.candidate is not None:
+            return self.from_release, self.pointer.candidate.release
+        return self.payload.get(CANDIDATE_ENDED) or self.from_release, self.to_release
+
+    @property
+    def left(self) -> str | None:
+        """The release that the event took from all callers who had it; None if it took none."""
+        left, to = self.path
+        return None if self.kind is EventKind.CANDIDATE_START or left == to else left
 
     @property
     def generation(self) -> int | None:

@@ -131,15 +131,23 @@ class Cause(Wire):
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
 
 
+class CandidateRow(Wire):
+    """The candidate of a pointer as a console shows it; its share is in the pointer's state."""
+
+    release: ReleaseView
+    minute: WireCounts = Field(Counts(), description="its requests in the last minute")
+    keys: int = Field(0, description="keys that the share is drawn from, as far as they are known")
+
+
 class TenantRow(Wire):
-    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED NOPRIOR HELD PIN PREP SUSP."""
+    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED NOPRIOR HELD PIN PREP CAND SUSP."""
 
     tenant: Name
     route: Name
     pointer: PointerState
     epoch: int
     live: ReleaseView | None
-    candidate: ReleaseView | None = Field(
+    candidate: CandidateRow | None = Field(
         None, exclude_if=lambda candidate: candidate is None, description="what a share of callers gets beside it"
     )
     suspended: bool = False

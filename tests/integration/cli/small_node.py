@@ -35,6 +35,7 @@ from loradeck.schemas.link import (
     down_adapter,
 )
 from loradeck.schemas.log import GENESIS
+from loradeck.schemas.protocol import SUPPORTED
 from loradeck.schemas.table import Pin, TableEntry
 from loradeck.schemas.telemetry import NvmlState
 
@@ -123,7 +124,16 @@ class SmallNode:
         ):
             self._connection = connection
             self._say(
-                Hello(node=self.name, boot="b", version="1", epoch=0, rev=0, hash=GENESIS, replicas=(self._replica(),))
+                Hello(
+                    node=self.name,
+                    boot="b",
+                    version="1",
+                    epoch=0,
+                    rev=0,
+                    hash=GENESIS,
+                    replicas=(self._replica(),),
+                    features=tuple(SUPPORTED),
+                )
             )
             heard = 0.0
             while True:

@@ -78,7 +78,7 @@ async def test_a_start_is_prepared_then_the_entry_names_the_candidate_and_the_li
     row = await deck.row()
     assert row.live is not None
     assert row.candidate is not None
-    assert (row.live.id, row.candidate.id, row.preview.target and row.preview.target.id) == (two, other, two)
+    assert (row.live.id, row.candidate.release.id, row.preview.target and row.preview.target.id) == (two, other, two)
     assert (entry.left, row.pointer.beneath) == (None, (one,))
 
 

@@ -8,12 +8,13 @@ import pytest
 from tests.fakes import console_fleet as seed
 from tests.fakes.console_stage import Clock
 
+from loradeck.schemas.candidate import Candidate, CohortUnit
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.moves import MoveResult
-from loradeck.schemas.state import PreviewAction, TenantRow
+from loradeck.schemas.state import CandidateRow, PreviewAction, TenantRow
 from loradeck.schemas.telemetry import NvmlState
 from loradeck.tui.key_checks.decide import decide
 from loradeck.tui.key_checks.seen_frames import Frame
@@ -29,7 +30,7 @@ from loradeck.tui.lines.preview import also_line, preview_lines
 from loradeck.tui.lines.rollback_panel import has_preview, panel_lines, pin_command, replica_table, wants_panel
 from loradeck.tui.model import packed_rows
 from loradeck.tui.model.progress import is_done
-from loradeck.tui.model.sent_moves import Phase
+from loradeck.tui.model.sent_moves import OwnMove, Phase
 from loradeck.tui.model.state import ConsoleState
 from loradeck.tui.text.spans import Line
 
@@ -73,6 +74,74 @@ def test_the_preview_says_now_cause_where_R_goes_and_whether_it_is_armed(state: 
     assert "skipped v8" in shown
     assert "breached (bad 18% in 17 min)" in shown
     assert "R ARMED" in shown
+
+
+def with_candidate(state: ConsoleState, *, to_live: bool) -> TenantRow:
+    """acme on v9 with v10 for a share of the users, after its start."""
+    before = state.tenants[ACME]
+    assert before.live is not None
+    view = before.live.model_copy(update={"id": "d" * 64, "label": "v10"})
+    out = Candidate(
+        release=view.id, generation=2, permille=25, salt="s" * 8, unit=CohortUnit.USER, named=("ann", "bob")
+    )
+    target = before.live if to_live else before.preview.target
+    row = before.model_copy(
+        update={
+            "pointer": before.pointer.model_copy(update={"candidate": out}),
+            "candidate": CandidateRow(release=view),
+            "preview": before.preview.model_copy(update={"target": target}),
+        }
+    )
+    state.tenants[ACME] = row
+    return row
+
+
+def test_the_preview_says_who_gets_the_candidate_and_who_goes_where_with_R(state: ConsoleState, armed: Armed) -> None:
+    before = state.tenants[ACME]
+    with_candidate(state, to_live=True)
+    shown = preview(state, armed(), width=140)
+    assert "v10 for 2.5 % of the users and 2 named" in shown
+    assert "all callers get v9; v10 is out and quarantined" in shown
+    verdict = decide(Action.ROLLBACK, state, armed())
+    assert isinstance(verdict, Act)
+    assert verdict.moves[0].says == "R v10/B2 > v9/B2"
+    state.tenants[ACME] = before
+    with_candidate(state, to_live=False)
+    shown = preview(state, armed(), width=140)
+    target = state.tenants[ACME].preview.target
+    assert target is not None
+    assert f"all callers get {target.label}; v9 is quarantined, its candidate v10 is out" in shown
+
+
+def test_the_moves_of_a_candidate_say_which_release_callers_went_to(state: ConsoleState) -> None:
+    row = with_candidate(state, to_live=True)
+    event = state.last_move(row)
+    assert event is not None
+    live, candidate = row.pointer.release, "d" * 64
+    start = event.model_copy(
+        update={"kind": EventKind.CANDIDATE_START, "pointer": row.pointer, "from_release": live, "payload": {}}
+    )
+    assert (start.path, start.left) == ((live, candidate), None)
+    ended = start.model_copy(
+        update={
+            "kind": EventKind.ROLLBACK,
+            "pointer": row.pointer.model_copy(update={"candidate": None}),
+            "payload": {"candidate_ended": candidate},
+        }
+    )
+    assert (ended.path, ended.left) == ((candidate, live), candidate)
+    hold = start.model_copy(update={"kind": EventKind.HOLD})
+    assert (hold.path, hold.left) == ((live, live), None)
+
+
+def test_a_press_that_the_hub_was_faster_than_says_so(state: ConsoleState, armed: Armed) -> None:
+    row = with_candidate(state, to_live=True)
+    verdict = decide(Action.ROLLBACK, state, armed())
+    assert isinstance(verdict, Act)
+    own = OwnMove(verdict.moves[0], sent_at=0.0, sent_ms=seed.NOW_MS)
+    own.phase = Phase.ALREADY
+    own.result = MoveResult(events=(), rev=9, epoch=1, already=state.last_move(row))
+    assert "done already by ci-bot" in tell_of(state, own).text
 
 
 def test_the_preview_says_why_R_is_not_armed(state: ConsoleState, armed: Armed, clock: Clock) -> None:

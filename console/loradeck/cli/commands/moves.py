@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import click
 
 from loradeck.cli.shared.exits import refused
+from loradeck.cli.shared.moving import full, move, name, sent, title
 from loradeck.cli.shared.naming import (
     Pointer,
     called,
@@ -19,15 +18,15 @@ from loradeck.cli.shared.naming import (
     release_named,
 )
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
-from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, report, watched
+from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, watched
 from loradeck.cli.shared.session import Session, hub_command
+from loradeck.client.candidate_words import gets, leaves, who_goes_where
 from loradeck.client.idempotency import new_key
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.request import rollback_request
-from loradeck.schemas.ids import short
 from loradeck.schemas.log import MOVES, Event
-from loradeck.schemas.moves import FallbackRequest, MoveResult, PromoteRequest, UndoRequest
-from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
+from loradeck.schemas.moves import FallbackRequest, PromoteRequest, UndoRequest
+from loradeck.schemas.state import PreviewAction, TenantRow
 
 
 @click.command()
@@ -41,12 +40,12 @@ from loradeck.schemas.state import PreviewAction, ReleaseView, TenantRow
 @move_command(timeout=120)
 async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override: bool, incident: str | None) -> None:
     """Put a release on a route, after preparing it on every replica."""
-    at, name = pointer_and_release(words)
+    at, text = pointer_and_release(words)
     row = await s.api.row(at.tenant, at.route)
-    release = await release_named(s.api, at.tenant, name)
-    s.out.heading(_title(s, at, row))
-    s.out.say(f" {_view(row.live)} -> {_view(release)}" + ("   OVERRIDE" if override else ""))
-    s.confirm(f"Promote {at} from {_name(row.live)} to {_name(release)}?", yes=how.yes)
+    release = await release_named(s.api, at.tenant, text)
+    s.out.heading(title(s, at, row))
+    s.out.say(f" {full(row.live)} -> {full(release)}" + ("   OVERRIDE" if override else ""))
+    s.confirm(f"Promote {at} from {name(row.live)} to {name(release)}?", yes=how.yes)
     key = new_key()
     request = PromoteRequest(
         release=release.id,
@@ -57,7 +56,7 @@ async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override
         incident=incident,
     )
     sending = s.api.promote(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
-    await _move(s, at, key, watched(s, key, sending), how)
+    await move(s, at, key, watched(s, key, sending), how)
 
 
 @click.command()
@@ -68,7 +67,7 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
     """Put a route back to the release its preview names."""
     row = await s.api.row(at.tenant, at.route)
     preview = row.preview
-    s.out.heading(_title(s, at, row))
+    s.out.heading(title(s, at, row))
     _preview(s, row)
     key = new_key()
     try:
@@ -77,11 +76,11 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
         fix = f"loradeck fallback {at}" if preview.action is PreviewAction.FALLBACK else f"loradeck event ls {at}"
         raise refused(f"{at} has nowhere to go back to", where=error.title, fix=fix, code=error.code) from error
     if request.cancels:
-        question = f"Cancel the pending promote of {at} (job {preview.prepare})? {_name(row.live)} stays."
+        question = f"Cancel the pending promote of {at} (job {preview.prepare})? {name(row.live)} stays."
     else:
-        question = f"Roll back {at} from {_name(row.live)} to {_name(preview.target)}?"
+        question = f"Roll back {at} from {name(leaves(row))} to {name(preview.target)}?"
     s.confirm(question + (f" It asks because: {preview.asks}." if preview.asks else ""), yes=how.yes)
-    await _move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
+    await move(s, at, key, s.api.rollback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 
 @click.command()
@@ -106,20 +105,20 @@ async def undo(
             _undone(s, e, name)
         s.confirm(f"Undo {len(events)} events of txn {txn}?", yes=how.yes)
         request = UndoRequest(txn=txn, confirmed=True, idempotency_key=key, reason=how.reason)
-        result = await _sent(s.api.undo_together(request, wait=how.wait, timeout=how.timeout), key)
+        result = await sent(s.api.undo_together(request, wait=how.wait, timeout=how.timeout), key)
         s.out.answer(result, f"undone: {len(result.events)} events, rev {result.rev}, {result.reached or 'committed'}")
         in_time(s, result.reached, how.wait)
         return
     at = pointer(tenant or "", route)
     row = await s.api.row(at.tenant, at.route)
     last = await event_named(s.api, at, event)
-    s.out.heading(_title(s, at, row))
+    s.out.heading(title(s, at, row))
     _undone(s, last, await called(s.api, [last]))
     if row.undo_asks is not None and row.last_event is not None and row.last_event.id == last.id:
         s.out.alarm(f"it would serve again what is {row.undo_asks}")
     s.confirm(f"Undo this {last.kind.value} of {at}?", yes=how.yes)
     request = UndoRequest(event=last.id, confirmed=True, idempotency_key=key, reason=how.reason)
-    await _move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
+    await move(s, at, key, s.api.undo(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 
 @click.command()
@@ -128,13 +127,13 @@ async def undo(
 async def fallback(s: Session, how: MoveOptions, at: Pointer) -> None:
     """Move a route to its base alone, if the route allows it."""
     row = await s.api.row(at.tenant, at.route)
-    s.out.heading(_title(s, at, row))
+    s.out.heading(title(s, at, row))
     base = f"the base {row.live.base_label} alone" if row.live else "the base alone"
-    s.out.say(f" {_view(row.live)} -> {base}")
-    s.confirm(f"Put {at} from {_name(row.live)} on {base}?", yes=how.yes)
+    s.out.say(f" {full(row.live)} -> {base}")
+    s.confirm(f"Put {at} from {name(row.live)} on {base}?", yes=how.yes)
     key = new_key()
     request = FallbackRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=how.reason)
-    await _move(s, at, key, s.api.fallback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
+    await move(s, at, key, s.api.fallback(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout), how)
 
 
 @click.command("move")
@@ -154,30 +153,9 @@ async def outcome(s: Session, key: str) -> None:
     name = await called(s.api, result.events)
     for event in result.events:
         s.out.say(
-            f"{event.kind.value} {event.tenant}/{event.route} {name(event.from_release)} -> {name(event.to_release)} "
+            f"{event.kind.value} {event.tenant}/{event.route} {' -> '.join(map(name, event.path))} "
             f"by {event.actor} {utc(event.at_ms)}  rev {event.rev}"
         )
-
-
-async def _move(s: Session, at: Pointer, key: str, sending: Awaitable[MoveResult], how: MoveOptions) -> None:
-    """Sends a move of one pointer, and prints how far it gets in the time given."""
-    deadline = time.monotonic() + how.timeout
-    await report(s, at, await _sent(sending, key), wait=how.wait, deadline=deadline)
-
-
-async def _sent(sending: Awaitable[MoveResult], key: str) -> MoveResult:
-    """Waits for a move's answer; after an interruption it prints that the move may have been committed."""
-    try:
-        return await sending
-    except asyncio.CancelledError:
-        click.echo(f"\ninterrupted: the move may have been committed; see: loradeck move {key}", err=True)
-        raise
-
-
-def _title(s: Session, at: Pointer, row: TenantRow) -> str:
-    production = "PRODUCTION " if s.context.production else ""
-    held = "  HELD" if row.pointer.held else ""
-    return f"{at}  gen {row.pointer.generation}{held}  on {production}{s.context.name} ({s.context.where})"
 
 
 def _preview(s: Session, row: TenantRow) -> None:
@@ -191,7 +169,9 @@ def _preview(s: Session, row: TenantRow) -> None:
         if event and event.kind in MOVES
         else ""
     )
-    s.out.say(f" NOW   {_view(row.live)}{by}")
+    s.out.say(f" NOW   {full(row.live)}{by}")
+    if row.candidate is not None and row.pointer.candidate is not None:
+        s.out.say(f"       with the candidate {full(row.candidate.release)} for {gets(row.pointer.candidate)}")
     live, minute = row.cause.live, row.minute
     if row.cause.figure == "errors" and live.failed:
         s.out.say(f" CAUSE {live.failed} failed of {live.admitted} requests   => {at_fault(row.cause.verdict)}")
@@ -201,27 +181,21 @@ def _preview(s: Session, row: TenantRow) -> None:
         s.out.say(f"       {minute.refused} of {minute.attempted} requests of the last minute were refused by routers")
     if preview.action is PreviewAction.ROLLBACK and preview.target is not None:
         s.out.say(
-            f" R ->  {_view(preview.target)}   served {span(preview.served_s)}, {preview.served_requests} requests   "
+            f" R ->  {full(preview.target)}   served {span(preview.served_s)}, {preview.served_requests} requests   "
             f"{nearness(preview)}"
         )
+        if words := who_goes_where(row):
+            s.out.say(f"       {words}")
     elif preview.prepare is not None:
         s.out.say(f" R ->  cancels the pending promote, job {preview.prepare}")
     else:
         s.out.say(f" R ->  none: {preview.refused or 'no release to go back to'}")
     for skipped in preview.skipped:
-        s.out.say(f"       skipped {_view(skipped.release)}: {skipped.reason}")
+        s.out.say(f"       skipped {full(skipped.release)}: {skipped.reason}")
 
 
 def _undone(s: Session, event: Event, name: Callable[[str | None], str]) -> None:
     s.out.say(
-        f" {event.kind.value} {event.tenant}/{event.route} {name(event.from_release)} -> {name(event.to_release)} "
+        f" {event.kind.value} {event.tenant}/{event.route} {' -> '.join(map(name, event.path))} "
         f"by {event.actor} {utc(event.at_ms)} ({ago(event.at_ms)})" + (f' "{event.reason}"' if event.reason else "")
     )
-
-
-def _view(view: ReleaseView | None) -> str:
-    return f"{view.label} {short(view.id)} on {view.base_label} {short(view.base)}" if view else "nothing"
-
-
-def _name(view: ReleaseView | None) -> str:
-    return f"{view.label} ({short(view.id)})" if view else "nothing"

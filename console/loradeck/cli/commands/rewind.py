@@ -57,10 +57,7 @@ async def rewind(
     result = await s.api.rewind(execute, wait=how.wait, timeout=how.timeout)
     s.out.json(result)
     for event in result.events:
-        s.out.say(
-            f" {event.tenant}/{event.route} gen {event.generation}: "
-            f"{short(event.from_release)} -> {short(event.to_release)}"
-        )
+        s.out.say(f" {event.tenant}/{event.route} gen {event.generation}: {' -> '.join(map(short, event.path))}")
     for step in result.skipped:
         s.out.say(f" {step.tenant}/{step.route} stayed: {step.skipped}")
     if not result.events:

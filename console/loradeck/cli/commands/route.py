@@ -171,7 +171,7 @@ async def traces(s: Session, at: Pointer, left: bool, name: str | None, last: in
     wanted = (await release_named(s.api, at.tenant, name)).id if name else None
     if left:
         event = (await s.api.row(at.tenant, at.route)).last_event
-        wanted = event.from_release if event is not None else None
+        wanted = event.left if event is not None else None
         if wanted is None:
             raise misused(f"{at} has left no release", fix=f"loradeck event ls {at.tenant}")
     found = await s.api.traces(at.tenant, at.route, release=wanted, last=last)

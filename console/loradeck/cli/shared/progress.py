@@ -115,6 +115,11 @@ async def report(session: Session, pointer: Pointer, result: MoveResult, *, wait
     if result.cancelled is not None:
         out.answer(result, f"{pointer}: the pending promote is cancelled (job {result.cancelled}); nothing moved")
         return
+    if result.already is not None:
+        first = result.already
+        by = f"{first.kind.value} by {first.actor} {utc(first.at_ms)}, rev {first.rev}"
+        out.answer(result, f"{pointer}: all callers had that release already ({by}); nothing more moved")
+        return
     if result.pending is not None and not result.events:
         out.json(result)
         out.alarm(f"{pointer}: NOT YET: still preparing, job {result.pending}; it commits by itself when that is done")

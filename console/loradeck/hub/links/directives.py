@@ -14,7 +14,6 @@ from loradeck.hub.log.attestations import CHANGES_TARGET
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log, Published
-from loradeck.rules.moves.draft import left_by
 from loradeck.schemas.attestation import Attestation
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, EventKind
@@ -114,5 +113,5 @@ class Directives:
             self._log.state.tenants[key[0]],
             self._log.state.rev,
             self._prepares.preparing(key),
-            left_by(last) if last else None,
+            last.left if last else None,
         )

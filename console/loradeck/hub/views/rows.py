@@ -11,6 +11,7 @@ from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
+from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
 from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_health import ReleaseHealth
@@ -18,7 +19,6 @@ from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import Recent
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.backward import undo_asks
-from loradeck.rules.moves.draft import left_by
 from loradeck.rules.quality import health
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
@@ -27,6 +27,7 @@ from loradeck.schemas.link import Replica
 from loradeck.schemas.log import PointerState
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.state import (
+    CandidateRow,
     Cause,
     NodeReplica,
     NodeRow,
@@ -54,6 +55,7 @@ class Rows:
     _progress: MoveProgress
     _previews: Previews
     _failed_promotes: FailedPromotes
+    _cohorts: Cohorts
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -72,7 +74,7 @@ class Rows:
         recent = self._counts.recent(key, pointer.generation, live, now) if live else Recent(seconds=1)
         attested = self._facts.attested_generation(key, pointer.generation)
         last = self._log.last_move(pointer)
-        left = left_by(last) if last else None
+        left = last.left if last else None
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
         flags = {
@@ -84,6 +86,7 @@ class Rows:
             "HELD": pointer.held,
             "PIN": pinned,
             "PREP": preview.prepare is not None,
+            "CAND": pointer.candidate is not None,
             "SUSP": tenant.suspended,
         }
         bad_before = self._progress.bad_before.get(key)
@@ -95,7 +98,7 @@ class Rows:
             pointer=pointer,
             epoch=entry.epoch,
             live=self._catalogue.view(live) if live else None,
-            candidate=self._catalogue.view(pointer.candidate.release) if pointer.candidate is not None else None,
+            candidate=self._candidate(pointer, now),
             suspended=tenant.suspended,
             flags=tuple(flag for flag, on in flags.items() if on),
             preview=preview,
@@ -123,6 +126,17 @@ class Rows:
             last_event=last,
             undo_asks=undo_asks(last, pointer, self._facts.of(key)) if last else None,
             soak=(config.soak.seconds, config.soak.requests),
+        )
+
+    def _candidate(self, pointer: PointerState, now: float) -> CandidateRow | None:
+        out = pointer.candidate
+        if out is None:
+            return None
+        recent = self._counts.recent(pointer.key, pointer.generation, out.release, now)
+        return CandidateRow(
+            release=self._catalogue.view(out.release),
+            minute=recent.counts,
+            keys=self._cohorts.keys(pointer.key, out),
         )
 
     def _left(self, key: PointerKey, pointer: PointerState, left: str | None) -> tuple[int | None, int]:

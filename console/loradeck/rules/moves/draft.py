@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
-from loradeck.schemas.log import Draft, Event, EventKind, PointerState
+from loradeck.schemas.log import CANDIDATE_ENDED, Draft, Event, EventKind, PointerState
 
 Named = Callable[[str | None], str]
 """Gives a release's name in messages, from its id."""
@@ -23,9 +23,6 @@ Named = Callable[[str | None], str]
 
 _AUTOMATION = "automation"
 """The name in an event's payload under which it says that the hub made the move by itself."""
-
-_ENDED = "candidate_ended"
-"""The name in an event's payload under which it says which candidate ended without becoming the live release."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +81,7 @@ def drafted(
     if actor.automation:
         facts[_AUTOMATION] = True
     if before.candidate is not None and after.candidate is None and after.release != before.candidate.release:
-        facts[_ENDED] = before.candidate.release
+        facts[CANDIDATE_ENDED] = before.candidate.release
     return Draft(
         kind=kind,
         tenant=before.tenant,
@@ -100,14 +97,6 @@ def drafted(
         undoes=undoes,
         payload=facts,
     )
-
-
-def left_by(event: Event) -> str | None:
-    """The release that a move took from callers: the one that was live, or the candidate where the live one stayed."""
-    if event.pointer is None or event.from_release != event.pointer.release:
-        return event.from_release
-    ended = event.payload.get(_ENDED)
-    return str(ended) if ended is not None else None
 
 
 def by_automation(event: Event) -> bool:

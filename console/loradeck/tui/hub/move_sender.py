@@ -229,6 +229,8 @@ class MoveSender:
         phase = Phase.COMMITTED
         if result.cancelled is not None:
             phase = Phase.CANCELLED
+        elif result.already is not None:
+            phase = Phase.ALREADY
         elif result.pending is not None:
             phase = Phase.PENDING
         if result.events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loradeck.client.candidate_words import leaves
 from loradeck.client.terminal_text import clean
 from loradeck.rules.moves.request import rollback_request
 from loradeck.schemas.log import EventKind
@@ -54,7 +55,7 @@ def rollback(state: ConsoleState, row: TenantRow, frame: Frame) -> Verdict:
         return locked
     reason = _asks(state, row)
     if reason is not None:
-        line = f"{key} {row.tenant}/{row.route} {release(row.live)} > {release(preview.target)}{live_by(state, row)}"
+        line = f"{key} {row.tenant}/{row.route} {_path(row)}{live_by(state, row)}"
         return Ask(f"{line}; asks: {reason}", (_move(state, row, True),))
     shown = frame.shown
     if shown is None or (shown.tenant, shown.route) != row.key:
@@ -117,8 +118,13 @@ def _asks(state: ConsoleState, row: TenantRow) -> str | None:
 def _move(state: ConsoleState, row: TenantRow, confirmed: bool) -> Move:
     key = state.keys.shown(Action.ROLLBACK)
     request = rollback_request(row.preview, key=state.make_key(), confirmed=confirmed)
-    says = f"{key} cancel prepare" if request.cancels else f"{key} {release(row.live)} > {release(row.preview.target)}"
+    says = f"{key} cancel prepare" if request.cancels else f"{key} {_path(row)}"
     return Move(Action.ROLLBACK, row.tenant, row.route, request, says)
+
+
+def _path(row: TenantRow) -> str:
+    """What R takes from callers, and what they get: 'v9 > v8'."""
+    return f"{release(leaves(row))} > {release(row.preview.target)}"
 
 
 def rollback_marked(state: ConsoleState) -> Verdict:
@@ -142,7 +148,7 @@ def rollback_marked(state: ConsoleState) -> Verdict:
             moves.append(_move(state, row, True))
             note = f"  ({clean(preview.asks)})" if preview.asks else ""
             well += "BAD" not in row.flags
-            listed.append(f"moves  {name}: {release(row.live)} > {release(preview.target)}  {_does(row)}{note}{where}")
+            listed.append(f"moves  {name}: {_path(row)}  {_does(row)}{note}{where}")
     if not moves:
         clears = f"({state.keys.shown(Action.MARK_ALL)} clears marks with {state.keys.shown(Action.CLOSE)})"
         return off(state, Action.ROLLBACK, f"none of the {plural(len(ordered), 'marked row')} can go back {clears}")

@@ -267,8 +267,8 @@ def job_cells(state: ConsoleState, job: Job) -> dict[str, Span]:
 def event_cells(state: ConsoleState, event: Event) -> dict[str, Span]:
     """The cells of an event's row."""
     where = clean(event.where)
-    moved = event.from_release != event.to_release and event.to_release is not None
-    path = f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}" if moved else ""
+    left, to = event.path
+    path = f"{state.name_of(left)} > {state.name_of(to)}" if left != to and to is not None else ""
     style = "bold" if event.kind.value in ("rollback", "fallback", "rewind") else ""
     reason = clean(event.reason)
     if event.override:

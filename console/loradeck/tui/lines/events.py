@@ -28,12 +28,12 @@ def event_lines(state: ConsoleState, event: Event, width: int) -> list[Line]:
         lines.append(
             line(
                 Span(" MOVED ", "label"),
-                f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}   gen {event.generation}   "
+                f"{' > '.join(map(state.name_of, event.path))}   gen {event.generation}   "
                 f"beneath: {beneath}{'   held' if event.pointer.held else ''}",
             )
         )
     if event.kind is EventKind.PIN:
-        path = f"{state.name_of(event.from_release)} > {state.name_of(event.to_release)}"
+        path = " > ".join(map(state.name_of, event.path))
         made = stamp(int(event.payload.get("at_ms", 0)))
         on = f"on {clean(str(event.payload.get('node', '-')))} alone, {made} by its clock"
         lines.append(line(Span(" PINNED", "warn"), f" {path}   {on}"))

@@ -34,6 +34,10 @@ def tell_of(state: ConsoleState, own: OwnMove) -> Tell:
             return Tell(f"NOT MOVED {name}: {own.trouble}", "bad", own.sent_ms)
         case Phase.CANCELLED:
             return Tell(f"{name}: the prepare is cancelled, nothing moved", "good", own.sent_ms)
+        case Phase.ALREADY:
+            first = own.result.already if own.result is not None else None
+            by = f" by {clean(first.actor)}, rev {first.rev}" if first is not None else ""
+            return Tell(f"{name}: done already{by}; nothing more moved", "good", own.sent_ms)
         case Phase.PENDING:
             return Tell(f"{name}: preparing on the nodes, not committed yet", "warn", own.sent_ms)
         case Phase.COMMITTED:
@@ -49,6 +53,7 @@ def tell_of_all(state: ConsoleState, owns: Sequence[OwnMove]) -> Tell:
         Phase.SENDING: "sending",
         Phase.PENDING: "preparing",
         Phase.CANCELLED: "prepares cancelled",
+        Phase.ALREADY: "done already",
     }
     parts = []
     for phase, word in words.items():

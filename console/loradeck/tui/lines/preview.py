@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
+from loradeck.client.candidate_words import gets, who_goes_where
 from loradeck.client.prepare_progress import prepare_progress
 from loradeck.client.terminal_text import clean
 from loradeck.rules.serving.proof import Reached
@@ -57,7 +58,8 @@ ENOUGH = 50
 
 _DEFAULT_SOAK = (Soak().seconds, Soak().requests)
 _MARK = {EventKind.PROMOTE: "", EventKind.ROLLBACK: "R ", EventKind.UNDO: "u ", EventKind.FALLBACK: "F ",
-         EventKind.REWIND: "W ", EventKind.RECOVER: "recover "}  # fmt: skip
+         EventKind.REWIND: "W ", EventKind.RECOVER: "recover ", EventKind.CANDIDATE_START: "start ",
+         EventKind.CANDIDATE_FINISH: "finish ", EventKind.CANDIDATE_ABORT: "abort "}  # fmt: skip
 
 
 def preview_lines(
@@ -123,6 +125,9 @@ def _full(view: ReleaseView | None, wide: bool) -> str:
 
 def _now(state: ConsoleState, row: TenantRow, wide: bool) -> Line:
     spans = [Span(" NOW   ", "label"), Span(_full(row.live, wide), "bold")]
+    if row.candidate is not None and row.pointer.candidate is not None:
+        out = f"   {clean(row.candidate.release.label)} for {gets(row.pointer.candidate)}"
+        spans.append(Span(out, "warn"))
     event = state.last_move(row)
     reason: list[Span] = []
     if event is not None:
@@ -367,7 +372,7 @@ def _one_behind(one: ReplicaReadiness, preview: Preview) -> str:
 def _skipped(row: TenantRow) -> Line:
     preview = row.preview
     behind = _behind(preview) if preview.action is PreviewAction.ROLLBACK else ""
-    parts = [behind] if behind else []
+    parts = [words for words in (who_goes_where(row), behind) if words]
     liftable = next((skipped for skipped in preview.skipped[:2] if skipped.liftable), None)
     for skipped in preview.skipped[:2]:
         label = clean(skipped.release.label)
@@ -420,7 +425,6 @@ def _move(state: ConsoleState, event: Event) -> str:
     name = clean(event.tenant if event.route in (None, "production") else f"{event.tenant}/{event.route}")
     override = " OVR" if event.override else ""
     left, to = (
-        "..." if digest is not None and state.view(digest) is None else state.label_of(digest)
-        for digest in (event.from_release, event.to_release)
+        "..." if digest is not None and state.view(digest) is None else state.label_of(digest) for digest in event.path
     )
     return f"{state.when(event.at_ms)} {name} {_MARK.get(event.kind, '')}{left}>{to} {clean(event.actor)}{override}"

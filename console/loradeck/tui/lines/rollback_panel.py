@@ -103,14 +103,14 @@ def _under_way(state: ConsoleState, row: TenantRow, own: OwnMove, width: int) ->
 def _head(state: ConsoleState, row: TenantRow, event: Event | None, own: OwnMove | None, width: int) -> list[Span]:
     if event is None:
         return [Span(f" gen {row.pointer.generation}")]
-    spans = [Span(f" {state.name_of(event.from_release)} >> {state.name_of(event.to_release)}", "bold")]
+    spans = [Span(f" {' >> '.join(map(state.name_of, event.path))}", "bold")]
     took = own.result.commit_ms if own is not None and own.result is not None else None
     spans.append(Span(f"   COMMITTED rev {event.rev}{f' +{took:.0f}ms' if took is not None else ''}"))
-    left = state.view(event.from_release)
+    left = state.view(event.left)
     if event.kind in (EventKind.ROLLBACK, EventKind.FALLBACK) and any(
-        entry.release == event.from_release for entry in row.pointer.quarantined
+        entry.release == event.left for entry in row.pointer.quarantined
     ):
-        spans.append(Span(f"   {clean(left.label) if left else short(event.from_release)} quarantined"))
+        spans.append(Span(f"   {clean(left.label) if left else short(event.left)} quarantined"))
     if row.pointer.held:
         whole = Span("   HELD: automation cannot promote")
         spans.append(whole if width_of([*spans, whole]) <= width else Span("   HELD"))
@@ -118,8 +118,8 @@ def _head(state: ConsoleState, row: TenantRow, event: Event | None, own: OwnMove
 
 
 def _left(state: ConsoleState, event: Event | None) -> str:
-    view = state.view(event.from_release) if event else None
-    return clean(view.label) if view else short(event.from_release) if event else "the left release"
+    view = state.view(event.left) if event else None
+    return clean(view.label) if view else short(event.left) if event and event.left else "the left release"
 
 
 def _moving(

@@ -317,7 +317,7 @@ class FeedState:
         return {
             digest: event.tenant
             for event in events
-            for digest in (event.from_release, event.to_release)
+            for digest in event.path
             if digest is not None and digest not in self._views
         }
 

@@ -86,6 +86,7 @@ class Phase(StrEnum):
     COMMITTED = "committed"
     PENDING = "pending"  # a promote whose prepare runs on
     CANCELLED = "cancelled"  # R cancelled a prepare; nothing moved
+    ALREADY = "already"  # the hub's own move had put all callers on R's target before; nothing more moved
     REFUSED = "refused"  # the hub said no; nothing moved
     NOT_SENT = "not_sent"  # the hub could not be reached; nothing moved
     UNKNOWN = "unknown"  # sent, and the answer was lost

@@ -154,11 +154,11 @@ class TenantsScreen(ListScreen[TenantRow]):
         """The ids of the requests that the left release answered, into a file."""
         state, row = self.state, self.state.row
         event = state.last_move(row) if row is not None else None
-        if row is None or event is None or event.from_release is None:
+        if row is None or event is None or event.left is None:
             self.off(Action.EXPORT_IDS, "this row has left no release")
             return
-        self.window.notice(f"asking the routers for what {state.label_of(event.from_release)} answered ...", "dim")
-        self.window.run_worker(self._export(row.key, event.from_release), group="export", exclusive=True)
+        self.window.notice(f"asking the routers for what {state.label_of(event.left)} answered ...", "dim")
+        self.window.run_worker(self._export(row.key, event.left), group="export", exclusive=True)
 
     async def _export(self, key: PointerKey, release: str) -> None:
         state = self.state

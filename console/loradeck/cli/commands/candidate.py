@@ -1,0 +1,212 @@
+"""Candidates: a second release on a route that a share of its callers gets, beside the live one."""
+
+from __future__ import annotations
+
+import click
+
+from loradeck.cli.shared.exits import misused, refused
+from loradeck.cli.shared.moving import full, move, name, sent, title
+from loradeck.cli.shared.naming import Pointer, on_pointer, pointer_and_release, release_named
+from loradeck.cli.shared.noun import Noun
+from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.progress import MoveOptions, move_command, watched
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.client.candidate_words import gets, percent_of, who_goes_where
+from loradeck.client.idempotency import new_key
+from loradeck.schemas.candidate import LEASE_S, Candidate, CohortUnit
+from loradeck.schemas.moves import (
+    CandidateAbortRequest,
+    CandidateFinishRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
+)
+from loradeck.schemas.state import CandidateRow, TenantRow
+
+_override = click.option(
+    "--override",
+    is_flag=True,
+    help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
+)
+_incident = click.option("--incident", metavar="ID", help="Incident it belongs to.")
+
+
+@click.group(cls=Noun)
+def candidate() -> None:
+    """Give a release to a share of a route's callers: start, step, finish, abort and show."""
+
+
+@candidate.command("start")
+@click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
+@click.option("--share", type=float, default=0.0, show_default=True, metavar="PERCENT", help="Share of the callers.")
+@click.option(
+    "--unit",
+    type=click.Choice([unit.value for unit in CohortUnit]),
+    default=CohortUnit.CALLER.value,
+    show_default=True,
+    help="What the share is of: a caller's key, the request's `user`, or its header x-loradeck-conversation.",
+)
+@click.option("--named", multiple=True, metavar="KEY", help="One that gets it whatever the share is; may be repeated.")
+@click.option(
+    "--lease",
+    type=click.FloatRange(10, 86_400),
+    default=LEASE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="A router that hears no hub for so long gives it to nobody.",
+)
+@_override
+@_incident
+@move_command(timeout=120)
+async def start(
+    s: Session,
+    how: MoveOptions,
+    words: tuple[str, ...],
+    share: float,
+    unit: str,
+    named: tuple[str, ...],
+    lease: float,
+    override: bool,
+    incident: str | None,
+) -> None:
+    """Start a candidate, after preparing it on every replica.
+
+    A share needs 50 callers. Users and conversations are counted from the start on, so start those without a share, and
+    step it up. Callers are named by the ids of their keys.
+    """
+    at, text = pointer_and_release(words)
+    row = await s.api.row(at.tenant, at.route)
+    release = await release_named(s.api, at.tenant, text)
+    key = new_key()
+    request = CandidateStartRequest(
+        release=release.id,
+        expected_generation=row.pointer.generation,
+        idempotency_key=key,
+        override=override,
+        reason=how.reason,
+        incident=incident,
+        permille=_permille(share),
+        unit=CohortUnit(unit),
+        named=named,
+        lease_s=lease,
+    )
+    out = Candidate(release=release.id, generation=1, salt="-" * 8, permille=request.permille, unit=request.unit)
+    who = gets(out.model_copy(update={"named": named}))
+    s.out.heading(title(s, at, row))
+    s.out.say(f" {full(row.live)} stays; {full(release)} for {who}" + ("   OVERRIDE" if override else ""))
+    s.confirm(f"Start {name(release)} as the candidate of {at}?", yes=how.yes)
+    sending = s.api.start_candidate(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
+    await move(s, at, key, watched(s, key, sending), how)
+
+
+@candidate.command("step")
+@click.option("--share", type=float, required=True, metavar="PERCENT", help="Share of the callers.")
+@reason_option()
+@yes_option
+@writes
+@on_pointer
+async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) -> None:
+    """Change the share of a candidate. A wider share takes nobody out."""
+    row = await s.api.row(at.tenant, at.route)
+    out, shown = _out(at, row)
+    permille = _permille(share)
+    s.out.heading(title(s, at, row))
+    s.out.say(f" {name(shown.release)}: {percent_of(out.permille)} -> {percent_of(permille)}")
+    s.confirm(f"Give {name(shown.release)} to {percent_of(permille)} on {at}?", yes=yes)
+    key = new_key()
+    request = CandidateStepRequest(
+        expected_generation=row.pointer.generation,
+        expected_step=out.step,
+        permille=permille,
+        idempotency_key=key,
+        reason=reason,
+    )
+    result = await sent(s.api.step_candidate(at.tenant, at.route, request), key)
+    after = result.events[0].pointer
+    who = gets(after.candidate) if after is not None and after.candidate is not None else "nobody"
+    s.out.answer(result, f"{at}: {shown.release.label} for {who}, rev {result.rev}")
+
+
+@candidate.command("finish")
+@_override
+@_incident
+@move_command(timeout=10)
+@on_pointer
+async def finish(s: Session, how: MoveOptions, at: Pointer, override: bool, incident: str | None) -> None:
+    """Make the candidate the live release."""
+    row = await s.api.row(at.tenant, at.route)
+    out, shown = _out(at, row)
+    s.out.heading(title(s, at, row))
+    s.out.say(f" {full(row.live)} -> {full(shown.release)}" + ("   OVERRIDE" if override else ""))
+    s.confirm(f"Give {name(shown.release)} to all callers of {at}?", yes=how.yes)
+    key = new_key()
+    request = CandidateFinishRequest(
+        release=out.release,
+        expected_generation=row.pointer.generation,
+        idempotency_key=key,
+        override=override,
+        reason=how.reason,
+        incident=incident,
+    )
+    sending = s.api.finish_candidate(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
+    await move(s, at, key, sending, how)
+
+
+@candidate.command("abort")
+@move_command(timeout=10)
+@on_pointer
+async def abort(s: Session, how: MoveOptions, at: Pointer) -> None:
+    """End a candidate: all callers get the live release. Nothing is held or quarantined, unlike with rollback."""
+    row = await s.api.row(at.tenant, at.route)
+    _, shown = _out(at, row)
+    s.out.heading(title(s, at, row))
+    s.out.say(f" {full(shown.release)} -> {full(row.live)}")
+    s.confirm(f"End the candidate {name(shown.release)} of {at}?", yes=how.yes)
+    key = new_key()
+    request = CandidateAbortRequest(expected_generation=row.pointer.generation, idempotency_key=key, reason=how.reason)
+    sending = s.api.abort_candidate(at.tenant, at.route, request, wait=how.wait, timeout=how.timeout)
+    await move(s, at, key, sending, how)
+
+
+@candidate.command("show")
+@hub_command
+@on_pointer
+async def show(s: Session, at: Pointer) -> None:
+    """Show a candidate: who gets it, how it answers, and where rollback would put them."""
+    row = await s.api.row(at.tenant, at.route)
+    out, shown = _out(at, row)
+    s.out.json({"candidate": out.model_dump(mode="json"), "row": shown.model_dump(mode="json")})
+    s.out.heading(title(s, at, row))
+    s.out.say(f" LIVE       {full(row.live)}")
+    s.out.say(f" CANDIDATE  {full(shown.release)}   for {gets(out)}   of {shown.keys} known   step {out.step}")
+    s.out.say(f" LEASE      a router without a hub for {out.lease_s:g} s gives it to nobody")
+    for label, counts in (("LIVE", row.minute), ("CANDIDATE", shown.minute)):
+        s.out.say(
+            f" {label:<10} last minute: {counts.attempted} requests, {counts.failed} failed, "
+            f"{counts.bad} bad of {counts.checked} checked"
+        )
+    s.out.say(f" R ->       {who_goes_where(row) or row.preview.refused or 'cancels the pending promote'}")
+
+
+def _out(at: Pointer, row: TenantRow) -> tuple[Candidate, CandidateRow]:
+    """The candidate of a row.
+
+    Raises:
+        CliError: it has none.
+    """
+    if row.pointer.candidate is None or row.candidate is None:
+        raise refused(f"{at} has no candidate", fix=f"loradeck candidate start {at} RELEASE", code="no_candidate")
+    return row.pointer.candidate, row.candidate
+
+
+def _permille(share: float) -> int:
+    """A share in percent as thousandths.
+
+    Raises:
+        CliError: it is not between 0 and 100 with one decimal.
+    """
+    permille = round(share * 10)
+    if not 0 <= permille <= 1000 or abs(share * 10 - permille) > 1e-6:
+        raise misused(
+            "a share is a percentage with one decimal at most", where=f"--share {share:g}", fix="give 0 to 100"
+        )
+    return permille

@@ -1,0 +1,91 @@
+"""Candidates from the command line, against a real hub and a node that does what it says."""
+
+from __future__ import annotations
+
+import json
+
+from tests.integration.cli.conftest import Desk, wait_until
+from tests.integration.cli.small_node import SmallNode
+
+from loradeck.schemas.link import Traffic
+from loradeck.schemas.log import EventKind
+from loradeck.schemas.moves import MoveResult
+
+
+def test_a_candidate_is_started_widened_and_finished(desk: Desk, tenant: str, node: SmallNode) -> None:
+    done = desk.run(
+        "candidate", "start", tenant, "v3", "--unit", "user", "--named", "ann", "--yes", "--reason", "try it"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{tenant}/production gen 3: candidate_start" in done.stdout
+    row = desk.row(tenant)
+    assert row.candidate is not None
+    assert (row.candidate.release.label, "CAND" in row.flags) == ("v3", True)
+
+    shown = desk.run("candidate", "show", tenant).stdout
+    assert "for 1 named" in shown
+    assert "all callers get v2; v3 is out and quarantined" in shown
+    document = json.loads(desk.run("candidate", "show", tenant, "--json").stdout)
+    assert (document["candidate"]["permille"], document["row"]["release"]["label"]) == (0, "v3")
+
+    stepped = MoveResult.model_validate(desk.json("candidate", "step", tenant, "--share", "2.5", "--yes"))
+    assert [event.kind for event in stepped.events] == [EventKind.CANDIDATE_STEP]
+    assert "2.5 % of the users and 1 named" in desk.run("candidate", "show", tenant).stdout
+    assert "v2 " in desk.run("event", "ls", tenant).stdout
+
+    finished = MoveResult.model_validate(desk.json("candidate", "finish", tenant, "--yes"))
+    assert [event.kind for event in finished.events] == [EventKind.CANDIDATE_FINISH]
+    after = desk.row(tenant)
+    assert after.live is not None
+    assert (after.live.label, after.candidate, "CAND" in after.flags) == ("v3", None, False)
+
+
+def test_rollback_says_who_goes_where_and_abort_quarantines_nothing(desk: Desk, tenant: str) -> None:
+    assert desk.run("candidate", "start", tenant, "v3", "--yes").returncode == 0
+    aborted = desk.run("candidate", "abort", tenant, "--yes")
+    assert aborted.returncode == 0, aborted.stderr
+    assert desk.row(tenant).pointer.quarantined == ()
+    assert desk.run("candidate", "start", tenant, "v3", "--yes").returncode == 0
+    rolled = desk.run("rollback", tenant, "--yes")
+    assert rolled.returncode == 0, rolled.stderr
+    assert "all callers get v2; v3 is out and quarantined" in rolled.stdout
+    after = desk.row(tenant)
+    assert after.live is not None
+    assert (after.live.label, after.candidate, len(after.pointer.quarantined)) == ("v2", None, 1)
+
+
+def test_what_is_refused_changes_nothing_and_says_why(desk: Desk, tenant: str, node: SmallNode) -> None:
+    before = desk.row(tenant)
+    for what in ("show", "abort", "finish"):
+        assert desk.run("candidate", what, tenant, *([] if what == "show" else ["--yes"])).returncode == 1
+    problem = desk.refused(1, "no_candidate", "candidate", "step", tenant, "--share", "5", "--yes")
+    assert problem["fix"] == f"loradeck candidate start {tenant}/production RELEASE"
+    desk.refused(1, "too_few_keys", "candidate", "start", tenant, "v3", "--share", "5", "--yes")
+    desk.refused(1, "unknown_caller", "candidate", "start", tenant, "v3", "--named", "nobody", "--yes")
+    desk.refused(2, "not_confirmed", "candidate", "start", tenant, "v3")
+    for share in ("101", "-1", "0.05"):
+        assert desk.run("candidate", "step", tenant, "--share", share, "--yes").returncode in (1, 2)
+    assert desk.row(tenant).pointer == before.pointer
+
+
+def test_users_that_routers_have_seen_are_what_a_share_is_drawn_from(desk: Desk, tenant: str, node: SmallNode) -> None:
+    assert desk.run("candidate", "start", tenant, "v3", "--unit", "user", "--yes").returncode == 0
+    desk.refused(1, "too_few_keys", "candidate", "step", tenant, "--share", "5", "--yes")
+    row = desk.row(tenant)
+    assert row.candidate is not None
+    seen = Traffic(
+        tenant=tenant,
+        route="production",
+        generation=row.pointer.generation,
+        release=row.candidate.release.id,
+        replica=node.name,
+        keys=60,
+    )
+    node.traffic = (*node.traffic, seen)
+
+    def counted() -> bool:
+        now = desk.row(tenant).candidate
+        return now is not None and now.keys == 60
+
+    wait_until("counted", counted)
+    assert desk.run("candidate", "step", tenant, "--share", "5", "--yes").returncode == 0
