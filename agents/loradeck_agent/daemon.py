@@ -12,6 +12,8 @@ from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.schemas.link import (
     Bookmark,
     CanaryAsk,
+    Challenge,
+    ChallengeAnswer,
     Desired,
     DownMessage,
     JobCancel,
@@ -23,6 +25,7 @@ from loradeck.schemas.link import (
     TableState,
     TraceAsk,
     TraceRows,
+    TrustRoots,
     Welcome,
 )
 from loradeck_agent.host.config import AgentConfig
@@ -277,6 +280,10 @@ class Agent:
                 self._aside(self._send_canary_answers(message))
             case NodeOrder():
                 self._order(message)
+            case Challenge():
+                await self.link.send(ChallengeAnswer(nonce=message.nonce, boot=self.boot))
+            case TrustRoots():
+                log.warning("passed over trust roots of serial %d: this agent knows no authority yet", message.serial)
 
     def _order(self, order: NodeOrder) -> None:
         """Obeys cordon and drain: a drained node gives up its jobs and closes the driver, so that GPUs can be reset."""

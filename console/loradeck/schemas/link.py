@@ -133,6 +133,29 @@ class NodeOrder(Order):
     drained: bool = False
 
 
+class Challenge(Wire):
+    """The hub asks whether anybody is still at the other end of the link; answered by `ChallengeAnswer`.
+
+    A hub sends it on a node's link when another one opens under the node's name. No hub does so yet.
+    """
+
+    type: Literal["challenge"] = "challenge"
+    nonce: str = Field(max_length=64, description="random; repeated in the answer")
+
+
+class TrustRoots(Wire):
+    """The authorities that a fleet trusts, and the certificates that they have withdrawn; the newest serial counts.
+
+    No hub sends it yet, and no agent reads it.
+    """
+
+    type: Literal["trust_roots"] = "trust_roots"
+    serial: int = Field(ge=0)
+    roots: tuple[str, ...] = Field((), description="public keys of offline authorities (Ed25519, hexadecimal)")
+    revoked: tuple[str, ...] = Field((), description="serial numbers of certificates that count no more")
+    signature: str = Field("", max_length=128, description="of one of the roots that the reader trusts already")
+
+
 class Welcome(Wire):
     """The hub's answer to a hello. `refuse` is a problem code if the hub will not steer this node (log_behind)."""
 
@@ -148,7 +171,18 @@ class Welcome(Wire):
 
 
 DownMessage = Annotated[
-    Welcome | Desired | Bookmark | JobMessage | JobCancel | JobNoted | TableAsk | TraceAsk | CanaryAsk | NodeOrder,
+    Welcome
+    | Desired
+    | Bookmark
+    | JobMessage
+    | JobCancel
+    | JobNoted
+    | TableAsk
+    | TraceAsk
+    | CanaryAsk
+    | NodeOrder
+    | Challenge
+    | TrustRoots,
     Field(discriminator="type"),
 ]
 """A message from hub to agent."""
@@ -379,6 +413,14 @@ class CanaryAnswers(Wire):
     trouble: dict[Digest, str] = Field(default_factory=dict)
 
 
+class ChallengeAnswer(Wire):
+    """The answer to a `Challenge`: the agent that opened this link is alive."""
+
+    type: Literal["challenge_answer"] = "challenge_answer"
+    nonce: str = Field(max_length=64)
+    boot: str = Field(description="of the agent, as in its hello")
+
+
 class Heartbeat(Wire):
     """The agent is alive; sent when there was nothing else to send."""
 
@@ -386,7 +428,17 @@ class Heartbeat(Wire):
 
 
 UpMessage = Annotated[
-    Hello | Ack | Report | Resync | TableState | JobEvent | JobLog | TraceRows | CanaryAnswers | Heartbeat,
+    Hello
+    | Ack
+    | Report
+    | Resync
+    | TableState
+    | JobEvent
+    | JobLog
+    | TraceRows
+    | CanaryAnswers
+    | ChallengeAnswer
+    | Heartbeat,
     Field(discriminator="type"),
 ]
 """A message from agent to hub."""

@@ -11,7 +11,7 @@ from tests.integration.hub.test_recover import copy_of
 
 from loradeck.artifacts.ed25519 import is_signed
 from loradeck.hub.log import signing
-from loradeck.schemas.link import Desired
+from loradeck.schemas.link import ChallengeAnswer, Desired
 from loradeck.schemas.table import TableEntry
 
 ACME = ("acme", "production")
@@ -95,3 +95,12 @@ async def test_a_restored_hub_believes_the_entries_that_the_hub_before_it_has_si
     async with running(data) as deck:
         assert len(deck.hub.log.signing.keys) == 2
         assert deck.hub.log.signing.is_genuine(entry)
+
+
+async def test_an_answer_to_a_challenge_that_nobody_asked_changes_nothing(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        await agent.send(ChallengeAnswer(nonce="9f86", boot="a1"))
+        await deck.promote(await deck.release(seed=1))
+        assert agent.closed is None

@@ -29,6 +29,7 @@ from loradeck.schemas.link import (
     LINK_TTL_S,
     Ack,
     Bookmark,
+    ChallengeAnswer,
     Heartbeat,
     Hello,
     Order,
@@ -383,7 +384,7 @@ class Link:
                 if self.steered:
                     self.put_full()
                 return
-            case Heartbeat():
+            case Heartbeat() | ChallengeAnswer():
                 return
             case Hello():
                 raise Refused("invalid_request", "a link has one hello")
