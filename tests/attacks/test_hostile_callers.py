@@ -8,18 +8,21 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
-from tests.integration.router.running import KEY, Running, entry, release
+from tests.integration.router.running import KEY, Running, entry, release, sha
 from tests.integration.router.running import until as eventually
 from tests.integration.router.upstream import Upstream
 
 from loradeck.schemas.route import BODY_CAP, Callers, NodeLimits
 from loradeck_agent.router.request_body import read
 
+TEST = Callers(parameters=("test",))
 V1, V2 = release("v1"), release("v2")
 GLOBEX = release("v1", tenant="globex")
 
@@ -247,3 +250,71 @@ async def test_a_nodes_own_limits_hold_where_a_route_sets_none(attacked: Attacke
     assert [(await attacked.post({"model": "acme"}))[0] for _ in range(5)] == [200] * 4 + [429]
     asked = {"model": "globex"}
     assert [(await attacked.post(asked, "globex-key"))[0] for _ in range(3)] == [200, 200, 429]
+
+
+HOSTILE = {"model": "acme", "test": {"hostile": 500}}
+BROKEN = {"model": "acme", "test": {"status": 500}}
+"""A request that only the release fails; the base answers it."""
+
+
+async def test_requests_that_any_release_fails_do_not_count_against_the_one_that_serves(attacked: Attacked) -> None:
+    """As many as a breach takes, and at once."""
+    answers = await asyncio.gather(*(attacked.post(HOSTILE) for _ in range(75)))
+    assert {(status, code) for status, code, _ in answers} == {(502, "engine_error")}
+    assert await attacked.counted() == (75, 0, 0)
+    asked_again = [one for one in attacked.engine.seen if one["model"] == "base"]
+    assert [one["max_tokens"] for one in asked_again] == [1, 1], "the same request, and a harmless one, once for all"
+
+
+async def test_streams_that_any_release_ends_with_an_error_do_not_count(attacked: Attacked) -> None:
+    body = {"model": "acme", "stream": True, "stream_options": {}, "test": {"error": 2}}
+    url, headers = f"{attacked.router.url}/v1/chat/completions", {"Authorization": f"Bearer {KEY}"}
+    with pytest.raises(aiohttp.ClientPayloadError):  # no ending that a client takes for success
+        async with attacked.router.callers.post(url, json=body, headers=headers) as answer:
+            await answer.read()
+    await eventually(lambda: not attacked.under_way)
+    assert await attacked.counted() == (1, 0, 0)
+    assert "stream" not in attacked.engine.seen[1]
+
+
+async def test_failures_of_the_release_count_whoever_else_sends_what_nobody_answers(attacked: Attacked) -> None:
+    assert (await attacked.post(BROKEN))[0] == 502
+    assert await attacked.counted() == (1, 0, 1)
+    await attacked.router.table(entry(V1, 2, keys=(sha(KEY), sha("second-key")), callers=TEST))
+    attacked.before = await attacked.table()
+    assert [(await attacked.post(HOSTILE, "second-key"))[0] for _ in range(3)] == [502] * 3
+    assert [(await attacked.post(BROKEN))[0] for _ in range(3)] == [502] * 3
+    assert await attacked.counted() == (7, 0, 4)
+
+
+async def test_what_was_found_out_about_a_caller_holds_for_a_second(attacked: Attacked) -> None:
+    assert attacked.router.here is not None
+    now = 0.0
+    attacked.router.here.proxy._faults._clock = lambda: now
+    failed = []
+    for request, later in ((HOSTILE, 0.5), (BROKEN, 1.0), (BROKEN, 0.5), (HOSTILE, 1.0), (HOSTILE, 0.0)):
+        await attacked.post(request)
+        failed.append((await attacked.counted())[2])
+        now += later
+    assert failed == [0, 0, 1, 2, 2]
+
+
+async def test_an_engine_that_fails_everything_counts_as_failing(attacked: Attacked) -> None:
+    """Its harmless request fails too: that every release fails there must not hide that nobody is answered."""
+    attacked.engine.ill = 500
+    assert [(await attacked.post({"model": "acme"}))[0] for _ in range(5)] == [502] * 5
+    assert await attacked.counted() == (5, 0, 5)
+
+
+async def test_the_prior_stands_in_where_the_release_is_a_base(attacked: Attacked) -> None:
+    alone = release("base")
+    await attacked.router.table(entry(alone, 2, beneath=(V2,), callers=TEST))
+    attacked.before = await attacked.table()
+    assert (await attacked.post(HOSTILE))[0] == 502
+    assert [one["model"] for one in attacked.engine.seen] == ["base", V2.engine_name, V2.engine_name]
+    assert attacked.router.here is not None
+    attacked.router.here.proxy._faults._clock = lambda: time.monotonic() + 2
+    await attacked.router.table(entry(alone, 3, callers=TEST))
+    attacked.before = await attacked.table()
+    assert (await attacked.post(HOSTILE))[0] == 502
+    assert await attacked.counted() == (2, 0, 1), "with nothing to compare with it is the release's"

@@ -24,6 +24,7 @@ from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_k
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of
+from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.trace import Trace
 
@@ -69,6 +70,7 @@ class Proxy:
     _trace: Trace
     _bodies: BodyReader
     _limits: CallerLimits
+    _faults: RequestFaults
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request."""
@@ -181,9 +183,15 @@ class Proxy:
             ) as upstream:
                 if upstream.status == 200 and upstream.content_type == "text/event-stream":
                     sent = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
-                    return await self._stream(request, admitted, upstream, sent)
+                    if await self._stream(request, admitted, upstream, sent):
+                        return sent
+                    self._end(admitted, 200, await self._failed(request, admitted, path, asked))
+                    return _cut_short(request, sent)
                 raw = await upstream.read()
-                return self._whole(admitted, upstream, raw, headers)
+                how: End = "failed"
+                if upstream.status >= 500:
+                    how = await self._failed(request, admitted, path, asked)
+                return self._whole(admitted, upstream, raw, headers, how)
         except asyncio.CancelledError:
             if not admitted.cut or _cancelled_twice():
                 self._end(admitted, _CALLER_LEFT, _given_up(admitted))
@@ -210,10 +218,15 @@ class Proxy:
             self._end(admitted, 0, "failed")
             raise _LookUpAgain(target.replica) from lost
 
+    async def _failed(self, request: web.BaseRequest, admitted: Admitted, path: str, asked: Asked) -> End:
+        """How a request counts that the engine failed: as answered, where it would fail under any release."""
+        caller = caller_digest(bearer_of(request.headers))
+        return "answered" if await self._faults.is_of_request(caller, admitted, path, asked) else "failed"
+
     def _whole(
-        self, admitted: Admitted, upstream: aiohttp.ClientResponse, raw: bytes, headers: dict[str, str]
+        self, admitted: Admitted, upstream: aiohttp.ClientResponse, raw: bytes, headers: dict[str, str], failed: End
     ) -> web.Response:
-        """An answer that came in one piece."""
+        """An answer that came in one piece. `failed`: how it counts, where it is none."""
         status = upstream.status
         if status == 200:
             self._end(admitted, status, "answered", answer=raw if len(raw) <= ANSWER_CAP else None)
@@ -221,7 +234,7 @@ class Proxy:
             self._end(admitted, status, "answered")
         else:
             log.warning("%s answered %d: %.500s", admitted.target.replica.name, status, raw.decode(errors="replace"))
-            self._end(admitted, 502, "failed")
+            self._end(admitted, 502, failed)
             code = "release_not_on_engine" if status == 404 else "engine_error"
             return refused(Refusal(502, code, f"The engine answered {status}.", "Try again.", 1), headers=headers)
         kind = upstream.headers.get("Content-Type", "application/json")
@@ -233,8 +246,12 @@ class Proxy:
         admitted: Admitted,
         upstream: aiohttp.ClientResponse,
         response: web.StreamResponse,
-    ) -> web.StreamResponse:
-        """Passes events on as they come. Headers are sent with the first event, not before."""
+    ) -> bool:
+        """Passes events on as they come. Headers are sent with the first event, not before.
+
+        Returns:
+            False: the engine ended it with an error of its own, which was passed on and is not counted yet.
+        """
         row = admitted.row
         kept: list[bytes] | None = []
         size = 0
@@ -256,11 +273,12 @@ class Proxy:
                 kept.append(chunk)
                 if size > ANSWER_CAP:
                     kept = None
+        if failed:
+            return False
         if b"[DONE]" not in tail:
             raise aiohttp.ClientPayloadError("the stream ended without its [DONE]")
-        answer = b"".join(kept) if kept is not None and not failed else None
-        self._end(admitted, 200, "failed" if failed else "answered", answer=answer)
-        return response
+        self._end(admitted, 200, "answered", answer=b"".join(kept) if kept is not None else None)
+        return True
 
     def _end(self, admitted: Admitted, status: int, end: End, *, answer: bytes | None = None) -> None:
         """Counts the end of an admission and has its answer judged, if there is one and the route asks for it."""
@@ -348,6 +366,11 @@ async def _break_off(
         await response.write(b"data: " + json.dumps(_error(code, message)).encode() + b"\n\n")
     except ConnectionError as gone:
         log.debug("the caller left as well: %s", gone)
+    return _cut_short(request, response)
+
+
+def _cut_short(request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+    """Closes the connection, without the ending of a stream that a client takes for success."""
     if request.transport is not None:
         request.transport.close()
     return response

@@ -51,7 +51,14 @@ class Asked:
 
     def body(self, model: str) -> bytes:
         """The request as an engine gets it, for a model of that engine."""
-        head = json.dumps({"model": model, **self.settings}).encode()
+        return self._with({"model": model, **self.settings})
+
+    def for_one_token(self, model: str) -> bytes:
+        """The request for one token of one answer, which is not streamed."""
+        return self._with({"model": model, "max_tokens": 1})
+
+    def _with(self, settings: dict[str, Any]) -> bytes:
+        head = json.dumps(settings).encode()
         return head if self.rest == b"{}" else head[:-1] + b", " + self.rest[1:]
 
 

@@ -24,6 +24,7 @@ from loradeck_agent.router.engine_pools import Replicas
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.proxy import Proxy
 from loradeck_agent.router.request_body import read
+from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import Checks
 from loradeck_agent.router.strangers import strangers
 from loradeck_agent.router.switch import Switch
@@ -51,6 +52,7 @@ class Router:
         self._checks = Checks()
         self._bodies = BodyReader(read)
         self._limits = CallerLimits(key_limits or NodeLimits())
+        self._faults = RequestFaults()
         self._hub_silence = HubSilence(self._table)
         self._replicas = Replicas()
         self._admission = Admission(self._hub_silence, self._stats)
@@ -68,7 +70,7 @@ class Router:
         """
         self.switch.start()
         self._checks.start()
-        self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies, self._limits)
+        self.proxy = Proxy(self._admission, self._checks, self._trace, self._bodies, self._limits, self._faults)
         server = web.Server(self.proxy.handle, request_factory=_request, handler_cancellation=True, access_log=None)
         callers = web.ServerRunner(server, shutdown_timeout=DRAIN_S)
         await callers.setup()
@@ -105,6 +107,7 @@ class Router:
             await runner.cleanup()
         await self._checks.close()
         await self._bodies.close()
+        await self._faults.close()
         await self._replicas.close()
         self._socket.unlink(missing_ok=True)
         self._table.close()

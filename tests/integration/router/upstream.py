@@ -7,7 +7,9 @@ answer and not by a header. What else a test needs is asked for in the request i
     events      events of a stream
     answer      the text, instead of the engine's own
     finish      the finish reason
-    status      an HTTP status, with no answer
+    status      an HTTP status, with no answer, from every model but the base
+    hostile     an HTTP status, with no answer, from every model
+    error       events of a stream after which it ends with an error, from every model
     die_after   events after which the connection is dropped
 """
 
@@ -30,6 +32,8 @@ class Upstream:
         self.headers: list[dict[str, str]] = []
         self.dropped = 0
         self.unloaded: set[str] = set()
+        self.ill: int | None = None
+        """The status that every request is answered with."""
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -54,9 +58,11 @@ class Upstream:
         try:
             if body["model"] in self.unloaded:
                 return web.json_response({"error": {"message": "no such model"}}, status=404)
-            if "status" in wish:
+            status = wish.get("hostile") or (wish.get("status") if body["model"] != "base" else None)
+            status = self.ill or (500 if "error" in wish and not body.get("stream") else status)
+            if status is not None:
                 await asyncio.sleep(wish.get("delay", 0))
-                return web.json_response({"error": {"message": "asked for"}}, status=wish["status"])
+                return web.json_response({"error": {"message": "asked for"}}, status=status)
             text = wish.get("answer", f"{self.name}:{body['model']}")
             if body.get("stream"):
                 return await self._stream(request, wish, text)
@@ -84,6 +90,9 @@ class Upstream:
         events = wish.get("events", 4)
         step = -(-len(text) // events)
         for number in range(events):
+            if number == wish.get("error"):
+                await response.write(_event({"error": {"message": "asked for"}}))
+                return response
             if number == wish.get("die_after"):
                 assert request.transport is not None
                 request.transport.abort()
