@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -71,7 +71,6 @@ class Feed:
         self,
         context: Context,
         *,
-        clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
         silence_s: float = SILENCE_S,
         show: FeedShow | None = None,
@@ -82,7 +81,6 @@ class Feed:
         """
         self.context = context
         self.link = Link.CONNECTING
-        self._clock = clock
         self._backoff = backoff or Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         self._silence_s = silence_s
         self._connection: ClientConnection | None = None
@@ -101,7 +99,7 @@ class Feed:
         yield self._changed(Link.CONNECTING)
         waits = self._backoff.pauses()
         while True:
-            began = self._clock()
+            began = time.monotonic()
             lost: LinkChange | None = None
             try:
                 # A new connection each time, with the token file read again.
@@ -117,7 +115,7 @@ class Feed:
                 lost = self._changed(Link.LOST, why=f"nothing heard for {self._silence_s:g} s")
             except (OSError, WebSocketException) as error:
                 lost = self._changed(Link.LOST, why=f"the link broke ({type(error).__name__}: {error})")
-            if self._clock() - began > LONGEST_WAIT_S:
+            if time.monotonic() - began > LONGEST_WAIT_S:
                 waits = self._backoff.pauses()
             if lost is not None:
                 yield lost
@@ -161,7 +159,7 @@ class Feed:
 
     def _changed(self, state: Link, *, why: str = "", fix: str = "") -> LinkChange:
         self.link = state
-        return LinkChange(state=state, at=self._clock(), why=why, fix=fix)
+        return LinkChange(state=state, at=time.monotonic(), why=why, fix=fix)
 
 
 def _parsed(data: bytes, where: str) -> FeedMessage | None:

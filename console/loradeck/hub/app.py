@@ -15,7 +15,6 @@ from loradeck.hub.api import (
     backup,
     blobs,
     candidates,
-    erasures,
     events,
     feed,
     health,
@@ -34,7 +33,7 @@ from loradeck.hub.views.status import VERSION
 from loradeck.schemas.ids import Role
 
 RESOURCES = (
-    state, tenants, moves, candidates, rewind, registry, erasures, reviews, blobs, attestations, jobs, nodes, events,
+    state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
     tokens, backup, health, feed,
 )  # fmt: skip
 

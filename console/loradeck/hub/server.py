@@ -107,7 +107,7 @@ class LogLine(logging.Formatter):
         return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().format(record))
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
+def log_to_stderr() -> None:
     """Logs to stderr, a line for each entry: time in UTC, level, logger, text."""
     import time
 
@@ -117,7 +117,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 

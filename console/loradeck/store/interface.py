@@ -185,7 +185,6 @@ class Store(Protocol):
 
         The holder is a random id of this store. `name` is the hub's, and only shown to people.
         """
-        ...
 
     def incarnations(self) -> dict[int, str]:
         """The incarnation of every epoch that this log's lease was held in."""
@@ -202,7 +201,6 @@ class Store(Protocol):
         Raises:
             Moved, LeaseLost, DiskFull, OutcomeUnknown: see each.
         """
-        ...
 
     def adopt(
         self, drafts: Sequence[Draft], *, epoch_above: int, key: str, fleet: FleetChange = NO_CHANGE
@@ -210,20 +208,17 @@ class Store(Protocol):
         """Commits a recovery: raises the epoch above `epoch_above` and appends `drafts`, whose generations may jump
         ahead.
         """
-        ...
 
     def lookup(self, key: str) -> Committed | None:
         """The commit under an idempotency key; None if nothing was committed under it."""
 
     def since(self, rev: int, limit: int = 1000) -> list[Event]:
         """Events after `rev`, oldest first, at most `limit`."""
-        ...
 
     def history(
         self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
     ) -> list[Event]:
         """Events that match all given conditions, newest first."""
-        ...
 
     def event(self, event_id: str) -> Event | None:
         """The event with this id; None if there is none."""
@@ -235,15 +230,12 @@ class Store(Protocol):
         """Whether the event at `rev` has this hash, and so this log holds everything that an agent with it has
         seen.
         """
-        ...
 
     def rev_at(self, time_ms: int) -> int:
         """The last rev committed at or before a time; 0 if there is none."""
-        ...
 
     def pointers_at(self, rev: int) -> list[PointerState]:
         """Every pointer as it was at a rev."""
-        ...
 
     # -- the registry ------------------------------------------------------------------------------------
 
@@ -251,13 +243,11 @@ class Store(Protocol):
         """Adds a document to the registry. Registering a digest again returns the stored document, which never
         changes.
         """
-        ...
 
     def register_adapter(self, manifest: dict[str, Any], digest: str, release: str, *, by: str) -> Registered:
         """Adds an AdapterVersion under the next version number of its (tenant, name); a known digest keeps its
         number.
         """
-        ...
 
     def registry(self, kind: Doc, *, tenant: str | None = None) -> list[Registered]:
         """Documents of a kind, in the order of registration; of one tenant if given."""
@@ -269,11 +259,9 @@ class Store(Protocol):
 
     def attest_all(self, attestations: Sequence[Attestation]) -> list[Attestation]:
         """Stores attestations in one transaction: a fleet that is proven at once costs one sync."""
-        ...
 
     def attestations(self, **wanted: Unpack[AttestationFilter]) -> list[Attestation]:
         """Attestations that match all given conditions, oldest first."""
-        ...
 
     def add_served(self, deltas: Iterable[Served]) -> None:
         """Adds to the seconds and counts of releases, in one transaction."""
@@ -283,17 +271,14 @@ class Store(Protocol):
 
     def put_job(self, job: Job) -> None:
         """Inserts a job, or replaces the one with its id."""
-        ...
 
     def jobs(self, *, limit: int = 200) -> list[Job]:
         """All unfinished jobs and the newest finished ones, newest first, `limit` in all unless more are
         unfinished.
         """
-        ...
 
     def jobs_before(self, job_id: str | None, *, limit: int) -> list[Job]:
         """Jobs submitted before a job (None: the newest), newest first; empty for an unknown job."""
-        ...
 
     def job(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none."""
@@ -311,11 +296,9 @@ class Store(Protocol):
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Name -> what is kept of the node."""
-        ...
 
     def withdrawals(self) -> list[Withdrawal]:
         """All withdrawals that no node has acknowledged."""
-        ...
 
     # -- its own state -----------------------------------------------------------------------------------
 
@@ -331,11 +314,9 @@ class Store(Protocol):
         Raises:
             OutcomeUnknown: the disk still fails.
         """
-        ...
 
     def backup(self, path: str) -> None:
         """Writes a consistent copy to a new file, while the store is in use."""
-        ...
 
     def close(self) -> None:
         """Closes the store and frees its lock."""

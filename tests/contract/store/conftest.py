@@ -25,35 +25,27 @@ class Backend(Protocol):
 
     def open(self, *, clock_ms: Callable[[], int] | None = None, lease: bool = True) -> Store:
         """A store on this database. Closed after the test."""
-        ...
 
     def two_threads(self) -> tuple[Store, Store]:
         """The stores that two threads of one hub would use."""
-        ...
 
     def close(self) -> None:
         """Close every store that is open on it."""
-        ...
 
     def usurp(self, name: str = "hub-b") -> None:
         """Another hub, called `name`, takes the lease."""
-        ...
 
     def rewrite(self, rev: int, old: str, new: str) -> None:
         """Replace text in the stored event at a rev. No store may be open."""
-        ...
 
     def remove(self, rev: int) -> None:
         """Take an event out. No store may be open."""
-        ...
 
     def move_pointer(self, tenant: str, route: str, old: str, new: str) -> None:
         """Replace text in the materialised pointer. No store may be open."""
-        ...
 
     def restore(self, copy: Path) -> None:
         """Put a backup in the place of the database. No store may be open."""
-        ...
 
 
 class SqliteBackend:

@@ -1,4 +1,4 @@
-"""The registry: bases, datasets, suites, adapter versions and the releases they make."""
+"""The registry: bases, datasets, suites, adapter versions, the releases they make, and the erasure of rows."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Maker, Reader, Releaser, ThisHub, Viewer
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
+from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
 from loradeck.schemas.ids import Name, Reason, Role
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.manifest import (
@@ -236,3 +237,14 @@ async def release(release: str, hub: ThisHub, caller: Reader) -> ReleaseDetail:
         raise Refused("unknown_release", "there is no such release", detail=release, fix="loradeck release list")
     version = hub.catalogue.version_of(found)
     return ReleaseDetail(release=found, manifest=version.manifest if version else None)
+
+
+# ---- erasures --------------------------------------------------------------------------------------------
+
+
+@router.post("/erasures")
+async def erase(body: ErasureRequest, hub: ThisHub, caller: Releaser) -> ErasurePlan:
+    """Erases rows. A dry run answers with a plan; executing sends its rows and digest back."""
+    if body.dry_run:
+        return await hub.erasures.plan(body)
+    return await hub.erasures.carry_out(body, caller.actor)

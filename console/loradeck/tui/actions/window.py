@@ -27,16 +27,13 @@ class Front(Protocol):
     @property
     def which(self) -> Screen:
         """The list that it shows."""
-        ...
 
     @property
     def handlers(self) -> Handlers:
         """Actions that mean something on this list alone."""
-        ...
 
     def as_text(self) -> str:
         """Its rows and its pane, for a file."""
-        ...
 
 
 class Window(Protocol):
@@ -45,41 +42,31 @@ class Window(Protocol):
     @property
     def front(self) -> Front | None:
         """The list in front; None while a page covers it."""
-        ...
 
     @property
     def terminal(self) -> Driver | None:
         """What writes to the terminal."""
-        ...
 
     def notice(self, text: str, style: str = "") -> None:
         """One line above the footer, until the next key."""
-        ...
 
     def draw_front(self) -> None:
         """Draw the list in front."""
-        ...
 
     def after_key(self) -> None:
         """Draw the effect of a key, and then ask for the figures of rows that came into view."""
-        ...
 
     def show_list(self, which: Screen) -> None:
         """Bring a list to the front."""
-        ...
 
     def show_events(self, word: str) -> None:
         """The events screen, filtered by a literal word."""
-        ...
 
     def push_screen(self, screen: Page) -> object:
         """Open a page over the list in front."""
-        ...
 
     def run_worker(self, work: Coroutine[Any, Any, None], *, group: str, exclusive: bool = False) -> object:
         """Run something beside the keys; an exclusive one ends those of its group before it."""
-        ...
 
     def exit(self, result: Context | None = None) -> None:
         """Leave the console, for another hub or for good."""
-        ...

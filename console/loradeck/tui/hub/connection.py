@@ -25,19 +25,15 @@ class Connection(Protocol):
     @property
     def api(self) -> HubApi:
         """The hub's calls. They raise `loradeck.client.errors.ClientError`."""
-        ...
 
     def follow(self) -> AsyncGenerator[FeedItem]:
         """The feed, for ever."""
-        ...
 
     async def show(self, rows: frozenset[PointerKey], nodes: frozenset[str]) -> None:
         """Name the rows and nodes whose figures are wanted. Moves, flags, new and removed rows come for all of them."""
-        ...
 
     async def aclose(self) -> None:
         """Close the connections that calls were made over."""
-        ...
 
 
 class HubConnection:

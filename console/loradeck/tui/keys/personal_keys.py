@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from loradeck.client.errors import ConfigError
 from loradeck.tui.keys.action import Action, Screen
@@ -21,14 +22,15 @@ _KEYS_ARE = (
 )
 
 
+@dataclass(eq=False)
 class Keys:
     """The bindings that hold in one console."""
 
-    def __init__(self, bindings: Iterable[Binding] = BINDINGS) -> None:
-        self.bindings = tuple(bindings)
-        self._shown: dict[str, str] = {}
-        for binding in self.bindings:
-            self._shown.setdefault(binding.action, binding.shown)
+    bindings: Sequence[Binding] = BINDINGS
+
+    @cached_property
+    def _shown(self) -> dict[str, str]:
+        return {binding.action: binding.shown for binding in reversed(self.bindings)}
 
     @classmethod
     def remapped(cls, own: Mapping[str, Sequence[str]], *, where: str) -> Keys:
@@ -53,8 +55,10 @@ class Keys:
                 if not _is_key(key):
                     raise ConfigError(f"{key!r} is no key", detail=f"{where} {name}", fix=_KEYS_ARE)
         made = cls(
-            replace(binding, keys=tuple(own[binding.action]), reads="") if binding.action in own else binding
-            for binding in BINDINGS
+            [
+                replace(binding, keys=tuple(own[binding.action]), reads="") if binding.action in own else binding
+                for binding in BINDINGS
+            ]
         )
         made._refuse_shared_keys(where)
         made._refuse_keys_that_leave(where)

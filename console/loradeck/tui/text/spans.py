@@ -139,9 +139,9 @@ def coarse_age(seconds: float) -> str:
     return f"{days}d{minutes // 60 % 24:02d}" if days < 100 else f"{days}d"
 
 
-def percent(share: float | None, missing: str = "-") -> str:
+def percent(share: float | None) -> str:
     """A share between 0 and 1 as percent with one decimal, without the sign; all of it is 100."""
-    return missing if share is None else "100" if share >= 0.9995 else f"{share * 100:.1f}"
+    return "-" if share is None else "100" if share >= 0.9995 else f"{share * 100:.1f}"
 
 
 def count(n: int) -> str:

@@ -21,7 +21,6 @@ class Paced(Protocol):
     @property
     def keeps_up(self) -> bool:
         """Whether the terminal has accepted all output so far. Periodic redraws wait until it has."""
-        ...
 
 
 def pressed(event: events.Key) -> str:
