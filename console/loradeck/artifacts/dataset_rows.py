@@ -26,6 +26,9 @@ from loradeck.schemas.manifest import DatasetManifest, Origin, Provenance
 LONGEST_ROW = 1 << 20
 """Longest JSONL row, in bytes."""
 
+DEEPEST = 100
+"""Levels of lists and objects in a row."""
+
 _ASIDE = frozenset({"id", "provenance"})
 
 
@@ -53,11 +56,25 @@ def rows_in(paths: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise BadArtifact("bad_rows", "a row is too long", where, f"at most {LONGEST_ROW:,} bytes")
                 try:
                     row = json.loads(line)
-                except ValueError:  # its message would repeat the row's content
+                except (ValueError, RecursionError):  # its message would repeat the row's content
                     raise BadArtifact("bad_rows", "a row is not JSON", where, "one JSON object a line") from None
                 if not isinstance(row, dict):
                     raise BadArtifact("bad_rows", "a row is not a JSON object", where, "one JSON object a line")
+                if line.count(b"[") + line.count(b"{") > DEEPEST and _is_deep(row):
+                    raise BadArtifact("bad_rows", "a row is nested too deep", where, f"at most {DEEPEST} levels")
                 yield where, row
+
+
+def _is_deep(row: dict[str, Any]) -> bool:
+    level: list[Any] = [row]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)
 
 
 def texts_in(value: Any) -> Iterator[str]:

@@ -82,7 +82,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         raw = file.read(length)
     try:
         header = json.loads(raw, object_pairs_hook=_without_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _malformed(path, f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise _malformed(path, "its header is not a JSON object")

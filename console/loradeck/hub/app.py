@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from loradeck.hub.access import problems
 from loradeck.hub.access.auth import Allowed
+from loradeck.hub.access.openapi import document
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api import (
     attestations,
@@ -49,7 +48,6 @@ def create_app(hub: Hub) -> FastAPI:
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(Allowed(Role.VIEWER))])
     async def openapi(_: Request) -> Response:
-        document: dict[str, Any] = app.openapi()
-        return JSONResponse(document)
+        return JSONResponse(document(app))
 
     return app

@@ -27,6 +27,9 @@ PointerKey: TypeAlias = tuple[str, str]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 """A person's reason for an action: at most 500 characters, stripped."""
 
+LARGEST_INT = 2**63 - 1
+"""The largest whole number that the store can hold or compare."""
+
 SHORT = 6
 """Characters of a digest that the console and the CLI print."""
 

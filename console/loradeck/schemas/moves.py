@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from loradeck.schemas.candidate import LEASE_S, CohortUnit
-from loradeck.schemas.ids import Digest, Name, Reason, Strict, Wire
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Reason, Strict, Wire
 from loradeck.schemas.log import Event
 
 IDEMPOTENCY_KEY = Field(min_length=8, max_length=100, description="chosen by the caller; one key never moves twice")
@@ -161,7 +161,7 @@ class RewindRequest(Strict):
     """
 
     to_rev: int | None = None
-    time_ms: int | None = None
+    time_ms: int | None = Field(None, ge=0, le=LARGEST_INT)
     tenants: tuple[str, ...] = Field((), description="none selects all")
     dry_run: bool = True
     generations: dict[str, int] = Field(default_factory=dict, description="'tenant/route' -> generation in the plan")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, Viewer
+from loradeck.schemas.ids import LARGEST_INT
 from loradeck.schemas.log import Event
 from loradeck.store.log_audit import LogAudit
 
@@ -20,7 +21,7 @@ async def listed(
     caller: Viewer,
     tenant: str | None = None,
     route: str | None = None,
-    before: Annotated[int | None, Query(ge=1, description="a rev")] = None,
+    before: Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="a rev")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[Event]:
     """The events of the log, newest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import ThisHub, Viewer
@@ -20,7 +20,7 @@ async def healthz() -> dict[str, Any]:
     return {"ok": True}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "moves are refused", "content": {"application/json": {}}}})
 async def readyz(hub: ThisHub) -> Response:
     """200 while moves are made, else 503 with the problem code that they get."""
     state, refusing = hub.log.state, hub.moves_allowed.refusing
@@ -28,7 +28,7 @@ async def readyz(hub: ThisHub) -> Response:
     return JSONResponse(body, 200 if refusing is None else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(hub: ThisHub, caller: Viewer) -> Response:
     """The hub's own metrics, and those of all pointers that alerts are made from, as Prometheus text."""
     entries = hub.tables.entries

@@ -34,6 +34,9 @@ TICK_S = 1.0
 SLOW_S = 10.0
 """How long one message may wait for a reader that does not read, seconds."""
 
+LONGEST_NUMBER = 20
+"""Digits of a number that no log reaches."""
+
 BATCH = 25
 """Rows serialised between two turns of the event loop."""
 
@@ -147,7 +150,8 @@ def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def _cursor(since: str) -> tuple[int, int] | None:
     epoch, colon, rev = since.partition(":")
-    return (int(epoch), int(rev)) if colon and epoch.isdecimal() and rev.isdecimal() else None
+    fits = colon and all(part.isdecimal() and len(part) < LONGEST_NUMBER for part in (epoch, rev))
+    return (int(epoch), int(rev)) if fits else None
 
 
 async def listen(subscriber: Subscriber, socket: WebSocket) -> None:

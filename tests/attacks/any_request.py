@@ -1,0 +1,84 @@
+"""Requests thought up from the hub's OpenAPI document, by role: those that fit it, and those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from tests.attacks.hub_process import HubProcess
+
+ROLES = ("nobody", "viewer", "operator", "releaser", "agent", "local")
+
+_KNOWN = {"tenant": "acme", "route": "production", "node": "n1", "name": "support"}
+"""What is there, so that half of the calls get past the names."""
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+_WRITES_FILES = "/v1/backup"
+
+
+@contextmanager
+def client_of(hub: HubProcess, role: str) -> Iterator[httpx.Client]:
+    """A client with a token of this role; `nobody` has none, and `local` comes over the hub's own socket."""
+    if role == "local":
+        transport = httpx.HTTPTransport(uds=str(hub.data / "hub.sock"))
+        with httpx.Client(transport=transport, base_url="http://hub", timeout=30) as client:
+            yield client
+        return
+    headers = {} if role == "nobody" else {"authorization": f"Bearer {hub.token(role)}"}
+    with httpx.Client(base_url=hub.url, headers=headers, timeout=30) as client:
+        yield client
+
+
+def answers_are_documented(hub: HubProcess, role: str, cases: int) -> None:
+    """Sends that many requests and checks every answer: no server error, and a status and a body of the document."""
+    with client_of(hub, "viewer") as viewer:
+        schema = schemathesis.openapi.from_dict(viewer.get("/openapi.json").json())
+    operations = [found.ok() for found in schema.get_all_operations()]
+    if role == "local":
+        operations = [operation for operation in operations if operation.path != _WRITES_FILES]
+    ways = st.sampled_from([GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+    tried = st.tuples(st.sampled_from(operations), ways).flatmap(lambda chosen: chosen[0].as_strategy(chosen[1]))
+
+    wrong: dict[str, str] = {}
+    with client_of(hub, role) as client:
+
+        @settings(
+            max_examples=cases,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=tried, known=st.booleans())
+        def check(case: Case, known: bool) -> None:
+            if known and isinstance(case.path_parameters, dict):
+                case.path_parameters.update({k: v for k, v in _KNOWN.items() if k in case.path_parameters})
+            answer = client.request(**_sent(case, str(client.base_url)))
+            try:
+                case.validate_response(answer, checks=CHECKS)
+            except FailureGroup as group:
+                for failure in group.exceptions:
+                    wrong.setdefault(f"{case.method} {case.path} {answer.status_code} {failure.title}", str(group))
+
+        check()
+    assert not wrong, "\n\n".join(f"{what}\n{detail}" for what, detail in wrong.items())
+
+
+def _sent(case: Case, base: str) -> dict[str, object]:
+    made = case.as_transport_kwargs(base_url=base)
+    made["headers"].pop("Authorization", None)  # it has thought one up, and the client has its own
+    return {k: v for k, v in made.items() if k in ("method", "url", "headers", "params", "json", "data", "content")}

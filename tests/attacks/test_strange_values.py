@@ -1,0 +1,71 @@
+"""Values that no program would send: they are refused as what they are, and never the hub's own failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from tests.fakes.hub_in_process import PROVENANCE, Deck
+from websockets.asyncio.client import connect
+
+from loradeck.schemas.manifest import DatasetManifest
+
+HUGE = 10**23
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", f"events?before={HUGE}", None),
+        ("GET", f"jobs/j1/events?attempt={HUGE}", None),
+        ("GET", f"jobs/j1/events?seq={HUGE}", None),
+        ("GET", f"tenants/acme/routes/production/traces?last={HUGE}", None),
+        ("POST", "rewind", {"time_ms": 10**26, "reason": "x", "idempotency_key": "k" * 12}),
+        ("POST", "rewind", {"to_rev": HUGE, "reason": "x", "idempotency_key": "k" * 12}),
+        ("POST", "tenants/acme/routes/production/rollback", {"expected_generation": HUGE, "idempotency_key": "k" * 12}),
+    ],
+)
+async def test_a_huge_number_is_the_requests_fault(deck: Deck, method: str, path: str, body: Any) -> None:
+    """The attack: `events?before=10**23` and a rewind to `time_ms` 10**26, which were answered 500."""
+    before = deck.fingerprint()
+    answer = await deck.local.request(method, path, json=body)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert deck.fingerprint() == before
+
+
+@pytest.mark.parametrize("path", ["rewind", "tenants", "jobs", "attestations"])
+async def test_json_nested_deep_is_the_requests_fault(deck: Deck, path: str) -> None:
+    answer = await deck.local.post(path, content=DEEP, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+
+
+@pytest.mark.parametrize("deep", [DEEP, DEEP[99_100:100_900]], ids=["100,000", "900"])
+async def test_a_row_nested_deep_is_the_datasets_fault(deck: Deck, deep: str) -> None:
+    """The second is not too deep for the JSON parser, but for whoever walks through it."""
+    entry = await deck.blob(f'{{"prompt": {deep}, "answer": "a"}}\n'.encode())
+    manifest = DatasetManifest(tenant="acme", name="deep", rows=1, files=(entry,), provenance=PROVENANCE)
+    await deck.refused(422, "bad_rows", "POST", "datasets", manifest.model_dump(mode="json"))
+
+
+async def test_a_safetensors_header_nested_deep_is_the_adapters_fault(deck: Deck) -> None:
+    await deck.base()
+    manifest = await deck.adapter_manifest()
+    weights = (len(DEEP)).to_bytes(8, "little") + DEEP.encode()
+    deep = (await deck.blob(weights)).model_copy(update={"path": "adapter_model.safetensors"})
+    files = tuple(deep if file.path == deep.path else file for file in manifest.files)
+    body = json.loads(manifest.model_copy(update={"files": files}).model_dump_json())
+    await deck.refused(422, "bad_safetensors", "POST", "adapters/acme/support/versions", body)
+
+
+async def test_a_feeds_long_cursor_is_as_one_that_is_too_old(deck: Deck, caplog: pytest.LogCaptureFixture) -> None:
+    """The attack: a cursor of 5,000 digits, which ended in a traceback."""
+    headers = {"authorization": f"Bearer {await deck.token('viewer')}"}
+    for since in (f"1:{'9' * 5000}", f"{'9' * 5000}:1", "1:²"):
+        url = f"ws://127.0.0.1:{deck.port}/v1/feed?since={since}"
+        async with connect(url, additional_headers=headers) as socket:
+            assert json.loads(await asyncio.wait_for(socket.recv(), 5))["type"] == "reset"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
