@@ -89,7 +89,8 @@ class Agent:
             changed=self._link_changed,
             noted=lambda: self.reports.write_status(self.link),
         )
-        self.acks = AckBoard(self.link.send, frozenset(engine.name for engine in self.engines))
+        named = {engine.name: engine for engine in self.engines}
+        self.acks = AckBoard(self.link.send, frozenset(named), lambda ack: named[ack.replica].acknowledging(ack))
         self.records = CanaryRecords(self.folder.canaries, self.hub)
         self.store = ReleaseStore(self.folder, self.hub)
         self.inputs = InputStore(self.folder, self.hub, self.store)
@@ -104,9 +105,7 @@ class Agent:
             missed=lambda: self.sync.missed(),
         )
         self.canary_questions = CanaryQuestions(self.engines, self.reconciler)
-        self.prover = Prover(
-            self.table, {engine.name: engine for engine in self.engines}, router, self.records, self.acks
-        )
+        self.prover = Prover(self.table, named, router, self.records, self.acks)
         self.sync = RouterSync(
             folder=self.folder,
             router=router,

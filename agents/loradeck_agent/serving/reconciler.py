@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.serving import residency
 from loradeck.rules.serving.proof import Judgement, Level
+from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, EngineState
 from loradeck.schemas.release import Form
 from loradeck.schemas.table import ReleaseRef, TableEntry
@@ -56,6 +57,8 @@ class _Failure:
     error: AgentError
     times: int
     retry_at: float
+    moves: frozenset[tuple[PointerKey, tuple[int, int]]]
+    """Pointers that named the release as their current one, with their fences. A later move to it does not wait."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -178,6 +181,8 @@ class Reconciler:
                 due = min(due, SHORT_S)
             for ref in plan.load:
                 due = min(due, await self._attempt(engine, ref, self._load_wanted))
+                if self._wakes[engine.name].is_set():
+                    return 0.05  # the table has changed: what has moved is loaded before the rest of this plan
         return max(due, 0.05)
 
     async def _attempt(
@@ -185,12 +190,18 @@ class Reconciler:
     ) -> float:
         """A step towards serving a release, unless it failed a moment ago. Returns seconds until it is due again."""
         failure = self._failures.get((engine.name, ref.id))
-        if failure is not None and failure.retry_at > time.monotonic():
+        waits = failure is not None and failure.retry_at > time.monotonic()
+        if failure is not None and waits and failure.moves >= self._moves_to(ref):
             return failure.retry_at - time.monotonic()
         try:
             return await step(engine, ref)
         except AgentError as error:
             return await self._failed(engine, ref, error)
+
+    def _moves_to(self, ref: ReleaseRef) -> frozenset[tuple[PointerKey, tuple[int, int]]]:
+        """The moves by which pointers name a release as their current one."""
+        entries = self.table.entries.values()
+        return frozenset((e.key, e.fence) for e in entries if e.current is not None and e.current.id == ref.id)
 
     async def _load_wanted(self, engine: EngineReplica, ref: ReleaseRef) -> float:
         if len(engine.loaded) >= engine.slots and ref.id not in engine.loaded:
@@ -265,7 +276,7 @@ class Reconciler:
         times = before.times + 1 if before else 1
         cap = RETRY_REACH_S if isinstance(error, Unreachable) else RETRY_FAULT_S
         pause = random.uniform(0.2, min(cap, 0.5 * 2**times))
-        self._failures[key] = _Failure(error, times, time.monotonic() + pause)
+        self._failures[key] = _Failure(error, times, time.monotonic() + pause, self._moves_to(ref))
         if before is None or before.error.code != error.code:
             log.error("%s cannot serve %s %s: %s", engine.name, ref.release.tenant, ref.label or ref.id[:6], error)
         for entry in self.table.entries.values():
@@ -323,6 +334,7 @@ class Reconciler:
             began = time.monotonic()
         if ref.id not in engine.loaded:
             await engine.api.load(name, folder)
+            engine.loads[ref.id] = engine.loads.get(ref.id, 0) + 1
         # "Loaded" is not "listed", and neither is "answers as it should".
         listed = (await engine.api.models()).get(name)
         if listed is None:

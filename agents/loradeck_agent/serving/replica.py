@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from loradeck.schemas.link import EngineState, Replica
+from loradeck.schemas.link import Ack, AckLevel, AckState, EngineState, Replica
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.durations import Measured
 from loradeck_agent.host.engine_config import EngineConfig, VllmEngine
@@ -52,6 +52,8 @@ class EngineReplica:
     """Releases that were loaded *and* verified in this lifetime: the router may ask for them."""
     merged_ready: set[str] = field(default_factory=set)
     """Merged releases of the weights that it runs, signed where that is asked: the router may ask for them too."""
+    loads: dict[str, int] = field(default_factory=dict)
+    """Release id -> how often it was loaded in this lifetime."""
     foreign: set[str] = field(default_factory=set)
     """Names of adapters that others loaded into an engine of theirs: each takes a slot, and is never unloaded."""
     fault: str = ""
@@ -137,10 +139,27 @@ class EngineReplica:
         self.loaded.clear()
         self.ready.clear()
         self.merged_ready.clear()
+        self.loads.clear()
         self.foreign.clear()
         self.short = ()
         self.listed_in_router = False
         self.api.close()
+
+    def acknowledging(self, ack: Ack) -> Ack:
+        """An acknowledgement with what is known of this engine: its boot, and of a flip which load it rests on, and how
+        near the release is.
+
+        The embedded engine holds each of its adapters in a slot of the batch. Of vLLM it is known that it has the
+        adapter in memory, and not whether a slot of the batch holds it now. A base and merged weights are the engine's
+        own.
+        """
+        if not self.up or self.version is None:
+            return ack
+        known: dict[str, object] = {"boot": self.version.boot}
+        if ack.release is not None and ack.state in (AckState.FLIPPED, AckState.PROVEN, AckState.LISTED):
+            paged = ack.release in self.loaded and isinstance(self.config, VllmEngine)
+            known |= {"level": AckLevel.HOST if paged else AckLevel.DEVICE, "load": self.loads.get(ack.release)}
+        return ack.model_copy(update=known)
 
     def slot(self) -> EngineAt | None:
         """The engine as the router gets it; None while it may be asked nothing."""

@@ -28,6 +28,8 @@ class AckBoard:
 
     send: Callable[[Ack], Awaitable[bool]]
     replicas: frozenset[str]
+    of_engine: Callable[[Ack], Ack] = lambda ack: ack
+    """Adds what the agent knows of the engine that an acknowledgement speaks of."""
     flips: dict[ReplicaPointer, Ack] = field(default_factory=dict)
     proofs: dict[ReplicaPointer, Ack] = field(default_factory=dict)
 
@@ -38,6 +40,7 @@ class AckBoard:
         """
         if ack.replica not in self.replicas:
             return False
+        ack = self.of_engine(ack)
         key = (ack.tenant, ack.route, ack.replica)
         fence = (ack.epoch, ack.generation)
         flip, proof = self.flips.get(key), self.proofs.get(key)

@@ -14,7 +14,7 @@ from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.counts import Counts, WireCounts
 from loradeck.schemas.ids import Digest, Name, Role, Wire
 from loradeck.schemas.jobs import Job
-from loradeck.schemas.link import AckState, EngineState
+from loradeck.schemas.link import AckLevel, AckState, EngineState
 from loradeck.schemas.log import Event, PointerState
 from loradeck.schemas.release import Form
 from loradeck.schemas.route import Gap
@@ -107,6 +107,10 @@ class ReplicaRow(Wire):
     detail: str = ""
     flipped_ms: float | None = Field(None, description="first flip of this generation, after the commit")
     flipped_mono_ns: int | None = Field(None, description="router's CLOCK_MONOTONIC at the flip; for its own host only")
+    level: AckLevel | None = Field(None, description="how near the release is there; None: it did not say")
+    cold: bool = Field(False, description="flipped, and the release is yet to be loaded: nobody is answered by it")
+    boot: str = Field("", description="of the engine that it speaks of; '': it did not say")
+    load: int | None = Field(None, description="which load of the release in that engine's lifetime")
     proven_ms: float | None = Field(None, description="first proof of this generation, after the commit")
     proof_age_s: float | None = None
     heard_age_s: float | None = Field(description="None: never since the hub started")

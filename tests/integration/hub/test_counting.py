@@ -8,8 +8,9 @@ from typing import Any
 from tests.fakes.hub_in_process import Deck, feed, running, until, watch
 from tests.fakes.linked_agent import FakeAgent
 
+from loradeck.rules.serving.counting import flip_counts
 from loradeck.schemas.feed import FeedNodes
-from loradeck.schemas.link import LINK_TTL_S, AckState
+from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
 
 EU: dict[str, Any] = {"site": "eu"}
 US: dict[str, Any] = {"site": "us"}
@@ -171,3 +172,21 @@ async def test_consoles_are_told_of_a_forgotten_node(data: Path) -> None:
         async with feed(deck, f"{state.epoch}:{state.rev}") as socket:
             await deck.ok("POST", "nodes/n1/forget", FORGET)
             await watch(socket, lambda messages: any(isinstance(m, FeedNodes) and m.gone for m in messages))
+
+
+async def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        agent.proves = False
+        await deck.promote(await deck.release(), wait="flipped")
+        assert flip_counts(await deck.row()) == "FLIPPED 1/1"
+        await agent.ack(agent.entry, AckState.FLIPPED, level=AckLevel.DISK, boot="b7", load=3)
+        await until(lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].level, "the level is known")
+        row = await deck.row()
+        (replica,) = row.replicas
+        assert (replica.level, replica.cold, replica.boot, replica.load) == (AckLevel.DISK, True, "b7", 3)
+        assert flip_counts(row) == "FLIPPED cold 1/1"
+        await agent.ack(agent.entry, AckState.PROVEN, level=AckLevel.HOST, boot="b7", load=3)
+        await until(lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is proven")
+        assert flip_counts(await deck.row()) == "FLIPPED 1/1"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.counting import flip_in_words, may_answer, share
+from loradeck.rules.serving.counting import is_cold, may_answer, share
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
 
 states = st.sampled_from([None, *AckState])
@@ -44,12 +44,6 @@ def test_a_replica_leaves_the_count_by_tombstone_refuse_after_or_being_forgotten
     assert found is counts
 
 
-def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold() -> None:
-    read = {level: flip_in_words(level) for level in (None, *AckLevel)}
-    assert read == {
-        None: "FLIPPED",
-        AckLevel.DEVICE: "FLIPPED",
-        AckLevel.HOST: "FLIPPED",
-        AckLevel.DISK: "FLIPPED cold",
-        AckLevel.ABSENT: "FLIPPED cold",
-    }
+def test_a_release_on_the_disk_only_or_absent_is_cold() -> None:
+    cold = {level for level in (None, *AckLevel) if is_cold(level)}
+    assert cold == {AckLevel.DISK, AckLevel.ABSENT}

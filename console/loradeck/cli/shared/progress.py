@@ -20,6 +20,7 @@ from loradeck.client.api import HubApi, Wait
 from loradeck.client.errors import ClientError
 from loradeck.client.prepare_progress import prepare_progress
 from loradeck.rules.serving import proof
+from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.jobs import Job
 from loradeck.schemas.link import AckState
@@ -195,7 +196,7 @@ def _print_move(session: Session, result: MoveResult, row: TenantRow | None) -> 
     if row.pointer.generation > generation:
         out.alarm(f"it has moved again since: gen {row.pointer.generation}")
     out.say(
-        f"COMMITTED {millis(result.commit_ms)}   FLIPPED {row.flipped}/{row.placed} {millis(result.flipped_ms)}   "
+        f"COMMITTED {millis(result.commit_ms)}   {flip_counts(row)} {millis(result.flipped_ms)}   "
         f"PROVEN {row.proven}/{row.placed} {millis(result.proven_ms)}"
         + (f"   LISTED {row.listed}/{row.placed}" if row.listed else "")
     )
@@ -220,7 +221,7 @@ def replicas(session: Session, row: TenantRow) -> None:
         [
             (
                 replica.replica,
-                replica.state.value if replica.state else "NO ACK",
+                (replica.state.value + " cold" * replica.cold) if replica.state else "NO ACK",
                 millis(replica.flipped_ms),
                 millis(replica.proven_ms if replica.state is AckState.PROVEN else None),
                 span(replica.proof_age_s),

@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import EngineBuild
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
+from loradeck.schemas.link import LINK_TTL_S, Ack, AckLevel, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 
@@ -152,6 +152,10 @@ class AckRecord:
     """When it was first proven under this fence: kept when it is proven anew."""
     checked: float | None = None
     """When the newest proof, good or bad, was reported."""
+    level: AckLevel | None = None
+    boot: str = ""
+    """Boot of the engine that the newest acknowledgement speaks of; '': it did not say."""
+    load: int | None = None
 
     @property
     def is_flipped(self) -> bool:
@@ -469,6 +473,7 @@ class Fleet:
         if state is not AckState.FLIPPED or record.flipped is None:
             # A flip sent again after a reconnect takes nothing back from a proof.
             record.state, record.code, record.detail = state, code, detail
+        record.level, record.boot, record.load = ack.level, ack.boot, ack.load
         if record.flipped is None and state in FLIPPED:
             record.flipped, record.flipped_node_ms = now, ack.at_ms
             if record.first_flipped is None:

@@ -20,6 +20,7 @@ from loradeck.hub.progress.windows import Recent
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.backward import undo_asks
 from loradeck.rules.quality import health
+from loradeck.rules.serving.counting import is_cold
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.ids import PointerKey
@@ -178,6 +179,10 @@ class Rows:
             detail=(ack.detail if ack else "") or detail,
             flipped_ms=after(ack.first_flipped) if ack and ack.is_flipped else None,
             flipped_mono_ns=ack.flipped_mono_ns or None if ack else None,
+            level=ack.level if ack else None,
+            cold=ack is not None and ack.is_flipped and is_cold(ack.level),
+            boot=ack.boot if ack else "",
+            load=ack.load if ack else None,
             proven_ms=after(ack.first_proven) if ack and ack.proven is not None else None,
             proof_age_s=round(self._fleet.clock() - ack.checked, 3) if ack and ack.checked is not None else None,
             heard_age_s=rounded(self._fleet.heard_age(node)),

@@ -7,6 +7,7 @@ and add to none of the counts of what was reached.
 from __future__ import annotations
 
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
+from loradeck.schemas.state import TenantRow
 
 Share = tuple[int, int, int, int, int, int, int]
 """The part of one replica in the counts: reachable, flipped, proven, listed, failed, owing a flip, owing a proof."""
@@ -60,8 +61,9 @@ def is_cold(level: AckLevel | None) -> bool:
     return level in (AckLevel.DISK, AckLevel.ABSENT)
 
 
-def flip_in_words(level: AckLevel | None) -> str:
-    """How a flip reads: `FLIPPED`, or `FLIPPED cold` where nobody is answered by the left release and the new one is
-    yet to be loaded.
+def flip_counts(row: TenantRow) -> str:
+    """How the flips of a pointer read: `FLIPPED 1/2`; `FLIPPED cold 1/2` where nobody is answered by the left release,
+    and on some replica the new one is yet to be loaded.
     """
-    return "FLIPPED cold" if is_cold(level) else "FLIPPED"
+    cold = " cold" if any(replica.cold for replica in row.replicas) else ""
+    return f"FLIPPED{cold} {row.flipped}/{row.placed}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from loradeck.client.errors import ClientError
 from loradeck.client.prepare_progress import prepare_progress
 from loradeck.client.terminal_text import clean
+from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import Reached
 from loradeck.tui.model.progress import is_preparing, proof_counts, reached
 from loradeck.tui.model.sent_moves import OPEN, OwnMove, Phase, Tell
@@ -99,7 +100,7 @@ def _committed(state: ConsoleState, own: OwnMove, name: str) -> Tell:
     slowest = [replica.flipped_ms for replica in row.replicas if replica.flipped_ms is not None]
     last = f" +{max(slowest):.0f}ms" if slowest and row.flipped >= row.placed else ""
     # What one waits for comes first: a narrow terminal cuts the end.
-    text = f"{name} {proof_counts(row)} FLIPPED {row.flipped}/{row.placed}{last} {committed}"
+    text = f"{name} {proof_counts(row)} {flip_counts(row)}{last} {committed}"
     return Tell(text, "good" if reached(row) is Reached.PROVEN else "warn", own.sent_ms)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.cells import cell_len
 
 from loradeck.client.terminal_text import clean
+from loradeck.rules.serving.counting import flip_counts
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import short
 from loradeck.schemas.link import AckState
@@ -202,6 +203,8 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
     heard = replica.heard_age_s + since if replica.heard_age_s is not None else None
     lost = not replica.linked
     flipped = Span(f"+{replica.flipped_ms:.0f}ms" if replica.flipped_ms is not None else "yes")
+    if replica.cold:
+        flipped = Span(f"{flipped.text} cold", "warn")
     if replica.state is AckState.FAILED:
         flipped = Span("FAILED", "bad")
     elif not _flipped(replica):
@@ -243,7 +246,7 @@ def _replica(state: ConsoleState, replica: ReplicaRow, since: float, *, not_done
 def _tally(keys: Keys, row: TenantRow, *, not_done: bool) -> Line:
     complete = row.flipped >= row.placed
     spans = [
-        Span(f" FLIPPED {row.flipped}/{row.placed}", "good" if complete else "warn"),
+        Span(f" {flip_counts(row)}", "good" if complete else "warn"),
         Span(f"   {proof_counts(row)}", "good" if reached(row) is Reached.PROVEN else "warn"),
     ]
     if row.preview.streams:
@@ -289,7 +292,7 @@ def _done(
     oldest = ""
     if proof_ages:
         oldest = f" oldest {age(max(proof_ages) + state.since_received('tenant', row.key))}"
-    tally = [Span(f" FLIPPED {row.flipped}/{row.placed}   {proof_counts(row)}{oldest}", style)]
+    tally = [Span(f" {flip_counts(row)}   {proof_counts(row)}{oldest}", style)]
     if row.last_left_ms:
         tally.append(Span(f"   last {left} token {clock(row.last_left_ms, seconds=True)}"))
     lines.append(tuple(tally))

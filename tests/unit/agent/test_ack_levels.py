@@ -1,0 +1,74 @@
+"""What an agent adds to acknowledgements of the engine that they speak of."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from loradeck.schemas.attestation import EngineBuild
+from loradeck.schemas.link import Ack, AckLevel, AckState
+from loradeck_agent.host.engine_config import EmbeddedEngine, VllmEngine
+from loradeck_agent.serving.engine_api import EngineVersion
+from loradeck_agent.serving.replica import EngineReplica
+from loradeck_agent.uplink.acknowledgements import AckBoard
+
+RELEASE = "a" * 64
+EMBEDDED = EmbeddedEngine.model_construct(name="e0")
+VLLM = VllmEngine.model_construct(name="e0")
+nothing: Any = None
+
+
+def engine(config: Any) -> EngineReplica:
+    api: Any = SimpleNamespace(close=lambda: None)
+    replica = EngineReplica("gpu-01", config, api, nothing, nothing)
+    build = EngineBuild(engine="fake", device="cpu", dtype="float32")
+    replica.came_up(EngineVersion(boot="b7", build=build, base="b" * 64, base_name="base", slots=4))
+    replica.loaded[RELEASE], replica.loads[RELEASE] = "v1", 2
+    return replica
+
+
+def ack(state: AckState, release: str | None = RELEASE) -> Ack:
+    fields = {"tenant": "acme", "route": "production", "epoch": 1, "generation": 1, "replica": "gpu-01", "at_ms": 0}
+    return Ack.model_validate({**fields, "state": state, "release": release})
+
+
+@pytest.mark.parametrize(("config", "level"), [(EMBEDDED, AckLevel.DEVICE), (VLLM, AckLevel.HOST)])
+@pytest.mark.parametrize("state", [AckState.FLIPPED, AckState.PROVEN, AckState.LISTED])
+def test_a_flip_says_where_the_release_is_and_which_load_it_rests_on(
+    config: Any, level: AckLevel, state: AckState
+) -> None:
+    said = engine(config).acknowledging(ack(state))
+    assert (said.level, said.boot, said.load) == (level, "b7", 2)
+
+
+def test_merged_weights_and_a_base_are_the_engines_own() -> None:
+    said = engine(VLLM).acknowledging(ack(AckState.FLIPPED, "c" * 64))
+    assert (said.level, said.boot, said.load) == (AckLevel.DEVICE, "b7", None)
+
+
+@pytest.mark.parametrize("release", [RELEASE, None])
+def test_what_waits_or_is_withdrawn_has_no_level(release: str | None) -> None:
+    said = engine(VLLM).acknowledging(ack(AckState.WAITING if release else AckState.FLIPPED, release))
+    assert (said.level, said.boot, said.load) == (None, "b7", None)
+
+
+def test_an_engine_that_is_down_is_not_spoken_of() -> None:
+    replica = engine(VLLM)
+    replica.went_down()
+    assert replica.acknowledging(ack(AckState.FLIPPED)) == ack(AckState.FLIPPED)
+    assert replica.loads == {}
+
+
+async def test_the_board_adds_it_to_what_it_sends_and_to_what_it_sends_again() -> None:
+    sent: list[Ack] = []
+
+    async def send(message: Ack) -> bool:
+        sent.append(message)
+        return True
+
+    board = AckBoard(send, frozenset({"gpu-01"}), engine(EMBEDDED).acknowledging)
+    await board.post(ack(AckState.FLIPPED))
+    await board.replay()
+    assert [one.boot for one in sent] == ["b7", "b7"]

@@ -1,0 +1,103 @@
+"""A move to a release that is not loaded starts its load at once, whatever else there is to load."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from loradeck.rules.serving.residency import Residency
+from loradeck.schemas.release import Form, Release
+from loradeck.schemas.table import ReleaseRef, TableEntry
+from loradeck_agent.host.errors import AgentError
+from loradeck_agent.serving import reconciler as module
+from loradeck_agent.serving.reconciler import Reconciler
+from loradeck_agent.uplink.acknowledgements import AckBoard
+from loradeck_agent.uplink.desired_table import DesiredTable
+
+
+def ref(number: int) -> ReleaseRef:
+    release = Release(tenant="acme", form=Form.ADAPTER, base="b" * 64, adapter=f"{number:064x}", label=f"v{number}")
+    return ReleaseRef(id=release.id, release=release, label=release.label)
+
+
+def entry(route: int, wanted: ReleaseRef, generation: int) -> TableEntry:
+    return TableEntry(tenant="acme", route=f"r{route}", epoch=1, generation=generation, current=wanted)
+
+
+class Bench(Reconciler):
+    """A reconciler whose engine loads what it is told, and notes in which order."""
+
+    def __init__(self) -> None:
+        self.engine: Any = SimpleNamespace(
+            name="gpu-01",
+            changing=asyncio.Lock(),
+            build=SimpleNamespace(base="b" * 64),
+            listed_in_router=True,
+            short=(),
+        )
+        router: Any = None
+        super().__init__(
+            table=DesiredTable(),
+            engines=(self.engine,),
+            router=router,
+            store=router,
+            records=router,
+            acks=AckBoard(router, frozenset()),
+            acked=router,
+            missed=router,
+        )
+        self.loaded: list[str] = []
+        self.move: TableEntry | None = None
+        self.fails: set[str] = set()
+
+    def desire(self, *entries: TableEntry) -> None:
+        """The hub's entries have come, as `RouterSync` hands them on."""
+        for one in entries:
+            self.table.entries.pop(one.key, None)
+            self.table.entries[one.key] = one
+        self.wake()
+
+    async def _plan(self, engine: Any) -> Residency:
+        named = [one.current for one in self.table.named() if one.current is not None]
+        return Residency(load=tuple(one for one in named if one.label not in self.loaded), unload=(), short=())
+
+    async def _load_wanted(self, engine: Any, wanted: ReleaseRef) -> float:
+        if wanted.label in self.fails:
+            raise AgentError("manifest_mismatch", "the files are not those of the manifest")
+        self.loaded.append(wanted.label)
+        if self.move is not None:
+            self.desire(self.move)
+            self.move = None
+        return module.ROUND_S
+
+
+async def rounds(bench: Bench, labels: set[str]) -> None:
+    """Rounds, as `keep` makes them, until these are loaded."""
+    async with asyncio.timeout(5):
+        while not labels <= set(bench.loaded):
+            bench._wakes["gpu-01"].clear()
+            await bench._round(bench.engine)
+
+
+async def test_a_move_that_comes_while_much_is_loaded_is_loaded_next() -> None:
+    bench = Bench()
+    bench.desire(*(entry(number, ref(number), 1) for number in range(20)))
+    bench.move = entry(3, ref(99), 2)
+    await rounds(bench, {"v99"})
+    assert bench.loaded.index("v99") == 1
+    await rounds(bench, {f"v{number}" for number in range(20) if number != 3})
+
+
+async def test_a_release_that_failed_to_load_is_tried_again_at_the_move_to_it() -> None:
+    bench = Bench()
+    bench.fails = {"v1"}
+    bench.desire(entry(0, ref(1), 1))
+    await bench._round(bench.engine)
+    bench._failures["gpu-01", ref(1).id].retry_at += module.RETRY_FAULT_S
+    bench.fails.clear()
+    await bench._round(bench.engine)
+    assert bench.loaded == [], "nothing has moved: it waits"
+    bench.desire(entry(0, ref(1), 2))
+    await bench._round(bench.engine)
+    assert bench.loaded == ["v1"]
