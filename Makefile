@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults mutation simulation setup clean
+.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults mutation simulation exhaustive setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -55,6 +55,9 @@ faults: $(STAMP) ## the long fault loops (50 rounds)
 
 simulation: $(STAMP) ## the simulated control plane, 100,000 seeds; goes on where it stopped (docs/simulation.md)
 	nice $(BIN)/python -m tests.simulation --long 100000 $(ARGS)
+
+exhaustive: $(STAMP) ## every order of four moves and two takeovers over the rules of moves (some minutes)
+	nice $(BIN)/python -m tests.exhaustive $(ARGS)
 
 bench: $(STAMP) $(VLLM_STAMP) ## the budgets, measured beside floors and peers
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python PYTHONPATH=.:examples $(BIN)/python -m tests.bench $(ARGS)
