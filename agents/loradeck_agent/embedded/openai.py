@@ -189,7 +189,7 @@ REFUSED = b"-"
 def _read(raw: bytes, kind: type[_Request]) -> bytes:
     try:
         body = json.loads(raw)
-        if too_deep(body):
+        if too_deep(raw, body):
             return REFUSED + f"the body has objects or lists in each other more than {DEPTH} deep".encode()
         request = kind.model_validate(body)
     except ValidationError as error:

@@ -28,15 +28,20 @@ DEPTH = 64
 """How deep objects and lists may stand in each other. Readers of JSON give up near 1,000, each at another depth."""
 
 
+_CONTAINERS = (dict, list)
+
+
 class BodyUnread(Exception):
     """The child did not come to an end with a body."""
 
 
-def too_deep(document: Any) -> bool:
-    """Whether a JSON document has objects or lists in each other more than DEPTH deep."""
+def too_deep(raw: bytes, document: Any) -> bool:
+    """Whether a JSON document has objects or lists in each other more than DEPTH deep. `raw` is its text."""
+    if raw.count(b"[") + raw.count(b"{") <= DEPTH:
+        return False
     level = [document]
     for _ in range(DEPTH + 1):
-        level = [outer for outer in level if isinstance(outer, dict | list)]
+        level = [outer for outer in level if isinstance(outer, _CONTAINERS)]
         if not level:
             return False
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]

@@ -29,6 +29,8 @@ from loradeck_agent.router.wire import InForce
 
 DEFAULT_ROUTE = "production"
 
+_ANYBODY = Callers()
+
 Cohort = Callable[[CohortUnit], str | None]
 """Gives a request's key of a unit; None: it has none."""
 
@@ -112,15 +114,14 @@ class Admission:
         routes = self._routes_by_caller.get(caller_digest(bearer))
         return {tenant for tenant, _ in routes} if routes else None
 
-    def callers_of(self, bearer: str) -> list[Callers]:
-        """What the routes that a caller's key may use say of their callers."""
-        keys = self._routes_by_caller.get(caller_digest(bearer), ())
-        return [self.callers(key) for key in keys]
+    def callers_of(self, caller: str) -> list[Callers]:
+        """What the routes that a caller may use say of their callers. `caller`: digest of its key."""
+        return [self.callers(key) for key in self._routes_by_caller.get(caller, ())]
 
     def callers(self, key: PointerKey) -> Callers:
         """What a route says of its callers; nothing, while it refuses everybody."""
         route = self._routes.get(key)
-        return route.plan.entry.callers if route is not None and isinstance(route.plan, Plan) else Callers()
+        return route.plan.entry.callers if route is not None and isinstance(route.plan, Plan) else _ANYBODY
 
     def models(self, tenants: set[str]) -> list[str]:
         """Names under which these tenants' routes can be asked for."""

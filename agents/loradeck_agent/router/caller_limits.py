@@ -49,12 +49,13 @@ class CallerLimits:
             routes: the limits of the routes that it may use. The most generous counts, for the body that names the
                 route is not read yet.
         """
-        limits = [one.over(self.node) for one in routes]
+        node = self.node
         mine = self._under_way.setdefault(caller, UnderWay())
         refusal = None
-        if mine.requests >= _most(one.concurrent for one in limits):
+        routes = tuple(routes)
+        if mine.requests >= _most(node.concurrent, [one.concurrent for one in routes]):
             refusal = _too_many("concurrent_requests", f"This key has {mine.requests} requests under way here.")
-        elif mine.bodies + body > _most(one.body_bytes for one in limits):
+        elif mine.bodies + body > _most(node.body_bytes, [one.body_bytes for one in routes]):
             refusal = _too_many("request_bytes", f"This key has {mine.bodies} bytes of requests under way here.")
         if refusal is not None:
             yield refusal
@@ -71,13 +72,13 @@ class CallerLimits:
 
     def spend(self, caller: str, key: PointerKey, route: KeyLimits, tokens: int) -> Refusal | None:
         """Takes a request and its tokens from what a caller may ask of a route in a minute, or says why not."""
-        limits = route.over(self.node)
+        per_minute = (
+            ("requests", 1, _first(route.requests_per_minute, self.node.requests_per_minute)),
+            ("tokens", tokens, _first(route.tokens_per_minute, self.node.tokens_per_minute)),
+        )
         now = self._clock()
         taken: dict[Rate, Bucket] = {}
-        for what, amount, most in (
-            ("requests", 1, limits.requests_per_minute),
-            ("tokens", tokens, limits.tokens_per_minute),
-        ):
+        for what, amount, most in per_minute:
             if most is None:
                 continue
             rate = (caller, key, what)
@@ -95,8 +96,14 @@ class CallerLimits:
         self._buckets = {rate: bucket for rate, bucket in self._buckets.items() if now - bucket.at < 60}
 
 
-def _most(limits: Iterable[int | None]) -> float:
-    """The most generous of some limits; None is no limit."""
+def _first(route: int | None, node: int | None) -> int | None:
+    """The limit of a route, or else of the node; None is no limit."""
+    return node if route is None else route
+
+
+def _most(node: int | None, routes: list[int | None]) -> float:
+    """The most generous of the limits of some routes."""
+    limits = [_first(route, node) for route in routes]
     return max((math.inf if limit is None else limit for limit in limits), default=math.inf)
 
 

@@ -17,13 +17,13 @@ from aiohttp import web
 
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import BODY_CAP
-from loradeck_agent.host.body_reader import BodyReader, BodyUnread
+from loradeck_agent.host.body_reader import LARGE, BodyReader, BodyUnread
 from loradeck_agent.router.admission import DEFAULT_ROUTE, Admission, Admitted, Refusal, unknown_route
 from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
-from loradeck_agent.router.request_body import Asked, Unfit, asked_of
+from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
 from loradeck_agent.router.trace import Trace
@@ -102,15 +102,16 @@ class Proxy:
         tenants = self._tenants(request)  # before the body: strangers' bytes are not read
         if isinstance(tenants, Refusal):
             return refused(tenants)
-        bearer = bearer_of(request.headers)
-        routes = self._admission.callers_of(bearer)
-        with self._limits.request(caller_digest(bearer), routes, _size(request)) as refusal:
+        caller = caller_digest(bearer_of(request.headers))
+        with self._limits.request(caller, self._admission.callers_of(caller), _size(request)) as refusal:
             asked = refusal or await self._asked(request)
             if isinstance(asked, Refusal):
                 return refused(asked)
-            return await self._answer(request, path, asked, tenants)
+            return await self._answer(request, path, asked, tenants, caller)
 
-    async def _answer(self, request: web.BaseRequest, path: str, asked: Asked, tenants: set[str]) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.BaseRequest, path: str, asked: Asked, tenants: set[str], caller: str
+    ) -> web.StreamResponse:
         """Answers a request whose body was read. `tenants`: those that its key may use."""
         tenant, _, route = asked.model.partition("/")
         key = (tenant, route or DEFAULT_ROUTE)
@@ -118,7 +119,7 @@ class Proxy:
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         if tenant not in tenants:  # what other tenants there are is none of a caller's business
             return refused(unknown_route(key), request_id)
-        refusal = self._forbidden(request, key, asked)
+        refusal = self._forbidden(caller, key, asked)
         if refusal is not None:
             return refused(refusal, request_id)
 
@@ -138,7 +139,7 @@ class Proxy:
             Refusal(502, "engine_unreachable", "The engine could not be reached.", "Try again.", 1), request_id
         )
 
-    def _forbidden(self, request: web.BaseRequest, key: PointerKey, asked: Asked) -> Refusal | None:
+    def _forbidden(self, caller: str, key: PointerKey, asked: Asked) -> Refusal | None:
         """Why a route does not take a request from its caller: for what it holds, or for how many came before it."""
         callers = self._admission.callers(key)
         unlisted = next((name for name in asked.unlisted if name not in callers.parameters), None)
@@ -148,7 +149,7 @@ class Proxy:
                 "Leave it out, or have the route allow it.",
             )
             return Refusal(400, "unknown_parameter", message, fix, param=unlisted)
-        return self._limits.spend(caller_digest(bearer_of(request.headers)), key, callers, asked.tokens)
+        return self._limits.spend(caller, key, callers, asked.tokens)
 
     async def _asked(self, request: web.BaseRequest) -> Asked | Refusal:
         """The request's body, read: a JSON object with a `model`."""
@@ -156,7 +157,7 @@ class Proxy:
         if isinstance(raw, Refusal):
             return raw
         try:
-            asked = asked_of(await self._bodies.read(raw))
+            asked = parse(raw) if len(raw) < LARGE else asked_of(await self._bodies.read(raw))
         except BodyUnread:
             return Refusal(400, "body_unreadable", "The body takes too long to read.", "Send a simpler one.")
         return Refusal(400, asked.code, asked.message, asked.fix) if isinstance(asked, Unfit) else asked

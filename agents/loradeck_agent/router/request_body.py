@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, TypeGuard
 
 from loradeck_agent.host.body_reader import DEPTH, too_deep
@@ -75,49 +75,57 @@ class Unfit:
     fix: str
 
 
-def read(raw: bytes) -> bytes:
-    """Reads a body to a line of JSON, with what the router needs of it, and the rest as the engine gets it."""
+def parse(raw: bytes) -> Asked | Unfit:
+    """Reads a body."""
     try:
         asked = json.loads(raw)
     except RecursionError:
-        return _refuse(_TOO_DEEP)
+        return _TOO_DEEP
     except ValueError:
-        return _refuse(Unfit("bad_json", "The body is not JSON.", "Send a JSON object."))
-    if too_deep(asked):
-        return _refuse(_TOO_DEEP)
-    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
-        return _refuse(
-            Unfit("no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them.")
+        return Unfit("bad_json", "The body is not JSON.", "Send a JSON object.")
+    if too_deep(raw, asked):
+        return _TOO_DEEP
+    if not isinstance(asked, dict) or not isinstance(model := asked.pop("model", None), str):
+        return Unfit(
+            "no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them."
         )
     for name, value in asked.items():
-        if isinstance(value, int | float) and not -NUMBERS <= value < NUMBERS:
+        if isinstance(value, _NUMBER) and not -NUMBERS <= value < NUMBERS:
             fix = "Send a finite one between -2^63 and 2^63 - 1."
-            return _refuse(Unfit("bad_number", f"The number of `{name[:64]}` is out of range.", fix))
+            return Unfit("bad_number", f"The number of `{name[:64]}` is out of range.", fix)
     unlisted = [name for name in asked if name not in PASSING]
     if len(unlisted) > _UNLISTED or any(len(name) > _LONGEST for name in unlisted):
-        return _refuse(Unfit("unknown_parameter", "The body has parameters that no engine knows.", "Leave them out."))
+        return Unfit("unknown_parameter", "The body has parameters that no engine knows.", "Leave them out.")
     user = asked.get("user")
-    settings = {n: asked.pop(n) for n in _SETTINGS if n in asked and len(json.dumps(asked[n])) <= _LONGEST}
-    head = {
-        "model": asked.pop("model"),
-        "user": user if isinstance(user, str) and len(user) <= _LONGEST else None,
-        "settings": settings,
-        "unlisted": unlisted,
-    }
-    return json.dumps(head).encode() + b"\n" + json.dumps(asked).encode()
+    return Asked(
+        model=model,
+        user=user if isinstance(user, str) and len(user) <= _LONGEST else None,
+        settings={name: asked.pop(name) for name in _SETTINGS if name in asked and _is_short(asked[name])},
+        unlisted=unlisted,
+        rest=json.dumps(asked).encode(),
+    )
+
+
+def read(raw: bytes) -> bytes:
+    """Reads a body in the child: a line of JSON with all but the rest, and then the rest."""
+    made = parse(raw)
+    head = {"unfit": astuple(made)} if isinstance(made, Unfit) else {**asdict(made), "rest": None}
+    return json.dumps(head).encode() + b"\n" + (b"" if isinstance(made, Unfit) else made.rest)
 
 
 def asked_of(made: bytes) -> Asked | Unfit:
-    """What `read` made of a body."""
+    """What the child made of a body."""
     line, _, rest = made.partition(b"\n")
     head = json.loads(line)
-    return Unfit(*head["unfit"]) if "unfit" in head else Asked(**head, rest=rest)
+    return Unfit(*head["unfit"]) if "unfit" in head else Asked(**{**head, "rest": rest})
 
 
+def _is_short(value: Any) -> bool:
+    return value is None or isinstance(value, _NUMBER) or len(json.dumps(value)) <= _LONGEST
+
+
+_NUMBER = (int, float)
+_NO_MODEL = Unfit("no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them.")
 _TOO_DEEP = Unfit(
     "bad_json", f"The body has objects or lists in each other more than {DEPTH} deep.", "Send it flatter."
 )
-
-
-def _refuse(unfit: Unfit) -> bytes:
-    return json.dumps({"unfit": [unfit.code, unfit.message, unfit.fix]}).encode() + b"\n"

@@ -77,11 +77,6 @@ class KeyLimits(Strict):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
 
-    def over(self, node: KeyLimits) -> KeyLimits:
-        """These limits, with a node's own where there is none."""
-        own = {name: limit for name in KeyLimits.model_fields if (limit := getattr(self, name)) is not None}
-        return node.model_copy(update=own)
-
 
 class NodeLimits(KeyLimits):
     """The limits of a node for routes that set none, so that no key fills its memory."""
