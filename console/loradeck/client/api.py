@@ -464,10 +464,8 @@ class HubApi:
 
     # ---- how moves and other writes are sent -----------------------------------------------------------------
 
-    async def _move(
-        self, path: str, request: BaseModel | Mapping[str, Any], wait: Wait | None = None, timeout: float = 60
-    ) -> MoveResult:
-        key = request["idempotency_key"] if isinstance(request, Mapping) else getattr(request, "idempotency_key", "")
+    async def _move(self, path: str, request: BaseModel, wait: Wait | None = None, timeout: float = 60) -> MoveResult:
+        key = getattr(request, "idempotency_key", "")
         began = time.monotonic()
 
         async def send(spent: float = 0.0) -> MoveResult:

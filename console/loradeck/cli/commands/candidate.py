@@ -8,7 +8,7 @@ from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.moving import full, move, name, sent, title
 from loradeck.cli.shared.naming import Pointer, on_pointer, pointer_and_release, release_named
 from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.options import incident_option, override_option, reason_option, yes_option
 from loradeck.cli.shared.progress import MoveOptions, move_command, watched
 from loradeck.cli.shared.session import Session, hub_command, writes
 from loradeck.client.candidate_words import gets, percent_of, who_goes_where
@@ -21,13 +21,6 @@ from loradeck.schemas.moves import (
     CandidateStepRequest,
 )
 from loradeck.schemas.state import CandidateRow, TenantRow
-
-_override = click.option(
-    "--override",
-    is_flag=True,
-    help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
-)
-_incident = click.option("--incident", metavar="ID", help="Incident it belongs to.")
 
 
 @click.group(cls=Noun)
@@ -54,8 +47,8 @@ def candidate() -> None:
     metavar="SECONDS",
     help="A router that hears no hub for so long gives it to nobody.",
 )
-@_override
-@_incident
+@override_option
+@incident_option
 @move_command(timeout=120)
 async def start(
     s: Session,
@@ -127,8 +120,8 @@ async def step(s: Session, at: Pointer, share: float, reason: str, yes: bool) ->
 
 
 @candidate.command("finish")
-@_override
-@_incident
+@override_option
+@incident_option
 @move_command(timeout=10)
 @on_pointer
 async def finish(s: Session, how: MoveOptions, at: Pointer, override: bool, incident: str | None) -> None:

@@ -14,7 +14,7 @@ from loradeck.artifacts import near_duplicates
 from loradeck.cli.shared.exits import misused, refused
 from loradeck.cli.shared.files import checked, entry_of, rows_of
 from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.options import dry_run_option, reason_option, yes_option
 from loradeck.cli.shared.provenance import provenance_of, provenance_options
 from loradeck.cli.shared.scan import accept_option, print_scan
 from loradeck.cli.shared.session import Session, hub_command, writes
@@ -121,7 +121,7 @@ async def ls(s: Session, tenant: str | None) -> None:
     help="Only this tenant's datasets; may be repeated. The same rows at others are named and refused there.",
 )
 @click.option("--retire", is_flag=True, help="Revoke the releases that descend from them too: R steps over those.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@dry_run_option
 @reason_option()
 @yes_option
 @writes

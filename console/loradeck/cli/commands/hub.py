@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
-from loradeck.cli.shared.options import exit_on_error, reason_option, together, yes_option
+from loradeck.cli.shared.options import dry_run_option, exit_on_error, reason_option, together, yes_option
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.config import state_path
 from loradeck.client.idempotency import new_key
@@ -59,7 +59,7 @@ def run(ctx: click.Context, /, **settings: Any) -> None:
 @hub.command()
 @reason_option(required=True)
 @click.option("--unproven", is_flag=True, help="Believe nodes too that cannot prove what they have seen.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@dry_run_option
 @yes_option
 @writes
 async def recover(s: Session, reason: str, unproven: bool, dry_run: bool, yes: bool) -> None:
@@ -123,7 +123,7 @@ async def backup(s: Session, file: Path) -> None:
 
 @hub.command()
 @click.option("--older-than", "days", type=float, default=30, show_default=True, help="Days that adapters are kept.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@dry_run_option
 @yes_option
 @writes
 async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:

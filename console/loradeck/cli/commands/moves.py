@@ -17,6 +17,7 @@ from loradeck.cli.shared.naming import (
     pointer_and_release,
     release_named,
 )
+from loradeck.cli.shared.options import incident_option, override_option
 from loradeck.cli.shared.output import ago, at_fault, nearness, span, utc
 from loradeck.cli.shared.progress import MoveOptions, in_time, move_command, watched
 from loradeck.cli.shared.session import Session, hub_command
@@ -31,12 +32,8 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="TENANT [ROUTE] RELEASE")
-@click.option(
-    "--override",
-    is_flag=True,
-    help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
-)
-@click.option("--incident", metavar="ID", help="Incident it belongs to.")
+@override_option
+@incident_option
 @move_command(timeout=120)
 async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override: bool, incident: str | None) -> None:
     """Put a release on a route, after preparing it on every replica."""
@@ -60,7 +57,7 @@ async def promote(s: Session, how: MoveOptions, words: tuple[str, ...], override
 
 
 @click.command()
-@click.option("--incident", metavar="ID", help="Incident it belongs to.")
+@incident_option
 @move_command(timeout=10)
 @on_pointer
 async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | None) -> None:

@@ -6,6 +6,7 @@ import click
 
 from loradeck.cli.shared.exits import Exit, refused
 from loradeck.cli.shared.naming import moment
+from loradeck.cli.shared.options import dry_run_option, incident_option
 from loradeck.cli.shared.output import ago, utc
 from loradeck.cli.shared.progress import MoveOptions, in_time, move_command
 from loradeck.cli.shared.session import Session
@@ -17,8 +18,8 @@ from loradeck.schemas.moves import RewindPlan, RewindRequest
 @click.command()
 @click.option("--to", "to", required=True, metavar="REV|TIME", help="A rev, or a time: 14:05Z, '20m ago'.")
 @click.option("--tenant", "tenants", multiple=True, help="Only this tenant; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--incident", metavar="ID", help="Incident it belongs to.")
+@dry_run_option
+@incident_option
 @move_command(timeout=10)
 async def rewind(
     s: Session, how: MoveOptions, to: str, tenants: tuple[str, ...], dry_run: bool, incident: str | None

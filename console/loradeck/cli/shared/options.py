@@ -62,6 +62,13 @@ def wants_json(ctx: click.Context) -> bool:
 
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+incident_option = click.option("--incident", metavar="ID", help="Incident it belongs to.")
+override_option = click.option(
+    "--override",
+    is_flag=True,
+    help="Pass a gate, a freeze window, short memory and nodes left behind, and nothing else. Needs --reason.",
+)
 
 
 def reason_option(*, required: bool = False) -> Callable[[F], F]:
