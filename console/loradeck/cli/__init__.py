@@ -54,7 +54,7 @@ COMMANDS = {
         "Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs.",
     ),
     "plan": ("loradeck.cli.commands.plan:plan", "Calculate how many adapters fit in memory."),
-    "node": ("loradeck.cli.commands.node:node", "List and show nodes; drain, cordon, uncordon, unpin."),
+    "node": ("loradeck.cli.commands.node:node", "List and show nodes; drain, cordon, uncordon, forget, unpin."),
     "event": ("loradeck.cli.commands.event:event", "List events of the log; export a timeline."),
     "audit": ("loradeck.cli.commands.event:audit", "Check the log."),
     "hub": ("loradeck.cli.commands.hub:hub", "Run a hub on this machine, recover it, back it up, collect garbage."),
