@@ -217,7 +217,9 @@ async def test_one_key_does_not_take_every_place(attacked: Attacked) -> None:
     assert await attacked.counted() == (4, 0, 0), "what a key may not ask for is no refusal of its release"
 
 
-async def test_requests_beyond_a_routes_number_a_minute_are_told_when_to_come_back(attacked: Attacked) -> None:
+async def test_requests_beyond_a_routes_number_a_minute_are_told_when_to_come_back(
+    attacked: Attacked, caplog: pytest.LogCaptureFixture
+) -> None:
     await attacked.allow(requests_per_minute=5)
     answers = [await attacked.post({"model": "acme"}) for _ in range(8)]
     assert [status for status, _, _ in answers] == [200] * 5 + [429] * 3
@@ -225,6 +227,11 @@ async def test_requests_beyond_a_routes_number_a_minute_are_told_when_to_come_ba
     assert (await attacked.post({"model": "globex"}, "globex-key"))[0] == 200
     assert len([one for one in attacked.engine.seen if one["model"] == V1.engine_name]) == 5
     assert await attacked.counted() == (5, 0, 0)
+    told = [record.getMessage() for record in caplog.records if "is refused" in record.getMessage()]
+    assert told == [
+        f"the key {sha(KEY)[:12]}… is refused: This key may ask for 5 requests of acme/production a minute on "
+        "this node."
+    ]
 
 
 @pytest.mark.parametrize(

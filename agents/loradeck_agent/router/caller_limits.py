@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,8 @@ from loradeck.rules.serving.rate_limits import Bucket, take
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.route import KeyLimits
 from loradeck_agent.router.admission import Refusal
+
+log = logging.getLogger(__name__)
 
 KEPT = 10_000
 """Buckets that are kept; when there are more, those that are full again are let go."""
@@ -39,6 +42,18 @@ class CallerLimits:
         self._clock = clock
         self._under_way: dict[str, UnderWay] = {}
         self._buckets: dict[Rate, Bucket] = {}
+        self._told: dict[tuple[str, str], float] = {}
+
+    def _refuse(self, caller: str, what: str, message: str, retry_after_s: int = BUSY_S) -> Refusal:
+        """The refusal of one request too many. A key's first of a minute is logged, since no count shows them."""
+        now = self._clock()
+        if now >= self._told.get((caller, what), 0.0):
+            if len(self._told) > KEPT:
+                self._told.clear()
+            self._told[caller, what] = now + 60
+            log.warning("the key %s… is refused: %s", caller[:12], message)
+        fix = f"Try again in {retry_after_s} s."
+        return Refusal(429, "rate_limit_exceeded", message, fix, retry_after_s, param=what)
 
     @contextmanager
     def request(self, caller: str, routes: Iterable[KeyLimits], body: int) -> Iterator[Refusal | None]:
@@ -54,9 +69,13 @@ class CallerLimits:
         refusal = None
         routes = tuple(routes)
         if mine.requests >= _most(node.concurrent, [one.concurrent for one in routes]):
-            refusal = _too_many("concurrent_requests", f"This key has {mine.requests} requests under way here.")
+            refusal = self._refuse(
+                caller, "concurrent_requests", f"This key has {mine.requests} requests under way here."
+            )
         elif mine.bodies + body > _most(node.body_bytes, [one.body_bytes for one in routes]):
-            refusal = _too_many("request_bytes", f"This key has {mine.bodies} bytes of requests under way here.")
+            refusal = self._refuse(
+                caller, "request_bytes", f"This key has {mine.bodies} bytes of requests under way here."
+            )
         if refusal is not None:
             yield refusal
             return
@@ -85,7 +104,7 @@ class CallerLimits:
             taken[rate], wait = take(self._buckets.get(rate), amount, most, now)
             if wait:
                 message = f"This key may ask for {most} {what} of {'/'.join(key)} a minute on this node."
-                return _too_many(what, message, math.ceil(wait))
+                return self._refuse(caller, what, message, math.ceil(wait))
         self._buckets |= taken
         if len(self._buckets) > KEPT:
             self._let_go(now)
@@ -105,7 +124,3 @@ def _most(node: int | None, routes: list[int | None]) -> float:
     """The most generous of the limits of some routes."""
     limits = [_first(route, node) for route in routes]
     return max((math.inf if limit is None else limit for limit in limits), default=math.inf)
-
-
-def _too_many(what: str, message: str, retry_after_s: int = BUSY_S) -> Refusal:
-    return Refusal(429, "rate_limit_exceeded", message, f"Try again in {retry_after_s} s.", retry_after_s, param=what)

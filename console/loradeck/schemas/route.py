@@ -110,7 +110,7 @@ class RouteConfig(Strict):
     signers: tuple[str, ...] = Field(
         (), description="public keys (PEM); if there are any, only releases signed by one of them are served"
     )
-    callers: Callers = Callers()
+    callers: Callers = Field(Callers(), exclude_if=lambda callers: callers == Callers())
     canaries: tuple[tuple[dict[str, str], ...], ...] = Field(
         (), description="fixed conversations, each a list of {role, content}, that fingerprint a release here"
     )

@@ -27,6 +27,7 @@ TYPES: dict[str, Any] = {
     "feed/show": FeedShow,
     "table/entry": TableEntry,
     "table/candidate": TableEntry,
+    "table/callers": TableEntry,
     "table/tombstone": TableEntry,
     "table/pin": Pin,
 }

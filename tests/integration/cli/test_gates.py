@@ -272,3 +272,18 @@ def test_a_time_to_come_is_taken_where_one_is_asked_for(text: str, ahead: bool, 
     if expected > NOW:
         with pytest.raises(MomentError):
             moment("2026-02-01T00:00Z", now_ms=NOW, zoneless=False)
+
+
+def test_what_callers_may_ask_of_a_route_is_set_from_toml_and_its_change_is_listed(
+    desk: Desk, tenant: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "route.toml"
+    file.write_text('[callers]\nrequests_per_minute = 600\nparameters = ["priority"]\n')
+    said = desk.run("route", "set", tenant, "--file", file, "--yes").stdout
+    assert re.search(r"callers: None -> .*'requests_per_minute': 600", said), said
+    kept = RouteConfig.model_validate(desk.json("route", "show", tenant, "--settings"))
+    assert (kept.callers.requests_per_minute, kept.callers.parameters) == (600, ("priority",))
+    file.write_text("[soak]\nseconds = 600\n")
+    said = desk.run("route", "set", tenant, "--file", file, "--yes").stdout
+    assert re.search(r"callers: .*'requests_per_minute': 600.* -> None", said), said
+    assert "callers" not in desk.json("route", "show", tenant, "--settings")

@@ -255,7 +255,8 @@ async def _put(api: HubApi, tenant: str, settings: dict[str, Any], flags: dict[s
 
 def _differences(before: RouteConfig, after: RouteConfig) -> list[str]:
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    return [f"{key}: {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
+    fields = RouteConfig.model_fields  # one that is as by default may not be in the dump
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in fields if old.get(key) != new.get(key)]
 
 
 def _bound(state: PointerState, labels: Mapping[str, str]) -> str:
