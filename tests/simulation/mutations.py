@@ -9,6 +9,10 @@ from typing import Any
 from tests.simulation.disk import System
 
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.recovery import witnesses
+from loradeck.hub.recovery.witnesses import Witnesses
+from loradeck.rules.moves import recover
+from loradeck.schemas.log import EventKind
 from loradeck.store import sqlite_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
@@ -71,6 +75,27 @@ def _ignored_gap() -> list[Patch]:
     return [(DesiredTable, "judge", judge)]
 
 
+def _overlooked_witness() -> list[Patch]:
+    """The hub moves pointers that a node has seen moved farther."""
+    return [(Witnesses, "holding", lambda self, key: [])]
+
+
+def _everything_held() -> list[Patch]:
+    """A node that is ahead of the log holds back every pointer that it has an entry of."""
+    return [(witnesses.rules, "_is_ahead", lambda entry, own, known: True)]
+
+
+def _silent_drop() -> list[Patch]:
+    """A recover writes no line about the moves that it drops."""
+
+    def drafts(*args: Any, **kwargs: Any) -> Any:
+        events, above = real(*args, **kwargs)
+        return [event for event in events if event.kind is not EventKind.DROPPED], above
+
+    real = recover.drafts
+    return [(recover, "drafts", drafts)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "fleet-fence": _fleet_fence,
     "switch-fence": _switch_fence,
@@ -78,6 +103,9 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "two-leases": _two_leases,
     "ignored-gap": _ignored_gap,
     "forgotten-tombstone": _forgotten_tombstone,
+    "overlooked-witness": _overlooked_witness,
+    "everything-held": _everything_held,
+    "silent-drop": _silent_drop,
 }
 
 

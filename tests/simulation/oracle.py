@@ -7,6 +7,7 @@ requests are admitted. It takes no figure from the parts it judges.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,9 @@ class Oracle:
     """The highest rev that a node held durably when the hub's database was restored."""
     violation: Violation | None = None
     by_hash: dict[str, Event] = field(default_factory=dict)
+    seen: dict[tuple[PointerKey, Fence, str | None], Event] = field(default_factory=dict)
+    """Every move that was ever committed, in whichever copy of the log."""
+    nodes: dict[str, Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
     def fail(self, invariant: str, *why: object) -> None:
@@ -75,6 +79,8 @@ class Oracle:
             if not committed.replayed:
                 for event in committed.events:
                     self._committed(image.name, name, event)
+                if made == "commit":
+                    self._check_witnessed(hub, committed.events)
             return committed
 
         inner.commit = lambda *args, **kwargs: watched("commit", commit, *args, **kwargs)
@@ -83,9 +89,29 @@ class Oracle:
     def _committed(self, database: str, process: str, event: Event) -> None:
         self.scheduler.note("commit", database, process, event.rev, event.epoch, event.kind, _brief(event))
         self.events[event.id] = self.by_hash[event.hash] = event
+        if event.kind in MOVES:
+            self.seen[_move(event)] = event
         other = self.committers.setdefault((database, event.epoch), process)
         if other != process:
             self.fail("two committers in one epoch", other, process, event.epoch)
+
+    def _check_witnessed(self, hub: Hub, events: Sequence[Event]) -> None:
+        """Nobody moves a pointer that a node, which the hub has greeted, has seen moved by events that were lost."""
+        for event in events if self.dropped else ():
+            if event.kind not in MOVES or event.pointer is None:
+                continue
+            told, earlier = set[tuple[PointerKey, Fence, str | None]](), self.by_hash.get(event.prev_hash)
+            while earlier is not None:
+                told.update(witness.moves_of(earlier))
+                earlier = self.by_hash.get(earlier.prev_hash)
+            for name, node in self.nodes.items():
+                linked = hub.fleet.nodes.get(name)
+                entry = node.router.table.contents.entries.get(event.pointer.key) if node.router is not None else None
+                if linked is None or linked.behind is None or entry is None or entry.current is None:
+                    continue
+                seen = self.seen.get((event.pointer.key, entry.fence, entry.current.id))
+                if seen is not None and seen.id in self.dropped and _move(seen) not in told:
+                    self.fail("moved over what a node has seen", name, _brief(event), "over", _brief(seen))
 
     def restored(self, since: int, nodes: dict[str, Any]) -> None:
         """The hub's database was replaced by a copy that ends at a rev."""
@@ -171,28 +197,50 @@ class Oracle:
                 self.fail("the count differs from the acknowledgements", "/".join(key), progress.flipped, flipped)
 
     def _check_position(self, node: str, held: Any) -> None:
-        """A router's position is never ahead of its entries: a recover takes both at their word."""
+        """A router's position is never ahead of its entries: a recover takes both at their word.
+
+        An entry of a move that is not in the log of the position is of another one: a node that is ahead holds it back.
+        """
+        moves, newest = set(), dict[PointerKey, Event]()
         event = self.by_hash.get(held.cursor.hash)
         while event is not None:
+            moves.update(witness.moves_of(event))
             if event.pointer is not None and event.kind in MOVES:
-                entry = held.entries.get(event.pointer.key)
-                if entry is not None and entry.current is not None and entry.generation < event.pointer.generation:
-                    self.fail(
-                        "a position is ahead of the entries",
-                        f"{node} at rev {held.cursor.rev} holds generation {entry.generation} of {event.tenant}:",
-                        f"rev {event.rev} moved it to {event.pointer.generation}",
-                    )
+                newest.setdefault(event.pointer.key, event)
             event = self.by_hash.get(event.prev_hash)
+        known = witness.known_to(moves)
+        for key, event in newest.items():
+            entry = held.entries.get(key)
+            if entry is None or entry.current is None or entry.generation >= (event.generation or 0):
+                continue
+            if known(key, entry.fence, entry.current.id):
+                self.fail(
+                    "a position is ahead of the entries",
+                    f"{node} at rev {held.cursor.rev} holds generation {entry.generation} of {event.tenant}:",
+                    f"rev {event.rev} moved it to {event.generation}",
+                )
 
-    def check_reachable(self, hub_process: Any, now: float, behind: bool) -> None:
-        """R is possible whenever a hub is up for a TTL and nothing waits for a recover."""
+    def check_reachable(self, hub_process: Any, now: float) -> None:
+        """R is possible whenever a hub is up for a TTL, on every pointer that no node has seen moved farther."""
         hub: Hub = hub_process.hub
+        self._check_held(hub)
         refusing = hub.moves_allowed.refusing
-        if refusing is None or behind or refusing == "not_active":
+        if refusing is None or refusing == "not_active":
             return
         if refusing == "settling" and now - hub_process.started_at < LINK_TTL_S + 2.5:
             return
         self.fail("R is not possible", refusing, f"{now - hub_process.started_at:.1f} s after the start")
+
+    def _check_held(self, hub: Hub) -> None:
+        """No pointer is held back for longer than a look at a table takes, unless something of it was lost."""
+        lost = {(event.tenant, str(event.route)) for event in self.events.values() if event.id in self.dropped}
+        settings = {tenant for tenant, _ in lost}
+        for key in hub.tables.entries:
+            nodes = hub.witnesses.holding(key)
+            if nodes:
+                self.counts["looks at a pointer that is held back"] += 1
+            if key[0] not in settings and any(not hub.witnesses.unknown(name) for name in nodes):
+                self.fail("held back though nothing of it was lost", "/".join(key), *nodes)
 
     # ---- the end -------------------------------------------------------------------------------------------
 
@@ -221,7 +269,7 @@ class Oracle:
 
     def recover_due(self, hub: Hub) -> bool:
         """Whether a node has seen moves that the hub's log lacks."""
-        return hub.recovery.behind or any(node.behind for node in hub.fleet.nodes.values())
+        return bool(hub.witnesses.ahead) or any(node.behind for node in hub.fleet.nodes.values())
 
     def unsettled(self, hub: Hub, nodes: dict[str, Any]) -> str:
         """What is not yet as the hub wants it; empty once everything is."""

@@ -63,7 +63,7 @@ class Run:
         host = self.network.host("hub")
         host.image = first_image()  # type: ignore[attr-defined]
         self.hub = HubProcess(host, "hub", self.oracle)
-        self.nodes: dict[str, NodeProcesses] = {}
+        self.nodes: dict[str, NodeProcesses] = self.oracle.nodes
         for number in range(plan.nodes):
             name = f"n{number}"
             self.nodes[name] = NodeProcesses(self.network.host(name), "hub", self.oracle)
@@ -144,7 +144,7 @@ class Run:
             if self.hub.running and self.hub.hub is not None and not self.hub.process.paused:  # type: ignore[union-attr]
                 hub = self.hub.hub
                 self.oracle.check_counts(hub, self.nodes)
-                self.oracle.check_reachable(self.hub, self.scheduler.now, behind=hub.recovery.behind)
+                self.oracle.check_reachable(self.hub, self.scheduler.now)
         except BaseException as error:
             self.failure = self.failure or error
         if not self.over:

@@ -60,6 +60,7 @@ from loradeck.hub.progress.target_lookup import RollbackTargets
 from loradeck.hub.recovery.moves_allowed import MovesAllowed
 from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
+from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views import feed
 from loradeck.hub.views.canary_suggestions import CanarySuggestions
 from loradeck.hub.views.feed import Feed
@@ -152,8 +153,9 @@ class Hub:
         self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)
         linked = [node.name for node in fleet.nodes.values() if not node.was_lost]
         self.startup = startup = Startup(linked, clock.monotonic, changes.status)
-        self.recovery = Recovery(store, log_, self.registry, fleet, startup, changes, self.background)
-        self.moves_allowed = allowed = MovesAllowed(log_, fleet, self.recovery, startup)
+        self.witnesses = Witnesses(store, log_, fleet, tables, startup, changes, self.background)
+        self.recovery = Recovery(store, log_, self.registry, fleet, startup, changes, self.witnesses)
+        self.moves_allowed = allowed = MovesAllowed(log_, self.witnesses, startup)
         kept = saved.ended_pins()
         self.pins = Pins(log_, fleet, allowed, self.background, kept=kept, clock=clock.monotonic)
         self.node_events = NodeEvents(fleet, tables, withdrawals, counts, self.progress, changes)
@@ -192,7 +194,7 @@ class Hub:
         previews = Previews(state, catalogue, facts, fleet, replicas, health, counts, progress, self.targets)
         self.rows = rows = Rows(
             *(log_, catalogue, facts, fleet, tables, replicas, health, counts, progress, previews),
-            *(self.failed_promotes, self.cohorts),
+            *(self.failed_promotes, self.cohorts, self.witnesses),
         )
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
@@ -224,7 +226,7 @@ class Hub:
                 JobLog: self.queue.printed,
                 TraceRows: self.traces.questions.answered,
                 CanaryAnswers: self.canary_suggestions.questions.answered,
-                TableState: self.recovery.table,
+                TableState: self.witnesses.table,
             },
         )
 

@@ -222,8 +222,9 @@ class RecoveryNode(Wire):
     """A node in a recovery: whether its table is known."""
 
     node: str
-    state: Literal["answered", "silent", "away", "unproven"] = Field(
-        description="silent: linked, and it did not send its table; unproven: linked, and not believed"
+    state: Literal["answered", "known", "silent", "away", "unproven"] = Field(
+        description="known: what it had seen is, from an earlier link; silent: linked, and it did not send its table; "
+        "unproven: linked, and not believed"
     )
     behind: str | None = Field(description="why it is not sent everything: log_behind, log_unproven")
 

@@ -144,7 +144,7 @@ class CandidateRow(Wire):
 
 
 class TenantRow(Wire):
-    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED NOPRIOR HELD PIN PREP CAND SUSP."""
+    """One pointer, as a console shows it. `flags`: BAD OVR UNPRVN FAILED AHEAD NOPRIOR HELD PIN PREP CAND SUSP."""
 
     tenant: Name
     route: Name
@@ -155,6 +155,9 @@ class TenantRow(Wire):
         None, exclude_if=lambda candidate: candidate is None, description="what a share of callers gets beside it"
     )
     suspended: bool = False
+    held_back: tuple[str, ...] = Field(
+        (), description="nodes that have seen moves of it which the log lacks: it waits for a recover"
+    )
     flags: tuple[str, ...] = ()
     preview: Preview
     replicas: tuple[ReplicaRow, ...]
@@ -237,7 +240,10 @@ class HubStatus(Wire):
     hash: Digest
     at_ms: int
     started_ms: int
-    refusing: str | None = Field(None, description="problem code that refuses every move: log_behind, ...")
+    refusing: str | None = Field(None, description="problem code that refuses every move: settling, ...")
+    waiting: str | None = Field(
+        None, description="problem code of forward moves, and of every move of a row that is `held_back`: log_behind"
+    )
     sqlite: str = ""
     seq: int = Field(0, description="changes of rows since this hub started; with the epoch, a cursor for the feed")
 

@@ -214,14 +214,14 @@ async def test_a_node_that_pins_again_and_again_does_not_fill_the_log(deck: Deck
 
 async def test_pins_wait_for_a_hub_that_may_write_and_are_written_then(deck: Deck, join: Join) -> None:
     agent, first, _ = await two_releases(deck, join)
-    deck.hub.recovery.behind = True
+    deck.hub.log.lease_lost = True
     agent.pins = (pin(agent, 1_000),)
     rev = deck.hub.log.state.rev
     for _ in range(AT_MOST + 1):
         await agent.report()
     await until(lambda: deck.hub.fleet.nodes["n1"].pins, "they were reported")
     assert deck.hub.log.state.rev == rev
-    deck.hub.recovery.behind = False
+    deck.hub.log.lease_lost = False
     await agent.report()
     await until(lambda: deck.hub.log.recent[-1].kind is EventKind.PIN, "it is in the log")
     assert deck.hub.log.recent[-1].to_release == first

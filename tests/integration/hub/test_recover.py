@@ -10,9 +10,9 @@ from tests.fakes.hub_in_process import Deck, key, lose, restore, running, until
 from tests.fakes.linked_agent import FakeAgent
 
 from loradeck.hub.log.signing import Signing
-from loradeck.hub.recovery import recover
+from loradeck.hub.recovery import witnesses
 from loradeck.hub.server import open_hub
-from loradeck.schemas.link import Desired, Hello
+from loradeck.schemas.link import Desired, DownMessage, Hello, TableAsk
 from loradeck.schemas.moves import MoveResult
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig
@@ -48,6 +48,15 @@ async def hello_without_a_router(data: Path, known: FakeAgent) -> Hello:
         await agent._close()
 
 
+async def ahead(deck: Deck, agent: FakeAgent, token: str) -> None:
+    """Links a node that is ahead of the log, and waits until the hub knows what it has seen."""
+    await agent.join(token)
+    assert agent.welcome is not None
+    assert agent.welcome.refuse == "log_behind"
+    await until(lambda: not deck.hub.witnesses.unknown(agent.node), "its table is known")
+    await until(lambda: agent.epoch == deck.hub.log.state.epoch, "it follows the log in everything else")
+
+
 async def restored(data: Path) -> tuple[FakeAgent, str, str, str]:
     """A folder whose database is older than what a node serves: (node, its token, older release, newer one)."""
     async with running(data) as deck:
@@ -73,21 +82,21 @@ async def test_a_restored_hub_knows_that_its_log_is_behind_from_a_node_whose_rou
         await agent.join(token)
         assert agent.welcome is not None
         assert agent.welcome.refuse == "log_behind"
-        assert (await deck.ok("GET", "state"))["status"]["refusing"] == "log_behind"
+        assert (await deck.ok("GET", "state"))["status"]["waiting"] == "log_behind"
         await agent.leave()
 
 
-async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_router_back(data: Path) -> None:
+async def test_a_restored_hub_moves_no_pointer_that_a_node_has_seen_moved_farther_and_pulls_no_router_back(
+    data: Path,
+) -> None:
     agent, token, one, two = await restored(data)
     served, generation = agent.entry, agent.entry.generation
     async with running(data) as deck:
         assert deck.hub.log.state.pointers[ACME].release == one
-        agent.deck, seen, fences = deck, len(agent.received), len(agent.fences)
-        await agent.join(token)
-        assert agent.welcome is not None
-        assert agent.welcome.refuse == "log_behind"
+        agent.deck, fences = deck, len(agent.fences)
+        await ahead(deck, agent, token)
         status = (await deck.ok("GET", "state"))["status"]
-        assert status["refusing"] == "log_behind"
+        assert (status["refusing"], status["waiting"]) == (None, "log_behind")
         body = {"expected_generation": 1, "to": one, "idempotency_key": key()}
         problem = await deck.refused(503, "log_behind", "POST", f"{ROUTE}/rollback", body)
         assert problem.context["nodes"] == ["n1"]
@@ -95,9 +104,12 @@ async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_rout
         promote = {"release": one, "expected_generation": 1, "idempotency_key": key()}
         await deck.refused(503, "log_behind", "POST", f"{ROUTE}/promote", promote)
         await deck.refused(503, "log_behind", "GET", f"moves/{key()}")  # it may be a move that was lost
-        assert (await deck.local.get("http://hub/readyz")).status_code == 503
+        ready = await deck.local.get("http://hub/readyz")
+        assert (ready.status_code, ready.json()["waiting"]) == (200, "log_behind")
         assert [n["behind"] for n in await deck.ok("GET", "nodes")] == ["log_behind"]
-        assert not any(isinstance(m, Desired) for m in agent.received[seen:])
+        row = await deck.row()
+        assert (row.held_back, "AHEAD" in row.flags, row.preview.action) == (("n1",), True, "none")
+        assert "loradeck hub recover" in str(row.preview.refused)
         assert agent.entry == served
 
         result = MoveResult.model_validate(await deck.recover("restored from the backup"))
@@ -113,8 +125,97 @@ async def test_a_restored_hub_refuses_every_move_until_recover_and_pulls_no_rout
         for _, epoch, number in agent.fences[fences:]:
             assert (epoch, number) >= served.fence
         await until(lambda: deck.hub.replicas.progress(ACME).proven == 1, "the node is proven again")
-        assert (await deck.ok("GET", "state"))["status"]["refusing"] is None
+        assert (await deck.ok("GET", "state"))["status"]["waiting"] is None
+        assert (await deck.row()).held_back == ()
         assert (await deck.ok("GET", "audit/verify"))["ok"]
+        await agent.leave()
+
+
+async def two_tenants(data: Path) -> tuple[FakeAgent, str]:
+    """A folder whose database lacks the newest move of acme, and of bolt none: (their node, its token)."""
+    async with running(data) as deck:
+        for name in ("acme", "bolt"):
+            await deck.tenant(name)
+        agent = await FakeAgent(deck, "n1").join()
+        for name in ("acme", "bolt"):
+            for seed in (1, 2):
+                await deck.promote(await deck.release(name, seed=seed), name)
+        backup = copy_of(deck, "backup.db")
+        await deck.promote(await deck.release("acme", seed=3), "acme")
+        token = await deck.token("agent", "n1")
+        await agent.leave()
+    restore(data, backup)
+    return agent, token
+
+
+async def test_r_works_on_every_pointer_of_which_no_node_has_seen_more_and_forward_moves_wait(data: Path) -> None:
+    agent, token = await two_tenants(data)
+    served, bolt = agent.entry, ("bolt", "production")
+    async with running(data) as deck:
+        agent.deck = deck
+        await ahead(deck, agent, token)
+        assert deck.hub.log.state.epoch > served.epoch, "a new epoch has begun at once"
+        back = await deck.rollback("bolt")
+        assert back.events[0].epoch > served.epoch
+        assert deck.hub.replicas.progress(bolt).flipped == 1, "on the node that is ahead of the log"
+        assert agent.entries[bolt].generation == 3
+        hold = {"held": True, "expected_generation": 3, "idempotency_key": key()}
+        await deck.refused(409, "no_change", "POST", "tenants/bolt/routes/production/hold", hold)
+
+        promote = {"release": back.events[0].from_release, "expected_generation": 3, "idempotency_key": key()}
+        problem = await deck.refused(503, "log_behind", "POST", "tenants/bolt/routes/production/promote", promote)
+        assert problem.title.startswith("forward moves wait")
+        undo = {"event": back.events[0].id, "idempotency_key": key(), "confirmed": True}
+        await deck.refused(503, "log_behind", "POST", "tenants/bolt/routes/production/undo", undo)
+        await deck.refused(503, "log_behind", "POST", "tenants/bolt/keys")
+        problem = await deck.refused(503, "log_behind", "POST", f"{ROUTE}/fallback", {
+            "expected_generation": 2, "idempotency_key": key(),
+        })  # fmt: skip
+        assert "acme/production" in problem.title
+        assert agent.entry == served
+        await agent.leave()
+    async with running(data) as deck:  # the hub is started again: the node follows, and its pointer is still held back
+        agent.deck = deck
+        await agent.join(token)
+        assert agent.welcome is not None
+        assert agent.welcome.refuse is None
+        assert (await deck.row("acme")).held_back == ("n1",)
+        assert (await deck.row("bolt")).held_back == ()
+        assert agent.entry == served
+        await agent.leave()
+        plan = await deck.plan_of_recover()
+        assert [(node.node, node.state) for node in plan.nodes] == [("n1", "known")]
+        assert [(step.tenant, step.adopted is not None) for step in plan.steps] == [("acme", True)]
+        await deck.recover("restored, and n1 is away")
+        await agent.join(token)
+        assert agent.entry.fence > served.fence
+        assert agent.entry.current == served.current
+        assert (await deck.row("acme")).held_back == ()
+        await agent.leave()
+
+
+async def test_a_node_that_has_only_seen_a_later_epoch_holds_nothing_back(data: Path) -> None:
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = await FakeAgent(deck, "n1").join()
+        await deck.promote(await deck.release(seed=1))
+        token = await deck.token("agent", "n1")
+        backup = copy_of(deck, "backup.db")
+        await agent.leave()
+    for _ in range(2):
+        async with running(data) as deck:
+            agent.deck = deck
+            await agent.join(token)
+            await agent.leave()
+    restore(data, backup)
+    async with running(data) as deck:
+        agent.deck = deck
+        assert agent.epoch > deck.hub.log.state.epoch
+        await agent.join(token)
+        await until(lambda: not deck.hub.witnesses.ahead, "the log lacks none of its moves")
+        assert [node["behind"] for node in await deck.ok("GET", "nodes")] == [None]
+        await until(lambda: agent.epoch == deck.hub.log.state.epoch, "it follows")
+        await deck.ok("POST", "tenants", {"name": "bolt"})
         await agent.leave()
 
 
@@ -154,7 +255,7 @@ async def test_a_node_that_missed_the_recover_holds_back_itself_and_nobody_else(
     here, away = agents
     async with running(data) as deck:
         here.deck = away.deck = deck
-        await here.join(tokens[0])
+        await ahead(deck, here, tokens[0])
         await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
         await deck.recover("restored")
         await deck.ok("POST", "tenants/acme/keys")
@@ -189,7 +290,7 @@ async def test_a_log_that_is_restored_again_after_a_recover_stops_every_move_aga
     agent, token, one, _ = await restored(data)
     async with running(data) as deck:
         agent.deck = deck
-        await agent.join(token)
+        await ahead(deck, agent, token)
         await deck.recover("restored")
         await until(lambda: agent.rev == deck.hub.log.state.rev, "the node follows")
         backup = copy_of(deck, "second.db")
@@ -201,19 +302,20 @@ async def test_a_log_that_is_restored_again_after_a_recover_stops_every_move_aga
     restore(data, backup)
     async with running(data) as deck:
         agent.deck = deck
-        await agent.join(token)
+        await ahead(deck, agent, token)
         await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
         await agent.leave()
 
 
 async def test_that_the_log_is_behind_outlives_another_restart(data: Path) -> None:
-    agent, token, _, _ = await restored(data)
+    agent, token, one, _ = await restored(data)
     async with running(data) as deck:
         agent.deck = deck
-        await agent.join(token)
+        await ahead(deck, agent, token)
         await agent.leave()
     async with running(data) as deck:
-        await deck.refused(503, "log_behind", "POST", "tenants", {"name": "bolt"})
+        body = {"expected_generation": 1, "to": one, "idempotency_key": key()}
+        await deck.refused(503, "log_behind", "POST", f"{ROUTE}/rollback", body)
 
 
 @pytest.mark.parametrize("forged", ["nothing", "another hub's", "an altered one"])
@@ -274,13 +376,17 @@ async def test_a_plan_names_a_linked_node_that_does_not_answer_and_a_recover_lea
     agent, token, _, _ = await restored(data)
     async with running(data) as deck:
         agent.deck = deck
-        await agent.join(token)
-        await agent.send('{"type":"heartbeat"}')
+        take = agent._take
 
-        async def silent(message: object) -> None: ...
+        async def silent(message: DownMessage) -> None:
+            if not isinstance(message, TableAsk):
+                await take(message)
 
         agent._take = silent  # type: ignore[method-assign]
-        monkeypatch.setattr(recover, "ANSWER_S", 0.2)
+        await agent.join(token)
+        row = await deck.row()
+        assert (row.held_back, row.preview.action) == (("n1",), "none"), "what is placed there, while it is not known"
+        monkeypatch.setattr(witnesses, "ANSWER_S", 0.2)
         plan = await deck.plan_of_recover()
         assert [(node.node, node.state, node.behind) for node in plan.nodes] == [("n1", "silent", "log_behind")]
         assert (plan.steps, plan.further) == ((), ())
@@ -295,42 +401,44 @@ async def restored_and_moved_on(deck: Deck, agents: tuple[FakeAgent, FakeAgent],
     for agent in agents:
         agent.deck = deck
     await agents[1].join(tokens[1])
-    three = await deck.release(seed=3)
-    await deck.promote(three, wait="committed")
-    await agents[0].join(tokens[0])
-    return three
+    back = await deck.rollback(wait="committed")
+    await ahead(deck, agents[0], tokens[0])
+    return str(back.events[0].to_release)
 
 
 async def forked(data: Path) -> tuple[tuple[FakeAgent, FakeAgent], list[str], str]:
-    """A folder whose database is older than what its first of two nodes serves: (nodes, tokens, newer release)."""
+    """A folder whose database lacks two moves that its first of two nodes has seen: (nodes, tokens, release served)."""
     async with running(data) as deck:
         await deck.tenant()
         agents = (await FakeAgent(deck, "n1").join(), await FakeAgent(deck, "n2").join())
         tokens = [await deck.token("agent", agent.node) for agent in agents]
-        await deck.promote(await deck.release(seed=1))
+        for seed in (1, 2, 3):
+            await deck.promote(await deck.release(seed=seed))
         backup = copy_of(deck, "backup.db")
         await agents[1].leave()
-        two = await deck.release(seed=2)
-        await deck.promote(two)
+        for _ in range(2):
+            back = await deck.rollback(wait="committed", confirmed=True)
+        last = back.events[0]
+        await until(lambda: agents[0].entry.fence == (last.epoch, last.generation), "n1 has it")
         await agents[0].leave()
     restore(data, backup)
-    return agents, tokens, two
+    return agents, tokens, str(last.to_release)
 
 
 async def test_a_plan_says_what_the_log_has_what_a_node_has_seen_and_what_is_dropped_and_changes_nothing(
     data: Path,
 ) -> None:
-    agents, tokens, two = await forked(data)
+    agents, tokens, served = await forked(data)
     async with running(data) as deck:
-        three = await restored_and_moved_on(deck, agents, tokens)
+        ours = await restored_and_moved_on(deck, agents, tokens)
         before = deck.fingerprint()
         plan = await deck.plan_of_recover()
         assert deck.fingerprint() == before
         (step,) = plan.steps
-        assert (step.tenant, step.route, step.release, step.label) == (*ACME, three, "v2")
+        assert (step.tenant, step.route, step.release, step.label) == (*ACME, ours, "v2")
         assert step.adopted is None
         (move,) = step.dropped
-        assert (move.release, move.nodes, move.why) == (two, ("n1",), "the log has moved since")
+        assert (move.release, move.nodes, move.why) == (served, ("n1",), "the log has moved since")
         assert (move.epoch, move.generation) == agents[0].entry.fence < (step.epoch, step.generation)
         assert [(node.node, node.state) for node in plan.nodes] == [("n1", "answered"), ("n2", "answered")]
         for agent in agents:
@@ -338,16 +446,16 @@ async def test_a_plan_says_what_the_log_has_what_a_node_has_seen_and_what_is_dro
 
 
 async def test_an_acknowledged_move_that_a_recover_drops_stands_in_the_log_as_dropped(data: Path) -> None:
-    agents, tokens, two = await forked(data)
+    agents, tokens, served = await forked(data)
     async with running(data) as deck:
-        three = await restored_and_moved_on(deck, agents, tokens)
+        ours = await restored_and_moved_on(deck, agents, tokens)
         fence = agents[0].entry.fence
         result = MoveResult.model_validate(await deck.recover("n1 was away"))
         (event,) = result.events
         assert (event.kind, event.tenant, event.route) == ("dropped", *ACME)
-        assert (event.actor, event.reason, event.to_release) == ("root", "n1 was away", two)
-        assert event.payload == {"epoch": fence[0], "generation": fence[1], "release": two, "nodes": ["n1"]}
-        assert deck.hub.log.state.pointers[ACME].release == three
+        assert (event.actor, event.reason, event.to_release) == ("root", "n1 was away", served)
+        assert event.payload == {"epoch": fence[0], "generation": fence[1], "release": served, "nodes": ["n1"]}
+        assert deck.hub.log.state.pointers[ACME].release == ours
         await until(lambda: agents[0].entry.fence > fence, "n1 follows the log again")
         assert (await deck.recover("once more"))["events"] == [], "it is said once"
         assert (await deck.ok("GET", "audit/verify"))["ok"]
@@ -361,11 +469,10 @@ async def test_a_recover_without_a_plan_or_with_one_that_no_longer_fits_changes_
         await restored_and_moved_on(deck, agents, tokens)
         body = {"idempotency_key": key(), "reason": "restored", "dry_run": False}
         await deck.refused(422, "plan_required", "POST", "recover", body)
-        await agents[0].leave()
         plan = await deck.plan_of_recover()
-        await agents[0].join(tokens[0])
+        await deck.recover("n1 was away")
         problem = await deck.refused(409, "plan_changed", "POST", "recover", {**body, "plan": plan.digest})
-        assert [step["dropped"][0]["nodes"] for step in problem.context["plan"]["steps"]] == [["n1"]]
+        assert problem.context["plan"]["digest"] != plan.digest
         for agent in agents:
             await agent.leave()
 

@@ -39,12 +39,12 @@ def test_a_node_that_is_new_or_has_seen_only_what_the_log_holds_follows_it(
 def test_a_signed_position_that_the_log_lacks_is_a_lost_tail() -> None:
     assert standing(seen()) is Standing.LOST_TAIL
     assert standing(seen(epoch=3, incarnation=OTHER), epoch=3) is Standing.LOST_TAIL, "an epoch that was lost too"
-    assert Standing.LOST_TAIL.holds_back_moves
+    assert Standing.LOST_TAIL.is_ahead
 
 
 def test_a_signed_position_of_an_epoch_that_was_given_to_another_hub_is_a_fork() -> None:
     assert standing(seen(incarnation=OTHER)) is Standing.FORK
-    assert Standing.FORK.holds_back_moves
+    assert Standing.FORK.is_ahead
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_signed_position_of_an_epoch_that_was_given_to_another_hub_is_a_fork()
 def test_what_is_not_signed_for_exactly_what_is_said_holds_back_nobody_else(witnessed: Position | None) -> None:
     found = standing(witnessed)
     assert found is Standing.UNPROVEN
-    assert not found.holds_back_moves
+    assert not found.is_ahead
 
 
 def test_an_empty_log_waits_for_a_recover_on_anybodys_word() -> None:

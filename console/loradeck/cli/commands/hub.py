@@ -76,7 +76,7 @@ async def recover(s: Session, reason: str, unproven: bool, dry_run: bool, yes: b
     if dry_run:
         s.out.json(plan)
         return
-    unknown = [node.node for node in plan.nodes if node.state != "answered"]
+    unknown = [node.node for node in plan.nodes if node.state not in ("answered", "known")]
     warning = f" What only {', '.join(unknown)} have seen stays unknown." if unknown else ""
     s.confirm(f"Carry this out, and raise the epoch?{warning}", yes=yes)
     result = await s.api.recover(request.model_copy(update={"plan": plan.digest}))
@@ -102,6 +102,7 @@ def _recovery(plan: RecoveryPlan) -> Iterator[str]:
 
 _ANSWERS = {
     "answered": "sent its table",
+    "known": "not linked; what it had seen is known",
     "silent": "DID NOT ANSWER; it stays as it is until the next recover",
     "away": "NOT LINKED; what only it has seen stays unknown until it is back",
     "unproven": "NOT BELIEVED: it shows no signature of a hub of this log; see --unproven",

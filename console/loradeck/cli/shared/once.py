@@ -10,7 +10,7 @@ from loradeck.rules.quality.attention import harm
 from loradeck.schemas.ids import short
 from loradeck.schemas.state import HubState, Preview, PreviewAction, TenantRow
 
-_ATTENTION = ("BAD", "UNPRVN", "FAILED", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP", "CAND")
+_ATTENTION = ("BAD", "UNPRVN", "FAILED", "AHEAD", "NOPRIOR", "PIN", "SUSP", "OVR", "HELD", "PREP", "CAND")
 
 
 @hub_command
@@ -31,6 +31,8 @@ def _print_state(s: Session, state: HubState) -> None:
     )
     if status.refusing:
         s.out.alarm(f"EVERY MOVE IS REFUSED: {status.refusing}")
+    elif status.waiting:
+        s.out.alarm(f"FORWARD MOVES WAIT: {status.waiting}; loradeck hub recover, on the hub's host")
     pointers(s, state.tenants, status.at_ms)
     lost = [node.node for node in state.nodes if node.lost or not node.linked]
     if lost:

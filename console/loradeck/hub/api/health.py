@@ -22,9 +22,9 @@ async def healthz() -> dict[str, Any]:
 
 @router.get("/readyz", responses={503: {"description": "moves are refused", "content": {"application/json": {}}}})
 async def readyz(hub: ThisHub) -> Response:
-    """200 while moves are made, else 503 with the problem code that they get."""
-    state, refusing = hub.log.state, hub.moves_allowed.refusing
-    body = {"ready": refusing is None, "refusing": refusing, "epoch": state.epoch, "rev": state.rev}
+    """200 while moves are made, else 503 with the code that they get. `waiting`: forward moves get that code."""
+    state, refusing, waiting = hub.log.state, hub.moves_allowed.refusing, hub.moves_allowed.waiting
+    body = {"ready": refusing is None, "refusing": refusing, "waiting": waiting, "epoch": state.epoch, "rev": state.rev}
     return JSONResponse(body, 200 if refusing is None else 503)
 
 

@@ -60,10 +60,11 @@ def answer(result: MoveResult) -> Response:
 # ---- how a move is made ----------------------------------------------------------------------------------
 
 
-async def move(hub: Hub, key: str, decide: Decide, wait: Waiting = AT_ONCE) -> MoveResult:
+async def move(hub: Hub, key: str, decide: Decide, wait: Waiting = AT_ONCE, at: PointerKey | None = None) -> MoveResult:
     """Decides on the folded log, commits, and waits for the level that the caller wants to see.
 
-    A key that has committed before is answered with what it committed, whatever the rules decide now.
+    Nothing is decided on the pointer `at` where the log is known to lack moves of it. A key that has committed before
+    is answered with what it committed, whatever the rules decide now.
 
     Raises: Refused, StoreError: nothing was changed, except with `outcome_unknown`.
     """
@@ -71,13 +72,14 @@ async def move(hub: Hub, key: str, decide: Decide, wait: Waiting = AT_ONCE) -> M
     await hub.startup.wait()
     try:
         async with hub.log.moving:
-            hub.moves_allowed.check()
+            hub.moves_allowed.check_pointer(at)
             decided = decide()
             drafts = await decided if inspect.isawaitable(decided) else decided
             if isinstance(drafts, Cancel):
                 return nothing_moved(hub, cancelled=drafts.prepare)
             if isinstance(drafts, Already):
                 return nothing_moved(hub, already=drafts.event)
+            hub.moves_allowed.check_all(drafts)
             committed = await hub.log.commit(drafts, key)
     except (Refused, Moved) as refused:
         replayed = await hub.store(lambda s: s.lookup(key))
@@ -148,7 +150,7 @@ async def rollback(
     if body.cancels is not None and hub.promotions.was_cancelled(key, body.cancels):
         # Sent again after its answer was lost: it is cancelled, and nothing more is to be done.
         return answer(nothing_moved(hub, replayed=True, cancelled=body.cancels))
-    return answer(await move(hub, body.idempotency_key, decide, wait))
+    return answer(await move(hub, body.idempotency_key, decide, wait, at=key))
 
 
 @router.post(PAGE + "/fallback", response_model=MoveResult)
@@ -165,9 +167,10 @@ async def fallback(
         expect_generation(now, body.expected_generation)
         return [backward.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
 
-    if base is not None and hub.moves_allowed.refusing is None and _may(decide):
+    allowed = hub.moves_allowed.refusing is None and not hub.witnesses.holding((tenant, route))
+    if base is not None and allowed and _may(decide):
         await hub.registry.use(tenant, base.id, caller.actor)
-    return answer(await move(hub, body.idempotency_key, decide, wait))
+    return answer(await move(hub, body.idempotency_key, decide, wait, at=(tenant, route)))
 
 
 def _may(decide: Callable[[], object]) -> bool:
@@ -227,7 +230,7 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
             name=hub.catalogue.called,
         )
 
-    return answer(await move(hub, body.idempotency_key, decide, wait))
+    return answer(await move(hub, body.idempotency_key, decide, wait, at=only))
 
 
 # ---- forward ---------------------------------------------------------------------------------------------
@@ -268,16 +271,18 @@ async def prepared(hub: Hub, key: PointerKey, body: PromoteRequest, caller: Call
 # ---- what moves nothing ----------------------------------------------------------------------------------
 
 
-async def _committed(hub: Hub, key: str, draft: Callable[[], Draft]) -> Response:
-    return answer(await move(hub, key, lambda: [draft()]))
+async def _committed(hub: Hub, key: str, draft: Callable[[], Draft], at: PointerKey | None = None) -> Response:
+    return answer(await move(hub, key, lambda: [draft()], at=at))
 
 
 @router.post(PAGE + "/hold", response_model=MoveResult)
 async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller: Operator) -> Response:
     """Holds the pointer, or clears its hold: held, nothing is promoted."""
-    return await _committed(
-        hub, body.idempotency_key, lambda: holds.hold(hub.log.state.route(tenant, route)[2], body, actor_of(caller))
-    )
+
+    def draft() -> Draft:
+        return holds.hold(hub.log.state.route(tenant, route)[2], body, actor_of(caller))
+
+    return await _committed(hub, body.idempotency_key, draft, at=(tenant, route))
 
 
 @router.post(PAGE + "/lift", response_model=MoveResult)
@@ -296,7 +301,7 @@ async def lift(tenant: str, route: str, body: LiftRequest, hub: ThisHub, caller:
             name=hub.catalogue.called,
         )
 
-    return await _committed(hub, body.idempotency_key, draft)
+    return await _committed(hub, body.idempotency_key, draft, at=(tenant, route))
 
 
 @router.post(PAGE + "/unpin", response_model=MoveResult)
@@ -334,6 +339,6 @@ async def by_key(key: str, hub: ThisHub, caller: Viewer) -> Response:
         return answer(nothing_moved(hub, pending=promotion.id))
     committed = await hub.store(lambda s: s.lookup(key))
     if committed is None:
-        hub.moves_allowed.check()
+        hub.moves_allowed.check_complete()
         raise Refused("unknown_key", "this key never moved anything", detail=key, fix="it is safe to send it again")
     return answer(await outcome(hub, committed))

@@ -13,6 +13,7 @@ import hashlib
 import json
 from bisect import insort
 from collections.abc import Collection, Hashable, Iterable, Mapping, Set
+from types import MappingProxyType
 
 from loradeck.hub.fleet.link_socket import text_frame
 from loradeck.hub.log.catalogue import Catalogue
@@ -34,10 +35,14 @@ BENEATH = 4
 
 
 class Table:
-    """The entries of all nodes with the same placement. `keys` are sorted; withdrawn ones stay as tombstones."""
+    """The entries of all nodes with the same placement. `keys` are sorted; withdrawn ones stay as tombstones.
 
-    def __init__(self, labels: dict[str, str]) -> None:
+    `own` are entries that its one node holds and the log lacks: it is sent them as they are, until a recover.
+    """
+
+    def __init__(self, labels: dict[str, str], own: Mapping[PointerKey, TableEntry] = MappingProxyType({})) -> None:
         self.labels = labels
+        self.own = own
         self.keys: list[PointerKey] = []
         self.withdrawn: set[PointerKey] = set()
         self.members: set[PointerKey] = set()
@@ -70,7 +75,8 @@ class NodeTables:
         self._texts: dict[PointerKey, dict[tuple[bool, bool, bool], str]] = {}
         """By key, the entry in messages: (as its tombstone, without what a router lacks, signed) -> text."""
         self._rows: dict[PointerKey, str] = {}
-        self._tables: dict[frozenset[tuple[str, str]], Table] = {}
+        self._tables: dict[tuple[frozenset[tuple[str, str]], str], Table] = {}
+        self._own: dict[str, dict[PointerKey, TableEntry]] = {}
         self._homes: dict[PointerKey, set[Table]] = {}
         """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
         self._labels: set[tuple[str, str]] = set()
@@ -131,9 +137,7 @@ class NodeTables:
         if not self._labels.issuperset(config.placement.items()):
             # Nodes that were alike may now differ: tables are made anew as links ask for them.
             self._labels.update(config.placement.items())
-            self._tables.clear()
-            self._homes.clear()
-            self.version += 1
+            self._anew()
         if unmoved:
             for table in self._homes.get(key, ()):
                 table.put(key, key not in table.withdrawn)
@@ -158,16 +162,22 @@ class NodeTables:
 
     # ---- tables --------------------------------------------------------------------------------------------
 
-    def table(self, labels: Mapping[str, str]) -> Table:
-        """The table of nodes with these labels. Look it up for each message: placements change."""
+    def table(self, labels: Mapping[str, str], node: str = "") -> Table:
+        """The table of nodes with these labels. Look it up for each message: placements change.
+
+        Args:
+            node: the one that is to be sent it, which may hold entries of its own.
+        """
         relevant = frozenset(item for item in labels.items() if item in self._labels)
-        table = self._tables.get(relevant)
+        own = self._own.get(node)
+        name = (relevant, node if own is not None else "")
+        table = self._tables.get(name)
         if table is None:
-            table = self._tables[relevant] = Table(dict(relevant))
+            table = self._tables[name] = Table(dict(relevant), own or {})
             placed = [k for k, c in self._config.items() if fits(table.labels, c.placement)]
-            table.keys = sorted(placed)
-            table.members = set(placed)
-            for key in placed:
+            table.members = {*placed, *table.own}
+            table.keys = sorted(table.members)
+            for key in table.members:
                 self._homes.setdefault(key, set()).add(table)
         return table
 
@@ -190,18 +200,36 @@ class NodeTables:
         """The pointers that are placed on the nodes with this table."""
         return table.members - table.withdrawn
 
+    def hold(self, own: Mapping[str, Iterable[TableEntry]]) -> None:
+        """Takes note of the entries that each node holds and the log lacks. Tables are made anew."""
+        self._own = {node: {entry.key: entry for entry in entries} for node, entries in own.items()}
+        self._anew()
+
+    def _anew(self) -> None:
+        self._tables.clear()
+        self._homes.clear()
+        self._memo.clear()
+        self.version += 1
+
     def digest(self, table: Table) -> str:
         """`schemas.table.table_digest` of the table's entries, from rows that are kept encoded."""
         if table.digest is None:
-            rows = ",".join(self._tomb_row(k) if k in table.withdrawn else self._rows[k] for k in table.keys)
+            rows = ",".join(self._table_row(table, k) for k in table.keys)
             table.digest = hashlib.sha256(f'{{"entries":[{rows}]}}'.encode()).hexdigest()
         return table.digest
 
-    def _tomb_row(self, key: PointerKey) -> str:
-        entry = self.entries[key]
-        return _row(key, str(entry.epoch), str(entry.generation), "")
+    def _table_row(self, table: Table, key: PointerKey) -> str:
+        own = table.own.get(key)
+        if own is None and key not in table.withdrawn:
+            return self._rows[key]
+        entry = own or self.entries[key]
+        release = own.current.id if own is not None and own.current is not None else ""
+        return _row(key, str(entry.epoch), str(entry.generation), release)
 
     def _text(self, table: Table, key: PointerKey, features: Collection[str], signed: bool) -> str:
+        own = table.own.get(key)
+        if own is not None:
+            return (own.signed if signed and own.signed is not None else own.unsigned()).model_dump_json()
         entry, withdrawn = self.entries[key], key in table.withdrawn
         form = (withdrawn, not withdrawn and bool(unknown_features(entry.needs, features)), signed)
         texts = self._texts.setdefault(key, {})

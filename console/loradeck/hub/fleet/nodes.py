@@ -36,7 +36,9 @@ class NodeLink(Protocol):
     """The connection to a node, as far as other parts of the hub use it. Nothing here waits for the node."""
 
     steered: bool
-    """Whether the node is sent table entries; one that is ahead of the log is not."""
+    """Whether the node is sent table entries; one that is ahead of the log is not, until that is known by its table."""
+    signed: bool
+    """Whether the node reads and sends entries as signed texts."""
 
     def put_message(self, message: BaseModel) -> None:
         """Sends a message after those that were put before it."""

@@ -38,7 +38,7 @@ from loradeck.schemas.candidate import Candidate
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import ExecutorEventType, Job, JobAssignment, JobState, PrepareSpec
 from loradeck.schemas.link import JobCancel, JobEvent, JobMessage
-from loradeck.schemas.log import Draft
+from loradeck.schemas.log import Draft, EventKind
 from loradeck.schemas.moves import CandidateFinishRequest, CandidateStartRequest, PromoteRequest
 from loradeck.schemas.protocol import Feature
 from loradeck.schemas.release import Release
@@ -222,7 +222,7 @@ class Promotions:
         known = self._by_key.get(request.idempotency_key)
         if known is not None:
             return known
-        self._moves_allowed.check()
+        self._moves_allowed.check_event(EventKind.PROMOTE, key)
         await self.check.drafted(key, request, actor)
         await self._registry.use(key[0], request.release, actor.name)
         catalogue = self._registry.catalogue
@@ -319,7 +319,7 @@ class Promotions:
             async with log_.moving:
                 if promotion.failure is not None:
                     raise promotion.failure
-                self._moves_allowed.check()
+                self._moves_allowed.check_event(EventKind.PROMOTE, key)
                 draft = await self.check.drafted(key, promotion.request, promotion.actor)
                 if not self._capacity.reachable(key, promotion.release):
                     raise Refused("no_replica", "no prepared replica is reachable any more", fix="promote again")

@@ -131,8 +131,8 @@ class Greeting:
     _save: Callable[[], Awaitable[None]]
     """Writes what has changed of the fleet."""
 
-    async def hello(self, hello: Hello, link: NodeLink) -> Node:
-        """Keeps a hello, and returns its node. `behind` is set on one that is ahead of the log.
+    async def hello(self, hello: Hello, link: NodeLink) -> tuple[Node, str | None]:
+        """Keeps a hello. Returns its node, and the problem code of one that is not steered yet.
 
         What decides where pointers are placed is on the disk before the node is sent any: a hub that is started again
         must know who may answer.
@@ -141,19 +141,20 @@ class Greeting:
         """
         standing = await self._recovery.standing(hello)
         node = self._events.linked(hello, link)
-        node.behind = self._recovery.code(standing)
+        refuse = self._recovery.code(node.name, standing)
+        node.behind = refuse or self._recovery.holds(node.name)
         if node.saved != node.placement:
             try:
                 await self._save()
             except StoreError as error:
                 fix = "make the hub's store writable; the node serves on and links again by itself"
                 raise Refused(error.code, "the hub cannot write down this node", detail=str(error), fix=fix) from error
-        return node
+        return node, refuse
 
-    def greeted(self, node: Node, hello: Hello, link: NodeLink) -> None:
+    def greeted(self, node: Node, hello: Hello, link: NodeLink, refuse: str | None) -> None:
         """Puts on the link what the node is owed beside its welcome."""
-        if node.behind is not None:
-            self._recovery.found_behind(node, hello)
+        if refuse is not None:
+            self._recovery.greet(node, hello, link)
         else:
             self._startup.greeted(node.name)
             link.steer()

@@ -153,7 +153,7 @@ class Link:
         assert self.node is not None
         version = self._hub.tables.version
         if self._table is None or self._table[0] != version:
-            table = self._hub.tables.table(self.node.labels)
+            table = self._hub.tables.table(self.node.labels, self.node.name)
             # Tables were made anew, or the node has linked: what it may still hold of before needs a tombstone.
             held = self._hub.withdrawals.on(self.node.name)
             self._hub.tables.withdraw(table, held if self._table is None else held | self._table[1].members)
@@ -343,19 +343,20 @@ class Link:
                 )
 
     async def _greet(self, hello: Hello) -> None:
-        node = self.node = await self._hub.greeting.hello(hello, self)
+        node, refuse = await self._hub.greeting.hello(hello, self)
+        self.node = node
         state = self._hub.log.state
         welcome = Welcome(
             epoch=state.epoch,
             rev=state.rev,
             hash=state.hash,
-            refuse=node.behind,
+            refuse=refuse,
             protocol=PROTOCOL,
             keys=self._hub.log.signing.keys,
         )
         self._welcome = welcome.model_dump_json()
         self._sent_rev = min(hello.rev, state.rev)
-        self._hub.greeting.greeted(node, hello, self)
+        self._hub.greeting.greeted(node, hello, self, refuse)
 
     def steer(self) -> None:
         """Sends table entries from now on, beginning with all of them, whatever the node holds already.

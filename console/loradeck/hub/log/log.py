@@ -194,22 +194,41 @@ class Log:
             self._publish(committed.events)
         return committed
 
-    async def adopt(self, drafts: Sequence[Draft], *, epoch_above: int, key: str) -> Committed:
-        """Commits as `commit` does, for a recover: with an epoch above the given one."""
-        fleet = self.changes_fleet(drafts)
+    async def adopt(
+        self, drafts: Sequence[Draft], *, epoch_above: int, key: str, decided: Callable[[], None] = lambda: None
+    ) -> Committed:
+        """Commits as `commit` does, for a recover: with an epoch above the given one.
+
+        `decided` is called when the outcome is durable and not yet published.
+        """
         try:
-            committed = await self._store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key, fleet=fleet))
+            committed = await self._store(lambda s: s.adopt(drafts, epoch_above=epoch_above, key=key))
         except OutcomeUnknown:
+            decided()
             return await self._resolve(key)
+        except LeaseLost:
+            self.lease_lost = True
+            self._on_lease_lost()
+            raise
+        decided()
         await self._catch_up()
         return committed
 
+    async def begin_epoch(self, *, above: int) -> None:
+        """Begins an epoch above the given one and above all of this log. The caller holds `moving`.
+
+        Raises: StoreError.
+        """
+        await self.adopt((), epoch_above=above, key=f"after-epoch-{self.state.epoch}-{self.state.rev}")
+
     async def _catch_up(self) -> None:
         """Publishes what is durable and not yet folded."""
+        self.signing.incarnations = await self._store(
+            lambda s: s.incarnations()
+        )  # before an event of a new one is sent
         while newer := await self._store(lambda s: s.since(self.state.rev)):
             self._publish(newer)
         self.state.epoch = (await self._store(lambda s: s.snapshot())).epoch
-        self.signing.incarnations = await self._store(lambda s: s.incarnations())
         self._unresolved = False
 
     async def _resolve(self, key: str) -> Committed:

@@ -1,14 +1,17 @@
-"""Whether this hub makes moves now: not while it starts, while its log lacks moves, or without the lease."""
+"""Whether this hub makes a move now: not while it starts, without the lease, or where its log lacks moves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.log import Log
-from loradeck.hub.recovery.recover import BEHIND, Recovery
+from loradeck.hub.recovery.recover import BEHIND
 from loradeck.hub.recovery.startup import SETTLING, Startup
+from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.errors import Refused
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.log import Draft, EventKind
 
 
 @dataclass(eq=False)
@@ -16,8 +19,7 @@ class MovesAllowed:
     """The one place where it is decided whether moves are made, and why not."""
 
     _log: Log
-    _fleet: Fleet
-    _recovery: Recovery
+    _witnesses: Witnesses
     _startup: Startup
 
     @property
@@ -25,9 +27,14 @@ class MovesAllowed:
         """The problem code that every move gets now; None: moves are made."""
         if self._log.lease_lost:
             return "not_active"
-        if self._recovery.behind:
+        if self._witnesses.ahead and self._log.state.rev == 0:
             return BEHIND
         return None if self._startup.over else SETTLING
+
+    @property
+    def waiting(self) -> str | None:
+        """The problem code that forward moves get now, and every move of a pointer that a node holds back."""
+        return BEHIND if self._witnesses.ahead else None
 
     def check(self) -> None:
         """Does nothing while moves are made.
@@ -36,15 +43,56 @@ class MovesAllowed:
         """
         code = self.refusing
         if code == BEHIND:
-            nodes = sorted(node.name for node in self._fleet.nodes.values() if node.behind)
-            raise Refused(
-                BEHIND,
-                "this hub's log lacks moves that its nodes have seen",
-                detail=f"nodes ahead of it: {', '.join(nodes) or 'none linked now'}",
-                fix="loradeck hub recover, on the hub's host",
-                context={"nodes": nodes},
-            )
+            raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)
         if code == SETTLING:
             raise self._startup.refusal()
         if code is not None:
             raise Refused(code, "another hub has taken the lease", fix="use that hub's address")
+
+    def check_pointer(self, key: PointerKey | None) -> None:
+        """Does nothing while moves are made, and no node holds this pointer back.
+
+        Raises: Refused, as `check` does, and `log_behind`.
+        """
+        holding = self._witnesses.holding(key) if key is not None else []
+        if key is not None and holding and not self._log.lease_lost:
+            raise self._behind(f"a node has seen moves of {'/'.join(key)} that this hub's log lacks", holding)
+        self.check()
+
+    def check_event(self, kind: EventKind, key: PointerKey | None) -> None:
+        """Does nothing for an event that may be committed now.
+
+        Raises: Refused, as `check` does, and `log_behind` for what waits for a recover.
+        """
+        if self._witnesses.waits(kind, key) and not self._log.lease_lost:
+            self.check_pointer(key)
+            why = "forward moves wait: nodes have seen moves that this hub's log lacks"
+            raise self._behind(why, self._witnesses.ahead)
+        self.check()
+
+    def check_all(self, drafts: Iterable[Draft]) -> None:
+        """Does nothing for drafts that may all be committed now.
+
+        Raises: Refused, as `check_event` does.
+        """
+        for draft in drafts:
+            self.check_event(draft.kind, (draft.tenant, draft.route) if draft.route is not None else None)
+
+    def check_complete(self) -> None:
+        """Does nothing while the log is known to hold every move.
+
+        Raises: Refused, as `check` does, and `log_behind`.
+        """
+        self.check()
+        if self.waiting is not None:
+            raise self._behind("this hub's log lacks moves that its nodes have seen", self._witnesses.ahead)
+
+    def _behind(self, title: str, nodes: Iterable[str]) -> Refused:
+        names = sorted(nodes)
+        return Refused(
+            BEHIND,
+            title,
+            detail=f"nodes ahead of it: {', '.join(names)}",
+            fix="loradeck hub recover, on the hub's host",
+            context={"nodes": names},
+        )

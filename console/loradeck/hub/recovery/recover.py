@@ -1,40 +1,40 @@
-"""`loradeck hub recover`: a hub restored from a backup adopts the moves that its nodes have seen and its log lacks.
+"""`loradeck hub recover`: a hub whose log lacks moves that nodes have seen adopts or drops them, as planned.
 
-A node whose last (rev, hash) is not in this log has seen moves that the log lacks. From then on nothing moves, and that
-node is sent no table, until somebody on the hub's host recovers: every linked node is asked for its table, the newest
-entry of each pointer is appended to the log, and the epoch is raised above all that any node has seen.
+It happens after a restore from a backup, or when two hubs wrote to copies of one log. All linked nodes are asked for
+their tables; what nodes that were ahead had seen is known from before (`witnesses`). The newest entry of each pointer
+is appended to the log, and the epoch is raised above all that any node has seen.
 
-A node that was away then, and comes back with what it saw before, stops nobody else: the loss is known, and a person
-has decided with what to go on. Only that node is sent no table until the next recover.
+A node that was away then, and comes back with what it saw before, holds nobody else back: the loss is known, and a
+person has decided with what to go on. Only that node is sent no table until the next recover.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.log.background import Background
+from loradeck.hub.fleet.nodes import Fleet, Node, NodeLink
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Log
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.startup import Startup
+from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import recover
 from loradeck.rules.moves import witness as witness_rules
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.witness import Standing
-from loradeck.schemas.ids import PointerKey, Role, short
-from loradeck.schemas.link import Hello, TableAsk, TableState
-from loradeck.schemas.log import Draft, Event
+from loradeck.schemas.ids import Role, short
+from loradeck.schemas.link import Hello, TableState
+from loradeck.schemas.log import Draft
 from loradeck.schemas.moves import RecoveryNode, RecoveryPlan
 from loradeck.schemas.release import Release
 from loradeck.schemas.table import TableEntry
-from loradeck.store.interface import Committed, Store
+from loradeck.store.interface import Committed, StoreError
 
 log = logging.getLogger("loradeck.hub.recovery.recover")
 
@@ -45,16 +45,10 @@ UNPROVEN = "log_unproven"
 EPOCH = "recovered_epoch"
 """The store's key for the epoch of the last recover. A backup taken before one lacks it."""
 
-ANSWER_S = 10.0
-"""How long a linked node may take to send its table, seconds."""
-
 
 @dataclass(eq=False)
 class Recovery:
-    """Whether the log lacks moves, and the recover that adopts them.
-
-    `behind` is True while nothing moves until a recover. It outlives a restart, as does the epoch of the last recover.
-    """
+    """The greeting of nodes that are ahead of the log, and the recover, whose epoch outlives a restart."""
 
     _store: StoreThread
     _log: Log
@@ -62,12 +56,10 @@ class Recovery:
     _fleet: Fleet
     _startup: Startup
     _changes: Changes
-    _background: Background
-    _asked: dict[str, asyncio.Future[TableState]] = field(default_factory=dict, init=False)
+    _witnesses: Witnesses
 
     def __post_init__(self) -> None:
-        behind, epoch = self._store.now(lambda s: (s.meta(BEHIND), s.meta(EPOCH)))
-        self.behind = bool(behind)
+        epoch = self._store.now(lambda s: s.meta(EPOCH))
         self._epoch = int(epoch or 0)
         """The epoch of the last recover in this log; 0: there was none."""
 
@@ -85,18 +77,22 @@ class Recovery:
             witnessed=witness if witness is not None and signing.is_genuine(witness) else None,
         )
 
-    def code(self, standing: Standing) -> str | None:
-        """The problem code of a node with this standing; None: it is steered."""
-        if standing.holds_back_moves:
+    def code(self, node: str, standing: Standing) -> str | None:
+        """The problem code of a node's hello; None: it is welcome, and steered."""
+        if standing.is_ahead or (standing is Standing.FOLLOWS and self._witnesses.unknown(node)):
             return BEHIND
         return UNPROVEN if standing is Standing.UNPROVEN else None
 
-    def found_behind(self, node: Node, hello: Hello) -> None:
-        """Refuses all moves from now on, over restarts too: this node has seen moves that the log lacks.
+    def holds(self, node: str) -> str | None:
+        """The problem code of a node that is steered, and still holds back what it has seen; None: it holds nothing."""
+        return BEHIND if node in self._witnesses.ahead else None
+
+    def greet(self, node: Node, hello: Hello, link: NodeLink) -> None:
+        """Holds back what a node that is ahead of the log has seen, or the node itself: it was not welcome.
 
         A node that missed the last recover, or cannot prove what it says, is only held back itself.
         """
-        missed = self._missed(hello) or node.behind == UNPROVEN
+        alone = self._missed(hello) or node.behind == UNPROVEN
         log.error(
             "%s node=%s its_rev=%d its_epoch=%d rev=%d epoch=%d: %s until `loradeck hub recover`",
             node.behind,
@@ -105,26 +101,16 @@ class Recovery:
             hello.epoch,
             self._log.state.rev,
             self._log.state.epoch,
-            "it gets no table" if missed else "no moves",
+            "it gets no table" if alone else "its pointers and forward moves wait",
         )
-        if not missed and not self.behind:
-            self.behind = True
-            self._background.spawn(self._remember(node.name))
+        if not alone:
+            self._witnesses.found(node, link, epoch=hello.epoch, rev=hello.rev)
         self._changes.status()
         self._changes.node(node.name)
 
     def _missed(self, seen: Hello | TableState) -> bool:
         """Whether a node is still at an epoch from before the last recover."""
         return seen.epoch < self._epoch
-
-    async def _remember(self, node: str) -> None:
-        await self._store(lambda s: s.set_meta(BEHIND, node))
-
-    def table(self, node: Node, state: TableState) -> None:
-        """Gives a node's table to whoever waits for it; one that nobody asked for is dropped."""
-        waiting = self._asked.pop(node.name, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(state)
 
     # ---- the plan ------------------------------------------------------------------------------------------
 
@@ -154,8 +140,14 @@ class Recovery:
                     fix="look at the plan again",
                     context={"plan": found.model_dump(mode="json")},
                 )
-            await self._register([entry for state in tables.values() for entry in state.entries])
-            committed = await self._log.adopt(events, epoch_above=found.epoch_above, key=key)
+            held = [entry for ahead in self._witnesses.ahead.values() for entry in ahead.entries or ()]
+            await self._register([*held, *(entry for state in tables.values() for entry in state.entries)])
+            above, decided = found.epoch_above, self._witnesses.let_go
+            try:
+                committed = await self._log.adopt(events, epoch_above=above, key=key, decided=decided)
+            except StoreError:
+                self._witnesses.serve_on()
+                raise
             await self._recovered(tables)
         log.warning("recovered events=%d epoch=%d rev=%d", len(committed.events), self._epoch, self._log.state.rev)
         return committed
@@ -164,10 +156,10 @@ class Recovery:
         """Makes moves again, and steers the nodes whose tables were taken into account."""
         self._epoch = self._log.state.epoch
         await self._store(lambda s: s.set_meta(EPOCH, str(self._epoch)))
-        await self._store(lambda s: s.set_meta(BEHIND, ""))
-        self.behind = False
+        known = {*tables, *(name for name, ahead in self._witnesses.ahead.items() if ahead.entries is not None)}
+        await self._witnesses.recovered()
         self._startup.end("a person has recovered it")
-        for name in tables:
+        for name in known:
             node = self._fleet.nodes[name]
             node.behind = None
             if node.link is not None:
@@ -177,20 +169,11 @@ class Recovery:
     async def _gather(self, unproven: bool) -> dict[str, TableState]:
         """The tables of the linked nodes that are believed, by node, the newest first; silent nodes are missing."""
         nodes = [node for node in self._fleet.linked() if unproven or node.behind != UNPROVEN]
-        waiting = {node.name: self._ask(node) for node in nodes}
+        waiting = {node.name: self._witnesses.ask(node) for node in nodes}
         if waiting:
-            await asyncio.wait(waiting.values(), timeout=ANSWER_S)
+            await asyncio.wait(waiting.values(), timeout=witnesses.ANSWER_S)
         tables = {name: table.result() for name, table in waiting.items() if table.done() and not table.cancelled()}
         return dict(sorted(tables.items(), key=lambda one: (-one[1].epoch, -one[1].rev, one[0])))
-
-    def _ask(self, node: Node) -> asyncio.Future[TableState]:
-        """Asks a node for its table, unless it is asked already."""
-        waiting = self._asked.get(node.name)
-        if waiting is None or waiting.done():
-            waiting = self._asked[node.name] = asyncio.get_running_loop().create_future()
-        assert node.link is not None
-        node.link.put_message(TableAsk())
-        return waiting
 
     async def _drafted(
         self, tables: Mapping[str, TableState], actor: Actor, reason: str, *, unproven: bool
@@ -199,43 +182,44 @@ class Recovery:
         state = self._log.state
         # Keys and settings that people have changed since a recover are not put back by a node that missed it.
         newer = [s for s in tables.values() if not self._missed(s) and not await self._log.has(s.rev, s.hash)]
-        held = {name: table.entries for name, table in tables.items()}
-        entries = [entry for table in tables.values() for entry in table.entries]
+        held = {name: list(table.entries) for name, table in tables.items()}
+        witnessed = sorted(self._witnesses.ahead.items(), key=lambda one: (-one[1].epoch, -one[1].rev, one[0]))
+        ahead = [entry for _, node in witnessed for entry in node.entries or ()]
+        for name, node in witnessed:
+            held.setdefault(name, []).extend(node.entries or ())
+        entries = [entry for one in held.values() for entry in one]
         events, above = recover.drafts(
             state.pointers,
             entries,
             tenants=state.tenants,
             actor=actor,
             reason=reason,
-            ahead=[entry for table in newer for entry in table.entries],
-            lacking=witness_rules.lacking(held, await self._known(entries)),
+            ahead=[*ahead, *(entry for table in newer for entry in table.entries)],
+            lacking=witness_rules.lacking(held, await self._witnesses.known(entries)),
         )
         names = {ref.id: ref.label for entry in entries for ref in (entry.current, *entry.beneath) if ref is not None}
         plan = recover.plan(
             events,
-            max([above, *(table.epoch for table in tables.values())]),
+            max([above, *(node.epoch for _, node in witnessed), *(table.epoch for table in tables.values())]),
             now=state.pointers,
-            nodes=[_said(node, tables, unproven) for _, node in sorted(self._fleet.nodes.items())],
+            nodes=[self._said(node, tables, unproven) for _, node in sorted(self._fleet.nodes.items())],
             rev=state.rev,
             name=lambda release: names.get(release or "") or self._registry.catalogue.called(release),
         )
         return events, plan
 
-    async def _known(self, entries: Sequence[TableEntry]) -> witness_rules.Known:
-        """Which of the moves in nodes' tables this log knows. Reads the history of pointers that are not there now."""
-        moves = {(p.key, (p.moved_epoch, p.generation), p.release) for p in self._log.state.pointers.values()}
-        known, since = witness_rules.known_to(moves), dict[PointerKey, int]()
-        for entry in entries:
-            if not known(entry.key, entry.fence, entry.current.id if entry.current is not None else None):
-                since[entry.key] = min(entry.epoch, since.get(entry.key, entry.epoch))
-        for key, epoch in since.items():
-            before: int | None = None
-            while page := await self._store(partial(_history, key, before)):
-                moves.update(move for event in page for move in witness_rules.moves_of(event))
-                if page[-1].epoch < epoch:
-                    break
-                before = page[-1].rev
-        return witness_rules.known_to(moves)
+    def _said(self, node: Node, tables: Mapping[str, TableState], unproven: bool) -> RecoveryNode:
+        """What a recover knows of a node."""
+        ahead = self._witnesses.ahead.get(node.name)
+        if node.name in tables:
+            state = "answered"
+        elif ahead is not None and ahead.entries is not None:
+            state = "known"
+        elif node.link is None:
+            state = "away"
+        else:
+            state = "unproven" if node.behind == UNPROVEN and not unproven else "silent"
+        return RecoveryNode.model_validate({"node": node.name, "state": state, "behind": node.behind})
 
     async def _register(self, entries: list[TableEntry]) -> None:
         """Registers releases that nodes serve and this registry has lost with its newest documents."""
@@ -247,18 +231,3 @@ class Recovery:
                     wanted[ref.id] = ref.release
         for release in wanted.values():
             await self._registry.register_release(release, "recover")
-
-
-def _history(key: PointerKey, before: int | None, store: Store) -> list[Event]:
-    return store.history(tenant=key[0], route=key[1], before_rev=before, limit=100)
-
-
-def _said(node: Node, tables: Mapping[str, TableState], unproven: bool) -> RecoveryNode:
-    """What a recover knows of a node."""
-    if node.name in tables:
-        state = "answered"
-    elif node.link is None:
-        state = "away"
-    else:
-        state = "unproven" if node.behind == UNPROVEN and not unproven else "silent"
-    return RecoveryNode.model_validate({"node": node.name, "state": state, "behind": node.behind})

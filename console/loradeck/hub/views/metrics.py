@@ -54,6 +54,7 @@ class Metrics:
         gauge("nodes_lost", "Nodes past their TTL.", lambda: sum(node.lost for node in fleet.nodes.values()))
         gauge("feeds", "Consoles watching.", lambda: len(changes.subscribers))
         gauge("refusing", "1 while every move is refused.", lambda: allowed.refusing is not None)
+        gauge("waiting", "1 while forward moves wait for a recover.", lambda: allowed.waiting is not None)
 
     def committed(self, published: Published) -> None:
         """Counts committed events by kind; a follower of the log."""

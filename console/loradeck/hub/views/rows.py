@@ -17,6 +17,7 @@ from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import Recent
+from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
 from loradeck.rules.moves.backward import undo_asks
 from loradeck.rules.quality import health
@@ -57,6 +58,7 @@ class Rows:
     _previews: Previews
     _failed_promotes: FailedPromotes
     _cohorts: Cohorts
+    _witnesses: Witnesses
 
     # ---- tenants -------------------------------------------------------------------------------------------
 
@@ -71,7 +73,8 @@ class Rows:
         withdrawn, acks, now = self._replicas.withdrawn(key), self._replicas.acks(key), self._fleet.clock()
         placed = (*self._replicas.serving(key), *withdrawn)
         progress = self._replicas.progress(key)
-        preview = self._previews.of(pointer)
+        held_back = tuple(self._witnesses.holding(key))
+        preview = _waiting(self._previews.of(pointer), held_back)
         recent = self._counts.recent(key, pointer.generation, live, now) if live else Recent(seconds=1)
         attested = self._facts.attested_generation(key, pointer.generation)
         last = self._log.last_move(pointer)
@@ -83,7 +86,10 @@ class Rows:
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
             "FAILED": key in self._failed_promotes,
-            "NOPRIOR": live is not None and preview.action in (PreviewAction.NONE, PreviewAction.FALLBACK),
+            "AHEAD": bool(held_back),
+            "NOPRIOR": live is not None
+            and not held_back
+            and preview.action in (PreviewAction.NONE, PreviewAction.FALLBACK),
             "HELD": pointer.held,
             "PIN": pinned,
             "PREP": preview.prepare is not None,
@@ -101,6 +107,7 @@ class Rows:
             live=self._catalogue.view(live) if live else None,
             candidate=self._candidate(pointer, now),
             suspended=tenant.suspended,
+            held_back=held_back,
             flags=tuple(flag for flag, on in flags.items() if on),
             preview=preview,
             replicas=tuple(
@@ -260,3 +267,11 @@ class Rows:
 
 def _some(counts: Counts) -> Counts | None:
     return counts or None
+
+
+def _waiting(preview: Preview, nodes: tuple[str, ...]) -> Preview:
+    """The preview of a pointer that nodes hold back: R waits for a recover."""
+    if not nodes:
+        return preview
+    why = f"{', '.join(nodes)} has seen moves of it that this hub's log lacks; loradeck hub recover, on the hub's host"
+    return preview.model_copy(update={"action": PreviewAction.NONE, "refused": why, "asks": None})

@@ -39,6 +39,7 @@ class Status:
             at_ms=self._clock.now_ms(),
             started_ms=self._started_ms,
             refusing=self._moves_allowed.refusing,
+            waiting=self._moves_allowed.waiting,
             sqlite=self._sqlite,
             seq=self._changes.seq,
         )

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from loradeck.rules.moves.draft import Actor, drafted, tenant_draft
-from loradeck.rules.moves.witness import Witnessed
-from loradeck.schemas.candidate import Split
+from loradeck.rules.moves.witness import Witnessed, route_settings, step
 from loradeck.schemas.ids import PointerKey, digest_of
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.moves import RecoveryMove, RecoveryNode, RecoveryPlan, RecoveryStep
@@ -34,12 +33,7 @@ def newest(entries: Iterable[TableEntry]) -> dict[PointerKey, TableEntry]:
 
 
 def _order(entry: TableEntry) -> tuple[tuple[int, int], bool, int]:
-    return entry.fence, entry.current is not None, _step(entry.candidate)
-
-
-def _step(split: Split | None) -> int:
-    """The step of a candidate; -1 if there is none."""
-    return split.step if split is not None else -1
+    return entry.fence, entry.current is not None, step(entry.candidate)
 
 
 def drafts(
@@ -118,7 +112,7 @@ def drafts(
                 events.append(tenant_draft(kind, entry.tenant, actor, reason))
         if entry.route in tenant.routes and entry.key not in routes:
             routes.add(entry.key)
-            config = tenant.routes[entry.route].model_copy(update=_settings(entry))
+            config = tenant.routes[entry.route].model_copy(update=route_settings(entry))
             if config != tenant.routes[entry.route]:
                 events.append(_route_as(config, entry, actor, reason))
     adopted = {_fence_of(draft): draft for draft in events if draft.kind is EventKind.RECOVER}
@@ -207,7 +201,7 @@ def _dropped(move: Witnessed, actor: Actor, reason: str) -> Draft:
 
 def _wins(entry: TableEntry, pointer: PointerState, release: str | None) -> bool:
     if (entry.fence, release) == ((pointer.moved_epoch, pointer.generation), pointer.release):
-        return _step(entry.candidate) > _step(pointer.candidate)
+        return step(entry.candidate) > step(pointer.candidate)
     if release is None and entry.fence == (pointer.moved_epoch, pointer.generation):
         return False  # a tombstone of the pointer's last move, withdrawn from that node: not a move
     return entry.fence >= (pointer.moved_epoch, pointer.generation)
@@ -239,20 +233,8 @@ def _key_again(sha256: str, entry: TableEntry, actor: Actor, reason: str) -> Dra
     return tenant_draft(EventKind.KEY, entry.tenant, actor, reason, {"add": key.model_dump(mode="json")})
 
 
-def _settings(entry: TableEntry) -> dict[str, object]:
-    """The settings of a route that a table carries."""
-    return {
-        "gap": entry.gap,
-        "streams": entry.streams,
-        "checks": entry.checks,
-        "canaries": entry.canaries,
-        "refuse_after_s": entry.refuse_after_s,
-        "callers": entry.callers,
-    }
-
-
 def _route_again(entry: TableEntry, actor: Actor, reason: str) -> Draft:
-    return _route_as(RouteConfig().model_copy(update=_settings(entry)), entry, actor, reason)
+    return _route_as(RouteConfig().model_copy(update=route_settings(entry)), entry, actor, reason)
 
 
 def _route_as(config: RouteConfig, entry: TableEntry, actor: Actor, reason: str) -> Draft:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.position import Position
@@ -36,8 +37,8 @@ class Standing(StrEnum):
     """The node says that it has seen what the log lacks, and shows no signature of a hub of this log."""
 
     @property
-    def holds_back_moves(self) -> bool:
-        """Whether moves wait for a recover, and not only this node."""
+    def is_ahead(self) -> bool:
+        """Whether the log may lack moves: pointers of this node and forward moves wait, and not only this node."""
         return self in (Standing.LOST_TAIL, Standing.FORK)
 
 
@@ -78,14 +79,84 @@ def judge(
         incarnations: epoch -> incarnation, of every hold of the lease that this log knows.
         witnessed: the node's newest position, if its signature is of a key that this hub trusts; None otherwise.
     """
+    proven = witnessed is not None and witnessed.log == log and (witnessed.epoch, witnessed.rev) == (epoch, rev)
+    if proven and witnessed is not None and incarnations.get(epoch, witnessed.incarnation) != witnessed.incarnation:
+        return Standing.FORK  # also where nothing was committed yet under the epoch that two hubs have
     if not lacks(epoch=epoch, rev=rev, hub_epoch=hub_epoch, has_hash=has_hash):
         return Standing.FOLLOWS
-    if hub_rev == 0:
-        return Standing.LOST_TAIL
-    if witnessed is None or witnessed.log != log or (witnessed.epoch, witnessed.rev) != (epoch, rev):
-        return Standing.UNPROVEN
-    known = incarnations.get(witnessed.epoch)
-    return Standing.FORK if known is not None and known != witnessed.incarnation else Standing.LOST_TAIL
+    return Standing.LOST_TAIL if proven or hub_rev == 0 else Standing.UNPROVEN
+
+
+# ---- what waits ----------------------------------------------------------------------------------------------
+
+BACKWARD = frozenset(
+    {EventKind.ROLLBACK, EventKind.FALLBACK, EventKind.REWIND, EventKind.HOLD, EventKind.CANDIDATE_ABORT}
+)
+"""What is done in an incident: it works while a node is ahead of the log, on every pointer that is not held back."""
+
+RECORDS = frozenset({EventKind.PIN, EventKind.UNPIN, EventKind.ANNOTATE})
+"""Events that say what was done elsewhere or before, and change nothing that a recover adopts."""
+
+
+def waits(kind: EventKind, *, ahead: bool, held: bool) -> bool:
+    """Whether an event waits for a recover.
+
+    Args:
+        ahead: a node is ahead of the log.
+        held: such a node has seen a move of the event's pointer that the log lacks.
+    """
+    return kind not in RECORDS and (held or (ahead and kind not in BACKWARD))
+
+
+def held_back(
+    entries: Iterable[TableEntry],
+    log: Mapping[PointerKey, TableEntry],
+    known: Known,
+    genuine: Callable[[TableEntry], bool] = lambda entry: True,
+) -> tuple[TableEntry, ...]:
+    """The entries of a node that is ahead whose pointers wait for a recover; of all others the log knows as much.
+
+    Those are entries of a move that the log lacks, and entries whose settings, keys or suspension differ from its own:
+    a caller's key that was withdrawn in the lost part must not come back.
+
+    Args:
+        log: the log's own entries.
+        genuine: says whether a hub of this log has made an entry; one that none has made holds nothing back.
+    """
+    return tuple(entry for entry in entries if genuine(entry) and _is_ahead(entry, log.get(entry.key), known))
+
+
+def _is_ahead(entry: TableEntry, own: TableEntry | None, known: Known) -> bool:
+    if own is None or not known(entry.key, entry.fence, entry.current.id if entry.current is not None else None):
+        return True
+    if entry.fence != own.fence or entry.current is None:
+        return False
+    newer = step(entry.candidate) > step(own.candidate)
+    return newer or _settings(entry) != _settings(own)
+
+
+def step(split: Split | None) -> int:
+    """The step of a candidate; -1 if there is none."""
+    return split.step if split is not None else -1
+
+
+def _settings(entry: TableEntry) -> tuple[object, ...]:
+    return (frozenset(entry.keys), entry.suspended, *route_settings(entry).values())
+
+
+def route_settings(entry: TableEntry) -> dict[str, object]:
+    """The settings of a route that a table carries."""
+    return {
+        "gap": entry.gap,
+        "streams": entry.streams,
+        "checks": entry.checks,
+        "canaries": entry.canaries,
+        "refuse_after_s": entry.refuse_after_s,
+        "callers": entry.callers,
+    }
+
+
+# ---- what nodes have seen ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +177,11 @@ def lacking(tables: Mapping[str, Iterable[TableEntry]], known: Known) -> list[Wi
     Args:
         tables: node -> the entries of its table.
     """
-    found: dict[tuple[PointerKey, Fence], dict[str | None, list[str]]] = {}
+    found: dict[tuple[PointerKey, Fence], dict[str | None, dict[str, None]]] = {}
     for node, entries in sorted(tables.items()):
         for entry in entries:
             release = entry.current.id if entry.current is not None else None
-            found.setdefault((entry.key, entry.fence), {}).setdefault(release, []).append(node)
+            found.setdefault((entry.key, entry.fence), {}).setdefault(release, {})[node] = None
     moves = []
     for (key, fence), releases in found.items():
         if len(releases) > 1:

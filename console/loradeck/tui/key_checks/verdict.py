@@ -26,6 +26,9 @@ ROLES = {
 }
 """The least role that an action needs."""
 
+FORWARD = frozenset({Action.PROMOTE, Action.UNDO})
+"""Actions that wait for a recover on every row while a node is ahead of the hub's log."""
+
 _REFUSING = {
     "settling": f"the hub has just started and waits for its nodes, {LINK_TTL_S:.0f} s at most",
     "log_behind": "the hub's log lacks what its nodes have seen; loradeck hub recover",
@@ -81,6 +84,8 @@ def barrier(action: Action, state: ConsoleState) -> Refuse | None:
     if state.status.refusing and action not in ORDERS:
         why = _REFUSING.get(state.status.refusing, "the hub refuses moves")
         return off(state, action, f"{why} ({state.status.refusing})")
+    if state.status.waiting and action in FORWARD:
+        return off(state, action, f"{_REFUSING['log_behind']} ({state.status.waiting})")
     return None
 
 

@@ -107,7 +107,7 @@ def laid_out(columns: tuple[Column, ...], cells: dict[str, Span], width: int, le
 
 _FLAG_STYLE = {
     "BAD": "bad",
-    **dict.fromkeys(("UNPRVN", "FAILED", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
+    **dict.fromkeys(("UNPRVN", "FAILED", "AHEAD", "NOPRIOR", "PIN", "OVR", "SUSP"), "warn"),
 }
 
 
@@ -144,7 +144,9 @@ def tenant_cells(state: ConsoleState, row: TenantRow) -> dict[str, Span]:
     }[row.preview.action]
     # Nobody there to say: what was counted before runs out of the last minute and would pass for silence.
     heard = state.is_fresh(row.key) and (not row.replicas or any(replica.linked for replica in row.replicas))
-    worst = next((flag for flag in ("BAD", "UNPRVN", "FAILED", "NOPRIOR") if flag in flags), flags[0] if flags else "")
+    worst = next(
+        (flag for flag in ("BAD", "AHEAD", "UNPRVN", "FAILED", "NOPRIOR") if flag in flags), flags[0] if flags else ""
+    )
     return {
         "TENANT": Span(clean(name), "bold" if flags else ""),
         "LIVE": Span(release(row.live, "-")),
