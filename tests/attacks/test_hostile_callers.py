@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.integration.router.running import KEY, Running, entry, release, sha
+from tests.integration.router.running import KEY, Running, entry, pin, release, sha
 from tests.integration.router.running import until as eventually
 from tests.integration.router.upstream import Upstream
 
@@ -325,3 +325,13 @@ async def test_the_prior_stands_in_where_the_release_is_a_base(attacked: Attacke
     attacked.before = await attacked.table()
     assert (await attacked.post(HOSTILE))[0] == 502
     assert await attacked.counted() == (2, 0, 1), "with nothing to compare with it is the release's"
+
+
+async def test_a_pinned_release_is_compared_too_where_the_hub_serves_nothing(attacked: Attacked) -> None:
+    await attacked.router.post("/control/pin", pin(V2).model_dump(mode="json"))
+    await attacked.router.table(entry(None, 2, callers=TEST))
+    attacked.before = await attacked.table()
+    assert (await attacked.post(HOSTILE))[0] == 502
+    assert [one["model"] for one in attacked.engine.seen] == [V2.engine_name, "base", "base"]
+    assert (await attacked.counted())[2] == 0
+    assert not attacked.under_way

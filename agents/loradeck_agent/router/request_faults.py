@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from loradeck_agent.router.admission import Admitted, base_alone
+from loradeck_agent.router.admission import Admitted
 from loradeck_agent.router.engine_pools import Replica
 from loradeck_agent.router.request_body import Asked
 
@@ -106,10 +106,8 @@ async def _fails_anyhow(admitted: Admitted, path: str, asked: Asked) -> bool:
 
 def _other_model(admitted: Admitted) -> str | None:
     """The model that a request is compared on: the base alone, or the prior where the release is a base itself."""
-    replica, entry = admitted.target.replica, admitted.plan.entry
-    assert entry.current is not None
-    refs = (base_alone(entry.tenant, entry.current.release.base), *entry.beneath)
-    names = (replica.model_name(ref) for ref in refs if replica.serves(ref))
+    replica, beneath = admitted.target.replica, admitted.plan.entry.beneath
+    names = (replica.at.base_name, *(replica.model_name(ref) for ref in beneath if replica.serves(ref)))
     return next((name for name in names if name != admitted.target.model), None)
 
 
