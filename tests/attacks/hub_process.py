@@ -56,9 +56,14 @@ class HubProcess:
 
     def memory(self) -> int:
         """The most bytes of memory that it has held so far."""
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
-        assert found is not None
-        return int(found[1]) * 1024
+        return peak_memory(self.pid)
+
+
+def peak_memory(pid: int) -> int:
+    """The most bytes of memory that a process has held so far."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from tests.bench import (
     report,
     router,
     scale,
+    strangers,
     training,
     vllm_reload,
 )
@@ -64,6 +65,7 @@ PARTS = {
         {"sizes": (100,), "nodes": 20, "keys": 30, "rest_s": 5.0, "hours": 0.01},
         {"sizes": (100, 1_000, 10_000), "hours": 8},
     ),
+    "strangers": Part("Strangers", strangers.measure, {"seconds": 3.0}),
     "scale": Part("Hub with 5,000 nodes", scale.measure, {"nodes": 200, "tenants": 20, "asked": 40}),
 }
 

@@ -1,0 +1,218 @@
+"""`/healthz` of a hub while 1,000 strangers try what they may do without a key, and of a plain uvicorn beside it.
+
+A stranger goes from one attack to the next: headers that never come or come by drops, headers without an end, bodies of
+1 MB that nobody asked for, wrong tokens, handshakes of WebSockets, bytes that are no HTTP. The plain server is uvicorn
+with a FastAPI app of two calls whose token is a dependency, as the framework's documentation has it. The strangers
+share the machine's cores with what they attack and with the client that asks, and come last (`nice`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import uvloop
+from tests.attacks.hub_process import hub_process, peak_memory
+from tests.attacks.raw import get, post
+from tests.bench.rows import Row, quantile
+
+from incident.fleet import free_port
+
+STRANGERS = 1000
+SECONDS = 10.0
+PATIENCE_S = 10.0
+TOKEN = "ld_0123456789abcdef_" + "1" * 64
+_WRONG = "authorization: Bearer ld_0123456789abcdef_" + "0" * 64
+_BODY = b"[" + b"{}," * 350_000 + b"{}]"
+
+PLAIN = f"""
+import sys, uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request
+from pydantic import BaseModel
+class Body(BaseModel):
+    name: str
+async def known(request: Request):
+    if request.headers.get("authorization") != "Bearer {TOKEN}":
+        raise HTTPException(401)
+app = FastAPI()
+@app.get("/healthz", dependencies=[Depends(known)])
+async def healthz():
+    return {{"ok": True}}
+@app.post("/v1/tokens", dependencies=[Depends(known)])
+async def tokens(body: Body):
+    return body
+uvicorn.run(app, port=int(sys.argv[1]), log_level="critical", access_log=False)
+"""
+
+
+def measure(*, strangers: int = STRANGERS, seconds: float = SECONDS) -> list[Row]:
+    """Half a minute."""
+    rows = []
+    with hub_process() as hub:
+        took = uvloop.run(_besieged(hub.port, hub.token("viewer"), strangers, seconds))
+        rows += _rows("hub", took, hub.pid, 100.0)
+    with _plain() as (port, pid):
+        took = uvloop.run(_besieged(port, TOKEN, strangers, seconds))
+        rows += _rows("plain uvicorn and FastAPI", took, pid, None)
+    return rows
+
+
+def _rows(who: str, took: list[float], pid: int, budget: float | None) -> list[Row]:
+    how = "asked with a token, by turns over a kept connection and over a new one; unanswered for 10 s counts as 10 s"
+    what = f"{who}: /healthz beside {STRANGERS:,} strangers"
+    return [
+        Row(f"{what}, p50", quantile(took, 50), "ms", len(took)),
+        Row(f"{what}, p99", quantile(took, 99), "ms", len(took), budget, how=how),
+        Row(f"{what}, worst", max(took), "ms", len(took)),
+        Row(f"{who}: most memory held", peak_memory(pid) / 2**20, "MB", 1),
+    ]
+
+
+@contextmanager
+def _plain() -> Iterator[tuple[int, int]]:
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", PLAIN, str(port)])
+    try:
+        uvloop.run(_until_up(port))
+        yield port, process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def _until_up(port: int) -> None:
+    for _ in range(300):
+        if await _asked(port, TOKEN) < PATIENCE_S * 1000:
+            return
+        await asyncio.sleep(0.05)
+    raise TimeoutError("the plain server did not come up")
+
+
+# ---- the client ------------------------------------------------------------------------------------------------
+
+
+async def _besieged(port: int, token: str, strangers: int, seconds: float) -> list[float]:
+    """Milliseconds of each answer while the strangers are at work."""
+    command = [sys.executable, "-m", "tests.bench.strangers", str(port), str(strangers)]
+    attack = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    try:
+        assert attack.stdout is not None
+        await attack.stdout.readline()  # all of them have begun
+        took, ends = [], time.monotonic() + seconds
+        async with _connected(port) as (reader, writer):
+            while time.monotonic() < ends:
+                took.append(await _asked(port, token, reader, writer))
+                took.append(await _asked(port, token))
+                await asyncio.sleep(0.02)
+        return took
+    finally:
+        assert attack.returncode is None, "the strangers have given up"
+        attack.kill()
+        await attack.wait()
+
+
+@asynccontextmanager
+async def _connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def _asked(
+    port: int, token: str, reader: asyncio.StreamReader | None = None, writer: asyncio.StreamWriter | None = None
+) -> float:
+    began = time.perf_counter()
+    with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+        async with asyncio.timeout(PATIENCE_S):
+            if reader is None or writer is None:
+                async with _connected(port) as (reader, writer):
+                    await _answered(reader, writer, token)
+            else:
+                await _answered(reader, writer, token)
+            return (time.perf_counter() - began) * 1000
+    return PATIENCE_S * 1000
+
+
+async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> None:
+    writer.write(get("/healthz", f"authorization: Bearer {token}"))
+    head = await reader.readuntil(b'"ok":true}')
+    assert head.startswith(b"HTTP/1.1 200"), head
+
+
+# ---- the strangers ---------------------------------------------------------------------------------------------
+
+
+async def _stranger(port: int, chosen: random.Random, begun: asyncio.Semaphore) -> None:
+    attacks = (_never, _drops, _endless, _body, _wrong, _websocket, _noise)
+    first = True
+    while True:
+        with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(20), _connected(port) as (reader, writer):
+                if first:
+                    first = False
+                    begun.release()
+                await chosen.choice(attacks)(reader, writer)
+        await asyncio.sleep(chosen.uniform(0.1, 0.5))
+
+
+async def _never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET /v1/state HTTP/1.1\r\nhost: hub\r\n")
+    await reader.read()
+
+
+async def _drops(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for byte in get("/v1/state", "x: " + "y" * 400):
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def _endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * 300_000)
+    await reader.read()
+
+
+async def _body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(post("/v1/tokens", body=_BODY))
+    await reader.read()
+
+
+async def _wrong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for _ in range(5):
+        writer.write(get("/v1/state", _WRONG))
+        await reader.readuntil(b"}")
+
+
+async def _websocket(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    upgrade = ("connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13")
+    writer.write(get("/v1/link", *upgrade, "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", _WRONG) + b"\x81\xff" * 5000)
+    await reader.read()
+
+
+async def _noise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(random.randbytes(5000))
+    await reader.read()
+
+
+async def _attack(port: int, many: int) -> None:
+    begun = asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as group:
+        for number in range(many):
+            group.create_task(_stranger(port, random.Random(number), begun))
+        for _ in range(many):
+            await begun.acquire()
+        print("all of them have begun", flush=True)
+
+
+if __name__ == "__main__":
+    os.nice(10)
+    with suppress(KeyboardInterrupt):
+        uvloop.run(_attack(int(sys.argv[1]), int(sys.argv[2])))
