@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import ssl
 from contextlib import AsyncExitStack, suppress
@@ -20,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from loradeck.hub.access.auth import Allowed
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.app import RESOURCES
-from loradeck.hub.server import END_S
+from loradeck.hub.server import END_S, LogLine
 from loradeck.strangers.protocol import Limits
 
 WRONG = "authorization: Bearer ld_0123456789abcdef_" + "0" * 64
@@ -193,13 +194,18 @@ async def test_failed_logins_are_logged_counted_and_slowed_down(deck: Deck, capl
     assert answers[20:] == [(429, "too_many_failed_logins")] * 5
     async with connected(deck.port, get("/", WRONG)) as raw:
         assert re.search(rb"retry-after: [1-9]\d?\r", await raw.until_closed())
-    assert [r.message for r in caplog.records if "failed login" in r.message] == [
-        "failed login from 127.0.0.1: /\x1b[2J0"
-    ]
+    (line,) = [line for line in caplog.messages if "failed login" in line]
+    assert line == r"failed login from 127.0.0.1: /\x1b[2J0"
     await served(deck)
     metrics = (await (await deck.as_role("viewer")).get(f"http://127.0.0.1:{deck.port}/metrics")).text
     assert 'loradeck_refused_total{code="unauthenticated"} 20.0' in metrics
     assert 'loradeck_refused_total{code="too_many_failed_logins"} 6.0' in metrics
+
+
+def test_no_control_character_reaches_the_hubs_log() -> None:
+    """The attack: a node's version with OSC 52, which writes the clipboard of whoever reads the log."""
+    entry = logging.makeLogRecord({"msg": "hello version=%s", "args": ("1\x1b]52;c;AAAA\x07\n\x9b2J\u2028é",)})
+    assert LogLine("%(message)s").format(entry) == r"hello version=1\x1b]52;c;AAAA\x07\n\x9b2J\u2028" + "é"
 
 
 async def test_a_failed_websocket_is_a_failed_login(deck: Deck, caplog: pytest.LogCaptureFixture) -> None:

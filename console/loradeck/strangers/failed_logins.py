@@ -36,7 +36,8 @@ class FailedLogins:
             address = OTHERS
         count = self._counts[address] = self._counts.get(address, 0) + 1
         if count == 1:
-            self._say(f"failed login from {address}: {what}")
+            plain = what.encode("unicode_escape").decode()  # a stranger wrote it, and it is read on a terminal
+            self._say(f"failed login from {address}: {plain}")
         return math.ceil(self._ends - now) if count > A_MINUTE else None
 
     def _over(self) -> None:
