@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import importlib.metadata
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -150,11 +152,14 @@ def convert(gguf: Path, out: Path) -> None:
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # we report progress ourselves, in lines
+    import gguf as reading
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     transformers.utils.logging.disable_progress_bar()
+    # transformers parses the file for the configuration, the weights and the tokenizer: here it is parsed once.
+    reading.GGUFReader = functools.cache(reading.GGUFReader)
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     # Without GgufConfig(dequantize=True) the model counts as quantized and refuses to be saved.
     model = AutoModelForCausalLM.from_pretrained(
@@ -198,6 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=None, help="folder for models (default: the user's cache)")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # removes what is half converted
     try:
         folder = ensure_base(args.out, _tell)
     except BaseModelError as error:

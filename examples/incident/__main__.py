@@ -27,7 +27,7 @@ from types import FrameType
 
 import platformdirs
 
-from base_model import BaseModelError, ensure_base
+from base_model import FOLDER, default_cache
 from incident import leftovers
 from incident.fleet import CommandFailed, Fleet, NotReady, NotStopped
 from incident.play import run
@@ -37,7 +37,7 @@ from incident.verdict import EXIT_STATUS, Verdict
 from loradeck.client.errors import ClientError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STEP_FAILED = (NotReady, CommandFailed, ClientError, BaseModelError, leftovers.FolderInUse)
+STEP_FAILED = (NotReady, CommandFailed, ClientError, leftovers.FolderInUse)
 """Errors of a step, for people; anything else is a defect of the demo and shows its traceback."""
 
 
@@ -52,11 +52,8 @@ def main() -> int:
     root = platformdirs.user_cache_path("loradeck") / "demo"
     progress = Progress()
     try:
-        with _signals_raise():
-            with progress.step("base model SmolLM2-135M-Instruct (converted once, 269 MB in the cache)") as step:
-                base = ensure_base(progress=step.update)
-            with leftovers.guard(root):
-                return _on_a_fleet(_folder(root, options, progress), base, options, progress, began)
+        with _signals_raise(), leftovers.guard(root):
+            return _on_a_fleet(_folder(root, options, progress), options, progress, began)
     except Interrupted as interrupted:
         number = int(interrupted.args[0])
         progress.say(f"interrupted by {signal.Signals(number).name}; everything that was started has been stopped")
@@ -100,14 +97,18 @@ def _folder(root: Path, options: argparse.Namespace, progress: Progress) -> Path
             elif path.name != leftovers.LOCK:
                 path.unlink()
     resumed = (root / "hub" / "hub.db").exists()
-    expected = "Resuming an earlier run." if resumed else "The first run trains five adapters: 3 to 5 minutes."
+    expected = (
+        "Resuming an earlier run."
+        if resumed
+        else "The first run trains five adapters: about 4 minutes on two idle cores."
+    )
     progress.say(f"Loradeck demo: a hub, two nodes and three tenants on this machine. {expected}")
     return root
 
 
-def _on_a_fleet(root: Path, base: Path, options: argparse.Namespace, progress: Progress, began: float) -> int:
+def _on_a_fleet(root: Path, options: argparse.Namespace, progress: Progress, began: float) -> int:
     """Plays on a fleet in `root`, and stops all of it however that ends; signals wait until it is stopped."""
-    fleet = Fleet(root=root, base=base)
+    fleet = Fleet(root=root, base=default_cache() / FOLDER)
     problem = ""
     try:
         status = asyncio.run(_until_ended(fleet, options, progress, began))

@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from base_model import read_manifest
 from incident import leftovers
 
 BIN = Path(sys.executable).parent
@@ -280,6 +281,10 @@ class Fleet:
     def start(self) -> None:
         """Starts the hub and every agent; returns before the nodes are up, see `wait_until_up`."""
         self.start_hub()
+        self.start_agents()
+
+    def start_agents(self) -> None:
+        """Starts every agent; returns before the nodes are up, see `wait_until_up`."""
         self.write_configs()
         for node in self.nodes:
             self.start_agent(node)
@@ -314,7 +319,7 @@ class Fleet:
         """Ends the waits and commands of other threads, with NotReady or CommandFailed there. For an end by signal."""
         self._interrupted.set()
         for process in list(self._commands):
-            process.kill()
+            process.terminate()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Fleet]:
@@ -334,6 +339,25 @@ class Fleet:
             CommandFailed: it left with another status than 0 (and `check`).
         """
         command = [str(BIN / "loradeck"), "--hub", f"unix:{self.socket}", *words, "--json"]
+        status, written, error = self._run(command)
+        if status != 0 and check:
+            raise CommandFailed(["loradeck", *words], status, error)
+        return json.loads(written) if written.strip() else None
+
+    def provide_base(self) -> None:
+        """Converts the base model, if that was not done before, in a process of its own: it needs torch, and 20 s.
+
+        Raises:
+            CommandFailed: it could not be provided; the error says what is missing and what to do.
+        """
+        if read_manifest(self.base) is None:
+            command = [sys.executable, "-m", "base_model", "--out", str(self.base.parent)]
+            status, _, error = self._run(command)
+            if status != 0:
+                raise CommandFailed(command[1:3], status, error)
+
+    def _run(self, command: Sequence[str]) -> tuple[int, str, str]:
+        """Runs a command that `interrupt` ends; its exit status, and what it wrote to stdout and stderr."""
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             self._commands.add(process)
             try:
@@ -341,9 +365,7 @@ class Fleet:
             finally:
                 process.kill()
                 self._commands.discard(process)
-        if process.returncode != 0 and check:
-            raise CommandFailed(["loradeck", *words], process.returncode, error)
-        return json.loads(written) if written.strip() else None
+        return process.returncode, written, error
 
     def ask(self, path: str) -> Any:
         """What the hub answers to GET /v1/`path` over its own socket: for what is asked again and again."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from incident import groundwork
 from incident.fleet import BIN, Fleet
-from incident.groundwork import ANSWER_TOKENS, Ground, Work
+from incident.groundwork import ANSWER_TOKENS, TENANT, VERSIONS, Ground, Work
 from incident.incident import ROUTE, Cast, Incident, Seen
 from incident.keyboard import Keyboard
 from incident.progress import Board, Progress
@@ -21,9 +21,9 @@ from incident.stage import Stage, at_most_until, promote, some
 from incident.traffic import Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
+from loradeck.rules.quality.statistics import ALPHA, mcnemar
 from loradeck.schemas.state import TenantRow
 
-TENANT = "acme"
 OVERRIDE = "customer is waiting, the gate looks flaky"
 
 ENOUGH = 12
@@ -45,8 +45,10 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
     ):
         board = Board()
         work = Work(fleet, api, board)
-        with progress.step("training and scoring 5 adapters; v1 and v2 go live as soon as they are scored") as step:
-            await _at_once(step, board, work.run(), Stage(api, work, callers, board, TENANT).run())
+        with progress.step(
+            "training 5 adapters, scoring acme's 3; v1 and v2 go live as soon as they are scored"
+        ) as step:
+            await _at_once(step, board, work.run(), Stage(api, work, callers, board).run())
         ground = await work.ground()
         callers.use({tenant: some(prompts) for tenant, prompts in ground.prompts.items()})  # with what each answers
         if interactive:
@@ -60,14 +62,34 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
 
 
 async def _start(fleet: Fleet, progress: Progress) -> None:
-    """The hub first; then tenants are registered while the nodes load the base."""
-    with progress.step("starting a hub and two nodes; registering the base, tenants, data and routes"):
-        await asyncio.to_thread(fleet.start)
+    """The hub first; then tenants are registered while the base is converted and the nodes load it."""
+    board = Board()
+    with progress.step("starting a hub and two nodes; registering the base, tenants, data and routes") as step:
+        await asyncio.to_thread(fleet.start_hub)
         async with HubApi.to(Context(name="demo", socket=fleet.socket)) as api:
             tenants = {state.name for state in await api.tenants()}
-        await asyncio.gather(
-            asyncio.to_thread(groundwork.register, fleet, tenants), asyncio.to_thread(fleet.wait_until_up)
-        )
+        parts = [_based(fleet, board, new=not tenants)]
+        parts += [_registered(fleet, board, tenant, new=tenant not in tenants) for tenant in VERSIONS]
+        await _at_once(step, board, *parts)
+
+
+async def _based(fleet: Fleet, board: Board, *, new: bool) -> None:
+    """The base model in the cache and registered, and the nodes that serve it."""
+    board.show("base model", "(converted once, 269 MB in the cache)")
+    await asyncio.to_thread(fleet.provide_base)
+    board.drop("base model")
+    board.show("nodes")
+    await asyncio.to_thread(fleet.start_agents)
+    if new:
+        await asyncio.to_thread(fleet.cli, "base", "add", str(fleet.base))
+    await asyncio.to_thread(fleet.wait_until_up)
+    board.drop("nodes")
+
+
+async def _registered(fleet: Fleet, board: Board, tenant: str, *, new: bool) -> None:
+    board.show(tenant)
+    await asyncio.to_thread(groundwork.register, fleet, tenant, new=new)
+    board.drop(tenant)
 
 
 async def _at_once(step: Progress, board: Board, *parts: Coroutine[None, None, None]) -> None:
@@ -221,13 +243,18 @@ def _note(keyboard: Keyboard, shown: _Shown, report: Report) -> None:
 
 
 def _claim_gates(report: Report, ground: Ground) -> None:
+    """v2 and v1 answered the same items, so only those count on which they differ: McNemar's exact test, one-sided."""
     scores = {label: ground.reports[release] for label, release in ground.releases[TENANT].items()}
-    better = scores["v2"].exact > scores["v1"].exact
+    pairs = list(zip(scores["v2"].items, scores["v1"].items, strict=True))
+    won, lost = (sum(one.exact > other.exact for one, other in way) for way in (pairs, [pair[::-1] for pair in pairs]))
+    p = mcnemar(won, lost)
     unfit = scores["v3"].valid < scores["v3"].n / 2
     report.claim(
         "on held-out tickets v2 is better than v1, and v3 is not fit to serve",
-        ", ".join(f"{label} exact {r.exact}/{r.n} valid {r.valid}/{r.n}" for label, r in scores.items()),
-        against=[*([] if better else ["v2 is not better"]), *([] if unfit else ["v3 is fit to serve"])],
+        ", ".join(f"{label} exact {r.exact}/{r.n} valid {r.valid}/{r.n}" for label, r in scores.items())
+        + f"; v2 won {won} items and lost {lost}: p = {p:.2g}",
+        against=[*([] if won > lost else ["v2 is not better"]), *([] if unfit else ["v3 is fit to serve"])],
+        missing=[] if p <= ALPHA else [f"v2 may be better by chance: p = {p:.2g} is above {ALPHA:g}"],
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from incident.fleet import NotReady
-from incident.groundwork import VERSIONS, Work
+from incident.groundwork import TENANT, VERSIONS, Work
 from incident.incident import ROUTE, clear_the_way, promotion
 from incident.progress import Board, Progress
 from incident.traffic import Callers, Prompt
@@ -29,13 +29,12 @@ SOAK_TURNS = 6
 
 @dataclass(frozen=True)
 class Stage:
-    """Brings v1 live everywhere and v2 on `tenant`, each version as soon as it is scored, and starts the callers."""
+    """Brings v1 live everywhere and TENANT's v2, each version as soon as it may be, and starts the callers."""
 
     api: HubApi
     work: Work
     callers: Callers
     board: Board
-    tenant: str
 
     async def run(self) -> None:
         """Does it, from whatever an earlier run left: at the end v2 is live, soaked and not held.
@@ -48,7 +47,7 @@ class Stage:
                 tasks.create_task(self._begin(tenant))
 
     async def _begin(self, tenant: str) -> None:
-        first = await self.work.scored(tenant, "v1")
+        first = await self.work.promotable(tenant, "v1")
         if (await self.api.row(tenant, ROUTE)).pointer.release is None:
             await self._promote(tenant, first, "v1 goes live")
         # Nodes that have just been started load and prove what they serve; callers come once they may.
@@ -56,15 +55,15 @@ class Stage:
         # Real requests flow through both routers from here on, whatever is promoted.
         prompts = some((await self.work.ground()).prompts[tenant])
         self.callers.start({tenant: prompts}, every_s=PAUSE_S)
-        if tenant == self.tenant:
+        if tenant == TENANT:
             await self._go_on(prompts)
 
     async def _go_on(self, prompts: Sequence[Prompt]) -> None:
-        tenant = self.tenant
+        tenant = TENANT
         row = await self.api.row(tenant, ROUTE)
         if row.live is not None and row.live.id == (await self.work.released(tenant)).get("v3"):
             await _back(self.api, tenant, row)
-        second = await self.work.scored(tenant, "v2")
+        second = await self.work.promotable(tenant, "v2")
         row = await self.api.row(tenant, ROUTE)
         if row.live is None or row.live.id != second:
             await self._soak(tenant, "v1 serves its soak", prompts)

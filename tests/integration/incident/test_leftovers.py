@@ -160,7 +160,6 @@ DEMO = """
         await asyncio.to_thread(wait_for, "never", never, 600, interrupted=fleet._interrupted)
 
     demo.run = run
-    demo.ensure_base = lambda progress: None
     sys.exit(demo.main())
 """
 
