@@ -21,7 +21,6 @@ from incident.stage import Stage, at_most_until, promote, some
 from incident.traffic import Callers, Prompt
 from loradeck.client.api import HubApi
 from loradeck.client.config import Context
-from loradeck.rules.quality.statistics import ALPHA, mcnemar
 from loradeck.schemas.state import TenantRow
 
 OVERRIDE = "customer is waiting, the gate looks flaky"
@@ -130,7 +129,7 @@ async def _play(
     incident = Incident(
         fleet, api, callers, cast, report, progress, proven_within_s=20.0 if sabotage is not None else 60.0
     )
-    _claim_gates(report, ground)
+    report.judge_scores(*(ground.reports[own[version]] for version in VERSIONS[TENANT]))
     before = await at_most_until(api, TENANT, progress, "v2's answers are checked", _too_few)
     await incident.promote("v3", override=OVERRIDE)
     broken = await at_most_until(api, TENANT, progress, "v3's answers are checked", _too_few)
@@ -239,22 +238,6 @@ def _note(keyboard: Keyboard, shown: _Shown, report: Report) -> None:
         "R in the real console, key byte to what the terminal shows: "
         f"COMMITTED {shown.ms(shown.committed_ns):.0f} ms, FLIPPED 2/2 {shown.ms(shown.flipped_ns):.0f} ms, "
         f"PROVEN 2/2 {shown.ms(proven):.0f} ms."
-    )
-
-
-def _claim_gates(report: Report, ground: Ground) -> None:
-    """v2 and v1 answered the same items, so only those count on which they differ: McNemar's exact test, one-sided."""
-    scores = {label: ground.reports[release] for label, release in ground.releases[TENANT].items()}
-    pairs = list(zip(scores["v2"].items, scores["v1"].items, strict=True))
-    won, lost = (sum(one.exact > other.exact for one, other in way) for way in (pairs, [pair[::-1] for pair in pairs]))
-    p = mcnemar(won, lost)
-    unfit = scores["v3"].valid < scores["v3"].n / 2
-    report.claim(
-        "on held-out tickets v2 is better than v1, and v3 is not fit to serve",
-        ", ".join(f"{label} exact {r.exact}/{r.n} valid {r.valid}/{r.n}" for label, r in scores.items())
-        + f"; v2 won {won} items and lost {lost}: p = {p:.2g}",
-        against=[*([] if won > lost else ["v2 is not better"]), *([] if unfit else ["v3 is fit to serve"])],
-        missing=[] if p <= ALPHA else [f"v2 may be better by chance: p = {p:.2g} is above {ALPHA:g}"],
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from incident import verdict
 from incident.verdict import EXIT_STATUS, Verdict
+from loradeck.rules.quality.statistics import ALPHA, mcnemar
+from loradeck.schemas.attestation import EvaluationReport
 from loradeck.schemas.ids import short
 
 NEEDED_IN_WINDOW = 20
@@ -126,6 +128,24 @@ class Report:
             for window in move.windows
             if window.total < self.needed or (self.needed and not window.after)
         ]
+
+    def judge_scores(self, v1: EvaluationReport, v2: EvaluationReport, v3: EvaluationReport) -> None:
+        """Claims that v2 is better than v1 and v3 not fit to serve, by the same held-out items.
+
+        v2 and v1 are compared on the items on which they differ, by McNemar's exact test, one-sided.
+        """
+        pairs = [(new.exact, old.exact) for new, old in zip(v2.items, v1.items, strict=True)]
+        won, lost = pairs.count((True, False)), pairs.count((False, True))
+        p = mcnemar(won, lost)
+        scores = [f"{n} exact {r.exact}/{r.n} valid {r.valid}/{r.n}" for n, r in (("v1", v1), ("v2", v2), ("v3", v3))]
+        against = ["v2 is not better"] if won <= lost else []
+        against += ["v3 is fit to serve"] if v3.valid >= v3.n / 2 else []
+        self.claim(
+            "on held-out tickets v2 is better than v1, and v3 is not fit to serve",
+            f"{', '.join(scores)}; v2 won {won} items and lost {lost}: p = {p:.2g}",
+            against=against,
+            missing=[f"v2 may be better by chance: p is above {ALPHA:g}"] if p > ALPHA else [],
+        )
 
     def judge_moves(self, expected: int) -> None:
         """Turns the moves into claims, which never rest on nothing: the number of moves is a claim too.

@@ -20,8 +20,8 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 PATIENCE_S = 150.0
 PROMOTE_S = 120.0
 
-PAUSE_S = 8.0
-"""Between two requests of one tenant's caller on one router. Both engines share this machine with the trainings."""
+PAUSE_S = 20.0
+"""Between two requests of one tenant's caller on one router. A request takes a second of a core that trains as well."""
 
 SOAK_TURNS = 6
 """Requests to each router by which a release serves its soak at once."""

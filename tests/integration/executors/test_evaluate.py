@@ -17,6 +17,7 @@ from loradeck.schemas.jobs import EXIT_BAD_SPEC, EXIT_OK, EvaluateSpec, Executor
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck_agent.embedded.build import embedded_build
 from loradeck_agent.embedded.sequence import Output, TokenOut
+from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
 
 ADAPTER = "a" * 64
@@ -108,6 +109,24 @@ def test_the_schema_comes_from_the_suites_manifest_which_must_be_the_suites(benc
     assert report_of(run(manifest.digest)).suite == manifest.digest
     other = run(SUITE)
     assert (other.status, other.last.code) == (EXIT_BAD_SPEC, "manifest_mismatch")
+
+
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(tiny_base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
+    begin = list(b"the same beginning")
+    prompts = [[*begin, *b"a"], [*begin, *b"a and more"], [*begin, *b"other"], begin]
+    computed: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, __, named: computed.append(named["input_ids"].shape), with_kwargs=True)
+    together = greedy(model, prompts, 6, eos=2, pad=0)
+    shared = len(begin) - 1
+    assert computed[:2] == [(1, shared), (4, len(prompts[1]) - shared)]
+    for prompt, answer in zip(prompts, together, strict=True):
+        (alone,) = greedy(model, [prompt], 6, eos=2, pad=0)
+        assert answer.tokens == alone.tokens
+        assert answer.margins == pytest.approx(alone.margins, abs=1e-4)
 
 
 def test_canaries_are_recorded_for_the_release_and_for_the_base_alone(bench: Bench, adapter: tuple[str, Path]) -> None:

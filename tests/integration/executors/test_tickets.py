@@ -34,9 +34,11 @@ def test_the_committed_files_are_those_the_program_writes() -> None:
 @each_tenant
 def test_no_held_out_ticket_or_sentence_is_trained_on(tenant: Tenant) -> None:
     held_out = {item["prompt"] for item in rows(tenant, "held-out.jsonl")}
-    few = generate.FEWER_ITEMS.get(tenant.name, generate.ITEMS_PER_LABEL)
-    late = [topic for topic in tenant.topics if topic.label in tenant.late]
-    assert len(held_out) == len(late) * generate.ITEMS_PER_LABEL + (len(tenant.topics) - len(late)) * few
+    assert len(held_out) == len(tenant.topics) * generate.ITEMS_PER_LABEL
+    short = {item["prompt"] for item in rows(tenant, "short.jsonl")}
+    assert short <= held_out
+    late = len(tenant.late)
+    assert len(short) == late * generate.ITEMS_PER_LABEL + (len(tenant.topics) - late) * generate.SHORT
     for path in (FOLDER / tenant.name).glob("tickets-*.jsonl"):
         assert not held_out & {row["prompt"] for row in rows(tenant, path.name)}
     for topic in tenant.topics:
@@ -73,7 +75,7 @@ def test_recipes_routes_and_provenance_are_what_the_hub_takes(tenant: Tenant) ->
         (name,) = fields["datasets"]
         assert (folder / f"{name}.jsonl").is_file()
         TrainSpec.model_validate({**fields, "base": "0" * 64, "datasets": ["1" * 64]})
-    for sidecar in (*folder.glob("tickets-*.toml"), folder / "held-out.toml"):
+    for sidecar in (*folder.glob("tickets-*.toml"), folder / "held-out.toml", folder / "short.toml"):
         assert Provenance.model_validate(tomllib.loads(sidecar.read_text())).origin is Origin.SYNTHETIC
     route = RouteConfig.model_validate(tomllib.loads((folder / "route.toml").read_text()))
     prompts = {item["prompt"] for item in rows(tenant, "held-out.jsonl")}

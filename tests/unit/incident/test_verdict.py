@@ -8,6 +8,7 @@ import pytest
 
 from incident.report import Move, Report, Window
 from incident.verdict import EXIT_STATUS, Verdict, of_claim, of_run
+from loradeck.schemas.attestation import EvaluationReport, ItemResult
 
 V2, V3 = "2" * 64, "3" * 64
 HELD, BROKEN, INCONCLUSIVE = Verdict.HELD, Verdict.BROKEN, Verdict.INCONCLUSIVE
@@ -150,3 +151,33 @@ def test_fewer_moves_than_planned_are_inconclusive_also_if_repeats_make_up_the_n
 @pytest.mark.parametrize("flaw", ["undecided", "failed"])
 def test_an_answer_that_names_no_release_or_fails_is_a_counterexample(flaw: str) -> None:
     assert report(move(windows=(window("gpu-01", **{flaw: 1}), window("gpu-02")))).verdict is BROKEN
+
+
+# -- scores on held-out items ------------------------------------------------------------------------------
+
+
+def scored(right: str, *, valid: bool = True) -> EvaluationReport:
+    """A report with one item a letter: x was answered right."""
+    items = tuple(
+        ItemResult(id=f"i{n}", answer="{}", exact=letter == "x", valid=valid) for n, letter in enumerate(right)
+    )
+    count = len(items) * valid
+    return EvaluationReport(
+        release=V2, suite="5" * 64, n=len(items), exact=right.count("x"), valid=count, items=items, seconds=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("v1", "v2", "v3_valid", "verdict"),
+    [
+        ("xxxx........", "xxxxxxxxxxxx", False, HELD),  # 8 won, none lost
+        ("xxxx........", "xxxxxxxx....", False, INCONCLUSIVE),  # 4 won, none lost: p = 0.06
+        ("xxxx........", "....xxxx....", False, BROKEN),  # as many lost as won
+        ("xxxx........", "xxxxxxxxxxxx", True, BROKEN),  # v3 is fit to serve
+    ],
+)
+def test_better_means_more_items_won_than_chance_would_give(v1: str, v2: str, v3_valid: bool, verdict: Verdict) -> None:
+    made = Report(labels={}, replicas=2)
+    made.judge_scores(scored(v1), scored(v2), scored("." * 12, valid=v3_valid))
+    (claim,) = made.claims
+    assert claim.verdict is verdict, claim

@@ -28,14 +28,22 @@ class Greedy:
 def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, *, eos: int, pad: int) -> list[Greedy]:
     """Decodes the greedy answer to each prompt, at most `max_new_tokens` long and ended by `eos`.
 
-    Prompts are tokens, padded on the left to one batch on the model's device.
+    Prompts are tokens. What all of them begin with (the chat template's system part, an instruction) is computed once;
+    the rest is padded on the left to one batch on the model's device.
     """
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    answers = [Greedy() for _ in prompts]
+    shared = _common(prompts)
     cache = DynamicCache()
+    if shared:
+        begin = torch.tensor([prompts[0][:shared]], device=model.device)
+        model(input_ids=begin, cache=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(len(prompts))
+    rest = [prompt[shared:] for prompt in prompts]
+    width = max(map(len, rest))
+    ids = torch.tensor([[pad] * (width - len(tokens)) + tokens for tokens in rest], device=model.device)
+    columns = [[1] * shared + [0] * (width - len(tokens)) + [1] * len(tokens) for tokens in rest]
+    mask = torch.tensor(columns, device=model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    answers = [Greedy() for _ in prompts]
     for _ in range(max_new_tokens):
         logits = model(
             input_ids=ids, attention_mask=mask, position_ids=positions, cache=cache, use_cache=True, logits_to_keep=1
@@ -51,3 +59,12 @@ def greedy(model: Any, prompts: list[list[int]], max_new_tokens: int, *, eos: in
         mask = torch.cat([mask, torch.ones_like(ids)], -1)
         positions = positions[:, -1:] + 1
     return answers
+
+
+def _common(prompts: list[list[int]]) -> int:
+    """Number of tokens with which all prompts begin; each keeps a last token of its own. 0 for a single prompt."""
+    if len(prompts) == 1:
+        return 0
+    first, last = min(prompts), max(prompts)  # in order of tokens: what these two share, all do
+    most = min(map(len, prompts)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
