@@ -23,6 +23,9 @@ from loradeck.client.api import HubApi
 from loradeck.client.config import Context
 from loradeck.schemas.state import TenantRow
 
+PAUSE_S = 8.0
+"""Between two requests of one tenant's caller on one router."""
+
 OVERRIDE = "customer is waiting, the gate looks flaky"
 
 ENOUGH = 12
@@ -49,7 +52,8 @@ async def run(fleet: Fleet, options: argparse.Namespace, progress: Progress, beg
         ) as step:
             await _at_once(step, board, work.run(), Stage(api, work, callers, board).run())
         ground = await work.ground()
-        callers.use({tenant: some(prompts) for tenant, prompts in ground.prompts.items()})  # with what each answers
+        # Requests flow through both routers from here on, whatever is promoted. Before, trainings need the processor.
+        callers.start({tenant: some(prompts) for tenant, prompts in ground.prompts.items()}, every_s=PAUSE_S)
         if interactive:
             return await _console(fleet, api, ground, progress, began)
         report = await _play(fleet, api, ground, callers, progress, options.sabotage)

@@ -20,16 +20,13 @@ from loradeck.schemas.state import PreviewAction, TenantRow
 PATIENCE_S = 150.0
 PROMOTE_S = 120.0
 
-PAUSE_S = 20.0
-"""Between two requests of one tenant's caller on one router. A request takes a second of a core that trains as well."""
-
 SOAK_TURNS = 6
 """Requests to each router by which a release serves its soak at once."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Brings v1 live everywhere and TENANT's v2, each version as soon as it may be, and starts the callers."""
+    """Brings v1 live everywhere and TENANT's v2, each version as soon as it may be."""
 
     api: HubApi
     work: Work
@@ -52,11 +49,8 @@ class Stage:
             await self._promote(tenant, first, "v1 goes live")
         # Nodes that have just been started load and prove what they serve; callers come once they may.
         await self._until(tenant, "is proven", _unproven)
-        # Real requests flow through both routers from here on, whatever is promoted.
-        prompts = some((await self.work.ground()).prompts[tenant])
-        self.callers.start({tenant: prompts}, every_s=PAUSE_S)
         if tenant == TENANT:
-            await self._go_on(prompts)
+            await self._go_on(some((await self.work.ground()).prompts[tenant]))
 
     async def _go_on(self, prompts: Sequence[Prompt]) -> None:
         tenant = TENANT

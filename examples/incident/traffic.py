@@ -137,13 +137,9 @@ class Callers:
         A caller waits for its last answer before it asks again, as a browser would, so a slow engine is not
         buried. `every_s`: pause between the requests of one tenant on one router. Further tenants may join later.
         """
-        self.use(plan)
+        self._plan |= plan
         for node, tenant in itertools.product(self._routers, plan):
             self._background.append(asyncio.create_task(self._one(node, tenant, every_s)))
-
-    def use(self, plan: Mapping[str, Sequence[Prompt]]) -> None:
-        """Replaces the prompts of these tenants, from the next request on."""
-        self._plan |= plan
 
     async def stop(self) -> None:
         """Ends the steady traffic."""

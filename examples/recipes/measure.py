@@ -91,7 +91,7 @@ def run(name: str, base: Path, base_digest: str, root: Path, threads: int) -> Re
         threads=threads,
     )
     (folder / "spec.json").write_text(full.model_dump_json())
-    command = [sys.executable, "-m", "loradeck_agent.executors.train", "--spec", str(folder / "spec.json")]
+    command = [sys.executable, "-m", "loradeck_agent.executors", "train", "--spec", str(folder / "spec.json")]
     began = _children_seconds()
     with (folder / "log.txt").open("wb") as log:
         status = subprocess.run(command, stdout=log, stderr=log).returncode

@@ -70,7 +70,7 @@ class Bench:
             threads=self.threads,
         )
         (folder / "spec.json").write_text(full.model_dump_json())
-        command = [sys.executable, "-m", f"loradeck_agent.executors.{spec.kind}", "--spec", str(folder / "spec.json")]
+        command = [sys.executable, "-m", "loradeck_agent.executors", spec.kind, "--spec", str(folder / "spec.json")]
         with (folder / "log.txt").open("wb") as log:
             status = subprocess.run(command, stdout=log, stderr=log).returncode
         if status != 0:

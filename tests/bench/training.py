@@ -136,7 +136,7 @@ def _killed(maker: _Specs, kills: int) -> _Killed:
 
 
 def _start(spec: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "loradeck_agent.executors.train", "--spec", str(spec)]
+    command = [sys.executable, "-m", "loradeck_agent.executors", "train", "--spec", str(spec)]
     with (spec.parent / "log.txt").open("wb") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
 

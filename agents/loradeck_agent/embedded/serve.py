@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence as Args
 from pathlib import Path
 
+from loradeck_agent.host import collector
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.host.state_folder import locked
@@ -55,11 +56,12 @@ def parse(argv: Args[str] | None) -> argparse.Namespace:
 
 async def serve(args: argparse.Namespace) -> None:
     """Listens, loads the model meanwhile, and serves until SIGTERM or SIGINT."""
-    from aiohttp import web
+    with collector.paused():
+        from aiohttp import web
 
-    from loradeck_agent.embedded.build import embedded_build
-    from loradeck_agent.embedded.model import load_model
-    from loradeck_agent.embedded.server import EngineServer
+        from loradeck_agent.embedded.build import embedded_build
+        from loradeck_agent.embedded.model import load_model
+        from loradeck_agent.embedded.server import EngineServer
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -73,8 +75,9 @@ async def serve(args: argparse.Namespace) -> None:
     socket.unlink(missing_ok=True)  # left by an engine that was killed; the lock says that it is gone
     await web.UnixSite(runner, str(socket)).start()
     log.info("listening on %s, loading %s", socket, args.base)
+    load = collector.paused()(load_model)
     loading = asyncio.create_task(
-        asyncio.to_thread(load_model, args.base, args.dtype, args.threads, args.max_length), name="load"
+        asyncio.to_thread(load, args.base, args.dtype, args.threads, args.max_length), name="load"
     )
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

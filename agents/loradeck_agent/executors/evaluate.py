@@ -6,7 +6,6 @@ record of the base alone on the same canaries). Engines prove with these records
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ from loradeck_agent.executors.base import Base, load_base
 from loradeck_agent.executors.evaluation.choices import likelihoods
 from loradeck_agent.executors.evaluation.greedy import greedy
 from loradeck_agent.executors.evaluation.scoring import scored
-from loradeck_agent.executors.protocol import BadSpec, Run, run
+from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import publish_documents
 from loradeck_agent.executors.rows import Suite, read_suite
 from loradeck_agent.serving.engine_api import CANARY_TOKENS, prompt_digest
@@ -222,7 +221,3 @@ def _adapter_of(current: Run, spec: EvaluateSpec) -> Path | None:
     if found != spec.release:
         raise BadSpec("bad_spec", f"base and adapter make the release {found}, the spec is about {spec.release}")
     return Path(current.spec.inputs[adapter]) if adapter else None
-
-
-if __name__ == "__main__":
-    sys.exit(run("evaluate", evaluate))

@@ -7,7 +7,6 @@ every node of one kind.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from loradeck.schemas.manifest import BaseManifest
 from loradeck.schemas.release import Form, Release
 from loradeck_agent.executors.merging.merge_probe import probe
 from loradeck_agent.executors.merging.merge_weights import merge_weights
-from loradeck_agent.executors.protocol import BadSpec, Run, run
+from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.publish import staged, write_document
 from loradeck_agent.host.state_folder import fsync_folder
 
@@ -103,7 +102,3 @@ def _adapter_of(current: Run, spec: MergeSpec) -> tuple[str, Path]:
     if found != spec.release:
         raise BadSpec("bad_spec", f"base and adapter make the release {found}, the spec is about {spec.release}")
     return digest, Path(folder)
-
-
-if __name__ == "__main__":
-    sys.exit(run("merge", merge))

@@ -1,6 +1,6 @@
 """How every executor process starts, reports progress and ends.
 
-    python -m loradeck_agent.executors.KIND --spec spec.json
+    python -m loradeck_agent.executors KIND --spec spec.json
 
 Events are appended to the spec's event file, one JSON line each, unbuffered; nobody reads stdout. The first error goes
 to its own file with its traceback. SIGTERM asks the executor to stop after the step in hand. The exit status says how
@@ -155,7 +155,7 @@ Work = Callable[[Run], Mapping[str, Any]]
 
 def run(kind: str, work: Work, argv: Sequence[str] | None = None) -> int:
     """Command line of the executor of this kind: reads the spec, runs `work` and returns the exit status."""
-    parser = argparse.ArgumentParser(prog=f"python -m loradeck_agent.executors.{kind}")
+    parser = argparse.ArgumentParser(prog=f"python -m loradeck_agent.executors {kind}")
     parser.add_argument("--spec", type=Path, required=True, help="spec.json")
     path = parser.parse_args(argv).spec
     try:

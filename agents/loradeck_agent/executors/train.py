@@ -1,7 +1,7 @@
 """Train executor: trains an adapter, or every weight of a small base, by a recipe.
 
-    python -m loradeck_agent.executors.train --spec spec.json
-    torchrun --standalone --nproc-per-node N -m loradeck_agent.executors.train --spec spec.json
+    python -m loradeck_agent.executors train --spec spec.json
+    torchrun --standalone --nproc-per-node N -m loradeck_agent.executors train --spec spec.json
 
 Before the first step it refuses recipes that would train the wrong thing: another base, a chat template or tokens
 that do not fit, rows that contain items of the evaluation, too little memory. docs/training.md lists the metrics of
@@ -10,7 +10,6 @@ each step.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from loradeck.schemas.ids import digest_of
 from loradeck.schemas.jobs import TrainSpec
 from loradeck.schemas.training import Method
 from loradeck_agent.executors.base import Base, load_base
-from loradeck_agent.executors.protocol import BadSpec, Run, run
+from loradeck_agent.executors.protocol import BadSpec, Run
 from loradeck_agent.executors.rows import read_suite
 from loradeck_agent.executors.training.checkpoints import CheckpointFolder, ResumeToken
 from loradeck_agent.executors.training.contamination import contaminated
@@ -129,7 +128,3 @@ def _input(current: Run, digest: str) -> Path:
         return Path(current.spec.inputs[digest])
     except KeyError as error:
         raise BadSpec("bad_spec", f"the spec gives no folder for the input {digest}") from error
-
-
-if __name__ == "__main__":
-    sys.exit(run("train", train))

@@ -290,13 +290,13 @@ class Executor:
 
 def executor_argv(kind: str, spec: Path) -> tuple[str, ...]:
     """How an executor of this kind is started."""
-    return (sys.executable, "-m", f"loradeck_agent.executors.{kind}", "--spec", str(spec))
+    return (sys.executable, "-m", "loradeck_agent.executors", kind, "--spec", str(spec))
 
 
 def torchrun_argv(kind: str, spec: Path, processes: int) -> tuple[str, ...]:
     """How an executor of several processes is started: torch's launcher, which they meet through (c10d)."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--module")
-    return (sys.executable, *launcher, f"loradeck_agent.executors.{kind}", "--spec", str(spec))
+    return (sys.executable, *launcher, "loradeck_agent.executors", kind, "--spec", str(spec))
 
 
 def _lower(pid: int) -> None:

@@ -129,7 +129,7 @@ class Bench:
 
 
 def run_here(kind: str, folder: Path) -> int:
-    """What `python -m loradeck_agent.executors.KIND` does, in this process."""
+    """What `python -m loradeck_agent.executors KIND` does, in this process."""
     from loradeck_agent.executors.evaluate import evaluate
     from loradeck_agent.executors.merge import merge
     from loradeck_agent.executors.train import train

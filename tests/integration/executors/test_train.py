@@ -221,7 +221,7 @@ def test_it_goes_on_from_a_parent_and_refuses_one_of_another_rank(bench: Bench) 
 def test_sigterm_ends_it_after_the_step_in_hand_with_75_and_nothing_is_published(bench: Bench) -> None:
     rows = write_rows(bench.root / "rows.jsonl", ROWS)
     folder = bench.write(bench.recipe(steps=1_000_000), {DATASET: str(rows)})
-    command = [sys.executable, "-m", "loradeck_agent.executors.train", "--spec", str(folder / "spec.json")]
+    command = [sys.executable, "-m", "loradeck_agent.executors", "train", "--spec", str(folder / "spec.json")]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

@@ -1,0 +1,27 @@
+"""Starts an executor: `python -m loradeck_agent.executors KIND --spec spec.json`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from loradeck_agent.executors.protocol import run
+from loradeck_agent.host import collector
+
+KINDS = ("train", "evaluate", "merge")
+
+
+def main() -> int:
+    """Command line; the exit status says how the run ended."""
+    parser = argparse.ArgumentParser(prog="python -m loradeck_agent.executors", description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    options, rest = parser.parse_known_args()
+    kind = options.kind
+    with collector.paused():
+        module = importlib.import_module(f"loradeck_agent.executors.{kind}")
+    return run(kind, getattr(module, kind), rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
