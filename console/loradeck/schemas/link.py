@@ -239,7 +239,7 @@ class Hello(Wire):
     replicas: tuple[Replica, ...]
     pins: tuple[Pin, ...] = ()
     jobs: tuple[tuple[str, int], ...] = Field((), description="(job, lease) still running here")
-    stored: tuple[Digest, ...] = Field((), description="adapters that lie on this node's disk, by digest")
+    stored: tuple[Digest, ...] = Field((), description="adapters and merged weights in this agent's folders, by digest")
     memory_gb: float | None = Field(None, description="memory of the node for its engines; None: not limited")
     witness: Position | None = Field(None, description="the same position as a hub signed it")
     protocol: int = Field(1, description="version of the wire that the agent speaks; see `schemas.protocol`")
@@ -341,7 +341,7 @@ class Report(Wire):
     pins: tuple[Pin, ...] = ()
     rev: int
     epoch: int
-    stored: tuple[Digest, ...] | None = Field(None, description="adapters on disk, by digest; None: unchanged")
+    stored: tuple[Digest, ...] | None = Field(None, description="as in the hello; None: unchanged")
 
 
 class Resync(Wire):
