@@ -208,6 +208,7 @@ async def test_one_key_does_not_take_every_place(attacked: Attacked) -> None:
     await eventually(lambda: len(attacked.engine.seen) == 3)
     status, code, headers = await attacked.post({"model": "acme"})
     assert (status, code, headers["Retry-After"]) == (429, "rate_limit_exceeded", "1")
+    assert (await attacked.post({"model": "acme", "prompt": "x" * 4_000_000}))[0] == 429, "told, and not reset"
     assert (await attacked.post({"model": "globex"}, "globex-key"))[0] == 200
     for task in waiting:
         task.cancel()
