@@ -91,6 +91,7 @@ class RouterSync:
     # Pins that were read before one of them ended must not be kept after its end.
     _pins_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _resync_at: float = 0.0
+    _applied: int = 0  # directives, since the agent's start
 
     # ---- the hub's messages --------------------------------------------------------------------------------
 
@@ -100,17 +101,17 @@ class RouterSync:
         if verdict is Verdict.APPLY and (forged := self.table.forged(message)):
             await self._refuse(message, forged)
         elif verdict is Verdict.APPLY:
-            answer = Acks()
+            answer, behind = Acks(), self._behind.is_set()
             cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
             try:
                 entries = (*message.entries, *self.table.withdrawn(message))
-                position = self.durable if self._behind.is_set() else cursor
+                position = self.durable if behind else cursor
                 answer = await self._give(position, entries)
                 for ack in answer.acks:
                     await self.acks.post(ack)
             except AgentError as error:
                 log.error("the router did not take revision %d: %s", message.rev, error)
-            await self._after_directive(message, answer)
+            await self._after_directive(message, answer, behind)
         elif verdict is Verdict.GAP:
             self.table.missed = True
             await self._resync(f"revisions {self.table.cursor.rev} to {message.prev_rev} were missed")
@@ -131,12 +132,14 @@ class RouterSync:
         self.table.missed = True
         await self._resync(f"entries of revision {message.rev} have bad signatures: {named}")
 
-    async def _after_directive(self, message: Desired, answer: Acks) -> None:
+    async def _after_directive(self, message: Desired, answer: Acks, behind: bool) -> None:
+        """`behind`: it was given under an older position, so the router may have refused a part of it as stale."""
         self._check_position(message)
         complete = self.table.apply(message)
+        self._applied += 1
         for ack in answer.acks:
             self.prover.flipped(ack)
-        if answer.durable:
+        if answer.durable and not behind:
             self._advance(self.table.cursor)
         else:
             self._behind.set()
@@ -291,14 +294,15 @@ class RouterSync:
         """
         if not await self.reconciler.push_engines():
             raise AgentError("router_silent", "the router gave no answer about its engines")
-        cursor = self.table.cursor
+        cursor, applied = self.table.cursor, self._applied
         entries = (*self.table.entries.values(), *self.table.orphans.values())
         answer = await self._give(cursor, entries)
         await self.post(answer.acks)
         if not answer.durable:
             raise AgentError("disk_full", "the router cannot write its table")
-        self._behind.clear()
-        self._advance(cursor)
+        if applied == self._applied:  # nothing has come meanwhile that these entries lack
+            self._behind.clear()
+            self._advance(cursor)
         await self._restore_pins()
 
     def missed(self) -> None:

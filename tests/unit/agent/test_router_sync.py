@@ -109,6 +109,30 @@ async def test_what_a_full_disk_refused_is_not_durable_where_no_acknowledgement_
     assert router.table_.contents.entries == agent.table.entries
 
 
+async def test_a_directive_that_comes_while_everything_is_given_again_is_not_taken_for_given(agent: Agent) -> None:
+    """It is given under the old position, which is all that the router then has on its disk."""
+    router = Router(agent)
+    await agent._handle(directive(1, entry(1)))
+    agent.sync.missed()
+    answers, given = asyncio.Event(), router.table
+
+    async def slowly(update: TableUpdate) -> Acks:
+        await answers.wait()
+        return await given(update)
+
+    router.table = slowly  # type: ignore[method-assign]
+    push = asyncio.create_task(agent.sync.push())
+    await asyncio.sleep(0)
+    coming = asyncio.create_task(agent._handle(directive(2, entry(2))))
+    await asyncio.sleep(0)
+    answers.set()
+    await asyncio.gather(push, coming)
+    assert agent.sync.durable == read_contents(agent.folder.router).cursor == Cursor(1, 1)
+    assert agent.sync._behind.is_set(), "it is given again"
+    await agent.sync.push()
+    assert agent.sync.durable == read_contents(agent.folder.router).cursor == Cursor(1, 2)
+
+
 # ---- pins ------------------------------------------------------------------------------------------------------
 
 
