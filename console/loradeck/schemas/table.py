@@ -18,7 +18,7 @@ from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import Digest, Name, Wire, digest_of
 from loradeck.schemas.protocol import unknown_features
 from loradeck.schemas.release import Release
-from loradeck.schemas.route import Callers, Gap, ResponseChecks, Streams
+from loradeck.schemas.route import Callers, Gap, ResponseChecks, RouteResidency, Streams
 
 
 class ReleaseRef(Wire):
@@ -82,6 +82,14 @@ class TableEntry(Wire):
     moved_ms: int | None = Field(None, description="hub time of the last move, from which that delay is counted")
     candidate: CandidateRef | None = Field(
         None, exclude_if=lambda candidate: candidate is None, description="needs the feature `candidate`"
+    )
+    residency: RouteResidency = Field(
+        RouteResidency.ALWAYS,
+        exclude_if=lambda residency: residency is RouteResidency.ALWAYS,
+        description="on-demand needs the feature `on_demand`",
+    )
+    assignment: tuple[Name, ...] = Field(
+        (), exclude_if=lambda names: not names, description="replicas of a pool that serve the pointer; (): all of them"
     )
     needs: tuple[str, ...] = Field(
         (), exclude_if=lambda names: not names, description="features a router must have, or it refuses the entry"

@@ -28,6 +28,7 @@ TYPES: dict[str, Any] = {
     "table/entry": TableEntry,
     "table/candidate": TableEntry,
     "table/callers": TableEntry,
+    "table/on_demand": TableEntry,
     "table/tombstone": TableEntry,
     "table/pin": Pin,
 }
