@@ -190,3 +190,53 @@ async def test_a_flip_to_a_release_that_is_still_to_be_loaded_reads_cold(data: P
         await agent.ack(agent.entry, AckState.PROVEN, level=AckLevel.HOST, boot="b7", load=3)
         await until(lambda: deck.hub.replicas.acks(("acme", "production"))["n1"].is_proven, "it is proven")
         assert flip_counts(await deck.row()) == "FLIPPED 1/1"
+
+
+def unaddressed(deck: Deck, node: str, seconds: float) -> None:
+    """So long ago the hub last sent the node anything."""
+    found = deck.hub.fleet.nodes[node]
+    found.addressed = deck.hub.clock.monotonic() - seconds
+    deck.hub.fleet.started -= seconds
+    deck.hub.fleet.voids += 1  # counts are kept until a time that was computed before the clock was put on
+    deck.hub.node_events.tick()
+
+
+async def test_a_lost_node_leaves_the_count_when_its_refuse_after_has_run_out(data: Path) -> None:
+    async with running(data) as deck:
+        one, two = await two_nodes(deck, refuse_after_s=30)
+        for agent in (one, two):
+            await agent.report()
+        await until(lambda: all(n.rev == deck.hub.log.state.rev for n in deck.hub.fleet.nodes.values()), "reported")
+        await lose(deck, one)
+        await deck.rollback(wait="flipped")
+        unaddressed(deck, "n1", 30 + LINK_TTL_S - 1)
+        assert await counts(deck) == (1, 2)
+        unaddressed(deck, "n1", 30 + LINK_TTL_S + 1)
+        assert await counts(deck) == (1, 1)
+        await one.join()
+        await until(lambda: deck.hub.replicas.progress(("acme", "production")).flipped == 2, "n1 has flipped")
+        assert await counts(deck) == (2, 2)
+
+
+async def test_a_node_that_may_not_know_of_its_refuse_after_stays_in_the_count(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck)
+        await one.report()
+        await lose(deck, one)
+        await deck.tenant(placement=EU, refuse_after_s=30)
+        unaddressed(deck, "n1", 1e6)
+        assert (await deck.row()).placed == 2
+
+
+async def test_a_withdrawal_ends_when_the_refuse_after_that_the_node_knew_has_run_out(data: Path) -> None:
+    async with running(data) as deck:
+        one, _ = await two_nodes(deck, refuse_after_s=30)
+        await one.report()
+        await until(lambda: deck.hub.fleet.nodes["n1"].rev == deck.hub.log.state.rev, "reported")
+        await lose(deck, one)
+        await deck.tenant(placement=US)
+        await until(lambda: len(deck.hub.replicas.placed(("acme", "production"))) == 1, "n2 has left the count")
+        unaddressed(deck, "n1", 30 + LINK_TTL_S - 1)
+        assert [r.replica for r in (await deck.row()).replicas] == ["n1"]
+        unaddressed(deck, "n1", 30 + LINK_TTL_S + 1)
+        assert (await deck.row()).replicas == ()

@@ -40,6 +40,7 @@ class _Hub:
             version=0, table=lambda labels: None, withdraw=lambda table, keys: None, desired=self.desired
         )
         self.withdrawals: Any = SimpleNamespace(on=lambda node: frozenset())
+        self.fleet = SimpleNamespace(clock=lambda: 0.0)
         self.outbox = Outbox()
 
     def desired(self, table: Any, *, rev: int, prev_rev: int, keys: Any, **_: Any) -> bytes:

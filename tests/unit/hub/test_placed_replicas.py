@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loradeck.hub.fleet.node_tables import Placing
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.placed_replicas import PlacedReplicas
@@ -20,6 +21,7 @@ BASES = ("b" * 64, "c" * 64)
 NODES = ("n1", "n2", "n3", "n4")
 KEY = ("acme", "production")
 PLACEMENT = {"site": "eu"}
+REFUSE_AFTER_S = 12.0
 
 
 class _Fleet:
@@ -33,8 +35,14 @@ class _Fleet:
         self.move()
         config = SimpleNamespace(placement=PLACEMENT)
         state: Any = SimpleNamespace(config=lambda key: config)
-        tables: Any = SimpleNamespace(entries=self.entries)
+        tables: Any = SimpleNamespace(
+            entries=self.entries, placing=lambda key: Placing(PLACEMENT, BASES[0], REFUSE_AFTER_S, 0)
+        )
         self.replicas = PlacedReplicas(state, self.fleet, tables, Withdrawals(state, self.fleet))
+
+    def counts(self, node: Any) -> bool:
+        """Whether its refuse-after has not run out; the hub has never addressed it."""
+        return not node.lost or self.now < REFUSE_AFTER_S + LINK_TTL_S
 
     def move(self) -> None:
         self.generation += 1
@@ -124,11 +132,12 @@ def _counted_over(deck: _Fleet) -> list[Any]:
     placed = [
         (node, replica)
         for node in deck.fleet.nodes.values()
-        if node.labels == PLACEMENT
+        if node.labels == PLACEMENT and deck.counts(node)
         for replica in node.replicas
         if replica.base == base
     ]
-    return [*placed, *deck.fleet.left_behind(KEY, deck.entries[KEY].fence, PLACEMENT, base)]
+    behind = deck.fleet.left_behind(KEY, deck.entries[KEY].fence, PLACEMENT, base)
+    return [*placed, *(found for found in behind if deck.counts(found[0]))]
 
 
 def _comparable(progress: Any) -> Any:

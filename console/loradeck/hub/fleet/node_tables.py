@@ -14,8 +14,10 @@ import json
 from bisect import insort
 from collections.abc import Collection, Hashable, Iterable, Mapping, Set
 from types import MappingProxyType
+from typing import NamedTuple
 
 from loradeck.hub.fleet.link_socket import text_frame
+from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.signing import Signing
@@ -32,6 +34,28 @@ from loradeck.schemas.tenant import TenantState
 
 BENEATH = 4
 """How many of the releases under the current one an entry names; the first is where R goes now."""
+
+
+class Placing(NamedTuple):
+    """Where a pointer is placed, and when its replicas refuse by themselves.
+
+    A node must carry the `labels`, and its engine run the `base`. From the rev `set_at` on, an entry has this
+    `refuse_after_s`.
+    """
+
+    labels: dict[str, str]
+    base: str
+    refuse_after_s: float | None
+    set_at: int
+
+    @property
+    def where(self) -> tuple[dict[str, str], str]:
+        """The labels and the base."""
+        return self.labels, self.base
+
+    def refuse_after_of(self, node: Node) -> float | None:
+        """The refuse-after of the entry that a node holds; None: it has none, or may be an earlier one."""
+        return self.refuse_after_s if node.behind is None and node.rev >= self.set_at else None
 
 
 class Table:
@@ -80,6 +104,11 @@ class NodeTables:
         self._homes: dict[PointerKey, set[Table]] = {}
         """Key -> the tables it is in, placed or withdrawn: a move touches these only."""
         self._labels: set[tuple[str, str]] = set()
+        self._set_at: dict[PointerKey, int] = {}
+        """The rev at which a route's settings were last set, where the hub has seen it."""
+        self._known_from = 0
+        self.refuse_afters: set[float] = set()
+        """Every refuse-after that some route has, or had."""
         self.version = 0
         """Grows each time that the tables are made anew."""
         self._memo: dict[tuple[Hashable, ...], bytes] = {}
@@ -130,6 +159,8 @@ class NodeTables:
         if unmoved and old is not None and entry.model_copy(update={"rev": old.rev}) == old:
             return False
         self.entries[key] = entry
+        if entry.refuse_after_s is not None:
+            self.refuse_afters.add(entry.refuse_after_s)
         self._config[key] = config
         self._texts.pop(key, None)
         current = entry.current.id if entry.current else ""
@@ -181,12 +212,21 @@ class NodeTables:
                 self._homes.setdefault(key, set()).add(table)
         return table
 
-    def placing(self, key: PointerKey) -> tuple[dict[str, str], str] | None:
-        """The labels and the base of the nodes that a pointer is placed on; None: it has no release."""
+    def placing(self, key: PointerKey) -> Placing | None:
+        """Where a pointer is placed; None: it has no release."""
         entry = self.entries.get(key)
         if entry is None or entry.current is None:
             return None
-        return self._config[key].placement, entry.current.release.served_base
+        set_at = self._set_at.get(key, self._known_from)
+        return Placing(self._config[key].placement, entry.current.release.served_base, entry.refuse_after_s, set_at)
+
+    def loaded(self, rev: int) -> None:
+        """All entries are those of the log up to a rev; when each route was set until then is not known."""
+        self._known_from = rev
+
+    def settings_set(self, key: PointerKey, rev: int) -> None:
+        """Notes that an event has set a route's settings."""
+        self._set_at[key] = rev
 
     def withdraw(self, table: Table, keys: Set[PointerKey]) -> None:
         """Adds tombstones of what nodes with this table may hold and is not placed on them."""

@@ -71,6 +71,10 @@ class Node:
     memory_gb: float | None = None
     heard: float | None = None
     link: NodeLink | None = None
+    addressed: float | None = None
+    """When the hub last sent it anything, on the hub's monotonic clock; None: not since the hub started."""
+    rev: int = 0
+    """How far its router's table follows the log, as it last said; 0: it has not said, or said it of another log."""
     lost: bool = False
     was_lost: bool = False
     """It was lost when the hub's last life ended."""
@@ -243,6 +247,7 @@ class Fleet:
         before = None if new or node.version != hello.version else _shape(node)
         node.link = link
         node.version, node.labels, node.boot = hello.version, dict(hello.labels), hello.boot
+        node.rev = hello.rev
         self._void(node.replicas, hello.replicas)
         self._set_replicas(node, hello.replicas)
         self._set_pins(node, hello.pins)
@@ -256,7 +261,7 @@ class Fleet:
 
     def report(self, node: Node, report: Report) -> Change:
         """Keeps a node's report. Returns its effect."""
-        node.nvml = report.nvml
+        node.nvml, node.rev = report.nvml, report.rev
         node.host = Host.model_construct(_HOST_FIELDS, **report.host.__dict__) if report.host is not None else None
         node.gpus_json = _gpus.dump_json(report.gpus, exclude_defaults=True)
         stored = node.stored if report.stored is None else frozenset(report.stored)
@@ -356,6 +361,11 @@ class Fleet:
     def heard_age(self, node: Node) -> float | None:
         """Seconds since a node last sent something; None: not since the hub started."""
         return None if node.heard is None else max(0.0, self.clock() - node.heard)
+
+    def addressed(self, node: Node) -> float:
+        """When a node was last sent anything: where that is not known, the hub's start, since an earlier hub may have
+        sent something until then."""
+        return max(node.addressed or self.started, self.started)
 
     def node_of(self, replica: str) -> str | None:
         """The name of the node that a replica was last seen on."""

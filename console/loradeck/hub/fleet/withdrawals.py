@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from loradeck.hub.fleet.node_tables import Placing
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Replica
 from loradeck.store.interface import Withdrawal
-
-Placing = tuple[dict[str, str], str]
-"""Where a pointer is placed: the labels that a node must carry, and the base that its engine must run."""
 
 
 class Withdrawals:
@@ -50,7 +48,7 @@ class Withdrawals:
         A node that carries the labels, and has no engine of the base, says itself whether it was left behind; only
         while it is lost is its withdrawal all that is known.
         """
-        labels, base = placing
+        labels, base = placing.where
         found: list[tuple[Node, Replica]] = []
         for name in sorted(self.of(key)):
             node = self._fleet.nodes.get(name)
@@ -64,10 +62,10 @@ class Withdrawals:
 
     def caused(self, key: PointerKey, before: Placing | None, after: Placing | None, rev: int) -> list[Withdrawal]:
         """The withdrawals of the nodes that a pointer leaves when it is placed otherwise at a rev."""
-        if before is None or after is None or before == after:
+        if before is None or after is None or before.where == after.where:
             return []
         leaving = self._names(before) - self._names(after)
-        return [Withdrawal(node=name, tenant=key[0], route=key[1], rev=rev) for name in sorted(leaving)]
+        return [self._begun(name, key, before, rev) for name in sorted(leaving)]
 
     def placed_otherwise(self, key: PointerKey, before: Placing | None, after: Placing | None) -> None:
         """Notes that a committed event has placed a pointer otherwise."""
@@ -77,15 +75,19 @@ class Withdrawals:
             for name in self._names(after) & self.of(key).keys():
                 self._note(name, key, None)
 
-    def labelled_otherwise(self, node: Node, left: Iterable[PointerKey], entered: Iterable[PointerKey]) -> None:
+    def _begun(self, node: str, key: PointerKey, before: Placing, rev: int) -> Withdrawal:
+        refuse_after_s = before.refuse_after_of(self._fleet.nodes[node])
+        return Withdrawal(node=node, tenant=key[0], route=key[1], rev=rev, refuse_after_s=refuse_after_s)
+
+    def labelled_otherwise(self, node: Node, left: Mapping[PointerKey, Placing], entered: Iterable[PointerKey]) -> None:
         """Notes that a node has come back with other labels, and so leaves some pointers and enters others."""
         for key in self.on(node.name).intersection(entered):
             self._note(node.name, key, None)
-        for key in left:
-            self._note(node.name, key, Withdrawal(node=node.name, tenant=key[0], route=key[1], rev=self._state.rev))
+        for key, placing in left.items():
+            self._note(node.name, key, self._begun(node.name, key, placing, self._state.rev))
 
     def _names(self, placing: Placing) -> set[str]:
-        return {node.name for node, _ in self._fleet.placed(*placing)}
+        return {node.name for node, _ in self._fleet.placed(*placing.where)}
 
     # ---- how they end --------------------------------------------------------------------------------------
 

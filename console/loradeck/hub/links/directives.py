@@ -38,11 +38,15 @@ class Directives:
         """Computes the entries of all pointers; nobody is linked yet."""
         for key in self._log.state.routes():
             self._refresh(key)
+        self._tables.loaded(self._log.state.rev)
 
     def committed(self, published: Published) -> None:
         """Sends the entries that committed events changed; the first follower of the log."""
         self._tables.forget_messages()
         before = {key: self._tables.placing(key) for key in published.touched}
+        for event in published.events:
+            if event.kind is EventKind.ROUTE and event.route is not None:
+                self._tables.settings_set((event.tenant, event.route), event.rev)
         changed = [key for key in published.touched if self._refresh(key)]
         for key in changed:
             self._withdrawals.placed_otherwise(key, before[key], self._tables.placing(key))
@@ -82,13 +86,13 @@ class Directives:
             key = (draft.tenant, draft.route or "")
             if key not in after:
                 continue
-            labels, base = after[key]
+            labels, base = after[key].where
             if draft.kind is EventKind.ROUTE:
                 labels = RouteConfig.model_validate(draft.payload["config"]).placement
             if draft.pointer is not None and draft.pointer.release is not None:
                 release = self._catalogue.releases.get(draft.pointer.release)
                 base = release.served_base if release is not None else base
-            after[key] = labels, base
+            after[key] = after[key]._replace(labels=labels, base=base)
         rev = self._log.state.rev + len(drafts)
         caused = [one for key in after for one in self._withdrawals.caused(key, before[key], after[key], rev)]
         begun = {(one.node, one.key): one for one in caused}

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.node_tables import NodeTables, Placing
 from loradeck.hub.fleet.nodes import Change, Fleet, Node, NodeLink
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.links.pins import Pins
@@ -17,7 +17,7 @@ from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import Hello, NodeOrder, Report
+from loradeck.schemas.link import LINK_TTL_S, Hello, NodeOrder, Report
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.links.node_events")
@@ -37,6 +37,7 @@ class NodeEvents:
     _progress: MoveProgress
     _changes: Changes
     _followers: list[Lost] = field(default_factory=list, init=False)
+    _ticked: float = field(default=0.0, init=False)
 
     def follow(self, follower: Lost) -> None:
         """Subscribes to nodes that are lost and to replicas that come and go."""
@@ -50,7 +51,8 @@ class NodeEvents:
         node = self._fleet.hello(hello, link)
         if before is not None:  # what it was placed for under its old labels it may serve on
             after = self._placed_on(node)
-            self._withdrawals.labelled_otherwise(node, before - after, after - before)
+            left = {key: at for key, at in before.items() if key not in after}
+            self._withdrawals.labelled_otherwise(node, left, after.keys() - before)
         if old is not None and old is not link:
             log.warning("link replaced node=%s", node.name)
             old.replaced()
@@ -58,11 +60,11 @@ class NodeEvents:
         self.changed(node)
         return node
 
-    def _placed_on(self, node: Node) -> set[PointerKey]:
+    def _placed_on(self, node: Node) -> dict[PointerKey, Placing]:
         """The pointers that are placed on a node and whose base an engine of it runs."""
         bases = {replica.base for replica in node.replicas}
         keys = self._tables.placed(self._tables.table(node.labels))
-        return {key for key in keys if (at := self._tables.placing(key)) is not None and at[1] in bases}
+        return {key: at for key in keys if (at := self._tables.placing(key)) is not None and at.base in bases}
 
     def unlinked(self, node: Node, link: NodeLink) -> None:
         """A link has ended. Nothing changes where its node has a newer one."""
@@ -108,6 +110,11 @@ class NodeEvents:
         for node in lost:
             log.warning("node lost node=%s", node.name)
             self.changed(node)
+        before, self._ticked = self._ticked, self._fleet.clock()
+        for node in self._fleet.nodes.values():
+            leaves = (self._fleet.addressed(node) + after + LINK_TTL_S for after in self._tables.refuse_afters)
+            if node.lost and any(before < at <= self._ticked for at in leaves):
+                self.changed(node)
         if lost:
             self._publish(lost)
 

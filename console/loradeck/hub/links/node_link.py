@@ -245,6 +245,8 @@ class Link:
         wire = self._wire
         if not wire.writable.is_set() or self._closing is not None:
             return
+        if self.node is not None:
+            self.node.addressed = self._hub.fleet.clock()
         if self._welcome is not None and wire.write_frame(text_frame(self._welcome)):
             self._welcome = None
         if self.steered and (self.full or self._dirty or self._unpin) and wire.writable.is_set():

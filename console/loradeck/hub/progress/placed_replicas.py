@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -10,6 +11,7 @@ from loradeck.hub.fleet.nodes import AckRecord, Fence, Fleet, Group, Node
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog
+from loradeck.rules.serving import counting
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, Replica
 from loradeck.schemas.route import RouteConfig
@@ -29,6 +31,8 @@ class _Kept:
     """The group's, when the counts were made."""
     voids: int
     """How many acknowledgements had been taken back in the whole fleet."""
+    until: float
+    """When a lost node leaves the count by its refuse-after, on the hub's monotonic clock."""
 
 
 class Counted(Enum):
@@ -54,14 +58,26 @@ class PlacedReplicas:
 
     def placed(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
         """The replicas that belong to a pointer's count: those that may answer for it, unreachable ones too."""
-        return (*self.serving(key), *self.withdrawn(key))
+        return tuple(found for found in (*self.serving(key), *self.withdrawn(key)) if self._counts_at(key, found[0]))
+
+    def _counts_at(self, key: PointerKey, node: Node) -> bool:
+        """Whether a node's replicas belong to a count: those of a lost one until its refuse-after has run out."""
+        return not node.lost or self._fleet.clock() < self._leaves_at(key, node)
+
+    def _leaves_at(self, key: PointerKey, node: Node) -> float:
+        """When a node that stays lost leaves a pointer's count, on the hub's monotonic clock."""
+        withdrawal, placing = self._withdrawals.of(key).get(node.name), self._tables.placing(key)
+        if withdrawal is not None:
+            refuse_after_s = withdrawal.refuse_after_s
+        else:
+            refuse_after_s = placing.refuse_after_of(node) if placing is not None else None
+        return counting.leaves_at(refuse_after_s, self._fleet.addressed(node))
 
     def withdrawn(self, key: PointerKey) -> tuple[tuple[Node, Replica], ...]:
         """The replicas that a pointer was withdrawn from, and that have not acknowledged it."""
-        entry = self._tables.entries.get(key)
-        if entry is None or entry.current is None or not self._withdrawals.of(key):
+        placing = self._tables.placing(key) if self._withdrawals.of(key) else None
+        if placing is None:
             return ()
-        placing = self._state.config(key).placement, entry.current.release.served_base
         serving = {node.name for node, _ in self.serving(key)}
         return tuple(found for found in self._withdrawals.replicas(key, placing) if found[0].name not in serving)
 
@@ -85,11 +101,13 @@ class PlacedReplicas:
         kept = self._kept(key, entry)
         if kept is not None:
             return kept.counts.progress()
-        counts = ReplicaCounts(self.placed(key), self.acks(key))
+        placed = self.placed(key)
+        counts = ReplicaCounts(placed, self.acks(key))
         if entry is not None and entry.current is not None and self._can_keep(key, entry.current):
             config, base = self._state.config(key), entry.current.release.served_base
+            until = min((self._leaves_at(key, node) for node, _ in placed if node.lost), default=math.inf)
             group = self._fleet.group(config.placement, base)
-            self._counts[key] = _Kept(counts, config, entry.fence, base, group, group.version, self._fleet.voids)
+            self._counts[key] = _Kept(counts, config, entry.fence, base, group, group.version, self._fleet.voids, until)
         return counts.progress()
 
     def acknowledge(self, node: Node, ack: Ack) -> Counted:
@@ -121,6 +139,7 @@ class PlacedReplicas:
         valid = (
             kept.group.version == kept.version
             and kept.voids == fleet.voids
+            and fleet.clock() < kept.until
             and kept.fence == entry.fence
             and kept.config is self._state.config(key)
             and kept.base == entry.current.release.served_base

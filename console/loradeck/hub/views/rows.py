@@ -71,7 +71,7 @@ class Rows:
         tenant, config, pointer = state.tenants[key[0]], state.config(key), state.pointer(key)
         live = pointer.release
         withdrawn, acks, now = self._replicas.withdrawn(key), self._replicas.acks(key), self._fleet.clock()
-        placed = (*self._replicas.serving(key), *withdrawn)
+        placed = self._replicas.placed(key)
         progress = self._replicas.progress(key)
         held_back = tuple(self._witnesses.holding(key))
         preview = _waiting(self._previews.of(pointer), held_back)

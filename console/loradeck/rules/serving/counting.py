@@ -6,6 +6,8 @@ and add to none of the counts of what was reached.
 
 from __future__ import annotations
 
+import math
+
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
 from loradeck.schemas.state import TenantRow
 
@@ -34,23 +36,18 @@ def share(*, lost: bool, state: AckState | None, flipped: bool, pinned: bool) ->
     return (reached, flipped, proven, listed, failed, owing and not flipped, owing and not (proven or listed))
 
 
-def may_answer(
-    *, tombstone_acknowledged: bool, refuse_after_s: float | None, unaddressed_s: float, forgotten: bool
-) -> bool:
-    """Whether a replica that a pointer was placed on still belongs to its count, since it may answer callers.
+def leaves_at(refuse_after_s: float | None, addressed: float) -> float:
+    """When a replica whose node stays lost leaves its pointer's count, since it refuses from then on.
 
-    It leaves the count only by acknowledging its tombstone, by its refuse-after running out, or by being forgotten.
+    Until then it may answer callers. It leaves earlier only by acknowledging its tombstone, or by being forgotten.
 
     Args:
-        refuse_after_s: of the newest entry that the replica acknowledged; None: it serves on without a hub.
-        unaddressed_s: seconds since the hub last sent its node anything. Silence of the node is not enough: it may
-            hear the hub well, and then its refuse-after does not run. What was sent may arrive one TTL later, after
-            which the node itself gives the link up.
-        forgotten: a person has had the node forgotten, and so vouches that it answers nobody.
+        refuse_after_s: of the entry that its node holds; None: it serves on without a hub, or that is not known.
+        addressed: when the hub last sent its node anything, in the seconds of the clock that is answered in. Silence of
+            the node is not enough: it may hear the hub well, and then its refuse-after does not run. What was sent may
+            arrive one TTL later, after which the node itself gives the link up.
     """
-    if tombstone_acknowledged or forgotten:
-        return False
-    return refuse_after_s is None or unaddressed_s < refuse_after_s + LINK_TTL_S
+    return math.inf if refuse_after_s is None else addressed + refuse_after_s + LINK_TTL_S
 
 
 def is_cold(level: AckLevel | None) -> bool:
