@@ -202,6 +202,15 @@ async def test_failed_logins_are_logged_counted_and_slowed_down(deck: Deck, capl
     assert 'loradeck_refused_total{code="too_many_failed_logins"} 6.0' in metrics
 
 
+async def test_nobody_gives_a_failed_login_another_address(deck: Deck, caplog: pytest.LogCaptureFixture) -> None:
+    """The attack: uvicorn takes the address from `x-forwarded-for` where the peer is on the same host."""
+    async with connected(deck.port, get("/healthz", f"authorization: Bearer {await deck.token('viewer')}")) as raw:
+        await raw._reader.readuntil(b"}")
+        await raw.send(get("/v1/state", WRONG, "x-forwarded-for: 192.0.2.1"))
+        assert b"HTTP/1.1 401" in await raw.until_closed()
+    assert "failed login from 127.0.0.1: /v1/state" in caplog.messages
+
+
 def test_no_control_character_reaches_the_hubs_log() -> None:
     """The attack: a node's version with OSC 52, which writes the clipboard of whoever reads the log."""
     entry = logging.makeLogRecord({"msg": "hello version=%s", "args": ("1\x1b]52;c;AAAA\x07\n\x9b2J\u2028é",)})
@@ -243,5 +252,10 @@ async def test_handshakes_that_do_not_come_end_and_callers_are_served(tmp_path: 
             assert (await client.get(f"https://127.0.0.1:{deck.port}/healthz")).status_code == 200
             wrong = await client.get(f"https://127.0.0.1:{deck.port}/healthz", headers={"authorization": "Bearer x"})
             assert wrong.json()["code"] == "unauthenticated"
-        for raw in silent[10:]:
-            assert await raw.until_closed(2) == b""
+        agent = {"authorization": f"Bearer {await deck.token('agent', 'n1')}"}
+        async with connect(f"wss://127.0.0.1:{deck.port}/v1/link", additional_headers=agent, ssl=trust) as link:
+            for raw in silent[10:]:
+                assert await raw.until_closed(2) == b""
+            await link.send("no hello")
+            await link.wait_closed()
+            assert link.close_code == 4400

@@ -93,6 +93,7 @@ def _config(app: Any, strangers: Strangers | None) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # whoever is on this host could name any address
         timeout_keep_alive=60,
         timeout_graceful_shutdown=END_S,
         backlog=4096,
