@@ -78,7 +78,7 @@ async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and
                 stale = await api.row(TENANT, ROUTE)
                 assert stale.pointer.release == v2, "the copy is older than what is served"
                 assert stale.pointer.generation < newest.pointer.generation
-                assert (await api.state()).status.epoch <= newest.epoch, "its epoch alone would not tell"
+                assert (await api.state()).status.epoch > newest.epoch, "a new epoch has begun at once"
                 await every_move_is_refused(fleet, api, stale, cast)
                 problem = await asyncio.to_thread(refused, fleet, "move", forgotten)
                 assert problem["code"] == "log_behind", "what it has forgotten it must not call unsent"
@@ -94,7 +94,8 @@ async def test_a_hub_restored_from_an_older_copy_refuses_moves_until_recover_and
             assert recovered.epoch > newest.epoch
             async with hub(fleet) as api:
                 row = await settled(api, fleet)
-                assert (await api.state()).status.refusing is None
+                assert (await api.state()).status.waiting is None
+                assert row.held_back == ()
                 assert row.pointer.release == v4
                 assert row.pointer.generation > newest.pointer.generation
                 assert row.epoch > newest.epoch
@@ -205,8 +206,9 @@ async def until_refusing(api: HubApi, fleet: Fleet) -> None:
     deadline = time.monotonic() + WITHIN_S
     while True:
         state = await api.state()
-        if state.status.refusing and [node.behind for node in state.nodes if node.linked] == ["log_behind"] * 2:
-            assert state.status.refusing == "log_behind"
+        if state.status.waiting and state.tenants[0].held_back == ("gpu-01", "gpu-02"):
+            assert (state.status.refusing, state.status.waiting) == (None, "log_behind")
+            assert [node.behind for node in state.nodes if node.linked] == ["log_behind"] * 2
             return
         if time.monotonic() > deadline:
             raise NotReady(f"not behind: {state.status} {state.nodes}\n{told(fleet)}")
@@ -215,8 +217,9 @@ async def until_refusing(api: HubApi, fleet: Fleet) -> None:
 
 async def every_move_is_refused(fleet: Fleet, api: HubApi, row: TenantRow, cast: Cast) -> None:
     """By the command and its exit status, and by the hub itself."""
+    problem = await asyncio.to_thread(refused, fleet, "rollback", TENANT, "--yes")
+    assert (problem["code"], problem["fix"]) == ("log_behind", "loradeck hub recover, on the hub's host")
     for words in (
-        ("rollback", TENANT, "--yes"),
         ("promote", TENANT, "v1", "--yes"),
         ("undo", TENANT, "--yes"),
         ("release-hold", TENANT, "--yes"),
@@ -238,7 +241,6 @@ async def every_move_is_refused(fleet: Fleet, api: HubApi, row: TenantRow, cast:
         f"{PAGE}/undo": {"event": last, "confirmed": True},
         f"{PAGE}/hold": {**seen, "held": False},
         f"{PAGE}/lift": {"release": cast.releases["v3"], "reason": "innocent"},
-        f"{PAGE}/annotate": {"event": last, "incident": "INC-1"},
         "undo": {"event": last, "confirmed": True},
         "rewind": {
             "to_rev": max(1, (await api.state()).status.rev - 3),
@@ -254,7 +256,8 @@ async def every_move_is_refused(fleet: Fleet, api: HubApi, row: TenantRow, cast:
         for path in (f"tenants/{TENANT}/suspend", f"tenants/{TENANT}/keys"):
             answer = await client.post(path)
             assert (answer.status_code, answer.json()["code"]) == (503, "log_behind"), (path, answer.text)
-        assert (await client.get("http://hub/readyz")).status_code == 503
+        ready = await client.get("http://hub/readyz")
+        assert (ready.status_code, ready.json()["waiting"]) == (200, "log_behind")
 
 
 def refused(fleet: Fleet, *words: str) -> dict[str, Any]:

@@ -35,6 +35,10 @@ KINDS: tuple[tuple[str, int], ...] = (
 )
 
 
+RARE: tuple[str, ...] = ("clone hub", "hostile hello")
+"""Kinds of which one seed in twelve has one more fault, drawn apart: the plans of all others stay as they were."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault: `at` and `seconds` of the run's time; `variant` picks what a kind leaves open."""
@@ -80,5 +84,9 @@ def draw(seed: int, kinds: Sequence[tuple[str, int]] = KINDS) -> Plan:
                 variant=random.getrandbits(16),
             )
         )
+    more = Random(f"rare {seed}")
+    if more.random() < 1 / 12:
+        kind, at, lasts = more.choice(RARE), more.uniform(1.0, seconds), more.uniform(3, 15)
+        faults.append(Fault(at, kind, more.randrange(nodes), lasts, more.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults))

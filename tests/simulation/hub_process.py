@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from tests.simulation.event_loop import Died, Process, current
 from tests.simulation.network import Connection, Host, Server
 
+from loradeck.artifacts.ed25519 import sign
 from loradeck.hub.access.auth import CALLER, caller_of
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
@@ -23,8 +24,10 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.moves.draft import Actor, drafted, moved
 from loradeck.schemas.attestation import Attestation, AttestationKind
 from loradeck.schemas.ids import Role
+from loradeck.schemas.link import Hello
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DecisionRecord, FileEntry
+from loradeck.schemas.position import Position
 from loradeck.schemas.release import Form, Release
 from loradeck.schemas.route import RouteConfig, Soak
 from loradeck.schemas.tenant import CallerKey, TokenRecord
@@ -382,3 +385,16 @@ class OrderedSet(dict[Any, None]):
 
     def discard(self, one: Any) -> None:
         self.pop(one, None)
+
+
+def lie(hello: Hello, variant: int) -> Hello:
+    """A hello of a node that has seen nothing of what it says, with no signature or one that proves something else."""
+    far = {"epoch": 2**53 - 1, "rev": 2**53 - 1, "hash": "f" * 64}
+    if variant % 3 == 0:
+        return hello.model_copy(update={**far, "witness": None})
+    if variant % 3 == 1:
+        bare = Position(log="another", incarnation="1" * 32, **far)
+        witness = bare.model_copy(update={"signature": sign(_KEY, bare.signed_bytes())})
+        return hello.model_copy(update={**far, "witness": witness})
+    altered = hello.witness.model_copy(update={"rev": hello.rev + 7}) if hello.witness is not None else None
+    return hello.model_copy(update={"rev": hello.rev + 7, "hash": "f" * 64, "witness": altered})

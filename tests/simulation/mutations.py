@@ -11,8 +11,8 @@ from tests.simulation.disk import System
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
-from loradeck.rules.moves import recover
-from loradeck.schemas.log import EventKind
+from loradeck.rules.moves import witness as rules
+from loradeck.schemas.position import Position
 from loradeck.store import sqlite_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
@@ -85,15 +85,20 @@ def _everything_held() -> list[Patch]:
     return [(witnesses.rules, "_is_ahead", lambda entry, own, known: True)]
 
 
-def _silent_drop() -> list[Patch]:
-    """A recover writes no line about the moves that it drops."""
+def _believed_hello() -> list[Patch]:
+    """The hub believes what a node says that it has seen, without a signature and without a bound."""
 
-    def drafts(*args: Any, **kwargs: Any) -> Any:
-        events, above = real(*args, **kwargs)
-        return [event for event in events if event.kind is not EventKind.DROPPED], above
+    def judge(**said: Any) -> Any:
+        position = {"log": said["log"], "incarnation": "", "epoch": said["epoch"], "rev": said["rev"], "hash": "0" * 64}
+        return real(**{**said, "witnessed": Position(**position), "incarnations": {}})
 
-    real = recover.drafts
-    return [(recover, "drafts", drafts)]
+    real = rules.judge
+    return [(rules, "judge", judge), (rules, "MOST_EPOCH", 2**53)]
+
+
+def _unread_hello() -> list[Patch]:
+    """The hub steers every node, whatever its hello says that it has seen."""
+    return [(rules, "judge", lambda **said: rules.Standing.FOLLOWS)]
 
 
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
@@ -105,7 +110,8 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "forgotten-tombstone": _forgotten_tombstone,
     "overlooked-witness": _overlooked_witness,
     "everything-held": _everything_held,
-    "silent-drop": _silent_drop,
+    "believed-hello": _believed_hello,
+    "unread-hello": _unread_hello,
 }
 
 

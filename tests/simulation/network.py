@@ -43,15 +43,15 @@ class Host:
         """Address -> who answered there before, and still answers some who had found it then."""
         self._scheduler = scheduler
 
-    def table_rev(self) -> int:
-        """The newest rev in the durable table of this node."""
+    def table_hash(self) -> str:
+        """The hash of the newest event in the durable table of this node."""
         inode = self.disk.durable.get("/state/router/table.jsonl")
-        revs = [0]
+        newest = (0, 0, "")
         for line in inode.synced.split(b"\n") if inode is not None else ():
             body = line.partition(b" ")[2]
             if body.endswith(b"}"):
-                revs.append((json.loads(body).get("position") or (0, 0))[1])
-        return max(revs)
+                newest = json.loads(body).get("position") or newest
+        return str(newest[2])
 
     def listening(self, address: str) -> Server | None:
         """Who answers at an address of this host now."""

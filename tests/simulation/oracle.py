@@ -47,8 +47,10 @@ class Oracle:
     """Pins that were acknowledged and may be in force."""
     dropped: set[str] = field(default_factory=set)
     """Events that a restored copy of the database lacks."""
-    witnessed: int = 0
-    """The highest rev that a node held durably when the hub's database was restored."""
+    witnessed: set[str] = field(default_factory=set)
+    """Events of logs that a node durably followed when the hub's database was replaced."""
+    incarnations: dict[tuple[str, PointerKey, int], str] = field(default_factory=dict)
+    """(node, pointer, epoch) -> the hold of the lease whose entries of that epoch the node has taken."""
     violation: Violation | None = None
     by_hash: dict[str, Event] = field(default_factory=dict)
     seen: dict[tuple[PointerKey, Fence, str | None], Event] = field(default_factory=dict)
@@ -116,8 +118,11 @@ class Oracle:
     def restored(self, since: int, nodes: dict[str, Any]) -> None:
         """The hub's database was replaced by a copy that ends at a rev."""
         self.dropped |= {event.id for event in self.events.values() if event.rev > since}
-        seen = [node.host.table_rev() for node in nodes.values()]
-        self.witnessed = max([self.witnessed, *seen])
+        for node in nodes.values():
+            event = self.by_hash.get(node.host.table_hash())
+            while event is not None:
+                self.witnessed.add(event.id)
+                event = self.by_hash.get(event.prev_hash)
 
     def moved(self, key: str, events: tuple[Event, ...]) -> None:
         """A person was answered that a move is committed."""
@@ -160,6 +165,8 @@ class Oracle:
         for name, key in list(self.newest_flip):
             if name == node:
                 del self.newest_flip[name, key]
+        for where in [where for where in self.incarnations if where[0] == node]:
+            del self.incarnations[where]
 
     def answered(self, node: str, key: PointerKey, admitted: Admitted) -> None:
         """A caller was answered by a release."""
@@ -201,6 +208,10 @@ class Oracle:
 
         An entry of a move that is not in the log of the position is of another one: a node that is ahead holds it back.
         """
+        for key, entry in held.entries.items():
+            first = self.incarnations.setdefault((node, key, entry.epoch), entry.incarnation)
+            if entry.incarnation and first != entry.incarnation:
+                self.fail("followed two committers in one epoch", node, "/".join(key), entry.fence)
         moves, newest = set(), dict[PointerKey, Event]()
         event = self.by_hash.get(held.cursor.hash)
         while event is not None:
@@ -255,7 +266,7 @@ class Oracle:
                 if found is None:
                     if event.id in self.dropped and (
                         event.kind not in MOVES
-                        or event.rev > self.witnessed
+                        or event.id not in self.witnessed
                         or (event.tenant, event.route) in recovered
                         or _move(event) in told
                     ):

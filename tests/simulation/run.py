@@ -14,10 +14,12 @@ from tests.simulation import event_loop, stand_ins
 from tests.simulation.callers import Person, ask, pin_on_node
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import Fault, Plan
-from tests.simulation.hub_process import ROUTE, TENANTS, HubProcess, build_template, first_image
+from tests.simulation.hub_process import ROUTE, TENANTS, HubProcess, build_template, first_image, lie
 from tests.simulation.network import Network
 from tests.simulation.node_process import NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
+
+from loradeck.schemas.link import Hello
 
 SETTLE_S = 150.0
 """Simulated seconds in which everything settles once faults have ended."""
@@ -274,6 +276,45 @@ class Run:
             self.hub.host.image = copy  # type: ignore[attr-defined]
             self.oracle.restored(rev, self.nodes)
             self.hub.start()
+
+        return end
+
+    def _clone_hub(self, fault: Fault, node: NodeProcesses) -> object:
+        """A second hub on a copy of the database, with its log and key: both serve, until one is ended."""
+        first, image = self.hub, self.hub.host.image  # type: ignore[attr-defined]
+        if image.connection.in_transaction or first.host.rivals:
+            return None
+        first.host.image = copy = image.copy(f"clone of {image.name} at {self.scheduler.now:.3f}")  # type: ignore[attr-defined]
+        (rev,) = copy.connection.execute("SELECT rev FROM head").fetchone()
+        first.host.rivals = {name: first.host.servers[name] for name in ("http", "link") if name in first.host.servers}
+        self.hub = HubProcess(first.host, f"{first.name}+", self.oracle)
+        self.hub.start()
+
+        def end() -> None:
+            first.host.rivals = {}
+            if first.process is not None:
+                first.process.kill("one of two clones")
+            self.oracle.restored(rev, self.nodes)
+            self._hub_again()
+
+        return end
+
+    def _hostile_hello(self, fault: Fault, node: NodeProcesses) -> object:
+        """A node says that it has seen more than any hub of this log has done."""
+        agent = node.agent
+        if agent is None:
+            return None
+        honest = agent.reports.hello
+
+        async def lying() -> Hello:
+            return lie(await honest(), fault.variant)
+
+        agent.reports.hello = lying  # type: ignore[method-assign]
+        self.network.break_connections("hub", node.name)
+
+        def end() -> None:
+            agent.reports.hello = honest  # type: ignore[method-assign]
+            self.network.break_connections("hub", node.name)
 
         return end
 

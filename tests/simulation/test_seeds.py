@@ -50,6 +50,10 @@ FIRST_SEEDS = {
     "ignored-gap": 72,
     "switch-fence": 357,
     "forgotten-tombstone": 464,
+    "overlooked-witness": 406,
+    "everything-held": 406,
+    "believed-hello": 59,
+    "unread-hello": 66,
 }
 """Planted mistake -> the first seed that notices it. A change of the product may move it: the next ones are tried."""
 

@@ -350,6 +350,22 @@ async def test_a_node_that_cannot_prove_what_it_says_is_held_back_alone(
         await agent.leave()
 
 
+async def test_no_node_takes_the_epochs_from_a_hub_by_naming_the_last_one(data: Path) -> None:
+    """What was found: a recover that believed it left the hub without an epoch that it could say."""
+    async with running(data) as deck:
+        await deck.tenant()
+        agent = FakeAgent(deck, "n1")
+        agent.epoch, agent.rev, agent.hash = 2**53 - 1, 1, "f" * 64
+        await agent.join()
+        assert agent.welcome is not None
+        assert agent.welcome.refuse == "log_unproven"
+        plan = await deck.plan_of_recover(unproven=True)
+        assert [(node.node, node.state) for node in plan.nodes] == [("n1", "unproven")]
+        await deck.recover("I know this node", unproven=True)
+        assert deck.hub.log.state.epoch < 10
+        await agent.leave()
+
+
 async def test_a_witness_of_a_hub_whose_key_was_lost_is_believed(data: Path) -> None:
     agent, token, _, _ = await restored(data)
     (data / "hub.key").unlink()

@@ -66,6 +66,9 @@ async def rollback(s: Session, how: MoveOptions, at: Pointer, incident: str | No
     preview = row.preview
     s.out.heading(title(s, at, row))
     _preview(s, row)
+    if row.held_back:
+        where, fix = preview.refused or "", "loradeck hub recover, on the hub's host"
+        raise refused(f"{at} waits for a recover", where=where, fix=fix, code="log_behind")
     key = new_key()
     try:
         request = rollback_request(preview, key=key, reason=how.reason, incident=incident)

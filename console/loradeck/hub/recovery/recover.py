@@ -117,7 +117,7 @@ class Recovery:
     async def plan(self, *, unproven: bool) -> RecoveryPlan:
         """Asks all linked nodes for their tables, and says what a recover would append. Changes nothing."""
         tables = await self._gather(unproven)
-        return (await self._drafted(tables, Actor(name="", role=Role.VIEWER), "", unproven=unproven))[1]
+        return (await self._drafted(tables, Actor(name="", role=Role.VIEWER), ""))[1]
 
     async def run(self, key: str, reason: str, actor: Actor, *, plan: str | None, unproven: bool) -> Committed:
         """Appends what the plan says, and raises the epoch.
@@ -131,7 +131,7 @@ class Recovery:
             raise Refused("plan_required", "a recover sends back the digest of its plan", fix="ask for the plan first")
         tables = await self._gather(unproven)
         async with self._log.moving:
-            events, found = await self._drafted(tables, actor, reason, unproven=unproven)
+            events, found = await self._drafted(tables, actor, reason)
             if found.digest != plan:
                 raise Refused(
                     "plan_changed",
@@ -172,11 +172,12 @@ class Recovery:
         waiting = {node.name: self._witnesses.ask(node) for node in nodes}
         if waiting:
             await asyncio.wait(waiting.values(), timeout=witnesses.ANSWER_S)
-        tables = {name: table.result() for name, table in waiting.items() if table.done() and not table.cancelled()}
+        came = {name: table.result() for name, table in waiting.items() if table.done() and not table.cancelled()}
+        tables = {name: table for name, table in came.items() if witness_rules.is_bounded(table)}
         return dict(sorted(tables.items(), key=lambda one: (-one[1].epoch, -one[1].rev, one[0])))
 
     async def _drafted(
-        self, tables: Mapping[str, TableState], actor: Actor, reason: str, *, unproven: bool
+        self, tables: Mapping[str, TableState], actor: Actor, reason: str
     ) -> tuple[list[Draft], RecoveryPlan]:
         """The events that a recover appends for these tables, and the plan that they are."""
         state = self._log.state
@@ -202,13 +203,13 @@ class Recovery:
             events,
             max([above, *(node.epoch for _, node in witnessed), *(table.epoch for table in tables.values())]),
             now=state.pointers,
-            nodes=[self._said(node, tables, unproven) for _, node in sorted(self._fleet.nodes.items())],
+            nodes=[self._said(node, tables) for _, node in sorted(self._fleet.nodes.items())],
             rev=state.rev,
             name=lambda release: names.get(release or "") or self._registry.catalogue.called(release),
         )
         return events, plan
 
-    def _said(self, node: Node, tables: Mapping[str, TableState], unproven: bool) -> RecoveryNode:
+    def _said(self, node: Node, tables: Mapping[str, TableState]) -> RecoveryNode:
         """What a recover knows of a node."""
         ahead = self._witnesses.ahead.get(node.name)
         if node.name in tables:
@@ -218,7 +219,7 @@ class Recovery:
         elif node.link is None:
             state = "away"
         else:
-            state = "unproven" if node.behind == UNPROVEN and not unproven else "silent"
+            state = "unproven" if node.behind == UNPROVEN else "silent"
         return RecoveryNode.model_validate({"node": node.name, "state": state, "behind": node.behind})
 
     async def _register(self, entries: list[TableEntry]) -> None:

@@ -273,5 +273,5 @@ def _waiting(preview: Preview, nodes: tuple[str, ...]) -> Preview:
     """The preview of a pointer that nodes hold back: R waits for a recover."""
     if not nodes:
         return preview
-    why = f"{', '.join(nodes)} has seen moves of it that this hub's log lacks; loradeck hub recover, on the hub's host"
+    why = f"the log lacks moves that {', '.join(nodes)} has seen; loradeck hub recover, on the hub's host"
     return preview.model_copy(update={"action": PreviewAction.NONE, "refused": why, "asks": None})

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from loradeck.schemas.candidate import Split
 from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import TableState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import TableEntry
@@ -22,6 +23,10 @@ Fence = tuple[int, int]
 
 Known = Callable[[PointerKey, Fence, str | None], bool]
 """Says whether the log knows a move of a pointer, by its fence and its release."""
+
+
+MOST_EPOCH = 2**40
+"""No hub begins so many epochs. A node that names a higher one is never believed: no epoch would be left above it."""
 
 
 class Standing(StrEnum):
@@ -79,12 +84,19 @@ def judge(
         incarnations: epoch -> incarnation, of every hold of the lease that this log knows.
         witnessed: the node's newest position, if its signature is of a key that this hub trusts; None otherwise.
     """
+    if epoch > MOST_EPOCH:
+        return Standing.UNPROVEN
     proven = witnessed is not None and witnessed.log == log and (witnessed.epoch, witnessed.rev) == (epoch, rev)
     if proven and witnessed is not None and incarnations.get(epoch, witnessed.incarnation) != witnessed.incarnation:
         return Standing.FORK  # also where nothing was committed yet under the epoch that two hubs have
     if not lacks(epoch=epoch, rev=rev, hub_epoch=hub_epoch, has_hash=has_hash):
         return Standing.FOLLOWS
     return Standing.LOST_TAIL if proven or hub_rev == 0 else Standing.UNPROVEN
+
+
+def is_bounded(table: TableState) -> bool:
+    """Whether a node's table names no epoch that no hub has reached."""
+    return max((table.epoch, *(entry.epoch for entry in table.entries))) <= MOST_EPOCH
 
 
 # ---- what waits ----------------------------------------------------------------------------------------------
