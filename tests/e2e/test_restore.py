@@ -242,11 +242,6 @@ async def every_move_is_refused(fleet: Fleet, api: HubApi, row: TenantRow, cast:
         f"{PAGE}/hold": {**seen, "held": False},
         f"{PAGE}/lift": {"release": cast.releases["v3"], "reason": "innocent"},
         "undo": {"event": last, "confirmed": True},
-        "rewind": {
-            "to_rev": max(1, (await api.state()).status.rev - 3),
-            "dry_run": False,
-            "generations": {f"{TENANT}/{ROUTE}": generation},
-        },
     }
     transport = httpx.AsyncHTTPTransport(uds=str(fleet.socket), verify=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://hub/v1/", timeout=30) as client:

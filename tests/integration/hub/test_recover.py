@@ -165,6 +165,10 @@ async def test_r_works_on_every_pointer_of_which_no_node_has_seen_more_and_forwa
         promote = {"release": back.events[0].from_release, "expected_generation": 3, "idempotency_key": key()}
         problem = await deck.refused(503, "log_behind", "POST", "tenants/bolt/routes/production/promote", promote)
         assert problem.title.startswith("forward moves wait")
+        first = next(event for event in deck.hub.log.recent if event.tenant == "acme" and event.generation == 1)
+        rewind = {"to_rev": first.rev, "dry_run": False, "idempotency_key": key(), "tenants": ["acme"]}
+        rewind["generations"] = {"acme/production": deck.hub.log.state.pointers[ACME].generation}
+        await deck.refused(503, "log_behind", "POST", "rewind", rewind)
         undo = {"event": back.events[0].id, "idempotency_key": key(), "confirmed": True}
         await deck.refused(503, "log_behind", "POST", "tenants/bolt/routes/production/undo", undo)
         await deck.refused(503, "log_behind", "POST", "tenants/bolt/keys")

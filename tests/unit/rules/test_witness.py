@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.rules.simulated_log import ACME, entry, rid
 
-from loradeck.rules.moves.witness import Standing, judge
+from loradeck.rules.moves.witness import BACKWARD, RECORDS, Standing, held_back, judge, known_to, waits
+from loradeck.schemas.log import EventKind
 from loradeck.schemas.position import Position
+from loradeck.schemas.route import Gap
+from loradeck.schemas.table import TableEntry
 
 LOG, FIRST, OTHER = "10a" * 10, "1" * 32, "2" * 32
 
@@ -69,3 +73,54 @@ def test_the_signature_covers_every_field_but_itself() -> None:
     changed = [{"log": "b"}, {"incarnation": OTHER}, {"epoch": 2}, {"rev": 13}, {"hash": "b" * 64}]
     others = {plain.model_copy(update=one).signed_bytes() for one in changed}
     assert len(others | {plain.signed_bytes()}) == 6
+
+
+# ---- what waits for a recover --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", EventKind)
+def test_what_is_done_in_an_incident_works_on_every_pointer_that_is_not_held_back(kind: EventKind) -> None:
+    assert not waits(kind, ahead=False, held=False)
+    assert waits(kind, ahead=True, held=False) is (kind not in BACKWARD | RECORDS)
+    assert waits(kind, ahead=True, held=True) is (kind not in RECORDS)
+
+
+NOTHING = known_to(())
+OURS = entry("v1", 3)
+KNOWN = known_to({(ACME, (1, 3), rid("v1")), (ACME, (1, 2), rid("v2"))})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "held"),
+    [
+        (OURS, False),
+        (entry("v2", 2), False),  # a move of before that its node has not left yet
+        (entry(None, 3), False),  # withdrawn from that node
+        (entry("v2", 4), True),
+        (entry("v2", 3), True),  # another move under our fence
+        (entry("v1", 3, epoch=2), True),
+        (OURS.model_copy(update={"keys": ("a" * 64,)}), True),
+        (OURS.model_copy(update={"suspended": True}), True),
+        (OURS.model_copy(update={"gap": Gap.REFUSE}), True),
+    ],
+)
+def test_an_entry_holds_its_pointer_back_if_the_log_lacks_its_move_or_has_other_settings(
+    theirs: TableEntry, held: bool
+) -> None:
+    assert held_back([theirs], {ACME: OURS}, KNOWN) == ((theirs,) if held else ())
+    assert held_back([theirs], {}, NOTHING) == (theirs,), "of a pointer that the log does not know"
+
+
+def test_an_entry_that_no_hub_of_this_log_has_made_holds_nothing_back() -> None:
+    real, forged = entry("v2", 4), entry("v3", 9)
+    assert held_back([real, forged], {ACME: OURS}, KNOWN, lambda one: one is real) == (real,)
+
+
+def test_an_epoch_that_no_hub_reaches_is_believed_of_nobody() -> None:
+    last = 2**53 - 1
+    assert standing(seen(epoch=last), epoch=last) is Standing.UNPROVEN
+    assert standing(None, epoch=last, hub_rev=0) is Standing.UNPROVEN
+
+
+def test_a_hub_notices_another_one_under_its_epoch_before_either_has_moved_anything() -> None:
+    assert standing(seen(incarnation=OTHER), has_hash=True) is Standing.FORK

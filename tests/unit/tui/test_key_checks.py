@@ -315,6 +315,16 @@ def test_a_hub_that_refuses_moves_is_not_asked(state: ConsoleState, armed: Armed
     )
 
 
+def test_while_a_node_is_ahead_of_the_log_only_what_goes_forward_is_not_asked_for(
+    state: ConsoleState, armed: Armed
+) -> None:
+    assert state.status is not None
+    state.apply(FeedStatus(status=state.status.model_copy(update={"waiting": "log_behind"})))
+    for action in (Action.PROMOTE, Action.UNDO):
+        assert "loradeck hub recover (log_behind)" in refused(moved(action, state, armed()))
+    assert not isinstance(moved(Action.ROLLBACK, state, armed()), Refuse)
+
+
 # ---- marks -----------------------------------------------------------------------------------------------------
 
 
