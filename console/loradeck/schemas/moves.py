@@ -227,6 +227,7 @@ class RecoveryNode(Wire):
         "unproven: linked, and not believed"
     )
     behind: str | None = Field(description="why it is not sent everything: log_behind, log_unproven")
+    unsigned: int = Field(0, description="entries of its table that no hub of this log has signed, and are passed over")
 
 
 class RecoveryPlan(Wire):

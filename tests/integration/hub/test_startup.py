@@ -114,6 +114,7 @@ async def test_a_restored_hub_moves_nothing_in_the_moments_before_its_first_node
         await back(deck, agent, token)
         answer = await rolling
         assert (answer.status_code, answer.json()["code"]) == (503, "log_behind")
+        await until(lambda: not deck.hub.witnesses.unknown("n1"), "its table is known")
         await deck.refused(503, "log_behind", "POST", f"{ROUTE}/rollback", await deck.rollback_body())
         recovered = MoveResult.model_validate(await deck.recover("restored"))
         assert [event.kind.value for event in recovered.events] == ["recover"]

@@ -97,7 +97,8 @@ def _recovery(plan: RecoveryPlan) -> Iterator[str]:
     if not plan.steps and not plan.further:
         yield "no node has seen a move that the log lacks"
     for node in plan.nodes:
-        yield f" {node.node}: {_ANSWERS[node.state]}{f' ({node.behind})' if node.behind else ''}"
+        over = f"; {node.unsigned} entries that no hub of this log has signed are passed over" if node.unsigned else ""
+        yield f" {node.node}: {_ANSWERS[node.state]}{f' ({node.behind})' if node.behind else ''}{over}"
 
 
 _ANSWERS = {

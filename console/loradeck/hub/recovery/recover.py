@@ -116,8 +116,8 @@ class Recovery:
 
     async def plan(self, *, unproven: bool) -> RecoveryPlan:
         """Asks all linked nodes for their tables, and says what a recover would append. Changes nothing."""
-        tables = await self._gather(unproven)
-        return (await self._drafted(tables, Actor(name="", role=Role.VIEWER), ""))[1]
+        tables, unsigned = await self._gather(unproven)
+        return (await self._drafted(tables, unsigned, Actor(name="", role=Role.VIEWER), ""))[1]
 
     async def run(self, key: str, reason: str, actor: Actor, *, plan: str | None, unproven: bool) -> Committed:
         """Appends what the plan says, and raises the epoch.
@@ -129,9 +129,9 @@ class Recovery:
         """
         if plan is None:
             raise Refused("plan_required", "a recover sends back the digest of its plan", fix="ask for the plan first")
-        tables = await self._gather(unproven)
+        tables, unsigned = await self._gather(unproven)
         async with self._log.moving:
-            events, found = await self._drafted(tables, actor, reason)
+            events, found = await self._drafted(tables, unsigned, actor, reason)
             if found.digest != plan:
                 raise Refused(
                     "plan_changed",
@@ -166,18 +166,30 @@ class Recovery:
                 node.link.steer()
         self._changes.status()
 
-    async def _gather(self, unproven: bool) -> dict[str, TableState]:
-        """The tables of the linked nodes that are believed, by node, the newest first; silent nodes are missing."""
+    async def _gather(self, unproven: bool) -> tuple[dict[str, TableState], dict[str, int]]:
+        """The tables of the linked nodes as far as they are believed, by node, the newest first, and how many of each
+        node's entries are not. Silent nodes are missing.
+        """
         nodes = [node for node in self._fleet.linked() if unproven or node.behind != UNPROVEN]
         waiting = {node.name: self._witnesses.ask(node) for node in nodes}
         if waiting:
             await asyncio.wait(waiting.values(), timeout=witnesses.ANSWER_S)
-        came = {name: table.result() for name, table in waiting.items() if table.done() and not table.cancelled()}
-        tables = {name: table for name, table in came.items() if witness_rules.is_bounded(table)}
-        return dict(sorted(tables.items(), key=lambda one: (-one[1].epoch, -one[1].rev, one[0])))
+        done = {name: table.result() for name, table in waiting.items() if table.done() and not table.cancelled()}
+        came = {name: table for name, table in done.items() if witness_rules.is_bounded(table)}
+        # An empty log knows no key but its own, and has nothing to lose by believing.
+        believed = unproven or self._log.state.rev == 0
+        tables = came if believed else {name: self._signed_part(table) for name, table in came.items()}
+        unsigned = {name: len(came[name].entries) - len(table.entries) for name, table in tables.items()}
+        return dict(sorted(tables.items(), key=lambda one: (-one[1].epoch, -one[1].rev, one[0]))), unsigned
+
+    def _signed_part(self, table: TableState) -> TableState:
+        """A node's table with those of its entries that a hub of this log signed, and no later epoch than theirs."""
+        entries = tuple(entry for entry in table.entries if self._log.signing.is_genuine(entry))
+        seen = max([self._log.state.epoch, *(entry.epoch for entry in entries)])
+        return table.model_copy(update={"entries": entries, "epoch": min(table.epoch, seen)})
 
     async def _drafted(
-        self, tables: Mapping[str, TableState], actor: Actor, reason: str
+        self, tables: Mapping[str, TableState], unsigned: Mapping[str, int], actor: Actor, reason: str
     ) -> tuple[list[Draft], RecoveryPlan]:
         """The events that a recover appends for these tables, and the plan that they are."""
         state = self._log.state
@@ -203,13 +215,13 @@ class Recovery:
             events,
             max([above, *(node.epoch for _, node in witnessed), *(table.epoch for table in tables.values())]),
             now=state.pointers,
-            nodes=[self._said(node, tables) for _, node in sorted(self._fleet.nodes.items())],
+            nodes=[self._said(node, tables, unsigned) for _, node in sorted(self._fleet.nodes.items())],
             rev=state.rev,
             name=lambda release: names.get(release or "") or self._registry.catalogue.called(release),
         )
         return events, plan
 
-    def _said(self, node: Node, tables: Mapping[str, TableState]) -> RecoveryNode:
+    def _said(self, node: Node, tables: Mapping[str, TableState], unsigned: Mapping[str, int]) -> RecoveryNode:
         """What a recover knows of a node."""
         ahead = self._witnesses.ahead.get(node.name)
         if node.name in tables:
@@ -220,7 +232,8 @@ class Recovery:
             state = "away"
         else:
             state = "unproven" if node.behind == UNPROVEN else "silent"
-        return RecoveryNode.model_validate({"node": node.name, "state": state, "behind": node.behind})
+        said = {"node": node.name, "state": state, "behind": node.behind, "unsigned": unsigned.get(node.name, 0)}
+        return RecoveryNode.model_validate(said)
 
     async def _register(self, entries: list[TableEntry]) -> None:
         """Registers releases that nodes serve and this registry has lost with its newest documents."""

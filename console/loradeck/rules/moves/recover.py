@@ -136,7 +136,8 @@ def plan(
 ) -> RecoveryPlan:
     """The events and the epoch of `drafts` in words: what the log has, what is adopted, what is dropped and why.
 
-    Its digest covers the events, the epoch and the nodes that did not answer, and not who asks and why.
+    Its digest covers the events and the nodes that did not answer. It does not cover who asks and why, nor the epoch,
+    which a hub raises by itself when it finds that a node is ahead, and which changes nothing of what is done.
     """
     steps: dict[PointerKey, RecoveryStep] = {}
     further = []
@@ -173,7 +174,6 @@ def plan(
         steps[key] = step.model_copy(update=update)
     body = {
         "events": [draft.model_dump(mode="json", exclude={"actor", "role", "reason"}) for draft in events],
-        "above": str(above),
         "silent": sorted(node.node for node in nodes if node.state == "silent"),
     }
     return RecoveryPlan(
