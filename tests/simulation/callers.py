@@ -12,12 +12,20 @@ from tests.simulation.hub_process import RELEASES, ROUTE, TENANTS
 from tests.simulation.oracle import Oracle
 
 from loradeck.hub.access.auth import Caller
-from loradeck.hub.api import moves, rewind, tenants
+from loradeck.hub.api import candidates, moves, rewind, tenants
 from loradeck.hub.api.parameters import Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves import candidate as rules
+from loradeck.rules.moves.draft import Actor
+from loradeck.schemas.candidate import Candidate, CohortUnit
 from loradeck.schemas.ids import PointerKey, Role
+from loradeck.schemas.log import Draft
 from loradeck.schemas.moves import (
+    CandidateAbortRequest,
+    CandidateFinishRequest,
+    CandidateStartRequest,
+    CandidateStepRequest,
     FallbackRequest,
     HoldRequest,
     LiftRequest,
@@ -38,7 +46,10 @@ from loradeck_agent.router.admission import Admitted
 from loradeck_agent.router.client import RouterControl
 
 PERSON = Caller(actor="ann", role=Role.RELEASER, local=True)
+SCHEDULE = Actor(name="schedule", role=Role.RELEASER, automation=True)
 AT_ONCE = Waiting("committed", 0)
+USERS = 17
+"""Users who ask in turn. Odd, so that each comes to every node."""
 
 Call = Callable[[Hub], Awaitable[Any]]
 
@@ -78,8 +89,8 @@ class Person:
             await asyncio.sleep(draw.uniform(0, 3))  # somebody thinks, and what was seen grows old
         name = f"key-{draw.getrandbits(64):016x}"
         what = draw.choices(
-            ("promote", "rollback", "undo", "rewind", "hold", "lift", "fallback", "unpin", "place"),
-            (9, 7, 2, 2, 1, 2, 1, 1, 1),
+            ("promote", "rollback", "undo", "rewind", "hold", "lift", "fallback", "unpin", "place", "candidate"),
+            (9, 7, 2, 2, 1, 2, 1, 1, 1, 12),
         )[0]
         call = self._move(what, key, seen, name)
         if call is None:
@@ -145,6 +156,8 @@ class Person:
             case "fallback":
                 fallback = FallbackRequest(expected_generation=generation, **common)
                 return lambda hub: moves.fallback(tenant, route, fallback, hub, PERSON, wait)
+            case "candidate":
+                return self._candidate(key, seen, common, wait)
             case "unpin" if seen["pins"]:
                 unpin = UnpinRequest(node=draw.choice(seen["pins"]), **common)
                 return lambda hub: moves.unpin(tenant, route, unpin, hub, PERSON)
@@ -153,6 +166,38 @@ class Person:
                 return lambda hub: _place(hub, key, zone)
             case _:
                 return None
+
+    def _candidate(self, key: PointerKey, seen: dict[str, Any], common: dict[str, Any], wait: Waiting) -> Call:
+        """Starts a candidate, or goes on with the one that is out: a person, or the hub by itself."""
+        draw, (tenant, route) = self.process.scheduler.random, key
+        common = {"expected_generation": seen["generation"], **common}
+        out: Candidate | None = seen["candidate"]
+        if out is None:
+            named = ("user-0",) if draw.random() < 0.8 else ()
+            begun = CandidateStartRequest(
+                release=draw.choice(RELEASES[tenant]).id,
+                unit=CohortUnit.USER,
+                permille=draw.choice((0, 200, 500)) if named else 0,
+                named=named,
+                lease_s=10,
+                override=True,
+                **common,
+            )
+            return lambda hub: candidates.start(tenant, route, begun, hub, PERSON, wait)
+        permille = min(1000, max(0, out.permille + draw.choice((-200, 100, 300, 500))))
+        match draw.choices(("step", "finish", "abort", "automation"), (6, 1, 1, 3))[0]:
+            case "step":
+                step = CandidateStepRequest(expected_step=out.step, permille=permille, **common)
+                return lambda hub: candidates.step(tenant, route, step, hub, PERSON)
+            case "finish":
+                finish = CandidateFinishRequest(release=out.release, override=True, **common)
+                return lambda hub: candidates.finish(tenant, route, finish, hub, PERSON, wait)
+            case "abort":
+                abort = CandidateAbortRequest(**common)
+                return lambda hub: candidates.abort(tenant, route, abort, hub, PERSON, wait)
+            case _:
+                what, name = draw.choice(("step", "finish", "abort")), common["idempotency_key"]
+                return lambda hub: _by_itself(hub, key, what, permille, name)
 
     async def recover(self) -> None:
         """`loradeck hub recover`."""
@@ -185,6 +230,22 @@ class Person:
         return found
 
 
+async def _by_itself(hub: Hub, key: PointerKey, what: str, permille: int, name: str) -> Any:
+    """What the hub does with a candidate by itself. It looks at the pointer as it is, and a press of R does not."""
+
+    def decide() -> list[Draft]:
+        pointer, facts = hub.log.state.pointer(key), hub.facts.of(key)
+        at: dict[str, Any] = {"expected_generation": pointer.generation}
+        if what == "abort" or pointer.candidate is None:
+            return [rules.abort(pointer, SCHEDULE, **at)]
+        if what == "finish":
+            return [rules.finish(pointer, facts, SCHEDULE, live_attested=True, **at)]
+        at |= {"expected_step": pointer.candidate.step, "keys": rules.FEWEST_KEYS}
+        return [rules.step(pointer, facts, SCHEDULE, permille=permille, **at)]
+
+    return moves.answer(await moves.move(hub, name, decide))
+
+
 async def _place(hub: Hub, key: PointerKey, placement: dict[str, str]) -> Any:
     """Places a route on other nodes. It is answered like a move that made no event."""
     config = hub.log.state.config(key).model_copy(update={"placement": placement})
@@ -199,6 +260,7 @@ async def _look(hub: Hub, key: PointerKey) -> dict[str, Any]:
     target = hub.targets.of(pointer)
     return {
         "generation": pointer.generation,
+        "candidate": pointer.candidate,
         "to": target.release,
         "cancels": hub.prepares.pending(key),
         "last": pointer.last_move,
@@ -247,14 +309,16 @@ async def pin_on_node(key: PointerKey) -> None:
 
 
 def ask(nodes: dict[str, Any], oracle: Oracle) -> None:
-    """One caller of each pointer on each node."""
+    """One user of each pointer on each node."""
     for name, node in nodes.items():
         for tenant in TENANTS:
             key = (tenant, ROUTE)
-            answer = node.admit(key)
+            oracle.turn += 1
+            user = f"user-{oracle.turn % USERS}"
+            answer = node.admit(key, user)
             if answer is None:
                 oracle.counts["callers unreachable"] += 1
             elif isinstance(answer, Admitted):
-                oracle.answered(name, key, answer)
+                oracle.answered(name, node.router, key, answer, user)
             else:
                 oracle.counts[f"callers refused {answer.code}"] += 1

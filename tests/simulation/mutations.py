@@ -11,7 +11,9 @@ from tests.simulation.disk import System
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
+from loradeck.rules.moves import backward
 from loradeck.rules.moves import witness as rules
+from loradeck.rules.serving import arms
 from loradeck.schemas.position import Position
 from loradeck.store import sqlite_records
 from loradeck.store.lease import read_head
@@ -101,6 +103,32 @@ def _unread_hello() -> list[Patch]:
     return [(rules, "judge", lambda **said: rules.Standing.FOLLOWS)]
 
 
+def _widening_moves_people() -> list[Patch]:
+    """The router draws the share anew whenever it changes."""
+
+    def arm(split: Any, *args: Any, **how: Any) -> Any:
+        salted = split.model_copy(update={"salt": f"{split.salt}{split.permille}"}) if split is not None else None
+        return real(salted, *args, **how)
+
+    real = arms.arm
+    return [(arms, "arm", arm)]
+
+
+def _endless_lease() -> list[Patch]:
+    """The router gives a candidate to its share however long it has heard no hub."""
+    return [(arms, "lease_is_over", lambda split, hub_lost_s: False)]
+
+
+def _kept_candidate() -> list[Patch]:
+    """A move back leaves the candidate out."""
+
+    def kept(pointer: Any, **update: Any) -> Any:
+        return real(pointer, **{"candidate": pointer.candidate, **update})
+
+    real = backward.moved
+    return [(backward, "moved", kept)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "fleet-fence": _fleet_fence,
     "switch-fence": _switch_fence,
@@ -108,6 +136,9 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "two-leases": _two_leases,
     "ignored-gap": _ignored_gap,
     "forgotten-tombstone": _forgotten_tombstone,
+    "widening-moves-people": _widening_moves_people,
+    "endless-lease": _endless_lease,
+    "kept-candidate": _kept_candidate,
     "overlooked-witness": _overlooked_witness,
     "everything-held": _everything_held,
     "believed-hello": _believed_hello,

@@ -124,12 +124,12 @@ class NodeProcesses:
 
     # ---- pins ----------------------------------------------------------------------------------------------
 
-    def admit(self, key: tuple[str, str]) -> Admitted | Refusal | None:
+    def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal | None:
         """A caller's request at this node's router, answered at once; None: no router answers."""
         router = self.router
         if router is None or not router.serving or not router.process.alive or router.process.paused:
             return None
-        return router.admit(key)
+        return router.admit(key, user)
 
 
 class Popen:
@@ -179,7 +179,8 @@ class RouterProcess:
         self.stats, self.trace = Stats(), Trace()
         silence = HubSilence(table)
         self.admission = Admission(silence, self.stats)
-        self.switch = Switch(table, self.admission, Replicas())
+        self.replicas = Replicas()
+        self.switch = Switch(table, self.admission, self.replicas)
         boot = f"{self.process.pid}"
         self.node.oracle.router_started(self.node, self)
         self.switch.start()
@@ -207,11 +208,11 @@ class RouterProcess:
         answer = await control._answer_problems(request, self._calls[path])
         return Reply(answer.status, answer.headers, answer.body)
 
-    def admit(self, key: tuple[str, str]) -> Admitted | Refusal:
-        """Admits one request, which is answered at once."""
+    def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal:
+        """Admits one request of a user, which is answered at once."""
         asyncio.events._set_running_loop(self.process)
         try:
-            admitted = self.admission.admit(key, "r", streamed=False, passed_by=None, cohort=lambda unit: None)
+            admitted = self.admission.admit(key, "r", streamed=False, passed_by=None, cohort=lambda unit: user)
             if isinstance(admitted, Admitted):
                 self.admission.left(admitted, 200, "answered")
             return admitted

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.simulation.candidate_oracle import CandidateOracle
 from tests.simulation.event_loop import Process, Scheduler
 from tests.simulation.hub_process import LABELS, zone_of
 
@@ -57,6 +58,11 @@ class Oracle:
     """Every move that was ever committed, in whichever copy of the log."""
     nodes: dict[str, Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    turn: int = 0
+    """How often callers have asked."""
+
+    def __post_init__(self) -> None:
+        self.candidates = CandidateOracle(self.fail)
 
     def fail(self, invariant: str, *why: object) -> None:
         """Ends the run.
@@ -93,6 +99,7 @@ class Oracle:
         self.events[event.id] = self.by_hash[event.hash] = event
         if event.kind in MOVES:
             self.seen[_move(event)] = event
+        self.candidates.commit(event)
         other = self.committers.setdefault((database, event.epoch), process)
         if other != process:
             self.fail("two committers in one epoch", other, process, event.epoch)
@@ -168,15 +175,19 @@ class Oracle:
         for where in [where for where in self.incarnations if where[0] == node]:
             del self.incarnations[where]
 
-    def answered(self, node: str, key: PointerKey, admitted: Admitted) -> None:
-        """A caller was answered by a release."""
+    def answered(self, node: str, router: Any, key: PointerKey, admitted: Admitted, user: str) -> None:
+        """A user was answered by a release."""
         self.counts["answers"] += 1
+        by_candidate = self.candidates.answered(router, key, admitted, user)
+        self.counts["answers by candidates"] += by_candidate
         acknowledged = self.newest_flip.get((node, key))
         if acknowledged is None or (node, key) in self.pinned:
             return
         (_, generation), release = acknowledged
         row = admitted.row
-        if row.generation < generation or (row.generation == generation and row.release != release):
+        if row.generation < generation or (
+            row.generation == generation and row.release != release and not by_candidate
+        ):
             self.fail(
                 "answered by a left release",
                 f"{node} answered {'/'.join(key)} with {LABELS.get(row.release, row.release)} of generation",
@@ -301,12 +312,16 @@ class Oracle:
                     return f"{name} has no router"
                 held = router.table.contents
                 mine = held.entries.get(key)
-                if mine is None or mine.unsigned() != entry:
+                # A hub that starts gives its entries the rev at which it started: one that lost it has the same entry.
+                if mine is None or mine.unsigned().model_copy(update={"rev": entry.rev}) != entry:
                     return f"{name} holds {mine.fence if mine else None} of {'/'.join(key)}, not {entry.fence}"
                 force = held.in_force.get(key)
                 pin = held.pins.get(key)
                 if pin is None and (force is None or not force.is_of(entry, entry.current)):
                     return f"{name} has not flipped {'/'.join(key)} to {entry.fence}"
+                out = entry.candidate
+                if out is not None and not any(replica.serves(out.release) for replica in router.replicas):
+                    return f"{name} has not loaded the candidate of {'/'.join(key)}"
             progress = hub.replicas.progress(key)
             pinned = sum(key in node.router.table.contents.pins for node in placed.values())
             if progress.flipped + pinned < len(placed):
