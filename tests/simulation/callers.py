@@ -12,7 +12,7 @@ from tests.simulation.hub_process import RELEASES, ROUTE, TENANTS
 from tests.simulation.oracle import Oracle
 
 from loradeck.hub.access.auth import Caller
-from loradeck.hub.api import candidates, moves, rewind, tenants
+from loradeck.hub.api import candidates, moves, nodes, rewind, tenants
 from loradeck.hub.api.parameters import Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
@@ -27,6 +27,7 @@ from loradeck.schemas.moves import (
     CandidateStartRequest,
     CandidateStepRequest,
     FallbackRequest,
+    ForgetRequest,
     HoldRequest,
     LiftRequest,
     MoveResult,
@@ -163,7 +164,8 @@ class Person:
                 return lambda hub: moves.unpin(tenant, route, unpin, hub, PERSON)
             case "place":
                 zone = draw.choice(({}, {"zone": "a"}, {"zone": "b"}))
-                return lambda hub: _place(hub, key, zone)
+                refuse_after_s = (None, None, 3.0, 8.0)[int(name[-1], 16) % 4]
+                return lambda hub: _place(hub, key, zone, refuse_after_s)
             case _:
                 return None
 
@@ -246,9 +248,36 @@ async def _by_itself(hub: Hub, key: PointerKey, what: str, permille: int, name: 
     return moves.answer(await moves.move(hub, name, decide))
 
 
-async def _place(hub: Hub, key: PointerKey, placement: dict[str, str]) -> Any:
+async def drain(hub: Hub, node: str) -> Any:
+    """`loradeck node drain`. It is answered like a move that made no event."""
+    await nodes.drain(node, hub, PERSON)
+    return moves.answer(moves.nothing_moved(hub))
+
+
+async def order(process: Process, hub: str, call: Call) -> bool:
+    """Gives the hub an order until it is answered. Returns whether it was."""
+    for _ in range(20):
+        try:
+            await process.host.network.call(hub, "http", "CALL", "", call, timeout=8)
+        except (Unreachable, OutcomeUnknown):
+            await asyncio.sleep(0.5)
+        except (Refused, StoreError):
+            return True
+        else:
+            return True
+    return False
+
+
+async def forget(process: Process, hub: str, node: str) -> bool:
+    """`loradeck node forget`, by somebody who is told that the node is off. Returns whether it was answered."""
+    request = ForgetRequest(idempotency_key=f"forget-{process.pid}", reason="it is off")
+    return await order(process, hub, lambda hub: nodes.forget(node, request, hub, PERSON))
+
+
+async def _place(hub: Hub, key: PointerKey, placement: dict[str, str], refuse_after_s: float | None) -> Any:
     """Places a route on other nodes. It is answered like a move that made no event."""
-    config = hub.log.state.config(key).model_copy(update={"placement": placement})
+    update = {"placement": placement, "refuse_after_s": refuse_after_s}
+    config = hub.log.state.config(key).model_copy(update=update)
     await tenants.set_route(*key, config, hub, PERSON)
     return moves.answer(moves.nothing_moved(hub))
 
@@ -308,14 +337,16 @@ async def pin_on_node(key: PointerKey) -> None:
         return
 
 
-def ask(nodes: dict[str, Any], oracle: Oracle) -> None:
+def ask(asked: dict[str, Any], oracle: Oracle) -> None:
     """One user of each pointer on each node."""
-    for name, node in nodes.items():
+    for name, node in asked.items():
         for tenant in TENANTS:
             key = (tenant, ROUTE)
             oracle.turn += 1
             user = f"user-{oracle.turn % USERS}"
             answer = node.admit(key, user)
+            if not isinstance(answer, Admitted):
+                oracle.refused(name, key)
             if answer is None:
                 oracle.counts["callers unreachable"] += 1
             elif isinstance(answer, Admitted):

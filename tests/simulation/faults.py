@@ -33,6 +33,8 @@ KINDS: tuple[tuple[str, int], ...] = (
     ("restore hub", 2),
     ("restore node", 2),
 )
+FLEET_KINDS = ("relabel", "relabel", "drain", "forget")
+"""What people do to nodes; a third of the plans have one more fault of these, drawn apart."""
 
 
 RARE: tuple[str, ...] = ("clone hub", "hostile hello")
@@ -88,5 +90,9 @@ def draw(seed: int, kinds: Sequence[tuple[str, int]] = KINDS) -> Plan:
     if more.random() < 1 / 12:
         kind, at, lasts = more.choice(RARE), more.uniform(1.0, seconds), more.uniform(3, 15)
         faults.append(Fault(at, kind, more.randrange(nodes), lasts, more.getrandbits(16)))
+    people = Random(f"people {seed}")
+    if people.random() < 0.35:
+        kind, at, lasts = people.choice(FLEET_KINDS), people.uniform(1.0, seconds), people.uniform(2, 12)
+        faults.append(Fault(at, kind, people.randrange(nodes), lasts, people.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults))

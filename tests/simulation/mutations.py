@@ -9,6 +9,7 @@ from typing import Any
 from tests.simulation.disk import System
 
 from loradeck.hub.fleet.nodes import Fleet
+from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.moves import backward
@@ -129,6 +130,14 @@ def _kept_candidate() -> list[Patch]:
     return [(backward, "moved", kept)]
 
 
+def _left_count() -> list[Patch]:
+    """A replica leaves the count at once when its labels or its route's placement change."""
+    return [
+        (Withdrawals, "labelled_otherwise", lambda self, node, left, entered: None),
+        (Withdrawals, "caused", lambda self, key, before, after, rev: []),
+    ]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "fleet-fence": _fleet_fence,
     "switch-fence": _switch_fence,
@@ -143,6 +152,7 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "everything-held": _everything_held,
     "believed-hello": _believed_hello,
     "unread-hello": _unread_hello,
+    "left-count": _left_count,
 }
 
 

@@ -52,6 +52,8 @@ class NodeProcesses:
         self.agent: Agent | None = None
         self.router: RouterProcess | None = None
         self.engine: EngineProcess | None = None
+        self.zone = zone_of(self.name)
+        """The label that its agent has the next time that it starts."""
         self.load_fails = 0
         """So many loads of the engine fail from now on."""
         host.hub = hub  # type: ignore[attr-defined]
@@ -75,7 +77,7 @@ class NodeProcesses:
             hub="http://127.0.0.1:1",
             token=SimPath("/token"),
             state=STATE,
-            labels={"zone": zone_of(self.name)},
+            labels={"zone": self.zone},
             router=RouterConfig(listen="127.0.0.1:1"),
             jobs=JobsConfig(),
             engine=(engine,),

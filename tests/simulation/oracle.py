@@ -13,11 +13,12 @@ from typing import Any
 
 from tests.simulation.candidate_oracle import CandidateOracle
 from tests.simulation.event_loop import Process, Scheduler
-from tests.simulation.hub_process import LABELS, zone_of
+from tests.simulation.hub_process import LABELS
 
 from loradeck.hub.hub import Hub
 from loradeck.rules.moves import witness
 from loradeck.rules.serving.placement import fits
+from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import LINK_TTL_S, AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
@@ -53,6 +54,10 @@ class Oracle:
     incarnations: dict[tuple[str, PointerKey, int], str] = field(default_factory=dict)
     """(node, pointer, epoch) -> the hold of the lease whose entries of that epoch the node has taken."""
     violation: Violation | None = None
+    answering: dict[tuple[str, PointerKey], tuple[int, str]] = field(default_factory=dict)
+    """(node, pointer) -> (generation, release) that answered its newest caller; nothing where none was answered."""
+    unaccountable: set[str] = field(default_factory=set)
+    """Nodes that no hub can know about: their disk was put back, or they were forgotten while they ran."""
     by_hash: dict[str, Event] = field(default_factory=dict)
     seen: dict[tuple[PointerKey, Fence, str | None], Event] = field(default_factory=dict)
     """Every move that was ever committed, in whichever copy of the log."""
@@ -169,15 +174,21 @@ class Oracle:
 
     def disk_restored(self, node: str) -> None:
         """A machine got back an older copy of its disk: what it acknowledged since is gone."""
+        self.unaccountable.add(node)
         for name, key in list(self.newest_flip):
             if name == node:
                 del self.newest_flip[name, key]
         for where in [where for where in self.incarnations if where[0] == node]:
             del self.incarnations[where]
 
+    def refused(self, node: str, key: PointerKey) -> None:
+        """A caller was not answered."""
+        self.answering.pop((node, key), None)
+
     def answered(self, node: str, router: Any, key: PointerKey, admitted: Admitted, user: str) -> None:
         """A user was answered by a release."""
         self.counts["answers"] += 1
+        self.answering[node, key] = (admitted.row.generation, admitted.row.release)
         by_candidate = self.candidates.answered(router, key, admitted, user)
         self.counts["answers by candidates"] += by_candidate
         acknowledged = self.newest_flip.get((node, key))
@@ -213,6 +224,24 @@ class Oracle:
             )
             if progress.flipped != flipped:
                 self.fail("the count differs from the acknowledgements", "/".join(key), progress.flipped, flipped)
+            if progress.reached.covers(Reached.FLIPPED):
+                self._check_all_flipped(hub, key)
+
+    def _check_all_flipped(self, hub: Hub, key: PointerKey) -> None:
+        """Where a count says that all replicas have flipped, no router answers with a left release, counted or not."""
+        entry = hub.tables.entries[key]
+        for (name, pointer), (generation, release) in self.answering.items():
+            if pointer != key or name in self.unaccountable or (name, key) in self.pinned:
+                continue
+            node = hub.fleet.nodes.get(name)
+            if self.dropped and (node is None or node.heard is None or node.behind is not None):
+                continue  # a copy of the database does not know what was placed there since
+            if generation < entry.generation:
+                self.fail(
+                    "all flipped while a left release answers",
+                    f"{name} answers {'/'.join(key)} with {LABELS.get(release, release)} of {generation};",
+                    f"the hub counts generation {entry.generation} as flipped everywhere",
+                )
 
     def _check_position(self, node: str, held: Any) -> None:
         """A router's position is never ahead of its entries: a recover takes both at their word.
@@ -301,7 +330,7 @@ class Oracle:
             if entry.current is None:
                 continue
             placement = hub.log.state.config(key).placement
-            placed = {name: node for name, node in nodes.items() if fits({"zone": zone_of(name)}, placement)}
+            placed = {name: node for name, node in nodes.items() if fits({"zone": node.zone}, placement)}
             for name, node in nodes.items():
                 router = node.router
                 if name not in placed:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation import event_loop, stand_ins
-from tests.simulation.callers import Person, ask, pin_on_node
+from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import Fault, Plan
 from tests.simulation.hub_process import ROUTE, TENANTS, HubProcess, build_template, first_image, lie
@@ -327,6 +327,38 @@ class Run:
                 node.host.disk.restore(files)
                 self.oracle.disk_restored(node.name)
                 self._later(0.5, node.power_on)
+
+        return end
+
+    def _relabel(self, fault: Fault, node: NodeProcesses) -> object:
+        """The node's agent is started again with another label."""
+        node.zone = "a" if node.zone == "b" else "b"
+        if node.agent_process is not None and node.agent_process.alive:
+            node.agent_process.kill("its labels were changed")
+        return node.start if node.host.up else None
+
+    def _drain(self, fault: Fault, node: NodeProcesses) -> object:
+        """The node is drained; it serves on."""
+        ops = Process(self.scheduler, self.network.host("ops"), "ops/drain")
+        ops.start(order(ops, "hub", lambda hub: drain(hub, node.name)))
+        return None
+
+    def _forget(self, fault: Fault, node: NodeProcesses) -> object:
+        """The node is off, and somebody who knows it has it forgotten. It is on again later."""
+        if not node.host.up:
+            return None
+        node.power_cut()
+        ops, answered = Process(self.scheduler, self.network.host("ops"), "ops/forget"), list[bool]()
+
+        async def work() -> None:
+            answered.append(await forget(ops, "hub", node.name))
+
+        ops.start(work())
+
+        def end() -> None:
+            if answered != [True]:  # it may still arrive, when the node runs again
+                self.oracle.unaccountable.add(node.name)
+            node.power_on()
 
         return end
 

@@ -57,6 +57,7 @@ FIRST_SEEDS = {
     "everything-held": 406,
     "believed-hello": 59,
     "unread-hello": 66,
+    "left-count": 20,
 }
 """Planted mistake -> the first seed that notices it. A change of the product may move it: the next ones are tried."""
 
