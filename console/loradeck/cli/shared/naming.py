@@ -16,7 +16,7 @@ from loradeck.cli.shared.exits import misused, refused
 from loradeck.client import times
 from loradeck.client.api import HubApi
 from loradeck.schemas.ids import short
-from loradeck.schemas.log import Event
+from loradeck.schemas.log import FLEET, Event
 from loradeck.schemas.responses import DatasetEntry, SuiteEntry
 from loradeck.schemas.state import ReleaseView
 
@@ -114,7 +114,7 @@ NAMED = 20
 
 async def called(api: HubApi, events: Iterable[Event]) -> Callable[[str | None], str]:
     """Looks up names for the releases of some events; returns a function from id to `v7 b81e07`, or to a short id."""
-    tenants = list(dict.fromkeys(event.tenant for event in events))[:NAMED]
+    tenants = list(dict.fromkeys(event.tenant for event in events if event.tenant != FLEET))[:NAMED]
     known = {view.id: view.label for views in await asyncio.gather(*map(api.releases, tenants)) for view in views}
 
     def name(release: str | None) -> str:
