@@ -342,7 +342,7 @@ class Oracle:
                 held = router.table.contents
                 mine = held.entries.get(key)
                 # A hub that starts gives its entries the rev at which it started: one that lost it has the same entry.
-                if mine is None or mine.unsigned().model_copy(update={"rev": entry.rev}) != entry:
+                if mine is None or mine.unsigned() != entry:
                     return f"{name} holds {mine.fence if mine else None} of {'/'.join(key)}, not {entry.fence}"
                 force = held.in_force.get(key)
                 pin = held.pins.get(key)

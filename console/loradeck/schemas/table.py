@@ -99,7 +99,7 @@ class TableEntry(Wire):
         "", exclude_if=lambda name: not name, description="of the hold of the lease under which its pointer last moved"
     )
     rev: int = Field(
-        0, ge=0, lt=2**53, exclude_if=lambda rev: not rev, description="of the log when the entry became what it is"
+        0, ge=0, lt=2**53, exclude_if=lambda rev: not rev, description="of the log's newest event about the pointer"
     )
     _signed: SignedText | None = PrivateAttr(None)
 

@@ -192,6 +192,9 @@ class Store(Protocol):
     def snapshot(self) -> Snapshot:
         """Reads pointers and tenants as the log leaves them, at one rev."""
 
+    def last_revs(self) -> dict[tuple[str, str | None], int]:
+        """The rev of the newest event of every (tenant, route); route None: of those about a tenant as a whole."""
+
     def commit(self, drafts: Sequence[Draft], *, key: str, fleet: FleetChange = NO_CHANGE) -> Committed:
         """Appends all drafts as one transaction, or none; `fleet` is what they change of the nodes.
 

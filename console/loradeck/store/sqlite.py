@@ -115,6 +115,12 @@ class SqliteStore(SqliteRecords):
 
     # -- reading the log ---------------------------------------------------------------------------------
 
+    def last_revs(self) -> dict[tuple[str, str | None], int]:
+        """The rev of the newest event of every (tenant, route); see `Store.last_revs`."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT tenant, route, max(rev) FROM events GROUP BY tenant, route").fetchall()
+        return {(tenant, route): rev for tenant, route, rev in rows}
+
     def snapshot(self) -> Snapshot:
         """Reads the stored pointers and tenants at one rev; see `Store.snapshot`."""
         with self._database.reading() as connection:

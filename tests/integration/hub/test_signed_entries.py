@@ -52,6 +52,19 @@ async def test_the_rev_of_an_entry_is_that_of_its_last_change_also_without_a_mov
         assert moved.rev < changed.rev == deck.hub.log.state.rev
 
 
+async def test_a_restart_of_the_hub_changes_no_entry(data: Path) -> None:
+    async with running(data) as deck:
+        for name in ("acme", "bolt"):
+            await deck.tenant(name)
+        await FakeAgent(deck, "n1").join()
+        await deck.promote(await deck.release(seed=1))
+        await deck.ok("POST", "tenants/acme/suspend")
+        await deck.ok("PUT", "tenants/bolt/routes/canary", {"gap": "base"})
+        before = dict(deck.hub.tables.entries)
+    async with running(data) as deck:
+        assert deck.hub.tables.entries == before
+
+
 async def test_an_entry_is_signed_once_however_many_nodes_get_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signed: list[bytes] = []
     real = signing.sign

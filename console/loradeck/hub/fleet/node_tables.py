@@ -121,7 +121,7 @@ class NodeTables:
         """Computes one entry anew. Returns whether it changed.
 
         Args:
-            rev: the log's now, which the entry is given if it changed.
+            rev: of the newest event that concerns the pointer. It is the entry's, so that a restart changes no entry.
             preparing: the release that nodes are to make resident beside the current one.
             left: the release that the pointer's last move left.
         """
@@ -156,7 +156,7 @@ class NodeTables:
         )
         old, old_config = self.entries.get(key), self._config.get(key)
         unmoved = old_config is not None and old_config.placement == config.placement
-        if unmoved and old is not None and entry.model_copy(update={"rev": old.rev}) == old:
+        if unmoved and entry == old:
             return False
         self.entries[key] = entry
         if entry.refuse_after_s is not None:

@@ -115,7 +115,7 @@ class Directives:
         return self._tables.refresh(
             pointer,
             self._log.state.tenants[key[0]],
-            self._log.state.rev,
+            self._log.last_rev(key),
             self._prepares.preparing(key),
             last.left if last else None,
         )

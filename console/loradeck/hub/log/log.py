@@ -97,6 +97,7 @@ class Log:
         """Another hub has taken the lease: nothing can be committed any more."""
         self._store = store
         self._last_moves = store.now(partial(_last_moves, self.state, recent))
+        self._last_revs = store.now(lambda s: s.last_revs())
         self._clock = clock
         self._timed = timed
         self._on_lease_lost = lease_lost
@@ -110,6 +111,10 @@ class Log:
     def last_move(self, pointer: PointerState) -> Event | None:
         """The event that last moved a pointer; None for one that never moved."""
         return self._last_moves.get(pointer.last_move) if pointer.last_move else None
+
+    def last_rev(self, key: PointerKey) -> int:
+        """The rev of the newest event that concerns a pointer: its own, or its tenant's as a whole; 0 without any."""
+        return max(self._last_revs.get(key, 0), self._last_revs.get((key[0], None), 0))
 
     def position(self) -> Position:
         """The position of the newest event, signed."""
@@ -260,6 +265,7 @@ class Log:
             before = self.state.pointers.get(event.pointer.key) if event.pointer is not None else None
             self.state.apply(event)
             self.recent.append(event)
+            self._last_revs[event.tenant, event.route] = event.rev
             touched.update(dict.fromkeys(self.state.pointers_of(event)))
             if event.kind in MOVES and event.pointer is not None:
                 if before is not None and before.last_move is not None:
