@@ -254,8 +254,8 @@ async def test_a_commit_whose_answer_was_lost_is_found_by_its_key(
     store = deck.hub.store._store
     commit = store.commit
 
-    def lost(drafts: Sequence[Draft], *, key: str) -> Committed:
-        commit(drafts, key=key)
+    def lost(drafts: Sequence[Draft], *, key: str, **more: Any) -> Committed:
+        commit(drafts, key=key, **more)
         raise OutcomeUnknown("fsync failed")
 
     monkeypatch.setattr(store, "commit", lost)
@@ -273,7 +273,7 @@ async def test_a_commit_of_which_nothing_is_found_is_never_called_not_applied(
 ) -> None:
     await deck.tenant()
 
-    def lost(drafts: Sequence[Draft], *, key: str) -> Committed:
+    def lost(drafts: Sequence[Draft], *, key: str, **more: Any) -> Committed:
         raise OutcomeUnknown("fsync failed")
 
     monkeypatch.setattr(deck.hub.store._store, "commit", lost)
@@ -291,10 +291,10 @@ async def test_what_turns_out_to_be_durable_later_is_folded_before_the_next_move
     commit, since = store.commit, store.since
     broken = True
 
-    def lost(drafts: Sequence[Draft], *, key: str) -> Committed:
+    def lost(drafts: Sequence[Draft], *, key: str, **more: Any) -> Committed:
         nonlocal broken
         if broken:
-            commit(drafts, key=key)
+            commit(drafts, key=key, **more)
             raise OutcomeUnknown("fsync failed")
         return commit(drafts, key=key)
 

@@ -37,7 +37,7 @@ class _Hub:
     def __init__(self) -> None:
         self.log = SimpleNamespace(state=SimpleNamespace(epoch=1, rev=0, hash="h"), position=lambda: None)
         self.tables: Any = SimpleNamespace(
-            version=0, table=lambda labels: None, withdraw=lambda table, keys: None, desired=self.desired
+            version=0, table=lambda labels, node: None, withdraw=lambda table, keys: None, desired=self.desired
         )
         self.withdrawals: Any = SimpleNamespace(on=lambda node: frozenset())
         self.fleet = SimpleNamespace(clock=lambda: 0.0)
