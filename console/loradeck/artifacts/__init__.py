@@ -8,7 +8,6 @@ from loradeck.artifacts.blobs import Blobs
 from loradeck.artifacts.errors import BadArtifact
 from loradeck.artifacts.install import install, installing
 from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan, verify_folder
-from loradeck.artifacts.suite_items import verify_suite
 
 __all__ = [
     "BadArtifact",
@@ -21,5 +20,4 @@ __all__ = [
     "scan",
     "verify_adapter",
     "verify_folder",
-    "verify_suite",
 ]

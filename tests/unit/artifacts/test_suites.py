@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from loradeck.artifacts import BadArtifact, scan, verify_suite
-from loradeck.artifacts.suite_items import items_in
+from loradeck.artifacts import BadArtifact, scan
+from loradeck.artifacts.suite_items import items_in, verify_suite
 from loradeck.schemas.manifest import Origin, Provenance, SuiteManifest
 from loradeck.schemas.suite import ItemKind
 
