@@ -100,7 +100,7 @@ def _folder(root: Path, options: argparse.Namespace, progress: Progress) -> Path
     expected = (
         "Resuming an earlier run."
         if resumed
-        else "The first run trains five adapters: 4 to 5 minutes on two idle cores."
+        else "The first run trains five adapters: 5 to 6 minutes on two idle cores."
     )
     progress.say(f"Loradeck demo: a hub, two nodes and three tenants on this machine. {expected}")
     return root
