@@ -10,7 +10,6 @@ from collections.abc import Coroutine
 
 from loradeck.artifacts import BadArtifact, base_digest
 from loradeck.schemas.link import (
-    Ack,
     Bookmark,
     CanaryAsk,
     Challenge,
@@ -91,7 +90,11 @@ class Agent:
             noted=lambda: self.reports.write_status(self.link),
         )
         named = {engine.name: engine for engine in self.engines}
-        self.acks = AckBoard(self.link.send, frozenset(named), self._of_engine)
+        self.acks = AckBoard(
+            self.link.send,
+            frozenset(named),
+            lambda ack: named[ack.replica].acknowledging(ack) if ack.replica in named else ack,
+        )
         self.records = CanaryRecords(self.folder.canaries, self.hub)
         self.store = ReleaseStore(self.folder, self.hub)
         self.inputs = InputStore(self.folder, self.hub, self.store)
@@ -302,11 +305,6 @@ class Agent:
     def _table_changed(self) -> None:
         self.reconciler.wake()
         self.schedule.wake()
-
-    def _of_engine(self, ack: Ack) -> Ack:
-        """An acknowledgement with what is known of the engine that it speaks of."""
-        engine = next((engine for engine in self.engines if engine.name == ack.replica), None)
-        return ack if engine is None else engine.acknowledging(ack)
 
     async def _send_table(self) -> None:
         try:

@@ -254,7 +254,10 @@ async def _json(request: web.Request) -> dict[str, Any]:
 
 
 async def _read(request: web.Request, bodies: BodyReader) -> Any:
-    """What is served of a request's body, as its model takes it."""
+    """Reads a request's body in its reader, and returns the served part of it, for the request's model to validate.
+
+    Raises: HTTPBadRequest: the body is refused, or could not be read in time.
+    """
     try:
         made = await bodies.read(await request.read())
     except BodyUnread as error:

@@ -36,7 +36,7 @@ class BodyUnread(Exception):
 
 
 def too_deep(raw: bytes, document: Any) -> bool:
-    """Whether a JSON document has objects or lists in each other more than DEPTH deep. `raw` is its text."""
+    """Whether objects and lists are nested more than DEPTH deep in a JSON document. `raw` is its text."""
     if raw.count(b"[") + raw.count(b"{") <= DEPTH:
         return False
     level = [document]
@@ -61,7 +61,7 @@ class BodyReader:
         self._child: asyncio.subprocess.Process | None = None
 
     async def read(self, raw: bytes) -> bytes:
-        """What the function makes of a body.
+        """Calls the function with a body, in the child where the body is large, and returns its result.
 
         Raises:
             BodyUnread: it took longer than DEADLINE_S, or the child ended over it.

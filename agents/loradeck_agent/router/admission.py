@@ -115,11 +115,11 @@ class Admission:
         return {tenant for tenant, _ in routes} if routes else None
 
     def callers_of(self, caller: str) -> list[Callers]:
-        """What the routes that a caller may use say of their callers. `caller`: digest of its key."""
+        """The settings for callers of every route that a caller may use. `caller`: digest of its key."""
         return [self.callers(key) for key in self._routes_by_caller.get(caller, ())]
 
     def callers(self, key: PointerKey) -> Callers:
-        """What a route says of its callers; nothing, while it refuses everybody."""
+        """A route's settings for its callers; the defaults while the route refuses everybody."""
         route = self._routes.get(key)
         return route.plan.entry.callers if route is not None and isinstance(route.plan, Plan) else _ANYBODY
 

@@ -28,14 +28,19 @@ Rate = tuple[str, PointerKey, str]
 
 @dataclass(slots=True)
 class UnderWay:
-    """What one key has under way: requests, and the bytes of their bodies."""
+    """The requests of one key that are not over yet: how many, and the bytes of their bodies."""
 
     requests: int = 0
     bodies: int = 0
 
 
 class CallerLimits:
-    """What each caller's key has under way, and has asked for lately. `clock` is monotonic, in seconds."""
+    """Limits each caller's key by its requests that are not over yet and by those of the last minute.
+
+    Args:
+        node: the limits where a route sets none.
+        clock: monotonic seconds.
+    """
 
     def __init__(self, node: KeyLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.node = node

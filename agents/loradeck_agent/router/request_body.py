@@ -13,7 +13,7 @@ NUMBERS = 2**63
 """No engine reads numbers beyond 64 bits, or NaN and infinity: a setting with one of these is its caller's mistake."""
 
 ANSWER_TOKENS = 256
-"""What an answer counts for whose request sets no limit."""
+"""Tokens that an answer counts as where its request sets no limit."""
 
 _SETTINGS = ("stream", "stream_options", "max_tokens", "max_completion_tokens", "n")
 """Settings that the router reads or changes; they stand apart from the rest of the body."""
@@ -86,9 +86,7 @@ def parse(raw: bytes) -> Asked | Unfit:
     if too_deep(raw, asked):
         return _TOO_DEEP
     if not isinstance(asked, dict) or not isinstance(model := asked.pop("model", None), str):
-        return Unfit(
-            "no_model", "The body has no `model`.", "Name a tenant, or tenant/route; GET /v1/models lists them."
-        )
+        return _NO_MODEL
     for name, value in asked.items():
         if isinstance(value, _NUMBER) and not -NUMBERS <= value < NUMBERS:
             fix = "Send a finite one between -2^63 and 2^63 - 1."

@@ -228,9 +228,8 @@ class Log:
 
     async def _catch_up(self) -> None:
         """Publishes what is durable and not yet folded."""
-        self.signing.incarnations = await self._store(
-            lambda s: s.incarnations()
-        )  # before an event of a new one is sent
+        # Before an event of a new incarnation is sent, since its position names it.
+        self.signing.incarnations = await self._store(lambda s: s.incarnations())
         while newer := await self._store(lambda s: s.since(self.state.rev)):
             self._publish(newer)
         self.state.epoch = (await self._store(lambda s: s.snapshot())).epoch
