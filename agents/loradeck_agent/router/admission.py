@@ -23,6 +23,7 @@ from loradeck.schemas.table import Pin, ReleaseRef, TableEntry
 from loradeck_agent.router.cohort_keys import caller_digest
 from loradeck_agent.router.counters import Counter, End, Stats
 from loradeck_agent.router.engine_pools import Replica, Replicas
+from loradeck_agent.router.fences import FENCE, Fences, fence_of, fence_text
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.trace import Row, now_ms
 from loradeck_agent.router.wire import InForce
@@ -105,6 +106,7 @@ class Admission:
         self._stats = stats
         self._routes: dict[PointerKey, _Route] = {}
         self._turn = 0
+        self._fences = Fences()
         self._routes_by_caller: dict[str, set[PointerKey]] = {}
 
     # ---- callers -------------------------------------------------------------------------------------------
@@ -177,6 +179,21 @@ class Admission:
         route.open.add(admitted)
         return admitted
 
+    async def behind(self, key: PointerKey, seen: str | None) -> Refusal | None:
+        """Why a request is refused whose gateway has seen a move that this router does not hold, not even soon.
+
+        Args:
+            seen: the fence that the gateway sent; None: the caller has no gateway.
+        """
+        if seen is None or key not in self._routes:
+            return None
+        fence = fence_of(seen)
+        if fence is None:
+            return Refusal(400, "bad_fence", f"{FENCE} is no fence.", "Send EPOCH.GENERATION, or leave it out.")
+        if await self._fences.reached(key, fence):
+            return None
+        return Refusal(503, "behind", f"This node has missed a move of {'/'.join(key)}.", "Ask another node.", 1)
+
     def _least_open(self, targets: tuple[Target, ...], passed_by: Replica | None) -> Target:
         """The engine with the fewest answers under way; those that are even take turns."""
         self._turn = (self._turn + 1) % len(targets)
@@ -209,8 +226,10 @@ class Admission:
 
     # ---- the switch ----------------------------------------------------------------------------------------
 
-    def swap(self, key: PointerKey, plan: Plan | Refusal) -> None:
+    def swap(self, entry: TableEntry, plan: Plan | Refusal) -> None:
         """From here on every look-up of this route finds this plan. Answers of a release that went are cut if asked."""
+        key = entry.key
+        self._fences.hold(key, entry.fence)
         route = self._routes.get(key)
         if route is None:
             route = self._routes[key] = _Route(plan)
@@ -284,6 +303,7 @@ class Admission:
                     "x-loradeck-base": ref.release.served_base,
                     "x-loradeck-adapter": ref.release.adapter or "none",
                     "x-loradeck-generation": str(generation),
+                    FENCE: fence_text(entry.fence),
                     "x-loradeck-replica": replica.name,
                 },
                 counter=self._stats.counter(entry.tenant, entry.route, generation, ref.id, replica.name),

@@ -23,6 +23,7 @@ from loradeck_agent.router.caller_limits import CallerLimits
 from loradeck_agent.router.cohort_keys import bearer_of, caller_digest, cohort_key
 from loradeck_agent.router.counters import End
 from loradeck_agent.router.engine_pools import COMPLETIONS, Replica
+from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.request_body import Asked, Unfit, asked_of, parse
 from loradeck_agent.router.request_faults import RequestFaults
 from loradeck_agent.router.response_checks import ANSWER_CAP, Checks
@@ -119,7 +120,7 @@ class Proxy:
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
         if tenant not in tenants:  # what other tenants there are is none of a caller's business
             return refused(unknown_route(key), request_id)
-        refusal = self._forbidden(caller, key, asked)
+        refusal = self._forbidden(caller, key, asked) or await self._admission.behind(key, request.headers.get(FENCE))
         if refusal is not None:
             return refused(refusal, request_id)
 

@@ -272,7 +272,7 @@ class Switch:
         entry = self._held.entries.get(key)
         if entry is not None:
             pin, force = self._held.pins.get(key), self._held.in_force.get(key)
-            self._admission.swap(key, self._admission.compile(entry, pin, force, self._replicas))
+            self._admission.swap(entry, self._admission.compile(entry, pin, force, self._replicas))
 
     def _add_flips(self, draft: _Draft, keys: Iterable[PointerKey]) -> None:
         """Adds the flips that these entries make: to their release where an engine holds it, else none yet."""

@@ -110,6 +110,7 @@ STATUS: Mapping[str, int] = {
     # Answers of a router or an agent.
     "not_current": 409,
     "not_ready": 503,
+    "behind": 503,
     "removed": 410,
     "hub_lost": 503,
 }

@@ -1,0 +1,64 @@
+"""Fences that gateways have seen: a request waits until this router holds the move, or is refused.
+
+A gateway names the highest fence that it knows of a pointer in the header `x-loradeck-fence`, and an answer carries
+that of the entry which this router holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import defaultdict
+
+from loradeck.rules.serving import gateway
+from loradeck.rules.serving.gateway import Fence, Standing
+from loradeck.schemas.ids import PointerKey
+
+FENCE = "x-loradeck-fence"
+"""The header of requests that come through a gateway, and of answers."""
+
+_FENCE = re.compile(r"(\d{1,16})\.(\d{1,16})", re.ASCII)
+
+
+def fence_text(fence: Fence) -> str:
+    """The header's text: EPOCH.GENERATION."""
+    return f"{fence[0]}.{fence[1]}"
+
+
+def fence_of(text: str) -> Fence | None:
+    """The fence that a header names; None: it is none."""
+    found = _FENCE.fullmatch(text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+class Fences:
+    """The newest fence of each pointer here, and the requests that wait for a later one."""
+
+    def __init__(self) -> None:
+        self._held: dict[PointerKey, Fence] = {}
+        self._waiting: defaultdict[PointerKey, set[asyncio.Future[None]]] = defaultdict(set)
+
+    def hold(self, key: PointerKey, fence: Fence) -> None:
+        """The router holds an entry of this fence now, durably."""
+        if self._held.get(key) == fence:
+            return
+        self._held[key] = fence
+        for waiting in self._waiting.pop(key, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def reached(self, key: PointerKey, seen: Fence) -> bool:
+        """Whether this router holds that move or a later one, if need be after a wait."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            waited_s = loop.time() - began
+            decided = gateway.standing(self._held.get(key), seen, waited_s)
+            if decided is not Standing.WAIT:
+                return decided is Standing.ADMIT
+            moved = loop.create_future()
+            self._waiting[key].add(moved)
+            try:
+                await asyncio.wait([moved], timeout=gateway.WAIT_S - waited_s)
+            finally:
+                self._waiting[key].discard(moved)
