@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, metavar="N", help="one seed")
     parser.add_argument("--trace", action="store_true", help="print what happened")
     parser.add_argument("--shrink", action="store_true", help="make the plan of a failing seed smaller first")
-    parser.add_argument("--mutation", metavar="NAME", help="plant a mistake first; see mutations.py")
+    parser.add_argument(
+        "--mutation", metavar="NAME", help="plant a mistake first, and draw its plans; see mutations.py"
+    )
+    parser.add_argument("--mutations", action="store_true", help="plant each mistake in turn, until a seed notices it")
     parser.add_argument("--stop", action="store_true", help="stop at the first violation")
     parser.add_argument("--coverage", action="store_true", help="print which lines of the product were run")
     parser.add_argument("--long", type=int, metavar="N", help="N seeds in parts, written to docs/simulation.*; goes on")
@@ -51,27 +53,33 @@ def main() -> int:
             from tests.simulation import long_run
 
             return long_run.run(asked.long)
-        return seeds(asked)
+        return mutations(asked) if asked.mutations else seeds(asked)
+
+
+def range_of(asked: argparse.Namespace) -> range:
+    """The seeds that the command line names."""
+    first, _, last = asked.seeds.partition(":")
+    return range(int(first), int(last)) if asked.seed is None else range(asked.seed, asked.seed + 1)
 
 
 def seeds(asked: argparse.Namespace) -> int:
     """Runs seeds and prints what they found."""
     from tests.simulation.faults import Plan, draw
-    from tests.simulation.mutations import planted
+    from tests.simulation.mutations import AS_IT_IS, MUTATIONS, planted
     from tests.simulation.run import Outcome, Run, prepare
     from tests.simulation.shrink import shrink
 
+    mistake = MUTATIONS[asked.mutation] if asked.mutation else AS_IT_IS
+
     def go(plan: Plan, trace: bool = False) -> Outcome:
-        with planted(asked.mutation):
+        with planted(mistake):
             return Run(plan, keep_trace=trace).go()
 
     prepare()
-    first, _, last = asked.seeds.partition(":")
-    wanted: Sequence[int] = [asked.seed] if asked.seed is not None else range(int(first), int(last))
     began, found, counts = time.process_time(), {}, Counter[str]()
     digests: dict[int, str] = {}
-    for seed in wanted:
-        plan = draw(seed)
+    for seed in range_of(asked):
+        plan = draw(seed, mistake.faults, mistake.asks)
         outcome = go(plan, asked.trace and not asked.shrink)
         counts += outcome.counts
         digests[seed] = outcome.digest
@@ -93,14 +101,34 @@ def seeds(asked: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
+def mutations(asked: argparse.Namespace) -> int:
+    """Plants each mistake and prints the first seed that notices it, and how."""
+    from tests.simulation.faults import draw
+    from tests.simulation.mutations import MUTATIONS, planted
+    from tests.simulation.run import Run, prepare
+
+    prepare()
+    found: dict[str, str] = {}
+    for name, mistake in MUTATIONS.items():
+        for seed in range_of(asked):
+            with planted(mistake):
+                violation = Run(draw(seed, mistake.faults, mistake.asks)).go().violation
+            if violation:
+                found[name] = f"{seed}: {violation[-400:]}"
+                break
+        if not asked.json:
+            print(f"{name} {found.get(name, 'is not noticed')}", flush=True)
+    if asked.json:
+        print(json.dumps({"found": found, "mutations": list(MUTATIONS)}))
+    return 0 if len(found) == len(MUTATIONS) else 1
+
+
 def _print(
     asked: argparse.Namespace, found: dict[int, str], counts: Counter[str], digests: dict[int, str], took: float
 ) -> None:
     if asked.json:
-        from tests.simulation.mutations import MUTATIONS
-
         document = {"seeds": len(digests), "found": found, "cpu_s": took, "counts": counts, "digests": digests}
-        print(json.dumps({**document, "mutations": sorted(MUTATIONS)}))
+        print(json.dumps(document))
         return
     for name, n in sorted(counts.items()):
         print(f"{n:8} {name}")

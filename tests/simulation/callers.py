@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,20 @@ AT_ONCE = Waiting("committed", 0)
 USERS = 17
 """Users who ask in turn. Odd, so that each comes to every node."""
 
+ASKS = {
+    "promote": 9,
+    "rollback": 7,
+    "undo": 2,
+    "rewind": 2,
+    "hold": 1,
+    "lift": 2,
+    "fallback": 1,
+    "unpin": 1,
+    "place": 1,
+    "candidate": 12,
+}
+"""What people ask for -> how often."""
+
 Call = Callable[[Hub], Awaitable[Any]]
 
 
@@ -63,6 +77,7 @@ class Person:
     hub: str
     oracle: Oracle
     moves: int
+    asks: Sequence[str] = ()
     moved: int = 0
     unknown: list[tuple[str, Call]] = field(default_factory=list)
 
@@ -89,10 +104,7 @@ class Person:
         if draw.random() < 0.1:
             await asyncio.sleep(draw.uniform(0, 3))  # somebody thinks, and what was seen grows old
         name = f"key-{draw.getrandbits(64):016x}"
-        what = draw.choices(
-            ("promote", "rollback", "undo", "rewind", "hold", "lift", "fallback", "unpin", "place", "candidate"),
-            (9, 7, 2, 2, 1, 2, 1, 1, 1, 12),
-        )[0]
+        what = draw.choices(list(self.asks or ASKS), None if self.asks else list(ASKS.values()))[0]
         call = self._move(what, key, seen, name)
         if call is None:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
@@ -58,20 +58,26 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run but its seed's draws of delays."""
+    """Everything about a run but its seed's draws of delays.
+
+    Attributes:
+        asks: what people ask for, each as often as the others; empty: everything, as often as usual.
+    """
 
     seed: int
     nodes: int
     moves: int
     seconds: float
     faults: tuple[Fault, ...]
+    asks: tuple[str, ...] = ()
 
 
-def draw(seed: int, kinds: Sequence[tuple[str, int]] = KINDS) -> Plan:
-    """The plan of a seed."""
+def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> Plan:
+    """The plan of a seed. `only`: every fault is of these kinds, each as often as the others; `asks`: as in a plan."""
     random = Random(f"plan {seed}")
     nodes = random.choice((2, 2, 2, 3))
     seconds = random.uniform(12, 24)
+    kinds = [(kind, 1) for kind in only] or KINDS
     names, weights = [kind for kind, _ in kinds], [weight for _, weight in kinds]
     faults = []
     for _ in range(random.choice((0, 1, 2, 2, 3, 3, 4, 5, 6))):
@@ -87,12 +93,12 @@ def draw(seed: int, kinds: Sequence[tuple[str, int]] = KINDS) -> Plan:
             )
         )
     more = Random(f"rare {seed}")
-    if more.random() < 1 / 12:
+    if not only and more.random() < 1 / 12:
         kind, at, lasts = more.choice(RARE), more.uniform(1.0, seconds), more.uniform(3, 15)
         faults.append(Fault(at, kind, more.randrange(nodes), lasts, more.getrandbits(16)))
     people = Random(f"people {seed}")
-    if people.random() < 0.35:
+    if not only and people.random() < 0.35:
         kind, at, lasts = people.choice(FLEET_KINDS), people.uniform(1.0, seconds), people.uniform(2, 12)
         faults.append(Fault(at, kind, people.randrange(nodes), lasts, people.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
-    return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults))
+    return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

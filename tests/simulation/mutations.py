@@ -1,9 +1,14 @@
-"""Planted mistakes: each takes one safeguard out of the product, and the simulation has to notice it."""
+"""Planted mistakes: each takes one safeguard out of the product, and the simulation has to notice it.
+
+A safeguard matters only where something goes wrong that it is against, so each mistake names the faults, and the
+requests of people, that its plans are drawn from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.disk import System
@@ -138,28 +143,39 @@ def _left_count() -> list[Patch]:
     ]
 
 
-MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
-    "fleet-fence": _fleet_fence,
-    "switch-fence": _switch_fence,
-    "early-acknowledgement": _early_acknowledgement,
-    "two-leases": _two_leases,
-    "ignored-gap": _ignored_gap,
-    "forgotten-tombstone": _forgotten_tombstone,
-    "widening-moves-people": _widening_moves_people,
-    "endless-lease": _endless_lease,
-    "kept-candidate": _kept_candidate,
-    "overlooked-witness": _overlooked_witness,
-    "everything-held": _everything_held,
-    "believed-hello": _believed_hello,
-    "unread-hello": _unread_hello,
-    "left-count": _left_count,
+@dataclass(frozen=True)
+class Mistake:
+    """A planted mistake. `faults` and `asks`: of what its plans are drawn; empty: of everything."""
+
+    patches: Callable[[], list[Patch]]
+    faults: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+
+
+MUTATIONS: dict[str, Mistake] = {
+    "fleet-fence": Mistake(_fleet_fence),
+    "switch-fence": Mistake(_switch_fence, ("restore hub",)),
+    "early-acknowledgement": Mistake(_early_acknowledgement, ("power cut",), ("promote", "rollback")),
+    "two-leases": Mistake(_two_leases, ("second hub",)),
+    "ignored-gap": Mistake(_ignored_gap, ("lose directives",), ("promote", "rollback")),
+    "forgotten-tombstone": Mistake(_forgotten_tombstone, ("restore hub",), ("place",)),
+    "widening-moves-people": Mistake(_widening_moves_people),
+    "endless-lease": Mistake(_endless_lease, ("cut both",), ("candidate",)),
+    "kept-candidate": Mistake(_kept_candidate),
+    "overlooked-witness": Mistake(_overlooked_witness, ("restore hub",)),
+    "everything-held": Mistake(_everything_held, ("restore hub",)),
+    "believed-hello": Mistake(_believed_hello, ("hostile hello",)),
+    "unread-hello": Mistake(_unread_hello, ("restore hub",)),
+    "left-count": Mistake(_left_count, ("cut both",), ("place", "promote")),
 }
+AS_IT_IS = Mistake(list)
+"""No mistake."""
 
 
 @contextmanager
-def planted(name: str | None) -> Iterator[None]:
-    """Runs the block with a mistake in the product; None: as it is."""
-    patches = MUTATIONS[name]() if name else []
+def planted(mistake: Mistake) -> Iterator[None]:
+    """Runs the block with a mistake in the product."""
+    patches = mistake.patches()
     before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in patches]
     for owner, attribute, value in patches:
         setattr(owner, attribute, value)

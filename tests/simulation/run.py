@@ -104,7 +104,7 @@ class Run:
             for node in self.nodes.values():
                 node.start()
             ops = Process(scheduler, self.network.host("ops"), "ops")
-            person = Person(ops, "hub", self.oracle, plan.moves)
+            person = Person(ops, "hub", self.oracle, plan.moves, plan.asks)
             scheduler.later(3.0, lambda: ops.start(person.main()))
             for fault in plan.faults:
                 scheduler.later(3.0 + fault.at, self._begin, fault)
