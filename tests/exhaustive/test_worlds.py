@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.exhaustive.worlds import Check, Rules, Violation
 
-from loradeck.rules.moves import backward
+from loradeck.rules.moves import rollbacks
 from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import Draft, Event, PointerState
@@ -43,7 +43,7 @@ def undo_with_candidate(
     before: Mapping[PointerKey, PointerState],
     *rest: Any,
 ) -> list[Draft]:
-    (draft,) = backward.undo(pointers, undone, before, *rest)
+    (draft,) = rollbacks.undo(pointers, undone, before, *rest)
     assert draft.pointer is not None
     candidate = before[draft.pointer.key].candidate
     return [draft.model_copy(update={"pointer": draft.pointer.model_copy(update={"candidate": candidate})})]

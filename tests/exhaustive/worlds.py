@@ -18,7 +18,7 @@ from functools import partial
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, facts, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, candidate, chain, forward
+from loradeck.rules.moves import candidate, chain, forward, rollbacks
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
 from loradeck.rules.serving.flip import Verdict, decide
 from loradeck.schemas.candidate import Candidate
@@ -77,7 +77,7 @@ class Rules:
 
     decide: Callable[..., Verdict] = decide
     only_the_holder_commits: bool = True
-    undo: Callable[..., list[Draft]] = backward.undo
+    undo: Callable[..., list[Draft]] = rollbacks.undo
 
 
 @dataclass
@@ -257,7 +257,7 @@ class Check:
         moves.append(("aborts", partial(candidate.abort, pointer, RELEASER, expected_generation=generation)))
         moves.append(("rolls back", partial(self._rollback, pointer)))
         fall = FallbackRequest(expected_generation=generation, idempotency_key="fallback-key")
-        moves.append(("falls back", partial(backward.fallback, pointer, fall, OPERATOR, rid("base"), allowed=True)))
+        moves.append(("falls back", partial(rollbacks.fallback, pointer, fall, OPERATOR, rid("base"), allowed=True)))
         moves.append(("undoes", partial(self._undo, place)))
         for name, make in moves:
             try:
@@ -300,7 +300,7 @@ class Check:
         request = RollbackRequest(
             expected_generation=pointer.generation, to=target.release, confirmed=True, idempotency_key="rollback-key"
         )
-        draft = backward.rollback(pointer, request, target, OPERATOR)
+        draft = rollbacks.rollback(pointer, request, target, OPERATOR)
         assert isinstance(draft, Draft)
         return draft
 

@@ -17,7 +17,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
-from loradeck.rules.moves import backward
+from loradeck.rules.moves import rollbacks
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.serving import arms
 from loradeck.schemas.position import Position
@@ -131,8 +131,8 @@ def _kept_candidate() -> list[Patch]:
     def kept(pointer: Any, **update: Any) -> Any:
         return real(pointer, **{"candidate": pointer.candidate, **update})
 
-    real = backward.moved
-    return [(backward, "moved", kept)]
+    real = rollbacks.moved
+    return [(rollbacks, "moved", kept)]
 
 
 def _left_count() -> list[Patch]:

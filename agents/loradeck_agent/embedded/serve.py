@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence as Args
 from pathlib import Path
 
-from loradeck_agent.host import collector
+from loradeck_agent.host import gc_pause
 from loradeck_agent.host.errors import AgentError
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.host.state_folder import locked
@@ -56,7 +56,7 @@ def parse(argv: Args[str] | None) -> argparse.Namespace:
 
 async def serve(args: argparse.Namespace) -> None:
     """Listens, loads the model meanwhile, and serves until SIGTERM or SIGINT."""
-    with collector.paused():
+    with gc_pause.paused():
         from aiohttp import web
 
         from loradeck_agent.embedded.build import embedded_build
@@ -75,7 +75,7 @@ async def serve(args: argparse.Namespace) -> None:
     socket.unlink(missing_ok=True)  # left by an engine that was killed; the lock says that it is gone
     await web.UnixSite(runner, str(socket)).start()
     log.info("listening on %s, loading %s", socket, args.base)
-    load = collector.paused()(load_model)
+    load = gc_pause.paused()(load_model)
     loading = asyncio.create_task(
         asyncio.to_thread(load, args.base, args.dtype, args.threads, args.max_length), name="load"
     )

@@ -7,7 +7,7 @@ import importlib
 import sys
 
 from loradeck_agent.executors.protocol import run
-from loradeck_agent.host import collector
+from loradeck_agent.host import gc_pause
 
 KINDS = ("train", "evaluate", "merge")
 
@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("kind", choices=KINDS)
     options, rest = parser.parse_known_args()
     kind = options.kind
-    with collector.paused():
+    with gc_pause.paused():
         module = importlib.import_module(f"loradeck_agent.executors.{kind}")
     return run(kind, getattr(module, kind), rest)
 

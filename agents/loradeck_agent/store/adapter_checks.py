@@ -1,4 +1,7 @@
-"""Checks an adapter on this node before any engine gets it: hashes of its files, its manifest, its base, its rank."""
+"""Checks an adapter on this node before any engine gets it: its manifest, its base and its rank.
+
+The hashes of its files are compared in `loradeck.artifacts.file_hashes`, for nodes and the hub alike.
+"""
 
 from __future__ import annotations
 

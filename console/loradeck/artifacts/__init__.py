@@ -6,8 +6,9 @@ Nothing here imports torch, and nothing reads a pickle.
 from loradeck.artifacts.adapters import verify_adapter
 from loradeck.artifacts.blobs import Blobs
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.file_hashes import verify_folder
 from loradeck.artifacts.install import install, installing
-from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan, verify_folder
+from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan
 
 __all__ = [
     "BadArtifact",

@@ -1,22 +1,19 @@
-"""Manifests of folders: the files in one, the files that make up a base, and verification against a manifest."""
+"""Manifests of folders: the files in one, and the files that make up a base."""
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import logging
 import os
 import secrets
-import stat
 import time
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from loradeck.artifacts.errors import BadArtifact
+from loradeck.artifacts.file_hashes import Hasher, plain_files, sha256_of
 from loradeck.artifacts.staging import private_folder
 from loradeck.schemas.manifest import BaseManifest, FileEntry
 
@@ -39,15 +36,6 @@ BASE_FILES = (
 RACY_NS = 2_000_000_000
 """Files changed within this many nanoseconds are hashed again: a change within one clock tick would go unnoticed."""
 
-Hasher = Callable[[Path], str]
-"""Computes the SHA-256 (hex) of a file."""
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
 
 def scan(folder: Path) -> tuple[FileEntry, ...]:
     """Entries (path, size, SHA-256) of every file under a folder, sorted by path.
@@ -56,32 +44,6 @@ def scan(folder: Path) -> tuple[FileEntry, ...]:
         BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
     """
     return tuple(_entry(folder, path, sha256_of) for path in plain_files(folder))
-
-
-def plain_files(folder: Path) -> list[Path]:
-    """Paths of every file under a folder, sorted. Links, sockets and devices are refused, not followed.
-
-    Raises:
-        BadArtifact: `path_traversal`.
-    """
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_raise):
-        for name in (*folders, *names):
-            path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode) or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise BadArtifact(
-                    "path_traversal",
-                    "an artifact holds plain files only",
-                    f"{path.relative_to(folder)} is {'a link' if stat.S_ISLNK(mode) else 'not a plain file'}",
-                    "put a copy of the file in its place",
-                )
-            if stat.S_ISREG(mode):
-                found.append(path)
-    return sorted(found)
-
-
-# -- bases -------------------------------------------------------------------------------------------------
 
 
 def base_manifest(folder: Path, model_id: str, revision: str, *, sha256: Hasher = sha256_of) -> BaseManifest:
@@ -188,66 +150,5 @@ def _identity(path: Path) -> str:
     return f"{path.resolve()}|{found.st_size}.{found.st_dev}.{found.st_ino}.{times}"
 
 
-# -- verification ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One difference between a folder and its manifest. `what` is missing, extra, size or digest."""
-
-    path: str
-    what: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}{f' ({self.detail})' if self.detail else ''}"
-
-
-def differences(
-    files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = (), sha256: Hasher = sha256_of
-) -> list[Difference]:
-    """Lists every difference between a manifest's files and a folder, by path; empty if they are equal.
-
-    Args:
-        beside: paths that may lie in the folder without being listed.
-
-    Raises:
-        BadArtifact: `path_traversal`: the folder holds a link or something else that is not a plain file.
-    """
-    listed = {entry.path: entry for entry in files}
-    found = {path.relative_to(folder).as_posix(): path for path in plain_files(folder)}
-    result = []
-    for name in sorted(listed.keys() | found.keys() - set(beside)):
-        if name not in found:
-            result.append(Difference(name, "missing"))
-        elif name not in listed:
-            result.append(Difference(name, "extra"))
-        elif (size := found[name].stat().st_size) != listed[name].size:
-            result.append(Difference(name, "size", f"{size} bytes, not {listed[name].size}"))
-        elif (digest := sha256(found[name])) != listed[name].sha256:
-            result.append(Difference(name, "digest", f"sha256 {digest}, not {listed[name].sha256}"))
-    return result
-
-
-def verify_folder(files: Iterable[FileEntry], folder: Path, *, beside: Collection[str] = ()) -> None:
-    """Checks that a folder holds exactly the manifest's files; see `differences`.
-
-    Raises:
-        BadArtifact: `manifest_mismatch`, with every difference; `path_traversal`.
-    """
-    found = differences(files, folder, beside=beside)
-    if found:
-        raise BadArtifact(
-            "manifest_mismatch",
-            "the files differ from the manifest",
-            "; ".join(map(str, found)),
-            "fetch or make the artifact again; never edit one",
-        )
-
-
 def _entry(folder: Path, path: Path, sha256: Hasher) -> FileEntry:
     return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path))
-
-
-def _raise(error: OSError) -> None:
-    raise error

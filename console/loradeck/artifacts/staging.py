@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from loradeck.artifacts.errors import BadArtifact, room_on
+from loradeck.artifacts.file_hashes import check_digest
 
 STAGING = ".staging"
 """Ending of staging names."""
@@ -72,13 +73,7 @@ class StagedFile:
             raise BadArtifact(
                 "digest_mismatch", "the content ended early", f"{self.written} of {self._size} bytes", "send it again"
             )
-        if self._hash.hexdigest() != self._sha256:
-            raise BadArtifact(
-                "digest_mismatch",
-                "the content does not match its digest",
-                f"sha256 {self._hash.hexdigest()}, not {self._sha256}",
-                "send the file that the digest was computed from",
-            )
+        check_digest(self._hash.hexdigest(), self._sha256)
         with room_on(self.path):
             os.fchmod(self._fd, mode)
             os.fsync(self._fd)

@@ -36,12 +36,12 @@ from loradeck.hub.jobs.queue import Queue
 from loradeck.hub.jobs.results import Results
 from loradeck.hub.links.all_links import Links
 from loradeck.hub.links.capacity import Capacity
-from loradeck.hub.links.directives import Directives
 from loradeck.hub.links.gc_tuning import GcTuning
 from loradeck.hub.links.node_events import Greeting, NodeEvents
 from loradeck.hub.links.node_link import PARTS, Uplink
 from loradeck.hub.links.pins import Pins
-from loradeck.hub.links.saved_state import FLUSH_S, SavedState
+from loradeck.hub.links.saved_nodes import FLUSH_S, SavedState
+from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log.attestations import Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
@@ -51,9 +51,9 @@ from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log, Order
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
-from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.target_lookup import RollbackTargets
@@ -90,7 +90,7 @@ class Hub:
     """
 
     changes: Changes
-    directives: Directives
+    table_sender: TableSender
     releases: ReleaseAttestations
 
     def __init__(
@@ -117,7 +117,7 @@ class Hub:
         self._build_views(name=name, production=production, sqlite=sqlite)
         self._subscribe()
         self.metrics.watch(self.log.state, self.fleet, self.changes, self.moves_allowed)
-        self.directives.load()
+        self.table_sender.load()
         self.releases.load()
 
     # ---- building ------------------------------------------------------------------------------------------
@@ -142,8 +142,8 @@ class Hub:
         self.links = Links(fleet, self.gc_tuning)
         self.prepares = prepares = Prepares()
         self.withdrawals = withdrawals = Withdrawals(state, fleet, saved.withdrawals())
-        self.directives = Directives(log_, self.catalogue, tables, withdrawals, fleet, self.links, prepares, changes)
-        log_.changes_fleet = self.directives.changes_fleet
+        self.table_sender = TableSender(log_, self.catalogue, tables, withdrawals, fleet, self.links, prepares, changes)
+        log_.changes_fleet = self.table_sender.changes_fleet
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
         self.capacity = Capacity(state, fleet, tables, replicas)
@@ -172,9 +172,9 @@ class Hub:
         self.failed_promotes = failed = FailedPromotes(jobs)
         self.cohorts = cohorts = Cohorts(state, self.counts)
         check = PromoteCheck(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, clock)
-        directives, allowed = self.directives, self.moves_allowed
+        table_sender, allowed = self.table_sender, self.moves_allowed
         self.promotions = Promotions(
-            *(log_, registry, fleet, capacity, check, jobs, failed, prepares, directives, allowed),
+            *(log_, registry, fleet, capacity, check, jobs, failed, prepares, table_sender, allowed),
             *(changes, background, clock),
         )
         specs = JobSpecs(state, catalogue, datasets, lineage, merging)
@@ -202,14 +202,14 @@ class Hub:
         self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, status.now)
 
     def _subscribe(self) -> None:
-        self.log.follow(Order.NODE_TABLES, self.directives.committed)
+        self.log.follow(Order.NODE_TABLES, self.table_sender.committed)
         self.log.follow(Order.PROGRESS, self.progress.committed)
         self.log.follow(Order.PINS, self.pins.committed)
         self.log.follow(Order.JOBS, self.failed_promotes.committed)
         self.log.follow(Order.METRICS, self.metrics.committed)
         self.log.follow(Order.FEED, self.changes.committed)
-        for follower in (self.directives.attested, self.gates.attested, self.progress.attested, self.changes.attested):
-            self.attestations.follow(follower)
+        for part in (self.table_sender, self.gates, self.progress, self.changes):
+            self.attestations.follow(part.attested)
         self.node_events.follow(self.queue.nodes_changed)
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
         greeting = Greeting(self.node_events, self.recovery, self.startup, self.pins, self.queue.joined, save)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.unit.rules.simulated_log import OPERATOR, RELEASER, SimulatedLog, ref
 
-from loradeck.rules.moves import backward, forward, recover, rewind, witness
+from loradeck.rules.moves import forward, recover, rewind, rollbacks, witness
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
 from loradeck.rules.serving import flip, proof, residency, retention
 from loradeck.rules.serving.flip import Admission, Verdict
@@ -76,7 +76,7 @@ class SimulatedHub:
         return next((e for e in self.log.events if e.id == wanted), None)
 
     def undo_drafts(self, events: Sequence[Event], request: UndoRequest) -> list[Draft]:
-        return backward.undo(self.log.ledger.pointers, events, self.log.before(events), request, OPERATOR)
+        return rollbacks.undo(self.log.ledger.pointers, events, self.log.before(events), request, OPERATOR)
 
     def rewind_plan(self, request: RewindRequest, to_rev: int) -> RewindPlan:
         return rewind.plan(

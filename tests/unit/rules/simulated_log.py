@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
-from loradeck.rules.moves import backward, chain, forward, holds, rewind
+from loradeck.rules.moves import chain, forward, holds, rewind, rollbacks
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target
@@ -277,7 +277,7 @@ class Acme:
         )
 
     def rollback(self, request: RollbackRequest | None = None, *, confirmed: bool = False) -> Event:
-        draft = backward.rollback(
+        draft = rollbacks.rollback(
             self.pointer, request or self.rollback_request(confirmed=confirmed), self.target(), OPERATOR
         )
         assert isinstance(draft, Draft), "R cancels a prepare here"
@@ -287,13 +287,13 @@ class Acme:
     def fallback(self) -> Event:
         request = FallbackRequest(expected_generation=self.pointer.generation, idempotency_key="fallback-key")
         (event,) = self.log.commit(
-            backward.fallback(self.pointer, request, OPERATOR, rid("base"), allowed=self.config.fallback)
+            rollbacks.fallback(self.pointer, request, OPERATOR, rid("base"), allowed=self.config.fallback)
         )
         return event
 
     def undo(self, event: Event) -> Event:
         request = UndoRequest(event=event.id, confirmed=True, idempotency_key="undo-key-1")
-        drafts = backward.undo(
+        drafts = rollbacks.undo(
             self.log.ledger.pointers,
             [event],
             self.log.before([event]),

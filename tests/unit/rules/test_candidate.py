@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.unit.rules.simulated_log import OPERATOR, PIPELINE, RELEASER, Acme, entry, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, candidate, recover
+from loradeck.rules.moves import candidate, recover, rollbacks
 from loradeck.rules.moves.chain import event_hash
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.rebase import Already, rebase
@@ -73,7 +73,7 @@ class Deck(Acme):
         return self.commit(candidate.abort(self.pointer, actor, expected_generation=self.pointer.generation))
 
     def roll_back_as(self, actor: Actor) -> Event:
-        draft = backward.rollback(self.pointer, self.rollback_request(), self.target(), actor)
+        draft = rollbacks.rollback(self.pointer, self.rollback_request(), self.target(), actor)
         assert isinstance(draft, Draft)
         return self.commit(draft)
 
@@ -209,7 +209,7 @@ def test_r_pops_the_candidate_quarantines_it_and_holds(deck: Deck) -> None:
 def test_a_base_alone_that_was_the_candidate_is_not_quarantined(deck: Deck) -> None:
     deck.start("base")
     target = replace(deck.target(), candidate_is_base=True)
-    draft = backward.rollback(deck.pointer, deck.rollback_request(), target, OPERATOR)
+    draft = rollbacks.rollback(deck.pointer, deck.rollback_request(), target, OPERATOR)
     assert isinstance(draft, Draft)
     assert draft.pointer is not None
     assert draft.pointer.quarantined == ()

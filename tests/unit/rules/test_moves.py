@@ -19,7 +19,7 @@ from tests.unit.rules.simulated_log import (
 )
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, forward, holds, pins_and_notes
+from loradeck.rules.moves import forward, holds, pins_and_notes, rollbacks
 from loradeck.rules.moves.draft import Actor
 from loradeck.rules.moves.rollback_target import PointerFacts, liftable, ruled_out
 from loradeck.schemas.counts import Counts
@@ -373,10 +373,10 @@ def test_a_fallback_is_refused_where_it_would_change_nothing(acme: Acme, state: 
         acme.promote(state)
     request = FallbackRequest(expected_generation=acme.pointer.generation, idempotency_key=KEY)
     if code is None:
-        assert backward.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=True).pointer is not None
+        assert rollbacks.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=True).pointer is not None
         code = "fallback_not_allowed"
     with pytest.raises(Refused) as refusal:
-        backward.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=False)
+        rollbacks.fallback(acme.pointer, request, OPERATOR, rid("base"), allowed=False)
     assert code_of(refusal) == code
 
 
@@ -412,19 +412,19 @@ def test_an_undo_to_what_R_left_asks_and_without_a_yes_leaves_everything_as_it_i
     acme.promote("v2")
     rolled = acme.rollback()
     facts = PointerFacts(breached={rid("v2"): "bad 31.0% of 2310"})
-    assert backward.undo_asks(rolled, acme.pointer, facts) == "quarantined, breached: bad 31.0% of 2310, left by R"
+    assert rollbacks.undo_asks(rolled, acme.pointer, facts) == "quarantined, breached: bad 31.0% of 2310, left by R"
     request = UndoRequest(event=rolled.id, idempotency_key=KEY)
     with pytest.raises(Refused) as refusal:
-        backward.undo(acme.log.ledger.pointers, [rolled], acme.log.before([rolled]), request, OPERATOR)
+        rollbacks.undo(acme.log.ledger.pointers, [rolled], acme.log.before([rolled]), request, OPERATOR)
     assert refusal.value.code == "needs_confirmation"
 
 
 def test_an_undo_to_a_release_that_was_breached_before_the_move_asks(acme: Acme) -> None:
     acme.promote("v1")
     promoted = acme.promote("v2")
-    assert backward.undo_asks(promoted, acme.pointer, PointerFacts()) is None
+    assert rollbacks.undo_asks(promoted, acme.pointer, PointerFacts()) is None
     breached = PointerFacts(breached={rid("v1"): "bad 31.0% of 2310"})
-    assert backward.undo_asks(promoted, acme.pointer, breached) == "breached: bad 31.0% of 2310"
+    assert rollbacks.undo_asks(promoted, acme.pointer, breached) == "breached: bad 31.0% of 2310"
 
 
 def test_an_undo_of_an_undo_is_a_redo(acme: Acme) -> None:
@@ -499,7 +499,7 @@ def test_an_undo_names_one_event_or_one_txn_that_exists(
 ) -> None:
     request = UndoRequest(event=event, txn=txn, idempotency_key=KEY)
     with pytest.raises(Refused) as refusal:
-        backward.undo({}, [], {}, request, OPERATOR)
+        rollbacks.undo({}, [], {}, request, OPERATOR)
     assert code_of(refusal) == code
 
 

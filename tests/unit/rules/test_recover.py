@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, SimulatedLog, digest, entry, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, recover, tenants, witness
+from loradeck.rules.moves import recover, rollbacks, tenants, witness
 from loradeck.rules.moves.draft import drafted
 from loradeck.schemas.log import MOVES, Draft, EventKind, PointerState, Quarantine
 from loradeck.schemas.moves import RecoveryNode, RecoveryPlan, UndoRequest
@@ -125,7 +125,7 @@ def test_a_recover_is_not_undone(acme: Acme) -> None:
     (event,) = acme.log.commit(*drafts)
     assert acme.pointer.generation == 8
     with pytest.raises(Refused) as refusal:
-        backward.undo(
+        rollbacks.undo(
             acme.log.ledger.pointers,
             [event],
             acme.log.before([event]),

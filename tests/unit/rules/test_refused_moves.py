@@ -8,7 +8,7 @@ import pytest
 from tests.unit.rules.simulated_log import OPERATOR, Acme, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward
+from loradeck.rules.moves import rollbacks
 from loradeck.rules.moves.request import rollback_request
 from loradeck.rules.moves.rollback_target import Target
 from loradeck.schemas.log import PointerState
@@ -23,7 +23,7 @@ TO_V1 = Target(action=PreviewAction.ROLLBACK, release=rid("v1"))
 def refused(target: Target, **request: Any) -> Refused:
     asked = RollbackRequest(expected_generation=7, idempotency_key="rollback-key", **request)
     with pytest.raises(Refused) as found:
-        backward.rollback(POINTER, asked, target, OPERATOR)
+        rollbacks.rollback(POINTER, asked, target, OPERATOR)
     return found.value
 
 
@@ -42,7 +42,7 @@ def test_a_target_that_changed_is_refused_with_the_new_one() -> None:
 def test_only_a_target_that_cancels_a_prepare_cancels_one() -> None:
     with_prepare = Target(action=PreviewAction.ROLLBACK, release=rid("v1"), prepare="job-1")
     asked = RollbackRequest(expected_generation=7, idempotency_key="rollback-key", to=rid("v1"))
-    assert not isinstance(backward.rollback(POINTER, asked, with_prepare, OPERATOR), backward.Cancel)
+    assert not isinstance(rollbacks.rollback(POINTER, asked, with_prepare, OPERATOR), rollbacks.Cancel)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_target_that_asks_is_refused_with_what_it_asks() -> None:
 def test_a_fallback_that_is_not_allowed_names_the_route_and_the_setting(acme: Acme) -> None:
     request = FallbackRequest(expected_generation=7, idempotency_key="fallback-key")
     with pytest.raises(Refused) as found:
-        backward.fallback(POINTER, request, OPERATOR, rid("base"), allowed=False)
+        rollbacks.fallback(POINTER, request, OPERATOR, rid("base"), allowed=False)
     assert found.value.code == "fallback_not_allowed"
     assert found.value.title.startswith("acme/production ")
     assert "`fallback`" in found.value.fix

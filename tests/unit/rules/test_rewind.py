@@ -8,7 +8,7 @@ import pytest
 from tests.unit.rules.simulated_log import OPERATOR, Acme, digest
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, rewind
+from loradeck.rules.moves import rewind, rollbacks
 from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import EventKind, PointerState, Quarantine
@@ -151,7 +151,7 @@ def test_an_undo_of_its_txn_gives_back_every_pointer_of_a_rewind(acme: Acme) -> 
     assert (acme.live, acme.beneath) == ("v1", [])
     request = UndoRequest(txn=events[0].txn, confirmed=True, idempotency_key="undo-key-1")
     acme.log.commit(
-        *backward.undo(
+        *rollbacks.undo(
             acme.log.ledger.pointers, acme.log.txn(events[0].txn), acme.log.before(events), request, OPERATOR
         )
     )
@@ -174,7 +174,7 @@ def test_an_undo_of_a_txn_is_refused_whole_when_one_of_its_pointers_moved_since(
     moved["cedar", "production"] = moved["cedar", "production"].model_copy(update={"last_move": "f" * 32})
     undo = UndoRequest(txn=events[0].txn, confirmed=True, idempotency_key="undo-key-1")
     with pytest.raises(Refused) as refusal:
-        backward.undo(moved, events, now, undo, OPERATOR)
+        rollbacks.undo(moved, events, now, undo, OPERATOR)
     assert refusal.value.code == "moved"
     assert "cedar" in refusal.value.title
-    assert len(backward.undo(acme.log.ledger.pointers, events, now, undo, OPERATOR)) == 3
+    assert len(rollbacks.undo(acme.log.ledger.pointers, events, now, undo, OPERATOR)) == 3

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, PIPELINE, Acme, digest, entry, gate_result, ref, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, chain
+from loradeck.rules.moves import chain, rollbacks
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import PointerFacts
 from loradeck.rules.serving import flip, residency, retention
@@ -145,8 +145,8 @@ def test_helm_12516_a_pending_operation_does_not_block_the_way_back(acme: Acme) 
     acme.promote("v2")
     acme.pending = "job-7"
     assert acme.target().action is PreviewAction.CANCEL_PREPARE
-    answer = backward.rollback(acme.pointer, acme.rollback_request(), acme.target(), OPERATOR)
-    assert answer == backward.Cancel(prepare="job-7")
+    answer = rollbacks.rollback(acme.pointer, acme.rollback_request(), acme.target(), OPERATOR)
+    assert answer == rollbacks.Cancel(prepare="job-7")
     assert acme.pointer.generation == 2
     acme.pending = None
     acme.rollback()

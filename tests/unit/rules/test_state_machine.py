@@ -29,7 +29,7 @@ from tests.unit.rules.simulated_log import OPERATOR, RELEASER, digest, gate_resu
 from tests.unit.rules.simulated_log import ref as ref_of
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, chain, forward, holds, pins_and_notes, rewind
+from loradeck.rules.moves import chain, forward, holds, pins_and_notes, rewind, rollbacks
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import retention
 from loradeck.rules.serving.flip import Verdict
@@ -231,7 +231,7 @@ class Fleet(RuleBasedStateMachine):
             self._roll_back(key, request)
 
     def _rollback_drafts(self, key: PointerKey, request: RollbackRequest) -> list[Draft]:
-        answer = backward.rollback(self.hub.pointer(key), request, self.hub.target(key), OPERATOR)
+        answer = rollbacks.rollback(self.hub.pointer(key), request, self.hub.target(key), OPERATOR)
         return [answer] if isinstance(answer, Draft) else []
 
     def _roll_back(self, key: PointerKey, request: RollbackRequest) -> None:
@@ -274,7 +274,7 @@ class Fleet(RuleBasedStateMachine):
     def fall_back(self, key: PointerKey) -> None:
         pointer = self.hub.pointer(key)
         request = FallbackRequest(expected_generation=pointer.generation, idempotency_key=KEY)
-        outcome = self.attempt(lambda: [backward.fallback(pointer, request, OPERATOR, BASES[key[0]], allowed=True)])
+        outcome = self.attempt(lambda: [rollbacks.fallback(pointer, request, OPERATOR, BASES[key[0]], allowed=True)])
         if pointer.release is None or pointer.release == BASES[key[0]]:
             assert outcome == ("nothing_live" if pointer.release is None else "already_live")
             return

@@ -8,10 +8,10 @@ import pytest
 from tests.unit.rules.simulated_log import ACME, OPERATOR, RELEASER, Acme, rid
 
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, holds, rewind
-from loradeck.rules.moves.backward import _quarantined_before
+from loradeck.rules.moves import holds, rewind, rollbacks
 from loradeck.rules.moves.forward import _utc
 from loradeck.rules.moves.rollback_target import PointerFacts
+from loradeck.rules.moves.rollbacks import _quarantined_before
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.log import EventKind, Lifted, PointerState, Quarantine
 from loradeck.schemas.moves import LiftRequest, RewindPlan, RewindRequest, RewindStep, UndoRequest
@@ -68,7 +68,7 @@ def test_an_undo_that_comes_too_late_is_refused_with_where_the_pointer_is(acme: 
         "last_move": acme.pointer.last_move,
     }
     with pytest.raises(Refused) as refused:
-        backward.undo(
+        rollbacks.undo(
             {}, [first], {}, UndoRequest(event=first.id, confirmed=True, idempotency_key="undo-key-1"), OPERATOR
         )
     assert refused.value.context == {"generation": None, "release": None, "last_move": None}

@@ -14,10 +14,10 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import AT_ONCE, PAGE, Operator, Releaser, ThisHub, Viewer, Wait, Waiting
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
-from loradeck.rules.moves import backward, holds, pins_and_notes
-from loradeck.rules.moves.backward import Cancel
+from loradeck.rules.moves import holds, pins_and_notes, rollbacks
 from loradeck.rules.moves.draft import Actor, expect_generation
 from loradeck.rules.moves.rebase import Already, rebase
+from loradeck.rules.moves.rollbacks import Cancel
 from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.counts import NO_COUNTS
 from loradeck.schemas.ids import PointerKey
@@ -141,7 +141,7 @@ async def rollback(
             if isinstance(rebased, Already):
                 return rebased
             request = rebased
-        drafted = backward.rollback(pointer, request, target, actor_of(caller), name=hub.catalogue.called)
+        drafted = rollbacks.rollback(pointer, request, target, actor_of(caller), name=hub.catalogue.called)
         if isinstance(drafted, Cancel):
             hub.promotions.cancel(drafted.prepare, caller.actor)
             return drafted
@@ -165,7 +165,7 @@ async def fallback(
     def decide() -> Sequence[Draft]:
         _, config, now = hub.log.state.route(tenant, route)
         expect_generation(now, body.expected_generation)
-        return [backward.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
+        return [rollbacks.fallback(now, body, actor_of(caller), base.id if base else "", allowed=config.fallback)]
 
     allowed = hub.moves_allowed.refusing is None and not hub.witnesses.holding((tenant, route))
     if base is not None and allowed and _may(decide):
@@ -219,7 +219,7 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
         before = {p.key: p for p in await hub.store(lambda s: s.pointers_at(first - 1))}
 
     def decide() -> Sequence[Draft]:
-        return backward.undo(
+        return rollbacks.undo(
             hub.log.state.pointers,
             undone,
             before,

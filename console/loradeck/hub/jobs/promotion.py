@@ -19,7 +19,7 @@ from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.jobs.gates import Gates
 from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.links.capacity import Capacity
-from loradeck.hub.links.directives import Directives
+from loradeck.hub.links.table_sender import TableSender
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
@@ -190,7 +190,7 @@ class Promotions:
     _jobs: JobRecords
     _failed: FailedPromotes
     _prepares: Prepares
-    _directives: Directives
+    _table_sender: TableSender
     _moves_allowed: MovesAllowed
     _changes: Changes
     _background: Background
@@ -252,7 +252,7 @@ class Promotions:
         self._failed.begun(key)
         self._by_id[promotion.id] = self._by_key[request.idempotency_key] = promotion
         self._jobs.put(self._job(promotion))
-        self._directives.refresh([key])
+        self._table_sender.refresh([key])
         self._send(promotion)
         self._changes.now((key,))
         self._background.spawn(self._run(promotion))
@@ -345,7 +345,7 @@ class Promotions:
         finally:
             self._prepares.end(key, promotion.id)
             promotion.over.set()
-            self._directives.refresh([key])
+            self._table_sender.refresh([key])
             self._changes.now((key,))
 
     def _close(self, promotion: Promotion, state: JobState, **update: Any) -> None:
@@ -376,7 +376,7 @@ class Promotions:
         )
         # Nobody waits for the nodes: from now on the pointer has no prepare.
         self._prepares.end(promotion.key, prepare)
-        self._directives.refresh([promotion.key])
+        self._table_sender.refresh([promotion.key])
 
     def stop(self) -> None:
         """Fails all pending promotes: the hub is stopping."""

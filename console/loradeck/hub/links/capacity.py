@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
-from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import EngineState, Replica

@@ -12,7 +12,7 @@ from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fence, Node
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Move, Published
-from loradeck.hub.progress.placed_replicas import Counted, PlacedReplicas
+from loradeck.hub.progress.acknowledgements import Counted, PlacedReplicas
 from loradeck.hub.progress.release_attestations import ReleaseAttestations
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.replica_counts import Progress

@@ -15,7 +15,7 @@ from loradeck.schemas.release import Form
 
 @dataclass(eq=False)
 class RollbackTargets:
-    """Applies the rule `rules.moves.target` to the state of the log, the facts, and the pending prepares."""
+    """Applies the rule `rules.moves.rollback_target` to the state of the log, the facts, and the pending prepares."""
 
     _state: FoldedLog
     _catalogue: Catalogue

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.move_progress import MoveProgress
-from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.target_lookup import RollbackTargets

@@ -11,15 +11,15 @@ from loradeck.hub.jobs.failed_promotes import FailedPromotes
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.cohorts import Cohorts
 from loradeck.hub.progress.move_progress import MoveProgress
-from loradeck.hub.progress.placed_replicas import PlacedReplicas
 from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.hub.progress.windows import Recent
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.hub.views.previews import Previews, rounded
-from loradeck.rules.moves.backward import undo_asks
+from loradeck.rules.moves.rollbacks import undo_asks
 from loradeck.rules.quality import health
 from loradeck.rules.serving.counting import is_cold
 from loradeck.rules.serving.proof import Reached

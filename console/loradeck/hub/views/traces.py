@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.links.questions import Questions
 from loradeck.hub.log.clock import Clock
-from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import TRACE_ROWS, TraceAsk, TraceRows

@@ -1,6 +1,6 @@
 """Drafts of moves: who moves, the check of the generation, the pointer's next state, and the event to commit.
 
-A pointer is a stack. promote (`forward`) pushes; rollback (`backward`) pops; fallback puts the base alone on top and
+A pointer is a stack. promote (`forward`) pushes; rollback (`rollbacks`) pops; fallback puts the base alone on top and
 keeps the stack; undo restores an earlier state. Each takes a pointer's state and a request, and returns the event to
 commit. `generation` grows with every move and never returns. A draft's `expected_generation` is the generation it was
 computed from: the store compares it once more, inside the transaction.

@@ -27,7 +27,7 @@ class Already:
 def rebase(
     request: RollbackRequest, pointer: PointerState, target: Target, since: Sequence[Event]
 ) -> RollbackRequest | Already:
-    """Brings a press of R up to the pointer's present generation, for `backward.rollback`.
+    """Brings a press of R up to the pointer's present generation, for `rollbacks.rollback`.
 
     It stands if only automation has moved the pointer since, and R still goes where the person saw it go. Where all
     callers get that target already, the press has succeeded and never goes one further.

@@ -1,4 +1,4 @@
-"""The one gate: whether a key acts at once, asks first, or is refused, and with which request.
+"""Decides on a key: whether it acts at once, asks first, or is refused, and with which request.
 
 Everything that moves or stops something of the selection passes through `decide`, whichever screen, key or command
 it came from. It reads the state and the last frame that was written, changes nothing and sends nothing. Only R, and

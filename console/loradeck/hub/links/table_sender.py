@@ -22,7 +22,7 @@ from loradeck.store.interface import FleetChange
 
 
 @dataclass(eq=False)
-class Directives:
+class TableSender:
     """Computes table entries from the log, and sends those that changed."""
 
     _log: Log

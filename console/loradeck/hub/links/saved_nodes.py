@@ -14,7 +14,7 @@ from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.store.interface import FleetChange, Store, StoreError, Withdrawal
 
-log = logging.getLogger("loradeck.hub.links.saved_state")
+log = logging.getLogger("loradeck.hub.links.saved_nodes")
 
 FLUSH_S = 5.0
 """Seconds between two writes."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from loradeck.hub.fleet.node_tables import Placing
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
-from loradeck.hub.progress.placed_replicas import PlacedReplicas
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.replica_counts import ReplicaCounts
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
