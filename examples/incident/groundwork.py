@@ -34,6 +34,10 @@ TENANT = "acme"
 VERSIONS: Mapping[str, Sequence[str]] = {TENANT: ("v1", "v2", "v3"), "cedar": ("v1",), "bolt": ("v1",)}
 """Tenant -> its adapter versions, in the order they are trained. v3 learns from corrupted labels."""
 
+ORDER = ((TENANT, "v1"), ("cedar", "v1"), (TENANT, "v2"), ("bolt", "v1"), (TENANT, "v3"))
+"""The order in which trainings are submitted. TENANT's follow on one another, as versions are numbered, and take
+longest: whenever one of them ends, a node is free for the next, and the rest fills the other node."""
+
 FIRST = ("--priority", "1")
 """Of the incident's tenant: its versions are trained and scored one after the other, so they must not wait."""
 
@@ -89,8 +93,7 @@ class Work:
         self._fleet = fleet
         self._api = api
         self._board = board
-        self._in_turn = asyncio.Lock()
-        """Trainings are submitted one by one, so that free nodes get them in the order of VERSIONS."""
+        self._submitted = {one: asyncio.Event() for one in ORDER}
         self._fit = {(tenant, one): asyncio.Event() for tenant, versions in VERSIONS.items() for one in versions}
 
     async def run(self) -> None:
@@ -126,12 +129,14 @@ class Work:
         """Trains the versions one after the other, by which they are numbered; scores them meanwhile."""
         async with asyncio.TaskGroup() as tasks:
             for version in VERSIONS[tenant]:
-                async with self._in_turn:
-                    job = None if version in await self.released(tenant) else await self._train(tenant, version)
+                for before in ORDER[: ORDER.index((tenant, version))]:
+                    await self._submitted[before].wait()
+                job = None if version in await self.released(tenant) else await self._train(tenant, version)
+                self._submitted[tenant, version].set()
                 if job is not None:
                     await self._follow(job, f"{tenant} {version} trains")
                 if tenant == TENANT:
-                    tasks.create_task(self._score(version, await self._evaluate(version)))
+                    tasks.create_task(self._score(version))
                 else:
                     self._fit[tenant, version].set()
 
@@ -156,7 +161,8 @@ class Work:
         longest = ("--max-new-tokens", str(ANSWER_TOKENS))
         return Job.model_validate(await asyncio.to_thread(self._fleet.cli, *words, *longest))
 
-    async def _score(self, version: str, job: Job | None) -> None:
+    async def _score(self, version: str) -> None:
+        job = await self._evaluate(version)
         if job is not None:
             await self._follow(job, f"{TENANT} {version} is scored")
         self._fit[TENANT, version].set()

@@ -11,9 +11,10 @@ import logging
 
 import torch
 from torch.nn import functional
-from transformers import DynamicCache
+from transformers import Cache
 
 from loradeck_agent.embedded.adapter_bank import AdapterBank
+from loradeck_agent.embedded.growing_cache import growing_cache
 from loradeck_agent.embedded.prefix_cache import Prefixes
 from loradeck_agent.embedded.sequence import Sequence
 
@@ -33,7 +34,7 @@ class Batch:
         self._bank = bank
         self._pad = pad
         self._prefixes = Prefixes()
-        self._cache: DynamicCache | None = None
+        self._cache: Cache | None = None
         self._mask = torch.empty(0, 0, dtype=torch.long)  # [rows, columns]: 1 where a column is the row's own
 
     def to_compute(self, row: Sequence) -> int:
@@ -96,7 +97,7 @@ class Batch:
         rows, caches = [], []
         for number, row in enumerate(self.rows):
             one = slice(number, number + 1)
-            cache = DynamicCache()
+            cache = growing_cache()
             for layer, (keys, values) in enumerate(before):
                 cache.update(keys[one], values[one], layer)
             try:
@@ -140,7 +141,7 @@ class Batch:
         """Forgets every row and its cache."""
         self.rows, self._cache, self._mask = [], None, torch.empty(0, 0, dtype=torch.long)
 
-    def _prefill(self, group: list[Sequence]) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+    def _prefill(self, group: list[Sequence]) -> tuple[torch.Tensor, Cache, torch.Tensor]:
         """Logits, cache and mask of new rows. The batch is as before."""
         shared = [self._prefixes.find(row.adapter, row.prompt) for row in group]
         fresh = [row.prompt[begin.count :] for row, begin in zip(group, shared, strict=True)]
@@ -159,14 +160,14 @@ class Batch:
             self._prefixes.keep(row.adapter, row.prompt, cache, number, mask[number])
         return logits, cache, mask
 
-    def _decode(self, rows: list[Sequence], mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+    def _decode(self, rows: list[Sequence], mask: torch.Tensor, cache: Cache) -> torch.Tensor:
         """Logits of the rows' next tokens. `mask`: of the cache, to which their newest tokens are added."""
         ids = torch.tensor([[row.tokens[-1]] for row in rows])
         positions = torch.tensor([[row.length - 1] for row in rows])
         return self._forward(rows, ids, functional.pad(mask, (0, 1), value=1), positions, cache)
 
     def _forward(
-        self, rows: list[Sequence], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+        self, rows: list[Sequence], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
     ) -> torch.Tensor:
         """Logits of the last column, `[rows, vocabulary]`."""
         self._bank.select([row.adapter for row in rows])
@@ -176,7 +177,7 @@ class Batch:
         logits: torch.Tensor = out.logits[:, -1]
         return logits
 
-    def _join(self, cache: DynamicCache, mask: torch.Tensor) -> None:
+    def _join(self, cache: Cache, mask: torch.Tensor) -> None:
         assert self._cache is not None
         ours, theirs = self._mask.shape[1], mask.shape[1]
         left, right = max(0, theirs - ours), max(0, ours - theirs)

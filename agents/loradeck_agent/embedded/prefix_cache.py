@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache
 
 from loradeck_agent.embedded.adapter_bank import BASE
+from loradeck_agent.embedded.growing_cache import growing_cache
 
 LEAST = 8
 """Tokens that must be shared to be worth it."""
@@ -53,9 +54,9 @@ class Prefixes:
                 best = Shared(same, layers)
         return best if best.count >= LEAST else Shared()
 
-    def start(self, rows: Sequence[Shared]) -> DynamicCache:
+    def start(self, rows: Sequence[Shared]) -> Cache:
         """A cache that holds each row's shared beginning, padded on the left to the longest."""
-        cache = DynamicCache()
+        cache = growing_cache()
         width = max(row.count for row in rows)
         some = next((row.layers for row in rows if row.layers), None)
         for number, pair in enumerate(some or ()):
@@ -69,7 +70,7 @@ class Prefixes:
             cache.update(both[0], both[1], number)
         return cache
 
-    def keep(self, adapter: int, prompt: Sequence[int], cache: DynamicCache, row: int, mask: torch.Tensor) -> None:
+    def keep(self, adapter: int, prompt: Sequence[int], cache: Cache, row: int, mask: torch.Tensor) -> None:
         """Keeps a prompt that was just computed. `mask`: 1 where a column of the cache is the row's own."""
         if adapter == BASE:
             return
