@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from loradeck.rules.moves.chain import seal
-from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.ids import canonical_json
+from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.database import SQLITE_VERSION, Database
@@ -101,8 +100,9 @@ class SqliteStore(SqliteRecords):
                 prev_hash=folded.hash,
             )
             folded.apply(event)
-            connection.execute("INSERT INTO events (rev, body) VALUES (?, ?)", (event.rev, _json(event)))
             events.append(event)
+        rows = [(event.rev, event.model_dump_json()) for event in events]
+        connection.executemany("INSERT INTO events (rev, body) VALUES (?, ?)", rows)
         _save(connection, folded)
         extend_log(connection, lease, rev=folded.rev, hash_=folded.hash)
         connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?)", (key, txn, rev + 1, folded.rev))
@@ -219,8 +219,8 @@ class SqliteStore(SqliteRecords):
 
 
 def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:
-    """Loads the tenant and the pointer that a draft may change, unless an earlier draft of its transaction has."""
-    if draft.tenant not in folded.tenants:
+    """Loads what a draft may change, its tenant or its pointer, unless an earlier draft of its transaction has."""
+    if draft.kind in TENANT_KINDS and draft.tenant not in folded.tenants:
         row = connection.execute("SELECT body FROM tenants WHERE name = ?", (draft.tenant,)).fetchone()
         if row:
             folded.tenants[draft.tenant] = TenantState.model_validate_json(row[0])
@@ -234,11 +234,11 @@ def _load(connection: Connection, folded: FoldedLog, draft: Draft) -> None:
 def _save(connection: Connection, folded: FoldedLog) -> None:
     connection.executemany(
         "INSERT INTO pointers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
-        [(tenant, route, _json(pointer)) for (tenant, route), pointer in folded.pointers.items()],
+        [(tenant, route, pointer.model_dump_json()) for (tenant, route), pointer in folded.pointers.items()],
     )
     connection.executemany(
         "INSERT INTO tenants VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
-        [(name, _json(tenant)) for name, tenant in folded.tenants.items()],
+        [(name, tenant.model_dump_json()) for name, tenant in folded.tenants.items()],
     )
 
 
@@ -295,7 +295,3 @@ def _parsed(rows: Iterable[tuple[int, str]]) -> list[Event]:
             raise Unreadable(rev, f"the event at rev {rev} says that it is rev {event.rev}")
         events.append(event)
     return events
-
-
-def _json(document: Event | PointerState | TenantState) -> str:
-    return canonical_json(document).decode()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from loradeck.hub.fleet.node_tables import Placing
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
-from loradeck.hub.progress.acknowledgements import PlacedReplicas
+from loradeck.hub.progress.acknowledgements import Counted, PlacedReplicas
 from loradeck.hub.progress.replica_counts import ReplicaCounts
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.log import GENESIS
@@ -68,12 +68,12 @@ class _Fleet:
             replicas = (self.replica(node, base, state, "1"),)
             self.fleet.report(self.fleet.nodes[node], Report(replicas=replicas, nvml=NvmlState.NO_GPU, rev=0, epoch=0))
 
-    def ack(self, node: str, state: AckState, release: str) -> None:
+    def ack(self, node: str, state: AckState, release: str) -> Counted:
         if node not in self.fleet.nodes:
-            return
+            return Counted.IGNORED
         self.fleet.heard(self.fleet.nodes[node])
         fence = self.entries[KEY].fence
-        self.replicas.acknowledge(
+        return self.replicas.acknowledge(
             self.fleet.nodes[node],
             Ack(
                 tenant=KEY[0],
@@ -124,6 +124,24 @@ def test_what_is_kept_is_what_counting_over_gives(happenings: list[tuple[Any, ..
         kept = deck.replicas.progress(KEY)
         over = ReplicaCounts(_counted_over(deck), deck.replicas.acks(KEY)).progress()
         assert _comparable(kept) == _comparable(over), (what, arguments)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_happening, max_size=40))
+def test_the_last_acknowledgement_that_is_owed_says_so_since_somebody_may_wait_for_it(
+    happenings: list[tuple[Any, ...]],
+) -> None:
+    deck = _Fleet()
+    for name in NODES:
+        deck.hello(name, "eu", 0, "1")
+    for what, *arguments in happenings:
+        deck.now += 1
+        before = deck.replicas.progress(KEY)
+        counted = getattr(deck, what)(*arguments)
+        after = deck.replicas.progress(KEY)
+        last = (before.owing_flip and not after.owing_flip) or (before.owing_proof and not after.owing_proof)
+        if what == "ack" and last:
+            assert counted in (Counted.COMPLETE, Counted.STALE), (arguments, counted)
 
 
 def _counted_over(deck: _Fleet) -> list[Any]:

@@ -36,6 +36,11 @@ BENEATH = 4
 """How many of the releases under the current one an entry names; the first is where R goes now."""
 
 
+MEMO_BYTES = 64 * 2**20
+"""Most bytes of messages that are kept for the next node with the same table: a rewind of a thousand pointers makes
+hundreds of small ones, and nodes that link get whole tables."""
+
+
 class Placing(NamedTuple):
     """Where a pointer is placed, and when its replicas refuse by themselves.
 
@@ -112,6 +117,7 @@ class NodeTables:
         self.version = 0
         """Grows each time that the tables are made anew."""
         self._memo: dict[tuple[Hashable, ...], bytes] = {}
+        self._memo_bytes = 0
 
     # ---- entries -------------------------------------------------------------------------------------------
 
@@ -176,7 +182,7 @@ class NodeTables:
             for table in self._tables.values():
                 if table.put(key, fits(table.labels, config.placement)):
                     self._homes.setdefault(key, set()).add(table)
-        self._memo.clear()
+        self.forget_messages()
         return True
 
     def _ref(self, release: str | None) -> ReleaseRef | None:
@@ -234,7 +240,7 @@ class NodeTables:
             table.put(key, placed=True)
             table.put(key, placed=False)
             self._homes.setdefault(key, set()).add(table)
-            self._memo.clear()
+            self.forget_messages()
 
     def placed(self, table: Table) -> set[PointerKey]:
         """The pointers that are placed on the nodes with this table."""
@@ -248,7 +254,7 @@ class NodeTables:
     def _anew(self) -> None:
         self._tables.clear()
         self._homes.clear()
-        self._memo.clear()
+        self.forget_messages()
         self.version += 1
 
     def digest(self, table: Table) -> str:
@@ -317,14 +323,18 @@ class NodeTables:
             ).model_dump_json()
             entries = ",".join(self._text(table, k, features, signed) for k in wanted)
             text = head.replace('"entries":[]', f'"entries":[{entries}]', 1)
-            if len(self._memo) > 256:
-                self._memo.clear()
-            frame = self._memo[name] = text_frame(text)
+            frame = text_frame(text)
+            self._memo_bytes += len(frame)
+            if self._memo_bytes > MEMO_BYTES:
+                self.forget_messages()
+                self._memo_bytes = len(frame)
+            self._memo[name] = frame
         return frame
 
     def forget_messages(self) -> None:
         """Drops the messages that were serialised for an older rev."""
         self._memo.clear()
+        self._memo_bytes = 0
 
 
 def _row(key: PointerKey, epoch: str, generation: str, release: str) -> str:

@@ -438,7 +438,7 @@ class Fleet:
         """Whether every engine of the fleet runs this base, so that no move leaves a replica behind."""
         if self._bases is None:
             self._bases = frozenset(r.base for node in self.nodes.values() for r in node.replicas if r.base)
-        return self._bases <= {base}
+        return len(self._bases) < 2 and (base in self._bases or not self._bases)
 
     def left_behind(
         self, key: PointerKey, fence: Fence, placement: dict[str, str], base: str

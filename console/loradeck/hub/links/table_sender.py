@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loradeck.hub.fleet.node_tables import NodeTables
+from loradeck.hub.fleet.node_tables import NodeTables, Placing
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.prepares import Prepares
 from loradeck.hub.fleet.withdrawals import Withdrawals
@@ -76,23 +76,22 @@ class TableSender:
         """The nodes that drafts forget and the withdrawals that they cause, to be committed with them."""
         forgotten = [str(draft.payload["node"]) for draft in drafts if draft.kind is EventKind.NODE_FORGET]
         ended = {(name, key): None for name in forgotten for key in self._withdrawals.on(name)}
-        before = {
-            (draft.tenant, draft.route): placing
-            for draft in drafts
-            if draft.route is not None and (placing := self._tables.placing((draft.tenant, draft.route))) is not None
-        }
-        after = dict(before)
+        before: dict[PointerKey, Placing] = {}
+        after: dict[PointerKey, Placing] = {}
         for draft in drafts:
             key = (draft.tenant, draft.route or "")
-            if key not in after:
+            placing = after.get(key) or self._tables.placing(key)
+            if placing is None:
                 continue
-            labels, base = after[key].where
+            labels, base = placing.where
             if draft.kind is EventKind.ROUTE:
                 labels = RouteConfig.model_validate(draft.payload["config"]).placement
             if draft.pointer is not None and draft.pointer.release is not None:
                 release = self._catalogue.releases.get(draft.pointer.release)
                 base = release.served_base if release is not None else base
-            after[key] = after[key]._replace(labels=labels, base=base)
+            if (labels, base) != placing.where:
+                before.setdefault(key, placing)
+                after[key] = placing._replace(labels=labels, base=base)
         rev = self._log.state.rev + len(drafts)
         caused = [one for key in after for one in self._withdrawals.caused(key, before[key], after[key], rev)]
         begun = {(one.node, one.key): one for one in caused}

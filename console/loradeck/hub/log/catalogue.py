@@ -32,6 +32,7 @@ class Catalogue:
 
         self._base_labels: dict[str, str] = {}
         self._views: dict[str, ReleaseView] = {}
+        self._refs: dict[str, ReleaseRef] = {}
         self._base_alone: dict[tuple[str, str], str] = {}
 
     @classmethod
@@ -111,7 +112,12 @@ class Catalogue:
     def ref(self, release_id: str) -> ReleaseRef | None:
         """The reference by which a node serves a release; None for one that is not registered."""
         found = self.releases.get(release_id)
-        return ReleaseRef(id=release_id, release=found, label=found.label) if found else None
+        if found is None:
+            return None
+        ref = self._refs.get(release_id)
+        if ref is None or ref.release is not found:
+            ref = self._refs[release_id] = ReleaseRef(id=release_id, release=found, label=found.label)
+        return ref
 
     def view(self, release_id: str, tenant: str | None = None) -> ReleaseView:
         """A release as people recognise it.

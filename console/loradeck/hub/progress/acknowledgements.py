@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import AckRecord, Fence, Fleet, Group, Node
+from loradeck.hub.fleet.nodes import AckRecord, Fleet, Group, Node
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.progress.replica_counts import Progress, ReplicaCounts, share
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.serving import counting
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Ack, AckState, Replica
-from loradeck.schemas.route import RouteConfig
 from loradeck.schemas.table import ReleaseRef, TableEntry
 
 
@@ -23,9 +22,8 @@ class _Kept:
     """Counts, and the circumstances that they hold for: they are made anew once one of these is another."""
 
     counts: ReplicaCounts
-    config: RouteConfig
-    fence: Fence
-    base: str
+    entry: TableEntry
+    """The pointer's entry itself: it is another object once the pointer has moved, or its placement has changed."""
     group: Group
     version: int
     """The group's, when the counts were made."""
@@ -41,7 +39,9 @@ class Counted(Enum):
     IGNORED = auto()
     """It is not of the pointer's current generation: nothing changed."""
     COUNTED = auto()
-    """The counts are up to date."""
+    """The counts are up to date, and others still owe what this one has acknowledged."""
+    COMPLETE = auto()
+    """The counts are up to date, and as far as is known nobody owes a flip, or a proof, any more."""
     STALE = auto()
     """Placed replicas have changed too: the counts are made anew when they are next read."""
 
@@ -104,10 +104,9 @@ class PlacedReplicas:
         placed = self.placed(key)
         counts = ReplicaCounts(placed, self.acks(key))
         if entry is not None and entry.current is not None and self._can_keep(key, entry.current):
-            config, base = self._state.config(key), entry.current.release.served_base
             until = min((self._leaves_at(key, node) for node, _ in placed if node.lost), default=math.inf)
-            group = self._fleet.group(config.placement, base)
-            self._counts[key] = _Kept(counts, config, entry.fence, base, group, group.version, self._fleet.voids, until)
+            group = self._fleet.group(self._state.config(key).placement, entry.current.release.served_base)
+            self._counts[key] = _Kept(counts, entry, group, group.version, self._fleet.voids, until)
         return counts.progress()
 
     def acknowledge(self, node: Node, ack: Ack) -> Counted:
@@ -126,24 +125,20 @@ class PlacedReplicas:
         if record is None:
             return Counted.IGNORED
         if kept is None or before is None:
-            return Counted.STALE if current is not None and self._can_keep(key, current) else Counted.COUNTED
-        if kept.group.holds(node, ack.replica):
-            kept.counts.change(node, before, record)
-        return Counted.COUNTED
+            return Counted.STALE if current is not None and self._can_keep(key, current) else Counted.COMPLETE
+        last = kept.group.holds(node, ack.replica) and kept.counts.change(node, before, record)
+        return Counted.COMPLETE if last else Counted.COUNTED
 
     def _kept(self, key: PointerKey, entry: TableEntry | None) -> _Kept | None:
         """The counts of a pointer, if nothing but acknowledgements has changed since they were made."""
         kept, fleet = self._counts.get(key), self._fleet
-        if kept is None or entry is None or entry.current is None:
-            return None
         valid = (
-            kept.group.version == kept.version
+            kept is not None
+            and kept.entry is entry
+            and kept.group.version == kept.version
             and kept.voids == fleet.voids
-            and fleet.clock() < kept.until
-            and kept.fence == entry.fence
-            and kept.config is self._state.config(key)
-            and kept.base == entry.current.release.served_base
-            and fleet.one_base(kept.base)
+            and (kept.until == math.inf or fleet.clock() < kept.until)
+            and fleet.one_base(kept.group.base)
             and not self._withdrawals.of(key)
         )
         return kept if valid else None

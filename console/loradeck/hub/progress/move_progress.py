@@ -23,7 +23,7 @@ from loradeck.schemas.link import LINK_TTL_S, Ack
 from loradeck.schemas.log import EventKind
 
 TOGETHER_S = 0.02
-"""Nodes that link, leave or are lost within this many seconds are handled together."""
+"""Nodes that link, leave, are lost or acknowledge within this many seconds are handled together."""
 
 
 class Wait:
@@ -86,20 +86,24 @@ class MoveProgress:
         """Counts a replica's acknowledgement. One of another generation than the newest changes nothing."""
         key = (ack.tenant, ack.route)
         counted = self._replicas.acknowledge(node, ack)
-        if counted is Counted.COUNTED:
-            if not self._acknowledged:
-                asyncio.get_running_loop().call_soon(self._check_acknowledged)
-            self._acknowledged[key] = None
-        elif counted is Counted.STALE:
+        if counted is Counted.STALE:
             self.check_soon((key,))
             self._changes.now((key,))
+        elif counted is not Counted.IGNORED:
+            loop = asyncio.get_running_loop()
+            if counted is Counted.COMPLETE:
+                loop.call_soon(self._check_acknowledged)
+            elif not self._acknowledged:
+                loop.call_later(TOGETHER_S, self._check_acknowledged)
+            self._acknowledged[key] = None
 
     def _check_acknowledged(self) -> None:
-        """Checks and shows pointers at the end of a turn of the event loop, once for all acknowledgements in it."""
+        """Checks and shows pointers that were acknowledged: at once where nobody owes any more, else many together."""
         keys, self._acknowledged = self._acknowledged, {}
-        for key in keys:
-            self.check(key)
-        self._changes.now(keys)
+        if keys:
+            for key in keys:
+                self.check(key)
+            self._changes.now(keys)
 
     def committed(self, published: Published) -> None:
         """Begins anew for pointers that moved or whose routes have new settings; a follower of the log."""

@@ -60,6 +60,10 @@ def share(node: Node, ack: AckRecord | None) -> Share:
     return counting.share(lost=node.lost, state=ack.state, flipped=ack.is_flipped, pinned=ack.is_pinned)
 
 
+_OWING = (5, 6)
+"""Where a share says that a flip, and a proof, is owed."""
+
+
 class ReplicaCounts:
     """The counts of one pointer over its placed replicas, and when the latest flip and proof came."""
 
@@ -77,12 +81,17 @@ class ReplicaCounts:
             if ack is not None:
                 self._note(node, ack)
 
-    def change(self, node: Node, before: Share, ack: AckRecord) -> None:
-        """Counts an acknowledgement of a placed replica, whose share was `before`."""
-        for index, part in enumerate(share(node, ack)):
-            if part != before[index]:
-                self._sums[index] += part - before[index]
+    def change(self, node: Node, before: Share, ack: AckRecord) -> bool:
+        """Counts an acknowledgement of a placed replica, whose share was `before`.
+
+        Returns whether it was the last that owed a flip, or a proof.
+        """
+        after, sums = share(node, ack), self._sums
+        if after != before:
+            for index, part in enumerate(after):
+                sums[index] += part - before[index]
         self._note(node, ack)
+        return any(before[owing] and not after[owing] and not sums[owing] for owing in _OWING)
 
     def _note(self, node: Node, ack: AckRecord) -> None:
         # What is taken back leaves a time behind that is too early to matter: who gets there again does so later.

@@ -125,10 +125,10 @@ def tenant_after(tenant: TenantState | None, event: Event) -> TenantState | None
         KeyError: the event changes a tenant that was never created.
     """
     kind = event.kind
+    if kind not in TENANT_KINDS:
+        return tenant
     if kind is EventKind.TENANT_CREATE:
         return TenantState(name=event.tenant)
-    if kind not in _TENANT_KINDS:
-        return tenant
     if tenant is None:
         raise KeyError(event.tenant)
     update: dict[str, object]
@@ -153,8 +153,9 @@ def tenant_after(tenant: TenantState | None, event: Event) -> TenantState | None
     return tenant.model_copy(update=update)
 
 
-_TENANT_KINDS = frozenset(
+TENANT_KINDS = frozenset(
     {
+        EventKind.TENANT_CREATE,
         EventKind.TENANT_SUSPEND,
         EventKind.TENANT_RESUME,
         EventKind.TENANT_OFFBOARD,
@@ -163,5 +164,6 @@ _TENANT_KINDS = frozenset(
         EventKind.DATA_POLICY,
     }
 )
+"""Kinds of events that create or change a tenant; no other changes more than a pointer."""
 
 _DEFAULT = RouteConfig()
