@@ -12,7 +12,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
@@ -98,8 +98,10 @@ class RouterSync:
     async def directive(self, message: Desired) -> None:
         """Hands what changed to the router and sends its acknowledgements on. Nothing stands before this."""
         verdict = self.table.judge(message)
-        if verdict is Verdict.APPLY and (forged := self.table.forged(message)):
-            await self._refuse(message, forged)
+        if verdict is Verdict.APPLY and (flaw := self.table.flaw(message)):
+            await self._refuse(message, message.entries, "bad_position", flaw)
+        elif verdict is Verdict.APPLY and (forged := self.table.forged(message)):
+            await self._refuse(message, forged, "bad_signature", "no hub of this log has signed the entry")
         elif verdict is Verdict.APPLY:
             answer, behind = Acks(), self._behind.is_set()
             cursor = Cursor(message.epoch, message.rev, message.hash, message.position)
@@ -121,20 +123,18 @@ class RouterSync:
                 *(message.epoch, message.rev, verdict.value, self.table.cursor.epoch, self.table.cursor.rev),
             )
 
-    async def _refuse(self, message: Desired, forged: list[TableEntry]) -> None:
-        """Leaves everything as it is, since an entry is not what a hub of the log signed, and says so."""
-        named = ", ".join("/".join(entry.key) for entry in forged[:3])
-        log.error("refused: revision %d has %d entries with bad signatures: %s", message.rev, len(forged), named)
-        detail = "no hub of this log has signed the entry"
-        for entry in forged:
+    async def _refuse(self, message: Desired, entries: Sequence[TableEntry], code: str, why: str) -> None:
+        """Leaves everything as it is, since the message is not what a hub of the log signed, and says so."""
+        named = ", ".join("/".join(entry.key) for entry in entries[:3])
+        log.error("refused: revision %d with %d entries (%s): %s", message.rev, len(entries), named, why)
+        for entry in entries:
             for replica in self.acks.replicas:
-                await self.acks.post(ack_about(entry, replica, AckState.FAILED, "bad_signature", detail))
+                await self.acks.post(ack_about(entry, replica, AckState.FAILED, code, why))
         self.table.missed = True
-        await self._resync(f"entries of revision {message.rev} have bad signatures: {named}")
+        await self._resync(f"revision {message.rev} was refused: {why}")
 
     async def _after_directive(self, message: Desired, answer: Acks, behind: bool) -> None:
         """`behind`: it was given under an older position, so the router may have refused a part of it as stale."""
-        self._check_position(message)
         complete = self.table.apply(message)
         self._applied += 1
         for ack in answer.acks:
@@ -153,7 +153,9 @@ class RouterSync:
 
     async def bookmark(self, message: Bookmark) -> None:
         """Moves the cursor on, in the router's table too, so that it outlives this agent."""
-        self._check_position(message)
+        if flaw := self.table.flaw(message):
+            log.error("passed over: the bookmark of epoch %d revision %d: %s", message.epoch, message.rev, flaw)
+            return
         if self.table.missed:
             await self._resync("a directive was missed, and the whole table has not come")
         if not self.table.bookmark(message) or self._behind.is_set() or self.table.cursor <= self.durable:
@@ -168,11 +170,6 @@ class RouterSync:
             self._advance(cursor)
         else:
             self._behind.set()
-
-    def _check_position(self, message: Desired | Bookmark) -> None:
-        """Tells an operator of a position that this node could not prove later. Its entries were verified before."""
-        if not self.table.is_witnessed(message.position):
-            log.error("revision %d came with a position that no hub of this log has signed", message.rev)
 
     async def unpin(self, key: PointerKey) -> None:
         """Ends a pin; where no router answers, once one does.

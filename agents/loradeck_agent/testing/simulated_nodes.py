@@ -180,8 +180,8 @@ class Node:
             await self.link.send(Resync(why=f"revisions up to {message.prev_rev} were missed"))
         if verdict is not Verdict.APPLY:
             return
-        if self.table.forged(message):
-            raise RuntimeError(f"revision {message.rev} has an entry that no hub of its log signed")
+        if self.table.flaw(message) or self.table.forged(message):
+            raise RuntimeError(f"revision {message.rev} is not what a hub of its log signed")
         # As on a node: the acknowledgement first, everything else after it.
         current = [entry for entry in message.entries if entry.current is not None]
         for entry in message.entries:

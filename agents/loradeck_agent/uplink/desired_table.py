@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from loradeck.artifacts.ed25519 import is_signed
+from loradeck.rules.moves import following
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Bookmark, Desired, Welcome
-from loradeck.schemas.position import Position
 from loradeck.schemas.table import Pin, TableEntry, table_digest
 from loradeck_agent.router.wire import Cursor
 
@@ -67,11 +67,18 @@ class DesiredTable:
             return False
         return (held is not None and held.signed == text) or self.verify(text.signed_bytes(), text.signature, self.keys)
 
-    def is_witnessed(self, position: Position | None) -> bool:
-        """Whether a position may be kept as a proof of what this node has seen: a hub of the log has signed it."""
-        if position is None or not self.keys:
-            return not self.keys
-        return position == self.cursor.witness or self.verify(position.signed_bytes(), position.signature, self.keys)
+    def flaw(self, message: Desired | Bookmark) -> str:
+        """Why the position of a message cannot be followed; '' if it can be. Signed ones are verified once."""
+        if not self.keys:
+            return ""
+        position = message.position
+        why = following.flaw(message, self.cursor.witness)
+        if not why and position is not None and position != self.cursor.witness:
+            genuine = self.verify(position.signed_bytes(), position.signature, self.keys)
+            why = "" if genuine else "no hub of this log has signed its position"
+        if not why and isinstance(message, Desired) and (keys := following.foreign(message.entries, position)):
+            why = f"the entry of {'/'.join(keys[0])} is not of the log of its position"
+        return why
 
     def judge(self, message: Desired) -> Verdict:
         """Whether to apply a message. Changes nothing, except that a recovered hub is obeyed again."""

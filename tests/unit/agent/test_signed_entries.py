@@ -10,7 +10,7 @@ from nacl.signing import SigningKey
 from tests.unit.agent.test_router_sync import Router, entry
 
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
-from loradeck.schemas.link import Ack, AckState, Challenge, ChallengeAnswer, Desired, TableState, Welcome
+from loradeck.schemas.link import Ack, AckState, Bookmark, Challenge, ChallengeAnswer, Desired, TableState, Welcome
 from loradeck.schemas.position import Position
 from loradeck.schemas.protocol import PROTOCOL
 from loradeck.schemas.table import ENTRY_CHARS, SignedText, TableEntry, table_digest
@@ -34,8 +34,15 @@ def altered(text: SignedText) -> TableEntry:
     return TableEntry.opened(text.model_copy(update={"body": text.body.replace('"generation":2', '"generation":7')}))
 
 
+def at(rev: int, key: SigningKey = HUB, *, hash_: str = HASH, **named: object) -> Position:
+    """A signed position of the hub's log."""
+    place = {"log": "l", "incarnation": "i", "epoch": 1, "rev": rev, "hash": hash_} | named
+    bare = Position.model_validate(place)
+    return bare.model_copy(update={"signature": sign(key, bare.signed_bytes())})
+
+
 def directive(rev: int, *entries: TableEntry, full: bool = False, position: Position | None = None) -> Desired:
-    sent = {"epoch": 1, "rev": rev, "prev_rev": rev - 1, "hash": HASH, "full": full, "position": position}
+    sent = {"epoch": 1, "rev": rev, "prev_rev": rev - 1, "hash": HASH, "full": full, "position": position or at(rev)}
     return Desired(entries=entries, table=table_digest(entries), **sent)
 
 
@@ -135,15 +142,55 @@ async def test_a_directive_with_a_forged_entry_changes_nothing_and_the_hub_is_to
     assert agent.sync.durable.rev == 2
 
 
-async def test_a_position_that_no_hub_signed_is_said_in_the_log(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
-    Router(agent)
+BAD_POSITIONS = {
+    "unsigned": at(2).model_copy(update={"signature": ""}),
+    "of a stranger": at(2, STRANGER),
+    "altered": at(1).model_copy(update={"rev": 2}),
+    "of another rev": at(3),
+    "of another event": at(2, hash_="d" * 64),
+    "of another log in this epoch": at(2, log="m"),
+    "of another hub in this epoch": at(2, incarnation="j"),
+}
+
+
+@pytest.mark.parametrize("position", BAD_POSITIONS.values(), ids=BAD_POSITIONS)
+async def test_a_bad_position_is_refused_before_the_router_is_told(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, position: Position
+) -> None:
+    router, sent = Router(agent), list[Ack]()
+
+    async def note(message: Ack) -> bool:
+        sent.append(message)
+        return True
+
+    monkeypatch.setattr(agent.acks, "send", note)
+    agent.sync._protocol = PROTOCOL
     await agent._handle(WELCOME)
-    position = Position(log="l", incarnation="i", epoch=1, rev=1, hash=HASH)
-    genuine = position.model_copy(update={"signature": sign(HUB, position.signed_bytes())})
-    await agent._handle(directive(1, signed(entry(1)), position=genuine))
-    assert "position" not in caplog.text
-    await agent._handle(directive(2, position=genuine.model_copy(update={"rev": 2})))
-    assert "a position that no hub of this log has signed" in caplog.text
+    first, second = signed(entry(1)), signed(entry(2))
+    await agent._handle(directive(1, first))
+    sent.clear()
+
+    await agent._handle(directive(2, second, position=position))
+    assert router.table_.contents.entries == {first.key: first}
+    assert agent.table.cursor.rev == agent.sync.durable.rev == 1
+    assert {(ack.generation, ack.state, ack.code) for ack in sent} == {(2, AckState.FAILED, "bad_position")}
+
+    await agent._handle(Bookmark(epoch=1, rev=2, hash=HASH, position=position))
+    assert agent.table.cursor.rev == agent.sync.durable.rev == 1
+
+    await agent._handle(directive(2, second, full=True))
+    assert router.table_.contents.entries == {second.key: second}
+
+
+async def test_an_entry_of_another_log_is_refused_before_the_router_is_told(agent: Agent) -> None:
+    router = Router(agent)
+    agent.sync._protocol = PROTOCOL
+    await agent._handle(WELCOME)
+    for wrong in ({"log": "m"}, {"epoch": 2}):
+        await agent._handle(directive(1, signed(entry(1).model_copy(update=wrong))))
+        assert router.table_.contents.entries == {}
+    await agent._handle(directive(1, signed(entry(1).model_copy(update={"log": "l"})), full=True))
+    assert len(router.table_.contents.entries) == 1
 
 
 def test_the_signed_text_outlives_the_router_and_its_file_being_rewritten(tmp_path: Path) -> None:

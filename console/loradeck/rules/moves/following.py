@@ -1,0 +1,40 @@
+"""Following a hub's log: whether a node may go on from the position that it holds to the one that its hub sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.link import Bookmark, Desired
+from loradeck.schemas.position import Position
+from loradeck.schemas.table import TableEntry
+
+
+def flaw(message: Desired | Bookmark, held: Position | None) -> str:
+    """What is wrong with the position of a message, whose signature is genuine; '' if nothing is.
+
+    Within one epoch there is one hub and one history, whoever signs. A log that a person has recovered into another
+    one begins an epoch of its own.
+
+    Args:
+        held: the newest position that the node holds; None: it has none that is signed.
+    """
+    position = message.position
+    if position is None:
+        return "it has no signed position"
+    if (position.epoch, position.rev, position.hash) != (message.epoch, message.rev, message.hash):
+        return f"its signed position is epoch {position.epoch} revision {position.rev}, or has another hash"
+    if held is None or position.epoch != held.epoch:
+        return ""
+    if (position.log, position.incarnation) != (held.log, held.incarnation):
+        return f"another hub signed epoch {held.epoch} before, or it is of another log"
+    if position.rev == held.rev and position.hash != held.hash:
+        return f"its event of revision {held.rev} is not the one that this node has seen"
+    return ""
+
+
+def foreign(entries: Iterable[TableEntry], position: Position | None) -> list[PointerKey]:
+    """The pointers whose entries cannot be of the log of their message's position: of another one, or a later epoch."""
+    if position is None:
+        return []
+    return [e.key for e in entries if e.log not in ("", position.log) or e.epoch > position.epoch]
