@@ -32,11 +32,14 @@ demo: $(STAMP) ## the incident on a real fleet: trains, breaks a tenant, puts it
 # Whole fleets of real processes, and what needs servers.
 SERVICES := tests/e2e tests/contract/skew
 
+# The tests start hundreds of processes: what these import is compiled once, also where that is off by the environment.
+test test-services faults: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP) ## what must hold, on real parts (12 minutes)
 	$(BIN)/python -m pytest $(SERVICES:%=--ignore=%) $(ARGS)
 
 test-services: $(STAMP) ## what must hold of whole fleets: the incident, restored hubs, neighbouring versions (10 minutes)
-	$(BIN)/python -m pytest $(SERVICES) $(ARGS)
+	LORADECK_FAULT_ROUNDS=16 $(BIN)/python -m pytest $(SERVICES) tests/faults/test_kill_loop.py $(ARGS)
 
 test-vllm: $(STAMP) $(VLLM_STAMP) ## the engine contract, hazards and fifty moves on the real vLLM
 	LORADECK_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/python -m pytest -n 0 --timeout 900 $(ARGS) tests/contract/engine tests/vllm

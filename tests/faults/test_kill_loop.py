@@ -1,7 +1,7 @@
 """kill -9 of hub, agents, routers and engines, at random moments of promotes and rollbacks, under traffic.
 
-`LORADECK_FAULT_ROUNDS` sets the rounds: 10 in `make test`, 50 in `make faults`. The seed is printed, and
-`LORADECK_FAULT_SEED` sets it.
+`LORADECK_FAULT_ROUNDS` sets the rounds: 4 in `make test`, one for each kind of process; 16 in `make test-services`, 50
+in `make faults`. The seed is printed, and `LORADECK_FAULT_SEED` sets it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from loradeck.schemas.moves import MoveResult
 from loradeck.schemas.state import PreviewAction, TenantRow
 from loradeck_agent.host.state_folder import StateFolder, holder_of
 
-ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("LORADECK_FAULT_ROUNDS", "4"))
 SEED = int(os.environ.get("LORADECK_FAULT_SEED", random.SystemRandom().randrange(2**32)))
 SETTLES_WITHIN_S = 60.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ test-services:
 test-vllm:
 \t@.venv/bin/python -m pytest -q $(ARGS) vllm
 """
+# The checkout's pytest needs `-n` only, and importing every plugin that is installed takes seconds of each of its runs.
+PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}
 FLAKY = """
 from pathlib import Path
 import pytest
@@ -52,7 +55,14 @@ def checkout(tmp_path: Path) -> Path:
 
 def run(checkout: Path) -> tuple[int, list[str], str]:
     """Exit status, the tests named as flaky, and all that was printed."""
-    done = subprocess.run([checkout / ".ci" / "run"], capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(
+        [checkout / ".ci" / "run"],
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+        env={**os.environ, **PLUGINS},
+    )
     flaky = [line.removeprefix("FLAKY ") for line in done.stdout.splitlines() if line.startswith("FLAKY")]
     return done.returncode, flaky, done.stdout + done.stderr
 
