@@ -50,15 +50,14 @@ class Fences:
     async def reached(self, key: PointerKey, seen: Fence) -> bool:
         """Whether this router holds that move or a later one, if need be after a wait."""
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        while True:
-            waited_s = loop.time() - began
-            decided = gateway.standing(self._held.get(key), seen, waited_s)
-            if decided is not Standing.WAIT:
-                return decided is Standing.ADMIT
+        began, waited_s = loop.time(), 0.0
+        while (decided := gateway.standing(self._held.get(key), seen, waited_s)) is Standing.WAIT:
             moved = loop.create_future()
             self._waiting[key].add(moved)
             try:
-                await asyncio.wait([moved], timeout=gateway.WAIT_S - waited_s)
+                done, _ = await asyncio.wait([moved], timeout=gateway.WAIT_S - waited_s)
             finally:
                 self._waiting[key].discard(moved)
+            # A timer that went off has waited for long enough, whatever the rounding of the clock says.
+            waited_s = loop.time() - began if done else gateway.WAIT_S
+        return decided is Standing.ADMIT

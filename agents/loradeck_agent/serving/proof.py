@@ -53,10 +53,12 @@ class Superseded(Exception):
     """The generation is no longer in force: there is nothing to prove."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Proving:
     entry: TableEntry
     task: asyncio.Task[None]
+    again: bool = False
+    """A flip was acknowledged while a proof was under way, which a pin that has ended since may have refused."""
 
 
 @dataclass
@@ -95,6 +97,7 @@ class Prover:
         running = self._tasks.get(key)
         same = running is not None and (running.entry.fence, running.entry.canaries) == (entry.fence, entry.canaries)
         if running is not None and same and not running.task.done():
+            running.again = True
             return  # one that is done found a pin in force: with the pin gone there is something to prove again
         self.stop(key)
         task = asyncio.get_running_loop().create_task(self._keep_proving(entry.key, entry.fence, ack.replica))
@@ -130,7 +133,11 @@ class Prover:
                 async with self._rooms[replica]:
                     verdict = await self._prove(entry, self.engines[replica])
             except Superseded:
-                return
+                proving = self._tasks.get((*pointer, replica))
+                if proving is None or not proving.again:
+                    return
+                proving.again = False
+                continue
             except Unreachable as error:
                 unanswered += 1
                 log.info("%s/%s on %s is not proven yet: %s", entry.tenant, entry.route, replica, error)
