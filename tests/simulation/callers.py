@@ -64,7 +64,7 @@ ASKS = {
     "place": 1,
     "candidate": 12,
 }
-"""What people ask for -> how often."""
+"""Each request that people make of a hub, and its weight in the draw of the next one."""
 
 Call = Callable[[Hub], Awaitable[Any]]
 

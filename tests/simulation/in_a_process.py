@@ -10,7 +10,7 @@ from typing import Any
 
 
 def simulate(*arguments: str, status: int = 0) -> dict[str, Any]:
-    """What `python -m tests.simulation --json` says: also where a seed found something."""
+    """Runs `python -m tests.simulation --json` in a process of its own, and returns the document that it prints."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.simulation", "--json", *arguments],
         capture_output=True,

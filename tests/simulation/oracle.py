@@ -19,12 +19,10 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.moves import witness
 from loradeck.rules.serving.placement import fits
 from loradeck.rules.serving.proof import Reached
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import LINK_TTL_S, AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck_agent.router.admission import Admitted
-
-Fence = tuple[int, int]
 
 
 class Violation(Exception):

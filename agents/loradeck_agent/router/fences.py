@@ -11,8 +11,8 @@ import re
 from collections import defaultdict
 
 from loradeck.rules.serving import gateway
-from loradeck.rules.serving.gateway import Fence, Standing
-from loradeck.schemas.ids import PointerKey
+from loradeck.rules.serving.gateway import Standing
+from loradeck.schemas.ids import Fence, PointerKey
 
 FENCE = "x-loradeck-fence"
 """The header of requests that come through a gateway, and of answers."""
@@ -48,7 +48,7 @@ class Fences:
                 waiting.set_result(None)
 
     async def reached(self, key: PointerKey, seen: Fence) -> bool:
-        """Whether this router holds that move or a later one, if need be after a wait."""
+        """Waits, for a second at most, until this router holds that move or a later one; returns whether it does."""
         loop = asyncio.get_running_loop()
         began, waited_s = loop.time(), 0.0
         while (decided := gateway.standing(self._held.get(key), seen, waited_s)) is Standing.WAIT:

@@ -1,4 +1,4 @@
-"""Hashes of files, and the one comparison with what a manifest or a sender announced: on the hub and on nodes alike."""
+"""Hashes of files, and their comparison with what a manifest or a sender announced: on the hub and on nodes alike."""
 
 from __future__ import annotations
 

@@ -24,6 +24,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-
 PointerKey: TypeAlias = tuple[str, str]
 """(tenant, route): the identity of a pointer."""
 
+Fence: TypeAlias = tuple[int, int]
+"""(epoch, generation): the identity of a pointer's move. A later move has a higher one."""
+
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 """A person's reason for an action: at most 500 characters, stripped."""
 

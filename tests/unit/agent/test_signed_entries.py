@@ -46,6 +46,19 @@ def directive(rev: int, *entries: TableEntry, full: bool = False, position: Posi
     return Desired(entries=entries, table=table_digest(entries), **sent)
 
 
+@pytest.fixture
+def sent(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> list[Ack]:
+    """The acknowledgements that the agent sends, none of which reaches a hub."""
+    messages: list[Ack] = []
+
+    async def note(message: Ack) -> bool:
+        messages.append(message)
+        return True
+
+    monkeypatch.setattr(agent.acks, "send", note)
+    return messages
+
+
 def test_an_entry_is_passed_on_as_it_was_signed() -> None:
     one = signed(entry(2))
     for message in (
@@ -113,16 +126,9 @@ def test_an_entry_is_verified_once_and_not_each_time_that_the_whole_table_is_sen
 
 
 async def test_a_directive_with_a_forged_entry_changes_nothing_and_the_hub_is_told(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, sent: list[Ack]
 ) -> None:
     router = Router(agent)
-    sent: list[Ack] = []
-
-    async def note(message: Ack) -> bool:
-        sent.append(message)
-        return True
-
-    monkeypatch.setattr(agent.acks, "send", note)
     agent.sync._protocol = PROTOCOL
     await agent._handle(WELCOME)
     first = signed(entry(1))
@@ -155,15 +161,9 @@ BAD_POSITIONS = {
 
 @pytest.mark.parametrize("position", BAD_POSITIONS.values(), ids=BAD_POSITIONS)
 async def test_a_bad_position_is_refused_before_the_router_is_told(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch, position: Position
+    agent: Agent, sent: list[Ack], position: Position
 ) -> None:
-    router, sent = Router(agent), list[Ack]()
-
-    async def note(message: Ack) -> bool:
-        sent.append(message)
-        return True
-
-    monkeypatch.setattr(agent.acks, "send", note)
+    router = Router(agent)
     agent.sync._protocol = PROTOCOL
     await agent._handle(WELCOME)
     first, second = signed(entry(1)), signed(entry(2))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.gateway import RETRIED, WAIT_S, Fence, Standing, highest, next_node, standing
+from loradeck.rules.serving.gateway import RETRIED, WAIT_S, Standing, highest, next_node, standing
+from loradeck.schemas.ids import Fence
 
 fences = st.tuples(st.integers(0, 4), st.integers(0, 4))
 shown = st.lists(fences, max_size=4)

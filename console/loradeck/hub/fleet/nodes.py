@@ -16,12 +16,11 @@ from pydantic import BaseModel, TypeAdapter
 
 from loradeck.rules.serving.placement import fits
 from loradeck.schemas.attestation import EngineBuild
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Ack, AckLevel, AckState, EngineState, Hello, Replica, Report
 from loradeck.schemas.table import Pin
 from loradeck.schemas.telemetry import Gpu, Host, NvmlState
 
-Fence = tuple[int, int]
 Placement = tuple[dict[str, str], tuple[tuple[str, str | None], ...]]
 
 _gpus = TypeAdapter(tuple[Gpu, ...])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from loradeck.hub.fleet.node_tables import NodeTables
-from loradeck.hub.fleet.nodes import Fence, Node
+from loradeck.hub.fleet.nodes import Node
 from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.log import Move, Published
 from loradeck.hub.progress.acknowledgements import Counted, PlacedReplicas
@@ -18,7 +18,7 @@ from loradeck.hub.progress.release_health import ReleaseHealth
 from loradeck.hub.progress.replica_counts import Progress
 from loradeck.rules.serving.proof import ORDER, Reached
 from loradeck.schemas.attestation import Attestation, AttestationKind
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import LINK_TTL_S, Ack
 from loradeck.schemas.log import EventKind
 

@@ -11,7 +11,9 @@ from loradeck.schemas.table import TableEntry
 
 
 def flaw(message: Desired | Bookmark, held: Position | None) -> str:
-    """What is wrong with the position of a message, whose signature is genuine; '' if nothing is.
+    """Returns why a node cannot follow its hub to the position that a message carries; '' if it can.
+
+    The signature is checked elsewhere.
 
     Within one epoch there is one hub and one history, whoever signs. A log that a person has recovered into another
     one begins an epoch of its own.

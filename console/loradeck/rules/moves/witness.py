@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from loradeck.schemas.candidate import Split
-from loradeck.schemas.ids import PointerKey
+from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import TableState
 from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import TableEntry
-
-Fence = tuple[int, int]
-"""(epoch, generation) of a move."""
 
 Known = Callable[[PointerKey, Fence, str | None], bool]
 """Says whether the log knows a move of a pointer, by its fence and its release."""

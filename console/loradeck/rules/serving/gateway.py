@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from loradeck.schemas.ids import Name
-
-Fence = tuple[int, int]
-"""(epoch, generation) of a pointer's move."""
+from loradeck.schemas.ids import Fence, Name
 
 WAIT_S = 1.0
 """How long a router that holds less than a gateway has seen waits for the entry, in seconds, before it refuses."""
@@ -38,7 +35,7 @@ def highest(told: Fence | None, told_epoch: int, shown: Iterable[Fence]) -> Fenc
 
 
 class Standing(StrEnum):
-    """What a router does with a request whose gateway has seen a fence."""
+    """A router's decision about a request that comes with the fence of a move, by the entry that the router holds."""
 
     ADMIT = "admit"  # it holds that move, or a later one
     WAIT = "wait"  # the entry may be on its way
