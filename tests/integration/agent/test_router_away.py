@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -44,12 +45,28 @@ async def killed(node: Node) -> None:
     await until(lambda: node.router_pid is None, "the router is gone")
 
 
+async def taken(port: int) -> socket.socket:
+    """A listener on the port, once the kernel has closed what the killed router had open there."""
+    made: list[socket.socket] = []
+
+    def bound() -> bool:
+        try:
+            made.append(socket.create_server(("127.0.0.1", port)))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        return bool(made)
+
+    await until(bound, "the port is free")
+    return made[0]
+
+
 async def test_the_hello_while_the_router_is_dead_says_cursor_and_pins_of_its_table(
     node: Node, hub: FakeHub, v1: Adapter, v2: Adapter
 ) -> None:
     await pinned(node, hub, v1, v2)
     await killed(node)
-    with socket.create_server(("127.0.0.1", node.port)):  # a router cannot start
+    with await taken(node.port):  # a router cannot start
         heard = len(hub.heard)
         node.start(LD_TEST_LINK_ANYWAY_S="0.5")
         hello = await hub.wait(Hello, after=heard)
@@ -73,7 +90,7 @@ async def test_a_hub_that_lacks_the_nodes_log_is_not_obeyed_while_the_router_is_
     hub.refuse, hub.rev = "log_behind", 1  # restored from a copy
     hub.entries["acme", "production"] = entry(v1.ref, 1, keys=KEYS)
     heard = len(hub.heard)
-    with socket.create_server(("127.0.0.1", node.port)):
+    with await taken(node.port):
         node.start(LD_TEST_LINK_ANYWAY_S="0.5")
         assert (await hub.wait(Hello, after=heard)).rev == 2
         await hub.send_table(full=True)

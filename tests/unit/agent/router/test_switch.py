@@ -363,7 +363,7 @@ async def test_only_entries_that_rest_on_a_change_of_engines_are_looked_at(
     node.send(entry(V1), entry(V2, route="staging"), entry(OTHER, route="other"), entry(None, route="gone"))
     swapped: list[str] = []
     swap = node.admission.swap
-    monkeypatch.setattr(node.admission, "swap", lambda key, plan: (swapped.append(key[1]), swap(key, plan))[1])
+    monkeypatch.setattr(node.admission, "swap", lambda entry, plan: (swapped.append(entry.route), swap(entry, plan))[1])
 
     def looked_at(*engines: EngineAt) -> set[str]:
         swapped.clear()

@@ -6,13 +6,13 @@ import gc
 
 import pytest
 
-from loradeck_agent.host import collector
+from loradeck_agent.host import gc_pause
 
 
 def test_it_is_off_in_the_block_and_on_after_it_and_what_was_made_is_left_out() -> None:
     before = gc.get_freeze_count()
     try:
-        with collector.paused():
+        with gc_pause.paused():
             assert not gc.isenabled()
             made: list[list[int]] = [[] for _ in range(100)]
         assert gc.isenabled()
@@ -23,7 +23,7 @@ def test_it_is_off_in_the_block_and_on_after_it_and_what_was_made_is_left_out() 
 
 def test_it_is_on_again_after_an_error() -> None:
     try:
-        with pytest.raises(ValueError, match="broken"), collector.paused():
+        with pytest.raises(ValueError, match="broken"), gc_pause.paused():
             raise ValueError("broken")
         assert gc.isenabled()
     finally:
