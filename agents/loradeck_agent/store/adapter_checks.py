@@ -1,6 +1,6 @@
 """Checks an adapter on this node before any engine gets it: its manifest, its base and its rank.
 
-The hashes of its files are compared in `loradeck.artifacts.file_hashes`, for nodes and the hub alike.
+The hashes of its files are compared in `loradeck.artifacts.hash_checks`, for nodes and the hub alike.
 """
 
 from __future__ import annotations

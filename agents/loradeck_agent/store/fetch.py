@@ -1,4 +1,7 @@
-"""Fetches an artifact's files from the hub into a folder of this node, whole and verified or not at all."""
+"""Fetches an artifact's files from the hub into a folder of this node, whole and verified or not at all.
+
+Hashes are compared in `loradeck.artifacts.hash_checks`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Artifacts on disk: manifests of folders, the hub's content-addressed blobs, and the checks of adapters and rows.
+"""Artifacts on disk, at the hub and on nodes: manifests, content-addressed blobs, checks of hashes, adapters and rows.
 
 Nothing here imports torch, and nothing reads a pickle.
 """
@@ -6,7 +6,7 @@ Nothing here imports torch, and nothing reads a pickle.
 from loradeck.artifacts.adapters import verify_adapter
 from loradeck.artifacts.blobs import Blobs
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.file_hashes import verify_folder
+from loradeck.artifacts.hash_checks import verify_folder
 from loradeck.artifacts.install import install, installing
 from loradeck.artifacts.manifests import base_digest, base_here, base_manifest, scan
 

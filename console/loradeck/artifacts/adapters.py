@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.file_hashes import plain_files, verify_folder
+from loradeck.artifacts.hash_checks import plain_files, verify_folder
 from loradeck.artifacts.tensors import Tensor, check_values, read_header
 from loradeck.schemas.manifest import AdapterManifest
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loradeck.artifacts.errors import BadArtifact, room_on
-from loradeck.artifacts.file_hashes import verify_folder
+from loradeck.artifacts.hash_checks import verify_folder
 from loradeck.artifacts.staging import STAGING, StagedFile, fsync_folder, private_folder, remove, sweep
 from loradeck.schemas.manifest import FileEntry
 

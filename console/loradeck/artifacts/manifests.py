@@ -13,7 +13,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from loradeck.artifacts.errors import BadArtifact
-from loradeck.artifacts.file_hashes import Hasher, plain_files, sha256_of
+from loradeck.artifacts.hash_checks import Hasher, plain_files, sha256_of
 from loradeck.artifacts.staging import private_folder
 from loradeck.schemas.manifest import BaseManifest, FileEntry
 

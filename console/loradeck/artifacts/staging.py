@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from loradeck.artifacts.errors import BadArtifact, room_on
-from loradeck.artifacts.file_hashes import check_digest
+from loradeck.artifacts.hash_checks import check_digest
 
 STAGING = ".staging"
 """Ending of staging names."""

@@ -1,8 +1,11 @@
 """The SQLite file of one hub: opened, locked, migrated, and changed only in whole transactions.
 
 Durability: WAL with `synchronous=FULL`, one fdatasync a commit. `locking_mode=EXCLUSIVE` keeps every other program out
-of the file while it is open, so the second connection with which older SQLite versions corrupt a WAL database never
-exists; a flock beside the file tells a second hub why it cannot start.
+of the file while it is open; a flock beside the file tells a second hub why it cannot start.
+
+SQLite 3.7.0 to 3.51.2 have the WAL-reset bug: two connections that write and checkpoint at once can corrupt a database
+(https://sqlite.org/wal.html#walresetbug). With this lock there is no second connection, so that any version will do.
+Where there is a wheel of pysqlite3, a fixed one is installed all the same.
 """
 
 from __future__ import annotations
@@ -35,31 +38,15 @@ _BUSY = 5
 _CORRUPT = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
-def wal_is_safe(version: str) -> bool:
-    """Whether a SQLite version is free of the WAL-reset bug, which 3.7.0 to 3.51.2 have, except for two fixed
-    branches.
-    """
-    number = tuple(int(part) for part in version.split(".")[:3])
-    if number < (3, 7, 0) or number >= (3, 51, 3):
-        return True
-    return (3, 50, 7) <= number < (3, 51) or (3, 44, 6) <= number < (3, 45)
-
-
 class Database:
     """The database file and its one connection. May be called from any thread; calls wait for each other.
 
     Raises:
-        Unusable: a broken SQLite version, a newer schema, another hub, or a file that is not a database of Loradeck.
+        Unusable: a newer schema, another hub, or a file that is not a database of Loradeck.
         DiskFull: there is no room to open it.
     """
 
     def __init__(self, path: Path) -> None:
-        if not wal_is_safe(SQLITE_VERSION):
-            raise Unusable(
-                f"SQLite {SQLITE_VERSION} can corrupt a database in WAL mode (the WAL-reset bug of 3.7.0 to 3.51.2). "
-                "Install the Python package pysqlite3, which brings a fixed SQLite, "
-                "or run on SQLite 3.51.3, 3.50.7 or 3.44.6, or a later release of those branches."
-            )
         self.path = path.absolute()
         self._mutex = threading.RLock()
         self._connection: Connection | None = None

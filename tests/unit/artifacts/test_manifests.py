@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.handmade_adapters import write_base
 
 from loradeck.artifacts import BadArtifact, base_digest, base_manifest, manifests, scan, verify_folder
-from loradeck.artifacts.file_hashes import Difference, differences
+from loradeck.artifacts.hash_checks import Difference, differences
 from loradeck.schemas.manifest import FileEntry
 
 

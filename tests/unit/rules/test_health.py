@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.quality.health import breached, cause, newly_soaked, soaked, wilson
+from loradeck.rules.quality.health import breached, cause, newly_soaked, soaked
+from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from loradeck.artifacts import signing, verify_adapter
 from loradeck.artifacts.adapters import ALLOWED, CONFIG, PICKLES, read_config
-from loradeck.artifacts.file_hashes import plain_files
+from loradeck.artifacts.hash_checks import plain_files
 from loradeck.cli.commands.base import named_bases
 from loradeck.cli.shared import model_card as cards
 from loradeck.cli.shared.exits import misused, refused

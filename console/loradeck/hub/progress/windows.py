@@ -9,7 +9,8 @@ from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.link import TTFT_BUCKETS_MS
 
 WINDOW_S = 60.0
-"""Length of every window, seconds. Shares and rates that are shown as current are taken over it."""
+"""Length of every window, seconds. Shares and rates that are shown as current are taken over it.
+A breach is judged by the counts of the whole generation (`loradeck.hub.progress.release_health`)."""
 
 BUCKET_S = 1.0
 """Length of a slice, seconds. All windows begin their slices at the same times: one can be taken from another."""

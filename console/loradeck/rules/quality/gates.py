@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.rollback_target import PointerFacts, ruled_out
-from loradeck.rules.quality.health import wilson
 from loradeck.rules.quality.review import Signed, review_check
 from loradeck.rules.quality.statistics import (
     ALPHA,
@@ -25,6 +24,7 @@ from loradeck.rules.quality.statistics import (
     paired_items,
     percentile,
     visible_drop,
+    wilson,
 )
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, GateResult
 from loradeck.schemas.gate import GateConfig, SuiteGate

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
 
 ENOUGH = 50
 """Number of answers below which a share is not compared, over all replicas or on one."""
-
-Z95 = 1.959963984540054
-"""Quantile of the normal distribution for a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +28,8 @@ class Breach:
 
 def breached(health: Counts, limit: BreachLimit) -> Breach | None:
     """The limit that a release has passed; None if there is none, or too few answers or requests so far.
+
+    `health` is counted from the move or the last lift of a quarantine on, over the whole generation and not a window.
 
     Bad answers are a share of those that were checked, errors of the requests that were admitted: what a router refused
     while an engine was away says nothing about the release, and must not hide that it fails all that it is asked.
@@ -62,27 +61,6 @@ def newly_soaked(
     `served`: seconds and requests that a release has served there. A release that has soaked once stays so.
     """
     return tuple(r for r in dict.fromkeys(releases) if r not in known and soaked(*served(r), soak))
-
-
-def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson score interval of a share, k of n, at 95 % by default; (0, 1) if n is 0.
-
-    Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
-
-    Raises:
-        ValueError: k is not within 0..n.
-    """
-    if not 0 <= k <= n:
-        raise ValueError(f"{k} of {n} is not a share")
-    if n == 0:
-        return (0.0, 1.0)
-    p, zz = k / n, z * z
-    middle = (p + zz / (2 * n)) / (1 + zz / n)
-    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
-    # At 0 of n and n of n rounding could put the share itself just outside its interval.
-    low = 0.0 if k == 0 else max(0.0, middle - half)
-    high = 1.0 if k == n else min(1.0, middle + half)
-    return (low, high)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ POWER = 0.80
 DISCORDANT = 0.10
 """Share of items on which two releases are assumed to differ, before anything was measured."""
 
+Z95 = 1.959963984540054
+"""Standard normal deviate of a two-sided interval of 95 %."""
+
 _TAIL = 1e-12
 """Probability below which terms of a summed distribution are left out."""
 
@@ -71,6 +74,27 @@ def upper_bound(k: int, n: int, alpha: float = ALPHA) -> float:
 def lower_bound(k: int, n: int, alpha: float = ALPHA) -> float:
     """Exact one-sided lower confidence bound of a share, k of n seen; 0 if n is 0. See `upper_bound`."""
     return 1.0 - upper_bound(n - k, n, alpha) if n else 0.0
+
+
+def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson score interval of a share, k of n, at 95 % by default; (0, 1) if n is 0.
+
+    Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+
+    Raises:
+        ValueError: k is not within 0..n.
+    """
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is not a share")
+    if n == 0:
+        return (0.0, 1.0)
+    p, zz = k / n, z * z
+    middle = (p + zz / (2 * n)) / (1 + zz / n)
+    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
+    # At 0 of n and n of n rounding could put the share itself just outside its interval.
+    low = 0.0 if k == 0 else max(0.0, middle - half)
+    high = 1.0 if k == n else min(1.0, middle + half)
+    return (low, high)
 
 
 def paired_bootstrap(lost: int, won: int, n: int, level: float = 0.95) -> tuple[float, float]:
