@@ -37,6 +37,7 @@ from loradeck.schemas.manifest import (
 from loradeck.schemas.moves import MoveResult, PromoteRequest, RecoverRequest, RecoveryPlan, RollbackRequest
 from loradeck.schemas.problem import Problem
 from loradeck.schemas.state import TenantRow
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import Limits
 
 BASE = BaseManifest(
@@ -302,7 +303,8 @@ async def running(
     tcp = tcp_socket("127.0.0.1:0", tls=False)
     port = tcp.getsockname()[1]
     try:
-        async with serving(hub, own_socket(data / "hub.sock"), tcp, cert, private, limits):
+        tls = ServerCertificate(cert, private) if cert else None
+        async with serving(hub, own_socket(data / "hub.sock"), tcp, tls, limits):
             deck = Deck(data, hub, port)
             try:
                 yield deck

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import logging
 import signal
-import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import uvloop
 
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.route import NodeLimits
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck_agent.host.open_files import allow_open_files
 from loradeck_agent.router.serve import Router
 from loradeck_agent.router.table import TableFault
@@ -42,11 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--listen beyond loopback needs --tls-cert and --tls-key: callers send their keys")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     allow_open_files()
-    tls = None
-    if options.tls_cert is not None:
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(options.tls_cert, options.tls_key)
     try:
+        tls = ServerCertificate(options.tls_cert, options.tls_key) if options.tls_cert is not None else None
         uvloop.run(_run(options.state, host, int(port), tls, options.limits))
     except (TableFault, OSError) as fault:
         logging.getLogger("loradeck_agent.router").error("%s", fault)
@@ -54,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _run(state: Path, host: str, port: int, tls: ssl.SSLContext | None, limits: NodeLimits | None) -> None:
+async def _run(state: Path, host: str, port: int, tls: ServerCertificate | None, limits: NodeLimits | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

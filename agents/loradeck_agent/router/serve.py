@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from loradeck.schemas.route import BODY_CAP, KeyLimits, NodeLimits
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.protocol import Limits
 from loradeck_agent.host.body_reader import BodyReader
 from loradeck_agent.router.admission import Admission
@@ -61,7 +61,7 @@ class Router:
         self._closes: list[Callable[[], None]] = []
 
     async def start(
-        self, host: str, port: int, tls: ssl.SSLContext | None = None, limits: Limits | None = None
+        self, host: str, port: int, tls: ServerCertificate | None = None, limits: Limits | None = None
     ) -> None:
         """Serves the table as it stands, then opens the control socket. `limits` are those of strangers.
 

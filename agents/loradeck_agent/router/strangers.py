@@ -6,8 +6,8 @@ import asyncio
 import functools
 import logging
 import resource
-import ssl
 
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.failed_logins import FailedLogins
 from loradeck.strangers.head import BadHead, Head
 from loradeck.strangers.protocol import Answer, Limits, Strangers, answer
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _ALIVE = answer(200, "application/json", b'{"status": "ok"}', {"Server": "loradeck"})
 
 
-def strangers(admission: Admission, limits: Limits | None = None, tls: ssl.SSLContext | None = None) -> Strangers:
+def strangers(admission: Admission, limits: Limits | None = None, tls: ServerCertificate | None = None) -> Strangers:
     """The strangers of a router: whoever shows a key that a tenant here knows is none.
 
     `limits` None: by how many files the process may open. Half are left for the engines' connections.

@@ -9,7 +9,6 @@ import asyncio
 import os
 import pwd
 import socket
-import ssl
 import struct
 import sys
 from asyncio import Transport
@@ -30,6 +29,7 @@ from loradeck.hub.links.all_links import PATH
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import BadHead, Head
 from loradeck.strangers.protocol import Answer, Limits, Strangers, answer
 
@@ -187,7 +187,7 @@ def problem_answer(problem: Problem) -> Answer:
     return answer(problem.status, MEDIA_TYPE, problem.model_dump_json().encode(), headers_of(problem))
 
 
-def strangers(hub: Hub, limits: Limits, tls: ssl.SSLContext | None) -> Strangers:
+def strangers(hub: Hub, limits: Limits, tls: ServerCertificate | None) -> Strangers:
     """The strangers of the hub's TCP listener: who shows a valid token is none."""
 
     def judge(head: Head, address: str) -> Answer | None:
@@ -228,21 +228,30 @@ def own_socket(path: Path) -> socket.socket:
     return sock
 
 
+def host_of(listen: str) -> str:
+    """The host of `HOST:PORT`, without brackets.
+
+    Raises: Refused `invalid_request`: it is not HOST:PORT.
+    """
+    host, colon, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise Refused("invalid_request", f"{listen!r} is not HOST:PORT", fix="for example 127.0.0.1:7400")
+    return host
+
+
 def tcp_socket(listen: str, *, tls: bool) -> socket.socket:
     """A socket bound to `HOST:PORT` (port 0: any free one).
 
     Raises: Refused `invalid_request`: not HOST:PORT, or beyond loopback without TLS; OSError when it is taken.
     """
-    host, colon, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise Refused("invalid_request", f"--listen {listen!r} is not HOST:PORT", fix="for example 127.0.0.1:7400")
+    host, port = host_of(listen), listen.rpartition(":")[2]
     if not tls and not is_loopback(host):
         raise Refused(
             "invalid_request",
             "TCP beyond loopback needs TLS",
             detail=f"--listen {listen}",
-            fix="give --tls-cert and --tls-key, or listen on 127.0.0.1",
+            fix="make a certificate with `loradeck hub init`, give --tls-cert and --tls-key, or listen on 127.0.0.1",
         )
     info = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     sock = socket.socket(info[0], info[1])

@@ -9,12 +9,12 @@ import re
 import resource
 import signal
 import socket
-import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 import uvloop
@@ -23,17 +23,25 @@ from loradeck.artifacts import Blobs
 from loradeck.hub.app import create_app
 from loradeck.hub.fleet.link_socket import FIRST_BYTES, LinkSocket
 from loradeck.hub.hub import Hub
-from loradeck.hub.listeners import Door, LocalHttp, LocalWebSocket, TcpHttp, own_socket, strangers, tcp_socket
+from loradeck.hub.listeners import Door, LocalHttp, LocalWebSocket, TcpHttp, host_of, own_socket, strangers, tcp_socket
 from loradeck.hub.log.signing import private_key
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.rules.errors import Refused
+from loradeck.schemas.address import is_loopback
 from loradeck.store.sqlite import SqliteStore
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import HEAD_BYTES
 from loradeck.strangers.protocol import Limits, Strangers
+
+if TYPE_CHECKING:
+    from loradeck.hub.access.authority import Authority
 
 log = logging.getLogger("loradeck.hub")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+RENEWAL_S = 3600
+"""Seconds between two looks at whether the hub's own certificate is to be renewed."""
 
 END_S = 3
 """How long connections have to end at a shutdown."""
@@ -110,8 +118,6 @@ class LogLine(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Logs to stderr, a line for each entry: time in UTC, level, logger, text."""
-    import time
-
     handler = logging.StreamHandler(sys.stderr)
     formatter = LogLine("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
@@ -157,6 +163,7 @@ def serve(
         listen: HOST:PORT; port 0 takes a free one. None: only the own socket.
         name: shown in the consoles' header.
         production: the consoles' header in reverse video.
+        tls_cert: the certificate of `listen`. None: beyond loopback that of the hub's own authority.
 
     Raises:
         Refused: `invalid_request`, for arguments that do not go together.
@@ -170,7 +177,11 @@ def serve(
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
-        tcp = tcp_socket(listen, tls=tls_cert is not None) if listen else None
+        authority = _authority(data)
+        if tls_cert is None and authority is not None and listen and not is_loopback(host_of(listen)):
+            tls_cert = authority.server
+        tls = ServerCertificate(tls_cert, tls_key) if tls_cert else None
+        tcp = tcp_socket(listen, tls=tls is not None) if listen else None
         try:
             hub, store = open_hub(data, name=name, production=production)
         except BaseException:
@@ -182,7 +193,7 @@ def serve(
             local = own_socket(data / "hub.sock")
             log_to_stderr()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_until_signalled(hub, local, tcp, tls_cert, tls_key))
+                runner.run(_until_signalled(hub, local, tcp, tls, authority))
         finally:
             (data / "hub.sock").unlink(missing_ok=True)
             store.close()
@@ -195,8 +206,7 @@ async def serving(
     hub: Hub,
     local: socket.socket,
     tcp: socket.socket | None = None,
-    cert: Path | None = None,
-    key: Path | None = None,
+    tls: ServerCertificate | None = None,
     limits: Limits | None = None,
 ) -> AsyncIterator[asyncio.Event]:
     """Listens for a hub until the block ends; then everything in memory is written.
@@ -211,7 +221,7 @@ async def serving(
     if tcp is not None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         limits = limits or Limits.under(files, files // 8)
-        listeners.append((_Server(app, strangers(hub, limits, _tls(cert, key))), tcp))
+        listeners.append((_Server(app, strangers(hub, limits, tls)), tcp))
     ended = asyncio.Event()
     tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in listeners]
     tasks.append(asyncio.create_task(hub.run()))
@@ -236,16 +246,34 @@ async def serving(
             task.result()
 
 
-def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if cert is None:
+def _authority(data: Path) -> Authority | None:
+    """The authority in a hub's folder, whose own certificate is not due for renewal; None: it has none."""
+    if not (data / "tls").exists():
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert, key)
-    return context
+    from loradeck.hub.access.authority import Authority  # 10 MB of memory
+
+    found = Authority(data)
+    found.renew_server(time.time_ns() // 1_000_000)
+    return found
+
+
+async def _renew(authority: Authority) -> None:
+    """Renews the hub's own certificate whenever it is due."""
+    while True:
+        await asyncio.sleep(RENEWAL_S)
+        try:
+            if authority.renew_server(time.time_ns() // 1_000_000):
+                log.info("renewed the hub's certificate")
+        except OSError as error:
+            log.error("the hub's certificate cannot be renewed: %s", error)
 
 
 async def _until_signalled(
-    hub: Hub, local: socket.socket, tcp: socket.socket | None, cert: Path | None, key: Path | None
+    hub: Hub,
+    local: socket.socket,
+    tcp: socket.socket | None,
+    tls: ServerCertificate | None,
+    authority: Authority | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -253,8 +281,9 @@ async def _until_signalled(
     if tcp is not None:
         host, port = tcp.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
-        where.append(f"{'https' if cert else 'http'}://{host}:{port}")
-    async with serving(hub, local, tcp, cert, key) as ended:
+        where.append(f"{'https' if tls else 'http'}://{host}:{port}")
+    async with serving(hub, local, tcp, tls) as ended, asyncio.TaskGroup() as group:
+        renewal = group.create_task(_renew(authority)) if authority else None
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_, stop.set)
         hub.gc_tuning.freeze()
@@ -262,5 +291,5 @@ async def _until_signalled(
         either = [asyncio.create_task(event.wait()) for event in (stop, ended)]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         log.info("shutting down")
-        for task in either:
+        for task in (*either, *((renewal,) if renewal else ())):
             task.cancel()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
 
+from loradeck.strangers.certificates import ServerCertificate
 from loradeck.strangers.head import BadHead, Head, read_head
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Strangers:
         *,
         judge: Callable[[Head, str], Answer | None],
         reject: Callable[[BadHead], Answer],
-        tls: ssl.SSLContext | None = None,
+        tls: ServerCertificate | None = None,
     ) -> None:
         self.limits, self.judge, self.reject, self.tls = limits, judge, reject, tls
         self._waiting: OrderedDict[Stranger, float] = OrderedDict()
@@ -80,7 +81,7 @@ class Strangers:
 
     def protocol(self, known: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
         """The protocol of a new connection. `known` makes the one that it is handed to when it has shown a key."""
-        return Stranger(self, known) if self.tls is None else _BeforeTls(self, known, self.tls)
+        return Stranger(self, known) if self.tls is None else _BeforeTls(self, known, self.tls.context())
 
     def begin(self, stranger: Stranger, file: int) -> None:
         """Counts a connection. Where there are too many, or `file` is too high a number, the oldest ends."""

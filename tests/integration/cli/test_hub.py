@@ -109,3 +109,19 @@ def test_a_backup_is_a_hub_that_starts_with_the_same_log(own: Desk, tmp_path: Pa
     own.start_hub()
     assert [tenant["name"] for tenant in own.json("tenant", "ls")] == ["acme"]
     assert own.json("audit", "verify")["ok"]
+
+
+def test_init_makes_an_authority_once_and_rotate_renews_the_hubs_certificate(own: Desk) -> None:
+    data = str(own.root / "d")
+    assert own.process("hub", "rotate", "--data", data).returncode == 2
+    made = own.process("hub", "init", "--data", data, "--host", "hub.example.com")
+    assert made.returncode == 0, made.stderr
+    assert "certificate for hub.example.com, localhost" in made.stdout
+    before = (own.root / "d" / "tls" / "server.pem").read_bytes()
+    again = own.process("hub", "init", "--data", data)
+    assert again.returncode == 2
+    assert "loradeck hub rotate" in again.stderr
+    assert (own.root / "d" / "tls" / "server.pem").read_bytes() == before
+    rotated = own.process("hub", "rotate", "--data", data, "--host", "other.example.com")
+    assert "certificate for other.example.com, localhost" in rotated.stdout
+    assert rotated.stdout.splitlines()[0] == made.stdout.splitlines()[0]

@@ -10,6 +10,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.fakes.hub_in_process import Deck, key, running, until
 from tests.fakes.linked_agent import FakeAgent
 from tests.integration.hub.conftest import Join
 
+from loradeck.hub.access.authority import Authority
 from loradeck.hub.server import serve
 from loradeck.rules.errors import Refused
 from loradeck.schemas.log import Draft
@@ -346,3 +348,33 @@ def test_the_hub_never_imports_what_only_nodes_need() -> None:
     code = "import sys, loradeck.hub.server; print([m for m in ('torch', 'pynvml', 'textual') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True)
     assert out.stdout.strip() == "[]"
+
+
+async def test_beyond_loopback_it_has_its_own_authoritys_certificate_and_a_rotation_needs_no_restart(
+    data: Path,
+) -> None:
+    authority = Authority.make(data, ["hub.example.com"], time.time_ns() // 1_000_000)
+    trust = ssl.create_default_context(cafile=str(authority.certificates))
+    async with process(data, "0.0.0.0:0") as (_, ready):
+        port = int(ready.rpartition(":")[2])
+        assert f"https://0.0.0.0:{port}" in ready
+        async with local(data) as client:
+            body = {"name": "mary", "role": "viewer"}
+            token = (await client.post("tokens", json=body)).json()["token"]
+        ask = f"GET /v1/state HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {token}\r\n\r\n".encode()
+
+        async def serial() -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
+            shown = writer.get_extra_info("peercert")["serialNumber"]
+            return shown, reader, writer
+
+        first, reader, writer = await serial()
+        authority.serve(authority.served().hosts, time.time_ns() // 1_000_000)
+        async with asyncio.timeout(10):
+            while (found := await serial())[0] == first:
+                found[2].close()
+                await asyncio.sleep(0.1)
+        found[2].close()
+        writer.write(ask)
+        assert b" 200 " in await reader.readline()
+        writer.close()

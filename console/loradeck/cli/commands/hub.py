@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,26 @@ import click
 
 from loradeck.cli.shared.exits import CliError, Exit, misused, refused
 from loradeck.cli.shared.options import dry_run_option, exit_on_error, reason_option, together, yes_option
+from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, writes
 from loradeck.client.config import state_path
 from loradeck.client.idempotency import new_key
 from loradeck.schemas.dataset_ledger import CollectRequest
 from loradeck.schemas.moves import RecoverRequest, RecoveryPlan
 
+_data_option = click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the hub's data. [default: $XDG_STATE_HOME/loradeck/hub]"
+)
+
 _run_options = together(
     click.option("--tls-key", type=click.Path(path_type=Path), help="Key of the certificate, PEM."),
-    click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM; needed beyond loopback."),
+    click.option(
+        "--tls-cert", type=click.Path(path_type=Path), help="Certificate, PEM. [default beyond loopback: of `hub init`]"
+    ),
     click.option("--production", is_flag=True, help="Consoles show this hub as production."),
     click.option("--name", default="hub", show_default=True, help="Shown in every console's header."),
     click.option("--listen", metavar="HOST:PORT", help="Also listen on TCP, for consoles and agents elsewhere."),
-    click.option(
-        "--data",
-        type=click.Path(path_type=Path),
-        help="Folder of the hub's data. [default: $XDG_STATE_HOME/loradeck/hub]",
-    ),
+    _data_option,
 )
 
 
@@ -35,7 +39,7 @@ _run_options = together(
 @_run_options
 @click.pass_context
 def hub(ctx: click.Context, /, **settings: Any) -> None:
-    """Run a hub on this machine, recover it, back it up, collect garbage.
+    """Run a hub on this machine, make its certificates, recover it, back it up, collect garbage.
 
     Without a command: run.
     """
@@ -152,42 +156,99 @@ async def collect(s: Session, days: float, dry_run: bool, yes: bool) -> None:
     s.out.answer(done, f"collected: {done.files} files, {done.size / 1e6:,.1f} MB")
 
 
+_host_option = click.option(
+    "--host", "hosts", multiple=True, metavar="NAME", help="A name or address under which this hub is reached."
+)
+
+
+@hub.command()
+@_host_option
+@_data_option
+def init(hosts: tuple[str, ...], data: Path | None) -> None:
+    """Make the hub's authority for certificates, and a certificate of its own.
+
+    Consoles elsewhere need tls/authority.pem of the hub's folder as their `ca_file`. Its key never leaves that folder.
+    """
+    _with_authority(data, lambda authority, folder, now: authority.make(folder, hosts, now))
+
+
+@hub.command()
+@_host_option
+@_data_option
+def rotate(hosts: tuple[str, ...], data: Path | None) -> None:
+    """Renew the hub's own certificate, with a new key; --host gives it other names.
+
+    A running hub shows it at the next connection. It renews its certificate by itself after a third of its 90 days.
+    """
+
+    def renew(authority: Any, folder: Path, now: int) -> Any:
+        made = authority(folder)
+        made.serve(hosts or made.served().hosts, now)
+        return made
+
+    _with_authority(data, renew)
+
+
+def _with_authority(data: Path | None, work: Callable[[Any, Path, int], Any]) -> None:
+    folder = data or state_path() / "hub"
+
+    def told() -> None:
+        from loradeck.hub.access.authority import Authority
+
+        made = work(Authority, folder, time.time_ns() // 1_000_000)
+        served = made.served()
+        until = utc(served.validity.until_ms)
+        click.echo(f"authority {made.certificates}, SHA-256 {made.fingerprint}")
+        click.echo(f"certificate for {', '.join(served.hosts)} until {until}")
+
+    exit_on_error(lambda: _with_hub(told, str(folder)), as_json=False)
+
+
 def _serve(**settings: Any) -> None:
     """Runs a hub until SIGTERM or SIGINT. Every expected failure to start exits with an error."""
     data: Path = settings.pop("data") or state_path() / "hub"
 
     def work() -> None:
-        try:
-            from loradeck.hub.server import serve
-            from loradeck.rules.errors import Refused
-            from loradeck.store.interface import StoreError
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.startswith("loradeck"):
-                raise
-            raise misused(
-                "this installation has no hub in it",
-                where=f"the package {error.name} is missing",
-                fix=f"{sys.executable} -m pip install 'loradeck[hub]'",
-                code="no_hub",
-            ) from None
-        try:
-            serve(data=data, **settings)
-        except Refused as error:
-            raise misused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
-        except StoreError as error:
-            raise CliError(
-                str(error),
-                where=str(data),
-                fix="a second hub on the same folder, a full disk or a damaged file; nothing was changed",
-                code=error.code,
-                exit=Exit.UNREACHABLE,
-            ) from None
-        except OSError as error:
-            raise misused(
-                "the hub cannot start",
-                where=f"{error.filename or settings['listen'] or data}: {error.strerror or error}",
-                fix="choose another --listen or --data, or free this one",
-                code="cannot_start",
-            ) from None
+        from loradeck.hub.server import serve
 
-    exit_on_error(work, as_json=False)
+        serve(data=data, **settings)
+
+    exit_on_error(lambda: _with_hub(work, str(data), settings["listen"]), as_json=False)
+
+
+def _with_hub(work: Callable[[], None], data: str, listen: str | None = None) -> None:
+    """Does work that needs the hub's packages, and turns its expected failures into those of a command."""
+    from loradeck.rules.errors import Refused
+
+    try:
+        work()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("loradeck"):
+            raise
+        raise misused(
+            "this installation has no hub in it",
+            where=f"the package {error.name} is missing",
+            fix=f"{sys.executable} -m pip install 'loradeck[hub]'",
+            code="no_hub",
+        ) from None
+    except Refused as error:
+        raise misused(error.title, where=error.detail, fix=error.fix, code=error.code) from None
+    except OSError as error:
+        raise misused(
+            "the hub cannot start",
+            where=f"{error.filename or listen or data}: {error.strerror or error}",
+            fix="choose another --listen or --data, or free this one",
+            code="cannot_start",
+        ) from None
+    except Exception as error:
+        from loradeck.store.interface import StoreError
+
+        if not isinstance(error, StoreError):
+            raise
+        raise CliError(
+            str(error),
+            where=data,
+            fix="a second hub on the same folder, a full disk or a damaged file; nothing was changed",
+            code=error.code,
+            exit=Exit.UNREACHABLE,
+        ) from None
