@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
+RELEASE := .venv-release
+RELEASE_STAMP := $(RELEASE)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults mutation simulation exhaustive setup clean
+.PHONY: help demo test test-services test-vllm lint bench bench-console bench-executors faults mutation simulation exhaustive lock sbom audit setup clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 17
@@ -80,5 +82,34 @@ lint: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What is locked: each environment that is shipped, and the extras that make it (docs/dependencies.md).
+ENVIRONMENTS := console hub agent train
+EXTRAS_hub := hub data sign
+EXTRAS_agent := agent
+EXTRAS_train := agent train
+LOCKS := $(ENVIRONMENTS:%=docs/locks/%.txt)
+
+lock: $(RELEASE_STAMP) $(LOCKS) ## exact versions and hashes of the shipped environments, into docs/locks; ARGS=--upgrade for newer ones
+
+.PHONY: $(LOCKS)
+$(LOCKS): docs/locks/%.txt: $(RELEASE_STAMP)
+	$(RELEASE)/bin/uv pip compile pyproject.toml $(EXTRAS_$*:%=--extra %) --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet $(ARGS) -o $@
+
+sbom: $(RELEASE_STAMP) ## a CycloneDX list of what each lock installs, into dist/sbom
+	@mkdir -p dist/sbom
+	@for name in $(ENVIRONMENTS); do \
+		$(RELEASE)/bin/cyclonedx-py requirements docs/locks/$$name.txt --output-reproducible --of JSON -o dist/sbom/$$name.cdx.json \
+			&& echo "dist/sbom/$$name.cdx.json" || exit 1; done
+
+audit: $(RELEASE_STAMP) ## known vulnerabilities of what the locks install; fails where the database cannot be reached
+	@for name in $(ENVIRONMENTS); do echo "$$name:"; \
+		$(RELEASE)/bin/pip-audit --strict --no-deps --disable-pip --requirement docs/locks/$$name.txt || exit 1; done
+
+$(RELEASE_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet 'uv>=0.8' 'cyclonedx-bom>=7,<8' 'pip-audit>=2.10,<3'
+	@touch $@
+
 clean: ## remove the virtual environment and caches of this checkout
-	rm -rf $(VENV) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(RELEASE) .pytest_cache .mypy_cache .ruff_cache .hypothesis
