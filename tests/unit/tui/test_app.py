@@ -633,9 +633,9 @@ async def test_markup_in_names_and_reasons_is_shown_as_it_is() -> None:
     state = listed.model_copy(update={"jobs": (job,), "events": (*listed.events[:-1], event)})
     async with stage(state) as on:
         await press(on, "3")
-        assert "[bold]x[/] ␛[2J [/nope" in pane(on)
+        await until(lambda: "[bold]x[/] ␛[2J [/nope" in pane(on))
         await press(on, "6")
-        assert "[link=x]y[/link]" in pane(on)
+        await until(lambda: "[link=x]y[/link]" in pane(on))
         assert "[red]op" in grid(on)
         svg = on.deck.export_screenshot()
         assert "\x1b" not in svg
