@@ -260,9 +260,12 @@ class Agent:
             return
         match message:
             case Desired():
+                waited = self.table.refused is not None
                 await self.sync.directive(message)
                 if self.table.refused is None:
                     self.link.status.refused = None
+                    if waited:
+                        await self._push_hub_link(True)
             case Bookmark():
                 await self.sync.bookmark(message)
             case Welcome():
