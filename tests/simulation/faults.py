@@ -37,6 +37,9 @@ FLEET_KINDS = ("relabel", "relabel", "drain", "forget")
 """What people do to nodes; a third of the plans have one more fault of these, drawn apart."""
 
 
+GATEWAY_KINDS = ("cut gateway",)
+"""What befalls gateways; three plans in ten have one more fault of these, drawn apart."""
+
 RARE: tuple[str, ...] = ("clone hub", "hostile hello")
 """Kinds of which one seed in twelve has one more fault, drawn apart: the plans of all others stay as they were."""
 
@@ -100,5 +103,9 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
     if not only and people.random() < 0.35:
         kind, at, lasts = people.choice(FLEET_KINDS), people.uniform(1.0, seconds), people.uniform(2, 12)
         faults.append(Fault(at, kind, people.randrange(nodes), lasts, people.getrandbits(16)))
+    gateways = Random(f"gateways {seed}")
+    if not only and gateways.random() < 0.3:
+        kind, at, lasts = gateways.choice(GATEWAY_KINDS), gateways.uniform(1.0, seconds), gateways.uniform(2, 15)
+        faults.append(Fault(at, kind, gateways.randrange(nodes), lasts, gateways.getrandbits(16)))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, nodes, random.randint(3, 14), seconds, tuple(faults), tuple(asks))

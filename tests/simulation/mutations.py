@@ -19,11 +19,12 @@ from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.moves import rollbacks
 from loradeck.rules.moves import witness as rules
-from loradeck.rules.serving import arms
+from loradeck.rules.serving import arms, gateway
 from loradeck.schemas.position import Position
 from loradeck.store import sqlite_records
 from loradeck.store.lease import read_head
 from loradeck_agent.router import table
+from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
 
@@ -143,6 +144,29 @@ def _left_count() -> list[Patch]:
     ]
 
 
+def _unread_fence() -> list[Patch]:
+    """The router answers whoever comes through a gateway, whichever move the gateway has seen."""
+
+    async def behind(self: Admission, key: Any, seen: str | None) -> None: ...
+
+    return [(Admission, "behind", behind)]
+
+
+def _unshown_fence() -> list[Patch]:
+    """A gateway sends what its own table says, whatever routers have shown."""
+    return [(gateway, "highest", lambda told, told_epoch, shown: told)]
+
+
+def _second_answer() -> list[Patch]:
+    """A gateway asks another node, though one has begun to answer."""
+
+    def next_node(nodes: Any, tried: Any, *, refusal: Any, begun: bool) -> Any:
+        return real(nodes, tried, refusal=refusal, begun=False)
+
+    real = gateway.next_node
+    return [(gateway, "next_node", next_node)]
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A planted mistake. `faults` and `asks`: of what its plans are drawn; empty: of everything."""
@@ -166,6 +190,9 @@ MUTATIONS: dict[str, Mistake] = {
     "everything-held": Mistake(_everything_held, ("restore hub",)),
     "believed-hello": Mistake(_believed_hello, ("hostile hello",)),
     "unread-hello": Mistake(_unread_hello, ("restore hub",)),
+    "unread-fence": Mistake(_unread_fence, ("cut both",), ("promote", "rollback")),
+    "unshown-fence": Mistake(_unshown_fence, ("cut gateway", "cut both"), ("promote", "rollback")),
+    "second-answer": Mistake(_second_answer, ("kill router", "cut gateway")),
     "left-count": Mistake(_left_count, ("cut both",), ("place", "promote")),
 }
 AS_IT_IS = Mistake(list)

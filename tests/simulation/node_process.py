@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.simulation.disk import SimPath
 from tests.simulation.event_loop import Process, current
+from tests.simulation.gateway_wire import Asked, Began
 from tests.simulation.hub_process import BASE, token_of, zone_of
 from tests.simulation.network import Host, Server
 
@@ -24,12 +25,13 @@ from loradeck.schemas.telemetry import NvmlState
 from loradeck_agent.daemon import Agent
 from loradeck_agent.host.config import AgentConfig, JobsConfig, RouterConfig
 from loradeck_agent.host.engine_config import EmbeddedEngine
-from loradeck_agent.host.errors import AgentError
+from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.host.http_client import Reply
 from loradeck_agent.router.admission import Admission, Admitted, Refusal
 from loradeck_agent.router.control import Control
 from loradeck_agent.router.counters import Stats
 from loradeck_agent.router.engine_pools import Replicas
+from loradeck_agent.router.fences import FENCE
 from loradeck_agent.router.hub_silence import HubSilence
 from loradeck_agent.router.switch import Switch
 from loradeck_agent.router.table import Table, TableFault
@@ -168,6 +170,7 @@ class RouterProcess:
         self.process = process
         self.serving = False
         self.table: Table | None = None
+        self._answers: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     async def main(self) -> None:
         """Opens the table, and answers until it is killed."""
@@ -201,6 +204,7 @@ class RouterProcess:
         }
         self.serving = True
         self.process.host.servers[str(STATE / "router" / "router.sock")] = Server(self.process, handle=self._handle)
+        self.process.host.servers["router"] = Server(self.process, handle=self._pass_on)
         await self.process.create_future()
 
     async def _handle(self, method: str, path: str, body: Any) -> Reply:
@@ -209,6 +213,30 @@ class RouterProcess:
         control: Any = self.control
         answer = await control._answer_problems(request, self._calls[path])
         return Reply(answer.status, answer.headers, answer.body)
+
+    async def _pass_on(self, method: str, path: str, body: Any) -> Began:
+        """A request that comes through a gateway: the beginning of its answer, and then the rest."""
+        if method == "REST":
+            rest = self._answers.get(body)
+            if rest is None:
+                raise Unreachable("router", "connection reset")
+            await asyncio.wait([rest])
+            return Began()
+        asked: Asked = body
+        refusal = await self.admission.behind(asked.key, asked.header)
+        if refusal is not None:
+            return Began(refusal.code)
+        admitted = self.admission.admit(asked.key, "g", streamed=True, passed_by=None, cohort=lambda unit: asked.user)
+        if isinstance(admitted, Refusal):
+            return Began(admitted.code)
+        self.node.oracle.passed_on(self.node.name, self, admitted, asked)
+        number = (self.process.pid, len(self._answers))
+        self._answers[number] = self.process.create_task(self._answer(admitted))
+        return Began(None, admitted.target.headers[FENCE], number)
+
+    async def _answer(self, admitted: Admitted) -> None:
+        await asyncio.sleep(self.process.scheduler.random.uniform(0.005, 0.3))
+        self.admission.left(admitted, 200, "answered")
 
     def admit(self, key: tuple[str, str], user: str | None = None) -> Admitted | Refusal:
         """Admits one request of a user, which is answered at once."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.simulation.candidate_oracle import CandidateOracle
 from tests.simulation.event_loop import Process, Scheduler
+from tests.simulation.gateway_wire import Asked
 from tests.simulation.hub_process import LABELS
 
 from loradeck.hub.hub import Hub
@@ -84,6 +85,9 @@ class Oracle:
         inner, image = store._store, hub_process.host.image
         commit, adopt = inner.commit, inner.adopt
         name = f"{process.name}.{process.pid}"
+        for event in hub.log.recent:  # a hub that ended at a commit has told nobody
+            if event.id not in self.events:
+                self._note(event)
 
         def watched(made: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
             committed = call(*args, **kwargs)
@@ -214,6 +218,16 @@ class Oracle:
                 f"{row.generation}; it had acknowledged {LABELS.get(release or '', release)} of {generation}",
             )
 
+    def passed_on(self, node: str, router: Any, admitted: Admitted, asked: Asked) -> None:
+        """A caller of a gateway is answered by a release: by an entry as late as any that the gateway has seen."""
+        held = router.table.contents.entries[asked.key].fence
+        if asked.least is not None and held < asked.least:
+            self.fail(
+                "answered by less than a gateway has seen",
+                f"{node} holds {held} of {'/'.join(asked.key)}; {asked.gateway} has seen {asked.least}",
+            )
+        self.answered(node, router, asked.key, admitted, asked.user)
+
     # ---- counts --------------------------------------------------------------------------------------------
 
     def check_counts(self, hub: Hub, nodes: dict[str, Any]) -> None:
@@ -307,7 +321,7 @@ class Oracle:
     def check_log(self, hub: Hub) -> None:
         """Every acknowledged move stands in the log, in one chain."""
         recent = {event.id: event for event in hub.log.recent}
-        told = {move for event in hub.log.recent for move in witness.moves_of(event)}
+        told = self._told(hub)
         recovered = {(event.tenant, event.route) for event in hub.log.recent if event.kind is EventKind.RECOVER}
         for key, events in self.acknowledged.items():
             for event in events:
@@ -327,11 +341,25 @@ class Oracle:
         if revs != list(range(revs[0], revs[0] + len(revs))):
             self.fail("the log has a gap", revs)
 
+    def _told(self, hub: Hub) -> set[tuple[PointerKey, Fence, str | None]]:
+        """The moves of which the log tells. A dropped one tells of those of its pointer before it in its own history.
+
+        Nodes hold the newest move of a pointer, so nobody knows of an earlier one when a recover decides.
+        """
+        told = {move for event in hub.log.recent for move in witness.moves_of(event)}
+        for move in list(told):
+            event = self.seen.get(move)
+            while event is not None and event.id in self.dropped:
+                if event.kind in MOVES and (event.tenant, str(event.route)) == move[0]:
+                    told.add(_move(event))
+                event = self.by_hash.get(event.prev_hash)
+        return told
+
     def recover_due(self, hub: Hub) -> bool:
         """Whether a node has seen moves that the hub's log lacks."""
         return bool(hub.witnesses.ahead) or any(node.behind for node in hub.fleet.nodes.values())
 
-    def unsettled(self, hub: Hub, nodes: dict[str, Any]) -> str:
+    def unsettled(self, hub: Hub, nodes: dict[str, Any], gateways: Sequence[Any]) -> str:
         """What is not yet as the hub wants it; empty once everything is."""
         if self.recover_due(hub):
             return "a recover is due"
@@ -366,6 +394,10 @@ class Oracle:
                 return f"the hub counts {progress.flipped} of {len(placed)} flipped for {'/'.join(key)}"
             if progress.proven + progress.listed + pinned < len(placed):
                 return f"the hub counts {progress.proven}+{progress.listed} proven for {'/'.join(key)}"
+            for gateway in gateways if placed else ():
+                if gateway.answered.get(key) != entry.fence:
+                    answered = gateway.answered.get(key)
+                    return f"{gateway.process.name} was answered by {answered} of {'/'.join(key)}, not {entry.fence}"
         return ""
 
 

@@ -14,6 +14,7 @@ from tests.simulation import event_loop, stand_ins
 from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_node
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import Fault, Plan
+from tests.simulation.gateways import Gateway
 from tests.simulation.hub_process import ROUTE, TENANTS, HubProcess, build_template, first_image, lie
 from tests.simulation.network import Network
 from tests.simulation.node_process import NodeProcesses
@@ -25,6 +26,7 @@ SETTLE_S = 150.0
 """Simulated seconds in which everything settles once faults have ended."""
 
 NODES = 3
+GATEWAYS = ("g0", "g1")
 _ready = False
 
 
@@ -69,6 +71,10 @@ class Run:
         for number in range(plan.nodes):
             name = f"n{number}"
             self.nodes[name] = NodeProcesses(self.network.host(name), "hub", self.oracle)
+        self.gateways: dict[str, Gateway] = {}
+        for name in GATEWAYS:
+            process = Process(self.scheduler, self.network.host(name), name)
+            self.gateways[name] = Gateway(process, "hub", self.oracle)
         for each in (*self.network.hosts.values(), self.network.host("ops")):
             each.network = self.network  # type: ignore[attr-defined]
         self.failure: BaseException | None = None
@@ -106,6 +112,8 @@ class Run:
             ops = Process(scheduler, self.network.host("ops"), "ops")
             person = Person(ops, "hub", self.oracle, plan.moves, plan.asks)
             scheduler.later(3.0, lambda: ops.start(person.main()))
+            for gateway in self.gateways.values():
+                gateway.process.start(gateway.main())
             for fault in plan.faults:
                 scheduler.later(3.0 + fault.at, self._begin, fault)
             scheduler.later(2.0, self._look)
@@ -178,7 +186,7 @@ class Run:
                     why = "pins are being ended"
                     continue
                 cleared = True
-            why = self.oracle.unsettled(self.hub.hub, self.nodes)
+            why = self.oracle.unsettled(self.hub.hub, self.nodes, list(self.gateways.values()))
             if not why:
                 self.oracle.check_log(self.hub.hub)
                 self.over = True
@@ -415,6 +423,13 @@ class Run:
     def _cut_one_way(self, fault: Fault, node: NodeProcesses) -> object:
         pairs = [("hub", node.name), (node.name, "hub"), ("hub", "ops"), ("ops", "hub")]
         return self._cut([pairs[fault.variant % 4]])
+
+    def _cut_gateway(self, fault: Fault, node: NodeProcesses) -> object:
+        """A gateway and its hub, or a gateway and a node, hear each other no more, or one of them not the other."""
+        gateway = GATEWAYS[fault.variant % 2]
+        other = ("hub", node.name)[fault.variant // 2 % 2]
+        pairs = [(gateway, other), (other, gateway)]
+        return self._cut(pairs if fault.variant // 4 % 2 else [pairs[fault.variant // 8 % 2]])
 
     def _reset(self, fault: Fault, node: NodeProcesses) -> object:
         self.network.break_connections("hub", node.name)
