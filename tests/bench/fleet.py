@@ -1,7 +1,8 @@
-"""A thousand agents on one hub: `R` on a pointer that is placed on all of them, and a rewind of a thousand tenants.
+"""A thousand agents on one hub, with `R` on a pointer that is on all of them; and a rewind of a thousand tenants.
 
 The nodes are `loradeck sim fleet`: the agents' own link, table and acknowledgements, all in one process, so their
-share of the time is that of one core where a real fleet has one a node.
+share of the time is that of one core where a real fleet has one a node. The rewind has a fleet of two nodes, and every
+tenant is on both.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ REWINDS = 5
 WARM = 3
 """Moves before the first that counts."""
 
+REST_S = 5.0
+"""Seconds over which the hub is watched while nothing moves."""
+
 SETUP_S = 420.0
 
 
@@ -50,6 +54,12 @@ class Simulated:
 
     fleet: Fleet
     sim: subprocess.Popen[str]
+
+    @property
+    def hub_pid(self) -> int:
+        """The hub's process."""
+        assert self.fleet.hub is not None
+        return self.fleet.hub.pid
 
     def status(self) -> dict[str, object]:
         """The newest line of `loradeck sim fleet --json`; waits for it."""
@@ -107,12 +117,14 @@ def pinned(cores: Sequence[int]) -> list[str]:
 
 
 def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, rewinds: int = REWINDS) -> list[Row]:
-    """About two minutes on two free cores, most of them for registering and promoting."""
+    """About three minutes on two free cores, most of them for registering and promoting."""
     with simulated(nodes, tenants, report_s=1.0) as fleet:
-        hub = fleet.fleet.hub
-        assert hub is not None
-        flips, floor, cpu_us = uvloop.run(_flips(fleet, nodes, moves, hub.pid))
-        back, rewind_floor = asyncio.run(_rewinds(fleet, rewinds))
+        hub = fleet.hub_pid
+        resting = _cpu_at_rest(hub)
+        flips, floor, used, busy_s = uvloop.run(_flips(fleet, nodes, moves, hub))
+    with simulated(2, tenants, report_s=1.0) as fleet:
+        back, rewind_floor, rewind_cpu = asyncio.run(_rewinds(fleet, rewinds))
+    a_move = 1e6 / (2 * len(flips) * nodes)
     return [
         Row(
             f"R to flipped on {nodes:,} simulated agents: p50",
@@ -131,12 +143,24 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
             how="the floor is taken in turn with it, beside the same hub and nodes with their reports",
         ),
         Row(
+            f"hub with {nodes:,} nodes that report every second, at rest: of a core",
+            resting * 100,
+            "%",
+            round(REST_S),
+        ),
+        Row(
             f"CPU of the hub for each of {nodes:,} nodes and move",
-            cpu_us / nodes,
+            (used - resting * busy_s) * a_move,
             "us",
             2 * len(flips),
             60.0,
-            how="of R and its undo alone, with the reports, heartbeats and proofs meanwhile; without TLS",
+            how="from R, and from its undo, to the answer, less what the hub uses in that time at rest; without TLS",
+        ),
+        Row(
+            f"CPU of the hub for each of {nodes:,} nodes and move, with reports and heartbeats meanwhile",
+            used * a_move,
+            "us",
+            2 * len(flips),
         ),
         Row(
             "a node verifies the signature of one entry",
@@ -174,14 +198,30 @@ def measure(*, nodes: int = NODES, tenants: int = TENANTS, moves: int = MOVES, r
             len(back),
             3.0,
         ),
+        Row(
+            f"CPU of the hub for each of {tenants:,} tenants of that rewind",
+            rewind_cpu * 1e6 / (len(back) * tenants),
+            "us",
+            len(back),
+            how="from the request to its answer, with the two nodes' reports of all tenants meanwhile",
+        ),
     ]
 
 
-async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[list[float], list[float], float]:
-    """Milliseconds of the moves and of the floor, in turn, and the hub's CPU in microseconds for each move."""
+def _cpu_at_rest(hub: int) -> float:
+    """The part of a core that the hub uses while nothing moves."""
+    before, began = cpu_s(hub), time.monotonic()
+    time.sleep(REST_S)
+    return (cpu_s(hub) - before) / (time.monotonic() - began)
+
+
+async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[list[float], list[float], float, float]:
+    """Milliseconds of the moves and of the floor, in turn; the hub's CPU for all moves and undos, and the time that
+    they took, in seconds.
+    """
     taken: list[float] = []
     bare: list[float] = []
-    cpu = 0.0
+    cpu = busy = 0.0
     async with fleet.api() as api, _bare_server(nodes) as floor:
         for turn in range(moves + WARM):
             row = await api.row(EVERYWHERE, ROUTE)
@@ -192,19 +232,23 @@ async def _flips(fleet: Simulated, nodes: int, moves: int, hub: int) -> tuple[li
             assert result.reached in ("flipped", "listed", "proven"), result
             undo = UndoRequest(event=result.events[0].id, confirmed=True, idempotency_key=new_key())
             await api.undo(EVERYWHERE, ROUTE, undo, wait="flipped", timeout=30)
-            used = cpu_s(hub) - before
+            used, took = cpu_s(hub) - before, time.perf_counter() - began
             below = await floor()
             if turn >= WARM:
                 taken.append(ms)
                 bare.append(below)
                 cpu += used
-    return taken, bare, cpu * 1e6 / (2 * moves)
+                busy += took
+    return taken, bare, cpu, busy
 
 
-async def _rewinds(fleet: Simulated, rewinds: int) -> tuple[list[float], list[float]]:
-    """Milliseconds back to between the first and the second promotes, each undone, and of the floor, in turn."""
+async def _rewinds(fleet: Simulated, rewinds: int) -> tuple[list[float], list[float], float]:
+    """Milliseconds back to between the first and the second promotes, each undone, and of the floor, in turn; and the
+    hub's CPU for all of them, in seconds.
+    """
     taken: list[float] = []
     bare: list[float] = []
+    cpu = 0.0
     async with fleet.api() as api:
         rows = [row for row in (await api.state()).tenants if row.tenant != EVERYWHERE]
         between = min(row.last_event.rev for row in rows if row.last_event is not None) - 1
@@ -218,15 +262,16 @@ async def _rewinds(fleet: Simulated, rewinds: int) -> tuple[list[float], list[fl
             plan = await api.plan_rewind(request)
             seen = {f"{step.tenant}/{step.route}": step.generation for step in plan.steps if step.skipped is None}
             assert len(seen) == len(rows), plan
-            began = time.perf_counter()
+            before, began = cpu_s(fleet.hub_pid), time.perf_counter()
             result = await api.rewind(request.model_copy(update={"generations": seen}), wait="flipped", timeout=60)
             taken.append((time.perf_counter() - began) * 1000)
+            cpu += cpu_s(fleet.hub_pid) - before
             assert (result.reached, len(result.events)) == ("flipped", len(rows)), result.reached
             undo = UndoRequest(txn=result.events[0].txn, confirmed=True, idempotency_key=new_key())
             undone = await api.undo_together(undo, wait="proven", timeout=60)
             assert undone.reached == "proven", undone.reached
             bare.append(await _rewind_floor(fleet.fleet.root, len(rows)))
-    return taken, bare
+    return taken, bare, cpu
 
 
 # ---- the floors: what it takes without a hub ---------------------------------------------------------

@@ -69,7 +69,8 @@ from loradeck_agent.uplink.link import Link
 log = logging.getLogger(__name__)
 
 GPUS = 8
-SLOTS = 64
+SLOTS = 2048
+"""Adapters that a simulated engine holds: as many tenants as a benchmark puts on two nodes."""
 PROOF_S = (0.5, 1.5)
 """Bounds of the time after which a proof passes; on a real node engines answer canaries meanwhile."""
 
