@@ -13,7 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 
-from loradeck.hub.fleet.link_socket import SHORT, LinkSocket
+from loradeck.hub.fleet.link_socket import LinkSocket
 
 MAX = 100_000
 
@@ -34,7 +34,7 @@ def long_length(data: bytes, width: int) -> bytes:
 
 
 MESSAGES = [text(b'{"n":%d}' % n) for n in range(5)]
-SIZES = [text(b"x" * n) for n in (0, 1, 125, 126, SHORT, SHORT + 1, 65_535, 65_536, MAX)]
+SIZES = [text(b"x" * n) for n in (0, 1, 125, 126, 65_535, 65_536, MAX)]
 STREAMS: dict[str, Sequence[bytes]] = {
     "short messages": MESSAGES,
     "messages of all sizes": [*SIZES, *MESSAGES],
@@ -146,16 +146,17 @@ async def test_a_receiver_that_comes_amid_a_frame_gets_what_was_not_queued_befor
     assert await outcome(LinkSocket, chunks, 1) == await outcome(_AsBefore, chunks, 1)
 
 
-async def test_short_messages_do_not_go_through_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whole_messages_do_not_go_through_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def library(socket: LinkSocket) -> None:
         raise AssertionError("read by the library")
 
     longer = text(b"y" * 300)
-    stream = b"".join([*MESSAGES, longer])
+    report = text(b"y" * 5000)
+    stream = b"".join([*MESSAGES, longer, report])
     expected = await outcome(_AsBefore, [stream])
     monkeypatch.setattr(LinkSocket, "send_receive_event_to_app", library)
     assert await outcome(LinkSocket, [stream]) == expected
-    assert await outcome(LinkSocket, [*MESSAGES, longer]) == expected
+    assert await outcome(LinkSocket, [*MESSAGES, longer, report]) == expected
 
 
 async def test_a_message_that_came_in_parts_leaves_the_next_ones_to_the_shorter_way() -> None:

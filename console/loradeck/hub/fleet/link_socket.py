@@ -2,8 +2,8 @@
 
 A move to a thousand nodes is a thousand equal frames down and a thousand answers up. ASGI's `receive` and `send` cost
 a queue, two task switches and a frame's encoding for each of them, which is more than all that the hub does with it.
-The library's parser is resumed for every part of a frame. The frames that nodes send, short text in one piece, are
-recognised before it; all others are left to it.
+The library's parser is resumed for every part of a frame. The frames that nodes send, text in one piece, are
+recognised before it where they have come as a whole; all others are left to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode
+from websockets.frames import Frame, Opcode, apply_mask  # type: ignore[attr-defined]  # in C where it was built so
 from websockets.http11 import Request
 
 _EXTENSION = "loradeck.link_socket"
@@ -28,9 +28,6 @@ _ALL = sys.maxsize
 
 FIRST_BYTES = 4 * 1024 * 1024
 """Bytes of the longest message of a console, and of a node before its hello."""
-
-SHORT = 1024
-"""Bytes of the longest message that is not left to the library: it unmasks long ones faster."""
 
 
 def text_frame(text: str) -> bytes:
@@ -57,12 +54,6 @@ def _text_payload(data: bytes, at: int) -> tuple[int, int] | None:
     return start, start + length
 
 
-def _unmasked(payload: bytes, mask: bytes) -> bytes:
-    size, order = len(payload), sys.byteorder
-    masks = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, order) ^ int.from_bytes(masks, order)).to_bytes(size, order)
-
-
 class LinkSocket(WebSocketsSansIOProtocol):
     """The server's end of one WebSocket. It behaves as uvicorn's own until `receiver` is set."""
 
@@ -79,7 +70,7 @@ class LinkSocket(WebSocketsSansIOProtocol):
     """The beginning of a header that has not come as a whole."""
 
     def data_received(self, data: bytes) -> None:
-        """Hand short text messages that have come in one piece to the receiver; give all else to the library."""
+        """Hand text messages that have come in one piece to the receiver; give all else to the library."""
         if self._rest:
             data, self._rest = self._rest + data, b""
         at, size = 0, len(data)
@@ -94,8 +85,9 @@ class LinkSocket(WebSocketsSansIOProtocol):
                     if start > size:
                         self._rest = data[at:]
                         return
-                    if end <= size and end - start <= SHORT and self.receiver is not None and not self.close_sent:
-                        self.receiver(_unmasked(data[start:end], data[start - 4 : start]))
+                    whole = end <= size and end - start <= (self.conn.max_message_size or _ALL)
+                    if whole and self.receiver is not None and not self.close_sent:
+                        self.receiver(apply_mask(data[start:end], data[start - 4 : start]))
                         at = end
                         continue
             self._owed = max(0, end - size)
