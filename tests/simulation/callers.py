@@ -257,7 +257,7 @@ async def _by_itself(hub: Hub, key: PointerKey, what: str, permille: int, name: 
         at |= {"expected_step": pointer.candidate.step, "keys": rules.FEWEST_KEYS}
         return [rules.step(pointer, facts, SCHEDULE, permille=permille, **at)]
 
-    return moves.answer(await moves.move(hub, name, decide))
+    return moves.answer(await moves.move(hub, PERSON, name, decide))
 
 
 async def drain(hub: Hub, node: str) -> Any:

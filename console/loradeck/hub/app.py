@@ -29,7 +29,7 @@ from loradeck.hub.api import (
 )
 from loradeck.hub.hub import Hub
 from loradeck.hub.views.status import VERSION
-from loradeck.schemas.ids import Role
+from loradeck.schemas.ids import Resource, Role
 
 RESOURCES = (
     state, tenants, moves, candidates, rewind, registry, reviews, blobs, attestations, jobs, nodes, events,
@@ -46,7 +46,9 @@ def create_app(hub: Hub) -> FastAPI:
     for resource in RESOURCES:
         app.include_router(resource.router)
 
-    @app.get("/openapi.json", include_in_schema=False, dependencies=[Depends(Allowed(Role.VIEWER))])
+    viewer = Depends(Allowed(Role.VIEWER, each=True))
+
+    @app.get("/openapi.json", include_in_schema=False, tags=[Resource.STATE], dependencies=[viewer])
     async def openapi(_: Request) -> Response:
         return JSONResponse(document(app))
 

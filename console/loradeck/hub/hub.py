@@ -68,6 +68,7 @@ from loradeck.hub.views.metrics import Metrics
 from loradeck.hub.views.previews import Previews
 from loradeck.hub.views.related import RelatedIndex
 from loradeck.hub.views.rows import Rows
+from loradeck.hub.views.seen import Seen
 from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
 from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
@@ -127,7 +128,7 @@ class Hub:
         lost, timed = (lambda: self.changes.status()), self.metrics.commit.observe
         self.log = Log(store, name, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
         self.changes = Changes(self.log.state)
-        self.tokens = Tokens(store.now(lambda s: s.tokens()))
+        self.tokens = Tokens(store.now(lambda s: s.tokens()), self.clock.now_ms)
         self.catalogue = store.now(Catalogue.load)
         self.facts = store.now(Facts.load)
         self.registry = Registry(store, self.catalogue)
@@ -199,7 +200,8 @@ class Hub:
         self.related = RelatedIndex(log_, catalogue, rows)
         self.traces = Traces(fleet, replicas, counts, clock)
         self.canary_suggestions = CanarySuggestions(state, catalogue, self.datasets, fleet)
-        self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, status.now)
+        self.seen = seen = Seen(catalogue, self.lineage, fleet, tables, replicas, rows)
+        self.feed = Feed(log_, changes, tables, fleet, self.jobs, rows, seen, status.now)
 
     def _subscribe(self) -> None:
         self.log.follow(Order.NODE_TABLES, self.table_sender.committed)
@@ -254,10 +256,17 @@ class Hub:
         self.progress.tick()
         self.jobs.forget_checkpoints()
         self.queue.assign()
+        for token_id in self.tokens.take_expired():
+            self.token_ended(token_id)
 
     async def flush(self) -> None:
         """Writes the part of the fleet's state that outlives the hub."""
-        await self.saved_state.flush(self.fleet, self.withdrawals, self.counts, self.pins)
+        await self.saved_state.flush(self.fleet, self.withdrawals, self.counts, self.pins, self.tokens.take_used())
+
+    def token_ended(self, token_id: str) -> None:
+        """Ends the feeds and the links that were opened with a token which was withdrawn or has expired."""
+        self.changes.revoked(token_id)
+        self.links.revoked(token_id)
 
     async def accept_link(self, socket: WebSocket) -> None:
         """Serves a node's connection from its handshake to its end."""

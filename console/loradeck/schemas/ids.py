@@ -53,6 +53,24 @@ class Role(StrEnum):
         return ladder.index(self) >= ladder.index(least)
 
 
+class Resource(StrEnum):
+    """The parts of the hub's API that a token may be for: the tags of `/openapi.json`."""
+
+    STATE = "state"  # the lists and the feed of consoles
+    TENANTS = "tenants"
+    MOVES = "moves"
+    CANDIDATES = "candidates"
+    REWIND = "rewind"
+    REGISTRY = "registry"
+    REVIEWS = "reviews"
+    BLOBS = "blobs"
+    ATTESTATIONS = "attestations"
+    JOBS = "jobs"
+    NODES = "nodes"
+    EVENTS = "events"
+    HEALTH = "health"  # metrics
+
+
 class Wire(BaseModel):
     """Base of models that travel between processes of different versions: unknown fields are ignored."""
 

@@ -138,6 +138,7 @@ class Draft(Wire):
     override: bool = False
     undoes: tuple[str, ...] = Field((), description="ids of the events an undo reverses")
     payload: dict[str, Any] = Field(default_factory=dict, description="further facts, by kind")
+    token: str | None = Field(None, description="id of the actor's token; None: it had none")
 
 
 class Event(Wire):
@@ -163,6 +164,11 @@ class Event(Wire):
     override: bool
     undoes: tuple[str, ...]
     payload: dict[str, Any]
+    token: str | None = Field(
+        None,
+        exclude_if=lambda token: token is None,
+        description="id of the actor's token; None: the hub itself, its own socket, or an earlier version",
+    )
     at_ms: int = Field(description="hub's wall clock, milliseconds since 1970 UTC")
     prev_hash: Digest
     hash: Digest

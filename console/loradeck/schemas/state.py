@@ -227,6 +227,15 @@ class Me(Wire):
     actor: str
     role: Role
     local: bool = Field(description="over the hub's own socket: may create tokens and recover")
+    tenants: dict[Name, Role] | None = Field(
+        None,
+        exclude_if=lambda tenants: tenants is None,
+        description="the role at each tenant that is shown, of which `role` is the highest; None: `role` at all",
+    )
+
+    def role_at(self, tenant: str) -> Role:
+        """The caller's role at a tenant."""
+        return self.role if self.tenants is None else self.tenants.get(tenant, Role.VIEWER)
 
 
 class HubStatus(Wire):

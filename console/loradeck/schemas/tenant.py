@@ -7,7 +7,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from loradeck.schemas.dataset_ledger import DataPolicy
-from loradeck.schemas.ids import Digest, Name, Strict, Wire
+from loradeck.schemas.ids import LARGEST_INT, Digest, Name, Resource, Role, Strict, Wire
 from loradeck.schemas.route import RouteConfig
 
 
@@ -38,9 +38,14 @@ class TenantCreate(Strict):
 class TokenCreate(Strict):
     """Create a token for a person, a program or an agent. `node` is required for agents and forbidden for others."""
 
-    name: Name
+    name: Name = Field(description="no valid token may have it yet")
     role: str
     node: Name | None = None
+    tenants: dict[Name, Role] | None = Field(
+        None, description="its role at each of these tenants, of which `role` is the highest; None: `role` at all"
+    )
+    resources: tuple[Resource, ...] | None = Field(None, description="what it is for; None: everything")
+    expires_ms: int | None = Field(None, ge=0, le=LARGEST_INT, description="hub time; None: it does not expire")
 
 
 class TokenRecord(Wire):
@@ -54,3 +59,7 @@ class TokenRecord(Wire):
     created_ms: int = 0
     created_by: str = ""
     revoked: bool = False
+    tenants: dict[Name, Role] | None = Field(None, description="None: all tenants, as of earlier versions")
+    resources: tuple[Resource, ...] | None = None
+    expires_ms: int | None = None
+    last_used_ms: int | None = Field(None, description="within a minute; None: never")

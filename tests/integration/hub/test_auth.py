@@ -14,7 +14,7 @@ from tests.integration.hub.conftest import Join
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from loradeck.hub.access.auth import LOCAL, Tokens, new_token
+from loradeck.hub.access.auth import LOCAL, Tokens
 from loradeck.hub.listeners import tcp_socket
 from loradeck.rules.errors import Refused
 from loradeck.schemas.feed import FeedReset
@@ -271,7 +271,7 @@ def test_a_scope_without_the_doors_mark_is_never_local() -> None:
         caller_of(bare, Tokens([]))
     marked = HTTPConnection({"type": "http", "headers": [], "client": ("root", 0), LOCAL: True})
     assert caller_of(marked, Tokens([])).local
-    record, token = new_token(TokenCreate(name="v", role="viewer"), "root")
+    record, token = Tokens([]).create(TokenCreate(name="v", role="viewer"), "root")
     with_token = HTTPConnection(
         {"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())], LOCAL: True}
     )

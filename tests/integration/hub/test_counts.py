@@ -12,7 +12,9 @@ from tests.integration.hub.conftest import Join
 from tests.integration.router.running import Running, entry, release
 from tests.integration.router.upstream import Upstream
 
+from loradeck.hub.access.auth import Caller
 from loradeck.schemas.counts import Counts
+from loradeck.schemas.ids import Role
 from loradeck.schemas.link import Traffic
 from loradeck.schemas.state import TenantRow
 
@@ -116,7 +118,7 @@ async def test_figures_that_do_not_add_up_are_held_back_and_are_a_fault_of_their
     await other.report(other.served(attempted=7, admitted=7, finished=7))
     await until(lambda: deck.hub.counts.fault("n1") != "", "held back")
     await minute(deck, 12)
-    rows = {row.node: row for row in deck.hub.rows.nodes()}
+    rows = {row.node: row for row in deck.hub.seen.nodes(Caller(actor="ann", role=Role.VIEWER))}
     assert why in rows["n1"].replicas[0].alarm
     assert rows["n2"].replicas[0].alarm == ""
     assert rows["n1"].linked

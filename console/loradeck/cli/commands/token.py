@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import click
@@ -12,8 +14,11 @@ from loradeck.cli.shared.options import yes_option
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.secret_file import new_secret_file
 from loradeck.cli.shared.session import Session, hub_command, writes
-from loradeck.schemas.ids import Role
-from loradeck.schemas.tenant import TokenCreate
+from loradeck.schemas.ids import Resource, Role
+from loradeck.schemas.tenant import TokenCreate, TokenRecord
+
+_SPAN = re.compile("([1-9][0-9]{0,4})([mhd])")
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 @click.group(cls=Noun)
@@ -23,11 +28,34 @@ def token() -> None:
 
 @token.command()
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What it may do.")
-@click.option("--name", required=True, help="Shown as the actor of what it does.")
+@click.option("--name", required=True, help="Shown as the actor of what it does; no valid token may have it yet.")
 @click.option("--node", help="The node an agent's token is bound to.")
+@click.option(
+    "--tenant",
+    "tenants",
+    multiple=True,
+    metavar="NAME[=ROLE]",
+    help="Only for this tenant, with --role or a lesser role there. May be repeated. Without: for all tenants.",
+)
+@click.option(
+    "--only",
+    type=click.Choice([resource.value for resource in Resource]),
+    multiple=True,
+    help="Only for this part of the API. May be repeated.",
+)
+@click.option("--expires", metavar="SPAN", help="How long it is valid: 90d, 12h or 30m. Without: until it is revoked.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the token, mode 0600.")
 @writes
-async def create(s: Session, role: str, name: str, node: str | None, out: Path) -> None:
+async def create(
+    s: Session,
+    role: str,
+    name: str,
+    node: str | None,
+    tenants: tuple[str, ...],
+    only: tuple[str, ...],
+    expires: str | None,
+    out: Path,
+) -> None:
     """Create a token, written to a file of mode 0600; it is never shown."""
     if (node is not None) != (role == Role.AGENT):
         raise misused(
@@ -35,27 +63,72 @@ async def create(s: Session, role: str, name: str, node: str | None, out: Path) 
             where=f"--role {role}" + (f" --node {node}" if node else ""),
             fix="add --node NAME, or leave it out",
         )
+    request = TokenCreate(
+        name=name,
+        role=role,
+        node=node,
+        tenants=_roles(tenants, role) if tenants else None,
+        resources=tuple(Resource(one) for one in only) or None,
+        expires_ms=_after(expires) if expires is not None else None,
+    )
     with new_secret_file(out) as write:
-        created = await s.api.create_token(TokenCreate(name=name, role=role, node=node))
+        created = await s.api.create_token(request)
         write(created.token)
-    s.out.json({"id": created.id, "name": name, "role": role, "node": node, "file": str(out)})
+    s.out.json({"id": created.id, **request.model_dump(mode="json", exclude_none=True), "file": str(out)})
     s.out.say(f"token {created.id} for {name} ({role}{' on ' + node if node else ''}) is in {out}")
+
+
+def _after(span: str) -> int:
+    """The time after a span such as '90d', in milliseconds since 1970 UTC."""
+    found = _SPAN.fullmatch(span)
+    if found is None:
+        raise misused("this is no span of time", where=f"--expires {span}", fix="90d, 12h or 30m")
+    return int((time.time() + int(found[1]) * _SECONDS[found[2]]) * 1000)
+
+
+def _roles(tenants: tuple[str, ...], role: str) -> dict[str, Role]:
+    """Tenant -> role, of 'acme' and 'acme=viewer'."""
+    found = {}
+    for one in tenants:
+        tenant, _, lesser = one.partition("=")
+        if lesser and lesser not in set(Role):
+            raise misused("a tenant is followed by a role", where=f"--tenant {one}", fix=f"one of {', '.join(Role)}")
+        found[tenant] = Role(lesser or role)
+    return found
 
 
 @token.command("ls")
 @hub_command
 async def ls(s: Session) -> None:
-    """List tokens; the hub keeps only their hashes."""
+    """List tokens, with what they are for; the hub keeps only their hashes."""
     tokens = await s.api.tokens()
     s.out.json(tokens)
     s.out.table(
-        ("ID", "NAME", "ROLE", "NODE", "CREATED", "BY", "STATE"),
-        [
-            (t.id, t.name, t.role, t.node or "-", utc(t.created_ms), t.created_by, "revoked" if t.revoked else "valid")
-            for t in tokens
-        ],
+        ("ID", "NAME", "ROLE", "FOR", "CREATED", "BY", "LAST USED", "STATE"),
+        [(t.id, t.name, t.role, _scope(t), utc(t.created_ms), t.created_by, _used(t), _state(t)) for t in tokens],
         empty="no tokens",
     )
+
+
+def _scope(one: TokenRecord) -> str:
+    """What a token is for: 'node gpu-01', 'all tenants', 'acme, bolt=viewer', 'all tenants: health'."""
+    if one.node is not None:
+        return f"node {one.node}"
+    named = (tenant if role == one.role else f"{tenant}={role}" for tenant, role in sorted((one.tenants or {}).items()))
+    what = f": {', '.join(one.resources)}" if one.resources is not None else ""
+    return (", ".join(named) if one.tenants is not None else "all tenants") + what
+
+
+def _used(one: TokenRecord) -> str:
+    return utc(one.last_used_ms) if one.last_used_ms is not None else "never"
+
+
+def _state(one: TokenRecord) -> str:
+    if one.revoked:
+        return "revoked"
+    if one.expires_ms is None:
+        return "valid"
+    return f"{'expired' if one.expires_ms <= time.time() * 1000 else 'until'} {utc(one.expires_ms)}"
 
 
 @token.command()

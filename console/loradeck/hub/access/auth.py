@@ -1,4 +1,4 @@
-"""Authentication and roles: the caller of each request, and the one place where roles are enforced.
+"""Authentication and roles: the caller of each request, and the one place where roles and tenants are enforced.
 
 A token is `ld_<id>_<secret>`; the store keeps the SHA-256 of the whole of it. Whoever reaches the hub's own
 socket has passed the file system (0600 in a 0700 folder) and may do everything a releaser may, create tokens
@@ -11,14 +11,16 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 from starlette.requests import HTTPConnection
 
+from loradeck.rules.access import Action, Scope, highest, lowest, may, may_somewhere, role_at
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
+from loradeck.schemas.log import FLEET
 from loradeck.schemas.tenant import TokenCreate, TokenRecord
 
 LOCAL = "loradeck.local"
@@ -27,30 +29,89 @@ LOCAL = "loradeck.local"
 CALLER = "loradeck.caller"
 """The key in an ASGI scope of the caller, who was authenticated before anything else is done."""
 
+USED_EVERY_MS = 60_000
+"""How exactly a token's last use is known, milliseconds."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Caller:
-    """The caller of a request.
+class Caller(Scope):
+    """The caller of a request, and what its token allows.
 
-    `node` is set for agents' tokens. `token` is the id of the token; None: it came over the own socket.
+    `node` is set for agents' tokens. `token` is the id of the token; None: it came over the own socket. `action` is
+    the call that it makes; None: the hub's own work, which is not asked.
     """
 
     actor: str
-    role: Role
     local: bool = False
     node: str | None = None
     token: str | None = None
+    action: Action | None = None
 
-    def may(self, least: Role, *, agent: bool = False) -> bool:
-        """Whether this caller has at least a role; agents stand apart and may only what names them."""
-        return agent if self.role is Role.AGENT else self.role.covers(least)
+    def sees(self, tenant: str) -> bool:
+        """Whether the caller may make its call at a tenant, or for the fleet ('')."""
+        return self.action is None or may(self, self.action, tenant)
+
+    def at(self, *tenants: str) -> Caller:
+        """The caller with its role at these tenants, the lowest of them; '' is the fleet.
+
+        Raises: Refused `forbidden`, in the same words for tenants that do not exist.
+        """
+        for tenant in tenants:
+            if not self.sees(tenant):
+                raise _forbidden(self, tenant)
+        roles = [role for tenant in tenants if (role := role_at(self, tenant)) is not None]
+        return replace(self, role=lowest(roles)) if roles else self
+
+    def checked(self, action: Action, tenant: str | None = None) -> Caller:
+        """The caller as it makes a call: at a tenant, for the fleet (''), or wherever it may (None).
+
+        Raises: Refused `forbidden`.
+        """
+        caller = replace(self, action=action)
+        if tenant is not None:
+            return caller.at(tenant)
+        if not may_somewhere(self, action):
+            raise _forbidden(caller)
+        return caller
+
+
+def _forbidden(caller: Caller, tenant: str | None = None) -> Refused:
+    action = caller.action
+    assert action is not None
+    role, what = caller.role if tenant is None else role_at(caller, tenant), action.least.value
+    if role is None:
+        return Refused(
+            "forbidden",
+            "the token is not for this tenant" if tenant else "this is about all tenants, and the token is not",
+            detail=f"{caller.actor}: {', '.join(sorted(caller.tenants or ()))}",
+            fix="ask for a token that is for it",
+        )
+    if caller.resources is not None and action.resource not in caller.resources:
+        return Refused(
+            "forbidden",
+            f"the token is not for {action.resource}",
+            detail=f"{caller.actor}: {', '.join(sorted(caller.resources))}",
+            fix="ask for a token that is for it",
+        )
+    return Refused(
+        "forbidden",
+        f"this needs the role {what} or agent" if action.agent else f"this needs the role {what}",
+        detail=f"{caller.actor} is {role.value}",
+        fix="ask somebody with that role, or for a token of it",
+    )
 
 
 class Tokens:
-    """All tokens, in memory as in the store; withdrawn ones are kept and refused."""
+    """All tokens, in memory as in the store; withdrawn and expired ones are kept and refused.
 
-    def __init__(self, records: Iterable[TokenRecord]) -> None:
+    `now_ms` is the wall clock, in milliseconds since 1970 UTC.
+    """
+
+    def __init__(self, records: Iterable[TokenRecord], now_ms: Callable[[], int] = lambda: int(time.time() * 1000)):
         self._records = {r.id: r for r in records}
+        self._now_ms = now_ms
+        self._used: dict[str, int] = {}
+        self._expiring = {r.id for r in self._records.values() if self._is_valid(r) and r.expires_ms is not None}
 
     def all(self) -> list[TokenRecord]:
         """All tokens ever created, oldest first."""
@@ -63,6 +124,19 @@ class Tokens:
     def put(self, record: TokenRecord) -> None:
         """Adds a token, or replaces its record."""
         self._records[record.id] = record
+        if record.expires_ms is not None:
+            self._expiring.add(record.id)
+
+    def take_used(self) -> dict[str, int]:
+        """Token id -> its last use, for the tokens whose last use is yet to be written."""
+        used, self._used = self._used, {}
+        return used
+
+    def take_expired(self) -> list[str]:
+        """The ids of the tokens that have expired since this was last asked."""
+        expired = sorted(one for one in self._expiring if not self._is_valid(self._records[one]))
+        self._expiring.difference_update(expired)
+        return expired
 
     def caller(self, bearer: str | None) -> Caller:
         """The caller that a bearer token belongs to.
@@ -73,21 +147,58 @@ class Tokens:
         record = self._records.get(parts[1]) if len(parts) == 3 else None
         digest = hashlib.sha256((bearer or "").encode()).hexdigest()
         known = hmac.compare_digest(digest, record.sha256 if record else "0" * 64)
-        if record is None or not known or record.revoked:
+        if record is None or not known or not self._is_valid(record):
             raise Refused(
                 "unauthenticated",
                 "no valid token",
                 detail="the Authorization header has no token that this hub knows",
                 fix="loradeck token create on the hub's host, and pass its file by path",
             )
-        return Caller(actor=record.name, role=Role(record.role), node=record.node, token=record.id)
+        now = self._now_ms()
+        if now - (record.last_used_ms or 0) >= USED_EVERY_MS:
+            self._records[record.id] = record.model_copy(update={"last_used_ms": now})
+            self._used[record.id] = now
+        return Caller(
+            actor=record.name,
+            role=Role(record.role),
+            tenants=record.tenants,
+            resources=frozenset(record.resources) if record.resources is not None else None,
+            node=record.node,
+            token=record.id,
+        )
+
+    def create(self, request: TokenCreate, by: str) -> tuple[TokenRecord, str]:
+        """Creates a token, which is yet to be `put`. Returns its record, and the token itself, which is shown once.
+
+        Raises: Refused `invalid_request` for roles that do not fit, or a node where none belongs; `exists`, a valid
+            token has that name.
+        """
+        _check_roles(request)
+        if request.expires_ms is not None and request.expires_ms <= self._now_ms():
+            raise Refused("invalid_request", "it would have expired already", detail="expires_ms", fix="a later time")
+        if any(r.name == request.name and self._is_valid(r) for r in self._records.values()):
+            raise Refused(
+                "exists",
+                f"a valid token is named {request.name}",
+                detail="events name tokens: two of one name could not be told apart",
+                fix="another name, or revoke that one first: loradeck token ls",
+            )
+        token_id = secrets.token_hex(8)
+        token = f"ld_{token_id}_{secrets.token_hex(32)}"
+        record = TokenRecord(
+            **request.model_dump(),
+            id=token_id,
+            sha256=hashlib.sha256(token.encode()).hexdigest(),
+            created_ms=self._now_ms(),
+            created_by=by,
+        )
+        return record, token
+
+    def _is_valid(self, record: TokenRecord) -> bool:
+        return not record.revoked and (record.expires_ms is None or self._now_ms() < record.expires_ms)
 
 
-def new_token(request: TokenCreate, by: str) -> tuple[TokenRecord, str]:
-    """Creates a token. Returns its record, and the token itself, which is shown once.
-
-    Raises: Refused `invalid_request` for an unknown role, or a node where none belongs.
-    """
+def _check_roles(request: TokenCreate) -> None:
     if request.role not in set(Role):
         raise Refused("invalid_request", f"no role {request.role!r}", fix=f"one of {', '.join(Role)}")
     if (request.node is not None) != (request.role == Role.AGENT):
@@ -97,18 +208,17 @@ def new_token(request: TokenCreate, by: str) -> tuple[TokenRecord, str]:
             detail=f"role {request.role}, node {request.node}",
             fix="--role agent --node NAME, or another role without --node",
         )
-    token_id = secrets.token_hex(8)
-    token = f"ld_{token_id}_{secrets.token_hex(32)}"
-    record = TokenRecord(
-        id=token_id,
-        name=request.name,
-        role=request.role,
-        node=request.node,
-        sha256=hashlib.sha256(token.encode()).hexdigest(),
-        created_ms=int(time.time() * 1000),
-        created_by=by,
-    )
-    return record, token
+    if request.tenants is None:
+        return
+    roles = set(request.tenants.values())
+    named = ", ".join(f"{tenant}={role}" for tenant, role in request.tenants.items()) or "none"
+    if Role.AGENT in (request.role, *roles) or not roles or highest(roles) != request.role:
+        raise Refused(
+            "invalid_request",
+            "a token for some tenants has a person's role at each, of which `role` is the highest",
+            detail=f"role {request.role}, tenants {named}",
+            fix="--role ROLE --tenant NAME, or --tenant NAME=ROLE for a lesser role there",
+        )
 
 
 def bearer_of(connection: HTTPConnection) -> str | None:
@@ -132,22 +242,6 @@ def caller_of(connection: HTTPConnection, tokens: Tokens) -> Caller:
     return tokens.caller(bearer)
 
 
-def check(caller: Caller, least: Role, *, agent: bool = False) -> Caller:
-    """The caller, if it has at least this role (or is an agent, where `agent`).
-
-    Raises: Refused `forbidden`.
-    """
-    if not caller.may(least, agent=agent):
-        need = f"{least.value} or agent" if agent else least.value
-        raise Refused(
-            "forbidden",
-            f"this needs the role {need}",
-            detail=f"{caller.actor} is {caller.role.value}",
-            fix="ask somebody with that role, or for a token of it",
-        )
-    return caller
-
-
 def authenticated(connection: HTTPConnection) -> Caller:
     """The caller of a request or WebSocket that has passed the hub's door."""
     caller: Caller = connection.scope[CALLER]
@@ -156,28 +250,32 @@ def authenticated(connection: HTTPConnection) -> Caller:
 
 @dataclass(frozen=True)
 class Allowed:
-    """A FastAPI dependency: the caller, who has at least this role (or is an agent, where `agent`).
+    """A FastAPI dependency: the caller, who may make this call. `access.routes` asks it before a body is read.
 
-    `least` None: it came over the hub's own socket and without a token. `access.routes` asks it before a body is read.
+    A call is made at the tenant of its path, and without one for the whole fleet. With `each` the call itself asks
+    `Caller.at` or `Caller.sees` of every tenant that it is about.
+
+    Args:
+        least: the role that it needs. None: it came over the hub's own socket and without a token.
+        agent: agents may make it too.
     """
 
     least: Role | None
     agent: bool = False
+    each: bool = False
 
     async def __call__(self, request: Request) -> Caller:
-        """The caller of a request.
+        """The caller of a request, as it was checked."""
+        return authenticated(request)
 
-        Raises: Refused `forbidden` or `local_only`.
-        """
-        return self.check(authenticated(request))
-
-    def check(self, caller: Caller) -> Caller:
-        """The caller, who may do this.
+    def check(self, caller: Caller, resource: str, tenant: str | None) -> Caller:
+        """The caller, who may make this call. `tenant`: that of its path.
 
         Raises: Refused `forbidden` or `local_only`.
         """
         if self.least is not None:
-            return check(caller, self.least, agent=self.agent)
+            action = Action(resource=resource, least=self.least, agent=self.agent)
+            return caller.checked(action, None if self.each else tenant or FLEET)
         if not caller.local:
             raise Refused(
                 "local_only",

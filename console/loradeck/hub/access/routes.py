@@ -1,4 +1,4 @@
-"""Routes that read nothing of a request's body before its caller's role is known to allow it, and then only so much."""
+"""Routes that read nothing of a request's body before its caller is known to be allowed it, and then only so much."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
-from loradeck.hub.access.auth import Allowed, authenticated
+from loradeck.hub.access.auth import CALLER, Allowed, authenticated
 from loradeck.schemas.ids import Role
 
 MIB = 1 << 20
 
 
 class Guarded(APIRoute):
-    """A route whose caller's role is checked, and with it the length of the body, before the body is read."""
+    """A route whose caller is checked, its role and its tenant, and the length of the body, before the body is read."""
 
     body_bytes: ClassVar[Mapping[Role, int]] = {
         Role.VIEWER: 0,
@@ -32,11 +32,13 @@ class Guarded(APIRoute):
         """FastAPI's handler, behind the checks."""
         handler = super().get_route_handler()
         guards = [d.call for d in self.dependant.dependencies if isinstance(d.call, Allowed)]
+        resource = str(next(iter(self.tags), ""))
 
         async def guarded(request: Request) -> Response:
             caller = authenticated(request)
             for guard in guards:
-                guard.check(caller)
+                caller = guard.check(caller, resource, request.path_params.get("tenant"))
+            request.scope[CALLER] = caller
             return await handler(_bounded(request, self.body_bytes.get(caller.role, 0)))
 
         return guarded

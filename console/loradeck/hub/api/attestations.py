@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import Maker, Reader, ThisHub
+from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import Attestation, AttestationKind, Deprecation, Signature
@@ -41,12 +41,13 @@ _AGENTS = frozenset({AttestationKind.CANARY})
 
 
 @router.post("/attestations")
-async def attest(body: Attestation, hub: ThisHub, caller: Maker) -> Attestation:
+async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attestation:
     """Attests something about a digest. The hub itself sets `by` and `at_ms`."""
     if body.kind in _OURS:
         raise Refused("forbidden", f"{body.kind.value} is stated by the hub alone", detail="kind")
     if caller.role is Role.AGENT and body.kind not in _AGENTS:
         raise Refused("forbidden", f"an agent does not state {body.kind.value}", detail="kind")
+    caller.at(body.tenant)
     hub.log.state.tenant(body.tenant)
     if body.kind in (AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.REVOCATION):
         hub.catalogue.known(body.tenant, body.subject)
@@ -99,11 +100,12 @@ async def _check(hub: Hub, body: Attestation, manifest: AdapterManifest | BaseMa
 @router.get("/attestations")
 async def listed(
     hub: ThisHub,
-    caller: Reader,
+    caller: ReaderOfEach,
     kind: Annotated[AttestationKind | None, Query()] = None,
     subject: str | None = None,
     tenant: str | None = None,
     route: str | None = None,
 ) -> list[Attestation]:
     """The attestations that fit, oldest first."""
-    return await hub.store(lambda s: s.attestations(kind=kind, subject=subject, tenant=tenant, route=route))
+    found = await hub.store(lambda s: s.attestations(kind=kind, subject=subject, tenant=tenant, route=route))
+    return [attestation for attestation in found if caller.sees(attestation.tenant)]

@@ -12,9 +12,10 @@ from starlette.responses import Response, StreamingResponse
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import Maker, Reader, ThisHub
+from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.data.datasets import called
 from loradeck.hub.hub import Hub
+from loradeck.rules.access import role_at
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
 from loradeck.schemas.manifest import DatasetManifest, SuiteManifest
@@ -36,16 +37,14 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 @router.put("/blobs/{sha256}")
-async def put(sha256: str, hub: ThisHub, request: Request, caller: Maker) -> dict[str, Any]:
-    """Stores a file. Content that has another digest than its address is refused, and nothing of it is kept."""
-    blobs = hub.blobs
+async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) -> dict[str, Any]:
+    """Stores a file. Content that has another digest than its address is refused, and nothing of it is kept.
+
+    A file that is here already is received like any other, so that nobody learns of it who does not have it.
+    """
     length = request.headers.get("content-length")
-    if await asyncio.to_thread(blobs.has, sha256):
-        async for _ in request.stream():
-            pass  # it is here already; the sender still has to finish
-        return {"sha256": sha256, "size": blobs.size(sha256)}
     size = int(length) if length and length.isdecimal() else None
-    incoming = blobs.receive(sha256, size=size, limit=LARGEST)
+    incoming = hub.blobs.receive(sha256, size=size, limit=LARGEST)
     with incoming:
         gathered = bytearray()
         async for chunk in request.stream():
@@ -60,17 +59,17 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: Maker) -> dic
 
 
 @router.head("/blobs/{sha256}", response_class=Response)
-async def head(sha256: str, hub: ThisHub, caller: Reader) -> Response:
+async def head(sha256: str, hub: ThisHub, caller: ReaderOfEach) -> Response:
     """Whether a blob is here, and its size."""
-    _check_rows(hub, caller, sha256)
+    _check_read(hub, caller, sha256)
     size = hub.blobs.size(sha256)
     return Response(headers={"content-length": str(size), "accept-ranges": "bytes"})
 
 
 @router.get("/blobs/{sha256}", response_class=StreamingResponse)
-async def get(sha256: str, hub: ThisHub, request: Request, caller: Reader) -> Response:
+async def get(sha256: str, hub: ThisHub, request: Request, caller: ReaderOfEach) -> Response:
     """A blob's bytes, or those of one Range. Rows are for releasers, and for nodes with a job on them."""
-    _check_rows(hub, caller, sha256)
+    _check_read(hub, caller, sha256)
     blobs = hub.blobs
     size = blobs.size(sha256)
     start, stop, part = _range(request.headers.get("range"), size)
@@ -85,21 +84,29 @@ async def get(sha256: str, hub: ThisHub, request: Request, caller: Reader) -> Re
     )
 
 
-def _check_rows(hub: Hub, caller: Caller, sha256: str) -> None:
-    """Checks that the caller may read a blob, should it hold rows of a dataset or suite.
+def _check_read(hub: Hub, caller: Caller, sha256: str) -> None:
+    """Checks that the caller may read a blob, by the documents that name it.
 
-    Raises: Refused `forbidden`.
+    Raises: Refused `unknown_blob`, the caller sees none of these; `forbidden`, it holds rows.
     """
-    named = hub.catalogue.rows_in.get(sha256)
-    if not named or caller.may(Role.RELEASER):
+    catalogue = hub.catalogue
+    rows: dict[str, DatasetManifest | SuiteManifest] = {
+        digest: catalogue.datasets.get(digest) or catalogue.suites[digest]
+        for digest in catalogue.rows_in.get(sha256, ())
+    }
+    tenants = {manifest.tenant for manifest in rows.values()}
+    if caller.tenants is not None:
+        of_adapters = {catalogue.adapters[digest].manifest.tenant for digest in catalogue.adapters_with.get(sha256, ())}
+        if not any(map(caller.sees, tenants | of_adapters)):
+            raise Refused("unknown_blob", "there is no such blob", detail=sha256)
+    if not rows or any(role_at(caller, tenant) is Role.RELEASER for tenant in tenants):
         return
-    if caller.node is not None and not named.isdisjoint(hub.queue.inputs(caller.node)):
+    if caller.node is not None and not hub.queue.inputs(caller.node).isdisjoint(rows):
         return
-    known: dict[str, DatasetManifest | SuiteManifest] = {**hub.catalogue.datasets, **hub.catalogue.suites}
+    named = sorted(called(manifest) for manifest in rows.values() if caller.sees(manifest.tenant))
     raise Refused(
         "forbidden",
-        f"rows of {' and '.join(sorted(called(known[digest]) for digest in named))} are read by a releaser, or by a "
-        "node that holds the lease of a job on them",
+        f"rows of {' and '.join(named)} are read by a releaser, or by a node that holds the lease of a job on them",
         detail=f"{caller.actor} is {caller.role.value}",
         fix="ask a releaser",
     )

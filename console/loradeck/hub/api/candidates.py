@@ -40,7 +40,7 @@ async def step(tenant: str, route: str, body: CandidateStepRequest, hub: ThisHub
     def decide() -> Sequence[Draft]:
         pointer = hub.log.state.route(tenant, route)[2]
         out = pointer.candidate
-        if out is not None and body.permille > out.permille and not caller.may(Role.RELEASER):
+        if out is not None and body.permille > out.permille and not caller.role.covers(Role.RELEASER):
             raise Refused("forbidden", "a wider share needs the releaser role", detail=f"{caller.actor}: {caller.role}")
         drafted = candidate.step(
             pointer,
@@ -54,7 +54,7 @@ async def step(tenant: str, route: str, body: CandidateStepRequest, hub: ThisHub
         )
         return [drafted]
 
-    return answer(await move(hub, body.idempotency_key, decide))
+    return answer(await move(hub, caller, body.idempotency_key, decide))
 
 
 @router.post(PAGE + "/candidate/finish", response_model=MoveResult)
@@ -67,7 +67,7 @@ async def finish(
     async def decide() -> Sequence[Draft]:
         return [await hub.promotions.check.drafted((tenant, route), body, actor_of(caller))]
 
-    return answer(await move(hub, body.idempotency_key, decide, wait))
+    return answer(await move(hub, caller, body.idempotency_key, decide, wait))
 
 
 @router.post(PAGE + "/candidate/abort", response_model=MoveResult)
@@ -83,4 +83,4 @@ async def abort(
         )
         return [drafted]
 
-    return answer(await move(hub, body.idempotency_key, decide, wait))
+    return answer(await move(hub, caller, body.idempotency_key, decide, wait))

@@ -8,12 +8,13 @@ import logging
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from loradeck.hub.access.auth import authenticated, check
+from loradeck.hub.access.auth import authenticated
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.hub import Hub
 from loradeck.hub.views.feed import listen
+from loradeck.rules.access import Action
 from loradeck.rules.errors import Refused
-from loradeck.schemas.ids import Role
+from loradeck.schemas.ids import Resource, Role
 
 log = logging.getLogger("loradeck.hub.api.feed")
 router = APIRouter()
@@ -27,7 +28,7 @@ async def feed(socket: WebSocket, since: str = "", seq: int | None = None) -> No
     """Sends a console everything after its cursor, and then every change, until it leaves or has to list again."""
     hub: Hub = socket.app.state.hub
     try:
-        caller = check(authenticated(socket), Role.VIEWER)
+        caller = authenticated(socket).checked(Action(resource=Resource.STATE, least=Role.VIEWER))
     except Refused as refused:
         await socket.send_denial_response(problem_response(problem_of(refused)))
         return

@@ -8,8 +8,9 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import ThisHub, Viewer
+from loradeck.hub.api.parameters import ThisHub, ViewerOfEach
 from loradeck.hub.views.metrics import pointer_metrics
+from loradeck.schemas.log import FLEET
 
 router = APIRouter(tags=["health"], route_class=Guarded)
 
@@ -29,8 +30,13 @@ async def readyz(hub: ThisHub) -> Response:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(hub: ThisHub, caller: Viewer) -> Response:
-    """The hub's own metrics, and those of all pointers that alerts are made from, as Prometheus text."""
+async def metrics(hub: ThisHub, caller: ViewerOfEach) -> Response:
+    """The hub's own metrics, and those of all pointers that alerts are made from, as Prometheus text.
+
+    A token that is for some tenants gets those of their pointers alone.
+    """
     entries = hub.tables.entries
-    pointers = await pointer_metrics(hub.rows.tenant(key) for key in tuple(entries) if key in entries)
-    return Response(hub.metrics.text() + pointers, media_type="text/plain; version=0.0.4; charset=utf-8")
+    seen = tuple(key for key in entries if caller.sees(key[0]))
+    pointers = await pointer_metrics(hub.rows.tenant(key) for key in seen if key in entries)
+    own = hub.metrics.text() if caller.sees(FLEET) else b""
+    return Response(own + pointers, media_type="text/plain; version=0.0.4; charset=utf-8")

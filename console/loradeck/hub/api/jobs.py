@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import Operator, Releaser, ThisHub, Viewer
+from loradeck.hub.api.parameters import OperatorOfEach, ReleaserOfEach, ThisHub, ViewerOfEach
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
 
 router = APIRouter(prefix="/v1", tags=["jobs"], route_class=Guarded)
@@ -16,48 +16,51 @@ Attempt = Annotated[int, Query(ge=0)]
 
 
 @router.post("/jobs")
-async def submit(body: JobRequest, hub: ThisHub, caller: Releaser) -> Job:
+async def submit(body: JobRequest, hub: ThisHub, caller: ReleaserOfEach) -> Job:
     """Queues a train, evaluate or merge job."""
+    caller.at(body.spec.tenant)
     return await hub.queue.submit(body, caller.actor)
 
 
 @router.get("/jobs")
-async def listed(query: Annotated[JobQuery, Query()], hub: ThisHub, caller: Viewer) -> list[Job]:
+async def listed(query: Annotated[JobQuery, Query()], hub: ThisHub, caller: ViewerOfEach) -> list[Job]:
     """The jobs that fit, of all that were ever submitted, newest first; `before` a job continues the list."""
-    return await hub.jobs.find(query)
+    return await hub.jobs.find(query, caller.sees)
 
 
 @router.get("/jobs/{job}")
-async def one(job: str, hub: ThisHub, caller: Viewer) -> Job:
+async def one(job: str, hub: ThisHub, caller: ViewerOfEach) -> Job:
     """One job by its id."""
-    return await hub.jobs.known(job)
+    return await hub.jobs.known(job, caller.sees)
 
 
 @router.get("/jobs/{job}/events")
 async def events(
-    job: str, hub: ThisHub, caller: Viewer, attempt: Attempt = 0, seq: Annotated[int, Query(ge=-1)] = -1
+    job: str, hub: ThisHub, caller: ViewerOfEach, attempt: Attempt = 0, seq: Annotated[int, Query(ge=-1)] = -1
 ) -> list[ExecutorEvent]:
     """The newest thousand events of its executor since the hub started, after the event (attempt, seq)."""
-    await hub.jobs.known(job)
+    await hub.jobs.known(job, caller.sees)
     return hub.jobs.events(job, attempt=attempt, seq=seq)
 
 
 @router.get("/jobs/{job}/log")
 async def log(
-    job: str, hub: ThisHub, caller: Viewer, attempt: Attempt = 0, number: Annotated[int, Query(ge=0)] = 0
+    job: str, hub: ThisHub, caller: ViewerOfEach, attempt: Attempt = 0, number: Annotated[int, Query(ge=0)] = 0
 ) -> list[JobLogLine]:
     """The newest thousand lines that its executor printed since the hub started, after the line (attempt, number)."""
-    await hub.jobs.known(job)
+    await hub.jobs.known(job, caller.sees)
     return hub.queue.logs.after(job, attempt, number)
 
 
 @router.post("/jobs/{job}/cancel")
-async def cancel(job: str, hub: ThisHub, caller: Operator) -> Job:
+async def cancel(job: str, hub: ThisHub, caller: OperatorOfEach) -> Job:
     """Stops a job. One that is over stays as it is."""
+    await hub.jobs.known(job, caller.sees)
     return await hub.queue.cancel(job, caller.actor)
 
 
 @router.post("/jobs/{job}/resume")
-async def resume(job: str, hub: ThisHub, caller: Operator) -> Job:
+async def resume(job: str, hub: ThisHub, caller: OperatorOfEach) -> Job:
     """Queues a failed or cancelled job again, as its next attempt. An unfinished job stays as it is."""
+    await hub.jobs.known(job, caller.sees)
     return await hub.queue.resume(job, caller.actor)

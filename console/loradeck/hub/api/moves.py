@@ -11,7 +11,17 @@ from starlette.responses import Response
 
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import AT_ONCE, PAGE, Operator, Releaser, ThisHub, Viewer, Wait, Waiting
+from loradeck.hub.api.parameters import (
+    AT_ONCE,
+    PAGE,
+    Operator,
+    OperatorOfEach,
+    Releaser,
+    ThisHub,
+    ViewerOfEach,
+    Wait,
+    Waiting,
+)
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import holds, pins_and_notes, rollbacks
@@ -44,7 +54,7 @@ Decide = Callable[[], Decided | Awaitable[Decided]]
 
 def actor_of(caller: Caller) -> Actor:
     """The caller as an actor of the log."""
-    return Actor(name=caller.actor, role=caller.role)
+    return Actor(name=caller.actor, role=caller.role, token=caller.token)
 
 
 def nothing_moved(hub: Hub, **update: Any) -> MoveResult:
@@ -60,11 +70,13 @@ def answer(result: MoveResult) -> Response:
 # ---- how a move is made ----------------------------------------------------------------------------------
 
 
-async def move(hub: Hub, key: str, decide: Decide, wait: Waiting = AT_ONCE, at: PointerKey | None = None) -> MoveResult:
+async def move(
+    hub: Hub, caller: Caller, key: str, decide: Decide, wait: Waiting = AT_ONCE, at: PointerKey | None = None
+) -> MoveResult:
     """Decides on the folded log, commits, and waits for the level that the caller wants to see.
 
     Nothing is decided on the pointer `at` where the log is known to lack moves of it. A key that has committed before
-    is answered with what it committed, whatever the rules decide now.
+    is answered with what it committed, whatever the rules decide now, if the caller may make the move at its tenants.
 
     Raises: Refused, StoreError: nothing was changed, except with `outcome_unknown`.
     """
@@ -86,6 +98,8 @@ async def move(hub: Hub, key: str, decide: Decide, wait: Waiting = AT_ONCE, at: 
         if replayed is None:
             raise await _with_winner(hub, refused) from None
         committed = replayed
+    if committed.replayed:
+        caller.at(*(event.tenant for event in committed.events))
     commit_ms = None if committed.replayed else (hub.clock.monotonic() - began) * 1000
     return await outcome(hub, committed, wait, commit_ms=commit_ms)
 
@@ -150,7 +164,7 @@ async def rollback(
     if body.cancels is not None and hub.promotions.was_cancelled(key, body.cancels):
         # Sent again after its answer was lost: it is cancelled, and nothing more is to be done.
         return answer(nothing_moved(hub, replayed=True, cancelled=body.cancels))
-    return answer(await move(hub, body.idempotency_key, decide, wait, at=key))
+    return answer(await move(hub, caller, body.idempotency_key, decide, wait, at=key))
 
 
 @router.post(PAGE + "/fallback", response_model=MoveResult)
@@ -170,7 +184,7 @@ async def fallback(
     allowed = hub.moves_allowed.refusing is None and not hub.witnesses.holding((tenant, route))
     if base is not None and allowed and _may(decide):
         await hub.registry.use(tenant, base.id, caller.actor)
-    return answer(await move(hub, body.idempotency_key, decide, wait, at=(tenant, route)))
+    return answer(await move(hub, caller, body.idempotency_key, decide, wait, at=(tenant, route)))
 
 
 def _may(decide: Callable[[], object]) -> bool:
@@ -192,7 +206,7 @@ async def undo_event(
 
 
 @router.post("/undo", response_model=MoveResult)
-async def undo_txn(body: UndoRequest, hub: ThisHub, caller: Operator, wait: Wait) -> Response:
+async def undo_txn(body: UndoRequest, hub: ThisHub, caller: OperatorOfEach, wait: Wait) -> Response:
     """Undoes every event of a txn, several events of different pointers, or one event."""
     return await _undo(hub, body, caller, wait)
 
@@ -209,6 +223,9 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
     elif body.events:
         found = [await hub.log.event(id_) for id_ in body.events]
         undone = [event for event in found if event is not None]
+    if not all(caller.sees(event.tenant) for event in undone):
+        undone = []
+    caller = caller.at(*(event.tenant for event in undone))
     if only is not None and any((e.tenant, e.route) != only for e in undone):
         raise Refused("unknown_event", "that event is of another route", detail=f"not of {only[0]}/{only[1]}")
     if body.txn is None or len(undone) == 1:
@@ -230,7 +247,7 @@ async def _undo(hub: Hub, body: UndoRequest, caller: Caller, wait: Waiting, only
             name=hub.catalogue.called,
         )
 
-    return answer(await move(hub, body.idempotency_key, decide, wait, at=only))
+    return answer(await move(hub, caller, body.idempotency_key, decide, wait, at=only))
 
 
 # ---- forward ---------------------------------------------------------------------------------------------
@@ -256,6 +273,7 @@ async def prepared(hub: Hub, key: PointerKey, body: PromoteRequest, caller: Call
         replayed = await hub.store(lambda s: s.lookup(body.idempotency_key))
         if replayed is None:
             raise await _with_winner(hub, refused) from None
+        caller.at(*(event.tenant for event in replayed.events))
         return answer(await outcome(hub, replayed, wait))
     if not await promotion.wait(wait.timeout):
         return answer(nothing_moved(hub, pending=promotion.id))
@@ -271,8 +289,10 @@ async def prepared(hub: Hub, key: PointerKey, body: PromoteRequest, caller: Call
 # ---- what moves nothing ----------------------------------------------------------------------------------
 
 
-async def _committed(hub: Hub, key: str, draft: Callable[[], Draft], at: PointerKey | None = None) -> Response:
-    return answer(await move(hub, key, lambda: [draft()], at=at))
+async def _committed(
+    hub: Hub, caller: Caller, key: str, draft: Callable[[], Draft], at: PointerKey | None = None
+) -> Response:
+    return answer(await move(hub, caller, key, lambda: [draft()], at=at))
 
 
 @router.post(PAGE + "/hold", response_model=MoveResult)
@@ -282,7 +302,7 @@ async def hold(tenant: str, route: str, body: HoldRequest, hub: ThisHub, caller:
     def draft() -> Draft:
         return holds.hold(hub.log.state.route(tenant, route)[2], body, actor_of(caller))
 
-    return await _committed(hub, body.idempotency_key, draft, at=(tenant, route))
+    return await _committed(hub, caller, body.idempotency_key, draft, at=(tenant, route))
 
 
 @router.post(PAGE + "/lift", response_model=MoveResult)
@@ -301,7 +321,7 @@ async def lift(tenant: str, route: str, body: LiftRequest, hub: ThisHub, caller:
             name=hub.catalogue.called,
         )
 
-    return await _committed(hub, body.idempotency_key, draft, at=(tenant, route))
+    return await _committed(hub, caller, body.idempotency_key, draft, at=(tenant, route))
 
 
 @router.post(PAGE + "/unpin", response_model=MoveResult)
@@ -315,7 +335,7 @@ async def unpin(tenant: str, route: str, body: UnpinRequest, hub: ThisHub, calle
         pointer = hub.log.state.route(tenant, route)[2]
         return pins_and_notes.unpin(pointer, body, actor_of(caller), until_ms=hub.pins.known(node, pointer.key).at_ms)
 
-    return await _committed(hub, body.idempotency_key, draft)
+    return await _committed(hub, caller, body.idempotency_key, draft)
 
 
 @router.post(PAGE + "/annotate", response_model=MoveResult)
@@ -325,20 +345,22 @@ async def annotate(tenant: str, route: str, body: AnnotateRequest, hub: ThisHub,
     event = await hub.log.event(body.event)
     if event is None or (event.tenant, event.route) != (tenant, route):
         raise Refused("unknown_event", f"{tenant}/{route} has no such event", detail=body.event)
-    return await _committed(hub, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller)))
+    return await _committed(
+        hub, caller, body.idempotency_key, lambda: pins_and_notes.annotate(event, body, actor_of(caller))
+    )
 
 
 @router.get("/moves/{key}", response_model=MoveResult)
-async def by_key(key: str, hub: ThisHub, caller: Viewer) -> Response:
+async def by_key(key: str, hub: ThisHub, caller: ViewerOfEach) -> Response:
     """The result of the move that was sent under an idempotency key; 404: that key never moved anything.
 
     A hub that may lack a part of the log (`log_behind`, `not_active`) answers with that instead of a 404.
     """
     promotion = hub.promotions.of_key(key)
-    if promotion is not None and not promotion.over.is_set():
+    if promotion is not None and caller.sees(promotion.key[0]) and not promotion.over.is_set():
         return answer(nothing_moved(hub, pending=promotion.id))
     committed = await hub.store(lambda s: s.lookup(key))
-    if committed is None:
+    if committed is None or not all(caller.sees(event.tenant) for event in committed.events):
         hub.moves_allowed.check_complete()
         raise Refused("unknown_key", "this key never moved anything", detail=key, fix="it is safe to send it again")
     return answer(await outcome(hub, committed))

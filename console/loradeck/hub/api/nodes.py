@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, answer, move
-from loradeck.hub.api.parameters import Operator, ThisHub, Viewer
+from loradeck.hub.api.parameters import Operator, ThisHub, ViewerOfEach
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import forget as rules
@@ -20,9 +20,9 @@ router = APIRouter(prefix="/v1", tags=["nodes"], route_class=Guarded)
 
 
 @router.get("/nodes")
-async def listed(hub: ThisHub, caller: Viewer) -> list[NodeRow]:
+async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[NodeRow]:
     """The rows of all nodes, by name."""
-    return list(hub.rows.nodes())
+    return list(hub.seen.nodes(caller))
 
 
 @router.post("/nodes/{node}/drain")
@@ -52,7 +52,7 @@ async def forget(node: str, body: ForgetRequest, hub: ThisHub, caller: Operator)
         linked = known is not None and known.linked
         return [rules.forget(node, body.reason, actor_of(caller), known=known is not None, linked=linked)]
 
-    return answer(await move(hub, body.idempotency_key, decide))
+    return answer(await move(hub, caller, body.idempotency_key, decide))
 
 
 async def _order(hub: Hub, name: str, *, cordoned: bool, drained: bool | None = None) -> NodeRow:

@@ -15,11 +15,20 @@ PAGE = "/tenants/{tenant}/routes/{route}"
 """The path of one pointer."""
 
 Viewer = Annotated[Caller, Depends(Allowed(Role.VIEWER))]
-Reader = Annotated[Caller, Depends(Allowed(Role.VIEWER, agent=True))]
 Operator = Annotated[Caller, Depends(Allowed(Role.OPERATOR))]
 Releaser = Annotated[Caller, Depends(Allowed(Role.RELEASER))]
-Maker = Annotated[Caller, Depends(Allowed(Role.RELEASER, agent=True))]
 Local = Annotated[Caller, Depends(Allowed(None))]
+
+# Calls that agents make too.
+Reader = Annotated[Caller, Depends(Allowed(Role.VIEWER, agent=True))]
+Maker = Annotated[Caller, Depends(Allowed(Role.RELEASER, agent=True))]
+
+# Calls that ask `Caller.at` or `Caller.sees` of each tenant that they are about.
+ViewerOfEach = Annotated[Caller, Depends(Allowed(Role.VIEWER, each=True))]
+ReaderOfEach = Annotated[Caller, Depends(Allowed(Role.VIEWER, agent=True, each=True))]
+OperatorOfEach = Annotated[Caller, Depends(Allowed(Role.OPERATOR, each=True))]
+ReleaserOfEach = Annotated[Caller, Depends(Allowed(Role.RELEASER, each=True))]
+MakerOfEach = Annotated[Caller, Depends(Allowed(Role.RELEASER, agent=True, each=True))]
 
 
 async def hub_of(request: Request) -> Hub:

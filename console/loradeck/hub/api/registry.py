@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from loradeck.artifacts import Blobs, verify_adapter
 from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import Maker, Reader, Releaser, ThisHub, Viewer
+from loradeck.hub.api.parameters import Maker, Reader, ReaderOfEach, Releaser, ReleaserOfEach, ThisHub, ViewerOfEach
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import ErasurePlan, ErasureRequest
@@ -48,21 +48,24 @@ async def register_base(body: BaseManifest, hub: ThisHub, caller: Releaser) -> R
 
 
 @router.get("/bases")
-async def bases(hub: ThisHub, caller: Reader) -> list[BaseEntry]:
-    """All bases."""
-    catalogue = hub.catalogue
-    return [BaseEntry(digest=d, label=catalogue.base_label(d), manifest=m) for d, m in catalogue.bases.items()]
+async def bases(hub: ThisHub, caller: ReaderOfEach) -> list[BaseEntry]:
+    """All bases, but for those of other tenants."""
+    catalogue, seen = hub.catalogue, hub.seen.bases(caller)
+    return [BaseEntry(digest=d, label=catalogue.base_label(d), manifest=catalogue.bases[d]) for d in seen]
 
 
 # ---- datasets and suites ---------------------------------------------------------------------------------
 
 
 @router.post("/datasets")
-async def register_dataset(body: DatasetManifest, hub: ThisHub, caller: Releaser, accept: Reason = "") -> Registered:
+async def register_dataset(
+    body: DatasetManifest, hub: ThisHub, caller: ReleaserOfEach, accept: Reason = ""
+) -> Registered:
     """Registers rows for training. Their files must be here already; every row is read, scanned and counted.
 
     `accept`: why they are registered although personal data or secrets were found in them.
     """
+    caller.at(body.tenant)
     hub.log.state.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
     await hub.datasets.register(body, caller.actor, accept=accept)
@@ -70,17 +73,18 @@ async def register_dataset(body: DatasetManifest, hub: ThisHub, caller: Releaser
 
 
 @router.get("/datasets")
-async def datasets(hub: ThisHub, caller: Reader) -> list[DatasetEntry]:
+async def datasets(hub: ThisHub, caller: ReaderOfEach) -> list[DatasetEntry]:
     """All datasets."""
-    return [DatasetEntry(digest=d, manifest=m) for d, m in hub.catalogue.datasets.items()]
+    return [DatasetEntry(digest=d, manifest=m) for d, m in hub.catalogue.datasets.items() if caller.sees(m.tenant)]
 
 
 @router.post("/suites")
-async def register_suite(body: SuiteManifest, hub: ThisHub, caller: Releaser, accept: Reason = "") -> Registered:
+async def register_suite(body: SuiteManifest, hub: ThisHub, caller: ReleaserOfEach, accept: Reason = "") -> Registered:
     """Registers held-out items to score candidates on. Their files must be here already; every item is scanned.
 
     `accept`: why they are registered although personal data or secrets were found in them.
     """
+    caller.at(body.tenant)
     hub.log.state.tenant(body.tenant)
     _require_blobs(hub.blobs, body.files)
     await hub.datasets.register_suite(body, caller.actor, accept=accept)
@@ -88,9 +92,9 @@ async def register_suite(body: SuiteManifest, hub: ThisHub, caller: Releaser, ac
 
 
 @router.get("/suites")
-async def suites(hub: ThisHub, caller: Reader) -> list[SuiteEntry]:
+async def suites(hub: ThisHub, caller: ReaderOfEach) -> list[SuiteEntry]:
     """All suites."""
-    return [SuiteEntry(digest=d, manifest=m) for d, m in hub.catalogue.suites.items()]
+    return [SuiteEntry(digest=d, manifest=m) for d, m in hub.catalogue.suites.items() if caller.sees(m.tenant)]
 
 
 # ---- adapter versions ------------------------------------------------------------------------------------
@@ -193,11 +197,13 @@ def _verify(blobs: Blobs, manifest: AdapterManifest) -> None:
 
 
 @router.get("/adapters")
-async def adapters(hub: ThisHub, caller: Viewer, tenant: str | None = None) -> list[AdapterVersion]:
+async def adapters(hub: ThisHub, caller: ViewerOfEach, tenant: str | None = None) -> list[AdapterVersion]:
     """Every adapter version, or all of one tenant, in the order they were registered."""
     if tenant is not None:
+        caller.at(tenant)
         hub.log.state.tenant(tenant)
-    return [v for v in hub.catalogue.adapters.values() if tenant in (None, v.manifest.tenant)]
+    versions = (v for v in hub.catalogue.adapters.values() if tenant in (None, v.manifest.tenant))
+    return [v for v in versions if caller.sees(v.manifest.tenant)]
 
 
 @router.get("/adapters/{tenant}/{name}/versions")
@@ -212,28 +218,33 @@ async def versions(tenant: str, name: str, hub: ThisHub, caller: Reader) -> list
 
 
 @router.get("/releases")
-async def releases(hub: ThisHub, caller: Viewer, tenant: str | None = None) -> list[ReleaseView]:
-    """The registered releases of all tenants, or all that one tenant has, base alone on every base included."""
+async def releases(hub: ThisHub, caller: ViewerOfEach, tenant: str | None = None) -> list[ReleaseView]:
+    """The registered releases of all tenants, or all that one tenant has, base alone on every base that it may use
+    included.
+    """
     if tenant is None:
-        return [hub.catalogue.view(release_id, r.tenant) for release_id, r in hub.catalogue.releases.items()]
+        seen = [(release_id, r) for release_id, r in hub.catalogue.releases.items() if caller.sees(r.tenant)]
+        return [hub.catalogue.view(release_id, r.tenant) for release_id, r in seen]
+    caller.at(tenant)
     hub.log.state.tenant(tenant)
     ids = [release_id for release_id, r in hub.catalogue.releases.items() if r.tenant == tenant]
-    implied = [hub.catalogue.base_alone_id(tenant, base) for base in hub.catalogue.bases]
+    implied = [hub.catalogue.base_alone_id(tenant, base) for base in hub.seen.bases(caller)]
     return [hub.catalogue.view(release_id, tenant) for release_id in dict.fromkeys(ids + implied)]
 
 
 @router.post("/releases")
-async def register_merged(body: MergedRelease, hub: ThisHub, caller: Releaser) -> ReleaseView:
+async def register_merged(body: MergedRelease, hub: ThisHub, caller: ReleaserOfEach) -> ReleaseView:
     """Registers merged weights as a release. Registering them once more gives the same release."""
+    caller.at(body.tenant)
     release = await hub.merging.register(body, caller.actor)
     return hub.catalogue.view(release.id, body.tenant)
 
 
 @router.get("/releases/{release}")
-async def release(release: str, hub: ThisHub, caller: Reader) -> ReleaseDetail:
+async def release(release: str, hub: ThisHub, caller: ReaderOfEach) -> ReleaseDetail:
     """A release, and the manifest of its adapter."""
     found = hub.catalogue.release(release, tenants=hub.log.state.tenants)
-    if found is None:
+    if found is None or not caller.sees(found.tenant):
         raise Refused("unknown_release", "there is no such release", detail=release, fix="loradeck release list")
     version = hub.catalogue.version_of(found)
     return ReleaseDetail(release=found, manifest=version.manifest if version else None)

@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, answer, move, nothing_moved, outcome
-from loradeck.hub.api.parameters import Local, Operator, ThisHub, Wait
+from loradeck.hub.api.parameters import Local, OperatorOfEach, ThisHub, Wait
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import rewind as rules
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.log import Draft, PointerState
+from loradeck.schemas.log import FLEET, Draft, PointerState
 from loradeck.schemas.moves import MoveResult, RecoverRequest, RecoveryPlan, RewindPlan, RewindRequest
 
 router = APIRouter(prefix="/v1", tags=["rewind"], route_class=Guarded)
@@ -62,8 +62,9 @@ def _labelled(hub: Hub, plan: RewindPlan) -> RewindPlan:
 
 
 @router.post("/rewind", response_model=RewindPlan | MoveResult)
-async def rewind(body: RewindRequest, hub: ThisHub, caller: Operator, wait: Wait) -> Response:
+async def rewind(body: RewindRequest, hub: ThisHub, caller: OperatorOfEach, wait: Wait) -> Response:
     """Moves pointers back. A dry run answers with a plan; executing sends its generations back, as a move does."""
+    caller = caller.at(*(body.tenants or [FLEET]))
     for tenant in body.tenants:
         hub.log.state.tenant(tenant)
     rev, at_ms = await _to(hub, body)
@@ -95,7 +96,7 @@ async def rewind(body: RewindRequest, hub: ThisHub, caller: Operator, wait: Wait
         return drafts
 
     try:
-        result = await move(hub, body.idempotency_key, decide, wait)
+        result = await move(hub, caller, body.idempotency_key, decide, wait)
     except Refused as refused:
         if refused.code != "nothing_to_move":
             raise

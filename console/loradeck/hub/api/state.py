@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import ThisHub, Viewer
-from loradeck.schemas.state import HubState, Me
+from loradeck.hub.api.parameters import ThisHub, ViewerOfEach
+from loradeck.schemas.state import HubState
 
 router = APIRouter(prefix="/v1", tags=["state"], route_class=Guarded)
 
@@ -25,22 +25,24 @@ NEWEST_EVENTS = 200
 
 
 @router.get("/state", response_model=HubState)
-async def state(hub: ThisHub, caller: Viewer) -> Response:
+async def state(hub: ThisHub, caller: ViewerOfEach) -> Response:
     """The list that a console starts with; it then watches `/v1/feed?since=epoch:rev`."""
     # Taken before the first row: what changes meanwhile comes again over the feed.
     status = hub.status.now().model_dump_json()
-    events = ",".join(e.model_dump_json() for e in list(hub.log.recent)[-NEWEST_EVENTS:])
-    me = Me(actor=caller.actor, role=caller.role, local=caller.local).model_dump_json()
+    newest = [event for event in hub.log.recent if caller.sees(event.tenant)][-NEWEST_EVENTS:]
+    events = ",".join(e.model_dump_json() for e in newest)
+    me = hub.seen.me(caller).model_dump_json()
+    keys = sorted(key for key in hub.tables.entries if caller.sees(key[0]) and hub.feed.is_listed(key))
 
     async def parts() -> AsyncIterator[str]:
         # In pieces, as they are built: for a large fleet that takes seconds, and a reader may time out.
         yield f'{{"status":{status},"me":{me},"events":[{events}],"tenants":['
-        async for piece in _joined(sorted(filter(hub.feed.is_listed, hub.tables.entries)), hub.feed.row):
+        async for piece in _joined(keys, hub.feed.row):
             yield piece
         yield '],"nodes":['
-        async for piece in _joined(sorted(hub.fleet.nodes), lambda name: hub.rows.node(hub.fleet.nodes[name])):
+        async for piece in _joined(sorted(hub.seen.node_names(caller)), lambda name: hub.seen.node(caller, name)):
             yield piece
-        jobs = ",".join(job.model_dump_json() for job in hub.jobs.newest())
+        jobs = ",".join(job.model_dump_json() for job in hub.jobs.newest() if caller.sees(job.tenant))
         yield f'],"jobs":[{jobs}]}}'
 
     return StreamingResponse(parts(), media_type="application/json")

@@ -10,9 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.moves import actor_of, move
-from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer
+from loradeck.hub.api.parameters import PAGE, Releaser, ThisHub, Viewer, ViewerOfEach
 from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
@@ -40,14 +41,14 @@ class Why(Strict):
     reason: Reason = ""
 
 
-async def _change(hub: Hub, draft: Callable[[], Draft]) -> None:
-    await move(hub, secrets.token_hex(16), lambda: [draft()])
+async def _change(hub: Hub, caller: Caller, draft: Callable[[], Draft]) -> None:
+    await move(hub, caller, secrets.token_hex(16), lambda: [draft()])
 
 
 @router.get("/tenants")
-async def listed(hub: ThisHub, caller: Viewer) -> list[TenantState]:
+async def listed(hub: ThisHub, caller: ViewerOfEach) -> list[TenantState]:
     """All tenants with their routes' settings, offboarded ones too."""
-    return [tenant for _, tenant in sorted(hub.log.state.tenants.items())]
+    return [tenant for name, tenant in sorted(hub.log.state.tenants.items()) if caller.sees(name)]
 
 
 @router.get("/tenants/{tenant}")
@@ -59,7 +60,7 @@ async def one(tenant: str, hub: ThisHub, caller: Viewer) -> TenantState:
 @router.post("/tenants")
 async def create(body: TenantCreate, hub: ThisHub, caller: Releaser) -> TenantState:
     """Creates a tenant without routes. A name is never used twice."""
-    await _change(hub, lambda: tenants.create(hub.log.state.tenants, body.name, actor_of(caller)))
+    await _change(hub, caller, lambda: tenants.create(hub.log.state.tenants, body.name, actor_of(caller)))
     return hub.log.state.tenant(body.name)
 
 
@@ -67,7 +68,7 @@ async def create(body: TenantCreate, hub: ThisHub, caller: Releaser) -> TenantSt
 async def suspend(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Suspends a tenant: routers refuse its callers from now on."""
     reason = body.reason if body else ""
-    await _change(hub, lambda: tenants.suspend(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
+    await _change(hub, caller, lambda: tenants.suspend(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
     return hub.log.state.tenant(tenant)
 
 
@@ -75,7 +76,7 @@ async def suspend(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None 
 async def resume(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Ends a tenant's suspension."""
     reason = body.reason if body else ""
-    await _change(hub, lambda: tenants.resume(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
+    await _change(hub, caller, lambda: tenants.resume(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
     return hub.log.state.tenant(tenant)
 
 
@@ -83,7 +84,7 @@ async def resume(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None =
 async def offboard(tenant: str, hub: ThisHub, caller: Releaser, body: Why | None = None) -> TenantState:
     """Offboards a tenant for ever: its table entries become tombstones, and its callers' keys end."""
     reason = body.reason if body else ""
-    await _change(hub, lambda: tenants.offboard(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
+    await _change(hub, caller, lambda: tenants.offboard(hub.log.state.tenant(tenant), actor_of(caller), reason=reason))
     return hub.log.state.tenant(tenant)
 
 
@@ -93,7 +94,9 @@ async def set_data_policy(
 ) -> DataPolicy:
     """Replaces a tenant's data policy: which rows its adapters may be trained on. Binds jobs from now on."""
     await _change(
-        hub, lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason)
+        hub,
+        caller,
+        lambda: tenants.set_data_policy(hub.log.state.tenant(tenant), body, actor_of(caller), reason=reason),
     )
     return hub.log.state.tenant(tenant).data
 
@@ -103,14 +106,14 @@ async def create_key(tenant: str, hub: ThisHub, caller: Releaser) -> KeyCreated:
     """Creates a key for the tenant's own callers. Routers know its hash as soon as they have the entry."""
     secret = f"sk-{secrets.token_hex(24)}"
     key = CallerKey(id=f"k{secrets.token_hex(6)}", sha256=hashlib.sha256(secret.encode()).hexdigest())
-    await _change(hub, lambda: tenants.add_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
+    await _change(hub, caller, lambda: tenants.add_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
     return KeyCreated(id=key.id, key=secret)
 
 
 @router.delete("/tenants/{tenant}/keys/{key}", status_code=204, response_class=Response)
 async def withdraw_key(tenant: str, key: str, hub: ThisHub, caller: Releaser) -> Response:
     """Withdraws a caller's key."""
-    await _change(hub, lambda: tenants.remove_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
+    await _change(hub, caller, lambda: tenants.remove_key(hub.log.state.tenant(tenant), key, actor_of(caller)))
     return Response(status_code=204)
 
 
@@ -124,7 +127,7 @@ async def row(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> Response
 @router.get(f"{PAGE}/company")
 async def related(tenant: str, route: str, hub: ThisHub, caller: Viewer) -> RelatedReleases:
     """Other live releases that share a dataset, a recipe, a move to another base or a batch, with their health."""
-    return hub.related.of(tenant, route)
+    return hub.related.of(tenant, route, caller.sees)
 
 
 @router.get(f"{PAGE}/traces")
@@ -168,6 +171,7 @@ async def set_route(tenant: str, route: Name, body: RouteConfig, hub: ThisHub, c
             )
     await _change(
         hub,
+        caller,
         lambda: tenants.set_route(
             hub.log.state.tenant(tenant), route, body, actor_of(caller), pointer=hub.log.state.pointers.get(key)
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from loradeck.hub.access.auth import new_token
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
 from loradeck.rules.errors import Refused
@@ -18,7 +17,9 @@ router = APIRouter(prefix="/v1", tags=["tokens"], route_class=Guarded)
 @router.post("/tokens")
 async def create(body: TokenCreate, hub: ThisHub, caller: Local) -> TokenCreated:
     """Creates a token."""
-    record, token = new_token(body, caller.actor)
+    for tenant in body.tenants or ():
+        hub.log.state.tenant(tenant)
+    record, token = hub.tokens.create(body, caller.actor)
     await hub.store(lambda s: s.put_token(record))
     hub.tokens.put(record)
     return TokenCreated(id=record.id, token=token)
@@ -39,6 +40,5 @@ async def revoke(token_id: str, hub: ThisHub, caller: Local) -> Response:
     revoked = record.model_copy(update={"revoked": True})
     await hub.store(lambda s: s.put_token(revoked))
     hub.tokens.put(revoked)
-    hub.changes.revoked(token_id)
-    hub.links.revoked(token_id)
+    hub.token_ended(token_id)
     return Response(status_code=204)

@@ -63,13 +63,13 @@ class JobRecords:
         """A job by its id; None: there never was one."""
         return self._jobs.get(job_id) or await self._store(lambda s: s.job(job_id))
 
-    async def known(self, job_id: str) -> Job:
-        """A job by its id.
+    async def known(self, job_id: str, sees: Callable[[str], bool] = lambda tenant: True) -> Job:
+        """A job by its id, at one of the tenants that one sees.
 
         Raises: Refused `unknown_job`.
         """
         job = await self.find_one(job_id)
-        if job is None:
+        if job is None or not sees(job.tenant):
             raise Refused("unknown_job", "there is no such job", detail=job_id, fix="loradeck job list")
         return job
 
@@ -86,20 +86,21 @@ class JobRecords:
         jobs.update({job.id: job for job in self.newest()})
         return [job for _, job in sorted(jobs.items())]
 
-    async def find(self, query: JobQuery) -> list[Job]:
-        """The jobs that a query asks for, of all there ever were.
+    async def find(self, query: JobQuery, sees: Callable[[str], bool]) -> list[Job]:
+        """The jobs that a query asks for, of all there ever were at the tenants that one sees.
 
         They are read in pieces, in the background of the store: a search keeps no move waiting.
 
         Raises: Refused `unknown_job`: there is none to begin before.
         """
         if query.before is not None:
-            await self.known(query.before)
+            await self.known(query.before, sees)
         found: list[Job] = []
         before = query.before
         while len(found) < query.limit:
             piece = await self._store(_piece(before), background=True)
-            found += [job for job in (self._jobs.get(one.id, one) for one in piece) if query.takes(job)]
+            jobs = (self._jobs.get(one.id, one) for one in piece)
+            found += [job for job in jobs if sees(job.tenant) and query.takes(job)]
             if len(piece) < PIECE:
                 break
             before = piece[-1].id

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from loradeck.hub.fleet.nodes import Fleet, Node
@@ -45,8 +47,18 @@ class SavedState:
         """(tenant, route, node, until when) of the ended pins that were saved. Blocking."""
         return [(t, r, n, until) for t, r, n, until in json.loads(self._store.now(lambda s: s.meta("unpins")) or "[]")]
 
-    async def flush(self, fleet: Fleet, withdrawals: Withdrawals, counts: RequestCounts, pins: Pins) -> None:
-        """Writes what has changed. What cannot be written is kept for the next time."""
+    async def flush(
+        self,
+        fleet: Fleet,
+        withdrawals: Withdrawals,
+        counts: RequestCounts,
+        pins: Pins,
+        used: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Writes what has changed, and when tokens were last used, by their ids.
+
+        What cannot be written is kept for the next time; a token's use is not.
+        """
         try:
             await self.save_fleet(fleet, withdrawals)
         except StoreError as error:
@@ -54,7 +66,7 @@ class SavedState:
         deltas = counts.take_pending()
         kept = (dict(counts.boots), pins.kept())
         changed = kept != self._kept
-        if not changed and not deltas:
+        if not changed and not deltas and not used:
             return
 
         def write(store: Store) -> None:
@@ -63,6 +75,10 @@ class SavedState:
             if changed:
                 store.set_meta("router_boots", json.dumps(kept[0], sort_keys=True))
                 store.set_meta("unpins", json.dumps(kept[1]))
+            # As the store has it: one that was withdrawn meanwhile stays so.
+            for token in store.tokens() if used else ():
+                if token.id in used:
+                    store.put_token(token.model_copy(update={"last_used_ms": used[token.id]}))
 
         try:
             await self._store(write, background=True)

@@ -29,6 +29,8 @@ class Catalogue:
         self.suites: dict[str, SuiteManifest] = {}
         self.rows_in: dict[str, set[str]] = defaultdict(set)
         """SHA-256 of a file with rows -> the datasets and suites that name it."""
+        self.adapters_with: dict[str, set[str]] = defaultdict(set)
+        """SHA-256 of a file -> the adapter versions that name it."""
 
         self._base_labels: dict[str, str] = {}
         self._views: dict[str, ReleaseView] = {}
@@ -54,6 +56,8 @@ class Catalogue:
             case Doc.ADAPTER:
                 version = AdapterVersion.model_validate(body)
                 self.adapters[version.digest] = version
+                for file in version.manifest.files:
+                    self.adapters_with[file.sha256].add(digest)
             case Doc.RELEASE:
                 self.releases[digest] = Release.model_validate(body)
             case Doc.DATASET:

@@ -47,19 +47,21 @@ class Subscriber:
         self.jobs: dict[str, None] = {}
         self.status = True
         self.reset: str | None = None
+        self.sent_nodes: set[str] = set()
+        """Nodes that a caller who does not see all was sent."""
         self.wake = asyncio.Event()
         self.wake.set()
 
     def owe_events(self, events: Iterable[Event]) -> None:
-        """Adds events; too many of them at once become a reset."""
-        self.events.extend(events)
+        """Adds events that the caller sees; too many of them at once become a reset."""
+        self.events.extend(event for event in events if self.caller.sees(event.tenant))
         if len(self.events) > OWED_EVENTS:
             self.reset = "too far behind with the log"
         self.wake.set()
 
     def owe_rows(self, keys: Iterable[PointerKey]) -> None:
-        """Adds tenant rows."""
-        self.tenants.update(dict.fromkeys(keys))
+        """Adds tenant rows that the caller sees."""
+        self.tenants.update(dict.fromkeys(key for key in keys if self.caller.sees(key[0])))
         self.wake.set()
 
     def end(self, why: str) -> None:

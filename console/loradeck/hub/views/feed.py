@@ -22,6 +22,7 @@ from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.changes import NEVER, Changes, Mark, Subscriber
 from loradeck.hub.log.log import Log
 from loradeck.hub.views.rows import Rows
+from loradeck.hub.views.seen import Seen
 from loradeck.schemas.feed import FeedReset, FeedShow, FeedStatus
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.state import HubStatus
@@ -51,6 +52,7 @@ class Feed:
     _fleet: Fleet
     _jobs: JobRecords
     _rows: Rows
+    _seen: Seen
     _status: Callable[[], HubStatus]
 
     def subscribe(self, caller: Caller, since: str, seq: int | None = None) -> Subscriber:
@@ -110,6 +112,7 @@ class Feed:
             async with asyncio.timeout(SLOW_S):
                 await socket.send({"type": "websocket.send", "text": text})
 
+        caller = subscriber.caller
         while True:
             await subscriber.wake.wait()
             subscriber.wake.clear()
@@ -130,16 +133,20 @@ class Feed:
                 rows = ",".join(self.row(k) for k in batch if self.is_listed(k))
                 await put(f'{{"type":"tenants","rows":[{rows}],"gone":{json.dumps(gone)}}}')
                 await asyncio.sleep(0)
-            nodes = self._fleet.nodes
             names = list(subscriber.nodes)
             subscriber.nodes = {}
+            nodes = self._seen.node_names(caller) if names else ()
+            if caller.tenants is not None:
+                names = [n for n in names if n in nodes or n in subscriber.sent_nodes]
+                subscriber.sent_nodes.update(names)
             for some in _batches(names):
                 forgotten = [n for n in some if n not in nodes]
-                rows = ",".join(self._rows.node(nodes[n]).model_dump_json() for n in some if n in nodes)
+                rows = ",".join(self._seen.node(caller, n).model_dump_json() for n in some if n in nodes)
                 await put(f'{{"type":"nodes","rows":[{rows}],"gone":{json.dumps(forgotten)}}}')
                 await asyncio.sleep(0)
             jobs = [job for job in (self._jobs.get(j) for j in subscriber.jobs) if job is not None]
             subscriber.jobs = {}
+            jobs = [job for job in jobs if caller.sees(job.tenant)]
             if jobs:
                 await put(f'{{"type":"jobs","rows":[{",".join(j.model_dump_json() for j in jobs)}]}}')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loradeck.hub.log.catalogue import Catalogue
@@ -27,8 +28,8 @@ class RelatedIndex:
     _catalogue: Catalogue
     _rows: Rows
 
-    def of(self, tenant: str, route: str) -> RelatedReleases:
-        """The releases that are related to a pointer's live one, the closest first.
+    def of(self, tenant: str, route: str, sees: Callable[[str], bool]) -> RelatedReleases:
+        """The releases that are related to a pointer's live one, the closest first: those of tenants that one sees.
 
         Raises: Refused `unknown_tenant`, `unknown_route`.
         """
@@ -39,7 +40,7 @@ class RelatedIndex:
             return RelatedReleases(tenant=tenant, route=route, generation=pointer.generation if pointer else 0)
         found = []
         for key, other in self._log.state.pointers.items():
-            member = self._member(other) if key != pointer.key else None
+            member = self._member(other) if key != pointer.key and sees(key[0]) else None
             ties = related.shared(one, member) if member is not None else []
             if ties:
                 found.append((min(_RANK[what] for what, _ in ties), key, ties))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loradeck.hub.fleet.node_tables import NodeTables
@@ -259,10 +258,6 @@ class Rows:
             nvml=node.nvml,
             pins=node.pins,
         )
-
-    def nodes(self) -> Iterator[NodeRow]:
-        """The rows of all nodes, by name."""
-        return (self.node(node) for _, node in sorted(self._fleet.nodes.items()))
 
 
 def _some(counts: Counts) -> Counts | None:

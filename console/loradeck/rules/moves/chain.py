@@ -53,6 +53,7 @@ def seal(draft: Draft, *, rev: int, id: str, txn: str, epoch: int, at_ms: int, p
         override=draft.override,
         undoes=draft.undoes,
         payload=draft.payload,
+        token=draft.token,
         at_ms=at_ms,
         prev_hash=prev_hash,
         hash=GENESIS,

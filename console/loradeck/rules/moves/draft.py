@@ -27,10 +27,11 @@ _AUTOMATION = "automation"
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
-    """The author of a move: the name of the token or login, and the role it acts under."""
+    """The author of a move: the name of the token or login, the role it acts under, and the token's id."""
 
     name: str
     role: Role
+    token: str | None = None
     automation: bool = False
     """The hub moves by itself, as a schedule or guard: its events say so, and a press of R is rebased over them."""
 
@@ -96,6 +97,7 @@ def drafted(
         override=override,
         undoes=undoes,
         payload=facts,
+        token=actor.token,
     )
 
 
@@ -124,4 +126,5 @@ def tenant_draft(
         role=actor.role,
         reason=reason,
         payload=payload or {},
+        token=actor.token,
     )

@@ -32,4 +32,5 @@ def forget(node: str, reason: str, actor: Actor, *, known: bool, linked: bool) -
         role=actor.role,
         reason=reason,
         payload={"node": node},
+        token=actor.token,
     )

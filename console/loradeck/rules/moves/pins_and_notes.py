@@ -58,4 +58,5 @@ def annotate(event: Event, request: AnnotateRequest, actor: Actor) -> Draft:
         reason=request.reason,
         incident=request.incident,
         payload={"event": event.id},
+        token=actor.token,
     )

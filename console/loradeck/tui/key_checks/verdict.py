@@ -70,14 +70,18 @@ def off(state: ConsoleState, action: Action, why: str) -> Refuse:
 
 
 def barrier(action: Action, state: ConsoleState) -> Refuse | None:
-    """The barrier that stops an action on every row: read-only, the role, the link, a hub that refuses moves."""
+    """The barrier that stops an action whatever a row is like: read-only, the role, the link, a hub that refuses moves.
+
+    The role is the one at the selected row's tenant.
+    """
     if state.read_only:
         return off(state, action, f"read-only ({state.read_only})")
     if state.me is None or state.status is None:
         return off(state, action, "nothing is loaded yet")
-    need = ROLES[action]
-    if not state.me.role.covers(need):
-        why = f"it needs the role {need.value}; {clean(state.me.actor)} is {state.me.role.value}"
+    need, row = ROLES[action], state.row
+    role = state.me.role if row is None or action in ORDERS else state.me.role_at(row.tenant)
+    if not role.covers(need):
+        why = f"it needs the role {need.value}; {clean(state.me.actor)} is {role.value}"
         return off(state, action, why)
     if state.link is Link.LOST:
         return off(state, action, f"no link to the hub for {age(state.silent_s)}; on a node: loradeck-agent pin")
