@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Coroutine
 
 from loradeck.artifacts import BadArtifact, base_digest
+from loradeck.rules.moves import following
 from loradeck.schemas.link import (
     Bookmark,
     CanaryAsk,
@@ -253,7 +254,7 @@ class Agent:
             log.error("a %s message of the hub could not be carried out: %s", message.type, error)
 
     async def _carry_out(self, message: DownMessage) -> None:
-        if isinstance(message, Order) and 0 < message.epoch < self.table.cursor.epoch:
+        if isinstance(message, Order) and not following.obeys(message.epoch, self.table.cursor.epoch):
             log.warning(
                 "dropped: a %s of epoch %d; this node is at %d", message.type, message.epoch, self.table.cursor.epoch
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import sys
@@ -11,6 +12,11 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+import coverage
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "console/loradeck/rules"
 
 MEASURED = (
     "console/loradeck/rules/*",
@@ -38,8 +44,10 @@ def options() -> argparse.Namespace:
         "--mutation", metavar="NAME", help="plant a mistake first, and draw its plans; see mutations.py"
     )
     parser.add_argument("--mutations", action="store_true", help="plant each mistake in turn, until a seed notices it")
+    parser.add_argument("--faults", metavar="KIND,…", default="", help="draw every fault of these kinds")
     parser.add_argument("--stop", action="store_true", help="stop at the first violation")
     parser.add_argument("--coverage", action="store_true", help="print which lines of the product were run")
+    parser.add_argument("--functions", action="store_true", help="print which functions of the rules were run")
     parser.add_argument("--long", type=int, metavar="N", help="N seeds in parts, written to docs/simulation.*; goes on")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser.parse_args()
@@ -78,8 +86,9 @@ def seeds(asked: argparse.Namespace) -> int:
     prepare()
     began, found, counts = time.process_time(), {}, Counter[str]()
     digests: dict[int, str] = {}
+    lines = _rules() if asked.functions else None
     for seed in range_of(asked):
-        plan = draw(seed, mistake.faults, mistake.asks)
+        plan = draw(seed, [*filter(None, asked.faults.split(","))] or mistake.faults, mistake.asks)
         outcome = go(plan, asked.trace and not asked.shrink)
         counts += outcome.counts
         digests[seed] = outcome.digest
@@ -97,7 +106,8 @@ def seeds(asked: argparse.Namespace) -> int:
                 print(f"seed {seed}: {outcome.violation[-400:]}", flush=True)
             if asked.stop:
                 break
-    _print(asked, found, counts, digests, time.process_time() - began)
+    run = _functions(lines) if lines is not None else []
+    _print(asked, found, counts, digests, time.process_time() - began, run)
     return 1 if found else 0
 
 
@@ -124,12 +134,19 @@ def mutations(asked: argparse.Namespace) -> int:
 
 
 def _print(
-    asked: argparse.Namespace, found: dict[int, str], counts: Counter[str], digests: dict[int, str], took: float
+    asked: argparse.Namespace,
+    found: dict[int, str],
+    counts: Counter[str],
+    digests: dict[int, str],
+    took: float,
+    functions: list[str],
 ) -> None:
     if asked.json:
         document = {"seeds": len(digests), "found": found, "cpu_s": took, "counts": counts, "digests": digests}
-        print(json.dumps(document))
+        print(json.dumps({**document, "functions": functions}))
         return
+    for function in functions:
+        print(function)
     for name, n in sorted(counts.items()):
         print(f"{n:8} {name}")
     print(
@@ -137,14 +154,34 @@ def _print(
     )
 
 
+def _rules() -> coverage.Coverage:
+    """Begins to note which lines of the rules are run."""
+    lines = coverage.Coverage(include=[str(RULES / "*")], data_file=None)
+    lines.start()
+    return lines
+
+
+def _functions(lines: coverage.Coverage) -> list[str]:
+    """The functions of the rules of which a line was run, as `moves.candidate.start`."""
+    lines.stop()
+    found: list[str] = []
+    for path in sorted(RULES.rglob("*.py")):
+        _, statements, _, missing, _ = lines.analysis2(str(path))
+        module, run = ".".join(path.relative_to(RULES).with_suffix("").parts), {*statements} - {*missing}
+        functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        found += [
+            f"{module}.{f.name}"
+            for f in functions
+            if run.intersection(range(f.body[0].lineno, (f.end_lineno or 0) + 1))
+        ]
+    return found
+
+
 class _covered:
     """Measures lines while the block runs, and prints them at its end."""
 
     def __enter__(self) -> None:
-        import coverage
-
-        root = Path(__file__).parents[2]
-        self._coverage = coverage.Coverage(include=[str(root / name) for name in MEASURED], data_file=None)
+        self._coverage = coverage.Coverage(include=[str(ROOT / name) for name in MEASURED], data_file=None)
         self._coverage.start()
 
     def __exit__(self, *error: Any) -> None:

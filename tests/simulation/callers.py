@@ -18,6 +18,8 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import candidate as rules
 from loradeck.rules.moves.draft import Actor
+from loradeck.rules.moves.request import rollback_request
+from loradeck.rules.serving.counting import flip_counts
 from loradeck.schemas.candidate import Candidate, CohortUnit
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.log import Draft
@@ -35,7 +37,6 @@ from loradeck.schemas.moves import (
     RecoverRequest,
     RecoveryPlan,
     RewindRequest,
-    RollbackRequest,
     UndoRequest,
     UnpinRequest,
 )
@@ -108,7 +109,7 @@ class Person:
         call = self._move(what, key, seen, name)
         if call is None:
             return
-        self.process.scheduler.note("asks", what, "/".join(key), name)
+        self.process.scheduler.note("asks", what, "/".join(key), name, "at", flip_counts(seen["row"]))
         self.oracle.counts[f"asked {what}"] += 1
         await self._send(name, call)
 
@@ -149,9 +150,11 @@ class Person:
                 promote = PromoteRequest(release=release, expected_generation=generation, override=True, **common)
                 return lambda hub: moves.promote(tenant, route, promote, hub, PERSON, wait)
             case "rollback":
-                back = RollbackRequest(
-                    expected_generation=generation, to=seen["to"], cancels=seen["cancels"], confirmed=True, **common
-                )
+                try:
+                    back = rollback_request(seen["row"].preview, key=name, confirmed=True, reason=common["reason"])
+                except Refused:  # the console says so, and sends nothing
+                    self.oracle.counts["rollbacks to nowhere"] += 1
+                    return None
                 return lambda hub: moves.rollback(tenant, route, back, hub, PERSON, wait)
             case "undo" if seen["last"] is not None:
                 undo = UndoRequest(event=seen["last"], **common)
@@ -298,12 +301,10 @@ async def _look(hub: Hub, key: PointerKey) -> dict[str, Any]:
     """What a console shows of a pointer."""
     state = hub.log.state
     pointer = state.pointer(key)
-    target = hub.targets.of(pointer)
     return {
+        "row": hub.rows.tenant(key),
         "generation": pointer.generation,
         "candidate": pointer.candidate,
-        "to": target.release,
-        "cancels": hub.prepares.pending(key),
         "last": pointer.last_move,
         "rev": state.rev,
         "generations": {f"{t}/{r}": p.generation for (t, r), p in state.pointers.items()},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.arms import LIVE_UNEXPOSED, PLACES, Arm, arm, place
+from loradeck.rules.serving.arms import LIVE_UNEXPOSED, PLACES, Arm, arm, lease_is_over, place
 from loradeck.schemas.candidate import Split
 
 SPLIT = Split(generation=4, permille=100, salt="5a1c02b7")
@@ -64,6 +64,7 @@ def test_a_candidate_answers_only_a_key_where_it_is_ready_leased_and_not_under_a
 )
 def test_without_a_hub_a_share_ends_with_its_lease(lost: float | None, candidate: bool) -> None:
     assert arm(split(permille=PLACES), "k", ready=True, hub_lost_s=lost).candidate is candidate
+    assert lease_is_over(SPLIT, lost) is not candidate
 
 
 def test_named_keys_get_it_at_any_share_and_a_shadow_answers_nobody() -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.serving.counting import is_cold, leaves_at, share
+from loradeck.rules.serving.counting import flip_counts, is_cold, leaves_at, share
 from loradeck.schemas.link import LINK_TTL_S, AckLevel, AckState
+from loradeck.schemas.state import ReplicaRow, TenantRow
 
 states = st.sampled_from([None, *AckState])
 
@@ -38,3 +39,9 @@ def test_a_lost_replica_leaves_the_count_by_its_refuse_after_only(refuse_after: 
 def test_a_release_on_the_disk_only_or_absent_is_cold() -> None:
     cold = {level for level in (None, *AckLevel) if is_cold(level)}
     assert cold == {AckLevel.DISK, AckLevel.ABSENT}
+
+
+@pytest.mark.parametrize(("cold", "reads"), [(False, "FLIPPED 1/2"), (True, "FLIPPED cold 1/2")])
+def test_a_flip_whose_release_is_yet_to_be_loaded_reads_otherwise(cold: bool, reads: str) -> None:
+    replicas = (ReplicaRow.model_construct(cold=cold), ReplicaRow.model_construct(cold=False))
+    assert flip_counts(TenantRow.model_construct(flipped=1, placed=2, replicas=replicas)) == reads

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import entry, ref, rid
 
 from loradeck.rules.serving.flip import RETRY_AFTER_S, Admission, Verdict, decide, in_force
-from loradeck.schemas.route import Gap
+from loradeck.schemas.route import Gap, RouteResidency
 from loradeck.schemas.table import Pin, TableEntry
 
 PIN = Pin(tenant="acme", route="production", release=ref("v7"), over=(1, 4), actor="op1", reason="hub gone", at_ms=0)
@@ -107,3 +109,24 @@ def test_a_refusal_carries_the_generation_and_when_to_come_back() -> None:
     assert in_force(lost, None, ALL, hub_lost_s=6.0) == Admission(
         generation=4, code="hub_lost", retry_after_s=RETRY_AFTER_S
     )
+
+
+ON_DEMAND = {"residency": RouteResidency.ON_DEMAND}
+
+
+@given(
+    gap=st.sampled_from(Gap),
+    ready=st.sets(st.sampled_from(sorted(ALL))),
+    current=st.none() | st.builds(entry, st.sampled_from(("v1", "v2", None)), st.integers(1, 6)),
+    wanted=st.builds(entry, st.sampled_from(("v1", "v2", None)), st.integers(1, 6)),
+)
+def test_an_on_demand_route_never_waits_and_answers_nobody_with_what_it_left(
+    gap: Gap, ready: set[str], current: TableEntry | None, wanted: TableEntry
+) -> None:
+    wanted = wanted.model_copy(update={**ON_DEMAND, "gap": gap})
+    loaded = wanted.current is not None and wanted.current.id in ready
+    assert decide(current, wanted, loaded, None) is not Verdict.WAIT
+    admission = in_force(wanted, None, ready, left=current)
+    assert admission.release in (None, wanted.current)
+    assert (admission.release is not None) == loaded
+    assert admission.base == (gap is Gap.BASE and wanted.current is not None and not loaded)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.moves.following import flaw, foreign
+from loradeck.rules.moves.following import flaw, foreign, obeys
 from loradeck.schemas.link import Bookmark
 from loradeck.schemas.position import Position
 
@@ -53,3 +53,18 @@ def test_a_message_without_a_position_or_with_that_of_another_event_is_refused(p
 
 def test_nothing_is_foreign_where_a_hub_signs_nothing() -> None:
     assert foreign((), None) == []
+
+
+@given(epochs=st.lists(st.integers(1, 5), max_size=8))
+def test_a_node_that_has_obeyed_a_hub_obeys_none_before_it(epochs: list[int]) -> None:
+    held, obeyed = 0, list[int]()
+    for epoch in epochs:
+        if obeys(epoch, held):
+            held = epoch
+            obeyed.append(epoch)
+    assert obeyed == sorted(obeyed)
+
+
+@given(held=st.integers(0, 5))
+def test_orders_of_version_1_carry_no_epoch_and_are_obeyed(held: int) -> None:
+    assert obeys(0, held)

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 from tests.unit.rules.simulated_log import ACME, entry, rid
 
-from loradeck.rules.moves.witness import BACKWARD, RECORDS, Standing, held_back, judge, known_to, waits
+from loradeck.rules.moves.witness import (
+    BACKWARD,
+    MOST_EPOCH,
+    RECORDS,
+    Standing,
+    held_back,
+    is_bounded,
+    judge,
+    known_to,
+    waits,
+)
+from loradeck.schemas.link import TableState
 from loradeck.schemas.log import EventKind
 from loradeck.schemas.position import Position
 from loradeck.schemas.route import Gap
@@ -124,3 +135,11 @@ def test_an_epoch_that_no_hub_reaches_is_believed_of_nobody() -> None:
 
 def test_a_hub_notices_another_one_under_its_epoch_before_either_has_moved_anything() -> None:
     assert standing(seen(incarnation=OTHER), has_hash=True) is Standing.FORK
+
+
+@pytest.mark.parametrize("epoch", [0, MOST_EPOCH, MOST_EPOCH + 1])
+def test_a_table_that_names_an_epoch_beyond_all_hubs_is_not_read(epoch: int) -> None:
+    table = {"rev": 1, "hash": "a" * 64}
+    assert is_bounded(TableState(epoch=epoch, entries=(), **table)) == (epoch <= MOST_EPOCH)
+    entries = (entry("v1", 1), entry("v2", 1, epoch=epoch))
+    assert is_bounded(TableState(epoch=1, entries=entries, **table)) == (epoch <= MOST_EPOCH)

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from loradeck.rules.errors import Refused
+from loradeck.rules.moves.settling import settled
 from loradeck.schemas.link import LINK_TTL_S
 
 log = logging.getLogger("loradeck.hub.recovery.startup")
@@ -44,7 +45,7 @@ class Startup:
         self._began = clock()
         self._changed = changed
         self._over = asyncio.Event()
-        if not self._nodes:
+        if self._settled:
             self._over.set()
 
     @property
@@ -57,12 +58,12 @@ class Startup:
         if self.over or node not in self._nodes:
             return
         self._greeted.add(node)
-        if 2 * len(self._greeted) >= len(self._nodes):
+        if self._settled:
             self.end(f"{len(self._greeted)} of {len(self._nodes)} nodes are back")
 
     def tick(self) -> None:
         """Ends the start-up after a TTL; called once a second."""
-        if not self.over and self._left_s() <= 0:
+        if not self.over and self._settled:
             self.end(f"{len(self._greeted)} of {len(self._nodes)} nodes came back within {LINK_TTL_S:g} s")
 
     def end(self, why: str) -> None:
@@ -95,6 +96,10 @@ class Startup:
             fix=f"send it again in {max(1.0, left):.0f} s; nothing was changed",
             context={"nodes": missing, "seconds": round(left, 1)},
         )
+
+    @property
+    def _settled(self) -> bool:
+        return settled(len(self._nodes), len(self._greeted), self._clock() - self._began)
 
     def _left_s(self) -> float:
         return self._began + LINK_TTL_S - self._clock()

@@ -40,3 +40,13 @@ def foreign(entries: Iterable[TableEntry], position: Position | None) -> list[Po
     if position is None:
         return []
     return [e.key for e in entries if e.log not in ("", position.log) or e.epoch > position.epoch]
+
+
+def obeys(order_epoch: int, held_epoch: int) -> bool:
+    """Whether a node carries out an order, such as a job or a drain: not one of a hub that was succeeded.
+
+    Args:
+        order_epoch: the epoch that the order carries; 0: of a hub of version 1, which sends none.
+        held_epoch: that of the node's table.
+    """
+    return order_epoch == 0 or order_epoch >= held_epoch

@@ -45,6 +45,8 @@ def decide(
 
     An entry and its tombstone may share a fence: a pointer is withdrawn from a node, and placed there again, without
     having moved. The revision under which each was sent decides which of the two is newer.
+
+    An on-demand route flips at once, and its load starts with the flip.
     """
     newest = max((e for e in (current, waiting) if e is not None), key=lambda e: e.fence, default=None)
     if newest is not None:
@@ -60,7 +62,7 @@ def decide(
         return Verdict.TOMBSTONE
     if current is not None and wanted.fence == current.fence and current.current is not None:
         return Verdict.SAME
-    return Verdict.FLIP if ready else Verdict.WAIT
+    return Verdict.FLIP if ready or wanted.residency is RouteResidency.ON_DEMAND else Verdict.WAIT
 
 
 def _has_later_step(known: TableEntry, wanted: TableEntry) -> bool:
@@ -131,8 +133,9 @@ def in_force(
     pinned = pin is not None
     if wanted.id in ready:
         return Admission(release=wanted, generation=entry.generation, pinned=pinned)
-    if entry.gap is Gap.LEFT and left is not None and left.current is not None and left.current.id in ready:
+    gap = gap_after_flip(entry.gap, entry.residency)
+    if gap is Gap.LEFT and left is not None and left.current is not None and left.current.id in ready:
         return Admission(release=left.current, generation=left.generation, gap=True)
-    if entry.gap is Gap.BASE:
+    if gap is Gap.BASE:
         return Admission(base=True, generation=entry.generation, gap=True)
     return Admission(generation=entry.generation, code="not_ready", retry_after_s=RETRY_AFTER_S, gap=True)
