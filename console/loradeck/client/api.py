@@ -285,9 +285,12 @@ class HubApi:
         """Withdraws a caller's key."""
         await self._delete(f"tenants/{segment(tenant)}/keys/{segment(key_id)}")
 
-    async def set_route(self, tenant: str, route: str, config: RouteConfig) -> RouteConfig:
-        """Replaces all settings of a route, or creates it."""
-        return await self.transport.ask(RouteConfig, "PUT", _route(tenant, route), body=config, repeatable=True)
+    async def set_route(self, tenant: str, route: str, config: RouteConfig, reason: str = "") -> RouteConfig:
+        """Replaces all settings of a route, or creates it. To loosen its signers or its gate needs a reason."""
+        params = {"reason": reason or None}
+        return await self.transport.ask(
+            RouteConfig, "PUT", _route(tenant, route), body=config, params=params, repeatable=True
+        )
 
     async def review_sheet(self, tenant: str, route: str, release: str) -> ReviewSheet:
         """The sampled answers of a candidate that the route's gate wants reviewed."""

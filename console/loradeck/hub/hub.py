@@ -49,6 +49,7 @@ from loradeck.hub.log.changes import Changes
 from loradeck.hub.log.clock import Clock
 from loradeck.hub.log.facts import Facts
 from loradeck.hub.log.log import Log, Order
+from loradeck.hub.log.proposals import Proposals
 from loradeck.hub.log.registry import Registry
 from loradeck.hub.log.store_thread import StoreThread
 from loradeck.hub.progress.acknowledgements import PlacedReplicas
@@ -133,6 +134,7 @@ class Hub:
         self.facts = store.now(Facts.load)
         self.registry = Registry(store, self.catalogue)
         self.attestations = Attestations(store, self.facts, self.log.state, self.clock)
+        self.proposals = Proposals(self.clock)
 
     def _build_fleet(self) -> None:
         log_, state, store, changes, clock = self.log, self.log.state, self.store, self.changes, self.clock
@@ -167,9 +169,9 @@ class Hub:
         catalogue, facts, changes, prepares = self.catalogue, self.facts, self.changes, self.prepares
         self.lineage = lineage = Lineage(catalogue, attestations)
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock)
-        self.gates = gates = Gates(state, catalogue, attestations, background)
-        self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
+        self.gates = gates = Gates(state, catalogue, attestations, jobs, background)
+        self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.failed_promotes = failed = FailedPromotes(jobs)
         self.cohorts = cohorts = Cohorts(state, self.counts)
         check = PromoteCheck(state, catalogue, facts, capacity, datasets, lineage, gates, cohorts, clock)

@@ -22,6 +22,8 @@ STATUS: Mapping[str, int] = {
     "deprecated": 409,
     "gate_missing": 409,
     "gate_failed": 409,
+    "gate_imported": 409,
+    "second_person": 409,
     "suite_too_small": 409,
     "stages_in_a_circle": 409,
     "no_review": 409,

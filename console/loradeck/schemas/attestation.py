@@ -49,6 +49,11 @@ class Attestation(Wire):
     by: str
     at_ms: int = 0
 
+    @property
+    def is_from_a_job(self) -> bool:
+        """Whether a job's result was attested. No person's name has a space."""
+        return self.by.startswith("job ")
+
 
 class AttestationFilter(TypedDict, total=False):
     """Which attestations are asked for; a part that is absent or None fits every one."""
@@ -191,7 +196,7 @@ class CheckResult(Strict):
     @property
     def at_most(self) -> bool:
         """Whether the threshold is the largest value that passes, rather than the smallest."""
-        return self.name in ("drop", "p95")
+        return self.name in ("drop", "p95", "imported")
 
     def in_unit(self, value: float) -> str:
         """Formats a value of this check for people: '97.1%', '840 ms', '2'."""

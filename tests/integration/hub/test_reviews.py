@@ -9,7 +9,7 @@ from tests.fakes.hub_in_process import Deck, key, until
 from tests.integration.hub.conftest import Join
 
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.attestation import GateResult
+from loradeck.schemas.attestation import Attestation, AttestationKind, GateResult
 from loradeck.schemas.gate import GateConfig, ReviewGate
 from loradeck.schemas.moves import PromoteRequest
 
@@ -21,8 +21,9 @@ async def reported(
 ) -> None:
     items = [{"id": f"i{i}", "answer": f"{answer}{i}", "exact": True, "valid": True} for i in range(n)]
     body = {"release": release, "suite": suite, "n": n, "exact": n, "valid": n, "items": items, "seconds": 1.0}
-    stated = {"kind": "evaluation", "subject": release, "tenant": "acme", "route": route, "body": body, "by": ""}
-    await deck.ok("POST", "attestations", stated)
+    evaluation = AttestationKind.EVALUATION
+    stated = Attestation(kind=evaluation, subject=release, tenant="acme", route=route, body=body, by="job j1")
+    await deck.hub.gates.attest(stated)
 
 
 def signed(sheet: dict[str, Any], bad: int = 0) -> dict[str, Any]:

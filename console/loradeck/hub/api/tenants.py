@@ -18,6 +18,7 @@ from loradeck.hub.hub import Hub
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves import tenants
 from loradeck.rules.quality import gates
+from loradeck.rules.quality.loosening import loosened, needs_two
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.ids import Digest, Name, Reason, Strict
@@ -148,8 +149,14 @@ async def suggest_canaries(
 
 
 @router.put(PAGE)
-async def set_route(tenant: str, route: Name, body: RouteConfig, hub: ThisHub, caller: Releaser) -> RouteConfig:
-    """Replaces a route's settings; creates the route where there was none."""
+async def set_route(
+    tenant: str, route: Name, body: RouteConfig, hub: ThisHub, caller: Releaser, reason: Reason = ""
+) -> RouteConfig:
+    """Replaces a route's settings; creates the route where there was none.
+
+    Signers and gates are loosened with a reason; where the gate's review asks for two people, once a second one has
+    asked for the same within a day.
+    """
     key = (tenant, route)
     if body.gate is not None:
         items = {}
@@ -169,11 +176,21 @@ async def set_route(tenant: str, route: Name, body: RouteConfig, hub: ThisHub, c
                 detail=f"freeze {start} to {end}",
                 fix="give [from_ms, to_ms)",
             )
+    agreed: str | None = None
+    before = hub.log.state.tenant(tenant).routes.get(route)
+    if before is not None and needs_two(before) and loosened(before, body) and reason:
+        agreed = hub.proposals.agreed(key, (before, body), caller.actor)
     await _change(
         hub,
         caller,
         lambda: tenants.set_route(
-            hub.log.state.tenant(tenant), route, body, actor_of(caller), pointer=hub.log.state.pointers.get(key)
+            hub.log.state.tenant(tenant),
+            route,
+            body,
+            actor_of(caller),
+            pointer=hub.log.state.pointers.get(key),
+            reason=reason,
+            agreed=agreed,
         ),
     )
     return hub.log.state.config(key)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from loradeck.hub.jobs.job_records import JobRecords
 from loradeck.hub.log.attestations import CHANGES_TARGET, Attestations
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
@@ -27,6 +28,7 @@ from loradeck.schemas.attestation import (
 from loradeck.schemas.fault import first_wrong
 from loradeck.schemas.gate import GateConfig
 from loradeck.schemas.ids import Digest, PointerKey
+from loradeck.schemas.jobs import JobQuery
 from loradeck.schemas.review import Review
 
 log = logging.getLogger("loradeck.hub.jobs.gates")
@@ -63,7 +65,9 @@ class Gates:
     _state: FoldedLog
     _catalogue: Catalogue
     _attestations: Attestations
+    _jobs: JobRecords
     _background: Background
+    _authors: dict[Digest, frozenset[str]] = field(default_factory=dict, init=False)
 
     async def attest(self, attestation: Attestation) -> Attestation:
         """Writes an attestation that somebody sent, and judges the gates that it bears on.
@@ -88,7 +92,8 @@ class Gates:
 
     async def report_on(self, release: Digest, gate: GateConfig) -> EvaluationReport | None:
         """The newest report of a release on a gate's own suite; None: there is none."""
-        return (await self._reports(release, gate)).get(gate.suite)
+        found = (await self._reports(release, gate)).get(gate.suite)
+        return found[1] if found is not None else None
 
     async def reviews_of(self, key: PointerKey, release: Digest) -> list[Attestation]:
         """The reviews that people have signed for a release on a route, oldest first."""
@@ -113,9 +118,14 @@ class Gates:
             return None
         pointer, suites = self._state.pointers.get(key), self._catalogue.suites
         live = pointer.release if pointer is not None and pointer.release != release else None
+        own = await self._reports(release, gate)
+        compared = await self._reports(live, gate) if live is not None else {}
+        sent = (*own.values(), *compared.values())
         evidence = Evidence(
-            reports=await self._reports(release, gate),
-            live=await self._reports(live, gate) if live is not None else {},
+            reports={suite: report for suite, (_, report) in own.items()},
+            live={suite: report for suite, (_, report) in compared.items()},
+            imported=sorted({f"{self._catalogue.called(r.release)} by {by}" for by, r in sent if by is not None}),
+            authors=await self._authors_of(release) if gate.review is not None else frozenset(),
             canaries={part.suite: suites[part.suite].canaries for part in gate.suites if part.canaries},
             reviews=[(one.by, Review.model_validate(one.body)) for one in await self.reviews_of(key, release)],
             stage=self._stage(key[0], gate, release),
@@ -131,12 +141,39 @@ class Gates:
             log.info("gate pointer=%s/%s release=%s passed=%s", *key, release[:6], result.passed)
         return result
 
-    async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, EvaluationReport]:
-        """The newest report of a release on each suite of a gate, where there is one."""
-        found = await self._attestations.find(kind=AttestationKind.EVALUATION, subject=release)
-        newest = {str(attestation.body.get("suite")): attestation.body for attestation in found}
-        wanted = [part.suite for part in gate.suites if part.suite in newest]
-        return {suite: EvaluationReport.model_validate(newest[suite]) for suite in wanted}
+    async def _reports(self, release: Digest, gate: GateConfig) -> dict[Digest, tuple[str | None, EvaluationReport]]:
+        """The report that counts on each suite of a gate, where there is one, and who sent it; None: a job made it.
+
+        It is the newest of jobs. One that somebody sent counts only where no job has made any.
+        """
+        newest: dict[str, Attestation] = {}
+        for one in await self._attestations.find(kind=AttestationKind.EVALUATION, subject=release):
+            known = newest.get(suite := str(one.body.get("suite")))
+            if known is None or one.is_from_a_job or not known.is_from_a_job:
+                newest[suite] = one
+        found = {part.suite: newest[part.suite] for part in gate.suites if part.suite in newest}
+        return {
+            suite: (None if one.is_from_a_job else one.by, EvaluationReport.model_validate(one.body))
+            for suite, one in found.items()
+        }
+
+    async def _authors_of(self, release: Digest) -> frozenset[str]:
+        """Who had a release made: who registered its adapter, and who submitted the jobs that made it."""
+        found = self._catalogue.releases.get(release)
+        if found is None:
+            return frozenset()
+        if release not in self._authors:
+            version, made = self._catalogue.version_of(found), self._attestations.facts.made
+            ids = {one.job for base in (found.base, found.served_base) for one in made.get(base, ())}
+            jobs = [job for job in [await self._jobs.find_one(id_) for id_ in sorted(ids)] if job is not None]
+            if version is not None:
+                query = JobQuery(tenant=found.tenant, kind="train", match=version.digest)
+                jobs += await self._jobs.find(query, lambda tenant: True)
+            by = frozenset({job.by for job in jobs} | ({version.created_by} if version is not None else set()))
+            if not jobs:
+                return by  # the job may not be over yet
+            self._authors[release] = by
+        return self._authors[release]
 
     def _gates_of(self, tenant: str | None) -> list[tuple[PointerKey, GateConfig]]:
         """The gates of a tenant's routes. Every attestation needs them, so other tenants are not looked through."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, Named, drafted, expect_generation, moved
 from loradeck.rules.moves.rollback_target import PointerFacts
+from loradeck.rules.quality.gates import IMPORTED
 from loradeck.schemas.attestation import GateResult
 from loradeck.schemas.ids import Role, short
 from loradeck.schemas.log import Draft, EventKind, PointerState
@@ -42,7 +43,7 @@ def check_promote(
     its commit.
 
     An override (role releaser, with a reason) passes the gate, the freeze window, `no_memory` and `left_behind`, and
-    nothing else. Returns the codes that the override passed; empty if none was needed.
+    nothing else; a reason alone passes `gate_imported`. Returns the codes that were passed; empty if none were.
 
     Args:
         release: the registered release with the requested id; None if there is none.
@@ -57,7 +58,7 @@ def check_promote(
     Raises:
         Refused: offboarded, suspended, moved, candidate_out, unknown_release, wrong_tenant, already_live, quarantined,
             revoked, held, wrong_base, no_slot, forbidden, reason_required, frozen, gate_missing, gate_failed,
-            suite_too_small, no_memory, left_behind.
+            gate_imported, suite_too_small, no_memory, left_behind.
     """
     where = f"{pointer.tenant}/{pointer.route}"
     if tenant.offboarded:
@@ -121,7 +122,7 @@ def check_promote(
         _left_behind_refusal(where, left_behind),
     ):
         if refusal is not None:
-            if not request.override:
+            if not request.override and not (refusal.code == "gate_imported" and request.reason):
                 raise refusal
             passed.append(refusal.code)
     return tuple(passed)
@@ -250,6 +251,13 @@ def _gate_refusal(
     if newest.passed:
         return None
     failed = [c for c in newest.checks if not c.passed]
+    if failed and all(c.name == IMPORTED for c in failed):
+        return Refused(
+            "gate_imported",
+            f"{name(release)} passes its gate by reports that people sent, not by jobs' alone",
+            detail="; ".join(c.note for c in failed),
+            fix="evaluate it with a job (loradeck job evaluate), or say why these reports count: --reason",
+        )
     detail = "; ".join(c.note or f"{c.name} {c.value:.3f}, threshold {c.threshold:.3f}, n {c.n}" for c in failed)
     context = {"checks": [c.model_dump(mode="json") for c in failed]}
     if failed and all(c.too_small for c in failed):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from loradeck.rules.errors import Refused
 from loradeck.rules.moves.draft import Actor, tenant_draft
+from loradeck.rules.quality.loosening import loosened, needs_two
 from loradeck.schemas.dataset_ledger import DataPolicy
 from loradeck.schemas.log import Draft, EventKind, PointerState
 from loradeck.schemas.route import RouteConfig
@@ -66,14 +67,34 @@ def set_route(
     *,
     pointer: PointerState | None,
     reason: str = "",
+    agreed: str | None = None,
 ) -> Draft:
     """Replaces all settings of a route. A new route (`pointer` None) also gets its pointer, at generation 0.
 
+    Args:
+        agreed: who else has asked for the same settings; None: nobody.
+
     Raises:
-        Refused: offboarded.
+        Refused: offboarded; where signers or the gate are loosened: reason_required, second_person.
     """
     _exists(tenant)
     payload: dict[str, object] = {"config": config.model_dump(mode="json")}
+    before = tenant.routes.get(route, RouteConfig())
+    if loose := loosened(before, config):
+        payload["loosened"] = list(loose)
+        if not reason:
+            raise Refused(
+                "reason_required", "signers or a gate are loosened", detail="; ".join(loose), fix="say why: --reason"
+            )
+        if needs_two(before):
+            if agreed is None:
+                raise Refused(
+                    "second_person",
+                    f"{tenant.name}/{route} asks for two people, and signers or its gate are loosened",
+                    detail="; ".join(loose),
+                    fix="somebody else asks for the same settings within 24 hours, and they hold",
+                )
+            payload["agreed"] = agreed
     first = PointerState(tenant=tenant.name, route=route) if pointer is None else None
     return tenant_draft(EventKind.ROUTE, tenant.name, actor, reason, payload, route=route, pointer=first)
 

@@ -40,7 +40,8 @@ class Evidence:
     """The records that a gate is judged by: reports by suite, of the candidate and of the live release.
 
     `canaries`: suite -> ids of its canary items. `reviews`: signed reviews of this candidate on this route, oldest
-    first. `stage`: why the candidate has not passed the route before this one; '' if it has.
+    first. `stage`: why the candidate has not passed the route before this one; '' if it has. `imported`: who sent which
+    of the reports, of those that no job made. `authors`: who had the candidate made.
     """
 
     reports: Mapping[Digest, EvaluationReport]
@@ -48,11 +49,32 @@ class Evidence:
     canaries: Mapping[Digest, tuple[str, ...]] = field(default_factory=dict)
     reviews: Sequence[Signed] = ()
     stage: str = ""
+    imported: Sequence[str] = ()
+    authors: frozenset[str] = frozenset()
 
 
 def unreported(config: GateConfig, evidence: Evidence) -> list[Digest]:
     """Suites of the gate on which the candidate has no report yet."""
     return [part.suite for part in config.suites if part.suite not in evidence.reports]
+
+
+IMPORTED = "imported"
+"""The name of the check that fails where people sent reports, for which a promote needs a reason."""
+
+
+def _imported_check(imported: Sequence[str]) -> CheckResult:
+    n = len(imported)
+    return CheckResult(
+        name=IMPORTED,
+        passed=False,
+        value=n,
+        threshold=0,
+        n=n,
+        low=n,
+        high=n,
+        note=f"reports that no job made: {', '.join(imported)}",
+        unit="people",
+    )
 
 
 def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Evidence) -> GateResult:
@@ -79,7 +101,9 @@ def judge(release: Digest, live: Digest | None, config: GateConfig, evidence: Ev
     if config.after is not None:
         checks.append(_stage_check(config.after, evidence.stage))
     if config.review is not None:
-        checks.append(review_check(evidence.reports[config.suite], config.review, evidence.reviews))
+        checks.append(review_check(evidence.reports[config.suite], config.review, evidence.reviews, evidence.authors))
+    if evidence.imported:
+        checks.append(_imported_check(evidence.imported))
     return GateResult(
         release=release,
         against=live if compared else None,

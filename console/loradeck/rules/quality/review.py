@@ -6,7 +6,7 @@ The sample follows from release, suite and item alone: nobody picks it, and ever
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from loradeck.rules.errors import Refused
 from loradeck.schemas.attestation import CheckResult, EvaluationReport, ItemResult
@@ -58,26 +58,30 @@ def require_fitting(review: Review, report: EvaluationReport, gate: ReviewGate) 
         )
 
 
-def review_check(report: EvaluationReport, gate: ReviewGate, signed: Sequence[Signed]) -> CheckResult:
+def review_check(
+    report: EvaluationReport, gate: ReviewGate, signed: Sequence[Signed], authors: Collection[str] = ()
+) -> CheckResult:
     """Checks whether enough people found the sampled answers good. `signed`: oldest first.
 
     Each person's last review counts, and one person who found too many bad answers fails the check, whatever others
-    found.
+    found. Those who had the release made (`authors`) do not pass it alone.
     """
     now = answers_digest(report, gate.items)
     last = {by: review for by, review in signed if review.answers == now}
     against = {by: review.bad for by, review in last.items() if review.bad > gate.max_bad}
     n, people = len(sample(report, gate.items)), len(last) - len(against)
+    others = last.keys() - against.keys() - set(authors)
     if against:
         note = ", ".join(f"{by} found {bad} of {n} bad" for by, bad in sorted(against.items()))
     elif last:
         note = f"signed off by {', '.join(sorted(last))}"
-        note += "" if people >= gate.people else "; somebody else must sign, too"
+        note += "" if others else ", who had it made"
+        note += "" if others and people >= gate.people else "; somebody else must sign, too"
     else:
         note = "nobody has looked at these answers yet"
     return CheckResult(
         name="review",
-        passed=not against and people >= gate.people,
+        passed=not against and bool(others) and people >= gate.people,
         value=people,
         threshold=gate.people,
         n=n,

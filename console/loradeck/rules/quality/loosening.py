@@ -1,0 +1,54 @@
+"""Loosening: what a change of a route's settings takes away of what stands between a release and its callers."""
+
+from __future__ import annotations
+
+from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
+from loradeck.schemas.ids import short
+from loradeck.schemas.route import RouteConfig
+
+
+def loosened(before: RouteConfig, after: RouteConfig) -> tuple[str, ...]:
+    """Lists in words what a change of settings loosens: signers that change, and a gate that asks for less."""
+    found = []
+    if before.signers and set(before.signers) != set(after.signers):
+        found.append("other signers" if after.signers else "no signers")
+    if before.gate is not None:
+        found += ["no gate"] if after.gate is None else _gate(before.gate, after.gate)
+    return tuple(found)
+
+
+def needs_two(before: RouteConfig) -> bool:
+    """Whether a route asks for two people where its gate or its signers are loosened: where its gate's review does."""
+    return before.gate is not None and before.gate.review is not None and before.gate.review.people > 1
+
+
+def _gate(before: GateConfig, after: GateConfig) -> list[str]:
+    parts = {part.suite: part for part in after.suites}
+    found = []
+    for part in before.suites:
+        other = parts.get(part.suite)
+        if other is None:
+            found.append(f"gate without suite {short(part.suite)}")
+        elif _asks_less(part, other):
+            found.append(f"gate asks less of suite {short(part.suite)}")
+    if before.after is not None and before.after != after.after:
+        found.append(f"gate without the stage {before.after}")
+    if before.review is not None and (after.review is None or _reviews_less(before.review, after.review)):
+        found.append("gate with less of a review" if after.review is not None else "gate without a review")
+    return found
+
+
+def _asks_less(before: SuiteGate, after: SuiteGate) -> bool:
+    slower = before.max_p95_ms is not None and (after.max_p95_ms is None or after.max_p95_ms > before.max_p95_ms)
+    return (
+        after.min_exact < before.min_exact
+        or after.min_valid < before.min_valid
+        or after.max_drop > before.max_drop
+        or after.bound < before.bound
+        or after.canaries < before.canaries
+        or slower
+    )
+
+
+def _reviews_less(before: ReviewGate, after: ReviewGate) -> bool:
+    return after.items < before.items or after.max_bad > before.max_bad or after.people < before.people

@@ -1,0 +1,155 @@
+"""Evaluations that no job made, reviews by the author, and signers and gates that somebody drops."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes.hub_in_process import SOON, Deck, folder, key, running
+from tests.fakes.linked_agent import FakeAgent
+from tests.integration.hub.test_jobs import evaluate, report
+from tests.integration.hub.test_reviews import signed
+
+from loradeck.artifacts.signing import new_key
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.gate import GateConfig, ReviewGate
+from loradeck.schemas.jobs import Job, JobState, TrainSpec
+from loradeck.schemas.manifest import DecisionRecord
+from loradeck.schemas.moves import PromoteRequest
+
+ROUTE = "tenants/acme/routes/production"
+
+
+@pytest.fixture
+async def deck() -> AsyncIterator[Deck]:
+    async with folder() as data, running(data) as deck:
+        await deck.tenant()
+        yield deck
+
+
+@pytest.fixture
+async def agent(deck: Deck) -> AsyncIterator[FakeAgent]:
+    await deck.base()
+    agent = await FakeAgent(deck, "n1").join()
+    yield agent
+    await agent.leave()
+
+
+def promote(deck: Deck, release: str, **more: Any) -> dict[str, Any]:
+    generation = deck.hub.log.state.pointer(("acme", "production")).generation
+    request = PromoteRequest(release=release, expected_generation=generation, idempotency_key=key(), **more)
+    return request.model_dump(mode="json")
+
+
+async def imported(deck: Deck, release: str, suite: str, exact: int) -> None:
+    """A releaser sends a report of its own making."""
+    body = report(release, suite, exact)
+    stated = {"kind": "evaluation", "subject": release, "tenant": "acme", "body": body, "by": "job j1"}
+    await deck.ok("POST", "attestations", stated, await deck.as_role("releaser"))
+
+
+async def test_a_report_that_somebody_sent_opens_no_gate_without_a_reason_in_the_event(
+    deck: Deck, agent: FakeAgent
+) -> None:
+    """The attack: 600 invented items in one call, and a promote passed the gate with no OVERRIDE and no reason."""
+    release, suite = await deck.release(), await deck.suite()
+    await deck.tenant(gate=GateConfig(suite=suite, min_exact=0.9).model_dump(mode="json"))
+    await imported(deck, release, suite, 20)
+    releaser = await deck.as_role("releaser")
+    await deck.refused(409, "gate_imported", "POST", f"{ROUTE}/promote", promote(deck, release), releaser)
+    body = promote(deck, release, reason="the laboratory's own harness, ticket 7")
+    (event,) = (await deck.ok("POST", f"{ROUTE}/promote?wait=flipped", body, releaser))["events"]
+    assert event["payload"]["overridden"] == ["gate_imported"]
+    assert event["reason"] == body["reason"]
+    assert not event["override"]
+
+
+async def test_a_report_that_somebody_sent_does_not_stand_in_for_a_jobs(deck: Deck, agent: FakeAgent) -> None:
+    """The attack: a job said 10 of 20, and a later report by hand says 20 of 20."""
+    release, suite = await deck.release(), await deck.suite()
+    await deck.tenant(gate=GateConfig(suite=suite, min_exact=0.9).model_dump(mode="json"))
+    await evaluate(deck, agent, release, suite, 10)
+    await imported(deck, release, suite, 20)
+    body = promote(deck, release, reason="please")
+    await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", body)
+
+
+async def test_a_bad_report_of_the_live_release_makes_no_other_look_better_unseen(deck: Deck, agent: FakeAgent) -> None:
+    """The attack: the live release is made to look worse by hand, so that a drop from it is none."""
+    live, release, suite = await deck.release(), await deck.release(seed=2), await deck.suite()
+    await deck.promote(live)
+    await deck.tenant(gate=GateConfig(suite=suite, max_drop=0.0).model_dump(mode="json"))
+    await imported(deck, live, suite, 1)
+    await evaluate(deck, agent, release, suite, 10)
+    await deck.refused(409, "gate_imported", "POST", f"{ROUTE}/promote", promote(deck, release))
+
+
+async def test_who_had_a_release_made_does_not_pass_its_review_alone(deck: Deck, agent: FakeAgent) -> None:
+    """The attack: one person trains, looks at the answers, signs, and promotes."""
+    release, suite = await deck.release(), await deck.suite()
+    version = deck.hub.catalogue.version_of(deck.hub.catalogue.releases[release])
+    assert version is not None
+    ann = await deck.as_role("releaser")
+    spec = TrainSpec(
+        tenant="acme",
+        name="support",
+        base=version.manifest.base,
+        datasets=(await deck.dataset(),),
+        decision=DecisionRecord(why_weights="a test"),
+    )
+    made = {"adapter": version.digest, "release": release}
+    job = Job(
+        id="j1", kind="train", tenant="acme", spec=spec, state=JobState.DONE, created_ms=1, by="releaser", result=made
+    )
+    await deck.hub.jobs.add(job)
+    await deck.tenant(gate=GateConfig(suite=suite, review=ReviewGate(items=5)).model_dump(mode="json"))
+    await evaluate(deck, agent, release, suite, 20)
+    sheet = await deck.ok("GET", f"{ROUTE}/reviews/{release}")
+    assert not (await deck.ok("POST", f"{ROUTE}/reviews", signed(sheet), ann))["passed"]
+    problem = await deck.refused(409, "gate_failed", "POST", f"{ROUTE}/promote", promote(deck, release), ann)
+    assert problem.detail == "signed off by releaser, who had it made; somebody else must sign, too"
+    assert (await deck.ok("POST", f"{ROUTE}/reviews", signed(sheet), await deck.as_role("operator")))["passed"]
+    await deck.promote(release)
+
+
+async def test_a_gate_and_signers_are_loosened_with_a_reason_that_the_event_keeps(deck: Deck, tmp_path: Path) -> None:
+    """The attack: a releaser drops `signers`, 200."""
+    for name in ("a", "b"):
+        new_key(tmp_path / name, tmp_path / f"{name}.pub")
+    first, second = [(tmp_path / f"{name}.pub").read_text() for name in ("a", "b")]
+    suite = await deck.suite()
+    strict = SOON | {"signers": [first], "gate": GateConfig(suite=suite, min_exact=0.9).model_dump(mode="json")}
+    await deck.ok("PUT", ROUTE, strict)
+    loose_gate = GateConfig(suite=suite, min_exact=0.8).model_dump(mode="json")
+    for change in ({"signers": []}, {"signers": [second]}, {"gate": None}, {"gate": loose_gate}):
+        await deck.refused(422, "reason_required", "PUT", ROUTE, strict | change)
+        await deck.ok("PUT", f"{ROUTE}?reason=the key was lost", strict | change)
+        assert deck.hub.log.recent[-1].reason == "the key was lost"
+        assert deck.hub.log.recent[-1].payload["loosened"]
+        await deck.ok("PUT", f"{ROUTE}?reason=back", strict)
+    await deck.ok("PUT", ROUTE, strict | {"min_replicas": 2})
+
+
+async def test_where_a_route_asks_for_two_people_nobody_loosens_it_alone(deck: Deck) -> None:
+    suite = await deck.suite()
+    review = ReviewGate(items=5, people=2)
+    strict = SOON | {"gate": GateConfig(suite=suite, review=review).model_dump(mode="json")}
+    await deck.ok("PUT", ROUTE, strict)
+    ann = await deck.as_role("releaser")
+    bob = deck.with_token((await deck.ok("POST", "tokens", {"name": "bob", "role": "releaser"}))["token"])
+    path, loose = f"{ROUTE}?reason=an emergency", strict | {"gate": None}
+    for who in (ann, ann):
+        await deck.refused(409, "second_person", "PUT", path, loose, who)
+    await deck.refused(409, "second_person", "PUT", path, loose | {"min_replicas": 2}, bob)  # something else
+    await deck.refused(409, "second_person", "PUT", path, loose, ann)
+    await deck.ok("PUT", path, loose, bob)
+    event = deck.hub.log.recent[-1]
+    assert (event.actor, event.payload["agreed"], event.payload["loosened"]) == ("bob", "releaser", ["no gate"])
+
+
+def test_no_name_of_a_person_is_a_jobs() -> None:
+    stated = {"kind": AttestationKind.EVALUATION, "subject": "a" * 64, "tenant": "acme", "body": {}}
+    assert Attestation(**stated, by="job j1").is_from_a_job
+    assert not Attestation(**stated, by="job").is_from_a_job

@@ -1,0 +1,77 @@
+"""Loosening: what takes something away of a route's signers and gate, and what does not."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loradeck.rules.quality.loosening import loosened, needs_two
+from loradeck.schemas.gate import GateConfig, ReviewGate, SuiteGate
+from loradeck.schemas.route import RouteConfig
+
+SUITES = ("a" * 64, "b" * 64)
+SHARE = st.sampled_from([0.0, 0.5, 0.9])
+PARTS = st.builds(
+    SuiteGate,
+    suite=st.just(SUITES[1]),
+    min_exact=SHARE,
+    min_valid=SHARE,
+    bound=st.booleans(),
+    max_drop=SHARE,
+    canaries=st.booleans(),
+    max_p95_ms=st.none() | st.sampled_from([100.0, 200.0]),
+)
+REVIEWS = st.builds(ReviewGate, items=st.integers(1, 3), max_bad=st.integers(0, 2), people=st.integers(1, 2))
+GATES = st.builds(
+    GateConfig,
+    suite=st.just(SUITES[0]),
+    min_exact=SHARE,
+    max_drop=SHARE,
+    also=st.lists(PARTS, max_size=1).map(tuple),
+    after=st.none() | st.sampled_from(["staging", "development"]),
+    review=st.none() | REVIEWS,
+)
+CONFIGS = st.builds(
+    RouteConfig, gate=st.none() | GATES, signers=st.lists(st.sampled_from(["k1", "k2"]), unique=True).map(tuple)
+)
+
+
+@given(CONFIGS)
+def test_settings_that_stay_loosen_nothing(config: RouteConfig) -> None:
+    assert loosened(config, config) == ()
+
+
+@given(CONFIGS)
+def test_what_is_added_to_a_bare_route_loosens_nothing_and_taking_it_away_does(config: RouteConfig) -> None:
+    bare = RouteConfig()
+    assert loosened(bare, config) == ()
+    assert bool(loosened(config, bare)) is bool(config.gate or config.signers)
+
+
+@given(CONFIGS, CONFIGS)
+def test_a_change_between_gates_loosens_one_way_or_the_other_or_changes_no_bar(
+    one: RouteConfig, other: RouteConfig
+) -> None:
+    if not loosened(one, other) and not loosened(other, one):
+        assert (one.gate is None) is (other.gate is None)
+        assert set(one.signers) == set(other.signers)
+        if one.gate is not None and other.gate is not None:
+            assert {part.suite: part.min_exact for part in one.gate.suites} == {
+                part.suite: part.min_exact for part in other.gate.suites
+            }
+            assert (one.gate.review, one.gate.after) == (other.gate.review, other.gate.after)
+
+
+@given(CONFIGS, CONFIGS, CONFIGS)
+def test_two_changes_that_loosen_nothing_loosen_nothing_together(
+    a: RouteConfig, b: RouteConfig, c: RouteConfig
+) -> None:
+    if not loosened(a, b) and not loosened(b, c):
+        assert loosened(a, c) == ()
+
+
+@given(CONFIGS)
+def test_a_route_asks_for_two_where_its_review_does(config: RouteConfig) -> None:
+    assert needs_two(config) is (
+        config.gate is not None and config.gate.review is not None and config.gate.review.people == 2
+    )
