@@ -249,9 +249,7 @@ class Check:
         moves.append(
             (
                 "finishes",
-                partial(
-                    candidate.finish, pointer, self.facts, RELEASER, expected_generation=generation, live_attested=True
-                ),
+                partial(candidate.finish, pointer, self.facts, RELEASER, expected_generation=generation),
             )
         )
         moves.append(("aborts", partial(candidate.abort, pointer, RELEASER, expected_generation=generation)))
@@ -270,7 +268,7 @@ class Check:
         request = PromoteRequest(
             release=rid(label), expected_generation=pointer.generation, idempotency_key="promote-key"
         )
-        return forward.promote(pointer, request, RELEASER, live_attested=True)
+        return forward.promote(pointer, request, RELEASER, attested=self.facts.attested)
 
     def _start(self, pointer: PointerState, label: str) -> Draft:
         one = Candidate(generation=1, permille=100, salt="5a1c02b7", release=rid(label))

@@ -256,7 +256,7 @@ async def _by_itself(hub: Hub, key: PointerKey, what: str, permille: int, name: 
         if what == "abort" or pointer.candidate is None:
             return [rules.abort(pointer, SCHEDULE, **at)]
         if what == "finish":
-            return [rules.finish(pointer, facts, SCHEDULE, live_attested=True, **at)]
+            return [rules.finish(pointer, facts, SCHEDULE, **at)]
         at |= {"expected_step": pointer.candidate.step, "keys": rules.FEWEST_KEYS}
         return [rules.step(pointer, facts, SCHEDULE, permille=permille, **at)]
 

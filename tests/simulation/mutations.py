@@ -17,7 +17,7 @@ from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
-from loradeck.rules.moves import rollbacks
+from loradeck.rules.moves import rollback_target, rollbacks
 from loradeck.rules.moves import witness as rules
 from loradeck.rules.serving import arms, gateway
 from loradeck.schemas.position import Position
@@ -167,6 +167,18 @@ def _second_answer() -> list[Patch]:
     return [(gateway, "next_node", next_node)]
 
 
+def _no_way_but_a_good_one() -> list[Patch]:
+    """R goes only to a release that nothing speaks against, or that has merely not soaked."""
+
+    def way(release: Any, pointer: Any, facts: Any) -> Any:
+        found = real(release, pointer, facts)
+        able = found.standing <= rollback_target.Standing.UNSOAKED
+        return found if able else found._replace(standing=rollback_target.Standing.NEVER)
+
+    real = rollback_target.way
+    return [(rollback_target, "way", way)]
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A planted mistake. `faults` and `asks`: of what its plans are drawn; empty: of everything."""
@@ -193,6 +205,7 @@ MUTATIONS: dict[str, Mistake] = {
     "unread-fence": Mistake(_unread_fence, ("cut both",), ("promote", "rollback")),
     "unshown-fence": Mistake(_unshown_fence, ("cut gateway", "cut both"), ("promote", "rollback")),
     "second-answer": Mistake(_second_answer, ("kill router", "cut gateway")),
+    "no-way-but-a-good-one": Mistake(_no_way_but_a_good_one),
     "left-count": Mistake(_left_count, ("cut both",), ("place", "promote")),
 }
 AS_IT_IS = Mistake(list)

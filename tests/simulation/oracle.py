@@ -23,6 +23,7 @@ from loradeck.rules.serving.proof import Reached
 from loradeck.schemas.ids import Fence, PointerKey
 from loradeck.schemas.link import LINK_TTL_S, AckState
 from loradeck.schemas.log import MOVES, Event, EventKind
+from loradeck.schemas.state import PreviewAction
 from loradeck_agent.router.admission import Admitted
 
 
@@ -298,12 +299,23 @@ class Oracle:
         """R is possible whenever a hub is up for a TTL, on every pointer that no node has seen moved farther."""
         hub: Hub = hub_process.hub
         self._check_held(hub)
+        self._check_targets(hub)
         refusing = hub.moves_allowed.refusing
         if refusing is None or refusing == "not_active":
             return
         if refusing == "settling" and now - hub_process.started_at < LINK_TTL_S + 2.5:
             return
         self.fail("R is not possible", refusing, f"{now - hub_process.started_at:.1f} s after the start")
+
+    def _check_targets(self, hub: Hub) -> None:
+        """R has a target wherever something lies beneath: nothing here is ever revoked, and the rest only asks."""
+        for key, pointer in hub.log.state.pointers.items():
+            out = pointer.candidate.release if pointer.candidate is not None else None
+            beneath = [release for release in pointer.beneath if release not in (pointer.release, out)]
+            target = hub.targets.of(pointer)
+            if beneath and target.action in (PreviewAction.NONE, PreviewAction.FALLBACK):
+                self.fail("R has no target", "/".join(key), f"of {len(beneath)} releases beneath")
+            self.counts["looks at a target that asks"] += target.asks is not None
 
     def _check_held(self, hub: Hub) -> None:
         """No pointer is held back for longer than a look at a table takes, unless something of it was lost."""

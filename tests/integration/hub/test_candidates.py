@@ -248,9 +248,7 @@ async def test_a_press_that_was_decided_before_the_hubs_own_move_stands_where_it
     await call(deck, "start", release=other)
     pressed = await deck.rollback_body()
     now = pointer(deck)
-    finished = rules.finish(
-        now, deck.hub.facts.of(now.key), SCHEDULE, expected_generation=now.generation, live_attested=True
-    )
+    finished = rules.finish(now, deck.hub.facts.of(now.key), SCHEDULE, expected_generation=now.generation)
     await as_automation(deck, finished)
     result = MoveResult.model_validate(await deck.ok("POST", f"{ROUTE}/rollback", pressed))
     assert result.events[0].kind is EventKind.ROLLBACK

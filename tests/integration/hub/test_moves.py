@@ -149,7 +149,7 @@ async def test_a_route_whose_soak_was_shortened_goes_back_by_what_releases_benea
     one, two = await deck.release(seed=1), await deck.release(seed=2)
     agent = await join("n1")
     await deck.promote(one, wait="flipped")
-    await until(lambda: deck.hub.facts.is_attested(("acme", "production"), one), "v1 is attested")
+    await until(lambda: one in deck.hub.facts.of(("acme", "production")).attested, "v1 is attested")
     await agent.report(agent.served(admitted=3, finished=3))
     await until(lambda: deck.hub.health.served(("acme", "production"), one)[1] == 3, "v1 has served")
     await deck.promote(two, wait="flipped")
@@ -562,7 +562,7 @@ async def test_the_first_way_back_that_a_node_is_told_is_where_r_goes(deck: Deck
     agent = await join("n1")
     for release in (one, two, three):
         await deck.promote(release, wait="flipped")
-        await until(lambda r=release: deck.hub.facts.is_attested(("acme", "production"), r), "attested")
+        await until(lambda r=release: r in deck.hub.facts.of(("acme", "production")).attested, "attested")
         if release == one:
             await agent.report(agent.served(admitted=5, finished=5))
             await until(lambda: deck.hub.facts.is_soaked(("acme", "production"), one), "v1 has soaked")

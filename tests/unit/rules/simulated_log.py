@@ -237,9 +237,8 @@ class Acme:
             slots_ok=True,
             base_placed=True,
         )
-        attested = self.pointer.release in self.facts.attested
         (event,) = self.log.commit(
-            forward.promote(self.pointer, request, actor, live_attested=attested, overridden=passed)
+            forward.promote(self.pointer, request, actor, attested=self.facts.attested, overridden=passed)
         )
         if attest:
             self.attest(label)

@@ -63,11 +63,8 @@ class Deck(Acme):
         return self.commit(draft)
 
     def finish(self, actor: Actor = RELEASER) -> Event:
-        attested = self.pointer.release in self.facts.attested
         generation = self.pointer.generation
-        return self.commit(
-            candidate.finish(self.pointer, self.facts, actor, expected_generation=generation, live_attested=attested)
-        )
+        return self.commit(candidate.finish(self.pointer, self.facts, actor, expected_generation=generation))
 
     def abort(self, actor: Actor = RELEASER) -> Event:
         return self.commit(candidate.abort(self.pointer, actor, expected_generation=self.pointer.generation))

@@ -63,11 +63,21 @@ def test_promote_pushes_the_left_release_on_what_lay_beneath_it(acme: Acme) -> N
     assert not acme.pointer.held
 
 
-def test_a_release_that_was_never_attested_here_does_not_go_beneath(acme: Acme) -> None:
+def test_the_left_release_goes_beneath_though_it_was_never_attested_here(acme: Acme) -> None:
     acme.promote("v1")
     acme.promote("v2", attest=False)
     acme.promote("v3")
-    assert acme.beneath == ["v1"]
+    assert acme.beneath == ["v2", "v1"]
+    assert acme.label(acme.target().release) == "v1"
+
+
+def test_releases_that_were_never_attested_push_no_other_out_of_a_full_stack(acme: Acme) -> None:
+    acme.promote("v1")
+    for i in range(2, 32):
+        acme.promote(f"v{i}", attest=False)
+    assert len(acme.beneath) == forward.BENEATH_LIMIT
+    assert acme.beneath == [*(f"v{i}" for i in range(30, 21, -1)), "v1"]
+    assert acme.label(acme.target().release) == "v1"
 
 
 def test_a_release_stands_in_the_stack_once(acme: Acme) -> None:
@@ -262,7 +272,7 @@ def test_a_promote_whose_pointer_moved_during_its_prepare_is_refused_at_its_comm
     acme.promote("v1")
     request = PromoteRequest(release=rid("v2"), expected_generation=0, idempotency_key=KEY)
     with pytest.raises(Refused) as refusal:
-        forward.promote(acme.pointer, request, PIPELINE, live_attested=True)
+        forward.promote(acme.pointer, request, PIPELINE, attested=())
     assert code_of(refusal) == "moved"
 
 

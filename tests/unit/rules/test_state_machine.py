@@ -149,11 +149,10 @@ class Fleet(RuleBasedStateMachine):
         if pending is None:
             return
         pointer, facts, release = self.hub.pointer(key), self.hub.facts[key], pending.request.release
-        attested = pointer.release in facts.attested
 
         def commit() -> list[Draft]:
             self.hub.check_promote(key, pending.request, RouteConfig(), [])
-            return [forward.promote(pointer, pending.request, RELEASER, live_attested=attested)]
+            return [forward.promote(pointer, pending.request, RELEASER, attested=facts.attested)]
 
         outcome = self.attempt(commit)
         hypothesis.event(f"promote: {outcome if isinstance(outcome, str) else 'done'}")
@@ -162,7 +161,7 @@ class Fleet(RuleBasedStateMachine):
             return
         now, _ = self.moved(outcome)
         assert now.release == release
-        assert (pointer.release in now.beneath) == (attested and pointer.release is not None)
+        assert now.beneath[:1] == ((pointer.release,) if pointer.release is not None else ())
         assert set(now.beneath) <= {*pointer.beneath, pointer.release}
         assert [r for r in now.beneath if r != pointer.release] == [
             r for r in pointer.beneath if r not in (release, pointer.release)
@@ -243,19 +242,17 @@ class Fleet(RuleBasedStateMachine):
             del self.hub.pending[key]
         elif target.action is not PreviewAction.ROLLBACK:
             assert outcome == "no_prior"
-            fit = [r for r in pointer.beneath if r != pointer.release and r in facts.attested]
-            quarantined = {q.release for q in pointer.quarantined}
-            assert all(r in quarantined or r in facts.revoked or r in facts.breached for r in fit)
+            assert all(r in facts.revoked for r in pointer.beneath if r != pointer.release)
         elif target.asks is not None and not request.confirmed:
             assert outcome == "needs_confirmation"
         else:
             now, _ = self.moved(outcome)
             assert now.release == target.release
             assert now.release in pointer.beneath
-            assert now.release in facts.attested
             assert now.release not in facts.revoked
-            assert now.release not in facts.breached
-            assert now.release not in {q.release for q in pointer.quarantined}
+            quarantined = {q.release for q in pointer.quarantined}
+            unasked = now.release in facts.soaked and now.release in facts.attested
+            assert (target.asks is None) == (unasked and now.release not in {*facts.breached, *quarantined})
             assert now.release in self.hub.stored
             assert now.held
             place = pointer.beneath.index(now.release or "")
@@ -557,7 +554,6 @@ class Fleet(RuleBasedStateMachine):
             pointer = self.hub.pointer(key)
             quarantined = [q.release for q in pointer.quarantined]
             assert BASES[key[0]] not in quarantined
-            assert pointer.release not in quarantined
             assert len(set(pointer.beneath)) == len(pointer.beneath)
             assert len(pointer.beneath) <= forward.BENEATH_LIMIT
 
@@ -571,8 +567,6 @@ class Fleet(RuleBasedStateMachine):
                 ways |= {was.release, *was.beneath} if was else set()
             assert ways - {None} <= self.hub.stored
             if target.action is PreviewAction.ROLLBACK:
-                assert target.release not in {q.release for q in pointer.quarantined}
-                assert target.release not in self.hub.facts[key].breached
                 assert target.release not in self.hub.facts[key].revoked
 
     def teardown(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.rules.simulated_log import facts, rid
 
 from loradeck.rules.moves.rollback_target import PointerFacts, Target, rollback_target, ways_back
@@ -75,10 +77,53 @@ def test_where_none_has_soaked_the_newest_attested_one_is_offered_and_asks() -> 
 def test_where_none_is_fit_the_reason_is_said(
     fallback_allowed: bool, live_is_base: bool, action: PreviewAction, refused: str
 ) -> None:
-    known = facts(*FIT, breached=["v3"])
+    known = facts(*FIT, revoked=["v3"])
     found = target(pointer("v3"), known, fallback_allowed=fallback_allowed, live_is_base=live_is_base)
     assert (found.action, found.release, found.refused) == (action, None, refused)
-    assert found.skipped == ((rid("v3"), "breached: bad 31.0% of 2310"),)
+    assert found.skipped == ((rid("v3"), "revoked: leaks a customer's name"),)
+
+
+BREACHED, UNATTESTED = "breached: bad 31.0% of 2310", "never attested here"
+
+
+@pytest.mark.parametrize(
+    ("release", "asks"), [("v3", "not soaked"), ("v2", BREACHED), ("v1", UNATTESTED), ("v0", "quarantined")]
+)
+def test_figures_of_nodes_make_r_ask_and_never_impossible(release: str, asks: str) -> None:
+    """Of four releases beneath each has something against it. The better ones are revoked, one more in each case."""
+    order = ["v3", "v2", "v1", "v0"]
+    known = facts("v3", "v2", "v0", unsoaked=["v3"], breached=["v2"], revoked=order[: order.index(release)])
+    found = target(pointer("v0", "v1", "v2", "v3", quarantined=("v0",)), known)
+    assert (found.action, found.release, found.asks) == (PreviewAction.ROLLBACK, rid(release), asks)
+    assert {r for r, _ in found.skipped} == {rid(other) for other in order if other != release}
+
+
+LABELS = ["v0", "v1", "v2", "v3", "v4"]
+some = st.sets(st.sampled_from(LABELS))
+
+
+@given(
+    beneath=st.lists(st.sampled_from(LABELS), unique=True),
+    attested=some,
+    unsoaked=some,
+    breached=some,
+    revoked=some,
+    quarantined=some,
+)
+def test_r_is_reachable_whatever_is_said_of_releases_that_nobody_revoked(
+    beneath: list[str], attested: set[str], unsoaked: set[str], breached: set[str], revoked: set[str], **more: set[str]
+) -> None:
+    state = pointer(*beneath, quarantined=tuple(more["quarantined"]))
+    known = facts(*sorted(attested), unsoaked=unsoaked, breached=breached, revoked=revoked)
+    found = target(state, known)
+    left = [rid(label) for label in beneath if label not in {*revoked, "v4"}]
+    assert (found.action is PreviewAction.ROLLBACK) == bool(left)
+    assert found.release in left or found.release is None
+    order = ways_back(state, known)
+    assert sorted(order) == sorted(left)
+    assert order[:1] == ((found.release,) if found.release is not None else ())
+    well = attested - unsoaked - breached - revoked - more["quarantined"]
+    assert (found.asks is None) == (not left or found.release in {rid(label) for label in well})
 
 
 def test_an_empty_stack_is_told_from_one_without_a_fit_release() -> None:
@@ -102,8 +147,8 @@ def test_a_hold_has_no_say_in_where_r_goes() -> None:
 
 def test_the_first_way_back_is_where_r_goes_though_it_lies_deeper() -> None:
     state = pointer("v3", "v2", "v1", quarantined=("v1",))
-    assert ways_back(state, facts(*FIT, unsoaked=["v3"])) == (rid("v2"), rid("v3"))
-    assert ways_back(state, facts(*FIT)) == (rid("v3"), rid("v2"))
+    assert ways_back(state, facts(*FIT, unsoaked=["v3"])) == (rid("v2"), rid("v3"), rid("v1"))
+    assert ways_back(state, facts(*FIT)) == (rid("v3"), rid("v2"), rid("v1"))
 
 
 def test_a_release_that_was_never_attested_is_a_way_back_only_behind_those_that_were() -> None:

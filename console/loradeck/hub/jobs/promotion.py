@@ -153,18 +153,17 @@ class PromoteCheck:
         """
         overridden = await self.check(key, request, actor)
         pointer, facts = self._state.pointer(key), self._facts.of(key)
-        attested = pointer.release is not None and self._facts.is_attested(key, pointer.release)
         said = {"reason": request.reason, "incident": request.incident, "override": request.override}
         how: dict[str, Any] = {"expected_generation": request.expected_generation, "overridden": overridden, **said}
         if isinstance(request, CandidateFinishRequest):
             candidate.check_is(pointer, request.release, name=self._catalogue.called)
-            return candidate.finish(pointer, facts, actor, live_attested=attested, name=self._catalogue.called, **how)
+            return candidate.finish(pointer, facts, actor, name=self._catalogue.called, **how)
         if isinstance(request, CandidateStartRequest):
             begun = self._candidate(key, request)
             lacking = self._capacity.lacking(key, self._catalogue.releases[request.release], Feature.CANDIDATE)
             candidate.check_start(pointer, facts, begun, lacking=lacking)
             return candidate.start(pointer, begun, actor, keys=self._cohorts.keys(key, begun), **how)
-        return forward.promote(pointer, request, actor, live_attested=attested, overridden=overridden)
+        return forward.promote(pointer, request, actor, attested=facts.attested, overridden=overridden)
 
     def _candidate(self, key: PointerKey, request: CandidateStartRequest) -> Candidate:
         return Candidate(

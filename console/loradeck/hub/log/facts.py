@@ -122,10 +122,6 @@ class Facts:
         """(proven replicas, placed replicas) with which a generation was attested; None: it was not."""
         return self._generations.get(key, {}).get(generation)
 
-    def is_attested(self, key: PointerKey, release: str) -> bool:
-        """Whether a release was ever attested on a pointer."""
-        return release in self._attested.get(key, {})
-
     def soaked(self, key: PointerKey) -> Set[str]:
         """The releases that have soaked on a pointer."""
         return self._soaked.get(key, frozenset())

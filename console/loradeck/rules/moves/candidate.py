@@ -158,14 +158,13 @@ def finish(
     actor: Actor,
     *,
     expected_generation: int,
-    live_attested: bool,
     reason: str = "",
     incident: str | None = None,
     override: bool = False,
     overridden: Sequence[str] = (),
     name: Named = short,
 ) -> Draft:
-    """Makes the candidate the live release, as a promote does: the one that was live goes beneath if it was attested.
+    """Makes the candidate the live release, as a promote does: the one that was live goes beneath.
 
     Raises:
         Refused: moved, no_candidate, held, candidate_unfit.
@@ -174,7 +173,7 @@ def finish(
     candidate = _candidate_of(pointer)
     _check_not_held(pointer)
     _check_fit(pointer, facts, candidate.release, name)
-    beneath = stack_beneath(pointer, candidate.release, live_attested=live_attested)
+    beneath = stack_beneath(pointer, candidate.release, facts.attested)
     after = moved(pointer, release=candidate.release, beneath=beneath)
     return drafted(
         EventKind.CANDIDATE_FINISH,

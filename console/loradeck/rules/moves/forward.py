@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 
 from loradeck.rules.errors import Refused
@@ -129,19 +129,24 @@ def check_promote(
 
 
 def promote(
-    pointer: PointerState, request: PromoteRequest, actor: Actor, *, live_attested: bool, overridden: Sequence[str] = ()
+    pointer: PointerState,
+    request: PromoteRequest,
+    actor: Actor,
+    *,
+    attested: Container[str],
+    overridden: Sequence[str] = (),
 ) -> Draft:
     """Pushes a release onto a pointer's stack.
 
     Args:
-        live_attested: the release that is left was attested on this pointer, so it goes beneath.
+        attested: the releases that were attested on this pointer.
         overridden: the codes that `check_promote` returned; the event keeps them.
 
     Raises:
         Refused: moved.
     """
     expect_generation(pointer, request.expected_generation)
-    beneath = stack_beneath(pointer, request.release, live_attested=live_attested)
+    beneath = stack_beneath(pointer, request.release, attested)
     after = moved(pointer, release=request.release, beneath=beneath)
     return drafted(
         EventKind.PROMOTE,
@@ -175,15 +180,19 @@ def check_none_out(pointer: PointerState) -> None:
         )
 
 
-def stack_beneath(pointer: PointerState, release: str, *, live_attested: bool) -> tuple[str, ...]:
-    """The stack beneath a release that is pushed onto a pointer: the live one if it was attested, then what was there.
+def stack_beneath(pointer: PointerState, release: str, attested: Container[str]) -> tuple[str, ...]:
+    """The stack beneath a release that is pushed onto a pointer: the live one, then what was there.
 
-    A release is in the stack once: R never goes to the live one, and ten moves to and fro between two releases must not
-    push out the third.
+    The live one goes beneath though it may never have been attested: nodes attest, and what they say must not take a
+    way back away. A release is in the stack once: R never goes to the live one, and ten moves to and fro between two
+    releases must not push out the third. A full stack drops the oldest that was never attested, else the oldest.
     """
-    pushed = (pointer.release,) if pointer.release is not None and live_attested else ()
-    under = tuple(r for r in pointer.beneath if r != release and r not in pushed)
-    return (pushed + under)[:BENEATH_LIMIT]
+    pushed = (pointer.release,) if pointer.release is not None else ()
+    stack = pushed + tuple(r for r in pointer.beneath if r != release and r not in pushed)
+    while len(stack) > BENEATH_LIMIT:
+        dropped = next((r for r in reversed(stack) if r not in attested), stack[-1])
+        stack = tuple(r for r in stack if r != dropped)
+    return stack
 
 
 def _freeze_refusal(config: RouteConfig, now_ms: int) -> Refused | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
 
 from loradeck.schemas.log import Lifted, PointerState
 from loradeck.schemas.state import PreviewAction
@@ -62,11 +64,11 @@ def lifted_of(release: str, pointer: PointerState) -> Lifted | None:
 
 
 def ruled_out(release: str, pointer: PointerState, facts: PointerFacts) -> str | None:
-    """Why R must not go to a release on this pointer (quarantined, revoked, breached); None if it may."""
-    if is_quarantined(release, pointer):
-        return "quarantined"
+    """Why a release must not serve this pointer unasked (revoked, quarantined, breached); None if it may."""
     if release in facts.revoked:
         return f"revoked: {facts.revoked[release]}"
+    if is_quarantined(release, pointer):
+        return "quarantined"
     breach = breach_of(release, pointer, facts)
     return f"breached: {breach}" if breach is not None else None
 
@@ -82,6 +84,50 @@ def liftable(release: str, pointer: PointerState, facts: PointerFacts) -> bool:
     return held and release not in facts.revoked
 
 
+class Standing(IntEnum):
+    """How fit a release is for R, the best first. R asks from UNSOAKED on. NEVER: it is revoked, or the candidate."""
+
+    FIT = 0
+    UNSOAKED = 1
+    BREACHED = 2
+    UNATTESTED = 3
+    QUARANTINED = 4
+    NEVER = 5
+
+
+class Way(NamedTuple):
+    """A release that lies beneath, and what speaks against going back to it; None if it is fit."""
+
+    release: str
+    standing: Standing
+    why: str | None
+
+
+def way(release: str, pointer: PointerState, facts: PointerFacts) -> Way:
+    """Judges a release as a target of R.
+
+    Breaches, soaks and proofs are what nodes say: they decide how late a release comes, never that R has no target.
+    """
+    why = ruled_out(release, pointer, facts)
+    if release in facts.revoked:
+        return Way(release, Standing.NEVER, why)
+    if pointer.candidate is not None and release == pointer.candidate.release:
+        return Way(release, Standing.NEVER, why or "the candidate")
+    if is_quarantined(release, pointer):
+        return Way(release, Standing.QUARANTINED, why)
+    if release not in facts.attested:
+        return Way(release, Standing.UNATTESTED, why or "never attested here")
+    if why is not None:
+        return Way(release, Standing.BREACHED, why)
+    soaked = release in facts.soaked
+    return Way(release, Standing.FIT, None) if soaked else Way(release, Standing.UNSOAKED, "not soaked")
+
+
+def ways(pointer: PointerState, facts: PointerFacts) -> list[Way]:
+    """The releases beneath the live one, newest first, each judged."""
+    return [way(release, pointer, facts) for release in pointer.beneath if release != pointer.release]
+
+
 def rollback_target(
     pointer: PointerState,
     facts: PointerFacts,
@@ -93,81 +139,56 @@ def rollback_target(
 ) -> Target:
     """Decides what R does on this pointer now. Gates, holds, freeze windows and suspension have no influence.
 
-    With a candidate out R puts all callers back on the live release, or on one beneath if the live one is ruled out; it
-    never goes to the candidate. Where nothing beneath is fit either, the live release is offered and asks.
+    It goes to the release beneath of the best `Standing`, of equal ones to the newest, and asks if anything speaks
+    against it. With a candidate out it puts all callers back on the live release, or on one beneath where the live one
+    is ruled out and another stands better; it never goes to the candidate.
     """
     if pending_prepare is not None:
         return Target(action=PreviewAction.CANCEL_PREPARE, prepare=pending_prepare)
     if pointer.release is None:
         return Target(action=PreviewAction.NONE, refused="nothing is live on this pointer")
-    if pointer.candidate is None:
-        return _beneath(pointer, facts, fallback_allowed=fallback_allowed, live_is_base=live_is_base)
 
-    live, why = pointer.release, ruled_out(pointer.release, pointer, facts)
-    beneath = _beneath(pointer, facts, fallback_allowed=fallback_allowed, live_is_base=live_is_base)
-    if why is not None and beneath.action is PreviewAction.ROLLBACK:
-        return replace(beneath, skipped=((live, why), *beneath.skipped), candidate_is_base=candidate_is_base)
-    return Target(
-        action=PreviewAction.ROLLBACK,
-        release=live,
-        asks=why,
-        skipped=beneath.skipped if why is not None else (),
-        live_is_base=live_is_base,
-        candidate_is_base=candidate_is_base,
-    )
-
-
-def _beneath(pointer: PointerState, facts: PointerFacts, *, fallback_allowed: bool, live_is_base: bool) -> Target:
-    """The target beneath the live release, or why there is none."""
-    candidate = pointer.candidate.release if pointer.candidate is not None else None
-    skipped: list[tuple[str, str]] = []
-    unsoaked: list[str] = []
-    for release in pointer.beneath:
-        if release == pointer.release:
-            continue
-        why = ruled_out(release, pointer, facts)
-        if why is None and release == candidate:
-            why = "the candidate"
-        if why is None and release not in facts.attested:
-            why = "never attested here"
-        if why is None and release in facts.soaked:
-            above = [(r, "not soaked") for r in unsoaked]
-            listed = _in_order(pointer.beneath, skipped + above)
-            return Target(action=PreviewAction.ROLLBACK, release=release, skipped=listed, live_is_base=live_is_base)
-        if why is None:
-            unsoaked.append(release)
+    beneath = ways(pointer, facts)
+    best = min(beneath, key=lambda one: one.standing, default=None)
+    over: list[Way] = []
+    if pointer.candidate is not None:
+        live = way(pointer.release, pointer, facts)
+        if ruled_out(live.release, pointer, facts) is None:
+            live, beneath = Way(live.release, Standing.FIT, None), []
+        if best is None or live.standing <= best.standing:
+            best = live
         else:
-            skipped.append((release, why))
-    if unsoaked:
-        first, *rest = unsoaked
-        listed = _in_order(pointer.beneath, skipped + [(r, "not soaked") for r in rest])
+            over.append(live)
+    if best is not None and (best.standing is not Standing.NEVER or best.release == pointer.release):
+        fit = best.standing is Standing.FIT
+        over += beneath[: beneath.index(best)] if fit and best in beneath else [one for one in beneath if one != best]
         return Target(
             action=PreviewAction.ROLLBACK,
-            release=first,
-            asks="not soaked",
-            skipped=listed,
+            release=best.release,
+            asks=best.why,
+            skipped=_skipped(over),
             live_is_base=live_is_base,
+            candidate_is_base=candidate_is_base,
         )
 
-    why_none = "no earlier release to go back to" if not skipped else "no earlier release is fit to go back to"
+    why_none = "no earlier release to go back to" if not beneath else "no earlier release is fit to go back to"
     if live_is_base:
         refused = f"{why_none}, and the base alone is live"
-        return Target(action=PreviewAction.NONE, refused=refused, skipped=tuple(skipped), live_is_base=True)
+        return Target(action=PreviewAction.NONE, refused=refused, skipped=_skipped(beneath), live_is_base=True)
     if not fallback_allowed:
         refused = f"{why_none}, and this route allows no fallback to the base alone"
-        return Target(action=PreviewAction.NONE, refused=refused, skipped=tuple(skipped))
-    return Target(action=PreviewAction.FALLBACK, refused=why_none, skipped=tuple(skipped))
+        return Target(action=PreviewAction.NONE, refused=refused, skipped=_skipped(beneath))
+    return Target(action=PreviewAction.FALLBACK, refused=why_none, skipped=_skipped(beneath))
+
+
+def _skipped(over: Iterable[Way]) -> tuple[tuple[str, str], ...]:
+    return tuple((one.release, one.why) for one in over if one.why is not None)
 
 
 def ways_back(pointer: PointerState, facts: PointerFacts) -> tuple[str, ...]:
-    """Releases beneath the live one that R may ever go to: its present target first, then the others in order.
+    """Releases beneath the live one that R may go to, in the order in which it would.
 
     Slots go to them in this order, so that the target on the screen is the release that stays loaded.
     """
-    fit = [r for r in pointer.beneath if r != pointer.release and ruled_out(r, pointer, facts) is None]
-    now = _beneath(pointer, facts, fallback_allowed=False, live_is_base=False).release
-    return tuple(dict.fromkeys(([now] if now is not None else []) + fit))
-
-
-def _in_order(beneath: tuple[str, ...], skipped: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(skipped, key=lambda s: beneath.index(s[0])))
+    able = [one for one in ways(pointer, facts) if one.standing is not Standing.NEVER]
+    return tuple(one.release for one in sorted(able, key=lambda one: one.standing))
