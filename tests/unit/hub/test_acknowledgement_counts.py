@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loradeck.hub.fleet.node_tables import Placing
@@ -112,7 +112,16 @@ _happening = st.one_of(
 )
 
 
+_OTHER_BASE_FOR_A_WHILE = [
+    ("hello", "n1", "us", 0, "1"),
+    ("hello", "n1", "eu", 1, "1"),  # now the counts are not kept up to date
+    ("ack", "n2", AckState.FLIPPED, "a"),
+    ("hello", "n1", "us", 0, "1"),
+]
+
+
 @settings(max_examples=200, deadline=None)
+@example(_OTHER_BASE_FOR_A_WHILE)
 @given(st.lists(_happening, max_size=40))
 def test_what_is_kept_is_what_counting_over_gives(happenings: list[tuple[Any, ...]]) -> None:
     deck = _Fleet()

@@ -130,7 +130,10 @@ class PlacedReplicas:
         return Counted.COMPLETE if last else Counted.COUNTED
 
     def _kept(self, key: PointerKey, entry: TableEntry | None) -> _Kept | None:
-        """The counts of a pointer, if nothing but acknowledgements has changed since they were made."""
+        """The counts of a pointer, if nothing but acknowledgements has changed since they were made.
+
+        Others are forgotten: what made them wrong may end, and they lack the acknowledgements of that time.
+        """
         kept, fleet = self._counts.get(key), self._fleet
         valid = (
             kept is not None
@@ -141,6 +144,8 @@ class PlacedReplicas:
             and fleet.one_base(kept.group.base)
             and not self._withdrawals.of(key)
         )
+        if kept is not None and not valid:
+            del self._counts[key]
         return kept if valid else None
 
     def _can_keep(self, key: PointerKey, current: ReleaseRef) -> bool:
