@@ -150,7 +150,7 @@ class Hub:
         self.targets = RollbackTargets(state, self.catalogue, self.facts, prepares)
         self.replicas = replicas = PlacedReplicas(state, fleet, tables, withdrawals)
         self.capacity = Capacity(state, fleet, tables, replicas)
-        self.health = health = ReleaseHealth(state, counts, clock)
+        self.health = health = ReleaseHealth(state, counts, replicas, clock)
         self.releases = releases = ReleaseAttestations(state, health, self.attestations, self.background)
         now, timed = (lambda: fleet.clock()), self.metrics.flipped.observe
         self.progress = MoveProgress(tables, replicas, health, releases, changes, now, timed)

@@ -133,6 +133,11 @@ class Cause(Wire):
     base: WireCounts | None = None
     verdict: str = Field("unknown", description="release | node | base | fine | too_few | unknown")
     figure: str = Field("bad", description="the deciding share: bad (of checked answers) | errors (failed of admitted)")
+    alone: str = Field(
+        "",
+        exclude_if=lambda alone: not alone,
+        description="the node by whose word alone the release is past its limit",
+    )
 
 
 class CandidateRow(Wire):

@@ -38,7 +38,7 @@ async def test_a_breach_that_is_lifted_lets_r_go_there_again_and_survives_a_rest
         await deck.promote(three)
         assert (await deck.row()).preview.target.id == one  # type: ignore[union-attr]
         event = await lift(deck, two)
-        assert event.payload == {"release": two, "events": [], "breach": "bad 55.0% of 40"}
+        assert event.payload == {"release": two, "events": [], "breach": "bad 55.0% of 40, by n1 alone"}
         assert (event.kind, event.reason) == (EventKind.LIFT, "the route's checks were wrong")
         row = await deck.row()
         assert row.preview.target is not None
@@ -79,7 +79,7 @@ async def test_a_live_release_whose_breach_is_lifted_is_judged_by_what_it_answer
     await until(lambda: is_breached(deck, two), "breached anew, 21 of 70 since")
     assert "BAD" in (await deck.row()).flags
     event = await lift(deck, two, "a node was at fault")
-    assert event.payload["breach"] == "bad 30.0% of 70"
+    assert event.payload["breach"] == "bad 30.0% of 70, by n1 alone"
     assert event.pointer is not None
     assert len(event.pointer.lifted) == 1, "the newest of each release"
     assert not is_breached(deck, two)
@@ -98,7 +98,7 @@ async def test_lifting_a_release_that_was_rolled_back_from_ends_quarantine_and_b
     rolled = await deck.rollback()
     await deck.refused(409, "quarantined", "POST", f"{ROUTE}/promote", promotion(deck, two))
     event = await lift(deck, two)
-    assert event.payload == {"release": two, "events": [rolled.events[0].id], "breach": "bad 100.0% of 40"}
+    assert event.payload == {"release": two, "events": [rolled.events[0].id], "breach": "bad 100.0% of 40, by n1 alone"}
     assert event.pointer is not None
     assert event.pointer.quarantined == ()
     assert (event.pointer.release, event.pointer.generation) == (one, rolled.events[0].generation)

@@ -189,7 +189,7 @@ async def test_a_release_that_passes_the_routes_limit_is_breached_and_r_skips_it
     row = await deck.row()
     assert row.preview.target is not None
     assert row.preview.target.id == one
-    assert [(s.release.id, s.reason) for s in row.preview.skipped] == [(two, "breached: bad 55.0% of 40")]
+    assert [(s.release.id, s.reason) for s in row.preview.skipped] == [(two, "breached: bad 55.0% of 40, by n1 alone")]
     assert row.bad_before == pytest.approx(22 / 40)
     assert row.left_answered == 40
     assert row.preview.skipped[0].liftable

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loradeck.rules.quality.health import breached, cause, newly_soaked, soaked
+from loradeck.rules.quality.health import Judged, breach_by_node, breached, cause, newly_soaked, soaked
 from loradeck.rules.quality.statistics import wilson
 from loradeck.schemas.counts import Counts
 from loradeck.schemas.route import BreachLimit, Soak
@@ -44,6 +44,44 @@ def test_a_release_is_breached_once_a_share_passes_its_limit_over_enough_answers
 ) -> None:
     breach = breached(health, LIMIT)
     assert (str(breach) if breach else None) == said
+
+
+def judged(by_node: dict[str, Counts], *placed: str) -> Judged:
+    return breach_by_node(sum(by_node.values(), Counts()), by_node, placed or by_node, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("by_node", "placed", "said", "alone"),
+    [
+        ({"n1": answers(30, 100), "n2": answers(25, 100)}, (), "bad 27.5% of 200", ""),
+        ({"n1": answers(30, 100), "n2": answers(1, 100)}, (), None, "n1"),  # the others are fine
+        ({"n1": answers(9999, 10_000), "n2": answers(1, 100), "n3": answers(2, 100)}, (), None, "n1"),
+        ({"n1": answers(9999, 10_000)}, ("n1", "n2"), None, "n1"),  # the others have said nothing yet
+        ({"n1": answers(9999, 10_000), "n2": answers(9, 49)}, (), None, "n1"),  # nor enough
+        ({"n1": answers(30, 100)}, (), "bad 30.0% of 100, by n1 alone", "n1"),  # placed nowhere else
+        ({"n1": answers(30, 100)}, ("n2",), None, "n1"),  # it speaks of what only another one serves
+        ({f"n{i}": answers(2, 5) for i in range(20)}, (), "bad 40.0% of 100", ""),
+        ({"n1": errors(60, 100), "n2": answers(40, 100)}, (), "bad 40.0% of 100", ""),  # both fail, each in its way
+        ({"n1": answers(1, 100), "n2": answers(1, 100)}, (), None, ""),
+        ({"n1": answers(9, 9)}, (), None, ""),
+    ],
+)
+def test_a_breach_counts_where_nodes_agree_and_one_nodes_word_is_named(
+    by_node: dict[str, Counts], placed: tuple[str, ...], said: str | None, alone: str
+) -> None:
+    found = judged(by_node, *placed)
+    assert (str(found.breach) if found.breach else None, found.alone) == (said, alone)
+
+
+@given(
+    honest=st.lists(st.tuples(st.integers(0, 100), st.integers(0, 200)), min_size=1, max_size=6),
+    lie=st.integers(0, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+)
+def test_no_figures_of_one_node_breach_a_release_that_is_fine_by_all_others(
+    honest: list[tuple[int, int]], lie: tuple[int, int]
+) -> None:
+    by_node = {f"n{i}": answers(min(bad, n // 10), n) for i, (bad, n) in enumerate(honest)}
+    assert judged(by_node | {"liar": answers(*lie)}).breach is None
 
 
 @pytest.mark.parametrize(

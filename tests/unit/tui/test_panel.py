@@ -166,6 +166,15 @@ def test_too_few_answers_are_called_too_few(state: ConsoleState, armed: Armed) -
     assert "v9: bad too few (49 checked), too few on each of 1 replica" in shown
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_node_by_whose_word_alone_a_release_is_bad_is_named(state: ConsoleState, armed: Armed, width: int) -> None:
+    row = state.tenants[ACME]
+    state.tenants[ACME] = row.model_copy(update={"cause": row.cause.model_copy(update={"alone": "gpu-04\x1b[2J"})})
+    assert "CAUSE gpu-04" in (shown := preview(state, armed(), width))
+    assert "alone says so | v9" in shown
+    assert "\x1b" not in shown
+
+
 def test_what_was_not_measured_is_said(state: ConsoleState, armed: Armed) -> None:
     row = state.tenants[ACME]
     state.tenants[ACME] = row.model_copy(update={"cause": row.cause.model_copy(update={"others": None, "base": None})})

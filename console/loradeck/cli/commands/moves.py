@@ -172,11 +172,11 @@ def _preview(s: Session, row: TenantRow) -> None:
     s.out.say(f" NOW   {full(row.live)}{by}")
     if row.candidate is not None and row.pointer.candidate is not None:
         s.out.say(f"       with the candidate {full(row.candidate.release)} for {gets(row.pointer.candidate)}")
-    live, minute = row.cause.live, row.minute
+    live, minute, alone = row.cause.live, row.minute, f", {row.cause.alone} alone says so" if row.cause.alone else ""
     if row.cause.figure == "errors" and live.failed:
-        s.out.say(f" CAUSE {live.failed} failed of {live.admitted} requests   => {at_fault(row.cause.verdict)}")
+        s.out.say(f" CAUSE {live.failed} failed of {live.admitted} requests{alone}   => {at_fault(row.cause.verdict)}")
     elif live.checked:
-        s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked   => {at_fault(row.cause.verdict)}")
+        s.out.say(f" CAUSE {live.bad} bad of {live.checked} checked{alone}   => {at_fault(row.cause.verdict)}")
     if minute.refused:
         s.out.say(f"       {minute.refused} of {minute.attempted} requests of the last minute were refused by routers")
     if preview.action is PreviewAction.ROLLBACK and preview.target is not None:

@@ -17,7 +17,7 @@ from loradeck.hub.recovery.recover import Recovery
 from loradeck.hub.recovery.startup import Startup
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey
-from loradeck.schemas.link import LINK_TTL_S, Hello, NodeOrder, Report
+from loradeck.schemas.link import LINK_TTL_S, Hello, NodeOrder, Report, Traffic
 from loradeck.store.interface import StoreError
 
 log = logging.getLogger("loradeck.hub.links.node_events")
@@ -85,19 +85,38 @@ class NodeEvents:
         held = self._withdrawals.on(node.name) - table.members
         return [*table.keys, *held] if held else table.keys
 
+    def _unserved(self, node: Node) -> Callable[[Traffic], str]:
+        """Why a node serves nothing of what a row of its counters is about: it speaks of what it was told to serve."""
+        tables, table = self._tables, self._tables.table(node.labels, node.name)
+        withdrawn, replicas = self._withdrawals.on(node.name), {replica.replica for replica in node.replicas}
+
+        def why(row: Traffic) -> str:
+            key = (row.tenant, row.route)
+            entry = table.own.get(key) or tables.entries[key]
+            if key not in table.members and key not in withdrawn:
+                return "it is not placed on this node"
+            if row.replica not in replicas:
+                return f"this node has no engine {row.replica}"
+            if row.generation > entry.generation:
+                return f"generation {row.generation} is still to come"
+            return ""
+
+        return why
+
     def reported(self, node: Node, report: Report) -> None:
         """A node has sent its telemetry and its router's counters."""
         change = self._fleet.report(node, report)
         fault = self._counts.fault(node.name)
-        counted = self._counts.report(node.name, report.router_boot, report.traffic, self._fleet.clock())
-        known = [key for key in counted if key in self._tables.entries]
-        for key in known:
+        now, unserved, entries = self._fleet.clock(), self._unserved(node), self._tables.entries
+        rows = [row for row in report.traffic if (row.tenant, row.route) in entries]
+        counted = self._counts.report(node.name, report.router_boot, rows, now, unserved)
+        for key in counted:
             self._progress.traffic(key)
         if change is Change.NOTHING and fault == self._counts.fault(node.name):
             self._changes.node_figures(node.name)
         else:
             self._changes.node(node.name)
-        self._changes.soon(known)
+        self._changes.soon(counted)
         if change is Change.PLACED:
             self.changed(node)
             self._publish([])

@@ -100,7 +100,7 @@ class Facts:
             case AttestationKind.SOAKED:
                 self._soaked[key].add(subject)
             case AttestationKind.BREACHED:
-                breach = Breach(what=body["what"], share=body["share"], n=body["n"])
+                breach = Breach(what=body["what"], share=body["share"], n=body["n"], node=body.get("node", ""))
                 self._breached[key][subject] = (str(breach), attestation.seq)
             case AttestationKind.GATE:
                 self._gates[key][subject] = GateResult.model_validate(body)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loradeck.hub.log.attestations import Attestations
@@ -44,6 +44,8 @@ class ReleaseAttestations:
     _unsoaked: set[PointerKey] = field(default_factory=set, init=False)
     _soak_beneath: set[PointerKey] = field(default_factory=set, init=False)
     """Pointers whose soak setting is still to be applied to the releases beneath: it is new, or the hub is."""
+    _by_one_node: set[PointerKey] = field(default_factory=set, init=False)
+    """Pointers whose release is past a limit by the word of one node, while others serve it too."""
     _writing: set[Name] = field(default_factory=set, init=False)
     _seen: list[tuple[Attestation, Name]] = field(default_factory=list, init=False)
 
@@ -95,13 +97,22 @@ class ReleaseAttestations:
         pointer = self._state.pointers.get(key)
         if pointer is None or pointer.release is None:
             return
-        if not self._attestations.facts.is_breached(pointer, pointer.release):
-            breach = health.breached(self._health.live(pointer), self._state.config(key).breach)
-            if breach is not None:
-                body = {"what": breach.what, "share": breach.share, "n": breach.n}
-                self._write(AttestationKind.BREACHED, pointer, pointer.release, body)
+        if key not in self._by_one_node:
+            self._maybe_breached(key)
         if key in self._unsoaked:
             self._maybe_soak_live(key)
+
+    def _maybe_breached(self, key: PointerKey) -> None:
+        """Attests a breach. Where one node alone speaks of it, it is looked at again with the next tick."""
+        pointer = self._state.pointers[key]
+        self._by_one_node.discard(key)
+        if pointer.release is None or self._attestations.facts.is_breached(pointer, pointer.release):
+            return
+        breach, alone = self._health.judged(pointer)
+        if breach is not None:
+            self._write(AttestationKind.BREACHED, pointer, pointer.release, asdict(breach))
+        elif alone:
+            self._by_one_node.add(key)
 
     def settings_changed(self, key: PointerKey) -> None:
         """Applies a route's new settings to the releases beneath: they may have soaked by these."""
@@ -115,6 +126,8 @@ class ReleaseAttestations:
             self._maybe_soak_live(key)
         for key in list(self._soak_beneath):
             self._maybe_soak_beneath(key)
+        for key in list(self._by_one_node):
+            self._maybe_breached(key)
 
     def _maybe_soak_live(self, key: PointerKey) -> None:
         pointer = self._state.pointers.get(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loradeck.hub.log.clock import Clock
+from loradeck.hub.progress.acknowledgements import PlacedReplicas
 from loradeck.hub.progress.request_counts import RequestCounts
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.rules.moves.rollback_target import lifted_of
@@ -20,6 +21,7 @@ class ReleaseHealth:
 
     _state: FoldedLog
     _counts: RequestCounts
+    _replicas: PlacedReplicas
     _clock: Clock
 
     def counted(self, pointer: PointerState) -> Counts:
@@ -34,6 +36,18 @@ class ReleaseHealth:
         counted = self.counted(pointer)
         here = lifted is not None and lifted.generation == pointer.generation
         return health.since(counted, lifted.live) if lifted is not None and here else counted
+
+    def judged(self, pointer: PointerState) -> health.Judged:
+        """Whether the current release is past a limit, and by the figures of which nodes.
+
+        What a node counted before a lift is not known, so all that it counted is taken off where the others are judged.
+        """
+        assert pointer.release is not None
+        key, limit, total = pointer.key, self._state.config(pointer.key).breach, self.live(pointer)
+        if health.breached(total, limit) is None:  # as nearly always: then nobody is asked
+            return health.Judged()
+        by_node = self._counts.live_by_node(key, pointer.generation, pointer.release)
+        return health.breach_by_node(total, by_node, {node.name for node, _ in self._replicas.placed(key)}, limit)
 
     def counted_total(self, key: PointerKey, release: str) -> Counts:
         """All requests to a release on a pointer that are over, in all the time it was current."""

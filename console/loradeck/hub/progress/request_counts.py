@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -47,6 +47,9 @@ class Counted(NamedTuple):
 _counted = attrgetter(*Counted._fields)
 
 NOTHING = Counted()
+
+MOST_STINTS = 256
+"""Stints of one replica on a pointer of which readings are noted that do not count; a router keeps as many."""
 
 LARGEST = 2**53
 """No router counts further: what is larger is no count, and no database holds it."""
@@ -115,8 +118,20 @@ class RequestCounts:
         for s in served:
             self._totals[s.tenant, s.route][s.release] = s
 
-    def report(self, node: str, boot: str, rows: Iterable[Traffic], now: float) -> set[PointerKey]:
-        """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed."""
+    def report(
+        self,
+        node: str,
+        boot: str,
+        rows: Iterable[Traffic],
+        now: float,
+        unserved: Callable[[Traffic], str] = lambda row: "",
+    ) -> set[PointerKey]:
+        """Adds a router's counters, at monotonic `now`. Returns the pointers on which something changed.
+
+        Args:
+            unserved: why a node serves nothing that a row could count; "" if it does. Such a row counts nowhere, and
+                what it counted until now never will.
+        """
         changed: set[PointerKey] = set()
         baseline = self.boots.get(node) == boot and node not in self._met
         self.boots[node] = boot
@@ -125,7 +140,7 @@ class RequestCounts:
         by_replica: dict[tuple[str, float], Counts] = {}
         faults: list[str] = []
         for row in rows:
-            parts = self._count(row, node, boot, now, since, faults, baseline=baseline)
+            parts = self._count(row, node, boot, now, since, faults, unserved, baseline=baseline)
             if parts is None:
                 continue
             changed.add((row.tenant, row.route))
@@ -144,7 +159,16 @@ class RequestCounts:
         return self._faults.get(node, "")
 
     def _count(
-        self, row: Traffic, node: str, boot: str, now: float, since: float, faults: list[str], *, baseline: bool
+        self,
+        row: Traffic,
+        node: str,
+        boot: str,
+        now: float,
+        since: float,
+        faults: list[str],
+        unserved: Callable[[Traffic], str],
+        *,
+        baseline: bool,
     ) -> list[tuple[float, Counts]] | None:
         """Adds a row. Returns its parts of the last minute, by time; None when nothing has changed.
 
@@ -162,6 +186,12 @@ class RequestCounts:
             faults.append(f"figures of {row.tenant}/{row.route} are not counted: {fault}")
             if counter.node == node:
                 counter.seen = now  # its router has it still: forgotten now, it would later be counted twice
+            return None
+        if known != read and (fault := unserved(row)):
+            faults.append(f"figures of {row.tenant}/{row.route} are not counted: {fault}")
+            if stint in counters or len(counters) < MOST_STINTS:
+                counters[stint] = counter
+                counter.last, counter.boot, counter.seen = read, boot, now
             return None
         counters[stint] = counter
         if known is None:
@@ -253,6 +283,14 @@ class RequestCounts:
         stint = (generation, release)
         replicas = self._counters.get(key, {})
         return {name: counters[stint].counts for name, counters in replicas.items() if stint in counters}
+
+    def live_by_node(self, key: PointerKey, generation: int, release: str) -> dict[str, Counts]:
+        """Node -> the answers of the release on its replicas in this generation."""
+        stint, by_node = (generation, release), dict[str, Counts]()
+        for counters in self._counters.get(key, {}).values():
+            if (counter := counters.get(stint)) is not None:
+                by_node[counter.node] = by_node.get(counter.node, NO_COUNTS) + counter.counts
+        return by_node
 
     def live_total(self, key: PointerKey, generation: int, release: str) -> Counts:
         """The answers of the release on all replicas in this generation."""

@@ -80,8 +80,9 @@ class Rows:
         left = last.left if last else None
         last_left, left_answered = self._left(key, pointer, left)
         pinned = any(pin.tenant == key[0] and pin.route == key[1] for node, _ in placed for pin in node.pins)
+        cause = self._cause(key, pointer, preview, placed)
         flags = {
-            "BAD": live is not None and self._facts.is_breached(pointer, live),
+            "BAD": bool(cause.alone) or (live is not None and self._facts.is_breached(pointer, live)),
             "OVR": last is not None and last.override,
             "UNPRVN": live is not None and not progress.reached.covers(Reached.LISTED),
             "FAILED": key in self._failed_promotes,
@@ -119,7 +120,7 @@ class Rows:
             placed=progress.placed,
             attested=attested,
             settled=progress.settled,
-            cause=self._cause(key, pointer, preview, placed),
+            cause=cause,
             minute=recent.counts,
             requests_per_s=round(recent.counts.attempted / recent.seconds, 3),
             error_share=recent.counts.failed_share,
@@ -222,6 +223,7 @@ class Rows:
             base=base,
             verdict=fault.verdict,
             figure=fault.figure,
+            alone=self._health.judged(pointer).alone,
         )
 
     # ---- nodes ---------------------------------------------------------------------------------------------

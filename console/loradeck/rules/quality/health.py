@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from loradeck.rules.quality.statistics import wilson
@@ -16,14 +16,18 @@ ENOUGH = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Breach:
-    """A breached limit: `what` ('bad' or 'errors') has the share `share` (0 to 1) of `n` answers or requests."""
+    """A breached limit: `what` ('bad' or 'errors') has the share `share` (0 to 1) of `n` answers or requests.
+
+    `node`: the one whose word alone it rests on, since the pointer is placed nowhere else; '' if several agree.
+    """
 
     what: str
     share: float
     n: int
+    node: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what} {self.share:.1%} of {self.n}"
+        return f"{self.what} {self.share:.1%} of {self.n}" + (f", by {self.node} alone" if self.node else "")
 
 
 def breached(health: Counts, limit: BreachLimit) -> Breach | None:
@@ -41,6 +45,39 @@ def breached(health: Counts, limit: BreachLimit) -> Breach | None:
         if whole >= limit.n and part / whole > limit_share:
             return Breach(what=what, share=part / whole, n=whole)
     return None
+
+
+class Judged(NamedTuple):
+    """What the figures of several nodes say together.
+
+    `breach` counts against the release. `alone`: the node by whose word a share is past its limit; '' if others agree.
+    """
+
+    breach: Breach | None = None
+    alone: str = ""
+
+
+def breach_by_node(total: Counts, by_node: Mapping[str, Counts], placed: Iterable[str], limit: BreachLimit) -> Judged:
+    """Judges a release whose figures each node counts for itself, where one of them may be wrong or lie.
+
+    They agree if the share is past its limit without any one of them, over enough answers. One node's word counts only
+    for a pointer that is placed there alone.
+
+    Args:
+        total: what is held against the release, which may be less than all that the nodes have counted.
+        placed: the nodes that the pointer is placed on.
+    """
+    breach = breached(total, limit)
+    if breach is None:
+        return Judged()
+    enough = limit.model_copy(update={"n": min(limit.n, ENOUGH)})
+    deciding = [name for name in by_node if breached((total - by_node[name]).clipped(), enough) is None]
+    if not deciding:
+        return Judged(breach)
+    alone = max(deciding, key=lambda name: by_node[name].bad + by_node[name].failed)
+    if {alone} == {*placed, *(name for name, counts in by_node.items() if counts)}:
+        return Judged(replace(breach, node=alone), alone)
+    return Judged(None, alone)
 
 
 def since(counted: Counts, lifted: Counts) -> Counts:

@@ -186,7 +186,9 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     unit = f" {figure.unit}" if wide and _share(cause.live, figure) is not None else ""
     minute = row.minute
     words = f"refused {count(minute.refused)} of {count(minute.attempted)} requests in the last minute | "
-    refused = [Span(words, "warn")] if minute.refused else []
+    first_words = [Span(words, "warn")] if minute.refused else []
+    if cause.alone:
+        first_words.append(Span(f"{clean(cause.alone)} alone says so | ", "warn"))
     first = f"{live}: {figure.word} {_said(cause.live, figure)}{unit}"
     if cause.by_replica:
         first += f", {_replicas(cause.by_replica, figure)}"
@@ -201,7 +203,7 @@ def cause_lines(row: TenantRow, wide: bool) -> list[Line]:
     if not wide:
         verdict = verdict.partition(";")[0].partition(",")[0]
     return [
-        line(Span(" CAUSE ", "label"), *refused, first),
+        line(Span(" CAUSE ", "label"), *first_words, first),
         line("       ", second, Span(f"=> {verdict}", style)),
     ]
 
