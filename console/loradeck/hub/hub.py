@@ -232,6 +232,7 @@ class Hub:
                 CanaryAnswers: self.canary_suggestions.questions.answered,
                 TableState: self.witnesses.table,
             },
+            self.links.outbox,
         )
 
     # ---- running -------------------------------------------------------------------------------------------

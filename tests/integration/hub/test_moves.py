@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from tests.fakes.hub_in_process import BASE, Deck, key, until
 from tests.integration.hub.conftest import Join
 
+from loradeck.hub.fleet.link_socket import LinkSocket
+from loradeck.hub.log.log import Order, Published
 from loradeck.schemas.jobs import JobState
 from loradeck.schemas.link import AckState
 from loradeck.schemas.log import EventKind
@@ -48,6 +51,30 @@ async def test_a_promote_is_prepared_on_every_placed_replica_then_committed_flip
         assert agent.entry.current is not None
         assert agent.entry.current.id == release
         assert agent.entry.preparing is None
+
+
+async def test_nodes_are_sent_a_move_before_the_hub_does_anything_else_with_it(
+    deck: Deck, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_releases(deck, join)
+    await join("n2")
+    seen: list[str] = []
+    write, follow = LinkSocket.write_frame, deck.hub.progress.committed
+
+    def written(socket: LinkSocket, frame: bytes) -> bool:
+        seen.append("directive" if b'"type":"desired"' in frame else "other")
+        return write(socket, frame)
+
+    def followed(published: Published) -> None:
+        seen.append("progress")
+        follow(published)
+
+    monkeypatch.setattr(LinkSocket, "write_frame", written)
+    monkeypatch.setitem(deck.hub.log._followers, Order.PROGRESS, followed)
+    await deck.rollback()
+    at = seen.index("progress")
+    assert seen[:at].count("directive") == 2
+    assert seen[at:].count("directive") == 0
 
 
 async def test_r_goes_where_the_preview_said_and_holds_the_pointer(deck: Deck, join: Join) -> None:

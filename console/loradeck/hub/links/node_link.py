@@ -64,7 +64,9 @@ Handler = Callable[[Node, Any], None]
 
 
 class Outbox:
-    """The links that owe their nodes something. Each is written to once, at the end of the event loop's turn."""
+    """The links that owe their nodes something. Each is written to once, at the end of the event loop's turn or when
+    they are all flushed before.
+    """
 
     def __init__(self) -> None:
         self._links: dict[Link, None] = {}
@@ -72,10 +74,11 @@ class Outbox:
     def put(self, link: Link) -> None:
         """Writes to a link soon."""
         if not self._links:
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._links[link] = None
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes to the links now."""
         links, self._links = self._links, {}
         for link in links:
             try:
@@ -99,7 +102,7 @@ class Uplink:
     fleet: Fleet
     greeting: Greeting
     handlers: Mapping[type[BaseModel], Handler]
-    outbox: Outbox = field(default_factory=Outbox, init=False)
+    outbox: Outbox
     _bookmark: tuple[tuple[int, int], bytes] = field(default=((-1, -1), b""), init=False)
 
     def bookmark(self) -> bytes:

@@ -51,6 +51,7 @@ class TableSender:
         for key in changed:
             self._withdrawals.placed_otherwise(key, before[key], self._tables.placing(key))
         self._links.put(changed)
+        self._links.outbox.flush()  # nodes have work to do with it, and need not wait for the hub's other followers
         for event in published.events:
             if event.kind is EventKind.NODE_FORGET:
                 self._forgotten(str(event.payload["node"]))

@@ -120,7 +120,8 @@ class MoveProgress:
         left = before is not None and before.release is not None
         self.bad_before[key] = self._health.leave(before, move.event.at_ms, now) if before and left else None
         self._releases.moved(move.event.pointer)
-        self.check(key)
+        if key in self._waits:  # nobody has acknowledged it yet, but who waits for an older generation waits no more
+            self.check(key)
 
     def attested(self, attestation: Attestation, keys: Iterable[PointerKey]) -> None:
         """Checks pointers again whose release is durably attested or soaked now; a follower of the attestations."""
