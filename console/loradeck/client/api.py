@@ -23,6 +23,7 @@ from loradeck.client.idempotency import new_key
 from loradeck.client.state_list import Listed, listed
 from loradeck.client.transport import AnswerLost, Params, Transport, segment
 from loradeck.schemas.attestation import Attestation, AttestationFilter, GateResult
+from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.canaries import Suggestions, SuggestRequest
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest, DataPolicy, ErasurePlan, ErasureRequest
 from loradeck.schemas.jobs import ExecutorEvent, Job, JobLogLine, JobQuery, JobRequest
@@ -154,8 +155,16 @@ class HubApi:
         params = {"tenant": tenant, "route": route, "before": before, "limit": limit}
         return await self.transport.ask(list[Event], "GET", "events", params=params)
 
+    async def audit_trail(self, *, after: int = 0, limit: int = 1000) -> list[AuditLine]:
+        """Lines of the audit trail after the one with the number `after`, oldest first."""
+        return await self.transport.ask(list[AuditLine], "GET", "audit", params={"after": after, "limit": limit})
+
+    async def audit_checkpoint(self) -> str:
+        """The head of the audit trail as a signed note (C2SP tlog-checkpoint)."""
+        return (await self.transport.request("GET", "audit/checkpoint")).decode()
+
     async def verify_audit(self) -> AuditVerdict:
-        """Has the hub verify the log's hash chain, and the state it folds to."""
+        """Has the hub verify the log's hash chain and the state it folds to, and the audit trail."""
         return await self.transport.ask(AuditVerdict, "GET", "audit/verify", extra_s=120)
 
     # ---- moves ---------------------------------------------------------------------------------------------

@@ -42,7 +42,9 @@ from loradeck.hub.links.node_link import PARTS, Uplink
 from loradeck.hub.links.pins import Pins
 from loradeck.hub.links.saved_nodes import FLUSH_S, SavedState
 from loradeck.hub.links.table_sender import TableSender
+from loradeck.hub.log import audit
 from loradeck.hub.log.attestations import Attestations
+from loradeck.hub.log.audit import AuditTrail
 from loradeck.hub.log.background import Background
 from loradeck.hub.log.catalogue import Catalogue
 from loradeck.hub.log.changes import Changes
@@ -72,6 +74,7 @@ from loradeck.hub.views.rows import Rows
 from loradeck.hub.views.seen import Seen
 from loradeck.hub.views.status import Status
 from loradeck.hub.views.traces import Traces
+from loradeck.schemas.audit import AuditDraft
 from loradeck.schemas.link import HEARTBEAT_S, Ack, CanaryAnswers, JobEvent, JobLog, Report, TableState, TraceRows
 from loradeck.strangers.failed_logins import FailedLogins
 
@@ -110,7 +113,7 @@ class Hub:
         self.blobs = blobs
         self.clock = clock or Clock()
         self.metrics = Metrics()
-        self.failed_logins = FailedLogins(self.clock.monotonic, log.warning)
+        self.failed_logins = FailedLogins(self.clock.monotonic, self._login_failed)
         self.background = Background()
         self.gc_tuning = GcTuning()
         self._load_log(name, key)
@@ -130,6 +133,8 @@ class Hub:
         self.log = Log(store, name, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
         self.changes = Changes(self.log.state)
         self.tokens = Tokens(store.now(lambda s: s.tokens()), self.clock.now_ms)
+        self.audit = AuditTrail(self.log, store, lambda: self.moves_allowed.forward)
+        self.audit.begin([token.id for token in self.tokens.all()])
         self.catalogue = store.now(Catalogue.load)
         self.facts = store.now(Facts.load)
         self.registry = Registry(store, self.catalogue)
@@ -212,7 +217,7 @@ class Hub:
         self.log.follow(Order.JOBS, self.failed_promotes.committed)
         self.log.follow(Order.METRICS, self.metrics.committed)
         self.log.follow(Order.FEED, self.changes.committed)
-        for part in (self.table_sender, self.gates, self.progress, self.changes):
+        for part in (self.audit, self.table_sender, self.gates, self.progress, self.changes):
             self.attestations.follow(part.attested)
         self.node_events.follow(self.queue.nodes_changed)
         save = partial(self.saved_state.save_fleet, self.fleet, self.withdrawals)
@@ -246,10 +251,13 @@ class Hub:
             group.create_task(_every(TICK_S, self._tick))
             group.create_task(_every(FLUSH_S, self.flush))
             group.create_task(_every(feed.TICK_S, self.changes.tick))
+            group.create_task(_every(audit.FLUSH_S, self.audit.flush))
+            group.create_task(_every(audit.ANCHOR_S, self.audit.anchor))
 
     async def stop(self) -> None:
         """Writes what is only in memory. The store is closed by its owner."""
         await self.background.stop()
+        await self.audit.flush()
         await self.flush()
 
     async def _tick(self) -> None:
@@ -274,6 +282,10 @@ class Hub:
     async def accept_link(self, socket: WebSocket) -> None:
         """Serves a node's connection from its handshake to its end."""
         await self.links.accept(socket, self.uplink, self.node_events.unlinked)
+
+    def _login_failed(self, line: str) -> None:
+        log.warning(line)
+        self.audit.note(AuditDraft(actor="", call="login", status=401, detail=line))
 
     def reported(self, node: Node, report: Report) -> None:
         """Handles a node's report."""

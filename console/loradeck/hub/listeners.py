@@ -26,6 +26,7 @@ from loradeck.hub.access.problems import headers_of, problem_of, problem_respons
 from loradeck.hub.fleet.link_socket import LinkSocket
 from loradeck.hub.hub import Hub
 from loradeck.hub.links.all_links import PATH
+from loradeck.hub.log.audited_calls import audited
 from loradeck.rules.errors import Refused
 from loradeck.schemas.address import is_loopback
 from loradeck.schemas.problem import MEDIA_TYPE, Problem
@@ -162,9 +163,10 @@ class Door:
                 await response(scope, receive, send)
             return
         if scope["type"] == "websocket" and scope["path"] == PATH:
+            hub.audit.called(scope[CALLER], "link", {})
             await hub.accept_link(WebSocket(scope, receive, send))
             return
-        await self._app(scope, receive, send)
+        await audited(hub.audit, self._app, scope, receive, send)
 
 
 def failed_login(hub: Hub, address: str, path: str, refused: Refused) -> Problem:

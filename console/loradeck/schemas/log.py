@@ -44,6 +44,7 @@ class EventKind(StrEnum):
     KEY = "key"  # a caller's key was added or withdrawn
     DATA_POLICY = "data_policy"  # which rows a tenant's adapters may be trained on
     NODE_FORGET = "node_forget"  # a person vouches that a node answers nobody: it leaves all counts
+    AUDIT = "audit"  # the head of the audit trail; `payload` {size, root}. Lists of events leave it out
 
 
 MOVES = frozenset(
@@ -172,6 +173,11 @@ class Event(Wire):
     at_ms: int = Field(description="hub's wall clock, milliseconds since 1970 UTC")
     prev_hash: Digest
     hash: Digest
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether people see it among the events."""
+        return self.kind is not EventKind.AUDIT
 
     @property
     def where(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from loradeck.schemas.audit import AuditHead
 from loradeck.schemas.ids import Digest, Wire
 from loradeck.schemas.manifest import AdapterManifest, BaseManifest, DatasetManifest, SuiteManifest
 from loradeck.schemas.release import Release
@@ -70,6 +71,7 @@ class AuditVerdict(Wire):
     rev: int
     hash: Digest
     broken: dict[str, Any] | str | int | None = Field(None, alias="break")
+    trail: AuditHead = Field(AuditHead(), description="the audit trail beside the log")
 
 
 class BackupMade(Wire):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Protocol, Unpack
 
 from loradeck.schemas.attestation import Attestation, AttestationFilter
+from loradeck.schemas.audit import AuditDraft, AuditHead
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.jobs import Job
@@ -221,7 +222,7 @@ class Store(Protocol):
     def history(
         self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
     ) -> list[Event]:
-        """Events that match all given conditions, newest first."""
+        """Events that match all given conditions and are listed (`Event.is_listed`), newest first."""
 
     def event(self, event_id: str) -> Event | None:
         """The event with this id; None if there is none."""
@@ -291,6 +292,17 @@ class Store(Protocol):
 
     def tokens(self) -> list[TokenRecord]:
         """All token records, revoked ones included, in the order of creation."""
+
+    # -- the audit trail ---------------------------------------------------------------------------------
+
+    def append_audit(self, drafts: Sequence[AuditDraft]) -> AuditHead:
+        """Adds lines to the audit trail, with their numbers and the store's time, and returns its new head."""
+
+    def audit_head(self) -> AuditHead:
+        """The number of lines of the audit trail, and the root of the tree over them, as last written."""
+
+    def audit_texts(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """(seq, text) of the lines after `after`, oldest first, at most `limit`. The text is what the tree hashes."""
 
     # -- nodes -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from loradeck.rules.moves.chain import ChainBreak, verify
 from loradeck.rules.moves.fold import FoldedLog
-from loradeck.schemas.log import Event
+from loradeck.schemas.log import Event, EventKind
 from loradeck.store.interface import Store, Unreadable
 
 BATCH = 250
@@ -39,6 +39,8 @@ class LogAudit:
 
     def __init__(self) -> None:
         self._folded = FoldedLog()
+        self.anchors: dict[int, str] = {}
+        """Size -> root of the audit trail, as the events up to now have anchored it."""
 
     def step(self, store: Store) -> LogReport | None:
         """Checks the next events, and after the last one the state they fold to. Returns None while there is more to
@@ -63,6 +65,8 @@ class LogAudit:
                 return broken
             if event.epoch < folded.epoch:  # across two steps `verify` does not see it
                 return ChainBreak(rev=event.rev, why=f"epoch {event.epoch} comes after epoch {folded.epoch}")
+            if event.kind is EventKind.AUDIT:
+                self.anchors[int(event.payload["size"])] = str(event.payload["root"])
             try:
                 folded.apply(event)
             except (KeyError, ValueError) as error:

@@ -15,18 +15,19 @@ from pydantic import ValidationError
 
 from loradeck.rules.moves.chain import seal
 from loradeck.rules.moves.fold import TENANT_KINDS, FoldedLog
-from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
+from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, PointerState
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.database import SQLITE_VERSION, Database
 from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, Moved, Snapshot, StoreError, Unreadable
 from loradeck.store.lease import Head, Lease, extend_log, read_head, take_lease
-from loradeck.store.sqlite_records import SqliteRecords, wall_ms, write_fleet
+from loradeck.store.sqlite_audit import SqliteAudit
+from loradeck.store.sqlite_records import wall_ms, write_fleet
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
 
-class SqliteStore(SqliteRecords):
+class SqliteStore(SqliteAudit):
     """The `Store` in one SQLite file. Safe to call from several threads; calls wait for each other.
 
     Args:
@@ -149,11 +150,11 @@ class SqliteStore(SqliteRecords):
     def history(
         self, *, tenant: str | None = None, route: str | None = None, before_rev: int | None = None, limit: int = 100
     ) -> list[Event]:
-        """Events that match all conditions, newest first; raises Unreadable for a damaged one."""
+        """Events that match all conditions and are listed, newest first; raises Unreadable for a damaged one."""
         asked = {"tenant = ?": tenant, "route = ?": route, "rev < ?": before_rev}
         given = {condition: value for condition, value in asked.items() if value is not None}
-        where = f"WHERE {' AND '.join(given)} " if given else ""
-        return self._events(f"{where}ORDER BY rev DESC LIMIT ?", (*given.values(), limit))
+        conditions = [*given, f"body ->> '$.kind' <> '{EventKind.AUDIT}'"]
+        return self._events(f"WHERE {' AND '.join(conditions)} ORDER BY rev DESC LIMIT ?", (*given.values(), limit))
 
     def event(self, event_id: str) -> Event | None:
         """The event with this id; None if there is none."""

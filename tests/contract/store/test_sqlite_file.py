@@ -85,7 +85,9 @@ def raised_by_0_1_0(path: Path) -> None:
     raw(path, lease, "DROP TABLE head", "DROP TABLE incarnations")
     for name, earlier in (("finished", "requests"), ("failed", "errors")):
         raw(path, f"ALTER TABLE served RENAME COLUMN {name} TO {earlier}")
-    raw(path, "ALTER TABLE served DROP COLUMN refused", "DROP TABLE nodes", "DROP TABLE withdrawals")
+    raw(
+        path, "ALTER TABLE served DROP COLUMN refused", "DROP TABLE nodes", "DROP TABLE withdrawals", "DROP TABLE audit"
+    )
     raw(path, """INSERT INTO meta VALUES ('nodes', '{"n1": {"labels": {"site": "eu"}}}')""")
     raw(path, "DROP TABLE _sqlite_migrations", "PRAGMA user_version = 1")
 

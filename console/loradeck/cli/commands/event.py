@@ -14,6 +14,7 @@ from loradeck.cli.shared.noun import Noun
 from loradeck.cli.shared.output import utc
 from loradeck.cli.shared.session import Session, hub_command
 from loradeck.client.timeline import as_json, as_markdown, timeline
+from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.ids import short
 from loradeck.schemas.log import Event
 
@@ -123,19 +124,62 @@ def _write(path: Path, text: str) -> None:
         raise misused("the file cannot be written", where=str(path), fix=error.strerror or "") from None
 
 
-@click.group()
+@click.group(cls=Noun)
 def audit() -> None:
-    """Check the log."""
+    """Read and check the audit trail: what everybody did or tried to do at the hub."""
+
+
+@audit.command("ls")
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="N", help="Only lines after this one.")
+@click.option("--actor", help="Only what this person, token or node did.")
+@hub_command
+async def trail(s: Session, after: int, actor: str | None) -> None:
+    """List the lines of the audit trail, oldest first."""
+    lines: list[AuditLine] = []
+    while page := await s.api.audit_trail(after=after):
+        lines += [line for line in page if actor is None or line.actor == actor]
+        after = page[-1].seq
+    s.out.json(lines)
+    s.out.table(
+        ("LINE", "TIME", "BY", "ROLE", "TOKEN", "CALL", "STATUS", "WHAT"),
+        [
+            (
+                line.seq,
+                utc(line.at_ms),
+                line.actor or "-",
+                line.role or "-",
+                line.token or "-",
+                line.call,
+                line.status or "-",
+                " ".join([*(f"{name}={value}" for name, value in line.subject.items()), line.detail]).strip(),
+            )
+            for line in lines
+        ],
+        empty="no lines",
+    )
+
+
+@audit.command()
+@hub_command
+async def checkpoint(s: Session) -> None:
+    """Print the head of the audit trail as a signed note, for a witness to keep.
+
+    The format is C2SP tlog-checkpoint. Who keeps one can show later whether a line up to its size was changed.
+    """
+    note = await s.api.audit_checkpoint()
+    s.out.json({"checkpoint": note})
+    s.out.say(note.rstrip("\n"))
 
 
 @audit.command()
 @hub_command
 async def verify(s: Session) -> None:
-    """Verify the log's hash chain. A break is exit 1."""
+    """Verify the log's hash chain and the audit trail. A break is exit 1."""
     verdict = await s.api.verify_audit()
     s.out.json(verdict)
     if verdict.ok:
         s.out.say(f"the chain holds up to rev {verdict.rev}, {verdict.hash}")
+        s.out.say(f"the audit trail holds, {verdict.trail.size} lines, root {verdict.trail.root}")
         return
     s.out.alarm(f"THE CHAIN IS BROKEN: {verdict.broken}")
     s.out.say("keep a copy of the hub's data folder before anything else, and compare with a backup")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import Field
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
+from loradeck.hub.log.audited_calls import mark
 from loradeck.rules.errors import Refused
 from loradeck.schemas.dataset_ledger import CollectPlan, CollectRequest
 from loradeck.schemas.ids import Strict
@@ -28,11 +29,12 @@ class BackupRequest(Strict):
 
 
 @router.post("/backup")
-async def backup(body: BackupRequest, hub: ThisHub, caller: Local) -> BackupMade:
+async def backup(body: BackupRequest, hub: ThisHub, request: Request, caller: Local) -> BackupMade:
     """Writes a consistent copy of the database to a path of the hub's host, 0600. Moves wait while it is written.
 
     Raises: Refused `invalid_request`, `exists`: nothing was written.
     """
+    mark(request, path=body.path)
     path = Path(body.path)
     if not path.is_absolute():
         raise Refused("invalid_request", "the path of a backup is absolute", detail=body.path, fix="give a path from /")

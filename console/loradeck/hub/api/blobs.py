@@ -15,6 +15,7 @@ from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.data.datasets import called
 from loradeck.hub.hub import Hub
+from loradeck.hub.log.audited_calls import mark
 from loradeck.rules.access import role_at
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import Role
@@ -70,6 +71,8 @@ async def head(sha256: str, hub: ThisHub, caller: ReaderOfEach) -> Response:
 async def get(sha256: str, hub: ThisHub, request: Request, caller: ReaderOfEach) -> Response:
     """A blob's bytes, or those of one Range. Rows are for releasers, and for nodes with a job on them."""
     _check_read(hub, caller, sha256)
+    if rows := hub.catalogue.rows_in.get(sha256):
+        mark(request, rows_of=" ".join(sorted(rows)))
     blobs = hub.blobs
     size = blobs.size(sha256)
     start, stop, part = _range(request.headers.get("range"), size)

@@ -1,16 +1,20 @@
-"""The log: its events, and whether its chain holds."""
+"""The log and the audit trail: their lines, and whether they hold."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
+from starlette.responses import PlainTextResponse
 
 from loradeck.hub.access.routes import Guarded
-from loradeck.hub.api.parameters import ThisHub, Viewer, ViewerOfEach
+from loradeck.hub.api.parameters import Releaser, ThisHub, Viewer, ViewerOfEach
+from loradeck.schemas.audit import AuditLine
 from loradeck.schemas.ids import LARGEST_INT
 from loradeck.schemas.log import Event
+from loradeck.schemas.responses import AuditVerdict
+from loradeck.store.audit_check import AuditCheck
 from loradeck.store.interface import Store
 from loradeck.store.log_audit import LogAudit
 
@@ -40,10 +44,40 @@ def _history(tenant: str | None, route: str | None, before: int | None, limit: i
     return store.history(tenant=tenant, route=route, before_rev=before, limit=limit)
 
 
+@router.get("/audit")
+async def trail(
+    hub: ThisHub,
+    caller: Releaser,
+    after: Annotated[int, Query(ge=0, le=LARGEST_INT, description="the number of a line")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> list[AuditLine]:
+    """The lines of the audit trail after one, oldest first."""
+    await hub.audit.flush()
+    texts = await hub.store(lambda s: s.audit_texts(after, limit))
+    return [AuditLine.model_validate_json(text) for _, text in texts]
+
+
+@router.get("/audit/checkpoint", response_class=PlainTextResponse)
+async def checkpoint(hub: ThisHub, caller: Viewer) -> PlainTextResponse:
+    """The head of the audit trail as a signed note, for a witness of transparency logs (C2SP tlog-checkpoint)."""
+    return PlainTextResponse(await hub.audit.checkpoint())
+
+
 @router.get("/audit/verify")
-async def audit(hub: ThisHub, caller: Viewer) -> dict[str, Any]:
-    """Audits the whole log: every hash is checked, and the log is folded and compared with the store's own state."""
-    checking = LogAudit()
-    while (report := await hub.store(checking.step, background=True)) is None:
+async def verify(hub: ThisHub, caller: Viewer) -> AuditVerdict:
+    """Checks all of the log and of the audit trail.
+
+    Every hash of the log is checked, and the log is folded and compared with the store's own state. The trail is
+    compared with the heads that the log has anchored, and tokens and attestations with the trail.
+    """
+    await hub.audit.flush()
+    log = LogAudit()
+    while (report := await hub.store(log.step, background=True)) is None:
         pass
-    return report.as_json()
+    lines = AuditCheck(log.anchors)
+    while (found := await hub.store(lines.step, background=True)) is None:
+        pass
+    verdict = AuditVerdict.model_validate(report.as_json() | {"trail": found.head})
+    if report.ok and found.broken is not None:
+        verdict = verdict.model_copy(update={"ok": False, "broken": {"why": f"the audit trail: {found.broken}"}})
+    return verdict

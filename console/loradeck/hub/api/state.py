@@ -29,7 +29,7 @@ async def state(hub: ThisHub, caller: ViewerOfEach) -> Response:
     """The list that a console starts with; it then watches `/v1/feed?since=epoch:rev`."""
     # Taken before the first row: what changes meanwhile comes again over the feed.
     status = hub.status.now().model_dump_json()
-    newest = [event for event in hub.log.recent if caller.sees(event.tenant)][-NEWEST_EVENTS:]
+    newest = [event for event in hub.log.recent if event.is_listed and caller.sees(event.tenant)][-NEWEST_EVENTS:]
     events = ",".join(e.model_dump_json() for e in newest)
     me = hub.seen.me(caller).model_dump_json()
     keys = sorted(key for key in hub.tables.entries if caller.sees(key[0]) and hub.feed.is_listed(key))

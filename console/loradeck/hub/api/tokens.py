@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import Local, ThisHub
+from loradeck.hub.log.audited_calls import mark
 from loradeck.rules.errors import Refused
 from loradeck.schemas.responses import TokenCreated
 from loradeck.schemas.tenant import TokenCreate, TokenRecord
@@ -15,11 +16,12 @@ router = APIRouter(prefix="/v1", tags=["tokens"], route_class=Guarded)
 
 
 @router.post("/tokens")
-async def create(body: TokenCreate, hub: ThisHub, caller: Local) -> TokenCreated:
+async def create(body: TokenCreate, hub: ThisHub, request: Request, caller: Local) -> TokenCreated:
     """Creates a token."""
     for tenant in body.tenants or ():
         hub.log.state.tenant(tenant)
     record, token = hub.tokens.create(body, caller.actor)
+    mark(request, token=record.id, name=record.name, role=record.role, node=record.node or "")
     await hub.store(lambda s: s.put_token(record))
     hub.tokens.put(record)
     return TokenCreated(id=record.id, token=token)

@@ -96,8 +96,9 @@ class Changes:
 
     def committed(self, published: Published) -> None:
         """Sends events and the rows they concern to everybody at once; a follower of the log."""
+        listed = [event for event in published.events if event.is_listed]
         for subscriber in self.subscribers:
-            subscriber.owe_events(published.events)
+            subscriber.owe_events(listed)
         self.now(published.touched)
 
     def attested(self, _: Attestation, keys: Collection[PointerKey]) -> None:

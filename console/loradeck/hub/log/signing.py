@@ -15,7 +15,9 @@ from nacl.signing import SigningKey
 
 from loradeck.artifacts.ed25519 import is_signed, public_half, sign
 from loradeck.artifacts.staging import fsync_folder
+from loradeck.hub.log.checkpoint import checkpoint
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.schemas.audit import AuditHead
 from loradeck.schemas.position import Position
 from loradeck.schemas.table import SignedText, TableEntry
 from loradeck.store.interface import Store
@@ -83,6 +85,10 @@ class Signing:
         """The text of an entry, signed."""
         bare = SignedText.model_construct(body=body, signature="")
         return SignedText.model_construct(body=body, signature=sign(self._key, bare.signed_bytes()))
+
+    def checkpoint(self, head: AuditHead) -> str:
+        """The head of the audit trail as a signed note."""
+        return checkpoint(self.log, head, self._key)
 
     def is_genuine(self, said: Position | TableEntry) -> bool:
         """Whether a hub of this log has signed a position, or an entry as it was read."""

@@ -36,6 +36,11 @@ class MovesAllowed:
         """The problem code that forward moves get now, and every move of a pointer that a node holds back."""
         return BEHIND if self._witnesses.ahead else None
 
+    @property
+    def forward(self) -> bool:
+        """Whether forward moves are made."""
+        return self.refusing is None and self.waiting is None
+
     def check(self) -> None:
         """Does nothing while moves are made.
 

@@ -68,7 +68,7 @@ class Feed:
         if backlog is None:
             subscriber.reset = "the cursor is too old, or of another log"
         else:
-            subscriber.owe_events(backlog)
+            subscriber.owe_events(event for event in backlog if event.is_listed)
             again = epoch == self._log.state.epoch
 
             def newer(mark: Mark) -> bool:

@@ -1,0 +1,132 @@
+"""The audit trail at the hub: what everybody did or tried to do, written in batches, its head anchored in the log.
+
+Nobody waits for it: a line is noted in memory, the store gets what was noted once a second, and once a minute an event
+of the log names the head. Nodes hold signed positions of the log, so that from then on no line can be changed or
+dropped unnoticed. A hub that is killed loses the lines of its last second.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loradeck.hub.access.auth import Caller
+from loradeck.hub.log.log import Log
+from loradeck.hub.log.store_thread import StoreThread
+from loradeck.schemas.attestation import Attestation, AttestationKind
+from loradeck.schemas.audit import ATTESTED, AuditDraft, AuditHead
+from loradeck.schemas.ids import PointerKey, Role, digest_of
+from loradeck.schemas.log import FLEET, Draft, EventKind
+from loradeck.store.interface import StoreError
+
+FLUSH_S = 1.0
+"""Seconds between two writes of what was noted."""
+
+ANCHOR_S = 60.0
+"""Seconds between two anchors in the log."""
+
+HELD = 10_000
+"""Lines held in memory while the store refuses them. Beyond it they are counted, and the count becomes a line."""
+
+DECIDING = frozenset(
+    {
+        AttestationKind.EVALUATION,
+        AttestationKind.GATE,
+        AttestationKind.REVIEW,
+        AttestationKind.SIGNATURE,
+        AttestationKind.REVOCATION,
+        AttestationKind.ERASURE,
+    }
+)
+"""Attestations that a gate, a promote or an erasure rests on: an edited one is found by its digest."""
+
+HUB = "hub"
+"""The actor of what the hub does by itself."""
+
+log = logging.getLogger("loradeck.hub.audit")
+
+
+@dataclass(eq=False)
+class AuditTrail:
+    """Notes lines, writes them, and anchors their head.
+
+    `may_commit`: whether the log takes events now.
+    """
+
+    _log: Log
+    _store: StoreThread
+    _may_commit: Callable[[], bool]
+    _noted: list[AuditDraft] = field(default_factory=list, init=False)
+    _lost: int = field(default=0, init=False)
+    _refused: bool = field(default=False, init=False)
+    _head: AuditHead = field(init=False)
+    _anchored: AuditHead | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._head = self._store.now(lambda s: s.audit_head())
+
+    def begin(self, tokens: Sequence[str]) -> None:
+        """Begins an empty trail with the ids of the tokens that exist already."""
+        if not self._head.size:
+            self.note(AuditDraft(actor=HUB, call="begin", subject={"tokens": " ".join(tokens)}))
+
+    def called(
+        self, caller: Caller, call: str, subject: Mapping[str, str], status: int | None = None, detail: str = ""
+    ) -> None:
+        """Notes what a caller asked for, and the status of the answer."""
+        role, token = caller.role, caller.token
+        self.note(
+            AuditDraft(
+                actor=caller.actor, role=role, token=token, call=call, subject=subject, status=status, detail=detail
+            )
+        )
+
+    def note(self, draft: AuditDraft) -> None:
+        """Notes a line."""
+        if len(self._noted) < HELD:
+            self._noted.append(draft)
+        else:
+            self._lost += 1
+
+    def attested(self, written: Attestation, _: Sequence[PointerKey]) -> None:
+        """Notes an attestation that decides what may be served; a follower of attestations."""
+        if written.kind in DECIDING:
+            subject = {"seq": str(written.seq), "kind": written.kind.value, "of": written.subject}
+            self.note(AuditDraft(actor=written.by, call=ATTESTED, subject=subject, detail=digest_of(written)))
+
+    async def flush(self) -> None:
+        """Writes what was noted. What the store refuses is held and tried again."""
+        if not self._noted:
+            return
+        noted, self._noted = self._noted, []
+        if self._lost:
+            noted.append(AuditDraft(actor=HUB, call="lost", detail=f"{self._lost} lines that the store did not take"))
+        try:
+            self._head = await self._store(lambda s: s.append_audit(noted), background=True)
+        except StoreError as error:
+            kept = [draft for draft in noted if draft.call != "lost"]
+            self._noted = kept + self._noted
+            if not self._refused:
+                log.error("the audit trail cannot be written and is held in memory code=%s %s", error.code, error)
+            self._refused = True
+        else:
+            self._lost, self._refused = 0, False
+
+    async def checkpoint(self) -> str:
+        """The head of the trail as a signed note."""
+        await self.flush()
+        return self._log.signing.checkpoint(self._head)
+
+    async def anchor(self) -> None:
+        """Commits the head of the trail to the log, if it has changed since it was last there."""
+        await self.flush()
+        head = self._head
+        if head == self._anchored or not self._may_commit():
+            return
+        draft = Draft(
+            kind=EventKind.AUDIT, tenant=FLEET, actor=HUB, role=Role.RELEASER, payload=head.model_dump(mode="json")
+        )
+        async with self._log.moving:
+            await self._log.commit([draft], key=f"audit-{self._log.state.epoch}-{head.size}")
+        self._anchored = head

@@ -1,0 +1,42 @@
+"""The audit trail: one line for each thing that somebody did, or tried to do, at the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from loradeck.schemas.ids import Digest, Role, Wire
+
+EMPTY_ROOT = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""Root of a tree without leaves: the SHA-256 of nothing (RFC 9162, 2.1.1)."""
+
+
+ATTESTED = "attest"
+"""The call of a line that records an attestation: its `detail` is the digest of the attestation."""
+
+
+class AuditDraft(Wire):
+    """A line of the audit trail before it has its number and time."""
+
+    actor: str = Field(description="who it was; '' where nobody showed a valid token")
+    role: Role | None = None
+    token: str | None = Field(None, description="id of the token; None: the hub's own socket, or none")
+    call: str = Field(description="method and path of the call, or one of begin, attest, feed, link, login, lost")
+    subject: Mapping[str, str] = Field(default_factory=dict, description="what it was about, by name")
+    status: int | None = Field(None, description="HTTP status of the answer")
+    detail: str = ""
+
+
+class AuditLine(AuditDraft):
+    """A line of the audit trail."""
+
+    seq: int = Field(ge=1, description="gap-free")
+    at_ms: int = Field(description="hub's wall clock, milliseconds since 1970 UTC")
+
+
+class AuditHead(Wire):
+    """The number of lines, and the root of the Merkle tree over them (RFC 9162, 2.1.1; SHA-256, hexadecimal)."""
+
+    size: int = Field(0, ge=0)
+    root: Digest = EMPTY_ROOT

@@ -1,0 +1,94 @@
+"""The check of a store's audit trail: the tree over it, its anchors in the log, and what it says of other records.
+
+What can be changed in the database without changing the log (tokens, attestations) is compared with the lines that
+recorded it, and the lines with the heads that the log has anchored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from loradeck.rules.merkle import Frontier
+from loradeck.schemas.audit import ATTESTED, AuditHead, AuditLine
+from loradeck.schemas.ids import digest_of
+from loradeck.store.interface import Store
+
+BATCH = 250
+"""Lines in one step: about 10 ms."""
+
+CREATED, WITHDRAWN = "POST /v1/tokens", "DELETE /v1/tokens/{token_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrailReport:
+    """The result of a check. `broken`: the first fault; None: there is none."""
+
+    head: AuditHead
+    broken: str | None = None
+
+
+@dataclass(eq=False)
+class AuditCheck:
+    """One check, step by step. `anchors`: size -> root, as the log has them."""
+
+    anchors: Mapping[int, str]
+    _tree: Frontier = field(default_factory=Frontier, init=False)
+    _made: set[str] = field(default_factory=set, init=False)
+    _withdrawn: set[str] = field(default_factory=set, init=False)
+    _attested: dict[int, str] = field(default_factory=dict, init=False)
+
+    def step(self, store: Store) -> TrailReport | None:
+        """Checks the next lines, and after the last one what they say of tokens and attestations. Returns None while
+        there is more to do.
+        """
+        texts = store.audit_texts(self._tree.size, BATCH)
+        if not texts:
+            return self._report(next(self._faults(store), None))
+        for seq, text in texts:
+            if seq != self._tree.size + 1:
+                return self._report(f"line {self._tree.size + 1} is missing")
+            self._tree = self._tree.extended([text.encode()])
+            anchored = self.anchors.get(seq)
+            if anchored is not None and anchored != self._tree.head.root:
+                return self._report(f"a line up to {seq} was changed: the log has anchored another root")
+            try:
+                self._read(AuditLine.model_validate_json(text))
+            except (ValidationError, KeyError, ValueError) as error:
+                return self._report(f"line {seq} cannot be read: {type(error).__name__}")
+        return None
+
+    def _read(self, line: AuditLine) -> None:
+        subject = line.subject
+        if line.call == "begin":
+            self._made.update(subject["tokens"].split())
+        elif line.call == CREATED and line.status == 200:
+            self._made.add(subject["token"])
+        elif line.call == WITHDRAWN and line.status == 204:
+            self._withdrawn.add(subject["token_id"])
+        elif line.call == ATTESTED:
+            self._attested[int(subject["seq"])] = line.detail
+
+    def _faults(self, store: Store) -> Iterator[str]:
+        longest = max(self.anchors, default=0)
+        if longest > self._tree.size:
+            yield f"lines {self._tree.size + 1} to {longest}, which the log has anchored, are missing"
+        if store.audit_head() != self._tree.head:
+            yield "the stored root is not that of the lines"
+        for token in store.tokens():
+            if token.id not in self._made and self._tree.size:
+                yield f"token {token.id} ({token.name}) was not made by a call"
+            if token.id in self._withdrawn and not token.revoked:
+                yield f"token {token.id} ({token.name}) was withdrawn, and is valid"
+        stored = {attestation.seq: attestation for attestation in store.attestations()} if self._attested else {}
+        for seq, digest in self._attested.items():
+            found = stored.get(seq)
+            if found is None:
+                yield f"attestation {seq} is missing"
+            elif digest_of(found) != digest:
+                yield f"the {found.kind.value} of {found.subject[:12]} (attestation {seq}) was changed"
+
+    def _report(self, broken: str | None) -> TrailReport:
+        return TrailReport(head=self._tree.head, broken=broken)
