@@ -21,6 +21,7 @@ from loradeck.hub.data.datasets import Datasets
 from loradeck.hub.data.erasure import Erasures
 from loradeck.hub.data.garbage import Garbage
 from loradeck.hub.data.lineage import Lineage
+from loradeck.hub.data.reads import Reads
 from loradeck.hub.fleet.node_tables import NodeTables
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.fleet.prepares import Prepares
@@ -175,6 +176,7 @@ class Hub:
         self.lineage = lineage = Lineage(catalogue, attestations)
         self.datasets = datasets = Datasets(state, registry, attestations, lineage, blobs, clock)
         self.jobs = jobs = JobRecords(self.store, Checkpoints(blobs, catalogue), changes, background, clock)
+        self.reads = Reads(catalogue, attestations, clock)
         self.gates = gates = Gates(state, catalogue, attestations, jobs, background)
         self.merging = merging = Merging(state, registry, attestations, lineage, gates)
         self.failed_promotes = failed = FailedPromotes(jobs)
@@ -189,8 +191,9 @@ class Hub:
         results = Results(catalogue, attestations, gates, lineage, merging)
         self.queue = queue = Queue(fleet, jobs, specs, self.promotions, results, background, clock)
         every, cancel = jobs.every, queue.cancel
-        self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel)
         self.garbage = Garbage(log_, self.store, catalogue, attestations, fleet, prepares, blobs, clock, jobs.newest)
+        drop = self.garbage.drop_erased
+        self.erasures = Erasures(log_, catalogue, attestations, datasets, lineage, blobs, fleet, every, cancel, drop)
 
     def _build_views(self, *, name: str, production: bool, sqlite: str) -> None:
         log_, state, catalogue, facts, fleet = self.log, self.log.state, self.catalogue, self.facts, self.fleet
@@ -246,6 +249,7 @@ class Hub:
         """Heartbeats, ticks and flushes until cancelled."""
         self.queue.fail_interrupted()
         self.failed_promotes.load()
+        await self.garbage.drop_erased()  # the hub may have ended between an erasure and this
         async with asyncio.TaskGroup() as group:
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))

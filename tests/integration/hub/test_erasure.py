@@ -363,7 +363,7 @@ async def test_an_erasure_outlives_the_hub(data: Any) -> None:
         await deck.ok("POST", "erasures", execution(await plan(deck, rows=[DIGEST])))
     async with running(data) as deck:
         await deck.refused(409, "erased_row", "POST", "jobs", training(holding))
-        body = (await manifest(deck, [ROW], name="again")).model_dump(mode="json")
+        body = (await manifest(deck, [row(9), ROW], name="again")).model_dump(mode="json")
         await deck.refused(409, "erased_row", "POST", "datasets", body)
 
 

@@ -30,6 +30,7 @@ _OURS = frozenset(
         AttestationKind.LEDGER,
         AttestationKind.SCAN,
         AttestationKind.LINEAGE,
+        AttestationKind.READ,
         AttestationKind.ERASURE,
         AttestationKind.ERASED_ELSEWHERE,
     }

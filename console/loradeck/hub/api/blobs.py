@@ -43,6 +43,7 @@ async def put(sha256: str, hub: ThisHub, request: Request, caller: MakerOfEach) 
 
     A file that is here already is received like any other, so that nobody learns of it who does not have it.
     """
+    hub.datasets.check_upload(sha256)
     length = request.headers.get("content-length")
     size = int(length) if length and length.isdecimal() else None
     incoming = hub.blobs.receive(sha256, size=size, limit=LARGEST)
@@ -69,12 +70,16 @@ async def head(sha256: str, hub: ThisHub, caller: ReaderOfEach) -> Response:
 
 @router.get("/blobs/{sha256}", response_class=StreamingResponse)
 async def get(sha256: str, hub: ThisHub, request: Request, caller: ReaderOfEach) -> Response:
-    """A blob's bytes, or those of one Range. Rows are for releasers, and for nodes with a job on them."""
+    """A blob's bytes, or those of one Range. Rows are for releasers, and for nodes with a job on them.
+
+    That somebody was given rows is attested first.
+    """
     _check_read(hub, caller, sha256)
     if rows := hub.catalogue.rows_in.get(sha256):
         mark(request, rows_of=" ".join(sorted(rows)))
     blobs = hub.blobs
     size = blobs.size(sha256)
+    await hub.reads.note(sha256, caller.node or caller.actor, caller.token)
     start, stop, part = _range(request.headers.get("range"), size)
     headers = {"content-length": str(stop - start), "accept-ranges": "bytes", "etag": f'"{sha256}"'}
     if part:

@@ -114,6 +114,19 @@ class Datasets:
             )
         return found
 
+    def check_upload(self, sha256: str) -> None:
+        """Checks that a file is not one whose rows were erased, which no tenant may bring back.
+
+        Raises:
+            Refused: `erased_row`.
+        """
+        named = self._registry.catalogue.rows_in.get(sha256, set())
+        lifted = any(tenant.data.lift_erasures for tenant in self._state.tenants.values())
+        if named and named <= self._attestations.facts.erased.keys() and not lifted:
+            raise Refused(
+                "erased_row", "the file holds rows that were erased", detail=sha256, fix="send it without them"
+            )
+
     def check_training(self, tenant: str, datasets: Iterable[str]) -> None:
         """Checks that a tenant may train on these datasets together.
 

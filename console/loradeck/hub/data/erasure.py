@@ -40,7 +40,8 @@ from loradeck.schemas.release import Form, Release
 class Erasures:
     """Plans erasures and carries them out.
 
-    `_jobs` gives all jobs there ever were; `_cancel` cancels the job with an id in the name of a person.
+    `_jobs` gives all jobs there ever were; `_cancel` cancels the job with an id in the name of a person; `_drop_erased`
+    removes the files of datasets with erased rows.
     """
 
     _log: Log
@@ -52,6 +53,7 @@ class Erasures:
     _fleet: Fleet
     _jobs: Callable[[], Awaitable[list[Job]]]
     _cancel: Callable[[str, str], Awaitable[Job]]
+    _drop_erased: Callable[[], Awaitable[None]]
 
     async def plan(self, request: ErasureRequest) -> ErasurePlan:
         """Lists everything that an erasure would do. Changes nothing.
@@ -98,6 +100,7 @@ class Erasures:
             await self._attestations.add_all(self._statements(found, search.others, request, by))
         for job in found.cancelled:
             await self._cancel(job, by)
+        await self._drop_erased()
         return found.model_copy(update={"done": True})
 
     async def _search(self, request: ErasureRequest) -> _Search:
@@ -116,7 +119,13 @@ class Erasures:
                 here.append(manifest)
             else:
                 unread.append(Named(id=digest, label=called(manifest)))
+        erased = self._attestations.facts.erased
         places = await self._datasets.find(here, request.rows, request.containing)
+        places += [
+            Place(dataset=one.id, where="erased", row=row)
+            for one in unread
+            for row in sorted(erased.get(one.id, set()).intersection(request.rows))
+        ]
         own = [p for p in places if not request.tenants or known[p.dataset].tenant in request.tenants]
         rows = {place.row for place in own if place.dataset in self._catalogue.datasets}
         rest = set(places).difference(own)

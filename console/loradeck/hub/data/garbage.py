@@ -105,6 +105,11 @@ class Garbage:
         await asyncio.to_thread(_remove, [self._blobs.path(sha256) for sha256 in files])
         return found.model_copy(update={"done": True})
 
+    async def drop_erased(self) -> None:
+        """Removes the files of datasets with erased rows that nothing else names."""
+        files = self._files(set(), set(self._attestations.facts.erased))
+        await asyncio.to_thread(_remove, [self._blobs.path(sha256) for sha256 in files])
+
     async def _before(self, known: Before | None = None) -> Before:
         """Event id of each pointer's last move -> the pointer before it: where undo returns to.
 
