@@ -318,6 +318,8 @@ class HubProcess:
         self.process: Process | None = None
         self.hub: Hub | None = None
         self.started_at = 0.0
+        self.succeeded_at: float | None = None
+        """When another hub had taken its lease and it could have noticed; None: not yet."""
         self.lives = 0
 
     @property

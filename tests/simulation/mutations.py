@@ -15,6 +15,7 @@ from tests.simulation.disk import System
 
 from loradeck.hub.fleet.nodes import Fleet
 from loradeck.hub.fleet.withdrawals import Withdrawals
+from loradeck.hub.log.log import Log
 from loradeck.hub.recovery import witnesses
 from loradeck.hub.recovery.witnesses import Witnesses
 from loradeck.rules.moves import rollback_target, rollbacks
@@ -144,6 +145,14 @@ def _left_count() -> list[Patch]:
     ]
 
 
+def _unnoticed_successor() -> list[Patch]:
+    """A hub notices only at its next commit that another one has taken its lease."""
+
+    async def check_lease(self: Log) -> None: ...
+
+    return [(Log, "check_lease", check_lease)]
+
+
 def _unread_fence() -> list[Patch]:
     """The router answers whoever comes through a gateway, whichever move the gateway has seen."""
 
@@ -202,6 +211,7 @@ MUTATIONS: dict[str, Mistake] = {
     "everything-held": Mistake(_everything_held, ("restore hub",)),
     "believed-hello": Mistake(_believed_hello, ("hostile hello",)),
     "unread-hello": Mistake(_unread_hello, ("restore hub",)),
+    "unnoticed-successor": Mistake(_unnoticed_successor, ("second hub",)),
     "unread-fence": Mistake(_unread_fence, ("cut both",), ("promote", "rollback")),
     "unshown-fence": Mistake(_unshown_fence, ("cut gateway", "cut both"), ("promote", "rollback")),
     "second-answer": Mistake(_second_answer, ("kill router", "cut gateway")),

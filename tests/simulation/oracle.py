@@ -26,6 +26,9 @@ from loradeck.schemas.log import MOVES, Event, EventKind
 from loradeck.schemas.state import PreviewAction
 from loradeck_agent.router.admission import Admitted
 
+SUCCEEDED_S = 4.0
+"""Simulated seconds in which a hub notices that another one has taken its lease, and its nodes read that."""
+
 
 class Violation(Exception):
     """An invariant does not hold."""
@@ -316,6 +319,16 @@ class Oracle:
             if beneath and target.action in (PreviewAction.NONE, PreviewAction.FALLBACK):
                 self.fail("R has no target", "/".join(key), f"of {len(beneath)} releases beneath")
             self.counts["looks at a target that asks"] += target.asks is not None
+
+    def check_succeeded(self, hub_process: Any, now: float) -> None:
+        """A hub whose lease another one has taken steers nobody any more, a few seconds later."""
+        if not hub_process.running or hub_process.process.paused:
+            return
+        if hub_process.succeeded_at is None:
+            hub_process.succeeded_at = now
+        steered = [link.node.name for link in hub_process.hub.links if link.steered and link.node is not None]
+        if steered and now - hub_process.succeeded_at > SUCCEEDED_S:
+            self.fail("a hub that was succeeded steers nodes", hub_process.name, *steered)
 
     def _check_held(self, hub: Hub) -> None:
         """No pointer is held back for longer than a look at a table takes, unless something of it was lost."""

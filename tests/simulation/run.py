@@ -79,6 +79,8 @@ class Run:
             each.network = self.network  # type: ignore[attr-defined]
         self.failure: BaseException | None = None
         self.over = False
+        self.succeeded: list[HubProcess] = []
+        """Hubs whose database's lease another one has taken."""
         self.active = 0
         """Faults that have not ended."""
 
@@ -155,6 +157,8 @@ class Run:
                 hub = self.hub.hub
                 self.oracle.check_counts(hub, self.nodes)
                 self.oracle.check_reachable(self.hub, self.scheduler.now)
+                for hub_process in self.succeeded:
+                    self.oracle.check_succeeded(hub_process, self.scheduler.now)
         except BaseException as error:
             self.failure = self.failure or error
         if not self.over:
@@ -259,11 +263,18 @@ class Run:
         first.host.rivals = {name: first.host.servers[name] for name in ("http", "link") if name in first.host.servers}
         self.hub = HubProcess(first.host, f"{first.name}+", self.oracle)
         self.hub.start()
+        self.succeeded.append(first)
+
+        def resume() -> None:
+            first.process.resume()  # type: ignore[union-attr]
+            first.succeeded_at = None
+
         if first.process is not None and first.process.alive:
-            self._later(fault.seconds / 2, first.process.resume)
+            self._later(fault.seconds / 2, resume)
 
         def end() -> None:
             first.host.rivals = {}
+            self.succeeded.remove(first)
             if first.process is not None:
                 first.process.kill("superseded")
             self._hub_again()

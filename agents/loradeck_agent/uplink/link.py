@@ -48,6 +48,7 @@ _REMEDIES = {
     "replaced": "another agent has linked as this node: give every host a node name and a token of its own",
     "wrong_node": "the token or a replica belongs to another node; on the hub's host: "
     "loradeck token create --role agent --node NODE --name NODE --out FILE",
+    "not_active": "another hub has taken over: give this agent that hub's address",
     "unauthenticated": "the token was revoked; make another one on the hub's host: loradeck token create --role agent",
 }
 """By the reason with which a hub ends a link: what to do about it."""

@@ -130,7 +130,7 @@ class Hub:
 
     def _load_log(self, name: str, key: SigningKey) -> None:
         store = self.store
-        lost, timed = (lambda: self.changes.status()), self.metrics.commit.observe
+        timed, lost = self.metrics.commit.observe, self._succeeded
         self.log = Log(store, name, key, clock=self.clock.monotonic, timed=timed, lease_lost=lost)
         self.changes = Changes(self.log.state)
         self.tokens = Tokens(store.now(lambda s: s.tokens()), self.clock.now_ms)
@@ -253,6 +253,7 @@ class Hub:
         async with asyncio.TaskGroup() as group:
             group.create_task(_every(HEARTBEAT_S / PARTS, self.links.beat))
             group.create_task(_every(TICK_S, self._tick))
+            group.create_task(_every(TICK_S, self.log.check_lease))
             group.create_task(_every(FLUSH_S, self.flush))
             group.create_task(_every(feed.TICK_S, self.changes.tick))
             group.create_task(_every(audit.FLUSH_S, self.audit.flush))
@@ -263,6 +264,12 @@ class Hub:
         await self.background.stop()
         await self.audit.flush()
         await self.flush()
+
+    def _succeeded(self) -> None:
+        """Another hub has taken the lease: consoles are told, and nodes are to link to that one."""
+        log.error("another hub has taken the lease: nothing is moved here any more, and nodes are let go")
+        self.changes.status()
+        self.links.succeeded()
 
     async def _tick(self) -> None:
         self.node_events.tick()

@@ -187,6 +187,12 @@ class Store(Protocol):
         The holder is a random id of this store. `name` is the hub's, and only shown to people.
         """
 
+    def check_lease(self) -> None:
+        """Reads whether this process holds the lease; a write would notice as well.
+
+        Raises: LeaseLost.
+        """
+
     def incarnations(self) -> dict[int, str]:
         """The incarnation of every epoch that this log's lease was held in."""
 

@@ -79,9 +79,22 @@ def hold_lease(connection: Connection, held: Lease | None) -> Head:
     ).rowcount
     head = read_head(connection)
     if not updated:
-        why = f"{head.lease.name!r} has it since, at epoch {head.lease.epoch}"
-        raise LeaseLost(f"this hub does not hold the lease: {why}; nothing was changed")
+        raise _lost(head)
     return head
+
+
+def check_lease(head: Head, holder: str) -> None:
+    """Does nothing while the head names this holder.
+
+    Raises: LeaseLost.
+    """
+    if head.lease.holder != holder:
+        raise _lost(head)
+
+
+def _lost(head: Head) -> LeaseLost:
+    why = f"{head.lease.name!r} has it since, at epoch {head.lease.epoch}"
+    return LeaseLost(f"this hub does not hold the lease: {why}; nothing was changed")
 
 
 def extend_log(connection: Connection, held: Lease, *, rev: int, hash_: str) -> None:

@@ -19,7 +19,7 @@ from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, EventKind, Pointe
 from loradeck.schemas.tenant import TenantState
 from loradeck.store.database import SQLITE_VERSION, Database
 from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, Moved, Snapshot, StoreError, Unreadable
-from loradeck.store.lease import Head, Lease, extend_log, read_head, take_lease
+from loradeck.store.lease import Head, Lease, check_lease, extend_log, read_head, take_lease
 from loradeck.store.sqlite_audit import SqliteAudit
 from loradeck.store.sqlite_records import wall_ms, write_fleet
 
@@ -51,6 +51,11 @@ class SqliteStore(SqliteAudit):
             lease = take_lease(connection, self._holder, name)
         self._lease = lease
         return lease.epoch
+
+    def check_lease(self) -> None:
+        """Reads the holder in the row of the head; see `Store.check_lease`."""
+        with self._database.reading() as connection:
+            check_lease(read_head(connection), self._holder)
 
     def commit(self, drafts: Sequence[Draft], *, key: str, fleet: FleetChange = NO_CHANGE) -> Committed:
         """Appends the drafts and updates their pointers and tenants in one transaction; see `Store.commit`."""

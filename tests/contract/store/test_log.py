@@ -203,6 +203,8 @@ def test_a_hub_that_lost_its_lease_commits_nothing_more(store_factory: Backend) 
         store.commit([move(to=2, generation=2)], key="key-0002")
     with pytest.raises(LeaseLost):
         store.adopt([], epoch_above=9, key="key-0003")
+    with pytest.raises(LeaseLost):
+        store.check_lease()
     snapshot = store.snapshot()
     assert (snapshot.rev, snapshot.epoch) == (1, 2)
 
@@ -220,6 +222,7 @@ def test_a_hub_of_the_same_name_is_another_holder(store_factory: Backend) -> Non
 def test_an_adopt_whose_outcome_was_unknown_leaves_the_lease_with_its_holder(store: Store) -> None:
     store.adopt([move(generation=5, expected=None, kind=EventKind.RECOVER)], epoch_above=3, key="key-0001")
     store.reopen()
+    store.check_lease()
     assert store.commit([move(to=2, generation=6)], key="key-0002").events[0].epoch == 4
 
 

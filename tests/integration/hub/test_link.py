@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.hub_in_process import Deck, restore, running, until
@@ -284,6 +285,17 @@ async def test_the_newer_link_of_a_node_replaces_the_older(deck: Deck, join: Joi
     assert deck.hub.fleet.nodes["n1"].linked
     await second.leave()
     await until(lambda: not deck.hub.fleet.nodes["n1"].linked, "the node is unlinked")
+
+
+async def test_a_hub_whose_lease_was_taken_lets_its_nodes_go_and_greets_none(deck: Deck, join: Join) -> None:
+    def taken(store: Any) -> None:
+        store._database._ready().execute("UPDATE head SET epoch = epoch + 1, holder = 'another'")
+
+    agent, token = await join("n1"), await deck.token("agent", "n2")
+    deck.hub.store.now(taken)  # and nobody moves anything here
+    await until(lambda: agent.closed, "the link ended")
+    assert agent.closed == (4503, "not_active")
+    assert (await FakeAgent(deck, "n2").join(token)).closed == (4400, "not_active")
 
 
 @pytest.mark.parametrize(

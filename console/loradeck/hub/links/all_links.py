@@ -12,7 +12,7 @@ from loradeck.hub.access.auth import authenticated
 from loradeck.hub.access.problems import problem_of, problem_response
 from loradeck.hub.fleet.nodes import Fleet, Node
 from loradeck.hub.links.gc_tuning import GcTuning
-from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, WRONG_NODE, Link, Outbox, Uplink
+from loradeck.hub.links.node_link import BAD_MESSAGE, PARTS, SILENT, SUCCEEDED, WRONG_NODE, Link, Outbox, Uplink
 from loradeck.rules.errors import Refused
 from loradeck.schemas.ids import PointerKey, Role
 from loradeck.schemas.link import HEARTBEAT_S, LINK_TTL_S
@@ -58,6 +58,11 @@ class Links:
         for link in self._links:
             if link.caller.token == token_id:
                 link.revoked()
+
+    def succeeded(self) -> None:
+        """Closes every link: another hub has taken the lease, and nodes are to link to that one."""
+        for link in self._links:
+            link.close(SUCCEEDED, "not_active")
 
     # ---- one link ------------------------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ class Greeting:
         What decides where pointers are placed is on the disk before the node is sent any: a hub that is started again
         must know who may answer.
 
-        Raises: Refused: it cannot be written.
+        Raises: Refused: it cannot be written; `not_active`: another hub steers nodes.
         """
         standing = await self._recovery.standing(hello)
         node = self._events.linked(hello, link)

@@ -48,7 +48,7 @@ log = logging.getLogger("loradeck.hub.links.node_link")
 CLOSE_S = 2.0
 """How long a close waits for a node that does not read, seconds."""
 
-BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED = 4400, 4403, 4409, 4408, 4401, 4500
+BAD_MESSAGE, WRONG_NODE, REPLACED, SILENT, REVOKED, FAILED, SUCCEEDED = 4400, 4403, 4409, 4408, 4401, 4500, 4503
 """Close codes; the reason is a problem code."""
 
 MESSAGE_BYTES = 64 * 1024 * 1024

@@ -17,11 +17,12 @@ from nacl.signing import SigningKey
 
 from loradeck.hub.log.signing import Signing
 from loradeck.hub.log.store_thread import StoreThread
+from loradeck.rules.errors import Refused
 from loradeck.rules.moves.fold import FoldedLog
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.log import GENESIS, MOVES, Draft, Event, PointerState
 from loradeck.schemas.position import Position
-from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, Store
+from loradeck.store.interface import NO_CHANGE, Committed, FleetChange, LeaseLost, OutcomeUnknown, Store, StoreError
 
 RECENT = 5000
 """Events kept in memory, for nodes that link and consoles that resume."""
@@ -191,8 +192,7 @@ class Log:
         except OutcomeUnknown:
             return await self._resolve(key)
         except LeaseLost:
-            self.lease_lost = True
-            self._on_lease_lost()
+            self._lose_lease()
             raise
         self._timed(self._clock() - began)
         if not committed.replayed:
@@ -212,12 +212,30 @@ class Log:
             decided()
             return await self._resolve(key)
         except LeaseLost:
-            self.lease_lost = True
-            self._on_lease_lost()
+            self._lose_lease()
             raise
         decided()
         await self._catch_up()
         return committed
+
+    async def check_lease(self) -> None:
+        """Notices where another hub has taken the lease, also if nothing is committed here."""
+        if self.lease_lost:
+            return
+        try:
+            await self._store(lambda s: s.check_lease())
+        except LeaseLost:
+            self._lose_lease()
+        except StoreError:
+            return  # it cannot be read now, and whoever commits is told so
+
+    def not_active(self) -> Refused:
+        """The refusal of a hub that does not hold the lease any more."""
+        return Refused("not_active", "another hub has taken the lease", fix="use that hub's address")
+
+    def _lose_lease(self) -> None:
+        self.lease_lost = True
+        self._on_lease_lost()
 
     async def begin_epoch(self, *, above: int) -> None:
         """Begins an epoch above the given one and above all of this log. The caller holds `moving`.

@@ -52,7 +52,7 @@ class MovesAllowed:
         if code == SETTLING:
             raise self._startup.refusal()
         if code is not None:
-            raise Refused(code, "another hub has taken the lease", fix="use that hub's address")
+            raise self._log.not_active()
 
     def check_pointer(self, key: PointerKey | None) -> None:
         """Does nothing while moves are made, and no node holds this pointer back.

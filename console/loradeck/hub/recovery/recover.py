@@ -64,7 +64,12 @@ class Recovery:
         """The epoch of the last recover in this log; 0: there was none."""
 
     async def standing(self, hello: Hello) -> Standing:
-        """What a node's hello says about this log."""
+        """What a node's hello says about this log.
+
+        Raises: Refused `not_active`: another hub has taken the lease, so this log is not the newest.
+        """
+        if self._log.lease_lost:
+            raise self._log.not_active()
         signing, witness = self._log.signing, hello.witness
         return witness_rules.judge(
             epoch=hello.epoch,
