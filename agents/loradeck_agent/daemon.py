@@ -96,7 +96,7 @@ class Agent:
             frozenset(named),
             lambda ack: named[ack.replica].acknowledging(ack) if ack.replica in named else ack,
         )
-        self.records = CanaryRecords(self.folder.canaries, self.hub)
+        self.records = CanaryRecords(self.folder.canaries, self.hub, config.node)
         self.store = ReleaseStore(self.folder, self.hub)
         self.inputs = InputStore(self.folder, self.hub, self.store)
         self.reconciler = Reconciler(

@@ -357,7 +357,7 @@ async def _exists(hub: Any) -> None: ...
 class CanaryRecords:
     """Records of canaries that the whole fleet shares: one for each release, the first that was made."""
 
-    def __init__(self, folder: Any, hub: Any) -> None:
+    def __init__(self, folder: Any, hub: Any, node: str) -> None:
         process = current()
         assert process is not None
         self._known: dict[str, Any] = process.host.node.oracle.canary_records
@@ -365,6 +365,14 @@ class CanaryRecords:
     def known(self, release: str, build: EngineBuild) -> Any:
         """The record of a release."""
         return self._known.get(release)
+
+    def disputed(self, release: str, build: EngineBuild, prompts: Any) -> tuple[str, ...]:
+        """Nobody is contradicted here."""
+        return ()
+
+    async def changed(self, release: str, build: EngineBuild) -> bool:
+        """What was recorded stays."""
+        return False
 
     async def find(self, release: str, build: EngineBuild, prompts: Any) -> Any:
         """The record of a release."""

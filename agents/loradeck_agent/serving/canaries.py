@@ -14,6 +14,9 @@ from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import Conversation, prompt_digest
 from loradeck_agent.serving.replica import EngineReplica
 
+DISPUTED = "canary_disputed"
+"""Code of a judgement: nodes recorded answers that contradict each other, and none counts."""
+
 Canaries = tuple[tuple[dict[str, str], ...], ...]
 
 
@@ -93,16 +96,16 @@ async def verify_idle(
     build = engine.build
     base = await recorded_base(engine, records, ref.release.tenant, canaries)
     items = await take(engine, ref.engine_name or build.base_name, canaries)
-    record = await records.find(ref.id, build.build, [item.prompt for item in items])
-    have = {item.prompt for item in record.items} if record else set()
-    missing = [item for item in items if item.prompt not in have]
-    if missing and ref.release.form is Form.ADAPTER:
+    await records.find(ref.id, build.build, [item.prompt for item in items])
+    if ref.release.form is Form.BASE and items:
+        await records.add(ref, build.build, items)  # its files were compared by digest when the engine started
+    elif ref.release.form is Form.ADAPTER and items:
         own = CanaryRecord(release=ref.id, build=build.build, items=tuple(items))
         asked = [item.prompt for item in items]
         known = [base, *(_of(asked, records.known(other.id, build.build)) for other in near)]
         others = {other.release: other for other in known if other is not None}
         if judge(items, own, others, is_base=False).level is Level.PROVEN:
-            await records.add(ref, build.build, missing)
+            await records.add(ref, build.build, items)
     return await judge_items(engine, records, ref, items, left=None, near=near)
 
 
@@ -117,6 +120,8 @@ async def judge_items(
 ) -> Judgement:
     """Judges tokens against the records of the release, of the base, and of releases they could be instead.
 
+    Tokens that differ from a record are judged once more if the hub has another one by now.
+
     Args:
         left: the release that the pointer came from: where nobody has its record, it cannot be ruled out.
         near: releases that are ruled out where their records are known here.
@@ -127,7 +132,26 @@ async def judge_items(
         return Judgement(level=Level.LISTED, code="no_canaries", detail="the route has no canaries")
     # Merged weights are known by what their engine's own base answers: there is nothing else in it.
     known_by = base_ref(ref.release.tenant, build.base) if ref.release.form is Form.MERGED else ref
+    verdict = await _judged(engine, records, ref, known_by, items, left, near)
+    if verdict.code == "canary_mismatch" and await records.changed(known_by.id, build.build):
+        verdict = await _judged(engine, records, ref, known_by, items, left, near)
+    return verdict
+
+
+async def _judged(
+    engine: EngineReplica,
+    records: CanaryRecords,
+    ref: ReleaseRef,
+    known_by: ReleaseRef,
+    items: Sequence[CanaryItem],
+    left: ReleaseRef | None,
+    near: Sequence[ReleaseRef],
+) -> Judgement:
+    build, asked = engine.build, [item.prompt for item in items]
     record = _of(asked, await records.find(known_by.id, build.build, asked))
+    names = records.disputed(known_by.id, build.build, asked)
+    if names and record is None:
+        return Judgement(level=Level.LISTED, code=DISPUTED, detail=f"{', '.join(names)} contradict each other")
     if ref.release.form is Form.BASE:
         return judge(items, record, {}, is_base=True)
     others: dict[str, CanaryRecord | None] = {}

@@ -1,7 +1,7 @@
 """Canary records: the greedy tokens that a release answers its canaries with, by engine build.
 
-The hub keeps them as attestations; the first that was recorded for a prompt counts for ever. A copy of every
-record that was used is kept here, so that proof goes on without the hub.
+The hub keeps them as attestations, and `rules.serving.canary_agreement` says which count. A copy of what was used is
+kept here, so that proof goes on without the hub.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from loradeck.rules.serving.canary_agreement import Agreed, Stated, agreed, alike, is_wanted
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
 from loradeck.schemas.table import ReleaseRef
 from loradeck_agent.host.errors import AgentError, Unreachable
@@ -26,11 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CanaryRecords:
-    """Records by (release, build), from the folder and from the hub."""
+    """Records by (release, build), from the folder and from the hub. This node's voice at the hub goes by its name."""
 
     folder: Path
     hub: HubApi
+    node: str
     _known: dict[tuple[str, str], dict[str, CanaryItem]] = field(default_factory=dict)
+    _stated: dict[tuple[str, str], list[Stated]] = field(default_factory=dict)
+    """What the hub has, where it was asked since the agent started."""
+    _disputed: dict[tuple[str, str], Agreed] = field(default_factory=dict)
     _kept_back: list[Attestation] = field(default_factory=list)
 
     def known(self, release: str, build: EngineBuild) -> CanaryRecord | None:
@@ -38,25 +43,37 @@ class CanaryRecords:
         items = self._items(release, build)
         return CanaryRecord(release=release, build=build, items=tuple(items.values())) if items else None
 
+    def disputed(self, release: str, build: EngineBuild, prompts: Iterable[str]) -> tuple[str, ...]:
+        """The nodes that contradict each other about one of these prompts; () if none do, as far as is known here."""
+        found = self._disputed.get((release, build.key), Agreed()).disputed
+        return next((found[prompt] for prompt in prompts if prompt in found), ())
+
     async def find(self, release: str, build: EngineBuild, prompts: Iterable[str]) -> CanaryRecord | None:
         """The record with these prompts (digests) as far as anybody recorded them; the hub is asked for gaps.
 
         A hub that cannot be asked is no error: what is kept here is the answer.
         """
         if not set(prompts) <= self._items(release, build).keys():
-            try:
-                await self._fetch(release, build)
-            except AgentError as error:
-                log.info("canary records of %s cannot be fetched: %s", release[:6], error)
+            await self._refresh(release, build)
         return self.known(release, build)
 
-    async def add(self, ref: ReleaseRef, build: EngineBuild, items: Iterable[CanaryItem]) -> CanaryRecord:
-        """Records items whose prompts have no record yet. Returns the record that counts from now on.
+    async def changed(self, release: str, build: EngineBuild) -> bool:
+        """Asks the hub again. Returns whether another record counts than the one that is kept here."""
+        before = self._items(release, build)
+        await self._refresh(release, build)
+        return self._items(release, build) != before
 
-        Another node's record may have come first at the hub: then that one is returned, and the caller's own
-        tokens have to match it.
+    async def add(self, ref: ReleaseRef, build: EngineBuild, items: Iterable[CanaryItem]) -> CanaryRecord:
+        """Records what this node's engine answers, where that is news or one of the first voices.
+
+        Returns the record that counts from now on. It may be other nodes': then the caller's own tokens have to match
+        theirs.
         """
-        new = tuple(item for item in items if item.prompt not in self._items(ref.id, build))
+        key, said, held = (ref.id, build.key), tuple(items), self._items(ref.id, build)
+        if any(item.prompt in held and not alike(item, held[item.prompt]) for item in said):
+            await self._refresh(ref.id, build)  # withdrawn or replaced since, or this node is the first to notice
+        known = self._stated.get(key)
+        new = tuple(i for i in said if (is_wanted(i, self.node, known) if known is not None else i.prompt not in held))
         if new:
             record = CanaryRecord(release=ref.id, build=build, items=new)
             attestation = Attestation(
@@ -68,14 +85,15 @@ class CanaryRecords:
             )
             try:
                 await self.hub.attest(attestation)
-                await self._fetch(ref.id, build)
             except AgentError as error:
                 log.warning("the canary record of %s stays on this node for now: %s", ref.id[:6], error)
                 if isinstance(error, Unreachable):
                     self._kept_back.append(attestation)
-            await self._keep(ref.id, build, new)
-        held = self.known(ref.id, build)
-        return held or CanaryRecord(release=ref.id, build=build, items=())
+            else:
+                await self._refresh(ref.id, build)
+            unknown = {item.prompt: item for item in new if not self.disputed(ref.id, build, [item.prompt])}
+            await self._keep(ref.id, build, unknown | self._items(ref.id, build))
+        return self.known(ref.id, build) or CanaryRecord(release=ref.id, build=build, items=())
 
     async def send_kept_back(self) -> None:
         """Uploads records that could not be uploaded when they were made."""
@@ -83,24 +101,34 @@ class CanaryRecords:
             await self.hub.attest(self._kept_back[0])
             self._kept_back.pop(0)
 
-    async def _fetch(self, release: str, build: EngineBuild) -> None:
-        for attestation in await self.hub.canary_records(release):
+    async def _refresh(self, release: str, build: EngineBuild) -> None:
+        """Asks the hub for what counts now; it may have none of the records that were made without it."""
+        try:
+            found = await self.hub.canary_records(release)
+        except AgentError as error:
+            log.info("canary records of %s cannot be fetched: %s", release[:6], error)
+            return
+        stated = []
+        for attestation in found:
             try:
                 record = CanaryRecord.model_validate(attestation.body)
             except ValidationError as error:
                 log.warning("attestation %d is no canary record: %s", attestation.seq, error.errors()[0]["msg"])
                 continue
             if record.release == release and record.build.key == build.key:
-                await self._keep(release, build, record.items)
+                stated.append(Stated(attestation.seq, attestation.by, record))
+        now = agreed(stated)
+        self._stated[release, build.key], self._disputed[release, build.key] = stated, now
+        named = {item.prompt for one in stated for item in one.record.items}
+        own = {prompt: item for prompt, item in self._items(release, build).items() if prompt not in named}
+        await self._keep(release, build, own | dict(now.items))
 
-    async def _keep(self, release: str, build: EngineBuild, items: Iterable[CanaryItem]) -> None:
-        """Adds items for prompts that have none yet: the first recorded counts."""
-        held = self._items(release, build)
-        new = {item.prompt: item for item in items if item.prompt not in held}
-        if not new:
+    async def _keep(self, release: str, build: EngineBuild, items: dict[str, CanaryItem]) -> None:
+        """Keeps what counts from now on, on the disk too."""
+        if items == self._items(release, build):
             return
-        held.update(new)
-        record = CanaryRecord(release=release, build=build, items=tuple(held.values()))
+        self._known[release, build.key] = items
+        record = CanaryRecord(release=release, build=build, items=tuple(items.values()))
         try:
             await asyncio.to_thread(write_durably, self._path(release, build), record.model_dump_json().encode())
         except OSError as error:

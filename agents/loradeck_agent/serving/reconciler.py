@@ -24,7 +24,16 @@ from loradeck.schemas.table import ReleaseRef, TableEntry
 from loradeck_agent.host.errors import AgentError, Unreachable
 from loradeck_agent.router.client import RouterControl
 from loradeck_agent.router.wire import ack_about
-from loradeck_agent.serving.canaries import Canaries, base_ref, canaries_of, merged_on, near, signers_of, verify_idle
+from loradeck_agent.serving.canaries import (
+    DISPUTED,
+    Canaries,
+    base_ref,
+    canaries_of,
+    merged_on,
+    near,
+    signers_of,
+    verify_idle,
+)
 from loradeck_agent.serving.canary_records import CanaryRecords
 from loradeck_agent.serving.engine_api import same_folder
 from loradeck_agent.serving.replica import EngineReplica
@@ -311,7 +320,7 @@ class Reconciler:
                         + (f", {len(engine.foreign)} more hold adapters that others loaded" if engine.foreign else ""),
                         "give the engine more slots, or move a tenant away",
                     )
-                return await self._load(engine, ref, canaries)
+                return _undisputed(await self._load(engine, ref, canaries), ref)
             if ref.release.form is Form.MERGED:
                 await self._check_signed(engine, ref)
             verdict = await verify_idle(engine, self.records, ref, canaries, near(self.table.named(), ref.id))
@@ -320,7 +329,7 @@ class Reconciler:
             if ref.release.form is Form.MERGED:
                 engine.merged_ready.add(ref.id)
                 await self._may_be_asked(engine, ref)
-            return verdict
+            return _undisputed(verdict, ref)
 
     async def _load(self, engine: EngineReplica, ref: ReleaseRef, canaries: Canaries) -> Judgement:
         name = ref.engine_name
@@ -397,6 +406,15 @@ class Reconciler:
     def _looked_at(self) -> bool:
         known = all(engine.began.is_set() or engine.state is EngineState.STOPPED for engine in self.engines)
         return known or time.monotonic() >= self._look_until
+
+
+def _undisputed(verdict: Judgement, ref: ReleaseRef) -> Judgement:
+    """Passes a judgement on, unless nodes contradict each other: a way back may be loaded, nothing new is promoted."""
+    if verdict.code != DISPUTED:
+        return verdict
+    name = f"{ref.release.tenant} {ref.label or ref.id[:6]}"
+    fix = f"see loradeck canary ls {name}, and withdraw the wrong one"
+    raise AgentError(DISPUTED, "nodes recorded different answers of the release", verdict.detail, fix)
 
 
 def _wrong_answers(verdict: Judgement) -> AgentError:

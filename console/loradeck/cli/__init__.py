@@ -48,7 +48,7 @@ COMMANDS = {
     "dataset": ("loradeck.cli.commands.dataset:dataset", "Register and list datasets; erase rows."),
     "suite": ("loradeck.cli.commands.suite:suite", "Register and list suites."),
     "gate": ("loradeck.cli.commands.gate:gate", "Set a route's gate, and show the results of candidates."),
-    "canary": ("loradeck.cli.commands.canary:canary", "Suggest prompts that tell a release from its base and prior."),
+    "canary": ("loradeck.cli.commands.canary:canary", "Suggest canaries; see and withdraw what nodes recorded."),
     "job": (
         "loradeck.cli.commands.job:job",
         "Train, evaluate, merge, list, show, follow, cancel and resume jobs; print their logs.",

@@ -48,6 +48,7 @@ STATUS: Mapping[str, int] = {
     "fallback_not_allowed": 409,
     "not_undoable": 409,
     "not_quarantined": 409,
+    "not_held": 409,
     "not_pinned": 409,
     "node_linked": 409,
     "no_change": 409,

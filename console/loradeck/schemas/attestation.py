@@ -105,12 +105,17 @@ class EngineBuild(Strict):
 class CanaryRecord(Strict):
     """A release's answers to fixed prompts on one engine build: its fingerprint, which agents compare answers with.
 
-    An evaluate job or an agent records it on an idle engine; the hub stores it as an attestation.
+    An evaluate job or an agent records it on an idle engine; the hub stores it as an attestation. A releaser's record
+    has a reason and counts above those of nodes.
     """
 
     release: Digest
     build: EngineBuild
     items: tuple[CanaryItem, ...]
+    withdraws: tuple[int, ...] = Field(
+        (), max_length=1000, exclude_if=lambda seqs: not seqs, description="`seq` of records that count no more"
+    )
+    reason: str = Field("", max_length=500, exclude_if=lambda reason: not reason)
 
 
 class ItemResult(Strict):

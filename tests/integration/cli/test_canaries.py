@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.integration.cli.conftest import Desk
 from tests.integration.cli.test_registry import PROVENANCE
@@ -62,3 +63,21 @@ def test_where_no_row_tells_it_apart_that_is_status_1_and_nothing_changes(
     assert canaries(desk, tenant) == before
     problem = desk.refused(1, "no_prompts", "canary", "suggest", tenant, "v2")
     assert "names no dataset that it was trained on" in problem["title"]
+
+
+def test_what_somebody_recorded_of_a_release_is_listed_and_withdrawn_with_a_reason(desk: Desk, tenant: str) -> None:
+    release = next(view["id"] for view in desk.json("release", "ls", tenant) if view["label"] == "v2")
+    build = {"engine": "fake", "device": "cpu", "dtype": "float32"}
+    item = {"prompt": "f" * 64, "tokens": [4, 2], "margins": [3.0, 3.0]}
+    record = {"release": release, "build": build, "items": [item], "reason": "measured by hand"}
+    body = {"kind": "canary", "subject": release, "tenant": tenant, "body": record, "by": ""}
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(desk.socket)), base_url="http://hub/v1/") as client:
+        by = client.post("attestations", json=body).raise_for_status().json()["by"]
+    line = next(line for line in desk.run("canary", "ls", tenant, "v2").stdout.splitlines() if "ffffff" in line)
+    assert line.split()[1:] == [by, "fake", "ffffff", "4", "2", "yes"]
+    assert desk.run("canary", "withdraw", tenant, "v2", "--by", by, "--yes").returncode == 2, "a reason is required"
+    desk.refused(1, "refused", "canary", "withdraw", tenant, "v2", "--by", "nobody", "--reason", "x", "--yes")
+    done = desk.run("canary", "withdraw", tenant, "v2", "--by", by, "--reason", "mistyped", "--yes")
+    assert f"1 of {by}'s records" in done.stdout
+    line = next(line for line in desk.run("canary", "ls", tenant, "v2").stdout.splitlines() if "ffffff" in line)
+    assert line.split()[-1] == "no"

@@ -237,6 +237,9 @@ async def test_an_agent_registers_only_what_a_job_on_its_node_has_made(deck: Dec
 async def test_an_agent_states_canaries_but_not_what_the_hub_saw_or_a_releaser_decides(deck: Deck) -> None:
     await deck.tenant()
     release = await deck.release()
+    node = await FakeAgent(deck, "n1").join()
+    await deck.promote(release)
+    await node.leave()
     agent = await deck.as_role("agent", "n1")
     for kind in ("attested", "soaked", "breached", "gate", "revocation", "evaluation"):
         body = {"kind": kind, "subject": release, "tenant": "acme", "body": {}, "by": "n1"}

@@ -1,8 +1,9 @@
-"""Canary records: the first recorded counts, and the hub is not needed for what is known."""
+"""Canary records: what counts of what nodes recorded, and the hub is not needed for what is known."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryItem, CanaryRecord, EngineBuild
 from loradeck.schemas.release import Form, Release
@@ -40,10 +41,10 @@ class HubDouble:
     async def attest(self, attestation: Attestation) -> None:
         if self.down:
             raise Unreachable("hub", "refused")
-        self.attestations.append(attestation.model_copy(update={"seq": len(self.attestations) + 1}))
+        self.attestations.append(attestation.model_copy(update={"seq": len(self.attestations) + 1, "by": "me"}))
 
-    def hold(self, *items: CanaryItem, build: EngineBuild = BUILD) -> None:
-        record = CanaryRecord(release=RELEASE.id, build=build, items=items)
+    def hold(self, *items: CanaryItem, build: EngineBuild = BUILD, by: str = "x", **more: Any) -> None:
+        record = CanaryRecord(release=RELEASE.id, build=build, items=items, **more)
         self.attestations.append(
             Attestation(
                 seq=len(self.attestations) + 1,
@@ -51,37 +52,76 @@ class HubDouble:
                 subject=RELEASE.id,
                 tenant="acme",
                 body=record.model_dump(mode="json"),
-                by="x",
+                by=by,
             )
         )
 
 
 def records(folder: Path, hub: HubDouble) -> CanaryRecords:
-    return CanaryRecords(folder, hub)  # type: ignore[arg-type]
+    return CanaryRecords(folder, hub, "me")  # type: ignore[arg-type]
 
 
-async def test_the_first_record_of_a_prompt_counts_and_later_ones_add_prompts(tmp_path: Path) -> None:
+ONE = "1" * 64
+
+
+def tokens(record: CanaryRecord | None) -> dict[str, tuple[int, ...]]:
+    return {i.prompt[0]: i.tokens for i in (record.items if record else ())}
+
+
+async def test_records_of_several_nodes_add_up(tmp_path: Path) -> None:
     hub = HubDouble()
     hub.hold(item("1", 1, 2))
-    hub.hold(item("1", 9, 9), item("2", 3))
-    found = await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64, "2" * 64])
-    assert found is not None
-    assert {i.prompt[0]: i.tokens for i in found.items} == {"1": (1, 2), "2": (3,)}
+    hub.hold(item("1", 1, 2), item("2", 3), by="y")
+    assert tokens(await records(tmp_path, hub).find(RELEASE.id, BUILD, [ONE, "2" * 64])) == {"1": (1, 2), "2": (3,)}
+
+
+async def test_a_false_record_is_contradicted_and_counts_no_more_once_two_nodes_say_so(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.hold(item("1", 9), by="liar")
+    mine = records(tmp_path, hub)
+    assert tokens(await mine.find(RELEASE.id, BUILD, [ONE])) == {"1": (9,)}
+    assert tokens(await mine.add(REF, BUILD, [item("1", 1)])) == {}
+    assert mine.disputed(RELEASE.id, BUILD, [ONE]) == ("liar", "me")
+    hub.hold(item("1", 1), by="third")
+    assert await mine.changed(RELEASE.id, BUILD)
+    assert tokens(mine.known(RELEASE.id, BUILD)) == {"1": (1,)}
+    assert mine.disputed(RELEASE.id, BUILD, [ONE]) == ()
+    assert tokens(records(tmp_path, hub).known(RELEASE.id, BUILD)) == {"1": (1,)}, "on the disk too"
+
+
+async def test_what_a_person_withdraws_or_records_with_a_reason_counts(tmp_path: Path) -> None:
+    hub = HubDouble()
+    hub.hold(item("1", 9), by="liar")
+    mine = records(tmp_path, hub)
+    await mine.add(REF, BUILD, [item("1", 1)])
+    hub.hold(by="anna", withdraws=(1,), reason="that node is not ours")
+    assert await mine.changed(RELEASE.id, BUILD)
+    assert tokens(mine.known(RELEASE.id, BUILD)) == {"1": (1,)}
+    hub.hold(item("1", 5), by="anna", reason="measured by hand")
+    assert await mine.changed(RELEASE.id, BUILD)
+    assert tokens(mine.known(RELEASE.id, BUILD)) == {"1": (5,)}
+
+
+async def test_a_node_records_once_and_only_while_few_have(tmp_path: Path) -> None:
+    hub = HubDouble()
+    mine = records(tmp_path, hub)
+    for _ in range(2):
+        await mine.find(RELEASE.id, BUILD, [ONE])
+        await mine.add(REF, BUILD, [item("1", 1)])
+    assert len(hub.attestations) == 1
+    full = HubDouble()
+    for by in ("a", "b", "c"):
+        full.hold(item("1", 1), by=by)
+    other = records(tmp_path / "other", full)
+    await other.find(RELEASE.id, BUILD, [ONE])
+    await other.add(REF, BUILD, [item("1", 1)])
+    assert len(full.attestations) == 3
 
 
 async def test_another_builds_record_says_nothing(tmp_path: Path) -> None:
     hub = HubDouble()
     hub.hold(item("1", 1), build=OTHER)
     assert await records(tmp_path, hub).find(RELEASE.id, BUILD, ["1" * 64]) is None
-
-
-async def test_where_another_node_was_faster_its_record_is_the_answer(tmp_path: Path) -> None:
-    hub = HubDouble()
-    mine = records(tmp_path, hub)
-    assert await mine.find(RELEASE.id, BUILD, ["1" * 64]) is None
-    hub.hold(item("1", 1))
-    record = await mine.add(REF, BUILD, [item("1", 7)])
-    assert [i.tokens for i in record.items] == [(1,)]
 
 
 async def test_what_was_used_once_is_known_without_the_hub(tmp_path: Path) -> None:

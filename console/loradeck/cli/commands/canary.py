@@ -1,14 +1,18 @@
-"""Canaries: prompts that tell a release from its base and from the release before it, found in a dataset's rows."""
+"""Canaries: prompts that tell a release from its base and the one before it, and what nodes recorded of them."""
 
 from __future__ import annotations
+
+from collections import defaultdict
 
 import click
 
 from loradeck.cli.shared.exits import Exit, refused
 from loradeck.cli.shared.naming import owned_named, pointer_and_release, release_named
 from loradeck.cli.shared.noun import Noun
-from loradeck.cli.shared.options import yes_option
-from loradeck.cli.shared.session import Session, writes
+from loradeck.cli.shared.options import reason_option, yes_option
+from loradeck.cli.shared.session import Session, hub_command, writes
+from loradeck.rules.serving.canary_agreement import Stated, agreed, alike, voices
+from loradeck.schemas.attestation import Attestation, AttestationKind, CanaryRecord
 from loradeck.schemas.canaries import Suggestion, Suggestions, SuggestRequest
 from loradeck.schemas.ids import short
 from loradeck.schemas.manifest import AdapterManifest
@@ -19,7 +23,7 @@ _SHOWN = 60
 
 @click.group(cls=Noun)
 def canary() -> None:
-    """Suggest prompts that tell a release from its base and prior."""
+    """Suggest canaries; see and withdraw what nodes recorded."""
 
 
 @canary.command("suggest")
@@ -73,6 +77,84 @@ async def suggest(
     canaries = tuple(one.messages for one in proposed)
     await s.api.set_route(at.tenant, at.route, config.model_copy(update={"canaries": canaries}))
     s.out.say(f"{at} has {len(canaries)} canaries now; what it serves is proven by them within seconds")
+
+
+@canary.command("ls")
+@click.argument("tenant")
+@click.argument("release", metavar="RELEASE")
+@hub_command
+async def ls(s: Session, tenant: str, release: str) -> None:
+    """List what nodes recorded of a release's answers, and which of it counts."""
+    view = await release_named(s.api, tenant, release)
+    found = await _records(s, view.id)
+    s.out.json([attestation for attestation, _ in found])
+    counting = _counting(found)
+    s.out.table(
+        ("SEQ", "BY", "BUILD", "CANARY", "TOKENS", "COUNTS"),
+        [
+            (
+                str(attestation.seq),
+                attestation.by,
+                record.build.engine,
+                short(item.prompt),
+                " ".join(map(str, item.tokens)),
+                counting.get((record.build.key, item.prompt, attestation.by), "no"),
+            )
+            for attestation, record in found
+            for item in record.items
+        ],
+        empty=f"no node has recorded what {view.label} answers",
+    )
+
+
+@canary.command("withdraw")
+@click.argument("tenant")
+@click.argument("release", metavar="RELEASE")
+@click.option("--by", required=True, metavar="NODE", help="Whose records of this release count no more.")
+@reason_option(required=True)
+@yes_option
+@writes
+async def withdraw(s: Session, tenant: str, release: str, by: str, reason: str, yes: bool) -> None:
+    """Withdraw what a node recorded of a release's answers, with a reason.
+
+    Nodes see it with their next proof, within a minute. What the node records later counts again.
+    """
+    view = await release_named(s.api, tenant, release)
+    wrong = [(attestation, record) for attestation, record in await _records(s, view.id) if attestation.by == by]
+    if not wrong:
+        raise refused(f"{by} has recorded nothing of {view.label}", fix=f"loradeck canary ls {tenant} {release}")
+    s.confirm(f"Withdraw {len(wrong)} records that {by} made of {view.label}?", yes=yes)
+    builds = {record.build.key: record.build for _, record in wrong}
+    for name, build in builds.items():
+        seqs = tuple(attestation.seq for attestation, record in wrong if record.build.key == name)
+        body = CanaryRecord(release=view.id, build=build, items=(), withdraws=seqs, reason=reason)
+        said = Attestation(
+            kind=AttestationKind.CANARY, subject=view.id, tenant=tenant, body=body.model_dump(mode="json"), by=""
+        )
+        s.out.json(await s.api.attest(said))
+    s.out.say(f"{len(wrong)} of {by}'s records count no more")
+
+
+async def _records(s: Session, release: str) -> list[tuple[Attestation, CanaryRecord]]:
+    found = await s.api.attestations(kind=AttestationKind.CANARY, subject=release)
+    return [(attestation, CanaryRecord.model_validate(attestation.body)) for attestation in found]
+
+
+def _counting(found: list[tuple[Attestation, CanaryRecord]]) -> dict[tuple[str, str, str], str]:
+    """(engine build, prompt, who recorded it) -> 'yes', or 'disputed' where nodes contradict each other."""
+    builds: dict[str, list[Stated]] = defaultdict(list)
+    for attestation, record in found:
+        builds[record.build.key].append(Stated(attestation.seq, attestation.by, record))
+    result: dict[tuple[str, str, str], str] = {}
+    for build, stated in builds.items():
+        now = agreed(stated)
+        for prompt in (*now.items, *now.disputed):
+            for by, item in voices(stated, prompt).items():
+                if prompt in now.disputed:
+                    result[build, prompt, by] = "disputed"
+                elif alike(item, now.items[prompt]):
+                    result[build, prompt, by] = "yes"
+    return result
 
 
 def _print(s: Session, found: Suggestions) -> None:

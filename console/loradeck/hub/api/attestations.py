@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import ValidationError
 
 from loradeck.artifacts.signing import verify_apart, verify_weights_apart
+from loradeck.hub.access.auth import Caller
 from loradeck.hub.access.routes import Guarded
 from loradeck.hub.api.parameters import MakerOfEach, ReaderOfEach, ThisHub
 from loradeck.hub.hub import Hub
@@ -52,12 +53,34 @@ async def attest(body: Attestation, hub: ThisHub, caller: MakerOfEach) -> Attest
     hub.log.state.tenant(body.tenant)
     if body.kind in (AttestationKind.CANARY, AttestationKind.EVALUATION, AttestationKind.REVOCATION):
         hub.catalogue.known(body.tenant, body.subject)
+    if body.kind is AttestationKind.CANARY:
+        _check_canary(hub, body, caller)
     if body.kind is AttestationKind.REVOCATION and not str(body.body.get("reason", "")).strip():
         raise Refused("reason_required", "a revocation needs a reason", detail="body.reason")
     if body.kind in (AttestationKind.SIGNATURE, AttestationKind.DEPRECATION):
         await _check(hub, body, _artifact(hub, body))
     stated = body.model_copy(update={"by": caller.node or caller.actor, "at_ms": hub.clock.now_ms(), "seq": 0})
     return await hub.gates.attest(stated)
+
+
+def _check_canary(hub: Hub, body: Attestation, caller: Caller) -> None:
+    """Checks that a node records what it was told to hold, and a person says why.
+
+    Raises:
+        Refused: `forbidden`, `not_held`, `reason_required`.
+    """
+    reason, withdraws = body.body.get("reason"), body.body.get("withdraws")
+    if caller.role is not Role.AGENT:
+        if not str(reason or "").strip():
+            fix = "say why it counts above what nodes recorded"
+            raise Refused("reason_required", "a person's canary record needs a reason", detail="body.reason", fix=fix)
+        return
+    if reason or withdraws:
+        raise Refused("forbidden", "a node gives no reason and withdraws no record", detail="body")
+    node = hub.fleet.nodes.get(caller.node or "")
+    if node is None or body.subject not in hub.tables.named(node.labels, node.name, body.tenant):
+        what = f"{hub.catalogue.called(body.subject)} is no release that {caller.node} was told to hold"
+        raise Refused("not_held", what, detail="subject", fix="place the route on the node first")
 
 
 def _artifact(hub: Hub, body: Attestation) -> AdapterManifest | BaseManifest:

@@ -246,6 +246,16 @@ class NodeTables:
         """The pointers that are placed on the nodes with this table."""
         return table.members - table.withdrawn
 
+    def named(self, labels: Mapping[str, str], node: str, tenant: str) -> set[str]:
+        """The releases of a tenant that a node's table names, and the base alone of each: what it was told to hold."""
+        table, found = self.table(labels, node), set[str]()
+        for key in table.members:
+            if key[0] == tenant:
+                entry = table.own.get(key) or self.entries[key]
+                for ref in (*entry.refs, *([entry.left] if entry.left is not None else [])):
+                    found |= {ref.id, self._catalogue.base_alone_id(tenant, ref.release.base)}
+        return found
+
     def hold(self, own: Mapping[str, Iterable[TableEntry]]) -> None:
         """Takes note of the entries that each node holds and the log lacks. Tables are made anew."""
         self._own = {node: {entry.key: entry for entry in entries} for node, entries in own.items()}
