@@ -105,11 +105,12 @@ class Committed:
     replayed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Served:
     """A release's seconds and counts on one pointer, summed over all the times it was current.
 
-    The counts are of requests that are over: what is in flight when a hub ends is nobody's to add later.
+    The counts are of requests that are over: what is in flight when a hub ends is nobody's to add later. Never changed
+    in place; it is not frozen for the reason that `Counts` gives.
     """
 
     tenant: str

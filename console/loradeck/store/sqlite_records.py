@@ -159,12 +159,12 @@ class SqliteRecords:
         with self._writing() as (connection, _):
             connection.executemany(
                 "INSERT INTO served (tenant, route, release, seconds, refused, failed, finished, checked, bad)"
-                " VALUES (:tenant, :route, :release, :seconds, :refused, :failed, :finished, :checked, :bad)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds,"
                 " refused = refused + excluded.refused, failed = failed + excluded.failed,"
                 " finished = finished + excluded.finished, checked = checked + excluded.checked,"
                 " bad = bad + excluded.bad",
-                [{**asdict(delta), **asdict(delta.counts)} for delta in deltas],
+                [_sums(delta) for delta in deltas],
             )
 
     def served(self) -> list[Served]:
@@ -284,6 +284,12 @@ def _document(row: dict[str, Any]) -> Registered:
         created_by=row["created_by"],
         serial=row["serial"],
     )
+
+
+def _sums(delta: Served) -> tuple[str | float, ...]:
+    # By hand: `asdict` copies what it finds, which takes ten times as long, in a process that has moves to make.
+    key, counts = (delta.tenant, delta.route, delta.release), delta.counts
+    return (*key, delta.seconds, counts.refused, counts.failed, counts.finished, counts.checked, counts.bad)
 
 
 def _served(row: dict[str, Any]) -> Served:

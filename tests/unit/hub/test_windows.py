@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loradeck.hub.progress.windows import BUCKETS, WINDOW_S, Recent, Slice, Window
+from loradeck.hub.progress.windows import BUCKETS, WINDOW_S, Recent, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.link import TTFT_BUCKETS_MS
 
@@ -14,8 +14,8 @@ TWO = Counts.over(finished=2, checked=2)
 
 def test_a_slice_counts_for_exactly_a_minute() -> None:
     window = Window()
-    window.put(Slice(100.0, ONE))
-    window.put(Slice(110.0, TWO))
+    window.put(100.0, ONE)
+    window.put(110.0, TWO)
     assert window.sum(100.0 + WINDOW_S) == ONE + TWO
     assert window.sum(100.001 + WINDOW_S) == TWO
     assert len(window.slices) == 1
@@ -25,9 +25,9 @@ def test_a_slice_counts_for_exactly_a_minute() -> None:
 
 def test_slices_of_one_second_are_merged_with_their_times_to_first_token() -> None:
     window = Window()
-    window.put(Slice(100.0, ONE, (1, 2)))
-    window.put(Slice(100.9, ONE, (1, 0, 5)))
-    window.put(Slice(101.0, ONE, (7,)))
+    window.put(100.0, ONE, (1, 2))
+    window.put(100.9, ONE, (1, 0, 5))
+    window.put(101.0, ONE, (7,))
     assert [(one.at, one.counts, one.ttft) for one in window.slices] == [
         (100.0, ONE + ONE, (2, 2, 5)),
         (101.0, ONE, (7,)),
@@ -38,18 +38,18 @@ def test_slices_of_one_second_are_merged_with_their_times_to_first_token() -> No
 
 def test_adding_drops_what_is_older_than_the_window() -> None:
     window = Window()
-    window.put(Slice(100.0, ONE))
-    window.put(Slice(100.5 + WINDOW_S, ONE))
+    window.put(100.0, ONE)
+    window.put(100.5 + WINDOW_S, ONE)
     assert len(window.slices) == 1
     assert window.sum(100.5 + WINDOW_S) == ONE
 
 
 def test_counts_of_a_second_before_the_newest_are_added_there() -> None:
     window = Window()
-    window.put(Slice(100.9, Counts(attempted=2)))
-    window.put(Slice(103.0, ONE))
-    window.put(Slice(100.0, Counts(failed=1)))
-    window.put(Slice(101.5, TWO))
+    window.put(100.9, Counts(attempted=2))
+    window.put(103.0, ONE)
+    window.put(100.0, Counts(failed=1))
+    window.put(101.5, TWO)
     assert [(one.at, one.counts) for one in window.slices] == [
         (100.0, Counts(attempted=2, failed=1)),
         (101.0, TWO),
@@ -59,7 +59,7 @@ def test_counts_of_a_second_before_the_newest_are_added_there() -> None:
 
 def test_a_window_takes_no_counts_that_do_not_add_up() -> None:
     with pytest.raises(AssertionError):
-        Window().put(Slice(100.0, Counts(failed=1)))
+        Window().put(100.0, Counts(failed=1))
 
 
 @pytest.mark.parametrize(

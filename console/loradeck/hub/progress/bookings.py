@@ -90,6 +90,8 @@ class Bookings:
 
     def _forget(self, now: float) -> None:
         """Puts together what was booked before the last minute: no window looks at when."""
+        if len(self._booked) < 2 and (not self._booked or self._booked[0].at == -math.inf):
+            return
         old = [one for one in self._booked if one.at < now - WINDOW_S]
         if old and (len(old) > 1 or old[0].at > -math.inf):
             together = _Booked(-math.inf, sum(o.in_flight for o in old), sum(o.unchecked for o in old))

@@ -11,11 +11,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from operator import attrgetter
+from operator import attrgetter, sub
 from typing import NamedTuple
 
 from loradeck.hub.progress.bookings import Bookings
-from loradeck.hub.progress.windows import WINDOW_S, Recent, Slice, Window
+from loradeck.hub.progress.windows import WINDOW_S, Recent, Window
 from loradeck.schemas.counts import NO_COUNTS, Counts
 from loradeck.schemas.ids import PointerKey
 from loradeck.schemas.link import Traffic, belongs
@@ -66,8 +66,14 @@ def figures_fault(row: Traffic, read: Counted, before: Counted, node: str) -> st
         return f"it counts for {row.replica}, which is not on this node"
     if not counts.adds_up or not 0 <= read.admitted <= LARGEST or counts.attempted > LARGEST:
         return f"{counts} do not add up"
-    shrunk = ("attempted", "refused", "failed", "finished", "checked", "bad")
-    if any(getattr(counts, name) < getattr(known, name) for name in shrunk):
+    if (
+        counts.attempted < known.attempted
+        or counts.refused < known.refused
+        or counts.failed < known.failed
+        or counts.finished < known.finished
+        or counts.checked < known.checked
+        or counts.bad < known.bad
+    ):
         return f"{counts} are less than {known} before"
     return ""
 
@@ -147,7 +153,7 @@ class RequestCounts:
             for at, part in parts:
                 by_replica[row.replica, at] = by_replica.get((row.replica, at), NO_COUNTS) + part
         for (replica, at), counts in by_replica.items():
-            self._replicas[replica].put(Slice(at, counts))
+            self._replicas[replica].put(at, counts)
         fault = faults[0] if faults else ""
         if fault and fault != self._faults.get(node):
             log.error("figures held back node=%s %s", node, fault)
@@ -214,10 +220,10 @@ class RequestCounts:
         window = self._windows[row.tenant, row.route].setdefault(stint, Window())
         share = self._shares[row.tenant, row.route].setdefault(row.replica, Window())
         for at, part in parts:
-            window.put(Slice(at, part))
-            share.put(Slice(at, part))
+            window.put(at, part)
+            share.put(at, part)
         if grown := _grown(row.ttft_ms, before.ttft_ms, min(1.0, WINDOW_S / max(since, 1.0))):
-            window.put(Slice(now, ttft=grown))
+            window.put(now, NO_COUNTS, grown)
         if over:
             self._add_total(Served(tenant=row.tenant, route=row.route, release=row.release, counts=over))
         return parts
@@ -339,4 +345,5 @@ def _grown(now: tuple[int, ...], before: tuple[int, ...], part: float) -> tuple[
     """A part (0 to 1) of the growth of each bucket; () where none has grown."""
     if now == before:
         return ()
-    return tuple(round((n - (before[i] if i < len(before) else 0)) * part) for i, n in enumerate(now))
+    grown = map(sub, now, before + (0,) * (len(now) - len(before)))
+    return tuple(grown) if part == 1.0 else tuple(round(n * part) for n in grown)

@@ -74,28 +74,28 @@ class Window:
         self.slices: list[Slice] = []
         self._sum = NO_COUNTS
 
-    def put(self, part: Slice) -> None:
-        """Adds counts to the second of their time, which may be one before the newest."""
-        self.prune(part.at)
-        at = second(part.at)
-        self._sum += part.counts
-        where = len(self.slices)
-        while where and self.slices[where - 1].at > at:
+    def put(self, at: float, counts: Counts, ttft: tuple[int, ...] = ()) -> None:
+        """Adds counts, and growth of the histogram, to the second of a time, which may be before the newest one."""
+        self.prune(at)
+        at, slices = second(at), self.slices
+        self._sum += counts
+        where = len(slices)
+        while where and slices[where - 1].at > at:
             where -= 1
-        if where and self.slices[where - 1].at == at:
-            known = self.slices[where - 1]
-            known.counts += part.counts
-            if part.ttft:
-                known.ttft = tuple(map(sum, zip_longest(known.ttft, part.ttft, fillvalue=0)))
+        if where and slices[where - 1].at == at:
+            known = slices[where - 1]
+            known.counts += counts
+            if ttft:
+                known.ttft = tuple(map(sum, zip_longest(known.ttft, ttft, fillvalue=0)))
         else:
-            self.slices.insert(where, known := Slice(at, part.counts, part.ttft))
+            slices.insert(where, known := Slice(at, counts, ttft))
         assert known.counts.adds_up, known
 
     def prune(self, now: float) -> None:
         """Drop the slices that are older than the window."""
-        over = 0
+        over, oldest = 0, now - WINDOW_S
         for part in self.slices:
-            if part.at >= now - WINDOW_S:
+            if part.at >= oldest:
                 break
             self._sum -= part.counts
             over += 1
