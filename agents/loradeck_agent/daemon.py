@@ -55,7 +55,7 @@ from loradeck_agent.telemetry.sampler_watch import Telemetry
 from loradeck_agent.uplink.acknowledgements import AckBoard
 from loradeck_agent.uplink.desired_table import DesiredTable
 from loradeck_agent.uplink.hub_api import HubApi
-from loradeck_agent.uplink.link import Link
+from loradeck_agent.uplink.hubs import HubLinks
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +82,10 @@ class Agent:
             )
             for engine in config.engine
         )
-        self.link = Link(
+        self.link = HubLinks(
             config,
             token,
+            chose=self.hub.use,
             hello=lambda: self.reports.hello(),
             handle=self._handle,
             changed=self._link_changed,

@@ -21,7 +21,7 @@ from loradeck_agent.serving.router_sync import RouterSync
 from loradeck_agent.store.releases import ReleaseStore
 from loradeck_agent.telemetry.sampler_watch import Telemetry
 from loradeck_agent.uplink.desired_table import DesiredTable
-from loradeck_agent.uplink.link import Link
+from loradeck_agent.uplink.hubs import HubLinks
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Reports:
         """Digests of what lies in this node's folders: adapters, and weights that were merged here."""
         return self.store.stored | self.folder.merged_here()
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: HubLinks) -> None:
         """Sends a report each second while there is a link, for ever, and shows `status` that the agent lives."""
         silences = 0
         while True:
@@ -114,13 +114,13 @@ class Reports:
             stored=stored,
         )
 
-    def write_status(self, link: Link) -> None:
+    def write_status(self, link: HubLinks) -> None:
         """Writes the state of the link for `loradeck-agent status`. Lost with the machine, so it is not synced."""
         status = link.status
         document = {
             "pid": os.getpid(),
             "boot": self.boot,
-            "hub": self.config.hub,
+            "hub": link.hub,
             "connected": status.connected,
             "since_ms": status.since_ms,
             "refused": status.refused,

@@ -40,8 +40,8 @@ FLEET_KINDS = ("relabel", "relabel", "drain", "forget")
 GATEWAY_KINDS = ("cut gateway",)
 """What befalls gateways; three plans in ten have one more fault of these, drawn apart."""
 
-RARE: tuple[str, ...] = ("clone hub", "hostile hello")
-"""Kinds of which one seed in twelve has one more fault, drawn apart: the plans of all others stay as they were."""
+RARE: tuple[str, ...] = ("clone hub", "hostile hello", "other hub", "other hub")
+"""Kinds of which one seed in six has one more fault, drawn apart: the plans of all others stay as they were."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def draw(seed: int, only: Collection[str] = (), asks: Collection[str] = ()) -> P
             )
         )
     more = Random(f"rare {seed}")
-    if not only and more.random() < 1 / 12:
+    if not only and more.random() < 1 / 6:
         kind, at, lasts = more.choice(RARE), more.uniform(1.0, seconds), more.uniform(3, 15)
         faults.append(Fault(at, kind, more.randrange(nodes), lasts, more.getrandbits(16)))
     people = Random(f"people {seed}")

@@ -38,6 +38,9 @@ from loradeck.store.sqlite import SqliteStore
 BASE = BaseManifest(
     model_id="tiny", revision="1", files=(FileEntry(path="model.safetensors", size=1, sha256="b" * 64),)
 )
+HUBS = ("hub", "hub2")
+"""The hosts on which hubs run, which agents have in their configuration; at first there is one on the first."""
+
 TENANTS = ("acme", "bolt")
 ROUTE = "production"
 VERSIONS = 5

@@ -27,6 +27,7 @@ from loradeck.store.lease import read_head
 from loradeck_agent.router import table
 from loradeck_agent.router.admission import Admission
 from loradeck_agent.router.switch import Switch
+from loradeck_agent.uplink import hubs
 from loradeck_agent.uplink.desired_table import DesiredTable, Verdict
 
 Patch = tuple[Any, str, Any]
@@ -153,6 +154,12 @@ def _unnoticed_successor() -> list[Patch]:
     return [(Log, "check_lease", check_lease)]
 
 
+def _first_hub_stays() -> list[Patch]:
+    """An agent stays with the hub that it follows for as long as it has a link to it."""
+    real = hubs.steering
+    return [(hubs, "steering", lambda offers, present: present if present in offers else real(offers, present))]
+
+
 def _unread_fence() -> list[Patch]:
     """The router answers whoever comes through a gateway, whichever move the gateway has seen."""
 
@@ -212,6 +219,7 @@ MUTATIONS: dict[str, Mistake] = {
     "believed-hello": Mistake(_believed_hello, ("hostile hello",)),
     "unread-hello": Mistake(_unread_hello, ("restore hub",)),
     "unnoticed-successor": Mistake(_unnoticed_successor, ("second hub",)),
+    "first-hub-stays": Mistake(_first_hub_stays, ("other hub",)),
     "unread-fence": Mistake(_unread_fence, ("cut both",), ("promote", "rollback")),
     "unshown-fence": Mistake(_unshown_fence, ("cut gateway", "cut both"), ("promote", "rollback")),
     "second-answer": Mistake(_second_answer, ("kill router", "cut gateway")),

@@ -242,7 +242,7 @@ class HttpClient:
         assert process is not None
         network: Network = process.host.network
         unix = self.endpoint.unix
-        target, address = (process.host.name, str(unix)) if unix else (process.host.hub, "http")
+        target, address = (process.host.name, str(unix)) if unix else (self.endpoint.host, "http")
         answer: Reply = await network.call(target, address, method, path, body, timeout=timeout)
         return answer
 

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.simulation.disk import SimPath
 from tests.simulation.event_loop import Process, current
 from tests.simulation.gateway_wire import Asked, Began
-from tests.simulation.hub_process import BASE, token_of, zone_of
+from tests.simulation.hub_process import BASE, HUBS, token_of, zone_of
 from tests.simulation.network import Host, Server
 
 from loradeck.schemas.attestation import EngineBuild
@@ -46,7 +47,7 @@ STATE = SimPath("/state")
 class NodeProcesses:
     """A node: its agent, its router and its engine, each of which may end and start again by itself."""
 
-    def __init__(self, host: Host, hub: str, oracle: Any) -> None:
+    def __init__(self, host: Host, oracle: Any) -> None:
         self.host = host
         self.name = host.name
         self.oracle = oracle
@@ -58,7 +59,6 @@ class NodeProcesses:
         """The label that its agent has the next time that it starts."""
         self.load_fails = 0
         """So many loads of the engine fail from now on."""
-        host.hub = hub  # type: ignore[attr-defined]
         host.node = self  # type: ignore[attr-defined]
 
     # ---- the agent -----------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class NodeProcesses:
         engine = EmbeddedEngine.model_construct(name="e0", base=SimPath("/base"), slots=SLOTS)
         config = AgentConfig.model_construct(
             node=self.name,
-            hub="http://127.0.0.1:1",
+            hubs=tuple(f"http://{hub}:1" for hub in HUBS),
             token=SimPath("/token"),
             state=STATE,
             labels={"zone": self.zone},
@@ -338,7 +338,7 @@ class ReleaseStore:
     def __init__(self, folder: Any, hub: Any) -> None:
         process = current()
         assert process is not None
-        self._network, self._host = process.host.network, process.host
+        self._network, self._hub = process.host.network, hub
         self.stored: set[str] = set()
 
     async def ensure(self, ref: ReleaseRef, base: str, *unused: Any) -> PurePosixPath:
@@ -346,7 +346,7 @@ class ReleaseStore:
         adapter = ref.release.adapter
         assert adapter is not None
         if adapter not in self.stored:
-            await self._network.call(self._host.hub, "http", "GET", "/v1/blobs", _exists, timeout=15)
+            await self._network.call(urlsplit(self._hub.url).hostname, "http", "GET", "/v1/blobs", _exists, timeout=15)
             self.stored.add(adapter)
         return STATE / "releases" / adapter
 

@@ -30,6 +30,10 @@ SUCCEEDED_S = 4.0
 """Simulated seconds in which a hub notices that another one has taken its lease, and its nodes read that."""
 
 
+FOLLOWED_S = 3.0
+"""Simulated seconds in which an agent that a newer hub has welcomed turns to it, where its router answers slowly."""
+
+
 class Violation(Exception):
     """An invariant does not hold."""
 
@@ -66,6 +70,8 @@ class Oracle:
     """Every move that was ever committed, in whichever copy of the log."""
     nodes: dict[str, Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    elsewhere: dict[str, float] = field(default_factory=dict)
+    """Nodes that follow another hub than the newest, though they have a link to it -> since when."""
     turn: int = 0
     """How often callers have asked."""
 
@@ -329,6 +335,16 @@ class Oracle:
         steered = [link.node.name for link in hub_process.hub.links if link.steered and link.node is not None]
         if steered and now - hub_process.succeeded_at > SUCCEEDED_S:
             self.fail("a hub that was succeeded steers nodes", hub_process.name, *steered)
+
+    def check_followed(self, hub_process: Any, nodes: dict[str, Any], now: float) -> None:
+        """A node that the newest hub has welcomed follows it, and no hub that it has a link to from before."""
+        url = f"http://{hub_process.host.name}:1"
+        for name, node in nodes.items():
+            links = node.agent.link if node.agent is not None and node.agent_process.alive else None
+            if links is None or not links._links[url].connected or links.hub == url:
+                self.elsewhere.pop(name, None)
+            elif now - self.elsewhere.setdefault(name, now) > FOLLOWED_S:
+                self.fail("follows a hub that was succeeded", name, links.hub, "and not", url)
 
     def _check_held(self, hub: Hub) -> None:
         """No pointer is held back for longer than a look at a table takes, unless something of it was lost."""

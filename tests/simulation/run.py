@@ -15,8 +15,8 @@ from tests.simulation.callers import Person, ask, drain, forget, order, pin_on_n
 from tests.simulation.event_loop import Process, Scheduler, Stuck
 from tests.simulation.faults import Fault, Plan
 from tests.simulation.gateways import Gateway
-from tests.simulation.hub_process import ROUTE, TENANTS, HubProcess, build_template, first_image, lie
-from tests.simulation.network import Network
+from tests.simulation.hub_process import HUBS, ROUTE, TENANTS, HubProcess, build_template, first_image, lie
+from tests.simulation.network import Host, Network
 from tests.simulation.node_process import NodeProcesses
 from tests.simulation.oracle import Oracle, Violation
 
@@ -27,6 +27,9 @@ SETTLE_S = 150.0
 
 NODES = 3
 GATEWAYS = ("g0", "g1")
+ACTIVE = "active hub"
+"""The address of people and gateways, who try one hub after the other until one moves something."""
+
 _ready = False
 
 
@@ -64,17 +67,19 @@ class Run:
         stand_ins.begin(self.scheduler)
         self.network = Network(self.scheduler)
         self.oracle = Oracle(self.scheduler)
-        host = self.network.host("hub")
+        host = self.network.host(HUBS[0])
+        self.network.host(HUBS[1])
+        self.network.hosts[ACTIVE] = host
         host.image = first_image()  # type: ignore[attr-defined]
         self.hub = HubProcess(host, "hub", self.oracle)
         self.nodes: dict[str, NodeProcesses] = self.oracle.nodes
         for number in range(plan.nodes):
             name = f"n{number}"
-            self.nodes[name] = NodeProcesses(self.network.host(name), "hub", self.oracle)
+            self.nodes[name] = NodeProcesses(self.network.host(name), self.oracle)
         self.gateways: dict[str, Gateway] = {}
         for name in GATEWAYS:
             process = Process(self.scheduler, self.network.host(name), name)
-            self.gateways[name] = Gateway(process, "hub", self.oracle)
+            self.gateways[name] = Gateway(process, ACTIVE, self.oracle)
         for each in (*self.network.hosts.values(), self.network.host("ops")):
             each.network = self.network  # type: ignore[attr-defined]
         self.failure: BaseException | None = None
@@ -112,7 +117,7 @@ class Run:
             for node in self.nodes.values():
                 node.start()
             ops = Process(scheduler, self.network.host("ops"), "ops")
-            person = Person(ops, "hub", self.oracle, plan.moves, plan.asks)
+            person = Person(ops, ACTIVE, self.oracle, plan.moves, plan.asks)
             scheduler.later(3.0, lambda: ops.start(person.main()))
             for gateway in self.gateways.values():
                 gateway.process.start(gateway.main())
@@ -157,6 +162,7 @@ class Run:
                 hub = self.hub.hub
                 self.oracle.check_counts(hub, self.nodes)
                 self.oracle.check_reachable(self.hub, self.scheduler.now)
+                self.oracle.check_followed(self.hub, self.nodes, self.scheduler.now)
                 for hub_process in self.succeeded:
                     self.oracle.check_succeeded(hub_process, self.scheduler.now)
         except BaseException as error:
@@ -258,10 +264,24 @@ class Run:
     def _second_hub(self, fault: Fault, node: NodeProcesses) -> object:
         """Another hub takes the lease of the same database, while the first one is away or only thinks it is not."""
         first = self.hub
+        first.host.rivals = {name: first.host.servers[name] for name in ("http", "link") if name in first.host.servers}
+        return self._succeed(fault, first.host)
+
+    def _other_hub(self, fault: Fault, node: NodeProcesses) -> object:
+        """As `_second_hub`, at an address of its own, to which every agent has a link as soon as it is there."""
+        first = self.hub.host
+        if first.rivals:
+            return None
+        other = self.network.host(HUBS[first.name == HUBS[0]])
+        other.image = first.image  # type: ignore[attr-defined]
+        self.network.hosts[ACTIVE] = other
+        return self._succeed(fault, other)
+
+    def _succeed(self, fault: Fault, host: Host) -> object:
+        first = self.hub
         if first.process is not None and first.process.alive and fault.variant % 2:
             first.process.pause()
-        first.host.rivals = {name: first.host.servers[name] for name in ("http", "link") if name in first.host.servers}
-        self.hub = HubProcess(first.host, f"{first.name}+", self.oracle)
+        self.hub = HubProcess(host, f"{first.name}+", self.oracle)
         self.hub.start()
         self.succeeded.append(first)
 
@@ -329,11 +349,11 @@ class Run:
             return lie(await honest(), fault.variant)
 
         agent.reports.hello = lying  # type: ignore[method-assign]
-        self.network.break_connections("hub", node.name)
+        self.network.break_connections(self.hub.host.name, node.name)
 
         def end() -> None:
             agent.reports.hello = honest  # type: ignore[method-assign]
-            self.network.break_connections("hub", node.name)
+            self.network.break_connections(self.hub.host.name, node.name)
 
         return end
 
@@ -359,7 +379,7 @@ class Run:
     def _drain(self, fault: Fault, node: NodeProcesses) -> object:
         """The node is drained; it serves on."""
         ops = Process(self.scheduler, self.network.host("ops"), "ops/drain")
-        ops.start(order(ops, "hub", lambda hub: drain(hub, node.name)))
+        ops.start(order(ops, ACTIVE, lambda hub: drain(hub, node.name)))
         return None
 
     def _forget(self, fault: Fault, node: NodeProcesses) -> object:
@@ -370,7 +390,7 @@ class Run:
         ops, answered = Process(self.scheduler, self.network.host("ops"), "ops/forget"), list[bool]()
 
         async def work() -> None:
-            answered.append(await forget(ops, "hub", node.name))
+            answered.append(await forget(ops, ACTIVE, node.name))
 
         ops.start(work())
 
@@ -429,21 +449,23 @@ class Run:
         return end
 
     def _cut_both(self, fault: Fault, node: NodeProcesses) -> object:
-        return self._cut([("hub", node.name), (node.name, "hub")])
+        hub = self.hub.host.name
+        return self._cut([(hub, node.name), (node.name, hub)])
 
     def _cut_one_way(self, fault: Fault, node: NodeProcesses) -> object:
-        pairs = [("hub", node.name), (node.name, "hub"), ("hub", "ops"), ("ops", "hub")]
+        hub = self.hub.host.name
+        pairs = [(hub, node.name), (node.name, hub), (hub, "ops"), ("ops", hub)]
         return self._cut([pairs[fault.variant % 4]])
 
     def _cut_gateway(self, fault: Fault, node: NodeProcesses) -> object:
         """A gateway and its hub, or a gateway and a node, hear each other no more, or one of them not the other."""
         gateway = GATEWAYS[fault.variant % 2]
-        other = ("hub", node.name)[fault.variant // 2 % 2]
+        other = (self.hub.host.name, node.name)[fault.variant // 2 % 2]
         pairs = [(gateway, other), (other, gateway)]
         return self._cut(pairs if fault.variant // 4 % 2 else [pairs[fault.variant // 8 % 2]])
 
     def _reset(self, fault: Fault, node: NodeProcesses) -> object:
-        self.network.break_connections("hub", node.name)
+        self.network.break_connections(self.hub.host.name, node.name)
         return None
 
     def _lose_directives(self, fault: Fault, node: NodeProcesses) -> object:

@@ -17,6 +17,7 @@ import random
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.simulation import node_process
 from tests.simulation.disk import SYSTEM, holder_of
@@ -169,6 +170,7 @@ class Connect:
     """Stands in for `websockets.asyncio.client.connect`: `async with` gives the agent's end of a connection."""
 
     def __init__(self, url: str, *, additional_headers: dict[str, str], open_timeout: float, **unused: Any) -> None:
+        self._hub = str(urlsplit(url).hostname)
         self._headers = additional_headers
         self._timeout = open_timeout
 
@@ -176,7 +178,7 @@ class Connect:
         process = current()
         assert process is not None
         network: Network = process.host.network
-        source, hub = process.host.name, process.host.hub
+        source, hub = process.host.name, self._hub
         answer = process.create_future()
 
         def arrive() -> None:

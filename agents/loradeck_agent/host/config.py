@@ -63,7 +63,9 @@ class AgentConfig(Strict):
     """One node's configuration, as docs/architecture.md lists it. Paths are absolute once it is loaded."""
 
     node: Name
-    hub: str = Field(description="http://… (loopback only) or https://…")
+    hubs: tuple[str, ...] = Field(
+        alias="hub", description="http://… (loopback only) or https://…; a list of them where several hubs share a log"
+    )
     token: Path = Field(description="file with the agent's token, mode 0600")
     state: Path
     ca: Path | None = Field(None, description="PEM file with the authority that signed the hub's certificate")
@@ -74,9 +76,21 @@ class AgentConfig(Strict):
     hold_prior_s: float = Field(86_400, ge=0, description="how long an engine runs on after a move to another base")
     engine: tuple[AnyEngine, ...] = ()
 
-    @field_validator("hub")
+    @property
+    def hub(self) -> str:
+        """The first of the hubs."""
+        return self.hubs[0]
+
+    @field_validator("hubs", mode="before")
     @classmethod
-    def _hub_is_safe_to_send_a_token_to(cls, hub: str) -> str:
+    def _are_one_or_several(cls, hubs: Any) -> tuple[str, ...]:
+        named = tuple(cls._safe_to_send_a_token_to(str(hub)) for hub in ([hubs] if isinstance(hubs, str) else hubs))
+        if not named or len({*named}) < len(named):
+            raise ValueError("write each hub once")
+        return named
+
+    @classmethod
+    def _safe_to_send_a_token_to(cls, hub: str) -> str:
         url = urlsplit(hub)
         if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/") or url.query:
             raise ValueError(f"{hub!r} is not the URL of a hub; write for example 'https://hub.example.com:7400'")

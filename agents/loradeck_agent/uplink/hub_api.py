@@ -30,9 +30,18 @@ class HubApi:
     """Calls with the agent's token. Raises `Unreachable`, or AgentError with the hub's problem code."""
 
     def __init__(self, config: AgentConfig, token: str) -> None:
-        self._http = HttpClient(
-            Endpoint.of_url(config.hub, config.ca), {"authorization": f"Bearer {token}", "accept": "application/json"}
-        )
+        self.url = config.hub
+        self._config, self._headers = config, {"authorization": f"Bearer {token}", "accept": "application/json"}
+        self._http = self._client()
+
+    def _client(self) -> HttpClient:
+        return HttpClient(Endpoint.of_url(self.url, self._config.ca), self._headers)
+
+    def use(self, url: str) -> None:
+        """Makes its calls to the hub at this address from now on."""
+        if url != self.url:
+            self.close()
+            self.url, self._http = url, self._client()
 
     def close(self) -> None:
         """Closes the connections; the next call opens one."""

@@ -44,6 +44,13 @@ def test_the_documented_file_is_read_and_its_paths_count_from_its_own_folder(tmp
     assert config.labels == {"site": "eu-1"}
 
 
+def test_several_hubs_are_named_in_one_list(tmp_path: Path) -> None:
+    one = load(tmp_path, GOOD)
+    two = load(tmp_path, GOOD.replace('"http://127.0.0.1:7400"', '["https://a.example", "https://b.example/"]'))
+    assert (one.hub, one.hubs) == ("http://127.0.0.1:7400", ("http://127.0.0.1:7400",))
+    assert (two.hub, two.hubs) == ("https://a.example", ("https://a.example", "https://b.example"))
+
+
 def test_one_engine_bears_the_nodes_name_and_several_their_own(tmp_path: Path) -> None:
     config = load(tmp_path, GOOD)
     assert config.replica_of(config.engine[0]) == "gpu-01"
@@ -63,6 +70,8 @@ def test_one_engine_bears_the_nodes_name_and_several_their_own(tmp_path: Path) -
         ('"127.0.0.1:7500"', '"7500"', "line 10: router.listen: '7500' is not HOST:PORT"),
         ('"127.0.0.1:7500"', '"0.0.0.0:7500"', "line 9: router: callers send their keys"),
         ("http://127.0.0.1:7400", "http://hub.example.com:7400", "line 2: hub: 'http://hub.example.com:7400' would"),
+        ('"http://127.0.0.1:7400"', "[]", "line 2: hub: write each hub once"),
+        ('"http://127.0.0.1:7400"', '["https://a", "https://a/"]', "line 2: hub: write each hub once"),
         ("http://127.0.0.1:7400", "hub.example.com", "line 2: hub: 'hub.example.com' is not the URL of a hub"),
     ],
 )

@@ -1,0 +1,45 @@
+"""Steering: which of several hubs a node follows. Agents keep links to all of them.
+
+The rule of DESIGN 10.3: a hub steers only after it has found the position that the node was given last in its own log;
+of those that have, the one of the highest epoch, since each hold of the lease has a higher epoch than the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """What a hub that a node is linked to has said.
+
+    Attributes:
+        epoch: the newest that its messages have named.
+        proven: it has found what the node has seen in its log.
+    """
+
+    epoch: int
+    proven: bool
+
+
+def steering(offers: Mapping[str, Offer], present: str | None) -> str | None:
+    """The hub that a node follows; None: there is no offer, and the table stays as it is.
+
+    A node whose hubs all lack what it has seen follows none of them either: its table stays, and the one of the highest
+    epoch is the one that is shown, and that may recover.
+
+    Args:
+        offers: by the hub's address.
+        present: the hub that the node has followed until now. It stays where another one is no better.
+    """
+    best = max(offers.values(), key=_rank, default=None)
+    if best is None:
+        return None
+    if present is not None and present in offers and _rank(offers[present]) == _rank(best):
+        return present
+    return next(hub for hub, offer in offers.items() if _rank(offer) == _rank(best))
+
+
+def _rank(offer: Offer) -> tuple[bool, int]:
+    return offer.proven, offer.epoch
